@@ -1,0 +1,125 @@
+"""MobileNet: an image becomes named features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from backbones.blocks import ConvNormAct, InvertedResidual, Part
+from backbones.spec import STEM_STRIDE, NetSpec
+
+PARTS: tuple[Part, ...] = ("expansion", "depthwise", "out")
+
+
+class MobileNet(nn.Module):
+    """The network of a spec, built as far as its deepest tap.
+
+    Features: "stem", "block{i}" (the paper's bneck number, from 1), "block{i}.expansion" and
+    "block{i}.depthwise" (after batch norm and activation, before SE), and "last" (the 1x1 conv before
+    pooling).
+
+    forward: images [N, 3, H, W] -> {tap: [N, channels[tap], H / strides[tap], W / strides[tap]]}, sizes
+    rounded up, in the order of `taps`.
+    """
+
+    def __init__(self, spec: NetSpec, taps: Sequence[str] = ("last",)) -> None:
+        super().__init__()
+        self.spec = spec
+        self.taps = _checked(taps, spec)
+        depth, until = max(_position(tap, spec) for tap in self.taps)
+        bn: dict[str, Any] = {"bn_eps": spec.bn_eps, "bn_momentum": spec.bn_momentum}
+        self.stem = ConvNormAct(
+            3, spec.stem, kernel=3, stride=STEM_STRIDE, act=spec.stem_act, padding=spec.padding, **bn
+        )
+        self.blocks = nn.ModuleList(
+            InvertedResidual(
+                block, channels_in=channels, net=spec, until=PARTS[until] if i == depth else "out"
+            )
+            for i, (block, channels) in enumerate(zip(spec.blocks, spec.block_inputs, strict=True), start=1)
+            if i <= depth
+        )
+        self.last = None
+        if depth > len(spec.blocks):
+            self.last = ConvNormAct(spec.blocks[-1].out, spec.last, act=spec.last_act, **bn)
+        shapes = {tap: _channels_and_stride(tap, spec) for tap in self.taps}
+        self.channels = {tap: channels for tap, (channels, _) in shapes.items()}
+        self.strides = {tap: stride for tap, (_, stride) in shapes.items()}
+        init_weights(self)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.stem(images)
+        found = {"stem": x} if "stem" in self.taps else {}
+        for i, module in enumerate(self.blocks, start=1):
+            parts = cast(InvertedResidual, module).parts(x)
+            x = parts[-1]
+            for part, feature in zip(PARTS, parts, strict=False):
+                if (tap := _tap(i, part)) in self.taps:  # the others are not kept alive
+                    found[tap] = feature
+        if self.last is not None:
+            found["last"] = self.last(x)
+        return {tap: found[tap] for tap in self.taps}
+
+
+def init_weights(module: nn.Module) -> None:
+    """Convolutions: normal with deviation 0.09, cut at two deviations (the reference code's
+    `training_scope`).
+
+    Batch norm starts as the identity, fully connected layers as N(0, 0.01), biases at 0.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.trunc_normal_(part.weight, std=0.09, a=-0.18, b=0.18)
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.ones_(part.weight)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def _tap(block: int, part: Part) -> str:
+    return f"block{block}" if part == "out" else f"block{block}.{part}"
+
+
+def _checked(taps: Sequence[str], spec: NetSpec) -> tuple[str, ...]:
+    if isinstance(taps, str) or not taps:
+        raise ValueError(f'taps must be a non-empty list of feature names such as ("last",), got {taps!r}')
+    last = ["last"] if spec.last else []
+    known = ["stem", *(_tap(i, part) for i in range(1, len(spec.blocks) + 1) for part in PARTS), *last]
+    for tap in taps:
+        if tap not in known:
+            raise ValueError(
+                f"{spec.name} has no feature {tap!r}; there are stem, block1..block{len(spec.blocks)}, "
+                f"each also with .expansion or .depthwise{', last' if last else ''}"
+            )
+    if len(set(taps)) < len(taps):
+        raise ValueError(f"taps must differ from each other, got {list(taps)}")
+    return tuple(taps)
+
+
+def _position(tap: str, spec: NetSpec) -> tuple[int, int]:
+    """(block number, index of the part); 0 for the stem, one past the blocks for the last conv."""
+    if tap == "stem":
+        return 0, 0
+    if tap == "last":
+        return len(spec.blocks) + 1, 0
+    match = cast(re.Match[str], re.fullmatch(r"block(\d+)(?:\.(\w+))?", tap))
+    return int(match[1]), PARTS.index(cast(Part, match[2] or "out"))
+
+
+def _channels_and_stride(tap: str, spec: NetSpec) -> tuple[int, int]:
+    number, part = _position(tap, spec)
+    if tap == "stem":
+        return spec.stem, STEM_STRIDE
+    if tap == "last":
+        return spec.last, spec.strides[-1]
+    block, stride = spec.blocks[number - 1], spec.strides[number - 1]
+    if PARTS[part] == "out":
+        return block.out, stride
+    # The stride is the depthwise convolution's: the expansion still has the size of the block's input.
+    return block.exp, stride // block.stride if PARTS[part] == "expansion" else stride

@@ -1,0 +1,328 @@
+"""NetSpec: the one currency for architecture, and the functions that turn one spec into another.
+
+A spec is a frozen value holding what a paper's table holds: one `BlockSpec` per row, with expansion *sizes*
+(72, 184, 672) rather than ratios. The width multiplier, the output stride, the reduced tails and the
+ablations of "Searching for MobileNetV3" are functions spec -> spec; nothing is ever changed on a built
+network. On a base table they are applied in this order: tail, width, output stride (the builders do so).
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from itertools import accumulate
+from operator import mul
+from typing import Any, Literal
+
+ACTIVATIONS = ("RE", "RE6", "HS")  # ReLU, ReLU6, h-swish: the codes of the paper's tables
+PADDINGS = ("symmetric", "same")
+STEM_STRIDE = 2
+
+
+def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -> int:
+    """The multiple of `divisor` nearest to `value`, at least `minimum` (default `divisor`) and 0.9 * value.
+
+    Source: the channel rounding of the MobileNetV2/V3 reference code.
+    """
+    rounded = max(minimum or divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """One bneck row of a paper table: expand to `exp`, depthwise `kernel`, optional SE, project to `out`.
+
+    `residual` only takes effect where stride is 1 and the input has `out` channels; `exp` equal to the
+    number of input channels means that there is no expansion convolution.
+    """
+
+    kernel: int
+    exp: int
+    out: int
+    se: bool = False
+    act: str = "RE"
+    stride: int = 1
+    dilation: int = 1
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("kernel", "exp", "out", "dilation"):
+            _check_int(f"block {name}", getattr(self, name), at_least=1)
+        if self.kernel % 2 == 0:
+            raise ValueError(f"block kernel must be odd, got {self.kernel}")
+        if self.stride not in (1, 2) or self.stride > self.kernel:
+            raise ValueError(f"block stride must be 1 or 2 and not exceed the kernel, got {self.stride}")
+        if self.stride == 2 and self.dilation > 1:
+            raise ValueError(f"a block with stride 2 cannot be dilated, got dilation {self.dilation}")
+        _check_choice("block act", self.act, ACTIVATIONS)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> BlockSpec:
+        return cls(**_known(cls, data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SESpec:
+    """How wide the squeeze is and which gate follows it (the inner activation is ReLU).
+
+    MobileNetV3: a quarter of the expansion, rounded to 8, hard sigmoid (section 5.3). MnasNet: a quarter of
+    the block's *input*, truncated, sigmoid.
+    """
+
+    ratio: float = 0.25
+    of: str = "exp"
+    divisor: int = 8
+    gate: str = "hard_sigmoid"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(
+                f"se ratio must be in (0, 1], got {self.ratio}; for no SE set se=False in the blocks"
+            )
+        _check_choice("se of", self.of, ("exp", "in"))
+        _check_choice("se gate", self.gate, ("hard_sigmoid", "sigmoid"))
+        _check_int("se divisor", self.divisor, at_least=1)
+
+    def squeezed(self, *, channels_in: int, exp: int) -> int:
+        """Channels between the two 1x1 convolutions."""
+        wide = exp if self.of == "exp" else channels_in
+        if self.divisor == 1:
+            return max(1, int(wide * self.ratio))
+        return make_divisible(wide * self.ratio, self.divisor)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SESpec:
+        return cls(**_known(cls, data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSpec:
+    """A whole network: 3x3 stride-2 stem, blocks, last 1x1 conv, pooling, hidden layer without batch norm.
+
+    last: channels of the last 1x1 conv (with batch norm) before pooling; 0 for none.
+    last_act: activation of the last conv and of the hidden layer.
+    hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0 for none.
+    bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
+    """
+
+    name: str
+    stem: int
+    blocks: tuple[BlockSpec, ...]
+    last: int
+    stem_act: str = "HS"
+    last_act: str = "HS"
+    hidden: int = 0
+    se: SESpec = field(default_factory=SESpec)
+    padding: str = "symmetric"
+    bn_eps: float = 1e-3
+    bn_momentum: float = 0.01
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if not self.blocks or not all(isinstance(block, BlockSpec) for block in self.blocks):
+            raise ValueError(
+                "blocks must be a non-empty sequence of BlockSpec; for plain dicts use NetSpec.from_dict"
+            )
+        _check_int("stem", self.stem, at_least=1)
+        _check_int("last", self.last, at_least=0)
+        _check_int("hidden", self.hidden, at_least=0)
+        _check_choice("stem_act", self.stem_act, ACTIVATIONS)
+        _check_choice("last_act", self.last_act, ACTIVATIONS)
+        _check_choice("padding", self.padding, PADDINGS)
+        if self.bn_eps <= 0 or not 0 < self.bn_momentum <= 1:
+            raise ValueError(
+                f"bn_eps must be > 0 and bn_momentum in (0, 1], got {self.bn_eps}, {self.bn_momentum}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is the fraction dropped and must be in [0, 1), got {self.dropout}")
+
+    @property
+    def block_inputs(self) -> tuple[int, ...]:
+        """Input channels of each block."""
+        return (self.stem, *(block.out for block in self.blocks[:-1]))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each block's output with respect to the image."""
+        return tuple(accumulate((block.stride for block in self.blocks), mul, initial=STEM_STRIDE))[1:]
+
+    @property
+    def dense_output(self) -> str:
+        """The feature that a dense head reads at the end of the network (section 6.4 and the released code).
+
+        With a hidden layer (MobileNetV3) the last 1x1 conv is the final expansion: "last". Without one (V2,
+        MnasNet) it is a classifier's feature, and the dense head reads the last linear bottleneck instead.
+        """
+        return "last" if self.hidden and self.last else f"block{len(self.blocks)}"
+
+    def last_block_at_stride(self, stride: int) -> int:
+        """The paper's number (from 1) of the last block whose output has this stride.
+
+        LR-ASPP's low-level feature is that block's depthwise output at stride 8: bneck 6 of Large, 3 of
+        Small, 6 of V2. Ask the spec before `with_output_stride(spec, 8)`: afterwards every later block has
+        stride 8 as well.
+        """
+        numbers = [number for number, found in enumerate(self.strides, start=1) if found == stride]
+        if not numbers:
+            raise ValueError(
+                f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}"
+            )
+        return numbers[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, for YAML and JSON."""
+        plain = asdict(self)
+        plain["blocks"] = list(plain["blocks"])
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> NetSpec:
+        """The inverse of `to_dict`. ValueError for an unknown or a missing key."""
+        known = _known(cls, data)
+        known["blocks"] = tuple(BlockSpec.from_dict(block) for block in known["blocks"])
+        if "se" in known:
+            known["se"] = SESpec.from_dict(known["se"])
+        return cls(**known)
+
+
+def with_width(spec: NetSpec, mult: float) -> NetSpec:
+    """Multiplies stem, outputs and last conv by `mult`; each expansion keeps its ratio to the block's input.
+
+    All are rounded to multiples of 8, at least 8. What the classifier reads does not shrink: `hidden` is
+    left alone, and without a hidden layer (V2, MnasNet) `last` only ever grows (MobileNetV2, section 5).
+    """
+    if mult <= 0:
+        raise ValueError(f"width_mult must be positive, got {mult}")
+    if mult == 1:
+        return spec
+    stem = make_divisible(spec.stem * mult)
+    blocks: list[BlockSpec] = []
+    channels = stem
+    for block, channels_in in zip(spec.blocks, spec.block_inputs, strict=True):
+        exp = make_divisible(channels * block.exp / channels_in)
+        channels = make_divisible(block.out * mult)
+        blocks.append(replace(block, exp=exp, out=channels))
+    last = make_divisible(spec.last * mult) if spec.last else 0
+    if not spec.hidden:
+        last = max(spec.last, last)
+    return replace(spec, stem=stem, blocks=tuple(blocks), last=last)
+
+
+def with_output_stride(
+    spec: NetSpec, output_stride: Literal[8, 16, 32], *, dilate_first: bool = False
+) -> NetSpec:
+    """Trades the strides beyond `output_stride` for dilation.
+
+    By the reference code, the block that loses its stride keeps the dilation reached so far and the later
+    ones get the doubled one. dilate_first=True already dilates the block that loses its stride, as
+    torchvision does.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    _check_undilated(spec, "output stride")
+    blocks: list[BlockSpec] = []
+    stride, dilation = STEM_STRIDE, 1
+    for block in spec.blocks:
+        if stride < output_stride:
+            stride *= block.stride
+            blocks.append(block)
+            continue
+        doubled = dilation * block.stride
+        blocks.append(replace(block, stride=1, dilation=doubled if dilate_first else dilation))
+        dilation = doubled
+    return replace(spec, blocks=tuple(blocks))
+
+
+def with_reduced_tail(spec: NetSpec, *, halve_first_expansion: bool) -> NetSpec:
+    """Halves the channels from the last stride-2 block (C4 to C5) on (sections 6.3 and 6.4).
+
+    The released segmentation networks (RF2) also halve the expansion of that block: 672 -> 336. The
+    detection ones (the dagger of Table 6), and RF2 for V2 as inferred from Table 7, do not: it is still the
+    full-width C4.
+    """
+    _check_undilated(spec, "reduced tail")
+    first = max((i for i, block in enumerate(spec.blocks) if block.stride == 2), default=-1)
+    if first < 0:
+        raise ValueError(f"{spec.name} has no block with stride 2, so there is no tail to reduce")
+    tail = [replace(block, exp=block.exp // 2, out=block.out // 2) for block in spec.blocks[first:]]
+    if not halve_first_expansion:
+        tail[0] = replace(tail[0], exp=spec.blocks[first].exp)
+    last = spec.last // 2 if spec.hidden else spec.last  # without a hidden layer it belongs to the classifier
+    return replace(spec, blocks=(*spec.blocks[:first], *tail), last=last)
+
+
+def with_hswish_from(spec: NetSpec, channels: int | Literal["none"]) -> NetSpec:
+    """Table 5, "h-swish @N": h-swish from the first block with N output channels on, ReLU before it.
+
+    The stem keeps its h-swish (Table 1, which is N = 80, has it); "none" is ReLU everywhere, stem included.
+    """
+    if channels == "none":
+        blocks = tuple(replace(block, act="RE") for block in spec.blocks)
+        return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
+    outs = [block.out for block in spec.blocks]
+    if channels not in outs:
+        raise ValueError(f'hswish_from must be "none" or one of {sorted(set(outs))}, got {channels!r}')
+    start = outs.index(channels)
+    blocks = tuple(replace(b, act="HS" if i >= start else "RE") for i, b in enumerate(spec.blocks))
+    return replace(spec, blocks=blocks, stem_act="HS", last_act="HS")
+
+
+def with_original_last_stage(spec: NetSpec) -> NetSpec:
+    """Figure 5, top: one more 3x3 bottleneck (160 -> 960 -> 320), 1x1 conv to 1280 before pooling, FC."""
+    if not spec.hidden:
+        raise ValueError(f"{spec.name} has no hidden layer: its last stage is the original one already")
+    channels = spec.blocks[-1].out
+    block = BlockSpec(kernel=3, exp=spec.last, out=2 * channels, act=spec.last_act)
+    return replace(spec, blocks=(*spec.blocks, block), last=spec.hidden, hidden=0)
+
+
+def with_minimalistic(spec: NetSpec) -> NetSpec:
+    """The released "minimalistic" networks: no SE, ReLU instead of h-swish, 3x3 instead of 5x5."""
+    blocks = tuple(replace(block, se=False, act="RE", kernel=3) for block in spec.blocks)
+    return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
+
+
+def with_stem(spec: NetSpec, channels: int) -> NetSpec:
+    """Another number of stem filters (section 5.2: 32 or 16); the first block keeps its expansion ratio."""
+    first = spec.blocks[0]
+    exp = make_divisible(first.exp / spec.stem * channels)
+    return replace(spec, stem=channels, blocks=(replace(first, exp=exp), *spec.blocks[1:]))
+
+
+def _check_undilated(spec: NetSpec, what: str) -> None:
+    if any(block.dilation > 1 for block in spec.blocks):
+        raise ValueError(f"{spec.name} is dilated already; choose the {what} on the undilated spec")
+
+
+def _check_int(name: str, value: Any, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _known(cls: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `data`, whose keys must all be fields of `cls`, with none missing that has no default."""
+    names = [f.name for f in fields(cls)]
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in data]:
+        raise ValueError(
+            f"{cls.__name__} needs the key {', '.join(missing)}; got {', '.join(map(str, data))}"
+        )
+    for key in data:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"{cls.__name__} has no key {key!r}; did you mean {near!r}? Known: {', '.join(names)}"
+            )
+    return dict(data)

@@ -1,0 +1,238 @@
+"""Checkpoints: one safetensors file each, with its metadata and its own hash in the header.
+
+Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one before it is
+kept; on load the hash is verified, and a damaged file falls back to its predecessor.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from engine.errors import UserError
+
+Tensors = dict[str, Tensor]
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically; a file already at `path` becomes `<stem>.previous<suffix>`.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission); the one before it is intact.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"metadata": json.dumps(dict(metadata)), "sha256": digest(plain)}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(save(plain, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume") from None
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read a checkpoint of ours, verified: (tensors, metadata).
+
+    Raises:
+        UserError: the file is missing, damaged, or not a checkpoint of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    if "sha256" not in header or "metadata" not in header:
+        raise UserError(f"{path}: not a checkpoint written by this framework")
+    if header["sha256"] != digest(tensors):
+        raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
+    return tensors, json.loads(header["metadata"])
+
+
+def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
+    """Read `path` or, where it is damaged or missing, its predecessor: (tensors, metadata, message or None)."""
+    try:
+        return *read(path), None
+    except UserError as error:
+        if not previous(path).exists():
+            raise
+        tensors, metadata = read(previous(path))
+        return tensors, metadata, f"{error}; going on from {previous(path).name}"
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def read_weights(path: Path) -> Tensors:
+    """Tensors of a `.safetensors` file, or of a foreign `.pth` read with `weights_only=True`.
+
+    A dict that wraps the state dict under `state_dict` or `model` is unwrapped.
+
+    Raises:
+        UserError: the file is missing, holds something other than tensors, or would have to run code to be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such weight file")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen classes for a file it will not read
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path}: not a plain tensor file, and nothing else is read ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"{path}: holds no state dict of tensors")
+    return dict(loaded)
+
+
+def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The weights to predict with, and the metadata, of a checkpoint: the averaged ones where there are any."""
+    tensors, metadata, _ = read_latest(path)
+    return under("ema", tensors) or under("model", tensors), metadata
+
+
+def prefixed(prefix: str, tensors: Tensors) -> Tensors:
+    """Tensors as they are named inside of a checkpoint: `<prefix>/<name>`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """The inverse of `prefixed`."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}
+
+
+@dataclass
+class LoadReport:
+    """What a load did, by name."""
+
+    loaded: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} new"
+        groups = [f"skipped: {_shorten(self.skipped)}"] if self.skipped else []
+        groups += [f"new: {_shorten(self.new)}"] if self.new else []
+        return "; ".join([text, *groups])
+
+
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, skip: Iterable[str] = (), resized: Iterable[str] = ()
+) -> LoadReport:
+    """Load a state dict; whatever does not match must be excused by name.
+
+    Args:
+        skip: patterns of names that are neither loaded nor missed.
+        resized: patterns of names that are left new where their shape differs (a classifier for other classes).
+
+    Raises:
+        UserError: names or shapes differ beyond what is excused; both sides are named.
+    """
+    own = module.state_dict()
+    patterns, soft = list(skip), list(resized)
+    excused = {name for name in {*own, *state} if any(fnmatch(name, pattern) for pattern in patterns)}
+    excused |= {
+        name
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape and any(fnmatch(name, pattern) for pattern in soft)
+    }
+    chosen = {name: tensor for name, tensor in state.items() if name not in excused}
+    missing = sorted(name for name in own if name not in chosen and name not in excused)
+    unknown = sorted(name for name in chosen if name not in own)
+    shapes = [
+        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+        for name, tensor in chosen.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if missing or unknown or shapes:
+        sides = [f"not in the file: {_shorten(missing)}"] if missing else []
+        sides += [f"not in the model: {_shorten(unknown)}"] if unknown else []
+        sides += [f"other shapes: {_shorten(shapes)}"] if shapes else []
+        raise UserError("weights do not fit the model; " + "; ".join(sides))
+    module.load_state_dict({**own, **chosen})
+    new = sorted(name for name in own if name not in chosen)
+    return LoadReport(sorted(chosen), sorted(set(state) - set(chosen)), new)
+
+
+def optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Tensors, dict[str, dict[str, float]]]:
+    """An optimizer's state by parameter name: tensors as `<name>/<key>`, and plain numbers."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: Tensors = {}
+    numbers: dict[str, dict[str, float]] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{names[parameter]}/{key}"] = value
+            elif value is not None:
+                numbers.setdefault(names[parameter], {})[key] = value
+    return tensors, numbers
+
+
+def load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, dict[str, float]]
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for path, tensor in tensors.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter and its layout.
+        value = tensor.clone() if tensor.dim() == 0 else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        optimizer.state[parameter][key] = value
+    for name, values in numbers.items():
+        optimizer.state[parameters[name]].update(values)
+
+
+def _shorten(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _sync_folder(folder: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

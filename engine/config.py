@@ -1,0 +1,348 @@
+"""Configuration: from the command line to objects in one jump.
+
+`launch` is the main of every tool: it composes `conf/<tool>.yaml` with the overrides of the command line, runs the job
+and turns what a user can get wrong into one line. `build` makes objects from config nodes, and nothing but classes of
+this framework, `torch.optim` and albumentations: a config is data, whoever wrote it.
+"""
+
+import difflib
+import functools
+import inspect
+import os
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir, main
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from engine import run_folder
+from engine.errors import UserError
+from engine.run_folder import RunFolder
+from engine.stop import EXIT_STOPPED, Stopped
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+ALLOWED = ("engine.", "backbones.", "cls.", "seg.", "det.", "deploy.", "search.", "torch.optim.", "albumentations.")
+_MARKS = ("_target_", "_partial_")
+EITHER_OR = (("trainer.steps", "trainer.epochs"),)
+"""Keys of which only one may be set: naming one on the command line empties the other."""
+
+
+def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -> None:
+    """Run a tool and exit: 0 when it ends well, 1 with one line for an error of the user, 75 when it was stopped.
+
+    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra.
+    """
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(readable_help(tool, help_text))
+        sys.exit(0)
+    if any(argument.startswith("-") for argument in arguments):
+        main(config_path=str(CONF), config_name=tool, version_base="1.3")(lambda config: _guarded(job, config))()
+        sys.exit(0)
+    sys.exit(_guarded(lambda config: job(compose_config(tool, arguments)), None))
+
+
+def _guarded(job: Callable[[Any], int | None], config: Any) -> int:
+    try:
+        return job(config) or 0
+    except Stopped as stopped:
+        print(str(stopped), file=sys.stderr)
+        return EXIT_STOPPED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _is_ours(error: Exception) -> bool:
+    # A ValueError that this framework raises is addressed to the user; one from a library is a bug of ours.
+    trace = traceback.extract_tb(error.__traceback__)
+    return bool(trace) and CONF.parent in Path(trace[-1].filename).parents
+
+
+def compose_config(tool: str, overrides: list[str]) -> DictConfig:
+    """Compose `conf/<tool>.yaml` with command-line overrides.
+
+    The name of the chosen experiment is stored as `experiment`. Overrides that are meant for the configuration of an
+    existing run (of all tools that take one, and of train with `resume=`) are stored as `overrides`.
+
+    Raises:
+        UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be parsed.
+    """
+    overrides, for_run = _split(tool, overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose(tool, [*overrides, *_emptied(overrides)], return_hydra_config=True)
+        except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
+            raise UserError(_explain(tool, overrides, error)) from None
+    experiment = dict(config.hydra.runtime.choices).get("experiment")
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    config.experiment, config.overrides = experiment, for_run
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def _split(tool: str, overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the tool itself, and those meant for the run that it works on."""
+    if tool == "train":
+        resume = [override for override in overrides if override.startswith("resume=")]
+        return (resume, [o for o in overrides if o not in resume]) if resume else (overrides, [])
+    own_keys = _top_keys(tool)
+    own = [o for o in overrides if o.partition("=")[0].partition(".")[0].lstrip("+~") in own_keys]
+    return own, [o for o in overrides if o not in own]
+
+
+def _top_keys(tool: str) -> list[str]:
+    content = yaml.safe_load((CONF / f"{tool}.yaml").read_text(encoding="utf-8"))
+    return [key for key in content if key != "defaults"]
+
+
+def load_config(path: Path, overrides: list[str]) -> DictConfig:
+    """Read a run's `config.yaml` and apply `key=value` overrides to keys that it has.
+
+    Raises:
+        UserError: the file is unreadable, or an override names a key that the run's configuration lacks.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: unreadable configuration ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path}: holds no configuration")
+    known = set(_keys(config))
+    for override in overrides + _emptied(overrides):
+        key, separator, value = override.partition("=")
+        if value in groups().get(key, ()):
+            OmegaConf.update(config, key, OmegaConf.load(CONF / key / f"{value}.yaml"), merge=False)
+            known = set(_keys(config))
+            continue
+        if not separator or (key not in known and key.rpartition(".")[0] not in known):
+            raise UserError(f"{override!r}: the run has no key {key!r}{_nearest(key, known)}")
+        OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def to_yaml(config: DictConfig) -> str:
+    """A configuration as text, references between keys kept."""
+    return OmegaConf.to_yaml(config, resolve=False)
+
+
+def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
+    """Build the object that a config node describes; `arguments` are passed on to its constructor.
+
+    Args:
+        key: where the node stands in the configuration, for messages.
+
+    Raises:
+        UserError: a target outside of the allowed packages, an unknown or missing option, a value of the wrong type, or
+            whatever the constructor refuses.
+    """
+    try:
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        missing = getattr(error, "full_key", None) or key
+        raise UserError(f"{_dotted(key, missing)} is not set; give {_dotted(key, missing)}=<value>") from None
+    _check_targets(plain, key)
+    return _make(plain, key, arguments)
+
+
+def _make(node: Any, key: str, arguments: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_make(item, f"{key}[{number}]", {}) for number, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    made = {name: _make(item, f"{key}.{name}", {}) for name, item in node.items() if name not in _MARKS}
+    if "_target_" not in node:
+        return made
+    constructor = get_object(node["_target_"])
+    if node.get("_partial_"):
+        return functools.partial(constructor, **made, **arguments)
+    try:
+        return constructor(**made, **arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
+    """The configuration and the run folder of a training: a new one, or that of `resume=`.
+
+    Returns:
+        (configuration, run folder, whether it resumes)
+    """
+    if config.resume is not None:
+        run = run_folder.find(Path(config.resume))
+        return load_config(run.config, list(config.overrides)), run, True
+    experiment = config.experiment or next(iter(config.data.source._target_.rpartition(".")[::-1]))
+    default = run_folder.default_path(config.room, experiment.removeprefix(f"{config.room}/"))
+    for key in ("data.root", "weights", "init_from"):
+        if (value := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
+    return config, run_folder.RunFolder(Path(config.run or default)), False
+
+
+def build_task(config: DictConfig, classes: Any) -> Any:
+    """Build the model for a data set's classes, and the task around it."""
+    model = build(config.model, key="model", num_classes=len(classes))
+    return build(config.task, key="task", model=model, classes=classes)
+
+
+def _check_targets(node: Any, key: str) -> None:
+    """Check all `_target_`s below `node`: allowed package, known options, plain types."""
+    if isinstance(node, list):
+        for number, item in enumerate(node):
+            _check_targets(item, f"{key}[{number}]")
+    if not isinstance(node, dict):
+        return
+    if target := node.get("_target_"):
+        if not isinstance(target, str) or not target.startswith(ALLOWED):
+            raise UserError(f"{key}._target_={target}: configs may only build {', '.join(p + '*' for p in ALLOWED)}")
+        try:
+            constructor = get_object(target)
+        except Exception:  # whatever importing an unknown name raises
+            raise UserError(f"{key}._target_={target}: there is no such class or function") from None
+        _check_options(constructor, node, key)
+    for name, item in node.items():
+        _check_targets(item, f"{key}.{name}" if key else str(name))
+
+
+def _check_options(constructor: Any, node: dict[str, Any], key: str) -> None:
+    parameters = inspect.signature(constructor).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    for name, value in node.items():
+        if name in _MARKS:
+            continue
+        if name not in parameters:
+            raise UserError(f"{key}.{name}: unknown option{_nearest(name, parameters)}")
+        if name in hints and not _fits(value, hints[name]):
+            raise UserError(f"{key}.{name} must be {_type_name(hints[name])}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain config value fits a type hint; hints other than plain ones always fit."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if isinstance(value, dict):
+        return True
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if hint is Path:
+        return isinstance(value, str)
+    if origin in (list, tuple):
+        return isinstance(value, list)
+    return True
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+
+
+def readable_help(tool: str, help_text: str) -> str:
+    """What `--help` prints: the tool's own text, then its groups with their options and its keys."""
+    lines = [help_text.strip(), "", "Groups (group=option):"]
+    for group, options in groups().items():
+        names = ", ".join(options)
+        lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
+    lines += ["", f"Keys of {tool} (key=value): {', '.join(_top_keys(tool))}"]
+    lines += ["Keys of groups (group.key=value) are listed with their values by --cfg job; -m sweeps over a,b,c."]
+    return "\n".join(lines)
+
+
+def groups() -> dict[str, list[str]]:
+    """All config groups and their options, as the folder `conf` has them."""
+    found: dict[str, list[str]] = {}
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
+        files = sorted(folder.rglob("*.yaml"))
+        found[folder.name] = [str(file.relative_to(folder).with_suffix("")) for file in files]
+    return found
+
+
+def _wrapped(options: list[str], width: int = 95) -> str:
+    lines, line = [], ""
+    for option in options:
+        if len(line) + len(option) > width:
+            lines.append(line)
+            line = ""
+        line += option + ", "
+    return ("\n" + " " * 13).join([*lines, line.rstrip(", ")])
+
+
+def _emptied(overrides: list[str]) -> list[str]:
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    empty = []
+    for keys in EITHER_OR:
+        if len(named.intersection(keys)) == 1:
+            empty += [f"{key}=null" for key in keys if key not in named]
+    return empty
+
+
+def _explain(tool: str, overrides: list[str], error: Exception) -> str:
+    text = str(error)
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    option = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
+    if option and "/" in option[1]:
+        group, _, name = option[1].partition("/")
+        return f"{group}={name}: no such option{_nearest(name, groups().get(group, []))}"
+    if key:
+        known = set(groups()) | _all_keys(tool)
+        return f"unknown key {key[1]!r}{_nearest(key[1], known)}"
+    return f"{' '.join(overrides)}: {_first_line(error)}"
+
+
+def _all_keys(tool: str) -> set[str]:
+    # Composed without the overrides that were refused, just to know what could have been meant.
+    return set(_keys(compose(tool)))
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    items: Any = ()
+    if isinstance(config, DictConfig):
+        items = config.items_ex(resolve=False)
+    for key, value in items:
+        yield f"{prefix}{key}"
+        if isinstance(value, (DictConfig, ListConfig)):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _dotted(prefix: str, key: str) -> str:
+    return key if not prefix or key.startswith(prefix) else f"{prefix}.{key}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

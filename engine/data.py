@@ -1,0 +1,192 @@
+"""Which samples a step sees, as a pure function of the step; and the loaders that read them.
+
+The training stream is endless: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and step s takes the
+items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so none is ever short and no sample is
+dropped. A sample's augmentation depends on (seed, epoch, index) alone. So nothing about the stream has to be saved:
+a resumed run, any number of workers and any number of processes see the same pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+
+class Draw(NamedTuple):
+    """One sample of the training stream: the dataset's `index`, drawn in `epoch`."""
+
+    index: int
+    epoch: int
+
+
+def draw_seed(seed: int, draw: Draw) -> int:
+    """A 32-bit seed that depends on nothing but (seed, epoch, index)."""
+    return int(np.random.SeedSequence([seed, draw.epoch, draw.index]).generate_state(1)[0])
+
+
+class Dataset(Protocol):
+    """A map-style data set: `dataset[Draw(index, epoch)]` is a dict of tensors and numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]: ...
+
+
+class Stream(Sampler[list[Draw]]):
+    """The batches of one process, from `first_step` on.
+
+    Args:
+        num_samples: size of the data set, at least 1.
+        batch: samples per step over all processes and micro-batches.
+        micro_batches: gradient accumulation: batches that one process yields per step.
+        rank, world_size: which process of how many.
+
+    Raises:
+        ValueError: the data set is empty, or `batch` does not divide into `world_size * micro_batches` parts.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        batch: int,
+        seed: int,
+        first_step: int = 0,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if num_samples < 1:
+            raise ValueError("the training split is empty")
+        parts = world_size * micro_batches
+        if batch < 1 or batch % parts:
+            raise ValueError(
+                f"trainer.batch={batch} must be a multiple of processes x trainer.accumulate = {parts}"
+            )
+        self.num_samples, self.batch, self.seed, self.first_step = num_samples, batch, seed, first_step
+        self.micro_batches, self.rank, self.world_size = micro_batches, rank, world_size
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        step = self.first_step
+        while True:
+            yield from self.step_batches(step)
+            step += 1
+
+    def step_batches(self, step: int) -> list[list[Draw]]:
+        """The micro-batches that this process contributes to `step`."""
+        size = self.batch // (self.world_size * self.micro_batches)
+        first = step * self.batch + self.rank * size * self.micro_batches
+        starts = range(first, first + size * self.micro_batches, size)
+        return [[self.item(position) for position in range(start, start + size)] for start in starts]
+
+    def item(self, position: int) -> Draw:
+        """The sample at `position` of the endless stream."""
+        epoch, offset = divmod(position, self.num_samples)
+        if epoch != self._epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+            self._epoch, self._order = epoch, order
+        return Draw(int(self._order[offset]), epoch)
+
+
+class Shard(Sampler[list[Draw]]):
+    """Every sample of a split once, dealt to the processes without padding: evaluation counts exactly."""
+
+    def __init__(self, *, num_samples: int, batch: int = 1, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, num_samples, world_size)
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in range(0, len(self.indices), self.batch):
+            yield [Draw(index, 0) for index in self.indices[start : start + self.batch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The two data sets of a training and how they are read.
+
+    Attributes:
+        train_set, eval_set: map-style, indexed by `Draw`.
+        seed: of the order of samples.
+        workers: loader processes.
+        eval_batch: images per batch at evaluation; more than one needs images of one size.
+    """
+
+    train_set: Dataset
+    eval_set: Dataset
+    seed: int = 0
+    workers: int = 0
+    eval_batch: int = 1
+
+    def train_batches(
+        self, first_step: int, *, batch: int, micro_batches: int, rank: int, world_size: int, pin: bool
+    ) -> Iterator[dict[str, Any]]:
+        """This process's endless micro-batches from `first_step` on."""
+        stream = Stream(
+            num_samples=len(self.train_set),
+            batch=batch,
+            seed=self.seed,
+            first_step=first_step,
+            micro_batches=micro_batches,
+            rank=rank,
+            world_size=world_size,
+        )
+        return iter(loader(self.train_set, stream, workers=self.workers, pin_memory=pin))
+
+    def eval_batches(self, *, rank: int, world_size: int, pin: bool) -> Iterator[dict[str, Any]]:
+        """This process's share of the evaluation split."""
+        size = len(self.eval_set)
+        shard = Shard(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
+        return iter(loader(self.eval_set, shard, workers=self.workers, pin_memory=pin))
+
+
+def loader(
+    dataset: Dataset,
+    batches: Sampler[list[Draw]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+) -> DataLoader[dict[str, Any]]:
+    """A torch loader over `batches`; `workers` processes read ahead (0: in this process)."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def first(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first `limit` samples of a data set (None: all)."""
+    return dataset if limit is None or limit >= len(dataset) else _First(dataset, limit)
+
+
+class _First:
+    def __init__(self, dataset: Dataset, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"data.limit must be at least 1, got {limit}")
+        self.dataset, self.limit = dataset, limit
+
+    def __len__(self) -> int:
+        return self.limit
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        return self.dataset[draw]
+
+
+def _one_thread(worker: int) -> None:
+    # The workers are the parallelism: threads inside of them only fight over the same cores.
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,160 @@
+"""Optimizers and their parameter groups.
+
+A config names one of the builders below; the tool calls it with the model. Every group keeps its `base_lr`, and the
+trainer sets `lr = base_lr * schedule(step)`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def sgd(
+    model: nn.Module,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, foreach=True)
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+    decay_norm_and_bias: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), foreach=True)
+
+
+def rmsprop_tf(
+    model: nn.Module,
+    *,
+    lr: float,
+    decay: float = 0.9,
+    momentum: float = 0.9,
+    eps: float = 1e-3,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """RMSProp as TensorFlow defines it, the optimizer of section 6.1.1 of the paper."""
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
+    return RMSpropTF(groups, lr=lr, decay=decay, momentum=momentum, eps=eps)
+
+
+def parameter_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by learning rate and weight decay.
+
+    Args:
+        lr_factors: pattern of parameter names -> factor on `lr`, e.g. `{"backbone.*": 0.1}`; the first match counts.
+
+    Raises:
+        ValueError: a negative rate, or a pattern that matches no parameter.
+    """
+    if lr < 0 or weight_decay < 0:
+        raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+    factors = dict(lr_factors or {})
+    undecayed = set() if decay_norm_and_bias else _norms_and_biases(model)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    used: set[str] = set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        pattern = next((p for p in factors if fnmatch(name, p)), None)
+        used.update([pattern] if pattern else [])
+        rate = lr * (factors[pattern] if pattern else 1.0)
+        decay = 0.0 if name in undecayed else weight_decay
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    if unused := set(factors) - used:
+        raise ValueError(f"optimizer.lr_factors: {sorted(unused)} match no parameter of the model")
+    return list(groups.values())
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Set each group's learning rate to `base_lr * factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def _norms_and_biases(model: nn.Module) -> set[str]:
+    names = {name for name, _ in model.named_parameters() if name.endswith("bias")}
+    for prefix, module in model.named_modules():
+        if isinstance(module, _NORMS):
+            names.update(f"{prefix}.{name}" for name, _ in module.named_parameters())
+    return names
+
+
+class RMSpropTF(Optimizer):
+    """RMSProp with epsilon inside the square root and the momentum on the scaled, lr-multiplied gradient.
+
+    torch's RMSprop adds epsilon outside of the root and multiplies the learning rate after the momentum: with
+    epsilon = 1e-3 and a falling rate the two are different optimizers. The mean square starts at one, as in TensorFlow.
+    Weight decay is the L2 term added to the gradient.
+
+        ms  <- decay * ms + (1 - decay) * g^2
+        mom <- momentum * mom + lr * g / sqrt(ms + eps)
+        p   <- p - mom
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        decay: float = 0.9,
+        momentum: float = 0.9,
+        eps: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if not 0 <= decay < 1 or not 0 <= momentum < 1 or eps <= 0:
+            raise ValueError(f"decay and momentum must be in [0, 1), eps > 0, got {decay}, {momentum}, {eps}")
+        super().__init__(params, dict(lr=lr, decay=decay, momentum=momentum, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
+        assert closure is None, "RMSpropTF takes no closure"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["square_avg"] = torch.ones_like(p)
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            squares = [self.state[p]["square_avg"] for p in params]
+            momenta = [self.state[p]["momentum_buffer"] for p in params]
+            grads = [p.grad for p in params]
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            torch._foreach_mul_(squares, group["decay"])
+            torch._foreach_addcmul_(squares, grads, grads, value=1 - group["decay"])
+            roots = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_addcdiv_(momenta, grads, roots, value=group["lr"])
+            torch._foreach_sub_(params, momenta)

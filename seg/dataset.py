@@ -1,0 +1,140 @@
+"""Segmentation samples: files in, tensors out, all randomness from the draw."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from engine.classes import ClassMap
+from engine.data import Draw, draw_seed
+from engine.errors import UserError
+from engine.images import read_image, read_labels
+from seg.labels import LabelReader
+
+Image = NDArray[np.uint8]
+Transform = Callable[[Image, Image | None, int], tuple[Image, Image | None]]
+"""(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
+
+
+def pack(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
+    """Paths as one fixed-width array: forked workers never touch a reference count, so their memory stays shared."""
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The files of one split, as packed arrays of equal length; labels and instances may be absent."""
+
+    images: NDArray[np.bytes_]
+    names: NDArray[np.bytes_]
+    labels: NDArray[np.bytes_] | None = None
+    instances: NDArray[np.bytes_] | None = None
+
+    def __post_init__(self) -> None:
+        for field in (self.names, self.labels, self.instances):
+            if field is not None and len(field) != len(self.images):
+                raise ValueError(f"a split needs one name, label and instance file per image ({len(self.images)})")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class SegmentationDataset(Dataset[dict[str, Any]]):
+    """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
+
+    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has masks, "label": uint8 [H, W]
+    of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances": int32 [H, W].
+
+    Raises (from `[]`): UserError naming the file that is unreadable, of another size than its image, or holds an
+    unknown value.
+    """
+
+    def __init__(self, *, split: Split, read_label: LabelReader, transform: Transform, seed: int) -> None:
+        self._split = split
+        self._read_label = read_label
+        self._transform = transform
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def name(self, index: int) -> str:
+        """What the image is called in reports and in names of output files (no folder, no suffix)."""
+        return os.fsdecode(self._split.names[index])
+
+    def image_path(self, index: int) -> str:
+        return os.fsdecode(self._split.images[index])
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index = draw.index
+        image = read_image(self.image_path(index))
+        label = None
+        if self._split.labels is not None:
+            path = os.fsdecode(self._split.labels[index])
+            label = self._read_label(path)
+            _check_size(path, label, image)
+        sample: dict[str, Any] = {"index": index}
+        if self._split.instances is not None and getattr(self._transform, "keeps_labels", False):
+            path = os.fsdecode(self._split.instances[index])
+            instances = read_labels(path).astype(np.int32)
+            _check_size(path, instances, image)
+            sample["instances"] = torch.from_numpy(instances)
+        image, label = self._transform(image, label, draw_seed(self._seed, draw))
+        sample["image"] = _channels_first(image)
+        if label is not None:
+            sample["label"] = torch.from_numpy(np.ascontiguousarray(label))
+        return sample
+
+
+class SegmentationData:
+    """What a data config builds: the classes, the splits, and a data set per split.
+
+    Attributes: classes; splits (name -> Split, in the order train, val, test, ...); description (one line for
+    logs); warnings (lines worth showing before training).
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: ClassMap,
+        splits: Mapping[str, Split],
+        read_label: LabelReader,
+        description: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.classes = classes
+        self.splits = dict(splits)
+        self.description = description
+        self.warnings = tuple(warnings)
+        self._read_label = read_label
+
+    def dataset(self, split: str, transform: Transform, seed: int = 0) -> SegmentationDataset:
+        """Raises: UserError when there is no such split."""
+        if split not in self.splits:
+            raise UserError(f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}")
+        return SegmentationDataset(
+            split=self.splits[split], read_label=self._read_label, transform=transform, seed=seed
+        )
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` indices, evenly spread over `count`: the sample that is checked before training."""
+    return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
+
+
+def _channels_first(image: Image) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:
+    if mask.shape != image.shape[:2]:
+        raise UserError(
+            f"{path}: the mask is {' x '.join(map(str, mask.shape))} but its image {image.shape[0]} x {image.shape[1]}"
+            " (height x width); export both at the same size"
+        )

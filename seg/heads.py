@@ -1,0 +1,164 @@
+"""The paper's segmentation decoders: LR-ASPP (section 6.4, Figure 10) and R-ASPP (MobileNetV2, section 6.3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.blocks import ConvNormAct, Resize
+
+POOLS = ("paper", "global", "large_kernel")
+
+# Window and stride of the gate's average pooling by output stride. 49 = (769 - 1) / 16 + 1, the feature map of the
+# 769 crop; (16, 20) is Figure 10. The released output-stride-32 networks pool 25x25 with stride (4, 5).
+_PAPER_POOL = {8: (97, (32, 40)), 16: (49, (16, 20)), 32: (25, (4, 5))}
+
+
+class GatePool(nn.Module):
+    """Average pooling in front of the squeeze-and-excite-like gate.
+
+    Args:
+        kind: `paper`: the fixed window of Figure 10 (clamped to smaller maps); `global`: one value per channel;
+            `large_kernel`: a window of three quarters of the map moved by a quarter, so 2x2 values at any size.
+        output_stride: of the feature map that is pooled.
+    """
+
+    def __init__(self, *, kind: str = "paper", output_stride: int = 16) -> None:
+        super().__init__()
+        if kind not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
+        self.kind, self.output_stride = kind, output_stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, C, rows, columns]"""
+        height, width = features.shape[-2:]
+        if self.kind == "global":
+            return F.adaptive_avg_pool2d(features, 1)
+        if self.kind == "large_kernel":
+            kernel = (math.ceil(height * 0.75), math.ceil(width * 0.75))
+            return F.avg_pool2d(features, kernel, (max(height // 4, 1), max(width // 4, 1)))
+        window, stride = _PAPER_POOL[self.output_stride]
+        return F.avg_pool2d(features, (min(window, height), min(window, width)), stride)
+
+    def check(self, input_size: tuple[int, int]) -> None:
+        """Raise ValueError where the paper's window is larger than the map of this input (height, width)."""
+        if self.kind != "paper":
+            return
+        window = _PAPER_POOL[self.output_stride][0]
+        side = (window - 1) * self.output_stride + 1
+        rows, columns = (math.ceil(size / self.output_stride) for size in input_size)
+        if min(rows, columns) < window:
+            raise ValueError(
+                f"pool=paper averages over {window}x{window} features and needs inputs of at least {side}x{side}; "
+                f"{input_size[0]}x{input_size[1]} gives {rows}x{columns}: use pool=large_kernel (the same idea at "
+                f"any size), pool=global, or a crop of {side}"
+            )
+
+
+class LRASPP(nn.Module):
+    """Lite R-ASPP: a gated 1x1 branch at the backbone's output stride plus a skip connection at stride 8.
+
+    Neither branch is concatenated or projected: both go straight to class scores and are summed.
+
+    Args:
+        channels: of the low-level (stride 8) and the high-level feature map.
+        filters: F of Table 7 (128; 256 in rows 3 and 7).
+        pool: see `GatePool`.
+        gate_bias, gate: bias of the gate's convolution, and `sigmoid` (Figure 10) or `hard_sigmoid` (released code).
+        align_corners: how feature maps are resized; DeepLab aligns corners, which is exact for odd sizes.
+    """
+
+    class_layers = ("low", "high")
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, int],
+        num_classes: int,
+        output_stride: int,
+        filters: int = 128,
+        pool: str = "paper",
+        gate: str = "sigmoid",
+        gate_bias: bool = True,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        if gate not in ("sigmoid", "hard_sigmoid"):
+            raise ValueError(f"gate must be sigmoid or hard_sigmoid, got {gate!r}")
+        low, high = channels
+        self.branch = ConvNormAct(high, filters, kernel=1, act="RE")
+        self.pool = GatePool(kind=pool, output_stride=output_stride)
+        self.gate = nn.Conv2d(high, filters, 1, bias=gate_bias)
+        self.gate_act = nn.Sigmoid() if gate == "sigmoid" else nn.Hardsigmoid()
+        self.resize = Resize(align_corners=align_corners)
+        self.low = nn.Conv2d(low, num_classes, 1)
+        self.high = nn.Conv2d(filters, num_classes, 1)
+        _init(self)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low [N, C1, H/8, W/8] and high [N, C2, H/16, W/16] -> class scores [N, K, H/8, W/8]"""
+        features = self.branch(high)
+        gate = self.gate_act(self.gate(self.pool(high)))
+        features = features * self.resize(gate, features.shape[-2:])
+        return self.high(self.resize(features, low.shape[-2:])) + self.low(low)
+
+
+class RASPP(nn.Module):
+    """Reduced ASPP of MobileNetV2: a 1x1 branch and image pooling, concatenated; no skip connection.
+
+    Args and shapes as for `LRASPP`, of one feature map; scores come out at the backbone's output stride. Pooled 1x1
+    maps carry no BatchNorm (it has no statistics at batch 1) unless `pool_norm`, which the paper's graph has.
+    """
+
+    class_layers = ("classify",)
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int],
+        num_classes: int,
+        output_stride: int,
+        filters: int = 256,
+        pool: str = "paper",
+        pool_norm: bool = True,
+        dropout: float = 0.1,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        (high,) = channels
+        self.branch = ConvNormAct(high, filters, kernel=1, act="RE")
+        self.pool = GatePool(kind=pool, output_stride=output_stride)
+        self.image = nn.Conv2d(high, filters, 1, bias=not pool_norm)
+        self.image_norm = PooledNorm(filters) if pool_norm else nn.Identity()
+        self.resize = Resize(align_corners=align_corners)
+        self.project = ConvNormAct(2 * filters, filters, kernel=1, act="RE")
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Conv2d(filters, num_classes, 1)
+        _init(self)
+
+    def forward(self, high: Tensor) -> Tensor:
+        """[N, C, H/16, W/16] -> class scores [N, K, H/16, W/16]"""
+        image = F.relu(self.image_norm(self.image(self.pool(high))))
+        features = torch.cat([self.resize(image, high.shape[-2:]), self.branch(high)], dim=1)
+        return self.classify(self.dropout(self.project(features)))
+
+
+class PooledNorm(nn.BatchNorm2d):
+    """BatchNorm for pooled maps: a batch with one value per channel has no variance, so it uses the running one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
+
+
+def _init(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,88 @@
+"""Losses over label maps in which 255 is "not counted"."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORE = 255
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy per pixel, averaged over the counted pixels.
+
+    Args:
+        class_weights: one factor per class (None: all one).
+        label_smoothing: share of the target spread evenly over the classes.
+        ohem: share of the counted pixels, the hardest ones, that enter the mean (online hard example mining); None: all.
+        ohem_threshold: pixels whose true class gets less probability than this count as hard in any case.
+
+    Raises:
+        ValueError: `ohem` outside (0, 1], or as many weights as there are not classes (on the first call).
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
+        ohem: float | None = None,
+        ohem_threshold: float = 0.7,
+    ) -> None:
+        super().__init__()
+        if ohem is not None and not 0 < ohem <= 1:
+            raise ValueError(f"ohem is the share of pixels kept and must be in (0, 1], got {ohem}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing, self.ohem, self.ohem_threshold = label_smoothing, ohem, ohem_threshold
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights: Tensor | None
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [N, K, H, W] and labels [N, H, W] in 0..K-1 or 255 -> scalar."""
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ValueError(f"{len(self.class_weights)} class_weights for {logits.shape[1]} classes")
+        losses = F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=self.class_weights,
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        if self.ohem is not None:
+            return self._hardest(losses, logits, labels)
+        return losses.sum() / self.weight(labels).clamp(min=1e-12)
+
+    def weight(self, labels: Tensor) -> Tensor:
+        """What the mean is taken over: counted pixels, or the sum of their class weights."""
+        counted = labels[labels != IGNORE]
+        if self.class_weights is None:
+            return counted.new_tensor(counted.numel(), dtype=torch.float32)
+        return self.class_weights[counted].sum()
+
+    def _hardest(self, losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        counted = labels != IGNORE
+        if not bool(counted.any()):
+            return losses.sum() * 0.0
+        losses = losses[counted]
+        with torch.no_grad():
+            truth = logits.float().softmax(1).gather(1, labels.clamp(max=logits.shape[1] - 1).unsqueeze(1))
+            hard = (truth.squeeze(1)[counted] < self.ohem_threshold).sum()
+            kept = max(int(losses.numel() * self.ohem), int(hard), 1)  # type: ignore[operator]
+        return losses.topk(kept).values.mean()
+
+
+class Dice(nn.Module):
+    """1 - the mean soft Dice coefficient of the classes that the batch holds (Milletari et al. 2016)."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
+        counted = (labels != IGNORE).unsqueeze(1)
+        truth = F.one_hot(labels.masked_fill(labels == IGNORE, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
+        guess = logits.float().softmax(1) * counted
+        overlap = (truth * guess).sum((0, 2, 3))
+        total = (truth + guess).sum((0, 2, 3))
+        present = truth.sum((0, 2, 3)) > 0
+        dice = (2 * overlap / total.clamp(min=1e-6))[present]
+        return 1 - dice.mean() if bool(present.any()) else logits.sum() * 0.0

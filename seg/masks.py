@@ -1,0 +1,138 @@
+"""Data of one's own: `images/<split>/*`, `masks/<split>/*.png` and `classes.json`."""
+
+import hashlib
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from engine.classes import ClassMap
+from engine.errors import UserError
+from engine.images import image_size, list_images
+from seg.dataset import SegmentationData, Split, pack, spread
+from seg.labels import LabelReader
+
+_SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
+_MASKS_CHECKED = 24  # per split, every pixel
+_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
+
+
+def masks(*, root: str, allow_same_names: bool = False) -> SegmentationData:
+    """Folders of images and masks under `root`.
+
+    A mask holds class ids (8- or 16-bit, one channel or palette) or the RGB colours of classes.json, and is named
+    like its image. Only the split "test" may lack masks; it then serves to predict.
+    allow_same_names: train and val number their files independently (equal content is refused all the same).
+
+    Raises: UserError, before training, for missing or empty folders, missing masks, differing sizes, values that
+    classes.json does not list (in a sample; in every mask when it is read), and images that train and val share.
+    """
+    base = Path(root).expanduser()
+    classes = ClassMap.read(base / "classes.json")
+    read_label = LabelReader(
+        classes=classes,
+        remedy=f"list it in {base / 'classes.json'} as a class or under ignore (ignore_colors for a colour), "
+        "or correct the mask",
+    )
+    warnings: list[str] = []
+    splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
+    _refuse_leaks(splits, allow_same_names)
+    for files in splits.values():
+        _check_masks(files, read_label)
+    counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
+    return SegmentationData(
+        classes=classes,
+        splits=splits,
+        read_label=read_label,
+        description=f"masks at {base} ({counts}; {len(classes)} classes)",
+        warnings=warnings,
+    )
+
+
+def _split_names(base: Path) -> list[str]:
+    folder = base / "images"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; put the pictures into images/train, images/val (and images/test)")
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    if not names:
+        raise UserError(f"{folder}: no folders of splits; put the pictures into images/train and images/val")
+    return sorted(names, key=lambda name: (_SPLIT_ORDER.get(name, 9), name))
+
+
+def _find_split(base: Path, split: str, warnings: list[str]) -> Split:
+    images = _by_stem(base / "images" / split)
+    if not images:
+        raise UserError(f"{base / 'images' / split}: no pictures; add some or remove the folder")
+    folder = base / "masks" / split
+    found = _by_stem(folder) if folder.is_dir() else {}
+    if not found and split == "test":
+        return Split(images=pack(list(images.values())), names=pack(list(images)))
+    missing = [stem for stem in images if stem not in found]
+    if missing:
+        raise UserError(
+            f"{images[missing[0]]}: no mask {folder / missing[0]}.png ({len(missing)} of {len(images)} images of "
+            f"{split} lack one); add the masks or remove the images"
+        )
+    if len(found) > len(images):
+        orphan = next(stem for stem in found if stem not in images)
+        warnings.append(f"{found[orphan]}: no such image ({len(found) - len(images)} masks of {split} are not used)")
+    return Split(
+        images=pack(list(images.values())),
+        names=pack(list(images)),
+        labels=pack([found[stem] for stem in images]),
+    )
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in list_images(folder):
+        if path.stem in stems:
+            raise UserError(f"{path}: shares its name with {stems[path.stem].name}; rename one (and its mask)")
+        stems[path.stem] = path
+    return stems
+
+
+def _refuse_leaks(splits: dict[str, Split], allow_same_names: bool) -> None:
+    """An image in both train and val makes every score of val too good."""
+    if "train" not in splits or "val" not in splits:
+        return
+    shared = sorted(set(splits["train"].names.tolist()) & set(splits["val"].names.tolist()))
+    if shared and not allow_same_names:
+        raise UserError(
+            f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); remove it from "
+            "one, or set allow_same_names=true where the splits merely number their files alike"
+        )
+    train = _by_size(splits["train"])
+    for size, paths in _by_size(splits["val"]).items():
+        seen = {_digest(path): path for path in train.get(size, ())}
+        for path in paths if seen else ():
+            if (twin := seen.get(_digest(path))) is not None:
+                raise UserError(f"{path}: the same picture as {twin}; remove it from train or from val")
+
+
+def _by_size(files: Split) -> dict[int, list[str]]:
+    """Equal files have equal sizes, so that few need to be read and hashed."""
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for packed in files.images:
+        path = os.fsdecode(packed)
+        sizes[os.path.getsize(path)].append(path)
+    return sizes
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+
+
+def _check_masks(files: Split, read_label: LabelReader) -> None:
+    if files.labels is None:
+        return
+    for index in spread(len(files), _SIZES_CHECKED):
+        image, label = os.fsdecode(files.images[index]), os.fsdecode(files.labels[index])
+        image_hw, label_hw = image_size(image), image_size(label, upright=False)
+        if image_hw != label_hw:
+            turned = " (the image is turned by its EXIF orientation)" if image_hw == label_hw[::-1] else ""
+            raise UserError(
+                f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} {image_hw[0]} x {image_hw[1]} "
+                f"(height x width){turned}; export both at the same size"
+            )
+    for index in spread(len(files), _MASKS_CHECKED):
+        read_label(os.fsdecode(files.labels[index]))

@@ -1,0 +1,94 @@
+"""The segmentation network: backbone and decoder, tensor -> tensor."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from backbones.network import MobileNet
+from backbones.spec import NetSpec
+from backbones.weights import StateDict, detect_format, from_torchvision
+
+
+class Segmenter(nn.Module):
+    """A MobileNet with a dense head.
+
+    Args:
+        backbone: architecture, with its output stride.
+        head: head class with its own options, called with `channels`, `num_classes` and `output_stride`.
+        low: feature for the skip connection: `auto` is the depthwise output of the last block at stride 8 (after
+            BatchNorm and activation, before squeeze-and-excite), the tap of the released code; None: no skip.
+        high: feature for the head: `auto` is the spec's `dense_output`.
+        input_size: side or (height, width) that the network is trained at, to check the head's pooling window against.
+
+    Raises:
+        ValueError: an unknown feature, or an input size that the pooling window does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: NetSpec,
+        head: Callable[..., nn.Module],
+        num_classes: int,
+        low: str | None = "auto",
+        high: str = "auto",
+        input_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if low == "auto":
+            low = f"block{backbone.last_block_at_stride(8)}.depthwise"
+        taps = (low, backbone.dense_output if high == "auto" else high)
+        self.backbone = MobileNet(backbone, taps=tuple(tap for tap in taps if tap is not None))
+        self.head = head(
+            channels=tuple(self.backbone.channels.values()),
+            num_classes=num_classes,
+            output_stride=list(self.backbone.strides.values())[-1],
+        )
+        if input_size is not None and hasattr(self.head, "pool"):
+            height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+            self.head.pool.check((height, width))
+
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """Patterns of the tensors whose shape depends on the classes: new where a weight file has other classes."""
+        return tuple(f"head.{name}.*" for name in self.head.class_layers)
+
+    def adapt(self, state: StateDict) -> StateDict:
+        """A state dict of this model under any name that we know -> under our names.
+
+        Raises:
+            ValueError: the names are neither ours nor torchvision's of the same architecture.
+        """
+        if detect_format(state) != "torchvision_dense":
+            return state
+        return from_torchvision(state, self.backbone.spec) | torchvision_head(state)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""
+        return self.head(*self.backbone(images).values())
+
+
+def torchvision_head(state: StateDict) -> StateDict:
+    """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; half precision becomes float32.
+
+    Raises:
+        ValueError: the keys are not those of that decoder.
+    """
+    names = {
+        "classifier.cbr.0": "head.branch.conv",
+        "classifier.cbr.1": "head.branch.bn",
+        "classifier.scale.1": "head.gate",
+        "classifier.low_classifier": "head.low",
+        "classifier.high_classifier": "head.high",
+    }
+    found: StateDict = {}
+    for key, tensor in state.items():
+        if key.startswith(("backbone.", "aux_classifier.")):
+            continue
+        layer, _, part = key.rpartition(".")
+        if layer not in names:
+            raise ValueError(f"{key!r} is no part of torchvision's LR-ASPP decoder")
+        found[f"{names[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
+    return found

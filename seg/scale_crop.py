@@ -1,0 +1,67 @@
+"""Random scale and crop in one step of an albumentations pipeline: crop first, then resize only the crop.
+
+Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizing them to c, but touches only the
+pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
+"""
+
+from typing import Any
+
+import albumentations
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.transforms import Size, pad_bottom_right, pad_label, resize_image, resize_label
+
+
+class ScaleCrop(albumentations.DualTransform):
+    """A window of about crop / s pixels, s random, resized to `crop`; padded where the scaled picture is smaller.
+
+    Arguments as in `seg.transforms.TrainTransform`.
+    """
+
+    class InitSchema(albumentations.DualTransform.InitSchema):
+        crop: Size
+        scale: tuple[float, float]
+        scale_step: float
+        fill: int
+        area: bool
+
+    def __init__(
+        self, crop: Size, scale: tuple[float, float], scale_step: float, fill: int, area: bool, p: float = 1.0
+    ) -> None:
+        super().__init__(p=p)
+        self.crop = crop
+        self.scale = scale
+        self.scale_step = scale_step
+        self.fill = fill
+        self.area = area
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        scale = self._draw_scale()
+        spans = []
+        sizes = []
+        for side, crop in zip(params["shape"][:2], self.crop, strict=True):
+            window = max(1, round(crop / scale))
+            start = self.py_random.randint(0, max(0, side - window))
+            used = min(window, side)
+            spans.append((start, start + used))
+            sizes.append(crop if used == window else max(1, round(crop * used / window)))
+        return {"rows": spans[0], "columns": spans[1], "scaled": (sizes[0], sizes[1])}
+
+    def _draw_scale(self) -> float:
+        low, high = self.scale
+        if not self.scale_step:
+            return self.py_random.uniform(low, high)
+        return low + self.scale_step * self.py_random.randint(0, int((high - low) / self.scale_step + 1e-6))
+
+    def apply(
+        self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
+    ) -> NDArray[np.uint8]:
+        window = img[rows[0] : rows[1], columns[0] : columns[1]]
+        return pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill)
+
+    def apply_to_mask(
+        self, mask: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
+    ) -> NDArray[np.uint8]:
+        window = mask[rows[0] : rows[1], columns[0] : columns[1]]
+        return pad_label(resize_label(window, scaled), self.crop)

@@ -1,0 +1,156 @@
+"""What happens to a picture between the file and the batch: the DeepLab protocol for training, nothing for testing.
+
+A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None, and the
+seed decides everything, so that a sample does not depend on the worker that made it.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.classes import IGNORE
+
+Image = NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+class TrainTransform:
+    """Random scale, random crop, flip and colour jitter (DeepLab's training protocol), as an albumentations pipeline.
+
+    crop: side or (height, width) of the result. scale: range of the random factor, scale_step: 0 for a uniform draw
+    or DeepLab's 0.25 for a draw from a grid. flip: probability of a horizontal mirror. color: strength of the jitter
+    of brightness, contrast and saturation (a fifth of it for hue); 0 for none. fill: grey of padded pixels, whose
+    label is 255. area: average over pixels when scaling down (slower, without aliasing). extra: further
+    albumentations transforms that keep the size, applied last.
+
+    Raises: ValueError naming the argument.
+    """
+
+    keeps_labels = False
+
+    def __init__(
+        self,
+        *,
+        crop: int | Sequence[int],
+        scale: Sequence[float] = (0.5, 2.0),
+        scale_step: float = 0.0,
+        flip: float = 0.5,
+        color: float = 0.0,
+        fill: int = 127,
+        area: bool = False,
+        extra: Sequence[Any] = (),
+    ) -> None:
+        self.crop = _as_size("crop", crop)
+        low, high = _as_scale(scale)
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip must be a probability in 0..1, got {flip}")
+        if not 0 <= color <= 1:
+            raise ValueError(f"color must be a strength in 0..1, got {color}")
+        if not 0 <= fill <= 255:
+            raise ValueError(f"fill must be a grey value in 0..255, got {fill}")
+        if scale_step < 0:
+            raise ValueError(f"scale_step must be >= 0 (0: uniform), got {scale_step}")
+        albumentations = import_albumentations()
+        from seg.scale_crop import ScaleCrop
+
+        steps = [ScaleCrop(crop=self.crop, scale=(low, high), scale_step=scale_step, fill=fill, area=area)]
+        if flip:
+            steps.append(albumentations.HorizontalFlip(p=flip))
+        if color:
+            span = (max(0.0, 1 - color), 1 + color)
+            hue = (-color / 5, color / 5)
+            steps.append(albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1))
+        self._pipeline = albumentations.Compose([*steps, *extra])
+
+    def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
+        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers, which then
+        # draw the same augmentations, in every epoch again.
+        self._pipeline.set_random_seed(seed)
+        if label is None:
+            return self._pipeline(image=image)["image"], None
+        made = self._pipeline(image=image, mask=label)
+        return made["image"], made["mask"]
+
+
+class EvalTransform:
+    """The picture as it is, or resized; the label stays at its full resolution, where it is scored.
+
+    size: None, a factor (0.5 halves both sides) or (height, width). area: average over pixels when scaling down.
+    """
+
+    keeps_labels = True
+
+    def __init__(self, *, size: float | Sequence[int] | None = None, area: bool = False) -> None:
+        self._factor: float | None = None
+        self._size: Size | None = None
+        self._area = area
+        if isinstance(size, int | float):
+            if not 0 < size <= 8:
+                raise ValueError(f"size must be None, (height, width) or a factor up to 8, got {size}")
+            self._factor = float(size)
+        elif size is not None:
+            self._size = _as_size("size", size)
+
+    def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
+        height, width = self._size or image.shape[:2]
+        if self._factor is not None:
+            height, width = (max(1, round(side * self._factor)) for side in (height, width))
+        return resize_image(image, (height, width), area=self._area), label
+
+
+def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
+    """Bilinear; with `area`, the mean over the pixels that fall together when both sides shrink."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    method = cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=method)
+
+
+def resize_label(label: Image, size: Size) -> Image:
+    """Nearest neighbour between pixel centres.
+
+    cv2.INTER_NEAREST measures from pixel corners instead, which shifts labels against their image by up to half a
+    pixel when it is scaled.
+    """
+    if label.shape == tuple(size):
+        return label
+    return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def import_albumentations() -> Any:
+    """albumentations, imported late (2 s) and without its call to the package index."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
+
+
+def pad_bottom_right(image: Image, size: Size, value: int) -> Image:
+    """Extend to at least `size`, at the bottom and the right like DeepLab."""
+    missing_h, missing_w = (max(0, want - have) for want, have in zip(size, image.shape[:2], strict=True))
+    if not missing_h and not missing_w:
+        return image
+    fill = (value,) * 3 if image.ndim == 3 else value
+    return cv2.copyMakeBorder(image, 0, missing_h, 0, missing_w, cv2.BORDER_CONSTANT, value=fill)
+
+
+def pad_label(label: Image, size: Size) -> Image:
+    return pad_bottom_right(label, size, IGNORE)
+
+
+def _as_size(name: str, value: int | Sequence[int]) -> Size:
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+        raise ValueError(f"{name} must be (height, width) in pixels, got {value!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def _as_scale(value: Sequence[float]) -> tuple[float, float]:
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= 16:
+        raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 16, got {value!r}")
+    return float(value[0]), float(value[1])

@@ -1,0 +1,112 @@
+"""The camera, the light, and how both turn a point and a colour in the world into a pixel.
+
+The world is in metres: x to the right, y up, z forward; the road lies at y = 0 and the camera above its origin.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+import numpy as np
+
+Colour = tuple[float, float, float]
+
+# Nothing nearer than this is drawn in true perspective: strips of ground start here.
+NEAR_M = 1.2
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A level pinhole camera; `focal`, `horizon` (row) and `centre` (column) are in pixels."""
+
+    focal: float
+    horizon: float
+    centre: float
+    height_m: float
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """[..., 3] world points in metres -> [..., 2] (column, row), pixel i spanning [i, i + 1]."""
+        eye, focal, middle = self._frame
+        return (points[..., :2] - eye) * (focal / np.maximum(points[..., 2:], NEAR_M)) + middle
+
+    @cached_property
+    def _frame(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the eye is in the world, the focal lengths (rows run downwards) and the principal point."""
+        middle = np.array((self.centre, self.horizon))
+        return np.array((0.0, self.height_m)), np.array((self.focal, -self.focal)), middle
+
+
+@dataclass(frozen=True)
+class Light:
+    """One sky: where the sun stands, what it and the haze do to colours."""
+
+    name: str
+    sun: tuple[float, float, float]
+    ambient: float
+    direct: float
+    shadow: float
+    zenith: Colour
+    skyline: Colour
+    cloud: Colour
+    cloudiness: float
+    visibility_m: float
+    cast: Colour
+
+    def shade(self, normal: tuple[float, float, float]) -> float:
+        """How bright a matt face with this outward normal is; about 1 in full light."""
+        cosine = sum(n * s for n, s in zip(normal, self.sun, strict=True))
+        return self.ambient + self.direct * max(0.0, cosine)
+
+    def seen(self, colour: Colour, *, depth_m: float, shade: float = 1.0) -> Colour:
+        """The colour after shading and `depth_m` of haze."""
+        clear = math.exp(-depth_m / self.visibility_m)
+        shade *= clear
+        (r, g, b), (hr, hg, hb), hazy = colour, self.skyline, 1.0 - clear
+        return (shade * r + hazy * hr, shade * g + hazy * hg, shade * b + hazy * hb)
+
+
+def draw_camera(rng: Random, *, size: tuple[int, int]) -> Camera:
+    """A random dashboard camera for an image of `size` (height, width)."""
+    height, width = size
+    return Camera(
+        focal=rng.uniform(1.2, 1.6) * height,
+        horizon=rng.uniform(0.36, 0.47) * height,
+        centre=rng.uniform(0.42, 0.60) * width,
+        height_m=rng.uniform(1.3, 1.9),
+    )
+
+
+def draw_light(rng: Random) -> Light:
+    """Sun, overcast or dusk, each with its own random strength."""
+    side = rng.choice((-1.0, 1.0)) * rng.uniform(0.45, 0.75)
+    sun = (side, 0.55, -rng.uniform(0.25, 0.55))
+    kind = rng.choices(("sun", "overcast", "dusk"), (0.5, 0.33, 0.17))[0]
+    warm = rng.uniform(-1, 1)
+    if kind == "sun":
+        blue = rng.uniform(-12, 14)
+        return Light(
+            kind, sun, 0.66, 0.5, rng.uniform(0.35, 0.5), (78 + blue, 138 + blue, 208), (190, 214, 234),
+            (250, 250, 252), rng.uniform(0.2, 0.8), rng.uniform(180, 400), (1.03 + 0.03 * warm, 1.0, 0.98),
+        )  # fmt: skip
+    if kind == "overcast":
+        grey = rng.uniform(-18, 14)
+        return Light(
+            kind, sun, 0.82, 0.14, 0.34, (172 + grey, 181 + grey, 192 + grey), (214 + grey, 219 + grey, 223 + grey),
+            (232 + grey, 234 + grey, 238 + grey), 0.7, rng.uniform(90, 220), (0.96, 0.98 + 0.02 * warm, 1.02),
+        )  # fmt: skip
+    return Light(
+        kind, sun, 0.62, 0.3, 0.4, (84, 98, 152), (244, 186, 142), (250, 170, 140), rng.uniform(0.3, 0.7),
+        rng.uniform(140, 260), (1.02 + 0.05 * warm, 0.90, 0.88),
+    )  # fmt: skip
+
+
+def vary(rng: Random, colour: Colour, amount: float = 12.0) -> Colour:
+    """The colour, a little lighter or darker and a little off in hue."""
+    value = rng.uniform(-amount, amount)
+    r, g, b = (min(255.0, max(0.0, c + value + rng.uniform(-amount, amount) / 2)) for c in colour)
+    return (r, g, b)
+
+
+def scaled(colour: Colour, factor: float) -> Colour:
+    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)

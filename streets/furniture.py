@@ -1,0 +1,120 @@
+"""What stands on a pavement: lamps, signs, traffic lights, bins."""
+
+from random import Random
+
+from streets.camera import Colour, vary
+from streets.canvas import Canvas
+from streets.shapes import Card, Flat, box, disc, limb
+
+STEEL: tuple[Colour, ...] = ((118, 122, 124), (96, 100, 104), (140, 142, 140), (74, 84, 80))
+RED: Colour = (206, 28, 34)
+BLUE: Colour = (28, 84, 178)
+WHITE: Colour = (240, 240, 236)
+YELLOW: Colour = (244, 196, 36)
+BLACK: Colour = (30, 31, 33)
+
+
+def lamp(canvas: Canvas, rng: Random, card: Card, *, towards: float) -> None:
+    """A street lamp whose arm reaches `towards` (-1 or 1) the road."""
+    steel, tall, reach = rng.choice(STEEL), rng.uniform(5.0, 7.5), towards * rng.uniform(0.8, 1.8)
+    with canvas.object("pole"):
+        canvas.fill(card.place(limb((0, 0), (0, tall), 0.3, 0.2)), steel)
+        canvas.fill(card.place(limb((0, tall - 0.1), (reach, tall + 0.3), 0.17)), steel)
+        canvas.fill(card.place(box(reach - 0.3, tall + 0.18, reach + 0.3, tall + 0.36)), (206, 206, 196))
+
+
+def post(canvas: Canvas, card: Card, *, tall: float, wide: float = 0.18, colour: Colour = STEEL[0]) -> None:
+    with canvas.object("pole"):
+        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), colour)
+
+
+def traffic_sign(canvas: Canvas, rng: Random, card: Card) -> None:
+    """A post with one or two signs of the usual shapes."""
+    tall, size = rng.uniform(2.5, 3.1), rng.uniform(0.46, 0.58)
+    post(canvas, card, tall=tall, colour=rng.choice(STEEL))
+    for i in range(2 if rng.random() < 0.25 else 1):
+        _plate(canvas, rng, card, tall - size - i * size * 2.1, size)
+
+
+def _plate(canvas: Canvas, rng: Random, card: Card, v: float, r: float) -> None:
+    kind = rng.choice(("limit", "warning", "yield", "crossing", "order", "priority", "stop", "closed"))
+    up: Flat = ((-r, v - r * 0.75), (r, v - r * 0.75), (0.0, v + r))
+    down: Flat = ((-r, v + r * 0.75), (r, v + r * 0.75), (0.0, v - r))
+    diamond: Flat = ((-r, v), (0, v - r), (r, v), (0, v + r))
+    square = box(-r * 0.85, v - r * 0.85, r * 0.85, v + r * 0.85)
+    layers: dict[str, list[tuple[object, Colour]]] = {
+        "limit": [
+            (disc(0, v, r), RED),
+            (disc(0, v, r * 0.7), WHITE),
+            (box(-r * 0.3, v - r * 0.3, r * 0.3, v + r * 0.3), BLACK),
+        ],
+        "warning": [
+            (up, RED),
+            (_shrunk(up, v - r * 0.15, 0.55), WHITE),
+            (disc(0, v - r * 0.25, r * 0.16), BLACK),
+        ],
+        "yield": [(down, RED), (_shrunk(down, v + r * 0.2, 0.55), WHITE)],
+        "crossing": [(square, BLUE), (_shrunk(up, v - r * 0.1, 0.6), WHITE)],
+        "order": [(disc(0, v, r), BLUE), (limb((0, v - r * 0.55), (0, v + r * 0.5), r * 0.3), WHITE)],
+        "priority": [(diamond, WHITE), (_shrunk(diamond, v, 0.66), YELLOW)],
+        "stop": [(disc(0, v, r), RED), (box(-r * 0.7, v - r * 0.2, r * 0.7, v + r * 0.2), WHITE)],
+        "closed": [(disc(0, v, r), RED), (disc(0, v, r * 0.68), WHITE)],
+    }
+    with canvas.object("traffic sign"):
+        (first, colour), *rest = layers[kind]
+        canvas.fill(card.place(first), colour)
+        for flat, colour in rest:
+            canvas.paint(card.place(flat), colour)
+
+
+def _shrunk(flat: Flat, centre: float, share: float) -> Flat:
+    return [(u * share, centre + (v - centre) * share) for u, v in flat]
+
+
+def guide_sign(canvas: Canvas, rng: Random, card: Card) -> None:
+    """A large direction sign on two posts."""
+    half, low, high = rng.uniform(0.9, 1.4), 1.9, rng.uniform(2.9, 3.4)
+    ground = rng.choice((BLUE, YELLOW, (24, 112, 70)))
+    for u in (-half * 0.7, half * 0.7):
+        post(canvas, Card(card.x + u, card.z), tall=high, wide=0.16)
+    with canvas.object("traffic sign"):
+        canvas.fill(card.place(box(-half, low, half, high)), WHITE)
+        canvas.paint(card.place(box(-half + 0.07, low + 0.07, half - 0.07, high - 0.07)), ground)
+        for i in range(2):
+            v = low + 0.25 + i * (high - low - 0.25) / 2
+            canvas.paint(
+                card.place(box(-half * 0.7, v, half * rng.uniform(0.1, 0.7), v + 0.16)),
+                BLACK if ground == YELLOW else WHITE,
+            )
+
+
+def traffic_light(canvas: Canvas, rng: Random, card: Card, *, arm: float = 0.0) -> None:
+    """A post with a three-lamp head, and a second head over the road at `arm` metres."""
+    post(canvas, card, tall=5.0 if arm else 2.4, wide=0.22, colour=STEEL[1])
+    lit = rng.choice((0, 0, 1, 2, 2))
+    if arm:
+        with canvas.object("pole"):
+            canvas.fill(card.place(limb((0, 4.95), (arm, 5.1), 0.2)), STEEL[1])
+        _head(canvas, card, arm, 4.1, lit)
+    _head(canvas, card, 0.0, 2.2, lit)
+
+
+def _head(canvas: Canvas, card: Card, u: float, v: float, lit: int) -> None:
+    colours: tuple[Colour, ...] = ((70, 255, 150), (255, 196, 40), (255, 50, 40))
+    with canvas.object("traffic light"):
+        canvas.fill(
+            card.place(box(u - 0.28, v, u + 0.28, v + 1.3)), (214, 178, 50) if lit == 1 else (36, 42, 40)
+        )
+        canvas.paint(card.place(box(u - 0.22, v + 0.06, u + 0.22, v + 1.24)), (22, 25, 25))
+        for i, colour in enumerate(colours):
+            dim: Colour = (colour[0] * 0.25, colour[1] * 0.25, colour[2] * 0.25)
+            canvas.paint(card.place(disc(u, v + 0.25 + 0.4 * i, 0.17)), colour if i == lit else dim)
+
+
+def bin_or_box(canvas: Canvas, rng: Random, card: Card) -> None:
+    """Something static and of no class: a litter bin, a cabinet, a bollard."""
+    colour = vary(rng, rng.choice(((66, 96, 74), (128, 130, 132), (214, 128, 40), (70, 74, 84))))
+    wide, tall = rng.choice(((0.5, 0.95), (0.9, 1.2), (0.24, 0.85)))
+    with canvas.object("static"):
+        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), colour)
+        canvas.paint(card.place(box(-wide / 2, tall * 0.82, wide / 2, tall)), (44, 46, 48))

@@ -1,0 +1,71 @@
+"""One street scene: a pure function of seed, split and index."""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from streets.backdrop import ground, sky, skyline
+from streets.camera import draw_camera, draw_light, vary
+from streets.canvas import Canvas, Outline
+from streets.photograph import photograph
+from streets.plan import draw_street
+from streets.populate import populate, shadows
+
+_MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is known of it, in the units of Cityscapes.
+
+    `image` uint8 [H, W, 3] RGB; `label_ids` uint8 [H, W]; `instance_ids` uint16 [H, W] (id * 1000 + n for things,
+    else the id); `polygons` in drawing order, back to front; `owners` uint16 [H, W]: the index in `polygons` of the
+    object that one sees at each pixel.
+    """
+
+    image: np.ndarray
+    label_ids: np.ndarray
+    instance_ids: np.ndarray
+    polygons: list[Outline]
+    owners: np.ndarray
+
+
+def scene(seed: int, index: int, size: tuple[int, int] = (128, 256), *, split: str = "train") -> Scene:
+    """Draw scene `index` of a split at `size` (height, width); the layout does not depend on the size.
+
+    Raises ValueError for a size too small to show anything.
+    """
+    if min(size) < _MIN_SIDE:
+        raise ValueError(f"size must be at least {_MIN_SIDE}x{_MIN_SIDE} pixels, got {size[0]}x{size[1]}")
+    rng = Random(f"{seed}/{split}/{index}")
+    street = draw_street(rng)
+    canvas = Canvas(size=size, camera=draw_camera(rng, size=size), light=draw_light(rng))
+    items = populate(rng, street)
+    sky(canvas, rng)
+    ground(canvas, rng, street)
+    canvas.darken(list(shadows(street, canvas.light, items)), soft=0.006)
+    skyline(canvas, rng, street)
+    for item in items:
+        item.draw(canvas)
+    if rng.random() < 0.25:
+        _bonnet(canvas, rng)
+    return Scene(
+        photograph(canvas, rng), canvas.label_ids(), canvas.instance_ids(), canvas.outlines, canvas.owners
+    )
+
+
+def _bonnet(canvas: Canvas, rng: Random) -> None:
+    """The bonnet of the car that carries the camera: no class of the evaluation."""
+    height, width = canvas.size
+    rise = rng.uniform(0.06, 0.11) * height
+    u = np.linspace(-1, 1, 13)
+    top = height - rise * (1 - 0.75 * u**4)
+    middle = canvas.camera.centre
+    edge = np.stack([middle + u * width * 0.42, top], axis=-1)
+    foot = np.array([(middle + width * 0.42, height + 1), (middle - width * 0.42, height + 1)])
+    colour = vary(rng, rng.choice(((46, 50, 58), (120, 124, 130), (70, 30, 36), (34, 54, 90))))
+    with canvas.object("ego vehicle"):
+        canvas.fill_pixels(np.concatenate([edge, foot]), colour)
+    gloss = np.concatenate([edge[2:-2] + (0, rise * 0.1), edge[-3:1:-1] + (0, rise * 0.34)])
+    canvas.paint_pixels(gloss, (colour[0] + 40, colour[1] + 42, colour[2] + 46))

@@ -1,0 +1,129 @@
+"""Flat cards and extruded solids in the world: what every drawn thing is made of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streets.camera import Colour
+from streets.canvas import Canvas
+
+Flat = Sequence[tuple[float, float]]
+
+_ANGLES = np.linspace(0, 2 * math.pi, 12, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
+
+def disc(u: float, v: float, radius: float, stretch: float = 1.0) -> np.ndarray:
+    """[12, 2]: a circle around (u, v); `stretch` is its height over its width."""
+    return _CIRCLE * (radius, radius * stretch) + (u, v)
+
+
+def discs(u: np.ndarray, v: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """[m, 12, 2]: m circles."""
+    return _CIRCLE * radius[:, None, None] + np.stack([u, v], axis=-1)[:, None]
+
+
+def box(u0: float, v0: float, u1: float, v1: float) -> Flat:
+    return ((u0, v0), (u1, v0), (u1, v1), (u0, v1))
+
+
+def limb(
+    a: tuple[float, float], b: tuple[float, float], width: float, end_width: float | None = None
+) -> Flat:
+    """A tapering bar from a to b."""
+    along = math.hypot(b[0] - a[0], b[1] - a[1]) or 1.0
+    nu, nv = (a[1] - b[1]) / along / 2, (b[0] - a[0]) / along / 2
+    end = width if end_width is None else end_width
+    return (
+        (a[0] + nu * width, a[1] + nv * width), (b[0] + nu * end, b[1] + nv * end),
+        (b[0] - nu * end, b[1] - nv * end), (a[0] - nu * width, a[1] - nv * width),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Card:
+    """An upright plane through (x, z): u runs along `yaw` (0: to the right, pi/2: away), v is the height."""
+
+    x: float
+    z: float
+    yaw: float = 0.0
+
+    def place(self, flat: Flat | np.ndarray) -> np.ndarray:
+        """[..., 2] (u, v) -> [..., 3] world points."""
+        axes = ((math.cos(self.yaw), 0.0, math.sin(self.yaw)), (0.0, 1.0, 0.0))
+        return np.asarray(flat, dtype=np.float64) @ axes + (self.x, 0.0, self.z)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A vehicle's place: centre (x, z); `yaw` 0 drives to the right, pi/2 away from the camera."""
+
+    x: float
+    z: float
+    yaw: float
+
+    def place(self, points: Sequence[tuple[float, float, float]] | np.ndarray) -> np.ndarray:
+        """[n, 3] (along, across to the left, up) -> [n, 3] world points."""
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        axes = ((cos, 0.0, sin), (-sin, 0.0, cos), (0.0, 1.0, 0.0))
+        return np.asarray(points, dtype=np.float64) @ axes + (self.x, 0.0, self.z)
+
+    def turn(self, along: float, across: float, up: float) -> tuple[float, float, float]:
+        """A direction of the vehicle in the world."""
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        return (along * cos - across * sin, up, along * sin + across * cos)
+
+    def sees(self, along: float, across: float, normal: tuple[float, float]) -> bool:
+        """Does the camera see the vertical face at (along, across) with this outward normal?"""
+        nx, _, nz = self.turn(normal[0], normal[1], 0.0)
+        x, _, z = self.place([(along, across, 0.0)])[0]
+        return bool(nx * x + nz * z < 0)
+
+    def side(self, across: float, flat: Flat | np.ndarray) -> np.ndarray:
+        """(along, up) outlines on the plane `across`."""
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        return Card(self.x - across * sin, self.z + across * cos, self.yaw).place(flat)
+
+    def end(self, along: float, flat: Flat | np.ndarray) -> np.ndarray:
+        """(across, up) outlines on the plane `along`."""
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        return Card(self.x + along * cos, self.z + along * sin, self.yaw + math.pi / 2).place(flat)
+
+    def footprint(self, length: float, width: float, grow: float = 0.1) -> np.ndarray:
+        a, w = length / 2 + grow, width / 2 + grow
+        return self.place([(-a, -w, 0), (a, -w, 0), (a, w, 0), (-a, w, 0)])
+
+
+def extrude(
+    canvas: Canvas,
+    pose: Pose,
+    profile: Flat,
+    half_width: float,
+    colour: Colour,
+    *,
+    edges: dict[int, Colour] | None = None,
+) -> None:
+    """Fill the visible faces of a convex (along, up) profile, counter-clockwise, `half_width` to either side.
+
+    `edges` recolours single faces: face i runs from profile point i to i + 1 (a windscreen, say).
+    """
+    for i, (a, b) in enumerate(zip(profile, (*profile[1:], profile[0]), strict=True)):
+        normal = pose.turn(b[1] - a[1], 0.0, a[0] - b[0])
+        quad = pose.place(
+            [(*_at(a, -half_width),), (*_at(b, -half_width),), (*_at(b, half_width),), (*_at(a, half_width),)]
+        )
+        eye = (quad[0, 0], quad[0, 1] - canvas.camera.height_m, quad[0, 2])
+        if sum(n * e for n, e in zip(normal, eye, strict=True)) < 0:
+            size = math.sqrt(sum(n * n for n in normal)) or 1.0
+            unit = (normal[0] / size, normal[1] / size, normal[2] / size)
+            canvas.fill(quad, (edges or {}).get(i, colour), shade=canvas.light.shade(unit))
+    for across in (-half_width, half_width):
+        sign = math.copysign(1.0, across)
+        if pose.sees(0.0, across, (0.0, sign)):
+            canvas.fill(pose.side(across, profile), colour, shade=canvas.light.shade(pose.turn(0, sign, 0)))
+
+
+def _at(point: tuple[float, float], across: float) -> tuple[float, float, float]:
+    return (point[0], across, point[1])

@@ -1,0 +1,203 @@
+"""Scale-crop-flip: the same as scaling the whole picture, seeded per sample, alike in every worker."""
+
+import cv2
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from engine.classes import ClassMap
+from engine.data import Draw
+from engine.images import write_png
+from seg.dataset import SegmentationDataset, Split, pack
+from seg.labels import LabelReader
+from seg.transforms import EvalTransform, TrainTransform, resize_label
+
+RNG = np.random.default_rng(0)
+LABEL = cv2.resize(RNG.integers(0, 5, (12, 24), dtype=np.uint8), (192, 96), interpolation=cv2.INTER_NEAREST)
+IMAGE = cv2.resize(RNG.integers(0, 256, (12, 24, 3), dtype=np.uint8), (192, 96))
+
+
+def scaled_then_cropped(image, label, scale, corner, crop):
+    """The protocol word by word, on the whole picture; `corner` in pixels of the scaled picture."""
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    big = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    marks = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    big = np.pad(big, ((0, crop), (0, crop), (0, 0)), constant_values=127)
+    marks = np.pad(marks, ((0, crop), (0, crop)), constant_values=255)
+    window = np.s_[corner[0] : corner[0] + crop, corner[1] : corner[1] + crop]
+    return big[window], marks[window]
+
+
+# Where the reduced 1 / scale has an even numerator (0.75 -> 4/3), centres fall exactly between two pixels and either is
+# nearest, so such scales are left to the alignment test below.
+@pytest.mark.parametrize("scale", [0.5, 2 / 3, 0.8, 1.0, 4 / 3, 2.0])
+def test_crop_first_equals_scale_then_crop(scale):
+    """Labels are equal everywhere; pixels too, but for the rim, where the crop cannot see its neighbours."""
+    from seg.scale_crop import ScaleCrop
+
+    step = ScaleCrop(crop=(72, 72), scale=(scale, scale), scale_step=0, fill=127, area=False)
+    noise = RNG.integers(0, 20, LABEL.shape, dtype=np.uint8)
+    compared = 0
+    for seed in range(150):
+        step.set_random_seed(seed)
+        window = step.get_params_dependent_on_data({"shape": IMAGE.shape}, {})
+        corner = [window[side][0] * scale for side in ("rows", "columns")]
+        if any(abs(place - round(place)) > 1e-6 for place in corner):
+            continue  # a cut between two pixels of the scaled picture: finer than the whole picture allows
+        expected_image, expected_label = scaled_then_cropped(IMAGE, noise, scale, [round(place) for place in corner], 72)
+        image = step.apply(IMAGE, **window)
+        np.testing.assert_array_equal(step.apply_to_mask(noise, **window), expected_label)
+        difference = np.abs(image.astype(int) - expected_image).max(axis=2)
+        rows, columns = window["scaled"]
+        assert difference[1 : rows - 1, 1 : columns - 1].max() <= 1
+        assert (difference[rows:] == 0).all()
+        compared += 1
+    assert compared >= 5
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.61, 0.83, 1.0, 1.37, 2.0])
+def test_image_and_label_stay_aligned_at_any_scale(scale):
+    """Column numbers as picture and as label: no shift between them. cv2.INTER_NEAREST is half a pixel off at 0.5."""
+    ramp = np.arange(192, dtype=np.uint8)[None].repeat(96, 0)
+    transform = TrainTransform(crop=64, scale=(scale, scale), flip=0)
+    shifts = []
+    for seed in range(20):
+        moved, label = transform(np.repeat(ramp[..., None], 3, 2), ramp, seed)
+        known = label != 255
+        difference = moved[..., 0].astype(int)[known] - label.astype(int)[known]
+        assert np.abs(difference).max() <= 1
+        shifts.append(difference.mean())
+    # At 0.5 every centre falls between two pixels and the label takes the upper one. Elsewhere OpenCV's 8-bit bilinear
+    # rounds down a little (an eighth of a grey value); labels of INTER_NEAREST would be off by another 0.1 to 0.3.
+    assert abs(np.mean(shifts)) <= (0.5 if scale == 0.5 else 0.15)
+
+
+def test_nearest_is_centred():
+    """Reducing 0 1 2 3 4 5 by three takes the middles 1 and 4, not the corners 0 and 3."""
+    assert resize_label(np.arange(6, dtype=np.uint8)[None], (1, 2)).tolist() == [[1, 4]]
+
+
+def test_padding_is_at_the_bottom_and_right_with_fill_and_ignore():
+    image, label = TrainTransform(crop=(120, 200), scale=(1, 1), flip=0, fill=9)(IMAGE, LABEL, 0)
+    assert image.shape == (120, 200, 3)
+    np.testing.assert_array_equal(image[:96, :192], IMAGE)
+    np.testing.assert_array_equal(label[:96, :192], LABEL)
+    assert (image[96:] == 9).all()
+    assert (image[:, 192:] == 9).all()
+    assert (label[96:] == 255).all()
+    assert (label[:, 192:] == 255).all()
+
+
+def test_every_source_pixel_can_be_reached_and_scales_cover_the_range():
+    rows = np.arange(96, dtype=np.uint8)[:, None].repeat(192, 1)
+    columns = np.arange(192, dtype=np.uint8)[None].repeat(96, 0)
+    transform = TrainTransform(crop=48, scale=(0.5, 2.0), flip=0)
+    lengths, seen_rows, seen_columns = [], set(), set()
+    for seed in range(200):
+        label = transform(IMAGE, rows, seed)[1]
+        lengths.append(int(label.max()) - int(label.min()) + 1)
+        seen_rows |= set(np.unique(label).tolist())
+        seen_columns |= set(np.unique(transform(IMAGE, columns, seed)[1]).tolist())
+    assert min(lengths) <= 26  # scale 2 shows 24 rows, scale 0.5 all 96
+    assert max(lengths) >= 90
+    assert seen_rows >= set(range(96))
+    assert seen_columns >= set(range(2, 190))  # the outermost need the outermost window
+
+
+def test_flip_probability_and_grid_of_scales():
+    ramp = np.arange(192, dtype=np.uint8)[None].repeat(96, 0)
+    flipped = [TrainTransform(crop=40, flip=0.5)(IMAGE, ramp, seed)[1] for seed in range(200)]
+    share = np.mean([label[0, 0] > label[0, 39] for label in flipped])
+    assert 0.4 < share < 0.6
+    lengths = set()
+    transform = TrainTransform(crop=24, scale=(0.5, 2.0), scale_step=0.25, flip=0)
+    for seed in range(150):
+        label = transform(IMAGE, ramp, seed)[1]
+        lengths.add(round(24 / (int(label.max()) - int(label.min()) + 1) * 4) / 4)
+    assert {0.5, 1.0, 2.0} <= lengths <= {0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0}
+
+
+def test_color_changes_the_image_only_and_grey_needs_no_mask():
+    plain = TrainTransform(crop=64, color=0.0)(IMAGE, LABEL, 3)
+    jittered = TrainTransform(crop=64, color=0.5)(IMAGE, LABEL, 3)
+    np.testing.assert_array_equal(plain[1], jittered[1])
+    assert np.abs(plain[0].astype(int) - jittered[0]).mean() > 3
+    image, label = TrainTransform(crop=64)(IMAGE, None, 3)
+    assert label is None
+    np.testing.assert_array_equal(image, plain[0])
+
+
+def test_extra_albumentations_are_applied():
+    import albumentations
+
+    transform = TrainTransform(crop=64, extra=[albumentations.InvertImg(p=1)])
+    np.testing.assert_array_equal(transform(IMAGE, LABEL, 3)[0], 255 - TrainTransform(crop=64)(IMAGE, LABEL, 3)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": 0}, "crop must be"),
+        ({"crop": (64,)}, "crop must be"),
+        ({"crop": 64, "scale": (2.0, 0.5)}, "scale must be"),
+        ({"crop": 64, "scale": (0, 1)}, "scale must be"),
+        ({"crop": 64, "flip": 1.5}, "flip must be a probability"),
+        ({"crop": 64, "color": -1}, "color must be"),
+        ({"crop": 64, "fill": 256}, "fill must be"),
+        ({"crop": 64, "scale_step": -0.1}, "scale_step must be"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainTransform(**options)
+
+
+def test_eval_transform_resizes_the_image_and_never_the_label():
+    for size, expected in [(None, (96, 192)), (0.5, (48, 96)), ((64, 100), (64, 100)), (2, (192, 384))]:
+        image, label = EvalTransform(size=size)(IMAGE, LABEL, 0)
+        assert image.shape == (*expected, 3)
+        assert label is LABEL
+    assert EvalTransform()(IMAGE, LABEL, 0)[0] is IMAGE
+    checker = (np.indices((96, 192)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
+    assert np.ptp(EvalTransform(size=(32, 64), area=True)(checker, None, 0)[0].astype(int)) <= 29  # averages
+    with pytest.raises(ValueError, match="size must be"):
+        EvalTransform(size=-1)
+    with pytest.raises(ValueError, match="size must be"):
+        EvalTransform(size=(3,))
+
+
+@pytest.fixture(scope="module")
+def twelve_alike(tmp_path_factory):
+    """Twelve entries of one picture, so that samples differ by nothing but their randomness."""
+    folder = tmp_path_factory.mktemp("alike")
+    write_png(folder / "image.png", IMAGE)
+    write_png(folder / "mask.png", LABEL)
+    split = Split(
+        images=pack([folder / "image.png"] * 12),
+        names=pack([f"n{i}" for i in range(12)]),
+        labels=pack([folder / "mask.png"] * 12),
+    )
+    classes = ClassMap(names=tuple("abcde"))
+    return SegmentationDataset(
+        split=split,
+        read_label=LabelReader(classes=classes, remedy="fix it"),
+        transform=TrainTransform(crop=32, color=0.3),
+        seed=7,
+    )
+
+
+def epoch_of(dataset, epoch, workers, **options):
+    draws = [Draw(index, epoch) for index in range(len(dataset))]
+    loader = DataLoader(dataset, batch_size=2, sampler=draws, num_workers=workers, **options)
+    batches = list(loader)
+    return [image.numpy().tobytes() for batch in batches for image in batch["image"]]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_draw_differently_reproducibly_and_like_the_main_process(twelve_alike, context):
+    """albumentations copies one random state into all workers: they repeat each other, and every epoch itself."""
+    alone = [epoch_of(twelve_alike, epoch, 0) for epoch in (0, 1)]
+    assert len({*alone[0], *alone[1]}) == 24  # no sample of two epochs repeats another
+    epochs = (0, 1) if context == "fork" else (1,)  # spawning imports everything again
+    for epoch in epochs:
+        assert epoch_of(twelve_alike, epoch, 2, multiprocessing_context=context) == alone[epoch]

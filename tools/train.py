@@ -1,0 +1,88 @@
+"""Train a task on a data set.
+
+Usage: python tools/train.py [group=option ...] [key=value ...]
+
+Examples:
+  python tools/train.py task=seg                                            built-in streets, no data needed
+  python tools/train.py task=seg data=masks data.root=my_data               images/, masks/, classes.json
+  python tools/train.py data=cityscapes data.root=/data/cityscapes experiment=seg/lraspp_v3_large
+  python tools/train.py experiment=seg/camvid data.root=camvid trainer.epochs=20 seed=1
+  python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         go on where a run stopped
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import nn
+
+from backbones.weights import backbone_state
+from engine import checkpoint, log, run_folder, runtime
+from engine.config import build, build_task, launch, open_run, to_yaml
+from engine.data import Feed, first
+from engine.trainer import Trainer
+
+
+def train(config: DictConfig) -> None:
+    config, run, resumes = open_run(config)
+    plan = build(config.trainer, key="trainer")
+    where = runtime.start(
+        device=plan.device, precision=plan.precision, channels_last=plan.channels_last, deterministic=plan.deterministic
+    )
+    augment, eval_transform = build(config.augment, key="augment"), build(config.eval_transform, key="eval_transform")
+    data = build(config.data.source, key="data.source")
+    feed = Feed(
+        train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
+        eval_set=data.dataset(config.data.split, eval_transform),
+        seed=config.seed,
+        workers=config.data.workers,
+        eval_batch=config.data.eval_batch,
+    )
+    plan = plan.resolved(len(feed.train_set))
+    task = build_task(config, data.classes)
+    started_from = starting_weights(config, task.model)
+    where.place(task)
+    trainer = Trainer(
+        plan=plan,
+        task=task,
+        optimizer=build(config.optimizer, key="optimizer", model=task.model),
+        schedule=build(config.schedule, key="schedule", steps=plan.steps),
+        runtime=where,
+        run=where.broadcast(run),
+        feed=feed,
+        evaluator=task.evaluator(feed.eval_set),
+    )
+    if resumes:
+        started_from = trainer.restore()
+    elif where.is_main:
+        run_folder.create(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
+        run_folder.write_json(trainer.run.classes, data.classes.to_dict())
+    if where.is_main:
+        print("\n".join([*data.warnings, data.description, f"starting from {started_from}"]))
+    trainer.fit()
+    if where.is_main:
+        print(trainer.evaluator.table())
+        log.draw_curves(log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.path / "curves.png")
+        trainer.inference_task.save_samples(feed.eval_set, trainer.run.path / "samples", count=config.samples)
+        print(f"run: {trainer.run.path}")
+    where.close()
+
+
+def starting_weights(config: DictConfig, model: nn.Module) -> str:
+    """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
+    if config.init_from is not None:
+        path = Path(config.init_from)
+        if path.is_dir():
+            state, _ = checkpoint.inference_weights(run_folder.find(path).checkpoint(config.checkpoint))
+        else:
+            state = model.adapt(checkpoint.read_weights(path))
+        report = checkpoint.load_strict(model, state, skip=config.skip, resized=model.class_layers)
+        return f"{path}: {report}"
+    if config.weights is not None:
+        path = Path(config.weights)
+        state = backbone_state(checkpoint.read_weights(path), model.backbone)
+        return f"{path} (backbone): {checkpoint.load_strict(model.backbone, state, skip=config.skip)}"
+    return "random weights"
+
+
+if __name__ == "__main__":
+    launch(train, "train", __doc__)
