@@ -77,7 +77,7 @@ def backbone_state(state: StateDict, network: MobileNet) -> StateDict:
     """What `network.load_state_dict` takes, out of any state dict that we know, ours or torchvision's.
 
     It may be that of a backbone, a classifier or a dense model. Layers that `network` does not build (those
-    after its deepest tap) are left out. ValueError listing the keys where torchvision's are of another network.
+    after its deepest tap) are left out. ValueError listing the keys if torchvision's are of another network.
     """
     if detect_format(state) != "ours":
         state = trunk(from_torchvision(state, network.spec))

@@ -1,7 +1,7 @@
 """The classes of a data set: dataset id <-> contiguous index <-> name, colour, category.
 
-One `ClassMap` travels from the data set to the head, the evaluator, the pictures and the checkpoint, so that no
-stage keeps class numbers of its own.
+One `ClassMap` travels from the data set to the head, the evaluator, the pictures and the checkpoint, so that
+no stage keeps class numbers of its own.
 """
 
 import colorsys
@@ -31,10 +31,11 @@ _MAP_KEYS = {"classes", "ignore", "ignore_colors"}
 class ClassMap:
     """Classes in contiguous order.
 
-    names: one per class. ids: the data set's id of each (default 0, 1, 2, ...). colors: RGB of each (default: a
-    deterministic palette of distinct colours). ignore: ids that are not a class. ignore_colors: the same for masks
-    that store colours. categories: the name of each class's group, or empty. instance_areas: mean area of an
-    instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes' iIoU).
+    names: one per class. ids: the data set's id of each (default 0, 1, 2, ...). colors: RGB of each (default:
+    a deterministic palette of distinct colours). ignore: ids that are not a class. ignore_colors: the same
+    for masks that store colours. categories: the name of each class's group, or empty. instance_areas: mean
+    area of an instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes'
+    iIoU).
 
     Raises: ValueError for duplicates, empty or ill-typed values.
     """
@@ -89,7 +90,9 @@ class ClassMap:
     def _check_colors(self) -> None:
         for color in (*self.colors, *self.ignore_colors):
             if len(color) != 3 or any(type(part) is not int or not 0 <= part <= 255 for part in color):
-                raise ValueError(f"colors must be [red, green, blue] with integers in 0..255, got {list(color)}")
+                raise ValueError(
+                    f"colors must be [red, green, blue] with integers in 0..255, got {list(color)}"
+                )
         _refuse_duplicates("color", (*self.colors, *self.ignore_colors))
 
     @property
@@ -137,8 +140,14 @@ class ClassMap:
 
         Raises: ValueError for unknown or missing keys and everything that `ClassMap` refuses.
         """
-        if not isinstance(data, Mapping) or not isinstance(data.get("classes"), Sequence) or not data["classes"]:
-            raise ValueError('expected {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...], "ignore": []}')
+        if (
+            not isinstance(data, Mapping)
+            or not isinstance(data.get("classes"), Sequence)
+            or not data["classes"]
+        ):
+            raise ValueError(
+                'expected {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}], "ignore": [255]}'
+            )
         _refuse_unknown_keys("the class map", data, _MAP_KEYS)
         for entry in data["classes"]:
             if not isinstance(entry, Mapping) or not {"id", "name"} <= set(entry):

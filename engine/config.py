@@ -8,6 +8,7 @@ this framework, `torch.optim` and albumentations: a config is data, whoever wrot
 import difflib
 import functools
 import inspect
+import json
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from engine import run_folder
+from engine import checkpoint, run_folder
 from engine.errors import UserError
 from engine.run_folder import RunFolder
 from engine.stop import EXIT_STOPPED, Stopped
@@ -205,6 +206,30 @@ def build_task(config: DictConfig, classes: Any) -> Any:
     """Build the model for a data set's classes, and the task around it."""
     model = build(config.model, key="model", num_classes=len(classes))
     return build(config.task, key="task", model=model, classes=classes)
+
+
+def open_trained(config: DictConfig) -> tuple[RunFolder, DictConfig]:
+    """The run that a tool works on, and its configuration with the tool's overrides."""
+    if config.run == "???":
+        raise UserError("run is not set; give run=<run folder>")
+    run = run_folder.find(Path(config.run))
+    return run, load_config(run.config, list(config.overrides))
+
+
+def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_name: str) -> Any:
+    """The task of a run with its trained weights.
+
+    Raises:
+        UserError: the checkpoint does not fit, or the run was trained on other classes than `classes`.
+    """
+    trained = json.loads(run.classes.read_text(encoding="utf-8"))
+    if [item["name"] for item in trained["classes"]] != list(classes.names):
+        raise UserError(f"{run.path}: was trained on other classes than this data set has ({', '.join(classes.names)})")
+    task = build_task(config, classes)
+    path = run.checkpoint(checkpoint_name)
+    state, _ = checkpoint.inference_weights(path)
+    checkpoint.load_strict(task.model, state)
+    return task.eval()
 
 
 def _check_targets(node: Any, key: str) -> None:

@@ -16,12 +16,12 @@ def evaluate(
     evaluator: Evaluator,
     runtime: Runtime,
     *,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int, Batch, Any], None] | None = None,
 ) -> dict[str, Any]:
     """Run `task.predict` over `batches` (this process's share) and return the metrics of the whole split.
 
     Args:
-        on_batch: called with the number of batches done, for a progress bar.
+        on_batch: called with the number of batches done, the batch and its predictions.
 
     Returns:
         `evaluator.compute()` over the samples of all processes; the same dict in every process.
@@ -32,9 +32,10 @@ def evaluate(
     with torch.inference_mode():
         for done, batch in enumerate(batches, start=1):
             batch = runtime.move(batch)
-            evaluator.update(cast(Task, task).predict(batch), batch)
+            outputs = cast(Task, task).predict(batch)
+            evaluator.update(outputs, batch)
             if on_batch is not None:
-                on_batch(done)
+                on_batch(done, batch, outputs)
     task.train(was_training)
     evaluator.merge(runtime.gather(evaluator.state()))
     return evaluator.compute()

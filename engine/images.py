@@ -1,8 +1,9 @@
 """Pictures and label masks as arrays: read strictly, fail with the file's name.
 
-OpenCV decodes twice as fast as Pillow but returns half a picture for half a file without a word. So the header is
-read by Pillow (size, mode, EXIF), the container is checked (PNG chunks and checksums, JPEG end marker), and only
-then does OpenCV decode. Whatever is not a plain 8- or 16-bit PNG or a plain JPEG goes to Pillow, which is strict.
+OpenCV decodes faster than Pillow but, before release 5, returns half a picture for half a file. So the header
+is read by Pillow (size, mode, EXIF), the container is checked (PNG chunks and checksums, JPEG end marker),
+and only then does OpenCV decode. Whatever is not a plain 8- or 16-bit PNG or a plain JPEG goes to Pillow,
+which is strict.
 """
 
 import os
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ from PIL import Image
 from engine.errors import UserError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Larger pictures are refused from their header, before a byte is decoded (89 megapixels, Pillow's own limit)."""
+"""Larger pictures are refused by their header, undecoded (89 megapixels, Pillow's own limit)."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -35,16 +37,18 @@ Pathlike = str | os.PathLike[str]
 def read_image(path: Pathlike) -> NDArray[np.uint8]:
     """Read a picture as RGB, upright.
 
-    EXIF orientation is applied, alpha is dropped, grey becomes three equal channels, 16 bits are scaled to 8 (/257).
+    EXIF orientation is applied, alpha is dropped, grey becomes three equal channels, 16 bits are scaled to 8
+    (/257).
 
-    Returns: uint8 [H, W, 3], contiguous.
-    Raises: UserError naming the file when it is missing, truncated, corrupt, no picture, or above `MAX_PIXELS`.
+    Returns: uint8 [H, W, 3], contiguous. Raises: UserError naming the file when it is missing, truncated,
+    corrupt, no picture, or above `MAX_PIXELS`.
     """
     data = _read_bytes(path)
     with _open(path, data) as header:
         orientation = _orientation(header)
         if _is_sixteen_bit(header, data):
-            pixels = _to_rgb(_eight_bits(_decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)))
+            deep = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+            pixels = _to_rgb(_eight_bits(deep))
         elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             pixels = _decode_fast(path, header, data, flags)
@@ -53,7 +57,7 @@ def read_image(path: Pathlike) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
 
 
-def read_labels(path: Pathlike) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]:
+def read_labels(path: Pathlike) -> NDArray[Any]:
     """Read a mask as it was stored: ids, not colours; EXIF is ignored.
 
     A palette file gives its palette indices, a 1-bit file 0 and 1, alpha is dropped.
@@ -64,8 +68,14 @@ def read_labels(path: Pathlike) -> NDArray[np.uint8] | NDArray[np.uint16] | NDAr
     data = _read_bytes(path)
     with _open(path, data) as header:
         if header.format == "JPEG":
-            raise UserError(f"{path}: a JPEG cannot hold label ids (its compression changes them); save masks as PNG")
-        if header.format == "PNG" and header.mode in ("L", "RGB", "I;16") and not _has_deep_colour(header, data):
+            raise UserError(
+                f"{path}: a JPEG cannot hold label ids (its compression changes them); save masks as PNG"
+            )
+        if (
+            header.format == "PNG"
+            and header.mode in ("L", "RGB", "I;16")
+            and not _has_deep_colour(header, data)
+        ):
             flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
             return np.ascontiguousarray(_decode_fast(path, header, data, flags))
         if _has_deep_colour(header, data):
@@ -114,7 +124,9 @@ def write_png(path: Pathlike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) ->
     Raises: ValueError for another shape or type, UserError when the file cannot be written.
     """
     if pixels.dtype not in (np.uint8, np.uint16) or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)):
-        raise ValueError(f"pixels must be uint8 or uint16, [H, W] or [H, W, 3], got {pixels.dtype} {pixels.shape}")
+        raise ValueError(
+            f"pixels must be uint8 or uint16, [H, W] or [H, W, 3], got {pixels.dtype} {pixels.shape}"
+        )
     encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])[1]
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -162,10 +174,28 @@ def _broken(path: Pathlike, reason: str) -> str:
 
 def _orientation(header: Image.Image) -> int:
     try:
-        value = header.getexif().get(_EXIF_ORIENTATION, 1)
+        exif = _png_exif(header) if header.format == "PNG" else header.getexif()
+        value = exif.get(_EXIF_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
         return 1  # damaged metadata does not make the pixels unreadable
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _png_exif(header: Image.Image) -> Image.Exif:
+    """The eXIf chunk, wherever it stands; Pillow would decode the whole picture to look for it."""
+    exif, stream = Image.Exif(), getattr(header, "fp", None)
+    if stream is None:
+        return exif
+    before = stream.tell()
+    stream.seek(len(_PNG_SIGNATURE))
+    while len(start := stream.read(8)) == 8 and start[4:] != b"IEND":
+        length = int.from_bytes(start[:4], "big")
+        if start[4:] == b"eXIf":
+            exif.load(stream.read(length))
+            break
+        stream.seek(length + 4, os.SEEK_CUR)
+    stream.seek(before)
+    return exif
 
 
 def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
@@ -181,11 +211,11 @@ def _has_deep_colour(header: Image.Image, data: bytes) -> bool:
     return header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data)
 
 
-def _decode_fast(path: Pathlike, header: Image.Image, data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16]:
+def _decode_fast(path: Pathlike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
     if header.format == "PNG":
         _check_png(path, data)
-    # Some cameras append data after the end marker, and a thumbnail carries an end marker of its own; where the
-    # last bytes leave a doubt, Pillow's strict decoder is the judge.
+    # Some cameras append data after the end marker, and a thumbnail carries an end marker of its own; where
+    # the last bytes leave a doubt, Pillow's strict decoder is the judge.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
         return _decode_pillow(path, header)
     try:
@@ -226,10 +256,10 @@ def _decode_pillow(path: Pathlike, header: Image.Image) -> NDArray[np.uint8]:
         raise UserError(_broken(path, str(error))) from error
 
 
-def _eight_bits(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale 0..65535 to 0..255, rounded to nearest, so that white stays white."""
     if pixels.dtype == np.uint8:
-        return pixels  # type: ignore[return-value]
+        return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError(f"{pixels.dtype} values that are not 16-bit brightness")
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

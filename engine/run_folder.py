@@ -89,6 +89,19 @@ def find(path: Path) -> RunFolder:
     return run
 
 
+def make(folder: Path) -> Path:
+    """Make an output folder.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another out=") from None
+    return folder
+
+
 def default_path(task: str, experiment: str) -> Path:
     """`runs/<task>/<experiment>/<time>`, not yet taken."""
     stem = Path("runs") / task / experiment / time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -1,7 +1,7 @@
 """Cityscapes as it is distributed: `leftImg8bit/` and `gtFine/` side by side, 19 classes that are scored.
 
-The masks of label ids are read directly, no preparation step. What a mask file *is* (label ids or training ids) is
-taken from its content, because trees where one was saved under the name of the other are common.
+The masks of label ids are read directly, no preparation step. What a mask file *is* (label ids or training
+ids) is taken from its content, because trees where one was saved under the name of the other are common.
 """
 
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as _LABELS
-from numpy.typing import NDArray
 
 from engine.classes import IGNORE, UNKNOWN, ClassMap
 from engine.errors import UserError
@@ -25,12 +24,12 @@ _MASK_END = {"labelIds": "_gtFine_labelIds.png", "labelTrainIds": "_gtFine_label
 _INSTANCE_END = "_gtFine_instanceIds.png"
 _DOWNLOAD = (
     "Cityscapes needs a manual download: 1. register at https://www.cityscapes-dataset.com, 2. download "
-    "leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), 3. unpack both into one folder, "
-    "4. give that folder, which then holds leftImg8bit/ and gtFine/, as root"
+    "leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), 3. unpack both into one "
+    "folder, 4. give that folder, which then holds leftImg8bit/ and gtFine/, as root"
 )
 
-# Mean area in pixels of an instance of each class, the weights of the instance-level IoU of the official evaluation
-# (1024 x 2048 pixels).
+# Mean area in pixels of an instance of each class, the weights of the instance-level IoU of the official
+# evaluation (1024 x 2048 pixels).
 _INSTANCE_AREAS = {
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
@@ -59,8 +58,8 @@ _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 def cityscapes(*, root: str) -> SegmentationData:
     """The official tree under `root`; any split may be absent, and the test split may lack masks.
 
-    Raises: UserError, with the remedy, for a missing tree, images without masks, masks without images, and masks of
-    mixed kinds.
+    Raises: UserError, with the remedy, for a missing tree, images without masks, masks without images, and
+    masks of mixed kinds.
     """
     base = Path(root).expanduser()
     splits: dict[str, Split] = {}
@@ -71,7 +70,9 @@ def cityscapes(*, root: str) -> SegmentationData:
         if files is not None:
             splits[split] = files
     if not splits:
-        raise UserError(f"{base}: no images in leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE_END}. {_DOWNLOAD}")
+        raise UserError(
+            f"{base}: no images in leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE_END}. {_DOWNLOAD}"
+        )
     kind = _kind_by_content(splits) or kind_by_name
     warnings = [
         f"{base}: {len(files)} {split} images, the official split has {OFFICIAL_COUNTS[split]}"
@@ -101,23 +102,25 @@ def label_reader(kind: str) -> LabelReader:
 
 
 def mask_kind(path: str) -> str | None:
-    """"labelIds", "labelTrainIds", or None where the values of the file fit both.
+    """The kind: "labelIds", "labelTrainIds", or None where the values of the file fit both.
 
-    Values 19..33 exist only among label ids (traffic light, vegetation, sky, car, ...) and 255 only among training
-    ids (everything not scored), so that of real masks practically every one is decided.
+    Values 19..33 exist only among label ids (traffic light, vegetation, sky, car, ...) and 255 only among
+    training ids (everything not scored), so that of real masks practically every one is decided.
 
     Raises: UserError when the values fit neither.
     """
     found = read_labels(path)
     if found.ndim == 3:
-        raise UserError(f"{path}: a colour picture, not ids; use *{_MASK_END['labelIds']} of gtFine_trainvaltest.zip")
+        raise UserError(
+            f"{path}: a colour picture, not ids; use *{_MASK_END['labelIds']} of gtFine_trainvaltest.zip"
+        )
     values = set(np.unique(found).tolist())
     fits = [kind for kind, ids in (("labelIds", _LABEL_IDS), ("labelTrainIds", _TRAIN_IDS)) if values <= ids]
     if not fits:
         odd = sorted(values - _LABEL_IDS)
         raise UserError(
-            f"{path}: values {odd[:5]} are no label ids (0..33), and the file holds no training ids (0..18, 255)"
-            " either; restore it from gtFine_trainvaltest.zip"
+            f"{path}: values {odd[:5]} are no label ids (0..33), and the file holds no training ids "
+            "(0..18, 255) either; restore it from gtFine_trainvaltest.zip"
         )
     return fits[0] if len(fits) == 1 else None
 
@@ -152,20 +155,24 @@ def _find_split(base: Path, split: str, kind: str) -> Split | None:
     orphans = [name for name in masks if name not in images]
     if unmasked and (masks or split != "test"):
         raise UserError(
-            f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} ({len(unmasked)} of "
-            f"{len(images)} {split} images lack one); unpack gtFine_trainvaltest.zip into {base}"
+            f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
+            f"({len(unmasked)} of {len(images)} {split} images lack one); "
+            f"unpack gtFine_trainvaltest.zip into {base}"
         )
     if orphans:
         raise UserError(
-            f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} ({len(orphans)} of "
-            f"{len(masks)} {split} masks lack one); unpack leftImg8bit_trainvaltest.zip into {base}"
+            f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
+            f"({len(orphans)} of {len(masks)} {split} masks lack one); "
+            f"unpack leftImg8bit_trainvaltest.zip into {base}"
         )
     instances = _files(base, "gtFine", split, _INSTANCE_END)
     return Split(
         images=pack(list(images.values())),
         names=pack(list(images)),
         labels=pack([masks[name] for name in images]) if masks else None,
-        instances=pack([instances[name] for name in images]) if masks and set(images) <= set(instances) else None,
+        instances=pack([instances[name] for name in images])
+        if masks and set(images) <= set(instances)
+        else None,
     )
 
 
@@ -184,7 +191,7 @@ def _kind_by_content(splits: dict[str, Split]) -> str | None:
                 tally[kind] += 1
     if len(example) > 1:
         raise UserError(
-            f"{example['labelTrainIds']} holds training ids but {example['labelIds']} label ids ({dict(tally)} in a "
-            "sample); keep one kind: restore gtFine/ from gtFine_trainvaltest.zip"
+            f"{example['labelTrainIds']} holds training ids but {example['labelIds']} label ids "
+            f"({dict(tally)} in a sample); keep one kind: restore gtFine/ from gtFine_trainvaltest.zip"
         )
     return next(iter(example), None)

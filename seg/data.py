@@ -1,4 +1,4 @@
-"""Segmentation data, by the name that a config gives: `seg.data.cityscapes`, `seg.data.masks`, `seg.data.streets`."""
+"""Segmentation data by the names that configs give: `seg.data.cityscapes`, `.masks` and `.streets`."""
 
 from seg.cityscapes import cityscapes
 from seg.dataset import SegmentationData, SegmentationDataset, Split, Transform

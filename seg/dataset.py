@@ -23,7 +23,7 @@ Transform = Callable[[Image, Image | None, int], tuple[Image, Image | None]]
 
 
 def pack(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
-    """Paths as one fixed-width array: forked workers never touch a reference count, so their memory stays shared."""
+    """Paths as one fixed-width array: no reference counts, so forked workers go on sharing the memory."""
     return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
@@ -39,7 +39,9 @@ class Split:
     def __post_init__(self) -> None:
         for field in (self.names, self.labels, self.instances):
             if field is not None and len(field) != len(self.images):
-                raise ValueError(f"a split needs one name, label and instance file per image ({len(self.images)})")
+                raise ValueError(
+                    f"a split needs one name, label and instance file per image ({len(self.images)})"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,11 +50,12 @@ class Split:
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
 
-    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has masks, "label": uint8 [H, W]
-    of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances": int32 [H, W].
+    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has masks, "label": uint8
+    [H, W] of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances":
+    int32 [H, W].
 
-    Raises (from `[]`): UserError naming the file that is unreadable, of another size than its image, or holds an
-    unknown value.
+    Raises (from `[]`): UserError naming the file that is unreadable, of another size than its image, or holds
+    an unknown value.
     """
 
     def __init__(self, *, split: Split, read_label: LabelReader, transform: Transform, seed: int) -> None:
@@ -117,7 +120,9 @@ class SegmentationData:
     def dataset(self, split: str, transform: Transform, seed: int = 0) -> SegmentationDataset:
         """Raises: UserError when there is no such split."""
         if split not in self.splits:
-            raise UserError(f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}")
+            raise UserError(
+                f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}"
+            )
         return SegmentationDataset(
             split=self.splits[split], read_label=self._read_label, transform=transform, seed=seed
         )
@@ -135,6 +140,6 @@ def _channels_first(image: Image) -> Tensor:
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"{path}: the mask is {' x '.join(map(str, mask.shape))} but its image {image.shape[0]} x {image.shape[1]}"
-            " (height x width); export both at the same size"
+            f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} but its image {image.shape[0]} x "
+            f"{image.shape[1]} (height x width); export both at the same size"
         )

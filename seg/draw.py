@@ -31,12 +31,16 @@ def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha:
     Raises: ValueError for differing sizes or alpha outside 0..1.
     """
     if image.shape[:2] != labels.shape:
-        raise ValueError(f"image {image.shape[:2]} and labels {labels.shape} must have the same (height, width)")
+        raise ValueError(
+            f"image {image.shape[:2]} and labels {labels.shape} must have the same (height, width)"
+        )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1, got {alpha}")
     colors = colorize(labels, classes)
     known = (labels >= 0) & (labels < len(classes))
-    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(np.uint8)
+    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(
+        np.uint8
+    )
     return np.where(known[..., None], mixed, image)
 
 
@@ -50,10 +54,11 @@ def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]
 def with_legend(picture: Image, classes: ClassMap, present: Iterable[int] | None = None) -> Image:
     """`picture` [H, W, 3] with a strip below that names the colours of `present` (default: all classes).
 
-    The lettering grows with the picture and stays readable from 200 pixels of width; names that do not fit are cut.
+    The lettering grows with the picture and stays readable from 200 pixels of width; names that do not fit
+    are cut.
     """
     indices = list(range(len(classes)) if present is None else present)
-    height, width = picture.shape[:2]
+    width = picture.shape[1]
     if not indices:
         return picture.copy()
     size = int(np.clip(width / 40, 12, 34))
@@ -77,16 +82,19 @@ def with_legend(picture: Image, classes: ClassMap, present: Iterable[int] | None
 
 
 def confusion_picture(matrix: NDArray[np.integer], classes: ClassMap, path: str | Path) -> None:
-    """Write a picture of a confusion matrix [C, C] or [C, C + 1] (last column: no class), in percent of each row.
+    """Write a picture of a confusion matrix, in percent of each row.
 
-    Rows are labels, columns predictions; rows without labels stay empty. Raises: ValueError for another shape.
+    matrix: [C, C] or [C, C + 1] (last column: no class); rows are labels, columns predictions; rows without
+    labels stay empty. Raises: ValueError for another shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count = len(classes)
     if matrix.shape not in ((count, count), (count, count + 1)):
-        raise ValueError(f"the matrix must be [{count}, {count}] or [{count}, {count + 1}], got {matrix.shape}")
+        raise ValueError(
+            f"the matrix must be [{count}, {count}] or [{count}, {count + 1}], got {matrix.shape}"
+        )
     if matrix.shape[1] > count and not matrix[:, count].any():
         matrix = matrix[:, :count]
     sums = matrix.sum(1, keepdims=True).astype(np.float64)

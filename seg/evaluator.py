@@ -1,9 +1,9 @@
 """Mean intersection over union, as the Cityscapes evaluation defines it, for any class map.
 
-One confusion matrix over the whole data set (int64, at the resolution of the labels); pixels labelled "ignore" are
-not counted; IoU = tp / (tp + fp + fn); a class that occurs neither in the labels nor in the predictions has no IoU
-(NaN) and is left out of the mean. With instance ids also the instance-level iIoU of Cityscapes, where each pixel of
-an instance weighs (mean area of the class) / (area of the instance).
+One confusion matrix over the whole data set (int64, at the resolution of the labels); pixels labelled
+"ignore" are not counted; IoU = tp / (tp + fp + fn); a class that occurs neither in the labels nor in the
+predictions has no IoU (NaN) and is left out of the mean. With instance ids also the instance-level iIoU of
+Cityscapes, where each pixel of an instance weighs (mean area of the class) / (area of the instance).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.classes import IGNORE, ClassMap
+from engine.classes import IGNORE, MAX_ID, ClassMap
 
 State = dict[str, NDArray[Any]]
-_INSTANCE_BASE = 1000  # an instance id is (dataset id of the class) * 1000 + number; smaller values are no instances
+_INSTANCE_BASE = (
+    1000  # an instance id is (dataset id of the class) * 1000 + number; smaller values are no instances
+)
 
 
 class SegmentationEvaluator:
@@ -27,7 +29,9 @@ class SegmentationEvaluator:
 
     main_metric = "miou"
 
-    def __init__(self, *, classes: ClassMap, names: Callable[[int], str] | Sequence[str] | None = None) -> None:
+    def __init__(
+        self, *, classes: ClassMap, names: Callable[[int], str] | Sequence[str] | None = None
+    ) -> None:
         self.classes = classes
         self._name = names if callable(names) else (names.__getitem__ if names is not None else str)
         self._groups = np.array(
@@ -40,8 +44,8 @@ class SegmentationEvaluator:
         # The last column counts predictions that are no class at all: misses, but nobody's false positives.
         self._confusion = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
         self._scores: dict[int, float] = {}
-        # Weighted instance pixels are kept per image and added in the order of the images: floating-point sums
-        # then do not depend on which process saw which image.
+        # Weighted instance pixels are kept per image and added in the order of the images: floating-point
+        # sums then do not depend on which process saw which image.
         self._weighted: dict[int, NDArray[np.float64]] = {}
 
     @property
@@ -52,20 +56,22 @@ class SegmentationEvaluator:
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Count a batch.
 
-        outputs: integers [N, H, W], contiguous predictions at the labels' resolution (tensor or array). batch:
-        "label" uint8 [N, H, W], "index" [N], and optionally "instances" [N, H, W].
-        Raises: ValueError for wrong shapes, labels that are no class, and an image that was counted already.
+        outputs: integers [N, H, W], contiguous predictions at the labels' resolution (tensor or array).
+        batch: "label" uint8 [N, H, W], "index" [N], and optionally "instances" [N, H, W]. Raises: ValueError
+        for wrong shapes, labels that are no class, and an image that was counted already.
         """
         predictions, labels, indices = (_array(x) for x in (outputs, batch["label"], batch["index"]))
         if predictions.shape != labels.shape or labels.ndim != 3 or indices.shape != labels.shape[:1]:
             raise ValueError(
-                f"predictions {predictions.shape}, labels {labels.shape} and index {indices.shape} must be [N, H, W], "
-                "[N, H, W] and [N]: resize the logits to the labels first"
+                f"predictions {predictions.shape}, labels {labels.shape} and index {indices.shape} must be "
+                "[N, H, W], [N, H, W] and [N]: resize the logits to the labels first"
             )
         instances = _array(batch["instances"]) if "instances" in batch else None
         for position, index in enumerate(indices.tolist()):
             if index in self._scores:
-                raise ValueError(f"image {index} ({self._name(index)}) was counted already; call reset() first")
+                raise ValueError(
+                    f"image {index} ({self._name(index)}) was counted already; call reset() first"
+                )
             prediction = _as_uint8(predictions[position])
             matrix = confusion_matrix(labels[position], prediction, len(self.classes))
             self._confusion += matrix
@@ -115,16 +121,20 @@ class SegmentationEvaluator:
             **{f"iou/{name}": float(value) for name, value in zip(names, iou, strict=True)},
         }
         categories = self.classes.category_names
-        result |= {f"iou_category/{name}": float(value) for name, value in zip(categories, by_category, strict=True)}
+        result |= {
+            f"iou_category/{name}": float(value) for name, value in zip(categories, by_category, strict=True)
+        }
         if self._weighted:
             result |= self._instance_results()
         result["num_images"] = len(self._scores)
         result["num_classes_present"] = self._num_present()
         result["protocol"] = self._protocol()
-        return {key: float(value) if isinstance(value, np.floating) else value for key, value in result.items()}
+        return {
+            key: float(value) if isinstance(value, np.floating) else value for key, value in result.items()
+        }
 
     def worst(self, count: int) -> list[tuple[str, int, float]]:
-        """(name, index, mIoU over the classes of that image), the lowest first; images without labels are left out."""
+        """(name, index, mIoU over the image's classes), lowest first; images without labels are left out."""
         scored = sorted((score, index) for index, score in self._scores.items() if not np.isnan(score))
         return [(self._name(index), index, score) for score, index in scored[:count]]
 
@@ -137,7 +147,9 @@ class SegmentationEvaluator:
         total = max(1, int(pixels.sum()))
         lines = [f"{'class':<{width}}   IoU %  pixels %" + ("  iIoU %" if has_instances else "")]
         for index, name in enumerate(self.classes.names):
-            line = f"{name:<{width}}  {_percent(results[f'iou/{name}'])}    {100 * pixels[index] / total:6.2f}"
+            line = (
+                f"{name:<{width}}  {_percent(results[f'iou/{name}'])}    {100 * pixels[index] / total:6.2f}"
+            )
             if has_instances and self.classes.instances[index]:
                 line += f"  {_percent(results[f'iiou/{name}'])}"
             lines.append(line)
@@ -166,7 +178,7 @@ class SegmentationEvaluator:
         predicted = np.minimum(prediction[inside], columns - 1)
         counts = np.bincount(inverse * columns + predicted, minlength=len(ids) * columns).reshape(-1, columns)
         for instance_id, count in zip(ids.tolist(), counts, strict=True):
-            index = int(self._lut[instance_id // _INSTANCE_BASE])
+            index = int(self._lut[min(instance_id // _INSTANCE_BASE, MAX_ID)])
             if index >= len(self.classes) or not self.classes.instances[index]:
                 continue
             area = int(count.sum())
@@ -182,7 +194,9 @@ class SegmentationEvaluator:
         return self._groups[self.classes.category_names.index(self.classes.categories[index])]
 
     def _instance_results(self) -> dict[str, float]:
-        tp, fn, group_tp, group_fn = np.array([self._weighted[index] for index in sorted(self._weighted)]).sum(0)
+        tp, fn, group_tp, group_fn = np.array(
+            [self._weighted[index] for index in sorted(self._weighted)]
+        ).sum(0)
         instances = np.array(self.classes.instances)
         iiou = np.where(instances, _ratio(tp, tp + fn + _false_positives(self._confusion)), np.nan)
         # A category has an iIoU only if all of its classes have instances.
@@ -206,8 +220,9 @@ class SegmentationEvaluator:
 
     def _protocol(self) -> str:
         return (
-            f"one int64 confusion matrix over {len(self._scores)} images at label resolution; ignored pixels not "
-            "counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are NaN and not in the mean; "
+            f"one int64 confusion matrix over {len(self._scores)} images at label resolution; ignored pixels "
+            "not counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are NaN and not in "
+            "the mean; "
             f"{self._present_text()}"
         )
 
@@ -215,7 +230,7 @@ class SegmentationEvaluator:
 def confusion_matrix(
     label: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
 ) -> NDArray[np.int64]:
-    """int64 [C, C + 1] of one image [H, W]; predictions >= C fall into the last column, labels of 255 nowhere.
+    """int64 [C, C + 1] of one image [H, W]; predictions >= C go to the last column, labels of 255 nowhere.
 
     Raises: ValueError when a label is neither a class nor 255.
     """

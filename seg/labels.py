@@ -1,6 +1,7 @@
-"""From a mask file to contiguous labels: one table look-up, and a refusal of every value that is not in the table."""
+"""From a mask file to contiguous labels: one table look-up; values that the table lacks are refused."""
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,8 +17,8 @@ Labels = NDArray[np.uint8]
 class LabelReader:
     """Reads a mask of ids [H, W] or of RGB colours [H, W, 3] as contiguous indices.
 
-    table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default `classes.lut()`.
-    remedy: what the user should do about an unknown value; it ends the error message.
+    table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
+    `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
     """
 
     def __init__(self, *, classes: ClassMap, remedy: str, table: NDArray[np.uint8] | None = None) -> None:
@@ -26,7 +27,7 @@ class LabelReader:
         self._table = classes.lut() if table is None else table
 
     def __call__(self, path: str) -> Labels:
-        """Returns: uint8 [H, W]. Raises: UserError naming file, unknown values and how many pixels hold them."""
+        """Returns: uint8 [H, W]. Raises: UserError naming file, unknown values and their counts of pixels."""
         stored = read_labels(path)
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
@@ -34,9 +35,9 @@ class LabelReader:
             raise UserError(f"{path}: {_count(stored[unknown])}; {self._remedy}")
         return labels
 
-    def _from_ids(self, stored: NDArray[np.integer]) -> Labels:
+    def _from_ids(self, stored: NDArray[Any]) -> Labels:
         if stored.dtype == np.uint8:
-            return cv2.LUT(stored, self._table[:256])
+            return np.asarray(cv2.LUT(stored, self._table[:256]), np.uint8)
         inside = (stored >= 0) & (stored < len(self._table))
         return np.where(inside, self._table[np.where(inside, stored, 0)], np.uint8(UNKNOWN))
 

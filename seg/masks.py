@@ -19,12 +19,13 @@ _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 def masks(*, root: str, allow_same_names: bool = False) -> SegmentationData:
     """Folders of images and masks under `root`.
 
-    A mask holds class ids (8- or 16-bit, one channel or palette) or the RGB colours of classes.json, and is named
-    like its image. Only the split "test" may lack masks; it then serves to predict.
-    allow_same_names: train and val number their files independently (equal content is refused all the same).
+    A mask holds class ids (8- or 16-bit, one channel or palette) or the RGB colours of classes.json, and is
+    named like its image. Only the split "test" may lack masks; it then serves to predict. allow_same_names:
+    train and val number their files independently (equal content is refused all the same).
 
-    Raises: UserError, before training, for missing or empty folders, missing masks, differing sizes, values that
-    classes.json does not list (in a sample; in every mask when it is read), and images that train and val share.
+    Raises: UserError, before training, for missing or empty folders, missing masks, differing sizes, values
+    that classes.json does not list (in a sample; in every mask when it is read), and images that train and
+    val share.
     """
     base = Path(root).expanduser()
     classes = ClassMap.read(base / "classes.json")
@@ -51,7 +52,9 @@ def masks(*, root: str, allow_same_names: bool = False) -> SegmentationData:
 def _split_names(base: Path) -> list[str]:
     folder = base / "images"
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; put the pictures into images/train, images/val (and images/test)")
+        raise UserError(
+            f"{folder}: no such folder; put the pictures into images/train, images/val (and images/test)"
+        )
     names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     if not names:
         raise UserError(f"{folder}: no folders of splits; put the pictures into images/train and images/val")
@@ -69,12 +72,14 @@ def _find_split(base: Path, split: str, warnings: list[str]) -> Split:
     missing = [stem for stem in images if stem not in found]
     if missing:
         raise UserError(
-            f"{images[missing[0]]}: no mask {folder / missing[0]}.png ({len(missing)} of {len(images)} images of "
-            f"{split} lack one); add the masks or remove the images"
+            f"{images[missing[0]]}: no mask {folder / missing[0]}.png ({len(missing)} of {len(images)} "
+            f"images of {split} lack one); add the masks or remove the images"
         )
     if len(found) > len(images):
         orphan = next(stem for stem in found if stem not in images)
-        warnings.append(f"{found[orphan]}: no such image ({len(found) - len(images)} masks of {split} are not used)")
+        warnings.append(
+            f"{found[orphan]}: no such image ({len(found) - len(images)} masks of {split} are not used)"
+        )
     return Split(
         images=pack(list(images.values())),
         names=pack(list(images)),
@@ -86,7 +91,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     stems: dict[str, Path] = {}
     for path in list_images(folder):
         if path.stem in stems:
-            raise UserError(f"{path}: shares its name with {stems[path.stem].name}; rename one (and its mask)")
+            raise UserError(
+                f"{path}: shares its name with {stems[path.stem].name}; rename one (and its mask)"
+            )
         stems[path.stem] = path
     return stems
 
@@ -98,8 +105,8 @@ def _refuse_leaks(splits: dict[str, Split], allow_same_names: bool) -> None:
     shared = sorted(set(splits["train"].names.tolist()) & set(splits["val"].names.tolist()))
     if shared and not allow_same_names:
         raise UserError(
-            f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); remove it from "
-            "one, or set allow_same_names=true where the splits merely number their files alike"
+            f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); "
+            "remove it from one, or set allow_same_names=true where the splits merely number their files"
         )
     train = _by_size(splits["train"])
     for size, paths in _by_size(splits["val"]).items():
@@ -131,8 +138,8 @@ def _check_masks(files: Split, read_label: LabelReader) -> None:
         if image_hw != label_hw:
             turned = " (the image is turned by its EXIF orientation)" if image_hw == label_hw[::-1] else ""
             raise UserError(
-                f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} {image_hw[0]} x {image_hw[1]} "
-                f"(height x width){turned}; export both at the same size"
+                f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} {image_hw[0]} x "
+                f"{image_hw[1]} (height x width){turned}; export both at the same size"
             )
     for index in spread(len(files), _MASKS_CHECKED):
         read_label(os.fsdecode(files.labels[index]))

@@ -1,7 +1,7 @@
 """Random scale and crop in one step of an albumentations pipeline: crop first, then resize only the crop.
 
-Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizing them to c, but touches only the
-pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
+Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizing them to c, but touches only
+the pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from seg.transforms import Size, pad_bottom_right, pad_label, resize_image, resi
 
 
 class ScaleCrop(albumentations.DualTransform):
-    """A window of about crop / s pixels, s random, resized to `crop`; padded where the scaled picture is smaller.
+    """A window of about crop / s pixels, s random, resized to `crop`; padded where there is less picture.
 
     Arguments as in `seg.transforms.TrainTransform`.
     """

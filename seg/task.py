@@ -1,11 +1,11 @@
 """Semantic segmentation as the engine sees it: batch -> losses, batch -> label maps."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.classes import ClassMap
@@ -13,10 +13,11 @@ from engine.data import Draw
 from engine.images import read_image, write_png
 from engine.task import Batch
 from seg.dataset import SegmentationDataset, spread
-from seg.draw import overlay, present_classes, with_legend
+from seg.draw import confusion_picture, overlay, present_classes, with_legend
 from seg.evaluator import SegmentationEvaluator
 from seg.inference import Inference, resize
 from seg.losses import CrossEntropy, Dice
+from seg.transforms import EvalTransform
 
 # Mean and standard deviation of the pixels (0..255) that a network was trained with.
 PIXELS = {
@@ -38,6 +39,7 @@ class Segmentation(nn.Module):
         pixels: input normalisation, `inception` or `imagenet`.
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: the whole image, once).
+        eval_transform: what happens to a picture before it is predicted (None: nothing).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Segmentation(nn.Module):
         pixels: str = "inception",
         align_corners: bool = True,
         inference: Inference | None = None,
+        eval_transform: EvalTransform | None = None,
     ) -> None:
         super().__init__()
         if pixels not in PIXELS:
@@ -60,6 +63,7 @@ class Segmentation(nn.Module):
         self.loss = loss or CrossEntropy()
         self.dice, self.dice_loss = dice, Dice()
         self.align_corners, self.inference = align_corners, inference or Inference()
+        self.eval_transform = eval_transform or EvalTransform()
         mean, std = PIXELS[pixels]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -79,8 +83,8 @@ class Segmentation(nn.Module):
         return self.loss.weight(batch["label"].long())
 
     def predict(self, batch: Batch) -> Tensor:
-        """Class indices [N, H, W] uint8, at the size of `label`, or else of `image`."""
-        size = tuple(batch["label"].shape[-2:] if "label" in batch else batch["image"].shape[-2:])
+        """Class indices [N, H, W] uint8, at `size` (height, width), or that of `label`."""
+        size = tuple(batch["size"] if "size" in batch else batch["label"].shape[-2:])
         images = self.normalise(batch["image"])
         scores = self.inference(self.model, images, size, align_corners=self.align_corners)
         return scores.argmax(1).to(torch.uint8)
@@ -93,38 +97,66 @@ class Segmentation(nn.Module):
         """The evaluator for a split of this task's data."""
         return SegmentationEvaluator(classes=self.classes, names=dataset.name)
 
-    def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
-        """Draw predictions for `count` images spread over a split: image, prediction and, where known, the truth."""
-        for index in spread(len(dataset), count) if count else []:
-            self.save_picture(dataset, index, folder / f"{dataset.name(index).replace('/', '_')}.png")
-
     @torch.inference_mode()
-    def save_picture(self, dataset: SegmentationDataset, index: int, path: Path) -> None:
+    def predict_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
+        pixels, _ = self.eval_transform(image, None, 0)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(self.mean.device)
+        return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
+
+    def picture(
+        self, image: NDArray[np.uint8], labels: NDArray[np.uint8], *, legend: bool = True, all_classes: bool = False
+    ) -> NDArray[np.uint8]:
+        """`image` tinted by `labels`, above a legend of the classes in it (or of all classes)."""
+        tinted = overlay(image, labels, self.classes)
+        if not legend:
+            return tinted
+        return with_legend(tinted, self.classes, None if all_classes else present_classes(labels, self.classes))
+
+    def save_prediction(self, labels: NDArray[np.uint8], out: Path, name: str) -> dict[str, Any]:
+        """Write `masks/<name>.png` with the data set's own ids; returns what the summary says about the image."""
+        write_png(out / "masks" / f"{name}.png", self.to_ids(labels))
+        values, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts)
+        shares = {self.classes.names[values[i]]: round(float(counts[i]) / labels.size, 6) for i in order}
+        return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
+
+    def to_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Class indices -> ids of the data set (label ids for Cityscapes)."""
+        ids = np.array(self.classes.ids)
+        return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[labels]
+
+    def save_label_ids(self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path) -> None:
+        """Write a batch's predictions as label-id PNGs named after their images, as the Cityscapes server takes them."""
+        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
+            write_png(folder / f"{_file_name(dataset.name(index))}.png", self.to_ids(labels))
+
+    def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
+        """Draw predictions for `count` images spread over a split."""
+        for index in spread(len(dataset), count) if count else []:
+            self.save_sample(dataset, index, folder / f"{_file_name(dataset.name(index))}.png")
+
+    def save_sample(self, dataset: SegmentationDataset, index: int, path: Path) -> None:
         """Draw one sample of a split: image, prediction and, where known, the truth, above a legend."""
         self.eval()
-        sample = dataset[Draw(index, 0)]
-        batch = {name: value[None].to(self.mean.device) for name, value in sample.items() if name != "index"}
-        labels = self.predict(batch)[0].cpu().numpy()
         image = read_image(dataset.image_path(index))
-        panels = [image, overlay(image, labels, self.classes)]
-        present = present_classes(labels, self.classes)
-        if "label" in sample:
-            truth = sample["label"].numpy()
-            panels.append(overlay(image, truth, self.classes))
-            present = sorted({*present, *present_classes(truth, self.classes)})
-        write_png(path, with_legend(np.concatenate(panels, axis=1), self.classes, present))
+        labels = self.predict_image(image)
+        panels, shown = [image, overlay(image, labels, self.classes)], labels
+        if (truth := dataset[Draw(index, 0)].get("label")) is not None:
+            panels.append(overlay(image, truth.numpy(), self.classes))
+            shown = np.concatenate([labels, truth.numpy()])
+        picture = np.concatenate(panels, axis=1)
+        write_png(path, with_legend(picture, self.classes, present_classes(shown, self.classes)))
+
+    def save_report(
+        self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, out: Path, *, worst: int
+    ) -> None:
+        """Write the per-class table, the confusion matrix as a picture, and the worst images."""
+        (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
+        confusion_picture(evaluator.confusion, self.classes, out / "confusion.png")
+        for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
+            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{_file_name(name)}.png")
 
 
-def class_weights(classes: ClassMap, weights: Mapping[str, float]) -> list[float]:
-    """Weights by class name -> a list in the order of the class map; classes that are not named weigh 1."""
-    unknown = set(weights) - set(classes.names)
-    if unknown:
-        raise ValueError(f"class weights for unknown classes {sorted(unknown)}; there are {', '.join(classes.names)}")
-    return [float(weights.get(name, 1.0)) for name in classes.names]
-
-
-def summary(labels: Any, classes: ClassMap) -> dict[str, float]:
-    """Share of the image that each predicted class covers, largest first."""
-    values, counts = torch.as_tensor(labels).unique(return_counts=True)
-    shares = {classes.names[int(v)]: int(c) / labels.size for v, c in zip(values, counts, strict=True)}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+def _file_name(name: str) -> str:
+    return name.replace("/", "_")

@@ -1,7 +1,7 @@
-"""What happens to a picture between the file and the batch: the DeepLab protocol for training, nothing for testing.
+"""Between the file and the batch: the DeepLab protocol for training, nothing for evaluation.
 
-A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None, and the
-seed decides everything, so that a sample does not depend on the worker that made it.
+A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None, and
+the seed decides everything, so that a sample does not depend on the worker that made it.
 """
 
 import os
@@ -19,13 +19,13 @@ Size = tuple[int, int]
 
 
 class TrainTransform:
-    """Random scale, random crop, flip and colour jitter (DeepLab's training protocol), as an albumentations pipeline.
+    """DeepLab's training protocol (random scale, crop, flip) and colour jitter, by albumentations.
 
-    crop: side or (height, width) of the result. scale: range of the random factor, scale_step: 0 for a uniform draw
-    or DeepLab's 0.25 for a draw from a grid. flip: probability of a horizontal mirror. color: strength of the jitter
-    of brightness, contrast and saturation (a fifth of it for hue); 0 for none. fill: grey of padded pixels, whose
-    label is 255. area: average over pixels when scaling down (slower, without aliasing). extra: further
-    albumentations transforms that keep the size, applied last.
+    crop: side or (height, width) of the result. scale: range of the random factor, scale_step: 0 for a
+    uniform draw or DeepLab's 0.25 for a draw from a grid. flip: probability of a horizontal mirror. color:
+    strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0 for none. fill:
+    grey of padded pixels, whose label is 255. area: average over pixels when scaling down (slower, without
+    aliasing). extra: further albumentations transforms that keep the size, applied last.
 
     Raises: ValueError naming the argument.
     """
@@ -63,12 +63,14 @@ class TrainTransform:
         if color:
             span = (max(0.0, 1 - color), 1 + color)
             hue = (-color / 5, color / 5)
-            steps.append(albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1))
+            steps.append(
+                albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1)
+            )
         self._pipeline = albumentations.Compose([*steps, *extra])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
-        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers, which then
-        # draw the same augmentations, in every epoch again.
+        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers, which
+        # then draw the same augmentations, in every epoch again.
         self._pipeline.set_random_seed(seed)
         if label is None:
             return self._pipeline(image=image)["image"], None
@@ -79,7 +81,8 @@ class TrainTransform:
 class EvalTransform:
     """The picture as it is, or resized; the label stays at its full resolution, where it is scored.
 
-    size: None, a factor (0.5 halves both sides) or (height, width). area: average over pixels when scaling down.
+    size: None, a factor (0.5 halves both sides) or (height, width). area: average over pixels when scaling
+    down.
     """
 
     keeps_labels = True
@@ -108,18 +111,19 @@ def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
         return image
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
     method = cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=method)
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
 
 
 def resize_label(label: Image, size: Size) -> Image:
     """Nearest neighbour between pixel centres.
 
-    cv2.INTER_NEAREST measures from pixel corners instead, which shifts labels against their image by up to half a
-    pixel when it is scaled.
+    cv2.INTER_NEAREST measures from pixel corners instead, which shifts labels against their image by up to
+    half a pixel when it is scaled.
     """
     if label.shape == tuple(size):
         return label
-    return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    resized = cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
 
 
 def import_albumentations() -> Any:
@@ -136,7 +140,8 @@ def pad_bottom_right(image: Image, size: Size, value: int) -> Image:
     if not missing_h and not missing_w:
         return image
     fill = (value,) * 3 if image.ndim == 3 else value
-    return cv2.copyMakeBorder(image, 0, missing_h, 0, missing_w, cv2.BORDER_CONSTANT, value=fill)
+    padded = cv2.copyMakeBorder(image, 0, missing_h, 0, missing_w, cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(padded, np.uint8)
 
 
 def pad_label(label: Image, size: Size) -> Image:
@@ -152,5 +157,7 @@ def _as_size(name: str, value: int | Sequence[int]) -> Size:
 
 def _as_scale(value: Sequence[float]) -> tuple[float, float]:
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 16:
-        raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 16, got {value!r}")
+        raise ValueError(
+            f"scale must be (smallest, largest) with 0 < smallest <= largest <= 16, got {value!r}"
+        )
     return float(value[0]), float(value[1])

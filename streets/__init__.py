@@ -1,4 +1,4 @@
-"""Procedural street scenes in the formats of Cityscapes and COCO: data to start with, before any data is there."""
+"""Procedural street scenes in the formats of Cityscapes and COCO: data before any data is there."""
 
 from streets.scene import Scene, scene
 from streets.write import write_streets

@@ -134,9 +134,9 @@ def _markings(canvas: Canvas, rng: Random, street: Street) -> None:
             edge = side.sign * (side.lane_edge - 0.12)
             canvas.paint(_one(edge - 0.06, edge + 0.06), MARKING)
     if street.rails is not None:
-        for x in (-0.72, 0.72):
-            canvas.paint(_one(street.rails + x - 0.2, street.rails + x + 0.2), (112, 104, 98))
-            canvas.paint(_one(street.rails + x - 0.06, street.rails + x + 0.06), (188, 192, 198))
+        for rail in (street.rails - 0.72, street.rails + 0.72):
+            canvas.paint(_one(rail - 0.2, rail + 0.2), (112, 104, 98))
+            canvas.paint(_one(rail - 0.06, rail + 0.06), (188, 192, 198))
     if street.crossing:
         _zebra(canvas, street, street.crossing[0] - 3.2)
         _zebra(canvas, street, street.crossing[1] + 0.6)
@@ -165,14 +165,14 @@ def _haze(canvas: Canvas) -> None:
 def skyline(canvas: Canvas, rng: Random, street: Street) -> None:
     """What closes the view: far houses and trees on either side, and now and then across the street."""
     closed = rng.random() < 0.35
-    x = -60.0
-    while x < 60.0:
+    x = -45.0
+    while x < 45.0:
         wide = rng.uniform(9, 18)
         middle = -street.left.front < x + wide / 2 < street.right.front
         if closed or not middle or rng.random() < 0.3:
             if rng.random() < 0.6:
                 facade_across(canvas, rng, x0=x, x1=x + wide, z=FAR_M + 12, tall=rng.uniform(7, 15))
             else:
-                for _ in range(3):
+                for _ in range(2):
                     tree(canvas, rng, Card(x + rng.uniform(0, wide), FAR_M + 8), tall=rng.uniform(6, 11))
         x += wide

@@ -33,7 +33,7 @@ def house(
 ) -> None:
     """A house at the street's edge `x`: its long face from z0 to z1 and the gable that looks at us.
 
-    `side` is -1 on the left of the street and 1 on its right; `deep` is how far it reaches away from the street.
+    `side` is -1 on the left of the street and 1 on its right; `deep` is how far it reaches away from it.
     Only an `open_gable`, one that no neighbour hides, has windows.
     """
     plaster, floor_m = vary(rng, rng.choice(PLASTER)), rng.uniform(2.9, 3.3)

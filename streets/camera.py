@@ -1,6 +1,6 @@
 """The camera, the light, and how both turn a point and a colour in the world into a pixel.
 
-The world is in metres: x to the right, y up, z forward; the road lies at y = 0 and the camera above its origin.
+The world is in metres: x to the right, y up, z forward; the road lies at y = 0, the camera above the origin.
 """
 
 import math
@@ -86,18 +86,24 @@ def draw_light(rng: Random) -> Light:
     if kind == "sun":
         blue = rng.uniform(-12, 14)
         return Light(
-            kind, sun, 0.66, 0.5, rng.uniform(0.35, 0.5), (78 + blue, 138 + blue, 208), (190, 214, 234),
-            (250, 250, 252), rng.uniform(0.2, 0.8), rng.uniform(180, 400), (1.03 + 0.03 * warm, 1.0, 0.98),
+            name=kind, sun=sun, ambient=0.66, direct=0.5, shadow=rng.uniform(0.35, 0.5),
+            zenith=(78 + blue, 138 + blue, 208), skyline=(190, 214, 234), cloud=(250, 250, 252),
+            cloudiness=rng.uniform(0.2, 0.8), visibility_m=rng.uniform(180, 400),
+            cast=(1.03 + 0.03 * warm, 1.0, 0.98),
         )  # fmt: skip
     if kind == "overcast":
         grey = rng.uniform(-18, 14)
         return Light(
-            kind, sun, 0.82, 0.14, 0.34, (172 + grey, 181 + grey, 192 + grey), (214 + grey, 219 + grey, 223 + grey),
-            (232 + grey, 234 + grey, 238 + grey), 0.7, rng.uniform(90, 220), (0.96, 0.98 + 0.02 * warm, 1.02),
+            name=kind, sun=sun, ambient=0.82, direct=0.14, shadow=0.34,
+            zenith=(172 + grey, 181 + grey, 192 + grey), skyline=(214 + grey, 219 + grey, 223 + grey),
+            cloud=(232 + grey, 234 + grey, 238 + grey), cloudiness=0.7,
+            visibility_m=rng.uniform(90, 220), cast=(0.96, 0.98 + 0.02 * warm, 1.02),
         )  # fmt: skip
     return Light(
-        kind, sun, 0.62, 0.3, 0.4, (84, 98, 152), (244, 186, 142), (250, 170, 140), rng.uniform(0.3, 0.7),
-        rng.uniform(140, 260), (1.02 + 0.05 * warm, 0.90, 0.88),
+        name=kind, sun=sun, ambient=0.62, direct=0.3, shadow=0.4,
+        zenith=(84, 98, 152), skyline=(244, 186, 142), cloud=(250, 170, 140),
+        cloudiness=rng.uniform(0.3, 0.7), visibility_m=rng.uniform(140, 260),
+        cast=(1.02 + 0.05 * warm, 0.90, 0.88),
     )  # fmt: skip
 
 

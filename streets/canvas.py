@@ -1,7 +1,7 @@
 """The canvas: a supersampled picture and, beside it, a crisp map of which object owns which pixel.
 
-Objects are painted back to front. What is painted inside `with canvas.object("car"):` makes up one object: its
-outline (holes filled, as a human annotator would draw it) takes over the pixels that it covers.
+Objects are painted back to front. What is painted inside `with canvas.object("car"):` makes up one object:
+its outline (holes filled, as a human annotator would draw it) takes over the pixels that it covers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,8 @@ _ONE = 1 << _SHIFT
 
 # The classes with boxes: Cityscapes' eight things, and the two small ones that detectors care about.
 THINGS = (
-    "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle",
+    "bicycle",
 )  # fmt: skip
 
 Points = Sequence[Sequence[float]] | np.ndarray
@@ -81,7 +82,7 @@ class Canvas:
 
     def paint_pixels(self, xy: np.ndarray, colour: Colour) -> None:
         """Paint one polygon [n, 2], or several convex ones [m, n, 2], in a colour that is final."""
-        fixed, rgb = _fixed(xy * SUPERSAMPLE), _rgb(colour)
+        fixed, rgb = _fixed(xy, SUPERSAMPLE), _rgb(colour)
         if xy.ndim == 2:
             cv2.fillPoly(self.pixels, [fixed], rgb, cv2.LINE_8, _SHIFT)
         else:
@@ -90,7 +91,7 @@ class Canvas:
 
     def ring(self, outer: np.ndarray, inner: np.ndarray, colour: Colour) -> None:
         """Paint what lies between two world polygons."""
-        pair = [_fixed(self.camera.project(points) * SUPERSAMPLE) for points in (outer, inner)]
+        pair = [_fixed(self.camera.project(points), SUPERSAMPLE) for points in (outer, inner)]
         seen = self.light.seen(colour, depth_m=float(outer[0, 2]))
         cv2.fillPoly(self.pixels, pair, _rgb(seen), cv2.LINE_8, _SHIFT)
 
@@ -100,15 +101,15 @@ class Canvas:
         mask = np.zeros(self.size, np.uint8)
         for polygon in polygons:
             cv2.fillPoly(mask, [_fixed(self.camera.project(polygon))], 255, cv2.LINE_8, _SHIFT)
-        mask = cv2.GaussianBlur(mask, (0, 0), max(0.5, soft * height))
+        blurred = cv2.GaussianBlur(mask, (0, 0), max(0.5, soft * height))
         top = int(self.camera.horizon) * SUPERSAMPLE
         size = (width * SUPERSAMPLE, height * SUPERSAMPLE)
-        kept = 255 - cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)[top:] * self.light.shadow
+        kept = 255 - cv2.resize(blurred, size, interpolation=cv2.INTER_LINEAR)[top:] * self.light.shadow
         ground = cv2.multiply(self.pixels[top:], cv2.merge([kept.astype(np.uint8)] * 3), scale=1 / 255)
         self.pixels[top:] = ground
 
     def _claim(self, label: str) -> None:
-        """Give the pixels under the open object's outline to it; an object outside the image leaves no trace."""
+        """Give the pixels under the open object's outline to it; one outside the image leaves no trace."""
         height, width = self.size
         corners = np.concatenate([part.reshape(-1, 2) for part in self._parts])
         left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
@@ -151,14 +152,14 @@ class Canvas:
             label = name2label[outline.label]
             n = counts.get(outline.label, 0)
             counts[outline.label] = n + 1
-            # trafficlights and signs have boxes here but no instances in Cityscapes
+            # traffic lights and signs have boxes here but no instances in Cityscapes
             table.append(label.id * 1000 + n if label.hasInstances and not label.ignoreInEval else label.id)
         return np.array(table, np.uint16)[self.owners]
 
 
-def _fixed(xy: np.ndarray) -> np.ndarray:
-    """Pixel i spans [i, i + 1] for us and is centred on i for cv2."""
-    return np.rint((xy - 0.5) * _ONE).astype(np.int32)
+def _fixed(xy: np.ndarray, scale: int = 1) -> np.ndarray:
+    """cv2's fixed-point coordinates; pixel i spans [i, i + 1] for us and is centred on i for cv2."""
+    return (xy * (scale * _ONE) - _ONE / 2).astype(np.int32)
 
 
 def _rgb(colour: Colour) -> Colour:

@@ -2,6 +2,8 @@
 
 from random import Random
 
+import numpy as np
+
 from streets.camera import Colour, vary
 from streets.canvas import Canvas
 from streets.shapes import Card, Flat, box, disc, limb
@@ -42,7 +44,7 @@ def _plate(canvas: Canvas, rng: Random, card: Card, v: float, r: float) -> None:
     down: Flat = ((-r, v + r * 0.75), (r, v + r * 0.75), (0.0, v - r))
     diamond: Flat = ((-r, v), (0, v - r), (r, v), (0, v + r))
     square = box(-r * 0.85, v - r * 0.85, r * 0.85, v + r * 0.85)
-    layers: dict[str, list[tuple[object, Colour]]] = {
+    layers: dict[str, list[tuple[Flat | np.ndarray, Colour]]] = {
         "limit": [
             (disc(0, v, r), RED),
             (disc(0, v, r * 0.7), WHITE),

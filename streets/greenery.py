@@ -31,7 +31,8 @@ def tree(canvas: Canvas, rng: Random, card: Card, *, tall: float) -> None:
             _conifer(canvas, card, tall, scaled(leaf, 0.75))
         else:
             wide = tall * rng.uniform(0.26, 0.36)
-            _clump(canvas, rng, card, (0.0, (bole + tall) / 2), (wide, (tall - bole) / 2), leaf)
+            count = 8 if card.z < 30 else 5  # nobody counts the leaves of a far tree
+            _clump(canvas, rng, card, (0.0, (bole + tall) / 2), (wide, (tall - bole) / 2), leaf, count)
 
 
 def bush(canvas: Canvas, rng: Random, card: Card, *, wide: float, tall: float) -> None:

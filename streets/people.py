@@ -1,6 +1,7 @@
 """Pedestrians, cyclists and bikers, and the machines that they ride or have parked."""
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -18,9 +19,12 @@ TOPS: tuple[Colour, ...] = (
 BOTTOMS: tuple[Colour, ...] = ((40, 48, 74), (34, 34, 38), (86, 96, 122), (126, 108, 84), (70, 60, 56))
 HELMETS: tuple[Colour, ...] = ((236, 236, 232), (216, 40, 44), (240, 200, 40), (36, 38, 44))
 FRAMES: tuple[Colour, ...] = ((206, 36, 44), (30, 120, 190), (40, 150, 90), (240, 150, 30), (236, 236, 232))
+CASES: tuple[Colour, ...] = ((120, 70, 40), (180, 40, 60), (40, 60, 60))
 TYRE: Colour = (30, 30, 32)
 
 Joint = tuple[float, float]
+# From a figure's own (across, up) outline in metres to world points.
+Placing = Callable[[Flat | np.ndarray], np.ndarray]
 
 
 def person(canvas: Canvas, rng: Random, card: Card, *, tall: float | None = None) -> None:
@@ -64,10 +68,7 @@ def person(canvas: Canvas, rng: Random, card: Card, *, tall: float | None = None
         _head(canvas, at, (0.0, 1.61), skin, hair)
 
 
-CASES: tuple[Colour, ...] = ((120, 70, 40), (180, 40, 60), (40, 60, 60))
-
-
-def _leg(canvas: Canvas, at, stride: float, colour: Colour) -> None:
+def _leg(canvas: Canvas, at: Placing, stride: float, colour: Colour) -> None:
     foot = 0.1 * (1 if stride >= 0 else -1) + stride
     canvas.fill(at(limb((0.05 if stride >= 0 else -0.05, 0.92), (foot, 0.06), 0.2, 0.13)), colour)
     canvas.fill(at(box(foot - 0.1, 0.0, foot + 0.13, 0.09)), TYRE)
@@ -77,7 +78,7 @@ def _arm(wide: float, swing: float, sign: int) -> Flat:
     return limb((sign * wide * 0.46, 1.4), (sign * wide * 0.58 + swing * 0.7, 0.82), 0.14, 0.1)
 
 
-def _head(canvas: Canvas, at, centre: Joint, skin: Colour, cover: Colour) -> None:
+def _head(canvas: Canvas, at: Placing, centre: Joint, skin: Colour, cover: Colour) -> None:
     """A face under hair or a helmet."""
     u, v = centre
     canvas.fill(at(disc(u, v + 0.02, 0.125, 1.15)), cover)

@@ -21,7 +21,8 @@ def photograph(canvas: Canvas, rng: Random) -> np.ndarray:
     """The canvas as a camera with some noise and blur would see it: uint8 [H, W, 3] RGB."""
     height, width = canvas.size
     numbers = np.random.default_rng(rng.getrandbits(64))
-    picture = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
+    picture: np.ndarray = small.astype(np.float32)
     picture *= _texture(canvas, numbers)[..., None]
     gain = rng.uniform(0.88, 1.12)
     picture *= np.array(canvas.light.cast, np.float32) * gain
@@ -39,8 +40,8 @@ def _texture(canvas: Canvas, numbers: np.random.Generator) -> np.ndarray:
     for name, (grain, blotch) in _ROUGHNESS.items():
         grain_of[name2label[name].id], blotch_of[name2label[name].id] = grain, blotch
     labels = canvas.label_ids()
-    grain = numbers.standard_normal((height, width), np.float32)
+    fine = numbers.standard_normal((height, width), np.float32)
     # blotches have the same size in a scene of any resolution
     coarse = numbers.standard_normal((_BLOTCHES, _BLOTCHES * width // height + 1), np.float32)
     blotches = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return 1 + grain_of[labels] * grain + blotch_of[labels] * blotches
+    return 1 + (grain_of[labels] * fine + blotch_of[labels] * blotches)

@@ -30,14 +30,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Street:
-    """`lanes` are the middles of the lanes (ours is 0), `crossing` the near and far end of a crossing road."""
+    """`lanes`: the middles of the lanes (ours is 0); `crossing`: near and far edge of a crossing road."""
 
     lane_m: float
     lanes: tuple[float, ...]
     left: Side
     right: Side
     crossing: tuple[float, float] | None
-    rails: float | None
+    rails: float | None  # the middle of a tram line
 
     @property
     def sides(self) -> tuple[Side, Side]:

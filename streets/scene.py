@@ -8,9 +8,10 @@ import numpy as np
 from streets.backdrop import ground, sky, skyline
 from streets.camera import draw_camera, draw_light, vary
 from streets.canvas import Canvas, Outline
+from streets.order import shadows
 from streets.photograph import photograph
 from streets.plan import draw_street
-from streets.populate import populate, shadows
+from streets.populate import populate
 
 _MIN_SIDE = 32
 
@@ -19,9 +20,9 @@ _MIN_SIDE = 32
 class Scene:
     """A picture and what is known of it, in the units of Cityscapes.
 
-    `image` uint8 [H, W, 3] RGB; `label_ids` uint8 [H, W]; `instance_ids` uint16 [H, W] (id * 1000 + n for things,
-    else the id); `polygons` in drawing order, back to front; `owners` uint16 [H, W]: the index in `polygons` of the
-    object that one sees at each pixel.
+    `image` uint8 [H, W, 3] RGB; `label_ids` uint8 [H, W]; `instance_ids` uint16 [H, W] (id * 1000 + n for
+    things, else the id); `polygons` in drawing order, back to front; `owners` uint16 [H, W]: the index in
+    `polygons` of the object that one sees at each pixel.
     """
 
     image: np.ndarray
@@ -67,5 +68,6 @@ def _bonnet(canvas: Canvas, rng: Random) -> None:
     colour = vary(rng, rng.choice(((46, 50, 58), (120, 124, 130), (70, 30, 36), (34, 54, 90))))
     with canvas.object("ego vehicle"):
         canvas.fill_pixels(np.concatenate([edge, foot]), colour)
-    gloss = np.concatenate([edge[2:-2] + (0, rise * 0.1), edge[-3:1:-1] + (0, rise * 0.34)])
+    down = np.array((0.0, rise))
+    gloss = np.concatenate([edge[2:-2] + 0.1 * down, edge[-3:1:-1] + 0.34 * down])
     canvas.paint_pixels(gloss, (colour[0] + 40, colour[1] + 42, colour[2] + 46))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,8 +53,13 @@ class Card:
 
     def place(self, flat: Flat | np.ndarray) -> np.ndarray:
         """[..., 2] (u, v) -> [..., 3] world points."""
-        axes = ((math.cos(self.yaw), 0.0, math.sin(self.yaw)), (0.0, 1.0, 0.0))
-        return np.asarray(flat, dtype=np.float64) @ axes + (self.x, 0.0, self.z)
+        axes, origin = self._frame
+        return np.asarray(flat, dtype=np.float64) @ axes + origin
+
+    @cached_property
+    def _frame(self) -> tuple[np.ndarray, np.ndarray]:
+        axes = np.array(((math.cos(self.yaw), 0.0, math.sin(self.yaw)), (0.0, 1.0, 0.0)))
+        return axes, np.array((self.x, 0.0, self.z))
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class Pose:
     def sees(self, along: float, across: float, normal: tuple[float, float]) -> bool:
         """Does the camera see the vertical face at (along, across) with this outward normal?"""
         nx, _, nz = self.turn(normal[0], normal[1], 0.0)
-        x, _, z = self.place([(along, across, 0.0)])[0]
-        return bool(nx * x + nz * z < 0)
+        x, _, z = self.turn(along, across, 0.0)
+        return nx * (self.x + x) + nz * (self.z + z) < 0
 
     def side(self, across: float, flat: Flat | np.ndarray) -> np.ndarray:
         """(along, up) outlines on the plane `across`."""
@@ -111,9 +117,8 @@ def extrude(
     """
     for i, (a, b) in enumerate(zip(profile, (*profile[1:], profile[0]), strict=True)):
         normal = pose.turn(b[1] - a[1], 0.0, a[0] - b[0])
-        quad = pose.place(
-            [(*_at(a, -half_width),), (*_at(b, -half_width),), (*_at(b, half_width),), (*_at(a, half_width),)]
-        )
+        w = half_width
+        quad = pose.place(((a[0], -w, a[1]), (b[0], -w, b[1]), (b[0], w, b[1]), (a[0], w, a[1])))
         eye = (quad[0, 0], quad[0, 1] - canvas.camera.height_m, quad[0, 2])
         if sum(n * e for n, e in zip(normal, eye, strict=True)) < 0:
             size = math.sqrt(sum(n * n for n in normal)) or 1.0
@@ -123,7 +128,3 @@ def extrude(
         sign = math.copysign(1.0, across)
         if pose.sees(0.0, across, (0.0, sign)):
             canvas.fill(pose.side(across, profile), colour, shade=canvas.light.shade(pose.turn(0, sign, 0)))
-
-
-def _at(point: tuple[float, float], across: float) -> tuple[float, float, float]:
-    return (point[0], across, point[1])

@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ def write_streets(
 ) -> Path:
     """Write the scenes under `root` unless they are there already; returns `root`.
 
-    Nothing appears under `root` before everything is written, so an interrupted call leaves no half tree, and of
-    several processes that start at once all end up with the same one. `progress(done, total)` is called after each
-    scene. `num_workers` > 0 draws in that many processes, with the same result.
+    Nothing appears under `root` before everything is written, so an interrupted call leaves no half tree, and
+    several processes that start at once all end up with the same one. `progress(done, total)` is called after
+    each scene. `num_workers` > 0 draws in that many spawned processes, with the same result; a script that
+    asks for them needs its `if __name__ == "__main__":`.
 
     Raises ValueError where `root` holds something else: other scenes, or files that are not ours.
     """
@@ -100,8 +102,9 @@ def _is_complete(root: Path, manifest: dict[str, Any]) -> bool:
 
 def _publish(draft: Path, root: Path, manifest: dict[str, Any]) -> None:
     """Move the finished draft into place, or leave it to whoever was faster."""
+    with suppress(OSError):
+        root.rmdir()  # an empty folder, which not every system lets a rename replace
     try:
-        # renaming onto an empty folder is allowed, onto a full one it is not
         os.replace(draft, root)
     except OSError:
         if not _is_complete(root, manifest):
@@ -122,10 +125,12 @@ def _write_tree(
             for kind in ("leftImg8bit", "gtFine"):
                 (root / kind / split / city).mkdir(parents=True)
     found: dict[str, list[list[dict[str, Any]]]] = {split: [] for split in manifest["counts"]}
-    for done, (job, things) in enumerate(zip(jobs, _run(jobs, num_workers), strict=True), start=1):
-        found[job[1]].append(things)
-        if progress:
-            progress(done, len(jobs))
+    # closed at once when interrupted, so that no worker goes on writing into a folder that is being removed
+    with closing(_run(jobs, num_workers)) as results:
+        for done, (job, things) in enumerate(zip(jobs, results, strict=True), start=1):
+            found[job[1]].append(things)
+            if progress:
+                progress(done, len(jobs))
     (root / "annotations").mkdir()
     for split, scenes in found.items():
         coco = _coco(split, scenes, size)
@@ -133,14 +138,17 @@ def _write_tree(
     (root / "streets.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _run(jobs: list[Job], num_workers: int) -> Iterator[list[dict[str, Any]]]:
+def _run(jobs: list[Job], num_workers: int) -> Generator[list[dict[str, Any]], None, None]:
     if num_workers <= 0:
         yield from map(_write_scene, jobs)
         return
     # spawn: the caller may have threads (torch), which do not survive a fork
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        yield from pool.map(_write_scene, jobs, chunksize=8)
+    pool = ProcessPoolExecutor(num_workers, mp_context=context)
+    try:
+        yield from pool.map(_write_scene, jobs, chunksize=4)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def stem(split: str, index: int) -> str:

@@ -28,19 +28,19 @@ def train(config: DictConfig) -> None:
     where = runtime.start(
         device=plan.device, precision=plan.precision, channels_last=plan.channels_last, deterministic=plan.deterministic
     )
-    augment, eval_transform = build(config.augment, key="augment"), build(config.eval_transform, key="eval_transform")
+    augment = build(config.augment, key="augment")
     data = build(config.data.source, key="data.source")
+    task = build_task(config, data.classes)
+    started_from = "" if resumes else starting_weights(config, task.model)
+    where.place(task)
     feed = Feed(
         train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
-        eval_set=data.dataset(config.data.split, eval_transform),
+        eval_set=data.dataset(config.data.split, task.eval_transform),
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
     )
     plan = plan.resolved(len(feed.train_set))
-    task = build_task(config, data.classes)
-    started_from = starting_weights(config, task.model)
-    where.place(task)
     trainer = Trainer(
         plan=plan,
         task=task,

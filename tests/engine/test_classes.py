@@ -106,7 +106,10 @@ def test_the_documented_layout_is_read(tmp_path):
         ('{"classes": [{"id": "0", "name": "a"}]}', "integers"),
         ('{"classes": [{"id": 0, "name": "a", "color": 3}]}', "wrong type"),
         ('{"classes": [{"id": 0, "name": "a"}], "ignore": 255}', "wrong type"),
-        ('{"classes": [{"id": 0, "name": "a", "color": [0,0,0]}, {"id": 1, "name": "b"}]}', "colors must hold"),
+        (
+            '{"classes": [{"id": 0, "name": "a", "color": [0,0,0]}, {"id": 1, "name": "b"}]}',
+            "colors must hold",
+        ),
         ("[" * 100_000, "nested|Expecting"),
         ("\x00", "Expecting"),
     ],
@@ -141,7 +144,9 @@ def test_colours_are_distinct_and_stable():
 @given(st.lists(st.integers(0, MAX_ID), min_size=1, max_size=60, unique=True), st.data())
 def test_every_id_finds_its_class(ids, data):
     split = data.draw(st.integers(1, len(ids)))
-    classes = ClassMap(names=tuple(f"c{i}" for i in ids[:split]), ids=tuple(ids[:split]), ignore=tuple(ids[split:]))
+    classes = ClassMap(
+        names=tuple(f"c{i}" for i in ids[:split]), ids=tuple(ids[:split]), ignore=tuple(ids[split:])
+    )
     table = classes.lut()
     for value, name in zip(classes.ids, classes.names, strict=True):
         assert classes.names[table[value]] == name

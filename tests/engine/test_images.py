@@ -14,7 +14,9 @@ from engine.errors import UserError
 from engine.images import image_size, list_images, read_image, read_labels, write_png
 
 RNG = np.random.default_rng(0)
-PICTURE = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (40, 30))  # [30, 40, 3]: smooth, not square
+PICTURE = cv2.resize(
+    RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (40, 30)
+)  # [30, 40, 3]: smooth, not square
 
 
 def saved(path, picture, **options):
@@ -45,6 +47,19 @@ def test_exif_orientation_is_applied_like_pillow_does(tmp_path, suffix, orientat
     assert np.abs(read.astype(int) - expected).max() <= 3  # two JPEG decoders may round differently
     assert image_size(path) == read.shape[:2]
     assert image_size(path, upright=False) == (30, 40)
+
+
+def test_exif_of_a_png_is_found_after_its_pixels_and_without_decoding_them(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    write_png(tmp_path / "a.png", PICTURE)
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])  # before IEND
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert image_size(tmp_path / "a.png") == (40, 30)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
 
 
 def test_sixteen_bits_are_scaled_so_that_white_stays_white(tmp_path):
@@ -187,7 +202,9 @@ def test_labels_ignore_exif_and_alpha(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     ids = PICTURE[..., 0] % 20
-    np.testing.assert_array_equal(read_labels(saved(tmp_path / "a.png", Image.fromarray(ids), exif=exif)), ids)
+    np.testing.assert_array_equal(
+        read_labels(saved(tmp_path / "a.png", Image.fromarray(ids), exif=exif)), ids
+    )
     alpha = np.full((30, 40, 1), 255, np.uint8)
     rgba = Image.fromarray(np.concatenate([PICTURE, alpha], 2))
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "b.png", rgba)), PICTURE)

@@ -1,4 +1,4 @@
-"""The evaluator against the official Cityscapes script, against hand-counted cases, and against itself in parts."""
+"""The evaluator against the official Cityscapes script, cases counted by hand, and itself in parts."""
 
 import math
 
@@ -22,7 +22,7 @@ def batch(label, index=0, **more):
 
 
 def street(rng, allowed, size=(48, 96)):
-    """Blocks of random label ids with instance ids on the classes that have them (24..33), some of them groups."""
+    """Blocks of random label ids, with instance ids on classes that have them (24..33), some being groups."""
     ids = rng.choice(allowed, (size[0] // 8, size[1] // 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
     number = rng.integers(0, 4, (size[0] // 8, size[1] // 16)).repeat(8, 0).repeat(16, 1)
     is_thing = (ids >= 24) & (ids <= 33) & (number < 3)  # number 3 stays a group: its id is the label id

@@ -1,0 +1,100 @@
+"""What a user gives to `predict`: an image, a folder, a glob, a video."""
+
+import glob
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+from engine.images import IMAGE_SUFFIXES, list_images
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+Image = NDArray[np.uint8]
+
+
+def find(text: str) -> list[Path]:
+    """The files that `text` means: one file, the pictures and videos of a folder, or a glob.
+
+    Raises:
+        UserError: nothing matches.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [*list_images(path), *(p for p in sorted(path.iterdir()) if is_video(p))]
+    else:
+        found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+    if not found:
+        kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise UserError(f"input={text}: no such file, folder or glob with pictures or videos ({kinds})")
+    return found
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def output_names(files: list[Path]) -> list[str]:
+    """A name for each file's results: its stem, or its whole name where two stems are the same."""
+    stems = [file.stem for file in files]
+    names = [stem if stems.count(stem) == 1 else file.name for stem, file in zip(stems, files, strict=True)]
+    return [name if names.count(name) == 1 else f"{number:05d}_{name}" for number, name in enumerate(names)]
+
+
+def frames(path: Path) -> Iterator[Image]:
+    """The frames of a video, RGB [H, W, 3] uint8.
+
+    Raises:
+        UserError: the file cannot be opened or holds no frame.
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        ok, frame = capture.read()
+        if not ok:
+            raise UserError(f"{path}: no readable video; convert it, for instance to H.264 in .mp4")
+        while ok:
+            yield np.ascontiguousarray(frame[..., ::-1])
+            ok, frame = capture.read()
+    finally:
+        capture.release()
+
+
+def num_frames(path: Path) -> int:
+    """What the container says; 0 where it does not know."""
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return max(count, 0)
+
+
+def map_video(source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]) -> int:
+    """Write `draw(frame)` for each frame of `source` as an .mp4 at the same rate; returns the number of frames.
+
+    Raises:
+        UserError: `source` is unreadable, or this machine's OpenCV cannot write `target`.
+    """
+    capture = cv2.VideoCapture(str(source))
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    capture.release()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writer, count = None, 0
+    try:
+        for frame in frames(source):
+            picture = draw(frame)
+            if writer is None:
+                height, width = picture.shape[:2]
+                writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+                if not writer.isOpened():
+                    raise UserError(f"{target}: cannot be written as mp4; check the folder and free space")
+            writer.write(np.ascontiguousarray(picture[..., ::-1]))
+            count += 1
+            on_frame(count)
+    finally:
+        if writer is not None:
+            writer.release()
+    return count

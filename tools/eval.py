@@ -1,0 +1,55 @@
+"""Evaluate a run on a split: metrics.json, per-class table, confusion matrix, worst images.
+
+Usage: python tools/eval.py run=<run folder> [key=value ...]
+
+Examples:
+  python tools/eval.py run=runs/seg/streets/2026-11-24_12-00-00
+  python tools/eval.py run=<run folder> data.split=test out=results
+  python tools/eval.py run=<run folder> inference=multi_scale              flip and six scales
+  python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
+  python tools/eval.py run=<run folder> data.root=/data/cityscapes save_label_ids=true
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from engine import run_folder, runtime
+from engine.config import build, launch, load_trained, open_trained
+from engine.data import Shard, loader
+from engine.evaluate import evaluate
+from engine.log import Progress
+
+
+def evaluate_run(config: DictConfig) -> None:
+    run, trained = open_trained(config)
+    where = runtime.start(device=config.device, precision=config.precision)
+    data = build(trained.data.source, key="data.source")
+    task = where.place(load_trained(run, trained, data.classes, config.checkpoint))
+    dataset = data.dataset(trained.data.split, task.eval_transform)
+    split = Shard(
+        num_samples=len(dataset), batch=trained.data.eval_batch, rank=where.rank, world_size=where.world_size
+    )
+    evaluator = task.evaluator(dataset)
+    out = run_folder.make(Path(config.out or run.path / f"eval-{trained.data.split}"))
+    progress = Progress(len(split), unit="batch")
+
+    def on_batch(done: int, batch: dict, outputs: object) -> None:
+        progress.update(done)
+        if config.save_label_ids:
+            task.save_label_ids(outputs, batch, dataset, out / "label_ids")
+
+    batches = loader(dataset, split, workers=trained.data.workers)
+    metrics = evaluate(task, batches, evaluator, where, on_batch=on_batch)
+    progress.close()
+    if where.is_main:
+        metrics |= {"split": trained.data.split, "checkpoint": config.checkpoint, "run": str(run.path)}
+        run_folder.write_json(out / "metrics.json", metrics)
+        task.save_report(evaluator, dataset, out, worst=config.worst)
+        print(evaluator.table())
+        print(f"out: {out}")
+    where.close()
+
+
+if __name__ == "__main__":
+    launch(evaluate_run, "eval", __doc__)

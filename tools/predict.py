@@ -1,0 +1,68 @@
+"""Predict on images or videos: pictures with a legend, id masks, a JSON summary.
+
+Usage: python tools/predict.py run=<run folder> input=<image | folder | glob | video> [key=value ...]
+
+Examples:
+  python tools/predict.py run=<run folder> input=street.jpg
+  python tools/predict.py run=<run folder> input=photos out=results
+  python tools/predict.py run=<run folder> 'input="photos/*.png"' legend=false
+  python tools/predict.py run=<run folder> input=drive.mp4
+  python tools/predict.py run=<run folder> input=photos inference.flip=true
+"""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from engine import inputs, run_folder, runtime
+from engine.classes import ClassMap
+from engine.config import launch, load_trained, open_trained
+from engine.errors import UserError
+from engine.images import read_image, write_png
+from engine.log import Progress
+
+
+def predict(config: DictConfig) -> int:
+    run, trained = open_trained(config)
+    files = inputs.find(config.input)
+    where = runtime.start(device=config.device, precision=config.precision)
+    task = where.place(load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint))
+    out = run_folder.make(Path(config.out or run.path / "predict"))
+    records, failures = [], []
+    progress = Progress(len(files), unit="file")
+    for done, (file, name) in enumerate(zip(files, inputs.output_names(files), strict=True), start=1):
+        try:
+            work = predict_video if inputs.is_video(file) else predict_image
+            records.append({"file": str(file), **work(task, file, out, name, config.legend)})
+        except UserError as error:
+            failures.append({"file": str(file), "error": str(error)})
+            progress.print(f"skipped: {error}")
+        progress.update(done, file.name)
+    progress.close()
+    run_folder.write_json(out / "summary.json", {"run": str(run.path), "files": records, "failed": failures})
+    print(f"{len(records)} of {len(files)} files predicted\nout: {out}")
+    return 1 if failures else 0
+
+
+def predict_image(task: Any, file: Path, out: Path, name: str, legend: bool) -> dict[str, Any]:
+    image = read_image(file)
+    output = task.predict_image(image)
+    write_png(out / "overlays" / f"{name}.png", task.picture(image, output, legend=legend))
+    return {"overlay": f"overlays/{name}.png", **task.save_prediction(output, out, name)}
+
+
+def predict_video(task: Any, file: Path, out: Path, name: str, legend: bool) -> dict[str, Any]:
+    progress = Progress(inputs.num_frames(file), unit="frame")
+    count = inputs.map_video(
+        file,
+        out / "overlays" / f"{name}.mp4",
+        lambda frame: task.picture(frame, task.predict_image(frame), legend=legend, all_classes=True),
+        progress.update,
+    )
+    progress.close()
+    return {"overlay": f"overlays/{name}.mp4", "frames": count}
+
+
+if __name__ == "__main__":
+    launch(predict, "predict", __doc__)
