@@ -109,6 +109,7 @@ class NetSpec:
     last_act: activation of the last conv and of the hidden layer.
     hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0 for none.
     bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
+    skip_block: number of the last block of the stride-8 stage, where dilation has hidden it; 0 where strides tell.
     """
 
     name: str
@@ -123,6 +124,7 @@ class NetSpec:
     bn_eps: float = 1e-3
     bn_momentum: float = 0.01
     dropout: float = 0.2
+    skip_block: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
@@ -133,6 +135,7 @@ class NetSpec:
         _check_int("stem", self.stem, at_least=1)
         _check_int("last", self.last, at_least=0)
         _check_int("hidden", self.hidden, at_least=0)
+        _check_int("skip_block", self.skip_block, at_least=0)
         _check_choice("stem_act", self.stem_act, ACTIVATIONS)
         _check_choice("last_act", self.last_act, ACTIVATIONS)
         _check_choice("padding", self.padding, PADDINGS)
@@ -162,18 +165,19 @@ class NetSpec:
         """
         return "last" if self.hidden and self.last else f"block{len(self.blocks)}"
 
-    def last_block_at_stride(self, stride: int) -> int:
-        """The paper's number (from 1) of the last block whose output has this stride.
+    @property
+    def skip_feature(self) -> str:
+        """The feature of LR-ASPP's skip connection: the depthwise output of the last block of the stride-8 stage.
 
-        LR-ASPP's low-level feature is that block's depthwise output at stride 8: bneck 6 of Large, 3 of
-        Small, 6 of V2. Ask the spec before `with_output_stride(spec, 8)`: afterwards every later block has
-        stride 8 as well.
+        Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), whatever the output stride.
         """
+        return f"block{self.skip_block or self.last_block_at_stride(8)}.depthwise"
+
+    def last_block_at_stride(self, stride: int) -> int:
+        """The paper's number (from 1) of the last block whose output has this stride."""
         numbers = [number for number, found in enumerate(self.strides, start=1) if found == stride]
         if not numbers:
-            raise ValueError(
-                f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}"
-            )
+            raise ValueError(f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}")
         return numbers[-1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,7 +241,8 @@ def with_output_stride(
         doubled = dilation * block.stride
         blocks.append(replace(block, stride=1, dilation=doubled if dilate_first else dilation))
         dilation = doubled
-    return replace(spec, blocks=tuple(blocks))
+    skip = spec.last_block_at_stride(8) if 8 in spec.strides else 0
+    return replace(spec, blocks=tuple(blocks), skip_block=skip)
 
 
 def with_reduced_tail(spec: NetSpec, *, halve_first_expansion: bool) -> NetSpec:

@@ -60,7 +60,9 @@ def _guarded(job: Callable[[Any], int | None], config: Any) -> int:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A loader's worker hands an error on as the text of its whole traceback; the user's line is the last of it.
+        text = str(error).rpartition("engine.errors.UserError: ")[2].strip()
+        print(f"error: {text}", file=sys.stderr)
         return 1
     except ValueError as error:
         if not _is_ours(error):

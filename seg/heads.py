@@ -66,6 +66,7 @@ class LRASPP(nn.Module):
         filters: F of Table 7 (128; 256 in rows 3 and 7).
         pool: see `GatePool`.
         gate_bias, gate: bias of the gate's convolution, and `sigmoid` (Figure 10) or `hard_sigmoid` (released code).
+        bn_eps: 1e-5 as in DeepLab's decoder (the backbone's is 1e-3).
         align_corners: how feature maps are resized; DeepLab aligns corners, which is exact for odd sizes.
     """
 
@@ -81,13 +82,14 @@ class LRASPP(nn.Module):
         pool: str = "paper",
         gate: str = "sigmoid",
         gate_bias: bool = True,
+        bn_eps: float = 1e-5,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
         if gate not in ("sigmoid", "hard_sigmoid"):
             raise ValueError(f"gate must be sigmoid or hard_sigmoid, got {gate!r}")
         low, high = channels
-        self.branch = ConvNormAct(high, filters, kernel=1, act="RE")
+        self.branch = ConvNormAct(high, filters, kernel=1, act="RE", bn_eps=bn_eps)
         self.pool = GatePool(kind=pool, output_stride=output_stride)
         self.gate = nn.Conv2d(high, filters, 1, bias=gate_bias)
         self.gate_act = nn.Sigmoid() if gate == "sigmoid" else nn.Hardsigmoid()
@@ -123,16 +125,17 @@ class RASPP(nn.Module):
         pool: str = "paper",
         pool_norm: bool = True,
         dropout: float = 0.1,
+        bn_eps: float = 1e-5,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
         (high,) = channels
-        self.branch = ConvNormAct(high, filters, kernel=1, act="RE")
+        self.branch = ConvNormAct(high, filters, kernel=1, act="RE", bn_eps=bn_eps)
         self.pool = GatePool(kind=pool, output_stride=output_stride)
         self.image = nn.Conv2d(high, filters, 1, bias=not pool_norm)
-        self.image_norm = PooledNorm(filters) if pool_norm else nn.Identity()
+        self.image_norm = PooledNorm(filters, eps=bn_eps, momentum=0.01) if pool_norm else nn.Identity()
         self.resize = Resize(align_corners=align_corners)
-        self.project = ConvNormAct(2 * filters, filters, kernel=1, act="RE")
+        self.project = ConvNormAct(2 * filters, filters, kernel=1, act="RE", bn_eps=bn_eps)
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Conv2d(filters, num_classes, 1)
         _init(self)
@@ -146,9 +149,6 @@ class RASPP(nn.Module):
 
 class PooledNorm(nn.BatchNorm2d):
     """BatchNorm for pooled maps: a batch with one value per channel has no variance, so it uses the running one."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-3, momentum=0.01)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:

@@ -15,8 +15,7 @@ class Segmenter(nn.Module):
     Args:
         backbone: architecture, with its output stride.
         head: head class with its own options, called with `channels`, `num_classes` and `output_stride`.
-        low: feature for the skip connection: `auto` is the depthwise output of the last block at stride 8 (after
-            BatchNorm and activation, before squeeze-and-excite), the tap of the released code; None: no skip.
+        low: feature for the skip connection: `auto` is the spec's `skip_feature`; None: no skip.
         high: feature for the head: `auto` is the spec's `dense_output`.
         input_size: side or (height, width) that the network is trained at, to check the head's pooling window against.
 
@@ -37,9 +36,7 @@ class Segmenter(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if low == "auto":
-            low = f"block{backbone.last_block_at_stride(8)}.depthwise"
-        taps = (low, backbone.dense_output if high == "auto" else high)
+        taps = (backbone.skip_feature if low == "auto" else low, backbone.dense_output if high == "auto" else high)
         self.backbone = MobileNet(backbone, taps=tuple(tap for tap in taps if tap is not None))
         self.head = head(
             channels=tuple(self.backbone.channels.values()),

@@ -1,6 +1,7 @@
 """The edges of a street: houses, walls and fences."""
 
 import math
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -16,56 +17,46 @@ PLASTER: tuple[Colour, ...] = (
 ROOFS: tuple[Colour, ...] = ((128, 66, 50), (92, 78, 74), (74, 78, 88), (148, 84, 60))
 AWNINGS: tuple[Colour, ...] = ((180, 40, 44), (40, 90, 120), (60, 110, 70), (210, 160, 60), (110, 60, 110))
 PANE: Colour = (66, 82, 100)
+GLEAM: Colour = (112, 130, 150)
+DOORS: tuple[Colour, ...] = ((92, 56, 40), (44, 70, 62), (60, 60, 74))
 LIT: Colour = (250, 206, 120)
 
 
+@dataclass(frozen=True)
+class _Face:
+    """One upright rectangle of a house, in metres, and the light on it."""
+
+    card: Card
+    wide: float
+    tall: float
+    plaster: Colour
+    shade: float
+
+
 def house(
-    canvas: Canvas,
-    rng: Random,
-    *,
-    x: float,
-    z0: float,
-    z1: float,
-    side: float,
-    tall: float,
-    deep: float = 14.0,
-    open_gable: bool = True,
-) -> None:
-    """A house at the street's edge `x`: its long face from z0 to z1 and the gable that looks at us.
+    canvas: Canvas, rng: Random, *, x: float, z: tuple[float, float], side: float, tall: float,
+    deep: float = 14.0, open_gable: bool = True,
+) -> None:  # fmt: skip
+    """A house at the street's edge `x`: its long face from z[0] to z[1] and the gable that looks at us.
 
     `side` is -1 on the left of the street and 1 on its right; `deep` is how far it reaches away from it.
     Only an `open_gable`, one that no neighbour hides, has windows.
     """
-    plaster, floor_m = vary(rng, rng.choice(PLASTER)), rng.uniform(2.9, 3.3)
+    near, far = z
+    plaster = vary(rng, rng.choice(PLASTER))
+    gable = Card(x, near, 0.0 if side > 0 else math.pi)
+    end = _Face(gable, deep, tall, scaled(plaster, 0.94), canvas.light.shade((0, 0, -1)))
+    front = _Face(Card(x, near, math.pi / 2), far - near, tall, plaster, canvas.light.shade((-side, 0, 0)))
     with canvas.object("building"):
-        roof = rng.choice(ROOFS)
         if rng.random() < 0.6:
-            ridge = (
-                (x, tall, z0),
-                (x, tall, z1),
-                (x + side * 3, tall + 2.6, z1),
-                (x + side * 3, tall + 2.6, z0),
-            )
-            canvas.fill(ridge, roof, shade=canvas.light.shade((-side * 0.65, 0.75, 0.0)))
-        gable = Card(x, z0, 0.0 if side > 0 else math.pi)
-        shade = canvas.light.shade((0, 0, -1))
+            inner, ridge = x + side * 3, tall + 2.6
+            slope = ((x, tall, near), (x, tall, far), (inner, ridge, far), (inner, ridge, near))
+            canvas.fill(slope, rng.choice(ROOFS), shade=canvas.light.shade((-side * 0.65, 0.75, 0.0)))
         if open_gable:
-            _face(canvas, rng, gable, deep, tall, floor_m, scaled(plaster, 0.94), shade, shops=False)
+            _face(canvas, rng, end, shops=False)
         else:
-            canvas.fill(gable.place(box(0, 0, deep, tall)), scaled(plaster, 0.94), shade=shade)
-        street = Card(x, z0, math.pi / 2)
-        shops = rng.random() < 0.55
-        _face(
-            canvas,
-            rng,
-            street,
-            z1 - z0,
-            tall,
-            floor_m,
-            plaster,
-            canvas.light.shade((-side, 0, 0)),
-            shops=shops,
-        )
+            canvas.fill(end.card.place(box(0, 0, deep, tall)), end.plaster, shade=end.shade)
+        _face(canvas, rng, front, shops=rng.random() < 0.55)
 
 
 def facade_across(canvas: Canvas, rng: Random, *, x0: float, x1: float, z: float, tall: float) -> None:
@@ -75,80 +66,58 @@ def facade_across(canvas: Canvas, rng: Random, *, x0: float, x1: float, z: float
         if rng.random() < 0.6:
             roof = ((x0, tall, z), (x1, tall, z), (x1 - 1.5, tall + 3, z + 3), (x0 + 1.5, tall + 3, z + 3))
             canvas.fill(roof, rng.choice(ROOFS), shade=canvas.light.shade((0, 0.7, -0.7)))
-        shade = canvas.light.shade((0, 0, -1))
-        _face(
-            canvas,
-            rng,
-            Card(x0, z),
-            x1 - x0,
-            tall,
-            rng.uniform(2.9, 3.3),
-            plaster,
-            shade,
-            shops=rng.random() < 0.5,
-        )
+        face = _Face(Card(x0, z), x1 - x0, tall, plaster, canvas.light.shade((0, 0, -1)))
+        _face(canvas, rng, face, shops=rng.random() < 0.5)
 
 
-def _face(
-    canvas: Canvas,
-    rng: Random,
-    card: Card,
-    wide: float,
-    tall: float,
-    floor_m: float,
-    plaster: Colour,
-    shade: float,
-    *,
-    shops: bool,
-) -> None:
-    """One wall with its rows of windows, plinth and cornice, and shops or a door below."""
-    canvas.fill(card.place(box(0, 0, wide, tall)), plaster, shade=shade)
-    canvas.paint(card.place(box(0, tall - 0.45, wide, tall)), scaled(plaster, 1.14), shade=shade)
-    canvas.paint(card.place(box(0, 0, wide, 0.5)), scaled(plaster, 0.6), shade=shade)
-    columns = max(1, round(wide / rng.uniform(2.0, 2.9)))
-    pitch = wide / columns
-    half = pitch * rng.uniform(0.24, 0.32)
-    floors = max(1, int((tall - 0.6) / floor_m))
-    centres = (np.arange(columns) + 0.5) * pitch
-    low = floor_m * (np.arange(1 if shops else 0, floors) + 0.3)
-    u, v = (grid.ravel() for grid in np.meshgrid(centres, low))
-    if len(u):
-        frame, pane = 0.13, floor_m * 0.5
-        canvas.paint(
-            card.place(_boxes(u - half - frame, v - 0.14, u + half + frame, v + pane + frame)),
-            scaled(plaster, 1.22),
-            shade=shade,
-        )
-        canvas.paint(
-            card.place(_boxes(u - half, v, u + half, v + pane)), vary(rng, PANE, 14), shade=0.5 + shade / 2
-        )
-        canvas.paint(
-            card.place(_boxes(u - half, v + pane * 0.55, u, v + pane)), (112, 130, 150), shade=0.5 + shade / 2
-        )
-        if canvas.light.name == "dusk":
-            lit = np.array([rng.random() < 0.4 for _ in u])
-            if lit.any():
-                canvas.paint(card.place(_boxes(u - half, v, u + half, v + pane)[lit]), LIT)
+def _face(canvas: Canvas, rng: Random, face: _Face, *, shops: bool) -> None:
+    """A wall with plinth and cornice, rows of windows, and shops or a door below."""
+    place, shade = face.card.place, face.shade
+    canvas.fill(place(box(0, 0, face.wide, face.tall)), face.plaster, shade=shade)
+    canvas.paint(
+        place(box(0, face.tall - 0.45, face.wide, face.tall)), scaled(face.plaster, 1.14), shade=shade
+    )
+    canvas.paint(place(box(0, 0, face.wide, 0.5)), scaled(face.plaster, 0.6), shade=shade)
+    columns = max(1, round(face.wide / rng.uniform(2.0, 2.9)))
+    centres = (np.arange(columns) + 0.5) * face.wide / columns
+    _windows(canvas, rng, face, centres, lowest=1 if shops else 0)
     if shops:
-        _shop(canvas, rng, card, wide, shade)
+        _shops(canvas, rng, face)
     else:
         door = centres[rng.randrange(columns)]
-        canvas.paint(
-            card.place(box(door - 0.6, 0, door + 0.6, 2.2)),
-            rng.choice(((92, 56, 40), (44, 70, 62), (60, 60, 74))),
-            shade=shade,
-        )
+        canvas.paint(place(box(door - 0.6, 0, door + 0.6, 2.2)), rng.choice(DOORS), shade=shade)
 
 
-def _shop(canvas: Canvas, rng: Random, card: Card, wide: float, shade: float) -> None:
-    count = max(1, round(wide / 4))
-    step = wide / count
+def _windows(canvas: Canvas, rng: Random, face: _Face, centres: np.ndarray, *, lowest: int) -> None:
+    """A grid of framed panes that mirror the sky; at dusk some are lit."""
+    floor_m = rng.uniform(2.9, 3.3)
+    low = floor_m * (np.arange(lowest, max(1, int((face.tall - 0.6) / floor_m))) + 0.3)
+    half = face.wide / len(centres) * rng.uniform(0.24, 0.32)
+    u, v = (grid.ravel() for grid in np.meshgrid(centres, low))
+    if not len(u):
+        return
+    rim, pane, shade = 0.13, floor_m * 0.5, 0.5 + face.shade / 2
+    frames = _boxes(u - half - rim, v - 0.14, u + half + rim, v + pane + rim)
+    panes = face.card.place(_boxes(u - half, v, u + half, v + pane))
+    canvas.paint(face.card.place(frames), scaled(face.plaster, 1.22), shade=face.shade)
+    canvas.paint(panes, vary(rng, PANE, 14), shade=shade)
+    canvas.paint(face.card.place(_boxes(u - half, v + pane * 0.55, u, v + pane)), GLEAM, shade=shade)
+    if canvas.light.name == "dusk":
+        lit = np.array([rng.random() < 0.4 for _ in u])
+        if lit.any():
+            canvas.paint(panes[lit], LIT)
+
+
+def _shops(canvas: Canvas, rng: Random, face: _Face) -> None:
+    """Display windows with doors, each under an awning."""
+    count = max(1, round(face.wide / 4))
+    step = face.wide / count
     u = np.arange(count) * step
+    place, shade = face.card.place, face.shade
     glass = LIT if canvas.light.name == "dusk" else (84, 100, 112)
-    canvas.paint(card.place(_boxes(u + 0.3, 0.45, u + step - 0.3, 2.3)), glass, shade=0.6 + shade * 0.4)
-    awning = rng.choice(AWNINGS)
-    canvas.paint(card.place(_boxes(u + 0.15, 2.25, u + step - 0.15, 2.85)), awning, shade=shade)
-    canvas.paint(card.place(_boxes(u + step * 0.45, 0, u + step * 0.7, 2.2)), scaled(glass, 0.7), shade=shade)
+    canvas.paint(place(_boxes(u + 0.3, 0.45, u + step - 0.3, 2.3)), glass, shade=0.6 + shade * 0.4)
+    canvas.paint(place(_boxes(u + 0.15, 2.25, u + step - 0.15, 2.85)), rng.choice(AWNINGS), shade=shade)
+    canvas.paint(place(_boxes(u + step * 0.45, 0, u + step * 0.7, 2.2)), scaled(glass, 0.7), shade=shade)
 
 
 def _boxes(u0: np.ndarray, v0: np.ndarray | float, u1: np.ndarray, v1: np.ndarray | float) -> np.ndarray:

@@ -71,12 +71,12 @@ def _plot(
 
     def draw(canvas: Canvas) -> None:
         if kind == "house":
-            buildings.house(canvas, rng, x=x, z0=z0, z1=z1, side=side.sign, tall=tall, open_gable=not hidden)
+            buildings.house(canvas, rng, x=x, z=(z0, z1), side=side.sign, tall=tall, open_gable=not hidden)
             return
         if rng.random() < 0.5:  # a house at the back of the garden
             back = side.front + rng.uniform(10, 14)
             buildings.house(
-                canvas, rng, x=side.sign * back, z0=z0, z1=z1, side=side.sign, tall=tall * 0.7, deep=20
+                canvas, rng, x=side.sign * back, z=(z0, z1), side=side.sign, tall=tall * 0.7, deep=20
             )
         for out, z, high in sorted(trees, key=lambda t: -t[1]):
             greenery.tree(canvas, rng, Card(x + side.sign * out, z), tall=high)

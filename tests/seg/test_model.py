@@ -1,0 +1,105 @@
+"""LR-ASPP and R-ASPP as networks: shapes, pooling at any size, batch 1, gradients, torchvision's variant."""
+
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+
+from backbones.mobilenet_v2 import mobilenet_v2
+from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from engine.config import build, compose_config
+from seg.heads import LRASPP, RASPP
+from seg.model import Segmenter
+
+
+def small(head, *, low="auto", **options):
+    return Segmenter(backbone=mobilenet_v3_small(output_stride=16), head=head, num_classes=5, low=low, **options)
+
+
+@pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 512), (360, 480)])
+def test_any_input_size(pool, size):
+    model = small(partial(LRASPP, pool=pool)).eval()
+    scores = model(torch.rand(1, 3, *size))
+    assert scores.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
+def test_full_resolution(pool):
+    with torch.inference_mode():
+        assert small(partial(LRASPP, pool=pool)).eval()(torch.rand(1, 3, 1024, 2048)).shape == (1, 5, 128, 256)
+
+
+def test_the_gate_of_figure_10_pools_2_by_5_at_the_paper_size():
+    model = small(partial(LRASPP, pool="paper"))
+    features = torch.zeros(1, 1, 65, 129)  # 1025x2049 at output stride 16
+    assert model.head.pool(features).shape[-2:] == (2, 5)
+
+
+def test_paper_pool_names_the_way_out_where_it_cannot_serve():
+    with pytest.raises(ValueError, match=r"at least 769x769; 512x512 gives 32x32: use pool=large_kernel"):
+        small(partial(LRASPP, pool="paper"), input_size=512)
+    small(partial(LRASPP, pool="paper"), input_size=769)
+
+
+@pytest.mark.parametrize(("head", "low"), [(LRASPP, "auto"), (RASPP, None)])
+@pytest.mark.parametrize("pool", ["global", "large_kernel"])
+def test_batch_of_one_trains_and_every_parameter_gets_a_gradient(head, low, pool):
+    model = small(partial(head, pool=pool), low=low).train()
+    model(torch.rand(1, 3, 64, 64)).square().mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels"),
+    [
+        (mobilenet_v3_large(output_stride=16, tail="rf2"), {"block6.depthwise": 120, "last": 480}),
+        (mobilenet_v3_small(output_stride=8, tail="rf2"), {"block3.depthwise": 88, "last": 288}),
+        (mobilenet_v2(output_stride=16, tail="rf2"), {"block6.depthwise": 192, "block17": 160}),
+    ],
+)
+def test_the_head_taps_what_the_released_code_taps(spec, channels):
+    model = Segmenter(backbone=spec, head=LRASPP, num_classes=19)
+    assert model.backbone.channels == channels
+    assert next(iter(model.backbone.strides.values())) == 8
+
+
+def test_raspp_has_no_batch_norm_problem_with_one_value_per_channel():
+    model = small(partial(RASPP, pool="global"), low=None).train()
+    assert model(torch.rand(1, 3, 32, 32)).isfinite().all()
+
+
+def test_torchvision_weights_give_torchvision_outputs():
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7)
+    for name, buffer in theirs.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.3)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    config = compose_config("train", ["experiment=seg/lraspp_torchvision"])
+    ours = build(config.model, key="model", num_classes=7)
+    ours.load_state_dict(ours.adapt(theirs.state_dict()))  # strict: no key left over on either side
+    images = torch.rand(2, 3, 96, 128)
+    with torch.inference_mode():
+        expected = theirs.eval()(images)["out"]
+        found = torch.nn.functional.interpolate(ours.eval()(images), (96, 128), mode="bilinear")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_foreign_head_is_refused_by_name():
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
+    theirs["classifier.extra.weight"] = torch.zeros(1)
+    model = Segmenter(backbone=mobilenet_v3_large(output_stride=16, dilate_first=True), head=LRASPP, num_classes=21)
+    with pytest.raises(ValueError, match=r"classifier\.extra\.weight"):
+        model.adapt(theirs)
+
+
+def test_exports():
+    model = small(partial(LRASPP, pool="large_kernel")).eval()
+    images = torch.rand(1, 3, 64, 96)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
