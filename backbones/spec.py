@@ -177,7 +177,9 @@ class NetSpec:
         """The paper's number (from 1) of the last block whose output has this stride."""
         numbers = [number for number, found in enumerate(self.strides, start=1) if found == stride]
         if not numbers:
-            raise ValueError(f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}")
+            raise ValueError(
+                f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}"
+            )
         return numbers[-1]
 
     def to_dict(self) -> dict[str, Any]:

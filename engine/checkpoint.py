@@ -44,7 +44,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume") from None
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume"
+        ) from None
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -136,7 +138,9 @@ def prefixed(prefix: str, tensors: Tensors) -> Tensors:
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
     """The inverse of `prefixed`."""
-    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}
+    return {
+        name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")
+    }
 
 
 @dataclass
@@ -218,7 +222,11 @@ def load_optimizer(
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         # Step counters stay where torch keeps them (on the CPU); moments follow their parameter and its layout.
-        value = tensor.clone() if tensor.dim() == 0 else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        value = (
+            tensor.clone()
+            if tensor.dim() == 0
+            else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        )
         optimizer.state[parameter][key] = value
     for name, values in numbers.items():
         optimizer.state[parameters[name]].update(values)

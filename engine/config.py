@@ -1,39 +1,40 @@
 """Configuration: from the command line to objects in one jump.
 
 `launch` is the main of every tool: it composes `conf/<tool>.yaml` with the overrides of the command line, runs the job
-and turns what a user can get wrong into one line. `build` makes objects from config nodes, and nothing but classes of
-this framework, `torch.optim` and albumentations: a config is data, whoever wrote it.
+and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
-import difflib
-import functools
-import inspect
 import json
 import os
 import re
 import sys
 import traceback
-import types
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir, main
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine import checkpoint, run_folder
+from engine.build import check, make, nearest
 from engine.errors import UserError
 from engine.run_folder import RunFolder
 from engine.stop import EXIT_STOPPED, Stopped
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-ALLOWED = ("engine.", "backbones.", "cls.", "seg.", "det.", "deploy.", "search.", "torch.optim.", "albumentations.")
-_MARKS = ("_target_", "_partial_")
+_NUMBERS = {
+    "seed": (int, 0),
+    "samples": (int, 0),
+    "worst": (int, 0),
+    "data.workers": (int, 0),
+    "data.eval_batch": (int, 1),
+    "data.limit": (int, 1),
+}
 EITHER_OR = (("trainer.steps", "trainer.epochs"),)
 """Keys of which only one may be set: naming one on the command line empties the other."""
 
@@ -41,21 +42,28 @@ EITHER_OR = (("trainer.steps", "trainer.epochs"),)
 def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -> None:
     """Run a tool and exit: 0 when it ends well, 1 with one line for an error of the user, 75 when it was stopped.
 
-    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra.
+    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra; a job of a sweep that fails does not
+    keep the others from running.
     """
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
         print(readable_help(tool, help_text))
         sys.exit(0)
-    if any(argument.startswith("-") for argument in arguments):
-        main(config_path=str(CONF), config_name=tool, version_base="1.3")(lambda config: _guarded(job, config))()
-        sys.exit(0)
-    sys.exit(_guarded(lambda config: job(compose_config(tool, arguments)), None))
+    if not any(argument.startswith("-") for argument in arguments):
+        sys.exit(_guarded(lambda: job(compose_config(tool, arguments))))
+    statuses = [0]
+
+    def hydra_job(config: DictConfig) -> None:
+        choices = HydraConfig.get().runtime.choices
+        statuses.append(_guarded(lambda: job(_completed(config, choices, []))))
+
+    main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    sys.exit(max(statuses))
 
 
-def _guarded(job: Callable[[Any], int | None], config: Any) -> int:
+def _guarded(job: Callable[[], int | None]) -> int:
     try:
-        return job(config) or 0
+        return job() or 0
     except Stopped as stopped:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
@@ -95,10 +103,13 @@ def compose_config(tool: str, overrides: list[str]) -> DictConfig:
             config = compose(tool, [*overrides, *_emptied(overrides)], return_hydra_config=True)
         except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
             raise UserError(_explain(tool, overrides, error)) from None
-    experiment = dict(config.hydra.runtime.choices).get("experiment")
+    return _completed(config, config.hydra.runtime.choices, for_run)
+
+
+def _completed(config: DictConfig, choices: Any, for_run: list[str]) -> DictConfig:
     OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    config.experiment, config.overrides = experiment, for_run
+    config.pop("hydra", None)
+    config.experiment, config.overrides = choices.get("experiment"), for_run
     OmegaConf.set_struct(config, True)
     return config
 
@@ -115,7 +126,7 @@ def _split(tool: str, overrides: list[str]) -> tuple[list[str], list[str]]:
 
 def _top_keys(tool: str) -> list[str]:
     content = yaml.safe_load((CONF / f"{tool}.yaml").read_text(encoding="utf-8"))
-    return [key for key in content if key != "defaults"]
+    return [key for key in content if key not in ("defaults", "hydra")]
 
 
 def load_config(path: Path, overrides: list[str]) -> DictConfig:
@@ -132,13 +143,13 @@ def load_config(path: Path, overrides: list[str]) -> DictConfig:
         raise UserError(f"{path}: holds no configuration")
     known = set(_keys(config))
     for override in overrides + _emptied(overrides):
-        key, separator, value = override.partition("=")
+        key, separator, value = override.lstrip("+").partition("=")
         if value in groups().get(key, ()):
             OmegaConf.update(config, key, OmegaConf.load(CONF / key / f"{value}.yaml"), merge=False)
             known = set(_keys(config))
             continue
-        if not separator or (key not in known and key.rpartition(".")[0] not in known):
-            raise UserError(f"{override!r}: the run has no key {key!r}{_nearest(key, known)}")
+        if not separator or (key not in known and not override.startswith("+")):
+            raise UserError(f"{override!r}: the run has no key {key!r}{nearest(key, known)}")
         OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
     OmegaConf.set_struct(config, True)
     return config
@@ -149,42 +160,41 @@ def to_yaml(config: DictConfig) -> str:
     return OmegaConf.to_yaml(config, resolve=False)
 
 
-def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
-    """Build the object that a config node describes; `arguments` are passed on to its constructor.
-
-    Args:
-        key: where the node stands in the configuration, for messages.
+def build(node: Any, *, key: str, **arguments: Any) -> Any:
+    """Build the object that a config node describes; see `engine.build.make`.
 
     Raises:
-        UserError: a target outside of the allowed packages, an unknown or missing option, a value of the wrong type, or
-            whatever the constructor refuses.
+        UserError: a value that must be given is missing, or what `make` refuses.
     """
+    return make(_plain(node, key), key, **arguments)
+
+
+def validate(config: DictConfig) -> None:
+    """Check all that can be checked before any data is read: nothing missing, targets, options, types.
+
+    Raises:
+        UserError: naming the first key that is wrong.
+    """
+    _plain(config, "")
+    for key, (kind, least) in _NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and (type(value) is not kind or value < least):
+            raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    for key, node in config.items():
+        if isinstance(node, DictConfig):
+            check(_plain(node, str(key)), str(key), complete=False)
+
+
+def _plain(node: Any, key: str) -> Any:
     try:
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        missing = getattr(error, "full_key", None) or key
-        raise UserError(f"{_dotted(key, missing)} is not set; give {_dotted(key, missing)}=<value>") from None
-    _check_targets(plain, key)
-    return _make(plain, key, arguments)
-
-
-def _make(node: Any, key: str, arguments: dict[str, Any]) -> Any:
-    if isinstance(node, list):
-        return [_make(item, f"{key}[{number}]", {}) for number, item in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    made = {name: _make(item, f"{key}.{name}", {}) for name, item in node.items() if name not in _MARKS}
-    if "_target_" not in node:
-        return made
-    constructor = get_object(node["_target_"])
-    if node.get("_partial_"):
-        return functools.partial(constructor, **made, **arguments)
-    try:
-        return constructor(**made, **arguments)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from None
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        if missing is None:
+            raise UserError(f"{key}: {_first_line(error)}") from None
+        name = getattr(error, "full_key", None) or missing[1]
+        name = missing[1] if "." in missing[1] or not name else name
+        raise UserError(f"{name} is not set; give {name}=<value>") from None
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
@@ -195,8 +205,11 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     """
     if config.resume is not None:
         run = run_folder.find(Path(config.resume))
-        return load_config(run.config, list(config.overrides)), run, True
-    experiment = config.experiment or next(iter(config.data.source._target_.rpartition(".")[::-1]))
+        config = load_config(run.config, list(config.overrides))
+        validate(config)
+        return config, run, True
+    validate(config)
+    experiment = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.room, experiment.removeprefix(f"{config.room}/"))
     for key in ("data.root", "weights", "init_from"):
         if (value := OmegaConf.select(config, key)) is not None:
@@ -212,10 +225,11 @@ def build_task(config: DictConfig, classes: Any) -> Any:
 
 def open_trained(config: DictConfig) -> tuple[RunFolder, DictConfig]:
     """The run that a tool works on, and its configuration with the tool's overrides."""
-    if config.run == "???":
-        raise UserError("run is not set; give run=<run folder>")
+    validate(config)
     run = run_folder.find(Path(config.run))
-    return run, load_config(run.config, list(config.overrides))
+    trained = load_config(run.config, list(config.overrides))
+    validate(trained)
+    return run, trained
 
 
 def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_name: str) -> Any:
@@ -226,73 +240,14 @@ def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_na
     """
     trained = json.loads(run.classes.read_text(encoding="utf-8"))
     if [item["name"] for item in trained["classes"]] != list(classes.names):
-        raise UserError(f"{run.path}: was trained on other classes than this data set has ({', '.join(classes.names)})")
+        raise UserError(
+            f"{run.path}: was trained on other classes than this data set has ({', '.join(classes.names)})"
+        )
     task = build_task(config, classes)
     path = run.checkpoint(checkpoint_name)
     state, _ = checkpoint.inference_weights(path)
     checkpoint.load_strict(task.model, state)
     return task.eval()
-
-
-def _check_targets(node: Any, key: str) -> None:
-    """Check all `_target_`s below `node`: allowed package, known options, plain types."""
-    if isinstance(node, list):
-        for number, item in enumerate(node):
-            _check_targets(item, f"{key}[{number}]")
-    if not isinstance(node, dict):
-        return
-    if target := node.get("_target_"):
-        if not isinstance(target, str) or not target.startswith(ALLOWED):
-            raise UserError(f"{key}._target_={target}: configs may only build {', '.join(p + '*' for p in ALLOWED)}")
-        try:
-            constructor = get_object(target)
-        except Exception:  # whatever importing an unknown name raises
-            raise UserError(f"{key}._target_={target}: there is no such class or function") from None
-        _check_options(constructor, node, key)
-    for name, item in node.items():
-        _check_targets(item, f"{key}.{name}" if key else str(name))
-
-
-def _check_options(constructor: Any, node: dict[str, Any], key: str) -> None:
-    parameters = inspect.signature(constructor).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
-    for name, value in node.items():
-        if name in _MARKS:
-            continue
-        if name not in parameters:
-            raise UserError(f"{key}.{name}: unknown option{_nearest(name, parameters)}")
-        if name in hints and not _fits(value, hints[name]):
-            raise UserError(f"{key}.{name} must be {_type_name(hints[name])}, got {value!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain config value fits a type hint; hints other than plain ones always fit."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint is type(None):
-        return value is None
-    if isinstance(value, dict):
-        return True
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    if hint is Path:
-        return isinstance(value, str)
-    if origin in (list, tuple):
-        return isinstance(value, list)
-    return True
-
-
-def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
 
 
 def readable_help(tool: str, help_text: str) -> str:
@@ -302,7 +257,9 @@ def readable_help(tool: str, help_text: str) -> str:
         names = ", ".join(options)
         lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
     lines += ["", f"Keys of {tool} (key=value): {', '.join(_top_keys(tool))}"]
-    lines += ["Keys of groups (group.key=value) are listed with their values by --cfg job; -m sweeps over a,b,c."]
+    lines += [
+        "Keys of groups (group.key=value) are listed with their values by --cfg job; -m sweeps over a,b,c."
+    ]
     return "\n".join(lines)
 
 
@@ -340,10 +297,10 @@ def _explain(tool: str, overrides: list[str], error: Exception) -> str:
     option = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
-        return f"{group}={name}: no such option{_nearest(name, groups().get(group, []))}"
+        return f"{group}={name}: no such option{nearest(name, groups().get(group, []))}"
     if key:
         known = set(groups()) | _all_keys(tool)
-        return f"unknown key {key[1]!r}{_nearest(key[1], known)}"
+        return f"unknown key {key[1]!r}{nearest(key[1], known)}"
     return f"{' '.join(overrides)}: {_first_line(error)}"
 
 
@@ -360,15 +317,6 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, (DictConfig, ListConfig)):
             yield from _keys(value, f"{prefix}{key}.")
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def _dotted(prefix: str, key: str) -> str:
-    return key if not prefix or key.startswith(prefix) else f"{prefix}.{key}"
 
 
 def _first_line(error: BaseException) -> str:

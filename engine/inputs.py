@@ -28,7 +28,9 @@ def find(text: str) -> list[Path]:
     if path.is_dir():
         found = [*list_images(path), *(p for p in sorted(path.iterdir()) if is_video(p))]
     else:
-        found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+        found = [
+            Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()
+        ]
     if not found:
         kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         raise UserError(f"input={text}: no such file, folder or glob with pictures or videos ({kinds})")
@@ -72,7 +74,9 @@ def num_frames(path: Path) -> int:
     return max(count, 0)
 
 
-def map_video(source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]) -> int:
+def map_video(
+    source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
+) -> int:
     """Write `draw(frame)` for each frame of `source` as an .mp4 at the same rate; returns the number of frames.
 
     Raises:

@@ -59,9 +59,21 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, *, first: int = 0, unit: str = "step", every_seconds: float = 10.0, say: Callable[[str], None] = print
+        self,
+        total: int,
+        *,
+        first: int = 0,
+        unit: str = "step",
+        every_seconds: float = 10.0,
+        say: Callable[[str], None] = print,
     ) -> None:
-        self.total, self.first, self.unit, self.every_seconds, self.say = total, first, unit, every_seconds, say
+        self.total, self.first, self.unit, self.every_seconds, self.say = (
+            total,
+            first,
+            unit,
+            every_seconds,
+            say,
+        )
         self._started = self._said = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -78,7 +90,9 @@ class Progress:
         now = time.monotonic()
         if now - self._said >= self.every_seconds or done == self.total:
             self._said = now
-            self.say(f"{self.unit} {done}/{self.total}  {text}  ETA {self._eta(done, now)}".replace("    ", "  "))
+            self.say(
+                f"{self.unit} {done}/{self.total}  {text}  ETA {self._eta(done, now)}".replace("    ", "  ")
+            )
 
     def _eta(self, done: int, now: float) -> str:
         behind = max(done - self.first, 1)
@@ -105,14 +119,23 @@ def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     train = [row for row in rows if row["kind"] == "train"]
-    scores = [(row["step"], row[metric]) for row in rows if row["kind"] == "eval" and row.get(metric) is not None]
+    scores = [
+        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and row.get(metric) is not None
+    ]
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axis.plot([row["step"] for row in train], [row["loss"] for row in train], color="tab:gray", label="training loss")
+    axis.plot(
+        [row["step"] for row in train],
+        [row["loss"] for row in train],
+        color="tab:gray",
+        label="training loss",
+    )
     axis.set(xlabel="step", ylabel="training loss")
     right = axis.twinx()
     if scores:
         right.plot(*zip(*scores, strict=True), color="tab:blue", marker="o", label=metric)
-        right.annotate(f"{scores[-1][1]:.3f}", scores[-1], textcoords="offset points", xytext=(-4, 8), ha="right")
+        right.annotate(
+            f"{scores[-1][1]:.3f}", scores[-1], textcoords="offset points", xytext=(-4, 8), ha="right"
+        )
     right.set(ylabel=metric, ylim=(0, 1))
     figure.legend(loc="upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)

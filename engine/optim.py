@@ -88,7 +88,9 @@ def parameter_groups(
         used.update([pattern] if pattern else [])
         rate = lr * (factors[pattern] if pattern else 1.0)
         decay = 0.0 if name in undecayed else weight_decay
-        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay})
+        group = groups.setdefault(
+            (rate, decay), {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
+        )
         group["params"].append(parameter)
     if unused := set(factors) - used:
         raise ValueError(f"optimizer.lr_factors: {sorted(unused)} match no parameter of the model")
@@ -133,7 +135,9 @@ class RMSpropTF(Optimizer):
     ) -> None:
         if not 0 <= decay < 1 or not 0 <= momentum < 1 or eps <= 0:
             raise ValueError(f"decay and momentum must be in [0, 1), eps > 0, got {decay}, {momentum}, {eps}")
-        super().__init__(params, dict(lr=lr, decay=decay, momentum=momentum, eps=eps, weight_decay=weight_decay))
+        super().__init__(
+            params, dict(lr=lr, decay=decay, momentum=momentum, eps=eps, weight_decay=weight_decay)
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]

@@ -1,14 +1,14 @@
 """The run folder: everything that eval, predict, benchmark and export need to know about a run, in one place.
 
-    config.yaml        the composed configuration; references between keys are kept, so that overrides still work
-    environment.json   versions, git revision, device
-    classes.json       class map of the data set
-    log.jsonl          one row per log line or evaluation
-    metrics.json       the last evaluation
-    curves.png         losses and metrics over steps
-    checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
-    tensorboard/       the same numbers as events
-    samples/           predictions on the evaluation split
+config.yaml        the composed configuration; references between keys are kept, so that overrides still work
+environment.json   versions, git revision, device
+classes.json       class map of the data set
+log.jsonl          one row per log line or evaluation
+metrics.json       the last evaluation
+curves.png         losses and metrics over steps
+checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
+tensorboard/       the same numbers as events
+samples/           predictions on the evaluation split
 """
 
 import json
@@ -74,7 +74,9 @@ def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
         write_json(path / "environment.json", {**environment, "git": git_revision()})
         run.config.write_text(config, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot make the run folder ({error.strerror}); choose another run=") from None
+        raise UserError(
+            f"{path}: cannot make the run folder ({error.strerror}); choose another run="
+        ) from None
 
 
 def find(path: Path) -> RunFolder:
@@ -127,7 +129,9 @@ def git_revision() -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(folder)]
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None

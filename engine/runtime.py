@@ -46,8 +46,8 @@ class Runtime:
 
     def move(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch's tensors to the device."""
-        to_device: Callable[[Any], Any] = (
-            lambda value: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+        to_device: Callable[[Any], Any] = lambda value: (
+            value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
         )
         return {name: to_device(value) for name, value in batch.items()}
 

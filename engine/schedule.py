@@ -23,9 +23,7 @@ def poly(
     return factor
 
 
-def cosine(
-    *, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0
-) -> Schedule:
+def cosine(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0) -> Schedule:
     """Half a cosine from 1 to `end`, after the warm-up (Loshchilov & Hutter 2017)."""
     _check(steps, warmup_steps, warmup_factor)
 

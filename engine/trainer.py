@@ -61,7 +61,16 @@ class Plan:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set one of steps and epochs, got steps={self.steps}, epochs={self.epochs}")
-        for name in ("steps", "epochs", "batch", "accumulate", "eval_every", "save_every", "log_every", "clip"):
+        for name in (
+            "steps",
+            "epochs",
+            "batch",
+            "accumulate",
+            "eval_every",
+            "save_every",
+            "log_every",
+            "clip",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -140,7 +149,9 @@ class Trainer:
             UserError: the loss is not finite, or a file cannot be read or written.
         """
         main = self.runtime.is_main
-        self.log = log.RunLog(self.run, step=self.state.step, tensorboard=self.plan.tensorboard) if main else None
+        self.log = (
+            log.RunLog(self.run, step=self.state.step, tensorboard=self.plan.tensorboard) if main else None
+        )
         self.progress = log.Progress(self.steps, first=self.state.step) if main else None
         self.meter = Meter()
         self.stop.install()
@@ -245,7 +256,9 @@ class Trainer:
         self.progress.update(self.state.step, text)
         if numbers["data_wait"] > 0.3 and self.state.step > 1 and not self.meter.warned:
             self.meter.warned = True
-            self.progress.print("input-bound: the model waits for data; raise data.workers or lower data.crop")
+            self.progress.print(
+                "input-bound: the model waits for data; raise data.workers or lower data.crop"
+            )
 
     def _evaluation_due(self) -> bool:
         step, every = self.state.step, self.plan.eval_every
@@ -311,7 +324,10 @@ class Trainer:
         moments, numbers = checkpoint.under("optimizer", tensors), metadata["optimizer"]
         checkpoint.load_optimizer(self.task.model, self.optimizer, moments, numbers)  # type: ignore[arg-type]
         if self.average is not None:
-            checkpoint.load_strict(self.average.module.model, checkpoint.under("ema", tensors) or checkpoint.under("model", tensors))
+            checkpoint.load_strict(
+                self.average.module.model,
+                checkpoint.under("ema", tensors) or checkpoint.under("model", tensors),
+            )
             self.average.n_averaged.fill_(metadata["ema_updates"])
         if metadata["scaler"]:
             self.scaler.load_state_dict(metadata["scaler"])

@@ -41,16 +41,23 @@ class Inference:
         if not scales or min(scales) <= 0:
             raise ValueError(f"inference.scales must be positive numbers, got {list(scales)}")
         if window is not None and (len(window) != 2 or min(window) < 32):
-            raise ValueError(f"inference.window must be [height, width] of at least 32 pixels, got {list(window)}")
+            raise ValueError(
+                f"inference.window must be [height, width] of at least 32 pixels, got {list(window)}"
+            )
         if not 0 <= overlap < 1:
             raise ValueError(f"inference.overlap must be in [0, 1), got {overlap}")
         self.scales, self.flip, self.window, self.overlap = tuple(scales), flip, window, overlap
 
     def __str__(self) -> str:
-        parts = ["scales " + "/".join(f"{scale:g}" for scale in self.scales), "flip" if self.flip else "no flip"]
+        parts = [
+            "scales " + "/".join(f"{scale:g}" for scale in self.scales),
+            "flip" if self.flip else "no flip",
+        ]
         return ", ".join(parts + ([f"window {self.window[0]}x{self.window[1]}"] if self.window else []))
 
-    def __call__(self, network: Network, images: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    def __call__(
+        self, network: Network, images: Tensor, size: tuple[int, int], *, align_corners: bool
+    ) -> Tensor:
         """Normalised images [N, 3, h, w] -> class scores or summed probabilities [N, K, *size]."""
         plain = self.scales == (1.0,) and not self.flip
         if plain and self.window is None:

@@ -79,7 +79,9 @@ class Dice(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
         counted = (labels != IGNORE).unsqueeze(1)
-        truth = F.one_hot(labels.masked_fill(labels == IGNORE, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
+        truth = (
+            F.one_hot(labels.masked_fill(labels == IGNORE, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
+        )
         guess = logits.float().softmax(1) * counted
         overlap = (truth * guess).sum((0, 2, 3))
         total = (truth + guess).sum((0, 2, 3))

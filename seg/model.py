@@ -36,7 +36,10 @@ class Segmenter(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        taps = (backbone.skip_feature if low == "auto" else low, backbone.dense_output if high == "auto" else high)
+        taps = (
+            backbone.skip_feature if low == "auto" else low,
+            backbone.dense_output if high == "auto" else high,
+        )
         self.backbone = MobileNet(backbone, taps=tuple(tap for tap in taps if tap is not None))
         self.head = head(
             channels=tuple(self.backbone.channels.values()),

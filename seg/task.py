@@ -105,13 +105,20 @@ class Segmentation(nn.Module):
         return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
 
     def picture(
-        self, image: NDArray[np.uint8], labels: NDArray[np.uint8], *, legend: bool = True, all_classes: bool = False
+        self,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        *,
+        legend: bool = True,
+        all_classes: bool = False,
     ) -> NDArray[np.uint8]:
         """`image` tinted by `labels`, above a legend of the classes in it (or of all classes)."""
         tinted = overlay(image, labels, self.classes)
         if not legend:
             return tinted
-        return with_legend(tinted, self.classes, None if all_classes else present_classes(labels, self.classes))
+        return with_legend(
+            tinted, self.classes, None if all_classes else present_classes(labels, self.classes)
+        )
 
     def save_prediction(self, labels: NDArray[np.uint8], out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the data set's own ids; returns what the summary says about the image."""
@@ -126,7 +133,9 @@ class Segmentation(nn.Module):
         ids = np.array(self.classes.ids)
         return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[labels]
 
-    def save_label_ids(self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path) -> None:
+    def save_label_ids(
+        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
+    ) -> None:
         """Write a batch's predictions as label-id PNGs named after their images, as the Cityscapes server takes them."""
         for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
             write_png(folder / f"{_file_name(dataset.name(index))}.png", self.to_ids(labels))

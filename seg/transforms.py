@@ -45,6 +45,8 @@ class TrainTransform:
         extra: Sequence[Any] = (),
     ) -> None:
         self.crop = _as_size("crop", crop)
+        if min(self.crop) < 32:  # below that the deepest feature map is a single value
+            raise ValueError(f"crop must be at least 32 pixels on each side, got {crop!r}")
         low, high = _as_scale(scale)
         if not 0 <= flip <= 1:
             raise ValueError(f"flip must be a probability in 0..1, got {flip}")

@@ -12,6 +12,7 @@ Examples:
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -26,10 +27,14 @@ def train(config: DictConfig) -> None:
     config, run, resumes = open_run(config)
     plan = build(config.trainer, key="trainer")
     where = runtime.start(
-        device=plan.device, precision=plan.precision, channels_last=plan.channels_last, deterministic=plan.deterministic
+        device=plan.device,
+        precision=plan.precision,
+        channels_last=plan.channels_last,
+        deterministic=plan.deterministic,
     )
     augment = build(config.augment, key="augment")
     data = build(config.data.source, key="data.source")
+    torch.manual_seed(config.seed)
     task = build_task(config, data.classes)
     started_from = "" if resumes else starting_weights(config, task.model)
     where.place(task)
@@ -61,7 +66,9 @@ def train(config: DictConfig) -> None:
     trainer.fit()
     if where.is_main:
         print(trainer.evaluator.table())
-        log.draw_curves(log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.path / "curves.png")
+        log.draw_curves(
+            log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.path / "curves.png"
+        )
         trainer.inference_task.save_samples(feed.eval_set, trainer.run.path / "samples", count=config.samples)
         print(f"run: {trainer.run.path}")
     where.close()

@@ -31,7 +31,9 @@ def test_a_sliding_window_covers_every_pixel_once_averaged(window):
     torch.testing.assert_close(scores, columns(images).softmax(1))
 
 
-@pytest.mark.parametrize(("length", "window", "overlap"), [(100, 32, 0.0), (100, 32, 0.5), (33, 32, 0.0), (32, 32, 0.9)])
+@pytest.mark.parametrize(
+    ("length", "window", "overlap"), [(100, 32, 0.0), (100, 32, 0.5), (33, 32, 0.0), (32, 32, 0.9)]
+)
 def test_windows_end_at_the_border_and_leave_no_gap(length, window, overlap):
     starts = _starts(length, window, overlap)
     assert starts[0] == 0
@@ -39,7 +41,9 @@ def test_windows_end_at_the_border_and_leave_no_gap(length, window, overlap):
     assert all(b - a <= window * (1 - overlap) + 1 for a, b in zip(starts, starts[1:], strict=False))
 
 
-@pytest.mark.parametrize("options", [{"scales": []}, {"scales": [0.0]}, {"window": [16, 64]}, {"overlap": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"scales": []}, {"scales": [0.0]}, {"window": [16, 64]}, {"overlap": 1.0}]
+)
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Inference(**options)

@@ -14,7 +14,9 @@ from seg.model import Segmenter
 
 
 def small(head, *, low="auto", **options):
-    return Segmenter(backbone=mobilenet_v3_small(output_stride=16), head=head, num_classes=5, low=low, **options)
+    return Segmenter(
+        backbone=mobilenet_v3_small(output_stride=16), head=head, num_classes=5, low=low, **options
+    )
 
 
 @pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
@@ -29,7 +31,12 @@ def test_any_input_size(pool, size):
 @pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
 def test_full_resolution(pool):
     with torch.inference_mode():
-        assert small(partial(LRASPP, pool=pool)).eval()(torch.rand(1, 3, 1024, 2048)).shape == (1, 5, 128, 256)
+        assert small(partial(LRASPP, pool=pool)).eval()(torch.rand(1, 3, 1024, 2048)).shape == (
+            1,
+            5,
+            128,
+            256,
+        )
 
 
 def test_the_gate_of_figure_10_pools_2_by_5_at_the_paper_size():
@@ -74,7 +81,9 @@ def test_raspp_has_no_batch_norm_problem_with_one_value_per_channel():
 
 def test_torchvision_weights_give_torchvision_outputs():
     torch.manual_seed(0)
-    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7)
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=7
+    )
     for name, buffer in theirs.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.3)
@@ -91,9 +100,13 @@ def test_torchvision_weights_give_torchvision_outputs():
 
 
 def test_a_foreign_head_is_refused_by_name():
-    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict()
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    ).state_dict()
     theirs["classifier.extra.weight"] = torch.zeros(1)
-    model = Segmenter(backbone=mobilenet_v3_large(output_stride=16, dilate_first=True), head=LRASPP, num_classes=21)
+    model = Segmenter(
+        backbone=mobilenet_v3_large(output_stride=16, dilate_first=True), head=LRASPP, num_classes=21
+    )
     with pytest.raises(ValueError, match=r"classifier\.extra\.weight"):
         model.adapt(theirs)
 

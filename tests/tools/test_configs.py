@@ -1,0 +1,60 @@
+"""Every config file is composed and built: a file in conf/ that cannot be used fails here."""
+
+import pytest
+import torch
+
+from engine.classes import ClassMap
+from engine.config import CONF, build, compose_config, groups, readable_help, validate
+
+CLASSES = ClassMap(
+    names=("road", "sky", "tree"), ids=(0, 1, 2), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)), ignore=(255,)
+)
+ROOT = "data.root=/nowhere"
+
+
+def options(group):
+    return [option for option in groups()[group] if option != "seg/cityscapes_protocol"]
+
+
+def build_all(overrides):
+    """Build everything but the data set, the model on the meta device."""
+    config = compose_config("train", overrides)
+    validate(config)
+    plan = build(config.trainer, key="trainer").resolved(100)
+    with torch.device("meta"):
+        model = build(config.model, key="model", num_classes=len(CLASSES))
+    build(config.augment, key="augment")
+    optimizer = build(config.optimizer, key="optimizer", model=model)
+    schedule = build(config.schedule, key="schedule", steps=plan.steps)
+    assert 0 <= schedule(plan.steps - 1) <= schedule(max(config.schedule.warmup_steps, 0)) <= 1
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    return build(config.task, key="task", model=model, classes=CLASSES)
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment(experiment):
+    task = build_all([f"experiment={experiment}", ROOT])
+    with torch.device("meta"):
+        assert task.model.eval()(torch.rand(1, 3, 65, 129)).shape[1] == len(CLASSES)
+
+
+GROUPS = [group for group in groups() if group not in ("experiment", "task")]
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in GROUPS for option in options(group)]
+)
+def test_every_option(group, option):
+    build_all([f"{group}={option}", ROOT])
+
+
+def test_every_option_is_in_the_help():
+    text = readable_help("train", "Examples:")
+    assert all(option in text for names in groups().values() for option in names)
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_says_what_it_is(experiment):
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")

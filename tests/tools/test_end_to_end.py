@@ -1,0 +1,147 @@
+"""The commands of the README, typed as a user would, on scenes small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "data.source.num_train=6", "data.source.num_val=3", "data.source.num_test=2", "data.source.size=[64,128]",
+    "data.crop=[64,96]", "data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "samples=2",
+]  # fmt: skip
+
+
+def run(tool, *arguments, cwd, status=0):
+    """Run a tool in a process of its own; returns its output."""
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(cwd / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stdout + done.stderr
+    if status == 1:
+        assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    output = run("train", *SMALL, "trainer.steps=4", "trainer.eval_every=2", "trainer.ema=0.9", cwd=folder)
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("run: runs/seg/streets/")
+    return folder, folder / last.removeprefix("run: ")
+
+
+def test_a_run_folder_describes_itself(trained):
+    _, path = trained
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "classes.json",
+        "log.jsonl",
+        "metrics.json",
+        "curves.png",
+    ):
+        assert (path / name).stat().st_size > 0, name
+    assert len(list((path / "samples").glob("*.png"))) == 2
+    assert {"last.safetensors", "best.safetensors"} <= {
+        file.name for file in (path / "checkpoints").iterdir()
+    }
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics.keys() >= {"miou", "miou_category", "pixel_accuracy", "iou/road", "num_images", "protocol"}
+    assert metrics["num_images"] == 3
+    rows = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4]
+
+
+def test_eval_repeats_the_metrics_and_writes_label_ids(trained):
+    folder, path = trained
+    run("eval", f"run={path}", "checkpoint=last", "out=scores", "save_label_ids=true", "worst=1", cwd=folder)
+    metrics = json.loads((folder / "scores" / "metrics.json").read_text())
+    before = json.loads((path / "metrics.json").read_text())
+    assert metrics["miou"] == pytest.approx(before["miou"], abs=1e-9)
+    masks = sorted((folder / "scores" / "label_ids").glob("*.png"))
+    assert len(masks) == 3
+    assert set(np.unique(cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED))) <= set(range(7, 34))
+    assert (folder / "scores" / "confusion.png").stat().st_size > 0
+    assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
+
+
+def test_eval_takes_another_split_and_other_inference(trained):
+    folder, path = trained
+    options = ["data.split=test", "inference=multi_scale", "inference.scales=[1.0,0.5]"]
+    run("eval", f"run={path}", *options, "out=test", cwd=folder)
+    assert json.loads((folder / "test" / "metrics.json").read_text())["num_images"] == 2
+
+
+def test_predict_reads_folders_and_videos_and_reports_bad_files(trained):
+    folder, path = trained
+    photos = folder / "photos"
+    photos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    cv2.imwrite(str(photos / "good.jpg"), picture)
+    (photos / "broken.png").write_bytes(b"no picture")
+    video = cv2.VideoWriter(str(photos / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
+    for _ in range(3):
+        video.write(picture)
+    video.release()
+    output = run("predict", f"run={path}", "input=photos", "out=seen", cwd=folder, status=1)
+    assert "broken.png" in output
+    assert "2 of 3 files predicted" in output
+    summary = json.loads((folder / "seen" / "summary.json").read_text())
+    assert [Path(item["file"]).name for item in summary["failed"]] == ["broken.png"]
+    assert cv2.imread(str(folder / "seen" / "masks" / "good.png"), cv2.IMREAD_UNCHANGED).shape == (50, 70)
+    frames = next(item for item in summary["files"] if item["file"].endswith(".avi"))
+    assert frames["frames"] == 3
+    assert (folder / "seen" / "overlays" / "drive.mp4").stat().st_size > 0
+
+
+def test_the_same_seed_gives_the_same_bits(trained):
+    folder, path = trained
+    run("train", *SMALL, "trainer.steps=4", "trainer.eval_every=2", "trainer.ema=0.9", "run=again", cwd=folder)
+    first, again = ((run_ / "checkpoints" / "last.safetensors").read_bytes() for run_ in (path, folder / "again"))
+    assert first == again
+
+
+def test_a_finished_run_can_be_extended(trained):
+    folder, _ = trained
+    run("train", *SMALL, "trainer.steps=2", "run=extended", cwd=folder)
+    assert "finished" in run("train", "resume=extended", cwd=folder)
+    output = run("train", "resume=extended", "trainer.steps=3", cwd=folder)
+    assert "step 2 of 3" in output
+    assert json.loads((folder / "extended" / "metrics.json").read_text())["step"] == 3
+
+
+def test_fine_tuning_starts_from_a_run(trained):
+    folder, path = trained
+    output = run("train", *SMALL, "trainer.steps=1", f"init_from={path}", "run=tuned", cwd=folder)
+    assert "0 skipped, 0 new" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trainer.stesp=3"], "did you mean 'trainer.steps'"),
+        (["data=maks"], "did you mean 'masks'"),
+        (["data=masks"], "data.root is not set"),
+        (["data=masks", "data.root=/nowhere"], "/nowhere"),
+        (["trainer.steps=-1"], "steps must be positive"),
+        (["data.crop=16"], "at least 32"),
+        (["weights=/nowhere.pth", *SMALL], "/nowhere.pth"),
+        (["task._target_=os.system"], "may only build"),
+        (["resume=/nowhere"], "no run folder"),
+    ],
+)
+def test_a_users_mistake_is_one_line(tmp_path, arguments, expected):
+    output = run("train", *arguments, cwd=tmp_path, status=1)
+    assert expected in output.strip().splitlines()[-1]
