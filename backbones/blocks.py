@@ -96,7 +96,8 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Hardsigmoid() if gate == "hard_sigmoid" else nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
+        gate: Tensor = self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
+        return x * gate
 
 
 class InvertedResidual(nn.Module):

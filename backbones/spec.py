@@ -109,7 +109,8 @@ class NetSpec:
     last_act: activation of the last conv and of the hidden layer.
     hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0 for none.
     bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
-    skip_block: number of the last block of the stride-8 stage, where dilation has hidden it; 0 where strides tell.
+    skip_block: number of the last block of the stride-8 stage, where dilation has hidden it; 0 where
+        strides tell.
     """
 
     name: str
@@ -167,7 +168,7 @@ class NetSpec:
 
     @property
     def skip_feature(self) -> str:
-        """The feature of LR-ASPP's skip connection: the depthwise output of the last block of the stride-8 stage.
+        """The feature of LR-ASPP's skip connection: the depthwise output of the last block at stride 8.
 
         Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), whatever the output stride.
         """

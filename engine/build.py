@@ -1,7 +1,7 @@
 """From a plain config node to an object, in one jump, and to nothing but what is allowed.
 
-A node is a dict with `_target_`, the dotted name of a class or function, and its keyword arguments: the constructor is
-the schema. Everything is checked before anything is built: a config is data, whoever wrote it.
+A node is a dict with `_target_`, the dotted name of a class or function, and its keyword arguments: the
+constructor is the schema. Everything is checked before anything is built: a config is data, whoever wrote it.
 """
 
 import difflib
@@ -40,8 +40,8 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         arguments: passed on to the outermost constructor.
 
     Raises:
-        UserError: a target outside of the allowed packages, an unknown or missing option, a value of the wrong type, or
-            whatever the constructor refuses.
+        UserError: a target outside of the allowed packages, an unknown or missing option, a value of the
+            wrong type, or whatever the constructor refuses.
     """
     check(node, key, given=set(arguments))
     return _make(node, key, arguments)
@@ -67,7 +67,7 @@ def _make(node: Any, key: str, arguments: dict[str, Any]) -> Any:
 
 
 def check(node: Any, key: str, *, given: Collection[str] = (), complete: bool = True) -> None:
-    """Check all `_target_`s in and below `node`: allowed package, known options, plain types, and none missing.
+    """Check all `_target_`s in and below `node`: allowed package, known options, plain types, all given.
 
     Args:
         given: arguments that the caller will add.

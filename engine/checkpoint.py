@@ -1,9 +1,10 @@
 """Checkpoints: one safetensors file each, with its metadata and its own hash in the header.
 
-Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one before it is
-kept; on load the hash is verified, and a damaged file falls back to its predecessor.
+Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one
+before it is kept; on load the hash is verified, and a damaged file falls back to its predecessor.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,7 +44,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume"
         ) from None
@@ -58,7 +60,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
     except (SafetensorError, OSError) as error:
@@ -71,7 +73,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
-    """Read `path` or, where it is damaged or missing, its predecessor: (tensors, metadata, message or None)."""
+    """Read `path` or, where it is damaged or missing, the one before: tensors, metadata, message or None."""
     try:
         return *read(path), None
     except UserError as error:
@@ -79,6 +81,11 @@ def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
             raise
         tensors, metadata = read(previous(path))
         return tensors, metadata, f"{error}; going on from {previous(path).name}"
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something for `read_latest` to read."""
+    return path.exists() or previous(path).exists()
 
 
 def previous(path: Path) -> Path:
@@ -102,14 +109,15 @@ def read_weights(path: Path) -> Tensors:
     A dict that wraps the state dict under `state_dict` or `model` is unwrapped.
 
     Raises:
-        UserError: the file is missing, holds something other than tensors, or would have to run code to be read.
+        UserError: the file is missing, holds something other than tensors, or would have to run code to
+            be read.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such weight file")
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except SafetensorError as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     try:
@@ -126,7 +134,7 @@ def read_weights(path: Path) -> Tensors:
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The weights to predict with, and the metadata, of a checkpoint: the averaged ones where there are any."""
+    """A checkpoint's weights to predict with (the averaged ones where there are any), and its metadata."""
     tensors, metadata, _ = read_latest(path)
     return under("ema", tensors) or under("model", tensors), metadata
 
@@ -165,7 +173,8 @@ def load_strict(
 
     Args:
         skip: patterns of names that are neither loaded nor missed.
-        resized: patterns of names that are left new where their shape differs (a classifier for other classes).
+        resized: patterns of names that are left new where their shape differs (a classifier for
+            other classes).
 
     Raises:
         UserError: names or shapes differ beyond what is excused; both sides are named.
@@ -200,7 +209,7 @@ def optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Tensors, dict[str, dict[str, float]]]:
     """An optimizer's state by parameter name: tensors as `<name>/<key>`, and plain numbers."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: Tensors = {}
     numbers: dict[str, dict[str, float]] = {}
     for parameter, state in optimizer.state.items():
@@ -221,7 +230,8 @@ def load_optimizer(
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter and its layout.
+        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter's device
+        # and layout.
         value = (
             tensor.clone()
             if tensor.dim() == 0

@@ -1,7 +1,7 @@
 """Configuration: from the command line to objects in one jump.
 
-`launch` is the main of every tool: it composes `conf/<tool>.yaml` with the overrides of the command line, runs the job
-and turns what a user can get wrong into one line. `build` makes objects from config nodes.
+`launch` is the main of every tool: it composes `conf/<tool>.yaml` with the overrides of the command line,
+runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
 import json
@@ -40,10 +40,10 @@ EITHER_OR = (("trainer.steps", "trainer.epochs"),)
 
 
 def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -> None:
-    """Run a tool and exit: 0 when it ends well, 1 with one line for an error of the user, 75 when it was stopped.
+    """Run a tool and exit: 0 when it ends well, 1 with one line for a user's error, 75 when it was stopped.
 
-    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra; a job of a sweep that fails does not
-    keep the others from running.
+    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra; a job of a sweep that fails
+    does not keep the others from running.
     """
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
@@ -68,7 +68,7 @@ def _guarded(job: Callable[[], int | None]) -> int:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
-        # A loader's worker hands an error on as the text of its whole traceback; the user's line is the last of it.
+        # A loader's worker hands an error on as the text of its whole traceback; the user's line is its last.
         text = str(error).rpartition("engine.errors.UserError: ")[2].strip()
         print(f"error: {text}", file=sys.stderr)
         return 1
@@ -91,11 +91,13 @@ def _is_ours(error: Exception) -> bool:
 def compose_config(tool: str, overrides: list[str]) -> DictConfig:
     """Compose `conf/<tool>.yaml` with command-line overrides.
 
-    The name of the chosen experiment is stored as `experiment`. Overrides that are meant for the configuration of an
-    existing run (of all tools that take one, and of train with `resume=`) are stored as `overrides`.
+    The name of the chosen experiment is stored as `experiment`. Overrides that are meant for the
+    configuration of an existing run (of all tools that take one, and of train with `resume=`) are stored as
+    `overrides`.
 
     Raises:
-        UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be parsed.
+        UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be
+            parsed.
     """
     overrides, for_run = _split(tool, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -180,9 +182,9 @@ def validate(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and (type(value) is not kind or value < least):
             raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
-    for key, node in config.items():
+    for name, node in config.items():
         if isinstance(node, DictConfig):
-            check(_plain(node, str(key)), str(key), complete=False)
+            check(_plain(node, str(name)), str(name), complete=False)
 
 
 def _plain(node: Any, key: str) -> Any:

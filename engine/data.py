@@ -1,11 +1,12 @@
 """Which samples a step sees, as a pure function of the step; and the loaders that read them.
 
-The training stream is endless: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and step s takes the
-items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so none is ever short and no sample is
-dropped. A sample's augmentation depends on (seed, epoch, index) alone. So nothing about the stream has to be saved:
-a resumed run, any number of workers and any number of processes see the same pixels.
+The training stream is endless: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and step s
+takes the items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so none is ever short
+and no sample is dropped. A sample's augmentation depends on (seed, epoch, index) alone. So nothing about the
+stream has to be saved: a resumed run, any number of workers and any number of processes see the same pixels.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 class Draw(NamedTuple):
     """One sample of the training stream: the dataset's `index`, drawn in `epoch`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a sample for
     epoch: int
 
 
@@ -139,6 +140,10 @@ class Feed:
         )
         return iter(loader(self.train_set, stream, workers=self.workers, pin_memory=pin))
 
+    def draws(self, step: int, *, batch: int) -> list[Draw]:
+        """The samples that all processes together see at `step`."""
+        return Stream(num_samples=len(self.train_set), batch=batch, seed=self.seed).step_batches(step)[0]
+
     def eval_batches(self, *, rank: int, world_size: int, pin: bool) -> Iterator[dict[str, Any]]:
         """This process's share of the evaluation split."""
         size = len(self.eval_set)
@@ -161,7 +166,7 @@ def loader(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
 
@@ -169,6 +174,13 @@ def loader(
 def first(dataset: Dataset, limit: int | None) -> Dataset:
     """The first `limit` samples of a data set (None: all)."""
     return dataset if limit is None or limit >= len(dataset) else _First(dataset, limit)
+
+
+def file_of(dataset: Dataset, index: int) -> str:
+    """The file behind a sample, where the data set can tell (`image_path(index)`), else its number."""
+    if isinstance(dataset, _First):
+        return file_of(dataset.dataset, index)
+    return str(dataset.image_path(index)) if hasattr(dataset, "image_path") else f"sample {index}"
 
 
 class _First:
@@ -184,7 +196,11 @@ class _First:
         return self.dataset[draw]
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    # A request to stop reaches the whole process group; the main process decides, and needs its workers until
+    # then. They end with it in any case.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The workers are the parallelism: threads inside of them only fight over the same cores.
     import cv2
 

@@ -1,7 +1,8 @@
 """The one error that a user can cause.
 
-Everything a user can get wrong (a file, a key, a value) ends as a `UserError`: one line that names the file or
-key and the remedy. The tools print it and exit with status 1; anything else is a bug and keeps its traceback.
+Everything a user can get wrong (a file, a key, a value) ends as a `UserError`: one line that names the file
+or key and the remedy. The tools print it and exit with status 1; anything else is a bug and keeps its
+traceback.
 """
 
 

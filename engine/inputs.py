@@ -77,7 +77,7 @@ def num_frames(path: Path) -> int:
 def map_video(
     source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
 ) -> int:
-    """Write `draw(frame)` for each frame of `source` as an .mp4 at the same rate; returns the number of frames.
+    """Write `draw(frame)` for each frame of `source` as an .mp4 at the same rate; returns how many frames.
 
     Raises:
         UserError: `source` is unreadable, or this machine's OpenCV cannot write `target`.

@@ -1,59 +1,104 @@
 """Where numbers go: console, `log.jsonl`, TensorBoard, a picture of the curves."""
 
+import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.run_folder import RunFolder
+from engine.errors import UserError
+from engine.run_folder import RunFolder, write_text
 
 
 class RunLog:
-    """Rows of a run, appended to `log.jsonl` and to TensorBoard; on resume the rows after `step` are dropped."""
+    """Rows of a run, appended to `log.jsonl` and to TensorBoard.
 
-    def __init__(self, run: RunFolder, *, step: int = 0, tensorboard: bool = True) -> None:
+    On resume the rows that the checkpoint does not know of are dropped. TensorBoard's events are then written
+    anew from the rows that stay: events are flushed late, and a run that was killed has lost some.
+
+    Args:
+        step, evaluated_step: where the run stands, and where it was last evaluated.
+
+    Raises:
+        UserError: a file cannot be written (disk full, no permission); so does `row`.
+    """
+
+    def __init__(
+        self, run: RunFolder, *, step: int = 0, evaluated_step: int = 0, tensorboard: bool = True
+    ) -> None:
         self.path = run.log
-        _truncate(self.path, step)
         self._writer = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        kept = [
+            row
+            for row in read_rows(self.path)
+            if row["step"] <= (evaluated_step if row["kind"] == "eval" else step)
+        ]
+        try:
+            if self.path.exists():
+                write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            if tensorboard:
+                self._open_tensorboard(run.path / "tensorboard", kept)
+        except OSError as error:
+            raise UserError(f"{run.path}: cannot write the log ({error.strerror})") from None
 
-            self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
+    def _open_tensorboard(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Purging from step 0 voids the events of earlier processes, which are then repeated.
+        self._writer = SummaryWriter(str(folder), purge_step=0 if folder.exists() else None)
+        for row in rows:
+            self._add_scalars(row)
 
     def row(self, step: int, kind: str, numbers: dict[str, Any]) -> None:
         """Record `numbers` of `kind` ("train" or "eval") at `step`."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **_finite(numbers)}) + "\n")
-        if self._writer is not None:
-            for name, value in numbers.items():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+        row = {"step": step, "kind": kind, "time": round(time.time(), 3), **_finite(numbers)}
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self._add_scalars(row)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); free space and resume"
+            ) from None
+
+    def _add_scalars(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if name not in ("step", "time") and isinstance(value, (int, float)):
+                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"], walltime=row.get("time"))
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            # What TensorBoard could not write stands in log.jsonl too, and is no reason to hide another error.
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a `log.jsonl`; a last line that was cut off is left out."""
+    """All whole rows of a `log.jsonl`; what follows a damaged or cut-off line is left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+            rows.append({"step": row["step"], "kind": row["kind"], **row})
+        except (ValueError, TypeError, KeyError):
             break
     return rows
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere.
+    """A bar on a terminal, a line now and then elsewhere: the first soon, the last always.
 
     Args:
         total: steps of the whole job.
+        first: steps that were done before.
         every_seconds: seconds between lines where the output is no terminal.
         say: where lines go (for tests).
     """
@@ -65,34 +110,35 @@ class Progress:
         first: int = 0,
         unit: str = "step",
         every_seconds: float = 10.0,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = partial(print, flush=True),
     ) -> None:
-        self.total, self.first, self.unit, self.every_seconds, self.say = (
-            total,
-            first,
-            unit,
-            every_seconds,
-            say,
-        )
-        self._started = self._said = time.monotonic()
+        self.total, self.first, self.unit, self.say = total, first, unit, say
+        self._started = time.monotonic()
+        self._next = self._started
         self._bar = None
+        self._every = every_seconds
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True, leave=False)
+            self._every = 0.2
+            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True)
+
+    def due(self, done: int) -> bool:
+        """Whether it is time for `update` to show something."""
+        return done >= self.total or time.monotonic() >= self._next
 
     def update(self, done: int, text: str = "") -> None:
         """`done` of `total` steps are behind us; `text` holds the current numbers."""
+        if not self.due(done):
+            return
+        now = time.monotonic()
+        self._next = now + self._every
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        now = time.monotonic()
-        if now - self._said >= self.every_seconds or done == self.total:
-            self._said = now
-            self.say(
-                f"{self.unit} {done}/{self.total}  {text}  ETA {self._eta(done, now)}".replace("    ", "  ")
-            )
+        parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
+        self.say("  ".join(part for part in parts if part))
 
     def _eta(self, done: int, now: float) -> str:
         behind = max(done - self.first, 1)
@@ -142,12 +188,6 @@ def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     plt.close(figure)
 
 
-def _truncate(path: Path, step: int) -> None:
-    rows = read_rows(path)
-    kept = [row for row in rows if row["step"] <= step]
-    if path.exists():
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-
-
 def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and v != v else v for k, v in numbers.items()}
+    # JSON has neither NaN nor infinity.
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}

@@ -1,7 +1,7 @@
 """Optimizers and their parameter groups.
 
-A config names one of the builders below; the tool calls it with the model. Every group keeps its `base_lr`, and the
-trainer sets `lr = base_lr * schedule(step)`.
+A config names one of the builders below; the tool calls it with the model. Every group keeps its `base_lr`,
+and the trainer sets `lr = base_lr * schedule(step)`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.InstanceNorm2d,
+)
 
 
 def sgd(
@@ -70,7 +78,8 @@ def parameter_groups(
     """Trainable parameters grouped by learning rate and weight decay.
 
     Args:
-        lr_factors: pattern of parameter names -> factor on `lr`, e.g. `{"backbone.*": 0.1}`; the first match counts.
+        lr_factors: pattern of parameter names -> factor on `lr`, e.g. `{"backbone.*": 0.1}`; the first match
+            counts.
 
     Raises:
         ValueError: a negative rate, or a pattern that matches no parameter.
@@ -115,8 +124,8 @@ class RMSpropTF(Optimizer):
     """RMSProp with epsilon inside the square root and the momentum on the scaled, lr-multiplied gradient.
 
     torch's RMSprop adds epsilon outside of the root and multiplies the learning rate after the momentum: with
-    epsilon = 1e-3 and a falling rate the two are different optimizers. The mean square starts at one, as in TensorFlow.
-    Weight decay is the L2 term added to the gradient.
+    epsilon = 1e-3 and a falling rate the two are different optimizers. The mean square starts at one, as in
+    TensorFlow. Weight decay is the L2 term added to the gradient.
 
         ms  <- decay * ms + (1 - decay) * g^2
         mom <- momentum * mom + lr * g / sqrt(ms + eps)
@@ -135,9 +144,8 @@ class RMSpropTF(Optimizer):
     ) -> None:
         if not 0 <= decay < 1 or not 0 <= momentum < 1 or eps <= 0:
             raise ValueError(f"decay and momentum must be in [0, 1), eps > 0, got {decay}, {momentum}, {eps}")
-        super().__init__(
-            params, dict(lr=lr, decay=decay, momentum=momentum, eps=eps, weight_decay=weight_decay)
-        )
+        defaults = {"lr": lr, "decay": decay, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
@@ -152,7 +160,7 @@ class RMSpropTF(Optimizer):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             squares = [self.state[p]["square_avg"] for p in params]
             momenta = [self.state[p]["momentum_buffer"] for p in params]
-            grads = [p.grad for p in params]
+            grads: Any = [p.grad for p in params]
             if group["weight_decay"]:
                 grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
             torch._foreach_mul_(squares, group["decay"])

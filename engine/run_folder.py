@@ -7,11 +7,14 @@ log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
+replay.safetensors where the loss was not finite: the state before that step
 tensorboard/       the same numbers as events
 samples/           predictions on the evaluation split
 """
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import time
@@ -53,6 +56,10 @@ class RunFolder:
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.safetensors"
 
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay.safetensors"
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called `best` or `last`; `best` is `last` in a run that was never evaluated."""
         if name not in ("best", "last"):
@@ -72,7 +79,7 @@ def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "environment.json", {**environment, "git": git_revision()})
-        run.config.write_text(config, encoding="utf-8")
+        write_text(run.config, config)
     except OSError as error:
         raise UserError(
             f"{path}: cannot make the run folder ({error.strerror}); choose another run="
@@ -115,13 +122,27 @@ def default_path(task: str, experiment: str) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write JSON in one rename; NaN becomes null."""
-    partial = path.with_name(path.name + ".partial")
+    """Write JSON in one rename; NaN and infinity become null.
+
+    Raises:
+        UserError: the file cannot be written; what was there before is intact.
+    """
     try:
-        partial.write_text(json.dumps(_nulls(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(_nulls(content), indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one rename, so that it is never found half written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def git_revision() -> str | None:
@@ -143,4 +164,4 @@ def _nulls(value: Any) -> Any:
         return {str(key): _nulls(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_nulls(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

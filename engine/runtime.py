@@ -1,11 +1,13 @@
-"""Where a run happens: device, precision, memory format, processes. With one process every collective is a no-op."""
+"""Where a run happens: device, precision, memory format, processes.
+
+With one process every collective is a no-op.
+"""
 
 import os
 import platform
-from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,7 +37,7 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def autocast(self) -> ContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         dtype = _PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
@@ -46,9 +48,10 @@ class Runtime:
 
     def move(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch's tensors to the device."""
-        to_device: Callable[[Any], Any] = lambda value: (
-            value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-        )
+
+        def to_device(value: Any) -> Any:
+            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
         return {name: to_device(value) for name, value in batch.items()}
 
     def parallel(self, task: nn.Module) -> nn.Module:
@@ -80,9 +83,41 @@ class Runtime:
             dist.all_reduce(value)
         return value
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process rank 0's buffers, such as running statistics."""
+        if self.world_size > 1:
+            with torch.no_grad():
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, src=0)
+
+    def seed(self, number: int) -> None:
+        """Seed torch's generators: the CPU's and this process's device."""
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        elif self.device.type != "cpu":
+            torch.manual_seed(number)
+
     def close(self) -> None:
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+class Readout:
+    """Numbers on their way from the device: sent for early and read late, so that the device goes on meanwhile."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers, self._arrived = numbers, None
+        if numbers.is_cuda:
+            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers.tolist()
 
 
 def start(
@@ -119,7 +154,14 @@ def _device(name: str, local_rank: int) -> torch.device:
         raise ValueError(f"trainer.device={name!r} is no device: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
-    return torch.device("cuda", local_rank) if name == "cuda" else device
+    if name == "cuda":
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"trainer.device={name}: there is no device {device}, only {torch.cuda.device_count()} of them; "
+            "start as many processes as there are devices"
+        )
+    return device
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """The learning rate as a pure function of the step: no scheduler, so no scheduler state in a checkpoint.
 
-Each builder returns `factor(step)`, which multiplies every group's base learning rate; `steps` is the length of
-the run. During the first `warmup_steps` the factor rises linearly from `warmup_factor` times its later value.
+Each builder returns `factor(step)`, which multiplies every group's base learning rate; `steps` is the length
+of the run. During the first `warmup_steps` the factor rises linearly from `warmup_factor` times its later
+value.
+
+A run that is resumed with another length follows the schedule of that length from there on: poly and cosine
+then jump to a higher factor (lower, where the run was shortened).
 """
 
 import math
@@ -14,10 +18,12 @@ def poly(
     *, steps: int, power: float = 0.9, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0
 ) -> Schedule:
     """(1 - step/steps)^power, the DeepLab schedule (Chen et al. 2017, section 4.1), down to `end`."""
-    _check(steps, warmup_steps, warmup_factor)
+    _check(steps, warmup_steps, warmup_factor, end)
+    if power <= 0:
+        raise ValueError(f"power must be positive, got {power}")
 
     def factor(step: int) -> float:
-        decayed = end + (1 - end) * (1 - min(step, steps) / steps) ** power
+        decayed: float = end + (1 - end) * (1 - min(step, steps) / steps) ** power
         return decayed * _warmup(step, warmup_steps, warmup_factor)
 
     return factor
@@ -25,7 +31,7 @@ def poly(
 
 def cosine(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0) -> Schedule:
     """Half a cosine from 1 to `end`, after the warm-up (Loshchilov & Hutter 2017)."""
-    _check(steps, warmup_steps, warmup_factor)
+    _check(steps, warmup_steps, warmup_factor, end)
 
     def factor(step: int) -> float:
         progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
@@ -61,10 +67,12 @@ def _warmup(step: int, warmup_steps: int, warmup_factor: float) -> float:
     return warmup_factor + (1 - warmup_factor) * step / warmup_steps
 
 
-def _check(steps: int, warmup_steps: int, warmup_factor: float) -> None:
+def _check(steps: int, warmup_steps: int, warmup_factor: float, end: float = 0.0) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if warmup_steps < 0 or not 0 <= warmup_factor <= 1:
         raise ValueError(
             f"warmup_steps must be >= 0 and warmup_factor in [0, 1], got {warmup_steps}, {warmup_factor}"
         )
+    if not 0 <= end <= 1:
+        raise ValueError(f"end is a factor on the learning rate and must be in [0, 1], got {end}")

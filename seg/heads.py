@@ -1,4 +1,4 @@
-"""The paper's segmentation decoders: LR-ASPP (section 6.4, Figure 10) and R-ASPP (MobileNetV2, section 6.3)."""
+"""The paper's segmentation decoders: LR-ASPP (section 6.4, Figure 10), R-ASPP (MobileNetV2, section 6.3)."""
 
 import math
 
@@ -10,8 +10,9 @@ from backbones.blocks import ConvNormAct, Resize
 
 POOLS = ("paper", "global", "large_kernel")
 
-# Window and stride of the gate's average pooling by output stride. 49 = (769 - 1) / 16 + 1, the feature map of the
-# 769 crop; (16, 20) is Figure 10. The released output-stride-32 networks pool 25x25 with stride (4, 5).
+# Window and stride of the gate's average pooling by output stride. 49 = (769 - 1) / 16 + 1, the feature map
+# of the 769 crop; (16, 20) is Figure 10. The released output-stride-32 networks pool 25x25 with
+# stride (4, 5).
 _PAPER_POOL = {8: (97, (32, 40)), 16: (49, (16, 20)), 32: (25, (4, 5))}
 
 
@@ -19,8 +20,9 @@ class GatePool(nn.Module):
     """Average pooling in front of the squeeze-and-excite-like gate.
 
     Args:
-        kind: `paper`: the fixed window of Figure 10 (clamped to smaller maps); `global`: one value per channel;
-            `large_kernel`: a window of three quarters of the map moved by a quarter, so 2x2 values at any size.
+        kind: `paper`: the fixed window of Figure 10 (clamped to smaller maps); `global`: one value per
+            channel; `large_kernel`: a window of three quarters of the map moved by a quarter, so 2x2 values
+            at any size.
         output_stride: of the feature map that is pooled.
     """
 
@@ -50,9 +52,9 @@ class GatePool(nn.Module):
         rows, columns = (math.ceil(size / self.output_stride) for size in input_size)
         if min(rows, columns) < window:
             raise ValueError(
-                f"pool=paper averages over {window}x{window} features and needs inputs of at least {side}x{side}; "
-                f"{input_size[0]}x{input_size[1]} gives {rows}x{columns}: use pool=large_kernel (the same idea at "
-                f"any size), pool=global, or a crop of {side}"
+                f"pool=paper averages over {window}x{window} features and needs inputs of at least "
+                f"{side}x{side}; {input_size[0]}x{input_size[1]} gives {rows}x{columns}: use "
+                f"pool=large_kernel (the same idea at any size), pool=global, or a crop of {side}"
             )
 
 
@@ -65,7 +67,8 @@ class LRASPP(nn.Module):
         channels: of the low-level (stride 8) and the high-level feature map.
         filters: F of Table 7 (128; 256 in rows 3 and 7).
         pool: see `GatePool`.
-        gate_bias, gate: bias of the gate's convolution, and `sigmoid` (Figure 10) or `hard_sigmoid` (released code).
+        gate_bias, gate: bias of the gate's convolution, and `sigmoid` (Figure 10) or `hard_sigmoid` (released
+            code).
         bn_eps: 1e-5 as in DeepLab's decoder (the backbone's is 1e-3).
         align_corners: how feature maps are resized; DeepLab aligns corners, which is exact for odd sizes.
     """
@@ -109,8 +112,9 @@ class LRASPP(nn.Module):
 class RASPP(nn.Module):
     """Reduced ASPP of MobileNetV2: a 1x1 branch and image pooling, concatenated; no skip connection.
 
-    Args and shapes as for `LRASPP`, of one feature map; scores come out at the backbone's output stride. Pooled 1x1
-    maps carry no BatchNorm (it has no statistics at batch 1) unless `pool_norm`, which the paper's graph has.
+    Args and shapes as for `LRASPP`, of one feature map; scores come out at the backbone's output stride.
+    Pooled 1x1 maps carry no BatchNorm (it has no statistics at batch 1) unless `pool_norm`, which the paper's
+    graph has.
     """
 
     class_layers = ("classify",)
@@ -148,7 +152,7 @@ class RASPP(nn.Module):
 
 
 class PooledNorm(nn.BatchNorm2d):
-    """BatchNorm for pooled maps: a batch with one value per channel has no variance, so it uses the running one."""
+    """BatchNorm for pooled maps: one value per channel has no variance, and the running one is used."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:

@@ -1,4 +1,4 @@
-"""From a network that scores a stride-8 grid to class scores at full resolution: plain, flipped, multi-scale, tiled."""
+"""From scores on a network's grid to scores at full resolution: plain, flipped, multi-scale, tiled."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,8 @@ class Inference:
         overlap: share of the window that neighbours have in common.
 
     Raises:
-        ValueError: no scale, a scale that is not positive, a window smaller than 32, an overlap outside [0, 1).
+        ValueError: no scale, a scale that is not positive, a window smaller than 32, an overlap outside
+            [0, 1).
     """
 
     def __init__(

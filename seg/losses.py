@@ -13,7 +13,8 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: one factor per class (None: all one).
         label_smoothing: share of the target spread evenly over the classes.
-        ohem: share of the counted pixels, the hardest ones, that enter the mean (online hard example mining); None: all.
+        ohem: share of the counted pixels, the hardest ones, that enter the mean (online hard example mining);
+            None: all.
         ohem_threshold: pixels whose true class gets less probability than this count as hard in any case.
 
     Raises:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.errors import UserError
 from engine.log import Progress
 from seg.cityscapes import cityscapes
 from seg.dataset import SegmentationData
@@ -21,10 +22,10 @@ def streets(
 ) -> SegmentationData:
     """Drawn street scenes with the 19 classes of Cityscapes; `size` is (height, width).
 
-    root: where the tree is kept (default: a folder named after the arguments in the user's cache). A tree that was
-    made with the same arguments is used again.
+    root: where the tree is kept (default: a folder named after the arguments in the user's cache). A tree
+    that was made with the same arguments is used again.
 
-    Raises: ValueError for bad numbers, or when `root` holds something else.
+    Raises: ValueError for bad numbers, UserError when `root` holds something else.
     """
     if len(size) != 2 or min(size) < 32:
         raise ValueError(f"size must be (height, width), each at least 32, got {tuple(size)}")
@@ -33,16 +34,20 @@ def streets(
     counts = (num_train, num_val, num_test)
     folder = Path(root).expanduser() if root is not None else cache_folder(counts, (size[0], size[1]), seed)
     bar = Progress(sum(counts), unit="street scene")
-    write_streets(
-        folder,
-        num_train=num_train,
-        num_val=num_val,
-        num_test=num_test,
-        size=(size[0], size[1]),
-        seed=seed,
-        progress=lambda done, total: bar.update(done),
-    )
-    bar.close()
+    try:
+        write_streets(
+            folder,
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            size=(size[0], size[1]),
+            seed=seed,
+            progress=lambda done, total: bar.update(done),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    finally:
+        bar.close()
     return cityscapes(root=str(folder))
 
 

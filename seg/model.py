@@ -17,7 +17,8 @@ class Segmenter(nn.Module):
         head: head class with its own options, called with `channels`, `num_classes` and `output_stride`.
         low: feature for the skip connection: `auto` is the spec's `skip_feature`; None: no skip.
         high: feature for the head: `auto` is the spec's `dense_output`.
-        input_size: side or (height, width) that the network is trained at, to check the head's pooling window against.
+        input_size: side or (height, width) that the network is trained at, to check the head's pooling window
+            against.
 
     Raises:
         ValueError: an unknown feature, or an input size that the pooling window does not fit.
@@ -52,7 +53,7 @@ class Segmenter(nn.Module):
 
     @property
     def class_layers(self) -> tuple[str, ...]:
-        """Patterns of the tensors whose shape depends on the classes: new where a weight file has other classes."""
+        """Patterns of tensors shaped by the classes: left new where a weight file has other classes."""
         return tuple(f"head.{name}.*" for name in self.head.class_layers)
 
     def adapt(self, state: StateDict) -> StateDict:
@@ -71,7 +72,7 @@ class Segmenter(nn.Module):
 
 
 def torchvision_head(state: StateDict) -> StateDict:
-    """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; half precision becomes float32.
+    """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; float16 becomes float32.
 
     Raises:
         ValueError: the keys are not those of that decoder.

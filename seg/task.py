@@ -121,7 +121,7 @@ class Segmentation(nn.Module):
         )
 
     def save_prediction(self, labels: NDArray[np.uint8], out: Path, name: str) -> dict[str, Any]:
-        """Write `masks/<name>.png` with the data set's own ids; returns what the summary says about the image."""
+        """Write `masks/<name>.png` with the data set's own ids; returns the image's part of the summary."""
         write_png(out / "masks" / f"{name}.png", self.to_ids(labels))
         values, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts)
@@ -136,7 +136,7 @@ class Segmentation(nn.Module):
     def save_label_ids(
         self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
     ) -> None:
-        """Write a batch's predictions as label-id PNGs named after their images, as the Cityscapes server takes them."""
+        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
         for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
             write_png(folder / f"{_file_name(dataset.name(index))}.png", self.to_ids(labels))
 

@@ -1,8 +1,6 @@
 """torchvision's weights under our names give torchvision's outputs."""
 
-import os
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -141,18 +139,9 @@ def test_formats():
 
 
 @pytest.fixture(scope="module")
-def data():
-    """The folder named by MOBILENET_DATA, with weights/ and imagenet_sample/."""
-    folder = Path(os.environ.get("MOBILENET_DATA", "")) if os.environ.get("MOBILENET_DATA") else None
-    if folder is None or not (folder / "weights").is_dir() or not (folder / "imagenet_sample").is_dir():
-        pytest.skip("set MOBILENET_DATA to a folder with weights/ and imagenet_sample/")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photographs(data):
+def photographs(data_folder):
     """Every 17th photograph of the sample (sorted by class): [59, 3, 224, 224] in 0..1, and labels [59]."""
-    paths = sorted((data / "imagenet_sample").glob("*.JPEG"))
+    paths = sorted((data_folder / "imagenet_sample").glob("*.JPEG"))
     assert len(paths) == 1000
     transform = Compose([Resize(256), CenterCrop(224)])
     labels = torch.arange(0, 1000, 17)
@@ -160,8 +149,8 @@ def photographs(data):
     return torch.stack(pictures).float() / 255, labels
 
 
-def weights_in(data, name):
-    return torch.load(data / "weights" / name, map_location="cpu", weights_only=True)
+def weights_in(folder, name):
+    return torch.load(folder / "weights" / name, map_location="cpu", weights_only=True)
 
 
 @pytest.mark.data
@@ -172,8 +161,8 @@ def weights_in(data, name):
         ("mobilenet_v2-b0353104.pth", models.mobilenet_v2, mobilenet_v2(bn_eps=1e-5)),
     ],
 )
-def test_published_weights_classify_photographs(data, photographs, name, build, spec):
-    state = weights_in(data, name)
+def test_published_weights_classify_photographs(data_folder, photographs, name, build, spec):
+    state = weights_in(data_folder, name)
     theirs = build().eval()
     theirs.load_state_dict(state)
     ours = Classifier(backbone=spec, num_classes=1000).eval()
@@ -190,8 +179,8 @@ def test_published_weights_classify_photographs(data, photographs, name, build, 
 
 
 @pytest.mark.data
-def test_tensorflow_weights_need_same_padding(data, photographs):
-    state = weights_in(data, "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth")
+def test_tensorflow_weights_need_same_padding(data_folder, photographs):
+    state = weights_in(data_folder, "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth")
     images, labels = photographs
     right = {}
     for padding in ("same", "symmetric"):
@@ -206,8 +195,8 @@ def test_tensorflow_weights_need_same_padding(data, photographs):
 
 
 @pytest.mark.data
-def test_published_dense_weights_load(data):
-    state = weights_in(data, "lraspp_mobilenet_v3_large_kelp_mussel_mean_2cls.pth")
+def test_published_dense_weights_load(data_folder):
+    state = weights_in(data_folder, "lraspp_mobilenet_v3_large_kelp_mussel_mean_2cls.pth")
     theirs = models.segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=2
     ).eval()

@@ -221,11 +221,8 @@ def test_missing_parts_of_the_tree(city, tmp_path):
 
 
 @pytest.mark.data
-def test_a_real_cityscapes_pair():
-    root = os.environ.get("MOBILENET_DATA")
-    if not root:
-        pytest.skip("MOBILENET_DATA is not set")
-    tree = os.path.join(root, "cityscapes_real", "tree")
+def test_a_real_cityscapes_pair(data_folder):
+    tree = str(data_folder / "cityscapes_real" / "tree")
     sample = cityscapes(root=tree).dataset("val", EvalTransform())[Draw(0, 0)]
     folder = os.path.join(tree, "gtFine", "val", "frankfurt", "frankfurt_000000_000294_gtFine_")
     # the pair was scaled down, so that the two masks differ in a few pixels at edges
@@ -374,11 +371,8 @@ def test_masks_without_image_are_reported_and_equal_stems_refused(own):
 
 
 @pytest.mark.data
-def test_camvid_as_distributed():
-    root = os.environ.get("MOBILENET_DATA")
-    if not root:
-        pytest.skip("MOBILENET_DATA is not set")
-    data = build(os.path.join(root, "camvid"))
+def test_camvid_as_distributed(data_folder):
+    data = build(str(data_folder / "camvid"))
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 367, "val": 101}
     assert len(data.classes) == 11
     sample = data.dataset("val", EvalTransform())[Draw(0, 0)]
@@ -427,7 +421,7 @@ def test_the_sample_that_is_checked_reaches_both_ends():
 
 def test_streets_are_made_once_and_then_reused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    options = {"num_train": 2, "num_val": 1, "size": (64, 128), "seed": 3}
+    options = {"num_train": 2, "num_val": 1, "num_test": 0, "size": (64, 128), "seed": 3}
     data = streets(**options)
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 2, "val": 1}
     sample = data.dataset("val", EvalTransform())[Draw(0, 0)]
@@ -445,7 +439,7 @@ def test_streets_are_made_once_and_then_reused(tmp_path, monkeypatch):
 
 def test_streets_never_overwrite_something_else(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    refuses(lambda: streets(root=str(tmp_path)), "not ours", "another folder")
+    refuses(lambda: streets(root=str(tmp_path)), "not ours", "choose another folder")
     assert (tmp_path / "mine.txt").read_text() == "precious"
     with pytest.raises(ValueError, match="num_train"):
         streets(num_train=0)

@@ -1,5 +1,7 @@
 """Full-resolution scores: plain, flipped, multi-scale, sliding window."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -38,7 +40,7 @@ def test_windows_end_at_the_border_and_leave_no_gap(length, window, overlap):
     starts = _starts(length, window, overlap)
     assert starts[0] == 0
     assert starts[-1] == length - window
-    assert all(b - a <= window * (1 - overlap) + 1 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= window * (1 - overlap) + 1 for a, b in pairwise(starts))
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,9 @@ def test_predict_reads_folders_and_videos_and_reports_bad_files(trained):
 
 def test_the_same_seed_gives_the_same_bits(trained):
     folder, path = trained
-    run("train", *SMALL, "trainer.steps=4", "trainer.eval_every=2", "trainer.ema=0.9", "run=again", cwd=folder)
-    first, again = ((run_ / "checkpoints" / "last.safetensors").read_bytes() for run_ in (path, folder / "again"))
+    options = ("trainer.steps=4", "trainer.eval_every=2", "trainer.ema=0.9", "run=again")
+    run("train", *SMALL, *options, cwd=folder)
+    first, again = ((r / "checkpoints" / "last.safetensors").read_bytes() for r in (path, folder / "again"))
     assert first == again
 
 

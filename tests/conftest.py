@@ -1,0 +1,38 @@
+"""What every test runs under: no network call on import, one thread, real data only where there is some."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Both are read when a library is first imported, here and in the processes that tests start.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _data_folder() -> Path | None:
+    named = os.environ.get("MOBILENET_DATA")
+    if not named:
+        return None
+    folder = Path(named).resolve()
+    if not folder.is_dir():  # a mistyped path must not pass as skipped tests
+        raise pytest.UsageError(f"MOBILENET_DATA={named}: no such folder")
+    return folder
+
+
+def pytest_configure() -> None:
+    _data_folder()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("data") and _data_folder() is None:
+        pytest.skip("needs real data: set MOBILENET_DATA to its folder")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data and weights that MOBILENET_DATA names; for tests marked `data`."""
+    folder = _data_folder()
+    if folder is None:
+        pytest.skip("needs real data: set MOBILENET_DATA to its folder")
+    return folder

@@ -1,0 +1,91 @@
+"""The segmentation task: losses at label resolution, predictions at any size, normalisation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.classes import ClassMap
+from seg.losses import CrossEntropy
+from seg.task import Segmentation
+from seg.transforms import EvalTransform
+
+CLASSES = ClassMap(names=("dark", "light"), ids=(7, 300), colors=((0, 0, 0), (255, 255, 255)), ignore=(0,))
+
+
+class Brightness(nn.Module):
+    """Scores at half resolution: light where the normalised image is above zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, images):
+        bright = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 2) * self.scale
+        return torch.cat([-bright, bright], dim=1)
+
+
+def halves(height=8, width=16):
+    """An image that is dark on the left and light on the right, and its labels."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, width // 2 :] = 255
+    labels = (image[..., 0] > 0).astype(np.uint8)
+    return image, labels
+
+
+def task(**options):
+    return Segmentation(model=Brightness(), classes=CLASSES, align_corners=False, **options)
+
+
+def batch(image, labels):
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    return {"image": pixels, "label": torch.from_numpy(labels)[None], "index": torch.tensor([0])}
+
+
+def test_losses_are_taken_at_the_resolution_of_the_labels():
+    image, labels = halves()
+    losses = task(dice=0.5)(batch(image, labels))
+    assert losses.keys() == {"cross_entropy", "dice"}
+    assert 0 <= losses["cross_entropy"].item() < 1
+    wrong = task()(batch(image, 1 - labels))["cross_entropy"].item()
+    assert wrong > 10 * losses["cross_entropy"].item()
+
+
+def test_weight_counts_pixels_that_are_not_ignored():
+    image, labels = halves()
+    labels[:2] = 255
+    assert task().weight(batch(image, labels)).item() == 6 * 16
+    weighted = task(loss=CrossEntropy(class_weights=[1.0, 3.0]))
+    assert weighted.weight(batch(image, labels)).item() == 6 * 8 * (1 + 3)
+
+
+@pytest.mark.parametrize("size", [None, 0.5, (32, 64)])
+def test_prediction_has_the_size_of_the_image_whatever_the_network_sees(size):
+    image, labels = halves()
+    predicted = task(eval_transform=EvalTransform(size=size)).eval().predict_image(image)
+    assert predicted.dtype == np.uint8
+    assert predicted.shape == (8, 16)
+    assert (predicted == labels)[:, [0, 1, -2, -1]].all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "black", "white"), [("inception", -1.0, 1.0), ("imagenet", -2.1179, 2.2489)]
+)
+def test_normalisation(pixels, black, white):
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    red = task(pixels=pixels).normalise(image)[0, 0, 0]
+    torch.testing.assert_close(red, torch.tensor([black, white]), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="inception, imagenet"):
+        task(pixels="other")
+
+
+def test_predictions_are_saved_in_the_ids_of_the_data_set(tmp_path):
+    image, labels = halves()
+    record = task().save_prediction(labels, tmp_path, "street")
+    from engine.images import read_labels
+
+    stored = read_labels(tmp_path / record["mask"])
+    assert set(np.unique(stored)) == {7, 300}
+    assert record["classes"] == {"dark": 0.5, "light": 0.5}
+    assert task().picture(image, labels, legend=False).shape == image.shape
+    assert task().picture(image, labels).shape[0] > image.shape[0]
