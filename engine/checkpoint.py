@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from engine.errors import UserError
 
 Tensors = dict[str, Tensor]
+_ENTRY = "checkpoint"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -31,7 +32,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         UserError: the file cannot be written (disk full, no permission); the one before it is intact.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"metadata": json.dumps(dict(metadata)), "sha256": digest(plain)}
+    text = json.dumps(dict(metadata))
+    # One entry: safetensors writes several in random order, and equal runs shall have equal files.
+    header = {_ENTRY: json.dumps({"sha256": digest(plain, text), "metadata": text})}
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,11 +68,14 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise UserError(f"{path}: there is no such checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
-    if "sha256" not in header or "metadata" not in header:
-        raise UserError(f"{path}: not a checkpoint written by this framework")
-    if header["sha256"] != digest(tensors):
+    try:
+        entry = json.loads(header[_ENTRY])
+        text, expected = str(entry["metadata"]), entry["sha256"]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a checkpoint written by this framework") from None
+    if expected != digest(tensors, text):
         raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
-    return tensors, json.loads(header["metadata"])
+    return tensors, json.loads(text)
 
 
 def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
@@ -88,14 +94,20 @@ def exists(path: Path) -> bool:
     return path.exists() or previous(path).exists()
 
 
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that the next `write` does not put it in the place of the good one."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
+
+
 def previous(path: Path) -> Path:
     """Where the checkpoint before `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of names."""
-    sha = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
+    """SHA-256 over the metadata and the names, types, shapes and bytes of the tensors, in the order of names."""
+    sha = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -20,7 +20,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run `task.predict` over `batches` (this process's share) and return the metrics of the whole split.
 
-    Predictions are made in the runtime's precision, by rank 0's buffers (running statistics) in all processes.
+    Predictions are made in the runtime's precision, with rank 0's running statistics in all processes.
 
     Args:
         on_batch: called with the number of batches done, the batch and its predictions.
@@ -42,7 +42,7 @@ def evaluate_until(
     stop: Callable[[], bool],
     on_batch: Callable[[int, Batch, Any], None] | None = None,
 ) -> dict[str, Any] | None:
-    """`evaluate`, given up (None, in every process) where `stop` says so between two batches of any process."""
+    """`evaluate`, given up (None, in every process) where `stop` says so between two batches of any."""
     was_training = task.training
     task.eval()
     runtime.share_buffers(task)

@@ -31,7 +31,7 @@ class RunLog:
         self, run: RunFolder, *, step: int = 0, evaluated_step: int = 0, tensorboard: bool = True
     ) -> None:
         self.path = run.log
-        self._writer = None
+        self._writer: Any = None
         kept = [
             row
             for row in read_rows(self.path)
@@ -74,7 +74,7 @@ class RunLog:
 
     def close(self) -> None:
         if self._writer is not None:
-            # What TensorBoard could not write stands in log.jsonl too, and is no reason to hide another error.
+            # What TensorBoard could not write stands in log.jsonl too: no reason to hide another error.
             with contextlib.suppress(OSError):
                 self._writer.close()
 
@@ -110,9 +110,10 @@ class Progress:
         first: int = 0,
         unit: str = "step",
         every_seconds: float = 10.0,
-        say: Callable[[str], None] = partial(print, flush=True),
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        self.total, self.first, self.unit, self.say = total, first, unit, say
+        self.total, self.first, self.unit = total, first, unit
+        self.say = say or partial(print, flush=True)
         self._started = time.monotonic()
         self._next = self._started
         self._bar = None

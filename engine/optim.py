@@ -106,10 +106,11 @@ def parameter_groups(
     return list(groups.values())
 
 
-def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Set each group's learning rate to `base_lr * factor`."""
+def set_lr(optimizer: Optimizer, factor: float) -> float:
+    """Set each group's learning rate to `base_lr * factor`; returns the largest."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def _norms_and_biases(model: nn.Module) -> set[str]:

@@ -49,6 +49,10 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.safetensors"
 
@@ -73,16 +77,26 @@ def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
     Raises:
         UserError: the folder already holds a run, or cannot be made.
     """
-    path = run.path
     if run.config.exists():
-        raise UserError(f"{path}: already holds a run; go on with resume={path} or choose another run=")
+        raise UserError(
+            f"{run.path}: already holds a run; go on with resume={run.path} or choose another run="
+        )
+    update(run, config=config, environment=environment)
+
+
+def update(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> None:
+    """Write down the configuration and the environment that a run goes on with.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "environment.json", {**environment, "git": git_revision()})
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / "environment.json", {**environment, "git": git_revision()})
         write_text(run.config, config)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot make the run folder ({error.strerror}); choose another run="
+            f"{run.path}: cannot make the run folder ({error.strerror}); choose another run="
         ) from None
 
 

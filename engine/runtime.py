@@ -104,14 +104,14 @@ class Runtime:
 
 
 class Readout:
-    """Numbers on their way from the device: sent for early and read late, so that the device goes on meanwhile."""
+    """Numbers on their way from the device: sent early, read late, so that the device goes on meanwhile."""
 
     def __init__(self, numbers: Tensor) -> None:
         self._numbers, self._arrived = numbers, None
         if numbers.is_cuda:
             self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def read(self) -> list[float]:

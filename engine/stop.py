@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Catches SIGTERM and SIGINT while it is installed; asking again, some seconds later, ends the process at once."""
+    """Catches SIGTERM and SIGINT while installed; asking again, seconds later, ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: str | None = None

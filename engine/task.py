@@ -12,9 +12,9 @@ class Task(Protocol):
     """What is learnt. A task is an `nn.Module` that owns a `model` (tensor -> tensors) and knows its loss.
 
     `task(batch)` returns a dict of named losses, the same names every time, each the mean over what the batch
-    holds (0 where it holds nothing): their sum is the objective, their names are the log. `weight(batch)` says
-    over how much that mean was taken (pixels, boxes, images), so that micro-batches and processes can be
-    averaged exactly. `predict(batch)` returns what the evaluator takes.
+    holds (0 where it holds nothing): their sum is the objective, their names are the log. `weight(batch)`
+    says over how much that mean was taken (pixels, boxes, images), so that micro-batches and processes can
+    be averaged exactly. `predict(batch)` returns what the evaluator takes.
 
     A checkpoint holds `model`; whatever else a task keeps must follow from its configuration. The loop calls
     `train()` and `eval()`: a model that keeps some layers frozen overrides `train`.

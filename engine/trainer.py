@@ -5,31 +5,28 @@ when to save and when to evaluate all follow from it. So a checkpoint is the ten
 resumed run is the same run.
 """
 
-import functools
 import math
-import operator
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any, NoReturn
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from engine import checkpoint, run_folder, state
+from engine import checkpoint, run_folder
 from engine.data import Feed, file_of
-from engine.ema import Average
 from engine.errors import UserError
 from engine.evaluate import evaluate_until
+from engine.learner import Learner
 from engine.log import Progress, RunLog
 from engine.optim import set_lr
 from engine.plan import Plan
 from engine.report import Report
 from engine.run_folder import RunFolder
-from engine.runtime import Readout, Runtime
+from engine.runtime import Runtime
 from engine.schedule import Schedule
-from engine.state import State
+from engine.state import Identity, State
 from engine.stop import Stopped, StopRequest
 from engine.task import Batch, Evaluator
 
@@ -55,25 +52,31 @@ class Trainer:
         evaluator: Evaluator,
     ) -> None:
         assert plan.steps is not None
-        self.plan, self.task, self.optimizer, self.schedule = plan, task, optimizer, schedule
-        self.runtime, self.run, self.evaluator, self.feed = runtime, run, evaluator, feed
-        self.model = cast(nn.Module, task.model)
-        self.steps = plan.steps
-        self.state = State()
-        self.average = Average(task, plan.ema) if plan.ema else None
-        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.precision == "fp16")
-        self.stop = StopRequest()
+        assert plan.eval_every is not None
+        assert plan.save_every is not None
+        self.plan, self.schedule, self.runtime, self.run = plan, schedule, runtime, run
+        self.feed, self.evaluator, self.optimizer = feed, evaluator, optimizer
+        self.steps, self.eval_every, self.save_every = plan.steps, plan.eval_every, plan.save_every
+        self.identity = Identity(
+            seed=feed.seed,
+            batch=plan.batch,
+            num_samples=len(feed.train_set),
+            optimizer=type(optimizer).__name__,
+            steps=plan.steps,
+        )
+        self.learner = Learner(task=task, optimizer=optimizer, plan=plan, runtime=runtime)
+        self.state, self.stop = State(), StopRequest()
         self.report: Report | None = None
 
     @property
     def inference_task(self) -> nn.Module:
         """The task with the weights that are evaluated: the averaged ones, where there are any."""
-        return self.average.task if self.average is not None else self.task
+        return self.learner.inference_task
 
     @property
     def finished(self) -> bool:
-        """Whether `fit` has nothing left to do."""
-        return self.state.step == self.steps == self.state.evaluated_step
+        """Whether there is nothing left for `fit` to do."""
+        return self.state.step == self.state.evaluated_step == self.steps
 
     def fit(self) -> dict[str, Any]:
         """Train up to the last step; returns the metrics of the last evaluation.
@@ -86,7 +89,8 @@ class Trainer:
             return self.state.metrics
         self.stop.install()
         try:
-            self.report = self._open_report() if self.runtime.is_main else None
+            if self.runtime.is_main:
+                self.report = self._open_report()
             self._loop()
         finally:
             self.stop.remove()
@@ -100,11 +104,8 @@ class Trainer:
         return Report(log, Progress(self.steps, first=step), last=self.steps, every=self.plan.log_every)
 
     def _loop(self) -> None:
-        step_model = self.runtime.parallel(self.task)
-        if self.plan.compile:
-            self.model.compile()
-        self.task.train()
-        batches = self._train_batches()
+        self.learner.start(compile=self.plan.compile)
+        batches = self._train_batches() if self.state.step < self.steps else iter(())
         while True:
             if self._save_due():
                 self.save()
@@ -112,11 +113,9 @@ class Trainer:
                 self._evaluate()
             if self.state.step == self.steps:
                 return
-            self._step(step_model, batches)
+            self._step(batches)
 
     def _train_batches(self) -> Iterator[Batch]:
-        if self.state.step == self.steps:
-            return iter(())
         return self.feed.train_batches(
             self.state.step,
             batch=self.plan.batch,
@@ -126,111 +125,51 @@ class Trainer:
             pin=self.runtime.device.type == "cuda",
         )
 
-    def _step(self, step_model: nn.Module, batches: Iterator[Batch]) -> None:
+    def _step(self, batches: Iterator[Batch]) -> None:
         started = time.perf_counter()
         micro_batches = [self.runtime.move(next(batches)) for _ in range(self.plan.accumulate)]
         waited = time.perf_counter() - started
 
+        step = self.state.step
         # Dropout and the like draw from generators that are seeded anew each step: none has to be saved.
-        self.runtime.seed(_step_seed(self.feed.seed, self.state.step, self.runtime.rank))
-        factor = self.schedule(self.state.step)
-        set_lr(self.optimizer, factor)
-        losses, stopping = self._gradients(step_model, micro_batches)
+        self.runtime.seed(_step_seed(self.feed.seed, step, self.runtime.rank))
+        lr = set_lr(self.optimizer, self.schedule(step))
+        losses, stopping = self.learner.gradients(micro_batches, stop=self.stop.signal is not None)
         if not all(map(math.isfinite, losses.values())):
             self._refuse(losses)
-        self._update()
-        self.state.step += 1
+        self.learner.update()
+        self.state.step = step = step + 1
+
         if self.report is not None:
-            lr = max(group["lr"] for group in self.optimizer.param_groups)
             seconds = time.perf_counter() - started
-            self.report.step(
-                self.state.step, losses, lr=lr, images=self.plan.batch, waited=waited, seconds=seconds
-            )
+            self.report.step(step, losses, lr=lr, images=self.plan.batch, waited=waited, seconds=seconds)
         if stopping:
             self._stop()
 
-    def _gradients(
-        self, step_model: nn.Module, micro_batches: list[Batch]
-    ) -> tuple[dict[str, float], bool]:
-        """Accumulate the gradient of the mean loss over the whole step.
+    def _refuse(self, losses: dict[str, float]) -> NoReturn:
+        """End the run on a loss that is not finite, leaving what is needed to repeat the step.
 
-        Returns:
-            That loss by name, and whether a process was asked to stop; the same in every process.
+        Weights and optimizer are as they were before the step. Running statistics have seen its batch by now,
+        but a training step does not read them.
         """
-        shares = self._shares(micro_batches)
-        sums: list[Tensor] = []
-        names: list[str] = []
-        for number, batch in enumerate(micro_batches, start=1):
-            last = number == len(micro_batches)
-            wait = not last and self.runtime.world_size > 1
-            with step_model.no_sync() if wait else nullcontext():  # type: ignore[operator]
-                with self.runtime.autocast():
-                    named = step_model(batch)
-                names, parts = list(named), list(named.values())
-                if shares is not None:
-                    parts = [part * shares[number - 1] for part in parts]
-                done = [part.detach() for part in parts]
-                sums = list(map(operator.add, sums, done)) if sums else done
-                if last:  # On its way while the gradients are computed, so that the device need not wait.
-                    readout = self._send(sums)
-                self.scaler.scale(functools.reduce(operator.add, parts)).backward()
-        *losses, stopping = readout.read()
-        return dict(zip(names, losses, strict=True)), bool(stopping)
-
-    def _shares(self, micro_batches: list[Batch]) -> Tensor | None:
-        """Each micro-batch's share in the mean of the step; None where there is but one."""
-        if self.runtime.world_size == len(micro_batches) == 1:
-            return None
-        weights = torch.stack([self.task.weight(batch).float() for batch in micro_batches])  # type: ignore[operator]
-        total = self.runtime.sum(weights.sum())
-        # DistributedDataParallel averages gradients over processes; these make that the exact mean.
-        return weights * self.runtime.world_size / total.clamp(min=1e-12)
-
-    def _send(self, losses: list[Tensor]) -> Readout:
-        """The losses over all processes, and whether one of these was asked to stop, on their way to the CPU."""
-        asked = losses[0].new_tensor(1.0 if self.stop.signal else 0.0)
-        numbers = torch.stack([*losses, asked]).float()
-        if self.runtime.world_size > 1:
-            numbers[:-1] /= self.runtime.world_size
-            self.runtime.sum(numbers)
-        return Readout(numbers)
-
-    def _update(self) -> None:
-        if self.plan.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update()
-
-    def _refuse(self, losses: dict[str, float]) -> None:
-        """End the run on a loss that is not finite, with what is needed to repeat the step.
-
-        Weights and optimizer are those before the step. Running statistics have seen its batch already, but a
-        training step does not read them.
-        """
-        step = self.state.step
-        files = [file_of(self.feed.train_set, draw.index) for draw in self._draws()]
-        kept = f"{self.run.replay} holds the state before the step"
+        draws = self.feed.draws(self.state.step, batch=self.plan.batch)
+        files = [file_of(self.feed.train_set, draw.index) for draw in draws]
+        kept = f"the state before the step is kept in {self.run.replay}"
         if self.runtime.is_main:
-            tensors, metadata = state.capture(self)
-            draws = [list(draw) for draw in self._draws()]
+            tensors, metadata = self._capture()
+            metadata |= {"losses": losses, "draws": [list(draw) for draw in draws], "files": files}
             try:
-                checkpoint.write(
-                    self.run.replay, tensors, {**metadata, "draws": draws, "files": files, "losses": losses}
-                )
+                checkpoint.write(self.run.replay, tensors, metadata)
             except UserError as error:
                 kept = str(error)
         named = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         some = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
         raise UserError(
-            f"the loss is not finite at step {step} ({named}) on {some}; {kept}; look at these files' labels, "
-            "lower optimizer.lr or set trainer.clip"
+            f"the loss is not finite at step {self.state.step} ({named}), on {some}; look at their labels, "
+            f"lower optimizer.lr or set trainer.clip; {kept}"
         )
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         if self.state.saved_step != self.state.step:
             self.save()
         raise Stopped(
@@ -239,22 +178,74 @@ class Trainer:
         )
 
     def _evaluation_due(self) -> bool:
-        step, every = self.state.step, self.plan.eval_every
-        return step > 0 and step != self.state.evaluated_step and (step % every == 0 or step == self.steps)
+        step = self.state.step
+        return step not in (0, self.state.evaluated_step) and (
+            step % self.eval_every == 0 or step == self.steps
+        )
 
     def _evaluate(self) -> None:
-        where = self.runtime
-        share = self.feed.eval_batches(
-            rank=where.rank, world_size=where.world_size, pin=where.device.type == "cuda"
+        where, state = self.runtime, self.state
+        pin = where.device.type == "cuda"
+        share = self.feed.eval_batches(rank=where.rank, world_size=where.world_size, pin=pin)
+        metrics = evaluate_until(
+            self.inference_task, share, self.evaluator, where, stop=lambda: self.stop.signal is not None
         )
-        asked = lambda: self.stop.signal is not None  # noqa: E731
-        metrics = evaluate_until(self.inference_task, share, self.evaluator, where, stop=asked)
         if metrics is None:
             self._stop()
-        ...
+        state.evaluated_step, state.metrics = state.step, metrics
+        score = metrics[self.evaluator.main_metric]
+        better = not math.isnan(score) and (state.best is None or score > state.best)
+        if better:
+            state.best, state.best_step = score, state.step
+        if self.report is not None:
+            self.report.evaluation(state.step, metrics, metric=self.evaluator.main_metric, better=better)
+            run_folder.write_json(self.run.metrics, state.results(self.evaluator.main_metric))
+        self.save()
 
     def _save_due(self) -> bool:
         step = self.state.step
-        return step not in (0, self.state.saved_step) and (
-            step % self.plan.save_every == 0 or step == self.steps
-        )
+        return step not in (0, self.state.saved_step) and (step % self.save_every == 0 or step == self.steps)
+
+    def save(self) -> None:
+        """Write `last`, from which `restore` continues bit for bit; and `best`, where this step is."""
+        self.state.saved_step = self.state.step
+        if self.runtime.is_main:
+            checkpoint.write(self.run.last, *self._capture())
+            self._save_best()
+
+    def _save_best(self) -> None:
+        if self.state.is_best:
+            checkpoint.write(self.run.best, self.learner.inference_tensors(), self._metadata())
+
+    def _capture(self) -> tuple[checkpoint.Tensors, dict[str, Any]]:
+        tensors, metadata = self.learner.capture()
+        return tensors, {**self._metadata(), **metadata}
+
+    def _metadata(self) -> dict[str, Any]:
+        return {"format": 1, "state": asdict(self.state), "identity": asdict(self.identity)}
+
+    def restore(self) -> str:
+        """Continue from the run's last checkpoint; says from where, and what was unexpected about it.
+
+        Raises:
+            UserError: the checkpoint is unreadable, is further than this run shall go, or belongs to a run
+                with other data, batch, seed or optimizer.
+        """
+        path = self.run.last
+        tensors, metadata, damage = checkpoint.read_latest(path)
+        state = State(**metadata["state"])
+        change = self.identity.check(metadata["identity"], state, path)
+        if len(set(self.runtime.gather(state.step))) > 1:
+            raise UserError(f"{path}: the processes read different checkpoints; put it where all see it")
+        self.learner.load(tensors, metadata)
+        self.state = state
+        if self.runtime.is_main:
+            if damage:
+                checkpoint.set_aside(path)
+            self._save_best()  # The run may have been killed between writing `last` and writing `best`.
+        where = f"{path}, step {state.step} of {self.steps}"
+        return "; ".join(part for part in (damage, where, change) if part)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step * 4_099 + rank) % 2**63

@@ -36,7 +36,8 @@ def train(config: DictConfig) -> None:
     data = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)
     task = build_task(config, data.classes)
-    started_from = "" if resumes else starting_weights(config, task.model)
+    saved = resumes and checkpoint.exists(run.last)
+    started_from = "" if saved else starting_weights(config, task.model)
     where.place(task)
     feed = Feed(
         train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
@@ -56,22 +57,30 @@ def train(config: DictConfig) -> None:
         feed=feed,
         evaluator=task.evaluator(feed.eval_set),
     )
-    if resumes:
+    if saved:
         started_from = trainer.restore()
+    finished = trainer.finished
+    if where.is_main and finished:
+        print(f"finished already, at step {trainer.steps}; trainer.steps=<more> goes on")
     elif where.is_main:
-        run_folder.create(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
+        write = run_folder.update if resumes else run_folder.create
+        write(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
         run_folder.write_json(trainer.run.classes, data.classes.to_dict())
-    if where.is_main:
         print("\n".join([*data.warnings, data.description, f"starting from {started_from}"]))
     trainer.fit()
     if where.is_main:
-        print(trainer.evaluator.table())
-        log.draw_curves(
-            log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.path / "curves.png"
-        )
-        trainer.inference_task.save_samples(feed.eval_set, trainer.run.path / "samples", count=config.samples)
+        if not finished:
+            print(trainer.evaluator.table())
+        if not finished or not trainer.run.curves.exists():
+            draw(trainer, config.samples)
         print(f"run: {trainer.run.path}")
     where.close()
+
+
+def draw(trainer: Trainer, samples: int) -> None:
+    """Pictures to look at after a training: the curves, some predictions."""
+    log.draw_curves(log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.curves)
+    trainer.inference_task.save_samples(trainer.feed.eval_set, trainer.run.path / "samples", count=samples)
 
 
 def starting_weights(config: DictConfig, model: nn.Module) -> str:

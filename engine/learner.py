@@ -1,0 +1,133 @@
+"""What learns: a task with its optimizer, loss scaling and averaged weights; one step, and its state."""
+
+import functools
+import operator
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine import checkpoint
+from engine.checkpoint import Tensors
+from engine.ema import Average
+from engine.plan import Plan
+from engine.runtime import Readout, Runtime
+from engine.task import Batch
+
+
+class Learner:
+    """Takes optimizer steps on batches.
+
+    Attributes:
+        task, model: what is trained; the model is what a checkpoint holds.
+        average: the averaged weights, where the plan asks for them.
+    """
+
+    def __init__(self, *, task: nn.Module, optimizer: Optimizer, plan: Plan, runtime: Runtime) -> None:
+        self.task, self.model = task, cast(nn.Module, task.model)
+        self.optimizer, self.runtime, self.clip = optimizer, runtime, plan.clip
+        self.average = Average(task, plan.ema) if plan.ema else None
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.precision == "fp16")
+        self._forward = task
+
+    def start(self, *, compile: bool) -> None:
+        """Get ready to train: join the other processes, compile."""
+        self._forward = self.runtime.parallel(self.task)
+        if compile:
+            self.model.compile()
+        self.task.train()
+
+    def gradients(self, micro_batches: list[Batch], *, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """Compute the gradient of the mean loss over the micro-batches of all processes.
+
+        Args:
+            stop: whether this process was asked to stop.
+
+        Returns:
+            That loss by name, and whether any process was asked to stop; the same in every process.
+        """
+        shares = self._shares(micro_batches)
+        sums: list[Tensor] = []
+        for number, batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with nullcontext() if last or self.runtime.world_size == 1 else self._forward.no_sync():  # type: ignore[operator]
+                with self.runtime.autocast():
+                    named: dict[str, Tensor] = self._forward(batch)
+                parts = list(named.values())
+                if shares is not None:
+                    parts = [part * shares[number] for part in parts]
+                detached = [part.detach() for part in parts]
+                sums = list(map(operator.add, sums, detached)) if sums else detached
+                if last:  # Sent before the backward pass, so that the device need not wait for the reading.
+                    readout = self._send(sums, stop)
+                self.scaler.scale(functools.reduce(operator.add, parts)).backward()  # type: ignore[no-untyped-call]
+        losses = readout.read()
+        if self.runtime.world_size > 1:
+            stop = bool(losses.pop())
+        return dict(zip(named, losses, strict=True)), stop
+
+    def _shares(self, micro_batches: list[Batch]) -> Tensor | None:
+        """Each micro-batch's share in the mean of the step; None where there is but one."""
+        if self.runtime.world_size == len(micro_batches) == 1:
+            return None
+        weights = torch.stack([self.task.weight(batch).float() for batch in micro_batches])  # type: ignore[operator]
+        total = self.runtime.sum(weights.sum())
+        # DistributedDataParallel averages gradients over processes; these shares make that the exact mean.
+        return weights * self.runtime.world_size / total.clamp(min=1e-12)
+
+    def _send(self, losses: list[Tensor], stop: bool) -> Readout:
+        if self.runtime.world_size == 1:
+            return Readout(torch.stack(losses))
+        numbers = torch.stack([*losses, losses[0].new_tensor(float(stop))]).float()
+        numbers[:-1] /= self.runtime.world_size
+        return Readout(self.runtime.sum(numbers))
+
+    def update(self) -> None:
+        """Apply the gradients."""
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+
+    @property
+    def inference_task(self) -> nn.Module:
+        """The task with the weights that are evaluated: the averaged ones, where there are any."""
+        return self.task if self.average is None else self.average.task
+
+    def inference_tensors(self) -> Tensors:
+        """The weights that are evaluated, as a checkpoint holds them."""
+        model = self.model if self.average is None else self.average.model
+        return checkpoint.prefixed("model", model.state_dict())
+
+    def capture(self) -> tuple[Tensors, dict[str, Any]]:
+        """Everything that a step changes: tensors, and plain data."""
+        moments, numbers = checkpoint.optimizer_tensors(self.model, self.optimizer)
+        tensors = checkpoint.prefixed("model", self.model.state_dict())
+        tensors |= checkpoint.prefixed("optimizer", moments)
+        if self.average is not None:
+            tensors |= checkpoint.prefixed("ema", self.average.model.state_dict())
+        updates = self.average.updates if self.average is not None else 0
+        return tensors, {"optimizer": numbers, "scaler": self.scaler.state_dict(), "ema_updates": updates}
+
+    def load(self, tensors: Tensors, metadata: dict[str, Any]) -> None:
+        """The inverse of `capture`; an average that was not captured starts from the weights.
+
+        Raises:
+            UserError: the tensors do not fit the model.
+        """
+        weights = checkpoint.under("model", tensors)
+        checkpoint.load_strict(self.model, weights)
+        moments = checkpoint.under("optimizer", tensors)
+        checkpoint.load_optimizer(self.model, self.optimizer, moments, metadata["optimizer"])
+        if self.average is not None:
+            averaged = checkpoint.under("ema", tensors)
+            checkpoint.load_strict(self.average.model, averaged or weights)
+            self.average.updates = metadata["ema_updates"]
+        if self.scaler.is_enabled() and metadata["scaler"]:
+            self.scaler.load_state_dict(metadata["scaler"])
