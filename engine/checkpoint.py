@@ -71,11 +71,12 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         entry = json.loads(header[_ENTRY])
         text, expected = str(entry["metadata"]), entry["sha256"]
+        metadata = dict(json.loads(text))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a checkpoint written by this framework") from None
     if expected != digest(tensors, text):
         raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
-    return tensors, json.loads(text)
+    return tensors, metadata
 
 
 def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
@@ -106,7 +107,7 @@ def previous(path: Path) -> Path:
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
-    """SHA-256 over the metadata and the names, types, shapes and bytes of the tensors, in the order of names."""
+    """SHA-256 over the metadata and the tensors' names, types, shapes and bytes, in the order of names."""
     sha = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -130,7 +131,7 @@ def read_weights(path: Path) -> Tensors:
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -215,43 +216,6 @@ def load_strict(
     module.load_state_dict({**own, **chosen})
     new = sorted(name for name in own if name not in chosen)
     return LoadReport(sorted(chosen), sorted(set(state) - set(chosen)), new)
-
-
-def optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Tensors, dict[str, dict[str, float]]]:
-    """An optimizer's state by parameter name: tensors as `<name>/<key>`, and plain numbers."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors: Tensors = {}
-    numbers: dict[str, dict[str, float]] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"{names[parameter]}/{key}"] = value
-            elif value is not None:
-                numbers.setdefault(names[parameter], {})[key] = value
-    return tensors, numbers
-
-
-def load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, dict[str, float]]
-) -> None:
-    """The inverse of `optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    optimizer.state.clear()
-    for path, tensor in tensors.items():
-        name, key = path.rsplit("/", 1)
-        parameter = parameters[name]
-        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter's device
-        # and layout.
-        value = (
-            tensor.clone()
-            if tensor.dim() == 0
-            else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        )
-        optimizer.state[parameter][key] = value
-    for name, values in numbers.items():
-        optimizer.state[parameters[name]].update(values)
 
 
 def _shorten(names: list[str], most: int = 4) -> str:

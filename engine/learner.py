@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from engine import checkpoint
+from engine import checkpoint, optim
 from engine.checkpoint import Tensors
 from engine.ema import Average
 from engine.plan import Plan
@@ -107,7 +107,7 @@ class Learner:
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a step changes: tensors, and plain data."""
-        moments, numbers = checkpoint.optimizer_tensors(self.model, self.optimizer)
+        moments, numbers = optim.state_tensors(self.model, self.optimizer)
         tensors = checkpoint.prefixed("model", self.model.state_dict())
         tensors |= checkpoint.prefixed("optimizer", moments)
         if self.average is not None:
@@ -124,7 +124,7 @@ class Learner:
         weights = checkpoint.under("model", tensors)
         checkpoint.load_strict(self.model, weights)
         moments = checkpoint.under("optimizer", tensors)
-        checkpoint.load_optimizer(self.model, self.optimizer, moments, metadata["optimizer"])
+        optim.load_state(self.model, self.optimizer, moments, metadata["optimizer"])
         if self.average is not None:
             averaged = checkpoint.under("ema", tensors)
             checkpoint.load_strict(self.average.model, averaged or weights)

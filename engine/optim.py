@@ -113,6 +113,43 @@ def set_lr(optimizer: Optimizer, factor: float) -> float:
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
+def state_tensors(
+    model: nn.Module, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """An optimizer's state by parameter name: tensors as `<name>/<key>`, and plain numbers."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, float]] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{names[parameter]}/{key}"] = value
+            elif value is not None:
+                numbers.setdefault(names[parameter], {})[key] = value
+    return tensors, numbers
+
+
+def load_state(
+    model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor], numbers: dict[str, dict[str, float]]
+) -> None:
+    """The inverse of `state_tensors`."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for path, tensor in tensors.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter's device
+        # and layout.
+        value = (
+            tensor.clone()
+            if tensor.dim() == 0
+            else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        )
+        optimizer.state[parameter][key] = value
+    for name, values in numbers.items():
+        optimizer.state[parameters[name]].update(values)
+
+
 def _norms_and_biases(model: nn.Module) -> set[str]:
     names = {name for name, _ in model.named_parameters() if name.endswith("bias")}
     for prefix, module in model.named_modules():
