@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from backbones import mobilenet_v2, mobilenet_v3
+from engine.memory import keep_freed_memory
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
@@ -69,6 +70,8 @@ def main() -> None:
         "--compile", action="store_true", help="also measure torch.compile (a minute to compile)"
     )
     arguments = parser.parse_args()
+    if arguments.memory:
+        keep_freed_memory()
     variants = {
         "NCHW fp32": step(arguments, channels_last=False, bf16=False, compiled=False),
         "channels_last fp32": step(arguments, channels_last=True, bf16=False, compiled=False),
