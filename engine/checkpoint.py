@@ -95,6 +95,14 @@ def exists(path: Path) -> bool:
     return path.exists() or previous(path).exists()
 
 
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint was written at; None where there is no readable one."""
+    try:
+        return int(read(path)[1]["state"]["step"])
+    except UserError:
+        return None
+
+
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, so that the next `write` does not put it in the place of the good one."""
     if path.exists():

@@ -32,12 +32,12 @@ class RunLog:
     ) -> None:
         self.path = run.log
         self._writer: Any = None
-        kept = [
-            row
-            for row in read_rows(self.path)
-            if row["step"] <= (evaluated_step if row["kind"] == "eval" else step)
-        ]
         try:
+            kept = [
+                row
+                for row in read_rows(self.path)
+                if row["step"] <= (evaluated_step if row["kind"] == "eval" else step)
+            ]
             if self.path.exists():
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
             if tensorboard:

@@ -242,7 +242,9 @@ class Trainer:
         if self.runtime.is_main:
             if damage:
                 checkpoint.set_aside(path)
-            self._save_best()  # The run may have been killed between writing `last` and writing `best`.
+            # The run may have been killed between writing `last` and writing `best`.
+            if state.is_best and checkpoint.step_of(self.run.best) != state.step:
+                self._save_best()
         where = f"{path}, step {state.step} of {self.steps}"
         return "; ".join(part for part in (damage, where, change) if part)
 

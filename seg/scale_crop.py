@@ -10,7 +10,7 @@ import albumentations
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.transforms import Size, pad_bottom_right, pad_label, resize_image, resize_label
+from seg.geometry import Size, pad_bottom_right, pad_label, resize_image, resize_label
 
 
 class ScaleCrop(albumentations.DualTransform):

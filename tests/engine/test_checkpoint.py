@@ -156,7 +156,9 @@ def zipped_pickle(bomb):
 
 
 @pytest.mark.parametrize("pack", [pickle.dumps, legacy_torch, zipped_torch, zipped_pickle])
-@pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.safetensors", "weights.bin", "weights"])
+@pytest.mark.parametrize(
+    "name", ["weights.pth", "weights.pt", "weights.safetensors", "weights.bin", "weights"]
+)
 def test_a_hostile_pickle_is_never_run(tmp_path, pack, name):
     marker, path = tmp_path / "executed", tmp_path / name
     content = pack(Bomb(marker))

@@ -39,7 +39,9 @@ def run(optimizer, parameter, grads, rates):
 @pytest.mark.parametrize("weight_decay", [0.0, WEIGHT_DECAY])
 def test_rmsprop_tf_is_tensorflows(weight_decay):
     start, grads = np.linspace(-1, 1, 6), gradients(8)
-    rates = [LR * 0.8**step for step in range(8)]  # A rate that changes: it is inside of TensorFlow's momentum.
+    rates = [
+        LR * 0.8**step for step in range(8)
+    ]  # A rate that changes: it is inside of TensorFlow's momentum.
     parameter = nn.Parameter(torch.tensor(start))
     made = optim.RMSpropTF(
         [parameter], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS, weight_decay=weight_decay

@@ -100,7 +100,7 @@ def test_cityscapes_tree_is_read(city):
 
 
 def test_instances_are_for_evaluation_and_only_where_all_exist(city):
-    assert "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=16))[Draw(0, 0)]
+    assert "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=32))[Draw(0, 0)]
     os.remove(city / "gtFine/val/ulm/ulm_000001_000019_gtFine_instanceIds.png")
     data = cityscapes(root=str(city))
     assert "instances" not in data.dataset("val", EvalTransform())[Draw(0, 0)]
@@ -392,7 +392,7 @@ def test_an_error_in_a_worker_is_still_a_user_error_that_names_the_file(own):
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_only(own):
-    data, transform = build(own), TrainTransform(crop=8)
+    data, transform = build(own), TrainTransform(crop=32)
 
     def sample(seed, index, epoch):
         return data.dataset("train", transform, seed)[Draw(index, epoch)]["image"].numpy().tobytes()

@@ -10,7 +10,8 @@ from engine.data import Draw
 from engine.images import write_png
 from seg.dataset import SegmentationDataset, Split, pack
 from seg.labels import LabelReader
-from seg.transforms import EvalTransform, TrainTransform, resize_label
+from seg.geometry import resize_label
+from seg.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)
 LABEL = cv2.resize(RNG.integers(0, 5, (12, 24), dtype=np.uint8), (192, 96), interpolation=cv2.INTER_NEAREST)
@@ -113,10 +114,10 @@ def test_flip_probability_and_grid_of_scales():
     share = np.mean([label[0, 0] > label[0, 39] for label in flipped])
     assert 0.4 < share < 0.6
     lengths = set()
-    transform = TrainTransform(crop=24, scale=(0.5, 2.0), scale_step=0.25, flip=0)
+    transform = TrainTransform(crop=32, scale=(0.5, 2.0), scale_step=0.25, flip=0)
     for seed in range(150):
         label = transform(IMAGE, ramp, seed)[1]
-        lengths.add(round(24 / (int(label.max()) - int(label.min()) + 1) * 4) / 4)
+        lengths.add(round(32 / (int(label.max()) - int(label.min()) + 1) * 4) / 4)
     assert {0.5, 1.0, 2.0} <= lengths <= {0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0}
 
 

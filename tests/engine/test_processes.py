@@ -1,0 +1,243 @@
+"""Several processes are one; and real signals to a real process."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+
+import pytest
+import torch
+
+from engine import checkpoint, log, runtime
+from engine.config import _guarded
+from engine.errors import UserError
+from engine.stop import EXIT_STOPPED, Stopped, StopRequest
+from tests.engine.toy import trainer, weights
+
+PLAN = {"steps": 8, "batch": 8, "eval_every": 4, "save_every": 4, "log_every": 1}
+
+
+def _rank(function, rank, world, port, results):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    where = runtime.start(device="cpu", channels_last=False)
+    results.put((rank, function(where)))
+    where.close()
+
+
+def in_processes(world, function):
+    """What `function(runtime)` returns in each of `world` processes, by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    children = [
+        fork.Process(target=_rank, args=(function, rank, world, port, results)) for rank in range(world)
+    ]
+    for child in children:
+        child.start()
+    try:
+        found = dict(results.get(timeout=30) for _ in children)
+        for child in children:
+            child.join(10)
+    finally:
+        for child in children:
+            child.kill()
+    return [found[rank] for rank in range(world)]
+
+
+def numbers(made):
+    return {name: tensor.tolist() for name, tensor in weights(made).items()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_equal_one(tmp_path, accumulate):
+    frozen = {"norm": False, "dropout": 0.0, **PLAN}
+    one = trainer(tmp_path / "one", **frozen)
+    expected = one.fit()
+
+    def fit(where):
+        made = trainer(tmp_path / "two", runtime=where, accumulate=accumulate, ema=0.9, **frozen)
+        made.fit()
+        return (
+            numbers(made),
+            made.state.metrics,
+            {k: v.tolist() for k, v in made.learner.average.model.state_dict().items()},
+        )
+
+    (first, metrics, average), (second, same_metrics, same_average) = in_processes(2, fit)
+    assert first == second
+    assert average == same_average
+    assert metrics == same_metrics
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(torch.tensor(first[name]), tensor, rtol=0, atol=1e-6)
+    assert metrics["seen"] == expected["seen"] == list(range(7))
+    losses = [
+        [row["loss"] for row in log.read_rows(tmp_path / n / "log.jsonl") if row["kind"] == "train"]
+        for n in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_two_processes_evaluate_with_the_same_statistics_and_resume(tmp_path):
+    options = {"ema": 0.9, **PLAN}
+
+    def fit(where, folder, steps):
+        made = trainer(folder, runtime=where, **{**options, "steps": 8})
+        if checkpoint.exists(made.run.last):
+            made.restore()
+        if steps < 8:
+            made.learner.update, update = (
+                (lambda: update() if made.state.step < steps else 1 / 0),
+                made.learner.update,
+            )
+            with pytest.raises(ZeroDivisionError):
+                made.fit()
+        else:
+            made.fit()
+        return made.state.metrics
+
+    whole = in_processes(2, lambda where: fit(where, tmp_path / "whole", 8))
+    assert whole[0] == whole[1]
+    in_processes(2, lambda where: fit(where, tmp_path / "killed", 5))
+    in_processes(2, lambda where: fit(where, tmp_path / "killed", 8))
+    last = [tmp_path / name / "checkpoints" / "last.safetensors" for name in ("whole", "killed")]
+    assert last[0].read_bytes() == last[1].read_bytes()
+    # One process with the saved weights counts the same.
+    alone = trainer(tmp_path / "whole", **options)
+    alone.restore()
+    alone.state.evaluated_step = 4
+    assert alone.fit() == whole[0]
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_request_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
+    def fit(where):
+        made = trainer(tmp_path, runtime=where, **PLAN)
+        update = made.learner.update
+
+        def ask():
+            update()
+            if where.rank == asked and made.state.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        made.learner.update = ask
+        with pytest.raises(Stopped):
+            made.fit()
+        return made.state.step
+
+    assert in_processes(2, fit) == [4, 4]
+    assert checkpoint.step_of(tmp_path / "checkpoints" / "last.safetensors") == 4
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path):
+    def fit(where):
+        made = trainer(tmp_path, runtime=where, poison=3, **PLAN)
+        with pytest.raises(UserError) as caught:
+            made.fit()
+        return str(caught.value)
+
+    first, second = in_processes(2, fit)
+    assert "not finite at step 0" in first
+    assert first == second
+    assert checkpoint.step_of(tmp_path / "replay.safetensors") == 0
+
+
+def test_ranks_gather_broadcast_and_sum():
+    def collect(where):
+        total = where.sum(torch.tensor([where.rank + 1.0])).item()
+        return where.gather(where.rank), where.broadcast(f"from {where.rank}"), total
+
+    assert in_processes(2, collect) == [([0, 1], "from 0", 3.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "trainer.precision must be one of fp32, bf16, fp16"),
+        ({"device": "gpu"}, "trainer.device='gpu' is no device"),
+        ({"device": "cpu", "precision": "fp16"}, "needs a CUDA device"),
+    ],
+)
+def test_impossible_runtimes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        runtime.start(**options)
+
+
+LONG = {"steps": 60, "ema": 0.9, "eval_every": 20, "save_every": 5}
+
+
+def _train(folder, workers, slow):
+    os.setsid()
+    made = trainer(folder, workers=workers, **LONG)
+    sys.stderr = open(folder / "stderr", "w", buffering=1)
+    if checkpoint.exists(made.run.last):
+        made.restore()
+    update = made.learner.update
+    made.learner.update = lambda: (time.sleep(slow), update())
+    os._exit(_guarded(lambda: made.fit() and 0))
+
+
+def start(folder, *, workers=0, slow=0.0):
+    """Train in a process of its own, with a process group of its own."""
+    child = multiprocessing.get_context("fork").Process(target=_train, args=(folder, workers, slow))
+    child.start()
+    return child
+
+
+def wait_for_a_save(path, child):
+    before, end = checkpoint.step_of(path), time.monotonic() + 30
+    while checkpoint.step_of(path) == before:
+        assert child.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_process_that_is_killed_or_asked_to_stop_can_be_resumed(tmp_path):
+    folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
+    killed = start(folder, slow=0.03)
+    wait_for_a_save(last, killed)
+    time.sleep(0.05)
+    killed.kill()
+    killed.join(10)
+    assert killed.exitcode == -signal.SIGKILL
+
+    # As Slurm and terminals do, the whole group is asked: the workers too.
+    stopped = start(folder, workers=2, slow=0.03)
+    wait_for_a_save(last, stopped)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    stopped.join(20)
+    assert stopped.exitcode == EXIT_STOPPED == 75
+    errors = (folder / "stderr").read_text()
+    assert errors.startswith("stopped by SIGTERM at step")
+    assert len(errors.splitlines()) == 1
+
+    ended = start(folder)
+    ended.join(30)
+    assert ended.exitcode == 0
+    whole = trainer(tmp_path / "whole", **LONG)
+    whole.fit()
+    assert last.read_bytes() == whole.run.last.read_bytes()
+    assert (folder / "metrics.json").read_text() == whole.run.metrics.read_text()
+
+
+def test_asking_twice_ends_the_process_at_once(monkeypatch):
+    def impatient():
+        request = StopRequest()
+        request.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # The same request, passed on by a terminal and by torchrun.
+        assert request.signal == "SIGTERM"
+        monkeypatch.setattr("engine.stop.ONE_REQUEST_S", 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=impatient)
+    child.start()
+    child.join(10)
+    assert child.exitcode == -signal.SIGTERM
