@@ -46,7 +46,7 @@ def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
     """A torchvision state dict under the names of `cls.model.Classifier`; half precision becomes float32.
 
     Without classifier keys only "backbone.*" comes back. Of a segmentation model the trunk is taken and the
-    head left to the caller. ValueError listing every key that is missing for this spec or left over.
+    head left to the caller. ValueError naming keys that are missing for this spec or left over.
     """
     found = detect_format(state)
     if found == "ours":
@@ -60,7 +60,7 @@ def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
     unknown = sorted(taken.keys() - set(names.values()))
     if missing or unknown:
         raise ValueError(
-            f"these weights are not those of {spec.name} with this spec: "
+            f"these weights are not those of {spec.name} with these options: "
             f"missing {_listed(missing)}; left over {_listed(unknown)}"
         )
     # Files from before torch 0.4.1 have no batch counters; only a momentum of None would read them.
@@ -140,5 +140,6 @@ def _full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _listed(keys: list[str]) -> str:
-    return ", ".join(keys) or "nothing"
+def _listed(keys: list[str], most: int = 4) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return (", ".join(keys[:most]) or "nothing") + more

@@ -1,10 +1,11 @@
-"""Does a change that should change nothing give identical losses? Trains two revisions and compares their logs.
+"""Does a change that should change nothing give identical losses? Trains two revisions, compares their logs.
 
 Usage: python benchmarks/same_losses.py REVISION_A REVISION_B [override ...]
 Example: python benchmarks/same_losses.py main HEAD model=raspp trainer.accumulate=2
 
-Each revision is checked out into a temporary worktree and trained for 10 steps on small built-in streets, on the CPU,
-with the Python that runs this script. Exit status 0: every logged loss and metric is the same to the last digit; 1: not.
+Each revision is checked out into a temporary worktree and trained for 10 steps on small built-in streets, on
+the CPU, with the Python that runs this script. Exit status 0: every logged loss and metric is the same to the
+last digit; 1: not.
 """
 
 import json
@@ -60,7 +61,8 @@ def main() -> int:
         differing = [key for key in first if first[key] != second.get(key)]
         if differing:
             key = differing[0]
-            print(f"step {first['step']}: {key} is {first[key]} in {revisions[0]}, {second.get(key)} in {revisions[1]}")
+            values = f"{first[key]} in {revisions[0]}, {second.get(key)} in {revisions[1]}"
+            print(f"step {first['step']}: {key} is {values}")
             return 1
     same = len(logs[0]) == len(logs[1])
     print(f"{len(logs[0])} rows, identical" if same else f"{len(logs[0])} rows against {len(logs[1])}")

@@ -1,7 +1,7 @@
 """Images/s of a training step: memory format, precision and compilation side by side, interleaved.
 
 Usage: python benchmarks/train_step.py [--backbone mobilenet_v3_large] [--size 360 480] [--batch 4]
-                                       [--rounds 5] [--compile]
+                                       [--rounds 5] [--compile] [--memory]
 
 The median over the rounds is printed for each variant, with its ratio to the first. Rounds are interleaved,
 so a load that comes and goes meets all variants alike.
@@ -68,6 +68,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--compile", action="store_true", help="also measure torch.compile (a minute to compile)"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="keep freed memory, as training on the CPU does"
     )
     arguments = parser.parse_args()
     if arguments.memory:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -142,7 +143,9 @@ def read_weights(path: Path) -> Tensors:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen classes for a file it will not read
         reason = str(error).splitlines()[0][:120]
         raise UserError(f"{path}: not a plain tensor file, and nothing else is read ({reason})") from None

@@ -170,7 +170,8 @@ class ClassMap:
     def read(cls, path: str | Path) -> "ClassMap":
         """Read classes.json. Raises: UserError naming the file."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            # utf-8-sig: some editors on Windows put a mark in front.
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; it must list the classes of the masks") from error
         except OSError as error:

@@ -4,7 +4,6 @@
 runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
-import json
 import os
 import re
 import sys
@@ -16,12 +15,14 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir, main
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine import checkpoint, run_folder
 from engine.build import check, make, nearest
+from engine.classes import ClassMap
 from engine.errors import UserError
 from engine.run_folder import RunFolder
 from engine.stop import EXIT_STOPPED, Stopped
@@ -37,6 +38,8 @@ _NUMBERS = {
 }
 EITHER_OR = (("trainer.steps", "trainer.epochs"),)
 """Keys of which only one may be set: naming one on the command line empties the other."""
+_PATHS = ("run", "input", "out", "resume", "init_from", "weights", "data.root")
+_COMPOSED_ONLY = ("task", "experiment", "debug")  # groups that write to keys of other groups
 
 
 def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -> None:
@@ -57,6 +60,7 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
         choices = HydraConfig.get().runtime.choices
         statuses.append(_guarded(lambda: job(_completed(config, choices, []))))
 
+    sys.argv[1:] = _with_emptied(arguments)
     main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
     sys.exit(max(statuses))
 
@@ -83,9 +87,12 @@ def _guarded(job: Callable[[], int | None]) -> int:
 
 
 def _is_ours(error: Exception) -> bool:
-    # A ValueError that this framework raises is addressed to the user; one from a library is a bug of ours.
+    # A ValueError that this framework raises is addressed to the user; one from a library is a bug of ours,
+    # also where the library is C code, which leaves no line of its own in the trace.
     trace = traceback.extract_tb(error.__traceback__)
-    return bool(trace) and CONF.parent in Path(trace[-1].filename).parents
+    if not trace or CONF.parent not in Path(trace[-1].filename).parents:
+        return False
+    return (trace[-1].line or "").startswith("raise ")
 
 
 def compose_config(tool: str, overrides: list[str]) -> DictConfig:
@@ -99,7 +106,9 @@ def compose_config(tool: str, overrides: list[str]) -> DictConfig:
         UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be
             parsed.
     """
-    overrides, for_run = _split(tool, overrides)
+    overrides, for_run = _split(tool, [_quoted(override) for override in overrides])
+    for override in overrides:
+        _parsed(override)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = compose(tool, [*overrides, *_emptied(overrides)], return_hydra_config=True)
@@ -139,22 +148,47 @@ def load_config(path: Path, overrides: list[str]) -> DictConfig:
     """
     try:
         config = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: unreadable configuration ({str(error).splitlines()[0]})") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: holds no configuration")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: unreadable configuration ({_first_line(error)})") from None
+    if not isinstance(config, DictConfig) or not {"room", "data", "task", "trainer"} <= config.keys():
+        raise UserError(f"{path}: holds no configuration of a training")
     known = set(_keys(config))
     for override in overrides + _emptied(overrides):
-        key, separator, value = override.lstrip("+").partition("=")
+        key, value = _parsed(override)
+        if key in _COMPOSED_ONLY:
+            raise UserError(f"{override!r}: a run keeps its {key}; override single keys, or train a new run")
         if value in groups().get(key, ()):
             OmegaConf.update(config, key, OmegaConf.load(CONF / key / f"{value}.yaml"), merge=False)
             known = set(_keys(config))
             continue
-        if not separator or (key not in known and not override.startswith("+")):
+        if key not in known and not override.startswith("+"):
             raise UserError(f"{override!r}: the run has no key {key!r}{nearest(key, known)}")
-        OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
+        OmegaConf.update(config, key, value, force_add=True)
     OmegaConf.set_struct(config, True)
     return config
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """(key, value) of one `key=value` in Hydra's grammar."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        if parsed.is_sweep_override():
+            raise UserError(f"{override}: several values are a sweep, which needs -m")
+        return parsed.key_or_group, None if parsed.is_delete() else parsed.value()
+    except HydraException:
+        raise UserError(
+            f"{override}: not understood; write key=value, and values with special characters in quotes "
+            "inside of quotes: 'key=\"value\"'"
+        ) from None
+
+
+def _quoted(override: str) -> str:
+    """A path in quotes: commas, brackets and equals signs have a meaning of their own in Hydra's grammar."""
+    key, _, value = override.partition("=")
+    if key not in _PATHS or value in ("", "null", "???") or value[0] in "'\"$":
+        return override
+    escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), value)
+    return f"{key}='{escaped}'"
 
 
 def to_yaml(config: DictConfig) -> str:
@@ -240,8 +274,7 @@ def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_na
     Raises:
         UserError: the checkpoint does not fit, or the run was trained on other classes than `classes`.
     """
-    trained = json.loads(run.classes.read_text(encoding="utf-8"))
-    if [item["name"] for item in trained["classes"]] != list(classes.names):
+    if ClassMap.read(run.classes).names != classes.names:
         raise UserError(
             f"{run.path}: was trained on other classes than this data set has ({', '.join(classes.names)})"
         )
@@ -291,6 +324,13 @@ def _emptied(overrides: list[str]) -> list[str]:
         if len(named.intersection(keys)) == 1:
             empty += [f"{key}=null" for key in keys if key not in named]
     return empty
+
+
+def _with_emptied(arguments: list[str]) -> list[str]:
+    # Hydra takes overrides in one piece, before or after its flags: what is added follows the last one.
+    overrides = [at for at, argument in enumerate(arguments) if "=" in argument and argument[0] != "-"]
+    end = max(overrides, default=-1) + 1
+    return [*arguments[:end], *_emptied([arguments[at] for at in overrides]), *arguments[end:]]
 
 
 def _explain(tool: str, overrides: list[str], error: Exception) -> str:

@@ -114,7 +114,7 @@ def list_images(folder: Pathlike) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        names = [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file()]
     return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 

@@ -26,7 +26,8 @@ def find(text: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [*list_images(path), *(p for p in sorted(path.iterdir()) if is_video(p))]
+        videos = [p for p in sorted(path.iterdir()) if is_video(p) and p.is_file() and p.name[0] != "."]
+        found = [*list_images(path), *videos]
     else:
         found = [
             Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()
@@ -74,10 +75,17 @@ def num_frames(path: Path) -> int:
     return max(count, 0)
 
 
+def _even(picture: Image) -> Image:
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
 def map_video(
     source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
 ) -> int:
     """Write `draw(frame)` for each frame of `source` as an .mp4 at the same rate; returns how many frames.
+
+    Sides of odd length grow by one pixel, a copy of the last: the format would cut that one off.
 
     Raises:
         UserError: `source` is unreadable, or this machine's OpenCV cannot write `target`.
@@ -89,7 +97,7 @@ def map_video(
     writer, count = None, 0
     try:
         for frame in frames(source):
-            picture = draw(frame)
+            picture = _even(draw(frame))
             if writer is None:
                 height, width = picture.shape[:2]
                 writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))

@@ -132,7 +132,7 @@ class Trainer:
 
         step = self.state.step
         # Dropout and the like draw from generators that are seeded anew each step: none has to be saved.
-        self.runtime.seed(_step_seed(self.feed.seed, step, self.runtime.rank))
+        self.runtime.seed(step_seed(self.feed.seed, step, self.runtime.rank))
         lr = set_lr(self.optimizer, self.schedule(step))
         losses, stopping = self.learner.gradients(micro_batches, stop=self.stop.signal is not None)
         if not all(map(math.isfinite, losses.values())):
@@ -249,5 +249,6 @@ class Trainer:
         return "; ".join(part for part in (damage, where, change) if part)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's random numbers in one process."""
     return (seed * 1_000_003 + step * 4_099 + rank) % 2**63

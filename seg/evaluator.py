@@ -23,16 +23,21 @@ _INSTANCE_BASE = (
 class SegmentationEvaluator:
     """reset / update / compute; `state` and `merge` gather the parts of several processes.
 
-    names: image names for `worst`, as a sequence or a function of the index.
+    names: image names for `worst`, as a sequence or a function of the index. predicted: how the predictions
+    were made, for the protocol.
     Memory: the matrix, and a few numbers per image.
     """
 
     main_metric = "miou"
 
     def __init__(
-        self, *, classes: ClassMap, names: Callable[[int], str] | Sequence[str] | None = None
+        self,
+        *,
+        classes: ClassMap,
+        names: Callable[[int], str] | Sequence[str] | None = None,
+        predicted: str = "",
     ) -> None:
-        self.classes = classes
+        self.classes, self._predicted = classes, predicted
         self._name = names if callable(names) else (names.__getitem__ if names is not None else str)
         self._groups = np.array(
             [[category == name for category in classes.categories] for name in classes.category_names], bool
@@ -223,7 +228,7 @@ class SegmentationEvaluator:
             f"one int64 confusion matrix over {len(self._scores)} images at label resolution; ignored pixels "
             "not counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are NaN and not in "
             "the mean; "
-            f"{self._present_text()}"
+            f"{self._present_text()}" + (f"; {self._predicted}" if self._predicted else "")
         )
 
 

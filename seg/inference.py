@@ -65,8 +65,8 @@ class Inference:
             return resize(network(images), size, align_corners=align_corners)
         total: Tensor | None = None
         for scale in self.scales:
-            scaled_size = (round(images.shape[-2] * scale), round(images.shape[-1] * scale))
-            scaled = resize(images, scaled_size, align_corners=False)
+            height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+            scaled = resize(images, (height, width), align_corners=False)
             for mirror in (False, True) if self.flip else (False,):
                 scores = self._score(network, scaled.flip(-1) if mirror else scaled, align_corners)
                 probabilities = resize(scores, size, align_corners=align_corners).softmax(1)

@@ -33,6 +33,8 @@ def streets(
         raise ValueError(f"num_train and num_val must be at least 1, got {num_train} and {num_val}")
     counts = (num_train, num_val, num_test)
     folder = Path(root).expanduser() if root is not None else cache_folder(counts, (size[0], size[1]), seed)
+    if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
+        raise UserError(f"{folder}: a Cityscapes tree, not drawn here; read it with data=cityscapes")
     bar = Progress(sum(counts), unit="street scene")
     try:
         write_streets(
@@ -46,9 +48,16 @@ def streets(
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: street scenes cannot be written ({error.strerror or error}); choose another data.root"
+        ) from None
     finally:
         bar.close()
-    return cityscapes(root=str(folder))
+    tree = cityscapes(root=str(folder))
+    tree.description = tree.description.replace("Cityscapes at", "built-in street scenes at")
+    tree.warnings = ()  # about the numbers of images, which are not Cityscapes' by choice
+    return tree
 
 
 def cache_folder(counts: tuple[int, int, int], size: tuple[int, int], seed: int) -> Path:

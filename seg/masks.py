@@ -106,7 +106,7 @@ def _refuse_leaks(splits: dict[str, Split], allow_same_names: bool) -> None:
     if shared and not allow_same_names:
         raise UserError(
             f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); "
-            "remove it from one, or set allow_same_names=true where the splits merely number their files"
+            "remove it from one, or, if both just number their files, give data.source.allow_same_names=true"
         )
     train = _by_size(splits["train"])
     for size, paths in _by_size(splits["val"]).items():

@@ -62,7 +62,10 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: the names are neither ours nor torchvision's of the same architecture.
         """
-        if detect_format(state) != "torchvision_dense":
+        found = detect_format(state)
+        if found == "torchvision":
+            raise ValueError("the weights of a classifier, without a decoder: give them as weights=")
+        if found == "ours":
             return state
         return from_torchvision(state, self.backbone.spec) | torchvision_head(state)
 

@@ -59,6 +59,12 @@ class Segmentation(nn.Module):
             raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
         if dice < 0:
             raise ValueError(f"dice is a factor and must not be negative, got {dice}")
+        weights = None if loss is None else loss.class_weights
+        if weights is not None and len(weights) != len(classes):
+            raise ValueError(
+                f"loss.class_weights must hold one weight per class ({', '.join(classes.names)}: "
+                f"{len(classes)}), got {len(weights)}"
+            )
         self.model, self.classes = model, classes
         self.loss = loss or CrossEntropy()
         self.dice, self.dice_loss = dice, Dice()
@@ -95,7 +101,8 @@ class Segmentation(nn.Module):
 
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
         """The evaluator for a split of this task's data."""
-        return SegmentationEvaluator(classes=self.classes, names=dataset.name)
+        predicted = f"{self.eval_transform}, {self.inference}"
+        return SegmentationEvaluator(classes=self.classes, names=dataset.name, predicted=predicted)
 
     @torch.inference_mode()
     def predict_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

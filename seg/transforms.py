@@ -93,6 +93,11 @@ class EvalTransform:
         elif size is not None:
             self._size = _as_size("size", size)
 
+    def __str__(self) -> str:
+        if self._factor is not None:
+            return f"input scaled by {self._factor:g}"
+        return f"input {self._size[0]}x{self._size[1]}" if self._size else "input as stored"
+
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
         height, width = self._size or image.shape[:2]
         if self._factor is not None:

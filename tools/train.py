@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from backbones.weights import backbone_state
+from backbones.weights import backbone_state, detect_format
 from engine import checkpoint, log, run_folder, runtime
 from engine.config import build, build_task, launch, open_run, to_yaml
 from engine.data import Feed, first
@@ -86,18 +86,25 @@ def draw(trainer: Trainer, samples: int) -> None:
 def starting_weights(config: DictConfig, model: nn.Module) -> str:
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
     if config.init_from is not None:
-        path = Path(config.init_from)
-        if path.is_dir():
-            state, _ = checkpoint.inference_weights(run_folder.find(path).checkpoint(config.checkpoint))
-        else:
-            state = model.adapt(checkpoint.read_weights(path))
+        state = model.adapt(read_state(Path(config.init_from), config.checkpoint))
         report = checkpoint.load_strict(model, state, skip=config.skip, resized=model.class_layers)
-        return f"{path}: {report}"
+        return f"{config.init_from}: {report}"
     if config.weights is not None:
-        path = Path(config.weights)
-        state = backbone_state(checkpoint.read_weights(path), model.backbone)
-        return f"{path} (backbone): {checkpoint.load_strict(model.backbone, state, skip=config.skip)}"
+        found = read_state(Path(config.weights), config.checkpoint)
+        state = backbone_state(found, model.backbone)
+        report = checkpoint.load_strict(model.backbone, state, skip=config.skip)
+        hint = ""
+        if detect_format(found) != "ours" and config.task.pixels != "imagenet":
+            hint = "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
+        return f"{config.weights} (backbone): {report}{hint}"
     return "random weights"
+
+
+def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file, or of the checkpoint `name` of a run folder."""
+    if path.is_dir():
+        return checkpoint.inference_weights(run_folder.find(path).checkpoint(name))[0]
+    return checkpoint.read_weights(path)
 
 
 if __name__ == "__main__":

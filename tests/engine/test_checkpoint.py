@@ -64,11 +64,14 @@ def flip_a_bit(path, offset):
     path.write_bytes(content)
 
 
+OTHER_STEP = rb'"step\\\": 2', rb'"step\\\": 9'  # In JSON in JSON.
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda path: flip_a_bit(path, -3), "do not match their hash"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b'\\"step\\\\\\": 2', b'\\"step\\\\\\": 9')), "hash"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(*OTHER_STEP)), "hash"),
         (lambda path: path.write_bytes(path.read_bytes()[:-20]), "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(b"\xff" * 400), "damaged"),

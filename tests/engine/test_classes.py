@@ -151,3 +151,9 @@ def test_every_id_finds_its_class(ids, data):
     for value, name in zip(classes.ids, classes.names, strict=True):
         assert classes.names[table[value]] == name
     assert (table != UNKNOWN).sum() == len(ids)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    text = '{"classes": [{"id": 0, "name": "straße"}]}'
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8-sig")
+    assert ClassMap.read(tmp_path / "classes.json").names == ("straße",)

@@ -209,7 +209,7 @@ def test_a_new_run_describes_itself_and_is_not_written_over(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the run folder .*choose another run="):
+    with pytest.raises(UserError, match=r"cannot make the run folder .*choose another run="):
         run_folder.create(RunFolder(tmp_path / "file" / "run"), config="", environment={})
     with pytest.raises(UserError, match="no run folder"):
         run_folder.find(tmp_path / "nowhere")

@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 import time
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from engine import checkpoint, log, runtime
 from engine.config import _guarded
 from engine.errors import UserError
 from engine.stop import EXIT_STOPPED, Stopped, StopRequest
+from engine.trainer import step_seed
 from tests.engine.toy import trainer, weights
 
 PLAN = {"steps": 8, "batch": 8, "eval_every": 4, "save_every": 4, "log_every": 1}
@@ -83,35 +86,40 @@ def test_two_processes_equal_one(tmp_path, accumulate):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_two_processes_evaluate_with_the_same_statistics_and_resume(tmp_path):
-    options = {"ema": 0.9, **PLAN}
+def test_two_processes_evaluate_with_the_same_statistics(tmp_path):
+    # Each process's BatchNorm sees its own half of the data; what is evaluated is what rank 0 saves.
+    def statistics(where, folder, **options):
+        made = trainer(tmp_path / folder, runtime=where, **PLAN, **options)
+        made.fit()
+        return made.inference_task.model.norm.running_mean.tolist(), made.state.metrics
 
-    def fit(where, folder, steps):
-        made = trainer(folder, runtime=where, **{**options, "steps": 8})
+    for folder, options in (("plain", {}), ("averaged", {"ema": 0.9})):
+        first, second = in_processes(2, partial(statistics, folder=folder, **options))
+        assert first == second
+        saved, _ = checkpoint.inference_weights(tmp_path / folder / "checkpoints" / "last.safetensors")
+        assert saved["norm.running_mean"].tolist() == first[0]
+
+
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    def fit(where, folder, until=99):
+        made = trainer(tmp_path / folder, runtime=where, ema=0.9, **PLAN)
         if checkpoint.exists(made.run.last):
             made.restore()
-        if steps < 8:
-            made.learner.update, update = (
-                (lambda: update() if made.state.step < steps else 1 / 0),
-                made.learner.update,
-            )
-            with pytest.raises(ZeroDivisionError):
-                made.fit()
-        else:
+        update = made.learner.update
+        made.learner.update = lambda: update() if made.state.step < until else 1 / 0
+        with nullcontext() if until == 99 else pytest.raises(ZeroDivisionError):
             made.fit()
-        return made.state.metrics
 
-    whole = in_processes(2, lambda where: fit(where, tmp_path / "whole", 8))
-    assert whole[0] == whole[1]
-    in_processes(2, lambda where: fit(where, tmp_path / "killed", 5))
-    in_processes(2, lambda where: fit(where, tmp_path / "killed", 8))
+    in_processes(2, partial(fit, folder="whole"))
+    in_processes(2, partial(fit, folder="killed", until=5))
+    in_processes(2, partial(fit, folder="killed"))
     last = [tmp_path / name / "checkpoints" / "last.safetensors" for name in ("whole", "killed")]
     assert last[0].read_bytes() == last[1].read_bytes()
-    # One process with the saved weights counts the same.
-    alone = trainer(tmp_path / "whole", **options)
-    alone.restore()
-    alone.state.evaluated_step = 4
-    assert alone.fit() == whole[0]
+
+
+def test_processes_and_steps_draw_different_random_numbers():
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(8)}
+    assert len(seeds) == 3 * 50 * 8
 
 
 @pytest.mark.parametrize("asked", [0, 1])
@@ -174,7 +182,7 @@ LONG = {"steps": 60, "ema": 0.9, "eval_every": 20, "save_every": 5}
 def _train(folder, workers, slow):
     os.setsid()
     made = trainer(folder, workers=workers, **LONG)
-    sys.stderr = open(folder / "stderr", "w", buffering=1)
+    sys.stderr = open(folder / "stderr", "w", buffering=1)  # noqa: SIM115  open until the process ends
     if checkpoint.exists(made.run.last):
         made.restore()
     update = made.learner.update

@@ -437,6 +437,22 @@ def test_streets_are_made_once_and_then_reused(tmp_path, monkeypatch):
     assert torch.equal(again.dataset("val", EvalTransform())[Draw(0, 0)]["image"], sample["image"])
 
 
+def test_streets_are_announced_as_what_they_are(tmp_path):
+    data = streets(root=str(tmp_path / "s"), num_train=1, num_val=1, num_test=0, size=(64, 128))
+    assert data.description.startswith("built-in street scenes at")
+    assert data.warnings == ()  # the official split has 2975, but nobody wants as many
+
+
+def test_streets_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    refuses(lambda: streets(root=str(tmp_path / "file" / "s")), "cannot be written", "another data.root")
+
+
+def test_streets_do_not_ask_to_delete_a_cityscapes_tree(tmp_path):
+    (tmp_path / "leftImg8bit").mkdir()
+    assert "delete" not in refuses(lambda: streets(root=str(tmp_path)), "data=cityscapes")
+
+
 def test_streets_never_overwrite_something_else(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     refuses(lambda: streets(root=str(tmp_path)), "not ours", "choose another folder")

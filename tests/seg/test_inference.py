@@ -20,6 +20,11 @@ def test_plain_is_the_network_resized():
     torch.testing.assert_close(scores, expected)
 
 
+def test_a_scale_never_shrinks_an_image_to_nothing():
+    scores = Inference(scales=[0.01])(columns, torch.rand(1, 3, 8, 12), (8, 12), align_corners=False)
+    assert scores.shape == (1, 2, 8, 12)
+
+
 def test_flip_is_undone():
     images = torch.rand(1, 3, 8, 12)
     scores = Inference(flip=True)(columns, images, (8, 12), align_corners=False)

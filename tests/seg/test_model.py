@@ -111,6 +111,12 @@ def test_a_foreign_head_is_refused_by_name():
         model.adapt(theirs)
 
 
+def test_a_classifiers_weights_are_for_the_backbone():
+    state = torchvision.models.mobilenet_v3_small().state_dict()
+    with pytest.raises(ValueError, match=r"classifier.*weights="):
+        small(LRASPP).adapt(state)
+
+
 def test_exports():
     model = small(partial(LRASPP, pool="large_kernel")).eval()
     images = torch.rand(1, 3, 64, 96)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from engine.classes import ClassMap
+from seg.inference import Inference
 from seg.losses import CrossEntropy
 from seg.task import Segmentation
 from seg.transforms import EvalTransform
@@ -49,6 +50,36 @@ def test_losses_are_taken_at_the_resolution_of_the_labels():
     assert 0 <= losses["cross_entropy"].item() < 1
     wrong = task()(batch(image, 1 - labels))["cross_entropy"].item()
     assert wrong > 10 * losses["cross_entropy"].item()
+
+
+def test_class_weights_are_counted_at_build():
+    with pytest.raises(ValueError, match=r"one weight per class \(dark, light: 2\), got 3"):
+        task(loss=CrossEntropy(class_weights=[1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "input as stored, scales 1, no flip"),
+        ({"eval_transform": EvalTransform(size=0.5)}, "input scaled by 0.5, scales 1, no flip"),
+        (
+            {
+                "eval_transform": EvalTransform(size=(64, 96)),
+                "inference": Inference(scales=[0.5, 1], flip=True, window=(32, 64)),
+            },
+            "input 64x96, scales 0.5/1, flip, window 32x64",
+        ),
+    ],
+)
+def test_the_protocol_says_how_predictions_were_made(options, expected):
+    class Names:
+        def name(self, index):
+            return str(index)
+
+    image, labels = halves()
+    evaluator = task(**options).evaluator(Names())
+    evaluator.update(labels[None], batch(image, labels))
+    assert evaluator.compute()["protocol"].endswith(f"2 of 2 classes present; {expected}")
 
 
 def test_weight_counts_pixels_that_are_not_ignored():

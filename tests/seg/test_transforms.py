@@ -9,8 +9,8 @@ from engine.classes import ClassMap
 from engine.data import Draw
 from engine.images import write_png
 from seg.dataset import SegmentationDataset, Split, pack
-from seg.labels import LabelReader
 from seg.geometry import resize_label
+from seg.labels import LabelReader
 from seg.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)

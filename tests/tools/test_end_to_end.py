@@ -123,6 +123,16 @@ def test_a_finished_run_can_be_extended(trained):
     assert json.loads((folder / "extended" / "metrics.json").read_text())["step"] == 3
 
 
+def test_a_sweep_trains_one_run_after_another(trained):
+    folder, _ = trained
+    here = set(folder.iterdir())
+    output = run("train", "-m", *SMALL, "trainer.steps=1", "seed=1,2", cwd=folder)
+    paths = [line.removeprefix("run: ") for line in output.splitlines() if line.startswith("run: ")]
+    assert len(set(paths)) == 2
+    assert {json.loads((folder / path / "metrics.json").read_text())["step"] for path in paths} == {1}
+    assert set(folder.iterdir()) == here  # all that Hydra writes of its own is in runs/
+
+
 def test_fine_tuning_starts_from_a_run(trained):
     folder, path = trained
     output = run("train", *SMALL, "trainer.steps=1", f"init_from={path}", "run=tuned", cwd=folder)
