@@ -4,6 +4,8 @@
 runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
+import atexit
+import gc
 import os
 import re
 import sys
@@ -52,8 +54,11 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
     if any(argument in ("-h", "--help") for argument in arguments):
         print(readable_help(tool, help_text))
         sys.exit(0)
+    atexit.register(_end_workers)  # where a bug ends the process
     if not any(argument.startswith("-") for argument in arguments):
-        sys.exit(_guarded(lambda: job(compose_config(tool, arguments))))
+        status = _guarded(lambda: job(compose_config(tool, arguments)))
+        _end_workers()
+        sys.exit(status)
     statuses = [0]
 
     def hydra_job(config: DictConfig) -> None:
@@ -62,7 +67,18 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
 
     sys.argv[1:] = _with_emptied(arguments)
     main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    _end_workers()
     sys.exit(max(statuses))
+
+
+def _end_workers() -> None:
+    """Let go of loaders: their processes ignore signals, and Python waits for them before it exits.
+
+    They end with their loader, which the traceback of an error keeps alive (in a cycle, so that it takes a
+    collection).
+    """
+    sys.last_value = sys.last_traceback = None
+    gc.collect()
 
 
 def _guarded(job: Callable[[], int | None]) -> int:

@@ -6,6 +6,7 @@ and no sample is dropped. A sample's augmentation depends on (seed, epoch, index
 stream has to be saved: a resumed run, any number of workers and any number of processes see the same pixels.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -197,10 +198,12 @@ class _First:
 
 
 def _start_worker(worker: int) -> None:
-    # A request to stop reaches the whole process group; the main process decides, and needs its workers until
-    # then. They end with it in any case.
+    # Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do
+    # about them and needs its workers until then, so they leave the group; when it ends, it terminates them.
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The workers are the parallelism: threads inside of them only fight over the same cores.
     import cv2
 

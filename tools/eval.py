@@ -10,6 +10,8 @@ Examples:
   python tools/eval.py run=<run folder> data.root=/data/cityscapes save_label_ids=true
 """
 
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
 from pathlib import Path
 
 from omegaconf import DictConfig

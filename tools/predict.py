@@ -10,6 +10,8 @@ Examples:
   python tools/predict.py run=<run folder> input=photos inference.flip=true
 """
 
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
 from pathlib import Path
 from typing import Any
 

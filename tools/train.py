@@ -10,6 +10,8 @@ Examples:
   python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         go on where a run stopped
 """
 
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
 from pathlib import Path
 
 import torch
