@@ -4,8 +4,6 @@
 runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
-import atexit
-import gc
 import os
 import re
 import sys
@@ -54,11 +52,8 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
     if any(argument in ("-h", "--help") for argument in arguments):
         print(readable_help(tool, help_text))
         sys.exit(0)
-    atexit.register(_end_workers)  # where a bug ends the process
     if not any(argument.startswith("-") for argument in arguments):
-        status = _guarded(lambda: job(compose_config(tool, arguments)))
-        _end_workers()
-        sys.exit(status)
+        sys.exit(_guarded(lambda: job(compose_config(tool, arguments))))
     statuses = [0]
 
     def hydra_job(config: DictConfig) -> None:
@@ -67,23 +62,12 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
 
     sys.argv[1:] = _with_emptied(arguments)
     main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
-    _end_workers()
     sys.exit(max(statuses))
-
-
-def _end_workers() -> None:
-    """Let go of loaders: their processes ignore signals, and Python waits for them before it exits.
-
-    They end with their loader, which the traceback of an error keeps alive (in a cycle, so that it takes a
-    collection).
-    """
-    sys.last_value = sys.last_traceback = None
-    gc.collect()
 
 
 def _guarded(job: Callable[[], int | None]) -> int:
     try:
-        return job() or 0
+        return _released(job) or 0
     except Stopped as stopped:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
@@ -100,6 +84,22 @@ def _guarded(job: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _released(job: Callable[[], int | None]) -> int | None:
+    """The job's status; an error of it lets go of all that the job held.
+
+    Worker processes of a loader ignore signals and end with their loader. Where a traceback kept that alive,
+    Python would wait for them for ever before it exits.
+    """
+    try:
+        return job()
+    except BaseException as error:
+        link: BaseException | None = error
+        while link is not None:
+            traceback.clear_frames(link.__traceback__)
+            link = link.__context__
+        raise
 
 
 def _is_ours(error: Exception) -> bool:

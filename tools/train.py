@@ -22,6 +22,7 @@ from backbones.weights import backbone_state, detect_format
 from engine import checkpoint, log, run_folder, runtime
 from engine.config import build, build_task, launch, open_run, to_yaml
 from engine.data import Feed, first
+from engine.errors import UserError
 from engine.trainer import Trainer
 
 
@@ -87,26 +88,31 @@ def draw(trainer: Trainer, samples: int) -> None:
 
 def starting_weights(config: DictConfig, model: nn.Module) -> str:
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
-    if config.init_from is not None:
-        state = model.adapt(read_state(Path(config.init_from), config.checkpoint))
-        report = checkpoint.load_strict(model, state, skip=config.skip, resized=model.class_layers)
-        return f"{config.init_from}: {report}"
-    if config.weights is not None:
-        found = read_state(Path(config.weights), config.checkpoint)
+    source = config.init_from if config.init_from is not None else config.weights
+    if source is None:
+        return "random weights"
+    found = read_state(Path(source), config.checkpoint)
+    try:
+        if config.init_from is not None:
+            state = model.adapt(found)
+            report = checkpoint.load_strict(model, state, skip=config.skip, resized=model.class_layers)
+            return f"{source}: {report}"
         state = backbone_state(found, model.backbone)
         report = checkpoint.load_strict(model.backbone, state, skip=config.skip)
-        hint = ""
-        if detect_format(found) != "ours" and config.task.pixels != "imagenet":
-            hint = "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
-        return f"{config.weights} (backbone): {report}{hint}"
-    return "random weights"
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+    hint = ""
+    if detect_format(found) != "ours" and config.task.pixels != "imagenet":
+        hint = "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
+    return f"{source} (backbone): {report}{hint}"
 
 
 def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file, or of the checkpoint `name` of a run folder."""
+    """The tensors of a weight file, of a checkpoint, or of the checkpoint `name` of a run folder."""
     if path.is_dir():
         return checkpoint.inference_weights(run_folder.find(path).checkpoint(name))[0]
-    return checkpoint.read_weights(path)
+    state = checkpoint.read_weights(path)
+    return checkpoint.under("ema", state) or checkpoint.under("model", state) or state
 
 
 if __name__ == "__main__":

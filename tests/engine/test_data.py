@@ -1,6 +1,8 @@
 """What a step sees: a pure function of the step, whatever the number of workers and processes."""
 
 import itertools
+import os
+import signal
 
 import pytest
 import torch
@@ -105,16 +107,17 @@ def test_augmentation_differs_between_epochs():
     assert len({tuple(picture.tolist()) for picture in pictures}) == len(pictures)
 
 
-def test_workers_are_deaf_to_requests_to_stop():
-    class Handlers(Pictures):
-        def __getitem__(self, draw):
-            import signal
+class Group(Pictures):
+    """What a worker is to a signal: the group it is in, and whether Ctrl-C is ignored."""
 
-            handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-            return {"deaf": handlers == [signal.SIG_IGN] * 2, "threads": torch.get_num_threads()}
+    def __getitem__(self, draw):
+        return {"group": os.getpgrp(), "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN}
 
-    shard = Shard(num_samples=2, batch=2)
-    assert next(iter(loader(Handlers(), shard, workers=1)))["deaf"].tolist() == [True, True]
+
+def test_signals_to_the_process_group_do_not_reach_workers():
+    worker = next(iter(loader(Group(), Shard(num_samples=1), workers=1)))
+    assert worker["group"].item() != os.getpgrp()
+    assert worker["deaf"].item()
 
 
 def test_first_limits_a_data_set():

@@ -123,6 +123,23 @@ def test_a_finished_run_can_be_extended(trained):
     assert json.loads((folder / "extended" / "metrics.json").read_text())["step"] == 3
 
 
+def test_an_error_while_workers_read_ends_the_run(trained, tmp_path):
+    """The file is damaged in its pixels, which are looked at only when a worker reads it."""
+    for split, count in (("train", 4), ("val", 1)):
+        for number in range(count):
+            for folder, shape in (("images", (40, 48, 3)), ("masks", (40, 48))):
+                path = tmp_path / folder / split / f"{split}{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), np.random.default_rng([number, count]).integers(0, 2, shape, np.uint8))
+    (tmp_path / "classes.json").write_text('{"classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]}')
+    damaged = tmp_path / "images" / "train" / "train2.png"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    options = ["data=masks", f"data.root={tmp_path}", "data.crop=32", "data.workers=2", "trainer.batch=2"]
+    output = run("train", *options, "trainer.steps=9", cwd=tmp_path, status=1)
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(f"error: {damaged}: truncated")
+
+
 def test_a_sweep_trains_one_run_after_another(trained):
     folder, _ = trained
     here = set(folder.iterdir())
@@ -131,6 +148,14 @@ def test_a_sweep_trains_one_run_after_another(trained):
     assert len(set(paths)) == 2
     assert {json.loads((folder / path / "metrics.json").read_text())["step"] for path in paths} == {1}
     assert set(folder.iterdir()) == here  # all that Hydra writes of its own is in runs/
+
+
+def test_weights_of_another_network_are_refused_with_the_name_of_their_file(trained):
+    folder, path = trained
+    for key, source in (("init_from", path), ("weights", path / "checkpoints" / "best.safetensors")):
+        options = [*SMALL, "backbone=mobilenet_v2", "trainer.steps=1", f"{key}={source}"]
+        output = run("train", *options, cwd=folder, status=1)
+        assert f"error: {source}: weights do not fit the model" in output
 
 
 def test_fine_tuning_starts_from_a_run(trained):
@@ -151,6 +176,7 @@ def test_fine_tuning_starts_from_a_run(trained):
         (["weights=/nowhere.pth", *SMALL], "/nowhere.pth"),
         (["task._target_=os.system"], "may only build"),
         (["resume=/nowhere"], "no run folder"),
+        (["data=masks", "data.root=/now,here"], "/now,here"),
     ],
 )
 def test_a_users_mistake_is_one_line(tmp_path, arguments, expected):
