@@ -24,10 +24,10 @@ from engine import checkpoint, run_folder
 from engine.build import check, make, nearest
 from engine.classes import ClassMap
 from engine.errors import UserError
+from engine.options import CONF, groups, readable_help, top_keys
 from engine.run_folder import RunFolder
 from engine.stop import EXIT_STOPPED, Stopped
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 _NUMBERS = {
     "seed": (int, 0),
     "samples": (int, 0),
@@ -146,14 +146,9 @@ def _split(tool: str, overrides: list[str]) -> tuple[list[str], list[str]]:
     if tool == "train":
         resume = [override for override in overrides if override.startswith("resume=")]
         return (resume, [o for o in overrides if o not in resume]) if resume else (overrides, [])
-    own_keys = _top_keys(tool)
+    own_keys = top_keys(tool)
     own = [o for o in overrides if o.partition("=")[0].partition(".")[0].lstrip("+~") in own_keys]
     return own, [o for o in overrides if o not in own]
-
-
-def _top_keys(tool: str) -> list[str]:
-    content = yaml.safe_load((CONF / f"{tool}.yaml").read_text(encoding="utf-8"))
-    return [key for key in content if key not in ("defaults", "hydra")]
 
 
 def load_config(path: Path, overrides: list[str]) -> DictConfig:
@@ -299,38 +294,6 @@ def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_na
     state, _ = checkpoint.inference_weights(path)
     checkpoint.load_strict(task.model, state)
     return task.eval()
-
-
-def readable_help(tool: str, help_text: str) -> str:
-    """What `--help` prints: the tool's own text, then its groups with their options and its keys."""
-    lines = [help_text.strip(), "", "Groups (group=option):"]
-    for group, options in groups().items():
-        names = ", ".join(options)
-        lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
-    lines += ["", f"Keys of {tool} (key=value): {', '.join(_top_keys(tool))}"]
-    lines += [
-        "Keys of groups (group.key=value) are listed with their values by --cfg job; -m sweeps over a,b,c."
-    ]
-    return "\n".join(lines)
-
-
-def groups() -> dict[str, list[str]]:
-    """All config groups and their options, as the folder `conf` has them."""
-    found: dict[str, list[str]] = {}
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
-        files = sorted(folder.rglob("*.yaml"))
-        found[folder.name] = [str(file.relative_to(folder).with_suffix("")) for file in files]
-    return found
-
-
-def _wrapped(options: list[str], width: int = 95) -> str:
-    lines, line = [], ""
-    for option in options:
-        if len(line) + len(option) > width:
-            lines.append(line)
-            line = ""
-        line += option + ", "
-    return ("\n" + " " * 13).join([*lines, line.rstrip(", ")])
 
 
 def _emptied(overrides: list[str]) -> list[str]:

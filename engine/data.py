@@ -8,13 +8,16 @@ stream has to be saved: a resumed run, any number of workers and any number of p
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from engine.errors import UserError
 
 
 class Draw(NamedTuple):
@@ -158,7 +161,6 @@ def loader(
     *,
     workers: int = 0,
     pin_memory: bool = False,
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """A torch loader over `batches`; `workers` processes read ahead (0: in this process)."""
     return DataLoader(
@@ -170,6 +172,23 @@ def loader(
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples to a batch: tensors are stacked, numbers become a tensor.
+
+    Raises:
+        UserError: the tensors differ in size.
+    """
+    for name, value in samples[0].items():
+        sizes = {tuple(sample[name].shape[-2:]) for sample in samples if isinstance(value, Tensor)}
+        if len(sizes) > 1:
+            found = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
+            raise UserError(
+                f"a batch cannot hold images of {found}: set data.eval_batch=1, or data.eval_size"
+            )
+    batch: dict[str, Any] = default_collate(samples)
+    return batch
 
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:

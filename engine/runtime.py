@@ -131,11 +131,11 @@ def start(
         ValueError: an unknown precision or device, or fp16 without CUDA.
     """
     if precision not in _PRECISIONS:
-        raise ValueError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if precision == "fp16" and chosen.type != "cuda":
-        raise ValueError(f"trainer.precision=fp16 needs a CUDA device, this is {chosen}: use bf16 or fp32")
+        raise ValueError(f"precision=fp16 needs a CUDA device, this is {chosen}: use bf16 or fp32")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = not deterministic
@@ -155,14 +155,14 @@ def _device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"trainer.device={name!r} is no device: use auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"device={name!r} is no device: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
+        raise ValueError(f"device={name}: this machine has no CUDA device; use cpu or auto")
     if name == "cuda":
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ValueError(
-            f"trainer.device={name}: there is no device {device}, only {torch.cuda.device_count()} of them; "
+            f"device={name}: there is no device {device}, only {torch.cuda.device_count()} of them; "
             "start as many processes as there are devices"
         )
     return device

@@ -79,13 +79,12 @@ class Dice(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
-        counted = (labels != IGNORE).unsqueeze(1)
-        truth = (
-            F.one_hot(labels.masked_fill(labels == IGNORE, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
-        )
-        guess = logits.float().softmax(1) * counted
-        overlap = (truth * guess).sum((0, 2, 3))
-        total = (truth + guess).sum((0, 2, 3))
-        present = truth.sum((0, 2, 3)) > 0
-        dice = (2 * overlap / total.clamp(min=1e-6))[present]
-        return 1 - dice.mean() if bool(present.any()) else logits.sum() * 0.0
+        counted = labels != IGNORE
+        truth = labels[counted]
+        guess = logits.float().softmax(1)
+        of_truth = guess.gather(1, labels.masked_fill(~counted, 0).unsqueeze(1)).squeeze(1)[counted]
+        overlap = guess.new_zeros(logits.shape[1]).index_add(0, truth, of_truth)
+        sizes = torch.bincount(truth, minlength=logits.shape[1])
+        total = sizes + (guess * counted.unsqueeze(1)).sum((0, 2, 3))
+        dice = (2 * overlap / total.clamp(min=1e-6))[sizes > 0]
+        return 1 - dice.mean() if len(dice) else logits.sum() * 0.0

@@ -56,14 +56,16 @@ def predict_image(task: Any, file: Path, out: Path, name: str, legend: bool) -> 
 
 def predict_video(task: Any, file: Path, out: Path, name: str, legend: bool) -> dict[str, Any]:
     progress = Progress(inputs.num_frames(file), unit="frame")
-    count = inputs.map_video(
-        file,
-        out / "overlays" / f"{name}.mp4",
-        lambda frame: task.picture(frame, task.predict_image(frame), legend=legend, all_classes=True),
-        progress.update,
-    )
+    records: list[dict[str, Any]] = []
+
+    def draw(frame: inputs.Image) -> inputs.Image:
+        output = task.predict_image(frame)
+        records.append(task.save_prediction(output, out, f"{name}/{len(records):06d}"))
+        return task.picture(frame, output, legend=legend, all_classes=True)
+
+    count = inputs.map_video(file, out / "overlays" / f"{name}.mp4", draw, progress.update)
     progress.close()
-    return {"overlay": f"overlays/{name}.mp4", "frames": count}
+    return {"overlay": f"overlays/{name}.mp4", "frames": count, "predictions": records}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import nn
 
 from backbones.weights import backbone_state, detect_format
 from engine import checkpoint, log, run_folder, runtime
+from engine.classes import ClassMap
 from engine.config import build, build_task, launch, open_run, to_yaml
 from engine.data import Feed, first
 from engine.errors import UserError
@@ -40,7 +41,7 @@ def train(config: DictConfig) -> None:
     torch.manual_seed(config.seed)
     task = build_task(config, data.classes)
     saved = resumes and checkpoint.exists(run.last)
-    started_from = "" if saved else starting_weights(config, task.model)
+    started_from = "" if saved else starting_weights(config, task.model, data.classes)
     where.place(task)
     feed = Feed(
         train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
@@ -86,7 +87,7 @@ def draw(trainer: Trainer, samples: int) -> None:
     trainer.inference_task.save_samples(trainer.feed.eval_set, trainer.run.path / "samples", count=samples)
 
 
-def starting_weights(config: DictConfig, model: nn.Module) -> str:
+def starting_weights(config: DictConfig, model: nn.Module, classes: ClassMap) -> str:
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
     source = config.init_from if config.init_from is not None else config.weights
     if source is None:
@@ -95,7 +96,10 @@ def starting_weights(config: DictConfig, model: nn.Module) -> str:
     try:
         if config.init_from is not None:
             state = model.adapt(found)
-            report = checkpoint.load_strict(model, state, skip=config.skip, resized=model.class_layers)
+            known = run_folder.RunFolder(Path(source)).classes
+            others = known.exists() and ClassMap.read(known).names != classes.names
+            skip = [*config.skip, *(model.class_layers if others else ())]
+            report = checkpoint.load_strict(model, state, skip=skip, resized=model.class_layers)
             return f"{source}: {report}"
         state = backbone_state(found, model.backbone)
         report = checkpoint.load_strict(model.backbone, state, skip=config.skip)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data import Draw, Feed, Shard, Stream, draw_seed, file_of, first, loader
+from engine.data import Draw, Feed, Shard, Stream, collate, draw_seed, file_of, first, loader
+from engine.errors import UserError
 from tests.engine.toy import Pictures
 
 
@@ -128,3 +129,10 @@ def test_first_limits_a_data_set():
     assert file_of([1, 2], 1) == "sample 1"
     with pytest.raises(ValueError, match=r"data\.limit must be at least 1"):
         first(Pictures(5), 0)
+
+
+def test_images_of_different_sizes_do_not_fit_in_one_batch():
+    samples = [{"image": torch.zeros(3, 4, size), "index": size} for size in (5, 6)]
+    with pytest.raises(UserError, match=r"images of 4x5 and 4x6: set data\.eval_batch=1"):
+        collate(samples)
+    assert collate(samples[:1])["image"].shape == (1, 3, 4, 5)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from engine.classes import ClassMap
-from engine.config import CONF, build, compose_config, groups, readable_help, validate
+from engine.config import build, compose_config, validate
+from engine.options import CONF, groups, readable_help
 
 CLASSES = ClassMap(names=tuple(f"class {i}" for i in range(11)))  # as many as seg/camvid has weights for
 ROOT = "data.root=/nowhere"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,8 @@ def test_predict_reads_folders_and_videos_and_reports_bad_files(trained):
     assert [Path(item["file"]).name for item in summary["failed"]] == ["broken.png"]
     assert cv2.imread(str(folder / "seen" / "masks" / "good.png"), cv2.IMREAD_UNCHANGED).shape == (50, 70)
     frames = next(item for item in summary["files"] if item["file"].endswith(".avi"))
-    assert frames["frames"] == 3
+    assert frames["frames"] == len(frames["predictions"]) == 3
+    assert (folder / "seen" / frames["predictions"][2]["mask"]).stat().st_size > 0
     assert (folder / "seen" / "overlays" / "drive.mp4").stat().st_size > 0
 
 
@@ -162,6 +164,22 @@ def test_fine_tuning_starts_from_a_run(trained):
     folder, path = trained
     output = run("train", *SMALL, "trainer.steps=1", f"init_from={path}", "run=tuned", cwd=folder)
     assert "0 skipped, 0 new" in output
+
+
+def test_other_classes_of_the_same_number_get_new_class_layers(trained):
+    folder, path = trained
+    renamed = folder / "renamed"
+    shutil.copytree(path, renamed)
+    text = (renamed / "classes.json").read_text().replace('"road"', '"street"')
+    (renamed / "classes.json").write_text(text)
+    output = run("train", *SMALL, "trainer.steps=1", f"init_from={renamed}", "run=retuned", cwd=folder)
+    assert "4 skipped, 4 new" in output
+
+
+def test_help_of_eval_names_only_what_it_takes(tmp_path):
+    text = run("eval", "--help", cwd=tmp_path)
+    assert "multi_scale" in text
+    assert "optimizer" not in text
 
 
 @pytest.mark.parametrize(
