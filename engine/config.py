@@ -67,7 +67,7 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
 
 def _guarded(job: Callable[[], int | None]) -> int:
     try:
-        return _released(job) or 0
+        return job() or 0
     except Stopped as stopped:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
@@ -84,22 +84,6 @@ def _guarded(job: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _released(job: Callable[[], int | None]) -> int | None:
-    """The job's status; an error of it lets go of all that the job held.
-
-    Worker processes of a loader ignore signals and end with their loader. Where a traceback kept that alive,
-    Python would wait for them for ever before it exits.
-    """
-    try:
-        return job()
-    except BaseException as error:
-        link: BaseException | None = error
-        while link is not None:
-            traceback.clear_frames(link.__traceback__)
-            link = link.__context__
-        raise
 
 
 def _is_ours(error: Exception) -> bool:

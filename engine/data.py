@@ -218,11 +218,11 @@ class _First:
 
 def _start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do
-    # about them and needs its workers until then, so they leave the group; when it ends, it terminates them.
+    # about them and needs its workers until then, so they leave the group; when it ends, it terminates
+    # them (torch's own handler ends a worker quietly when its parent asks).
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The workers are the parallelism: threads inside of them only fight over the same cores.
     import cv2
 
