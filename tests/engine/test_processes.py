@@ -166,8 +166,8 @@ def test_ranks_gather_broadcast_and_sum():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "trainer.precision must be one of fp32, bf16, fp16"),
-        ({"device": "gpu"}, "trainer.device='gpu' is no device"),
+        ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16"),
+        ({"device": "gpu"}, "device='gpu' is no device"),
         ({"device": "cpu", "precision": "fp16"}, "needs a CUDA device"),
     ],
 )
