@@ -67,6 +67,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._split)
 
+    @property
+    def has_labels(self) -> bool:
+        return self._split.labels is not None
+
     def name(self, index: int) -> str:
         """What the image is called in reports and in names of output files (no folder, no suffix)."""
         return os.fsdecode(self._split.names[index])

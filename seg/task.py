@@ -100,7 +100,16 @@ class Segmentation(nn.Module):
         return (images.float() - self.mean) / self.std
 
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
-        """The evaluator for a split of this task's data."""
+        """The evaluator for a split of this task's data.
+
+        Raises:
+            ValueError: the split has no masks.
+        """
+        if not dataset.has_labels:
+            raise ValueError(
+                f"{dataset.image_path(0)}: this split has no masks to score against; add them, choose "
+                "another data.split, or use tools/predict.py with input=<its folder>"
+            )
         predicted = f"{self.eval_transform}, {self.inference}"
         return SegmentationEvaluator(classes=self.classes, names=dataset.name, predicted=predicted)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from engine.classes import ClassMap
+from seg.dataset import SegmentationDataset, Split, pack
 from seg.inference import Inference
 from seg.losses import CrossEntropy
 from seg.task import Segmentation
@@ -72,12 +73,10 @@ def test_class_weights_are_counted_at_build():
     ],
 )
 def test_the_protocol_says_how_predictions_were_made(options, expected):
-    class Names:
-        def name(self, index):
-            return str(index)
-
+    split = Split(images=pack(["a.png"]), names=pack(["a"]), labels=pack(["a.png"]))
+    dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
     image, labels = halves()
-    evaluator = task(**options).evaluator(Names())
+    evaluator = task(**options).evaluator(dataset)
     evaluator.update(labels[None], batch(image, labels))
     assert evaluator.compute()["protocol"].endswith(f"2 of 2 classes present; {expected}")
 
@@ -120,3 +119,10 @@ def test_predictions_are_saved_in_the_ids_of_the_data_set(tmp_path):
     assert record["classes"] == {"dark": 0.5, "light": 0.5}
     assert task().picture(image, labels, legend=False).shape == image.shape
     assert task().picture(image, labels).shape[0] > image.shape[0]
+
+
+def test_a_split_without_masks_is_not_evaluated():
+    split = Split(images=pack(["test/street.png"]), names=pack(["street"]))
+    dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
+    with pytest.raises(ValueError, match=r"test/street\.png: this split has no masks to score against"):
+        task().evaluator(dataset)
