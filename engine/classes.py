@@ -6,6 +6,7 @@ no stage keeps class numbers of its own.
 
 import colorsys
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ class ClassMap:
 
     def __post_init__(self) -> None:
         count = len(self.names)
+        if not 1 <= count <= MAX_ID:
+            raise ValueError(f"a class map needs 1 to {MAX_ID} classes, got {count}")
         fields: dict[str, tuple[Any, ...]] = {
             "names": tuple(self.names),
             "ids": tuple(self.ids) or tuple(range(count)),
@@ -66,8 +69,6 @@ class ClassMap:
         self._check_colors()
 
     def _check_names(self, count: int) -> None:
-        if not 1 <= count <= UNKNOWN:
-            raise ValueError(f"a class map needs 1 to {UNKNOWN} classes, got {count}")
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"every class needs a name, got {name!r}")
@@ -113,7 +114,12 @@ class ClassMap:
         return tuple(dict.fromkeys(self.categories))
 
     def lut(self) -> NDArray[np.uint8]:
-        """uint8 [65536]: dataset id -> contiguous index, `IGNORE` or `UNKNOWN`."""
+        """uint8 [65536]: dataset id -> contiguous index, `IGNORE` or `UNKNOWN`.
+
+        Raises: ValueError for more classes than a mask of 8 bits can hold beside these two.
+        """
+        if len(self) > UNKNOWN:
+            raise ValueError(f"masks hold at most {UNKNOWN} classes, got {len(self)}")
         table = np.full(MAX_ID + 1, UNKNOWN, np.uint8)
         table[list(self.ignore)] = IGNORE
         table[list(self.ids)] = np.arange(len(self.ids))
@@ -200,8 +206,9 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
 
 
 def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
-    for position, value in enumerate(values):
-        if value in values[:position]:
+    counted = Counter(values)
+    for value, count in counted.items():
+        if count > 1:
             raise ValueError(f"duplicate {what}: {value!r}; each must be unique")
 
 

@@ -32,6 +32,12 @@ def draw_seed(seed: int, draw: Draw) -> int:
     return int(np.random.SeedSequence([seed, draw.epoch, draw.index]).generate_state(1)[0])
 
 
+class Ragged(NamedTuple):
+    """A part of a sample whose length differs from sample to sample: a batch holds a list of the `rows`."""
+
+    rows: Tensor
+
+
 class Dataset(Protocol):
     """A map-style data set: `dataset[Draw(index, epoch)]` is a dict of tensors and numbers."""
 
@@ -175,7 +181,7 @@ def loader(
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: tensors are stacked, numbers become a tensor.
+    """Samples to a batch: tensors are stacked, numbers become a tensor, ragged parts a list of tensors.
 
     Raises:
         UserError: the tensors differ in size.
@@ -187,8 +193,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
             raise UserError(
                 f"a batch cannot hold images of {found}: set data.eval_batch=1, or data.eval_size"
             )
-    batch: dict[str, Any] = default_collate(samples)
-    return batch
+    ragged = [name for name, value in samples[0].items() if isinstance(value, Ragged)]
+    lists = {name: [sample.pop(name).rows for sample in samples] for name in ragged}
+    return {**default_collate(samples), **lists}
 
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:

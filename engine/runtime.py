@@ -49,9 +49,11 @@ class Runtime:
         return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
     def move(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Move a batch's tensors to the device."""
+        """Move a batch's tensors, and lists of them, to the device."""
 
         def to_device(value: Any) -> Any:
+            if isinstance(value, list):
+                return [to_device(part) for part in value]
             return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
         return {name: to_device(value) for name, value in batch.items()}

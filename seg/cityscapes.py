@@ -13,8 +13,9 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 
 from engine.classes import IGNORE, UNKNOWN, ClassMap
 from engine.errors import UserError
+from engine.files import pack, spread
 from engine.images import read_labels
-from seg.dataset import SegmentationData, Split, pack, spread
+from seg.dataset import SegmentationData, Split
 from seg.labels import LabelReader
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}

@@ -22,11 +22,6 @@ Transform = Callable[[Image, Image | None, int], tuple[Image, Image | None]]
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
-def pack(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
-    """Paths as one fixed-width array: no reference counts, so forked workers go on sharing the memory."""
-    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """The files of one split, as packed arrays of equal length; labels and instances may be absent."""
@@ -130,11 +125,6 @@ class SegmentationData:
         return SegmentationDataset(
             split=self.splits[split], read_label=self._read_label, transform=transform, seed=seed
         )
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` indices, evenly spread over `count`: the sample that is checked before training."""
-    return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
 
 
 def _channels_first(image: Image) -> Tensor:

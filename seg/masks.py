@@ -1,14 +1,13 @@
 """Data of one's own: `images/<split>/*`, `masks/<split>/*.png` and `classes.json`."""
 
-import hashlib
 import os
-from collections import defaultdict
 from pathlib import Path
 
 from engine.classes import ClassMap
 from engine.errors import UserError
+from engine.files import pack, same_content, spread
 from engine.images import image_size, list_images
-from seg.dataset import SegmentationData, Split, pack, spread
+from seg.dataset import SegmentationData, Split
 from seg.labels import LabelReader
 
 _SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
@@ -108,25 +107,9 @@ def _refuse_leaks(splits: dict[str, Split], allow_same_names: bool) -> None:
             f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); "
             "remove it from one, or, if both just number their files, give data.source.allow_same_names=true"
         )
-    train = _by_size(splits["train"])
-    for size, paths in _by_size(splits["val"]).items():
-        seen = {_digest(path): path for path in train.get(size, ())}
-        for path in paths if seen else ():
-            if (twin := seen.get(_digest(path))) is not None:
-                raise UserError(f"{path}: the same picture as {twin}; remove it from train or from val")
-
-
-def _by_size(files: Split) -> dict[int, list[str]]:
-    """Equal files have equal sizes, so that few need to be read and hashed."""
-    sizes: dict[int, list[str]] = defaultdict(list)
-    for packed in files.images:
-        path = os.fsdecode(packed)
-        sizes[os.path.getsize(path)].append(path)
-    return sizes
-
-
-def _digest(path: str) -> bytes:
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    twins = same_content(splits["train"].images, splits["val"].images)
+    if twins is not None:
+        raise UserError(f"{twins[0]}: the same picture as {twins[1]}; remove it from train or from val")
 
 
 def _check_masks(files: Split, read_label: LabelReader) -> None:

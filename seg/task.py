@@ -10,20 +10,16 @@ from torch import Tensor, nn
 
 from engine.classes import ClassMap
 from engine.data import Draw
+from engine.files import spread
 from engine.images import read_image, write_png
+from engine.pixels import Normalise
 from engine.task import Batch
-from seg.dataset import SegmentationDataset, spread
+from seg.dataset import SegmentationDataset
 from seg.draw import confusion_picture, overlay, present_classes, with_legend
 from seg.evaluator import SegmentationEvaluator
 from seg.inference import Inference, resize
 from seg.losses import CrossEntropy, Dice
 from seg.transforms import EvalTransform
-
-# Mean and standard deviation of the pixels (0..255) that a network was trained with.
-PIXELS = {
-    "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights
-}
 
 
 class Segmentation(nn.Module):
@@ -55,8 +51,6 @@ class Segmentation(nn.Module):
         eval_transform: EvalTransform | None = None,
     ) -> None:
         super().__init__()
-        if pixels not in PIXELS:
-            raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
         if dice < 0:
             raise ValueError(f"dice is a factor and must not be negative, got {dice}")
         weights = None if loss is None else loss.class_weights
@@ -70,9 +64,7 @@ class Segmentation(nn.Module):
         self.dice, self.dice_loss = dice, Dice()
         self.align_corners, self.inference = align_corners, inference or Inference()
         self.eval_transform = eval_transform or EvalTransform()
-        mean, std = PIXELS[pixels]
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name, each the mean over the counted pixels."""
@@ -95,10 +87,6 @@ class Segmentation(nn.Module):
         scores = self.inference(self.model, images, size, align_corners=self.align_corners)
         return scores.argmax(1).to(torch.uint8)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [N, 3, h, w] -> float, as the network takes it."""
-        return (images.float() - self.mean) / self.std
-
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
         """The evaluator for a split of this task's data.
 
@@ -117,7 +105,8 @@ class Segmentation(nn.Module):
     def predict_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
         pixels, _ = self.eval_transform(image, None, 0)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(self.mean.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+        tensor = tensor.to(self.normalise.device)
         return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
 
     def picture(

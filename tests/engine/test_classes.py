@@ -37,8 +37,8 @@ def test_lut_maps_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ()}, "1 to 254 classes, got 0"),
-        ({"names": tuple(map(str, range(255))), "ids": ()}, "1 to 254 classes, got 255"),
+        ({"names": ()}, "1 to 65535 classes, got 0"),
+        ({"names": tuple(map(str, range(65536))), "ids": ()}, "1 to 65535 classes, got 65536"),
         ({"names": ("road", "road")}, "duplicate class name: 'road'"),
         ({"names": ("road", " ")}, "needs a name, got ' '"),
         ({"names": ("road", 3)}, "needs a name, got 3"),

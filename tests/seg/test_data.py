@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from engine.data import Draw
 from engine.errors import UserError
+from engine.files import pack, spread
 from engine.images import write_png
 from seg.cityscapes import CITYSCAPES_CLASSES, cityscapes, mask_kind
 from seg.data import masks, streets
-from seg.dataset import Split, pack, spread
+from seg.dataset import Split
 from seg.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from engine.classes import ClassMap
-from seg.dataset import SegmentationDataset, Split, pack
+from engine.files import pack
+from seg.dataset import SegmentationDataset, Split
 from seg.inference import Inference
 from seg.losses import CrossEntropy
 from seg.task import Segmentation

@@ -1,0 +1,47 @@
+"""Lists of files: packed for workers, sampled for checks, compared between splits."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def pack(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
+    """Paths as one fixed-width array: no reference counts, so forked workers go on sharing the memory."""
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` indices, evenly spread over `count`: the sample that is checked before training."""
+    return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
+
+
+def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
+    """The first file of `second` (packed paths) that equals one of `first`, and that one; None: no such pair.
+
+    An image in both train and val makes every score of val too good.
+    """
+    known = _by_size(first)
+    for size, paths in _by_size(second).items():
+        seen = {_digest(path): path for path in known.get(size, ())}
+        for path in paths if seen else ():
+            if (twin := seen.get(_digest(path))) is not None:
+                return path, twin
+    return None
+
+
+def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
+    """Equal files have equal sizes, so that few need to be read and hashed."""
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for name in packed:
+        path = os.fsdecode(name)
+        sizes[os.path.getsize(path)].append(path)
+    return sizes
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
