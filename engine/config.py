@@ -269,11 +269,8 @@ def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_na
     Raises:
         UserError: the checkpoint does not fit, or the run was trained on other classes than `classes`.
     """
-    if ClassMap.read(run.classes).names != classes.names:
-        raise UserError(
-            f"{run.path}: was trained on other classes than this data set has ({', '.join(classes.names)})"
-        )
-    task = build_task(config, classes)
+    task = build_task(config, ClassMap.read(run.classes))
+    task.check_classes(classes)
     path = run.checkpoint(checkpoint_name)
     state, _ = checkpoint.inference_weights(path)
     checkpoint.load_strict(task.model, state)

@@ -1,12 +1,14 @@
 """The segmentation network: backbone and decoder, tensor -> tensor."""
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 
 from torch import Tensor, nn
 
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
-from backbones.weights import StateDict, detect_format, from_torchvision
+from backbones.weights import StateDict, backbone_state, detect_format, from_torchvision
+from engine.starting import carry_rows
 
 
 class Segmenter(nn.Module):
@@ -68,6 +70,16 @@ class Segmenter(nn.Module):
         if found == "ours":
             return state
         return from_torchvision(state, self.backbone.spec) | torchvision_head(state)
+
+    def adapt_backbone(self, state: StateDict) -> StateDict:
+        """What `backbone.load_state_dict` takes, out of any state dict that we know."""
+        return backbone_state(state, self.backbone)
+
+    def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
+        """`state` for classes `theirs` -> for `ours`; see `engine.starting.Adaptable`."""
+        own = self.state_dict()
+        scores = [key for key in state if any(fnmatch(key, layer) for layer in self.class_layers)]
+        return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in scores}
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.classes import ClassMap
 from engine.data import Draw
+from engine.errors import UserError
 from engine.files import spread
 from engine.images import read_image, write_png
 from engine.pixels import Normalise
@@ -86,6 +87,17 @@ class Segmentation(nn.Module):
         images = self.normalise(batch["image"])
         scores = self.inference(self.model, images, size, align_corners=self.align_corners)
         return scores.argmax(1).to(torch.uint8)
+
+    def notes(self, dataset: SegmentationDataset) -> list[str]:
+        """What is worth knowing about a split before training."""
+        return []
+
+    def check_classes(self, classes: ClassMap) -> None:
+        """Raises: UserError where a data set has other classes than this task."""
+        if classes.names != self.classes.names:
+            raise UserError(
+                f"the run was trained on other classes than this data set has ({', '.join(classes.names)})"
+            )
 
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
         """The evaluator for a split of this task's data.

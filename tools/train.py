@@ -18,12 +18,11 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from backbones.weights import backbone_state, detect_format
-from engine import checkpoint, log, run_folder, runtime
+from engine import checkpoint, log, run_folder, runtime, starting
 from engine.classes import ClassMap
 from engine.config import build, build_task, launch, open_run, to_yaml
 from engine.data import Feed, first
-from engine.errors import UserError
+from engine.freeze import freeze
 from engine.trainer import Trainer
 
 
@@ -42,6 +41,7 @@ def train(config: DictConfig) -> None:
     task = build_task(config, data.classes)
     saved = resumes and checkpoint.exists(run.last)
     started_from = "" if saved else starting_weights(config, task.model, data.classes)
+    frozen = freeze(task.model, config.get("freeze") or [])
     where.place(task)
     feed = Feed(
         train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
@@ -70,7 +70,9 @@ def train(config: DictConfig) -> None:
         write = run_folder.update if resumes else run_folder.create
         write(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
         run_folder.write_json(trainer.run.classes, data.classes.to_dict())
-        print("\n".join([*data.warnings, data.description, f"starting from {started_from}"]))
+        notes = task.notes(feed.train_set)
+        notes += [f"{frozen} parameters are frozen"] if frozen else []
+        print("\n".join([*data.warnings, data.description, *notes, f"starting from {started_from}"]))
     trainer.fit()
     if where.is_main:
         if not finished:
@@ -89,34 +91,15 @@ def draw(trainer: Trainer, samples: int) -> None:
 
 def starting_weights(config: DictConfig, model: nn.Module, classes: ClassMap) -> str:
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
-    source = config.init_from if config.init_from is not None else config.weights
-    if source is None:
+    options = {"name": config.checkpoint, "skip": list(config.skip)}
+    if config.init_from is not None:
+        return starting.init_from(Path(config.init_from), model, classes, **options)
+    if config.weights is None:
         return "random weights"
-    found = read_state(Path(source), config.checkpoint)
-    try:
-        if config.init_from is not None:
-            state = model.adapt(found)
-            known = run_folder.RunFolder(Path(source)).classes
-            others = known.exists() and ClassMap.read(known).names != classes.names
-            skip = [*config.skip, *(model.class_layers if others else ())]
-            report = checkpoint.load_strict(model, state, skip=skip, resized=model.class_layers)
-            return f"{source}: {report}"
-        state = backbone_state(found, model.backbone)
-        report = checkpoint.load_strict(model.backbone, state, skip=config.skip)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from None
-    hint = ""
-    if detect_format(found) != "ours" and config.task.pixels != "imagenet":
-        hint = "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
-    return f"{source} (backbone): {report}{hint}"
-
-
-def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file, of a checkpoint, or of the checkpoint `name` of a run folder."""
-    if path.is_dir():
-        return checkpoint.inference_weights(run_folder.find(path).checkpoint(name))[0]
-    state = checkpoint.read_weights(path)
-    return checkpoint.under("ema", state) or checkpoint.under("model", state) or state
+    report = starting.backbone_weights(Path(config.weights), model, **options)
+    if Path(config.weights).suffix == ".pth" and config.task.pixels != "imagenet":
+        report += "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
+    return report
 
 
 if __name__ == "__main__":

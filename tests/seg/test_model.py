@@ -1,5 +1,6 @@
 """LR-ASPP and R-ASPP as networks: shapes, pooling at any size, batch 1, gradients, torchvision's variant."""
 
+from fnmatch import fnmatch
 from functools import partial
 
 import pytest
@@ -122,3 +123,19 @@ def test_exports():
     images = torch.rand(1, 3, 64, 96)
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images))
+
+
+def test_classes_with_the_same_name_carry_their_rows_over():
+    model = Segmenter(backbone=mobilenet_v3_small(), head=partial(LRASPP, pool="global"), num_classes=3)
+    found = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    found = {
+        name: torch.cat([tensor, tensor[:1] + 5])
+        if fnmatch(name, "head.low.*") or fnmatch(name, "head.high.*")
+        else tensor
+        for name, tensor in found.items()
+    }
+    carried = model.carry(found, ("car", "sky", "dog", "road"), ("road", "cat", "car"))
+    own = model.state_dict()
+    for layer in ("head.low.weight", "head.low.bias", "head.high.weight", "head.high.bias"):
+        assert torch.equal(carried[layer], torch.stack([found[layer][3], own[layer][1], found[layer][0]]))
+    assert torch.equal(carried["head.gate.weight"], found["head.gate.weight"])
