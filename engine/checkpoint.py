@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -126,7 +128,7 @@ def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
 
 
 def read_weights(path: Path) -> Tensors:
-    """Tensors of a `.safetensors` file, or of a foreign `.pth` read with `weights_only=True`.
+    """Tensors of a `.safetensors` file, of an `.npz`, or of a foreign `.pth` read with `weights_only=True`.
 
     A dict that wraps the state dict under `state_dict` or `model` is unwrapped.
 
@@ -142,6 +144,8 @@ def read_weights(path: Path) -> Tensors:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    if path.suffix == ".npz":
+        return _read_arrays(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -155,6 +159,14 @@ def read_weights(path: Path) -> Tensors:
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds no state dict of tensors")
     return dict(loaded)
+
+
+def _read_arrays(path: Path) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an .npz of plain arrays ({error})") from None
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:

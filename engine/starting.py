@@ -50,8 +50,9 @@ def read_state(path: Path, name: str = "best") -> Tensors:
     return checkpoint.under("ema", state) or checkpoint.under("model", state) or state
 
 
-def class_names(path: Path) -> tuple[str, ...] | None:
-    """The classes that weights were trained on, where the run folder, or labels.txt beside a file, tell.
+def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | None:
+    """The classes that weights were trained on, where the run folder, or `labels` (by default labels.txt
+    beside the weight file), tell.
 
     Raises:
         UserError: the list cannot be read.
@@ -59,8 +60,8 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     if path.is_dir():
         known = run_folder.RunFolder(path).classes
         return ClassMap.read(known).names if known.exists() else None
-    labels = path.with_name(LABELS)
-    if not labels.is_file():
+    labels = labels or path.with_name(LABELS)
+    if labels.name == LABELS and not labels.is_file():
         return None
     try:
         lines = labels.read_text(encoding="utf-8").rstrip().splitlines()
