@@ -72,15 +72,17 @@ def mnasnet_a1(
     *,
     width_mult: float = 1.0,
     output_stride: Literal[8, 16, 32] = 32,
+    shrink_last: bool = False,
     padding: Literal["symmetric", "same"] = "symmetric",
     dilate_first: bool = False,
     bn_eps: float = 1e-3,
     bn_momentum: float = 0.01,
     dropout: float = 0.2,
 ) -> NetSpec:
-    """MnasNet-A1; the last conv keeps its 1280 channels below a width of 1."""
+    """MnasNet-A1; the last conv keeps its 1280 channels below a width of 1, unless `shrink_last` (Table 6)."""
     spec = replace(A1, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
-    return with_output_stride(with_width(spec, width_mult), output_stride, dilate_first=dilate_first)
+    spec = with_width(spec, width_mult, shrink_last=shrink_last)
+    return with_output_stride(spec, output_stride, dilate_first=dilate_first)
 
 
 def mnasnet_small(

@@ -40,6 +40,7 @@ def mobilenet_v2(
     width_mult: float = 1.0,
     output_stride: Literal[8, 16, 32] = 32,
     tail: Literal["full", "rf2"] = "full",
+    shrink_last: bool = False,
     padding: Literal["symmetric", "same"] = "symmetric",
     dilate_first: bool = False,
     bn_eps: float = 1e-3,
@@ -51,6 +52,7 @@ def mobilenet_v2(
     width_mult: the last conv keeps its 1280 channels below 1 and grows above.
     tail: "rf2" halves the outputs of the last four blocks (Table 7; inferred from its counts, the first of
         the four keeps its expansion of 576).
+    shrink_last: below a width of 1, the last conv shrinks too: the rows 0.5 and 0.35 of Table 6.
     bn_eps: 1e-3 as published; torchvision's weights were trained with 1e-5.
     """
     if tail not in ("full", "rf2"):
@@ -58,4 +60,5 @@ def mobilenet_v2(
     spec = replace(V2, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
     if tail == "rf2":
         spec = with_reduced_tail(spec, halve_first_expansion=False)
-    return with_output_stride(with_width(spec, width_mult), output_stride, dilate_first=dilate_first)
+    spec = with_width(spec, width_mult, shrink_last=shrink_last)
+    return with_output_stride(spec, output_stride, dilate_first=dilate_first)

@@ -199,11 +199,12 @@ class NetSpec:
         return cls(**known)
 
 
-def with_width(spec: NetSpec, mult: float) -> NetSpec:
+def with_width(spec: NetSpec, mult: float, *, shrink_last: bool = False) -> NetSpec:
     """Multiplies stem, outputs and last conv by `mult`; each expansion keeps its ratio to the block's input.
 
     All are rounded to multiples of 8, at least 8. What the classifier reads does not shrink: `hidden` is
-    left alone, and without a hidden layer (V2, MnasNet) `last` only ever grows (MobileNetV2, section 5).
+    left alone, and without a hidden layer (V2, MnasNet) `last` only ever grows (MobileNetV2, section 5),
+    unless `shrink_last`: so it is in the detection networks of Table 6, by their counts.
     """
     if mult <= 0:
         raise ValueError(f"width_mult must be positive, got {mult}")
@@ -217,7 +218,7 @@ def with_width(spec: NetSpec, mult: float) -> NetSpec:
         channels = make_divisible(block.out * mult)
         blocks.append(replace(block, exp=exp, out=channels))
     last = make_divisible(spec.last * mult) if spec.last else 0
-    if not spec.hidden:
+    if not spec.hidden and not shrink_last:
         last = max(spec.last, last)
     return replace(spec, stem=stem, blocks=tuple(blocks), last=last)
 

@@ -1,0 +1,152 @@
+"""SSDLite: Single Shot Detection with depthwise separable convolutions (MobileNetV2, section 6.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.blocks import ConvNormAct
+from backbones.spec import NetSpec
+
+DEVIATION = 0.03
+"""Of the normal distribution that the released configurations draw weights from."""
+
+
+class SSDLite(nn.Module):
+    """Extra feature maps behind the backbone's two, and predictions of boxes and classes on each map.
+
+    Args:
+        channels: of C4 and C5.
+        num_classes: K; every anchor has K + 1 scores, the first for background.
+        per_place: anchors per place of each map, from the anchor generator.
+        extras: channels of the extra maps, each of half the size of the one before.
+        net: the backbone's spec, for its padding and batch norm settings.
+        score_bias: what class scores start with. -4.6 = log(0.01 / 0.99) for focal loss with a sigmoid, so
+            that at first nothing is an object; 0 for a softmax.
+
+    Raises:
+        ValueError: the number of maps is not that of the anchors.
+    """
+
+    class_layers = ("scores.*.predict",)
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, int],
+        num_classes: int,
+        per_place: Sequence[int],
+        net: NetSpec,
+        extras: Sequence[int] = (512, 256, 256, 128),
+        score_bias: float = -4.6,
+    ) -> None:
+        super().__init__()
+        maps = (*channels, *extras)
+        if len(maps) != len(per_place):
+            raise ValueError(
+                f"there are {len(maps)} feature maps, C4, C5 and {len(extras)} extras, and anchors for "
+                f"{len(per_place)}: set the anchors' maps to {len(maps)}"
+            )
+        self.extras = nn.ModuleList(Extra(before, after, net=net) for before, after in pairwise(maps[1:]))
+        self.boxes = nn.ModuleList(
+            Predictor(width, count * 4, net=net) for width, count in zip(maps, per_place, strict=True)
+        )
+        self.scores = nn.ModuleList(
+            Predictor(width, count * (num_classes + 1), net=net)
+            for width, count in zip(maps, per_place, strict=True)
+        )
+        self.num_classes = num_classes
+        _init(self)
+        for predictor in self.scores:
+            nn.init.constant_(predictor.predict.bias, score_bias)
+
+    def map_sizes(self, c4: tuple[int, int], c5: tuple[int, int]) -> list[tuple[int, int]]:
+        """Sizes (height, width) of C4 and C5 -> those of all maps."""
+        sizes = [c4, c5]
+        for _ in self.extras:
+            height, width = sizes[-1]
+            sizes.append((math.ceil(height / 2), math.ceil(width / 2)))
+        return sizes
+
+    def forward(self, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C4, H/16, W/16], [N, C5, H/32, W/32] -> offsets [N, A, 4] and class scores [N, A, K + 1].
+
+        The order of the A predictions is that of the anchors: map, row, column, anchor at this place.
+        """
+        maps = [c4, c5]
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        deltas = [_by_anchor(predict(x), 4) for predict, x in zip(self.boxes, maps, strict=True)]
+        scores = [
+            _by_anchor(predict(x), self.num_classes + 1) for predict, x in zip(self.scores, maps, strict=True)
+        ]
+        return torch.cat(deltas, dim=1), torch.cat(scores, dim=1)
+
+
+class Extra(nn.Module):
+    """[N, before, h, w] -> [N, after, h/2, w/2]: 1x1 to half of `after`, 3x3 depthwise, 1x1; all ReLU6."""
+
+    def __init__(self, before: int, after: int, *, net: NetSpec) -> None:
+        super().__init__()
+        half = after // 2
+        self.reduce = SmallMapConv(before, half, **_settings(net))
+        self.depthwise = SmallMapConv(half, half, kernel=3, stride=2, groups=half, **_settings(net))
+        self.expand = SmallMapConv(half, after, **_settings(net))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expand(self.depthwise(self.reduce(x)))
+
+
+class Predictor(nn.Module):
+    """3x3 depthwise with batch norm and ReLU6, then a 1x1 convolution with bias."""
+
+    def __init__(self, channels: int, outputs: int, *, net: NetSpec) -> None:
+        super().__init__()
+        self.depthwise = SmallMapConv(channels, channels, kernel=3, groups=channels, **_settings(net))
+        self.predict = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(self.depthwise(x))
+
+
+class SmallMapConv(ConvNormAct):
+    """`ConvNormAct` that also trains where one image leaves one value per channel, as on the last 1x1 map."""
+
+    def __init__(self, channels_in: int, channels_out: int, **settings: Any) -> None:
+        super().__init__(channels_in, channels_out, **settings)
+        self.bn = SmallMapNorm(channels_out, eps=self.bn.eps, momentum=self.bn.momentum)
+
+
+class SmallMapNorm(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics where one value per channel has no variance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
+def _settings(net: NetSpec) -> dict[str, Any]:
+    return {"act": "RE6", "padding": net.padding, "bn_eps": net.bn_eps, "bn_momentum": net.bn_momentum}
+
+
+def _by_anchor(x: Tensor, values: int) -> Tensor:
+    """[N, anchors * values, h, w] -> [N, h * w * anchors, values]"""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+
+
+def _init(head: nn.Module) -> None:
+    """Weights are normal with deviation 0.03, biases 0, batch norm the identity (released configuration)."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=DEVIATION)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

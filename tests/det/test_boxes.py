@@ -1,0 +1,94 @@
+"""Boxes: overlaps and the offsets' code against hand-made values and torchvision."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from det.boxes import BoxCoder, areas, clip, pairwise_iou, to_fractions, to_pixels
+
+
+def random_boxes(count, seed, size=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * size
+    return torch.cat([corner, corner + size * (0.05 + torch.rand(count, 2, generator=generator))], dim=1)
+
+
+def test_encoding_by_hand():
+    anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # centre (20, 40), 20 wide, 40 high
+    box = torch.tensor([[15.0, 30.0, 35.0, 50.0]])  # centre (25, 40), 20 wide, 20 high
+    expected = torch.tensor([[10 * 5 / 20, 0.0, 0.0, 5 * math.log(0.5)]])
+    torch.testing.assert_close(BoxCoder().encode(box, anchor), expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([1.0, 320.0]))
+def test_decoding_undoes_encoding(seed, size):
+    boxes, anchors = random_boxes(20, seed, size), random_boxes(20, seed + 1, size)
+    coder = BoxCoder()
+    torch.testing.assert_close(
+        coder.decode(coder.encode(boxes, anchors), anchors), boxes, atol=1e-5 * size, rtol=1e-4
+    )
+
+
+def test_the_code_is_torchvisions():
+    theirs = torchvision.models.detection._utils.BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+    boxes, anchors = random_boxes(50, 0), random_boxes(50, 1)
+    torch.testing.assert_close(BoxCoder().encode(boxes, anchors), theirs.encode_single(boxes, anchors))
+    deltas = (
+        torch.randn(50, 4, generator=torch.Generator().manual_seed(2)) * 20
+    )  # past the cut of log(w / wa)
+    torch.testing.assert_close(BoxCoder().decode(deltas, anchors), theirs.decode_single(deltas, anchors))
+
+
+def test_one_set_of_anchors_serves_a_batch():
+    anchors, deltas = random_boxes(7, 0), torch.randn(3, 7, 4)
+    batch = BoxCoder().decode(deltas, anchors)
+    torch.testing.assert_close(batch[2], BoxCoder().decode(deltas[2], anchors))
+
+
+def test_no_prediction_overflows():
+    wild = torch.full((1, 4), 1e4)
+    anchor = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    assert BoxCoder().decode(wild, anchor).isfinite().all()
+    assert not BoxCoder(max_log_ratio=None).decode(wild, anchor).isfinite().all()
+
+
+@pytest.mark.parametrize("scales", [(10, 10, 5), (10, 10, 5, 0), (10, 10, -5, 5)])
+def test_scales_are_four_positive_numbers(scales):
+    with pytest.raises(ValueError, match="four positive"):
+        BoxCoder(scales=scales)
+
+
+def test_overlap_by_hand():
+    a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
+    b = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 2.0, 2.0], [8.0, 8.0, 9.0, 9.0], [5.0, 5.0, 5.0, 5.0]])
+    torch.testing.assert_close(pairwise_iou(a, b), torch.tensor([[1 / 3, 1.0, 0.0, 0.0], [0.0] * 4]))
+
+
+def test_overlap_is_torchvisions():
+    a, b = random_boxes(40, 3), random_boxes(30, 4)
+    torch.testing.assert_close(pairwise_iou(a, b), torchvision.ops.box_iou(a, b))
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
+def test_overlap_with_nothing(n, m):
+    assert pairwise_iou(torch.zeros(n, 4), torch.zeros(m, 4)).shape == (n, m)
+
+
+def test_clipping_keeps_height_and_width_apart():
+    box = torch.tensor([[-5.0, -5.0, 500.0, 500.0]])
+    assert clip(box, (100, 300)).tolist() == [[0.0, 0.0, 300.0, 100.0]]
+
+
+def test_fractions_and_pixels():
+    box = torch.tensor([[30.0, 10.0, 150.0, 50.0]])
+    assert to_fractions(box, (100, 300)).tolist() == [pytest.approx([0.1, 0.1, 0.5, 0.5])]
+    torch.testing.assert_close(to_pixels(to_fractions(box, (100, 300)), (100, 300)), box)
+
+
+def test_a_box_turned_inside_out_has_no_area():
+    assert areas(torch.tensor([[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, 2.0, 3.0]])).tolist() == [0.0, 6.0]

@@ -1,0 +1,144 @@
+"""Post-processing against a plain loop over classes, and what it must never do."""
+
+import numpy as np
+import pytest
+import torch
+
+from det import postprocess
+from det.boxes import BoxCoder, pairwise_iou
+from det.postprocess import Postprocess
+
+
+def outputs(seed, *, images=2, anchors=120, classes=5, spread=2.0):
+    """Deltas, scores, anchors and sizes; for the seeds used here no two scores are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(anchors, 2, generator=generator) * 0.8
+    boxes = torch.cat([corner, corner + 0.1 + 0.3 * torch.rand(anchors, 2, generator=generator)], dim=1)
+    deltas = torch.randn(images, anchors, 4, generator=generator)
+    scores = torch.randn(images, anchors, classes + 1, generator=generator) * spread
+    sizes = torch.tensor([[100, 200], [90, 50]])[:images]
+    return deltas, scores, boxes, sizes
+
+
+def plain(deltas, scores, anchors, size, *, threshold, iou, per_class, most, softmax, candidates):
+    """One image, class by class: greedy suppression in numpy, as the released graph does it."""
+    scores = (scores.softmax(-1) if softmax else scores.sigmoid()).numpy()
+    height, width = size.tolist()
+    boxes = BoxCoder().decode(deltas, anchors).clamp(0, 1) * torch.tensor([width, height, width, height])
+    overlap = pairwise_iou(boxes, boxes).numpy()
+    found = []
+    for label in range(scores.shape[1] - 1):
+        column = scores[:, label + 1]
+        order = [i for i in np.argsort(-column) if column[i] > threshold][:candidates]
+        kept = []
+        for i in order:
+            if all(overlap[i, j] <= iou for j in kept):
+                kept.append(i)
+        found += [(float(column[i]), label, boxes[i].tolist()) for i in kept[:per_class]]
+    return sorted(found, reverse=True)[:most]
+
+
+@pytest.mark.parametrize("first_look", [7, 1000])
+@pytest.mark.parametrize(
+    ("per_class", "candidates", "most", "threshold"),
+    [(100, None, 100, 1e-8), (3, None, 100, 0.3), (None, 10, 300, 0.001), (2, 20, 5, 0.0), (1, 1, 1, 0.01)],
+)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_equals_a_plain_loop(monkeypatch, first_look, per_class, candidates, most, threshold, activation):
+    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)
+    deltas, scores, anchors, sizes = outputs(seed=most + 1)
+    process = Postprocess(
+        score_threshold=threshold,
+        iou_threshold=0.4,
+        per_class=per_class,
+        max_detections=most,
+        activation=activation,
+        candidates=candidates,
+    )
+    for index, found in enumerate(process(deltas, scores, anchors, sizes)):
+        expected = plain(
+            deltas[index],
+            scores[index],
+            anchors,
+            sizes[index],
+            threshold=threshold,
+            iou=0.4,
+            per_class=per_class,
+            most=most,
+            softmax=activation == "softmax",
+            candidates=candidates,
+        )
+        assert found.labels.tolist() == [label for _, label, _ in expected]
+        torch.testing.assert_close(found.scores, torch.tensor([score for score, _, _ in expected]))
+        torch.testing.assert_close(found.boxes, torch.tensor([box for _, _, box in expected]).reshape(-1, 4))
+        assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (
+            torch.float32,
+            torch.float32,
+            torch.int64,
+        )
+
+
+def test_boxes_are_in_pixels_of_each_image_and_within_it():
+    for found, (height, width) in zip(Postprocess()(*outputs(seed=1)), [(100, 200), (90, 50)], strict=True):
+        assert found.boxes.min() >= 0
+        assert (found.boxes[:, 2].max(), found.boxes[:, 3].max()) <= (width, height)
+        assert found.boxes[:, 2].max() > 0.6 * width
+        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+
+
+def test_nothing_found():
+    deltas, _, anchors, sizes = outputs(seed=0)
+    found = Postprocess()(deltas, torch.full((2, 120, 6), -20.0), anchors, sizes)
+    assert [tuple(part.shape) for part in found[0]] == [(0, 4), (0,), (0,)]
+
+
+def test_background_is_never_found():
+    scores = torch.full((1, 1, 3), -20.0)
+    scores[..., 0], scores[..., 2] = 20.0, 5.0
+    (found,) = Postprocess()(
+        torch.zeros(1, 1, 4), scores, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[10, 20]])
+    )
+    assert found.labels.tolist() == [1]  # column 2
+    assert found.boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
+
+
+def test_a_box_outside_of_the_image_is_none():
+    anchors = torch.tensor([[0.4, 0.4, 0.6, 0.6], [0.4, 0.4, 0.6, 0.6]])
+    deltas = torch.tensor([[[-100.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    (found,) = Postprocess()(deltas, torch.ones(1, 2, 2), anchors, torch.tensor([[10, 20]]))
+    assert found.boxes.tolist() == [pytest.approx([8, 4, 12, 6])]
+
+
+def test_half_precision_outputs():
+    deltas, scores, anchors, sizes = outputs(seed=3)
+    (found, _) = Postprocess()(deltas.bfloat16(), scores.bfloat16(), anchors, sizes)
+    (expected, _) = Postprocess()(deltas.bfloat16().float(), scores.bfloat16().float(), anchors, sizes)
+    assert found.boxes.dtype == torch.float32
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+def test_a_network_gone_wrong_gives_no_boxes():
+    deltas, scores, anchors, sizes = outputs(seed=3)
+    (found, _) = Postprocess()(deltas, scores * torch.nan, anchors, sizes)
+    assert len(found.scores) == 0
+
+
+def test_outputs_of_another_size_are_refused():
+    deltas, scores, anchors, sizes = outputs(seed=3)
+    with pytest.raises(ValueError, match=r"120 boxes and has 100 anchors.*input_size"):
+        Postprocess()(deltas, scores, anchors[:100], sizes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "tanh"}, "activation must be sigmoid or softmax"),
+        ({"iou_threshold": 1.5}, "iou_threshold must be in"),
+        ({"score_threshold": -0.1}, "score_threshold"),
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"max_detections": 0}, "max_detections"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Postprocess(**options)
