@@ -1,0 +1,246 @@
+"""Crops, mirrors and mosaics move boxes exactly with their pixels, and no boxes can stop them."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from det import windows
+from det.transforms import EvalTransform, TrainTransform
+
+RNG = np.random.default_rng(0)
+IMAGE = cv2.resize(RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8), (160, 120))
+BOXES = np.array([[10, 10, 60, 90], [70, 20, 150.5, 100], [0, 0, 20, 15], [100, 90, 160, 120]], np.float32)
+LABELS = np.array([3, 0, 2, 3])
+
+WAYS = {
+    "ssd": {"crop": "ssd"},
+    "iou": {"crop": "iou"},
+    "whole": {"crop": None},
+    "zoom out": {"crop": None, "zoom_out": 1.0},
+    "zoom out, then crop": {"crop": "ssd", "zoom_out": 1.0},
+    "zoom out, then crop by IoU": {"crop": "iou", "zoom_out": 1.0},
+    "mosaic": {"mosaic": 1.0},
+    "averaged": {"crop": "ssd", "area": True},
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Transforms by their options, each built once."""
+    built = {}
+
+    def make(**options):
+        key = repr(options)
+        if key not in built:
+            built[key] = TrainTransform(**options)
+        return built[key]
+
+    return make
+
+
+def drawn(rng, size, channels=(0, 1, 2)):
+    """A black picture with one bright box per channel, at whole pixels, and the label is the channel."""
+    height, width = size
+    image, boxes = np.zeros((height, width, 3), np.uint8), []
+    for channel in channels:
+        (x1, x2), (y1, y2) = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in (width, height))
+        image[y1:y2, x1:x2, channel] = 255
+        boxes.append([x1, y1, x2, y2])
+    return image, np.array(boxes, np.float32).reshape(-1, 4), np.array(channels, np.int64)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_pixels_of_a_box_fill_their_box(made, way, flip):
+    """Half of a channel's brightness is where its edge is, whatever the scale."""
+    transform = made(size=(96, 128), flip=flip, **WAYS[way])
+    rng = np.random.default_rng(1)
+    checked = 0
+    for seed in range(150):
+        if transform.partners(seed):
+            samples = [drawn(rng, (150, 200), channels) for channels in ([0], [1], [2], [])]
+            image, boxes, labels = transform.combine(samples, seed)
+        else:
+            image, boxes, labels = transform(*drawn(rng, (150, 200)), seed)
+        assert image.shape == (96, 128, 3)
+        for box, label in zip(boxes, labels, strict=True):
+            rows, columns = np.nonzero(image[..., label] > windows.GREY)
+            if not len(rows):  # thinner than a pixel
+                assert (box[2:] - box[:2]).min() <= 1
+                continue
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, found, atol=1.01)
+            checked += 1
+    assert checked >= 100
+
+
+def test_a_mirror_is_exact_and_the_whole_picture_keeps_every_box(made):
+    transform = made(size=(120, 160), crop=None, flip=1.0)
+    image, boxes, labels = transform(IMAGE, BOXES, LABELS, 0)
+    np.testing.assert_array_equal(image, IMAGE[:, ::-1])
+    x1, y1, x2, y2 = BOXES.T
+    np.testing.assert_allclose(boxes, np.stack([160 - x2, y1, 160 - x1, y2], 1), atol=1e-4)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.mark.parametrize("crop", ["ssd", "iou"])
+def test_pictures_without_objects_are_samples(made, crop):
+    transform = made(size=64, crop=crop)
+    shapes = set()
+    for seed in range(20):
+        image, boxes, labels = transform(IMAGE, np.empty((0, 4)), np.empty(0, np.int64), seed)
+        shapes.add((image.shape, boxes.shape, labels.shape, boxes.dtype, labels.dtype))
+    assert shapes == {((64, 64, 3), (0, 4), (0,), np.dtype(np.float32), np.dtype(np.int64))}
+
+
+def test_min_visible_drops_slivers(made):
+    """A box of the picture's whole width, of which a crop shows as much as its own width."""
+    box = np.array([[0, 50, 160, 70], [70, 50, 90, 70]], np.float32)
+    fractions = []
+    for seed in range(150):
+        _, boxes, labels = made(size=160, min_visible=0.6, flip=0)(IMAGE, box, np.array([0, 1]), seed)
+        _, everything, _ = made(size=160, min_visible=0.0, flip=0)(IMAGE, box, np.array([0, 1]), seed)
+        assert len(boxes) <= len(everything)
+        if set(labels) == {0, 1} and (boxes[1] > 0).all() and (boxes[1] < 160).all():
+            (wide, _), (narrow, _) = boxes[:, 2:] - boxes[:, :2]
+            fractions.append(wide / narrow / 8)  # the second box is an eighth as wide and wholly shown
+    assert len(fractions) > 20
+    assert min(fractions) > 0.58
+
+
+def test_mosaics_show_four_pictures(made):
+    transform = made(size=(64, 96), mosaic=1.0, flip=0)
+    plain = [np.full((50, 70, 3), value, np.uint8) for value in (10, 60, 110, 200)]
+    everywhere = np.array([[0, 0, 70, 50]], np.float32)
+    samples = [(image, everywhere, np.array([label])) for label, image in enumerate(plain)]
+    centres = set()
+    for seed in range(20):
+        image, boxes, labels = transform.combine(samples, seed)
+        assert sorted(labels) == [0, 1, 2, 3]
+        for box, label in zip(boxes, labels, strict=True):
+            x1, y1, x2, y2 = box.round().astype(int)
+            assert (image[y1:y2, x1:x2] == plain[label][0, 0]).all()
+        assert (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).sum() == pytest.approx(64 * 96)
+        centres.add(tuple(boxes[labels == 0][0, 2:]))
+    assert len(centres) > 15
+    with pytest.raises(ValueError, match="4 samples, got 3"):
+        transform.combine(samples[:3], 0)
+
+
+def test_mosaics_are_drawn_as_often_as_asked(made):
+    assert 0.25 < np.mean([made(size=64, mosaic=0.3).partners(seed) == 3 for seed in range(1000)]) < 0.35
+    assert not any(made(size=64).partners(seed) for seed in range(100))
+
+
+def test_color_changes_pixels_only_and_extra_transforms_move_boxes(made):
+    import albumentations
+
+    plain, jittered = (made(size=64, color=color)(IMAGE, BOXES, LABELS, 5) for color in (0.0, 0.5))
+    np.testing.assert_array_equal(plain[1], jittered[1])
+    assert np.abs(plain[0].astype(int) - jittered[0]).mean() > 3
+    upside_down = TrainTransform(size=64, extra=[albumentations.VerticalFlip(p=1)])(IMAGE, BOXES, LABELS, 5)
+    np.testing.assert_array_equal(upside_down[0], plain[0][::-1])
+    np.testing.assert_allclose(upside_down[1][:, [1, 3]], 64 - plain[1][:, [3, 1]], atol=1e-4)
+
+
+numbers = st.one_of(st.floats(width=64), st.floats(-50, 250), st.integers(0, 160).map(float))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    boxes=arrays(np.float64, st.tuples(st.integers(0, 8), st.just(4)), elements=numbers),
+    shape=array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=200),
+    way=st.sampled_from(sorted(WAYS)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_boxes_give_boxes_inside_of_the_picture(made, boxes, shape, way, seed):
+    """NaN, infinite, inverted, empty, outside; pictures of one pixel: no exception, labels stay aligned."""
+    transform = made(size=(64, 96), color=0.2, **WAYS[way])
+    image = np.full((*shape, 3), 50, np.uint8)
+    labels = np.arange(len(boxes))
+    before = image.copy(), boxes.copy(), labels.copy()
+
+    def run():
+        if transform.partners(seed):
+            return transform.combine([(image, boxes, labels + 10 * number) for number in range(4)], seed)
+        return transform(image, boxes, labels, seed)
+
+    pixels, moved, kept = run()
+    assert (pixels.shape, pixels.dtype) == ((64, 96, 3), np.uint8)
+    assert (moved.dtype, kept.dtype, moved.shape) == (np.float32, np.int64, (len(kept), 4))
+    assert np.isfinite(moved).all()
+    assert (moved >= 0).all()
+    assert (moved <= [96, 64, 96, 64]).all()
+    assert (moved[:, 2:] > moved[:, :2]).all()
+    height, width = shape
+    finite = np.isfinite(boxes).all(axis=1)
+    real = np.where(finite[:, None], boxes, 0).clip(0, [width, height, width, height])
+    real = finite & (real[:, 2:] > real[:, :2]).all(axis=1)
+    assert set(kept % 10) <= set(labels[real])
+    assert len(kept) == len(set(kept))
+    for was, now in zip(before, (image, boxes, labels), strict=True):
+        np.testing.assert_array_equal(was, now)
+    for first, second in zip((pixels, moved, kept), run(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_labels_keep_their_boxes_when_others_are_dropped(made):
+    """Four corners of a picture, of which crops show different ones: the place tells the label."""
+    corners = np.array([[0, 0, 40, 40], [120, 0, 160, 40], [0, 80, 40, 120], [120, 80, 160, 120]], np.float32)
+    image = np.zeros((120, 160, 3), np.uint8)
+    for value, (x1, y1, x2, y2) in enumerate(corners.astype(int)):
+        image[y1:y2, x1:x2] = 60 * (value + 1)
+    numbers = set()
+    for seed in range(100):
+        pixels, boxes, labels = made(size=128)(image, corners, np.array([1000, 1, 70000, -1]), seed)
+        for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
+            centre = pixels[int((y1 + y2) / 2), int((x1 + x2) / 2), 0]
+            if (x2 - x1) > 3 and (y2 - y1) > 3:
+                assert label == {60: 1000, 120: 1, 180: 70000, 240: -1}[int(centre)]
+        numbers.add(tuple(sorted(labels)))
+    assert len(numbers) > 6
+    with pytest.raises(ValueError, match="4 boxes with 3 labels"):
+        made(size=128)(image, corners, np.arange(3), 0)
+
+
+def test_seeds_give_different_samples(made):
+    samples = {made(size=64)(IMAGE, BOXES, LABELS, seed)[0].tobytes() for seed in range(50)}
+    assert len(samples) > 40  # some are the whole picture, mirrored or not
+
+
+def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
+    transform = EvalTransform(size=(64, 100))
+    assert transform.size == (64, 100)
+    assert str(transform) == "input 64x100"
+    np.testing.assert_array_equal(
+        transform(IMAGE), cv2.resize(IMAGE, (100, 64), interpolation=cv2.INTER_LINEAR)
+    )
+    assert EvalTransform(size=(120, 160))(IMAGE) is IMAGE
+    checker = (np.indices((96, 192)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
+    assert np.ptp(EvalTransform(size=(32, 64), area=True)(checker).astype(int)) <= 29  # averages of 9 pixels
+    # The picture of a whole-picture training sample is the one of evaluation.
+    whole = TrainTransform(size=(64, 100), crop=None, flip=0)(IMAGE, BOXES, LABELS, 0)
+    np.testing.assert_array_equal(whole[0], transform(IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be"),
+        ({"size": (64,)}, "size must be"),
+        ({"size": 64, "crop": "random"}, "crop must be ssd, iou or null"),
+        ({"size": 64, "scale": (0.5, 0.1)}, "scale must be"),
+        ({"size": 64, "scale": (0.5, 1.5)}, "scale must be"),
+        ({"size": 64, "flip": 1.5}, "flip must be a probability"),
+        ({"size": 64, "mosaic": -0.5}, "mosaic must be a probability"),
+        ({"size": 64, "zoom_out": 2}, "zoom_out must be a probability"),
+        ({"size": 64, "color": 2}, "color must be in 0..1"),
+        ({"size": 64, "min_visible": -1}, "min_visible must be in 0..1"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainTransform(**options)
