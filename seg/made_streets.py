@@ -1,14 +1,12 @@
 """Streets that are drawn, not photographed: a Cityscapes tree without a download, made on first use."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from engine.errors import UserError
 from engine.log import Progress
 from seg.cityscapes import cityscapes
 from seg.dataset import SegmentationData
-from streets import write_streets
+from streets.cached import cached_streets
 
 
 def streets(
@@ -25,43 +23,24 @@ def streets(
     root: where the tree is kept (default: a folder named after the arguments in the user's cache). A tree
     that was made with the same arguments is used again.
 
-    Raises: ValueError for bad numbers, UserError when `root` holds something else.
+    Raises: UserError for bad numbers, and when `root` holds something else or cannot be written.
     """
-    if len(size) != 2 or min(size) < 32:
-        raise ValueError(f"size must be (height, width), each at least 32, got {tuple(size)}")
-    if num_train < 1 or num_val < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, got {num_train} and {num_val}")
-    counts = (num_train, num_val, num_test)
-    folder = Path(root).expanduser() if root is not None else cache_folder(counts, (size[0], size[1]), seed)
-    if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
-        raise UserError(f"{folder}: a Cityscapes tree, not drawn here; read it with data=cityscapes")
-    bar = Progress(sum(counts), unit="street scene")
+    bar = Progress(num_train + num_val + num_test, unit="street scene")
     try:
-        write_streets(
-            folder,
+        folder = cached_streets(
+            root=root,
             num_train=num_train,
             num_val=num_val,
             num_test=num_test,
-            size=(size[0], size[1]),
+            size=size,
             seed=seed,
             progress=lambda done, total: bar.update(done),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(
-            f"{folder}: street scenes cannot be written ({error.strerror or error}); choose another data.root"
-        ) from None
     finally:
         bar.close()
     tree = cityscapes(root=str(folder))
     tree.description = tree.description.replace("Cityscapes at", "built-in street scenes at")
     tree.warnings = ()  # about the numbers of images, which are not Cityscapes' by choice
     return tree
-
-
-def cache_folder(counts: tuple[int, int, int], size: tuple[int, int], seed: int) -> Path:
-    """Where streets made with these arguments are kept: `$XDG_CACHE_HOME` or `~/.cache`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"streets-{'-'.join(map(str, counts))}-{size[0]}x{size[1]}-seed{seed}"
-    return cache / "mobilenet-dense" / name

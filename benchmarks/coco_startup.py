@@ -1,0 +1,116 @@
+"""What reading COCO's training annotations costs: seconds, memory, and what workers add to it.
+
+Usage: python benchmarks/coco_startup.py [--images N] [--boxes N] [--points N] [--workers N]
+
+Made up here, in the size of instances_train2017.json (448 MB), are a JSON file and as many links to one
+picture. Each worker then goes through all images twice; the memory it does not share should not grow from one
+epoch to the next. Linux only (/proc).
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from det.coco import coco
+from det.dataset import DetectionDataset
+from det.transforms import EvalTransform
+from engine.images import write_png
+
+HEIGHT, WIDTH = 480, 640
+
+
+def write(folder: Path, *, images: int, boxes: int, points: int) -> Path:
+    """The JSON file, with outlines of `points` points; a tenth of the images has no box."""
+    rng = random.Random(0)
+    write_png(folder / "picture.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    (folder / "train").mkdir()
+    names = [f"{number:012d}.png" for number in range(images)]
+    for name in names:
+        (folder / "train" / name).symlink_to("../picture.png")
+    outlines = [
+        json.dumps([[round(rng.uniform(0, HEIGHT), 2) for _ in range(2 * points)]]) for _ in range(100)
+    ]
+    path = folder / "instances.json"
+    with path.open("w") as file:
+        entries = (
+            f'{{"id": {id_}, "file_name": "{name}", "height": {HEIGHT}, "width": {WIDTH}, "license": 1}}'
+            for id_, name in enumerate(names)
+        )
+        file.write('{"info": {}, "images": [' + ", ".join(entries))
+        categories = [{"id": id_, "name": f"class {id_}"} for id_ in range(1, 81)]
+        file.write('], "categories": ' + json.dumps(categories) + ', "annotations": [')
+        for number in range(boxes):
+            x, y, w, h = (round(rng.uniform(0, side / 2), 2) + 1 for side in (WIDTH, HEIGHT) * 2)
+            file.write(
+                f'{", " if number else ""}{{"segmentation": {rng.choice(outlines)}, "area": {w * h / 2:.4f}, '
+                f'"iscrowd": 0, "image_id": {rng.randrange(images * 9 // 10)}, "bbox": [{x}, {y}, {w}, {h}], '
+                f'"category_id": {rng.randint(1, 80)}, "id": {number}}}'
+            )
+        file.write("]}")
+    return path
+
+
+def private_mb() -> float:
+    """Memory of this process that it shares with no other."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def go_through(dataset: DetectionDataset, result: Connection) -> None:
+    """A worker: two epochs over the annotations; private megabytes at the start and after each."""
+    measured = [private_mb()]
+    for _ in range(2):
+        for index in range(len(dataset)):
+            dataset.annotations.of(index)
+            dataset.image_path(index)
+        measured.append(private_mb())
+    result.send(measured)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=118_287)
+    parser.add_argument("--boxes", type=int, default=860_001)
+    parser.add_argument("--points", type=int, default=20, help="of an outline; sets the size of the file")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = write(folder, images=arguments.images, boxes=arguments.boxes, points=arguments.points)
+        before = private_mb()
+        started, busy = time.perf_counter(), time.process_time()
+        data = coco(train={"images": str(folder / "train"), "annotations": str(path)})
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        after = private_mb()
+        arrays = data.splits["train"].num_bytes / 2**20
+        print(f"{data.description}; a file of {path.stat().st_size / 2**20:.0f} MB")
+        print(f"read in {seconds:.1f} s, {busy:.1f} s of them computing")
+        print(f"memory: {before:.0f} MB before, {peak:.0f} at most, {after:.0f} after")
+        print(f"arrays of {arrays:.0f} MB")
+        dataset = data.dataset("train", EvalTransform(size=320))
+        context = multiprocessing.get_context("fork")
+        for number in range(arguments.workers):
+            receive, send = context.Pipe(duplex=False)
+            worker = context.Process(target=go_through, args=(dataset, send))
+            worker.start()
+            start, first, second = receive.recv()
+            worker.join()
+            print(
+                f"worker {number}: private {start:.1f} MB at the start, {first:.1f} after one epoch, "
+                f"{second:.1f} after two"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Scenes that are drawn when they are first asked for, and kept."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from streets.write import write_streets
+
+
+def cached_streets(
+    *,
+    root: str | None,
+    num_train: int,
+    num_val: int,
+    num_test: int,
+    size: Sequence[int],
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The folder of these scenes, written by `write_streets` unless it is there.
+
+    root: where they are kept (default: a folder named after the arguments in the user's cache).
+
+    Raises: ValueError, in one line with the remedy, for bad numbers, and when `root` holds something else or
+    cannot be written.
+    """
+    if len(size) != 2 or min(size) < 32:
+        raise ValueError(f"size must be (height, width), each at least 32, got {tuple(size)}")
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, got {num_train} and {num_val}")
+    counts, size = (num_train, num_val, num_test), (size[0], size[1])
+    folder = Path(root).expanduser() if root is not None else cache_folder(counts, size, seed)
+    if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
+        raise ValueError(f"{folder}: a Cityscapes tree, not drawn here; read it with data=cityscapes")
+    try:
+        return write_streets(
+            folder,
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            size=size,
+            seed=seed,
+            progress=progress,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: street scenes cannot be written ({error.strerror or error}); choose another data.root"
+        ) from None
+
+
+def cache_folder(counts: tuple[int, int, int], size: tuple[int, int], seed: int) -> Path:
+    """Where streets made with these arguments are kept: `$XDG_CACHE_HOME` or `~/.cache`."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"streets-{'-'.join(map(str, counts))}-{size[0]}x{size[1]}-seed{seed}"
+    return cache / "mobilenet-dense" / name
