@@ -100,6 +100,10 @@ class Detector(nn.Module):
             raise ValueError("the weights of another model, not of a detector: give them as weights=")
         return state
 
+    def num_classes_in(self, state: StateDict) -> int:
+        """K of an adapted state dict, which may be that of other classes than this model's."""
+        return state["head.scores.0.predict.bias"].shape[0] // self.per_place[0] - 1
+
     def adapt_backbone(self, state: StateDict) -> StateDict:
         """What `backbone.load_state_dict` takes, out of any state dict that we know."""
         if is_tensorflow(state) or TORCHVISION in state:

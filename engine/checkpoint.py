@@ -23,9 +23,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from engine.run_folder import sync_folder
 
 Tensors = dict[str, Tensor]
 _ENTRY = "checkpoint"
+_MOST_UNPACKED = 20
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -48,7 +50,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         if path.exists():
             os.replace(path, previous(path))
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -75,7 +77,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
         entry = json.loads(header[_ENTRY])
         text, expected = str(entry["metadata"]), entry["sha256"]
         metadata = dict(json.loads(text))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path}: not a checkpoint written by this framework") from None
     if expected != digest(tensors, text):
         raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
@@ -102,7 +104,7 @@ def step_of(path: Path) -> int | None:
     """The step that a checkpoint was written at; None where there is no readable one."""
     try:
         return int(read(path)[1]["state"]["step"])
-    except UserError:
+    except (KeyError, TypeError, ValueError, OverflowError):  # a UserError is a ValueError
         return None
 
 
@@ -136,7 +138,7 @@ def read_weights(path: Path) -> Tensors:
         UserError: the file is missing, holds something other than tensors, or would have to run code to
             be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such weight file")
     if path.suffix == ".safetensors":
         try:
@@ -144,6 +146,7 @@ def read_weights(path: Path) -> Tensors:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    _refuse_bombs(path)
     if path.suffix == ".npz":
         return _read_arrays(path)
     try:
@@ -151,22 +154,40 @@ def read_weights(path: Path) -> Tensors:
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen classes for a file it will not read
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path}: not a plain tensor file, and nothing else is read ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(_is_weight(*item, path) for item in loaded.items()):
         raise UserError(f"{path}: holds no state dict of tensors")
     return dict(loaded)
+
+
+def _is_weight(name: Any, value: Any, path: Path) -> bool:
+    # A view of 4 bytes may claim any shape; the first copy of it would take as much memory.
+    plain = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return plain and value.numel() * value.element_size() <= path.stat().st_size
+
+
+def _refuse_bombs(path: Path) -> None:
+    """A zip of zeros is a thousand times larger when it is unpacked, and this happens in memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # no zip, or none that can be read
+    if unpacked > _MOST_UNPACKED * path.stat().st_size + (1 << 20):
+        raise UserError(f"{path}: {unpacked} bytes when unpacked; no weights can be packed so tightly")
 
 
 def _read_arrays(path: Path) -> Tensors:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not an .npz of plain arrays ({error})") from None
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen classes
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path}: not an .npz of plain arrays ({reason})") from None
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -244,12 +265,3 @@ def load_strict(
 def _shorten(names: list[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -24,8 +24,9 @@ from engine import checkpoint, run_folder
 from engine.build import check, make, nearest
 from engine.classes import ClassMap
 from engine.errors import UserError
-from engine.options import CONF, groups, readable_help, top_keys
+from engine.options import CONF, MAKE_RUNS, groups, readable_help, top_keys
 from engine.run_folder import RunFolder
+from engine.runtime import leave
 from engine.stop import EXIT_STOPPED, Stopped
 
 _NUMBERS = {
@@ -38,7 +39,12 @@ _NUMBERS = {
 }
 EITHER_OR = (("trainer.steps", "trainer.epochs"),)
 """Keys of which only one may be set: naming one on the command line empties the other."""
-_PATHS = ("run", "input", "out", "resume", "init_from", "weights", "data.root")
+_DATA_PATHS = (
+    "data.root",
+    "data.cache",
+    *(f"data.{split}.{part}" for split in ("train", "val", "test") for part in ("images", "annotations")),
+)
+_PATHS = ("run", "input", "out", "resume", "replay", "init_from", "weights", "labels", *_DATA_PATHS)
 _COMPOSED_ONLY = ("task", "experiment", "debug")  # groups that write to keys of other groups
 
 
@@ -53,7 +59,7 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
         print(readable_help(tool, help_text))
         sys.exit(0)
     if not any(argument.startswith("-") for argument in arguments):
-        sys.exit(_guarded(lambda: job(compose_config(tool, arguments))))
+        leave(_guarded(lambda: job(compose_config(tool, arguments))))
     statuses = [0]
 
     def hydra_job(config: DictConfig) -> None:
@@ -62,7 +68,7 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
 
     sys.argv[1:] = _with_emptied(arguments)
     main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
-    sys.exit(max(statuses))
+    leave(max(statuses))
 
 
 def _guarded(job: Callable[[], int | None]) -> int:
@@ -99,8 +105,8 @@ def compose_config(tool: str, overrides: list[str]) -> DictConfig:
     """Compose `conf/<tool>.yaml` with command-line overrides.
 
     The name of the chosen experiment is stored as `experiment`. Overrides that are meant for the
-    configuration of an existing run (of all tools that take one, and of train with `resume=`) are stored as
-    `overrides`.
+    configuration of an existing run (of all tools that take one, and of train with `resume=` or `replay=`)
+    are stored as `overrides`.
 
     Raises:
         UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be
@@ -127,9 +133,9 @@ def _completed(config: DictConfig, choices: Any, for_run: list[str]) -> DictConf
 
 def _split(tool: str, overrides: list[str]) -> tuple[list[str], list[str]]:
     """Overrides of the tool itself, and those meant for the run that it works on."""
-    if tool == "train":
-        resume = [override for override in overrides if override.startswith("resume=")]
-        return (resume, [o for o in overrides if o not in resume]) if resume else (overrides, [])
+    if tool in MAKE_RUNS:
+        own = [o for o in overrides if o.startswith(("resume=", "replay="))]
+        return (own, [o for o in overrides if o not in own]) if own else (overrides, [])
     own_keys = top_keys(tool)
     own = [o for o in overrides if o.partition("=")[0].partition(".")[0].lstrip("+~") in own_keys]
     return own, [o for o in overrides if o not in own]
@@ -229,20 +235,23 @@ def _plain(node: Any, key: str) -> Any:
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
-    """The configuration and the run folder of a training: a new one, or that of `resume=`.
+    """The configuration and the run folder of a training: a new one, or that of `resume=` or `replay=`.
 
     Returns:
         (configuration, run folder, whether it resumes)
     """
-    if config.resume is not None:
-        run = run_folder.find(Path(config.resume))
+    if config.resume is not None and config.replay is not None:
+        raise UserError("give one of resume= and replay=")
+    if config.resume is not None or config.replay is not None:
+        path = Path(config.resume) if config.replay is None else Path(config.replay).parent
+        run = run_folder.find(path)
         config = load_config(run.config, list(config.overrides))
         validate(config)
         return config, run, True
     validate(config)
     experiment = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.room, experiment.removeprefix(f"{config.room}/"))
-    for key in ("data.root", "weights", "init_from"):
+    for key in (*_DATA_PATHS, "weights", "init_from"):
         if (value := OmegaConf.select(config, key)) is not None:
             OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
     return config, run_folder.RunFolder(Path(config.run or default)), False

@@ -108,13 +108,17 @@ def image_size(path: Pathlike, *, upright: bool = True) -> tuple[int, int]:
 def list_images(folder: Pathlike) -> list[Path]:
     """The pictures directly inside `folder`, sorted by name; hidden files are skipped.
 
-    Raises: UserError when the folder is missing.
+    Raises: UserError when the folder is missing or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file()]
+    try:
+        found = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    except OSError as error:
+        raise UserError(_unreadable(folder, error)) from error
+    # os.path.isfile: a link to itself is no file, where a directory entry would raise.
+    names = [name for name in found if os.path.isfile(folder / name)]
     return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 

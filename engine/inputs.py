@@ -1,15 +1,17 @@
 """What a user gives to `predict`: an image, a folder, a glob, a video."""
 
 import glob
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
-from engine.images import IMAGE_SUFFIXES, list_images
+from engine.images import IMAGE_SUFFIXES, MAX_PIXELS, list_images
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
@@ -22,20 +24,34 @@ def find(text: str) -> list[Path]:
     Raises:
         UserError: nothing matches.
     """
-    path = Path(text).expanduser()
+    try:
+        found = _matches(Path(text).expanduser())
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, no such user
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"input={_shown(text)}: cannot be looked for ({reason}); check the path") from None
+    if not found:
+        kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise UserError(
+            f"input={_shown(text)}: no such file, folder or glob with pictures or videos ({kinds})"
+        )
+    return found
+
+
+def _matches(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
         videos = [p for p in sorted(path.iterdir()) if is_video(p) and p.is_file() and p.name[0] != "."]
-        found = [*list_images(path), *videos]
-    else:
-        found = [
-            Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()
-        ]
-    if not found:
-        kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise UserError(f"input={text}: no such file, folder or glob with pictures or videos ({kinds})")
-    return found
+        return [*list_images(path), *videos]
+    # Each ** in a row would walk all folders once more.
+    pattern = re.sub(r"(\*\*/)+", "**/", str(path))
+    return [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def is_video(path: Path) -> bool:
@@ -53,26 +69,36 @@ def frames(path: Path) -> Iterator[Image]:
     """The frames of a video, RGB [H, W, 3] uint8.
 
     Raises:
-        UserError: the file cannot be opened or holds no frame.
+        UserError: the file cannot be opened, holds no frame, or larger ones than pictures may be.
     """
     capture = cv2.VideoCapture(str(path))
     try:
-        ok, frame = capture.read()
+        if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
+            raise UserError(f"{path}: frames of more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down")
+        ok, frame = _next_frame(capture)
         if not ok:
             raise UserError(f"{path}: no readable video; convert it, for instance to H.264 in .mp4")
         while ok:
             yield np.ascontiguousarray(frame[..., ::-1])
-            ok, frame = capture.read()
+            ok, frame = _next_frame(capture)
     finally:
         capture.release()
+
+
+def _next_frame(capture: cv2.VideoCapture) -> tuple[bool, Any]:
+    try:
+        ok, frame = capture.read()
+    except cv2.error:  # damaged beyond what the decoder hides
+        return False, None
+    return ok and frame is not None, frame
 
 
 def num_frames(path: Path) -> int:
     """What the container says; 0 where it does not know."""
     capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
-    return max(count, 0)
+    return int(count) if 0 < count < 2**31 else 0
 
 
 def _even(picture: Image) -> Image:
@@ -91,7 +117,8 @@ def map_video(
         UserError: `source` is unreadable, or this machine's OpenCV cannot write `target`.
     """
     capture = cv2.VideoCapture(str(source))
-    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate <= 1000 else 25.0  # a container may say anything
     capture.release()
     target.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0

@@ -3,7 +3,7 @@
 import functools
 import operator
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,18 @@ from torch.optim import Optimizer
 from engine import checkpoint, optim
 from engine.checkpoint import Tensors
 from engine.ema import Average
+from engine.errors import UserError
 from engine.plan import Plan
-from engine.runtime import Readout, Runtime
+from engine.runtime import Arrival, Runtime
 from engine.task import Batch
+
+
+class Gradients(NamedTuple):
+    """What a pair of passes came to: the losses by name, the norm of the gradient, whether to stop."""
+
+    losses: dict[str, float]
+    norm: float
+    stop: bool
 
 
 class Learner:
@@ -23,6 +32,9 @@ class Learner:
     Attributes:
         task, model: what is trained; the model is what a checkpoint holds.
         average: the averaged weights, where the plan asks for them.
+
+    Raises:
+        UserError: the plan asks for SyncBatchNorm in several processes without CUDA.
     """
 
     def __init__(self, *, task: nn.Module, optimizer: Optimizer, plan: Plan, runtime: Runtime) -> None:
@@ -30,43 +42,58 @@ class Learner:
         self.optimizer, self.runtime, self.clip = optimizer, runtime, plan.clip
         self.average = Average(task, plan.ema) if plan.ema else None
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.precision == "fp16")
-        self._forward = task
+        self._forward, self._norm = task, torch.zeros(())
+        # In one process it is BatchNorm; torch has it for CUDA alone.
+        self._sync_bn = plan.sync_bn and runtime.world_size > 1
+        if self._sync_bn and runtime.device.type != "cuda":
+            raise UserError(
+                f"trainer.sync_bn=true needs CUDA devices, these run on {runtime.device}: leave it out"
+            )
 
     def start(self, *, compile: bool) -> None:
         """Get ready to train: join the other processes, compile."""
+        if self._sync_bn:
+            # In place, with the same parameters and buffers: optimizer, average, checkpoints do not notice.
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.task)  # type: ignore[no-untyped-call]
         self._forward = self.runtime.parallel(self.task)
         if compile:
             self.model.compile()
         self.task.train()
 
-    def gradients(self, micro_batches: list[Batch], *, stop: bool = False) -> tuple[dict[str, float], bool]:
+    def gradients(self, micro_batches: list[Batch], *, stop: bool = False) -> Gradients:
         """Compute the gradient of the mean loss over the micro-batches of all processes.
 
         Args:
             stop: whether this process was asked to stop.
 
         Returns:
-            That loss by name, and whether any process was asked to stop; the same in every process.
+            That loss by name, the norm of its gradient (before clipping, without the loss scale), and whether
+            any process was asked to stop; the same in every process.
+
+        Raises:
+            UserError: another process has ended.
         """
-        shares = self._shares(micro_batches)
-        sums: list[Tensor] = []
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with nullcontext() if last or self.runtime.world_size == 1 else self._forward.no_sync():  # type: ignore[operator]
-                with self.runtime.autocast():
-                    named: dict[str, Tensor] = self._forward(batch)
-                parts = list(named.values())
-                if shares is not None:
-                    parts = [part * shares[number] for part in parts]
-                detached = [part.detach() for part in parts]
-                sums = list(map(operator.add, sums, detached)) if sums else detached
-                if last:  # Sent before the backward pass, so that the device need not wait for the reading.
-                    readout = self._send(sums, stop)
-                self.scaler.scale(functools.reduce(operator.add, parts)).backward()  # type: ignore[no-untyped-call]
-        losses = readout.read()
+        with self.runtime.company():
+            shares = self._shares(micro_batches)
+            sums: list[Tensor] = []
+            for number, batch in enumerate(micro_batches):
+                last = number == len(micro_batches) - 1
+                with nullcontext() if last or self.runtime.world_size == 1 else self._forward.no_sync():  # type: ignore[operator]
+                    with self.runtime.autocast():
+                        named: dict[str, Tensor] = self._forward(batch)
+                    parts = list(named.values())
+                    if shares is not None:
+                        parts = [part * shares[number] for part in parts]
+                    detached = [part.detach() for part in parts]
+                    sums = list(map(operator.add, sums, detached)) if sums else detached
+                    self.scaler.scale(functools.reduce(operator.add, parts)).backward()  # type: ignore[no-untyped-call]
+            numbers = self._mean(sums, stop)
+        self._norm = self._gradient_norm().to(numbers.device)
+        # All that the loop has to know, in one reading: the device is waited for once per step.
+        *losses, norm = Arrival(torch.cat([numbers, self._norm.reshape(1)])).value().tolist()
         if self.runtime.world_size > 1:
             stop = bool(losses.pop())
-        return dict(zip(named, losses, strict=True)), stop
+        return Gradients(dict(zip(named, losses, strict=True)), norm, stop)
 
     def _shares(self, micro_batches: list[Batch]) -> Tensor | None:
         """Each micro-batch's share in the mean of the step; None where there is but one."""
@@ -77,18 +104,32 @@ class Learner:
         # DistributedDataParallel averages gradients over processes; these shares make that the exact mean.
         return weights * self.runtime.world_size / total.clamp(min=1e-12)
 
-    def _send(self, losses: list[Tensor], stop: bool) -> Readout:
+    def _mean(self, losses: list[Tensor], stop: bool) -> Tensor:
+        """The losses over all processes and, where there are several, how many were asked to stop."""
         if self.runtime.world_size == 1:
-            return Readout(torch.stack(losses))
-        numbers = torch.stack([*losses, losses[0].new_tensor(float(stop))]).float()
+            return torch.stack(losses)
+        numbers = torch.stack([*losses, losses[0].new_full((), float(stop))]).float()
         numbers[:-1] /= self.runtime.world_size
-        return Readout(self.runtime.sum(numbers))
+        return self.runtime.sum(numbers)
+
+    def _gradient_norm(self) -> Tensor:
+        # Processes hold the same gradient by now, so they come to the same norm.
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return nn.utils.get_total_norm(grads)
+
+    def scale_can_fall(self) -> bool:
+        """Whether a gradient that is not finite is an ordinary event: with fp16, where the loss is scaled up.
+
+        `update` then leaves the weights as they are and lowers the scale.
+        """
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def update(self) -> None:
         """Apply the gradients."""
         if self.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, self._norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -69,8 +69,11 @@ class RunLog:
         if self._writer is None:
             return
         for name, value in row.items():
-            if name not in ("step", "time") and isinstance(value, (int, float)):
-                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"], walltime=row.get("time"))
+            if name not in ("step", "time") and _is_number(value):
+                at = row.get("time")
+                self._writer.add_scalar(
+                    f"{row['kind']}/{name}", value, row["step"], walltime=at if _is_number(at) else None
+                )
 
     def close(self) -> None:
         if self._writer is not None:
@@ -87,9 +90,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-            rows.append({"step": row["step"], "kind": row["kind"], **row})
-        except (ValueError, TypeError, KeyError):
+            whole = type(row["step"]) is int and abs(row["step"]) < 2**63 and isinstance(row["kind"], str)
+        except (ValueError, TypeError, KeyError, RecursionError):
             break
+        if not whole:
+            break
+        rows.append({"step": row["step"], "kind": row["kind"], **row})
     return rows
 
 
@@ -165,9 +171,9 @@ def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    train = [row for row in rows if row["kind"] == "train"]
+    train = [row for row in rows if row["kind"] == "train" and _is_number(row.get("loss"))]
     scores = [
-        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and row.get(metric) is not None
+        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and _is_number(row.get(metric))
     ]
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axis.plot(
@@ -187,6 +193,10 @@ def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     figure.legend(loc="upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e300
 
 
 def _finite(numbers: dict[str, Any]) -> dict[str, Any]:

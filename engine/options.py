@@ -5,6 +5,8 @@ from pathlib import Path
 import yaml
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+MAKE_RUNS = ("train", "prepare")
+"""Tools that compose a whole configuration; the others take that of a run."""
 _OF_A_RUN = ("data", "inference")  # groups that may be chosen anew for a run that is there
 _KEYS_OF_GROUPS = (
     "Keys of groups (group.key=value) and their values: --cfg job. A sweep over values: -m key=a,b,c."
@@ -13,21 +15,23 @@ _KEYS_OF_A_RUN = "Every key of the run's config.yaml may be overridden too, for 
 
 
 def top_keys(tool: str) -> list[str]:
-    """The keys that `conf/<tool>.yaml` sets itself."""
+    """The keys that `conf/<tool>.yaml` sets beside its groups."""
     content = yaml.safe_load((CONF / f"{tool}.yaml").read_text(encoding="utf-8"))
-    return [key for key in content if key not in ("defaults", "hydra")]
+    inherited = [root for root in content["defaults"] if root in MAKE_RUNS]
+    own = [key for key in content if key not in ("defaults", "hydra")]
+    return [key for root in inherited for key in top_keys(root)] + own
 
 
 def readable_help(tool: str, help_text: str) -> str:
     """What `--help` prints: the tool's own text, then its groups with their options and its keys."""
     lines = [help_text.strip(), "", "Groups (group=option):"]
     for group, options in groups().items():
-        if tool != "train" and group not in _OF_A_RUN:
+        if tool not in MAKE_RUNS and group not in _OF_A_RUN:
             continue
         names = ", ".join(options)
         lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
     lines += ["", f"Keys of {tool} (key=value): {', '.join(top_keys(tool))}"]
-    lines.append(_KEYS_OF_GROUPS if tool == "train" else _KEYS_OF_A_RUN)
+    lines.append(_KEYS_OF_GROUPS if tool in MAKE_RUNS else _KEYS_OF_A_RUN)
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ class Plan:
         ema: decay of the averaged weights, which are then what is evaluated (None: no averaging).
         precision: fp32, bf16 or fp16 (autocast).
         compile: compile the model with torch.compile.
+        sync_bn: BatchNorm over the images of all processes (needs CUDA where there are several).
 
     Raises:
         ValueError: a number that is not positive, both or neither of steps and epochs, or a batch that does
@@ -41,6 +42,7 @@ class Plan:
     precision: str = "fp32"
     channels_last: bool = True
     deterministic: bool = False
+    sync_bn: bool = False
     tensorboard: bool = True
 
     def __post_init__(self) -> None:

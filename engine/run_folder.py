@@ -148,15 +148,28 @@ def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one rename, so that it is never found half written."""
+    """Write a text file in one rename, so that it is never found half written.
+
+    What UTF-8 cannot hold (file names in other encodings) is written as `\\udce9`, which JSON and YAML read.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a rename inside of `folder` on the disk, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def git_revision() -> str | None:

@@ -3,17 +3,25 @@
 With one process every collective is a no-op.
 """
 
+import multiprocessing
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.errors import UserError
 from engine.memory import keep_freed_memory
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others, at the start and in every exchange, before it gives up."""
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,27 +58,43 @@ class Runtime:
 
     def move(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch's tensors, and lists of them, to the device."""
-
-        def to_device(value: Any) -> Any:
-            if isinstance(value, list):
-                return [to_device(part) for part in value]
-            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-
-        return {name: to_device(value) for name, value in batch.items()}
+        return {
+            name: _tensors(value, lambda tensor: tensor.to(self.device, non_blocking=True))
+            for name, value in batch.items()
+        }
 
     def parallel(self, task: nn.Module) -> nn.Module:
         """Wrap for data-parallel training where there are several processes."""
         if self.world_size == 1:
             return task
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+        with self.company():
+            return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+
+    @contextmanager
+    def company(self) -> Iterator[None]:
+        """Around everything that needs the other processes.
+
+        Raises:
+            UserError: one of them has ended, or did not answer for `PATIENCE`.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise UserError(
+                f"another process of this run ended or is stuck (this is process {self.rank} of "
+                f"{self.world_size}); what it printed says why; go on with resume=<run folder>"
+            ) from None
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in the order of ranks."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        with self.company():
+            dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -78,19 +102,21 @@ class Runtime:
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
+        with self.company():
+            dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.world_size > 1:
-            dist.all_reduce(value)
+            with self.company():
+                dist.all_reduce(value)
         return value
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process rank 0's buffers, such as running statistics."""
         if self.world_size > 1:
-            with torch.no_grad():
+            with torch.no_grad(), self.company():
                 for buffer in module.buffers():
                     dist.broadcast(buffer, src=0)
 
@@ -107,21 +133,43 @@ class Runtime:
             dist.destroy_process_group()
 
 
-class Readout:
-    """Numbers on their way from the device: sent early, read late, so that the device goes on meanwhile."""
+class Arrival:
+    """A value on its way from the device: tensors, also within lists and dicts, sent early and read late.
 
-    def __init__(self, numbers: Tensor) -> None:
-        self._numbers, self._arrived = numbers, None
-        if numbers.is_cuda:
-            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
-            self._numbers.copy_(numbers, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+    The copies go to pinned memory, so neither this process nor the device waits for them before `value`.
+    """
 
-    def read(self) -> list[float]:
+    def __init__(self, value: Any) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._value = _tensors(value, self._send)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_cuda:
+            return tensor
+        here = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        here.copy_(tensor, non_blocking=True)
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrived.record()
+        return here
+
+    def value(self) -> Any:
+        """The value, with its tensors on the CPU."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._numbers.tolist()
+        return self._value
+
+
+def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor in it changed, through lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _tensors(part, change) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_tensors(part, change) for part in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_tensors(part, change) for part in value)
+    return value
 
 
 def start(
@@ -131,6 +179,7 @@ def start(
 
     Raises:
         ValueError: an unknown precision or device, or fp16 without CUDA.
+        UserError: the other processes do not come.
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
@@ -147,8 +196,23 @@ def start(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _join("nccl" if chosen.type == "cuda" else "gloo", rank, world_size)
     return Runtime(chosen, precision, channels_last, rank, world_size)
+
+
+def _join(backend: str, rank: int, world_size: int) -> None:
+    place = [os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")]
+    if None in place:
+        raise UserError(
+            f"WORLD_SIZE={world_size} without MASTER_ADDR and MASTER_PORT: start the processes with torchrun"
+        )
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"process {rank} of {world_size} did not find the others at {place[0]}:{place[1]} ({reason})"
+        ) from None
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -168,6 +232,21 @@ def _device(name: str, local_rank: int) -> torch.device:
             "start as many processes as there are devices"
         )
     return device
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`; at once where it has not left the others in good order (`close`).
+
+    Their threads wait for a process that is gone then: NCCL's would never end, and under gloo's the ordinary
+    end of Python aborts now and then, with another status.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for child in multiprocessing.active_children():
+            child.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

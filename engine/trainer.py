@@ -18,7 +18,7 @@ from engine import checkpoint, run_folder
 from engine.data import Feed, file_of
 from engine.errors import UserError
 from engine.evaluate import evaluate_until
-from engine.learner import Learner
+from engine.learner import Gradients, Learner
 from engine.log import Progress, RunLog
 from engine.optim import set_lr
 from engine.plan import Plan
@@ -29,6 +29,7 @@ from engine.schedule import Schedule
 from engine.state import Identity, State
 from engine.stop import Stopped, StopRequest
 from engine.task import Batch, Evaluator
+from engine.workers import Batches, LostWorker
 
 
 class Trainer:
@@ -83,7 +84,8 @@ class Trainer:
 
         Raises:
             Stopped: SIGTERM or SIGINT came; the run has saved itself.
-            UserError: the loss is not finite, or a file cannot be read or written.
+            UserError: the loss or its gradient is not finite, a file cannot be read or written, or another
+                process, or one that reads data, has ended.
         """
         if self.finished:
             return self.state.metrics
@@ -116,7 +118,7 @@ class Trainer:
             self._step(batches)
 
     def _train_batches(self) -> Iterator[Batch]:
-        return self.feed.train_batches(
+        batches = self.feed.train_batches(
             self.state.step,
             batch=self.plan.batch,
             micro_batches=self.plan.accumulate,
@@ -124,48 +126,67 @@ class Trainer:
             world_size=self.runtime.world_size,
             pin=self.runtime.device.type == "cuda",
         )
+        return Batches(batches)
+
+    def _read(self, batches: Iterator[Batch]) -> list[Batch]:
+        try:
+            return [self.runtime.move(next(batches)) for _ in range(self.plan.accumulate)]
+        except LostWorker:
+            # Some schedulers signal every process of a job, and those that read data end at once.
+            if self.stop.signal is not None:
+                self._stop()
+            raise
 
     def _step(self, batches: Iterator[Batch]) -> None:
         started = time.perf_counter()
-        micro_batches = [self.runtime.move(next(batches)) for _ in range(self.plan.accumulate)]
+        micro_batches = self._read(batches)
         waited = time.perf_counter() - started
 
         step = self.state.step
         # Dropout and the like draw from generators that are seeded anew each step: none has to be saved.
         self.runtime.seed(step_seed(self.feed.seed, step, self.runtime.rank))
         lr = set_lr(self.optimizer, self.schedule(step))
-        losses, stopping = self.learner.gradients(micro_batches, stop=self.stop.signal is not None)
-        if not all(map(math.isfinite, losses.values())):
-            self._refuse(losses)
+        found = self.learner.gradients(micro_batches, stop=self.stop.signal is not None)
+        self._check(found)
         self.learner.update()
         self.state.step = step = step + 1
 
         if self.report is not None:
             seconds = time.perf_counter() - started
-            self.report.step(step, losses, lr=lr, images=self.plan.batch, waited=waited, seconds=seconds)
-        if stopping:
+            self.report.step(
+                step, found.losses, lr=lr, images=self.plan.batch, waited=waited, seconds=seconds
+            )
+        if found.stop:
             self._stop()
 
-    def _refuse(self, losses: dict[str, float]) -> NoReturn:
-        """End the run on a loss that is not finite, leaving what is needed to repeat the step.
+    def _check(self, found: Gradients) -> None:
+        if not all(map(math.isfinite, found.losses.values())):
+            self._refuse(found, "loss")
+        if not math.isfinite(found.norm) and not self.learner.scale_can_fall():
+            self._refuse(found, "gradient")
+
+    def _refuse(self, found: Gradients, what: str) -> NoReturn:
+        """End the run on what is not finite, leaving what is needed to repeat the step (`engine.replay`).
 
         Weights and optimizer are as they were before the step. Running statistics have seen its batch by now,
         but a training step does not read them.
         """
         draws = self.feed.draws(self.state.step, batch=self.plan.batch)
         files = [file_of(self.feed.train_set, draw.index) for draw in draws]
-        kept = f"the state before the step is kept in {self.run.replay}"
+        kept = f"python tools/train.py replay={self.run.replay} repeats the step"
         if self.runtime.is_main:
             tensors, metadata = self._capture()
-            metadata |= {"losses": losses, "draws": [list(draw) for draw in draws], "files": files}
+            metadata |= {"losses": found.losses, "norm": found.norm, "not_finite": what}
+            metadata |= {"draws": [list(draw) for draw in draws], "files": files}
+            metadata |= {"processes": self.runtime.world_size, "accumulate": self.plan.accumulate}
             try:
                 checkpoint.write(self.run.replay, tensors, metadata)
             except UserError as error:
                 kept = str(error)
-        named = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        named = ", ".join(f"{name} {value:g}" for name, value in found.losses.items())
         some = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
         raise UserError(
-            f"the loss is not finite at step {self.state.step} ({named}), on {some}; look at their labels, "
+            f"the {what} is not finite at step {self.state.step} ({named}), on {some}; look at their labels, "
             f"lower optimizer.lr or set trainer.clip; {kept}"
         )
 

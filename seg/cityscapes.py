@@ -56,8 +56,10 @@ _TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
 _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
-def cityscapes(*, root: str) -> SegmentationData:
+def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationData:
     """The official tree under `root`; any split may be absent, and the test split may lack masks.
+
+    on_error: `skip` leaves single files to `engine.sift`, which reads them all.
 
     Raises: UserError, with the remedy, for a missing tree, images without masks, masks without images, and
     masks of mixed kinds.
@@ -74,7 +76,7 @@ def cityscapes(*, root: str) -> SegmentationData:
         raise UserError(
             f"{base}: no images in leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE_END}. {_DOWNLOAD}"
         )
-    kind = _kind_by_content(splits) or kind_by_name
+    kind = _kind_by_content(splits, on_error) or kind_by_name
     warnings = [
         f"{base}: {len(files)} {split} images, the official split has {OFFICIAL_COUNTS[split]}"
         for split, files in splits.items()
@@ -177,7 +179,7 @@ def _find_split(base: Path, split: str, kind: str) -> Split | None:
     )
 
 
-def _kind_by_content(splits: dict[str, Split]) -> str | None:
+def _kind_by_content(splits: dict[str, Split], on_error: str) -> str | None:
     """What the masks of a sample are; None where none decides. Raises: UserError when they differ."""
     example: dict[str, str] = {}
     tally: Counter[str] = Counter()
@@ -186,7 +188,12 @@ def _kind_by_content(splits: dict[str, Split]) -> str | None:
             continue
         for index in spread(len(files), _SAMPLED_MASKS):
             path = os.fsdecode(files.labels[index])
-            kind = mask_kind(path)
+            try:
+                kind = mask_kind(path)
+            except UserError:
+                if on_error == "fail":
+                    raise
+                continue
             if kind is not None:
                 example.setdefault(kind, path)
                 tally[kind] += 1

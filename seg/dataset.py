@@ -1,7 +1,7 @@
 """Segmentation samples: files in, tensors out, all randomness from the draw."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from engine.cache import Masks, PixelCache
 from engine.classes import ClassMap
 from engine.data import Draw, draw_seed
 from engine.errors import UserError
@@ -41,6 +42,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def without(self, indices: Iterable[int]) -> "Split":
+        """The same files but those at `indices`, in the same order."""
+        kept = np.ones(len(self), bool)
+        kept[list(indices)] = False
+        return Split(
+            images=self.images[kept],
+            names=self.names[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            instances=None if self.instances is None else self.instances[kept],
+        )
+
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
@@ -49,15 +61,27 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     [H, W] of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances":
     int32 [H, W].
 
-    Raises (from `[]`): UserError naming the file that is unreadable, of another size than its image, or holds
-    an unknown value.
+    cache: where decoded images and masks come from, instead of their files; it must have been made for them.
+
+    Raises (from `[]` and `read`): UserError naming the file that is unreadable, of another size than its
+    image, or holds an unknown value.
     """
 
-    def __init__(self, *, split: Split, read_label: LabelReader, transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        split: Split,
+        read_label: LabelReader,
+        transform: Transform,
+        seed: int,
+        cache: PixelCache | None = None,
+    ) -> None:
         self._split = split
         self._read_label = read_label
         self._transform = transform
         self._seed = seed
+        self._image = read_image if cache is None else cache.image
+        self._label = read_label if cache is None else cache.mask
 
     def __len__(self) -> int:
         return len(self._split)
@@ -73,24 +97,36 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def image_path(self, index: int) -> str:
         return os.fsdecode(self._split.images[index])
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        index = draw.index
-        image = read_image(self.image_path(index))
-        label = None
+    def masks(self) -> Masks | None:
+        """The mask files, for a cache; None where the split has none."""
+        if self._split.labels is None:
+            return None
+        paths = [os.fsdecode(path) for path in self._split.labels]
+        return Masks(paths=paths, read=self._read_label, key=self._read_label.key)
+
+    def read(self, index: int) -> tuple[Image, Image | None, NDArray[np.int32] | None]:
+        """Image [H, W, 3], label [H, W] and instances [H, W] as they are stored; read-only from a cache."""
+        image = self._image(self.image_path(index))
+        label = instances = None
         if self._split.labels is not None:
             path = os.fsdecode(self._split.labels[index])
-            label = self._read_label(path)
+            label = self._label(path)
             _check_size(path, label, image)
-        sample: dict[str, Any] = {"index": index}
         if self._split.instances is not None and getattr(self._transform, "keeps_labels", False):
             path = os.fsdecode(self._split.instances[index])
             instances = read_labels(path).astype(np.int32)
             _check_size(path, instances, image)
+        return image, label, instances
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        image, label, instances = self.read(draw.index)
+        sample: dict[str, Any] = {"index": draw.index}
+        if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
         image, label = self._transform(image, label, draw_seed(self._seed, draw))
-        sample["image"] = _channels_first(image)
+        sample["image"] = _tensor(image.transpose(2, 0, 1))
         if label is not None:
-            sample["label"] = torch.from_numpy(np.ascontiguousarray(label))
+            sample["label"] = _tensor(label)
         return sample
 
 
@@ -116,19 +152,26 @@ class SegmentationData:
         self.warnings = tuple(warnings)
         self._read_label = read_label
 
-    def dataset(self, split: str, transform: Transform, seed: int = 0) -> SegmentationDataset:
+    def dataset(
+        self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
+    ) -> SegmentationDataset:
         """Raises: UserError when there is no such split."""
         if split not in self.splits:
             raise UserError(
                 f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}"
             )
         return SegmentationDataset(
-            split=self.splits[split], read_label=self._read_label, transform=transform, seed=seed
+            split=self.splits[split],
+            read_label=self._read_label,
+            transform=transform,
+            seed=seed,
+            cache=cache,
         )
 
 
-def _channels_first(image: Image) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def _tensor(pixels: Image) -> Tensor:
+    # A tensor needs memory it may write to, which a view into a cache is not.
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:

@@ -1,5 +1,6 @@
 """From a mask file to contiguous labels: one table look-up; values that the table lacks are refused."""
 
+import hashlib
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,12 @@ class LabelReader:
         self._classes = classes
         self._remedy = remedy
         self._table = classes.lut() if table is None else table
+
+    @property
+    def key(self) -> str:
+        """A digest of the mapping: readers with the same key read any file alike."""
+        colors = repr((self._classes.ignore_colors, self._classes.colors))
+        return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
     def __call__(self, path: str) -> Labels:
         """Returns: uint8 [H, W]. Raises: UserError naming file, unknown values and their counts of pixels."""

@@ -57,10 +57,10 @@ class CrossEntropy(nn.Module):
 
     def weight(self, labels: Tensor) -> Tensor:
         """What the mean is taken over: counted pixels, or the sum of their class weights."""
-        counted = labels[labels != IGNORE]
         if self.class_weights is None:
-            return counted.new_tensor(counted.numel(), dtype=torch.float32)
-        return self.class_weights[counted].sum()
+            return (labels != IGNORE).sum().float()
+        # A sum over all pixels, zeros included, would spare CUDA a wait here, and round differently.
+        return self.class_weights[labels[labels != IGNORE]].sum()
 
     def _hardest(self, losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         counted = labels != IGNORE

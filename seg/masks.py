@@ -15,12 +15,13 @@ _MASKS_CHECKED = 24  # per split, every pixel
 _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-def masks(*, root: str, allow_same_names: bool = False) -> SegmentationData:
+def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") -> SegmentationData:
     """Folders of images and masks under `root`.
 
     A mask holds class ids (8- or 16-bit, one channel or palette) or the RGB colours of classes.json, and is
     named like its image. Only the split "test" may lack masks; it then serves to predict. allow_same_names:
-    train and val number their files independently (equal content is refused all the same).
+    train and val number their files independently (equal content is refused all the same). on_error: `skip`
+    leaves single files to `engine.sift`, which reads them all.
 
     Raises: UserError, before training, for missing or empty folders, missing masks, differing sizes, values
     that classes.json does not list (in a sample; in every mask when it is read), and images that train and
@@ -36,7 +37,7 @@ def masks(*, root: str, allow_same_names: bool = False) -> SegmentationData:
     warnings: list[str] = []
     splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
     _refuse_leaks(splits, allow_same_names)
-    for files in splits.values():
+    for files in splits.values() if on_error == "fail" else ():
         _check_masks(files, read_label)
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationData(
@@ -54,7 +55,7 @@ def _split_names(base: Path) -> list[str]:
         raise UserError(
             f"{folder}: no such folder; put the pictures into images/train, images/val (and images/test)"
         )
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    names = [name for name in os.listdir(folder) if (folder / name).is_dir() and not name.startswith(".")]
     if not names:
         raise UserError(f"{folder}: no folders of splits; put the pictures into images/train and images/val")
     return sorted(names, key=lambda name: (_SPLIT_ORDER.get(name, 9), name))

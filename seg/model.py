@@ -71,6 +71,10 @@ class Segmenter(nn.Module):
             return state
         return from_torchvision(state, self.backbone.spec) | torchvision_head(state)
 
+    def num_classes_in(self, state: StateDict) -> int:
+        """K of an adapted state dict, which may be that of other classes than this model's."""
+        return state[f"head.{self.head.class_layers[0]}.bias"].shape[0]
+
     def adapt_backbone(self, state: StateDict) -> StateDict:
         """What `backbone.load_state_dict` takes, out of any state dict that we know."""
         return backbone_state(state, self.backbone)

@@ -58,10 +58,15 @@ class ScaleCrop(albumentations.DualTransform):
         self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
         window = img[rows[0] : rows[1], columns[0] : columns[1]]
-        return pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill)
+        return _own(pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill))
 
     def apply_to_mask(
         self, mask: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
         window = mask[rows[0] : rows[1], columns[0] : columns[1]]
-        return pad_label(resize_label(window, scaled), self.crop)
+        return _own(pad_label(resize_label(window, scaled), self.crop))
+
+
+def _own(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # A window at its own scale is still a view, and the transforms after this one may write into theirs.
+    return pixels if pixels.flags.writeable else pixels.copy()

@@ -20,6 +20,7 @@ from engine import run_folder, runtime
 from engine.config import build, launch, load_trained, open_trained
 from engine.data import Shard, loader
 from engine.evaluate import evaluate
+from engine.intake import Intake
 from engine.log import Progress
 
 
@@ -28,7 +29,8 @@ def evaluate_run(config: DictConfig) -> None:
     where = runtime.start(device=config.device, precision=config.precision)
     data = build(trained.data.source, key="data.source")
     task = where.place(load_trained(run, trained, data.classes, config.checkpoint))
-    dataset = data.dataset(trained.data.split, task.eval_transform)
+    intake = Intake.of(trained.data, runtime=where)
+    dataset = intake.dataset(data, trained.data.split, task.eval_transform)
     split = Shard(
         num_samples=len(dataset), batch=trained.data.eval_batch, rank=where.rank, world_size=where.world_size
     )
@@ -46,9 +48,11 @@ def evaluate_run(config: DictConfig) -> None:
     progress.close()
     if where.is_main:
         metrics |= {"split": trained.data.split, "checkpoint": config.checkpoint, "run": str(run.path)}
+        metrics |= intake.counts
         run_folder.write_json(out / "metrics.json", metrics)
         task.save_report(evaluator, dataset, out, worst=config.worst)
-        print(evaluator.table())
+        intake.write(out)
+        print("\n".join([*intake.notes(), evaluator.table()]))
         print(f"out: {out}")
     where.close()
 

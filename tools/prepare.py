@@ -10,10 +10,12 @@ Examples:
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from engine import checkpoint, run_folder, runtime, starting
+from engine.checkpoint import LoadReport
 from engine.classes import ClassMap
 from engine.config import build_task, launch, open_run, to_yaml
 from engine.errors import UserError
@@ -27,14 +29,31 @@ def prepare(config: DictConfig) -> None:
     names = starting.class_names(source, Path(config.labels) if config.labels else None)
     if names is None:
         raise UserError(f"{source}: its classes are not known; give labels=<file>, line n for class n")
-    # Published detectors number their classes from 1, with 0 for the background.
-    classes = ClassMap(names=names, ids=tuple(range(1, len(names) + 1)))
-    task = build_task(config, classes)
-    report = starting.init_from(source, task.model, classes, name=config.checkpoint, skip=list(config.skip))
+    task, classes, report = load(config, source, names)
     run_folder.create(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
     run_folder.write_json(run.classes, classes.to_dict())
     checkpoint.write(run.best, checkpoint.prefixed("model", task.model.state_dict()), {"source": str(source)})
-    print(f"{report}\nrun: {run.path}")
+    print(f"{source}: {report}\n{len(classes)} classes\nrun: {run.path}")
+
+
+def load(config: DictConfig, source: Path, names: tuple[str, ...]) -> tuple[Any, ClassMap, LoadReport]:
+    """The task with the weights, for as many classes as they have; ids count from 1, as detectors' do."""
+    found = starting.read_state(source, config.checkpoint)
+    try:
+        model = build_task(config, numbered(names)).model
+        state = model.adapt(found)
+        count = model.num_classes_in(state)
+        if count > len(names):
+            raise UserError(f"labels: {len(names)} names for weights of {count} classes")
+        classes = numbered(names[:count])
+        task = build_task(config, classes)
+        return task, classes, checkpoint.load_strict(task.model, state, skip=list(config.skip))
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def numbered(names: tuple[str, ...]) -> ClassMap:
+    return ClassMap(names=names, ids=tuple(range(1, len(names) + 1)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Examples:
   python tools/train.py data=cityscapes data.root=/data/cityscapes experiment=seg/lraspp_v3_large
   python tools/train.py experiment=seg/camvid data.root=camvid trainer.epochs=20 seed=1
   python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         go on where a run stopped
+  python tools/train.py replay=<run folder>/replay.safetensors              repeat a step that went wrong
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -18,15 +19,17 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from engine import checkpoint, log, run_folder, runtime, starting
+from engine import checkpoint, log, replay, run_folder, runtime, starting
 from engine.classes import ClassMap
 from engine.config import build, build_task, launch, open_run, to_yaml
-from engine.data import Feed, first
+from engine.data import Feed
 from engine.freeze import freeze
+from engine.intake import Intake
 from engine.trainer import Trainer
 
 
 def train(config: DictConfig) -> None:
+    left = replay.read(Path(config.replay)) if config.replay is not None else None
     config, run, resumes = open_run(config)
     plan = build(config.trainer, key="trainer")
     where = runtime.start(
@@ -35,17 +38,18 @@ def train(config: DictConfig) -> None:
         channels_last=plan.channels_last,
         deterministic=plan.deterministic,
     )
+    intake = Intake.of(config.data, runtime=where, known=run.path / "skipped.json" if resumes else None)
     augment = build(config.augment, key="augment")
     data = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)
     task = build_task(config, data.classes)
-    saved = resumes and checkpoint.exists(run.last)
+    saved = left is not None or (resumes and checkpoint.exists(run.last))
     started_from = "" if saved else starting_weights(config, task.model, data.classes)
     frozen = freeze(task.model, config.get("freeze") or [])
     where.place(task)
     feed = Feed(
-        train_set=first(data.dataset("train", augment, seed=config.seed), config.data.limit),
-        eval_set=data.dataset(config.data.split, task.eval_transform),
+        train_set=intake.dataset(data, "train", augment, seed=config.seed, limit=config.data.limit),
+        eval_set=intake.dataset(data, config.data.split, task.eval_transform),
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
@@ -61,6 +65,8 @@ def train(config: DictConfig) -> None:
         feed=feed,
         evaluator=task.evaluator(feed.eval_set),
     )
+    if left is not None:
+        return print(left.repeat(trainer))
     if saved:
         started_from = trainer.restore()
     finished = trainer.finished
@@ -70,12 +76,14 @@ def train(config: DictConfig) -> None:
         write = run_folder.update if resumes else run_folder.create
         write(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
         run_folder.write_json(trainer.run.classes, data.classes.to_dict())
-        notes = task.notes(feed.train_set)
+        intake.write(trainer.run.path)
+        notes = [*intake.notes(), *task.notes(feed.train_set)]
         notes += [f"{frozen} parameters are frozen"] if frozen else []
         print("\n".join([*data.warnings, data.description, *notes, f"starting from {started_from}"]))
     trainer.fit()
     if where.is_main:
         if not finished:
+            intake.count_in(trainer.run.metrics)
             print(trainer.evaluator.table())
         if not finished or not trainer.run.curves.exists():
             draw(trainer, config.samples)

@@ -4,20 +4,26 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from engine import checkpoint, log, runtime
 from engine.config import _guarded
+from engine.data import Feed
 from engine.errors import UserError
+from engine.evaluate import evaluate_until
 from engine.stop import EXIT_STOPPED, Stopped, StopRequest
 from engine.trainer import step_seed
-from tests.engine.toy import trainer, weights
+from engine.workers import Batches, LostWorker
+from tests.engine.toy import Pictures, trainer, weights
 
 PLAN = {"steps": 8, "batch": 8, "eval_every": 4, "save_every": 4, "log_every": 1}
 
@@ -33,9 +39,7 @@ def _rank(function, rank, world, port, results):
 
 def in_processes(world, function):
     """What `function(runtime)` returns in each of `world` processes, by rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     results = fork.Queue()
     children = [
@@ -155,6 +159,125 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path):
     assert checkpoint.step_of(tmp_path / "replay.safetensors") == 0
 
 
+def _rank_of_a_job(folder, rank, port, at_the_end):
+    sys.stderr = open(folder / f"stderr{rank}", "w", buffering=1)  # noqa: SIM115  open until the process ends
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def job():
+        where = runtime.start(device="cpu", channels_last=False)
+        made = trainer(folder / "run", runtime=where, steps=9999, batch=4, eval_every=9999, save_every=9999)
+        gradients = made.learner.gradients
+
+        def until_step_5(*arguments, **options):
+            if rank == 1 and made.state.step == 5:
+                at_the_end()
+            return gradients(*arguments, **options)
+
+        made.learner.gradients = until_step_5
+        made.fit()
+
+    runtime.leave(_guarded(job))
+
+
+def _killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fails():
+    raise UserError("picture_3.png: cannot be read")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(("at_the_end", "status"), [(_killed, -signal.SIGKILL), (_fails, 1)])
+def test_a_process_that_ends_takes_the_others_along(tmp_path, at_the_end, status):
+    port = free_port()
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=_rank_of_a_job, args=(tmp_path, rank, port, at_the_end)) for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        ranks[1].join(30)
+        ended = time.monotonic()
+        ranks[0].join(15)
+        assert time.monotonic() - ended < 10
+        assert [rank.exitcode for rank in ranks] == [1, status]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    (line,) = (tmp_path / "stderr0").read_text().splitlines()
+    assert line.startswith("error: another process of this run ended or is stuck (this is process 0 of 2)")
+    assert "resume=" in line
+    if status == 1:
+        assert (tmp_path / "stderr1").read_text() == "error: picture_3.png: cannot be read\n"
+
+
+DOOMED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from engine import runtime
+from engine.config import _guarded
+from tests.engine.toy import trainer
+
+def job():
+    where = runtime.start(device="cpu", channels_last=False)
+    made = trainer(Path(sys.argv[1]), runtime=where, steps=9999, batch=4, eval_every=9999, save_every=9999)
+    update = made.learner.update
+    def until_step_5():
+        if made.state.step == 5 and where.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        update()
+    made.learner.update = until_step_5
+    made.fit()
+
+runtime.leave(_guarded(job))
+"""
+
+
+def test_torchrun_ends_soon_where_a_process_is_killed(tmp_path):
+    (tmp_path / "doomed.py").write_text(DOOMED)
+    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "doomed.py"), str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    # Whichever reaches the survivor first, torchrun's SIGTERM or the broken connection: one line at most.
+    assert len(ours) <= 1
+    assert "terminate called" not in done.stderr
+
+
+def test_processes_without_a_meeting_place_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT"):
+        runtime.start(device="cpu")
+
+
+def test_processes_that_do_not_come_are_not_waited_for_forever(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setattr(runtime, "PATIENCE", timedelta(seconds=1))
+    with pytest.raises(UserError, match=r"process 1 of 2 did not find the others at 127\.0\.0\.1:\d+"):
+        runtime.start(device="cpu")
+
+
 def test_ranks_gather_broadcast_and_sum():
     def collect(where):
         total = where.sum(torch.tensor([where.rank + 1.0])).item()
@@ -187,7 +310,7 @@ def _train(folder, workers, slow):
         made.restore()
     update = made.learner.update
     made.learner.update = lambda: (time.sleep(slow), update())
-    os._exit(_guarded(lambda: made.fit() and 0))
+    runtime.leave(_guarded(lambda: made.fit() and 0))
 
 
 def start(folder, *, workers=0, slow=0.0):
@@ -231,6 +354,80 @@ def test_a_process_that_is_killed_or_asked_to_stop_can_be_resumed(tmp_path):
     whole.fit()
     assert last.read_bytes() == whole.run.last.read_bytes()
     assert (folder / "metrics.json").read_text() == whole.run.metrics.read_text()
+
+
+def children_of(pid):
+    """The loader's processes of a training."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc to find the workers")
+@pytest.mark.parametrize("asked", [True, False])
+def test_workers_that_are_killed_end_a_run_in_good_order(tmp_path, asked):
+    # As `scancel --full` does: every process of the job is signalled, in any order. Or the system is out of
+    # memory and kills one that reads data.
+    folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
+    child = start(folder, workers=2, slow=0.02)
+    wait_for_a_save(last, child)
+    workers = children_of(child.pid)
+    assert len(workers) == 2
+    for worker in workers if asked else workers[:1]:
+        os.kill(worker, signal.SIGTERM if asked else signal.SIGKILL)
+    if asked:
+        time.sleep(0.1)
+        os.kill(child.pid, signal.SIGTERM)
+    child.join(20)
+    (line,) = (folder / "stderr").read_text().splitlines()
+    if asked:
+        assert child.exitcode == EXIT_STOPPED
+        assert line.startswith("stopped by SIGTERM at step")
+    else:
+        assert child.exitcode == 1
+        assert line.startswith("error: a process that reads data was killed (Killed); usually memory")
+
+    ended = start(folder)
+    ended.join(30)
+    assert ended.exitcode == 0
+    whole = trainer(tmp_path / "whole", **LONG)
+    whole.fit()
+    assert last.read_bytes() == whole.run.last.read_bytes()
+
+
+class Deadly(Pictures):
+    """A split whose picture 4 kills the process that reads it."""
+
+    def __getitem__(self, draw):
+        if draw.index == 4:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(draw)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
+    def evaluation():
+        made = trainer(tmp_path)
+        share = Feed(train_set=Pictures(), eval_set=Deadly(9), workers=2).eval_batches(
+            rank=0, world_size=1, pin=False
+        )
+        return evaluate_until(made.inference_task, share, made.evaluator, made.runtime, stop=lambda: asked)
+
+    if asked:
+        assert evaluation() is None
+    else:
+        with pytest.raises(LostWorker, match=r"killed \((Killed|cause unknown)\).*data\.workers"):
+            evaluation()
+
+
+def test_a_death_does_not_interrupt_what_is_being_done():
+    share = Feed(train_set=Pictures(), eval_set=Deadly(9), workers=1).eval_batches(
+        rank=0, world_size=1, pin=False
+    )
+    batches = Batches(share)
+    assert int(next(batches)["index"]) == 0
+    time.sleep(1.0)  # The worker reads ahead and dies meanwhile: no error here.
+    with pytest.raises(LostWorker, match=r"killed \(Killed\)"):
+        next(batches)
 
 
 def test_asking_twice_ends_the_process_at_once(monkeypatch):

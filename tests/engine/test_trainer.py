@@ -1,9 +1,11 @@
 """The loop: exact means, numbers that stay numbers, what is evaluated and what is said."""
 
 import itertools
+import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from engine import checkpoint, log
@@ -121,6 +123,119 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, accumulate):
             name for name in names if "num_batches" not in name and torch.equal(tensors[name], expected[name])
         ]
         assert [name for name in names if "num_batches" not in name] == same
+
+
+class Kink(nn.Module):
+    """Adds sqrt(|0 x|): nothing to the values, NaN to the gradient, in the calls numbered `bad`."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x + (0 * x).abs().sqrt() if self.calls - 1 in self.bad else x
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_a_finite_loss_with_a_gradient_that_is_not_stops_the_run_before_the_update(tmp_path, options):
+    where = Runtime(torch.device("cpu"), precision=options.get("precision", "fp32"))
+    made = trainer(tmp_path, runtime=where, ema=0.9, dropout=0.0, **options)
+    calls = 3 * options.get("accumulate", 1)
+    made.learner.model.drop = Kink({calls})
+    update, before = made.learner.update, []
+    made.learner.update = lambda: (update(), before.append(made.learner.capture()[0]))
+    with pytest.raises(UserError, match=r"the gradient is not finite at step 3 \(cross_entropy \d") as caught:
+        made.fit()
+    assert "\n" not in str(caught.value)
+    assert len(before) == 3
+    tensors, metadata = checkpoint.read(made.run.replay)
+    assert (metadata["state"]["step"], metadata["not_finite"]) == (3, "gradient")
+    assert math.isnan(metadata["norm"])
+    assert all(math.isfinite(loss) for loss in metadata["losses"].values())
+    for name, tensor in made.learner.capture()[0].items():
+        assert torch.equal(tensors[name], tensor), name
+        assert torch.isfinite(tensor).all(), name
+
+
+def scaled(folder, **options):
+    """A training with fp16's loss scaling, on the CPU."""
+    made = trainer(folder, precision="fp16", dropout=0.0, **options)
+    assert made.learner.scaler.is_enabled()
+    return made
+
+
+def test_loss_scaling_skips_a_step_and_goes_on(tmp_path):
+    made = scaled(tmp_path, steps=4)
+    made.learner.model.drop = Kink({2})
+    seen, update = [], made.learner.update
+
+    def noted():
+        before = weights(made)["conv.weight"]
+        update()
+        seen.append((torch.equal(before, weights(made)["conv.weight"]), made.learner.scaler.get_scale()))
+
+    made.learner.update = noted
+    made.fit()
+    assert seen == [(False, 65536.0), (False, 65536.0), (True, 32768.0), (False, 32768.0)]
+    assert not made.run.replay.exists()
+
+
+def test_a_gradient_that_no_scale_makes_finite_stops_the_run(tmp_path):
+    made = scaled(tmp_path, steps=40)
+    made.learner.model.drop = Kink(range(1, 99))
+    with pytest.raises(UserError, match="the gradient is not finite at step 17"):  # 65536 is halved 16 times
+        made.fit()
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}])
+def test_loss_scaling_does_not_change_the_training(tmp_path, options):
+    plain, other = trainer(tmp_path / "a", dropout=0.0, **options), scaled(tmp_path / "b", **options)
+    plain.fit(), other.fit()
+    assert close(weights(plain), weights(other), 1e-5)
+
+
+def test_the_norm_is_that_of_the_whole_gradient(tmp_path):
+    made = trainer(tmp_path, accumulate=2)
+    found, gradients = [], made.learner.gradients
+
+    def noted(*arguments, **options):
+        found.append(gradients(*arguments, **options))
+        flat = torch.cat([p.grad.flatten() for p in made.learner.model.parameters()])
+        assert found[-1].norm == pytest.approx(flat.norm().item(), rel=1e-6)
+        return found[-1]
+
+    made.learner.gradients = noted
+    made.fit()
+    assert len(found) == 12
+
+
+def test_sync_bn_changes_nothing_in_one_process(tmp_path):
+    plain, synced = trainer(tmp_path / "a"), trainer(tmp_path / "b", sync_bn=True)
+    plain.fit(), synced.fit()
+    assert type(synced.learner.model.norm) is nn.BatchNorm2d
+    assert plain.run.last.read_bytes() == synced.run.last.read_bytes()
+
+
+def test_sync_bn_keeps_parameters_and_the_names_in_a_checkpoint(tmp_path, monkeypatch):
+    # What several CUDA processes would do at the start; no exchange takes place.
+    monkeypatch.setattr(Runtime, "parallel", lambda self, task: task)
+    monkeypatch.setattr(Runtime, "place", lambda self, module: module)
+    made = trainer(tmp_path, ema=0.9, sync_bn=True, runtime=Runtime(torch.device("cuda"), world_size=2))
+    parameters, names = list(made.learner.model.parameters()), set(made.learner.capture()[0])
+    made.learner.start(compile=False)
+    assert type(made.learner.model.norm) is nn.SyncBatchNorm
+    assert all(a is b for a, b in zip(parameters, made.learner.model.parameters(), strict=True))
+    assert set(made.learner.capture()[0]) == names
+    with torch.no_grad():
+        made.learner.model.norm.running_mean.fill_(5.0)  # The average follows the buffers of the new layer.
+    made.learner.average.update()
+    assert made.learner.average.model.norm.running_mean.mean() == pytest.approx(4.5)
+
+
+def test_sync_bn_is_refused_on_several_cpus(tmp_path):
+    with pytest.raises(UserError, match="sync_bn=true needs CUDA devices, these run on cpu"):
+        trainer(tmp_path, sync_bn=True, runtime=Runtime(torch.device("cpu"), world_size=2))
 
 
 def test_an_ordinary_loss_leaves_no_replay(tmp_path):

@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader
 
 from engine.classes import ClassMap
 from engine.data import Draw
+from engine.files import pack
 from engine.images import write_png
-from seg.dataset import SegmentationDataset, Split, pack
+from seg.dataset import SegmentationDataset, Split
 from seg.geometry import resize_label
 from seg.labels import LabelReader
 from seg.transforms import EvalTransform, TrainTransform

@@ -1,0 +1,155 @@
+"""Segmentation training the way of `python tools/train.py`, clocked: one side of `reference_loop.py`.
+
+Its argument is JSON: `overrides`, as on the tool's command line, and `steps`. It trains once for every line
+on its standard input, each time from the start of the loader to the end of the last step.
+"""
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine import runtime
+from engine.config import build, build_task, compose_config
+from engine.data import Draw, Feed, Stream, loader
+from engine.run_folder import RunFolder
+from engine.trainer import Trainer
+
+PARTS = ("wait", "forward", "backward", "optimizer", "decode", "augment")
+
+
+class Costed:
+    """The training split; a sample also tells what it cost (CPU seconds)."""
+
+    def __init__(self, data: Any, transform: Any) -> None:
+        self.transform, self.augmenting = transform, 0.0
+        self.dataset = data.dataset("train", self._augment)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        started = time.process_time()
+        sample = self.dataset[draw]
+        whole = time.process_time() - started
+        return {**sample, "decode": whole - self.augmenting, "augment": self.augmenting}
+
+    def _augment(self, image: Any, label: Any, seed: int) -> Any:
+        started = time.process_time()
+        made = self.transform(image, label, seed)
+        self.augmenting = time.process_time() - started
+        return made
+
+
+@dataclass
+class Clock:
+    """Seconds by part of a step; the parts follow each other."""
+
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    last: float = 0.0
+    running: bool = True
+
+    def mark(self, part: str | None) -> None:
+        """What passed since the last mark was spent on `part`."""
+        now = time.perf_counter()
+        if part is not None and self.running:
+            self.spent[part] += now - self.last
+        self.last = now
+
+    def watch(self, task: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Mark the parts of a step; returns the hooks that do, to be removed."""
+        return [
+            task.register_forward_pre_hook(lambda *_: self.mark(None)),
+            task.register_forward_hook(lambda *_: self.mark("forward")),
+            optimizer.register_step_pre_hook(lambda *_: self.mark("backward")),
+            optimizer.register_step_post_hook(lambda *_: self.mark("optimizer")),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(Feed):
+    """Exactly `steps` batches are read: all work of the loader falls into the time that is measured."""
+
+    steps: int
+    clock: Clock
+
+    def train_batches(self, first_step: int, *, batch: int, **_: Any) -> Iterator[dict[str, Any]]:
+        stream = Stream(num_samples=len(self.train_set), batch=batch, seed=self.seed)
+        chosen: Any = [stream.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
+        clock, started = self.clock, time.perf_counter()
+        clock.mark(None)
+        for taken in loader(self.train_set, chosen, workers=self.workers):
+            clock.mark("wait")
+            for part in ("decode", "augment"):
+                clock.spent[part] += float(taken[part].sum())
+            yield taken
+            clock.mark(None)
+        clock.spent["seconds"] = time.perf_counter() - started
+        clock.running = False
+        yield taken  # the trainer evaluates after its last step, so it gets one more, which does not count
+
+    def eval_batches(self, **_: Any) -> Iterator[dict[str, Any]]:
+        return iter(())
+
+
+class Training:
+    """What `tools/train.py` builds from the same overrides."""
+
+    def __init__(self, overrides: list[str], *, steps: int) -> None:
+        self.steps = steps
+        # Neither an evaluation nor a checkpoint before the last step, which does not count.
+        length = [f"trainer.{key}={steps + 1}" for key in ("steps", "eval_every", "save_every")]
+        self.config = compose_config("train", [*overrides, *length])
+        self.plan = build(self.config.trainer, key="trainer")
+        self.where = runtime.start(device="cpu", channels_last=self.plan.channels_last)
+        self.data = build(self.config.data.source, key="data.source")
+        self.task = self.where.place(build_task(self.config, self.data.classes))
+        self.augment = build(self.config.augment, key="augment")
+
+    def round(self) -> dict[str, float]:
+        """Train for `steps` batches: seconds, and what they went to."""
+        clock = Clock()
+        optimizer = build(self.config.optimizer, key="optimizer", model=self.task.model)
+        feed = Round(
+            train_set=Costed(self.data, self.augment),
+            eval_set=self.data.dataset("val", self.task.eval_transform),
+            workers=self.config.data.workers,
+            steps=self.steps,
+            clock=clock,
+        )
+        hooks = clock.watch(self.task, optimizer)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            Trainer(
+                plan=self.plan.resolved(len(feed.train_set)),
+                task=self.task,
+                optimizer=optimizer,
+                schedule=build(self.config.schedule, key="schedule", steps=self.steps + 1),
+                runtime=self.where,
+                run=RunFolder(Path(folder)),
+                feed=feed,
+                evaluator=self.task.evaluator(feed.eval_set),
+            ).fit()
+        for hook in hooks:
+            hook.remove()
+        return {"images": self.steps * self.plan.batch, **clock.spent}
+
+
+def main() -> None:
+    training = Training(**json.loads(sys.argv[1]))
+    for _ in sys.stdin:
+        print(json.dumps(training.round()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Microseconds per step that the training loop adds to a bare torch loop.
+
+Usage: python benchmarks/overhead.py [--steps 200] [--rounds 9] [--cpu] [--profile]
+
+Network, optimizer, batch (in memory) and loss are the same on both sides. The bare loop is forward, loss,
+backward, step, zero_grad and reading the loss. Ours is `Trainer.fit`, with its log on disk; it also moves the
+batch, seeds the step, sets the learning rate, refuses losses and gradients that are not finite, and reports.
+Three networks: a tiny one, where only the loop counts, and the default network at two sizes of crop.
+`--cpu` counts CPU time of all threads instead of wall time, for a machine that does other work meanwhile.
+`--profile` prints which functions the steps of the tiny one go to.
+"""
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import argparse
+import contextlib
+import cProfile
+import io
+import pstats
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import measuring
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.mobilenet_v3 import mobilenet_v3_small
+from engine import optim, runtime, schedule
+from engine.data import Feed
+from engine.plan import Plan
+from engine.run_folder import RunFolder
+from engine.trainer import Trainer
+from seg.heads import LRASPP
+from seg.model import Segmenter
+
+CLASSES = 19
+Batch = dict[str, Tensor]
+
+
+class PixelTask(nn.Module):
+    """Cross entropy at the network's own resolution: nothing here that is not in both loops."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return {"cross_entropy": F.cross_entropy(self.model(batch["image"]), batch["label"])}
+
+    def weight(self, batch: Batch) -> Tensor:
+        return torch.tensor(float(batch["label"].numel()))
+
+
+class NoScore:
+    """An evaluator with nothing to count."""
+
+    main_metric = "score"
+
+    def reset(self) -> None: ...
+
+    def update(self, outputs: Any, batch: Any) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def merge(self, states: list[dict[str, Any]]) -> None: ...
+
+    def compute(self) -> dict[str, Any]:
+        return {"score": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Feed):
+    """The same batch at every step; notes when each was asked for."""
+
+    batch: Batch
+    clock: Callable[[], float]
+    asked: list[float] = field(default_factory=list)
+
+    def train_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
+        while True:
+            self.asked.append(self.clock())
+            yield self.batch
+
+    def eval_batches(self, **_: Any) -> Iterator[Batch]:
+        return iter(())
+
+
+def tiny() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, CLASSES, 1)]
+    return nn.Sequential(*layers)
+
+
+def default() -> nn.Module:
+    head = partial(LRASPP, pool="large_kernel", align_corners=False)
+    return Segmenter(backbone=mobilenet_v3_small(output_stride=16), head=head, num_classes=CLASSES)
+
+
+def batch_for(model: nn.Module, size: tuple[int, int], images: int) -> Batch:
+    pictures = torch.randn(images, 3, *size).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        grid = model(pictures).shape[-2:]
+    return {"image": pictures, "label": torch.randint(0, CLASSES, (images, *grid))}
+
+
+def bare(
+    task: PixelTask, optimizer: torch.optim.Optimizer, batch: Batch, steps: int, clock: Callable[[], float]
+) -> float:
+    """Seconds per step of the plain loop."""
+    task.train()
+    started = clock()
+    for _ in range(steps):
+        loss = task(batch)["cross_entropy"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+    return (clock() - started) / steps
+
+
+def ours(
+    task: PixelTask, optimizer: torch.optim.Optimizer, batch: Batch, steps: int, clock: Callable[[], float]
+) -> float:
+    """Seconds per step of `Trainer.fit`, from its first batch to the batch after `steps`."""
+    feed = InMemory(train_set=[None] * 64, eval_set=[None], batch=batch, clock=clock)  # type: ignore[arg-type]
+    plan = Plan(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).resolved(64)
+    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        Trainer(
+            plan=plan,
+            task=task,
+            optimizer=optimizer,
+            schedule=schedule.poly(steps=steps + 1),
+            runtime=runtime.start(device="cpu"),
+            run=RunFolder(Path(folder)),
+            feed=feed,
+            evaluator=NoScore(),
+        ).fit()
+    return (feed.asked[steps] - feed.asked[0]) / steps
+
+
+def sides(
+    make: Callable[[], nn.Module], size: tuple[int, int], images: int, steps: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """The two loops, each with a network and an optimizer of its own."""
+    jobs = {}
+    for name, loop in (("bare", bare), ("ours", ours)):
+        torch.manual_seed(0)
+        model = make().to(memory_format=torch.channels_last)
+        optimizer = optim.adamw(model, lr=1e-4)
+        jobs[name] = partial(loop, PixelTask(model), optimizer, batch_for(model, size, images), steps, clock)
+    return jobs
+
+
+def profile(job: Callable[[], float]) -> str:
+    profiler = cProfile.Profile()
+    job()
+    profiler.runcall(job)
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
+    return text.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=200, help="per round; a tenth of it for large networks")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cpu", action="store_true", help="CPU time instead of wall time")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args(arguments)
+    runtime.start(device="cpu")  # its settings are for both
+    clock = time.process_time if options.cpu else time.perf_counter
+    few = max(1, options.steps // 10)
+    cases = {
+        "tiny, 1 x 16x16": (tiny, (16, 16), 1, options.steps),
+        "default network, 1 x 64x64": (default, (64, 64), 1, few),
+        "default network, 8 x 128x256": (default, (128, 256), 8, few),
+    }
+    if options.profile:
+        print(profile(sides(*cases["tiny, 1 x 16x16"], clock)["ours"]))
+        return
+    rows = []
+    for name, case in cases.items():
+        seconds = measuring.take_turns(sides(*case, clock), rounds=options.rounds)
+        extra = [1e6 * (mine - other) for mine, other in zip(seconds["ours"], seconds["bare"], strict=True)]
+        microseconds = {side: [1e6 * time for time in times] for side, times in seconds.items()}
+        share = statistics.median(extra) / statistics.median(microseconds["bare"])
+        shown = [
+            measuring.spread(values, 0) for values in (microseconds["bare"], microseconds["ours"], extra)
+        ]
+        rows.append([name, *shown, f"{100 * share:.1f} %"])
+    print(measuring.heading(__file__))
+    print(
+        measuring.table(
+            [
+                "us of CPU time per step" if options.cpu else "us per step",
+                "bare loop",
+                "ours",
+                "added",
+                "added share",
+            ],
+            rows,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

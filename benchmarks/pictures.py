@@ -1,0 +1,35 @@
+"""Pictures to measure with: drawn street scenes as a Cityscapes tree, in a folder that is thrown away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from engine.images import write_png
+from seg.data import SegmentationData, streets
+from seg.dataset import Split
+
+
+@contextmanager
+def drawn(count: int, size: tuple[int, int]) -> Iterator[SegmentationData]:
+    """`count` training scenes of `size` (height, width)."""
+    with TemporaryDirectory() as folder:
+        yield streets(root=f"{folder}/streets", num_train=count, num_val=1, num_test=0, size=size)
+
+
+def paths(packed: np.ndarray) -> list[str]:
+    """A split's packed paths as strings."""
+    return [path.decode() for path in packed.tolist()]
+
+
+def write_training_ids(data: SegmentationData, folder: Path) -> list[str]:
+    """Write the masks of the training split as contiguous classes, which torchvision's way reads directly."""
+    split: Split = data.splits["train"]
+    assert split.labels is not None
+    written = []
+    for number, path in enumerate(paths(split.labels)):
+        written.append(str(folder / f"{number:05d}.png"))
+        write_png(written[-1], data._read_label(path))
+    return written

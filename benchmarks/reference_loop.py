@@ -1,0 +1,161 @@
+"""Images/s of segmentation training: `tools/train.py` against torchvision's reference script.
+
+Usage: python benchmarks/reference_loop.py [--size 512 1024] [--crop 480] [--base 520] [--batch 4]
+                                           [--workers 2] [--steps 12] [--rounds 3] [--pictures 48]
+                                           [--only ROW ...]
+
+Both sides train on the same drawn pictures from PNG files, at the same crop and the same magnifications (half
+to twice `base` pixels on the shorter side), batch, workers and threads, each in a process of its own, set up
+as its script would set it up; the processes take turns and stand still in between. torchvision's way is
+written from its documented behaviour (`torchvision_way.py`). Rows: torchvision's way; the same with this
+project's process settings (memory kept, OpenMP threads that wait passively); this project with torchvision's
+network and optimizer, so that only pipeline and loop differ; with the paper's LR-ASPP; and with the default.
+
+A round begins with the start of the loader and reads just what it trains on. The second table says where
+the time goes, per image: decoding and augmentation in CPU time of the workers, the rest in seconds of the
+main process.
+"""
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import measuring
+from pictures import drawn, paths, write_training_ids
+
+HERE = Path(__file__).resolve().parent
+REFERENCE = "torchvision's way"
+SIDES = {
+    REFERENCE: None,
+    "torchvision's way, our process settings": None,
+    "ours, torchvision's network": [
+        "experiment=seg/lraspp_torchvision",
+        "optimizer=sgd",
+        "optimizer.lr=0.01",
+        "optimizer.weight_decay=1e-6",
+        "trainer.ema=null",
+    ],
+    "ours, paper's LR-ASPP on V3-Large": ["backbone=mobilenet_v3_large", "trainer.ema=null"],
+    "ours, default (V3-Small, Dice, EMA)": [],
+}
+PARTS = ("wait", "forward", "backward", "optimizer", "other")
+
+
+class Side:
+    """A process that trains one round whenever it is told to."""
+
+    def __init__(self, script: str, options: dict[str, Any], *, without: Sequence[str] = ()) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / script), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=measuring.child_environment(without=without),
+        )
+
+    def round(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args}: ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def start(name: str, options: argparse.Namespace, data: Any, masks: list[str], root: str) -> Side:
+    """Start the process of one row."""
+    overrides = SIDES[name]
+    if overrides is None:
+        job = {"images": paths(data.splits["train"].images), "masks": masks, "classes": len(data.classes)}
+        job |= {key: getattr(options, key) for key in ("base", "crop", "batch", "workers", "steps")}
+        tuned = name != REFERENCE
+        without = () if tuned else ("OMP_WAIT_POLICY",)  # which engine.environment has set in this process
+        return Side("torchvision_way.py", {**job, "keep_memory": tuned}, without=without)
+    factor = options.base / options.size[0]
+    settings = [
+        f"data.root={root}",
+        f"data.source.num_train={options.pictures}",
+        "data.source.num_val=1",
+        "data.source.num_test=0",
+        f"data.source.size=[{options.size[0]},{options.size[1]}]",
+        f"data.crop={options.crop}",
+        f"data.scale=[{0.5 * factor},{2 * factor}]",
+        f"data.workers={options.workers}",
+        f"trainer.batch={options.batch}",
+        "trainer.device=cpu",
+    ]
+    return Side("our_way.py", {"overrides": [*settings, *overrides], "steps": options.steps})
+
+
+def measure(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    with drawn(options.pictures, tuple(options.size)) as data, TemporaryDirectory() as folder:
+        masks = write_training_ids(data, Path(folder))
+        root = str(Path(paths(data.splits["train"].images)[0]).parents[3])
+        sides = {name: start(name, options, data, masks, root) for name in options.only or SIDES}
+        try:
+            return measuring.take_turns(
+                {name: side.round for name, side in sides.items()}, rounds=options.rounds
+            )
+        finally:
+            for side in sides.values():
+                side.close()
+
+
+def report(results: dict[str, list[dict[str, float]]]) -> str:
+    rates = {name: [r["images"] / r["seconds"] for r in rounds] for name, rounds in results.items()}
+    first = next(iter(rates))
+    rows = [
+        [name, measuring.spread(rate, 2), measuring.spread(measuring.ratio(rate, rates[first]), 2)]
+        for name, rate in rates.items()
+    ]
+    speeds = measuring.table(["training", "images/s", f"times {first}"], rows)
+    details = []
+    for name, rounds in results.items():
+        parts = {
+            part: statistics.median(1000 * r[part] / r["images"] for r in rounds)
+            for part in rounds[0]
+            if part != "images"
+        }
+        parts["other"] = parts["seconds"] - sum(parts[part] for part in PARTS[:-1])
+        shown = ("decode", "augment", *PARTS, "seconds")
+        details.append([name, *(f"{max(parts[part], 0.0):.1f}" for part in shown)])
+    header = ["ms per image", "decode (CPU)", "augment (CPU)", *PARTS, "in all"]
+    return f"{speeds}\n\n{measuring.table(header, details)}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="of the pictures")
+    parser.add_argument("--crop", type=int, default=480)
+    parser.add_argument("--base", type=int, default=520, help="shorter side, before the random scale")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=12, help="per round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--only", nargs="+", choices=SIDES, metavar="ROW", help="rows: " + "; ".join(SIDES))
+    options = parser.parse_args(arguments)
+    results = measure(options)
+    print(measuring.heading(__file__))
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Where numbers stop being finite: the first module of a forward pass, the first parameter of a backward."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Trace:
+    """Watches a module's passes while it is open.
+
+    A module comes after the modules in it, so the first one named is the innermost. What a parent does
+    itself, between its children, counts as the parent's.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._hooks: list[RemovableHandle] = []
+        self._inputs: dict[str, str] = {}
+        self._output: str | None = None
+        self._gradient: str | None = None
+
+    def __enter__(self) -> "Trace":
+        for name, module in self._module.named_modules():
+            self._hooks.append(module.register_forward_hook(self._watch(name)))
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad:
+                hook = parameter.register_post_accumulate_grad_hook(self._watch_gradient(name))  # type: ignore[no-untyped-call]
+                self._hooks.append(hook)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _watch(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if self._output is None or name not in self._inputs:
+                self._inputs[name] = value_range(inputs)
+            if self._output is None and not _finite(output):
+                self._output = name
+
+        return hook
+
+    def _watch_gradient(self, name: str) -> Any:
+        def hook(parameter: Tensor) -> None:
+            if self._gradient is None and not _finite(parameter.grad):
+                self._gradient = name
+
+        return hook
+
+    def lines(self) -> list[str]:
+        """The two findings, with the range of what went into the module concerned."""
+        if self._output == "":
+            first = "the output of every module is finite; the loss that is computed from them is not"
+        elif self._output is None:
+            first = "the output of every module is finite"
+        else:
+            kind = type(self._module.get_submodule(self._output)).__name__
+            first = (
+                f"first module whose output is not finite: {self._output} ({kind}); its input: "
+                f"{self._inputs[self._output]}"
+            )
+        if self._gradient is None:
+            return [first, "the gradient of every parameter is finite"]
+        owner = self._gradient.rpartition(".")[0]
+        read = self._inputs.get(owner, "not seen")
+        return [
+            first,
+            "first parameter, in the order of the backward pass, whose gradient is not finite: "
+            f"{self._gradient}; input of {owner or 'the task'}: {read}",
+        ]
+
+
+def value_range(value: Any) -> str:
+    """`<least> .. <greatest>` of the finite numbers in a nest of tensors, and how many are not finite."""
+    numbers = [tensor.detach().float().flatten() for tensor in _tensors(value) if tensor.numel()]
+    if not numbers:
+        return "no numbers"
+    flat = torch.cat(numbers)
+    finite = flat[flat.isfinite()]
+    text = f"{finite.min().item():g} .. {finite.max().item():g}" if len(finite) else "nothing finite"
+    strange = len(flat) - len(finite)
+    return f"{text}, and {strange} of {len(flat)} values not finite" if strange else text
+
+
+def _finite(value: Any) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,103 @@
+"""Memory stays where it is: over steps, over evaluated images, in forked workers (read where Linux runs)."""
+
+import multiprocessing
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.files import pack
+from seg.cityscapes import CITYSCAPES_CLASSES, label_reader
+from seg.dataset import SegmentationDataset, Split
+from seg.evaluator import SegmentationEvaluator
+from seg.transforms import EvalTransform
+from tests.engine.toy import trainer
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/smaps_rollup")
+
+LIMIT_MB = 4.0  # per 1000 steps or images
+ENTRIES = 60_000
+
+
+def memory_mb(kind: str = "Rss") -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
+
+
+def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
+    """MB that the second thousand of 2000 steps added; `leak_bytes` are kept in each."""
+    made = trainer(folder, steps=2000, eval_every=500, save_every=500, log_every=10)
+    schedule, kept, readings = made.schedule, [], {}
+
+    def watched(step: int) -> float:
+        kept.append(np.ones(leak_bytes, np.uint8))
+        if step in (1000, 1999):
+            readings[step] = memory_mb()
+        return schedule(step)
+
+    made.schedule = watched
+    made.fit()
+    return readings[1999] - readings[1000]
+
+
+@pytest.mark.slow
+def test_training_does_not_grow(tmp_path):
+    assert growth_of_training(tmp_path / "plain") < LIMIT_MB
+    # The measurement notices a leak of 10 kB per step.
+    assert growth_of_training(tmp_path / "leaking", leak_bytes=10_000) > 2 * LIMIT_MB
+
+
+def test_evaluation_keeps_a_few_numbers_per_image():
+    evaluator = SegmentationEvaluator(classes=CITYSCAPES_CLASSES)
+    random = np.random.default_rng(0)
+    label = random.integers(0, 19, (1, 64, 64)).astype(np.uint8)
+    instances = np.array(CITYSCAPES_CLASSES.ids, np.int32)[label] * 1000 + 1
+    before = 0.0
+    for number in range(2000):
+        if number == 1000:
+            before = memory_mb()
+        evaluator.update(label, {"label": label, "instances": instances, "index": np.array([number])})
+    assert memory_mb() - before < LIMIT_MB
+    assert evaluator.compute()["num_images"] == 2000
+
+
+def entries() -> list[str]:
+    return [
+        f"/data/leftImg8bit/train/city/city_{number:06d}_000019_leftImg8bit.png" for number in range(ENTRIES)
+    ]
+
+
+def packed(paths: list[str]) -> SegmentationDataset:
+    split = Split(images=pack(paths), names=pack(paths), labels=pack(paths))
+    return SegmentationDataset(
+        split=split, read_label=label_reader("labelIds"), transform=EvalTransform(), seed=0
+    )
+
+
+def own_mb_of_a_worker(access) -> float:
+    """MB that a forked process has to copy for two epochs of `access` in random order."""
+
+    def work(answer):
+        order = np.random.default_rng(0).permutation(ENTRIES)
+        before = memory_mb("Private_Dirty")
+        for _ in range(2):
+            for index in order:
+                access(int(index))
+        answer.send(memory_mb("Private_Dirty") - before)
+
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs,))
+    process.start()
+    assert mine.poll(60)
+    process.join(10)
+    return mine.recv()
+
+
+def test_workers_go_on_sharing_the_list_of_files():
+    dataset = packed(entries())
+    assert own_mb_of_a_worker(lambda index: (dataset.image_path(index), dataset.name(index))) < 5
+    # What is avoided: Python strings carry reference counts, which each access writes.
+    paths = entries()
+    assert own_mb_of_a_worker(lambda index: len(paths[index])) > 5
