@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from engine import run_folder, runtime
 from engine.config import build, launch, load_trained, open_trained
 from engine.data import Shard, loader
+from engine.errors import UserError
 from engine.evaluate import evaluate
 from engine.intake import Intake
 from engine.log import Progress
@@ -29,6 +30,8 @@ def evaluate_run(config: DictConfig) -> None:
     where = runtime.start(device=config.device, precision=config.precision)
     data = build(trained.data.source, key="data.source")
     task = where.place(load_trained(run, trained, data.classes, config.checkpoint))
+    if config.save_label_ids and not hasattr(task, "save_label_ids"):
+        raise UserError("save_label_ids is for segmentation; detections.json is written anyway")
     intake = Intake.of(trained.data, runtime=where)
     dataset = intake.dataset(data, trained.data.split, task.eval_transform)
     split = Shard(

@@ -1,37 +1,19 @@
 """The commands of the README, typed as a user would, on scenes small enough for a test."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tools.commands import run
+
 SMALL = [
     "data.source.num_train=6", "data.source.num_val=3", "data.source.num_test=2", "data.source.size=[64,128]",
     "data.crop=[64,96]", "data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "samples=2",
 ]  # fmt: skip
-
-
-def run(tool, *arguments, cwd, status=0):
-    """Run a tool in a process of its own; returns its output."""
-    environment = {
-        **os.environ,
-        "XDG_CACHE_HOME": str(cwd / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == status, done.stdout + done.stderr
-    if status == 1:
-        assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
