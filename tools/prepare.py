@@ -3,7 +3,7 @@
 Usage: python tools/prepare.py experiment=<name> init_from=<weight file> run=<run folder> [key=value ...]
 
 Examples:
-  python tools/prepare.py experiment=det/released init_from=ssd_mnv3_large_coco_tf_weights.npz run=runs/released
+  python tools/prepare.py experiment=det/released init_from=<ssd_mnv3_large_coco .npz> run=runs/released
   python tools/eval.py run=runs/released data=coco data.root=/data/coco
 """
 

@@ -74,7 +74,7 @@ def test_predict_lists_boxes_in_pixels_of_the_file(trained):
 
 
 def test_stopped_and_resumed_equals_uninterrupted(trained):
-    folder, path = trained
+    folder, _ = trained
     options = ["task=det", *SMALL, "schedule=constant", "trainer.eval_every=4", "trainer.save_every=2"]
     run("train", *options, "trainer.steps=2", "run=part", cwd=folder)
     run("train", "resume=part", "trainer.steps=4", cwd=folder)
