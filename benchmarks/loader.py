@@ -1,13 +1,15 @@
 """Samples/s of the loader alone: random scale 0.5 to 2, crop 769 and flip of 1024x2048 PNGs.
 
 Usage: python benchmarks/loader.py [--size 1024 2048] [--crop 769] [--workers 1 2] [--samples 48] [--rounds 5]
-                                   [--pictures 16]
+                                   [--pictures 16] [--root CITYSCAPES]
 
 This project's training split as `tools/train.py` reads it, without and with `data.cache` (decoded pixels,
 here in the system's page cache), against Pillow and torchvision's transforms as its reference script has them
 (`torchvision_way.py`, with base = the pictures' height). A round begins with the start of the loader and
 reads just the samples that it counts. torchvision's way hands over normalised floats; ours hands over bytes,
 which the model normalises on its device.
+
+`--root` measures on the pictures of a Cityscapes tree instead of drawn ones.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -21,7 +23,7 @@ from typing import Any
 
 import measuring
 import torchvision_way
-from pictures import drawn, paths, write_training_ids
+from pictures import drawn, opened, paths, write_training_ids
 
 from engine.cache import PixelCache
 from engine.data import Stream, loader
@@ -69,10 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=48, help="per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--root", help="a Cityscapes tree (default: drawn pictures of --size)")
     options = parser.parse_args(arguments)
     options.samples -= options.samples % BATCH
     rows = []
-    with drawn(options.pictures, tuple(options.size)) as data, TemporaryDirectory() as folder:
+    tree = opened(options.root, options.pictures) if options.root else None
+    with tree or drawn(options.pictures, tuple(options.size)) as data, TemporaryDirectory() as folder:
+        files = paths(data.splits["train"].images)
+        megabytes = sum(Path(file).stat().st_size for file in files) / len(files) / 1e6
         jobs = sides(options, data, Path(folder))
         for workers in options.workers:
             turns = {name: measuring.clocked(partial(job, workers)) for name, job in jobs.items()}
@@ -82,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
                 ratios = measuring.spread(measuring.ratio(seconds[REFERENCE], times), 2)
                 rows.append([name, workers, rates, ratios])
     print(measuring.heading(__file__))
+    print(f"{len(files)} pictures of {megabytes:.2f} MB on average.\n")
     print(measuring.table(["loader", "workers", "samples/s", f"times {REFERENCE}"], rows))
 
 

@@ -32,6 +32,7 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[s
             result = sides[name]()
             if number:
                 results[name].append(result)
+        print(f"round {number} of {rounds}", file=sys.stderr)
     return results
 
 

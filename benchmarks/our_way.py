@@ -84,12 +84,14 @@ class Round(Feed):
     steps: int
     clock: Clock
 
-    def train_batches(self, first_step: int, *, batch: int, **_: Any) -> Iterator[dict[str, Any]]:
+    def train_batches(self, first_step: int, *, batch: int, **options: Any) -> Iterator[dict[str, Any]]:
         stream = Stream(num_samples=len(self.train_set), batch=batch, seed=self.seed)
         chosen: Any = [stream.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
         clock, started = self.clock, time.perf_counter()
         clock.mark(None)
-        for taken in loader(self.train_set, chosen, workers=self.workers):
+        batches = iter(loader(self.train_set, chosen, workers=self.workers))
+        for _ in range(self.steps):  # up to the last batch, not to the end of the workers
+            taken = next(batches)
             clock.mark("wait")
             for part in ("decode", "augment"):
                 clock.spent[part] += float(taken[part].sum())

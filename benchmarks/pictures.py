@@ -1,4 +1,4 @@
-"""Pictures to measure with: drawn street scenes as a Cityscapes tree, in a folder that is thrown away."""
+"""Pictures to measure with: a Cityscapes tree, one's own or drawn into a folder that is thrown away."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from engine.images import write_png
-from seg.data import SegmentationData, streets
+from seg.data import SegmentationData, cityscapes, streets
 from seg.dataset import Split
+
+
+@contextmanager
+def opened(root: str, count: int) -> Iterator[SegmentationData]:
+    """The first `count` training pictures of a Cityscapes tree."""
+    data = cityscapes(root=root)
+    if "train" not in data.splits:
+        raise SystemExit(f"{root}: no training split; give the root of a whole Cityscapes tree")
+    files = data.splits["train"]
+    data.splits["train"] = files.without(range(count, len(files)))
+    yield data
 
 
 @contextmanager

@@ -118,12 +118,12 @@ def measure(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 
 def report(results: dict[str, list[dict[str, float]]]) -> str:
     rates = {name: [r["images"] / r["seconds"] for r in rounds] for name, rounds in results.items()}
-    first = next(iter(rates))
-    rows = [
-        [name, measuring.spread(rate, 2), measuring.spread(measuring.ratio(rate, rates[first]), 2)]
-        for name, rate in rates.items()
-    ]
-    speeds = measuring.table(["training", "images/s", f"times {first}"], rows)
+    others = [name for name in rates if SIDES[name] is None] or list(rates)[:1]
+    rows = []
+    for name, rate in rates.items():
+        ratios = [measuring.spread(measuring.ratio(rate, rates[other]), 2) for other in others]
+        rows.append([name, measuring.spread(rate, 2), *ratios])
+    speeds = measuring.table(["training", "images/s", *(f"times {other}" for other in others)], rows)
     details = []
     for name, rounds in results.items():
         parts = {

@@ -12,6 +12,7 @@ from engine.errors import UserError
 
 _NUMBERS = (int, float)
 _LARGEST_ID = 2**63 - 1
+_LARGEST_IMAGE_ID = 2**53  # COCO's results as arrays hold image ids as floats, which are exact up to here
 _LARGEST_SIDE = 2**31 - 1
 
 
@@ -99,6 +100,8 @@ def _images(path: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
     for number, entry in enumerate(entries):
         where = f"{path}: images[{number}]"
         image_id, name = _id(entry, "id", where), _text(entry, "file_name", where)
+        if abs(image_id) > _LARGEST_IMAGE_ID:
+            raise UserError(f"{where}.id: must be at most 2^53, got {image_id}; number the images anew")
         if image_id in ids:
             raise UserError(
                 f"{where}.id: {image_id} is also the id of {ids[image_id]!r}; each must be unique"

@@ -198,8 +198,11 @@ class DetectionData:
     ) -> DetectionDataset:
         """Raises: UserError when there is no such split."""
         if split not in self.splits:
+            known = " or ".join(sorted(self.splits))
+            reasons = [line for line in self.warnings if f": {split}: " in line]
+            remedy = f"annotate pictures as {split}" if split == "train" else f"give data.split={known}"
             raise UserError(
-                f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}"
+                f"there is no split {split!r} in {self.description}; {'; '.join([*reasons, remedy])}"
             )
         return DetectionDataset(
             annotations=self.splits[split],

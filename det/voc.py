@@ -55,6 +55,9 @@ def voc(
         raise ValueError(f"missing must be refuse or negative, got {missing!r}")
     base, findings = Path(root).expanduser(), Findings()
     found, warnings = find_splits(base, images=images, annotations=annotations, splits=splits)
+    pictured = {name for files in found.values() for name in files.images}
+    alone = {path for files in found.values() for name, path in files.xmls.items() if name not in pictured}
+    findings.note("XML file", "without a picture: left out", map(os.path.basename, sorted(alone)))
     read = {split: _read(split, files, missing, findings) for split, files in found.items()}
     names = {thing.name for files in read.values() for file in files.values() for thing in file.objects}
     class_map = _classes(base, classes, names)
@@ -87,10 +90,12 @@ def _read(split: str, found: Found, missing: Missing, findings: Findings) -> dic
     if len(absent) == len(found.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(found.names)):
+        remedy = "name the folder by data.source.annotations"
+        if missing == "refuse" and len(absent) < len(found.names):
+            remedy += ", or, where it means that there are no objects, give data.source.missing=negative"
         raise UserError(
             f"{found.images[absent[0]]}: no {absent[0]}.xml ({len(absent)} of {len(found.names)} pictures of "
-            f"{split} lack one); name the folder by data.source.annotations, or, where it means that there "
-            "are no objects, give data.source.missing=negative"
+            f"{split} lack one); {remedy}"
         )
     findings.note(
         "image",

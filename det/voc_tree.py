@@ -11,7 +11,8 @@ from engine.errors import UserError
 from engine.images import IMAGE_SUFFIXES
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
-XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels", "label", "bboxes")
+XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls", "labels", "label", "bboxes")
+_XML = (".xml",)
 _VAL_SHARE = 0.2
 
 Stems = dict[str, str]
@@ -32,14 +33,18 @@ def find_splits(
     """The splits by name, and lines worth showing.
 
     `images`, `annotations`: folders below `root` or below that of a split; None: the usual names, else that
-    folder itself. `splits`: split -> list (a path, or a name in ImageSets/Main) or folder; None: the lists of
-    ImageSets/Main, else folders named as splits, else a fifth of the names for val, by their hash.
+    folder itself, else the only one in it that holds such files. `splits`: split -> list (a path, or a name
+    in ImageSets/Main) or folder; None: the lists of ImageSets/Main, else folders named as splits, else a
+    fifth of the names for val, by their hash.
 
     Raises: UserError where there are no pictures or no XML files.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check data.root")
-    chosen = dict(splits) if splits else _usual_splits(root)
+    for split, place in (splits or {}).items():
+        if not isinstance(place, str) or not place:
+            raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
+    chosen = dict(splits) if splits else _usual_splits(root, images)
     found = {split: _split(root, place, images, annotations) for split, place in chosen.items()}
     if found:
         return found, []
@@ -47,60 +52,107 @@ def find_splits(
     return _divided(root, everything)
 
 
-def _usual_splits(root: Path) -> dict[str, str]:
-    lists = root / "ImageSets" / "Main"
-    exists = {
-        "list": lambda name: (lists / f"{name}.txt").is_file(),
-        "folder": lambda name: (root / name).is_dir(),
-        "inner folder": lambda name: any((folder / name).is_dir() for folder in _named(root, IMAGE_FOLDERS)),
-    }
-    for is_there in exists.values():
-        names = {split: next(filter(is_there, options), None) for split, options in SPLIT_NAMES.items()}
-        if names["train"] is None and is_there("trainval"):
-            names["train"] = "trainval"
+def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
+    outer = [root / images] if images else list(_named(root, IMAGE_FOLDERS))
+    inner = [_subfolders(folder) for folder in outer if folder.is_dir()]
+    lists = {path.stem: path.stem for path in (root / "ImageSets/Main").glob("*.txt")}
+    for folders in (None, _subfolders(root), *inner):
+        there = lists if folders is None else {name: path.name for name, path in folders.items()}
+        names = {
+            split: next((there[name] for name in options if name in there), None)
+            for split, options in SPLIT_NAMES.items()
+        }
+        names["train"] = names["train"] or there.get("trainval")
         if any(names.values()):
             return {split: name for split, name in names.items() if name is not None}
     return {}
 
 
 def _split(root: Path, place: str, images: str | None, annotations: str | None) -> Found:
-    if os.path.isdir(root / place):
-        return _by_folders(root / place, images, annotations)
-    path = next(
-        (p for p in (root / place, root / "ImageSets/Main" / f"{place}.txt") if os.path.isfile(p)), None
-    )
+    base = root / place
+    if base.is_dir():
+        pictures = _pictures(base, images)
+        xmls = _xmls(base, annotations, pictures)
+        return _pair(pictures, xmls or _of_split(root, place, annotations) or pictures)
+    path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
         everything = _by_folders(root, images, annotations)
         return everything._replace(names=_read_list(path))
-    pictures, xmls = (folder / place for folder in _folders(root, images, annotations))
-    if pictures.is_dir() and xmls.is_dir():
-        return _pair(pictures, xmls)
-    raise UserError(f"{root / place}: no such folder or list; check data.source.splits")
+    pictures = _pictures(root, images) / place
+    if pictures.is_dir():
+        xmls = _of_split(root, place, annotations) or _xmls(root, annotations, pictures)
+        return _pair(pictures, xmls or pictures)
+    raise UserError(f"{base}: no such folder or list; check data.source.splits")
 
 
 def _by_folders(base: Path, images: str | None, annotations: str | None) -> Found:
-    pictures, xmls = _folders(base, images, annotations)
-    return _pair(pictures, xmls)
+    pictures = _pictures(base, images)
+    xmls = _xmls(base, annotations, pictures)
+    if annotations and xmls is None:
+        raise UserError(f"{base / annotations}: no such folder; check data.source.annotations")
+    return _pair(pictures, xmls or pictures)
 
 
-def _folders(base: Path, images: str | None, annotations: str | None) -> tuple[Path, Path]:
-    """The folders of pictures and of XML files, which may be one and the same."""
-    for named in filter(None, (images, annotations)):
-        if not os.path.isdir(base / named):
-            raise UserError(f"{base / named}: no such folder; check data.source.images and .annotations")
-    pictures = base / images if images else next(_named(base, IMAGE_FOLDERS), base)
-    beside = base if any(base.glob("*.xml")) else pictures
-    return pictures, base / annotations if annotations else next(_named(base, XML_FOLDERS), beside)
+def _pictures(base: Path, named: str | None) -> Path:
+    if named:
+        if not (base / named).is_dir():
+            raise UserError(f"{base / named}: no such folder; check data.source.images")
+        return base / named
+    if (usual := next(_named(base, IMAGE_FOLDERS), None)) is not None:
+        return usual
+    return base if _holds(base, IMAGE_SUFFIXES) else _only(base, IMAGE_SUFFIXES) or base
+
+
+def _xmls(base: Path, named: str | None, pictures: Path) -> Path | None:
+    """The folder of XML files below `base`, or with the pictures; None where there is none."""
+    if named:
+        return base / named if (base / named).is_dir() else None
+    if (usual := next(_named(base, XML_FOLDERS), None)) is not None:
+        return usual
+    return next((folder for folder in (base, pictures) if _holds(folder, _XML)), None) or _only(base, _XML)
+
+
+def _of_split(root: Path, place: str, named: str | None) -> Path | None:
+    """The folder of XML files of a split, or of all splits, below `root`; None where there is none.
+
+    Of all splits only where its name says so: those of one split must not be taken for another's.
+    """
+    folder = root / named if named else next(_named(root, XML_FOLDERS), None)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check data.source.annotations")
+    return folder and (folder / place if (folder / place).is_dir() else folder)
 
 
 def _named(base: Path, usual: tuple[str, ...]) -> Iterator[Path]:
     """The sub-folders with one of these names, in any case, in the order of the names."""
-    inside = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}
+    inside = _subfolders(base)
     return (inside[name] for name in usual if name in inside)
 
 
+def _only(base: Path, suffixes: tuple[str, ...]) -> Path | None:
+    """The sub-folder with files of a kind, where there is a single one."""
+    holding = [folder for folder in _subfolders(base).values() if _holds(folder, suffixes)]
+    return holding[0] if len(holding) == 1 else None
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(name.lower().endswith(suffixes) and not name.startswith(".") for name in _list(folder))
+
+
+def _subfolders(base: Path) -> dict[str, Path]:
+    """Name in lower case -> folder."""
+    return {name.lower(): base / name for name in _list(base) if os.path.isdir(base / name)}
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
+
+
 def _pair(images: Path, xmls: Path) -> Found:
-    pictures, files = _stems(images, IMAGE_SUFFIXES), _stems(xmls, (".xml",))
+    pictures, files = _stems(images, IMAGE_SUFFIXES), _stems(xmls, _XML)
     if not pictures:
         hint = next((path.parent for path in images.glob("*/*/Annotations")), None) or next(
             (path.parent for path in images.glob("*/Annotations")), None
@@ -112,11 +164,7 @@ def _pair(images: Path, xmls: Path) -> Found:
 
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
     stems: Stems = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
-    for name in names:
+    for name in _list(folder):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes and not name.startswith("."):
             if stem in stems:

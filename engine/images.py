@@ -7,7 +7,6 @@ which is strict.
 """
 
 import os
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -83,7 +82,7 @@ def read_labels(path: Pathlike) -> NDArray[Any]:
         try:
             header.load()
             labels = np.asarray(header)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:
             raise UserError(_broken(path, str(error))) from error
     if labels.ndim == 3:
         labels = labels[..., 0] if labels.shape[2] <= 2 else labels[..., :3]
@@ -154,7 +153,9 @@ def _open(path: Pathlike, data: bytes | None = None) -> Image.Image:
             picture = Image.open(path if data is None else BytesIO(data))
     except Image.DecompressionBombError as error:
         raise UserError(_too_large(path)) from error
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise a dozen classes for damaged files, TypeError among them
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
         raise UserError(_broken(path, "not a picture that can be recognised")) from error
@@ -173,6 +174,7 @@ def _too_large(path: Pathlike) -> str:
 
 
 def _broken(path: Pathlike, reason: str) -> str:
+    reason = " ".join(reason.split())[:200] or "does not decode"
     return f"{path}: truncated, corrupt or no picture ({reason}); restore or remove the file"
 
 
@@ -180,7 +182,7 @@ def _orientation(header: Image.Image) -> int:
     try:
         exif = _png_exif(header) if header.format == "PNG" else header.getexif()
         value = exif.get(_EXIF_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+    except Exception:
         return 1  # damaged metadata does not make the pixels unreadable
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -206,8 +208,8 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
     if header.format == "PNG":
         return data[24] == 16
     if header.format == "TIFF":
-        bits = header.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
-        return (bits if isinstance(bits, int) else bits[0]) == 16
+        bits = header.tag_v2.get(_TIFF_BITS_PER_SAMPLE)  # type: ignore[attr-defined]
+        return bits == 16 or (isinstance(bits, tuple) and bits[:1] == (16,))
     return False
 
 
@@ -256,7 +258,7 @@ def _decode_pillow(path: Pathlike, header: Image.Image) -> NDArray[np.uint8]:
         if header.mode in ("I", "I;16", "I;16B", "F"):
             return _to_rgb(_eight_bits(np.asarray(header)))
         return np.asarray(header.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+    except Exception as error:
         raise UserError(_broken(path, str(error))) from error
 
 

@@ -57,7 +57,9 @@ class Replay:
                 f"norm {found.norm:g}); the run had {_listed(self.metadata['losses'])}, gradient norm "
                 f"{self.metadata['norm']:g}: repeat it on its device, with its versions (environment.json)"
             )
-        parts = f"processes: {self.metadata['processes']}, micro-batches of each: {self.metadata['accumulate']}"
+        parts = (
+            f"processes: {self.metadata['processes']}, micro-batches of each: {self.metadata['accumulate']}"
+        )
         lines = [f"step {step}, samples: {len(samples)}, {parts}"]
         lines += self._compared(found)
         lines += ["each sample alone:", *self._alone(trainer, samples)]

@@ -8,7 +8,7 @@ resumed run is the same run.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from torch import nn
@@ -107,7 +107,7 @@ class Trainer:
 
     def _loop(self) -> None:
         self.learner.start(compile=self.plan.compile)
-        batches = self._train_batches() if self.state.step < self.steps else iter(())
+        batches = self._batches(self.feed) if self.state.step < self.steps else iter(())
         while True:
             if self._save_due():
                 self.save()
@@ -117,8 +117,8 @@ class Trainer:
                 return
             self._step(batches)
 
-    def _train_batches(self) -> Iterator[Batch]:
-        batches = self.feed.train_batches(
+    def _batches(self, feed: Feed) -> Iterator[Batch]:
+        batches = feed.train_batches(
             self.state.step,
             batch=self.plan.batch,
             micro_batches=self.plan.accumulate,
@@ -132,10 +132,11 @@ class Trainer:
         try:
             return [self.runtime.move(next(batches)) for _ in range(self.plan.accumulate)]
         except LostWorker:
-            # Some schedulers signal every process of a job, and those that read data end at once.
-            if self.stop.signal is not None:
-                self._stop()
-            raise
+            if self.stop.signal is None:
+                raise
+            # Some schedulers signal every process of a job, and those that read data end at once. Others may
+            # be in this step already: it is done with data that is read here, and all stop after it.
+            return self._read(self._batches(replace(self.feed, workers=0)))
 
     def _step(self, batches: Iterator[Batch]) -> None:
         started = time.perf_counter()
@@ -193,6 +194,8 @@ class Trainer:
     def _stop(self) -> NoReturn:
         if self.state.saved_step != self.state.step:
             self.save()
+        # A launcher may end the others as soon as one has ended: none does before rank 0 has saved.
+        self.runtime.gather(None)
         raise Stopped(
             f"stopped by {self.stop.signal or 'another process'} at step {self.state.step} of {self.steps}; "
             f"go on with resume={self.run.path}"

@@ -36,7 +36,7 @@ def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") 
     )
     warnings: list[str] = []
     splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
-    _refuse_leaks(splits, allow_same_names)
+    _refuse_leaks(base, splits, allow_same_names)
     for files in splits.values() if on_error == "fail" else ():
         _check_masks(files, read_label)
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
@@ -98,15 +98,16 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return stems
 
 
-def _refuse_leaks(splits: dict[str, Split], allow_same_names: bool) -> None:
+def _refuse_leaks(base: Path, splits: dict[str, Split], allow_same_names: bool) -> None:
     """An image in both train and val makes every score of val too good."""
     if "train" not in splits or "val" not in splits:
         return
     shared = sorted(set(splits["train"].names.tolist()) & set(splits["val"].names.tolist()))
     if shared and not allow_same_names:
         raise UserError(
-            f"{os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such names); "
-            "remove it from one, or, if both just number their files, give data.source.allow_same_names=true"
+            f"{base}: {os.fsdecode(shared[0])!r} is an image of both train and val ({len(shared)} such "
+            "names); remove it from one, or, if both just number their files, give "
+            "data.source.allow_same_names=true"
         )
     twins = same_content(splits["train"].images, splits["val"].images)
     if twins is not None:

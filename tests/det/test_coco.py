@@ -338,6 +338,7 @@ def broken(change):
         (lambda d: d["annotations"][1].update(image_id=1.5), r"annotations\[1\]\.image_id: must be a whole"),
         (lambda d: d["annotations"][1].update(category_id=None), r"annotations\[1\]\.category_id: must be"),
         (lambda d: d["annotations"][1].update(category_id=2**63), r"annotations\[1\]\.category_id: must be"),
+        (lambda d: d["images"][0].update(id=2**53 + 1), r"images\[0\]\.id: must be at most 2\^53, got 9007"),
         (lambda d: d["annotations"][1].update(id="x"), r"annotations\[1\]\.id: must be a whole number"),
         (
             lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),

@@ -345,11 +345,18 @@ def test_pictures_come_from_a_cache_where_there_is_one(tmp_path):
 
 def test_a_data_set_knows_its_splits(tmp_path):
     part, _ = split(tmp_path, [[(1, 1, 9, 9)]])
-    data = DetectionData(classes=CLASSES, splits={"train": part}, description="cats at home")
+    warnings = ["data.yaml: val: away is not there; the split is left out"]
+    data = DetectionData(
+        classes=CLASSES, splits={"train": part}, description="cats at home", warnings=warnings
+    )
     assert data.dataset("train", EvalTransform(size=32)).name(0) == "0"
     assert data.dataset("train", EvalTransform(size=32)).has_labels
-    with pytest.raises(UserError, match=r"no split 'val' in cats at home; choose from \['train'\]"):
+    reason = "data.yaml: val: away is not there; the split is left out; give data.split=train"
+    with pytest.raises(UserError, match=f"no split 'val' in cats at home; {reason}"):
         data.dataset("val", EvalTransform(size=32))
+    only_val = DetectionData(classes=CLASSES, splits={"val": part}, description="cats away")
+    with pytest.raises(UserError, match="no split 'train' in cats away; annotate pictures as train"):
+        only_val.dataset("train", EvalTransform(size=32))
 
 
 def joined(train, val, **options):

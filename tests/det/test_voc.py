@@ -123,9 +123,21 @@ def test_folders_of_other_names_are_found(tmp_path, images, xmls):
 
 def test_folders_can_be_named(tmp_path):
     root = tree(tmp_path, "abcd", "fotos", "kisten", train="abc", val="d")
+    add(tmp_path / "old", tmp_path / "older", "z")  # now there are two folders of each kind
     refuses(lambda: voc(root=root), "no pictures in this folder; name it by data.source.images")
     assert len(voc(root=root, images="fotos", annotations="kisten").splits["train"]) == 3
     refuses(lambda: voc(root=root, images="photos"), "photos: no such folder; check data.source.images")
+    refuses(
+        lambda: voc(root=root, images="fotos", annotations="boxes"),
+        "boxes: no such folder; check data.source.annotations",
+    )
+
+
+@pytest.mark.parametrize(("images", "xmls"), [("fotos", "kisten"), ("images", "kisten"), (".", "kisten")])
+def test_the_only_folder_of_its_kind_needs_no_name(tmp_path, images, xmls):
+    data = voc(root=tree(tmp_path, "abcd", images, xmls, train="abc", val="d"))
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d"]}
+    assert len(data.splits["train"].boxes) == 3
 
 
 @pytest.mark.parametrize(
@@ -135,6 +147,10 @@ def test_folders_can_be_named(tmp_path):
         ("{}/images", "{}/annotations"),
         ("{}/JPEGImages", "{}/xml"),
         ("images/{}", "annotations/{}"),
+        ("images/{}", "annotations"),
+        ("images/{}", "boxes"),
+        ("{}", "annotations"),
+        ("{}/images", "annotations/{}"),
     ],
 )
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
@@ -144,6 +160,43 @@ def test_splits_as_folders(tmp_path, images, xmls, val):
             add(tmp_path / images.format(split), tmp_path / xmls.format(split), name)
     data = voc(root=str(tmp_path))
     assert counts(data) == {"train": ["a", "b", "c"], "val": ["d", "e"], "test": ["f"]}
+    assert len(data.splits["train"].boxes) == 3
+
+
+def test_folders_of_splits_in_any_case_below_named_folders(tmp_path):
+    for split, names in (("Train", "abc"), ("VALID", "de")):
+        for name in names:
+            add(tmp_path / "fotos" / split, tmp_path / "kisten" / split, name)
+    data = voc(root=str(tmp_path), images="fotos", annotations="kisten")
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d", "e"]}
+    refuses(
+        lambda: voc(root=str(tmp_path), images="fotos", annotations="boxes"),
+        "boxes: no such folder; check data.source.annotations",
+    )
+
+
+def test_annotations_of_one_split_are_not_taken_for_those_of_another(tmp_path):
+    """Pictures that are numbered in each split, and a test split without XML files."""
+    for split in ("train", "val", "test"):
+        for name in "ab":
+            add(tmp_path / split, tmp_path / split, name, False if split == "test" else None)
+    data = voc(root=str(tmp_path), allow_same_names=True)
+    assert not data.splits["test"].has_labels
+
+
+def test_a_place_of_a_split_must_be_a_text(tmp_path):
+    root = tree(tmp_path, "ab", train="a", val="b")
+    for wrong in (None, 5, ""):
+        refuses(
+            lambda wrong=wrong: voc(root=root, splits={"train": wrong}),
+            r"data\.source\.splits\.train: must be",
+        )
+
+
+def test_xml_files_without_a_picture_are_counted(tmp_path):
+    root = tree(tmp_path, "abc", train="a", val="b")
+    os.remove(tmp_path / "JPEGImages/c.png")
+    assert f"VOC at {tmp_path}: 1 XML file without a picture: left out (c.xml)" in voc(root=root).warnings
 
 
 def test_without_splits_a_fifth_is_val_always_the_same(tmp_path):
@@ -184,7 +237,8 @@ def test_pictures_and_files_that_do_not_match(tmp_path):
     assert data.splits["train"].first.tolist() == [0, 1, 1]
     assert "1 image without an XML file: taken as without objects (b.png)" in data.warnings[0]
     os.remove(tmp_path / "Annotations/a.xml")  # none left: that is no statement about objects
-    refuses(lambda: voc(root=root, missing="negative"), "2 of 2 pictures of train lack one")
+    message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 pictures of train lack one")
+    assert "missing=negative" not in message  # which is no remedy
     (tmp_path / "ImageSets/Main/val.txt").write_text("\n")
     refuses(lambda: voc(root=root), r"val\.txt: lists no names")
 

@@ -146,6 +146,48 @@ def test_a_request_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
     assert checkpoint.step_of(tmp_path / "checkpoints" / "last.safetensors") == 4
 
 
+def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
+    def fit(where):
+        made = trainer(tmp_path, runtime=where, **PLAN)
+        save, update = made.save, made.learner.update
+        made.save = lambda: (time.sleep(0.5 if where.is_main else 0.0), save())
+        made.learner.update = lambda: (update(), setattr(made.stop, "signal", "SIGTERM"))
+        with pytest.raises(Stopped):
+            made.fit()
+        return checkpoint.step_of(made.run.last)
+
+    assert in_processes(2, fit) == [2, 2]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_lost_its_workers_to_a_stop_takes_part_in_one_more_step(tmp_path, lost):
+    class Lost:
+        def __next__(self):
+            raise LostWorker("killed")
+
+    def fit(where, folder, interrupted):
+        made = trainer(tmp_path / folder, runtime=where, accumulate=2, workers=1, **PLAN)
+        read = made._read
+
+        def stop_at_step_2(batches):
+            if interrupted and where.rank == lost and made.state.step == 2 and made.stop.signal is None:
+                made.stop.signal, batches = "SIGTERM", Lost()
+            return read(batches)
+
+        made._read = stop_at_step_2
+        if checkpoint.exists(made.run.last):
+            made.restore()
+        with pytest.raises(Stopped) if interrupted else nullcontext():
+            made.fit()
+        return made.state.step
+
+    assert in_processes(2, partial(fit, folder="stopped", interrupted=True)) == [3, 3]
+    in_processes(2, partial(fit, folder="stopped", interrupted=False))
+    in_processes(2, partial(fit, folder="whole", interrupted=False))
+    last = [tmp_path / name / "checkpoints" / "last.safetensors" for name in ("whole", "stopped")]
+    assert last[0].read_bytes() == last[1].read_bytes()
+
+
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path):
     def fit(where):
         made = trainer(tmp_path, runtime=where, poison=3, **PLAN)

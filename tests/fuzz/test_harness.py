@@ -29,10 +29,10 @@ def test_only_one_line_that_names_the_file_passes():
 
 
 def test_files_that_are_made_elsewhere_are_noticed(tmp_path, monkeypatch):
-    run(lambda folder, _: (folder / "a").touch(), tmp_path / "a", monkeypatch)
-    for place in ("b", "../b"):
+    run(lambda folder, _: (folder / "a").touch(), tmp_path / "inside", monkeypatch)
+    for name, place in {"working": "b", "beside": "../b"}.items():
         with pytest.raises(AssertionError):
-            run(lambda folder, _, place=place: Path(place).touch(), tmp_path / place.strip("."), monkeypatch)
+            run(lambda folder, _, place=place: Path(place).touch(), tmp_path / name, monkeypatch)
 
 
 def test_too_much_memory_is_noticed(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import struct
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from engine import checkpoint, inputs, run_folder
 from engine.errors import UserError
-from engine.images import list_images, write_png
+from engine.images import list_images, read_image, read_labels, write_png
 from engine.log import RunLog, draw_curves, read_rows
 from engine.run_folder import RunFolder
 from seg.masks import masks
@@ -167,3 +168,23 @@ def test_videos_that_say_anything(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"a\.mp4: frames of more than 89 megapixels"):
         list(inputs.frames(tmp_path / "a.mp4"))
+
+
+def test_a_tiff_whose_numbers_are_text(tmp_path):
+    """Pillow takes the offset of the pixels from the file as it is, and fails with a TypeError."""
+    tags = [(256, 4, 20), (257, 4, 14), (273, 2, 0)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(904))
+    for read in (read_image, read_labels):
+        with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or no picture"):
+            read(path)
+
+
+def test_names_in_train_and_val_are_found_with_their_folder(tmp_path):
+    (tmp_path / "classes.json").write_text('{"classes": [{"id": 0, "name": "a"}]}')
+    for split in ("train", "val"):
+        for folder in ("images", "masks"):
+            write_png(tmp_path / folder / split / "a.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match=f"^{tmp_path}: 'a' is an image of both train and val"):
+        masks(root=str(tmp_path))
