@@ -117,7 +117,9 @@ class Learner:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return nn.utils.get_total_norm(grads)
+        if not grads:
+            return torch.zeros((), device=self.runtime.device)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
     def scale_can_fall(self) -> bool:
         """Whether a gradient that is not finite is an ordinary event: with fp16, where the loss is scaled up.

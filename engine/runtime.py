@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 import torch
@@ -252,7 +253,6 @@ def leave(status: int) -> NoReturn:
 def describe(runtime: Runtime) -> dict[str, Any]:
     """Versions and hardware, for `environment.json`."""
     import numpy
-    import torchvision
 
     device = str(runtime.device)
     if runtime.device.type == "cuda":
@@ -261,7 +261,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),  # importing it takes a second
         "numpy": numpy.__version__,
         "device": device,
         "cpu_threads": torch.get_num_threads(),
