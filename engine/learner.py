@@ -119,7 +119,8 @@ class Learner:
         grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         if not grads:
             return torch.zeros((), device=self.runtime.device)
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return norm
 
     def scale_can_fall(self) -> bool:
         """Whether a gradient that is not finite is an ordinary event: with fp16, where the loss is scaled up.

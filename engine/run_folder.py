@@ -7,6 +7,7 @@ log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
+skipped.json       with data.on_error=skip: the files that could not be read
 replay.safetensors where the loss was not finite: the state before that step
 tensorboard/       the same numbers as events
 samples/           predictions on the evaluation split

@@ -38,7 +38,8 @@ def test_focal_by_hand():
     """One anchor with an object of class 0 and one without; all scores 0, so every probability is a half.
 
     Each of the 2 x 3 columns costs (1/2)^2 log 2, times 0.75 where it is to be 1 and 0.25 elsewhere: 2.0 in
-    all, 2.5 where the background has a column that is to be 1 at the second anchor. The offsets are wrong by 0.5 (0.125) and by 3 (2.5), and a quarter of the sum counts.
+    all, 2.5 where the background has a column that is to be 1 at the second anchor. The offsets are wrong by
+    0.5 (0.125) and by 3 (2.5), and a quarter of the sum counts.
     """
     targets = targets_of([[1, 0]], [[[0.5, 0, 0, 3], [9, 9, 9, 9]]])
     losses = FocalLoss()(torch.zeros(1, 2, 4), torch.zeros(1, 2, 3), targets)
