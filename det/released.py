@@ -89,7 +89,7 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> dict[str,
         ValueError: the backbone pads symmetrically, or a constant is missing, left over, or of another shape.
     """
     if spec.padding != "same":
-        raise ValueError("weights from TensorFlow need its padding: set the backbone's padding to same")
+        raise ValueError("weights from TensorFlow need its padding: give backbone.padding=same")
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for ours, theirs in _names(constants, spec):

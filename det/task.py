@@ -40,6 +40,9 @@ class Detection(nn.Module):
         pixels: input normalisation, `inception` or `imagenet`.
         eval_transform: what happens to a picture before it is predicted.
         shown: the score from which boxes are drawn and listed by `predict`.
+
+    Raises:
+        ValueError: `shown` out of range, or scores that are trained as something else than they are read as.
     """
 
     def __init__(
@@ -61,10 +64,31 @@ class Detection(nn.Module):
         self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
         self.normalise = Normalise(pixels)
+        wanted = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
+        if self.postprocess.activation != wanted:
+            raise ValueError(
+                f"{type(self.loss).__name__} trains scores for a {wanted}: give "
+                f"task.postprocess.activation={wanted}, got {self.postprocess.activation}"
+            )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, each the mean over the matched anchors."""
+        """Losses by name, each the mean over the matched anchors.
+
+        Raises: ValueError for images of another size than the anchors are made for, or too few values for
+        batch norm.
+        """
+        count, _, height, width = batch["image"].shape
+        if self.training and count == 1 and max(height, width) <= 32:
+            raise ValueError(
+                f"one image of {height} x {width} leaves batch norm a single value on the map of stride 32: "
+                "raise data.size, or trainer.batch"
+            )
         deltas, scores = self.model(self.normalise(batch["image"]))
+        if deltas.shape[1] != len(self.model.anchors):
+            raise ValueError(
+                f"the augmentation makes images of {height} x {width}, and the anchors are made for another "
+                "size: set data.size, and leave augment.size and model.input_size to it"
+            )
         return self.loss(deltas, scores, self._targets(batch))
 
     def weight(self, batch: Batch) -> Tensor:

@@ -1,0 +1,113 @@
+"""Detection as a task: losses over micro-batches, boxes in pixels, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backbones.mobilenet_v3 import mobilenet_v3_small
+from det.anchors import SSDAnchors
+from det.loss import FocalLoss, MultiboxLoss
+from det.model import Detector
+from det.postprocess import Postprocess
+from det.task import Detection
+from det.transforms import EvalTransform
+from engine.classes import ClassMap
+
+CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
+ANCHORS = torch.tensor(
+    [[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]]
+)
+
+
+class FourAnchors(nn.Module):
+    """Says the same of every image, as long as it is 64 x 128."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.anchors = ANCHORS
+        self.scores = nn.Parameter(torch.tensor(scores))
+
+    def forward(self, images):
+        count = len(images)
+        places = images.shape[-2] * images.shape[-1] // (32 * 64)
+        return torch.zeros(count, places, 4), self.scores[None].expand(count, -1, -1)
+
+
+def task(scores=None, **options):
+    scores = [[0.0, -9.0, -9.0]] * 4 if scores is None else scores
+    return Detection(
+        model=FourAnchors(scores), classes=CLASSES, eval_transform=EvalTransform(size=(64, 128)), **options
+    )
+
+
+def batch(*boxes, size=(64, 128)):
+    """Images with boxes of class 0."""
+    return {
+        "image": torch.zeros(len(boxes), 3, *size, dtype=torch.uint8),
+        "boxes": [torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in boxes],
+        "labels": [torch.zeros(len(rows), dtype=torch.int64) for rows in boxes],
+    }
+
+
+LEFT_TOP, RIGHT_TOP = (0, 0, 64, 32), (64, 0, 128, 32)
+
+
+def test_micro_batches_add_up_to_the_batch():
+    images = [[LEFT_TOP], [LEFT_TOP, RIGHT_TOP], [RIGHT_TOP]]
+    torch.manual_seed(0)
+    detection = task(torch.randn(4, 3).tolist())
+    whole = batch(*images)
+    assert detection.weight(whole) == 4
+    parts = [batch(*images[:1]), batch(*images[1:])]
+    weights = [detection.weight(part) for part in parts]
+    assert [int(weight) for weight in weights] == [1, 3]
+    losses = [detection(part) for part in parts]
+    for name, value in detection(whole).items():
+        mean = sum(loss[name] * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
+        torch.testing.assert_close(mean, value)
+
+
+def test_images_without_boxes_have_a_finite_loss_and_weight_1():
+    detection, empty = task(), batch([], [])
+    losses = detection(empty)
+    assert losses["localization"] == 0
+    assert 0 < losses["classification"] < float("inf")
+    assert detection.weight(empty) == 1
+
+
+def test_boxes_come_back_in_pixels_of_the_file_with_the_ids_of_the_data(tmp_path):
+    """The second anchor sees a dog: the right upper quarter."""
+    scores = [[0.0, -9.0, -9.0] for _ in range(4)]
+    scores[1][2] = 2.0
+    detection = task(scores).eval()
+    found = detection.predict_image(np.zeros((100, 300, 3), np.uint8))
+    (record,) = detection.save_prediction(found, tmp_path, "a")["detections"]
+    assert (record["class"], record["category_id"]) == ("dog", 3)
+    assert record["box_xyxy"] == [150, 0, 300, 50]
+    assert record["score"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-4)
+
+
+def test_scores_are_read_as_what_they_are_trained_as():
+    task(loss=MultiboxLoss(), postprocess=Postprocess(activation="softmax"))
+    with pytest.raises(ValueError, match="give task.postprocess.activation=softmax, got sigmoid"):
+        task(loss=MultiboxLoss())
+    with pytest.raises(ValueError, match="give task.postprocess.activation=sigmoid, got softmax"):
+        task(loss=FocalLoss(), postprocess=Postprocess(activation="softmax"))
+    with pytest.raises(ValueError, match="shown is a score"):
+        task(shown=1.5)
+
+
+def test_images_of_another_size_than_the_anchors_are_refused():
+    with pytest.raises(ValueError, match="makes images of 64 x 64, .* set data.size"):
+        task()(batch([LEFT_TOP], size=(64, 64)))
+
+
+def test_a_single_image_that_leaves_batch_norm_one_value_is_refused():
+    net = mobilenet_v3_small(output_stride=32)
+    model = Detector(backbone=net, num_classes=2, input_size=32, anchors=SSDAnchors())
+    detection = Detection(model=model, classes=CLASSES, eval_transform=EvalTransform(size=32)).train()
+    with pytest.raises(ValueError, match="raise data.size, or trainer.batch"):
+        detection(batch([(0, 0, 20, 20)], size=(32, 32)))
+    losses = detection(batch([(0, 0, 20, 20)], [], size=(32, 32)))
+    assert all(loss.isfinite() for loss in losses.values())
