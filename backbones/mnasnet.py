@@ -79,7 +79,7 @@ def mnasnet_a1(
     bn_momentum: float = 0.01,
     dropout: float = 0.2,
 ) -> NetSpec:
-    """MnasNet-A1; below a width of 1 the last conv keeps its 1280 channels, but in Table 6 (`shrink_last`)."""
+    """MnasNet-A1; below width 1 the last conv keeps its 1280 channels, but in Table 6 (`shrink_last`)."""
     spec = replace(A1, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
     spec = with_width(spec, width_mult, shrink_last=shrink_last)
     return with_output_stride(spec, output_stride, dilate_first=dilate_first)
