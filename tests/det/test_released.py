@@ -57,7 +57,7 @@ def test_labels_that_name_too_little(tmp_path, content, message):
 
 
 def test_tensorflow_pads_its_own_way():
-    with pytest.raises(ValueError, match=r"give backbone.padding=same"):
+    with pytest.raises(ValueError, match=r"give backbone\.padding=same"):
         detector(mobilenet_v3_large(tail="dagger")).adapt({STEM: torch.zeros(3, 3, 3, 16)})
 
 
