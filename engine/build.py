@@ -85,7 +85,8 @@ def check(node: Any, key: str, *, given: Collection[str] = (), complete: bool = 
 
 
 def _resolve(target: Any, key: str) -> Any:
-    if not isinstance(target, str) or not target.startswith(ALLOWED):
+    target = target if isinstance(target, str) and target.isprintable() else repr(target)
+    if not target.startswith(ALLOWED):
         raise UserError(
             f"{key}._target_={target}: configs may only build {', '.join(p + '*' for p in ALLOWED)}"
         )

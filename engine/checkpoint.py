@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+        raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
     try:
         entry = json.loads(header[_ENTRY])
         text, expected = str(entry["metadata"]), entry["sha256"]
@@ -145,7 +145,7 @@ def read_weights(path: Path) -> Tensors:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+            raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
     _refuse_bombs(path)
     if path.suffix == ".npz":
         return _read_arrays(path)
@@ -154,8 +154,9 @@ def read_weights(path: Path) -> Tensors:
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen classes for a file it will not read
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path}: not a plain tensor file, and nothing else is read ({reason})") from None
+        raise UserError(
+            f"{path}: not a plain tensor file, and nothing else is read ({_reason(error)})"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -186,8 +187,13 @@ def _read_arrays(path: Path) -> Tensors:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib raise a dozen classes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: not an .npz of plain arrays ({reason})") from None
+        raise UserError(f"{path}: not an .npz of plain arrays ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's message, which may repeat what stands in the file."""
+    line = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
+    return line if line.isprintable() else repr(line)
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:

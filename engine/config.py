@@ -4,6 +4,7 @@
 runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
+import io
 import os
 import re
 import sys
@@ -16,11 +17,11 @@ import yaml
 from hydra import compose, initialize_config_dir, main
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from engine import checkpoint, run_folder
+from engine import checkpoint, run_config, run_folder
 from engine.build import check, make, nearest
 from engine.classes import ClassMap
 from engine.errors import UserError
@@ -118,9 +119,9 @@ def compose_config(tool: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = compose(tool, [*overrides, *_emptied(overrides)], return_hydra_config=True)
-        except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
-            raise UserError(_explain(tool, overrides, error)) from None
-    return _completed(config, config.hydra.runtime.choices, for_run)
+            return _completed(config, config.hydra.runtime.choices, for_run)
+        except Exception as error:  # for backbone=null, trainer=-1 or data=[[]] Hydra raises what Python does
+            raise UserError(_explain(tool, overrides or for_run, error)) from None
 
 
 def _completed(config: DictConfig, choices: Any, for_run: list[str]) -> DictConfig:
@@ -148,11 +149,11 @@ def load_config(path: Path, overrides: list[str]) -> DictConfig:
         UserError: the file is unreadable, or an override names a key that the run's configuration lacks.
     """
     try:
-        config = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        config = OmegaConf.load(io.StringIO(run_config.read(path)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: unreadable configuration ({_first_line(error)})") from None
-    if not isinstance(config, DictConfig) or not {"room", "data", "task", "trainer"} <= config.keys():
-        raise UserError(f"{path}: holds no configuration of a training")
+    run_config.check(OmegaConf.to_container(config), path)
+    assert isinstance(config, DictConfig)
     known = set(_keys(config))
     for override in overrides + _emptied(overrides):
         key, value = _parsed(override)
@@ -164,7 +165,11 @@ def load_config(path: Path, overrides: list[str]) -> DictConfig:
             continue
         if key not in known and not override.startswith("+"):
             raise UserError(f"{override!r}: the run has no key {key!r}{nearest(key, known)}")
-        OmegaConf.update(config, key, value, force_add=True)
+        try:
+            OmegaConf.update(config, key, value, force_add=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{_shown(override)}: {_first_line(error)}") from None
+    run_config.check(OmegaConf.to_container(config), path)
     OmegaConf.set_struct(config, True)
     return config
 
@@ -174,12 +179,14 @@ def _parsed(override: str) -> tuple[str, Any]:
     try:
         parsed = OverridesParser.create().parse_override(override)
         if parsed.is_sweep_override():
-            raise UserError(f"{override}: several values are a sweep, which needs -m")
+            raise UserError(f"{_shown(override)}: several values are a sweep, which needs -m")
         return parsed.key_or_group, None if parsed.is_delete() else parsed.value()
-    except HydraException:
+    except UserError:
+        raise
+    except (HydraException, ValueError, RecursionError):  # Python refuses numbers of 4300 digits by itself
         raise UserError(
-            f"{override}: not understood; write key=value, and values with special characters in quotes "
-            "inside of quotes: 'key=\"value\"'"
+            f"{_shown(override)}: not understood; write key=value, and values with special characters in "
+            "quotes inside of quotes: 'key=\"value\"'"
         ) from None
 
 
@@ -228,7 +235,8 @@ def _plain(node: Any, key: str) -> Any:
     except OmegaConfBaseException as error:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing is None:
-            raise UserError(f"{key}: {_first_line(error)}") from None
+            where = getattr(error, "full_key", None) or key or "the configuration"
+            raise UserError(f"{where}: {_first_line(error)}") from None
         name = getattr(error, "full_key", None) or missing[1]
         name = missing[1] if "." in missing[1] or not name else name
         raise UserError(f"{name} is not set; give {name}=<value>") from None
@@ -312,7 +320,13 @@ def _explain(tool: str, overrides: list[str], error: Exception) -> str:
     if key:
         known = set(groups()) | _all_keys(tool)
         return f"unknown key {key[1]!r}{nearest(key[1], known)}"
-    return f"{' '.join(overrides)}: {_first_line(error)}"
+    return f"{_shown(' '.join(overrides))}: {_first_line(error)}"
+
+
+def _shown(override: str) -> str:
+    """An override on one line of readable length."""
+    text = override if override.isprintable() else repr(override)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _all_keys(tool: str) -> set[str]:

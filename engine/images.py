@@ -79,6 +79,7 @@ def read_labels(path: Pathlike) -> NDArray[Any]:
             return np.ascontiguousarray(_decode_fast(path, header, data, flags))
         if _has_deep_colour(header, data):
             raise UserError(f"{path}: a mask of 16-bit colours; save ids (one channel) or 8-bit RGB colours")
+        _check_tiles(path, header)
         try:
             header.load()
             labels = np.asarray(header)
@@ -253,7 +254,17 @@ def _check_png(path: Pathlike, data: bytes) -> None:
     raise UserError(_broken(path, "the end is missing"))
 
 
+def _check_tiles(path: Pathlike, header: Image.Image) -> None:
+    """Pillow leaves the rows black for which a TIFF has no pixels."""
+    covered = sum(
+        (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
+    )
+    if header.format == "TIFF" and covered < header.width * header.height:
+        raise UserError(_broken(path, "pixels are missing"))
+
+
 def _decode_pillow(path: Pathlike, header: Image.Image) -> NDArray[np.uint8]:
+    _check_tiles(path, header)
     try:
         if header.mode in ("I", "I;16", "I;16B", "F"):
             return _to_rgb(_eight_bits(np.asarray(header)))

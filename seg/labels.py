@@ -69,11 +69,14 @@ def _color_table(classes: ClassMap) -> NDArray[np.uint8]:
 
 def _count(values: NDArray[np.integer]) -> str:
     """'unknown values 7 (120 pixels), 9 (3 pixels)', the most frequent first, five at most."""
-    found, counts = np.unique(values.reshape(len(values), -1), axis=0, return_counts=True)
+    # Colours as one number each: NumPy needs a second per megapixel for rows.
+    colors = values.ndim == 2
+    found, counts = np.unique(_color_codes(values) if colors else values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:5]
     parts = []
     for row in order:
-        value = found[row].tolist()
-        parts.append(f"{value[0] if len(value) == 1 else value} ({counts[row]} pixels)")
+        value = int(found[row])
+        shown = [value >> 16, value >> 8 & 255, value & 255] if colors else value
+        parts.append(f"{shown} ({counts[row]} pixels)")
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return f"unknown value{'s' if len(found) > 1 else ''} {', '.join(parts)}{more}"

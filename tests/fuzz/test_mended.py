@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine import checkpoint, inputs, run_folder
 from engine.errors import UserError
@@ -46,6 +47,16 @@ def test_a_reason_without_words(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"\x80\x02\x8a\xff.")
     with pytest.raises(UserError, match=r"a\.pth: not a plain tensor file.*\(EOFError\)"):
         checkpoint.read_weights(tmp_path / "a.pth")
+
+
+def test_control_characters_of_a_header_are_not_repeated(tmp_path):
+    header = rb'{"a": ["\u001b[2J"]}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for read in (checkpoint.read, checkpoint.read_weights):
+        with pytest.raises(UserError, match="damaged or no safetensors file") as caught:
+            read(path)
+        assert str(caught.value).isprintable()
 
 
 def test_tensors_larger_than_their_file(tmp_path):
@@ -188,3 +199,19 @@ def test_names_in_train_and_val_are_found_with_their_folder(tmp_path):
             write_png(tmp_path / folder / split / "a.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(UserError, match=f"^{tmp_path}: 'a' is an image of both train and val"):
         masks(root=str(tmp_path))
+
+
+def test_a_tiff_with_fewer_rows_than_its_header_says(tmp_path):
+    """Pillow gives a picture whose lower part is black."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((14, 20), 9, np.uint8)).save(path)
+    for read in (read_image, read_labels):
+        assert (read(path) == 9).all()
+    data = bytearray(path.read_bytes())
+    data[data.index(struct.pack("<HHII", 257, 4, 1, 14)) + 8] = 28
+    path.write_bytes(data)
+    for read in (read_image, read_labels):
+        with pytest.raises(
+            UserError, match=r"a\.tif: truncated, corrupt or no picture \(pixels are missing\)"
+        ):
+            read(path)
