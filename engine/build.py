@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is type(None):
         return value is None
     if isinstance(value, dict):
-        return True
+        values = typing.get_args(hint)[1] if origin is Mapping else None
+        return values is None or "_target_" in value or all(_fits(item, values) for item in value.values())
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if hint is float:
@@ -139,15 +140,17 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, hint)
     if hint is Path:
         return isinstance(value, str)
-    if origin in (list, tuple):
-        return isinstance(value, list)
-    return True
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    return origin is not Mapping
 
 
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    if typing.get_origin(hint) is None:
+        return getattr(hint, "__name__", str(hint))
+    return str(hint).replace("collections.abc.", "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

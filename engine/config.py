@@ -46,6 +46,7 @@ _DATA_PATHS = (
     *(f"data.{split}.{part}" for split in ("train", "val", "test") for part in ("images", "annotations")),
 )
 _PATHS = ("run", "input", "out", "resume", "replay", "init_from", "weights", "labels", *_DATA_PATHS)
+_OF_THE_NETWORK = ("size", "min_scale")  # of data: a run keeps them when it reads other data
 _COMPOSED_ONLY = ("task", "experiment", "debug")  # groups that write to keys of other groups
 
 
@@ -155,12 +156,17 @@ def load_config(path: Path, overrides: list[str]) -> DictConfig:
     run_config.check(OmegaConf.to_container(config), path)
     assert isinstance(config, DictConfig)
     known = set(_keys(config))
-    for override in overrides + _emptied(overrides):
-        key, value = _parsed(override)
+    parsed = [(override, *_parsed(override)) for override in overrides + _emptied(overrides)]
+    # A group first, whatever the order, as when a training is composed.
+    for override, key, value in sorted(parsed, key=lambda part: part[2] not in groups().get(part[1], ())):
         if key in _COMPOSED_ONLY:
             raise UserError(f"{override!r}: a run keeps its {key}; override single keys, or train a new run")
-        if value in groups().get(key, ()):
-            OmegaConf.update(config, key, OmegaConf.load(CONF / key / f"{value}.yaml"), merge=False)
+        if key in known and value in groups().get(key, ()):
+            chosen = OmegaConf.load(CONF / key / f"{value}.yaml")
+            for name in _OF_THE_NETWORK if key == "data" else ():
+                if name in config.data and name in chosen:
+                    OmegaConf.update(chosen, name, config.data[name])
+            OmegaConf.update(config, key, chosen, merge=False)
             known = set(_keys(config))
             continue
         if key not in known and not override.startswith("+"):
@@ -219,11 +225,15 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: naming the first key that is wrong.
     """
-    _plain(config, "")
+    plain = _plain(config, "")
     for key, (kind, least) in _NUMBERS.items():
         value = OmegaConf.select(config, key)
         if value is not None and (type(value) is not kind or value < least):
             raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    for key in ("freeze", "skip"):
+        value = plain.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+            raise UserError(f"{key} must be a list of patterns, such as {key}=[backbone.*], got {value!r}")
     for name, node in config.items():
         if isinstance(node, DictConfig):
             check(_plain(node, str(name)), str(name), complete=False)

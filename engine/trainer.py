@@ -257,8 +257,11 @@ class Trainer:
         """
         path = self.run.last
         tensors, metadata, damage = checkpoint.read_latest(path)
-        state = State(**metadata["state"])
-        change = self.identity.check(metadata["identity"], state, path)
+        try:
+            state, identity = State(**metadata["state"]), metadata["identity"]
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: not a checkpoint of a training") from None
+        change = self.identity.check(identity, state, path)
         if len(set(self.runtime.gather(state.step))) > 1:
             raise UserError(f"{path}: the processes read different checkpoints; put it where all see it")
         self.learner.load(tensors, metadata)

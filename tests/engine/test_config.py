@@ -213,3 +213,50 @@ def test_bugs_keep_their_traceback():
 def test_bugs_that_are_value_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="invalid literal"):
         config._guarded(lambda: int("x"))
+
+
+def saved_run(folder, *overrides):
+    text = config.to_yaml(config.compose_config("train", list(overrides)))
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    return folder / "config.yaml"
+
+
+def test_a_run_keeps_its_input_and_anchors_when_it_reads_other_data(tmp_path):
+    """Anchors that are made for other sizes would decode every box wrongly, without a word."""
+    path = saved_run(tmp_path, "task=det", "data.size=[96,192]", "data.min_scale=0.1")
+    loaded = config.load_config(path, ["data=coco", "data.root=/coco"])
+    assert loaded.data.source._target_ == "det.data.coco"
+    assert (list(loaded.data.size), loaded.data.min_scale) == ([96, 192], 0.1)
+    assert config.load_config(path, ["data=coco", "data.size=[320,320]"]).data.size == [320, 320]
+
+
+def test_a_group_comes_first_whatever_the_order(tmp_path):
+    path = saved_run(tmp_path, "task=det")
+    loaded = config.load_config(path, ["data.root=/voc", "data=voc"])
+    assert (loaded.data.root, loaded.data.source._target_) == ("/voc", "det.data.voc")
+
+
+def test_a_group_that_the_run_has_not_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the run has no key 'inference'"):
+        config.load_config(saved_run(tmp_path, "task=det"), ["inference=multi_scale"])
+
+
+@pytest.mark.parametrize("override", ["freeze=backbone.*", "freeze=[5]", "skip=head.*"])
+def test_patterns_are_a_list_of_texts(override):
+    with pytest.raises(UserError, match="must be a list of patterns"):
+        config.validate(config.compose_config("train", [override]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "augment.scale=3",
+        "augment.scale=[a,b]",
+        "model.anchors.ratios=[a]",
+        "data.size=null",
+        "optimizer.lr_factors=3",
+    ],
+)
+def test_sequences_and_mappings_are_checked_inside(override):
+    with pytest.raises(UserError, match="must be"):
+        config.validate(config.compose_config("train", ["task=det", override]))
