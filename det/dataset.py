@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from det.transforms import EvalTransform
 from engine.cache import PixelCache
 from engine.classes import ClassMap
-from engine.data import Draw, Ragged, draw_seed
-from engine.errors import UserError
+from engine.data import Draw, Ragged, as_tensor, draw_seed
+from engine.errors import UserError, no_split
 from engine.images import read_image
 
 Image = NDArray[np.uint8]
@@ -141,10 +141,14 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         if isinstance(self._transform, EvalTransform):
             image = self.read(draw.index)[0]
             size = torch.tensor(image.shape[:2])
-            return {"image": _channels_first(self._transform(image)), "size": size, "index": draw.index}
+            return {
+                "image": as_tensor(self._transform(image).transpose(2, 0, 1)),
+                "size": size,
+                "index": draw.index,
+            }
         image, boxes, labels = self._augmented(self._transform, draw.index, draw_seed(self._seed, draw))
         return {
-            "image": _channels_first(image),
+            "image": as_tensor(image.transpose(2, 0, 1)),
             "boxes": Ragged(torch.from_numpy(np.ascontiguousarray(boxes, np.float32).reshape(-1, 4))),
             "labels": Ragged(torch.from_numpy(np.ascontiguousarray(labels, np.int64))),
             "index": draw.index,
@@ -198,12 +202,8 @@ class DetectionData:
     ) -> DetectionDataset:
         """Raises: UserError when there is no such split."""
         if split not in self.splits:
-            known = " or ".join(sorted(self.splits))
             reasons = [line for line in self.warnings if f": {split}: " in line]
-            remedy = f"annotate pictures as {split}" if split == "train" else f"give data.split={known}"
-            raise UserError(
-                f"there is no split {split!r} in {self.description}; {'; '.join([*reasons, remedy])}"
-            )
+            raise no_split(split, self.splits, source=self.description, reasons=reasons)
         return DetectionDataset(
             annotations=self.splits[split],
             classes=self.classes,
@@ -211,8 +211,3 @@ class DetectionData:
             seed=seed,
             cache=cache,
         )
-
-
-def _channels_first(image: Image) -> torch.Tensor:
-    # A tensor needs memory it may write to, which a view into a cache is not.
-    return torch.from_numpy(np.require(image.transpose(2, 0, 1), requirements=["C", "W"]))

@@ -1,11 +1,11 @@
 """Streets that are drawn, not photographed: boxes around road users and signs without a download."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from det.coco import read_pairs
 from det.dataset import DetectionData
-from engine.errors import UserError
-from engine.log import Progress
+from engine.log import with_progress
 from streets.cached import cached_streets
 
 
@@ -26,21 +26,16 @@ def streets(
 
     Raises: UserError for bad numbers, and when `root` holds something else or cannot be written.
     """
-    bar = Progress(num_train + num_val + num_test, unit="street scene")
-    try:
-        folder = cached_streets(
-            root=root,
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-            size=size,
-            seed=seed,
-            progress=lambda done, total: bar.update(done),
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    finally:
-        bar.close()
+    draw = partial(
+        cached_streets,
+        root=root,
+        num_train=num_train,
+        num_val=num_val,
+        num_test=num_test,
+        size=size,
+        seed=seed,
+    )
+    folder = with_progress(draw, num_train + num_val + num_test, unit="street scene")
     counts = {"train": num_train, "val": num_val, "test": num_test}
     pairs = {
         split: (folder / "leftImg8bit" / split, folder / "annotations" / f"instances_{split}.json")

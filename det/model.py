@@ -16,6 +16,7 @@ from backbones.weights import StateDict, backbone_state, detect_format, from_tor
 from det.anchors import DefaultBoxes, SSDAnchors
 from det.heads import SSDLite
 from det.released import from_tensorflow, is_tensorflow
+from engine.geometry import as_size
 
 TORCHVISION = "backbone.features.0.0.0.weight"
 """The first convolution of torchvision's `ssdlite320_mobilenet_v3_large`."""
@@ -57,7 +58,7 @@ class Detector(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.input_size = _size(input_size)
+        self.input_size = as_size("input_size", input_size)
         taps = (_c4(backbone) if c4 == "auto" else c4, _c5(backbone) if c5 == "auto" else c5)
         self.backbone = MobileNet(backbone, taps=taps)
         first, second = self.backbone.channels.values()
@@ -174,13 +175,6 @@ def _torchvision_head_name(key: str) -> str:
             if found[3].startswith(theirs):
                 return f"head.{kind}.{found[2]}.{ours}{found[3].removeprefix(theirs)}"
     raise ValueError(f"{key!r} is no part of torchvision's SSDLite")
-
-
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"input_size is a side or (height, width) in pixels, got {size}")
-    return height, width
 
 
 def _c4(spec: NetSpec) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det import windows
-from det.windows import Image, Placement, Size
+from det.windows import Placement
+from engine.geometry import Image, Size
 
 Sample = tuple[Image, NDArray[np.floating], NDArray[np.integer]]
 """(image uint8 [H, W, 3], boxes [M, 4] in its pixels, labels [M])"""

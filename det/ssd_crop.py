@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det import windows
-from det.windows import GREY, Floats, Image, Placement, Rect, Size
+from det.windows import GREY, Floats, Placement, Rect
+from engine.geometry import Image, Size, resize_image
 
 RULES = {"ssd": windows.covering_crop, "iou": windows.overlapping_crop}
 
@@ -60,7 +61,7 @@ class SSDCrop(albumentations.DualTransform):
         height, width = self.size
         if placement.target == (0, 0, width, height):
             left, top, right, bottom = placement.source
-            return windows.resize_image(img[top:bottom, left:right], self.size, area=self.area)
+            return resize_image(img[top:bottom, left:right], self.size, area=self.area)
         canvas = np.full((*self.size, img.shape[2]), GREY, np.uint8)
         windows.draw_into(canvas, img, placement, area=self.area)
         return canvas

@@ -19,7 +19,7 @@ from det.recall import anchor_report
 from det.transforms import EvalTransform
 from engine.classes import ClassMap
 from engine.errors import UserError
-from engine.files import spread
+from engine.files import flat_name, spread
 from engine.images import read_image, write_png
 from engine.pixels import Normalise
 from engine.task import Batch
@@ -177,7 +177,7 @@ class Detection(nn.Module):
     def save_samples(self, dataset: DetectionDataset, folder: Path, *, count: int) -> None:
         """Draw predictions for `count` images spread over a split."""
         for index in spread(len(dataset), count) if count else []:
-            self.save_sample(dataset, index, folder / f"{_file_name(dataset.name(index))}.png")
+            self.save_sample(dataset, index, folder / f"{flat_name(dataset.name(index))}.png")
 
     def save_sample(self, dataset: DetectionDataset, index: int, path: Path) -> None:
         """Draw one sample of a split: image, prediction and truth."""
@@ -202,8 +202,4 @@ class Detection(nn.Module):
         evaluator.save(out)
         precision_recall_curves(evaluator, out / "precision_recall.png")
         for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
-            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{_file_name(name)}.png")
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "_")
+            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png")

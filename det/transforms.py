@@ -6,7 +6,6 @@ worker that made it. Nothing in the boxes can stop a run: they are cut to the pi
 finite, inside out, empty or outside are dropped, before albumentations sees them.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,12 @@ from numpy.typing import NDArray
 
 from det import windows
 from det.mosaic import NUM_PICTURES, Sample, mosaic
-from det.windows import Floats, Image, Size
+from det.windows import Floats
+from engine.augment import flip_and_jitter, import_albumentations
+from engine.geometry import Image, as_size, resize_image
+
+SMALLEST = 32
+"""Pixels: below, the deepest feature map of the backbone is a single value."""
 
 Transformed = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
 
@@ -57,18 +61,17 @@ class TrainTransform:
         area: bool = False,
         extra: Sequence[Any] = (),
     ) -> None:
-        self.size = _as_size(size)
+        self.size = as_size("size", size, least=SMALLEST)
         self.mosaic, self._min_visible, self._area = mosaic, min_visible, area
         if crop not in ("ssd", "iou", None):
             raise ValueError(f"crop must be ssd, iou or null (the whole picture), got {crop!r}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale must be (smallest, largest) area in 0..1, got {scale!r}")
-        for name, chance in (("zoom_out", zoom_out), ("flip", flip), ("mosaic", mosaic)):
+        for name, chance in (("zoom_out", zoom_out), ("mosaic", mosaic)):
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name} must be a probability in 0..1, got {chance}")
-        for name, share in (("color", color), ("min_visible", min_visible)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {share}")
+        if not 0 <= min_visible <= 1:
+            raise ValueError(f"min_visible must be a fraction in 0..1, got {min_visible}")
         albumentations = import_albumentations()
         from det.ssd_crop import SSDCrop
 
@@ -80,7 +83,7 @@ class TrainTransform:
             min_visible=min_visible,
             area=area,
         )
-        steps = [*_flip_and_jitter(flip, color), *extra]
+        steps = [*flip_and_jitter(flip, color), *extra]
         rule = albumentations.BboxParams(
             format="pascal_voc", min_width=windows.MIN_SIDE, min_height=windows.MIN_SIDE
         )
@@ -125,7 +128,7 @@ class EvalTransform:
     """
 
     def __init__(self, *, size: int | Sequence[int], area: bool = False) -> None:
-        self.size = _as_size(size)
+        self.size = as_size("size", size, least=SMALLEST)
         self._area = area
 
     def __str__(self) -> str:
@@ -133,32 +136,4 @@ class EvalTransform:
 
     def __call__(self, image: Image) -> Image:
         """uint8 [H, W, 3] -> [h, w, 3]."""
-        return windows.resize_image(image, self.size, area=self._area)
-
-
-def import_albumentations() -> Any:
-    """albumentations, imported late (2 s) and without its call to the package index."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
-
-    return albumentations
-
-
-def _flip_and_jitter(flip: float, color: float) -> list[Any]:
-    albumentations = import_albumentations()
-    steps = [albumentations.HorizontalFlip(p=flip)]
-    if color:
-        span = (max(0.0, 1 - color), 1 + color)
-        hue = (-color / 5, color / 5)
-        steps.append(
-            albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1)
-        )
-    return steps
-
-
-def _as_size(value: int | Sequence[int]) -> Size:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2 or any(int(side) != side or side < 32 for side in sides):
-        # below 32 pixels the deepest feature map of the backbone is a single value
-        raise ValueError(f"size must be (height, width), each at least 32 pixels, got {value!r}")
-    return int(sides[0]), int(sides[1])
+        return resize_image(image, self.size, area=self._area)

@@ -7,14 +7,13 @@ of pixels, so that a picture and its boxes move by exactly the same map.
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+from engine.geometry import Image, Size, resize_image
+
 Floats = NDArray[np.floating[Any]]
 Rect = tuple[int, int, int, int]
-Size = tuple[int, int]
 """(height, width)"""
 
 GREY = 127
@@ -146,16 +145,6 @@ def move_boxes(boxes: Floats, placement: Placement) -> Floats:
     ratio = (target[2:] - target[:2]) / (source[2:] - source[:2])
     moved = (boxes.reshape(-1, 2, 2) - source[:2]) * ratio + target[:2]
     return np.clip(moved, target[:2], target[2:]).reshape(-1, 4)
-
-
-def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
-    """Bilinear, to `size` whatever the aspect ratio; with `area`, the mean over the pixels that fall together
-    when both sides shrink."""
-    if image.shape[:2] == size:
-        return image
-    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    method = cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
 
 
 def _windows(

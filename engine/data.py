@@ -8,12 +8,13 @@ stream has to be saved: a resumed run, any number of workers and any number of p
 
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
@@ -127,6 +128,7 @@ class Feed:
         seed: of the order of samples.
         workers: loader processes.
         eval_batch: images per batch at evaluation; more than one needs images of one size.
+        notes: what `metrics.json` says about the data.
     """
 
     train_set: Dataset
@@ -134,6 +136,7 @@ class Feed:
     seed: int = 0
     workers: int = 0
     eval_batch: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def train_batches(
         self, first_step: int, *, batch: int, micro_batches: int, rank: int, world_size: int, pin: bool
@@ -175,7 +178,7 @@ def loader(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         prefetch_factor=4 if workers else None,
     )
 
@@ -198,32 +201,20 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {**default_collate(samples), **lists}
 
 
-def first(dataset: Dataset, limit: int | None) -> Dataset:
-    """The first `limit` samples of a data set (None: all)."""
-    return dataset if limit is None or limit >= len(dataset) else _First(dataset, limit)
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor of an array's values, contiguous; it shares the array's memory where that is writable.
+
+    A view into a cache is not, and a tensor needs memory that it may write to.
+    """
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def file_of(dataset: Dataset, index: int) -> str:
     """The file behind a sample, where the data set can tell (`image_path(index)`), else its number."""
-    if isinstance(dataset, _First):
-        return file_of(dataset.dataset, index)
     return str(dataset.image_path(index)) if hasattr(dataset, "image_path") else f"sample {index}"
 
 
-class _First:
-    def __init__(self, dataset: Dataset, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"data.limit must be at least 1, got {limit}")
-        self.dataset, self.limit = dataset, limit
-
-    def __len__(self) -> int:
-        return self.limit
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return self.dataset[draw]
-
-
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do
     # about them and needs its workers until then, so they leave the group; when it ends, it terminates
     # them (torch's own handler ends a worker quietly when its parent asks).

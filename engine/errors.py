@@ -5,6 +5,16 @@ or key and the remedy. The tools print it and exit with status 1; anything else 
 traceback.
 """
 
+from collections.abc import Iterable, Sequence
+
 
 class UserError(ValueError):
     """What is wrong, where, and what to do about it, in one line."""
+
+
+def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence[str] = ()) -> UserError:
+    """The error for a split that `source` lacks; what can be done differs for the one that is trained on."""
+    remedy = (
+        "annotate pictures as train" if split == "train" else f"give data.split={' or '.join(sorted(known))}"
+    )
+    return UserError(f"there is no split {split!r} in {source}; {'; '.join([*reasons, remedy])}")

@@ -20,6 +20,11 @@ def spread(count: int, limit: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
 
 
+def flat_name(name: str) -> str:
+    """An image's name, which may hold folders, as the name of one file."""
+    return name.replace("/", "_")
+
+
 def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
     """The first file of `second` (packed paths) that equals one of `first`, and that one; None: no such pair.
 

@@ -1,7 +1,6 @@
 """Between a split's files and the loader: its first samples, without unreadable ones, through a cache."""
 
 import copy
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,11 +127,6 @@ class Intake:
         """Write `skipped.json`, where anything was sifted. Raises: UserError when it cannot be written."""
         if self.skipped:
             write_json(folder / "skipped.json", {**self._known, **self.skipped})
-
-    def count_in(self, metrics: Path) -> None:
-        """Add the counts to a `metrics.json`. Raises: UserError when it cannot be written."""
-        if self.skipped:
-            write_json(metrics, json.loads(metrics.read_text(encoding="utf-8")) | self.counts)
 
 
 def _without(data: Any, split: str, indices: Iterable[int]) -> Any:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import UserError
 from engine.run_folder import RunFolder, write_text
+
+T = TypeVar("T")
 
 
 class RunLog:
@@ -162,6 +164,20 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:
+    """`work(progress=...)`, which reports (done, total), under a bar of `total`.
+
+    Raises: UserError for a ValueError of `work`, which may lie where there is no UserError.
+    """
+    bar = Progress(total, unit=unit)
+    try:
+        return work(progress=lambda done, _: bar.update(done))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    finally:
+        bar.close()
 
 
 def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:

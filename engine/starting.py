@@ -86,7 +86,7 @@ def init_from(path: Path, model: Any, classes: ClassMap, *, name: str = "best", 
         if theirs is not None and theirs != classes.names:
             shared = sum(name in theirs for name in classes.names)
             state = model.carry(state, theirs, classes.names)
-            carried = f"; {shared} of {len(classes)} classes carried over by name, the others new"
+            carried = f"; class rows: {shared} of {len(classes)} classes carried over by name, the others new"
         report = checkpoint.load_strict(model, state, skip=skip, resized=model.class_layers)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
-from engine.data import _start_worker
+from engine.data import start_worker
 from engine.errors import UserError
 from engine.log import Progress
 
@@ -43,7 +43,7 @@ def sweep(
         sampler=order,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         prefetch_factor=8 if workers else None,
     )
     progress = None if quiet else Progress(len(items), unit=unit)

@@ -223,7 +223,9 @@ class Trainer:
             state.best, state.best_step = score, state.step
         if self.report is not None:
             self.report.evaluation(state.step, metrics, metric=self.evaluator.main_metric, better=better)
-            run_folder.write_json(self.run.metrics, state.results(self.evaluator.main_metric))
+            run_folder.write_json(
+                self.run.metrics, state.results(self.evaluator.main_metric) | dict(self.feed.notes)
+            )
         self.save()
 
     def _save_due(self) -> bool:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from engine.cache import Masks, PixelCache
 from engine.classes import ClassMap
-from engine.data import Draw, draw_seed
-from engine.errors import UserError
+from engine.data import Draw, as_tensor, draw_seed
+from engine.errors import UserError, no_split
 from engine.images import read_image, read_labels
 from seg.labels import LabelReader
 
@@ -124,9 +123,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
         image, label = self._transform(image, label, draw_seed(self._seed, draw))
-        sample["image"] = _tensor(image.transpose(2, 0, 1))
+        sample["image"] = as_tensor(image.transpose(2, 0, 1))
         if label is not None:
-            sample["label"] = _tensor(label)
+            sample["label"] = as_tensor(label)
         return sample
 
 
@@ -157,9 +156,7 @@ class SegmentationData:
     ) -> SegmentationDataset:
         """Raises: UserError when there is no such split."""
         if split not in self.splits:
-            raise UserError(
-                f"there is no split {split!r} in {self.description}; choose from {sorted(self.splits)}"
-            )
+            raise no_split(split, self.splits, source=self.description)
         return SegmentationDataset(
             split=self.splits[split],
             read_label=self._read_label,
@@ -167,11 +164,6 @@ class SegmentationData:
             seed=seed,
             cache=cache,
         )
-
-
-def _tensor(pixels: Image) -> Tensor:
-    # A tensor needs memory it may write to, which a view into a cache is not.
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:

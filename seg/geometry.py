@@ -1,22 +1,10 @@
-"""Resizing and padding of images and label maps."""
+"""Resizing of label maps, and padding."""
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.classes import IGNORE
-
-Image = NDArray[np.uint8]
-Size = tuple[int, int]
-
-
-def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
-    """Bilinear; with `area`, the mean over the pixels that fall together when both sides shrink."""
-    if image.shape[:2] == tuple(size):
-        return image
-    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    method = cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
+from engine.geometry import Image, Size
 
 
 def resize_label(label: Image, size: Size) -> Image:

@@ -1,9 +1,9 @@
 """Streets that are drawn, not photographed: a Cityscapes tree without a download, made on first use."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from engine.errors import UserError
-from engine.log import Progress
+from engine.log import with_progress
 from seg.cityscapes import cityscapes
 from seg.dataset import SegmentationData
 from streets.cached import cached_streets
@@ -25,21 +25,16 @@ def streets(
 
     Raises: UserError for bad numbers, and when `root` holds something else or cannot be written.
     """
-    bar = Progress(num_train + num_val + num_test, unit="street scene")
-    try:
-        folder = cached_streets(
-            root=root,
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-            size=size,
-            seed=seed,
-            progress=lambda done, total: bar.update(done),
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    finally:
-        bar.close()
+    draw = partial(
+        cached_streets,
+        root=root,
+        num_train=num_train,
+        num_val=num_val,
+        num_test=num_test,
+        size=size,
+        seed=seed,
+    )
+    folder = with_progress(draw, num_train + num_val + num_test, unit="street scene")
     tree = cityscapes(root=str(folder))
     tree.description = tree.description.replace("Cityscapes at", "built-in street scenes at")
     tree.warnings = ()  # about the numbers of images, which are not Cityscapes' by choice

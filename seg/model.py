@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
 from backbones.weights import StateDict, backbone_state, detect_format, from_torchvision
+from engine.geometry import as_size
 from engine.starting import carry_rows
 
 
@@ -50,8 +51,7 @@ class Segmenter(nn.Module):
             output_stride=list(self.backbone.strides.values())[-1],
         )
         if input_size is not None and hasattr(self.head, "pool"):
-            height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-            self.head.pool.check((height, width))
+            self.head.pool.check(as_size("input_size", input_size))
 
     @property
     def class_layers(self) -> tuple[str, ...]:

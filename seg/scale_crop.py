@@ -10,7 +10,8 @@ import albumentations
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.geometry import Size, pad_bottom_right, pad_label, resize_image, resize_label
+from engine.geometry import Size, resize_image
+from seg.geometry import pad_bottom_right, pad_label, resize_label
 
 
 class ScaleCrop(albumentations.DualTransform):

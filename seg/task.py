@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.classes import ClassMap
 from engine.data import Draw
 from engine.errors import UserError
-from engine.files import spread
+from engine.files import flat_name, spread
 from engine.images import read_image, write_png
 from engine.pixels import Normalise
 from engine.task import Batch
@@ -155,12 +155,12 @@ class Segmentation(nn.Module):
     ) -> None:
         """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
         for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
-            write_png(folder / f"{_file_name(dataset.name(index))}.png", self.to_ids(labels))
+            write_png(folder / f"{flat_name(dataset.name(index))}.png", self.to_ids(labels))
 
     def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
         """Draw predictions for `count` images spread over a split."""
         for index in spread(len(dataset), count) if count else []:
-            self.save_sample(dataset, index, folder / f"{_file_name(dataset.name(index))}.png")
+            self.save_sample(dataset, index, folder / f"{flat_name(dataset.name(index))}.png")
 
     def save_sample(self, dataset: SegmentationDataset, index: int, path: Path) -> None:
         """Draw one sample of a split: image, prediction and, where known, the truth, above a legend."""
@@ -181,8 +181,4 @@ class Segmentation(nn.Module):
         (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
         confusion_picture(evaluator.confusion, self.classes, out / "confusion.png")
         for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
-            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{_file_name(name)}.png")
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "_")
+            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png")

@@ -4,11 +4,11 @@ A transform is called as transform(image, label, seed): image uint8 [H, W, 3], l
 the seed decides everything, so that a sample does not depend on the worker that made it.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from seg.geometry import Image, Size, resize_image
+from engine.augment import flip_and_jitter, import_albumentations
+from engine.geometry import Image, Size, as_size, resize_image
 
 
 class TrainTransform:
@@ -37,14 +37,8 @@ class TrainTransform:
         area: bool = False,
         extra: Sequence[Any] = (),
     ) -> None:
-        self.crop = _as_size("crop", crop)
-        if min(self.crop) < 32:  # below that the deepest feature map is a single value
-            raise ValueError(f"crop must be at least 32 pixels on each side, got {crop!r}")
+        self.crop = as_size("crop", crop, least=32)  # below, the deepest feature map is a single value
         low, high = _as_scale(scale)
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip must be a probability in 0..1, got {flip}")
-        if not 0 <= color <= 1:
-            raise ValueError(f"color must be a strength in 0..1, got {color}")
         if not 0 <= fill <= 255:
             raise ValueError(f"fill must be a grey value in 0..255, got {fill}")
         if scale_step < 0:
@@ -53,15 +47,7 @@ class TrainTransform:
         from seg.scale_crop import ScaleCrop
 
         steps = [ScaleCrop(crop=self.crop, scale=(low, high), scale_step=scale_step, fill=fill, area=area)]
-        if flip:
-            steps.append(albumentations.HorizontalFlip(p=flip))
-        if color:
-            span = (max(0.0, 1 - color), 1 + color)
-            hue = (-color / 5, color / 5)
-            steps.append(
-                albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1)
-            )
-        self._pipeline = albumentations.Compose([*steps, *extra])
+        self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
         # Every sample seeds the pipeline anew: albumentations copies one generator into all workers, which
@@ -91,7 +77,7 @@ class EvalTransform:
                 raise ValueError(f"size must be None, (height, width) or a factor up to 8, got {size}")
             self._factor = float(size)
         elif size is not None:
-            self._size = _as_size("size", size)
+            self._size = as_size("size", size)
 
     def __str__(self) -> str:
         if self._factor is not None:
@@ -103,21 +89,6 @@ class EvalTransform:
         if self._factor is not None:
             height, width = (max(1, round(side * self._factor)) for side in (height, width))
         return resize_image(image, (height, width), area=self._area), label
-
-
-def import_albumentations() -> Any:
-    """albumentations, imported late (2 s) and without its call to the package index."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
-
-    return albumentations
-
-
-def _as_size(name: str, value: int | Sequence[int]) -> Size:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-        raise ValueError(f"{name} must be (height, width) in pixels, got {value!r}")
-    return int(sides[0]), int(sides[1])
 
 
 def _as_scale(value: Sequence[float]) -> tuple[float, float]:

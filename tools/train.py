@@ -47,12 +47,15 @@ def train(config: DictConfig) -> None:
     started_from = "" if saved else starting_weights(config, task.model, data.classes)
     frozen = freeze(task.model, config.get("freeze") or [])
     where.place(task)
+    train_set = intake.dataset(data, "train", augment, seed=config.seed, limit=config.data.limit)
+    eval_set = intake.dataset(data, config.data.split, task.eval_transform)
     feed = Feed(
-        train_set=intake.dataset(data, "train", augment, seed=config.seed, limit=config.data.limit),
-        eval_set=intake.dataset(data, config.data.split, task.eval_transform),
+        train_set=train_set,
+        eval_set=eval_set,
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
+        notes=intake.counts,
     )
     plan = plan.resolved(len(feed.train_set))
     trainer = Trainer(
@@ -83,7 +86,6 @@ def train(config: DictConfig) -> None:
     trainer.fit()
     if where.is_main:
         if not finished:
-            intake.count_in(trainer.run.metrics)
             print(trainer.evaluator.table())
         if not finished or not trainer.run.curves.exists():
             draw(trainer, config.samples)

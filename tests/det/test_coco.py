@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import re
 import zlib
 
 import numpy as np
@@ -14,24 +13,9 @@ from hypothesis import strategies as st
 from det.data import DetectionData, coco
 from engine.errors import UserError
 from engine.images import write_png
+from tests.refusals import check_line, refuses
 
 CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "bird"}]
-
-
-def check_line(error, place):
-    assert "\n" not in str(error)
-    assert str(place) in str(error)
-
-
-def refuses(build, *parts):
-    """The UserError of `build`, which is one line and holds every one of `parts`."""
-    with pytest.raises(UserError) as caught:
-        build()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert re.search(part, message), f"{part!r} not in {message!r}"
-    return message
 
 
 def content(images=2, annotations=(), categories=CATEGORIES, start=0):

@@ -1,7 +1,6 @@
 """Pascal VOC: where its files are looked for, what is read from them, and what is refused."""
 
 import os
-import re
 import xml.etree.ElementTree as ElementTree
 import zlib
 
@@ -14,24 +13,9 @@ from det import voc_xml
 from det.data import voc
 from engine.errors import UserError
 from engine.images import write_png
+from tests.refusals import check_line, refuses
 
 CAT = ("cat", (10, 5, 30, 25))
-
-
-def check_line(error, place):
-    assert "\n" not in str(error)
-    assert str(place) in str(error)
-
-
-def refuses(build, *parts):
-    """The UserError of `build`, which is one line and holds every one of `parts`."""
-    with pytest.raises(UserError) as caught:
-        build()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert re.search(part, message), f"{part!r} not in {message!r}"
-    return message
 
 
 def xml(*objects, size=(40, 60)):

@@ -1,7 +1,6 @@
 """YOLO: data.yaml, the rule from images to labels, and rows of fractions."""
 
 import os
-import re
 import zlib
 
 import numpy as np
@@ -14,22 +13,7 @@ from det import yolo_text
 from det.data import coco, yolo
 from engine.errors import UserError
 from engine.images import write_png
-
-
-def check_line(error, place):
-    assert "\n" not in str(error)
-    assert str(place) in str(error)
-
-
-def refuses(build, *parts):
-    """The UserError of `build`, which is one line and holds every one of `parts`."""
-    with pytest.raises(UserError) as caught:
-        build()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert re.search(part, message), f"{part!r} not in {message!r}"
-    return message
+from tests.refusals import check_line, refuses
 
 
 def add(folder, name, rows="0 0.5 0.5 0.5 0.5", height=40, width=60):

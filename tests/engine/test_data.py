@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data import Draw, Feed, Shard, Stream, collate, draw_seed, file_of, first, loader
+from engine.data import Draw, Feed, Shard, Stream, collate, draw_seed, loader
 from engine.errors import UserError
 from tests.engine.toy import Pictures
 
@@ -119,16 +119,6 @@ def test_signals_to_the_process_group_do_not_reach_workers():
     worker = next(iter(loader(Group(), Shard(num_samples=1), workers=1)))
     assert worker["group"].item() != os.getpgrp()
     assert worker["deaf"].item()
-
-
-def test_first_limits_a_data_set():
-    limited = first(Pictures(5), 2)
-    assert len(limited) == 2
-    assert first(Pictures(5), None).size == first(Pictures(5), 9).size == 5
-    assert file_of(limited, 1) == "picture_1.png"
-    assert file_of([1, 2], 1) == "sample 1"
-    with pytest.raises(ValueError, match=r"data\.limit must be at least 1"):
-        first(Pictures(5), 0)
 
 
 def test_images_of_different_sizes_do_not_fit_in_one_batch():
