@@ -238,7 +238,7 @@ def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
         ({"size": 64, "mosaic": -0.5}, "mosaic must be a probability"),
         ({"size": 64, "zoom_out": 2}, "zoom_out must be a probability"),
         ({"size": 64, "color": 2}, "color must be a strength in 0..1"),
-        ({"size": 64, "min_visible": -1}, "min_visible must be in 0..1"),
+        ({"size": 64, "min_visible": -1}, "min_visible must be a fraction in 0..1"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
