@@ -1,4 +1,4 @@
-"""MnasNet-A1 and MnasNet-small (Tan et al., 2019): the seed of MobileNetV3-Large, and its rival in Table 3.
+"""MnasNet-A1, -B1 and -small (Tan et al., 2019). A1 is MobileNetV3-Large's seed, and its rival in Table 3.
 
 Source: the authors' released block strings. SE squeezes to a quarter of the block's input, with a sigmoid
 gate.
@@ -34,6 +34,34 @@ A1 = NetSpec(
         BlockSpec(kernel=5, exp=960, out=160, se=True),
         BlockSpec(kernel=5, exp=960, out=160, se=True),
         BlockSpec(kernel=3, exp=960, out=320),
+    ),
+    last=1280,
+    last_act="RE",
+    se=SE,
+)
+
+B1 = NetSpec(
+    name="mnasnet_b1",  # found without SE in the search space; torchvision's mnasnet*
+    stem=32,
+    stem_act="RE",
+    blocks=(
+        BlockSpec(kernel=3, exp=32, out=16, residual=False),
+        BlockSpec(kernel=3, exp=48, out=24, stride=2),  # C2
+        BlockSpec(kernel=3, exp=72, out=24),
+        BlockSpec(kernel=3, exp=72, out=24),
+        BlockSpec(kernel=5, exp=72, out=40, stride=2),  # C3
+        BlockSpec(kernel=5, exp=120, out=40),
+        BlockSpec(kernel=5, exp=120, out=40),
+        BlockSpec(kernel=5, exp=240, out=80, stride=2),  # C4
+        BlockSpec(kernel=5, exp=480, out=80),
+        BlockSpec(kernel=5, exp=480, out=80),
+        BlockSpec(kernel=3, exp=480, out=96),
+        BlockSpec(kernel=3, exp=576, out=96),
+        BlockSpec(kernel=5, exp=576, out=192, stride=2),  # C5
+        BlockSpec(kernel=5, exp=1152, out=192),
+        BlockSpec(kernel=5, exp=1152, out=192),
+        BlockSpec(kernel=5, exp=1152, out=192),
+        BlockSpec(kernel=3, exp=1152, out=320),
     ),
     last=1280,
     last_act="RE",
@@ -82,6 +110,25 @@ def mnasnet_a1(
     """MnasNet-A1; below width 1 the last conv keeps its 1280 channels, but in Table 6 (`shrink_last`)."""
     spec = replace(A1, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
     spec = with_width(spec, width_mult, shrink_last=shrink_last)
+    return with_output_stride(spec, output_stride, dilate_first=dilate_first)
+
+
+def mnasnet_b1(
+    *,
+    width_mult: float = 1.0,
+    output_stride: Literal[8, 16, 32] = 32,
+    padding: Literal["symmetric", "same"] = "symmetric",
+    dilate_first: bool = False,
+    bn_eps: float = 1e-3,
+    bn_momentum: float = 0.01,
+    dropout: float = 0.2,
+) -> NetSpec:
+    """MnasNet-B1, without SE; the last conv has 1280 channels at every width.
+
+    bn_eps: torchvision's and timm's weights were trained with 1e-5.
+    """
+    spec = replace(B1, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
+    spec = replace(with_width(spec, width_mult), last=B1.last)
     return with_output_stride(spec, output_stride, dilate_first=dilate_first)
 
 

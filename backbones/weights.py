@@ -1,7 +1,8 @@
-"""torchvision's state dicts under our names. Pure functions on dicts, which they leave unchanged.
+"""Other people's state dicts under our names. Pure functions on dicts, which they leave unchanged.
 
 Classifier, Segmenter and Detector all hold their `MobileNet` as `backbone`, so its keys start with
-"backbone." here.
+"backbone." here. Who calls what how stands in `backbones.key_maps`, what can be had in
+`backbones.published`.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from backbones.key_maps import Names, timm_names, torchvision_mnasnet_names, torchvision_names
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
 
 StateDict = dict[str, Tensor]
-Format = Literal["ours", "torchvision", "torchvision_dense"]
-CONV = ("weight",)
-BIASED = ("weight", "bias")
-BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+Format = Literal["ours", "torchvision", "torchvision_dense", "timm"]
+_DENSE, _MNASNET = "backbone.0.0.weight", "layers.0.weight"
 
 
 def detect_format(state: StateDict) -> Format:
     """Whose names a state dict uses, by the name of its first convolution.
 
-    "torchvision": mobilenet_v3_large, mobilenet_v3_small or mobilenet_v2, with or without its classifier.
-    "torchvision_dense": a torchvision segmentation model, whose trunk is numbered directly after "backbone.".
+    "torchvision": mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2 or mnasnet*, with or without its
+    classifier. "torchvision_dense": a torchvision segmentation model, whose trunk is numbered directly after
+    "backbone.". "timm": one of timm's mobilenetv3_*, mobilenetv2_*, mnasnet_* or semnasnet_*.
     """
     marks: dict[str, Format] = {
         "backbone.stem.conv.weight": "ours",
         "stem.conv.weight": "ours",
         "features.0.0.weight": "torchvision",
-        "backbone.0.0.weight": "torchvision_dense",
+        _MNASNET: "torchvision",
+        _DENSE: "torchvision_dense",
+        "conv_stem.weight": "timm",
     }
     for key, name in marks.items():
         if key in state:
@@ -51,13 +54,29 @@ def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
     found = detect_format(state)
     if found == "ours":
         raise ValueError("this state dict has our names already; load it as it is")
-    prefix = "backbone." if found == "torchvision_dense" else "features."
-    names = _trunk_names(spec, prefix, _is_v2(state))
-    taken = {k: v for k, v in state.items() if found == "torchvision" or k.startswith(prefix)}
-    if any(key.startswith("classifier.") for key in taken):
-        names |= _classifier_names(spec)
+    if found == "timm":
+        raise ValueError("this state dict has timm's names: it is of a classifier; give it as weights=")
+    return translated(state, spec)
+
+
+def translated(state: StateDict, spec: NetSpec) -> StateDict:
+    """A state dict of any known format under the names of `cls.model.Classifier`, float32.
+
+    Ours come back as they are. What theirs lack of a classifier is lacking here too.
+
+    Raises:
+        ValueError: an unknown format; keys that are missing for this spec, or left over.
+    """
+    found = detect_format(state)
+    if found == "ours":
+        return state
+    names, taken = _names(state, spec, found)
+    if not any(key.startswith("classifier.") for key in state):
+        heads = ("classifier.", "hidden.")
+        taken -= {theirs for ours, theirs in names.items() if ours.startswith(heads)}
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(heads)}
     missing = [theirs for theirs in names.values() if theirs not in state and not _is_counter(theirs)]
-    unknown = sorted(taken.keys() - set(names.values()))
+    unknown = sorted(taken - set(names.values()))
     if missing or unknown:
         raise ValueError(
             f"these weights are not those of {spec.name} with these options: "
@@ -65,7 +84,41 @@ def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
         )
     # Files from before torch 0.4.1 have no batch counters; only a momentum of None would read them.
     zero = torch.zeros((), dtype=torch.long)
-    return {ours: _full_precision(state.get(theirs, zero)) for ours, theirs in names.items()}
+    ours = {key: _full_precision(state.get(theirs, zero)) for key, theirs in names.items()}
+    for key in ("hidden.weight", "classifier.weight"):
+        if key in ours:  # a 1x1 convolution at timm
+            ours[key] = ours[key].flatten(1)
+    return ours
+
+
+def classifier_state(state: StateDict, spec: NetSpec) -> StateDict:
+    """A whole classifier of any known format as `cls.model.Classifier` takes it.
+
+    The number of classes is that of the state dict; see `without_background`.
+
+    Raises:
+        ValueError: it is of another network, or of no classifier.
+    """
+    ours = translated(state, spec)
+    if "classifier.weight" not in ours:
+        raise ValueError("these weights have no classifier: give them as weights=, for the backbone alone")
+    return ours
+
+
+def without_background(state: StateDict, num_classes: int) -> StateDict:
+    """A classifier under our names, without its row 0 where it has one class too many.
+
+    The ImageNet networks released by Google, and only those, count 1001 classes, of which 0 is background.
+
+    Raises:
+        ValueError: it has neither `num_classes` classes nor one more.
+    """
+    rows = len(state["classifier.weight"])
+    if rows == num_classes:
+        return state
+    if rows != num_classes + 1:
+        raise ValueError(f"a classifier of {rows} classes, with and without background not {num_classes}")
+    return state | {key: state[key][1:] for key in ("classifier.weight", "classifier.bias")}
 
 
 def trunk(state: StateDict) -> StateDict:
@@ -74,13 +127,13 @@ def trunk(state: StateDict) -> StateDict:
 
 
 def backbone_state(state: StateDict, network: MobileNet) -> StateDict:
-    """What `network.load_state_dict` takes, out of any state dict that we know, ours or torchvision's.
+    """What `network.load_state_dict` takes, out of any state dict that we know, ours or others'.
 
     It may be that of a backbone, a classifier or a dense model. Layers that `network` does not build (those
-    after its deepest tap) are left out. ValueError listing the keys if torchvision's are of another network.
+    after its deepest tap) are left out. ValueError listing the keys if others' are of another network.
     """
     if detect_format(state) != "ours":
-        state = trunk(from_torchvision(state, network.spec))
+        state = trunk(translated(state, network.spec))
     elif any(key.startswith("backbone.") for key in state):
         state = trunk(state)
     with torch.device("meta"):
@@ -90,46 +143,17 @@ def backbone_state(state: StateDict, network: MobileNet) -> StateDict:
     return {key: tensor for key, tensor in state.items() if key not in beyond}
 
 
-def _trunk_names(spec: NetSpec, prefix: str, v2: bool) -> dict[str, str]:
-    """Our key -> torchvision's, for stem, blocks and last conv."""
-    names = _conv_bn("backbone.stem", f"{prefix}0")
-    for i, (block, channels_in) in enumerate(zip(spec.blocks, spec.block_inputs, strict=True), start=1):
-        ours = f"backbone.blocks.{i - 1}"
-        theirs = f"{prefix}{i}.conv" if v2 else f"{prefix}{i}.block"
-        at = 0
-        if block.exp != channels_in:
-            names |= _conv_bn(f"{ours}.expand", f"{theirs}.{at}")
-            at += 1
-        names |= _conv_bn(f"{ours}.depthwise", f"{theirs}.{at}")
-        at += 1
-        if block.se:
-            names |= _keys(f"{ours}.se.reduce", f"{theirs}.{at}.fc1", BIASED)
-            names |= _keys(f"{ours}.se.expand", f"{theirs}.{at}.fc2", BIASED)
-            at += 1
-        if v2:  # whose projection and its batch norm stand side by side
-            names |= _keys(f"{ours}.project.conv", f"{theirs}.{at}", CONV)
-            names |= _keys(f"{ours}.project.bn", f"{theirs}.{at + 1}", BN)
-        else:
-            names |= _conv_bn(f"{ours}.project", f"{theirs}.{at}")
-    return names | _conv_bn("backbone.last", f"{prefix}{len(spec.blocks) + 1}")
-
-
-def _classifier_names(spec: NetSpec) -> dict[str, str]:
-    if not spec.hidden:
-        return _keys("classifier", "classifier.1", BIASED)
-    return _keys("hidden", "classifier.0", BIASED) | _keys("classifier", "classifier.3", BIASED)
-
-
-def _conv_bn(ours: str, theirs: str) -> dict[str, str]:
-    return _keys(f"{ours}.conv", f"{theirs}.0", CONV) | _keys(f"{ours}.bn", f"{theirs}.1", BN)
-
-
-def _keys(ours: str, theirs: str, tensors: tuple[str, ...]) -> dict[str, str]:
-    return {f"{ours}.{name}": f"{theirs}.{name}" for name in tensors}
-
-
-def _is_v2(state: StateDict) -> bool:
-    return any(".conv." in key for key in state)
+def _names(state: StateDict, spec: NetSpec, found: Format) -> tuple[Names, set[str]]:
+    """Our key -> theirs for the whole classifier, and which of their keys it has to account for."""
+    if found == "timm":
+        return timm_names(spec, state), set(state)
+    if _MNASNET in state:
+        return torchvision_mnasnet_names(spec, state), set(state)
+    if found == "torchvision":
+        return torchvision_names(spec, state, "features."), set(state)
+    names = torchvision_names(spec, state, "backbone.")
+    names = {ours: theirs for ours, theirs in names.items() if ours.startswith("backbone.")}
+    return names, {key for key in state if key.startswith("backbone.")}
 
 
 def _is_counter(key: str) -> bool:

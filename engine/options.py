@@ -25,8 +25,8 @@ def top_keys(tool: str) -> list[str]:
 def readable_help(tool: str, help_text: str) -> str:
     """What `--help` prints: the tool's own text, then its groups with their options and its keys."""
     lines = [help_text.strip(), "", "Groups (group=option):"]
-    for group, options in groups().items():
-        if tool not in MAKE_RUNS and group not in _OF_A_RUN:
+    for group, options in groups(tool).items():
+        if tool not in MAKE_RUNS and group not in (*_OF_A_RUN, *own_groups(tool)):
             continue
         names = ", ".join(options)
         lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
@@ -35,10 +35,20 @@ def readable_help(tool: str, help_text: str) -> str:
     return "\n".join(lines)
 
 
-def groups() -> dict[str, list[str]]:
-    """All config groups and their options, as the folder `conf` has them."""
+def own_groups(tool: str) -> list[str]:
+    """The groups that belong to a tool which works on runs, and to no training."""
+    if tool in MAKE_RUNS:
+        return []
+    content = yaml.safe_load((CONF / f"{tool}.yaml").read_text(encoding="utf-8"))
+    keys = [key for entry in content["defaults"] if isinstance(entry, dict) for key in entry]
+    return [key for key in keys if not key.startswith("override ")]
+
+
+def groups(tool: str = "train") -> dict[str, list[str]]:
+    """All config groups and their options, as the folder `conf` has them, but for other tools' own."""
+    others = {group for root in CONF.glob("*.yaml") if root.stem != tool for group in own_groups(root.stem)}
     found: dict[str, list[str]] = {}
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name not in others):
         files = sorted(folder.rglob("*.yaml"))
         found[folder.name] = [str(file.relative_to(folder).with_suffix("")) for file in files]
     return found

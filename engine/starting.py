@@ -1,21 +1,40 @@
 """What a model starts from. The order: resume > init_from > weights > random.
 
-`init_from` takes a whole model (a run folder or a weight file), `weights` only its backbone. Loading is
-strict: what does not fit must be excused by name, and the report names what was loaded, skipped and new.
+`init_from` takes a whole model (a run folder, a weight file or the name of published weights), `weights` only
+its backbone. Loading is strict: what does not fit must be excused by name, and the report names what was
+loaded, skipped and new.
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from engine import checkpoint, run_folder
 from engine.checkpoint import Tensors
 from engine.classes import ClassMap
+from engine.download import fetch
 from engine.errors import UserError
 
 LABELS = "labels.txt"
 """Class names beside a weight file: line n names class n."""
+
+_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors"}
+
+
+class Remote(Protocol):
+    """A published weight file."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits, or the first 8 of them."""
+        ...
 
 
 class Adaptable(Protocol):
@@ -36,6 +55,51 @@ class Adaptable(Protocol):
         """`state` of the same model for classes `theirs` -> for `ours`: rows of classes with the same name
         are kept, the others are this model's own."""
         ...
+
+
+def is_name(text: str) -> bool:
+    """Whether a value of `weights` or `init_from` can only be the name of published weights: nothing lies
+    there, and it has neither a folder nor the suffix of a weight file."""
+    path = Path(text)
+    return not _is_there(text) and path.name == text and path.suffix not in _SUFFIXES
+
+
+def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None = None) -> Path:
+    """The run folder or weight file that a value of `weights` or `init_from` means.
+
+    What is there is returned as it is; published weights are fetched once and checked against their hash.
+
+    Args:
+        published: name -> file; ValueError, which names the nearest, where there is none.
+        folder: where fetched files are kept; by default where torchvision keeps its own, so that files it
+            has fetched already are used: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, else `~/.cache/torch`.
+
+    Raises:
+        UserError: there is neither such a file nor such a name; the file cannot be fetched (with its URL,
+            and where to put it), or is another one than was published.
+    """
+    if _is_there(text):
+        return Path(os.path.expanduser(text))
+    missing = f"{text}: there is no such weight file or run folder"
+    if not is_name(text):
+        raise UserError(missing)
+    try:
+        found = published(text)
+    except ValueError as error:
+        raise UserError(f"{missing}, and {error}") from None
+    try:
+        return fetch(found.url, sha256=found.sha256, folder=folder or weights_folder())
+    except UserError as error:
+        raise UserError(f"{text}: {error}") from None
+
+
+def _is_there(text: str) -> bool:
+    return os.path.exists(os.path.expanduser(text))  # unlike Path's, false for what can be no path
+
+
+def weights_folder() -> Path:
+    """Where fetched weights are kept: torch.hub's folder of checkpoints."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def read_state(path: Path, name: str = "best") -> Tensors:

@@ -1,5 +1,6 @@
 """torchvision's weights under our names give torchvision's outputs."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,10 +11,18 @@ from torch import nn
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from backbones.mnasnet import mnasnet_b1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from backbones.weights import backbone_state, detect_format, from_torchvision, trunk
+from backbones.weights import (
+    backbone_state,
+    classifier_state,
+    detect_format,
+    from_torchvision,
+    trunk,
+    without_background,
+)
 from cls.model import Classifier
 
 models = torchvision.models
@@ -61,8 +70,23 @@ def assert_same_logits(theirs, spec, size=(64, 97)):
             partial(models.mobilenet_v3_small, dilated=True),
             mobilenet_v3_small(output_stride=16, dilate_first=True),
         ),
+        (models.mnasnet0_5, mnasnet_b1(width_mult=0.5, bn_eps=1e-5)),
+        (models.mnasnet0_75, mnasnet_b1(width_mult=0.75, bn_eps=1e-5)),
+        (models.mnasnet1_0, mnasnet_b1(bn_eps=1e-5)),
+        (models.mnasnet1_3, mnasnet_b1(width_mult=1.3, bn_eps=1e-5)),
     ],
-    ids=["large", "small", "v2", "v2 half", "large dilated", "small dilated"],
+    ids=[
+        "large",
+        "small",
+        "v2",
+        "v2 half",
+        "large dilated",
+        "small dilated",
+        "mnasnet half",
+        "mnasnet 0.75",
+        "mnasnet",
+        "mnasnet 1.3",
+    ],
 )
 def test_logits_are_torchvisions(build, spec):
     torch.manual_seed(1)
@@ -134,8 +158,42 @@ def test_formats():
     assert detect_format(models.mobilenet_v2().state_dict()) == "torchvision"
     with pytest.raises(ValueError, match="starts with conv1"):
         detect_format({"conv1.weight": torch.zeros(1)})
+    assert detect_format(models.mnasnet0_5().state_dict()) == "torchvision"
     with pytest.raises(ValueError, match="has our names already"):
         from_torchvision(ours, mobilenet_v3_small())
+
+
+def test_a_classifier_of_any_format():
+    theirs = models.mobilenet_v3_small(num_classes=3).state_dict()
+    found = classifier_state(theirs, mobilenet_v3_small())
+    assert torch.equal(found["hidden.weight"], theirs["classifier.0.weight"])
+    assert torch.equal(found["classifier.bias"], theirs["classifier.3.bias"])
+    assert classifier_state(found, mobilenet_v3_small()) is found
+    features = {key: tensor for key, tensor in theirs.items() if key.startswith("features.")}
+    for state in (features, trunk(found)):
+        with pytest.raises(ValueError, match="have no classifier"):
+            classifier_state(state, mobilenet_v3_small())
+    del theirs["classifier.3.weight"]  # half of a classifier is none that was left out
+    with pytest.raises(ValueError, match=r"missing classifier\.3\.weight"):
+        classifier_state(theirs, mobilenet_v3_small())
+
+
+def test_another_number_of_blocks_is_said():
+    spec = replace(mobilenet_v2(), blocks=mobilenet_v2().blocks[:3])
+    with pytest.raises(ValueError, match="not those of mobilenet_v2 with these options: 17 blocks, not 3"):
+        classifier_state(models.mnasnet0_5().state_dict(), spec)
+
+
+def test_the_background_is_row_0():
+    state = {"classifier.weight": torch.arange(8.0).view(4, 2), "classifier.bias": torch.arange(4.0), "x": 1}
+    found = without_background(state, 3)
+    assert found["classifier.weight"].tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert found["classifier.bias"].tolist() == [1, 2, 3]
+    assert found["x"] == 1
+    assert len(state["classifier.bias"]) == 4
+    assert without_background(state, 4) is state
+    with pytest.raises(ValueError, match="4 classes, with and without background not 5"):
+        without_background(state, 5)
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +245,12 @@ def test_tensorflow_weights_need_same_padding(data_folder, photographs):
         spec = mobilenet_v3_large(minimalistic=True, padding=padding)
         model = Classifier(backbone=spec, num_classes=1001).eval()
         model.load_state_dict(from_torchvision(state, spec), strict=True)
+        pruned = Classifier(backbone=spec, num_classes=1000).eval()
+        pruned.load_state_dict(without_background(classifier_state(state, spec), 1000))
         with torch.no_grad():
-            found = model(images * 2 - 1).argmax(1) - 1  # output 0 is the background
+            logits = model(images * 2 - 1)
+            found = logits.argmax(1) - 1  # output 0 is the background
+            torch.testing.assert_close(pruned(images[:4] * 2 - 1), logits[:4, 1:], rtol=1e-4, atol=1e-4)
         right[padding] = (found == labels).float().mean().item()
     assert right["same"] > 0.75
     assert right["same"] > right["symmetric"]

@@ -1,0 +1,277 @@
+"""Models that are published and loaded again: the same predictions, no paths of this machine, nothing run."""
+
+import inspect
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from engine import checkpoint
+from engine.errors import UserError
+from engine.hub import FILES, Pretrained
+from tests.engine.run_folders import METRICS, STATE, make_run
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def seg_run(tmp_path_factory):
+    """A segmentation run whose configuration is full of paths."""
+    folder = tmp_path_factory.mktemp("seg")
+    home = Path.home()
+    return make_run(
+        folder / "run",
+        "task=seg",
+        "data=masks",
+        f"data.root={home}/alice/data",
+        f"data.cache={folder}/cache",
+        "weights=/mnt/alice/net.pth",
+        "run=../alice/run",
+        "trainer.steps=9",
+        "experiment=seg/lraspp_v3_small",
+    )
+
+
+@pytest.fixture(scope="module")
+def published(seg_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "model"
+    return Pretrained.from_pretrained(seg_run).save_pretrained(out, licence="cc-by-nc-4.0")
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_predictions_are_those_of_the_run(seg_run, published):
+    ours, theirs = Pretrained.from_pretrained(seg_run), Pretrained.from_pretrained(str(published))
+    assert not theirs.task.training
+    assert theirs.classes == ours.classes
+    expected = ours.predict_image(PICTURE)
+    assert np.array_equal(theirs.predict_image(PICTURE), expected)
+    assert len(np.unique(expected)) == 2  # a picture of one class would prove little
+    for name, tensor in ours.task.model.state_dict().items():
+        assert torch.equal(theirs.task.model.state_dict()[name], tensor)
+
+
+def test_a_picture_may_be_a_file(published, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "p.png"), PICTURE[..., ::-1])
+    model = Pretrained.from_pretrained(published)
+    assert np.array_equal(model.predict_image(tmp_path / "p.png"), model.predict_image(PICTURE))
+    for wrong in (PICTURE[..., 0], PICTURE.astype(np.float32)):
+        with pytest.raises(UserError, match=r"a picture is uint8 \[H, W, 3\]"):
+            model.predict_image(wrong)
+
+
+def test_detections_survive_too(tmp_path):
+    run = make_run(tmp_path / "run", "task=det", "data.size=[64,64]", "backbone.width_mult=0.35")
+    model = Pretrained.from_pretrained(run)
+    again = Pretrained.from_pretrained(model.save_pretrained(tmp_path / "out"))
+    for found, expected in zip(again.predict_image(PICTURE), model.predict_image(PICTURE), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_only_what_inference_needs_is_published(published):
+    assert files_of(published) == sorted(FILES)
+    tensors, metadata = checkpoint.read(published / "checkpoints" / "best.safetensors")
+    assert all(name.startswith("model/") for name in tensors)
+    assert metadata["state"]["step"] == 7
+    assert json.loads((published / "metrics.json").read_text()) == {**METRICS, "step": 7}
+
+
+def test_no_path_of_this_machine_is_published(seg_run, published):
+    text = "".join((published / name).read_text() for name in FILES if "safetensors" not in name)
+    assert "alice" in (seg_run / "config.yaml").read_text()
+    for private in ("alice", str(Path.home()) + "/", str(seg_run), "/mnt"):
+        assert private not in text
+    config = yaml.safe_load((published / "config.yaml").read_text())
+    assert config["weights"] is config["run"] is config["data"]["cache"] is None
+    assert config["data"]["root"] == "<data.root>"  # the reader of masks takes no null
+    withheld = Pretrained.from_pretrained(seg_run).withheld
+    assert sorted(withheld) == ["data.cache", "data.root", "run", "weights"]
+    assert Pretrained.from_pretrained(published).withheld == ()
+
+
+def test_names_of_published_weights_and_lists_of_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run", "task=seg", "weights=mobilenet_v3_small")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["freeze"] = ["/home/alice"]
+    config["overrides"] = ["data.root=/srv/alice"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    out = Pretrained.from_pretrained(run).save_pretrained("out")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["weights"] == "mobilenet_v3_small"
+    assert "alice" not in (out / "config.yaml").read_text()
+    assert "started from: mobilenet_v3_small" in (out / "README.md").read_text()
+
+
+def test_the_card_says_what_the_run_knows(seg_run, tmp_path):
+    model = Pretrained.from_pretrained(seg_run)
+    out = model.save_pretrained(
+        tmp_path / "out", licence="apache-2.0", description="Two kinds of things.", repo_id="me/things"
+    )
+    _, header, body = (out / "README.md").read_text().split("---\n", 2)
+    header = yaml.safe_load(header)
+    assert header["license"] == "apache-2.0"
+    assert header["pipeline_tag"] == "image-segmentation"
+    assert "mobilenet_v3_small" in header["tags"]
+    params = sum(p.numel() for p in model.task.model.parameters())
+    for expected in (
+        'from_pretrained("me/things")',
+        f"{params / 1e6:.2f} million parameters",
+        "Two kinds of things.",
+        "2 classes: a, b",
+        "| miou | 0.5 |",
+        "after 7 steps",
+        "experiment=seg/lraspp_v3_small",
+        "9 steps in batches of",
+        "started from: weights of the publisher's",
+    ):
+        assert expected in body
+    assert "iou/a" not in body
+
+
+def test_a_run_that_was_neither_trained_nor_evaluated(tmp_path):
+    run = make_run(tmp_path / "run", "task=seg", state=None)
+    card = (Pretrained.from_pretrained(run).save_pretrained(tmp_path / "out") / "README.md").read_text()
+    assert "Not evaluated." in card
+    assert "Not trained by" in card
+    assert "license" not in card
+
+
+def test_metrics_of_an_earlier_step_are_not_those_of_the_weights(tmp_path):
+    run = make_run(tmp_path / "run", "task=seg", state={**STATE, "evaluated_step": 5})
+    assert Pretrained.from_pretrained(run).metrics == {}
+
+
+def test_overrides_are_published(seg_run, tmp_path):
+    model = Pretrained.from_pretrained(seg_run, overrides=["inference.flip=true"])
+    out = model.save_pretrained(tmp_path / "out")
+    assert Pretrained.from_pretrained(out).task.inference.flip
+    with pytest.raises(UserError, match=r"did you mean 'inference\.flip'"):
+        Pretrained.from_pretrained(seg_run, overrides=["inference.flp=true"])
+
+
+def test_writing_twice_and_never_over_something_else(seg_run, tmp_path):
+    model = Pretrained.from_pretrained(seg_run)
+    (tmp_path / "out" / ".git").mkdir(parents=True)
+    (tmp_path / "out" / ".git" / "HEAD").write_text("ref")
+    for _ in range(2):
+        out = model.save_pretrained(tmp_path / "out")
+    assert files_of(out) == sorted([*FILES, ".git/HEAD"])
+    before = (seg_run / "config.yaml").read_bytes()
+    shutil.copytree(seg_run, tmp_path / "other")
+    for folder in (seg_run, tmp_path / "other"):
+        with pytest.raises(UserError, match="choose another folder"):
+            model.save_pretrained(folder)
+        assert (folder / "config.yaml").read_bytes() == before
+    with pytest.raises(UserError, match="choose another folder"):
+        Pretrained.from_pretrained(out).save_pretrained(out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("_target_: seg.task.Segmentation", "_target_: os.system", "may only build"),
+        (
+            "_target_: seg.model.Segmenter",
+            "_target_: engine.files.os.system",
+            "no class or function of its own",
+        ),
+        ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
+        ("seed: 0", "seed: ${env:HOME}", "only"),
+    ],
+)
+def test_a_strangers_configuration_is_judged_first(published, tmp_path, old, new, message):
+    shutil.copytree(published, tmp_path / "evil")
+    path = tmp_path / "evil" / "config.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        Pretrained.from_pretrained(tmp_path / "evil")
+
+
+def test_what_is_no_model(tmp_path, published):
+    with pytest.raises(UserError, match="no run folder"):
+        Pretrained.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no run folder here, and no repository"):
+        Pretrained.from_pretrained("a/b/c")
+    with pytest.raises(UserError, match="revision= is for repositories"):
+        Pretrained.from_pretrained(published, revision="main")
+    with pytest.raises(UserError, match="device='tpu9000'"):
+        Pretrained.from_pretrained(published, device="tpu9000")
+
+
+def test_without_the_extra(published, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'$"):
+        Pretrained.from_pretrained("me/things")
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'$"):
+        Pretrained.from_pretrained(published).push_to_hub("me/things")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """huggingface_hub without its network: repositories are folders; calls must fit its own signatures."""
+    library = pytest.importorskip("huggingface_hub")
+    calls = []
+
+    def stub(owner, name, act):
+        signature = inspect.signature(getattr(owner, name))
+
+        def call(*args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            calls.append((name, given))
+            return act(**{key: value for key, value in given.items() if key != "self"})
+
+        monkeypatch.setattr(owner, name, call)
+
+    def create_repo(repo_id, **_):
+        (tmp_path / "hub" / repo_id).mkdir(parents=True, exist_ok=True)
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(repo_id, folder_path, **_):
+        shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
+
+    def snapshot_download(repo_id, **_):
+        if not (tmp_path / "hub" / repo_id).is_dir():
+            raise library.errors.LocalEntryNotFoundError(f"Cannot find {repo_id}.\n\nNo connection.")
+        return str(tmp_path / "hub" / repo_id)
+
+    stub(library.HfApi, "create_repo", create_repo)
+    stub(library.HfApi, "upload_folder", upload_folder)
+    stub(library, "snapshot_download", snapshot_download)
+    return calls
+
+
+def test_pushed_and_loaded_by_name(seg_run, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = Pretrained.from_pretrained(seg_run)
+    url = model.push_to_hub("me/things", private=True, licence="mit", revision="v1")
+    assert url == "https://huggingface.co/me/things"
+    assert files_of(tmp_path / "hub" / "me" / "things") == sorted(FILES)
+    assert 'from_pretrained("me/things")' in (tmp_path / "hub" / "me" / "things" / "README.md").read_text()
+    again = Pretrained.from_pretrained("me/things", revision="v1")
+    assert np.array_equal(again.predict_image(PICTURE), model.predict_image(PICTURE))
+    asked = dict(hub)
+    assert asked["create_repo"]["private"] is True
+    assert asked["upload_folder"]["revision"] == asked["snapshot_download"]["revision"] == "v1"
+    assert asked["snapshot_download"]["allow_patterns"] == list(FILES)
+
+
+def test_the_hubs_errors_are_one_line(hub, seg_run, monkeypatch):
+    with pytest.raises(UserError, match=r"^me/nothing: Cannot find me/nothing\. No connection\.$"):
+        Pretrained.from_pretrained("me/nothing")
+
+    def refuse(*args, **kwargs):
+        raise OSError("401\nno token")
+
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub").HfApi, "create_repo", refuse)
+    with pytest.raises(UserError, match=r"^me/things: 401 no token$"):
+        Pretrained.from_pretrained(seg_run).push_to_hub("me/things")

@@ -1,0 +1,64 @@
+"""tools/publish.py: what it writes is a run folder for the other tools."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from engine.classes import ClassMap
+from engine.config import compose_config
+from engine.errors import UserError
+from seg.cityscapes import CITYSCAPES_CLASSES
+from tests.engine.run_folders import make_run
+from tests.tools.commands import run
+from tools.publish import publish
+
+STREETS = [f"data.source.num_{split}=2" for split in ("train", "val", "test")]
+SMALL = ["data.source.size=[64,128]", "data.crop=[64,96]", "data.workers=0", *STREETS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("publish")
+    make_run(folder / "run", "task=seg", *SMALL, names=CITYSCAPES_CLASSES.names)
+    (folder / "run" / "classes.json").write_text(json.dumps(CITYSCAPES_CLASSES.to_dict()))
+    return folder
+
+
+def test_eval_and_predict_take_what_was_published(folder):
+    output = run("publish", "run=run", "out=model", 'description="Drawn streets."', cwd=folder)
+    assert "out: model" in output
+    assert "licence=<identifier>" in output
+    assert "Drawn streets." in (folder / "model" / "README.md").read_text()
+    assert yaml.safe_load((folder / "model" / "config.yaml").read_text())["run"] is None
+    assert "out: scores" in run("eval", "run=model", "out=scores", cwd=folder)
+    assert json.loads((folder / "scores" / "metrics.json").read_text())["num_images"] == 2
+    cv2.imwrite(str(folder / "p.png"), np.zeros((40, 60, 3), np.uint8))
+    assert "1 of 1 files predicted" in run("predict", "run=model", "input=p.png", "out=seen", cwd=folder)
+    summary = json.loads((folder / "seen" / "summary.json").read_text())
+    assert len(summary["files"]) == 1
+    assert ClassMap.read(folder / "model" / "classes.json") == CITYSCAPES_CLASSES
+
+
+def test_a_fault_is_one_line(folder):
+    output = run("publish", "run=run", "out=run", cwd=folder, status=1)
+    assert output.strip().endswith("choose another folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run=run"], "give out=<folder>, repo=<user/name> or both"),
+        (["out=model"], "run is not set"),
+        (["run=nowhere", "out=x"], "nowhere: no run folder"),
+        (["run=run", "out=y", "checkpoint=worst"], "checkpoint must be best or last"),
+        (["run=run", "out=y", "trainer.stesp=3"], r"did you mean 'trainer\.steps'"),
+    ],
+)
+def test_faults(folder, monkeypatch, arguments, expected):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=expected):
+        publish(compose_config("publish", arguments))
+    assert not (folder / "y").exists()
