@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from backbones.blocks import activation
 from backbones.network import MobileNet, init_weights
 from backbones.spec import NetSpec
+from backbones.weights import StateDict, backbone_state, classifier_state, detect_format, without_background
+from engine.starting import carry_rows
+
+IMAGENET = 1000
 
 
 class Classifier(nn.Module):
@@ -18,6 +22,9 @@ class Classifier(nn.Module):
     backbone: the spec; num_classes: logits; dropout: fraction dropped, the spec's where None.
     forward: images [N, 3, H, W] -> logits [N, num_classes].
     """
+
+    class_layers = ("classifier.*",)
+    """Patterns of tensors shaped by the classes: left new where a weight file has other classes."""
 
     def __init__(self, *, backbone: NetSpec, num_classes: int, dropout: float | None = None) -> None:
         super().__init__()
@@ -37,6 +44,34 @@ class Classifier(nn.Module):
         for layer in (self.hidden, self.classifier):
             if layer is not None:
                 init_weights(layer)
+
+    def adapt(self, state: StateDict) -> StateDict:
+        """A state dict of this model under any name that we know -> under our names.
+
+        TensorFlow's 1001 classes of ImageNet lose the background, the first, in a model of 1000.
+
+        Raises:
+            ValueError: the names are not known, or of another architecture.
+        """
+        found = classifier_state(state, self.backbone.spec)
+        surplus = self.num_classes_in(found) - self.classifier.out_features
+        if self.classifier.out_features == IMAGENET and surplus == 1 and detect_format(state) != "ours":
+            return without_background(found, IMAGENET)
+        return found
+
+    def num_classes_in(self, state: StateDict) -> int:
+        """K of an adapted state dict, which may be that of other classes than this model's."""
+        return state["classifier.bias"].shape[0]
+
+    def adapt_backbone(self, state: StateDict) -> StateDict:
+        """What `backbone.load_state_dict` takes, out of any state dict that we know."""
+        return backbone_state(state, self.backbone)
+
+    def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
+        """`state` for classes `theirs` -> for `ours`; see `engine.starting.Adaptable`."""
+        own = self.state_dict()
+        scores = ("classifier.weight", "classifier.bias")
+        return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in scores}
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.pool(self.backbone(images)[self.feature]).flatten(1)  # [N, C]

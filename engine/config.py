@@ -4,12 +4,13 @@
 runs the job and turns what a user can get wrong into one line. `build` makes objects from config nodes.
 """
 
+import copy
 import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from engine import checkpoint, run_config, run_folder
+from engine import checkpoint, network_file, run_config, run_folder, starting
 from engine.build import check, make, nearest
 from engine.classes import ClassMap
 from engine.errors import UserError
-from engine.options import CONF, MAKE_RUNS, groups, readable_help, top_keys
+from engine.options import CONF, MAKE_RUNS, groups, own_groups, readable_help, top_keys
 from engine.run_folder import RunFolder
 from engine.runtime import leave
 from engine.stop import EXIT_STOPPED, Stopped
@@ -45,8 +46,27 @@ _DATA_PATHS = (
     "data.cache",
     *(f"data.{split}.{part}" for split in ("train", "val", "test") for part in ("images", "annotations")),
 )
-_PATHS = ("run", "input", "out", "resume", "replay", "init_from", "weights", "labels", *_DATA_PATHS)
-_OF_THE_NETWORK = ("size", "min_scale")  # of data: a run keeps them when it reads other data
+_PATHS = (
+    "run",
+    "input",
+    "out",
+    "resume",
+    "replay",
+    "init_from",
+    "weights",
+    "labels",
+    "distill.teacher",
+    *_DATA_PATHS,
+)
+_OF_THE_NETWORK = (
+    "size",
+    "min_scale",
+    "resize",
+    "square",
+)  # of data: a run keeps them when it reads other data
+# In configs: a learning rate for a batch, scaled linearly to another; and epochs of some images, in steps.
+OmegaConf.register_new_resolver("linear", lambda lr, of_batch, batch: lr * batch / of_batch)
+OmegaConf.register_new_resolver("steps", lambda epochs, images, batch: max(1, round(epochs * images / batch)))
 _COMPOSED_ONLY = ("task", "experiment", "debug")  # groups that write to keys of other groups
 
 
@@ -63,12 +83,13 @@ def launch(job: Callable[[DictConfig], int | None], tool: str, help_text: str) -
     if not any(argument.startswith("-") for argument in arguments):
         leave(_guarded(lambda: job(compose_config(tool, arguments))))
     statuses = [0]
+    rest, network = _split_network(arguments)
 
     def hydra_job(config: DictConfig) -> None:
         choices = HydraConfig.get().runtime.choices
-        statuses.append(_guarded(lambda: job(_completed(config, choices, []))))
+        statuses.append(_guarded(lambda: job(_with_network(_completed(config, choices, []), network))))
 
-    sys.argv[1:] = _with_emptied(arguments)
+    sys.argv[1:] = _with_emptied(rest)
     main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
     leave(max(statuses))
 
@@ -106,7 +127,8 @@ def _is_ours(error: Exception) -> bool:
 def compose_config(tool: str, overrides: list[str]) -> DictConfig:
     """Compose `conf/<tool>.yaml` with command-line overrides.
 
-    The name of the chosen experiment is stored as `experiment`. Overrides that are meant for the
+    `backbone=<file>.yaml` takes the network of a file (`engine.network_file`). The name of the chosen
+    experiment is stored as `experiment`. Overrides that are meant for the
     configuration of an existing run (of all tools that take one, and of train with `resume=` or `replay=`)
     are stored as `overrides`.
 
@@ -115,14 +137,37 @@ def compose_config(tool: str, overrides: list[str]) -> DictConfig:
             parsed.
     """
     overrides, for_run = _split(tool, [_quoted(override) for override in overrides])
+    overrides, network = _split_network(overrides)
     for override in overrides:
         _parsed(override)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = compose(tool, [*overrides, *_emptied(overrides)], return_hydra_config=True)
-            return _completed(config, config.hydra.runtime.choices, for_run)
+            config = _completed(config, config.hydra.runtime.choices, for_run)
         except Exception as error:  # for backbone=null, trainer=-1 or data=[[]] Hydra raises what Python does
             raise UserError(_explain(tool, overrides or for_run, error)) from None
+    return _with_network(config, network)
+
+
+def _split_network(overrides: list[str]) -> tuple[list[str], str | None]:
+    """The overrides without `backbone=<file>`, and that file."""
+    files = [o for o in overrides if o.startswith("backbone=") and o.endswith(network_file.SUFFIXES)]
+    if files and (options := [o for o in overrides if o.startswith("backbone.")]):
+        raise UserError(f"{options[0]}: {files[-1]} is a whole network, without options; edit the file")
+    return [o for o in overrides if o not in files], files[-1].partition("=")[2] if files else None
+
+
+def _with_network(config: DictConfig, file: str | None) -> DictConfig:
+    return config if file is None else with_backbone(config, network_file.read(Path(file).expanduser()))
+
+
+def with_backbone(config: DictConfig, fields: Mapping[str, Any]) -> DictConfig:
+    """A copy of a training's configuration with the network of these fields (`NetSpec.to_dict`)."""
+    changed = copy.deepcopy(config)
+    OmegaConf.set_struct(changed, False)
+    changed.backbone = network_file.node(fields)
+    OmegaConf.set_struct(changed, True)
+    return changed
 
 
 def _completed(config: DictConfig, choices: Any, for_run: list[str]) -> DictConfig:
@@ -138,7 +183,7 @@ def _split(tool: str, overrides: list[str]) -> tuple[list[str], list[str]]:
     if tool in MAKE_RUNS:
         own = [o for o in overrides if o.startswith(("resume=", "replay="))]
         return (own, [o for o in overrides if o not in own]) if own else (overrides, [])
-    own_keys = top_keys(tool)
+    own_keys = [*top_keys(tool), *own_groups(tool)]
     own = [o for o in overrides if o.partition("=")[0].partition(".")[0].lstrip("+~") in own_keys]
     return own, [o for o in overrides if o not in own]
 
@@ -216,7 +261,7 @@ def build(node: Any, *, key: str, **arguments: Any) -> Any:
     Raises:
         UserError: a value that must be given is missing, or what `make` refuses.
     """
-    return make(_plain(node, key), key, **arguments)
+    return make(plain(node, key), key, **arguments)
 
 
 def validate(config: DictConfig) -> None:
@@ -225,21 +270,22 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: naming the first key that is wrong.
     """
-    plain = _plain(config, "")
+    contents = plain(config, "")
     for key, (kind, least) in _NUMBERS.items():
         value = OmegaConf.select(config, key)
         if value is not None and (type(value) is not kind or value < least):
             raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
     for key in ("freeze", "skip"):
-        value = plain.get(key) or []
+        value = contents.get(key) or []
         if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
             raise UserError(f"{key} must be a list of patterns, such as {key}=[backbone.*], got {value!r}")
     for name, node in config.items():
         if isinstance(node, DictConfig):
-            check(_plain(node, str(name)), str(name), complete=False)
+            check(plain(node, str(name)), str(name), complete=False)
 
 
-def _plain(node: Any, key: str) -> Any:
+def plain(node: Any, key: str) -> Any:
+    """A config node as plain values, references followed. Raises: UserError for a value that is missing."""
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -269,8 +315,9 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     validate(config)
     experiment = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.room, experiment.removeprefix(f"{config.room}/"))
-    for key in (*_DATA_PATHS, "weights", "init_from"):
-        if (value := OmegaConf.select(config, key)) is not None:
+    for key in (*_DATA_PATHS, "weights", "init_from", "distill.teacher"):
+        value = OmegaConf.select(config, key)
+        if value is not None and not (key not in _DATA_PATHS and starting.is_name(value)):
             OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
     return config, run_folder.RunFolder(Path(config.run or default)), False
 
@@ -326,9 +373,9 @@ def _explain(tool: str, overrides: list[str], error: Exception) -> str:
     option = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
-        return f"{group}={name}: no such option{nearest(name, groups().get(group, []))}"
+        return f"{group}={name}: no such option{nearest(name, groups(tool).get(group, []))}"
     if key:
-        known = set(groups()) | _all_keys(tool)
+        known = set(groups(tool)) | _all_keys(tool)
         return f"unknown key {key[1]!r}{nearest(key[1], known)}"
     return f"{_shown(' '.join(overrides))}: {_first_line(error)}"
 

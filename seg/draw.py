@@ -1,8 +1,6 @@
-"""Pictures of segmentations: colours, overlay, legend, confusion."""
+"""Pictures of segmentations: colours, overlay, legend."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +8,6 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from engine.classes import ClassMap
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Image = NDArray[np.uint8]
 _PAPER = (250, 250, 250)
@@ -79,50 +74,6 @@ def with_legend(picture: Image, classes: ClassMap, present: Iterable[int] | None
         pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
         pen.text((left + swatch + gap, top + swatch / 2 + 1), name, fill=_INK, font=font, anchor="lm")
     return np.concatenate([picture, np.asarray(strip)], axis=0)
-
-
-def confusion_picture(matrix: NDArray[np.integer], classes: ClassMap, path: str | Path) -> None:
-    """Write a picture of a confusion matrix, in percent of each row.
-
-    matrix: [C, C] or [C, C + 1] (last column: no class); rows are labels, columns predictions; rows without
-    labels stay empty. Raises: ValueError for another shape.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    count = len(classes)
-    if matrix.shape not in ((count, count), (count, count + 1)):
-        raise ValueError(
-            f"the matrix must be [{count}, {count}] or [{count}, {count + 1}], got {matrix.shape}"
-        )
-    if matrix.shape[1] > count and not matrix[:, count].any():
-        matrix = matrix[:, :count]
-    sums = matrix.sum(1, keepdims=True).astype(np.float64)
-    percent = np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
-    columns = [*classes.names, "(none)"][: matrix.shape[1]]
-    side = max(4.5, 0.42 * count + 2.2)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(count), classes.names, fontsize=8)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")
-    if count <= 40:
-        _write_cells(axes, percent)
-    bar = figure.colorbar(shown, ax=axes, label="% of the label's pixels", fraction=0.04, pad=0.02)
-    bar.ax.tick_params(labelsize=8)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
-
-
-def _write_cells(axes: "Axes", percent: NDArray[np.float64]) -> None:
-    """Numbers from half a percent on: smaller ones only add noise."""
-    for (row, column), value in np.ndenumerate(percent):
-        if value >= 0.5:
-            color = "white" if value > 55 else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
 
 
 def _palette(classes: ClassMap) -> Image:

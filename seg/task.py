@@ -8,15 +8,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.classes import ClassMap
+from engine.classes import IGNORE, ClassMap
+from engine.confusion import confusion_picture
 from engine.data import Draw
+from engine.distill import Distillation
 from engine.errors import UserError
 from engine.files import flat_name, spread
 from engine.images import read_image, write_png
 from engine.pixels import Normalise
 from engine.task import Batch
 from seg.dataset import SegmentationDataset
-from seg.draw import confusion_picture, overlay, present_classes, with_legend
+from seg.draw import overlay, present_classes, with_legend
 from seg.evaluator import SegmentationEvaluator
 from seg.inference import Inference, resize
 from seg.losses import CrossEntropy, Dice
@@ -37,7 +39,12 @@ class Segmentation(nn.Module):
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: the whole image, once).
         eval_transform: what happens to a picture before it is predicted (None: nothing).
+
+    Attributes:
+        distillation: a loss towards a teacher's scores in training, where there is one.
     """
+
+    distillation: Distillation | None = None
 
     def __init__(
         self,
@@ -75,6 +82,10 @@ class Segmentation(nn.Module):
         losses = {"cross_entropy": self.loss(scores, labels)}
         if self.dice:
             losses["dice"] = self.dice * self.dice_loss(scores, labels)
+        if self.distillation is not None:
+            targets = self.distillation.scores(batch["image"].float())
+            targets = resize(targets, labels.shape[-2:], align_corners=self.align_corners)
+            losses["distillation"] = self.distillation.loss(scores, targets, labels != IGNORE)
         return losses
 
     def weight(self, batch: Batch) -> Tensor:
@@ -179,6 +190,6 @@ class Segmentation(nn.Module):
     ) -> None:
         """Write the per-class table, the confusion matrix as a picture, and the worst images."""
         (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
-        confusion_picture(evaluator.confusion, self.classes, out / "confusion.png")
+        confusion_picture(evaluator.confusion, self.classes, out / "confusion.png", of="pixels")
         for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
             self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png")

@@ -1,9 +1,10 @@
 """Make a run folder out of a published weight file, for eval, predict and init_from.
 
-Usage: python tools/prepare.py experiment=<name> init_from=<weight file> run=<run folder> [key=value ...]
+Usage: python tools/prepare.py experiment=<name> init_from=<weights> run=<run folder> [key=value ...]
 
 Examples:
   python tools/prepare.py experiment=det/released init_from=<ssd_mnv3_large_coco .npz> run=runs/released
+  python tools/prepare.py experiment=cls/mobilenet_v3_small_torchvision init_from=mobilenet_v3_small run=runs/small
   python tools/eval.py run=runs/released data=coco data.root=/data/coco
 """
 
@@ -14,21 +15,27 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from backbones import published
+from cls.imagenet import class_names
 from engine import checkpoint, run_folder, runtime, starting
 from engine.checkpoint import LoadReport
 from engine.classes import ClassMap
 from engine.config import build_task, launch, open_run, to_yaml
 from engine.errors import UserError
 
+Names = tuple[str, ...]
+
 
 def prepare(config: DictConfig) -> None:
     config, run, _ = open_run(config)
     if config.init_from is None:
-        raise UserError("init_from is not set; give init_from=<weight file>")
-    source = Path(config.init_from)
+        raise UserError(
+            "init_from is not set; give init_from=<weight file, or the name of published weights>"
+        )
+    source = starting.locate(config.init_from, published=published.find)
     names = starting.class_names(source, Path(config.labels) if config.labels else None)
-    if names is None:
-        raise UserError(f"{source}: its classes are not known; give labels=<file>, line n for class n")
+    if names is None and starting.is_name(config.init_from):
+        names = published.find(config.init_from).categories
     task, classes, report = load(config, source, names)
     run_folder.create(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
     run_folder.write_json(run.classes, classes.to_dict())
@@ -36,24 +43,30 @@ def prepare(config: DictConfig) -> None:
     print(f"{source}: {report}\n{len(classes)} classes\nrun: {run.path}")
 
 
-def load(config: DictConfig, source: Path, names: tuple[str, ...]) -> tuple[Any, ClassMap, LoadReport]:
-    """The task with the weights, for as many classes as they have; ids count from 1, as detectors' do."""
+def load(config: DictConfig, source: Path, names: Names | None) -> tuple[Any, ClassMap, LoadReport]:
+    """The task with the weights, for as many classes as they have."""
     found = starting.read_state(source, config.checkpoint)
     try:
-        model = build_task(config, numbered(names)).model
-        state = model.adapt(found)
-        count = model.num_classes_in(state)
-        if count > len(names):
+        model = build_task(config, numbered(config.room, names or ("one",))).model
+        count = model.num_classes_in(model.adapt(found))
+        if names is None and config.room == "cls" and count in (1000, 1001):  # 1001: with a background
+            names = class_names()
+        if names is None:
+            raise UserError(f"{source}: its classes are not known; give labels=<file>, line n for class n")
+        if count > len(names) + (config.room == "cls"):
             raise UserError(f"labels: {len(names)} names for weights of {count} classes")
-        classes = numbered(names[:count])
+        classes = numbered(config.room, names[:count])
         task = build_task(config, classes)
+        state = task.model.adapt(found)
         return task, classes, checkpoint.load_strict(task.model, state, skip=list(config.skip))
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def numbered(names: tuple[str, ...]) -> ClassMap:
-    return ClassMap(names=names, ids=tuple(range(1, len(names) + 1)))
+def numbered(room: str, names: Names) -> ClassMap:
+    """Classes with ids that count from 1 for detectors, as COCO's do, and else from 0."""
+    first = 1 if room == "det" else 0
+    return ClassMap(names=names, ids=tuple(range(first, first + len(names))))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Examples:
   python tools/train.py task=seg data=masks data.root=my_data               images/, masks/, classes.json
   python tools/train.py data=cityscapes data.root=/data/cityscapes experiment=seg/lraspp_v3_large
   python tools/train.py experiment=seg/camvid data.root=camvid trainer.epochs=20 seed=1
+  python tools/train.py task=cls                                            built-in pictures of road users
   python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         go on where a run stopped
   python tools/train.py replay=<run folder>/replay.safetensors              repeat a step that went wrong
 """
@@ -19,10 +20,13 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from backbones import published
 from engine import checkpoint, log, replay, run_folder, runtime, starting
 from engine.classes import ClassMap
-from engine.config import build, build_task, launch, open_run, to_yaml
+from engine.config import build, build_task, launch, load_config, load_trained, open_run, to_yaml
 from engine.data import Feed
+from engine.distill import Distillation, find_teacher
+from engine.errors import UserError
 from engine.freeze import freeze
 from engine.intake import Intake
 from engine.trainer import Trainer
@@ -45,6 +49,8 @@ def train(config: DictConfig) -> None:
     task = build_task(config, data.classes)
     saved = left is not None or (resumes and checkpoint.exists(run.last))
     started_from = "" if saved else starting_weights(config, task.model, data.classes)
+    if config.distill.teacher is not None:
+        task.distillation = distillation(config, data.classes)
     frozen = freeze(task.model, config.get("freeze") or [])
     where.place(task)
     train_set = intake.dataset(data, "train", augment, seed=config.seed, limit=config.data.limit)
@@ -103,13 +109,28 @@ def starting_weights(config: DictConfig, model: nn.Module, classes: ClassMap) ->
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
     options = {"name": config.checkpoint, "skip": list(config.skip)}
     if config.init_from is not None:
-        return starting.init_from(Path(config.init_from), model, classes, **options)
+        path = starting.locate(config.init_from, published=published.find)
+        return starting.init_from(path, model, classes, **options)
     if config.weights is None:
         return "random weights"
-    report = starting.backbone_weights(Path(config.weights), model, **options)
-    if Path(config.weights).suffix == ".pth" and config.task.pixels != "imagenet":
+    path = starting.locate(config.weights, published=published.find)
+    report = starting.backbone_weights(path, model, **options)
+    if path.suffix == ".pth" and config.task.pixels != "imagenet":
         report += "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
     return report
+
+
+def distillation(config: DictConfig, classes: ClassMap) -> Distillation:
+    """The loss towards `distill.teacher`: a run folder's network, or one of torchvision's."""
+    if config.room == "det":
+        raise UserError("distill.teacher: for classification and segmentation; leave it out with task=det")
+    options = {name: config.distill[name] for name in ("weight", "temperature")}
+    return Distillation(teacher=find_teacher(config.distill.teacher, classes, load_run), **options)
+
+
+def load_run(path: Path) -> nn.Module:
+    run = run_folder.find(path)
+    return load_trained(run, load_config(run.config, []), ClassMap.read(run.classes), "best")
 
 
 if __name__ == "__main__":

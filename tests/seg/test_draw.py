@@ -6,7 +6,7 @@ from PIL import Image, ImageFont
 
 from engine.classes import ClassMap
 from seg.cityscapes import CITYSCAPES_CLASSES
-from seg.draw import colorize, confusion_picture, overlay, present_classes, with_legend
+from seg.draw import colorize, overlay, present_classes, with_legend
 
 CLASSES = ClassMap(names=("road", "sky", "car"), colors=((128, 64, 128), (70, 130, 180), (0, 0, 142)))
 LABELS = np.array([[0, 1, 2], [255, 2, 2]], np.uint8)
@@ -75,16 +75,3 @@ def test_long_names_are_cut_to_the_picture(monkeypatch):
     assert (result[10:, -4:] == 250).all()  # nothing runs into the margin
     assert written[0].endswith("…")
     assert written[0][:6] == "a name"
-
-
-@pytest.mark.parametrize("extra", [0, 1])
-def test_confusion_picture_is_written(tmp_path, extra):
-    matrix = np.eye(19, 19 + extra, dtype=np.int64) * 90
-    matrix[0, -1] = 10
-    matrix[3] = 0  # a class without labels
-    confusion_picture(matrix, CITYSCAPES_CLASSES, tmp_path / "new" / "confusion.png")
-    with Image.open(tmp_path / "new" / "confusion.png") as picture:
-        assert min(picture.size) > 900
-        assert len(set(picture.convert("RGB").get_flattened_data())) > 20
-    with pytest.raises(ValueError, match="matrix must be"):
-        confusion_picture(matrix[:5], CITYSCAPES_CLASSES, tmp_path / "a.png")

@@ -1,0 +1,119 @@
+"""Between the file and the batch: Inception's crops for training, a resize and a central crop for evaluation.
+
+A transform is called as transform(image, seed): image uint8 [H, W, 3] -> uint8 [h, w, 3]. The seed decides
+everything, so that a sample does not depend on the worker that made it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from engine.augment import flip_and_jitter, import_albumentations
+from engine.geometry import Image, as_size
+
+
+class TrainTransform:
+    """A random part of the picture, resized (Szegedy et al., 2015), mirrored and altered.
+
+    Args:
+        size: side or (height, width) of the result.
+        area: smallest and largest share of the picture's area in the crop. Inception's is (0.08, 1); slim's
+            Inception preprocessing, which the paper names, takes at least 0.05.
+        aspect: smallest and largest width over height of the crop.
+        flip: probability of a horizontal mirror.
+        color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
+        rand_augment: magnitude of RandAugment (Cubuk et al., 2020) in 0..30, two operations a picture; None:
+            none.
+
+    Raises: ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int],
+        area: Sequence[float] = (0.08, 1.0),
+        aspect: Sequence[float] = (0.75, 4 / 3),
+        flip: float = 0.5,
+        color: float = 0.0,
+        rand_augment: int | None = None,
+    ) -> None:
+        size = as_size("size", size, least=32)
+        area, aspect = _span("area", area, most=1), _span("aspect", aspect, most=16)
+        if rand_augment is not None and not 0 <= rand_augment <= 30:
+            raise ValueError(f"rand_augment is a magnitude in 0..30, got {rand_augment}")
+        albumentations = import_albumentations()
+        crop = albumentations.RandomResizedCrop(
+            size=size,
+            scale=area,
+            ratio=aspect,
+            area_for_downscale="image",  # no aliasing
+        )
+        self._pipeline = albumentations.Compose([crop, *flip_and_jitter(flip, color)])
+        self._magnitude, self._rand_augment = rand_augment, None
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers.
+        self._pipeline.set_random_seed(seed)
+        made: Image = self._pipeline(image=np.ascontiguousarray(image))["image"]
+        return made if self._magnitude is None else self._augmented(made, seed)
+
+    def _augmented(self, image: Image, seed: int) -> Image:
+        if self._rand_augment is None:  # late: torchvision's transforms take a second to import
+            from torchvision.transforms import v2
+
+            self._rand_augment = v2.RandAugment(num_ops=2, magnitude=self._magnitude, fill=127)
+        with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
+            torch.manual_seed(seed)
+            return np.asarray(self._rand_augment(Pillow.fromarray(image)))
+
+
+class EvalTransform:
+    """The shorter side resized, then the centre: how published accuracies are measured.
+
+    By Pillow's bilinear filter, as torchvision's presets do it, pixel for pixel.
+
+    Args:
+        resize: shorter side in pixels; None: 8/7 of the crop's longer side (256 for 224), of which the crop
+            is Inception's central 87.5 %.
+        crop: side or (height, width) of the result.
+        square: picture resized to the crop's size whatever its aspect ratio, and not cropped.
+
+    Raises: ValueError for a crop that is larger than what it is cut from.
+    """
+
+    def __init__(self, *, crop: int | Sequence[int], resize: int | None = None, square: bool = False) -> None:
+        self.crop = as_size("crop", crop, least=8)
+        self.resize = round(max(self.crop) / 0.875) if resize is None else resize
+        self.square = square
+        if self.resize < max(self.crop):
+            raise ValueError(f"resize ({resize}) must be at least the crop's longer side ({max(self.crop)})")
+
+    def __str__(self) -> str:
+        height, width = self.crop
+        if self.square:
+            return f"resized to {height}x{width}"
+        return f"shorter side resized to {self.resize}, central {height}x{width}"
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        height, width = image.shape[:2]
+        shorter = min(height, width)
+        # torchvision's rounding of the longer side: down
+        target = tuple(
+            self.resize if side == shorter else self.resize * side // shorter for side in (height, width)
+        )
+        if self.square:
+            target = self.crop
+        if target != (height, width):
+            resized = Pillow.fromarray(image).resize(target[::-1], Pillow.Resampling.BILINEAR)
+            image = np.asarray(resized)
+        top, left = (round((have - want) / 2) for have, want in zip(target, self.crop, strict=True))
+        return image[top : top + self.crop[0], left : left + self.crop[1]]
+
+
+def _span(name: str, value: Sequence[float], *, most: float) -> tuple[float, float]:
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= most:
+        raise ValueError(f"{name} must be (smallest, largest) in 0..{most:g}, got {list(value)}")
+    return float(value[0]), float(value[1])
