@@ -14,8 +14,9 @@ CLASSES = ClassMap(names=tuple(f"class {i}" for i in range(11)))  # as many as s
 ROOT = "data.root=/nowhere"
 
 
-PROTOCOLS = ("seg/cityscapes_protocol", "det/coco_protocol")  # what rows share, no rows themselves
-ROOMS = ("seg", "det")
+# What rows share, no rows themselves.
+PROTOCOLS = ("seg/cityscapes_protocol", "det/coco_protocol", "cls/imagenet_protocol")
+ROOMS = ("cls", "seg", "det")
 
 
 def options(group):
@@ -55,6 +56,8 @@ def test_every_experiment(experiment):
     with torch.device("meta"):
         if config.room == "seg":
             assert task.model.eval()(torch.rand(1, 3, 65, 129)).shape[1] == len(CLASSES)
+        elif config.room == "cls":
+            assert task.model.eval()(torch.rand(2, 3, *task.eval_transform.crop)).shape == (2, len(CLASSES))
         else:
             deltas, scores = task.model.eval()(torch.rand(1, 3, *task.eval_transform.size))
             assert deltas.shape[1:] == task.model.anchors.shape
@@ -67,7 +70,7 @@ CASES = [
     for group in GROUPS
     for option in options(group)
     for room in rooms_of(group, option)
-    if (room, group) not in {("det", "inference"), ("seg", "loss")}
+    if (room, group) not in {("det", "inference"), ("seg", "loss"), ("cls", "inference"), ("cls", "loss")}
 ]
 
 

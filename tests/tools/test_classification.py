@@ -1,0 +1,207 @@
+"""Classification by the commands of the README, on pictures small enough for a test."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models
+
+from engine.images import read_image, write_png
+from tests.tools.commands import run
+
+SMALL = [
+    "data.source.num_train=6", "data.source.num_val=3", "data.source.num_test=2", "data.source.size=[64,128]",
+    "data.size=32", "data.workers=0", "trainer.batch=8", "trainer.tensorboard=false", "samples=2",
+]  # fmt: skip
+SHORT = ["trainer.steps=4", "trainer.eval_every=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    output = run("train", "task=cls", *SMALL, *SHORT, cwd=folder)
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("run: runs/cls/street_crops/")
+    return folder, folder / last.removeprefix("run: ")
+
+
+def test_a_run_folder_describes_itself(trained):
+    _, path = trained
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics.keys() >= {"top1", "top5", "num_images", "mean_class_accuracy", "accuracy/car", "protocol"}
+    assert len(list((path / "samples").glob("*.png"))) == 2
+
+
+def test_eval_repeats_the_metrics(trained):
+    folder, path = trained
+    run("eval", f"run={path}", "checkpoint=last", "out=scores", "worst=1", cwd=folder)
+    metrics = json.loads((folder / "scores" / "metrics.json").read_text())
+    before = json.loads((path / "metrics.json").read_text())
+    assert metrics["top1"] == before["top1"]
+    assert (folder / "scores" / "confusion.png").stat().st_size > 0
+    assert "top-1" in (folder / "scores" / "per_class.txt").read_text()
+    assert len(list((folder / "scores" / "worst").iterdir())) == 1
+
+
+def test_predict_draws_and_lists(trained):
+    folder, path = trained
+    write_png(folder / "photo.png", np.full((50, 80, 3), 90, np.uint8))
+    run("predict", f"run={path}", "input=photo.png", "out=predicted", cwd=folder)
+    summary = json.loads((folder / "predicted" / "summary.json").read_text())
+    classes = summary["files"][0]["classes"]
+    assert len(classes) == 5
+    assert [row["probability"] for row in classes] == sorted(
+        (r["probability"] for r in classes), reverse=True
+    )
+    assert read_image(folder / "predicted" / "overlays" / "photo.png").shape[0] > 50
+
+
+def test_a_trained_network_starts_another_task(trained):
+    folder, path = trained
+    output = run(
+        "train", "task=seg", f"weights={path}", "data.source.num_train=4", "data.source.num_val=2",
+        "data.source.num_test=0", "data.source.size=[64,128]", "data.crop=[64,128]", "data.workers=0",
+        "trainer.steps=1", "trainer.batch=2", "samples=0", "run=seg", cwd=folder,
+    )  # fmt: skip
+    assert "(backbone): " in output
+    assert " 0 new" in output
+
+
+@pytest.mark.parametrize("room", ["cls", "seg"])
+def test_a_run_teaches_another(trained, room):
+    folder, path = trained
+    small = SMALL if room == "cls" else [
+        "data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0",
+        "data.source.size=[64,128]", "data.crop=[64,128]", "data.workers=0", "trainer.batch=2", "samples=0",
+    ]  # fmt: skip
+    if room == "seg":
+        run("train", "task=seg", *small, "trainer.steps=1", "run=teacher", cwd=folder)
+        path = folder / "teacher"
+    run(
+        "train", f"task={room}", *small, *SHORT, f"distill.teacher={path}", "distill.temperature=2",
+        "trainer.log_every=1", f"run=student_{room}", cwd=folder,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (folder / f"student_{room}" / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss/distillation"] for row in rows if "loss/distillation" in row]
+    assert len(losses) >= 4
+    assert all(loss > 0 for loss in losses)
+    # The teacher is needed in training alone.
+    run("eval", f"run=student_{room}", "out=again", "worst=0", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=cls", "distill.teacher=nowhere/else"], "no such run folder"),
+        (["task=cls", "distill.teacher=resnet51"], "neither a run folder nor a model of torchvision"),
+        (["task=cls", "distill.teacher=resnet18"], "its 1000 classes .* are not those of the data"),
+        (["task=det", "distill.teacher=resnet18"], "for classification and segmentation"),
+        (["task=cls", "data=folders", "data.root=nowhere"], "no such folder"),
+        (["task=cls", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
+    ],
+)
+def test_mistakes_are_one_line(trained, overrides, message):
+    folder, _ = trained
+    small = [
+        override for override in SMALL if not overrides[1].startswith("data=") or "source" not in override
+    ]
+    if overrides[0] == "task=det":
+        small = [override for override in small if "data.size" not in override]
+    output = run("train", *overrides, *small, "trainer.steps=1", cwd=folder, status=1)
+    line = output.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert re.search(message, line), line
+
+
+def test_own_folders_of_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for name, low in (("day", 150), ("night", 0)):
+            for number in range(count):
+                target = tmp_path / "photos" / split / name / f"{split}{number}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_png(target, rng.integers(low, low + 100, (40, 48, 3), np.uint8))
+    run(
+        "train", "task=cls", "data=folders", "data.root=photos", "data.size=32", "data.workers=0",
+        "trainer.steps=40", "trainer.batch=8", "trainer.ema=null", "schedule.warmup_steps=5",
+        "trainer.tensorboard=false", "run=r", cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text())["top1"] == 1.0
+
+
+PUBLISHED = [  # experiment, file, top-1 and top-5 of the 1000 pictures, torchvision's model
+    (
+        "mobilenet_v3_small_torchvision",
+        "mobilenet_v3_small-047dcff4.pth",
+        0.806,
+        0.946,
+        models.mobilenet_v3_small,
+    ),
+    ("mobilenet_v2_torchvision", "mobilenet_v2-b0353104.pth", 0.820, 0.956, models.mobilenet_v2),
+    (
+        "mobilenet_v3_large_minimalistic",
+        "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth",
+        0.814,  # 0.729 with symmetric padding
+        0.952,
+        None,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def sample(data_folder, tmp_path_factory):
+    """The 1000 pictures, one per class in sorted order, as ImageNet's validation split."""
+    root = tmp_path_factory.mktemp("imagenet")
+    (root / "val").symlink_to(data_folder / "imagenet_sample")
+    names = sorted(path.name for path in (root / "val").iterdir() if path.suffix == ".JPEG")
+    (root / "val.txt").write_text("".join(f"{name} {index}\n" for index, name in enumerate(names)))
+    return root
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("experiment", "file", "top1", "top5", "reference"), PUBLISHED)
+def test_published_weights_keep_their_accuracy(
+    sample, data_folder, tmp_path, experiment, file, top1, top5, reference
+):
+    weights = data_folder / "weights" / file
+    prepared = run(
+        "prepare",
+        f"experiment=cls/{experiment}",
+        f"init_from={weights}",
+        f"data.root={sample}",
+        "run=r",
+        cwd=tmp_path,
+    )
+    assert "0 skipped, 0 new" in prepared
+    run("eval", "run=r", "data.workers=0", "worst=0", "out=scores", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["num_images"] == 1000
+    assert metrics["top1"] == pytest.approx(top1, abs=0.0021)  # two pictures: kernels differ between CPUs
+    assert metrics["top5"] == pytest.approx(top5, abs=0.0021)
+    if reference is not None:
+        assert_same_predictions(sample, weights, tmp_path / "r", reference())
+    shutil.rmtree(tmp_path / "r")
+
+
+def assert_same_predictions(sample, weights, run_path, theirs):
+    """torchvision's own model, on the pixels of its published accuracy, says the same of every picture."""
+    from PIL import Image
+    from torchvision.transforms._presets import ImageClassification
+
+    from engine.classes import ClassMap
+    from engine.config import load_config, load_trained
+    from engine.run_folder import RunFolder
+
+    theirs.load_state_dict(torch.load(weights, weights_only=True))
+    theirs.eval()
+    folder = RunFolder(run_path)
+    task = load_trained(folder, load_config(folder.config, []), ClassMap.read(folder.classes), "best")
+    preset = ImageClassification(crop_size=224, antialias=True)
+    with torch.inference_mode():
+        for path in sorted((sample / "val").iterdir()):
+            image = Image.open(path).convert("RGB")
+            logits = theirs(preset(image)[None])[0]
+            assert task.predict_image(np.asarray(image)).argmax() == logits.argmax()
