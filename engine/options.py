@@ -30,7 +30,7 @@ def readable_help(tool: str, help_text: str) -> str:
             continue
         names = ", ".join(options)
         lines.append(f"  {group:<11}{names}" if len(names) < 90 else f"  {group:<11}" + _wrapped(options))
-    lines += ["", f"Keys of {tool} (key=value): {', '.join(top_keys(tool))}"]
+    lines += ["", f"Keys of {tool} (key=value): {_wrapped(top_keys(tool), width=90)}"]
     lines.append(_KEYS_OF_GROUPS if tool in MAKE_RUNS else _KEYS_OF_A_RUN)
     return "\n".join(lines)
 

@@ -39,7 +39,7 @@ def build_all(overrides):
     """Build everything but the data set, the model on the meta device."""
     config = compose_config("train", overrides)
     validate(config)
-    plan = build(config.trainer, key="trainer").resolved(100)
+    plan = build(config.trainer, key="trainer").resolved(1000)
     with torch.device("meta"):
         model = build(config.model, key="model", num_classes=len(CLASSES))
     build(config.augment, key="augment")
