@@ -72,6 +72,8 @@ class ClassMap:
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"every class needs a name, got {name!r}")
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # no report could hold it
+                raise ValueError(f"class name {name!r} is not valid UTF-8; rename the class, or its folder")
         _refuse_duplicates("class name", self.names)
         for field in ("ids", "colors", "categories", "instance_areas"):
             values = getattr(self, field)

@@ -56,6 +56,8 @@ _PATHS = (
     "weights",
     "labels",
     "distill.teacher",
+    "spec",
+    "artifact",
     *_DATA_PATHS,
 )
 _OF_THE_NETWORK = (

@@ -1,5 +1,6 @@
 """Knowledge distillation: a trained network's scores as soft targets (Hinton et al., 2015)."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ class Distillation:
             gradient's size does not depend on it.
 
     Raises:
-        ValueError: a weight or a temperature that is not positive.
+        ValueError: a weight or a temperature that is no positive number.
     """
 
     def __init__(self, *, teacher: nn.Module, weight: float = 1.0, temperature: float = 1.0) -> None:
         for name, value in (("weight", weight), ("temperature", temperature)):
-            if not value > 0:
-                raise ValueError(f"distill.{name} must be positive, got {value}")
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise ValueError(f"distill.{name} must be a positive number, got {value!r}")
         self.teacher = teacher.eval().requires_grad_(False)
         self.weight, self.temperature = weight, temperature
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,15 @@ def flat_name(name: str) -> str:
 def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
     """The first file of `second` (packed paths) that equals one of `first`, and that one; None: no such pair.
 
-    An image in both train and val makes every score of val too good.
+    An image in both train and val makes every score of val too good. Files that cannot be read equal none:
+    who reads the samples says so, or leaves them out.
     """
     known = _by_size(first)
     for size, paths in _by_size(second).items():
-        seen = {_digest(path): path for path in known.get(size, ())}
+        seen = {digest: path for path in known.get(size, ()) if (digest := _digest(path)) is not None}
         for path in paths if seen else ():
-            if (twin := seen.get(_digest(path))) is not None:
+            digest = _digest(path)
+            if digest is not None and (twin := seen.get(digest)) is not None:
                 return path, twin
     return None
 
@@ -44,9 +47,14 @@ def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
     sizes: dict[int, list[str]] = defaultdict(list)
     for name in packed:
         path = os.fsdecode(name)
-        sizes[os.path.getsize(path)].append(path)
+        with suppress(OSError):
+            sizes[os.path.getsize(path)].append(path)
     return sizes
 
 
-def _digest(path: str) -> bytes:
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+def _digest(path: str) -> bytes | None:
+    """None: it cannot be read."""
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    except OSError:
+        return None

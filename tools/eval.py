@@ -7,6 +7,7 @@ Examples:
   python tools/eval.py run=<run folder> data.split=test out=results
   python tools/eval.py run=<run folder> inference=multi_scale              flip and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
+  python tools/eval.py run=<run folder> artifact=<exported file>           the very file that ships
   python tools/eval.py run=<run folder> data.root=/data/cityscapes save_label_ids=true
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from deploy.artifact import in_place_of_model
 from engine import run_folder, runtime
 from engine.config import build, launch, load_trained, open_trained
 from engine.data import Shard, loader
@@ -29,7 +31,12 @@ def evaluate_run(config: DictConfig) -> None:
     run, trained = open_trained(config)
     where = runtime.start(device=config.device, precision=config.precision)
     data = build(trained.data.source, key="data.source")
-    task = where.place(load_trained(run, trained, data.classes, config.checkpoint))
+    task = load_trained(run, trained, data.classes, config.checkpoint)
+    if config.artifact is not None:
+        task = in_place_of_model(
+            task, trained.room, Path(config.artifact), threads=config.threads, precision=config.precision
+        )
+    task = where.place(task)
     if config.save_label_ids and not hasattr(task, "save_label_ids"):
         raise UserError("save_label_ids is for segmentation; detections.json is written anyway")
     intake = Intake.of(trained.data, runtime=where)
@@ -38,7 +45,8 @@ def evaluate_run(config: DictConfig) -> None:
         num_samples=len(dataset), batch=trained.data.eval_batch, rank=where.rank, world_size=where.world_size
     )
     evaluator = task.evaluator(dataset)
-    out = run_folder.make(Path(config.out or run.path / f"eval-{trained.data.split}"))
+    beside = run.path if config.artifact is None else Path(config.artifact).parent
+    out = run_folder.make(Path(config.out or beside / f"eval-{trained.data.split}"))
     progress = Progress(len(split), unit="batch")
 
     def on_batch(done: int, batch: dict, outputs: object) -> None:
@@ -51,6 +59,8 @@ def evaluate_run(config: DictConfig) -> None:
     progress.close()
     if where.is_main:
         metrics |= {"split": trained.data.split, "checkpoint": config.checkpoint, "run": str(run.path)}
+        if config.artifact is not None:
+            metrics |= {"artifact": str(config.artifact), "runtime": task.model.session.runtime}
         metrics |= intake.counts
         run_folder.write_json(out / "metrics.json", metrics)
         task.save_report(evaluator, dataset, out, worst=config.worst)

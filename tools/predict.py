@@ -8,6 +8,7 @@ Examples:
   python tools/predict.py run=<run folder> 'input="photos/*.png"' legend=false
   python tools/predict.py run=<run folder> input=drive.mp4
   python tools/predict.py run=<run folder> input=photos inference.flip=true
+  python tools/predict.py run=<run folder> input=photos artifact=<exported file>
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -17,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from deploy.artifact import in_place_of_model
 from engine import inputs, run_folder, runtime
 from engine.classes import ClassMap
 from engine.config import launch, load_trained, open_trained
@@ -29,7 +31,12 @@ def predict(config: DictConfig) -> int:
     run, trained = open_trained(config)
     files = inputs.find(config.input)
     where = runtime.start(device=config.device, precision=config.precision)
-    task = where.place(load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint))
+    task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
+    if config.artifact is not None:
+        task = in_place_of_model(
+            task, trained.room, Path(config.artifact), threads=config.threads, precision=config.precision
+        )
+    task = where.place(task)
     out = run_folder.make(Path(config.out or run.path / "predict"))
     records, failures = [], []
     progress = Progress(len(files), unit="file")

@@ -17,7 +17,7 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from backbones import published
@@ -49,7 +49,7 @@ def train(config: DictConfig) -> None:
     task = build_task(config, data.classes)
     saved = left is not None or (resumes and checkpoint.exists(run.last))
     started_from = "" if saved else starting_weights(config, task.model, data.classes)
-    if config.distill.teacher is not None:
+    if OmegaConf.select(config, "distill.teacher") is not None:  # a run of before has no such key
         task.distillation = distillation(config, data.classes)
     frozen = freeze(task.model, config.get("freeze") or [])
     where.place(task)

@@ -97,3 +97,17 @@ def test_a_broken_picture_is_named(tree):
     dataset = folders(root=str(tree)).dataset("val", EvalTransform(crop=16))
     with pytest.raises(UserError, match=r"val/dog/d\.png"):
         dataset[Draw(1, 0)]
+
+
+def test_files_that_cannot_be_read_equal_none(tree):
+    for split in ("train", "val"):
+        (tree / split / "dog" / "gone.png").symlink_to("nowhere.png")
+    dataset = folders(root=str(tree)).dataset("val", EvalTransform(crop=16))
+    with pytest.raises(UserError, match=r"val/dog/gone\.png: cannot be read"):
+        dataset.read(2)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tree):
+    (tree / "train" / "caf\udce9").mkdir()
+    with pytest.raises(ValueError, match=r"'caf\\udce9' is not valid UTF-8; rename the class, or its folder"):
+        folders(root=str(tree))

@@ -42,6 +42,7 @@ def test_lut_maps_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
         ({"names": ("road", "road")}, "duplicate class name: 'road'"),
         ({"names": ("road", " ")}, "needs a name, got ' '"),
         ({"names": ("road", 3)}, "needs a name, got 3"),
+        ({"names": ("road", "caf\udce9")}, "is not valid UTF-8"),
         ({"ids": (7, 7)}, "duplicate id .*: 7"),
         ({"ids": (7,)}, r"one value per class \(2\), got 1"),
         ({"ids": (7, -1)}, "integers in 0..65535, got -1"),

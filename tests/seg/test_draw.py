@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
 from engine.classes import ClassMap
 from seg.cityscapes import CITYSCAPES_CLASSES

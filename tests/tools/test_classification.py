@@ -126,8 +126,8 @@ def test_own_folders_of_pictures(tmp_path):
                 write_png(target, rng.integers(low, low + 100, (40, 48, 3), np.uint8))
     run(
         "train", "task=cls", "data=folders", "data.root=photos", "data.size=32", "data.workers=0",
-        "trainer.steps=40", "trainer.batch=8", "trainer.ema=null", "schedule.warmup_steps=5", "backbone.bn_momentum=0.2",
-        "trainer.tensorboard=false", "run=r", cwd=tmp_path,
+        "trainer.steps=40", "trainer.batch=8", "trainer.ema=null", "schedule.warmup_steps=5",
+        "backbone.bn_momentum=0.2", "trainer.tensorboard=false", "run=r", cwd=tmp_path,
     )  # fmt: skip
     assert json.loads((tmp_path / "r" / "metrics.json").read_text())["top1"] == 1.0
 

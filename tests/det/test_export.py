@@ -1,0 +1,249 @@
+"""Detection as it ships: suppression in fixed steps is greedy suppression."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy.artifact import Artifact, describe
+from deploy.export import export
+from deploy.runtimes import SUFFIXES, eager, open_session
+from det.boxes import pairwise_iou
+from det.export import Export, Suppression, finished, overlaps, run_artifact
+from det.loss import FocalLoss, MultiboxLoss
+from det.postprocess import Postprocess
+from det.task import Detection
+from det.transforms import EvalTransform
+from engine.classes import ClassMap
+from tests.tools.commands import run
+
+CLASSES = ClassMap(names=("dog", "car", "kite"), ids=(18, 3, 90))
+
+
+def crowd(number, *, places=60, classes=3, count=2):
+    """Boxes as fractions of an image around few centres, so that chains of overlaps are long."""
+    rng = torch.Generator().manual_seed(number)
+    centres = torch.rand(count, 3, 2, generator=rng)[:, torch.randint(0, 3, (places,), generator=rng)]
+    centres = centres + 0.08 * torch.randn(count, places, 2, generator=rng)
+    sides = 0.1 + 0.3 * torch.rand(count, places, 2, generator=rng)
+    boxes = torch.cat([centres - sides / 2, centres + sides / 2], -1).clamp(0, 1)
+    scores = torch.rand(count, places, classes, generator=rng) ** 3
+    return boxes, scores
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"iou_threshold": 0.3, "score_threshold": 0.2},
+        {"per_class": 3},
+        {"per_class": None, "candidates": 7, "iou_threshold": 0.45},
+        {"max_detections": 5, "score_threshold": 0.0},
+    ],
+)
+def test_fixed_steps_are_greedy_suppression(limits):
+    postprocess = Postprocess(**limits)
+    suppress = Suppression(postprocess=postprocess)
+    for number in range(20):
+        boxes, scores = crowd(number)
+        found = suppress(boxes, scores)
+        assert found[3].all()
+        rows = finished(*found[:3], torch.ones(2, 2))
+        for row, places, rated in zip(rows, boxes, scores, strict=True):
+            expected = postprocess.select(places, rated)
+            assert torch.equal(row.labels, expected.labels)
+            assert torch.equal(row.scores, expected.scores)
+            assert torch.equal(row.boxes, expected.boxes)
+
+
+def test_too_few_steps_or_too_short_a_look_are_told():
+    """A row of boxes of which each covers the next: it takes a step per box until all is decided."""
+    left = torch.arange(12) * 0.02
+    boxes = torch.stack([left, torch.zeros(12), left + 0.1, torch.ones(12)], 1)[None]
+    scores = torch.linspace(0.9, 0.5, 12)[None, :, None]
+    postprocess = Postprocess(iou_threshold=0.6)
+    expected = postprocess.select(boxes[0], scores[0])
+    assert len(expected.labels) == 6  # every second one
+    for steps, exact in ((3, False), (11, False), (13, True)):
+        *found, told = Suppression(postprocess=postprocess, steps=steps)(boxes, scores)
+        assert bool(told) is exact
+        if exact:
+            assert torch.equal(finished(*found, torch.ones(1, 2))[0].scores, expected.scores)
+    limited = Postprocess(iou_threshold=0.6, max_detections=5)
+    assert not Suppression(postprocess=limited, look=6, steps=13)(boxes, scores)[3]
+    assert Suppression(postprocess=limited, look=11, steps=13)(boxes, scores)[3]
+
+
+def test_missing_detections_are_filled_up():
+    boxes, scores = crowd(0)
+    scores[1] = 0
+    found, rated, labels, exact = Suppression(postprocess=Postprocess(max_detections=50))(boxes, scores)
+    assert found.shape == (2, 50, 4)
+    assert (labels[1] == -1).all()
+    assert not found[1].any()
+    assert not rated[1].any()
+    assert exact.all()
+    assert len(finished(found, rated, labels, torch.ones(2, 2))[1].labels) == 0
+
+
+def test_overlaps_are_intersection_over_union():
+    boxes, _ = crowd(3)
+    boxes[0, 5] = 0  # empty boxes overlap nothing, not even themselves
+    for found, places in zip(overlaps(boxes), boxes, strict=True):
+        torch.testing.assert_close(found, pairwise_iou(places, places))
+
+
+class Net(nn.Module):
+    """Offsets and scores that depend on the picture."""
+
+    def __init__(self, places=80):
+        super().__init__()
+        torch.manual_seed(0)
+        corner = torch.rand(places, 2) * 0.6
+        self.register_buffer("anchors", torch.cat([corner, corner + 0.1 + 0.3 * torch.rand(places, 2)], 1))
+        self.pool, self.places = nn.AdaptiveAvgPool2d(4), places
+        self.boxes, self.scores = nn.Linear(48, places * 4), nn.Linear(48, places * 4)
+
+    def forward(self, images):
+        features = self.pool(images).flatten(1) * 3
+        return (
+            self.boxes(features).unflatten(1, (self.places, 4)),
+            self.scores(features).unflatten(1, (self.places, 4)),
+        )
+
+
+def task(activation="sigmoid", **limits):
+    return Detection(
+        model=Net(),
+        classes=CLASSES,
+        loss=FocalLoss() if activation == "sigmoid" else MultiboxLoss(),
+        eval_transform=EvalTransform(size=(32, 48)),
+        postprocess=Postprocess(activation=activation, **limits),
+    ).eval()
+
+
+def pictures(count=1, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 4, 6), np.uint8)
+    return coarse.repeat(8, 2).repeat(8, 3)
+
+
+def shipped(module, path, **options):
+    kind = next(kind for kind, suffix in SUFFIXES.items() if path.name.endswith(suffix))
+    texts = describe(module, room="det", facts={})
+    example = torch.from_numpy(pictures())
+    export(module, example, path, format=kind, names=module.names, metadata=texts, **options)
+    return Artifact(open_session(path), path)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_finished_detections_are_those_of_the_task(activation):
+    plain = task(activation, score_threshold=0.3, iou_threshold=0.4)
+    sizes = torch.tensor([[100, 200], [64, 48], [30, 40]])
+    images = torch.from_numpy(pictures(3))
+    with torch.inference_mode():
+        expected = plain.predict({"image": images, "size": sizes})
+        *found, exact = Export(task=plain, output="detections")(images)
+    assert exact.all()
+    assert any(len(part.labels) for part in expected)
+    for one, other in zip(finished(*found, sizes), expected, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.scores, other.scores)
+        torch.testing.assert_close(one.boxes, other.boxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("m.onnx", "onnx"),
+        ("m.pt2", "torch"),
+        pytest.param("m.xml", "openvino", marks=pytest.mark.slow),
+    ],
+)
+def test_files_with_suppression_at_batch_1_and_n(tmp_path, name, library):
+    pytest.importorskip(library)
+    module = Export(task=task(), output="detections")
+    session = shipped(module, tmp_path / name, dynamic_batch=True).session
+    assert session.output_names == ("boxes", "scores", "labels", "exact")
+    for count in (1, 3):
+        images = pictures(count, seed=count)
+        expected, found = eager(module)(images), session(images)
+        assert found[3].all()
+        assert (found[2] == expected[2]).all()
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+        assert module.agreement(expected, found) == 1
+
+
+@pytest.mark.parametrize("output", ["raw", "detections"])
+def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
+    plain = task()
+    batch = {"image": torch.from_numpy(pictures(3)), "size": torch.tensor([[100, 200], [64, 48], [30, 40]])}
+    picture = pictures(1, seed=5)[0].transpose(1, 2, 0).repeat(2, 0)
+    with torch.inference_mode():
+        expected = [*plain.predict(batch), plain.predict_image(picture)]
+    artifact = shipped(Export(task=plain, output=output), tmp_path / "m.pt2")  # of one image at a time
+    placed = run_artifact(task=plain, artifact=artifact)
+    with torch.inference_mode():
+        found = [*placed.predict(batch), placed.predict_image(picture)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.boxes, other.boxes)
+
+
+def test_agreement_counts_each_detection_once():
+    module = Export(task=task(), output="detections")
+    box = [0.1, 0.1, 0.5, 0.5]
+
+    def found(*rows):
+        boxes, scores, labels = (np.array([part]) for part in zip(*rows, strict=True))
+        return [boxes.astype(np.float32), scores.astype(np.float32), labels]
+
+    ours = found((box, 0.9, 0), (box, 0.8, 1))
+    assert module.agreement(ours, ours) == 1
+    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.8, 2))) == 0.5  # another class
+    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.7, 1))) == 0.5  # another score
+    assert module.agreement(ours, found((box, 0.9, 0), ([0.1, 0.1, 0.5, 0.4], 0.8, 1))) == 0.5  # IoU 0.75
+    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.9, 0))) == 0.5  # one of ours, twice
+    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.0, -1))) == 0.5  # one less
+    nothing = found((box, 0.0, -1))
+    assert module.agreement(nothing, nothing) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "logits"}, "output must be raw or detections"),
+        ({"dtype": "float16"}, "dtype must be"),
+        ({"look": 0}, "look must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
+    ],
+)
+def test_unknown_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Export(task=task(), **options)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["raw", "detections"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_the_released_detector_keeps_its_precision(tmp_path, data_folder, kind, output):
+    """AP .357 and AP50 .550 on the first 128 images of val2017, as OpenCV's run of the original graph."""
+    pytest.importorskip(kind)
+    weights = data_folder / "weights" / "ssd_mobilenet_v3_large_coco" / "ssd_mnv3_large_coco_tf_weights.npz"
+    data = [
+        "data=coco", "data.workers=0", f"data.val.images={data_folder}/coco128/images/val2017",
+        f"data.val.annotations={data_folder}/coco128/instances_val2017_128.json",
+    ]  # fmt: skip
+    run("prepare", "experiment=det/released", f"init_from={weights}", "run=released", cwd=tmp_path)
+    text = run(
+        "export", "run=released", f"format={kind}", f"output={output}", "out=file", *data, cwd=tmp_path
+    )
+    assert "agreement: 1.0000" in text
+    file = tmp_path / "file" / f"model{SUFFIXES[kind]}"
+    run("eval", "run=released", f"artifact={file}", "worst=0", *data, cwd=tmp_path)
+    metrics = json.loads((tmp_path / "file" / "eval-val" / "metrics.json").read_text())
+    assert metrics["map"] == pytest.approx(0.357, abs=0.001)
+    assert metrics["map_50"] == pytest.approx(0.550, abs=0.001)

@@ -1,0 +1,136 @@
+"""Export by the commands of the documentation: the file, its golden examples, and the tools that take it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from deploy.agreement import read_golden, thin
+from deploy.artifact import prepared
+from deploy.runtimes import open_session
+from engine.config import compose_config
+from tests.refusals import refuses
+from tests.tools.commands import run
+from tools.export import export_run
+
+SMALL = [
+    "data.source.num_train=6", "data.source.num_val=3", "data.source.num_test=2", "data.source.size=[64,96]",
+    "data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "samples=0", "trainer.steps=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder, path of the ONNX file) of a run of each room that was exported with the defaults."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("work")
+    run("train", *SMALL, "data.crop=[64,96]", "run=seg", cwd=folder)
+    text = run("export", "run=seg", cwd=folder)
+    assert "agreement: 1.000000" in text
+    last = text.strip().splitlines()[-1]
+    assert last == "out: seg/export/onnx-fp32/model.onnx"
+    return folder, folder / last.removeprefix("out: ")
+
+
+def test_golden_examples_can_be_replayed(trained):
+    """What a deployer does with the file, `preprocess.json` and `golden.npz`."""
+    _, path = trained
+    text = json.loads((path.parent / "preprocess.json").read_text())
+    session = open_session(path)
+    golden = read_golden(path.parent)
+    assert len(golden) == len(text["golden"]) == 3
+    for (picture, image, outputs), entry in zip(golden, text["golden"], strict=True):
+        assert (prepared(picture, session.metadata) == image).all()  # stored at the network's size
+        found = session(image[None])[0]
+        np.testing.assert_allclose(thin(found, entry["steps"]["logits"]), outputs[0], atol=1e-5)
+    assert text["file"] == "model.onnx"
+    assert text["input"] == {"name": "images", "shape": [1, 3, 64, 96], "dtype": "uint8"}
+    assert text["preprocessing"]["in_graph"] is True
+    assert len(text["checkpoint_sha256"]) == 64
+    assert text["compared_with_pytorch"]["agreement"] == 1
+
+
+def test_eval_gives_the_same_metrics_with_the_file(trained):
+    folder, path = trained
+    run("eval", "run=seg", "out=torch", "worst=0", cwd=folder)
+    run("eval", "run=seg", f"artifact={path}", "worst=1", cwd=folder)
+    plain = json.loads((folder / "torch" / "metrics.json").read_text())
+    found = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
+    assert found["miou"] == pytest.approx(plain["miou"], abs=1e-4)
+    assert found["runtime"].startswith("ONNX Runtime")
+    assert found["artifact"] == str(path)
+
+
+def test_predict_gives_the_same_masks_with_the_file(trained):
+    folder, path = trained
+    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    (folder / "photos").mkdir()
+    cv2.imwrite(str(folder / "photos" / "a.png"), picture)
+    run("predict", "run=seg", "input=photos", "out=p1", cwd=folder)
+    run("predict", "run=seg", "input=photos", "out=p2", f"artifact={path}", cwd=folder)
+    masks = [cv2.imread(str(folder / out / "masks" / "a.png"), cv2.IMREAD_UNCHANGED) for out in ("p1", "p2")]
+    assert (masks[0] == masks[1]).mean() > 0.999
+
+
+def test_the_files_metric_is_held_to_a_budget(trained):
+    folder, _ = trained
+    options = ["format=torch_export", "output=argmax", "full_size=true", "budget.miou=0.1", "out=scored"]
+    text = run("export", "run=seg", *options, cwd=folder)
+    assert "miou_pytorch" in text
+    stored = json.loads((folder / "scored" / "preprocess.json").read_text())
+    assert stored["miou_file"] == pytest.approx(stored["miou_pytorch"], abs=0.01)
+    assert stored["output"] == "argmax"
+
+
+def test_a_file_beyond_the_budget_is_put_aside(trained):
+    folder, _ = trained
+    options = ["format=torch_export", "budget.agreement=1.5", "out=bad"]
+    text = run("export", "run=seg", *options, cwd=folder, status=1)
+    assert "budget.agreement=1.5" in text
+    assert [file.name for file in (folder / "bad").iterdir()] == ["model.pt2.rejected"]
+    run("eval", "run=seg", "artifact=bad/model.pt2", cwd=folder, status=1)
+
+
+@pytest.mark.slow
+def test_detections_travel_through_the_tools(tmp_path):
+    run("train", "task=det", *SMALL, "data.size=[64,96]", "run=det", cwd=tmp_path)
+    options = ["format=torch_export", "output=detections", "dynamic=batch", "budget.map=0.1"]
+    text = run("export", "run=det", *options, cwd=tmp_path)
+    assert "in batches of 1, 3" in text
+    assert "exact: 1.0000" in text
+    path = tmp_path / "det" / "export" / "torch_export-fp32" / "model.pt2"
+    run("eval", "run=det", "out=torch", "worst=0", cwd=tmp_path)
+    run("eval", "run=det", f"artifact={path}", "worst=0", "data.eval_batch=2", cwd=tmp_path)
+    plain = json.loads((tmp_path / "torch" / "metrics.json").read_text())
+    found = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
+    assert found["map"] == pytest.approx(plain["map"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["format=onyx"], "format must be one of onnx"),
+        (["precision=int8"], "tools/quantize.py"),
+        (["dynamic=yes"], "dynamic must be one of none"),
+        (["batch=0"], "batch must be a whole number"),
+        (["output=boxes"], "output must be logits or argmax"),
+        (["steps=3"], "steps: unknown option"),
+        (["input=/nowhere"], "/nowhere"),
+        (["budget.map=1", "format=torch_export"], "budget.map: this task is scored by miou"),
+        (["fromat=onnx"], "fromat"),
+    ],
+)
+def test_a_users_mistake_is_one_line(trained, monkeypatch, options, expected):
+    monkeypatch.chdir(trained[0])
+    refuses(lambda: export_run(compose_config("export", ["run=seg", "out=wrong", *options])), expected)
+
+
+def test_a_file_of_another_task_is_refused(trained):
+    folder, path = trained
+    message = run("eval", "run=seg", "artifact=none.onnx", cwd=folder, status=1)
+    assert "none.onnx: no such file" in message
+    message = run("eval", "run=seg", f"artifact={path}", "data.eval_size=[32,48]", cwd=folder, status=1)
+    assert "1x64x96" in message
+    assert "dynamic=size" in message
