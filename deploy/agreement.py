@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deploy.artifact import in_batches
-from deploy.runtimes import Arrays, Session, eager
+from deploy.runtimes import eager
+from deploy.session import Arrays, Session
 from engine.errors import UserError
 from engine.run_folder import write_json
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.runtimes import Arrays, Session, open_session
+from deploy.runtimes import open_session
+from deploy.session import Arrays, Session
 from engine.build import make
 from engine.errors import UserError
 from engine.pixels import Normalise

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from deploy.runtimes import FORMATS, INPUT, METADATA, first_line, require
+from deploy.runtimes import FORMATS, METADATA
+from deploy.session import INPUT, first_line, require
 from engine.errors import UserError
 
 OPSET = 20
@@ -68,6 +69,8 @@ def export(
         raise UserError(f"precision must be fp32 or fp16, got {precision!r}")
     if precision == "fp16" and format not in ("onnx", "openvino"):
         raise UserError(f"precision=fp16 is for format=onnx and format=openvino, not {format}")
+    if (dynamic_batch or dynamic_size) and format in ("litert", "executorch"):
+        raise UserError(f"format={format}: its files have a fixed batch and size here; give dynamic=none")
     shape = [
         None if dynamic_batch else example.shape[0],
         3,

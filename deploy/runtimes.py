@@ -7,12 +7,10 @@ otherwise, with as many threads as asked for.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deploy.session import INPUT, Arrays, Session, first_line, require
 from engine.errors import UserError
+
+__all__ = [
+    "FORMATS",
+    "INPUT",
+    "METADATA",
+    "SUFFIXES",
+    "Arrays",
+    "Session",
+    "eager",
+    "onnxruntime",
+    "open_session",
+    "require",
+]
 
 FORMATS = ("onnx", "openvino", "torch_export", "aot_inductor", "litert", "executorch")
 SUFFIXES = {
@@ -34,50 +46,8 @@ SUFFIXES = {
     "executorch": ".pte",
 }
 """The suffix of each format's file."""
-INPUT = "images"
-"""Name of the one input of every exported network."""
 METADATA = "metadata.json"
 """Where formats that are, or end in, a zip archive keep their metadata."""
-
-Arrays = list[NDArray[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """A network that is loaded and ready to run.
-
-    Attributes:
-        run: images [N, 3, H, W] of `dtype` -> its outputs, in the graph's order.
-        output_names: their names.
-        runtime: name and version of the library that runs it.
-        dtype: of the images, `uint8` or `float32`; None where any goes.
-        shape: (N, H, W) that it takes; None where any number goes.
-        metadata: what travels in the file, texts by name; empty for PyTorch itself.
-    """
-
-    run: Callable[[NDArray[Any]], Arrays]
-    output_names: tuple[str, ...]
-    runtime: str
-    dtype: str | None = None
-    shape: tuple[int | None, int | None, int | None] = (None, None, None)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def __call__(self, images: NDArray[Any]) -> Arrays:
-        """Images [N, 3, H, W] -> outputs.
-
-        Raises:
-            UserError: images of another type or size than the network takes.
-        """
-        if self.dtype is not None and str(images.dtype) != self.dtype:
-            raise UserError(f"the network takes images of {self.dtype}, got {images.dtype}")
-        given = (images.shape[0], *images.shape[2:])
-        if any(want is not None and want != got for want, got in zip(self.shape, given, strict=True)):
-            wanted = "x".join("any" if side is None else str(side) for side in self.shape)
-            raise UserError(
-                f"the network takes images of [N x height x width] {wanted}, got "
-                f"{'x'.join(map(str, given))}: resize them, or export with dynamic=size"
-            )
-        return self.run(np.ascontiguousarray(images))
 
 
 def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Session:
@@ -124,32 +94,10 @@ def eager(module: nn.Module, *, threads: int = 1, names: Sequence[str] = ()) -> 
     return Session(run=_torch_run(module.eval(), threads), output_names=found, runtime=runtime, dtype=dtype)
 
 
-def require(module: str, extra: str) -> Any:
-    """Import an optional library.
-
-    Raises:
-        UserError: it cannot be imported; the message names the extra that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        missing = (error.name or module).partition(".")[0]
-        remedy = f"pip install -e '.[{extra}]'"
-        if extra == "litert":
-            remedy += ", in an environment of its own (docs/export.md)"
-        raise UserError(f"{missing} cannot be imported ({first_line(error)}); {remedy}") from None
-
-
 def onnxruntime() -> Any:
     """ONNX Runtime without its telemetry, on by default from 1.29 on, which writes to the user's cache."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return require("onnxruntime", "onnx")
-
-
-def first_line(error: BaseException) -> str:
-    """A library's error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def _open_onnx(path: Path, threads: int) -> Session:

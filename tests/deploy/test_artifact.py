@@ -9,7 +9,8 @@ from torch import nn
 
 from deploy.agreement import Agreement, compare, read_golden, thin, write_golden
 from deploy.artifact import Artifact, describe, in_batches, prepared
-from deploy.runtimes import Session, eager
+from deploy.runtimes import eager
+from deploy.session import Session
 from engine.classes import ClassMap
 from engine.pixels import Normalise
 from tests.refusals import refuses

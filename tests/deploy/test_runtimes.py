@@ -157,7 +157,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
     def without_module(name, package=None):
         return without(name)
 
-    monkeypatch.setattr("deploy.runtimes.importlib.import_module", without_module)
+    monkeypatch.setattr("deploy.session.importlib.import_module", without_module)
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"x")
     refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")

@@ -112,7 +112,6 @@ def test_detections_travel_through_the_tools(tmp_path):
     ("options", "expected"),
     [
         (["format=onyx"], "format must be one of onnx"),
-        (["precision=int8"], "tools/quantize.py"),
         (["dynamic=yes"], "dynamic must be one of none"),
         (["batch=0"], "batch must be a whole number"),
         (["output=boxes"], "output must be logits or argmax"),
