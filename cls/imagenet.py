@@ -88,7 +88,7 @@ def _split(base: Path, name: str, synsets: list[str]) -> Split:
 def _listed(folder: Path, listed: Path) -> Split:
     """Pictures of `folder` as `listed` names them: a line "<file> <class index>" each."""
     try:
-        lines = listed.read_text(encoding="utf-8").split("\n")
+        lines = listed.read_text(encoding="utf-8-sig").split("\n")  # some editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listed}: cannot be read ({error})") from None
     files, labels = [], []
@@ -100,6 +100,8 @@ def _listed(folder: Path, listed: Path) -> Split:
             raise UserError(f'{listed}: line {number} is not "<file> <class index>": {line[:80]!r}')
         files.append(file)
         labels.append(int(label))
+    if not files:
+        raise UserError(f'{listed}: lists no picture; write a line "<file> <class index>" for each')
     return Split(root=str(folder), files=pack(files), labels=np.array(labels, np.int32))
 
 

@@ -17,18 +17,22 @@ from typing import Any
 from engine.errors import UserError
 
 ALLOWED = (
-    "engine.",
+    "engine.optim.",
+    "engine.plan.",
+    "engine.schedule.",
     "backbones.",
     "cls.",
     "seg.",
     "det.",
-    "deploy.",
+    "deploy.latency.",
     "search.",
     "torch.optim.",
     "albumentations.",
 )
-"""What a config may build: this framework, torch's optimizers, albumentations' transforms."""
+"""What a config may build: this framework, torch's optimizers, albumentations' transforms. Not the rest of
+the engine and of deploy, which write, fetch and load files wherever they are told."""
 
+_FOREIGN = ("torch.", "albumentations.")
 _MARKS = ("_target_", "_partial_")
 
 
@@ -96,9 +100,24 @@ def _resolve(target: Any, key: str) -> Any:
         raise UserError(f"{key}._target_={target}: there is no such class or function") from None
     # A module of ours imports other things, and an attribute path must not lead to them.
     home = getattr(found, "__module__", None) or ""
-    if not callable(found) or not f"{home}.".startswith(ALLOWED):
+    if not f"{home}.".startswith(ALLOWED) or not _makes_something(found, target):
         raise UserError(f"{key}._target_={target}: is no class or function of its own package")
     return found
+
+
+def _makes_something(found: Any, target: str) -> bool:
+    """Whether it is a public class or, of ours, a function or class method that returns something.
+
+    Other functions and methods act: albumentations.save, say, writes to any path.
+    """
+    if any(part.startswith("_") for part in target.split(".")):
+        return False
+    if inspect.isclass(found):
+        return True
+    alone = inspect.isfunction(found) and found.__qualname__ == found.__name__
+    if target.startswith(_FOREIGN) or not (alone or inspect.ismethod(found)):
+        return False
+    return inspect.signature(found).return_annotation not in (None, "None", inspect.Signature.empty)
 
 
 def _check_options(constructor: Any, node: dict[str, Any], key: str, given: Collection[str] | None) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from engine.log import Progress, RunLog
 
-INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or lower data.crop"
+INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or give data.cache=<folder>"
 
 
 class Meter:

@@ -52,9 +52,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise UserError(
-                "executor=ray: pip install -e '.[search]', or leave executor=serial"
-            ) from None
+            raise UserError("executor=ray: pip install -e '.[search]', or leave executor=serial") from None
         self._ray = ray
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
         try:

@@ -173,7 +173,10 @@ def norms(spec: NetSpec, state: State, unit: Unit) -> Tensor:
         has_depthwise = f"{layer}.depthwise.conv.weight" in state
         return found * _folded(state, f"{layer}.depthwise", spec) if has_depthwise else found
     makers = ("backbone.stem" if n == 0 else f"backbone.blocks.{n - 1}.project" for n in unit.blocks)
-    return torch.linalg.vector_norm(torch.stack([_folded(state, maker, spec) for maker in makers]), dim=0)
+    norms: Tensor = torch.linalg.vector_norm(
+        torch.stack([_folded(state, maker, spec) for maker in makers]), dim=0
+    )
+    return norms
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -187,7 +190,8 @@ def _folded(state: State, layer: str, spec: NetSpec) -> Tensor:
     weight = state[f"{layer}.conv.weight"].float()
     deviation = (state[f"{layer}.bn.running_var"].float() + spec.bn_eps).sqrt()
     scale = state[f"{layer}.bn.weight"].float().abs() / deviation
-    return torch.linalg.vector_norm(weight.flatten(1), dim=1) * scale
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return norms * scale
 
 
 def _squeeze_norms(state: State, name: str) -> Tensor:
@@ -195,7 +199,8 @@ def _squeeze_norms(state: State, name: str) -> Tensor:
     reduce, bias = state[f"{layer}.reduce.weight"].flatten(1), state[f"{layer}.reduce.bias"]
     into = torch.cat([reduce, bias[:, None]], dim=1).float()
     out_of = state[f"{layer}.expand.weight"].flatten(1).float()
-    return torch.linalg.vector_norm(into, dim=1) * torch.linalg.vector_norm(out_of, dim=0)
+    norms: Tensor = torch.linalg.vector_norm(into, dim=1)
+    return norms * torch.linalg.vector_norm(out_of, dim=0)
 
 
 def _squeezed_dimension(name: str) -> int | None:

@@ -5,6 +5,7 @@ Usage: python tools/export.py run=<run folder> [format=<format>] [key=value ...]
 Examples:
   python tools/export.py run=<run folder>                                        ONNX
   python tools/export.py run=<run folder> format=openvino precision=fp16
+  python tools/export.py run=<run folder> format=openvino precision=int8 budget.miou=1
   python tools/export.py run=<run folder> output=argmax full_size=true           label maps (segmentation)
   python tools/export.py run=<run folder> output=detections dynamic=batch        with suppression (detection)
   python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           scored on the labelled split
@@ -16,17 +17,24 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 import hashlib
 import itertools
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from deploy.agreement import BUDGETS, Agreement, compare, write_golden
 from deploy.artifact import describe, in_place_of_model, prepared
 from deploy.export import export
+from deploy.latency import Rounds
+from deploy.qat import fine_tune, write_openvino
+from deploy.quantize import FORMATS as QUANTIZED
+from deploy.quantize import open_quantizer
+from deploy.report_card import ReportCard, grade
 from deploy.runtimes import FORMATS, SUFFIXES, open_session
 from engine import inputs, run_folder, runtime
 from engine.build import make
@@ -38,10 +46,13 @@ from engine.evaluate import evaluate
 from engine.files import spread
 from engine.images import read_image
 from engine.intake import Intake
+from engine.log import Progress
 from engine.run_folder import RunFolder
 
 OF_THE_GRAPH = ("output", "full_size", "upsample", "look", "steps", "normalise", "dtype")
+METRICS = {"seg": "miou", "det": "map", "cls": "top1"}
 DYNAMIC = ("none", "batch", "size", "both")
+QAT = ("int8", "openvino", "none", 1)
 Sample = tuple[str, NDArray[np.uint8], NDArray[Any]]
 
 
@@ -52,30 +63,32 @@ def export_run(config: DictConfig) -> None:
     task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
     options = {name: config[name] for name in OF_THE_GRAPH if config[name] is not None}
     module = make({"_target_": f"{trained.room}.export.Export", **options}, "export", task=task)
-    metadata = describe(module, room=trained.room, facts=facts(config, run))
+    int8 = config.precision == "int8"
+    precision = "fp32" if int8 else config.precision  # of the file that is made first
+    metadata = describe(module, room=trained.room, facts={**facts(config, run), "precision": precision})
     samples = read_samples(config, trained, module, metadata)
     example = torch.from_numpy(np.stack([samples[0][2]] * config.batch))
     out = Path(config.out or run.path / "export" / f"{config.format}-{config.precision}")
     path = export(
         module,
         example,
-        run_folder.make(out) / f"model{SUFFIXES[config.format]}",
+        run_folder.make(out / "float32" if int8 else out) / f"model{SUFFIXES[config.format]}",
         format=config.format,
         names=module.names,
         dynamic_batch=config.dynamic in ("batch", "both"),
         dynamic_size=config.dynamic in ("size", "both"),
         metadata=metadata,
-        precision=config.precision,
+        precision=precision,
     )
     try:
         session = open_session(path, threads=config.threads)
         found = compare(module, session, [image for _, _, image in samples])
-        max_difference, agreement = BUDGETS[config.precision]
+        max_difference, agreement = BUDGETS[precision]
         found.check(
             max_difference=given(config.budget.max_difference, max_difference),
             agreement=given(config.budget.agreement, agreement),
         )
-        scores = check_metric(config, run, trained, path)
+        scores = {} if int8 else check_metric(config, run, trained, path)
     except UserError as error:
         rejected = path.with_name(f"{path.name}.rejected")
         os.replace(path, rejected)
@@ -84,19 +97,107 @@ def export_run(config: DictConfig) -> None:
     print(
         "\n".join([f"runtime: {session.runtime}", *lines(found), *(f"{k}: {v}" for k, v in scores.items())])
     )
+    if int8:
+        path = quantize(config, run, trained, module, path, samples, out)
     print(f"out: {path}")
 
 
+def quantize(
+    config: DictConfig,
+    run: RunFolder,
+    trained: DictConfig,
+    module: Any,
+    source: Path,
+    samples: Any,
+    out: Path,
+) -> Path:
+    """The float file in 8 bits, with its report card."""
+    metric = METRICS[trained.room]
+    for name in METRICS.values():
+        if name != metric and config.budget[name] is not None:
+            raise UserError(f"budget.{name}: this task is scored by {metric}; give budget.{metric}")
+    options, metadata = config.calibration, open_session(source).metadata
+    files = pictures_of(trained, options.split, module, options.images)
+    images = [image for _, _, image in as_samples(config, files, module, metadata)]
+    weights = {name: value.numpy() for name, value in module.state_dict().items() if value.ndim > 1}
+    quantizer = open_quantizer(
+        source, images, format=config.format, per_channel=options.per_channel, weights=weights
+    )
+    path = out / source.name
+    card = grade(
+        quantizer,
+        source,
+        path,
+        images=images[: options.probes],
+        calibration={key: options[key] for key in ("split", "per_channel")} | {"images": len(images)},
+        score=lambda file: scored(config, run, trained, metric, file),
+        metric=metric,
+        split=trained.data.split,
+        budget=given(config.budget[metric], 1.0),
+        threads=config.threads,
+        rounds=Rounds(budget_s=options.timing_s) if options.timing_s else None,
+        say=print,
+    )
+    if config.qat.steps:
+        tuned = tune(config, module, images, metadata, card, out)
+        points = scored(config, run, trained, metric, tuned)
+        card = replace(card, tuned={"file": tuned.name, "steps": config.qat.steps, "score": points})
+    card.write(out)
+    session = open_session(path, threads=config.threads)
+    scores = {f"{metric}_float32": card.before, f"{metric}_file": card.fallback.score}
+    found = compare(module, session, [image for _, _, image in samples])
+    write_golden(path, session, samples, found, scores)
+    print("\n".join([card.text(), *lines(found)]))
+    return path
+
+
+def tune(
+    config: DictConfig,
+    module: Any,
+    images: list[Any],
+    metadata: Mapping[str, str],
+    card: ReportCard,
+    out: Path,
+) -> Path:
+    """A second file in 8 bits, fine-tuned, beside the first."""
+    modules = dict(module.named_modules())
+    floating = [f"model.{name}" for name in [*card.fallback.floating, *config.qat.floating]]
+    if unknown := [name for name in config.qat.floating if f"model.{name}" not in modules]:
+        raise UserError(f"qat.floating: the network has no module {unknown[0]!r}")
+    progress = Progress(config.qat.steps, unit="step")
+    tuned = fine_tune(
+        module,
+        images,
+        steps=config.qat.steps,
+        floating=[name for name in floating if name in modules],
+        learning_rate=config.qat.lr,
+        say=lambda step, error: progress.update(step + 1),
+    )
+    progress.close()
+    return write_openvino(tuned, images[0], out / "tuned.xml", names=module.names, metadata=metadata)
+
+
 def check_options(config: DictConfig) -> None:
-    if config.precision == "int8":
-        raise UserError("precision=int8 is made of an exported file: tools/quantize.py")
     if config.format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {config.format!r}")
     if config.dynamic not in DYNAMIC:
         raise UserError(f"dynamic must be one of {', '.join(DYNAMIC)}, got {config.dynamic!r}")
-    for key in ("batch", "images", "threads"):
-        if type(config[key]) is not int or config[key] < 1:
-            raise UserError(f"{key} must be a whole number of at least 1, got {config[key]!r}")
+    if config.precision == "int8" and config.format not in QUANTIZED:
+        raise UserError(f"precision=int8 is for format={' and format='.join(QUANTIZED)}, not {config.format}")
+    if type(config.calibration.per_channel) is not bool:
+        raise UserError(
+            f"calibration.per_channel must be true or false, got {config.calibration.per_channel!r}"
+        )
+    if type(config.calibration.timing_s) not in (int, float) or config.calibration.timing_s < 0:
+        raise UserError(
+            f"calibration.timing_s must be 0 or more seconds, got {config.calibration.timing_s!r}"
+        )
+    if config.qat.steps and (config.precision, config.format, config.dynamic, config.batch) != QAT:
+        raise UserError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
+    for key in ("batch", "images", "threads", "calibration.images", "calibration.probes"):
+        value = OmegaConf.select(config, key)
+        if type(value) is not int or value < 1:
+            raise UserError(f"{key} must be a whole number of at least 1, got {value!r}")
 
 
 def given(value: float | None, default: float) -> float:
@@ -121,9 +222,21 @@ def read_samples(
     if config.input is not None:
         files = [file for file in inputs.find(config.input) if not inputs.is_video(file)][: config.images]
     else:
-        data = build(trained.data.source, key="data.source")
-        dataset = data.dataset(trained.data.split, module.eval_transform, seed=0)
-        files = [Path(dataset.image_path(index)) for index in spread(len(dataset), config.images)]
+        files = pictures_of(trained, trained.data.split, module, config.images)
+    return as_samples(config, files, module, metadata)
+
+
+def pictures_of(trained: DictConfig, split: str, module: Any, count: int) -> list[Path]:
+    """At most `count` files, spread over a split of the run's data."""
+    data = build(trained.data.source, key="data.source")
+    dataset = data.dataset(split, module.eval_transform, seed=0)
+    return [Path(dataset.image_path(index)) for index in spread(len(dataset), count)]
+
+
+def as_samples(
+    config: DictConfig, files: list[Path], module: Any, metadata: Mapping[str, str]
+) -> list[Sample]:
+    """Name, picture, and what the network is given of it."""
     pictures = [read_image(file) for file in files]
     given = {**metadata, "input": f'{{"dtype": "{module.dtype}"}}'}
     images = [prepared(module.transform(picture), given) for picture in pictures]
@@ -142,18 +255,22 @@ def check_metric(config: DictConfig, run: RunFolder, trained: DictConfig, path: 
     scores: dict[str, float] = {}
     for name in names:
         for label, file in (("pytorch", None), ("file", path)):
-            task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
-            if file is not None:
-                threads = config.threads
-                task = in_place_of_model(task, trained.room, file, threads=threads, precision="fp32")
-            metrics = score(task, trained)
-            if name not in metrics:
-                raise UserError(f"budget.{name}: this task is scored by {', '.join(list(metrics)[:3])}")
-            scores[f"{name}_{label}"] = round(100 * metrics[name], 4)
+            scores[f"{name}_{label}"] = scored(config, run, trained, name, file)
         lost = scores[f"{name}_pytorch"] - scores[f"{name}_file"]
         if not lost <= config.budget[name]:
             raise UserError(f"loses {lost:.2f} points of {name}; the budget is {config.budget[name]:g}")
     return scores
+
+
+def scored(config: DictConfig, run: RunFolder, trained: DictConfig, metric: str, file: Path | None) -> float:
+    """Points of 100 of PyTorch (None), or of a file."""
+    task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
+    if file is not None:
+        task = in_place_of_model(task, trained.room, file, threads=config.threads, precision="fp32")
+    metrics = score(task, trained)
+    if metric not in metrics:
+        raise UserError(f"budget.{metric}: this task is scored by {', '.join(list(metrics)[:3])}")
+    return round(100 * float(metrics[metric]), 4)
 
 
 def score(task: Any, trained: DictConfig) -> dict[str, Any]:

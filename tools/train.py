@@ -125,12 +125,15 @@ def distillation(config: DictConfig, classes: ClassMap) -> Distillation:
     if config.room == "det":
         raise UserError("distill.teacher: for classification and segmentation; leave it out with task=det")
     options = {name: config.distill[name] for name in ("weight", "temperature")}
+
+    def load_run(path: Path) -> nn.Module:
+        run = run_folder.find(path)
+        trained = load_config(run.config, [])
+        if trained.room != config.room:
+            raise UserError(f"distill.teacher={path}: a run of task={trained.room}, not {config.room}")
+        return load_trained(run, trained, ClassMap.read(run.classes), "best")
+
     return Distillation(teacher=find_teacher(config.distill.teacher, classes, load_run), **options)
-
-
-def load_run(path: Path) -> nn.Module:
-    run = run_folder.find(path)
-    return load_trained(run, load_config(run.config, []), ClassMap.read(run.classes), "best")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def test_bare_validation_files_with_the_devkit(tmp_path):
 def test_a_list_beside_val(tmp_path):
     for name in ("b", "a"):
         write(tmp_path / "val" / f"{name}.png")
-    (tmp_path / "val.txt").write_text("b.png 7\na.png 999\n\n")
+    (tmp_path / "val.txt").write_text("\ufeffb.png 7\na.png 999\n\n", encoding="utf-8")
     data = imagenet(root=str(tmp_path))
+    assert data.splits["val"].files.tolist() == [b"b.png", b"a.png"]
     assert data.classes.names == class_names()
     assert data.splits["val"].labels.tolist() == [7, 999]
     assert data.warnings[0].endswith("2 pictures, ImageNet has 50000")
@@ -70,6 +71,7 @@ def test_class_names_are_the_thousand():
         ("a.png", "line 1 is not"),
         ("a.png x", "line 1 is not"),
         ("a.png -1", "line 1 is not"),
+        ("\n", "val.txt: lists no picture"),
         ("a.png 1000", "class 1000 of 1000 classes"),
     ],
 )

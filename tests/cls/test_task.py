@@ -154,7 +154,8 @@ def test_a_split_without_labels_cannot_be_scored():
         (lambda: task(pixels="caffe"), "pixels must be"),
         (lambda: Mix(mixup=-1), "mixup is the alpha"),
         (lambda: Mix(probability=2), "probability must be"),
-        (lambda: Distillation(teacher=nn.Identity(), temperature=0), "distill.temperature must be positive"),
+        (lambda: Distillation(teacher=nn.Identity(), temperature=0), "distill.temperature must be a"),
+        (lambda: Distillation(teacher=nn.Identity(), weight="abc"), "distill.weight must be .* got 'abc'"),
     ],
 )
 def test_bad_arguments_are_named(build, message):

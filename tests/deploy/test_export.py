@@ -34,7 +34,9 @@ class WindowOfTheSize(nn.Module):
 
 
 def write(module, path, *, example=None, names=("y",), metadata=None, **options):
-    kind = next(kind for kind, suffix in SUFFIXES.items() if path.name.endswith(suffix))
+    kind = max(
+        (kind for kind in SUFFIXES if path.name.endswith(SUFFIXES[kind])), key=lambda k: len(SUFFIXES[k])
+    )
     example = torch.rand(1, 3, 16, 24) if example is None else example
     return export(module, example, path, format=kind, names=names, metadata=metadata or {}, **options)
 
@@ -120,6 +122,10 @@ def test_what_is_refused(tmp_path):
         lambda: export(Scaled(), example, path, format="torch_export", precision="fp16", **common),
         "precision=fp16 is for format=onnx",
     )
+    refuses(
+        lambda: export(Scaled(), example, path, format="litert", dynamic_batch=True, **common),
+        "format=litert", "dynamic=none",
+    )  # fmt: skip
     (tmp_path / "taken").write_text("a file")
     inside = tmp_path / "taken" / "m.pt2"
     refuses(lambda: export(Scaled(), example, inside, format="torch_export", **common), "cannot be written")

@@ -35,10 +35,10 @@ def refused(*overrides, tool="train"):
         ("seed=-1", ["seed", "at least 0", "-1"]),
         ("data.workers=two", ["data.workers", "whole number", "'two'"]),
         ("+optimizer.lrr=1", ["optimizer.lrr", "unknown option", "did you mean 'lr'?"]),
-        ("task._target_=os.system", ["task._target_=os.system", "configs may only build engine.*"]),
+        ("task._target_=os.system", ["task._target_=os.system", "configs may only build engine.optim.*"]),
         ("task._target_=builtins.eval", ["builtins.eval", "may only build"]),
-        ("task._target_=engine.run_folder.subprocess.run", ["subprocess.run", "of its own package"]),
-        ("task._target_=engine.checkpoint.os.system", ["engine.checkpoint.os.system", "of its own package"]),
+        ("task._target_=cls.imagenet.os.system", ["cls.imagenet.os.system", "of its own package"]),
+        ("task._target_=seg.masks.os.system", ["seg.masks.os.system", "of its own package"]),
         ("task._target_=seg.task.Segmentatoin", ["seg.task.Segmentatoin", "no such class or function"]),
         ("data=masks", ["data.root is not set; give data.root=<value>"]),
     ],
@@ -123,10 +123,31 @@ def test_a_hostile_saved_configuration_builds_nothing(tmp_path, monkeypatch):
 
 
 def test_nothing_is_built_before_all_is_checked(tmp_path):
-    node = {"_target_": "engine.run_folder.make", "folder": str(tmp_path / "made")}
+    node = {"_target_": "cls.data.street_crops", "root": str(tmp_path / "made")}
     with pytest.raises(UserError, match=r"x\[1\]\._target_"):
         build.make([node, {"_target_": "shutil.rmtree"}], "x")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "engine.run_folder.write_text",  # of a path that engine.starting.locate returns: any file
+        "engine.starting.locate",
+        "engine.download.fetch",
+        "engine.archive.extract",
+        "deploy.artifact.open_artifact",
+        "albumentations.save",
+        "albumentations.Compose.from_pretrained",
+        "torch.optim.Adam.load_state_dict",
+        "cls.task.Classification.save_sample",
+        "cls.folders._pictures",
+        "det.draw.precision_recall_curves",  # writes to a path, returns nothing
+    ],
+)
+def test_a_configuration_makes_objects_and_does_nothing_else(target):
+    with pytest.raises(UserError, match=r"x\._target_=.*(may only build|no class or function of its own)"):
+        build.check({"_target_": target}, "x", complete=False)
 
 
 @pytest.mark.parametrize(

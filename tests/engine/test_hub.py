@@ -181,7 +181,7 @@ def test_writing_twice_and_never_over_something_else(seg_run, tmp_path):
         ("_target_: seg.task.Segmentation", "_target_: os.system", "may only build"),
         (
             "_target_: seg.model.Segmenter",
-            "_target_: engine.files.os.system",
+            "_target_: seg.masks.os.system",
             "no class or function of its own",
         ),
         ("seed: 0", "seed: &a 0\nx: *a", "an alias"),

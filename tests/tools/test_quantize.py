@@ -1,0 +1,56 @@
+"""precision=int8 by the commands of the documentation."""
+
+import json
+
+import pytest
+
+from engine.config import compose_config
+from tests.refusals import refuses
+from tests.tools.commands import run
+from tests.tools.test_export import SMALL
+from tools.export import export_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    folder = tmp_path_factory.mktemp("work")
+    run("train", *SMALL, "data.crop=[64,96]", "backbone=mnasnet_small", "run=seg", cwd=folder)
+    return folder
+
+
+def test_a_run_in_8_bits(folder):
+    options = ["precision=int8", "calibration.images=6", "calibration.probes=1", "calibration.timing_s=0"]
+    text = run("export", "run=seg", *options, "budget.miou=3", cwd=folder)
+    out = folder / "seg" / "export" / "onnx-int8"
+    assert text.strip().endswith("out: seg/export/onnx-int8/model.onnx")
+    assert "layers in 8 bits" in text
+    card = json.loads((out / "report_card.json").read_text())
+    assert card["metric"] == "miou"
+    assert card["calibration"] == {"split": "train", "per_channel": True, "images": 6, "probes": 1}
+    assert card["lost"] <= 3
+    assert (out / "report_card.md").is_file()
+    stored = json.loads((out / "preprocess.json").read_text())
+    assert (stored["precision"], stored["miou_file"]) == ("int8", card["after"])
+    assert (out / "model.onnx").stat().st_size < 0.6 * (out / "float32" / "model.onnx").stat().st_size
+    run("eval", "run=seg", f"artifact={out / 'model.onnx'}", "worst=0", cwd=folder)
+    scored = json.loads((out / "eval-val" / "metrics.json").read_text())
+    assert 100 * scored["miou"] == pytest.approx(card["after"], abs=1e-3)  # the same path to the same figure
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["format=torch_export"], "format=onnx and format=openvino"),
+        (["calibration.images=0"], "calibration.images must be a whole number"),
+        (["calibration.split=nowhere"], "nowhere"),
+        (["calibration.per_channel=3"], "true or false"),
+        (["qat.steps=3"], "format=openvino dynamic=none batch=1"),
+        (["budget.map=1"], "budget.map: this task is scored by miou"),
+    ],
+)
+def test_a_users_mistake_is_one_line(folder, monkeypatch, options, expected):
+    monkeypatch.chdir(folder)
+    command = ["run=seg", "out=wrong", "precision=int8", "images=1", *options]
+    refuses(lambda: export_run(compose_config("export", command)), expected)
