@@ -5,8 +5,8 @@ Usage: python benchmarks/inference.py [--size 512 1024] [--threads 1] [--rounds 
 All take turns, one call each a round, at batch 1 on noise, without pre- and post-processing. torchvision's
 network is used as its documentation shows it. Ours is the paper's (Table 7, row 8), with random weights,
 eager and exported to ONNX and OpenVINO; `--artifact` adds files made by tools/export.py, such as 8-bit ones,
-whose multiply-adds are taken for the same. The last columns put the multiply-adds per second beside those of a
-large float32 matrix product with the same threads.
+whose multiply-adds are taken for the same. The last columns put the multiply-adds per second
+beside those of a large float32 matrix product with the same threads.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

@@ -118,7 +118,8 @@ class OpenVinoQuantizer:
 
 
 def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
-    """What is left of a layer's weights, [out, ...], when each output channel's scale is taken away: [out, n].
+    """What is left of a layer's weights, [out, ...], when each output channel's scale is taken away: [out,
+    n].
 
     Batch normalisation that was folded into them changes nothing else.
     """
@@ -126,7 +127,7 @@ def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
     channels = weight.shape[0] * (weight.shape[1] if weight.ndim == 5 else 1)
     rows = np.abs(np.asarray(weight, np.float64).reshape(channels, -1))
     largest = rows.max(axis=1, keepdims=True)
-    relative = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    relative: NDArray[np.float64] = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
     return relative
 
 

@@ -199,8 +199,8 @@ def _squeeze_norms(state: State, name: str) -> Tensor:
     reduce, bias = state[f"{layer}.reduce.weight"].flatten(1), state[f"{layer}.reduce.bias"]
     into = torch.cat([reduce, bias[:, None]], dim=1).float()
     out_of = state[f"{layer}.expand.weight"].flatten(1).float()
-    norms: Tensor = torch.linalg.vector_norm(into, dim=1)
-    return norms * torch.linalg.vector_norm(out_of, dim=0)
+    norms: Tensor = torch.linalg.vector_norm(into, dim=1) * torch.linalg.vector_norm(out_of, dim=0)
+    return norms
 
 
 def _squeezed_dimension(name: str) -> int | None:
