@@ -2,6 +2,7 @@
 
 NNCF knows which operations OpenVINO fuses and quantises nothing between a convolution and its h-swish; the
 inputs of depthwise convolutions get a range for each channel; biases are corrected for what the weights lost.
+The two convolutions in a squeeze-and-excite, which see one pixel, it leaves float.
 """
 
 from __future__ import annotations
@@ -118,8 +119,7 @@ class OpenVinoQuantizer:
 
 
 def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
-    """What is left of a layer's weights, [out, ...], when each output channel's scale is taken away: [out,
-    n].
+    """What is left of a layer's weights [out, ...] without the scale of each output channel: [out, n].
 
     Batch normalisation that was folded into them changes nothing else.
     """
@@ -133,8 +133,8 @@ def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
 
 def nearest(found: NDArray[np.float64], known: Mapping[str, NDArray[np.float64]]) -> str | None:
     """Name of the layer of which these `directions` are; None: of none."""
-    alike = {
-        name: float(np.abs(found - other).max())
+    alike = {  # the middle one of the channels: one that is switched off has lost its direction
+        name: float(np.median(np.abs(found - other).max(axis=1)))
         for name, other in known.items()
         if other.shape == found.shape
     }

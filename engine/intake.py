@@ -1,4 +1,4 @@
-"""Between a split's files and the loader: its first samples, without unreadable ones, through a cache."""
+"""Between a split's files and the loader: some of its samples, without unreadable ones, through a cache."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 from engine import sift
 from engine.cache import PixelCache
+from engine.files import spread
 from engine.run_folder import write_json
 from engine.runtime import Runtime
 
@@ -66,7 +67,7 @@ class Intake:
     def dataset(
         self, data: Any, split: str, transform: Any, *, seed: int = 0, limit: int | None = None
     ) -> Any:
-        """`data.dataset(split, transform, seed)`, of its first `limit` samples where that is not None.
+        """`data.dataset(split, transform, seed)`, of `limit` samples, evenly spread, where that is not None.
 
         Raises:
             UserError: there is no such split, too much of it cannot be read, or the cache is stale or cannot
@@ -76,7 +77,8 @@ class Intake:
             raise ValueError(f"data.limit must be at least 1, got {limit}")
         dataset = data.dataset(split, transform, seed=seed)
         if limit is not None and limit < len(dataset):
-            data = _without(data, split, range(limit, len(dataset)))
+            kept = set(spread(len(dataset), limit))  # the first ones may all be of one class, or one town
+            data = _without(data, split, [index for index in range(len(dataset)) if index not in kept])
             dataset = data.dataset(split, transform, seed=seed)
         if bad := self._unreadable(dataset, split):
             data = _without(data, split, bad)

@@ -53,7 +53,9 @@ def load(config: DictConfig, source: Path, names: Names | None) -> tuple[Any, Cl
             names = class_names()
         if names is None:
             raise UserError(f"{source}: its classes are not known; give labels=<file>, line n for class n")
-        if count > len(names) + (config.room == "cls"):
+        more = len(names) - count
+        # A detector's list may go on; a classifier's first output may be a background without a name.
+        if more not in (0, -1) if config.room == "cls" else more < 0:
             raise UserError(f"labels: {len(names)} names for weights of {count} classes")
         classes = numbered(config.room, names[:count])
         task = build_task(config, classes)

@@ -355,7 +355,7 @@ def test_a_data_set_knows_its_splits(tmp_path):
     with pytest.raises(UserError, match=f"no split 'val' in cats at home; {reason}"):
         data.dataset("val", EvalTransform(size=32))
     only_val = DetectionData(classes=CLASSES, splits={"val": part}, description="cats away")
-    with pytest.raises(UserError, match="no split 'train' in cats away; annotate pictures as train"):
+    with pytest.raises(UserError, match="no split 'train' in cats away; add pictures to train"):
         only_val.dataset("train", EvalTransform(size=32))
 
 

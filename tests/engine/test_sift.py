@@ -162,7 +162,7 @@ def test_to_fail_is_the_default_and_reads_nothing(root, monkeypatch):
         dataset[Draw(1, 0)]
 
 
-def test_only_the_first_samples_count_where_there_is_a_limit(root):
+def test_a_limit_is_spread_over_the_split(root):
     cut(root / "images/train/train1.jpg")
     cut(root / "images/train/train5.jpg")
     intake = Intake(runtime=ALONE, on_error="skip", error_budget=0.5)

@@ -207,7 +207,7 @@ def test_missing_parts_of_the_tree(city, tmp_path):
     shutil.rmtree(city / "leftImg8bit/train")
     shutil.rmtree(city / "gtFine/train")
     data = cityscapes(root=str(city))
-    refuses(lambda: data.dataset("train", EvalTransform()), "no split 'train'", "annotate pictures as train")
+    refuses(lambda: data.dataset("train", EvalTransform()), "no split 'train'", "add pictures to train")
 
 
 @pytest.mark.data

@@ -1,0 +1,64 @@
+"""How near the sum of a latency table's layers comes to the measured network, which the searches rely on.
+
+Usage: python benchmarks/layer_sum.py [--size 256 512] [--threads 1] [--runtime torch onnx]
+
+Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11) and the Large one at three quarters of its width. Run
+it on a machine that does nothing else: short calls slip between other jobs, long ones do not, and the sum comes out too low.
+"""
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import argparse
+from functools import partial
+
+import measuring
+import torch
+
+from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from backbones.spec import NetSpec
+from deploy.latency_table import LatencyTable, NetworkLatency
+from deploy.layer_timing import measurer
+from seg.heads import LRASPP
+from seg.model import Segmenter
+
+
+def segmenter(spec: NetSpec) -> Segmenter:
+    return Segmenter(backbone=spec, head=partial(LRASPP, pool="global"), num_classes=19).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runtime", nargs="+", default=["torch", "onnx"], choices=["torch", "onnx"])
+    options = parser.parse_args()
+    build = partial(mobilenet_v3_large, output_stride=16, tail="rf2")
+    networks = {
+        "V3-Large": build(),
+        "V3-Large 0.75": build(width_mult=0.75),
+        "V3-Small": mobilenet_v3_small(output_stride=16, tail="rf2"),
+    }
+    rows = []
+    for runtime in options.runtime:
+        for name, spec in networks.items():
+            model = segmenter(spec)
+            latency = NetworkLatency(
+                table=LatencyTable(about={}),
+                size=tuple(options.size),
+                taps=model.backbone.taps,
+                head="LRASPP",
+                model=segmenter,
+                measure=measurer(runtime, threads=options.threads),
+            )
+            predicted = latency(spec)
+            measured = latency.measured_ms(model, torch.rand(1, 3, *options.size))
+            error = f"{100 * (predicted / measured - 1):+.1f} %"
+            rows.append([runtime, name, f"{predicted:.2f}", f"{measured:.2f}", error])
+    print(measuring.heading(__file__))
+    print(measuring.table(["runtime", "network", "sum of layers, ms", "measured, ms", "error"], rows))
+
+
+if __name__ == "__main__":
+    main()
