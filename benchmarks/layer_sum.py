@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/layer_sum.py [--size 256 512] [--threads 1] [--runtime torch onnx]
 
-Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11) and the Large one at three quarters of its width. Run
-it on a machine that does nothing else: short calls slip between other jobs, long ones do not, and the sum comes out too low.
+Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11) and the Large one at three quarters of its width.
+Run it on a machine that does nothing else: short calls slip between other jobs, long ones do not, and the sum
+comes out too low.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
