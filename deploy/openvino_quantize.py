@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.quantize import layer_name
-from deploy.runtimes import require
+from deploy.runtimes import openvino_core, require
 
 RT_INFO = ["metadata", "export"]
 """Where the export keeps a file's metadata."""
@@ -47,7 +47,7 @@ class OpenVinoQuantizer:
         os.environ.setdefault("NNCF_CI", "1")
         self._ov = require("openvino", "openvino")
         nncf = require("nncf", "openvino")
-        self._float = self._ov.Core().read_model(source)
+        self._float = openvino_core().read_model(source)
         advanced = nncf.AdvancedQuantizationParameters()
         if not per_channel:
             kind = nncf.quantization.advanced_parameters.QuantizationParameters

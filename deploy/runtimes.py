@@ -7,6 +7,7 @@ otherwise, with as many threads as asked for.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zipfile
@@ -100,6 +101,17 @@ def onnxruntime() -> Any:
     return require("onnxruntime", "onnx")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's core, one for the whole process.
+
+    A core's CPU plugin gives the thread a stack for signal handlers and, when it is destroyed, puts back the
+    one before it, which may have been freed with another core by then: the next signal (a loader's worker
+    that ends) would kill the process.
+    """
+    return require("openvino", "openvino").Core()
+
+
 def _open_onnx(path: Path, threads: int) -> Session:
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -123,7 +135,7 @@ def _open_openvino(path: Path, threads: int, precision: str = "fp32") -> Session
     hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
     if precision not in hints:
         raise UserError(f"precision must be one of {', '.join(hints)}, got {precision!r}")
-    core = ov.Core()
+    core = openvino_core()
     model = core.read_model(path)
     options = {
         "INFERENCE_PRECISION_HINT": hints[precision],

@@ -2,6 +2,9 @@
 
 import builtins
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +164,31 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"x")
     refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from pathlib import Path
+from deploy.runtimes import open_session
+
+first, second = (open_session(Path(sys.argv[1]), threads=1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_openvino_sessions_have_gone_is_handled(tmp_path):
+    """Two cores of OpenVINO, destroyed in the order of their making, leave a dangling stack for signals."""
+    pytest.importorskip("openvino")
+    path = tmp_path / "toy.xml"
+    export(
+        nn.Conv2d(3, 2, 1).eval(), torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={}
+    )
+    command = [sys.executable, "-c", SIGNALLED, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
