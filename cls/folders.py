@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cls.dataset import ClassificationData, Split, describe, refuse_empty
 from engine.classes import ClassMap
-from engine.errors import UserError
+from engine.errors import UserError, some
 from engine.files import pack, same_content
 from engine.images import IMAGE_SUFFIXES
 
@@ -56,7 +56,7 @@ def read_tree(folder: Path, classes: Mapping[str, int]) -> Split:
     for name in class_folders(folder):
         if name not in classes:
             raise UserError(
-                f"{folder / name}: no such class in the training pictures ({_some(list(classes))}); "
+                f"{folder / name}: no such class in the training pictures ({some(list(classes))}); "
                 "rename or remove the folder, or list it in classes.json"
             )
         found = pack(sorted(_pictures(folder, name)))
@@ -132,10 +132,5 @@ def _absent(classes: ClassMap, splits: Mapping[str, Split]) -> list[str]:
         assert split.labels is not None
         absent = [classes.names[i] for i in np.setdiff1d(np.arange(len(classes)), split.labels)]
         if absent:
-            warnings.append(f"{name} has no picture of {_some(absent)}")
+            warnings.append(f"{name} has no picture of {some(absent)}")
     return warnings
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

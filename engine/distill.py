@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from engine import checkpoint
 from engine.classes import ClassMap
 from engine.download import fetch
-from engine.errors import UserError
+from engine.errors import UserError, some
 from engine.pixels import Normalise
 
 
@@ -88,7 +88,7 @@ def find_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Mod
     if Path(name).is_dir():
         task: Any = load_run(Path(name))
         if task.classes.names != classes.names:
-            raise UserError(f"distill.teacher={name}: trained on other classes ({_some(task.classes.names)})")
+            raise UserError(f"distill.teacher={name}: trained on other classes ({some(task.classes.names)})")
         return Teacher(task.model, task.normalise)
     if "/" in name:
         raise UserError(f"distill.teacher={name}: no such run folder")
@@ -108,15 +108,11 @@ def _torchvision(name: str, classes: ClassMap) -> nn.Module:
     names = tuple(weights.meta["categories"])
     if names != classes.names:
         raise UserError(
-            f"distill.teacher={name}: its {len(names)} classes ({_some(names)}) are not those of the data "
-            f"({_some(classes.names)})"
+            f"distill.teacher={name}: its {len(names)} classes ({some(names)}) are not those of the data "
+            f"({some(classes.names)})"
         )
     model = models.get_model(name, weights=None, **({"weights_backbone": None} if dense else {}))
     state = checkpoint.read_weights(fetch(weights.url, folder=Path(torch.hub.get_dir()) / "checkpoints"))
     head = {key: tensor for key, tensor in state.items() if not key.startswith("aux_classifier.")}
     model.load_state_dict(head)
     return Teacher(model, Normalise("imagenet"))
-
-
-def _some(names: tuple[str, ...], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

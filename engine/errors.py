@@ -16,3 +16,9 @@ def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence
     """The error for a split that `source` lacks; what can be done differs for the one that is trained on."""
     remedy = "add pictures to train" if split == "train" else f"give data.split={' or '.join(sorted(known))}"
     return UserError(f"there is no split {split!r} in {source}; {'; '.join([*reasons, remedy])}")
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of them, and how many more there are, for a message of one line."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
