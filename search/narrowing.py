@@ -169,22 +169,23 @@ class Trials:
 
         change: what was done, in words.
         """
-        path = self.folder / "width.safetensors"
+        path = self.folder / f"width-{steps:05d}.safetensors"
+        job = Job(
+            parent=seed.spec,
+            parent_weights=seed.weights,
+            result=path,
+            cuts=tuple(cuts),
+            steps=steps,
+            seed=self._seed_of(0),
+        )
         row = self.history.find(kind="width", spec=spec.to_dict(), steps=steps)
         if row is None:
-            job = Job(
-                parent=seed.spec,
-                parent_weights=seed.weights,
-                result=path,
-                cuts=tuple(cuts),
-                steps=steps,
-                seed=self._seed_of(0),
-            )
             ((_, outcome),) = self.executor(partial(run_trial, self.make_problem), [job])
             row = self.history.append(
                 kind="width", spec=spec.to_dict(), steps=steps, latency_ms=latency_ms, **outcome
             )
-            path.unlink(missing_ok=True)  # its score is all that is wanted
+        elif row["status"] == "done" and not path.exists():
+            run_trial(self.make_problem, job)
         told = f"{row['metric']:.4f}" if row["status"] == "done" else row["error"]
         self.say(f"{change}, {steps} steps, {row['latency_ms']:.3f} ms: {told}")
         if row["status"] == "failed":

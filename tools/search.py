@@ -84,7 +84,12 @@ def narrow(config: DictConfig, method: NetAdapt) -> None:
         seed=config.seed,
         say=say,
     )
-    save_found(problem, result, out, header=lab_record(config, problem, result))
+    network_file.write(
+        out / "network.yaml", result.found.spec.to_dict(), header=lab_record(config, problem, result)
+    )
+    save_run(problem, result.found, out / "found")
+    if result.widths:
+        save_run(problem, result.widths[-1], out / "width")
     report.write(
         out,
         result,
@@ -185,29 +190,28 @@ def clock_of(config: DictConfig, table: LatencyTable | None) -> Measurer | None:
     return measurer(str(about.get("runtime")), threads=about.get("threads", 1))
 
 
-def save_found(problem: Trained, result: Result, out: Path, *, header: str) -> None:
-    """Write the found network as a YAML file, and with its weights as a run folder."""
-    found = result.found
-    network_file.write(out / "network.yaml", found.spec.to_dict(), header=header)
-    run = RunFolder(out / "found")
-    config = with_backbone(problem.config, found.spec.to_dict())
+def save_run(problem: Trained, point: Point, folder: Path) -> None:
+    """Write a network with its weights as a run folder."""
+    run = RunFolder(folder)
+    config = with_backbone(problem.config, point.spec.to_dict())
     run_folder.update(run, config=to_yaml(config), environment=runtime.describe(problem.where))
     run_folder.write_json(run.classes, problem.classes.to_dict())
     run_folder.make(run.best.parent)
-    shutil.copyfile(found.weights, run.best)
-    shutil.copyfile(found.weights, run.last)
+    shutil.copyfile(point.weights, run.best)
+    shutil.copyfile(point.weights, run.last)
 
 
 def measured(problem: Trained, latency: NetworkLatency, result: Result) -> list[report.Measured]:
-    """Seed, found network and those half-way: the sum of their layers, and their time as a whole."""
-    points = {point.step: point for point in (result.seed, result.trajectory[len(result.trajectory) // 2])}
-    points[result.found.step] = result.found
+    """Seed, found network, the one half-way and width multipliers: the sum of their layers, and their time
+    as a whole."""
+    steps = sorted({0, len(result.trajectory) // 2, result.found.step})
+    named = [(f"step {step}", result.trajectory[step]) for step in steps]
     image = torch.rand(1, 3, *latency.size)
     rows = []
-    for step, point in points.items():
+    for name, point in [*named, *((point.change, point) for point in result.widths)]:
         ms = latency.measured_ms(problem.make_model(point.spec), image)
         if ms is not None:
-            rows.append(report.Measured(name=f"step {step}", predicted_ms=point.latency_ms, measured_ms=ms))
+            rows.append(report.Measured(name=name, predicted_ms=point.latency_ms, measured_ms=ms))
     return rows
 
 

@@ -215,6 +215,19 @@ def test_width_multipliers_are_tuned_as_long_at_the_same_latency(tmp_path):
     assert steps == [3 * round(result.found.step / 2), 3 * result.found.step]
 
 
+def test_a_width_multiplier_keeps_its_weights(tmp_path):
+    (point,) = search(tmp_path, widths=1).widths
+    model = tiny_classifier(point.spec)
+    weights = checkpoint.inference_weights(point.weights)[0]
+    checkpoint.load_strict(model, weights)
+    point.weights.unlink()  # by a kill, say: the trial is repeated
+    (again,) = search(tmp_path, widths=1).widths
+    assert again.weights == point.weights
+    assert again.score == point.score
+    repeated = checkpoint.inference_weights(again.weights)[0]
+    assert all(torch.equal(weights[name], repeated[name]) for name in weights)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

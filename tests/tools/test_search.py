@@ -71,6 +71,12 @@ def test_the_budget_is_met_and_all_is_written_down(trained, found):
     report = (out / "report.md").read_text()
     assert "python tools/train.py task=seg backbone=adapted/network.yaml" in report
     assert "all channels x" in report
+    wide, narrow = (OpenRun(run=str(folder))() for folder in (trained / "run", out / "width"))
+    pairs = zip(wide.spec.blocks, narrow.spec.blocks, strict=True)
+    assert all(after.exp <= before.exp for before, after in pairs)
+    assert narrow.spec.last < wide.spec.last
+    model = narrow.make_model(narrow.spec)
+    model.load_state_dict(narrow.weights())  # to be trained for as long as the found network
 
 
 def test_the_same_command_again_repeats_nothing(trained, found):
