@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -88,9 +89,9 @@ class Learner:
                     sums = list(map(operator.add, sums, detached)) if sums else detached
                     self.scaler.scale(functools.reduce(operator.add, parts)).backward()  # type: ignore[no-untyped-call]
             numbers = self._mean(sums, stop)
-        self._norm = self._gradient_norm().to(numbers.device)
+        self._norm = self._gradient_norm().to(numbers[0].device)
         # All that the loop has to know, in one reading: the device is waited for once per step.
-        *losses, norm = Arrival(torch.cat([numbers, self._norm.reshape(1)])).value().tolist()
+        *losses, norm = Arrival(torch.stack([*numbers, self._norm])).value().tolist()
         if self.runtime.world_size > 1:
             stop = bool(losses.pop())
         return Gradients(dict(zip(named, losses, strict=True)), norm, stop)
@@ -104,13 +105,13 @@ class Learner:
         # DistributedDataParallel averages gradients over processes; these shares make that the exact mean.
         return weights * self.runtime.world_size / total.clamp(min=1e-12)
 
-    def _mean(self, losses: list[Tensor], stop: bool) -> Tensor:
+    def _mean(self, losses: list[Tensor], stop: bool) -> Sequence[Tensor]:
         """The losses over all processes and, where there are several, how many were asked to stop."""
         if self.runtime.world_size == 1:
-            return torch.stack(losses)
+            return losses
         numbers = torch.stack([*losses, losses[0].new_full((), float(stop))]).float()
         numbers[:-1] /= self.runtime.world_size
-        return self.runtime.sum(numbers)
+        return self.runtime.sum(numbers).unbind()
 
     def _gradient_norm(self) -> Tensor:
         # Processes hold the same gradient by now, so they come to the same norm.
