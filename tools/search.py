@@ -84,12 +84,11 @@ def narrow(config: DictConfig, method: NetAdapt) -> None:
         seed=config.seed,
         say=say,
     )
-    network_file.write(
-        out / "network.yaml", result.found.spec.to_dict(), header=lab_record(config, problem, result)
-    )
-    save_run(problem, result.found, out / "found")
+    record = lab_record(config, problem, result)
+    save(problem, result.found, out / "network.yaml", run=out / "found", header=record)
     if result.widths:
-        save_run(problem, result.widths[-1], out / "width")
+        width = result.widths[-1]
+        save(problem, width, out / "width.yaml", run=out / "width", header=f"The seed with {width.change}.")
     report.write(
         out,
         result,
@@ -190,15 +189,16 @@ def clock_of(config: DictConfig, table: LatencyTable | None) -> Measurer | None:
     return measurer(str(about.get("runtime")), threads=about.get("threads", 1))
 
 
-def save_run(problem: Trained, point: Point, folder: Path) -> None:
-    """Write a network with its weights as a run folder."""
-    run = RunFolder(folder)
+def save(problem: Trained, point: Point, network: Path, *, run: Path, header: str) -> None:
+    """Write a network as a YAML file, and with its weights as a run folder."""
+    network_file.write(network, point.spec.to_dict(), header=header)
+    folder = RunFolder(run)
     config = with_backbone(problem.config, point.spec.to_dict())
-    run_folder.update(run, config=to_yaml(config), environment=runtime.describe(problem.where))
-    run_folder.write_json(run.classes, problem.classes.to_dict())
-    run_folder.make(run.best.parent)
-    shutil.copyfile(point.weights, run.best)
-    shutil.copyfile(point.weights, run.last)
+    run_folder.update(folder, config=to_yaml(config), environment=runtime.describe(problem.where))
+    run_folder.write_json(folder.classes, problem.classes.to_dict())
+    run_folder.make(folder.best.parent)
+    shutil.copyfile(point.weights, folder.best)
+    shutil.copyfile(point.weights, folder.last)
 
 
 def measured(problem: Trained, latency: NetworkLatency, result: Result) -> list[report.Measured]:

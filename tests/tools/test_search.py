@@ -75,6 +75,7 @@ def test_the_budget_is_met_and_all_is_written_down(trained, found):
     pairs = zip(wide.spec.blocks, narrow.spec.blocks, strict=True)
     assert all(after.exp <= before.exp for before, after in pairs)
     assert narrow.spec.last < wide.spec.last
+    assert narrow.spec == spec_of(out / "width.yaml")
     model = narrow.make_model(narrow.spec)
     model.load_state_dict(narrow.weights())  # to be trained for as long as the found network
 
