@@ -59,13 +59,14 @@ class Agreement:
 def compare(module: nn.Module, session: Session, images: Sequence[NDArray[Any]]) -> Agreement:
     """Run a room's `Export` in PyTorch and a file made of it over the same images [3, h, w].
 
-    Each image alone and, where the file takes any number and all have one size, all of them at once.
+    Each image alone and, where all have one size, several at once: a fixed batch of them, or up to four.
     """
     reference: Any = module
     own = eager(module)
     groups = [image[None] for image in images]
-    if session.shape[0] is None and len({image.shape for image in images}) == 1 and len(images) > 1:
-        groups.append(np.stack(images[:4]))
+    together = session.shape[0] or 4  # a fixed batch is filled up with copies, which hide a mix-up of images
+    if together > 1 and len({image.shape for image in images}) == 1 and len(images) > 1:
+        groups.append(np.stack(images[:together]))
     differences, largest, agreements, exact = [], [0.0], [], []
     for group in groups:
         ours, theirs = own(group), in_batches(session, group)

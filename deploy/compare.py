@@ -176,6 +176,7 @@ def compare(
     if torch.device(device).type == "cpu":
         about["gemm_gmadds_per_s"] = gemm_gmadds()
     timers = {one.name: one.timer(one.open()) for one in contestants}
+    assert len(timers) == len(contestants), "two contestants of one name would be measured as one"
     seconds = take_rounds(timers, rounds, progress=progress)
     timers.clear()  # what they hold on to is not needed while memory is measured
     results = []

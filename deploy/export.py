@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as fx_config
 
 from deploy.runtimes import FORMATS, METADATA
-from deploy.session import INPUT, first_line, require
+from deploy.session import INPUT, LEAST_SIZE, first_line, require
 from engine.errors import UserError
 
 OPSET = 20
@@ -52,7 +53,8 @@ def export(
         format: one of `runtimes.FORMATS`.
         names: of the outputs.
         dynamic_batch, dynamic_size: whether N, and H and W, may be any number.
-        metadata: texts that travel in the file; `input` and `outputs` are added.
+        metadata: texts that travel in the file; `input` and `outputs` are added, and with `dynamic_size` the
+            smallest size for which the graph holds.
         precision: `fp32`, or `fp16` for weights that are stored in half the bytes (ONNX, OpenVINO) and
             computed with in float32.
 
@@ -83,6 +85,8 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             program = capture(module, example, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+            if dynamic_size:
+                texts[LEAST_SIZE] = json.dumps(_least_size(program))
             _WRITERS[format](program, path, names=tuple(names), metadata=texts, precision=precision)
     except UserError:
         raise
@@ -107,7 +111,9 @@ def capture(
     if dynamic_size:
         free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        with torch.no_grad():
+        # Oblivious: a pooled map of one row is a case like any other, not one with a guard of its own.
+        oblivious = fx_config.patch(backed_size_oblivious=bool(free))  # type: ignore[attr-defined]
+        with torch.no_grad(), oblivious:
             program = torch.export.export(module, (example,), dynamic_shapes={INPUT: free} if free else None)
             # A window that grows with the image is not refused but taken for a constant, with a guard.
             program.module()(_other(example, free))
@@ -120,6 +126,14 @@ def capture(
             f"dynamic={what}: this network computes with its input's {what} ({first_line(error)[:120]}); "
             f"export with dynamic={'batch' if dynamic_size else 'none'}"
         ) from None
+
+
+def _least_size(program: ExportedProgram) -> list[int]:
+    """[height, width] from which on the graph is the module; a smaller image may not fill a window of it."""
+    (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUT)
+    ranges = program.range_constraints
+    sides = (side.node.expr for side in image.meta["val"].shape[2:])
+    return [int(ranges[side].lower) for side in sides]
 
 
 def _other(example: Tensor, free: Mapping[int, Any]) -> Tensor:

@@ -170,6 +170,7 @@ def fall_back(
     low, high, step = -1, 0, 1  # `low` is too few; `high` is the next to be tried
     while not holds(high):
         if high == len(order) - 1:
+            path.replace(path.with_name(f"{path.name}.rejected"))
             raise UserError(
                 f"no layer can be 8 bit: even one alone scores {tried[high]:.2f}, the budget asks for "
                 f"{least:.2f}; allow more, or calibrate on more images (calibration.images)"

@@ -83,13 +83,13 @@ def measure(
     if config.include == "all":
         largest = max(row.size for row in rows)
         options["picture"] = read_image(Path(config.input)) if config.input else compare.noise(largest)
-    files = [Path(file) for file in listed(config.artifact)]
+    files = artifact_files(config)
     with tempfile.TemporaryDirectory() as folder:
         exported = Exported(Path(folder))
         for threads, members in compare.groups(rows, runtimes, listed(config.threads)):
             options["threads"] = threads
             ready = [exported.contestant(row, name, **options) for row, name in members]
-            ready += [Contestant(row=rows[-1], runtime=file.name, file=file, **options) for file in files]
+            ready += [Contestant(row=rows[-1], runtime=name, file=files[name], **options) for name in files]
             progress = Progress(rounds.most, unit="round")
             yield compare.compare(
                 ready, rounds, baseline=baseline, memory=config.memory, progress=progress.update
@@ -132,6 +132,17 @@ def wanted_size(config: DictConfig) -> Size | None:
 def listed(value: Any) -> list[Any]:
     """One value or several -> a list."""
     return list(value) if isinstance(value, ListConfig) else [] if value is None else [value]
+
+
+def artifact_files(config: DictConfig) -> dict[str, Path]:
+    """`a.onnx,b.xml`, also in brackets -> files by as much of their path as tells them apart."""
+    # One text, as all paths; and every export is called `model`.
+    texts = str(config.artifact or "").removeprefix("[").removesuffix("]").split(",")
+    files = list(dict.fromkeys(Path(text.strip()).absolute() for text in texts if text.strip()))
+    count = 1
+    while len({file.parts[-count:] for file in files}) < len(files):
+        count += 1
+    return {"/".join(file.parts[-count:]): file for file in files}
 
 
 def suite_rows(config: DictConfig) -> list[Row]:
@@ -277,7 +288,7 @@ def with_lists(arguments: Sequence[str]) -> list[str]:
     found = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        several = key in ("threads", "runtime", "artifact") and "," in value and value[0] not in "[\"'"
+        several = key in ("threads", "runtime") and "," in value and value[0] not in "[\"'"
         found.append(f"{key}=[{value}]" if several else argument)
     return found
 

@@ -16,7 +16,6 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import hashlib
 import itertools
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +51,7 @@ from engine.run_folder import RunFolder
 OF_THE_GRAPH = ("output", "full_size", "upsample", "look", "steps", "normalise", "dtype")
 METRICS = {"seg": "miou", "det": "map", "cls": "top1"}
 DYNAMIC = ("none", "batch", "size", "both")
+PRECISIONS = ("fp32", "fp16", "int8")
 QAT = ("int8", "openvino", "none", 1)
 Sample = tuple[str, NDArray[np.uint8], NDArray[Any]]
 
@@ -59,6 +59,7 @@ Sample = tuple[str, NDArray[np.uint8], NDArray[Any]]
 def export_run(config: DictConfig) -> None:
     run, trained = open_trained(config)
     check_options(config)
+    check_budget(config, METRICS[trained.room])
     torch.set_num_threads(config.threads)
     task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
     options = {name: config[name] for name in OF_THE_GRAPH if config[name] is not None}
@@ -90,8 +91,7 @@ def export_run(config: DictConfig) -> None:
         )
         scores = {} if int8 else check_metric(config, run, trained, path)
     except UserError as error:
-        rejected = path.with_name(f"{path.name}.rejected")
-        os.replace(path, rejected)
+        rejected = path.replace(path.with_name(f"{path.name}.rejected"))
         raise UserError(f"{rejected}: {error}") from None
     write_golden(path, session, samples, found, scores)
     print(
@@ -112,11 +112,7 @@ def quantize(
     out: Path,
 ) -> Path:
     """The float file in 8 bits, with its report card."""
-    metric = METRICS[trained.room]
-    for name in METRICS.values():
-        if name != metric and config.budget[name] is not None:
-            raise UserError(f"budget.{name}: this task is scored by {metric}; give budget.{metric}")
-    options, metadata = config.calibration, open_session(source).metadata
+    options, metric, metadata = config.calibration, METRICS[trained.room], open_session(source).metadata
     files = pictures_of(trained, options.split, module, options.images)
     images = [image for _, _, image in as_samples(config, files, module, metadata)]
     weights = {name: value.numpy() for name, value in module.state_dict().items() if value.ndim > 1}
@@ -182,6 +178,8 @@ def check_options(config: DictConfig) -> None:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {config.format!r}")
     if config.dynamic not in DYNAMIC:
         raise UserError(f"dynamic must be one of {', '.join(DYNAMIC)}, got {config.dynamic!r}")
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {config.precision!r}")
     if config.precision == "int8" and config.format not in QUANTIZED:
         raise UserError(f"precision=int8 is for format={' and format='.join(QUANTIZED)}, not {config.format}")
     if type(config.calibration.per_channel) is not bool:
@@ -198,6 +196,15 @@ def check_options(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < 1:
             raise UserError(f"{key} must be a whole number of at least 1, got {value!r}")
+
+
+def check_budget(config: DictConfig, metric: str) -> None:
+    """Raises: UserError for what is no number, or a metric of another task."""
+    for name, value in config.budget.items():
+        if value is not None and type(value) not in (int, float):
+            raise UserError(f"budget.{name} must be a number, got {value!r}")
+        if value is not None and name in METRICS.values() and name != metric:
+            raise UserError(f"budget.{name}: this task is scored by {metric}; give budget.{metric}")
 
 
 def given(value: float | None, default: float) -> float:
@@ -251,15 +258,13 @@ def as_samples(
 
 def check_metric(config: DictConfig, run: RunFolder, trained: DictConfig, path: Path) -> dict[str, float]:
     """The metric of PyTorch and of the file, where a budget is set for it; points of 100."""
-    names = [name for name in ("miou", "map", "top1") if config.budget[name] is not None]
-    scores: dict[str, float] = {}
-    for name in names:
-        for label, file in (("pytorch", None), ("file", path)):
-            scores[f"{name}_{label}"] = scored(config, run, trained, name, file)
-        lost = scores[f"{name}_pytorch"] - scores[f"{name}_file"]
-        if not lost <= config.budget[name]:
-            raise UserError(f"loses {lost:.2f} points of {name}; the budget is {config.budget[name]:g}")
-    return scores
+    name = METRICS[trained.room]
+    if config.budget[name] is None:
+        return {}
+    before, after = (scored(config, run, trained, name, file) for file in (None, path))
+    if not before - after <= config.budget[name]:
+        raise UserError(f"loses {before - after:.2f} points of {name}; the budget is {config.budget[name]:g}")
+    return {f"{name}_pytorch": before, f"{name}_file": after}
 
 
 def scored(config: DictConfig, run: RunFolder, trained: DictConfig, metric: str, file: Path | None) -> float:
@@ -267,10 +272,7 @@ def scored(config: DictConfig, run: RunFolder, trained: DictConfig, metric: str,
     task = load_trained(run, trained, ClassMap.read(run.classes), config.checkpoint)
     if file is not None:
         task = in_place_of_model(task, trained.room, file, threads=config.threads, precision="fp32")
-    metrics = score(task, trained)
-    if metric not in metrics:
-        raise UserError(f"budget.{metric}: this task is scored by {', '.join(list(metrics)[:3])}")
-    return round(100 * float(metrics[metric]), 4)
+    return round(100 * float(score(task, trained)[metric]), 4)
 
 
 def score(task: Any, trained: DictConfig) -> dict[str, Any]:

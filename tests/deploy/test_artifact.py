@@ -1,6 +1,7 @@
 """A file in the place of a network: any batch, the right pixels, and refusals; what a comparison finds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,7 +111,13 @@ def test_a_comparison_finds_what_differs():
     other = compare(Toy(offset=2.0), session(2), list(images()))
     assert other.max_difference == pytest.approx(2, abs=1e-3)
     assert other.agreement == 0
-    assert other.batches == (1,)
+    assert other.batches == (1, 2)
+
+
+def test_a_mix_up_of_images_in_a_fixed_batch_is_found():
+    inner = session(2)
+    mixed = replace(inner, run=lambda images: inner.run(images[::-1]))
+    assert compare(Toy(), mixed, list(images())).max_difference > 1
 
 
 def test_beyond_the_budget_is_refused():

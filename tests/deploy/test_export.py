@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,44 @@ def test_a_window_of_the_images_size_cannot_be_dynamic(tmp_path):
     path = tmp_path / "m.onnx"
     refuses(lambda: write(WindowOfTheSize(), path, dynamic_size=True), "dynamic=size", "export with dynamic=")
     assert not path.exists()
+
+
+class WindowOfNine(nn.Module):
+    """A window of 9 pixels, or of the whole image where that is smaller: free of its size from 9 on."""
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        return nn.functional.avg_pool2d(images, (min(9, height), min(9, width)), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("m.onnx", "onnxruntime"), ("m.xml", "openvino"), ("m.pt2", "torch")]
+)
+def test_a_size_below_what_the_graph_holds_for_is_refused(tmp_path, name, library):
+    pytest.importorskip(library)
+    example = torch.rand(1, 3, 16, 24)
+    session = open_session(write(WindowOfNine(), tmp_path / name, example=example, dynamic_size=True))
+    assert session.least_size == (9, 9)
+    for size in ((9, 9), (9, 30), (13, 9), (40, 50)):
+        image = torch.rand(1, 3, *size)
+        np.testing.assert_allclose(session(image.numpy())[0], WindowOfNine()(image).numpy(), atol=1e-6)
+    refuses(lambda: session(image.numpy()[:, :, :8]), "at least 9x9, got 8x50", "dynamic=none")
+
+
+def test_the_example_may_have_one_window_in_one_direction(tmp_path):
+    example = torch.rand(
+        1, 3, 10, 60
+    )  # as 1024x2048 has for the window of 769; 32 rows more give more windows
+    session = open_session(write(WindowOfNine(), tmp_path / "m.pt2", example=example, dynamic_size=True))
+    assert session.least_size == (9, 9)
+
+
+def test_what_a_runtime_refuses_is_a_users_mistake(tmp_path):
+    session = open_session(write(Scaled(), tmp_path / "m.pt2"))
+    broken = replace(session, run=lambda images: 1 / 0)
+    refuses(lambda: broken(np.zeros((1, 3, 16, 24), np.float32)), "1x16x24", "division", "dynamic=none")
+    with pytest.raises(ZeroDivisionError):
+        replace(broken, metadata={})(np.zeros((1, 3, 16, 24), np.float32))
 
 
 @pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino")])

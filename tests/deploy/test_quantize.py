@@ -239,6 +239,7 @@ def test_no_more_layers_than_needed_stay_float(tmp_path, needed):
 def test_a_budget_that_nothing_meets_is_refused(tmp_path):
     options = {"order": Steps.layers, "score": lambda _: 1.0, "least": 50}
     refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx.rejected"]  # nothing that may ship
 
 
 def test_the_report_card(quantized, tmp_path):

@@ -145,7 +145,6 @@ def test_files_that_cannot_be_opened(tmp_path):
     [
         (".onnx", "onnxruntime", "onnx"),
         (".xml", "openvino", "openvino"),
-        (".tflite", "ai_edge_litert", "litert"),
         (".pte", "executorch", "executorch"),
     ],
 )
@@ -164,6 +163,15 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"x")
     refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
+
+
+def test_litert_has_no_extra_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"x")
+    refuses(
+        lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in an environment of its own"
+    )
 
 
 SIGNALLED = """

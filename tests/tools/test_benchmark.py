@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -202,3 +203,20 @@ def test_a_table_of_layers_is_saved_with_what_it_was_measured_on(tmp_path, monke
     saved = json.loads((tmp_path / "a" / "phone.json").read_text())
     assert (saved["device"], saved["layers"][0]["latency_ms"]) == ("cpu", 1.5)
     assert "1 layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["[a b/x.onnx,y.xml]", "a b/x.onnx,y.xml", "[a b/x.onnx, y.xml]"])
+def test_several_artifacts_are_several_files(value):
+    config = compose_config("benchmark", tool.with_lists(["suite=table7", f"artifact={value}"]))
+    files = tool.artifact_files(config)
+    assert list(files) == ["x.onnx", "y.xml"]
+    assert files["x.onnx"] == Path("a b/x.onnx").absolute()
+
+
+def test_artifacts_of_one_name_are_told_apart():
+    config = compose_config("benchmark", ["suite=table7", "artifact=[r/int8/model.xml,r/fp32/model.xml]"])
+    assert list(tool.artifact_files(config)) == ["int8/model.xml", "fp32/model.xml"]
+
+
+def test_no_artifact_is_no_file():
+    assert tool.artifact_files(compose_config("benchmark", ["suite=table7"])) == {}

@@ -117,7 +117,9 @@ def test_detections_travel_through_the_tools(tmp_path):
         (["output=boxes"], "output must be logits or argmax"),
         (["steps=3"], "steps: unknown option"),
         (["input=/nowhere"], "/nowhere"),
-        (["budget.map=1", "format=torch_export"], "budget.map: this task is scored by miou"),
+        (["precision=int4"], "precision must be one of fp32, fp16, int8"),
+        (["budget.map=1", "input=/nowhere"], "budget.map: this task is scored by miou; give budget.miou"),
+        (["budget.miou=half", "input=/nowhere"], "budget.miou must be a number, got 'half'"),
         (["fromat=onnx"], "fromat"),
     ],
 )
