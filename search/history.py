@@ -15,8 +15,8 @@ from engine.run_folder import write_text
 class History:
     """The rows of a search, in a file that is only ever appended to.
 
-    The first row is the identity: what must be the same for a search to go on. A line that was cut off by a
-    kill is dropped.
+    The first row is the identity: what must be the same for a search to go on. A last line that was cut off
+    by a kill is dropped.
 
     Args:
         path: of the file; made where it is missing.
@@ -26,7 +26,7 @@ class History:
         rows: everything after the identity.
 
     Raises:
-        UserError: the file cannot be read or written, or belongs to another search.
+        UserError: the file cannot be read or written, is damaged, or belongs to another search.
     """
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any]) -> None:
@@ -83,16 +83,26 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    rows = []
-    for line in lines[:-1]:  # what follows the last line end was cut off
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict):
-            break
-        rows.append(row)
-    return rows
+    # A kill may have cut off what follows the last line end, and the line before it where the power went.
+    # Trials that stand behind a broken line took hours, and are not thrown away.
+    rows = [_row(line) for line in lines[:-1]]
+    if rows and rows[-1] is None:
+        rows.pop()
+    if None in rows:
+        raise UserError(
+            f"{path}: line {rows.index(None) + 1} is damaged; restore it, or delete it and all after it, or "
+            "choose another out="
+        )
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """None for what is no row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _check(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

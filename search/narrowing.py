@@ -140,12 +140,13 @@ class Trials:
             first = self.history.find(kind="trial", step=number, number=0) or {}
             raise UserError(f"all trials of step {number} failed, the first with {first.get('error')}")
         best = choose(scores)
+        chosen = proposals[best]
+        if self.history.find(kind="step", step=number) is None:
+            path.unlink(missing_ok=True)  # of a search whose history was deleted
+            self.history.append(kind="step", step=number, number=best, **_row(chosen), metric=scores[best])
         self._keep(jobs[best], path)
         for job in jobs:
             job.result.unlink(missing_ok=True)
-        chosen = proposals[best]
-        if self.history.find(kind="step", step=number) is None:
-            self.history.append(kind="step", step=number, number=best, **_row(chosen), metric=scores[best])
         return Point(
             step=number,
             change=_change(chosen),

@@ -54,6 +54,8 @@ say = partial(print, flush=True)
 
 
 def search(config: DictConfig) -> None:
+    if "reward" in config.method and config.target_ms is None:
+        raise UserError("a search from new weights aims at a latency: give target_ms=<milliseconds>")
     validate(config)
     method = build(config.method, key="method")
     if isinstance(method, NetAdapt):
@@ -71,8 +73,8 @@ def narrow(config: DictConfig, method: NetAdapt) -> None:
     out = run_folder.make(Path(config.out or Path(config.run) / f"netadapt-{config.budget}"))
     problem = make_problem()
     latency = network_latency(config, problem, out, problem.taps(problem.spec))
-    run = os.path.abspath(config.run)
-    identity = {"run": run, "seed": config.seed, "size": list(latency.size), "method": vars(method)}
+    run = {"run": make_problem.run, "checkpoint": config.checkpoint}
+    identity = {**run, **trial_identity(config, latency, make_problem), "method": vars(method)}
     history = History(out / "history.jsonl", identity=identity)
     say(f"{'going on with' if history.resumed else 'history:'} {history.path}")
     result = method.search(
@@ -103,17 +105,18 @@ def narrow(config: DictConfig, method: NetAdapt) -> None:
 
 def explore(config: DictConfig, method: Mnas) -> None:
     """Platform-aware NAS, or a baseline of it, on the training that the other options describe."""
-    factor = 1.0 if config.lr_factor is None else config.lr_factor
-    overrides = tuple(config.overrides)
     open_task = OpenTraining(
-        overrides=overrides, held_out=config.held_out, lr_factor=factor, device=config.device
+        overrides=tuple(config.overrides),
+        held_out=config.held_out,
+        lr_factor=1.0 if config.lr_factor is None else config.lr_factor,
+        device=config.device,
     )
     problem, workers = open_task(), executor(config)
     name = OmegaConf.to_container(config.method)["strategy"]["_target_"].rpartition(".")[2].lower()
     out = run_folder.make(Path(config.out or run_folder.default_path(problem.config.room, f"search-{name}")))
     latency = network_latency(config, problem, out, problem.taps)
-    identity = {"training": list(overrides), "seed": config.seed, "size": list(latency.size)}
-    history = History(out / "history.jsonl", identity={**identity, "method": method.identity()})
+    identity = {**trial_identity(config, latency, open_task), "method": method.identity()}
+    history = History(out / "history.jsonl", identity=identity)
     say(f"{'going on with' if history.resumed else 'history:'} {history.path}")
     result = method.search(
         problem.spec,
@@ -130,7 +133,7 @@ def explore(config: DictConfig, method: Mnas) -> None:
         f"Found by {name} around {problem.spec.name}: reward {found.reward:.4f}, {found.latency_ms:.3f} ms."
     )
     network_file.write(file, found.spec.to_dict(), header=about)
-    train = " ".join(["python tools/train.py", *overrides, f"backbone={file}"])
+    train = " ".join(["python tools/train.py", *open_task.overrides, f"backbone={file}"])
     mnas_report.write(out, result, metric=problem.metric, commands=[train])
     say(f"network: {file}\nreport: {out / 'report.md'}")
 
@@ -146,6 +149,19 @@ def open_run(config: DictConfig, run: str) -> OpenRun:
     )
 
 
+def trial_identity(
+    config: DictConfig, latency: NetworkLatency, training: OpenRun | OpenTraining
+) -> dict[str, Any]:
+    """What trials depend on besides the network: a search goes on with the same alone."""
+    return {
+        "training": list(training.overrides),
+        "held_out": training.held_out,
+        "lr_factor": training.lr_factor,
+        "seed": config.seed,
+        "size": list(latency.size),
+    }
+
+
 def executor(config: DictConfig) -> Executor:
     if config.executor == "serial":
         return Serial()
@@ -157,8 +173,7 @@ def executor(config: DictConfig) -> Executor:
 def network_latency(config: DictConfig, problem: Trained, out: Path, taps: Taps) -> NetworkLatency:
     """Latency by the table that the search keeps in its folder, at first the one that is given."""
     kept = out / "latency.json"
-    source = kept if kept.exists() else config.latency and Path(config.latency)
-    table = LatencyTable.load(source) if source else None
+    table = known_table(kept, config.latency and Path(config.latency))
     clock = clock_of(config, table)
     size = config.size or (table.about.get("size") if table else None)
     size = as_size("size", list(size) if size is not None else problem.input_size())
@@ -172,6 +187,23 @@ def network_latency(config: DictConfig, problem: Trained, out: Path, taps: Taps)
     table.save(kept)
     make = problem.make_model
     return NetworkLatency(table=table, size=size, taps=taps, head=head, model=make, measure=clock, path=kept)
+
+
+def known_table(kept: Path, given: Path | None) -> LatencyTable | None:
+    """The table in the search's folder, with what the given one has more; at first the given one.
+
+    Raises:
+        UserError: the two differ, so that earlier trials would not compare with later ones.
+    """
+    if not kept.exists():
+        return LatencyTable.load(given) if given else None
+    table = LatencyTable.load(kept)
+    if given is not None and given.exists():  # a search goes on without it
+        more = LatencyTable.load(given).entries
+        if any(table.entries.get(layer, ms) != ms for layer, ms in more.items()):
+            raise UserError(f"{kept}: has other latencies than {given}; choose another out=")
+        table.entries = {**table.entries, **more}
+    return table
 
 
 def clock_of(config: DictConfig, table: LatencyTable | None) -> Measurer | None:

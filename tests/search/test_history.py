@@ -40,6 +40,20 @@ def test_what_a_kill_cut_off_is_dropped(tmp_path, rest):
     assert path.read_text() == whole
 
 
+@pytest.mark.parametrize("line", [0, 1])
+def test_trials_behind_a_damaged_line_are_not_thrown_away(tmp_path, line):
+    path = tmp_path / "h.jsonl"
+    history = History(path, identity=WHO)
+    for step in range(3):
+        history.append(kind="trial", step=step)
+    lines = path.read_text().splitlines()
+    lines[line] = '{"kind": "tri@@'
+    path.write_text(damaged := "\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=f"line {line + 1} is damaged"):
+        History(path, identity=WHO)
+    assert path.read_text() == damaged
+
+
 def test_another_search_does_not_go_on_here(tmp_path):
     path = tmp_path / "h.jsonl"
     History(path, identity=WHO)

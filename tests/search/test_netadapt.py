@@ -165,6 +165,16 @@ def test_weights_that_a_kill_has_lost_are_made_anew(tmp_path):
     assert first.found.weights.read_bytes() == kept
 
 
+def test_weights_of_a_search_whose_history_was_deleted_are_not_taken(tmp_path):
+    whole = search(tmp_path / "whole")
+    search(tmp_path / "again", worth=(("block2", 0.001), ("block3", 0.3), ("block4", 0.3)))
+    (tmp_path / "again" / "history.jsonl").unlink()
+    again = search(tmp_path / "again")
+    assert same(whole, again)
+    for first, second in zip(whole.trajectory, again.trajectory, strict=True):
+        assert first.weights.read_bytes() == second.weights.read_bytes()
+
+
 def test_a_crashed_trial_is_recorded_and_the_search_goes_on(tmp_path):
     lines = []
     result = search(tmp_path, crash=(3, 56), say=lines.append)

@@ -52,6 +52,7 @@ def measured(folder, monkeypatch, *arguments):
     return rows_of(folder / "found")
 
 
+@pytest.mark.slow
 def test_rows_of_table_6_at_a_tiny_size_from_pixels_to_boxes(tmp_path, monkeypatch, capsys):
     wanted = ("det/ssdlite_v2_035", "det/ssdlite_v2", "det/ssdlite_v3_small")
     monkeypatch.setattr(suite, "published", lambda _: {name: suite.paper_block(name) for name in wanted})
@@ -84,6 +85,7 @@ def trained(tmp_path):
     return made.path
 
 
+@pytest.mark.slow
 def test_a_run_on_several_runtimes(tmp_path, monkeypatch, trained):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -96,6 +98,7 @@ def test_a_run_on_several_runtimes(tmp_path, monkeypatch, trained):
     assert set(eager["paper"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_peak_memory(tmp_path, monkeypatch, trained):
     (found,) = measured(tmp_path, monkeypatch, f"run={trained}", "data.crop=[64,96]")
     assert (found["name"], found["size"]) == (f"{tmp_path.name}/trained", [64, 96])
@@ -150,6 +153,7 @@ def test_several_values_of_threads_and_runtimes_are_a_list(typed, composed):
     assert tool.with_lists([typed]) == [composed]
 
 
+@pytest.mark.slow
 def test_a_baseline_of_another_table_is_measured_beside_the_rows(monkeypatch):
     halves = ("seg/table8_v3_small_os32", "seg/table8_v3_small_os32_half")
     monkeypatch.setattr(suite, "published", lambda _: {name: suite.paper_block(name) for name in halves})
@@ -166,6 +170,7 @@ def test_a_baseline_of_another_table_is_measured_beside_the_rows(monkeypatch):
     assert [row.source for row in alone] == list(halves)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_suites(tmp_path):
     run("benchmark", "-m", "suite=table8", "latency=false", "out=a,b", cwd=tmp_path)
     assert len(rows_of(tmp_path / "a")) == len(rows_of(tmp_path / "b")) == 8

@@ -74,6 +74,7 @@ def test_predict_gives_the_same_masks_with_the_file(trained):
     assert (masks[0] == masks[1]).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_the_files_metric_is_held_to_a_budget(trained):
     folder, _ = trained
     options = ["format=torch_export", "output=argmax", "full_size=true", "budget.miou=0.1", "out=scored"]
@@ -84,6 +85,7 @@ def test_the_files_metric_is_held_to_a_budget(trained):
     assert stored["output"] == "argmax"
 
 
+@pytest.mark.slow
 def test_a_file_beyond_the_budget_is_put_aside(trained):
     folder, _ = trained
     options = ["format=torch_export", "budget.agreement=1.5", "out=bad"]
@@ -128,6 +130,7 @@ def test_a_users_mistake_is_one_line(trained, monkeypatch, options, expected):
     refuses(lambda: export_run(compose_config("export", ["run=seg", "out=wrong", *options])), expected)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_task_is_refused(trained):
     folder, path = trained
     message = run("eval", "run=seg", "artifact=none.onnx", cwd=folder, status=1)

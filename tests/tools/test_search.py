@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from search.trained import OpenRun, OpenTraining, with_held_out
 from tests.deploy.test_latency_table import MAdds
 from tests.tools.commands import run
 from tests.tools.test_end_to_end import SMALL
-from tools.search import network_latency, search
+from tools.search import known_table, network_latency, search
 
 OPTIONS = ["budget=0.8", "method.steps=2", "method.delta=0.2", "method.widths=1"]
 
@@ -120,6 +121,7 @@ def test_a_search_from_new_weights_and_its_network(trained):
         (["run=run", "measure=false"], "measure=false needs the table of a device"),
         (["run=run", "latency=phone.json", "size=[32,64]"], "the latency table has no entry for stem"),
         (["run=run", "method.stepz=3"], "unknown key 'method.stepz'; did you mean 'method.steps'?"),
+        (["method=mnas", "task=seg"], "give target_ms=<milliseconds>"),
         (["run=run", "method=netadept"], "method=netadept: no such option; did you mean 'netadapt'?"),
         (["run=run", "held_out=0", "latency=phone.json"], "held_out is a share"),
     ],
@@ -146,11 +148,38 @@ def test_a_table_without_the_head_counts_the_backbone(trained, monkeypatch, tmp_
     assert latency(problem.spec) == pytest.approx(whole(problem.spec) - whole.table.layer_ms(head))
 
 
-def test_a_search_of_other_options_does_not_go_on(trained, found):
-    output = run(
-        "search", "run=run", "latency=phone.json", "out=adapted", *OPTIONS, "seed=1", cwd=trained, status=1
-    )
-    assert "error: adapted/history.jsonl: belongs to a search with seed=0, not 1" in output
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("seed=1", "seed=0, not 1"),
+        ("held_out=0.3", "held_out=0.1, not 0.3"),
+        ("lr_factor=1", "lr_factor=0.1, not 1"),
+        ("checkpoint=last", "checkpoint='best', not 'last'"),
+        ("optimizer.lr=9", "training=[], not ['optimizer.lr=9']"),
+    ],
+)
+def test_a_search_of_other_options_does_not_go_on(trained, found, option, said, monkeypatch):
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match=re.escape(f"belongs to a search with {said}; choose another out=")):
+        search(compose_config("search", ["run=run", "latency=phone.json", "out=adapted", *OPTIONS, option]))
+
+
+def test_a_table_may_grow_but_not_change(trained, found, tmp_path):
+    kept, given = tmp_path / "latency.json", tmp_path / "phone.json"
+    assert known_table(kept, None) is None
+    shutil.copy(trained / "phone.json", given)
+    shutil.copy(given, kept)
+    content = json.loads(given.read_text())
+    more = {"kind": "block", "channels_in": 8, "exp": 24, "out": 8, "kernel": 3, "act": "RE"}
+    content["layers"].append({**more, "height": 9, "width": 9, "latency_ms": 0.5})
+    given.write_text(json.dumps(content))
+    assert len(known_table(kept, given).entries) == len(content["layers"])
+    content["layers"][0]["latency_ms"] += 1
+    given.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has other latencies than"):
+        known_table(kept, given)
+    given.unlink()
+    assert len(known_table(kept, given).entries) == len(content["layers"]) - 1
 
 
 def test_the_held_out_samples_are_not_trained_on(trained):
