@@ -33,7 +33,7 @@ from search import mnas_report
 from search.controller import Controller
 from search.executors import Serial
 from search.history import History
-from search.mnas import Mnas, Proxy, any_depth
+from search.mnas import Mnas, Proxy
 from search.reward import Reward
 from search.samples import Result
 from search.space import MnasSpace
@@ -129,9 +129,14 @@ def latency_of(trained: Trained, path: Path, given: str | None, runtime: str) ->
     else:
         assert clock is not None
         table = LatencyTable(about=provenance(clock, size))
-    network = trained.network()
-    return any_depth(
-        NetworkLatency(table=table, size=size, model=trained.make_model, measure=clock, path=path, **network)
+    return NetworkLatency(
+        table=table,
+        size=size,
+        taps=trained.taps,
+        head=trained.head,
+        model=trained.make_model,
+        measure=clock,
+        path=path,
     )
 
 

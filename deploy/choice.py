@@ -90,3 +90,14 @@ class Exported:
             names = ("deltas", "scores") if row.room == "det" else ("scores",)
             export(model, images, path, format=runtime, names=names, metadata={})
         return path
+
+
+def files_by_name(text: str) -> dict[str, Path]:
+    """`a.onnx,b.xml`, also in brackets -> files by as much of their path as tells them apart."""
+    # One text, as all paths; and every export is called `model`.
+    texts = text.removeprefix("[").removesuffix("]").split(",")
+    files = list(dict.fromkeys(Path(text.strip()).absolute() for text in texts if text.strip()))
+    count = 1
+    while len({file.parts[-count:] for file in files}) < len(files):
+        count += 1
+    return {"/".join(file.parts[-count:]): file for file in files}

@@ -185,7 +185,7 @@ def build_table(
     *,
     size: tuple[int, int],
     measure: Measurer,
-    taps: Sequence[str] | None = None,
+    taps: Sequence[str] | Callable[[NetSpec], Sequence[str]] | None = None,
     head: str = "",
     model: Callable[[NetSpec], nn.Module] | None = None,
     shares: Sequence[float] = (1.0,),
@@ -206,7 +206,7 @@ def build_table(
         raise ValueError(f"shares must lie in (0, 1], got {list(shares)}")
     table = LatencyTable(about={**provenance(measure, size), "network": spec.name})
     timer = LayerTimer(measure)
-    options: dict[str, Any] = {"size": size, "taps": taps, "head": head}
+    options: dict[str, Any] = {"size": size, "taps": taps(spec) if callable(taps) else taps, "head": head}
     wanted: dict[Layer, NetSpec] = {}
     for layer in _grid(layers(spec, **options), spec, shares):
         wanted.setdefault(layer, spec)

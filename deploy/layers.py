@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from backbones.blocks import ConvNormAct, InvertedResidual, Part, SqueezeExcite
 from backbones.network import PARTS, MobileNet
 from backbones.spec import STEM_STRIDE, BlockSpec, NetSpec
+from engine import network_file
+from engine.errors import UserError
 
 KINDS = ("stem", "block", "last", "head", "edge")
 
@@ -270,3 +273,12 @@ def _after(side: int, stride: int) -> int:
 def _sizes(feature: Sequence[int]) -> tuple[int, int, int]:
     channels, height, width = feature
     return int(channels), int(height), int(width)
+
+
+def read_spec(file: Path) -> NetSpec:
+    """The network in a YAML file. Raises: UserError where it is unreadable or holds none."""
+    fields = network_file.read(file)
+    try:
+        return NetSpec.from_dict(fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: holds no network ({error})") from None

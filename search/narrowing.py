@@ -212,6 +212,8 @@ class Trials:
 
     def _scores(self, step: int, jobs: Sequence[Job], proposals: Sequence[Proposal]) -> list[float]:
         rows = [self._known(step, number, proposal) for number, proposal in enumerate(proposals)]
+        if all(row is not None and row["status"] == "failed" for row in rows):
+            rows = [None] * len(rows)  # that ended the search: what was wrong may have been mended
         todo = [number for number, row in enumerate(rows) if row is None]
         done = len(rows) - len(todo)
         work = partial(run_trial, self.make_problem)

@@ -152,18 +152,24 @@ class NetAdapt:
     def _proposals(self, point: Point, seed: Point, latency: Latency) -> list[Proposal]:
         saved = self.delta * self.decay**point.step * seed.latency_ms
         state = checkpoint.inference_weights(point.weights)[0]
+        lacking: list[str] = []
+
+        def known(spec: NetSpec) -> float:
+            try:
+                return latency(spec)
+            except NotInTable as error:
+                lacking.append(str(error))
+                raise
+
+        target_ms = point.latency_ms - saved
         found = propose(
-            point.spec,
-            units(point.spec, state),
-            latency,
-            target_ms=point.latency_ms - saved,
-            divisor=self.divisor,
+            point.spec, units(point.spec, state), known, target_ms=target_ms, divisor=self.divisor
         )
         if not found:
-            raise UserError(
-                f"budget={self.budget} cannot be reached: at {point.latency_ms / seed.latency_ms:.1%} no cut "
-                f"saves {saved:.3g} ms more; raise budget, or lower method.delta"
-            )
+            cannot = f"budget={self.budget} cannot be reached: at {point.latency_ms / seed.latency_ms:.1%}"
+            if lacking:
+                raise UserError(f"{cannot} narrower layers are not in the table: {lacking[0]}")
+            raise UserError(f"{cannot} no cut saves {saved:.3g} ms more; raise budget, or lower method.delta")
         return found
 
     def _choose(self, point: Point, proposals: Sequence[Proposal], scores: Sequence[float]) -> int:

@@ -10,13 +10,21 @@ Examples:
   python tools/benchmark.py run=<run folder> runtime=all threads=1,2
   python tools/benchmark.py run=<run folder> runtime=onnx artifact=[model_int8.onnx]
   python tools/benchmark.py table=latency spec=seg/lraspp_v3_large runtime=onnx size=[512,1024] out=phone.json
+      shares=[1,0.75,0.5,0.25]      narrower layers too: for NetAdapt on another machine
+      space=true                    all layers that method=mnas can ask for
 """
+
+import os
+import sys
+
+# Python looks in a script's own folder first, where `search` would be a tool.
+if (here := os.path.dirname(os.path.realpath(__file__))) in sys.path:
+    sys.path.remove(here)
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import json
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -31,15 +39,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from backbones.count import count
 from backbones.spec import NetSpec
 from deploy import compare, report, suite
-from deploy.choice import EAGER, Exported, chosen
+from deploy.choice import EAGER, Exported, chosen, files_by_name
 from deploy.compare import Contestant
 from deploy.latency import Rounds
-from deploy.latency_table import build_table
+from deploy.latency_table import NetworkLatency, build_table
 from deploy.layer_timing import measurer
-from deploy.layers import head_name
+from deploy.layers import head_name, read_spec
 from deploy.results import result
 from deploy.suite import NUM_CLASSES, Row
-from engine import network_file, run_folder, runtime
+from engine import run_folder, runtime
 from engine.build import nearest
 from engine.classes import ClassMap
 from engine.config import build, build_task, compose_config, launch, load_trained, open_trained, plain
@@ -48,6 +56,7 @@ from engine.geometry import Size, as_size
 from engine.images import read_image
 from engine.log import Progress
 from engine.options import CONF, top_keys
+from search.space import MnasSpace
 
 SIZES = {"seg": "data.eval_size", "det": "data.size", "cls": "data.size"}
 """The key of a configuration that says at which size the network sees a picture."""
@@ -83,7 +92,7 @@ def measure(
     if config.include == "all":
         largest = max(row.size for row in rows)
         options["picture"] = read_image(Path(config.input)) if config.input else compare.noise(largest)
-    files = artifact_files(config)
+    files = files_by_name(str(config.artifact or ""))
     with tempfile.TemporaryDirectory() as folder:
         exported = Exported(Path(folder))
         for threads, members in compare.groups(rows, runtimes, listed(config.threads)):
@@ -132,17 +141,6 @@ def wanted_size(config: DictConfig) -> Size | None:
 def listed(value: Any) -> list[Any]:
     """One value or several -> a list."""
     return list(value) if isinstance(value, ListConfig) else [] if value is None else [value]
-
-
-def artifact_files(config: DictConfig) -> dict[str, Path]:
-    """`a.onnx,b.xml`, also in brackets -> files by as much of their path as tells them apart."""
-    # One text, as all paths; and every export is called `model`.
-    texts = str(config.artifact or "").removeprefix("[").removesuffix("]").split(",")
-    files = list(dict.fromkeys(Path(text.strip()).absolute() for text in texts if text.strip()))
-    count = 1
-    while len({file.parts[-count:] for file in files}) < len(files):
-        count += 1
-    return {"/".join(file.parts[-count:]): file for file in files}
 
 
 def suite_rows(config: DictConfig) -> list[Row]:
@@ -245,16 +243,24 @@ def layer_table(config: DictConfig) -> None:
     spec, network = network_of(config.spec)
     out = Path(config.out)
     run_folder.make(out.parent)
-    bar: list[Progress] = []
+    size, bars = wanted_size(config), {}
 
-    def progress(done: int, total: int) -> None:
-        bar[:] = bar or [Progress(total, unit="layer")]
-        bar[0].update(done)
+    def progress(done: int, total: int, unit: str = "layer") -> None:
+        if unit not in bars:
+            bars[unit] = Progress(total, unit=unit)
+        bars[unit].update(done)
 
-    table = build_table(spec, size=wanted_size(config), measure=clock, progress=progress, **network)
-    for shown in bar:
-        shown.close()
+    shares = tuple(listed(config.shares))
+    table = build_table(spec, size=size, measure=clock, shares=shares, progress=progress, **network)
     table.save(out)
+    if config.space:  # each network adds what the table lacks
+        networks = list(MnasSpace(spec).covering())
+        add = NetworkLatency(table=table, size=size, measure=clock, path=out, **network)
+        for done, one in enumerate(networks, start=1):
+            add(one)
+            progress(done, len(networks), unit="network")
+    for bar in bars.values():
+        bar.close()
     print(f"{len(table.entries)} layers\nout: {out}")
 
 
@@ -271,16 +277,16 @@ def network_of(name: str) -> tuple[NetSpec, dict[str, Any]]:
     OmegaConf.set_struct(config, False)
     config.model.pop("backbone")
     head = head_name(whole, plain(config.model, "model"), NUM_CLASSES[config.room])
-    return spec, {"taps": whole.backbone.taps, "head": head, "model": lambda spec: build_model(backbone=spec)}
 
+    def model(spec: NetSpec) -> Any:
+        return build_model(backbone=spec)
 
-def read_spec(file: Path) -> NetSpec:
-    """Raises: UserError where the file is unreadable or holds no network."""
-    fields = network_file.read(file)
-    try:
-        return NetSpec.from_dict(fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: holds no network ({error})") from None
+    def taps(spec: NetSpec) -> Sequence[str]:
+        with torch.device("meta"):
+            found: Sequence[str] = model(spec).backbone.taps
+        return found
+
+    return spec, {"taps": taps, "head": head, "model": model}
 
 
 def with_lists(arguments: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deploy.latency_table import NotInTable
 from engine import checkpoint
 from engine.errors import UserError
 from search import report
@@ -194,11 +195,30 @@ def test_a_step_of_nothing_but_crashes_ends_the_search(tmp_path):
 
     with pytest.raises(UserError, match="all trials of step 1 failed, the first with OSError: no disk"):
         search(tmp_path, executor=Broken())
+    assert same(search(tmp_path), search(tmp_path / "whole"))  # once the disk is back
 
 
 def test_a_budget_that_cannot_be_reached(tmp_path):
     with pytest.raises(UserError, match=r"budget=0.05 cannot be reached: at \d+"):
         search(tmp_path, budget=0.05, delta=0.1)
+
+
+def test_a_table_of_the_seed_s_layers_alone_is_blamed(tmp_path):
+    def table(spec):
+        if spec != TINY:
+            raise NotInTable("the latency table has no entry for block 2")
+        return latency(spec)
+
+    method = NetAdapt(budget=0.88, steps=3, delta=0.03, widths=0)
+    with pytest.raises(UserError, match=r"at 100.0% narrower layers are not in the table: .* block 2"):
+        method.search(
+            OpenToy(worth=WORTH),
+            latency=table,
+            history=History(tmp_path / "history.jsonl", identity={}),
+            folder=tmp_path / "weights",
+            executor=Serial(),
+            say=lambda line: None,
+        )
 
 
 def test_a_changed_table_does_not_go_on_with_the_old_trials(tmp_path):

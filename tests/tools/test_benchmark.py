@@ -2,19 +2,24 @@
 
 import importlib.util
 import json
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from backbones.spec import with_width
 from deploy import suite
-from deploy.latency_table import LatencyTable
+from deploy.choice import files_by_name
+from deploy.latency_table import LatencyTable, NetworkLatency
 from deploy.layers import Layer
 from engine import checkpoint, network_file, run_folder
 from engine.classes import ClassMap
 from engine.config import build_task, compose_config, to_yaml
 from engine.run_folder import RunFolder
+from search.space import MnasSpace
 from tests.refusals import refuses
 from tests.seg.test_tables import ROWS
 from tests.tools.commands import ROOT, run
@@ -213,15 +218,45 @@ def test_a_table_of_layers_is_saved_with_what_it_was_measured_on(tmp_path, monke
 @pytest.mark.parametrize("value", ["[a b/x.onnx,y.xml]", "a b/x.onnx,y.xml", "[a b/x.onnx, y.xml]"])
 def test_several_artifacts_are_several_files(value):
     config = compose_config("benchmark", tool.with_lists(["suite=table7", f"artifact={value}"]))
-    files = tool.artifact_files(config)
+    files = files_by_name(config.artifact)
     assert list(files) == ["x.onnx", "y.xml"]
     assert files["x.onnx"] == Path("a b/x.onnx").absolute()
 
 
 def test_artifacts_of_one_name_are_told_apart():
-    config = compose_config("benchmark", ["suite=table7", "artifact=[r/int8/model.xml,r/fp32/model.xml]"])
-    assert list(tool.artifact_files(config)) == ["int8/model.xml", "fp32/model.xml"]
+    assert list(files_by_name("[r/int8/model.xml,r/fp32/model.xml]")) == ["int8/model.xml", "fp32/model.xml"]
+    assert files_by_name("") == {}
 
 
-def test_no_artifact_is_no_file():
-    assert tool.artifact_files(compose_config("benchmark", ["suite=table7"])) == {}
+class Still:
+    """A clock that stands still."""
+
+    about: ClassVar[dict[str, object]] = {"runtime": "torch", "runtime_version": "0", "threads": 1}
+
+    def __call__(self, module, inputs):
+        return 1.0
+
+
+def narrowed(spec):
+    return [with_width(spec, 0.75), replace(spec, blocks=(*spec.blocks[:-1], narrower(spec.blocks[-1])))]
+
+
+def narrower(block):
+    return replace(block, exp=block.exp // 2 + 8)
+
+
+def sampled(spec):
+    space, draw = MnasSpace(spec), random.Random(0)
+    return [space.decode([draw.randrange(count) for count in space.num_options]) for _ in range(20)]
+
+
+@pytest.mark.parametrize(("option", "search_for"), [("shares=[1,0.5]", narrowed), ("space=true", sampled)])
+def test_a_table_can_know_the_networks_of_a_search(option, search_for, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, "measurer", lambda runtime, threads: Still())
+    spec, network = tool.network_of("seg/lraspp_v3_small")
+    options = ["table=latency", "spec=seg/lraspp_v3_small", "size=[64,128]", f"out={tmp_path / 'phone.json'}"]
+    tool.benchmark(compose_config("benchmark", [*options, option]))
+    table = LatencyTable.load(tmp_path / "phone.json")
+    known = NetworkLatency(table=table, size=(64, 128), **network)  # on a machine that cannot measure
+    for one in search_for(spec):
+        assert known(one) > 0
