@@ -276,6 +276,7 @@ def result(folder):
     return metrics, (folder / "checkpoints" / "last.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_broken_file_equals_one_without_it(tmp_path):
     """The one reads from a cache, too; and it goes on with the same samples after the file was mended."""
     root = write_data(tmp_path / "data")

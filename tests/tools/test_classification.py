@@ -171,6 +171,7 @@ def sample(data_folder, tmp_path_factory):
 
 @pytest.mark.data
 @pytest.mark.parametrize(("experiment", "file", "top1", "top5", "reference"), PUBLISHED)
+@pytest.mark.slow
 def test_published_weights_keep_their_accuracy(
     sample, data_folder, tmp_path, experiment, file, top1, top5, reference
 ):

@@ -74,6 +74,7 @@ def test_predict_lists_boxes_in_pixels_of_the_file(trained):
     assert cv2.imread(str(folder / "found" / "overlays" / "a.png")).shape == (50, 70, 3)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted(trained):
     folder, _ = trained
     options = ["task=det", *SMALL, "schedule=constant", "trainer.eval_every=4", "trainer.save_every=2"]
@@ -139,6 +140,7 @@ def test_a_split_without_the_runs_classes_is_refused(trained):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_the_released_weights_score_as_in_opencv(tmp_path):
     data = Path(os.environ.get("MOBILENET_DATA", "")).resolve()
     weights = data / "weights" / "ssd_mobilenet_v3_large_coco" / "ssd_mnv3_large_coco_tf_weights.npz"

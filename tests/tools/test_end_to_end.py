@@ -98,6 +98,7 @@ def test_the_same_seed_gives_the_same_bits(trained):
     assert first == again
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(trained):
     folder, _ = trained
     run("train", *SMALL, "trainer.steps=2", "run=extended", cwd=folder)
