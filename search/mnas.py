@@ -7,19 +7,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from backbones.network import MobileNet
 from backbones.spec import NetSpec
-from deploy.latency_table import NetworkLatency
 from engine import checkpoint
 from engine.errors import UserError
 from search.executors import Executor
@@ -163,22 +160,6 @@ class Mnas:
             say(trials.table(told, rewards))
         rows = [trials.rows[number] for number in range(self.samples)]
         return Result(space=space, reward=self.reward, trials=tuple(map(Trial.of, rows)))
-
-
-def any_depth(latency: NetworkLatency) -> Callable[[NetSpec], float]:
-    """`latency` of networks of different depths: each one's model says which blocks its head reads.
-
-    What is measured goes to the same table.
-    """
-
-    def measured(spec: NetSpec) -> float:
-        own = copy.copy(latency)
-        if latency.model is not None:
-            with torch.device("meta"):
-                own.taps = cast(MobileNet, latency.model(spec).backbone).taps
-        return own(spec)
-
-    return measured
 
 
 def _restored(strategy: Strategy, path: Path, *, known: int) -> int:

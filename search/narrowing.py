@@ -162,15 +162,16 @@ class Trials:
         spec: NetSpec,
         cuts: Sequence[tuple[Unit, int]],
         *,
+        number: int,
         change: str,
         latency_ms: float,
         steps: int,
     ) -> Point | None:
         """The seed with `cuts`, which lead to `spec`, fine-tuned for `steps`; None where that crashed.
 
-        change: what was done, in words.
+        number: of its file. change: what was done, in words.
         """
-        path = self.folder / f"width-{steps:05d}.safetensors"
+        path = self.folder / f"width-{number}.safetensors"
         job = Job(
             parent=seed.spec,
             parent_weights=seed.weights,

@@ -144,9 +144,10 @@ class NetAdapt:
             factor, spec, cuts = multiplied
             steps = self.steps * max(1, round(part * found.step))
             change = f"all channels x {factor}"
-            points.append(
-                trials.width(seed, spec, cuts, change=change, latency_ms=latency(spec), steps=steps)
+            point = trials.width(
+                seed, spec, cuts, number=number, change=change, latency_ms=latency(spec), steps=steps
             )
+            points.append(point)
         return tuple(point for point in points if point is not None)
 
     def _proposals(self, point: Point, seed: Point, latency: Latency) -> list[Proposal]:

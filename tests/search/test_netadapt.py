@@ -245,17 +245,18 @@ def test_width_multipliers_are_tuned_as_long_at_the_same_latency(tmp_path):
     assert steps == [3 * round(result.found.step / 2), 3 * result.found.step]
 
 
-def test_a_width_multiplier_keeps_its_weights(tmp_path):
-    (point,) = search(tmp_path, widths=1).widths
-    model = tiny_classifier(point.spec)
-    weights = checkpoint.inference_weights(point.weights)[0]
-    checkpoint.load_strict(model, weights)
-    point.weights.unlink()  # by a kill, say: the trial is repeated
-    (again,) = search(tmp_path, widths=1).widths
-    assert again.weights == point.weights
-    assert again.score == point.score
-    repeated = checkpoint.inference_weights(again.weights)[0]
-    assert all(torch.equal(weights[name], repeated[name]) for name in weights)
+def test_width_multipliers_keep_their_weights(tmp_path):
+    options = {"widths": 2, "steps": 0}  # as many steps for both: their files are told apart all the same
+    points = search(tmp_path, **options).widths
+    weights = [checkpoint.inference_weights(point.weights)[0] for point in points]
+    for point, state in zip(points, weights, strict=True):
+        checkpoint.load_strict(tiny_classifier(point.spec), state)
+        point.weights.unlink()  # by a kill, say: the trials are repeated
+    again = search(tmp_path, **options).widths
+    assert [point.score for point in again] == [point.score for point in points]
+    for point, state in zip(again, weights, strict=True):
+        repeated = checkpoint.inference_weights(point.weights)[0]
+        assert all(torch.equal(state[name], repeated[name]) for name in state)
 
 
 @pytest.mark.parametrize(
