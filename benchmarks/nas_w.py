@@ -4,6 +4,7 @@ Usage: python benchmarks/nas_w.py [key=value of tools/train.py ...] [--samples 4
 
 Examples:
   python benchmarks/nas_w.py --samples 48 --steps 60                        built-in streets, around V3-Small
+  python benchmarks/nas_w.py task=cls --samples 48 --steps 150              their road users and signs, faster
   python benchmarks/nas_w.py data=masks data.root=my_data --latency phone.json --target-ms 20
 
 Both searches (w = -0.07, and -0.15) train every network they ask for, from new weights, for `steps` steps,
@@ -117,7 +118,7 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     given, overrides = parser.parse_known_args()
     if wrong := [override for override in overrides if "=" not in override or override[0] == "-"]:
         parser.error(f"unknown: {' '.join(wrong)}")
-    return given, ["task=seg", *overrides]
+    return given, overrides if any(o.startswith("task=") for o in overrides) else ["task=seg", *overrides]
 
 
 def latency_of(trained: Trained, path: Path, given: str | None, runtime: str) -> Latency:

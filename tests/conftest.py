@@ -24,6 +24,14 @@ def pytest_configure() -> None:
     _data_folder()
 
 
+def pytest_sessionstart() -> None:
+    # The first backward pass of a process starts a thread for each accelerator. FakeTensorMode (torch.export)
+    # feigns one where there is none, and a process with such threads cannot be forked: be first.
+    import torch
+
+    torch.ones(1, requires_grad=True).backward()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("data") and _data_folder() is None:
         pytest.skip("needs real data: set MOBILENET_DATA to its folder")

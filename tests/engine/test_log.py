@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -64,6 +65,7 @@ def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path):
     first.learner.update = lambda: update() if first.state.step < 7 else 1 / 0
     with pytest.raises(ZeroDivisionError):
         first.fit()
+    time.sleep(1)  # TensorBoard orders its files by the second in which they were opened
     second = trainer(tmp_path, tensorboard=True, log_every=1, steps=8, eval_every=4, save_every=2)
     second.restore()
     second.fit()
