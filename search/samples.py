@@ -98,11 +98,18 @@ class Trials:
         self.space, self.evaluate, self.latency, self.reward = space, evaluate, latency, reward
         self.samples, self.history, self.executor = samples, history, executor
         self.seed, self.say = seed, say
-        self.rows: dict[int, dict[str, Any]] = {row["number"]: row for row in history.all("trial")}
+        self.rows: dict[int, dict[str, Any]] = {}
         self.scored: dict[NetSpec, dict[str, Any]] = {}
-        for row in self.rows.values():
-            if row["status"] == "done" and "same_as" not in row:
-                self.scored[NetSpec.from_dict(row["spec"])] = row
+        for row in history.all("trial"):
+            try:
+                trial = Trial.of(row)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{history.path}: a trial is damaged ({error!r}); restore its line or choose another out="
+                ) from None
+            self.rows[trial.number] = row
+            if trial.scored and "same_as" not in row:
+                self.scored[trial.spec] = row
 
     @property
     def done_before(self) -> int:

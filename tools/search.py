@@ -22,6 +22,7 @@ if (here := os.path.dirname(os.path.realpath(__file__))) in sys.path:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -133,7 +134,7 @@ def explore(config: DictConfig, method: Mnas) -> None:
         f"Found by {name} around {problem.spec.name}: reward {found.reward:.4f}, {found.latency_ms:.3f} ms."
     )
     network_file.write(file, found.spec.to_dict(), header=about)
-    train = " ".join(["python tools/train.py", *open_task.overrides, f"backbone={file}"])
+    train = shlex.join(["python", "tools/train.py", *open_task.overrides, f"backbone={file}"])
     mnas_report.write(out, result, metric=problem.metric, commands=[train])
     say(f"network: {file}\nreport: {out / 'report.md'}")
 

@@ -119,6 +119,18 @@ def test_without_its_state_the_history_is_enough(tmp_path: Path, damage: str) ->
     assert Search(tmp_path / "cut")(method()).trials == wanted.trials
 
 
+@pytest.mark.parametrize("key", ["number", "tokens", "spec", "latency_ms", "reward"])
+def test_a_trial_that_lacks_something_is_named(tmp_path: Path, key: str) -> None:
+    search = Search(tmp_path)
+    search(method(samples=4))
+    path = tmp_path / "history.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[2][key]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"history.jsonl: a trial is damaged .*{key}"):
+        search(method(samples=8))
+
+
 def test_more_samples_go_on_where_the_search_ended(tmp_path: Path) -> None:
     wanted = Search(tmp_path / "whole")(method(samples=20))
     Search(tmp_path / "short")(method(samples=12))
