@@ -134,7 +134,7 @@ def explore(config: DictConfig, method: Mnas) -> None:
         f"Found by {name} around {problem.spec.name}: reward {found.reward:.4f}, {found.latency_ms:.3f} ms."
     )
     network_file.write(file, found.spec.to_dict(), header=about)
-    train = shlex.join(["python", "tools/train.py", *open_task.overrides, f"backbone={file}"])
+    train = command("train", *open_task.overrides, f"backbone={file}")
     mnas_report.write(out, result, metric=problem.metric, commands=[train])
     say(f"network: {file}\nreport: {out / 'report.md'}")
 
@@ -282,13 +282,19 @@ def lab_record(config: DictConfig, problem: Trained, result: Result) -> str:
 
 
 def next_commands(problem: Trained, out: Path) -> list[str]:
-    train = f"python tools/train.py task={problem.config.room} backbone={out / 'network.yaml'}"
+    train = [f"task={problem.config.room}", f"backbone={out / 'network.yaml'}"]
+    found = out / "found"
     return [
-        f"{train}  # from scratch; with the experiment= and data.* of the run",
-        f"{train} init_from={out / 'found'}  # from the weights that the search left",
-        f"python tools/eval.py run={out / 'found'}",
-        f"python tools/export.py run={out / 'found'}",
+        f"{command('train', *train)}  # from scratch; with the experiment= and data.* of the run",
+        f"{command('train', *train, f'init_from={found}')}  # from the weights that the search left",
+        command("eval", f"run={found}"),
+        command("export", f"run={found}"),
     ]
+
+
+def command(tool: str, *arguments: str) -> str:
+    """What to type in a shell."""
+    return shlex.join(["python", f"tools/{tool}.py", *arguments])
 
 
 if __name__ == "__main__":

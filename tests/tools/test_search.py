@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -104,10 +105,12 @@ def test_what_was_found_is_a_run_and_a_backbone(trained, found):
 
 def test_a_search_from_new_weights_and_its_network(trained):
     options = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
-    output = run("search", *options, "runtime=torch", "size=[32,64]", "out=random", *SMALL, cwd=trained)
-    assert "network: random/network.yaml" in output
-    assert spec_of(trained / "random" / "network.yaml").blocks
-    assert (trained / "random" / "report.md").exists()
+    output = run("search", *options, "runtime=torch", "size=[32,64]", "out=by chance", *SMALL, cwd=trained)
+    assert "network: by chance/network.yaml" in output
+    assert spec_of(trained / "by chance" / "network.yaml").blocks
+    report = (trained / "by chance" / "report.md").read_text()
+    (line,) = [line for line in report.splitlines() if line.startswith("python tools/train.py")]
+    assert shlex.split(line)[-1] == "backbone=by chance/network.yaml"  # one word in a shell
 
 
 @pytest.mark.parametrize(
