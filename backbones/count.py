@@ -94,7 +94,7 @@ def count(module: nn.Module, input_size: tuple[int, int], *, channels: int = 3) 
     """Counts `module` on one image of input_size (height, width).
 
     Only layers that run in eval mode have rows, but `params` has every parameter of the module. ValueError
-    for a layer with parameters that is neither a convolution, linear nor a normalisation: better than a
+    for a layer with parameters that is neither a convolution, linear nor a normalization: better than a
     silent 0. Products that no layer makes (a matmul in `forward`) are not seen.
     """
     height, width = input_size

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from det.coco import coco
-from det.dataset import DetectionDataset
+from det.data.coco import coco
+from det.data.dataset import DetectionDataset
 from det.transforms import EvalTransform
-from engine.images import write_png
+from engine.data.images import write_png
 
 HEIGHT, WIDTH = 480, 640
 

@@ -25,10 +25,10 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from backbones.count import count
 from backbones.mobilenet_v3 import mobilenet_v3_large
-from deploy.compare import gemm_gmadds
-from deploy.export import export
-from deploy.latency import Latency, Ratio, Rounds, clocked, take_rounds
-from deploy.runtimes import eager, open_session
+from deploy.benchmark.measurement import gemm_gmadds
+from deploy.formats.export import export
+from deploy.formats.runtimes import eager, open_session
+from deploy.timing.latency import Latency, Ratio, Rounds, clocked, take_rounds
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
@@ -91,7 +91,7 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
 
 def reference_twin() -> Segmenter:
     """torchvision's network in our layers, which can be counted; a test holds the two to each other."""
-    from engine.config import build, compose_config
+    from engine.config.compose import build, compose_config
 
     config = compose_config("train", ["experiment=seg/lraspp_torchvision"])
     return build(config.model, key="model", num_classes=CLASSES)

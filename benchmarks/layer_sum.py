@@ -17,8 +17,8 @@ import torch
 
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import NetSpec
-from deploy.latency_table import LatencyTable, NetworkLatency
-from deploy.layer_timing import measurer
+from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.table import LatencyTable, NetworkLatency
 from seg.heads import LRASPP
 from seg.model import Segmenter
 

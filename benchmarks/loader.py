@@ -6,8 +6,8 @@ Usage: python benchmarks/loader.py [--size 1024 2048] [--crop 769] [--workers 1 
 This project's training split as `tools/train.py` reads it, without and with `data.cache` (decoded pixels,
 here in the system's page cache), against Pillow and torchvision's transforms as its reference script has them
 (`torchvision_way.py`, with base = the pictures' height). A round begins with the start of the loader and
-reads just the samples that it counts. torchvision's way hands over normalised floats; ours hands over bytes,
-which the model normalises on its device.
+reads just the samples that it counts. torchvision's way hands over normalized floats; ours hands over bytes,
+which the model normalizes on its device.
 
 `--root` measures on the pictures of a Cityscapes tree instead of drawn ones.
 """
@@ -25,8 +25,9 @@ import measuring
 import torchvision_way
 from pictures import drawn, opened, paths, write_training_ids
 
-from engine.cache import PixelCache
-from engine.data import Stream, loader
+from engine.data.loader import loader
+from engine.data.pixel_cache import PixelCache
+from engine.data.sample_stream import Stream
 from seg.transforms import TrainTransform
 
 BATCH = 4

@@ -30,17 +30,19 @@ import overhead
 import torch
 from torch import nn
 
-from engine import optim, runtime, schedule
-from engine.data import Draw, Feed, Shard, Stream, loader
-from engine.evaluate import evaluate
-from engine.files import pack
-from engine.images import write_png
-from engine.plan import Plan
-from engine.run_folder import RunFolder
-from engine.trainer import Trainer
-from seg.cityscapes import CITYSCAPES_CLASSES, label_reader
-from seg.dataset import SegmentationDataset, Split
-from seg.evaluator import SegmentationEvaluator
+from engine import runtime
+from engine.data.images import write_png
+from engine.data.loader import TrainingData, loader
+from engine.data.sample_stream import Draw, Shard, Stream
+from engine.io.files import pack
+from engine.run.run_folder import RunFolder
+from engine.train import optimizers, schedules
+from engine.train.evaluation import evaluate
+from engine.train.settings import TrainerOptions
+from engine.train.trainer import Trainer
+from seg.data.cityscapes import CITYSCAPES_CLASSES, label_reader
+from seg.data.dataset import SegmentationDataset, SegmentationSplit
+from seg.eval.evaluator import SegmentationEvaluator
 from seg.transforms import EvalTransform
 
 BATCH = 50
@@ -94,7 +96,7 @@ def linked(folder: Path, entries: int) -> tuple[list[str], list[str]]:
 def packed(images: list[str], masks: list[str]) -> SegmentationDataset:
     """The data set as this project keeps it."""
     names = pack([Path(path).stem for path in images])
-    split = Split(images=pack(images), names=names, labels=pack(masks))
+    split = SegmentationSplit(images=pack(images), names=names, labels=pack(masks))
     read = label_reader("labelIds")
     return SegmentationDataset(split=split, read_label=read, transform=EvalTransform(), seed=0)
 
@@ -171,7 +173,7 @@ def over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
     """Memory while a tiny network trains, from step to step."""
     gauge = Gauge(steps)
 
-    class Gauged(Feed):
+    class Gauged(TrainingData):
         def train_batches(self, *_: Any, **__: Any) -> Iterator[overhead.Batch]:
             while True:
                 yield batch
@@ -183,13 +185,15 @@ def over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
     model = overhead.tiny()
     batch = overhead.batch_for(model, (16, 16), 1)
     every = max(1, steps // 4)
-    plan = Plan(steps=steps + 1, eval_every=every, save_every=every, ema=0.9, tensorboard=tensorboard)
+    plan = TrainerOptions(
+        steps=steps + 1, eval_every=every, save_every=every, ema=0.9, tensorboard=tensorboard
+    )
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
             plan=plan.resolved(64),
             task=overhead.PixelTask(model),
-            optimizer=optim.adamw(model, lr=1e-4),
-            schedule=schedule.poly(steps=steps + 1),
+            optimizer=optimizers.adamw(model, lr=1e-4),
+            schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.Runtime(torch.device("cpu")),
             run=RunFolder(Path(folder)),
             feed=Gauged(train_set=[None] * 64, eval_set=[None]),  # type: ignore[arg-type]

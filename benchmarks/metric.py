@@ -21,9 +21,9 @@ import measuring
 import numpy as np
 from pictures import drawn, paths
 
-from engine.images import read_labels, write_png
-from seg.cityscapes import CITYSCAPES_CLASSES
-from seg.evaluator import SegmentationEvaluator
+from engine.data.images import read_labels, write_png
+from seg.data.cityscapes import CITYSCAPES_CLASSES
+from seg.eval.evaluator import SegmentationEvaluator
 
 IDS = np.array(CITYSCAPES_CLASSES.ids, np.uint8)
 REFERENCE = "cityscapesScripts, files"

@@ -24,21 +24,21 @@ from functools import partial
 from pathlib import Path
 
 from backbones.spec import NetSpec
-from deploy.latency import Rounds
-from deploy.latency_table import LatencyTable, NetworkLatency, provenance
-from deploy.layer_timing import measurer
+from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.table import LatencyTable, NetworkLatency, provenance
+from deploy.timing.latency import Rounds
 from engine.errors import UserError
-from engine.run_folder import make as make_folder
-from engine.run_folder import write_json
-from search import mnas_report
-from search.controller import Controller
-from search.executors import Serial
-from search.history import History
-from search.mnas import Mnas, Proxy
-from search.reward import Reward
-from search.samples import Result
-from search.space import MnasSpace
-from search.trained import OpenTraining, Trained
+from engine.io.files import write_json
+from engine.run.run_folder import make as make_folder
+from nas.executors import Serial
+from nas.history import History
+from nas.mnas import report
+from nas.mnas.controller import Controller
+from nas.mnas.reward import Reward
+from nas.mnas.search import Mnas, Proxy
+from nas.mnas.space import MnasSpace
+from nas.mnas.trials import MnasResult
+from nas.training_problem import OpenTraining, Trained
 
 Latency = Callable[[NetSpec], float]
 EXPONENTS = (-0.07, -0.15)
@@ -90,7 +90,7 @@ def main() -> None:
             results[f"w = {w:g}"] = run(method, trained, evaluate, latency, out / f"w{w:g}", overrides)
         except OutOfTime:
             raise SystemExit(f"out of time at w={w:g}; the same command goes on") from None
-    mnas_report.draw(out / "nas_w.png", results, metric=trained.metric)
+    report.draw(out / "nas_w.png", results, metric=trained.metric)
     rows = [summary(label, result) for label, result in results.items()]
     write_json(out / "nas_w.json", {"target_ms": target_ms, "steps": given.steps, "searches": rows})
     for row in rows:
@@ -148,7 +148,7 @@ def run(
     latency: Latency,
     folder: Path,
     overrides: list[str],
-) -> Result:
+) -> MnasResult:
     identity = {"overrides": overrides, **method.identity()}
     return method.search(
         trained.spec,
@@ -161,7 +161,7 @@ def run(
     )
 
 
-def summary(label: str, result: Result) -> dict[str, object]:
+def summary(label: str, result: MnasResult) -> dict[str, object]:
     """The best network, and where the last third of the samples lay: what the controller had come to like."""
     late = [t for t in result.trials[-(len(result.trials) // 3 or 1) :] if t.scored]
     found = result.found

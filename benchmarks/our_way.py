@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from engine import runtime
-from engine.config import build, build_task, compose_config
-from engine.data import Draw, Feed, Stream, loader
-from engine.run_folder import RunFolder
-from engine.trainer import Trainer
+from engine.config.compose import build, build_task, compose_config
+from engine.data.loader import TrainingData, loader
+from engine.data.sample_stream import Draw, Stream
+from engine.run.run_folder import RunFolder
+from engine.train.trainer import Trainer
 
 PARTS = ("wait", "forward", "backward", "optimizer", "decode", "augment")
 
@@ -78,7 +79,7 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round(Feed):
+class Round(TrainingData):
     """Exactly `steps` batches are read: all work of the loader falls into the time that is measured."""
 
     steps: int

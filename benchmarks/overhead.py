@@ -34,11 +34,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
-from engine import optim, runtime, schedule
-from engine.data import Feed
-from engine.plan import Plan
-from engine.run_folder import RunFolder
-from engine.trainer import Trainer
+from engine import runtime
+from engine.data.loader import TrainingData
+from engine.run.run_folder import RunFolder
+from engine.train import optimizers, schedules
+from engine.train.settings import TrainerOptions
+from engine.train.trainer import Trainer
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
@@ -79,7 +80,7 @@ class NoScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(Feed):
+class InMemory(TrainingData):
     """The same batch at every step; notes when the first and the one after `steps` were asked for.
 
     Not each of them: a clock of CPU time is a system call, of up to 0.1 ms, which the bare loop does not pay.
@@ -144,13 +145,13 @@ def ours(
 ) -> float:
     """Seconds per step of `Trainer.fit`, from its first batch to the batch after `steps`."""
     feed = InMemory(train_set=[None] * 64, eval_set=[None], batch=batch, steps=steps, clock=clock)  # type: ignore[arg-type]
-    plan = Plan(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).resolved(64)
+    plan = TrainerOptions(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).resolved(64)
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
             plan=plan,
             task=task,
             optimizer=optimizer,
-            schedule=schedule.poly(steps=steps + 1),
+            schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.start(device="cpu"),
             run=RunFolder(Path(folder)),
             feed=feed,
@@ -168,7 +169,7 @@ def sides(
     for name, loop in (("bare", bare), ("ours", ours)):
         torch.manual_seed(0)
         model = make().to(memory_format=torch.channels_last)
-        optimizer = optim.adamw(model, lr=1e-4)
+        optimizer = optimizers.adamw(model, lr=1e-4)
         jobs[name] = partial(loop, PixelTask(model), optimizer, batch_for(model, size, images), steps, clock)
     return jobs
 

@@ -7,9 +7,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from engine.images import write_png
-from seg.data import SegmentationData, cityscapes, streets
-from seg.dataset import Split
+from engine.data.images import write_png
+from seg.data.cityscapes import cityscapes
+from seg.data.dataset import SegmentationData, SegmentationSplit
+from seg.data.streets import streets
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def paths(packed: np.ndarray) -> list[str]:
 
 def write_training_ids(data: SegmentationData, folder: Path) -> list[str]:
     """Write the masks of the training split as contiguous classes, which torchvision's way reads directly."""
-    split: Split = data.splits["train"]
+    split: SegmentationSplit = data.splits["train"]
     assert split.labels is not None
     written = []
     for number, path in enumerate(paths(split.labels)):

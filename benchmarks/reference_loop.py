@@ -7,7 +7,7 @@ Usage: python benchmarks/reference_loop.py [--size 512 1024] [--crop 480] [--bas
 Both sides train on the same drawn pictures from PNG files, at the same crop and the same magnifications (half
 to twice `base` pixels on the shorter side), batch, workers and threads, each in a process of its own, set up
 as its script would set it up; the processes take turns and stand still in between. torchvision's way is
-written from its documented behaviour (`torchvision_way.py`). Rows: torchvision's way; the same with this
+written from its documented behavior (`torchvision_way.py`). Rows: torchvision's way; the same with this
 project's process settings (memory kept, OpenMP threads that wait passively); this project with torchvision's
 network and optimizer, so that only pipeline and loop differ; with the paper's LR-ASPP; and with the default.
 

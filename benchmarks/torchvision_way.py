@@ -1,7 +1,7 @@
 """Segmentation training the way of torchvision's reference script, from what its documentation says it does.
 
 Pillow decodes; the whole picture is resized so that its shorter side is a random number of pixels between 0.5
-and 2 times `base` (520), then flipped, cropped, and made a normalised float tensor; torch's loader with its
+and 2 times `base` (520), then flipped, cropped, and made a normalized float tensor; torch's loader with its
 default settings; torchvision's own `lraspp_mobilenet_v3_large`; SGD with momentum 0.9, the rate falling by
 power 0.9 each step; cross entropy on scores at the input's size; the loss read each step.
 
@@ -123,7 +123,7 @@ class Training:
 def main() -> None:
     options = json.loads(sys.argv[1])
     if options.pop("keep_memory"):
-        from engine.memory import keep_freed_memory
+        from engine.runtime import keep_freed_memory
 
         keep_freed_memory()
     images, masks = options.pop("images"), options.pop("masks")

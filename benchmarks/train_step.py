@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from backbones import mobilenet_v2, mobilenet_v3
-from engine.memory import keep_freed_memory
+from engine.runtime import keep_freed_memory
 from seg.heads import LRASPP
 from seg.model import Segmenter
 

@@ -13,20 +13,20 @@ from cls.task import Classification
 
 
 class Export(nn.Module):
-    """What is captured: normalisation and network.
+    """What is captured: normalization and network.
 
     Args:
         task: with its trained model.
         output: `logits`, class scores [N, K] before the softmax.
-        normalise: whether images are 0..255, or normalised already.
-        dtype: of images 0..255, `uint8` or `float32`; normalised ones are float32.
+        normalize: whether images are 0..255, or normalized already.
+        dtype: of images 0..255, `uint8` or `float32`; normalized ones are float32.
 
     Raises:
         ValueError: an unknown option.
     """
 
     def __init__(
-        self, *, task: Classification, output: str = "logits", normalise: bool = True, dtype: str = "uint8"
+        self, *, task: Classification, output: str = "logits", normalize: bool = True, dtype: str = "uint8"
     ) -> None:
         super().__init__()
         if output != "logits":
@@ -34,13 +34,13 @@ class Export(nn.Module):
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be uint8 or float32 for classification, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
-        self.normaliser, self.output = task.normalise, output
-        self.normalised, self.dtype = normalise, dtype if normalise else "float32"
+        self.normalizer, self.output = task.normalize, output
+        self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.names = self.compared = ("logits",)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> [N, K]."""
-        scores: Tensor = self.model(self.normaliser(images) if self.normalised else images)
+        scores: Tensor = self.model(self.normalizer(images) if self.normalized else images)
         return scores
 
     def transform(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -60,5 +60,5 @@ def run_artifact(*, task: Classification, artifact: Any) -> Classification:
     """
     artifact.check("cls", task.classes.names)
     task.model = artifact
-    task.normalise = artifact.normalise(task.normalise)
+    task.normalize = artifact.normalize(task.normalize)
     return task.eval()

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 from backbones.blocks import activation
 from backbones.network import MobileNet, init_weights
 from backbones.spec import NetSpec
-from backbones.weights import StateDict, backbone_state, classifier_state, detect_format, without_background
-from engine.starting import carry_rows
+from backbones.weights.translation import (
+    StateDict,
+    backbone_state,
+    classifier_state,
+    detect_format,
+    without_background,
+)
+from engine.run.initial_weights import carry_rows
 
 IMAGENET = 1000
 
@@ -68,7 +74,7 @@ class Classifier(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` for classes `theirs` -> for `ours`; see `engine.starting.Adaptable`."""
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
         own = self.state_dict()
         scores = ("classifier.weight", "classifier.bias")
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in scores}

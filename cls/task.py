@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cls.dataset import ClassificationDataset
-from cls.draw import Line, with_lines
-from cls.evaluator import MAX_LISTED, ClassificationEvaluator
-from cls.mix import Mix
+from cls.augment.mix import Mix
+from cls.data.dataset import ClassificationDataset
+from cls.eval.evaluator import MAX_LISTED, ClassificationEvaluator
+from cls.report import Line, with_lines
 from cls.transforms import EvalTransform
-from engine.classes import ClassMap
-from engine.confusion import confusion_picture
-from engine.distill import Distillation
+from engine.contracts import Batch
+from engine.data.class_map import ClassMap
+from engine.data.images import write_png
+from engine.data.preprocessing import Normalize
 from engine.errors import UserError
-from engine.files import flat_name, spread
-from engine.images import write_png
-from engine.pixels import Normalise
-from engine.task import Batch
+from engine.io.files import flat_name, spread
+from engine.plots import confusion_picture
+from engine.train.distillation import Distillation
 
 _SHOWN = 5
 
@@ -32,11 +32,11 @@ class Classification(nn.Module):
     A batch holds `image` [N, 3, h, w] uint8, `label` [N] and `index` [N].
 
     Args:
-        model: normalised images -> class scores [N, K].
+        model: normalized images -> class scores [N, K].
         classes: the data set's class map.
         label_smoothing: share of the target spread evenly over the classes.
         mix: mixup and CutMix in training (None: neither).
-        pixels: input normalisation, `inception` or `imagenet`.
+        pixels: input normalization, `inception` or `imagenet`.
         eval_transform: what happens to a picture before it is classified.
 
     Attributes:
@@ -60,14 +60,14 @@ class Classification(nn.Module):
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.model, self.classes, self.eval_transform = model, classes, eval_transform
         self.label_smoothing, self.mix = label_smoothing, mix
-        self.normalise = Normalise(pixels)
+        self.normalize = Normalize(pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name, each the mean over the images."""
         pixels, labels = batch["image"].float(), batch["label"].long()
         if self.mix is not None and self.training:
             pixels, labels = self.mix(pixels, labels, len(self.classes))
-        scores = self.model(self.normalise(pixels)).float()
+        scores = self.model(self.normalize(pixels)).float()
         losses = {"cross_entropy": F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)}
         if self.distillation is not None:
             losses["distillation"] = self.distillation.loss(scores, self.distillation.scores(pixels))
@@ -79,7 +79,7 @@ class Classification(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Class scores [N, K], before the softmax."""
-        scores: Tensor = self.model(self.normalise(batch["image"]))
+        scores: Tensor = self.model(self.normalize(batch["image"]))
         return scores
 
     def notes(self, dataset: ClassificationDataset) -> list[str]:
@@ -108,7 +108,7 @@ class Classification(nn.Module):
     def predict_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB [H, W, 3] -> probabilities [K]."""
         pixels = np.ascontiguousarray(self.eval_transform(image, 0).transpose(2, 0, 1))[None]
-        scores = self.predict({"image": torch.from_numpy(pixels).to(self.normalise.device)})
+        scores = self.predict({"image": torch.from_numpy(pixels).to(self.normalize.device)})
         return scores[0].float().softmax(0).cpu().numpy()
 
     def picture(

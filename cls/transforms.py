@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from engine.augment import flip_and_jitter, import_albumentations
-from engine.geometry import Image, as_size
+from engine.data.preprocessing import Image, as_size, flip_and_jitter, import_albumentations
 
 
 class TrainTransform:
@@ -71,7 +70,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The shorter side resized, then the centre: how published accuracies are measured.
+    """The shorter side resized, then the center: how published accuracies are measured.
 
     By Pillow's bilinear filter, as torchvision's presets do it, pixel for pixel.
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.runtimes import open_session
-from deploy.session import Arrays, Session
-from engine.build import make
+from deploy.formats.runtimes import open_session
+from deploy.formats.session import Arrays, Session
+from engine.config.instantiate import make
+from engine.data.preprocessing import Normalize
 from engine.errors import UserError
-from engine.pixels import Normalise
 
 
 def in_place_of_model(task: nn.Module, room: str, path: Path, *, threads: int, precision: str) -> Any:
@@ -49,7 +49,7 @@ class Artifact(nn.Module):
                 entry["name"] for entry in json.loads(session.metadata["classes"])["classes"]
             )
             self.preprocessing = json.loads(session.metadata["preprocessing"])
-            self.normalised = bool(self.preprocessing["in_graph"])
+            self.normalized = bool(self.preprocessing["in_graph"])
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{path}: does not say what it is (no metadata); export it with tools/export.py"
@@ -64,16 +64,16 @@ class Artifact(nn.Module):
                 f"{self.path}: has other classes than the run ({', '.join(self.classes[:4])}, ...)"
             )
 
-    def normalise(self, own: Normalise) -> Normalise:
-        """What the task does to pixels before this file: its own normalisation, or nothing."""
-        same = Normalise("inception")
-        if self.normalised:
+    def normalize(self, own: Normalize) -> Normalize:
+        """What the task does to pixels before this file: its own normalization, or nothing."""
+        same = Normalize("inception")
+        if self.normalized:
             same.mean.zero_()
             same.std.fill_(1)
             return same
         for name, mine in (("mean", own.mean), ("std", own.std)):
             if not np.allclose(mine.flatten().tolist(), self.preprocessing[name]):
-                raise UserError(f"{self.path}: takes images normalised otherwise than the run's ({name})")
+                raise UserError(f"{self.path}: takes images normalized otherwise than the run's ({name})")
         return own
 
     def forward(self, images: Tensor) -> Any:
@@ -105,16 +105,16 @@ def describe(module: Any, *, room: str, facts: Mapping[str, str]) -> dict[str, s
     Args:
         module: a room's `Export`.
         room: cls, seg or det.
-        facts: further ones: `run` (digest of the checkpoint), `licence`.
+        facts: further ones: `run` (digest of the checkpoint), `license`.
     """
-    mean, std = (part.flatten().tolist() for part in (module.normaliser.mean, module.normaliser.std))
+    mean, std = (part.flatten().tolist() for part in (module.normalizer.mean, module.normalizer.std))
     preprocessing = {
         "picture": "decoded as RGB, upright (EXIF)",
         "transform": str(module.eval_transform),
         "layout": "NCHW",
         "mean": [round(value, 6) for value in mean],
         "std": [round(value, 6) for value in std],
-        "in_graph": module.normalised,
+        "in_graph": module.normalized,
     }
     return {
         "task": room,

@@ -33,7 +33,7 @@ class BoxCoder:
     """Boxes relative to anchors, in the order (tx, ty, tw, th) (Faster R-CNN, section 3.1.2; SSD's weights).
 
     tx = scales[0] * (x - xa) / wa, ty likewise with scales[1] and heights; tw = scales[2] * log(w / wa), th
-    likewise with scales[3]; x, y are centres.
+    likewise with scales[3]; x, y are centers.
 
     Args:
         scales: weights of the four numbers: 10, 10, 5, 5 in the released configurations and in torchvision.
@@ -54,21 +54,21 @@ class BoxCoder:
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """boxes, anchors [..., 4] that broadcast, with a positive area -> deltas [..., 4]."""
-        centres, sides = _centres_and_sides(boxes)
-        anchor_centres, anchor_sides = _centres_and_sides(anchors)
-        shift = (centres - anchor_centres) / anchor_sides
+        centers, sides = _centers_and_sides(boxes)
+        anchor_centers, anchor_sides = _centers_and_sides(anchors)
+        shift = (centers - anchor_centers) / anchor_sides
         return torch.cat([shift, torch.log(sides / anchor_sides)], dim=-1) * self._scales(shift)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """deltas [..., 4] and anchors that broadcast -> boxes [..., 4], not clipped to any image."""
-        anchor_centres, anchor_sides = _centres_and_sides(anchors)
+        anchor_centers, anchor_sides = _centers_and_sides(anchors)
         plain = deltas / self._scales(deltas)
         log_ratio = plain[..., 2:]
         if self.max_log_ratio is not None:
             log_ratio = log_ratio.clamp(max=self.max_log_ratio)
-        centres = plain[..., :2] * anchor_sides + anchor_centres
+        centers = plain[..., :2] * anchor_sides + anchor_centers
         half = torch.exp(log_ratio) * anchor_sides / 2
-        return torch.cat([centres - half, centres + half], dim=-1)
+        return torch.cat([centers - half, centers + half], dim=-1)
 
     def _scales(self, like: Tensor) -> Tensor:
         return torch.tensor(self.scales, dtype=like.dtype, device=like.device)
@@ -119,5 +119,5 @@ def _xyxy(size: tuple[float, float], like: Tensor) -> Tensor:
     return torch.tensor([width, height, width, height], dtype=like.dtype, device=like.device)
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

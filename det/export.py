@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 from det.boxes import Detections, areas, to_pixels
 from det.postprocess import FIRST_LOOK, Postprocess
 from det.task import Detection
-from engine.task import Batch
+from engine.contracts import Batch
 
 OUTPUTS = {"raw": ("deltas", "scores"), "detections": ("boxes", "scores", "labels", "exact")}
 COMPARED = {"raw": ("deltas", "scores"), "detections": ()}
@@ -29,7 +29,7 @@ SAME_IOU, SAME_SCORE = 0.9, 0.01
 
 
 class Export(nn.Module):
-    """What is captured: normalisation, network, and, for `detections`, what follows it.
+    """What is captured: normalization, network, and, for `detections`, what follows it.
 
     Args:
         task: with its trained model.
@@ -37,8 +37,8 @@ class Export(nn.Module):
             `detections`, see `Suppression`.
         look: see `Suppression`.
         steps: see `Suppression`.
-        normalise: whether images are 0..255, or normalised already.
-        dtype: of images 0..255, `uint8` or `float32`; normalised ones are float32.
+        normalize: whether images are 0..255, or normalized already.
+        dtype: of images 0..255, `uint8` or `float32`; normalized ones are float32.
 
     Raises:
         ValueError: an unknown option.
@@ -51,7 +51,7 @@ class Export(nn.Module):
         output: str = "raw",
         look: int = FIRST_LOOK,
         steps: int = 16,
-        normalise: bool = True,
+        normalize: bool = True,
         dtype: str = "uint8",
     ) -> None:
         super().__init__()
@@ -60,14 +60,14 @@ class Export(nn.Module):
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
-        self.normaliser, self.postprocess = task.normalise, task.postprocess
-        self.normalised, self.dtype = normalise, dtype if normalise else "float32"
+        self.normalizer, self.postprocess = task.normalize, task.postprocess
+        self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.output, self.names, self.compared = output, OUTPUTS[output], COMPARED[output]
         self.suppress = Suppression(postprocess=task.postprocess, look=look, steps=steps)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images [N, 3, h, w] -> what `names` says."""
-        deltas, scores = self.model(self.normaliser(images) if self.normalised else images)
+        deltas, scores = self.model(self.normalizer(images) if self.normalized else images)
         if self.output == "raw":
             return deltas, scores
         if self.postprocess.activation == "sigmoid":
@@ -216,7 +216,7 @@ def run_artifact(*, task: Detection, artifact: Any) -> Detection:
     artifact.check("det", task.classes.names)
     anchors = task.model.anchors
     task.model = artifact
-    task.normalise = artifact.normalise(task.normalise)
+    task.normalize = artifact.normalize(task.normalize)
     if artifact.output == "detections":
         task.predict = functools.partial(_predict_finished, task)
     else:
@@ -225,5 +225,5 @@ def run_artifact(*, task: Detection, artifact: Any) -> Detection:
 
 
 def _predict_finished(task: Detection, batch: Batch) -> list[Detections]:
-    boxes, scores, labels, _ = task.model(task.normalise(batch["image"]))
+    boxes, scores, labels, _ = task.model(task.normalize(batch["image"]))
     return finished(boxes, scores, labels, batch["size"])

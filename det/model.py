@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
@@ -12,14 +11,11 @@ from torch import Tensor, nn
 
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
-from backbones.weights import StateDict, backbone_state, detect_format, from_torchvision, trunk
-from det.anchors import DefaultBoxes, SSDAnchors
+from backbones.weights.translation import StateDict, backbone_state, detect_format, trunk
+from det.anchors.generators import DefaultBoxes, SSDAnchors
 from det.heads import SSDLite
-from det.released import from_tensorflow, is_tensorflow
-from engine.geometry import as_size
-
-TORCHVISION = "backbone.features.0.0.0.weight"
-"""The first convolution of torchvision's `ssdlite320_mobilenet_v3_large`."""
+from det.weights import TORCHVISION, from_tensorflow, is_tensorflow, torchvision_state
+from engine.data.preprocessing import as_size
 
 
 class Detector(nn.Module):
@@ -29,7 +25,7 @@ class Detector(nn.Module):
         backbone: architecture at output stride 32.
         num_classes: K; each anchor has K + 1 scores, column 0 is background.
         input_size: side or (height, width) of the input that `anchors` are made for.
-        anchors: their generator, see `det.anchors`.
+        anchors: their generator, see `det.anchors.generators`.
         c4: feature at stride 16: `auto` is the expansion of the last block with stride 2 (section 6.3).
         c5: feature at stride 32: `auto` is the last convolution.
         extras, score_bias: see `SSDLite`.
@@ -112,7 +108,7 @@ class Detector(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` for classes `theirs` -> for `ours`; see `engine.starting.Adaptable`.
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`.
 
         The class predictors have one row per anchor and class; those of background are carried over too.
         Names beyond the state's classes are passed over (the release's label list has one more).
@@ -134,47 +130,11 @@ class Detector(nn.Module):
         return carried
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [N, 3, H, W] -> box offsets [N, A, 4] and class scores [N, A, K + 1], both raw.
+        """Normalized images [N, 3, H, W] -> box offsets [N, A, 4] and class scores [N, A, K + 1], both raw.
 
         Offsets are relative to `anchors` where (H, W) is `input_size`.
         """
         return self.head(*self.backbone(images).values())
-
-
-def torchvision_state(state: StateDict, spec: NetSpec, c4: str) -> StateDict:
-    """The state of torchvision's `ssdlite320_mobilenet_v3_large` under our names.
-
-    Its trunk is cut in two within the block of C4, after the expansion.
-
-    Raises:
-        ValueError: keys that are missing or left over.
-    """
-    cut = int(re.sub(r"\D", "", c4.partition(".")[0]))
-    plain: StateDict = {}
-    head: StateDict = {}
-    for key, tensor in state.items():
-        group = re.match(r"backbone\.features\.([01])\.(\d+)\.(.*)", key)
-        if group is None:
-            head[_torchvision_head_name(key)] = tensor.float() if tensor.is_floating_point() else tensor
-            continue
-        half, number, rest = int(group[1]), int(group[2]), group[3]
-        within = (number == cut) if half == 0 else (number == 0)
-        if within:
-            rest = f"block.0.{rest}" if half == 0 else f"block.{rest}"
-        plain[f"backbone.{number + cut * half}.{rest}"] = tensor
-    return from_torchvision(plain, spec) | head
-
-
-def _torchvision_head_name(key: str) -> str:
-    parts = ("reduce", "depthwise", "expand")
-    if extra := re.fullmatch(r"backbone\.extra\.(\d+)\.([0-2])\.([01])\.(\w+)", key):
-        return f"head.extras.{extra[1]}.{parts[int(extra[2])]}.{('conv', 'bn')[int(extra[3])]}.{extra[4]}"
-    if found := re.fullmatch(r"head\.(classification|regression)_head\.module_list\.(\d+)\.(.+)", key):
-        kind = "scores" if found[1] == "classification" else "boxes"
-        for theirs, ours in (("0.0.", "depthwise.conv."), ("0.1.", "depthwise.bn."), ("1.", "predict.")):
-            if found[3].startswith(theirs):
-                return f"head.{kind}.{found[2]}.{ours}{found[3].removeprefix(theirs)}"
-    raise ValueError(f"{key!r} is no part of torchvision's SSDLite")
 
 
 def _c4(spec: NetSpec) -> str:

@@ -8,21 +8,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from det.anchors.coverage import anchor_report
+from det.anchors.matcher import Matcher, Targets
 from det.boxes import Detections
-from det.dataset import DetectionDataset
-from det.draw import overlay, precision_recall_curves
-from det.evaluator import DetectionEvaluator
-from det.loss import FocalLoss, MultiboxLoss
-from det.matcher import Matcher, Targets
+from det.data.dataset import DetectionDataset
+from det.eval.evaluator import DetectionEvaluator
+from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
-from det.recall import anchor_report
+from det.report import overlay, precision_recall_curves
 from det.transforms import EvalTransform
-from engine.classes import ClassMap
+from engine.contracts import Batch
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image, write_png
+from engine.data.preprocessing import Normalize
 from engine.errors import UserError
-from engine.files import flat_name, spread
-from engine.images import read_image, write_png
-from engine.pixels import Normalise
-from engine.task import Batch
+from engine.io.files import flat_name, spread
 
 
 class Detection(nn.Module):
@@ -32,12 +32,12 @@ class Detection(nn.Module):
     (N tensors [M]); for evaluation `image`, `size` [N, 2] (height, width of the file) and `index` [N].
 
     Args:
-        model: normalised images -> box offsets [N, A, 4] and class scores [N, A, K + 1], with its `anchors`.
+        model: normalized images -> box offsets [N, A, 4] and class scores [N, A, K + 1], with its `anchors`.
         classes: the data set's class map, of K classes.
         loss: on offsets and scores, given what each anchor should say.
         matcher: which anchor answers for which box.
         postprocess: from offsets and scores to boxes.
-        pixels: input normalisation, `inception` or `imagenet`.
+        pixels: input normalization, `inception` or `imagenet`.
         eval_transform: what happens to a picture before it is predicted.
         shown: the score from which boxes are drawn and listed by `predict`.
 
@@ -63,7 +63,7 @@ class Detection(nn.Module):
         self.model, self.classes, self.shown = model, classes, shown
         self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
-        self.normalise = Normalise(pixels)
+        self.normalize = Normalize(pixels)
         wanted = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
         if self.postprocess.activation != wanted:
             raise ValueError(
@@ -83,7 +83,7 @@ class Detection(nn.Module):
                 f"one image of {height} x {width} leaves batch norm a single value on the map of stride 32: "
                 "raise data.size, or trainer.batch"
             )
-        deltas, scores = self.model(self.normalise(batch["image"]))
+        deltas, scores = self.model(self.normalize(batch["image"]))
         if deltas.shape[1] != len(self.model.anchors):
             raise ValueError(
                 f"the augmentation makes images of {height} x {width}, and the anchors are made for another "
@@ -107,7 +107,7 @@ class Detection(nn.Module):
 
     def predict(self, batch: Batch) -> list[Detections]:
         """Boxes per image, in pixels of `size`."""
-        deltas, scores = self.model(self.normalise(batch["image"]))
+        deltas, scores = self.model(self.normalize(batch["image"]))
         return self.postprocess(deltas, scores, self.model.anchors, batch["size"])
 
     def notes(self, dataset: DetectionDataset) -> list[str]:
@@ -149,7 +149,7 @@ class Detection(nn.Module):
         pixels = self.eval_transform(image)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         size = torch.tensor([image.shape[:2]])
-        device = self.normalise.device
+        device = self.normalize.device
         found = self.predict({"image": tensor.to(device), "size": size.to(device)})[0]
         return Detections(*(part.cpu() for part in found))
 

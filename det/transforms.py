@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from det import windows
-from det.mosaic import NUM_PICTURES, Sample, mosaic
-from det.windows import Floats
-from engine.augment import flip_and_jitter, import_albumentations
-from engine.geometry import Image, as_size, resize_image
+from det.augment import windows
+from det.augment.mosaic import NUM_PICTURES, Sample, mosaic
+from det.augment.windows import Floats
+from engine.data.preprocessing import Image, as_size, flip_and_jitter, import_albumentations, resize_image
 
 SMALLEST = 32
 """Pixels: below, the deepest feature map of the backbone is a single value."""
@@ -25,7 +24,7 @@ Transformed = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
 
 
 class TrainTransform:
-    """SSD's random crop, horizontal mirror and colour jitter, by albumentations; resized to `size`.
+    """SSD's random crop, horizontal mirror and color jitter, by albumentations; resized to `size`.
 
     Mosaics need further samples, which only the data set can read. It asks `partners(seed)` how many; where
     that is 3 it calls `combine([this, and three more], seed)` in place of `transform(*this, seed)`.
@@ -36,7 +35,7 @@ class TrainTransform:
             (section 2.2) and of torchvision; None, the whole picture.
         scale: range of the crop's area, as a fraction of the picture's.
         min_visible: boxes of which a crop shows less than this fraction are dropped.
-        zoom_out: probability of the picture on a grey canvas of up to 16 times its area, before the crop, for
+        zoom_out: probability of the picture on a gray canvas of up to 16 times its area, before the crop, for
             small objects (SSD, section 3.6).
         flip: probability of a horizontal mirror.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
@@ -73,7 +72,7 @@ class TrainTransform:
         if not 0 <= min_visible <= 1:
             raise ValueError(f"min_visible must be a fraction in 0..1, got {min_visible}")
         albumentations = import_albumentations()
-        from det.ssd_crop import SSDCrop
+        from det.augment.ssd_crop import SSDCrop
 
         cut = SSDCrop(
             size=self.size,
@@ -85,7 +84,7 @@ class TrainTransform:
         )
         steps = [*flip_and_jitter(flip, color), *extra]
         rule = albumentations.BboxParams(
-            format="pascal_voc", min_width=windows.MIN_SIDE, min_height=windows.MIN_SIDE
+            format="pascal_voc", min_width=windows.MIN_VISIBLE_SIDE, min_height=windows.MIN_VISIBLE_SIDE
         )
         self._alone = albumentations.Compose([cut, *steps], bbox_params=rule)
         self._combined = albumentations.Compose(steps, bbox_params=rule)

@@ -1,8 +1,8 @@
 """Trained models as folders and on the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
 What is published is a run folder reduced to what inference needs, so that every tool that takes `run=` takes
-it too. Its configuration is judged like any stranger's before something is made of it (`engine.run_config`,
-`engine.build`). The Hub itself is an extra: pip install -e '.[hub]'.
+it too. Its configuration is judged like any stranger's before something is made of it (`engine.config.untrusted`,
+`engine.config.instantiate`). The Hub itself is an extra: pip install -e '.[hub]'.
 """
 
 import importlib
@@ -17,13 +17,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from engine import checkpoint, model_card, run_folder
-from engine.classes import ClassMap
-from engine.config import load_config, load_trained, to_yaml, validate
+from engine import model_card
+from engine.config.compose import load_config, load_trained, to_yaml, validate
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image
 from engine.errors import UserError
-from engine.images import read_image
-from engine.run_folder import RunFolder
-from engine.starting import is_name
+from engine.io.files import write_json, write_text
+from engine.run import checkpoint, run_folder
+from engine.run.initial_weights import is_name
+from engine.run.run_folder import RunFolder
 
 FILES = ("config.yaml", "classes.json", "metrics.json", "checkpoints/best.safetensors", "README.md")
 """What a published folder holds, and all that is fetched of one."""
@@ -117,7 +119,7 @@ class Pretrained:
         self,
         folder: str | os.PathLike[str],
         *,
-        licence: str | None = None,
+        license: str | None = None,
         description: str | None = None,
         repo_id: str | None = None,
     ) -> Path:
@@ -125,7 +127,7 @@ class Pretrained:
         paths of this machine.
 
         Args:
-            licence: of the weights, an identifier of the Hub's such as `apache-2.0` or `cc-by-nc-4.0`.
+            license: of the weights, an identifier of the Hub's such as `apache-2.0` or `cc-by-nc-4.0`.
             description: of the data that the model was trained on, for the card.
             repo_id: where the card says that the model is.
 
@@ -141,17 +143,17 @@ class Pretrained:
             raise UserError(f"{out}: holds {', '.join(foreign[:3]) or 'this run'}; choose another folder")
         published, config = RunFolder(out), self._shareable()
         card = model_card.write(
-            self, config=config, licence=licence, description=description, source=repo_id or "user/name"
+            self, config=config, license=license, description=description, source=repo_id or "user/name"
         )
-        run_folder.write_json(published.classes, self.classes.to_dict())
-        run_folder.write_json(published.metrics, {**self.metrics, "step": self.step})
+        write_json(published.classes, self.classes.to_dict())
+        write_json(published.metrics, {**self.metrics, "step": self.step})
         published.best.unlink(missing_ok=True)  # else it would be kept as the one before
         tensors = checkpoint.prefixed("model", self.task.model.state_dict())
         state = {"step": self.step, "evaluated_step": self.step, "metrics": self.metrics}
         checkpoint.write(published.best, tensors, {"format": 1, "state": state})
         try:
-            run_folder.write_text(published.config, to_yaml(config))
-            run_folder.write_text(out / "README.md", card)
+            write_text(published.config, to_yaml(config))
+            write_text(out / "README.md", card)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror})") from None
         return out
@@ -160,7 +162,7 @@ class Pretrained:
         self,
         repo_id: str,
         *,
-        licence: str | None = None,
+        license: str | None = None,
         description: str | None = None,
         private: bool | None = None,
         revision: str | None = None,
@@ -175,7 +177,7 @@ class Pretrained:
         hub = _huggingface_hub(repo_id)
         with tempfile.TemporaryDirectory() as temporary:
             folder = self.save_pretrained(
-                Path(temporary) / "model", licence=licence, description=description, repo_id=repo_id
+                Path(temporary) / "model", license=license, description=description, repo_id=repo_id
             )
             try:
                 api = hub.HfApi(token=token)

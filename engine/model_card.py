@@ -41,13 +41,13 @@ input=picture.jpg` and `python tools/eval.py run=<folder> data.root=<data>` take
 """
 
 
-def write(model: Any, *, config: Any, licence: str | None, description: str | None, source: str) -> str:
+def write(model: Any, *, config: Any, license: str | None, description: str | None, source: str) -> str:
     """The text of a card.
 
     Args:
         model: an `engine.hub.Pretrained`.
         config: its configuration as it is published.
-        licence: an identifier of the Hub's; None: none is stated.
+        license: an identifier of the Hub's; None: none is stated.
         description: of the training data; None: its reader is named.
         source: what `from_pretrained` is given in the example.
     """
@@ -67,11 +67,11 @@ def write(model: Any, *, config: Any, licence: str | None, description: str | No
         results=_results(model, config),
         training=_training(config, model),
     )
-    return f"---\n{_header(config.room, network, licence)}---\n{text}"
+    return f"---\n{_header(config.room, network, license)}---\n{text}"
 
 
-def _header(room: str, network: str, licence: str | None) -> str:
-    header: dict[str, Any] = {"license": licence} if licence else {}
+def _header(room: str, network: str, license: str | None) -> str:
+    header: dict[str, Any] = {"license": license} if license else {}
     header |= {"library_name": LIBRARY, "tags": [LIBRARY, "pytorch", "mobilenet", network]}
     if room in _PIPELINES:
         header["pipeline_tag"] = _PIPELINES[room]

@@ -3,6 +3,7 @@
 With one process every collective is a no-op.
 """
 
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -19,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from engine.memory import keep_freed_memory
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others, at the start and in every exchange, before it gives up."""
+
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -134,7 +135,7 @@ class Runtime:
             dist.destroy_process_group()
 
 
-class Arrival:
+class DeviceCopy:
     """A value on its way from the device: tensors, also within lists and dicts, sent early and read late.
 
     The copies go to pinned memory, so neither this process nor the device waits for them before `value`.
@@ -235,7 +236,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """End this process with `status`; at once where it has not left the others in good order (`close`).
 
     Their threads wait for a process that is gone then: NCCL's would never end, and under gloo's the ordinary
@@ -268,3 +269,28 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "processes": runtime.world_size,
         "precision": runtime.precision,
     }
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+_LARGEST_INT = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep memory that was freed, for this process; returns whether it does.
+
+    By default glibc asks the kernel for each large block anew and gives it back when it is freed. A training
+    step frees and asks for all its activations, gigabytes of them, and every page of them is then zeroed and
+    mapped again: see `benchmarks/train_step.py --memory` for what that costs.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 << 20))
+    # A list: each setting is made, whatever becomes of the others.
+    accepted = [mallopt(name, value) == 1 for name, value in settings]
+    return all(accepted)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.contracts import Batch
 from engine.errors import UserError
-from engine.task import Batch
 from seg.inference import resize
 from seg.task import Segmentation
 
@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 class Export(nn.Module):
-    """What is captured: normalisation, network, and what follows it.
+    """What is captured: normalization, network, and what follows it.
 
     Args:
         task: with its trained model.
@@ -28,8 +28,8 @@ class Export(nn.Module):
         full_size: at the input's size; else on the network's grid (1/8 for LR-ASPP).
         upsample: with `argmax` at full size, what is enlarged: `logits` (as PyTorch predicts), or `labels`,
             to the nearest: K times less to do, with edges on the network's grid.
-        normalise: whether images are 0..255, or normalised already.
-        dtype: of images 0..255, `uint8` or `float32`; normalised ones are float32.
+        normalize: whether images are 0..255, or normalized already.
+        dtype: of images 0..255, `uint8` or `float32`; normalized ones are float32.
 
     Raises:
         ValueError: an unknown option, or one without effect.
@@ -42,7 +42,7 @@ class Export(nn.Module):
         output: str = "logits",
         full_size: bool = False,
         upsample: str = "logits",
-        normalise: bool = True,
+        normalize: bool = True,
         dtype: str = "uint8",
     ) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class Export(nn.Module):
         if upsample == "labels" and not (full_size and output == "argmax"):
             raise ValueError("upsample=labels needs output=argmax and full_size=true")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
-        self.align_corners, self.normaliser = task.align_corners, task.normalise
+        self.align_corners, self.normalizer = task.align_corners, task.normalize
         self.output, self.full_size, self.upsample = output, full_size, upsample
-        self.normalised, self.dtype = normalise, dtype if normalise else "float32"
+        self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.names = ("labels" if output == "argmax" else "logits",)
         self.compared = self.names if output == "logits" else ()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> [N, K, h, w], or [N, h, w] uint8."""
-        scores = self.model(self.normaliser(images) if self.normalised else images)
+        scores = self.model(self.normalizer(images) if self.normalized else images)
         size = (images.shape[-2], images.shape[-1])
         if self.full_size and self.upsample == "logits":
             scores = resize(scores, size, align_corners=self.align_corners)
@@ -94,7 +94,7 @@ def run_artifact(*, task: Segmentation, artifact: Any) -> Segmentation:
     """
     artifact.check("seg", task.classes.names)
     task.model = artifact
-    task.normalise = artifact.normalise(task.normalise)
+    task.normalize = artifact.normalize(task.normalize)
     if artifact.output == "argmax":
         if str(task.inference) != "scales 1, no flip":
             raise UserError(
@@ -107,7 +107,7 @@ def run_artifact(*, task: Segmentation, artifact: Any) -> Segmentation:
 
 def _predict_labels(task: Segmentation, batch: Batch) -> Tensor:
     size = tuple(batch["size"] if "size" in batch else batch["label"].shape[-2:])
-    labels: Tensor = task.model(task.normalise(batch["image"]))
+    labels: Tensor = task.model(task.normalize(batch["image"]))
     return nearest(labels, (size[0], size[1]), align_corners=task.align_corners)
 
 

@@ -24,7 +24,7 @@ class Inference:
         scales: factors on the image; with several, or with `flip`, probabilities are averaged.
         flip: also score the mirrored image.
         window: (height, width) of a sliding window (None: the whole image at once).
-        overlap: share of the window that neighbours have in common.
+        overlap: share of the window that neighbors have in common.
 
     Raises:
         ValueError: no scale, a scale that is not positive, a window smaller than 32, an overlap outside
@@ -59,7 +59,7 @@ class Inference:
     def __call__(
         self, network: Network, images: Tensor, size: tuple[int, int], *, align_corners: bool
     ) -> Tensor:
-        """Normalised images [N, 3, h, w] -> class scores or summed probabilities [N, K, *size]."""
+        """Normalized images [N, 3, h, w] -> class scores or summed probabilities [N, K, *size]."""
         plain = self.scales == (1.0,) and not self.flip
         if plain and self.window is None:
             return resize(network(images), size, align_corners=align_corners)

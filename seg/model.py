@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
-from backbones.weights import StateDict, backbone_state, detect_format, from_torchvision
-from engine.geometry import as_size
-from engine.starting import carry_rows
+from backbones.weights.translation import StateDict, backbone_state, detect_format, from_torchvision
+from engine.data.preprocessing import as_size
+from engine.run.initial_weights import carry_rows
+from seg.weights import torchvision_head
 
 
 class Segmenter(nn.Module):
@@ -80,35 +81,11 @@ class Segmenter(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` for classes `theirs` -> for `ours`; see `engine.starting.Adaptable`."""
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
         own = self.state_dict()
         scores = [key for key in state if any(fnmatch(key, layer) for layer in self.class_layers)]
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in scores}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""
+        """Normalized images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""
         return self.head(*self.backbone(images).values())
-
-
-def torchvision_head(state: StateDict) -> StateDict:
-    """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; float16 becomes float32.
-
-    Raises:
-        ValueError: the keys are not those of that decoder.
-    """
-    names = {
-        "classifier.cbr.0": "head.branch.conv",
-        "classifier.cbr.1": "head.branch.bn",
-        "classifier.scale.1": "head.gate",
-        "classifier.low_classifier": "head.low",
-        "classifier.high_classifier": "head.high",
-    }
-    found: StateDict = {}
-    for key, tensor in state.items():
-        if key.startswith(("backbone.", "aux_classifier.")):
-            continue
-        layer, _, part = key.rpartition(".")
-        if layer not in names:
-            raise ValueError(f"{key!r} is no part of torchvision's LR-ASPP decoder")
-        found[f"{names[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
-    return found

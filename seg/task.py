@@ -8,20 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.classes import IGNORE, ClassMap
-from engine.confusion import confusion_picture
-from engine.data import Draw
-from engine.distill import Distillation
+from engine.contracts import Batch
+from engine.data.class_map import IGNORE, ClassMap
+from engine.data.images import read_image, write_png
+from engine.data.preprocessing import Normalize
+from engine.data.sample_stream import Draw
 from engine.errors import UserError
-from engine.files import flat_name, spread
-from engine.images import read_image, write_png
-from engine.pixels import Normalise
-from engine.task import Batch
-from seg.dataset import SegmentationDataset
-from seg.draw import overlay, present_classes, with_legend
-from seg.evaluator import SegmentationEvaluator
+from engine.io.files import flat_name, spread
+from engine.plots import confusion_picture
+from engine.train.distillation import Distillation
+from seg.data.dataset import SegmentationDataset
+from seg.eval.evaluator import SegmentationEvaluator
 from seg.inference import Inference, resize
 from seg.losses import CrossEntropy, Dice
+from seg.report import overlay, present_classes, with_legend
 from seg.transforms import EvalTransform
 
 
@@ -31,11 +31,11 @@ class Segmentation(nn.Module):
     A batch holds `image` [N, 3, h, w] uint8, `label` [N, H, W] uint8 (255: not counted) and `index` [N].
 
     Args:
-        model: normalised images -> class scores at some stride.
+        model: normalized images -> class scores at some stride.
         classes: the data set's class map.
         loss: pixel loss; its `weight(labels)` says over how many pixels it averages.
         dice: factor on an additional Dice loss.
-        pixels: input normalisation, `inception` or `imagenet`.
+        pixels: input normalization, `inception` or `imagenet`.
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: the whole image, once).
         eval_transform: what happens to a picture before it is predicted (None: nothing).
@@ -72,12 +72,12 @@ class Segmentation(nn.Module):
         self.dice, self.dice_loss = dice, Dice()
         self.align_corners, self.inference = align_corners, inference or Inference()
         self.eval_transform = eval_transform or EvalTransform()
-        self.normalise = Normalise(pixels)
+        self.normalize = Normalize(pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name, each the mean over the counted pixels."""
         labels = batch["label"].long()
-        scores = self.model(self.normalise(batch["image"]))
+        scores = self.model(self.normalize(batch["image"]))
         scores = resize(scores, labels.shape[-2:], align_corners=self.align_corners)
         losses = {"cross_entropy": self.loss(scores, labels)}
         if self.dice:
@@ -95,7 +95,7 @@ class Segmentation(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         """Class indices [N, H, W] uint8, at `size` (height, width), or that of `label`."""
         size = tuple(batch["size"] if "size" in batch else batch["label"].shape[-2:])
-        images = self.normalise(batch["image"])
+        images = self.normalize(batch["image"])
         scores = self.inference(self.model, images, size, align_corners=self.align_corners)
         return scores.argmax(1).to(torch.uint8)
 
@@ -129,7 +129,7 @@ class Segmentation(nn.Module):
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
         pixels, _ = self.eval_transform(image, None, 0)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        tensor = tensor.to(self.normalise.device)
+        tensor = tensor.to(self.normalize.device)
         return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
 
     def picture(

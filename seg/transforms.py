@@ -7,17 +7,23 @@ the seed decides everything, so that a sample does not depend on the worker that
 from collections.abc import Sequence
 from typing import Any
 
-from engine.augment import flip_and_jitter, import_albumentations
-from engine.geometry import Image, Size, as_size, resize_image
+from engine.data.preprocessing import (
+    Image,
+    Size,
+    as_size,
+    flip_and_jitter,
+    import_albumentations,
+    resize_image,
+)
 
 
 class TrainTransform:
-    """DeepLab's training protocol (random scale, crop, flip) and colour jitter, by albumentations.
+    """DeepLab's training protocol (random scale, crop, flip) and color jitter, by albumentations.
 
     crop: side or (height, width) of the result. scale: range of the random factor, scale_step: 0 for a
     uniform draw or DeepLab's 0.25 for a draw from a grid. flip: probability of a horizontal mirror. color:
     strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0 for none. fill:
-    grey of padded pixels, whose label is 255. area: average over pixels when scaling down (slower, without
+    gray of padded pixels, whose label is 255. area: average over pixels when scaling down (slower, without
     aliasing). extra: further albumentations transforms that keep the size, applied last.
 
     Raises: ValueError naming the argument.
@@ -40,11 +46,11 @@ class TrainTransform:
         self.crop = as_size("crop", crop, least=32)  # below, the deepest feature map is a single value
         low, high = _as_scale(scale)
         if not 0 <= fill <= 255:
-            raise ValueError(f"fill must be a grey value in 0..255, got {fill}")
+            raise ValueError(f"fill must be a gray value in 0..255, got {fill}")
         if scale_step < 0:
             raise ValueError(f"scale_step must be >= 0 (0: uniform), got {scale_step}")
         albumentations = import_albumentations()
-        from seg.scale_crop import ScaleCrop
+        from seg.augment.scale_crop import ScaleCrop
 
         steps = [ScaleCrop(crop=self.crop, scale=(low, high), scale_step=scale_step, fill=fill, area=area)]
         self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 
 from streets.buildings import facade_across
-from streets.camera import NEAR_M, Colour, scaled, vary
+from streets.camera import NEAR_M, Color, scaled, vary
 from streets.canvas import SUPERSAMPLE, Canvas
 from streets.greenery import tree
 from streets.plan import FAR_M, Side, Street
 from streets.shapes import Card
 
-MARKING: Colour = (232, 232, 224)
+MARKING: Color = (232, 232, 224)
 _HORIZON_M = 400.0
 
 
@@ -31,9 +31,9 @@ def sky(canvas: Canvas, rng: Random) -> None:
     )
     clouds = np.zeros(canvas.size, np.float32)
     for _ in range(rng.randint(2, 5)):
-        centre = (rng.uniform(0, 1) * width, rng.uniform(0.0, 0.85) * canvas.camera.horizon)
+        center = (rng.uniform(0, 1) * width, rng.uniform(0.0, 0.85) * canvas.camera.horizon)
         for _ in range(rng.randint(4, 7)):
-            at = (int(centre[0] + rng.gauss(0, 0.11) * width), int(centre[1] + rng.gauss(0, 0.025) * height))
+            at = (int(center[0] + rng.gauss(0, 0.11) * width), int(center[1] + rng.gauss(0, 0.025) * height))
             radii = (int(rng.uniform(0.05, 0.13) * width), max(1, int(rng.uniform(0.015, 0.045) * height)))
             cv2.ellipse(clouds, at, radii, 0, 0, 360, rng.uniform(0.5, 1.0), -1)
     clouds = cv2.GaussianBlur(clouds, (0, 0), 0.022 * height)[..., None] * light.cloudiness
@@ -64,9 +64,9 @@ def ground(canvas: Canvas, rng: Random, street: Street) -> None:
 
 
 def _strip(
-    canvas: Canvas, x0: float, x1: float, colour: Colour, z0: float = NEAR_M, z1: float = _HORIZON_M
+    canvas: Canvas, x0: float, x1: float, color: Color, z0: float = NEAR_M, z1: float = _HORIZON_M
 ) -> None:
-    canvas.fill(((x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)), colour)
+    canvas.fill(((x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)), color)
 
 
 def _flat(x0: np.ndarray, z0: np.ndarray, x1: np.ndarray, z1: np.ndarray) -> np.ndarray:
@@ -76,37 +76,37 @@ def _flat(x0: np.ndarray, z0: np.ndarray, x1: np.ndarray, z1: np.ndarray) -> np.
     return np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
 
 
-def _pavement(canvas: Canvas, rng: Random, side: Side, colour: Colour) -> None:
+def _pavement(canvas: Canvas, rng: Random, side: Side, color: Color) -> None:
     s, inner, outer = side.sign, side.kerb + side.verge, side.front
     with canvas.object("sidewalk"):
-        _strip(canvas, s * side.kerb, s * (outer + 0.3), colour)
+        _strip(canvas, s * side.kerb, s * (outer + 0.3), color)
     z = np.concatenate([np.arange(2.0, 14, 1.0), np.arange(14, 40, 2.0)])
-    canvas.paint(_flat(z * 0 + s * inner, z, z * 0 + s * outer, z + 0.05 + z * 0.004), scaled(colour, 0.86))
+    canvas.paint(_flat(z * 0 + s * inner, z, z * 0 + s * outer, z + 0.05 + z * 0.004), scaled(color, 0.86))
     x = np.arange(inner + 0.9, outer, 0.9) * s
     if len(x):
-        canvas.paint(_flat(x, x * 0 + NEAR_M, x + 0.05, x * 0 + 50), scaled(colour, 0.86))
+        canvas.paint(_flat(x, x * 0 + NEAR_M, x + 0.05, x * 0 + 50), scaled(color, 0.86))
     if side.verge:
         with canvas.object("terrain"):
             _strip(canvas, s * (side.kerb + 0.25), s * inner, vary(rng, (126, 146, 66), 10))
-    canvas.paint(_one(s * side.kerb, s * (side.kerb + 0.22)), scaled(colour, 1.16))
-    canvas.paint(_one(s * (side.kerb - 0.12), s * side.kerb), scaled(colour, 0.5))
+    canvas.paint(_one(s * side.kerb, s * (side.kerb + 0.22)), scaled(color, 1.16))
+    canvas.paint(_one(s * (side.kerb - 0.12), s * side.kerb), scaled(color, 0.5))
 
 
 def _one(x0: float, x1: float) -> tuple[tuple[float, float, float], ...]:
     return ((x0, 0, NEAR_M), (x1, 0, NEAR_M), (x1, 0, 120), (x0, 0, 120))
 
 
-def _bay(canvas: Canvas, side: Side, colour: Colour) -> None:
+def _bay(canvas: Canvas, side: Side, color: Color) -> None:
     """A parking bay of its own class, with a white edge."""
     edge = side.lane_edge
     with canvas.object("parking"):
-        _strip(canvas, side.sign * (edge + 0.1), side.sign * side.kerb, colour)
+        _strip(canvas, side.sign * (edge + 0.1), side.sign * side.kerb, color)
     z = np.arange(3.0, 40.0, 6.0)
     x0, x1 = (np.full_like(z, side.sign * x) for x in (edge, side.kerb))
     canvas.paint(_flat(x0, z, x1, z + 0.16), MARKING)
 
 
-def _patches(canvas: Canvas, rng: Random, left: float, right: float, asphalt: Colour) -> None:
+def _patches(canvas: Canvas, rng: Random, left: float, right: float, asphalt: Color) -> None:
     """Repairs and manholes."""
     for _ in range(rng.randint(0, 4)):
         x, z = rng.uniform(left, right - 1), rng.uniform(4, 25)

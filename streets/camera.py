@@ -1,6 +1,6 @@
-"""The camera, the light, and how both turn a point and a colour in the world into a pixel.
+"""The camera, the light, and how both turn a point and a color in the world into a pixel.
 
-The world is in metres: x to the right, y up, z forward; the road lies at y = 0, the camera above the origin.
+The world is in meters: x to the right, y up, z forward; the road lies at y = 0, the camera above the origin.
 """
 
 import math
@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 # Nothing nearer than this is drawn in true perspective: strips of ground start here.
 NEAR_M = 1.2
@@ -18,51 +18,51 @@ NEAR_M = 1.2
 
 @dataclass(frozen=True)
 class Camera:
-    """A level pinhole camera; `focal`, `horizon` (row) and `centre` (column) are in pixels."""
+    """A level pinhole camera; `focal`, `horizon` (row) and `center` (column) are in pixels."""
 
     focal: float
     horizon: float
-    centre: float
+    center: float
     height_m: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """[..., 3] world points in metres -> [..., 2] (column, row), pixel i spanning [i, i + 1]."""
+        """[..., 3] world points in meters -> [..., 2] (column, row), pixel i spanning [i, i + 1]."""
         eye, focal, middle = self._frame
         return (points[..., :2] - eye) * (focal / np.maximum(points[..., 2:], NEAR_M)) + middle
 
     @cached_property
     def _frame(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where the eye is in the world, the focal lengths (rows run downwards) and the principal point."""
-        middle = np.array((self.centre, self.horizon))
+        middle = np.array((self.center, self.horizon))
         return np.array((0.0, self.height_m)), np.array((self.focal, -self.focal)), middle
 
 
 @dataclass(frozen=True)
 class Light:
-    """One sky: where the sun stands, what it and the haze do to colours."""
+    """One sky: where the sun stands, what it and the haze do to colors."""
 
     name: str
     sun: tuple[float, float, float]
     ambient: float
     direct: float
     shadow: float
-    zenith: Colour
-    skyline: Colour
-    cloud: Colour
+    zenith: Color
+    skyline: Color
+    cloud: Color
     cloudiness: float
     visibility_m: float
-    cast: Colour
+    cast: Color
 
     def shade(self, normal: tuple[float, float, float]) -> float:
         """How bright a matt face with this outward normal is; about 1 in full light."""
         cosine = sum(n * s for n, s in zip(normal, self.sun, strict=True))
         return self.ambient + self.direct * max(0.0, cosine)
 
-    def seen(self, colour: Colour, *, depth_m: float, shade: float = 1.0) -> Colour:
-        """The colour after shading and `depth_m` of haze."""
+    def seen(self, color: Color, *, depth_m: float, shade: float = 1.0) -> Color:
+        """The color after shading and `depth_m` of haze."""
         clear = math.exp(-depth_m / self.visibility_m)
         shade *= clear
-        (r, g, b), (hr, hg, hb), hazy = colour, self.skyline, 1.0 - clear
+        (r, g, b), (hr, hg, hb), hazy = color, self.skyline, 1.0 - clear
         return (shade * r + hazy * hr, shade * g + hazy * hg, shade * b + hazy * hb)
 
 
@@ -72,7 +72,7 @@ def draw_camera(rng: Random, *, size: tuple[int, int]) -> Camera:
     return Camera(
         focal=rng.uniform(1.2, 1.6) * height,
         horizon=rng.uniform(0.36, 0.47) * height,
-        centre=rng.uniform(0.42, 0.60) * width,
+        center=rng.uniform(0.42, 0.60) * width,
         height_m=rng.uniform(1.3, 1.9),
     )
 
@@ -92,11 +92,11 @@ def draw_light(rng: Random) -> Light:
             cast=(1.03 + 0.03 * warm, 1.0, 0.98),
         )  # fmt: skip
     if kind == "overcast":
-        grey = rng.uniform(-18, 14)
+        gray = rng.uniform(-18, 14)
         return Light(
             name=kind, sun=sun, ambient=0.82, direct=0.14, shadow=0.34,
-            zenith=(172 + grey, 181 + grey, 192 + grey), skyline=(214 + grey, 219 + grey, 223 + grey),
-            cloud=(232 + grey, 234 + grey, 238 + grey), cloudiness=0.7,
+            zenith=(172 + gray, 181 + gray, 192 + gray), skyline=(214 + gray, 219 + gray, 223 + gray),
+            cloud=(232 + gray, 234 + gray, 238 + gray), cloudiness=0.7,
             visibility_m=rng.uniform(90, 220), cast=(0.96, 0.98 + 0.02 * warm, 1.02),
         )  # fmt: skip
     return Light(
@@ -107,12 +107,12 @@ def draw_light(rng: Random) -> Light:
     )  # fmt: skip
 
 
-def vary(rng: Random, colour: Colour, amount: float = 12.0) -> Colour:
-    """The colour, a little lighter or darker and a little off in hue."""
+def vary(rng: Random, color: Color, amount: float = 12.0) -> Color:
+    """The color, a little lighter or darker and a little off in hue."""
     value = rng.uniform(-amount, amount)
-    r, g, b = (min(255.0, max(0.0, c + value + rng.uniform(-amount, amount) / 2)) for c in colour)
+    r, g, b = (min(255.0, max(0.0, c + value + rng.uniform(-amount, amount) / 2)) for c in color)
     return (r, g, b)
 
 
-def scaled(colour: Colour, factor: float) -> Colour:
-    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+def scaled(color: Color, factor: float) -> Color:
+    return (color[0] * factor, color[1] * factor, color[2] * factor)

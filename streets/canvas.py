@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
-from streets.camera import Camera, Colour, Light
+from streets.camera import Camera, Color, Light
 
 SUPERSAMPLE = 2
 # cv2 takes fixed-point coordinates: 1/16 pixel.
@@ -59,40 +59,40 @@ class Canvas:
         yield
         self._claim(label)
 
-    def fill(self, points: Points, colour: Colour, *, shade: float = 1.0) -> None:
+    def fill(self, points: Points, color: Color, *, shade: float = 1.0) -> None:
         """Paint a world polygon [n, 3] (or several convex ones, [m, n, 3]) as a part of the open object."""
-        self._parts.append(self.paint(points, colour, shade=shade))
+        self._parts.append(self.paint(points, color, shade=shade))
 
-    def paint(self, points: Points, colour: Colour, *, shade: float = 1.0) -> np.ndarray:
+    def paint(self, points: Points, color: Color, *, shade: float = 1.0) -> np.ndarray:
         """Paint world polygons on the picture only; returns them in pixels."""
         world = np.asarray(points, dtype=np.float64)
         xy = self.camera.project(world)
         depth = float(world.reshape(-1, 3)[0, 2])
-        self.paint_pixels(xy, self.light.seen(colour, depth_m=depth, shade=shade))
+        self.paint_pixels(xy, self.light.seen(color, depth_m=depth, shade=shade))
         return xy
 
     def fill_outline(self, points: Points) -> None:
         """A part of the open object that one sees through: it owns the pixels, its paint comes otherwise."""
         self._parts.append(self.camera.project(np.asarray(points, dtype=np.float64)))
 
-    def fill_pixels(self, xy: np.ndarray, colour: Colour) -> None:
-        """`fill` for a polygon given in pixels and a colour that is final."""
-        self.paint_pixels(xy, colour)
+    def fill_pixels(self, xy: np.ndarray, color: Color) -> None:
+        """`fill` for a polygon given in pixels and a color that is final."""
+        self.paint_pixels(xy, color)
         self._parts.append(xy)
 
-    def paint_pixels(self, xy: np.ndarray, colour: Colour) -> None:
-        """Paint one polygon [n, 2], or several convex ones [m, n, 2], in a colour that is final."""
-        fixed, rgb = _fixed(xy, SUPERSAMPLE), _rgb(colour)
+    def paint_pixels(self, xy: np.ndarray, color: Color) -> None:
+        """Paint one polygon [n, 2], or several convex ones [m, n, 2], in a color that is final."""
+        fixed, rgb = _fixed(xy, SUPERSAMPLE), _rgb(color)
         if xy.ndim == 2:
             cv2.fillPoly(self.pixels, [fixed], rgb, cv2.LINE_8, _SHIFT)
         else:
             for polygon in fixed:
                 cv2.fillConvexPoly(self.pixels, polygon, rgb, cv2.LINE_8, _SHIFT)
 
-    def ring(self, outer: np.ndarray, inner: np.ndarray, colour: Colour) -> None:
+    def ring(self, outer: np.ndarray, inner: np.ndarray, color: Color) -> None:
         """Paint what lies between two world polygons."""
         pair = [_fixed(self.camera.project(points), SUPERSAMPLE) for points in (outer, inner)]
-        seen = self.light.seen(colour, depth_m=float(outer[0, 2]))
+        seen = self.light.seen(color, depth_m=float(outer[0, 2]))
         cv2.fillPoly(self.pixels, pair, _rgb(seen), cv2.LINE_8, _SHIFT)
 
     def darken(self, polygons: Sequence[np.ndarray], *, soft: float) -> None:
@@ -158,10 +158,10 @@ class Canvas:
 
 
 def _fixed(xy: np.ndarray, scale: int = 1) -> np.ndarray:
-    """cv2's fixed-point coordinates; pixel i spans [i, i + 1] for us and is centred on i for cv2."""
+    """cv2's fixed-point coordinates; pixel i spans [i, i + 1] for us and is centerd on i for cv2."""
     return (xy * (scale * _ONE) - _ONE / 2).astype(np.int32)
 
 
-def _rgb(colour: Colour) -> Colour:
-    r, g, b = colour
+def _rgb(color: Color) -> Color:
+    r, g, b = color
     return (min(255.0, max(0.0, r)), min(255.0, max(0.0, g)), min(255.0, max(0.0, b)))

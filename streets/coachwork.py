@@ -6,32 +6,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streets.camera import Colour
+from streets.camera import Color
 from streets.canvas import Canvas
 from streets.shapes import Flat, Pose, box, disc
 
-GLASS: Colour = (52, 66, 82)
-RUBBER: Colour = (26, 26, 28)
-RIM: Colour = (150, 152, 156)
-BLACK: Colour = (34, 35, 38)
-PLATE: Colour = (236, 236, 226)
-TAIL: Colour = (214, 26, 28)
-HEAD: Colour = (255, 250, 226)
+GLASS: Color = (52, 66, 82)
+RUBBER: Color = (26, 26, 28)
+RIM: Color = (150, 152, 156)
+BLACK: Color = (34, 35, 38)
+PLATE: Color = (236, 236, 226)
+TAIL: Color = (214, 26, 28)
+HEAD: Color = (255, 250, 226)
 
 # Beyond this the windows of a side are less than a pixel.
 _DETAILS_M = 40.0
 
-Details = Sequence[tuple[Flat, Colour]]
+Details = Sequence[tuple[Flat, Color]]
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """One vehicle in its place; lengths in metres, `kind` tells variants of a label apart."""
+    """One vehicle in its place; lengths in meters, `kind` tells variants of a label apart."""
 
     label: str
     pose: Pose
     kind: int
-    colour: Colour
+    color: Color
     length: float
     width: float
     coachwork: "Callable[[Canvas, Vehicle], None]"
@@ -53,8 +53,8 @@ class Vehicle:
             across = sign * (self.width / 2 - inset)
             if self.pose.sees(0.0, across, (0.0, sign)):
                 shade = canvas.light.shade(self.pose.turn(0, sign, 0))
-                for flat, colour in details:
-                    canvas.paint(self.pose.side(across, flat), colour, shade=shade)
+                for flat, color in details:
+                    canvas.paint(self.pose.side(across, flat), color, shade=shade)
 
     def wheels(self, canvas: Canvas, alongs: tuple[float, ...], radius: float) -> None:
         for sign in (-1.0, 1.0):
@@ -77,13 +77,11 @@ class Vehicle:
             normal = math.copysign(1.0, along)
             if self.pose.sees(along, 0.0, (normal, 0.0)):
                 shade = canvas.light.shade(self.pose.turn(normal, 0, 0))
-                for flat, colour in details:
-                    lamp = colour in (HEAD, TAIL)
-                    canvas.paint(
-                        self.pose.end(along, flat), colour, shade=max(shade, 0.95) if lamp else shade
-                    )
+                for flat, color in details:
+                    lamp = color in (HEAD, TAIL)
+                    canvas.paint(self.pose.end(along, flat), color, shade=max(shade, 0.95) if lamp else shade)
 
 
-def pair(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> list[tuple[Flat, Colour]]:
+def pair(u0: float, v0: float, u1: float, v1: float, color: Color) -> list[tuple[Flat, Color]]:
     """The same rectangle on either side of the middle, such as lamps."""
-    return [(box(u0, v0, u1, v1), colour), (box(-u1, v0, -u0, v1), colour)]
+    return [(box(u0, v0, u1, v1), color), (box(-u1, v0, -u0, v1), color)]

@@ -4,16 +4,16 @@ from random import Random
 
 import numpy as np
 
-from streets.camera import Colour, vary
+from streets.camera import Color, vary
 from streets.canvas import Canvas
 from streets.shapes import Card, Flat, box, disc, limb
 
-STEEL: tuple[Colour, ...] = ((118, 122, 124), (96, 100, 104), (140, 142, 140), (74, 84, 80))
-RED: Colour = (206, 28, 34)
-BLUE: Colour = (28, 84, 178)
-WHITE: Colour = (240, 240, 236)
-YELLOW: Colour = (244, 196, 36)
-BLACK: Colour = (30, 31, 33)
+STEEL: tuple[Color, ...] = ((118, 122, 124), (96, 100, 104), (140, 142, 140), (74, 84, 80))
+RED: Color = (206, 28, 34)
+BLUE: Color = (28, 84, 178)
+WHITE: Color = (240, 240, 236)
+YELLOW: Color = (244, 196, 36)
+BLACK: Color = (30, 31, 33)
 
 
 def lamp(canvas: Canvas, rng: Random, card: Card, *, towards: float) -> None:
@@ -25,15 +25,15 @@ def lamp(canvas: Canvas, rng: Random, card: Card, *, towards: float) -> None:
         canvas.fill(card.place(box(reach - 0.3, tall + 0.18, reach + 0.3, tall + 0.36)), (206, 206, 196))
 
 
-def post(canvas: Canvas, card: Card, *, tall: float, wide: float = 0.18, colour: Colour = STEEL[0]) -> None:
+def post(canvas: Canvas, card: Card, *, tall: float, wide: float = 0.18, color: Color = STEEL[0]) -> None:
     with canvas.object("pole"):
-        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), colour)
+        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), color)
 
 
 def traffic_sign(canvas: Canvas, rng: Random, card: Card) -> None:
     """A post with one or two signs of the usual shapes."""
     tall, size = rng.uniform(2.5, 3.1), rng.uniform(0.46, 0.58)
-    post(canvas, card, tall=tall, colour=rng.choice(STEEL))
+    post(canvas, card, tall=tall, color=rng.choice(STEEL))
     for i in range(2 if rng.random() < 0.25 else 1):
         _plate(canvas, rng, card, tall - size - i * size * 2.1, size)
 
@@ -44,7 +44,7 @@ def _plate(canvas: Canvas, rng: Random, card: Card, v: float, r: float) -> None:
     down: Flat = ((-r, v + r * 0.75), (r, v + r * 0.75), (0.0, v - r))
     diamond: Flat = ((-r, v), (0, v - r), (r, v), (0, v + r))
     square = box(-r * 0.85, v - r * 0.85, r * 0.85, v + r * 0.85)
-    layers: dict[str, list[tuple[Flat | np.ndarray, Colour]]] = {
+    layers: dict[str, list[tuple[Flat | np.ndarray, Color]]] = {
         "limit": [
             (disc(0, v, r), RED),
             (disc(0, v, r * 0.7), WHITE),
@@ -63,14 +63,14 @@ def _plate(canvas: Canvas, rng: Random, card: Card, v: float, r: float) -> None:
         "closed": [(disc(0, v, r), RED), (disc(0, v, r * 0.68), WHITE)],
     }
     with canvas.object("traffic sign"):
-        (first, colour), *rest = layers[kind]
-        canvas.fill(card.place(first), colour)
-        for flat, colour in rest:
-            canvas.paint(card.place(flat), colour)
+        (first, color), *rest = layers[kind]
+        canvas.fill(card.place(first), color)
+        for flat, color in rest:
+            canvas.paint(card.place(flat), color)
 
 
-def _shrunk(flat: Flat, centre: float, share: float) -> Flat:
-    return [(u * share, centre + (v - centre) * share) for u, v in flat]
+def _shrunk(flat: Flat, center: float, share: float) -> Flat:
+    return [(u * share, center + (v - center) * share) for u, v in flat]
 
 
 def guide_sign(canvas: Canvas, rng: Random, card: Card) -> None:
@@ -91,8 +91,8 @@ def guide_sign(canvas: Canvas, rng: Random, card: Card) -> None:
 
 
 def traffic_light(canvas: Canvas, rng: Random, card: Card, *, arm: float = 0.0) -> None:
-    """A post with a three-lamp head, and a second head over the road at `arm` metres."""
-    post(canvas, card, tall=5.0 if arm else 2.4, wide=0.22, colour=STEEL[1])
+    """A post with a three-lamp head, and a second head over the road at `arm` meters."""
+    post(canvas, card, tall=5.0 if arm else 2.4, wide=0.22, color=STEEL[1])
     lit = rng.choice((0, 0, 1, 2, 2))
     if arm:
         with canvas.object("pole"):
@@ -102,21 +102,21 @@ def traffic_light(canvas: Canvas, rng: Random, card: Card, *, arm: float = 0.0) 
 
 
 def _head(canvas: Canvas, card: Card, u: float, v: float, lit: int) -> None:
-    colours: tuple[Colour, ...] = ((70, 255, 150), (255, 196, 40), (255, 50, 40))
+    colors: tuple[Color, ...] = ((70, 255, 150), (255, 196, 40), (255, 50, 40))
     with canvas.object("traffic light"):
         canvas.fill(
             card.place(box(u - 0.28, v, u + 0.28, v + 1.3)), (214, 178, 50) if lit == 1 else (36, 42, 40)
         )
         canvas.paint(card.place(box(u - 0.22, v + 0.06, u + 0.22, v + 1.24)), (22, 25, 25))
-        for i, colour in enumerate(colours):
-            dim: Colour = (colour[0] * 0.25, colour[1] * 0.25, colour[2] * 0.25)
-            canvas.paint(card.place(disc(u, v + 0.25 + 0.4 * i, 0.17)), colour if i == lit else dim)
+        for i, color in enumerate(colors):
+            dim: Color = (color[0] * 0.25, color[1] * 0.25, color[2] * 0.25)
+            canvas.paint(card.place(disc(u, v + 0.25 + 0.4 * i, 0.17)), color if i == lit else dim)
 
 
 def bin_or_box(canvas: Canvas, rng: Random, card: Card) -> None:
     """Something static and of no class: a litter bin, a cabinet, a bollard."""
-    colour = vary(rng, rng.choice(((66, 96, 74), (128, 130, 132), (214, 128, 40), (70, 74, 84))))
+    color = vary(rng, rng.choice(((66, 96, 74), (128, 130, 132), (214, 128, 40), (70, 74, 84))))
     wide, tall = rng.choice(((0.5, 0.95), (0.9, 1.2), (0.24, 0.85)))
     with canvas.object("static"):
-        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), colour)
+        canvas.fill(card.place(box(-wide / 2, 0, wide / 2, tall)), color)
         canvas.paint(card.place(box(-wide / 2, tall * 0.82, wide / 2, tall)), (44, 46, 48))

@@ -5,22 +5,22 @@ from random import Random
 
 import numpy as np
 
-from streets.camera import Colour, scaled, vary
+from streets.camera import Color, scaled, vary
 from streets.canvas import Canvas
 from streets.shapes import Card, disc, discs, limb
 
-LEAVES: tuple[Colour, ...] = ((58, 98, 38), (74, 112, 44), (48, 88, 46), (90, 118, 40), (66, 104, 58))
-AUTUMN: tuple[Colour, ...] = ((158, 112, 36), (142, 84, 34), (128, 122, 44))
-BARK: Colour = (84, 66, 50)
+LEAVES: tuple[Color, ...] = ((58, 98, 38), (74, 112, 44), (48, 88, 46), (90, 118, 40), (66, 104, 58))
+AUTUMN: tuple[Color, ...] = ((158, 112, 36), (142, 84, 34), (128, 122, 44))
+BARK: Color = (84, 66, 50)
 
 
-def leaf_colour(rng: Random) -> Colour:
+def leaf_color(rng: Random) -> Color:
     return vary(rng, rng.choice(AUTUMN if rng.random() < 0.08 else LEAVES), 8)
 
 
 def tree(canvas: Canvas, rng: Random, card: Card, *, tall: float) -> None:
-    """A broad-leaved tree (now and then a conifer), `tall` metres high."""
-    leaf = leaf_colour(rng)
+    """A broad-leaved tree (now and then a conifer), `tall` meters high."""
+    leaf = leaf_color(rng)
     bole = tall * rng.uniform(0.28, 0.4)
     with canvas.object("vegetation"):
         canvas.fill(
@@ -36,7 +36,7 @@ def tree(canvas: Canvas, rng: Random, card: Card, *, tall: float) -> None:
 
 
 def bush(canvas: Canvas, rng: Random, card: Card, *, wide: float, tall: float) -> None:
-    leaf = leaf_colour(rng)
+    leaf = leaf_color(rng)
     with canvas.object("vegetation"):
         canvas.fill(
             card.place(
@@ -51,19 +51,19 @@ def _clump(
     canvas: Canvas,
     rng: Random,
     card: Card,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     radii: tuple[float, float],
-    leaf: Colour,
+    leaf: Color,
     count: int = 8,
 ) -> None:
     """Dark leaves behind, bright ones towards the sun."""
     sun = math.copysign(1.0, canvas.light.sun[0])
     radius = 0.58 * min(radii)
-    blobs = [(centre[0], centre[1], max(radius, 0.8 * min(radii)))]
+    blobs = [(center[0], center[1], max(radius, 0.8 * min(radii)))]
     for i in range(count):
         angle = 2 * math.pi * (i + rng.random() * 0.8) / count
         reach = rng.uniform(0.55, 0.75)
-        u, v = centre[0] + reach * radii[0] * math.cos(angle), centre[1] + reach * radii[1] * math.sin(angle)
+        u, v = center[0] + reach * radii[0] * math.cos(angle), center[1] + reach * radii[1] * math.sin(angle)
         blobs.append((u, v, radius * rng.uniform(0.7, 1.0)))
     u, v, r = np.array(blobs).T
     canvas.fill(card.place(discs(u, v, r)), leaf, shade=0.68)
@@ -73,7 +73,7 @@ def _clump(
             canvas.paint(some, leaf, shade=brightness * rng.uniform(0.86, 1.1))
 
 
-def _conifer(canvas: Canvas, card: Card, tall: float, leaf: Colour) -> None:
+def _conifer(canvas: Canvas, card: Card, tall: float, leaf: Color) -> None:
     for i in range(4):
         foot, wide = tall * (0.15 + 0.19 * i), tall * (0.24 - 0.045 * i)
         canvas.fill(
@@ -88,7 +88,7 @@ def _conifer(canvas: Canvas, card: Card, tall: float, leaf: Colour) -> None:
 
 def hedge(canvas: Canvas, rng: Random, quad_x: float, z0: float, z1: float, *, tall: float) -> None:
     """A clipped hedge along the street."""
-    leaf = leaf_colour(rng)
+    leaf = leaf_color(rng)
     with canvas.object("vegetation"):
         wall = ((quad_x, 0, z0), (quad_x, 0, z1), (quad_x, tall, z1), (quad_x, tall, z0))
         canvas.fill(wall, leaf, shade=0.85)

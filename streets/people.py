@@ -6,29 +6,29 @@ from random import Random
 
 import numpy as np
 
-from streets.camera import Colour, scaled, vary
+from streets.camera import Color, scaled, vary
 from streets.canvas import Canvas
 from streets.shapes import Card, Flat, box, disc, limb
 
-SKIN: tuple[Colour, ...] = ((236, 190, 160), (214, 160, 124), (160, 108, 76), (104, 70, 52))
-HAIR: tuple[Colour, ...] = ((44, 32, 26), (92, 60, 36), (186, 144, 84), (150, 148, 146), (24, 22, 24))
-TOPS: tuple[Colour, ...] = (
+SKIN: tuple[Color, ...] = ((236, 190, 160), (214, 160, 124), (160, 108, 76), (104, 70, 52))
+HAIR: tuple[Color, ...] = ((44, 32, 26), (92, 60, 36), (186, 144, 84), (150, 148, 146), (24, 22, 24))
+TOPS: tuple[Color, ...] = (
     (196, 52, 60), (226, 152, 40), (62, 110, 176), (232, 226, 214), (52, 60, 92), (120, 74, 130),
     (40, 120, 116), (206, 110, 140), (96, 74, 58), (60, 64, 66), (222, 196, 74),
 )  # fmt: skip
-BOTTOMS: tuple[Colour, ...] = ((40, 48, 74), (34, 34, 38), (86, 96, 122), (126, 108, 84), (70, 60, 56))
-HELMETS: tuple[Colour, ...] = ((236, 236, 232), (216, 40, 44), (240, 200, 40), (36, 38, 44))
-FRAMES: tuple[Colour, ...] = ((206, 36, 44), (30, 120, 190), (40, 150, 90), (240, 150, 30), (236, 236, 232))
-CASES: tuple[Colour, ...] = ((120, 70, 40), (180, 40, 60), (40, 60, 60))
-TYRE: Colour = (30, 30, 32)
+BOTTOMS: tuple[Color, ...] = ((40, 48, 74), (34, 34, 38), (86, 96, 122), (126, 108, 84), (70, 60, 56))
+HELMETS: tuple[Color, ...] = ((236, 236, 232), (216, 40, 44), (240, 200, 40), (36, 38, 44))
+FRAMES: tuple[Color, ...] = ((206, 36, 44), (30, 120, 190), (40, 150, 90), (240, 150, 30), (236, 236, 232))
+CASES: tuple[Color, ...] = ((120, 70, 40), (180, 40, 60), (40, 60, 60))
+TYRE: Color = (30, 30, 32)
 
 Joint = tuple[float, float]
-# From a figure's own (across, up) outline in metres to world points.
+# From a figure's own (across, up) outline in meters to world points.
 Placing = Callable[[Flat | np.ndarray], np.ndarray]
 
 
 def person(canvas: Canvas, rng: Random, card: Card, *, tall: float | None = None) -> None:
-    """A pedestrian, walking or standing; `tall` in metres."""
+    """A pedestrian, walking or standing; `tall` in meters."""
     tall = tall or rng.uniform(1.6, 1.92)
     stride = rng.choice((0.0, rng.uniform(-0.32, 0.32), rng.uniform(0.15, 0.34)))
     top, bottom = vary(rng, rng.choice(TOPS)), vary(rng, rng.choice(BOTTOMS), 8)
@@ -68,9 +68,9 @@ def person(canvas: Canvas, rng: Random, card: Card, *, tall: float | None = None
         _head(canvas, at, (0.0, 1.61), skin, hair)
 
 
-def _leg(canvas: Canvas, at: Placing, stride: float, colour: Colour) -> None:
+def _leg(canvas: Canvas, at: Placing, stride: float, color: Color) -> None:
     foot = 0.1 * (1 if stride >= 0 else -1) + stride
-    canvas.fill(at(limb((0.05 if stride >= 0 else -0.05, 0.92), (foot, 0.06), 0.2, 0.13)), colour)
+    canvas.fill(at(limb((0.05 if stride >= 0 else -0.05, 0.92), (foot, 0.06), 0.2, 0.13)), color)
     canvas.fill(at(box(foot - 0.1, 0.0, foot + 0.13, 0.09)), TYRE)
 
 
@@ -78,17 +78,17 @@ def _arm(wide: float, swing: float, sign: int) -> Flat:
     return limb((sign * wide * 0.46, 1.4), (sign * wide * 0.58 + swing * 0.7, 0.82), 0.14, 0.1)
 
 
-def _head(canvas: Canvas, at: Placing, centre: Joint, skin: Colour, cover: Colour) -> None:
+def _head(canvas: Canvas, at: Placing, center: Joint, skin: Color, cover: Color) -> None:
     """A face under hair or a helmet."""
-    u, v = centre
+    u, v = center
     canvas.fill(at(disc(u, v + 0.02, 0.125, 1.15)), cover)
     canvas.paint(at(disc(u, v - 0.035, 0.1, 1.1)), skin)
     canvas.fill(at(box(u - 0.05, v - 0.16, u + 0.05, v - 0.08)), skin)
 
 
-def bicycle(canvas: Canvas, rng: Random, card: Card, *, colour: Colour | None = None) -> None:
+def bicycle(canvas: Canvas, rng: Random, card: Card, *, color: Color | None = None) -> None:
     """A bicycle seen from the side, its front wheel at positive u."""
-    frame = colour or rng.choice(FRAMES)
+    frame = color or rng.choice(FRAMES)
     seat, crank, bars, rear, front = (-0.22, 0.92), (-0.06, 0.32), (0.38, 1.02), (-0.54, 0.35), (0.54, 0.35)
     with canvas.object("bicycle"):
         for hub in (rear, front):

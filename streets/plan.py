@@ -9,7 +9,7 @@ FAR_M = 78.0
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the street; distances in metres from our lane's middle, outwards."""
+    """One side of the street; distances in meters from our lane's middle, outwards."""
 
     sign: float
     kerb: float

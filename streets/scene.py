@@ -62,12 +62,12 @@ def _bonnet(canvas: Canvas, rng: Random) -> None:
     rise = rng.uniform(0.06, 0.11) * height
     u = np.linspace(-1, 1, 13)
     top = height - rise * (1 - 0.75 * u**4)
-    middle = canvas.camera.centre
+    middle = canvas.camera.center
     edge = np.stack([middle + u * width * 0.42, top], axis=-1)
     foot = np.array([(middle + width * 0.42, height + 1), (middle - width * 0.42, height + 1)])
-    colour = vary(rng, rng.choice(((46, 50, 58), (120, 124, 130), (70, 30, 36), (34, 54, 90))))
+    color = vary(rng, rng.choice(((46, 50, 58), (120, 124, 130), (70, 30, 36), (34, 54, 90))))
     with canvas.object("ego vehicle"):
-        canvas.fill_pixels(np.concatenate([edge, foot]), colour)
+        canvas.fill_pixels(np.concatenate([edge, foot]), color)
     down = np.array((0.0, rise))
     gloss = np.concatenate([edge[2:-2] + 0.1 * down, edge[-3:1:-1] + 0.34 * down])
-    canvas.paint_pixels(gloss, (colour[0] + 40, colour[1] + 42, colour[2] + 46))
+    canvas.paint_pixels(gloss, (color[0] + 40, color[1] + 42, color[2] + 46))

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from streets.camera import Colour
+from streets.camera import Color
 from streets.canvas import Canvas
 
 Flat = Sequence[tuple[float, float]]
@@ -64,7 +64,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Pose:
-    """A vehicle's place: centre (x, z); `yaw` 0 drives to the right, pi/2 away from the camera."""
+    """A vehicle's place: center (x, z); `yaw` 0 drives to the right, pi/2 away from the camera."""
 
     x: float
     z: float
@@ -107,13 +107,13 @@ def extrude(
     pose: Pose,
     profile: Flat,
     half_width: float,
-    colour: Colour,
+    color: Color,
     *,
-    edges: dict[int, Colour] | None = None,
+    edges: dict[int, Color] | None = None,
 ) -> None:
     """Fill the visible faces of a convex (along, up) profile, counter-clockwise, `half_width` to either side.
 
-    `edges` recolours single faces: face i runs from profile point i to i + 1 (a windscreen, say).
+    `edges` recolors single faces: face i runs from profile point i to i + 1 (a windscreen, say).
     """
     for i, (a, b) in enumerate(zip(profile, (*profile[1:], profile[0]), strict=True)):
         normal = pose.turn(b[1] - a[1], 0.0, a[0] - b[0])
@@ -123,8 +123,8 @@ def extrude(
         if sum(n * e for n, e in zip(normal, eye, strict=True)) < 0:
             size = math.sqrt(sum(n * n for n in normal)) or 1.0
             unit = (normal[0] / size, normal[1] / size, normal[2] / size)
-            canvas.fill(quad, (edges or {}).get(i, colour), shade=canvas.light.shade(unit))
+            canvas.fill(quad, (edges or {}).get(i, color), shade=canvas.light.shade(unit))
     for across in (-half_width, half_width):
         sign = math.copysign(1.0, across)
         if pose.sees(0.0, across, (0.0, sign)):
-            canvas.fill(pose.side(across, profile), colour, shade=canvas.light.shade(pose.turn(0, sign, 0)))
+            canvas.fill(pose.side(across, profile), color, shade=canvas.light.shade(pose.turn(0, sign, 0)))

@@ -38,25 +38,26 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from backbones.count import count
 from backbones.spec import NetSpec
-from deploy import compare, report, suite
-from deploy.choice import EAGER, Exported, chosen, files_by_name
-from deploy.compare import Contestant
-from deploy.latency import Rounds
-from deploy.latency_table import NetworkLatency, build_table
-from deploy.layer_timing import measurer
-from deploy.layers import head_name, read_spec
-from deploy.results import result
-from deploy.suite import NUM_CLASSES, Row
-from engine import run_folder, runtime
-from engine.build import nearest
-from engine.classes import ClassMap
-from engine.config import build, build_task, compose_config, launch, load_trained, open_trained, plain
+from deploy.benchmark import measurement, paper_rows, report
+from deploy.benchmark.measurement import Contestant
+from deploy.benchmark.paper_rows import NUM_CLASSES, BenchmarkRow
+from deploy.benchmark.records import result
+from deploy.benchmark.selection import EAGER, Exported, chosen, files_by_name
+from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.layers import head_name, read_spec
+from deploy.latency_table.table import NetworkLatency, build_table
+from deploy.timing.latency import Rounds
+from engine import runtime
+from engine.config.compose import build, build_task, compose_config, launch, load_trained, open_trained, plain
+from engine.config.help import CONF, top_keys
+from engine.config.instantiate import nearest
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image
+from engine.data.preprocessing import Size, as_size
 from engine.errors import UserError
-from engine.geometry import Size, as_size
-from engine.images import read_image
-from engine.log import Progress
-from engine.options import CONF, top_keys
-from search.space import MnasSpace
+from engine.io.progress import Progress
+from engine.run import run_folder
+from nas.mnas.space import MnasSpace
 
 SIZES = {"seg": "data.eval_size", "det": "data.size", "cls": "data.size"}
 """The key of a configuration that says at which size the network sees a picture."""
@@ -85,22 +86,27 @@ def benchmark(config: DictConfig) -> None:
 
 
 def measure(
-    config: DictConfig, rows: Sequence[Row], runtimes: list[str], rounds: Rounds, baseline: Row, device: str
+    config: DictConfig,
+    rows: Sequence[BenchmarkRow],
+    runtimes: list[str],
+    rounds: Rounds,
+    baseline: BenchmarkRow,
+    device: str,
 ) -> Iterator[list[dict[str, Any]]]:
     """The results of each set of networks that is measured together."""
     options: dict[str, Any] = {"device": device, "channels_last": config.channels_last}
     if config.include == "all":
         largest = max(row.size for row in rows)
-        options["picture"] = read_image(Path(config.input)) if config.input else compare.noise(largest)
+        options["picture"] = read_image(Path(config.input)) if config.input else measurement.noise(largest)
     files = files_by_name(str(config.artifact or ""))
     with tempfile.TemporaryDirectory() as folder:
         exported = Exported(Path(folder))
-        for threads, members in compare.groups(rows, runtimes, listed(config.threads)):
+        for threads, members in measurement.groups(rows, runtimes, listed(config.threads)):
             options["threads"] = threads
             ready = [exported.contestant(row, name, **options) for row, name in members]
             ready += [Contestant(row=rows[-1], runtime=name, file=files[name], **options) for name in files]
             progress = Progress(rounds.most, unit="round")
-            yield compare.compare(
+            yield measurement.compare(
                 ready, rounds, baseline=baseline, memory=config.memory, progress=progress.update
             )
             progress.close()
@@ -115,7 +121,7 @@ def check(config: DictConfig) -> None:
         suites = ", ".join(config.suites)
         raise UserError(f"give suite=<{suites}> and/or run=<run folder>, or table=latency by itself")
     if config.suite is not None:
-        suite.choose(config.suite, OmegaConf.to_container(config.suites))
+        paper_rows.choose(config.suite, OmegaConf.to_container(config.suites))
     if config.include not in ("network", "all"):
         raise UserError(f"include must be network or all, got {config.include!r}")
     for key in ("latency", "memory", "channels_last"):
@@ -123,7 +129,7 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key} must be true or false, got {config[key]!r}")
     if config.artifact is not None and (config.run is None or config.suite is not None):
         raise UserError("artifact is measured beside the run that it was made of: give run= and no suite=")
-    compare.check_threads(listed(config.threads))
+    measurement.check_threads(listed(config.threads))
     if config.size is not None:
         wanted_size(config)
 
@@ -143,21 +149,21 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig) else [] if value is None else [value]
 
 
-def suite_rows(config: DictConfig) -> list[Row]:
+def suite_rows(config: DictConfig) -> list[BenchmarkRow]:
     """The rows of the suite, and its baseline where that is a row of another table."""
     if config.suite is None:
         return []
-    chosen_suite = suite.choose(config.suite, OmegaConf.to_container(config.suites))
-    papers = suite.published(chosen_suite)
+    chosen_suite = paper_rows.choose(config.suite, OmegaConf.to_container(config.suites))
+    papers = paper_rows.published(chosen_suite)
     other = config.baseline or chosen_suite.baseline
     is_experiment = (CONF / "experiment" / f"{other}.yaml").is_file()
     if config.latency and is_experiment and other not in papers:
-        papers = {other: suite.paper_block(other), **papers}
-    sizes = suite.timed_sizes(papers, wanted_size(config))
+        papers = {other: paper_rows.paper_block(other), **papers}
+    sizes = paper_rows.timed_sizes(papers, wanted_size(config))
     return [experiment_row(name, paper, sizes[name], config.latency) for name, paper in papers.items()]
 
 
-def experiment_row(experiment: str, paper: dict[str, Any], size: Size, built: bool) -> Row:
+def experiment_row(experiment: str, paper: dict[str, Any], size: Size, built: bool) -> BenchmarkRow:
     room, _, stem = experiment.partition("/")
     classes = paper.get("num_classes", NUM_CLASSES[room])
     as_published = train_config([f"experiment={experiment}"])
@@ -167,7 +173,7 @@ def experiment_row(experiment: str, paper: dict[str, Any], size: Size, built: bo
         as_timed = train_config([f"experiment={experiment}", f"{SIZES[room]}=[{height},{width}]"])
         task = build_task(as_timed, ClassMap(names=tuple(f"class {number}" for number in range(classes))))
     facts = {"name": stem, "source": experiment, "paper": paper, "accuracy": {}, "task": task}
-    return counted(as_published, classes, size, suite.count_size(paper, size), facts)
+    return counted(as_published, classes, size, paper_rows.count_size(paper, size), facts)
 
 
 def train_config(overrides: list[str]) -> DictConfig:
@@ -180,16 +186,18 @@ def train_config(overrides: list[str]) -> DictConfig:
         Singleton.set_state(outer)
 
 
-def counted(config: DictConfig, classes: int, size: Size, at: Size, facts: dict[str, Any]) -> Row:
+def counted(config: DictConfig, classes: int, size: Size, at: Size, facts: dict[str, Any]) -> BenchmarkRow:
     """A row with its counts: the paper's at `at`, what is executed at `size`."""
     with torch.device("meta"):
         model = build(config.model, key="model", num_classes=classes)
-    params, madds = suite.totals(config.room, count(model, at), classes)
+    params, madds = paper_rows.totals(config.room, count(model, at), classes)
     executed = count(model, size).madds if facts["task"] is not None else None
-    return Row(room=config.room, params=params, madds=madds, size=size, executed_madds=executed, **facts)
+    return BenchmarkRow(
+        room=config.room, params=params, madds=madds, size=size, executed_madds=executed, **facts
+    )
 
 
-def run_rows(config: DictConfig) -> list[Row]:
+def run_rows(config: DictConfig) -> list[BenchmarkRow]:
     """The run as a row, with the accuracy of its last evaluation."""
     if config.run is None:
         return []
@@ -201,7 +209,7 @@ def run_rows(config: DictConfig) -> list[Row]:
     classes = ClassMap.read(run.classes)
     task = load_trained(run, trained, classes, config.checkpoint) if config.latency else None
     paper = OmegaConf.to_container(trained.paper) if trained.get("paper") else {}
-    metric = suite.METRICS[trained.room]
+    metric = paper_rows.METRICS[trained.room]
     found = json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.exists() else {}
     facts = {
         "name": "/".join(run.path.resolve().parts[-2:]),
@@ -222,12 +230,12 @@ def run_size(trained: DictConfig) -> Size:
     return as_size("size", wanted if isinstance(wanted, int) else list(wanted))
 
 
-def baseline_row(config: DictConfig, rows: Sequence[Row]) -> Row:
+def baseline_row(config: DictConfig, rows: Sequence[BenchmarkRow]) -> BenchmarkRow:
     wanted = config.baseline
     if wanted is None and config.suite is not None:
         default = config.suites[config.suite].baseline
         wanted = default if default in [row.source for row in rows] else None
-    return suite.baseline(rows, wanted)
+    return paper_rows.baseline(rows, wanted)
 
 
 def layer_table(config: DictConfig) -> None:
@@ -268,7 +276,7 @@ def network_of(name: str) -> tuple[NetSpec, dict[str, Any]]:
     """A spec, and what `build_table` has to know of the model around it: nothing, for a spec in a file."""
     if Path(name).suffix in (".yaml", ".yml"):
         return read_spec(Path(name)), {}
-    suite.paper_block(name)  # says so where there is no such experiment
+    paper_rows.paper_block(name)  # says so where there is no such experiment
     config = train_config([f"experiment={name}"])
     build_model = partial(build, config.model, key="model", num_classes=NUM_CLASSES[config.room])
     spec = build(config.backbone, key="backbone")

@@ -18,13 +18,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from deploy.artifact import in_place_of_model
-from engine import run_folder, runtime
-from engine.config import build, launch, load_trained, open_trained
-from engine.data import Shard, loader
+from engine import runtime
+from engine.config.compose import build, launch, load_trained, open_trained
+from engine.data.dataset_builder import DatasetBuilder
+from engine.data.loader import loader
+from engine.data.sample_stream import Shard
 from engine.errors import UserError
-from engine.evaluate import evaluate
-from engine.intake import Intake
-from engine.log import Progress
+from engine.io.files import write_json
+from engine.io.progress import Progress
+from engine.run import run_folder
+from engine.train.evaluation import evaluate
 
 
 def evaluate_run(config: DictConfig) -> None:
@@ -39,7 +42,7 @@ def evaluate_run(config: DictConfig) -> None:
     task = where.place(task)
     if config.save_label_ids and not hasattr(task, "save_label_ids"):
         raise UserError("save_label_ids is for segmentation; detections.json is written anyway")
-    intake = Intake.of(trained.data, runtime=where)
+    intake = DatasetBuilder.of(trained.data, runtime=where)
     dataset = intake.dataset(data, trained.data.split, task.eval_transform)
     split = Shard(
         num_samples=len(dataset), batch=trained.data.eval_batch, rank=where.rank, world_size=where.world_size
@@ -62,7 +65,7 @@ def evaluate_run(config: DictConfig) -> None:
         if config.artifact is not None:
             metrics |= {"artifact": str(config.artifact), "runtime": task.model.session.runtime}
         metrics |= intake.counts
-        run_folder.write_json(out / "metrics.json", metrics)
+        write_json(out / "metrics.json", metrics)
         task.save_report(evaluator, dataset, out, worst=config.worst)
         intake.write(out)
         print("\n".join([*intake.notes(), evaluator.table()]))

@@ -8,7 +8,7 @@ Examples:
   python tools/export.py run=<run folder> format=openvino precision=int8 budget.miou=1
   python tools/export.py run=<run folder> output=argmax full_size=true           label maps (segmentation)
   python tools/export.py run=<run folder> output=detections dynamic=batch        with suppression (detection)
-  python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           scored on the labelled split
+  python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           scored on the labeled split
   python tools/export.py run=<run folder> data.eval_size=[512,1024] input=photos
 """
 
@@ -26,29 +26,32 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from deploy.agreement import BUDGETS, Agreement, compare, write_golden
 from deploy.artifact import describe, in_place_of_model, prepared
-from deploy.export import export
-from deploy.latency import Rounds
-from deploy.qat import fine_tune, write_openvino
-from deploy.quantize import FORMATS as QUANTIZED
-from deploy.quantize import open_quantizer
-from deploy.report_card import ReportCard, grade
-from deploy.runtimes import FORMATS, SUFFIXES, open_session
-from engine import inputs, run_folder, runtime
-from engine.build import make
-from engine.classes import ClassMap
-from engine.config import build, launch, load_trained, open_trained
-from engine.data import Shard, loader
+from deploy.formats.export import export
+from deploy.formats.runtimes import FORMATS, SUFFIXES, open_session
+from deploy.quantize.qat import fine_tune, write_openvino
+from deploy.quantize.report_card import ReportCard, grade
+from deploy.quantize.sensitivity import FORMATS as QUANTIZED
+from deploy.quantize.sensitivity import open_quantizer
+from deploy.timing.latency import Rounds
+from deploy.verification import BUDGETS, Agreement, compare_outputs, write_golden
+from engine import runtime
+from engine.config.compose import build, launch, load_trained, open_trained
+from engine.config.instantiate import make
+from engine.data import media
+from engine.data.class_map import ClassMap
+from engine.data.dataset_builder import DatasetBuilder
+from engine.data.images import read_image
+from engine.data.loader import loader
+from engine.data.sample_stream import Shard
 from engine.errors import UserError
-from engine.evaluate import evaluate
-from engine.files import spread
-from engine.images import read_image
-from engine.intake import Intake
-from engine.log import Progress
-from engine.run_folder import RunFolder
+from engine.io.files import spread
+from engine.io.progress import Progress
+from engine.run import run_folder
+from engine.run.run_folder import RunFolder
+from engine.train.evaluation import evaluate
 
-OF_THE_GRAPH = ("output", "full_size", "upsample", "look", "steps", "normalise", "dtype")
+OF_THE_GRAPH = ("output", "full_size", "upsample", "look", "steps", "normalize", "dtype")
 METRICS = {"seg": "miou", "det": "map", "cls": "top1"}
 DYNAMIC = ("none", "batch", "size", "both")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -83,7 +86,7 @@ def export_run(config: DictConfig) -> None:
     )
     try:
         session = open_session(path, threads=config.threads)
-        found = compare(module, session, [image for _, _, image in samples])
+        found = compare_outputs(module, session, [image for _, _, image in samples])
         max_difference, agreement = BUDGETS[precision]
         found.check(
             max_difference=given(config.budget.max_difference, max_difference),
@@ -141,7 +144,7 @@ def quantize(
     card.write(out)
     session = open_session(path, threads=config.threads)
     scores = {f"{metric}_float32": card.before, f"{metric}_file": card.fallback.score}
-    found = compare(module, session, [image for _, _, image in samples])
+    found = compare_outputs(module, session, [image for _, _, image in samples])
     write_golden(path, session, samples, found, scores)
     print("\n".join([card.text(), *lines(found)]))
     return path
@@ -216,7 +219,7 @@ def facts(config: DictConfig, run: RunFolder) -> dict[str, str]:
     return {
         "run": str(run.path.name),
         "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "licence": config.licence or "not stated; see those of the training data and of the starting weights",
+        "license": config.license or "not stated; see those of the training data and of the starting weights",
         "precision": config.precision,
         "made_by": f"mobilenet-dense, PyTorch {torch.__version__}",
     }
@@ -227,7 +230,7 @@ def read_samples(
 ) -> list[Sample]:
     """Real pictures, and what the network is given of each."""
     if config.input is not None:
-        files = [file for file in inputs.find(config.input) if not inputs.is_video(file)][: config.images]
+        files = [file for file in media.find_media(config.input) if not media.is_video(file)][: config.images]
     else:
         files = pictures_of(trained, trained.data.split, module, config.images)
     return as_samples(config, files, module, metadata)
@@ -279,7 +282,9 @@ def score(task: Any, trained: DictConfig) -> dict[str, Any]:
     where = runtime.start(device="cpu", precision="fp32")
     data = build(trained.data.source, key="data.source")
     task.check_classes(data.classes)
-    dataset = Intake.of(trained.data, runtime=where).dataset(data, trained.data.split, task.eval_transform)
+    dataset = DatasetBuilder.of(trained.data, runtime=where).dataset(
+        data, trained.data.split, task.eval_transform
+    )
     split = Shard(num_samples=len(dataset), batch=trained.data.eval_batch)
     batches = loader(dataset, split, workers=trained.data.workers)
     return evaluate(where.place(task), batches, task.evaluator(dataset), where)

@@ -15,13 +15,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from backbones import published
-from cls.imagenet import class_names
-from engine import checkpoint, run_folder, runtime, starting
-from engine.checkpoint import LoadReport
-from engine.classes import ClassMap
-from engine.config import build_task, launch, open_run, to_yaml
+from backbones.weights import catalog
+from cls.data.imagenet import class_names
+from engine import runtime
+from engine.config.compose import build_task, launch, open_run, to_yaml
+from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from engine.io.files import write_json
+from engine.run import checkpoint, initial_weights, run_folder
+from engine.run.checkpoint import LoadReport
 
 Names = tuple[str, ...]
 
@@ -32,20 +34,20 @@ def prepare(config: DictConfig) -> None:
         raise UserError(
             "init_from is not set; give init_from=<weight file, or the name of published weights>"
         )
-    source = starting.locate(config.init_from, published=published.find)
-    names = starting.class_names(source, Path(config.labels) if config.labels else None)
-    if names is None and starting.is_name(config.init_from):
-        names = published.find(config.init_from).categories
+    source = initial_weights.locate(config.init_from, published=catalog.find)
+    names = initial_weights.class_names(source, Path(config.labels) if config.labels else None)
+    if names is None and initial_weights.is_name(config.init_from):
+        names = catalog.find(config.init_from).categories
     task, classes, report = load(config, source, names)
     run_folder.create(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
-    run_folder.write_json(run.classes, classes.to_dict())
+    write_json(run.classes, classes.to_dict())
     checkpoint.write(run.best, checkpoint.prefixed("model", task.model.state_dict()), {"source": str(source)})
     print(f"{source}: {report}\n{len(classes)} classes\nrun: {run.path}")
 
 
 def load(config: DictConfig, source: Path, names: Names | None) -> tuple[Any, ClassMap, LoadReport]:
     """The task with the weights, for as many classes as they have."""
-    found = starting.read_state(source, config.checkpoint)
+    found = initial_weights.read_state(source, config.checkpoint)
     try:
         model = build_task(config, numbered(config.room, names or ("one",))).model
         count = model.num_classes_in(model.adapt(found))

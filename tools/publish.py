@@ -3,8 +3,8 @@
 Usage: python tools/publish.py run=<run folder> out=<folder> | repo=<user/name> [key=value ...]
 
 Examples:
-  python tools/publish.py run=<run folder> out=published licence=apache-2.0
-  python tools/publish.py run=<run folder> repo=me/streets private=true licence=cc-by-nc-4.0
+  python tools/publish.py run=<run folder> out=published license=apache-2.0
+  python tools/publish.py run=<run folder> repo=me/streets private=true license=cc-by-nc-4.0
   python tools/publish.py run=<run folder> out=published 'description="Drawn street scenes, 400 of them."'
   python tools/eval.py run=published                                  a published folder is a run folder
 """
@@ -13,7 +13,7 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 from omegaconf import DictConfig
 
-from engine.config import launch, validate
+from engine.config.compose import launch, validate
 from engine.errors import UserError
 from engine.hub import Pretrained
 
@@ -25,7 +25,7 @@ def publish(config: DictConfig) -> None:
     model = Pretrained.from_pretrained(
         config.run, checkpoint_name=config.checkpoint, overrides=list(config.overrides)
     )
-    card = {"licence": config.licence, "description": config.description}
+    card = {"license": config.license, "description": config.description}
     if config.out is not None:
         print(f"out: {model.save_pretrained(config.out, repo_id=config.repo, **card)}")
     if config.repo is not None:
@@ -33,8 +33,8 @@ def publish(config: DictConfig) -> None:
         print(f"repo: {url}")
     if model.withheld:
         print(f"left out of config.yaml, as paths of this machine: {', '.join(model.withheld)}")
-    if config.licence is None:
-        print("the model card states no licence; licence=<identifier> does")
+    if config.license is None:
+        print("the model card states no license; license=<identifier> does")
 
 
 if __name__ == "__main__":

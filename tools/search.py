@@ -33,21 +33,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from backbones.spec import NetSpec
-from deploy.latency_table import LatencyTable, NetworkLatency, provenance
-from deploy.layer_timing import RUNTIMES, Measurer, measurer
-from deploy.machine import cpu_model
-from engine import checkpoint, network_file, run_folder, runtime
-from engine.config import build, launch, to_yaml, validate, with_backbone
+from deploy.latency_table.layer_timing import RUNTIMES, Measurer, measurer
+from deploy.latency_table.table import LatencyTable, NetworkLatency, provenance
+from deploy.timing.machine import cpu_model
+from engine import runtime
+from engine.config import network_file
+from engine.config.compose import build, launch, to_yaml, validate, with_backbone
+from engine.data.preprocessing import as_size
 from engine.errors import UserError
-from engine.geometry import as_size
-from engine.run_folder import RunFolder
-from search import mnas_report, report
-from search.executors import Executor, Ray, Serial
-from search.history import History
-from search.mnas import Mnas, Proxy
-from search.narrowing import Point
-from search.netadapt import NetAdapt, Result
-from search.trained import OpenRun, OpenTraining, Trained
+from engine.io.files import write_json
+from engine.run import checkpoint, run_folder
+from engine.run.run_folder import RunFolder
+from nas.executors import Executor, Ray, Serial
+from nas.history import History
+from nas.mnas import report as mnas_report
+from nas.mnas.search import Mnas, Proxy
+from nas.netadapt import report
+from nas.netadapt.search import NetAdapt, NetAdaptResult
+from nas.netadapt.trials import Point
+from nas.training_problem import OpenRun, OpenTraining, Trained
 
 Taps = Sequence[str] | Callable[[NetSpec], Sequence[str]]
 
@@ -228,13 +232,13 @@ def save(problem: Trained, point: Point, network: Path, *, run: Path, header: st
     folder = RunFolder(run)
     config = with_backbone(problem.config, point.spec.to_dict())
     run_folder.update(folder, config=to_yaml(config), environment=runtime.describe(problem.where))
-    run_folder.write_json(folder.classes, problem.classes.to_dict())
+    write_json(folder.classes, problem.classes.to_dict())
     run_folder.make(folder.best.parent)
     shutil.copyfile(point.weights, folder.best)
     shutil.copyfile(point.weights, folder.last)
 
 
-def measured(problem: Trained, latency: NetworkLatency, result: Result) -> list[report.Measured]:
+def measured(problem: Trained, latency: NetworkLatency, result: NetAdaptResult) -> list[report.Measured]:
     """Seed, found network, the one half-way and width multipliers: the sum of their layers, and their time
     as a whole."""
     steps = sorted({0, len(result.trajectory) // 2, result.found.step})
@@ -272,7 +276,7 @@ def compared(config: DictConfig, folder: str, latency: NetworkLatency) -> Point:
     )
 
 
-def lab_record(config: DictConfig, problem: Trained, result: Result) -> str:
+def lab_record(config: DictConfig, problem: Trained, result: NetAdaptResult) -> str:
     seed, found = result.seed, result.found
     return (
         f"Found by NetAdapt from {seed.spec.name} ({config.run}), budget {config.budget}.\n"

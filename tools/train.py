@@ -20,20 +20,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from backbones import published
-from engine import checkpoint, log, replay, run_folder, runtime, starting
-from engine.classes import ClassMap
-from engine.config import build, build_task, launch, load_config, load_trained, open_run, to_yaml
-from engine.data import Feed
-from engine.distill import Distillation, find_teacher
+from backbones.weights import catalog
+from engine import plots, runtime
+from engine.config.compose import build, build_task, launch, load_config, load_trained, open_run, to_yaml
+from engine.data.class_map import ClassMap
+from engine.data.dataset_builder import DatasetBuilder
+from engine.data.loader import TrainingData
 from engine.errors import UserError
-from engine.freeze import freeze
-from engine.intake import Intake
-from engine.trainer import Trainer
+from engine.io.files import write_json
+from engine.run import checkpoint, initial_weights, run_folder
+from engine.train import nonfinite, run_log
+from engine.train.distillation import Distillation, find_teacher
+from engine.train.freezing import freeze
+from engine.train.trainer import Trainer
 
 
 def train(config: DictConfig) -> None:
-    left = replay.read(Path(config.replay)) if config.replay is not None else None
+    left = nonfinite.read(Path(config.replay)) if config.replay is not None else None
     config, run, resumes = open_run(config)
     plan = build(config.trainer, key="trainer")
     where = runtime.start(
@@ -42,7 +45,9 @@ def train(config: DictConfig) -> None:
         channels_last=plan.channels_last,
         deterministic=plan.deterministic,
     )
-    intake = Intake.of(config.data, runtime=where, known=run.path / "skipped.json" if resumes else None)
+    intake = DatasetBuilder.of(
+        config.data, runtime=where, known=run.path / "skipped.json" if resumes else None
+    )
     augment = build(config.augment, key="augment")
     data = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)
@@ -55,7 +60,7 @@ def train(config: DictConfig) -> None:
     where.place(task)
     train_set = intake.dataset(data, "train", augment, seed=config.seed, limit=config.data.limit)
     eval_set = intake.dataset(data, config.data.split, task.eval_transform)
-    feed = Feed(
+    feed = TrainingData(
         train_set=train_set,
         eval_set=eval_set,
         seed=config.seed,
@@ -84,7 +89,7 @@ def train(config: DictConfig) -> None:
     elif where.is_main:
         write = run_folder.update if resumes else run_folder.create
         write(trainer.run, config=to_yaml(config), environment=runtime.describe(where))
-        run_folder.write_json(trainer.run.classes, data.classes.to_dict())
+        write_json(trainer.run.classes, data.classes.to_dict())
         intake.write(trainer.run.path)
         notes = [*intake.notes(), *task.notes(feed.train_set)]
         notes += [f"{frozen} parameters are frozen"] if frozen else []
@@ -101,7 +106,7 @@ def train(config: DictConfig) -> None:
 
 def draw(trainer: Trainer, samples: int) -> None:
     """Pictures to look at after a training: the curves, some predictions."""
-    log.draw_curves(log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.curves)
+    plots.draw_curves(run_log.read_rows(trainer.run.log), trainer.evaluator.main_metric, trainer.run.curves)
     trainer.inference_task.save_samples(trainer.feed.eval_set, trainer.run.path / "samples", count=samples)
 
 
@@ -109,12 +114,12 @@ def starting_weights(config: DictConfig, model: nn.Module, classes: ClassMap) ->
     """Load what the model starts from: init_from, else backbone weights, else nothing; says what it did."""
     options = {"name": config.checkpoint, "skip": list(config.skip)}
     if config.init_from is not None:
-        path = starting.locate(config.init_from, published=published.find)
-        return starting.init_from(path, model, classes, **options)
+        path = initial_weights.locate(config.init_from, published=catalog.find)
+        return initial_weights.init_from(path, model, classes, **options)
     if config.weights is None:
         return "random weights"
-    path = starting.locate(config.weights, published=published.find)
-    report = starting.backbone_weights(path, model, **options)
+    path = initial_weights.locate(config.weights, published=catalog.find)
+    report = initial_weights.backbone_weights(path, model, **options)
     if path.suffix == ".pth" and config.task.pixels != "imagenet":
         report += "; torchvision trains with task.pixels=imagenet, minimalistic weights excepted"
     return report

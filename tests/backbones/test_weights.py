@@ -15,7 +15,7 @@ from backbones.mnasnet import mnasnet_b1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from backbones.weights import (
+from backbones.weights.translation import (
     backbone_state,
     classifier_state,
     detect_format,

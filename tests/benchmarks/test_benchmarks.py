@@ -137,7 +137,7 @@ def test_the_same_network_on_both_sides(monkeypatch):
     from reference_loop import SIDES
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-    from engine.config import build, compose_config
+    from engine.config.compose import build, compose_config
 
     config = compose_config("train", SIDES["ours, torchvision's network"])
     ours = build(config.model, key="model", num_classes=19)

@@ -9,12 +9,12 @@ from cls.export import Export, run_artifact
 from cls.task import Classification
 from cls.transforms import EvalTransform
 from deploy.artifact import Artifact, describe, prepared
-from deploy.export import export
-from deploy.runtimes import SUFFIXES, open_session
-from engine.classes import ClassMap
+from deploy.formats.export import export
+from deploy.formats.runtimes import SUFFIXES, open_session
+from engine.data.class_map import ClassMap
 from tests.refusals import refuses
 
-CLASSES = ClassMap(names=("dark", "grey", "light"), ids=(5, 9, 1))
+CLASSES = ClassMap(names=("dark", "gray", "light"), ids=(5, 9, 1))
 
 
 def task(classes=CLASSES):
@@ -31,15 +31,15 @@ def picture(seed=0):
 
 
 @pytest.mark.parametrize(("kind", "library"), [("onnx", "onnx"), ("torch_export", "torch")])
-@pytest.mark.parametrize("normalise", [True, False])
-def test_a_task_predicts_the_same_with_the_file(tmp_path, kind, library, normalise):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_task_predicts_the_same_with_the_file(tmp_path, kind, library, normalize):
     pytest.importorskip(library)
     plain = task()
-    module = Export(task=plain, normalise=normalise)
+    module = Export(task=plain, normalize=normalize)
     texts = describe(module, room="cls", facts={})
     given = {**texts, "input": f'{{"dtype": "{module.dtype}"}}'}
     image = prepared(module.transform(picture()), given)
-    assert (image.dtype, image.shape) == (np.uint8 if normalise else np.float32, (3, 16, 16))
+    assert (image.dtype, image.shape) == (np.uint8 if normalize else np.float32, (3, 16, 16))
     path = tmp_path / f"m{SUFFIXES[kind]}"
     export(module, torch.from_numpy(image)[None], path, format=kind, names=module.names, metadata=texts)
     expected = [plain.predict_image(picture(seed)) for seed in range(3)]
@@ -61,7 +61,7 @@ def test_a_file_of_other_classes_is_refused(tmp_path):
     texts = describe(module, room="cls", facts={})
     example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     export(module, example, path, format="torch_export", names=module.names, metadata=texts)
-    other = task(ClassMap(names=("dark", "light", "grey")))
+    other = task(ClassMap(names=("dark", "light", "gray")))
     artifact = Artifact(open_session(path), path)
     refuses(lambda: run_artifact(task=other, artifact=artifact), "m.pt2", "other classes")
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from backbones.count import count
-from engine.config import build, compose_config
-from engine.options import CONF
+from engine.config.compose import build, compose_config
+from engine.config.help import CONF
 
 TABLE_3 = """
 v3_large        V3-Large 1.0    75.2  219   5.4
@@ -113,7 +113,7 @@ def test_the_papers_recipe():
     assert config.optimizer.lr == pytest.approx(
         0.1 * batch / 4096
     )  # "initial learning rate of 0.1, batch 4096"
-    assert config.optimizer._target_ == "engine.optim.rmsprop_tf"
+    assert config.optimizer._target_ == "engine.train.optimizers.rmsprop_tf"
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-5)
     assert config.schedule.rate == pytest.approx(1 - 0.01)  # "decay rate of 0.01 every 3 epochs"
     assert config.schedule.every_steps == round(3 * 1281167 / batch)

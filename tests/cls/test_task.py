@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from cls.dataset import ClassificationDataset, Split
-from cls.mix import Mix
+from cls.augment.mix import Mix
+from cls.data.dataset import ClassificationDataset, ClassificationSplit
 from cls.task import Classification
 from cls.transforms import EvalTransform
-from engine.classes import ClassMap
-from engine.distill import Distillation
-from engine.files import pack
-from engine.images import read_image, write_png
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image, write_png
+from engine.io.files import pack
+from engine.train.distillation import Distillation
 
-CLASSES = ClassMap(names=("dark", "grey", "light"), ids=(5, 9, 1))
+CLASSES = ClassMap(names=("dark", "gray", "light"), ids=(5, 9, 1))
 
 
 class Brightness(nn.Module):
-    """Scores by the distance of the mean pixel from -1, 0, 1 (normalised)."""
+    """Scores by the distance of the mean pixel from -1, 0, 1 (normalized)."""
 
     def __init__(self, sharpness=10.0):
         super().__init__()
@@ -44,7 +44,7 @@ def batch(values=(0, 128, 255), labels=(0, 1, 2)):
 def test_loss_is_the_mean_cross_entropy():
     losses = task()(batch((0, 128, 255), (0, 1, 1)))
     assert losses.keys() == {"cross_entropy"}
-    # The third: scores 0 for "light", -10 for "grey"; exp(-40) is nothing.
+    # The third: scores 0 for "light", -10 for "gray"; exp(-40) is nothing.
     third = np.log(1 + np.exp(10))
     others = np.log(1 + np.exp(-10)) + np.log(1 + 2 * np.exp(-10))
     assert losses["cross_entropy"].item() == pytest.approx((others + third) / 3, rel=1e-2)
@@ -113,7 +113,7 @@ def test_teachers_scores_equal_to_ours_cost_nothing():
 def test_predictions_pictures_and_reports(tmp_path):
     for value, name in ((0, "a"), (120, "b"), (255, "c")):
         write_png(tmp_path / f"{name}.png", np.full((20, 30, 3), value, np.uint8))
-    split = Split(
+    split = ClassificationSplit(
         root=str(tmp_path), files=pack(["a.png", "b.png", "c.png"]), labels=np.array([0, 2, 2], np.int32)
     )
     dataset = ClassificationDataset(split=split, transform=EvalTransform(crop=16), seed=0)
@@ -122,7 +122,7 @@ def test_predictions_pictures_and_reports(tmp_path):
     assert probabilities.argmax() == 2
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
     record = one.save_prediction(probabilities, tmp_path, "c")
-    assert [row["name"] for row in record["classes"]] == ["light", "grey", "dark"]
+    assert [row["name"] for row in record["classes"]] == ["light", "gray", "dark"]
     assert record["classes"][0]["id"] == 1
     evaluator = one.evaluator(dataset)
     images = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (0, 120, 255)])
@@ -130,7 +130,7 @@ def test_predictions_pictures_and_reports(tmp_path):
     evaluator.update(one.predict(rows), rows)
     one.save_report(evaluator, dataset, tmp_path, worst=2)
     text = (tmp_path / "per_class.txt").read_text()
-    assert "light  taken for  grey" in text
+    assert "light  taken for  gray" in text
     assert (tmp_path / "confusion.png").exists()
     assert [path.name[:3] for path in (tmp_path / "worst").iterdir()] == ["01_"]
     one.save_samples(dataset, tmp_path / "samples", count=2)
@@ -139,7 +139,7 @@ def test_predictions_pictures_and_reports(tmp_path):
 
 
 def test_a_split_without_labels_cannot_be_scored():
-    split = Split(root="/x", files=pack(["a.png"]))
+    split = ClassificationSplit(root="/x", files=pack(["a.png"]))
     dataset = ClassificationDataset(split=split, transform=EvalTransform(crop=16), seed=0)
     with pytest.raises(ValueError, match=r"/x/a\.png: this split has no labels"):
         task().evaluator(dataset)

@@ -1,10 +1,10 @@
 """Rows without networks, for tests of what is written about them."""
 
-from deploy.suite import Row
+from deploy.benchmark.paper_rows import BenchmarkRow
 
 
 def row(name, *, room="seg", size=(1024, 2048), task=None, accuracy=None, **paper):
-    return Row(
+    return BenchmarkRow(
         name=name,
         source=f"{room}/{name}",
         room=room,

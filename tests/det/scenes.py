@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from det.boxes import Detections
-from det.dataset import Annotations, offsets
-from det.evaluator import DetectionEvaluator
-from engine.classes import ClassMap
-from engine.files import pack
+from det.data.dataset import Annotations, offsets
+from det.eval.evaluator import DetectionEvaluator
+from engine.data.class_map import ClassMap
+from engine.io.files import pack
 
 CLASSES = ClassMap(names=("dog", "car", "person", "kite"), ids=(18, 3, 1, 90))  # gaps, not sorted
 

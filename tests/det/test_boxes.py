@@ -18,8 +18,8 @@ def random_boxes(count, seed, size=1.0):
 
 
 def test_encoding_by_hand():
-    anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # centre (20, 40), 20 wide, 40 high
-    box = torch.tensor([[15.0, 30.0, 35.0, 50.0]])  # centre (25, 40), 20 wide, 20 high
+    anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # center (20, 40), 20 wide, 40 high
+    box = torch.tensor([[15.0, 30.0, 35.0, 50.0]])  # center (25, 40), 20 wide, 20 high
     expected = torch.tensor([[10 * 5 / 20, 0.0, 0.0, 5 * math.log(0.5)]])
     torch.testing.assert_close(BoxCoder().encode(box, anchor), expected)
 

@@ -8,27 +8,27 @@ import torch
 from torch import nn
 
 from deploy.artifact import Artifact, describe
-from deploy.export import export
-from deploy.runtimes import SUFFIXES, eager, open_session
+from deploy.formats.export import export
+from deploy.formats.runtimes import SUFFIXES, eager, open_session
 from det.boxes import pairwise_iou
 from det.export import Export, Suppression, finished, overlaps, run_artifact
-from det.loss import FocalLoss, MultiboxLoss
+from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform
-from engine.classes import ClassMap
+from engine.data.class_map import ClassMap
 from tests.tools.commands import run
 
 CLASSES = ClassMap(names=("dog", "car", "kite"), ids=(18, 3, 90))
 
 
 def crowd(number, *, places=60, classes=3, count=2):
-    """Boxes as fractions of an image around few centres, so that chains of overlaps are long."""
+    """Boxes as fractions of an image around few centers, so that chains of overlaps are long."""
     rng = torch.Generator().manual_seed(number)
-    centres = torch.rand(count, 3, 2, generator=rng)[:, torch.randint(0, 3, (places,), generator=rng)]
-    centres = centres + 0.08 * torch.randn(count, places, 2, generator=rng)
+    centers = torch.rand(count, 3, 2, generator=rng)[:, torch.randint(0, 3, (places,), generator=rng)]
+    centers = centers + 0.08 * torch.randn(count, places, 2, generator=rng)
     sides = 0.1 + 0.3 * torch.rand(count, places, 2, generator=rng)
-    boxes = torch.cat([centres - sides / 2, centres + sides / 2], -1).clamp(0, 1)
+    boxes = torch.cat([centers - sides / 2, centers + sides / 2], -1).clamp(0, 1)
     scores = torch.rand(count, places, classes, generator=rng) ** 3
     return boxes, scores
 

@@ -11,7 +11,7 @@ from backbones.mnasnet import mnasnet_a1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from det.anchors import DefaultBoxes, SSDAnchors
+from det.anchors.generators import DefaultBoxes, SSDAnchors
 from det.model import Detector
 from det.postprocess import Postprocess
 
@@ -59,10 +59,10 @@ def test_predictions_stand_where_their_anchor_is():
     with torch.inference_mode():
         moved = (model(images)[0] - model(changed)[0]).abs().sum(-1)[0]
     first = slice(0, 40 * 20 * 3)
-    centres = (model.anchors[first, :2] + model.anchors[first, 2:]) / 2 * torch.tensor([320, 640])
+    centers = (model.anchors[first, :2] + model.anchors[first, 2:]) / 2 * torch.tensor([320, 640])
     moved = moved[first] > 0
-    assert moved[(centres > torch.tensor([250, 570])).all(1)].all()
-    assert not moved[centres[:, 1] < 200].any()
+    assert moved[(centers > torch.tensor([250, 570])).all(1)].all()
+    assert not moved[centers[:, 1] < 200].any()
 
 
 @pytest.mark.parametrize("size", [64, 320])

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
-from det.anchors import SSDAnchors
-from det.loss import FocalLoss, MultiboxLoss
+from det.anchors.generators import SSDAnchors
+from det.losses import FocalLoss, MultiboxLoss
 from det.model import Detector
 from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform
-from engine.classes import ClassMap
+from engine.data.class_map import ClassMap
 
 CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
 ANCHORS = torch.tensor(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from det import windows
+from det.augment import windows
 from det.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_pixels_of_a_box_fill_their_box(made, way, flip):
             image, boxes, labels = transform(*drawn(rng, (150, 200)), seed)
         assert image.shape == (96, 128, 3)
         for box, label in zip(boxes, labels, strict=True):
-            rows, columns = np.nonzero(image[..., label] > windows.GREY)
+            rows, columns = np.nonzero(image[..., label] > windows.GRAY)
             if not len(rows):  # thinner than a pixel
                 assert (box[2:] - box[:2]).min() <= 1
                 continue
@@ -116,7 +116,7 @@ def test_mosaics_show_four_pictures(made):
     plain = [np.full((50, 70, 3), value, np.uint8) for value in (10, 60, 110, 200)]
     everywhere = np.array([[0, 0, 70, 50]], np.float32)
     samples = [(image, everywhere, np.array([label])) for label, image in enumerate(plain)]
-    centres = set()
+    centers = set()
     for seed in range(20):
         image, boxes, labels = transform.combine(samples, seed)
         assert sorted(labels) == [0, 1, 2, 3]
@@ -124,8 +124,8 @@ def test_mosaics_show_four_pictures(made):
             x1, y1, x2, y2 = box.round().astype(int)
             assert (image[y1:y2, x1:x2] == plain[label][0, 0]).all()
         assert (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).sum() == pytest.approx(64 * 96)
-        centres.add(tuple(boxes[labels == 0][0, 2:]))
-    assert len(centres) > 15
+        centers.add(tuple(boxes[labels == 0][0, 2:]))
+    assert len(centers) > 15
     with pytest.raises(ValueError, match="4 samples, got 3"):
         transform.combine(samples[:3], 0)
 
@@ -197,9 +197,9 @@ def test_labels_keep_their_boxes_when_others_are_dropped(made):
     for seed in range(100):
         pixels, boxes, labels = made(size=128)(image, corners, np.array([1000, 1, 70000, -1]), seed)
         for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
-            centre = pixels[int((y1 + y2) / 2), int((x1 + x2) / 2), 0]
+            center = pixels[int((y1 + y2) / 2), int((x1 + x2) / 2), 0]
             if (x2 - x1) > 3 and (y2 - y1) > 3:
-                assert label == {60: 1000, 120: 1, 180: 70000, 240: -1}[int(centre)]
+                assert label == {60: 1000, 120: 1, 180: 70000, 240: -1}[int(center)]
         numbers.add(tuple(sorted(labels)))
     assert len(numbers) > 6
     with pytest.raises(ValueError, match="4 boxes with 3 labels"):

@@ -2,10 +2,11 @@
 
 import torch
 
-from engine import checkpoint, run_folder
-from engine.classes import ClassMap
-from engine.config import build_task, compose_config, to_yaml
-from engine.run_folder import RunFolder
+from engine.config.compose import build_task, compose_config, to_yaml
+from engine.data.class_map import ClassMap
+from engine.io.files import write_json
+from engine.run import checkpoint, run_folder
+from engine.run.run_folder import RunFolder
 
 METRICS = {"miou": 0.5, "iou/a": 0.25, "iou/b": None, "num_images": 4}
 STATE = {"step": 7, "evaluated_step": 7, "metrics": METRICS}
@@ -19,7 +20,7 @@ def make_run(path, *overrides, names=("a", "b"), state=STATE):
     task = build_task(config, classes).eval()
     run = RunFolder(path)
     run_folder.create(run, config=to_yaml(config), environment={"host": "of no interest"})
-    run_folder.write_json(run.classes, classes.to_dict())
+    write_json(run.classes, classes.to_dict())
     tensors = checkpoint.prefixed("model", task.model.state_dict())
     checkpoint.write(run.best, tensors, {"format": 1, "state": state})
     checkpoint.write(run.last, {**tensors, "optimizer/x": torch.zeros(3)}, {"state": state})

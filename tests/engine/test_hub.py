@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from engine import checkpoint
 from engine.errors import UserError
 from engine.hub import FILES, Pretrained
+from engine.run import checkpoint
 from tests.engine.run_folders import METRICS, STATE, make_run
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
@@ -40,7 +40,7 @@ def seg_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def published(seg_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "model"
-    return Pretrained.from_pretrained(seg_run).save_pretrained(out, licence="cc-by-nc-4.0")
+    return Pretrained.from_pretrained(seg_run).save_pretrained(out, license="cc-by-nc-4.0")
 
 
 def files_of(folder):
@@ -114,7 +114,7 @@ def test_names_of_published_weights_and_lists_of_paths(tmp_path, monkeypatch):
 def test_the_card_says_what_the_run_knows(seg_run, tmp_path):
     model = Pretrained.from_pretrained(seg_run)
     out = model.save_pretrained(
-        tmp_path / "out", licence="apache-2.0", description="Two kinds of things.", repo_id="me/things"
+        tmp_path / "out", license="apache-2.0", description="Two kinds of things.", repo_id="me/things"
     )
     _, header, body = (out / "README.md").read_text().split("---\n", 2)
     header = yaml.safe_load(header)
@@ -181,7 +181,7 @@ def test_writing_twice_and_never_over_something_else(seg_run, tmp_path):
         ("_target_: seg.task.Segmentation", "_target_: os.system", "may only build"),
         (
             "_target_: seg.model.Segmenter",
-            "_target_: seg.masks.os.system",
+            "_target_: seg.data.masks.os.system",
             "no class or function of its own",
         ),
         ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
@@ -253,7 +253,7 @@ def hub(tmp_path, monkeypatch):
 def test_pushed_and_loaded_by_name(seg_run, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = Pretrained.from_pretrained(seg_run)
-    url = model.push_to_hub("me/things", private=True, licence="mit", revision="v1")
+    url = model.push_to_hub("me/things", private=True, license="mit", revision="v1")
     assert url == "https://huggingface.co/me/things"
     assert files_of(tmp_path / "hub" / "me" / "things") == sorted(FILES)
     assert 'from_pretrained("me/things")' in (tmp_path / "hub" / "me" / "things" / "README.md").read_text()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.files import pack
-from seg.cityscapes import CITYSCAPES_CLASSES, label_reader
-from seg.dataset import SegmentationDataset, Split
-from seg.evaluator import SegmentationEvaluator
+from engine.io.files import pack
+from seg.data.cityscapes import CITYSCAPES_CLASSES, label_reader
+from seg.data.dataset import SegmentationDataset, SegmentationSplit
+from seg.eval.evaluator import SegmentationEvaluator
 from seg.transforms import EvalTransform
 from tests.engine.toy import trainer
 
@@ -73,7 +73,7 @@ def entries() -> list[str]:
 
 
 def packed(paths: list[str]) -> SegmentationDataset:
-    split = Split(images=pack(paths), names=pack(paths), labels=pack(paths))
+    split = SegmentationSplit(images=pack(paths), names=pack(paths), labels=pack(paths))
     return SegmentationDataset(
         split=split, read_label=label_reader("labelIds"), transform=EvalTransform(), seed=0
     )

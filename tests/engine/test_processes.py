@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import checkpoint, log, runtime
-from engine.config import _guarded
-from engine.data import Feed
+from engine import runtime
+from engine.config.compose import _guarded
+from engine.data.loader import Batches, LostWorker, TrainingData
 from engine.errors import UserError
-from engine.evaluate import evaluate_until
-from engine.stop import EXIT_STOPPED, Stopped, StopRequest
-from engine.trainer import step_seed
-from engine.workers import Batches, LostWorker
+from engine.run import checkpoint
+from engine.train import run_log
+from engine.train.evaluation import evaluate_until
+from engine.train.signals import EXIT_STOPPED, Stopped, StopRequest
+from engine.train.trainer import step_seed
 from tests.engine.toy import Pictures, trainer, weights
 
 PLAN = {"steps": 8, "batch": 8, "eval_every": 4, "save_every": 4, "log_every": 1}
@@ -84,7 +85,7 @@ def test_two_processes_equal_one(tmp_path, accumulate):
         torch.testing.assert_close(torch.tensor(first[name]), tensor, rtol=0, atol=1e-6)
     assert metrics["seen"] == expected["seen"] == list(range(7))
     losses = [
-        [row["loss"] for row in log.read_rows(tmp_path / n / "log.jsonl") if row["kind"] == "train"]
+        [row["loss"] for row in run_log.read_rows(tmp_path / n / "log.jsonl") if row["kind"] == "train"]
         for n in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -220,7 +221,7 @@ def _rank_of_a_job(folder, rank, port, at_the_end):
         made.learner.gradients = until_step_5
         made.fit()
 
-    runtime.leave(_guarded(job))
+    runtime.exit_process(_guarded(job))
 
 
 def _killed():
@@ -352,7 +353,7 @@ def _train(folder, workers, slow):
         made.restore()
     update = made.learner.update
     made.learner.update = lambda: (time.sleep(slow), update())
-    runtime.leave(_guarded(lambda: made.fit() and 0))
+    runtime.exit_process(_guarded(lambda: made.fit() and 0))
 
 
 def start(folder, *, workers=0, slow=0.0):
@@ -449,7 +450,7 @@ class Deadly(Pictures):
 def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
     def evaluation():
         made = trainer(tmp_path)
-        share = Feed(train_set=Pictures(), eval_set=Deadly(9), workers=2).eval_batches(
+        share = TrainingData(train_set=Pictures(), eval_set=Deadly(9), workers=2).eval_batches(
             rank=0, world_size=1, pin=False
         )
         return evaluate_until(made.inference_task, share, made.evaluator, made.runtime, stop=lambda: asked)
@@ -462,7 +463,7 @@ def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
 
 
 def test_a_death_does_not_interrupt_what_is_being_done():
-    share = Feed(train_set=Pictures(), eval_set=Deadly(9), workers=1).eval_batches(
+    share = TrainingData(train_set=Pictures(), eval_set=Deadly(9), workers=1).eval_batches(
         rank=0, world_size=1, pin=False
     )
     batches = Batches(share)
@@ -479,7 +480,7 @@ def test_asking_twice_ends_the_process_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # The same request, passed on by a terminal and by torchrun.
         assert request.signal == "SIGTERM"
-        monkeypatch.setattr("engine.stop.ONE_REQUEST_S", 0.0)
+        monkeypatch.setattr("engine.train.signals.ONE_REQUEST_S", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         os._exit(0)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine import optim, schedule
-from engine.data import Draw, Feed, draw_seed
-from engine.plan import Plan
-from engine.run_folder import RunFolder
+from engine.data.loader import TrainingData
+from engine.data.sample_stream import Draw, draw_seed
+from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
-from engine.trainer import Trainer
+from engine.train import optimizers, schedules
+from engine.train.settings import TrainerOptions
+from engine.train.trainer import Trainer
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -110,9 +111,9 @@ class Accuracy:
 
 
 OPTIMIZERS = {
-    "sgd": lambda model: optim.sgd(model, lr=0.2, weight_decay=1e-3),
-    "adamw": lambda model: optim.adamw(model, lr=0.02),
-    "rmsprop_tf": lambda model: optim.rmsprop_tf(model, lr=0.01, weight_decay=1e-3),
+    "sgd": lambda model: optimizers.sgd(model, lr=0.2, weight_decay=1e-3),
+    "adamw": lambda model: optimizers.adamw(model, lr=0.02),
+    "rmsprop_tf": lambda model: optimizers.rmsprop_tf(model, lr=0.01, weight_decay=1e-3),
 }
 
 
@@ -131,7 +132,7 @@ def trainer(
 ) -> Trainer:
     """A trainer whose run lies in `folder`; options of the plan may be given by name."""
     options = {"steps": 12, "batch": 4, "eval_every": 6, "save_every": 4, "tensorboard": False, **plan}
-    resolved = Plan(**options).resolved(size)
+    resolved = TrainerOptions(**options).resolved(size)
     torch.manual_seed(0)
     task = runtime.place(ToyTask(Net(norm=norm, dropout=dropout), poison))
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,10 +141,10 @@ def trainer(
         plan=resolved,
         task=task,
         optimizer=OPTIMIZERS[optimizer](task.model),
-        schedule=schedule.poly(steps=resolved.steps, warmup_steps=2),
+        schedule=schedules.poly(steps=resolved.steps, warmup_steps=2),
         runtime=runtime,
         run=RunFolder(folder),
-        feed=Feed(train_set=Pictures(size), eval_set=Pictures(eval_size, seed=9), workers=workers),
+        feed=TrainingData(train_set=Pictures(size), eval_set=Pictures(eval_size, seed=9), workers=workers),
         evaluator=Accuracy(),
     )
 

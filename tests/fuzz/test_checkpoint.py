@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from engine import checkpoint, starting
+from engine.run import checkpoint, initial_weights
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 TENSORS = {"model/a": torch.arange(6.0).reshape(2, 3), "ema/b": torch.ones(2, dtype=torch.bfloat16)}
@@ -53,7 +53,7 @@ def read_all(folder, data, suffix="safetensors"):
     for name, tensor in (weights or {}).items():
         assert isinstance(name, str)
         assert isinstance(tensor, torch.Tensor)
-    outcome(lambda: starting.read_state(path), path)
+    outcome(lambda: initial_weights.read_state(path), path)
     assert [entry.name for entry in folder.iterdir()] == [path.name]
     path.unlink()
 

@@ -7,13 +7,14 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from engine import config, run_config, run_folder
+from engine.config import compose, untrusted
 from engine.errors import UserError
+from engine.run import run_folder
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 
 def composed():
-    return config.to_yaml(config.compose_config("train", ["experiment=seg/camvid", "data.root=/none"]))
+    return compose.to_yaml(compose.compose_config("train", ["experiment=seg/camvid", "data.root=/none"]))
 
 
 GOOD = composed()
@@ -25,10 +26,10 @@ def read_run(folder, text):
     path = folder / "config.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     run = run_folder.find(folder)
-    loaded = outcome(lambda: config.load_config(run.config, []), path)
+    loaded = outcome(lambda: compose.load_config(run.config, []), path)
     if loaded is None:
         return False
-    outcome(lambda: config.validate(loaded), "")
+    outcome(lambda: compose.validate(loaded), "")
     for key in ("data.source", "model", "task", "trainer"):
         assert key.split(".")[0] in loaded
     return True
@@ -53,7 +54,7 @@ TARGETS = st.sampled_from(
         "os.system", "builtins.eval", "subprocess.Popen", "engine.run_folder.subprocess.run", "engine.",
         "seg", "engine.checkpoint.torch.load", "engine.errors.UserError.__init__.__globals__",
         "engine.config.main", "seg.task.Segmentation", "torch.optim.Adam", "albumentations.Compose",
-        "albumentations.core.serialization.load", "engine.log.read_rows", "engine..log", "engine:log",
+        "albumentations.core.serialization.load", "engine.train.run_log.read_rows", "engine..log", "engine:log",
         "engine/../os", "", 3, None, ["os.system"], {"a": 1},
     ]
 )  # fmt: skip
@@ -143,7 +144,7 @@ def test_a_few_lines_that_mean_gigabytes_or_code(tmp_path, monkeypatch, text, wh
     path = tmp_path / "config.yaml"
     path.write_text(with_extra(text))
     with pytest.raises(UserError, match=why) as caught:
-        config.validate(config.load_config(path, []))
+        compose.validate(compose.load_config(path, []))
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value).splitlines()) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
@@ -155,30 +156,30 @@ def test_references_that_a_run_has_are_followed(tmp_path, monkeypatch):
     path.write_text(
         with_extra("a: ${oc.env:SOME_FOLDER}/b\nc: {d: '${.e}', e: '${..seed}', f: '${room}.${a}'}\n")
     )
-    loaded = config.load_config(path, [])
+    loaded = compose.load_config(path, [])
     assert loaded.a == "/data/b"
     assert loaded.c == {"d": 0, "e": 0, "f": "seg./data/b"}
-    config.validate(loaded)
+    compose.validate(loaded)
 
 
 def test_every_configuration_of_ours_is_taken(tmp_path):
     """The limits are far away from what a training writes."""
     text = GOOD
     (tmp_path / "config.yaml").write_text(text)
-    assert run_config.read(tmp_path / "config.yaml") == text
-    expansion = run_config._Expansion(BASE, Path("x"))
+    assert untrusted.read(tmp_path / "config.yaml") == text
+    expansion = untrusted._Expansion(BASE, Path("x"))
     expansion.count(BASE, (), 0)
-    assert expansion._left > 0.9 * run_config._MAX_EXPANDED
+    assert expansion._left > 0.9 * untrusted._MAX_EXPANDED
 
 
 def test_a_missing_or_unreadable_file(tmp_path):
     with pytest.raises(UserError, match=r"none.*unreadable configuration \(No such file"):
-        run_config.read(tmp_path / "none")
+        untrusted.read(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"a: \xe9\n")
     with pytest.raises(UserError, match="latin: unreadable configuration"):
-        run_config.read(tmp_path / "latin")
+        untrusted.read(tmp_path / "latin")
     with pytest.raises(UserError, match="unreadable configuration"):
-        run_config.read(tmp_path)
+        untrusted.read(tmp_path)
 
 
 OVERRIDE_KEYS = st.sampled_from(
@@ -211,13 +212,13 @@ OVERRIDES = st.lists(
 @fuzzed(st.tuples(st.sampled_from(["train", "eval", "predict"]), OVERRIDES), examples=20)
 def test_command_lines_of_any_kind(folder, example):
     tool, overrides = example
-    outcome(lambda: config.validate(config.compose_config(tool, overrides)), "")
+    outcome(lambda: compose.validate(compose.compose_config(tool, overrides)), "")
 
 
 @fuzzed(OVERRIDES, examples=30)
 def test_overrides_of_any_kind_for_a_run(folder, overrides):
     path = folder / "config.yaml"
     path.write_text(GOOD)
-    loaded = outcome(lambda: config.load_config(path, overrides), "")
+    loaded = outcome(lambda: compose.load_config(path, overrides), "")
     if loaded is not None:
-        outcome(lambda: config.validate(loaded), "")
+        outcome(lambda: compose.validate(loaded), "")

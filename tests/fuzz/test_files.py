@@ -7,14 +7,15 @@ import cv2
 import numpy as np
 from hypothesis import strategies as st
 
-from engine import inputs, run_folder
-from engine.classes import ClassMap
-from engine.files import pack
-from engine.images import write_png
-from engine.log import RunLog, draw_curves, read_rows
-from engine.run_folder import RunFolder
-from seg.cityscapes import cityscapes
-from seg.masks import masks
+from engine.data import media
+from engine.data.class_map import ClassMap
+from engine.data.images import write_png
+from engine.io.files import pack, write_json
+from engine.plots import draw_curves
+from engine.run.run_folder import RunFolder
+from engine.train.run_log import RunLog, read_rows
+from seg.data.cityscapes import cityscapes
+from seg.data.masks import masks
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 JSON = st.recursive(
@@ -134,7 +135,7 @@ def test_input_patterns(folder, pieces):
     for text in ("".join(pieces), str(folder / "b") + "/../" + "".join(pieces)):
         if text.startswith("/") and not text.startswith(str(folder)):
             continue  # the whole machine is no input of a test
-        found = outcome(lambda text=text: inputs.find(text), "input=")
+        found = outcome(lambda text=text: media.find_media(text), "input=")
         assert found is None or all(path.is_file() for path in found)
 
 
@@ -142,7 +143,7 @@ def test_many_stars_are_one(tmp_path):
     for number in range(6):
         (tmp_path / "/".join("abcdef"[: number + 1])).mkdir()
     (tmp_path / "a/b/c/x.png").touch()
-    assert inputs.find(str(tmp_path / "/".join(["**"] * 40) / "*.png")) == [tmp_path / "a/b/c/x.png"]
+    assert media.find_media(str(tmp_path / "/".join(["**"] * 40) / "*.png")) == [tmp_path / "a/b/c/x.png"]
 
 
 def _video(suffix, codec):
@@ -165,11 +166,9 @@ def test_damaged_videos(folder, example):
     data, suffix = example
     path = folder / f"a.{suffix}"
     path.write_bytes(data)
-    assert 0 <= inputs.num_frames(path) < 2**31
-    outcome(lambda: [frame.shape for frame in inputs.frames(path)], path)
-    outcome(
-        lambda: inputs.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder
-    )
+    assert 0 <= media.num_frames(path) < 2**31
+    outcome(lambda: [frame.shape for frame in media.frames(path)], path)
+    outcome(lambda: media.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder)
 
 
 NAMES = st.sampled_from(
@@ -253,7 +252,7 @@ def test_trees_of_cityscapes(folder, entries):
     examples=60,
 )
 def test_names_in_any_encoding_are_written_and_read_back(folder, names):
-    run_folder.write_json(folder / "summary.json", {"files": names})
+    write_json(folder / "summary.json", {"files": names})
     written = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["files"]
     assert written == names
 

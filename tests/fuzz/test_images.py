@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.classes import ClassMap
-from engine.images import MAX_PIXELS, image_size, read_image, read_labels
-from seg.cityscapes import label_reader, mask_kind
-from seg.labels import LabelReader
+from engine.data.class_map import ClassMap
+from engine.data.images import MAX_PIXELS, image_size, read_image, read_labels
+from seg.data.cityscapes import label_reader, mask_kind
+from seg.data.labels import LabelReader
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8), (20, 14))

@@ -13,12 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import checkpoint, inputs, run_folder
+from engine.data import media
+from engine.data.images import list_images, read_image, read_labels, write_png
 from engine.errors import UserError
-from engine.images import list_images, read_image, read_labels, write_png
-from engine.log import RunLog, draw_curves, read_rows
-from engine.run_folder import RunFolder
-from seg.masks import masks
+from engine.io.files import write_json
+from engine.plots import draw_curves
+from engine.run import checkpoint
+from engine.run.run_folder import RunFolder
+from engine.train.run_log import RunLog, read_rows
+from seg.data.masks import masks
 
 
 def ours(path, metadata):
@@ -100,7 +103,7 @@ def test_a_name_that_is_too_long_for_a_file():
         checkpoint.read_weights(Path("a" * 5000))
     for text in ("a" * 5000, "\0", "a\0*/b", "~nobody-of-that-name/a"):
         with pytest.raises(UserError, match=r"^input=") as caught:
-            inputs.find(text)
+            media.find_media(text)
         assert caught.value.args[0].isprintable()
 
 
@@ -148,7 +151,7 @@ def test_a_link_to_itself_among_the_pictures(tmp_path):
 
 def test_a_file_name_in_another_encoding_is_written_down(tmp_path):
     """As old archives leave them: predict lists such files in its summary."""
-    run_folder.write_json(tmp_path / "a.json", {"file": "caf\udce9.png", "ü": 1})
+    write_json(tmp_path / "a.json", {"file": "caf\udce9.png", "ü": 1})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": "caf\udce9.png", "ü": 1}
 
 
@@ -171,14 +174,14 @@ class Capture:
 def test_videos_that_say_anything(tmp_path, monkeypatch):
     for count, expected in ((math.nan, 0), (math.inf, 0), (-5.0, 0), (1e30, 0), (7.0, 7)):
         monkeypatch.setattr(cv2, "VideoCapture", lambda path, c=count: Capture(FRAME_COUNT=c))
-        assert inputs.num_frames(tmp_path / "a.mp4") == expected
+        assert media.num_frames(tmp_path / "a.mp4") == expected
     with pytest.raises(UserError, match=r"a\.mp4: no readable video"):
-        list(inputs.frames(tmp_path / "a.mp4"))
+        list(media.frames(tmp_path / "a.mp4"))
     monkeypatch.setattr(
         cv2, "VideoCapture", lambda path: Capture(FRAME_WIDTH=60_000.0, FRAME_HEIGHT=60_000.0)
     )
     with pytest.raises(UserError, match=r"a\.mp4: frames of more than 89 megapixels"):
-        list(inputs.frames(tmp_path / "a.mp4"))
+        list(media.frames(tmp_path / "a.mp4"))
 
 
 def test_a_tiff_whose_numbers_are_text(tmp_path):

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small, with_output_stride, with_width
 from deploy.artifact import Artifact, describe
-from deploy.export import export
-from deploy.runtimes import eager, open_session
-from engine.classes import ClassMap
+from deploy.formats.export import export
+from deploy.formats.runtimes import eager, open_session
+from engine.data.class_map import ClassMap
 from seg.export import Export, nearest, run_artifact
 from seg.heads import LRASPP
 from seg.inference import Inference
@@ -63,13 +63,13 @@ def test_label_maps_are_those_that_the_task_predicts(align_corners):
     assert torch.equal(logits.argmax(1), expected.long())
 
 
-def test_without_normalisation_it_takes_normalised_images():
+def test_without_normalization_it_takes_normalized_images():
     task = trained()
     images = torch.from_numpy(pictures())
-    outside = Export(task=task, normalise=False, dtype="uint8")
+    outside = Export(task=task, normalize=False, dtype="uint8")
     assert outside.dtype == "float32"
     with torch.inference_mode():
-        assert torch.equal(outside(task.normalise(images)), Export(task=task)(images))
+        assert torch.equal(outside(task.normalize(images)), Export(task=task)(images))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 7), (1, 1), (8, 12), (5, 100)])

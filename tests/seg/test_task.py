@@ -1,13 +1,13 @@
-"""The segmentation task: losses at label resolution, predictions at any size, normalisation."""
+"""The segmentation task: losses at label resolution, predictions at any size, normalization."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from engine.classes import ClassMap
-from engine.files import pack
-from seg.dataset import SegmentationDataset, Split
+from engine.data.class_map import ClassMap
+from engine.io.files import pack
+from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.inference import Inference
 from seg.losses import CrossEntropy
 from seg.task import Segmentation
@@ -17,7 +17,7 @@ CLASSES = ClassMap(names=("dark", "light"), ids=(7, 300), colors=((0, 0, 0), (25
 
 
 class Brightness(nn.Module):
-    """Scores at half resolution: light where the normalised image is above zero."""
+    """Scores at half resolution: light where the normalized image is above zero."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def test_class_weights_are_counted_at_build():
     ],
 )
 def test_the_protocol_says_how_predictions_were_made(options, expected):
-    split = Split(images=pack(["a.png"]), names=pack(["a"]), labels=pack(["a.png"]))
+    split = SegmentationSplit(images=pack(["a.png"]), names=pack(["a"]), labels=pack(["a.png"]))
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
     image, labels = halves()
     evaluator = task(**options).evaluator(dataset)
@@ -102,9 +102,9 @@ def test_prediction_has_the_size_of_the_image_whatever_the_network_sees(size):
 @pytest.mark.parametrize(
     ("pixels", "black", "white"), [("inception", -1.0, 1.0), ("imagenet", -2.1179, 2.2489)]
 )
-def test_normalisation(pixels, black, white):
+def test_normalization(pixels, black, white):
     image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
-    red = task(pixels=pixels).normalise(image)[0, 0, 0]
+    red = task(pixels=pixels).normalize(image)[0, 0, 0]
     torch.testing.assert_close(red, torch.tensor([black, white]), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="inception, imagenet"):
         task(pixels="other")
@@ -113,7 +113,7 @@ def test_normalisation(pixels, black, white):
 def test_predictions_are_saved_in_the_ids_of_the_data_set(tmp_path):
     image, labels = halves()
     record = task().save_prediction(labels, tmp_path, "street")
-    from engine.images import read_labels
+    from engine.data.images import read_labels
 
     stored = read_labels(tmp_path / record["mask"])
     assert set(np.unique(stored)) == {7, 300}
@@ -123,7 +123,7 @@ def test_predictions_are_saved_in_the_ids_of_the_data_set(tmp_path):
 
 
 def test_a_split_without_masks_is_not_evaluated():
-    split = Split(images=pack(["test/street.png"]), names=pack(["street"]))
+    split = SegmentationSplit(images=pack(["test/street.png"]), names=pack(["street"]))
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
     with pytest.raises(ValueError, match=r"test/street\.png: this split has no masks to score against"):
         task().evaluator(dataset)

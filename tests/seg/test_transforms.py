@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from engine.classes import ClassMap
-from engine.data import Draw
-from engine.files import pack
-from engine.images import write_png
-from seg.dataset import SegmentationDataset, Split
-from seg.geometry import resize_label
-from seg.labels import LabelReader
+from engine.data.class_map import ClassMap
+from engine.data.images import write_png
+from engine.data.sample_stream import Draw
+from engine.io.files import pack
+from seg.augment.scale_crop import resize_label
+from seg.data.dataset import SegmentationDataset, SegmentationSplit
+from seg.data.labels import LabelReader
 from seg.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)
@@ -30,12 +30,12 @@ def scaled_then_cropped(image, label, scale, corner, crop):
     return big[window], marks[window]
 
 
-# Where the reduced 1 / scale has an even numerator (0.75 -> 4/3), centres fall exactly between two pixels and
+# Where the reduced 1 / scale has an even numerator (0.75 -> 4/3), centers fall exactly between two pixels and
 # either is nearest, so such scales are left to the alignment test below.
 @pytest.mark.parametrize("scale", [0.5, 2 / 3, 1.0, 4 / 3, 2.0, 8 / 3])
 def test_crop_first_equals_scale_then_crop(scale):
-    """Labels are equal everywhere; pixels too, but for the rim, where the crop cannot see its neighbours."""
-    from seg.scale_crop import ScaleCrop
+    """Labels are equal everywhere; pixels too, but for the rim, where the crop cannot see its neighbors."""
+    from seg.augment.scale_crop import ScaleCrop
 
     step = ScaleCrop(crop=(72, 72), scale=(scale, scale), scale_step=0, fill=127, area=False)
     noise = RNG.integers(0, 20, LABEL.shape, dtype=np.uint8)
@@ -71,13 +71,13 @@ def test_image_and_label_stay_aligned_at_any_scale(scale):
         difference = moved[..., 0].astype(int)[known] - label.astype(int)[known]
         assert np.abs(difference).max() <= 1
         shifts.append(difference.mean())
-    # At 0.5 every centre falls between two pixels and the label takes the upper one. Elsewhere OpenCV's 8-bit
-    # bilinear rounds down a little (an eighth of a grey value); labels of INTER_NEAREST would be off by
+    # At 0.5 every center falls between two pixels and the label takes the upper one. Elsewhere OpenCV's 8-bit
+    # bilinear rounds down a little (an eighth of a gray value); labels of INTER_NEAREST would be off by
     # another 0.1 to 0.3.
     assert abs(np.mean(shifts)) <= (0.5 if scale == 0.5 else 0.15)
 
 
-def test_nearest_is_centred():
+def test_nearest_is_centerd():
     """Reducing 0 1 2 3 4 5 by three takes the middles 1 and 4, not the corners 0 and 3."""
     assert resize_label(np.arange(6, dtype=np.uint8)[None], (1, 2)).tolist() == [[1, 4]]
 
@@ -122,7 +122,7 @@ def test_flip_probability_and_grid_of_scales():
     assert {0.5, 1.0, 2.0} <= lengths <= {0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0}
 
 
-def test_color_changes_the_image_only_and_grey_needs_no_mask():
+def test_color_changes_the_image_only_and_gray_needs_no_mask():
     plain = TrainTransform(crop=64, color=0.0)(IMAGE, LABEL, 3)
     jittered = TrainTransform(crop=64, color=0.5)(IMAGE, LABEL, 3)
     np.testing.assert_array_equal(plain[1], jittered[1])
@@ -179,7 +179,7 @@ def twelve_alike(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alike")
     write_png(folder / "image.png", IMAGE)
     write_png(folder / "mask.png", LABEL)
-    split = Split(
+    split = SegmentationSplit(
         images=pack([folder / "image.png"] * 12),
         names=pack([f"n{i}" for i in range(12)]),
         labels=pack([folder / "mask.png"] * 12),

@@ -11,15 +11,17 @@ from typing import ClassVar
 import pytest
 
 from backbones.spec import with_width
-from deploy import suite
-from deploy.choice import files_by_name
-from deploy.latency_table import LatencyTable, NetworkLatency
-from deploy.layers import Layer
-from engine import checkpoint, network_file, run_folder
-from engine.classes import ClassMap
-from engine.config import build_task, compose_config, to_yaml
-from engine.run_folder import RunFolder
-from search.space import MnasSpace
+from deploy.benchmark import paper_rows
+from deploy.benchmark.selection import files_by_name
+from deploy.latency_table.layers import Layer
+from deploy.latency_table.table import LatencyTable, NetworkLatency
+from engine.config import network_file
+from engine.config.compose import build_task, compose_config, to_yaml
+from engine.data.class_map import ClassMap
+from engine.io.files import write_json
+from engine.run import checkpoint, run_folder
+from engine.run.run_folder import RunFolder
+from nas.mnas.space import MnasSpace
 from tests.refusals import refuses
 from tests.seg.test_tables import ROWS
 from tests.tools.commands import ROOT, run
@@ -60,7 +62,9 @@ def measured(folder, monkeypatch, *arguments):
 @pytest.mark.slow
 def test_rows_of_table_6_at_a_tiny_size_from_pixels_to_boxes(tmp_path, monkeypatch, capsys):
     wanted = ("det/ssdlite_v2_035", "det/ssdlite_v2", "det/ssdlite_v3_small")
-    monkeypatch.setattr(suite, "published", lambda _: {name: suite.paper_block(name) for name in wanted})
+    monkeypatch.setattr(
+        paper_rows, "published", lambda _: {name: paper_rows.paper_block(name) for name in wanted}
+    )
     found = measured(
         tmp_path, monkeypatch, "suite=table6", "size=[64,64]", "include=all", "memory=false", "device=cpu"
     )
@@ -84,8 +88,8 @@ def trained(tmp_path):
     task = build_task(config, classes)
     made = RunFolder(tmp_path / "trained")
     run_folder.create(made, config=to_yaml(config), environment={})
-    run_folder.write_json(made.classes, classes.to_dict())
-    run_folder.write_json(made.metrics, {"miou": 0.5})
+    write_json(made.classes, classes.to_dict())
+    write_json(made.metrics, {"miou": 0.5})
     checkpoint.write(made.best, checkpoint.prefixed("model", task.model.state_dict()), {})
     return made.path
 
@@ -161,7 +165,9 @@ def test_several_values_of_threads_and_runtimes_are_a_list(typed, composed):
 @pytest.mark.slow
 def test_a_baseline_of_another_table_is_measured_beside_the_rows(monkeypatch):
     halves = ("seg/table8_v3_small_os32", "seg/table8_v3_small_os32_half")
-    monkeypatch.setattr(suite, "published", lambda _: {name: suite.paper_block(name) for name in halves})
+    monkeypatch.setattr(
+        paper_rows, "published", lambda _: {name: paper_rows.paper_block(name) for name in halves}
+    )
     config = compose_config("benchmark", ["suite=table8", "size=[64,128]"])
     rows = tool.suite_rows(config)
     assert [(row.source, row.size) for row in rows] == [

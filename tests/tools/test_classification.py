@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import models
 
-from engine.images import read_image, write_png
+from engine.data.images import read_image, write_png
 from tests.tools.commands import run
 
 SMALL = [
@@ -200,9 +200,9 @@ def assert_same_predictions(sample, weights, run_path, theirs):
     from PIL import Image
     from torchvision.transforms._presets import ImageClassification
 
-    from engine.classes import ClassMap
-    from engine.config import load_config, load_trained
-    from engine.run_folder import RunFolder
+    from engine.config.compose import load_config, load_trained
+    from engine.data.class_map import ClassMap
+    from engine.run.run_folder import RunFolder
 
     theirs.load_state_dict(torch.load(weights, weights_only=True))
     theirs.eval()

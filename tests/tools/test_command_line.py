@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import config
+from engine.config import compose
 from engine.errors import UserError
 
 
@@ -23,7 +23,7 @@ from engine.errors import UserError
     ],
 )
 def test_a_path_is_taken_as_it_is_typed(path):
-    composed = config.compose_config("predict", ["run=r", f"input={path}"])
+    composed = compose.compose_config("predict", ["run=r", f"input={path}"])
     assert composed.input == path
 
 
@@ -31,13 +31,13 @@ def test_a_path_is_taken_as_it_is_typed(path):
 def test_any_path_survives_the_grammar(path):
     if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:
         return  # quoted by the user, nothing at all, or a reference
-    key, value = config._parsed(config._quoted(f"input={path}"))
+    key, value = compose._parsed(compose._quoted(f"input={path}"))
     assert (key, value) == ("input", path)
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("'a b'", "a b"), ('"a,b"', "a,b"), ("null", None)])
 def test_quotes_and_null_keep_their_meaning(typed, expected):
-    assert config.compose_config("train", [f"weights={typed}"]).weights == expected
+    assert compose.compose_config("train", [f"weights={typed}"]).weights == expected
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_quotes_and_null_keep_their_meaning(typed, expected):
 )
 def test_what_cannot_be_parsed_is_named_alone(tmp_path, override, message):
     with pytest.raises(UserError, match=message) as caught:
-        config.compose_config("train", ["seed=3", override])
+        compose.compose_config("train", ["seed=3", override])
     assert "seed" not in str(caught.value)
     with pytest.raises(UserError, match=message):
-        config.load_config(saved(tmp_path), [override])
+        compose.load_config(saved(tmp_path), [override])
 
 
 def saved(folder):
-    text = config.to_yaml(config.compose_config("train", ["trainer.epochs=3"]))
+    text = compose.to_yaml(compose.compose_config("train", ["trainer.epochs=3"]))
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     return folder / "config.yaml"
 
@@ -71,7 +71,7 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
         "trainer.clip=null",
         "seed=7",
     ]
-    for loaded in (config.load_config(saved(tmp_path), typed), config.compose_config("train", typed)):
+    for loaded in (compose.load_config(saved(tmp_path), typed), compose.compose_config("train", typed)):
         assert loaded.optimizer.lr == 0.001
         assert loaded.inference.scales == [0.5, 1]
         assert (loaded.data.root, loaded.trainer.clip, loaded.seed) == ("a b", None, 7)
@@ -80,14 +80,14 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
 @pytest.mark.parametrize("override", ["experiment=seg/camvid", "debug=overfit", "task=seg"])
 def test_a_run_keeps_what_only_composing_can_change(tmp_path, override):
     with pytest.raises(UserError, match="a run keeps its"):
-        config.load_config(saved(tmp_path), [override])
+        compose.load_config(saved(tmp_path), [override])
 
 
 @pytest.mark.parametrize("content", ["a: 1", "a: ${b", ""])
 def test_a_folder_that_holds_another_configuration_is_no_run(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml: (holds no|unreadable) configuration"):
-        config.load_config(tmp_path / "config.yaml", [])
+        compose.load_config(tmp_path / "config.yaml", [])
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_a_folder_that_holds_another_configuration_is_no_run(tmp_path, content):
     ],
 )
 def test_a_sweep_over_steps_empties_epochs(typed, passed):
-    assert config._with_emptied(typed) == passed
+    assert compose._with_emptied(typed) == passed
 
 
 def test_a_value_error_is_the_users_only_where_we_raise_it():
     with pytest.raises(ValueError, match="invalid literal"):
-        config._guarded(lambda: int("x"))
-    assert config._guarded(lambda: config.compose_config("train", ["nope=1"])) == 1
+        compose._guarded(lambda: int("x"))
+    assert compose._guarded(lambda: compose.compose_config("train", ["nope=1"])) == 1

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from engine.classes import ClassMap
-from engine.config import build, compose_config, validate
-from engine.options import CONF, groups, readable_help
+from engine.config.compose import build, compose_config, validate
+from engine.config.help import CONF, groups, readable_help
+from engine.data.class_map import ClassMap
 
 CLASSES = ClassMap(names=tuple(f"class {i}" for i in range(11)))  # as many as seg/camvid has weights for
 ROOT = "data.root=/nowhere"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine import checkpoint
+from engine.run import checkpoint
 from tests.tools.commands import run
 
 SMALL = [

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from deploy.agreement import read_golden, thin
 from deploy.artifact import prepared
-from deploy.runtimes import open_session
-from engine.config import compose_config
+from deploy.formats.runtimes import open_session
+from deploy.verification import read_golden, thin
+from engine.config.compose import compose_config
 from tests.refusals import refuses
 from tests.tools.commands import run
 from tools.export import export_run

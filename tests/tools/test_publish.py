@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from engine.classes import ClassMap
-from engine.config import compose_config
+from engine.config.compose import compose_config
+from engine.data.class_map import ClassMap
 from engine.errors import UserError
-from seg.cityscapes import CITYSCAPES_CLASSES
+from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.engine.run_folders import make_run
 from tests.tools.commands import run
 from tools.publish import publish
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 def test_eval_and_predict_take_what_was_published(folder):
     output = run("publish", "run=run", "out=model", 'description="Drawn streets."', cwd=folder)
     assert "out: model" in output
-    assert "licence=<identifier>" in output
+    assert "license=<identifier>" in output
     assert "Drawn streets." in (folder / "model" / "README.md").read_text()
     assert yaml.safe_load((folder / "model" / "config.yaml").read_text())["run"] is None
     assert "out: scores" in run("eval", "run=model", "out=scores", cwd=folder)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.config import compose_config
+from engine.config.compose import compose_config
 from tests.refusals import refuses
 from tests.tools.commands import run
 from tests.tools.test_export import SMALL

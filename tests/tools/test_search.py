@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from backbones.spec import NetSpec
-from deploy.latency_table import build_table
-from engine.config import compose_config
-from search.trained import OpenRun, OpenTraining, with_held_out
-from tests.deploy.test_latency_table import MAdds
+from deploy.latency_table.table import build_table
+from engine.config.compose import compose_config
+from nas.training_problem import OpenRun, OpenTraining, with_held_out
+from tests.deploy.latency_table.test_latency_table import MAdds
 from tests.tools.commands import run
 from tests.tools.test_end_to_end import SMALL
 from tools.search import known_table, network_latency, search

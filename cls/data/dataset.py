@@ -1,0 +1,153 @@
+"""Classification samples: files in, tensors out, all randomness from the draw."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image
+from engine.data.loader import as_tensor
+from engine.data.pixel_cache import PixelCache
+from engine.data.sample_stream import Draw, draw_seed
+from engine.errors import UserError, no_split
+
+Image = NDArray[np.uint8]
+
+
+Transform = Callable[[Image, int], Image]
+"""(image [H, W, 3], seed) -> image [h, w, 3]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSplit:
+    """The files of one split, as packed arrays of equal length.
+
+    root: the folder that `files` are relative to. labels: class index of each (None: unknown). windows: what
+    of the picture is the sample, [N, 4] as (left, top, right, bottom) in pixels (None: all of it).
+    """
+
+    root: str
+    files: NDArray[np.bytes_]
+    labels: NDArray[np.int32] | None = None
+    windows: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        for field in (self.labels, self.windows):
+            if field is not None and len(field) != len(self.files):
+                raise ValueError(f"a split needs one label and window per file ({len(self.files)})")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def without(self, indices: Iterable[int]) -> "ClassificationSplit":
+        """The same files but those at `indices`, in the same order."""
+        kept = np.ones(len(self), bool)
+        kept[list(indices)] = False
+        return replace(
+            self,
+            files=self.files[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            windows=None if self.windows is None else self.windows[kept],
+        )
+
+
+class ClassificationDataset(Dataset[dict[str, Any]]):
+    """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
+
+    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has labels, "label": int.
+
+    Raises (from `[]` and `read`): UserError naming the file that cannot be read.
+    """
+
+    def __init__(
+        self, *, split: ClassificationSplit, transform: Transform, seed: int, cache: PixelCache | None = None
+    ) -> None:
+        self._split, self._transform, self._seed = split, transform, seed
+        self._image = read_image if cache is None else cache.image
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def has_labels(self) -> bool:
+        return self._split.labels is not None
+
+    def name(self, index: int) -> str:
+        """What the sample is called in reports: its file under the split's folder, without the suffix."""
+        name = os.path.splitext(os.fsdecode(self._split.files[index]))[0]
+        if self._split.windows is None:
+            return name
+        left, top, _, _ = self._split.windows[index].tolist()
+        return f"{name}_{left}_{top}"
+
+    def image_path(self, index: int) -> str:
+        return os.path.join(self._split.root, os.fsdecode(self._split.files[index]))
+
+    def label(self, index: int) -> int | None:
+        return None if self._split.labels is None else int(self._split.labels[index])
+
+    def read(self, index: int) -> Image:
+        """The sample as it is stored, RGB [H, W, 3]."""
+        image = self._image(self.image_path(index))
+        if self._split.windows is None:
+            return image
+        left, top, right, bottom = self._split.windows[index].tolist()
+        return image[top:bottom, left:right]
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        image = self._transform(self.read(draw.index), draw_seed(self._seed, draw))
+        sample: dict[str, Any] = {"index": draw.index, "image": as_tensor(image.transpose(2, 0, 1))}
+        if (label := self.label(draw.index)) is not None:
+            sample["label"] = label
+        return sample
+
+
+class ClassificationData:
+    """What a data config builds: the classes, the splits, and a data set per split.
+
+    Attributes: classes; splits (name -> Split, in the order train, val, test, ...); description (one line for
+    logs); warnings (lines worth showing before training).
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: ClassMap,
+        splits: Mapping[str, ClassificationSplit],
+        description: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.classes, self.splits = classes, dict(splits)
+        self.description, self.warnings = description, tuple(warnings)
+
+    def dataset(
+        self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
+    ) -> ClassificationDataset:
+        """The samples of one split.
+
+        Raises: UserError for a split that is not there.
+        """
+        if split not in self.splits:
+            raise no_split(split, self.splits, source=self.description)
+        return ClassificationDataset(split=self.splits[split], transform=transform, seed=seed, cache=cache)
+
+
+def describe(what: str, root: Path, classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> str:
+    """One line for logs: what it is, where, and how large its splits are."""
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+    return f"{what} at {root}: {len(classes)} classes; images: {sizes}"
+
+
+def refuse_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> None:
+    """Raises: UserError where a split has no pictures, or there is no split at all."""
+    if not splits:
+        raise UserError(f"{root}: no folders of splits; put the pictures into train/<class> and val/<class>")
+    for name, split in splits.items():
+        if not len(split):
+            raise UserError(f"{root / name}: no pictures; add some or remove the folder")

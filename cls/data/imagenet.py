@@ -1,0 +1,150 @@
+"""ImageNet (ILSVRC 2012) as it is unpacked: synset folders, or validation files with the devkit.
+
+The order of the classes is that of the sorted synset ids, which all published weights share (TensorFlow's
+have a background class before it).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cls.data.dataset import ClassificationData, ClassificationSplit, describe, refuse_empty
+from cls.data.folders import class_folders, read_tree
+from engine.data.class_map import ClassMap
+from engine.data.images import list_images
+from engine.errors import UserError
+from engine.io.files import pack
+
+DEVKIT = Path("ILSVRC2012_devkit_t12/data")
+
+
+_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+_COUNTS = {"train": 1281167, "val": 50000}
+
+
+def imagenet(*, root: str) -> ClassificationData:
+    """ImageNet's train and val, either of which may be missing.
+
+    Each is a folder of synset folders (`val/n01440764/*.JPEG`), or of pictures with `<root>/<split>.txt`
+    beside it (a line "<file> <class index>" per picture); val may also hold the archive's bare files, with
+    the devkit unpacked in `<root>` to tell their classes. Of other than 1000 synsets the classes are called
+    by their synset ids.
+
+    Raises:
+        UserError: neither is there, or what tells the classes is missing or does not fit.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"data.root={root}: no such folder")
+    there = [name for name in ("train", "val") if (base / name).is_dir()]
+    if not there:
+        raise UserError(
+            f"{base}: neither train nor val; unpack ILSVRC2012_img_train.tar into train/<synset>/ and "
+            "ILSVRC2012_img_val.tar into val/ (from image-net.org), with ILSVRC2012_devkit_t12 beside them"
+        )
+    synsets = _synsets(base, there)
+    splits = {name: _split(base, name, synsets) for name in there}
+    refuse_empty(splits, base)
+    classes = ClassMap(names=class_names() if len(synsets) in (0, 1000) else tuple(synsets))
+    warnings = [
+        f"{base / name}: {len(split)} pictures, ImageNet has {_COUNTS[name]}"
+        for name, split in splits.items()
+        if len(classes) == 1000 and len(split) != _COUNTS[name]
+    ]
+    for name, split in splits.items():
+        assert split.labels is not None
+        if split.labels.max() >= len(classes):
+            raise UserError(f"{base / name}: class {split.labels.max()} of {len(classes)} classes")
+    description = describe("ImageNet", base, classes, splits)
+    return ClassificationData(classes=classes, splits=splits, description=description, warnings=warnings)
+
+
+def class_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, as torchvision's weights list them."""
+    from torchvision.models import MobileNet_V3_Large_Weights  # imports all of torchvision's models
+
+    return tuple(MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _synsets(base: Path, splits: list[str]) -> list[str]:
+    """Sorted ids of the synset folders of the first split that has some; empty where none has."""
+    for name in splits:
+        if found := class_folders(base / name):
+            return found
+    return []
+
+
+def _split(base: Path, name: str, synsets: list[str]) -> ClassificationSplit:
+    folder, listed = base / name, base / f"{name}.txt"
+    if class_folders(folder):
+        return read_tree(folder, {synset: index for index, synset in enumerate(synsets)})
+    if listed.is_file():
+        return _listed(folder, listed)
+    if name == "val":
+        return _with_devkit(base)
+    raise UserError(f"{folder}: neither synset folders nor {listed.name} beside it, which tell the classes")
+
+
+def _listed(folder: Path, listed: Path) -> ClassificationSplit:
+    """Pictures of `folder` as `listed` names them: a line "<file> <class index>" each."""
+    try:
+        lines = listed.read_text(encoding="utf-8-sig").split("\n")  # some editors put a mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listed}: cannot be read ({error})") from None
+    files, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        file, _, label = line.strip().rpartition(" ")
+        if not file or not label.isascii() or not label.isdigit() or len(label) > 5:
+            raise UserError(f'{listed}: line {number} is not "<file> <class index>": {line[:80]!r}')
+        files.append(file)
+        labels.append(int(label))
+    if not files:
+        raise UserError(f'{listed}: lists no picture; write a line "<file> <class index>" for each')
+    return ClassificationSplit(root=str(folder), files=pack(files), labels=np.array(labels, np.int32))
+
+
+def _with_devkit(base: Path) -> ClassificationSplit:
+    truth, meta, files = base / DEVKIT / _TRUTH, base / DEVKIT / "meta.mat", list_images(base / "val")
+    if not truth.is_file() or not meta.is_file():
+        raise UserError(
+            f"{base / 'val'}: bare files, whose classes the devkit tells: unpack "
+            f"ILSVRC2012_devkit_t12.tar.gz in {base}, or sort the files into synset folders"
+        )
+    wnids = _devkit_synsets(meta)
+    indices = {number: index for index, number in enumerate(sorted(wnids, key=wnids.__getitem__))}
+    try:
+        numbers = [int(line) for line in truth.read_text(encoding="ascii").split()]
+        labels = np.array([indices[number] for number in numbers], np.int32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{truth}: not the devkit's list of classes ({error})") from None
+    positions = [_position(file, len(labels)) for file in files]
+    return ClassificationSplit(
+        root=str(base / "val"), files=pack([file.name for file in files]), labels=labels[positions]
+    )
+
+
+def _position(file: Path, count: int) -> int:
+    digits = file.stem.rpartition("_")[2]
+    if not digits.isascii() or not digits.isdigit() or not 1 <= int(digits) <= count:
+        raise UserError(f"{file}: not a validation file (ILSVRC2012_val_00000001.JPEG to {count:08d})")
+    return int(digits) - 1
+
+
+def _devkit_synsets(meta: Path) -> dict[int, str]:
+    """ILSVRC2012_ID -> synset id, of the 1000 leaves (the other rows are their ancestors)."""
+    from scipy.io import loadmat
+
+    try:
+        rows: Any = loadmat(os.fspath(meta), squeeze_me=True)["synsets"]
+        found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+    except Exception as error:  # a damaged file may raise anything
+        raise UserError(f"{meta}: not the devkit's meta.mat ({type(error).__name__})") from None
+    if not found:
+        raise UserError(f"{meta}: lists no synset")
+    return found

@@ -1,0 +1,200 @@
+"""The time of one layer, as it will be inside of a network.
+
+A layer that runs by itself also pays for crossing the edges of its graph: the call, the copying of its input
+and output, and where a runtime keeps feature maps in an order of its own (ONNX Runtime in blocks of channels)
+the conversions there and back. Inside a network nobody pays for that. It is measured for each feature map
+with the cheapest layer there is, a 1x1 depthwise convolution: run once it costs two edges and itself, two in
+a row cost two edges and itself twice, so that one edge is once - twice / 2. The edges are then taken off.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deploy.formats.export import OPSET
+from deploy.formats.runtimes import onnxruntime, require
+from deploy.latency_table.layers import HeadOf, Layer, module_of
+from deploy.timing.latency import Latency, Rounds, clocked, take_rounds
+from engine.errors import UserError
+from engine.runtime import keep_freed_memory
+
+RUNTIMES = ("torch", "onnx")
+
+
+QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
+"""For one layer: a second at the most."""
+
+
+class Measurer(Protocol):
+    """Runs modules in one runtime; `about` says which, and how it measures."""
+
+    about: dict[str, Any]
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+        """The median time of one call, in milliseconds."""
+        ...
+
+
+class TorchMeasurer:
+    """Eager torch on the CPU, in eval mode.
+
+    Args:
+        threads: of torch, while something is measured.
+        rounds: how often.
+
+    Raises:
+        ValueError: threads below 1.
+    """
+
+    def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
+        self.threads, self.rounds = _checked(threads), rounds
+        self.about = _about("torch", version("torch"), threads, rounds)
+        # Else every large feature map is asked of the kernel anew, which can cost more than the layer.
+        keep_freed_memory()
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+        module, before = module.eval(), torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                return _median(lambda: module(*inputs), self.rounds)
+        finally:
+            torch.set_num_threads(before)
+
+
+class OnnxMeasurer:
+    """ONNX Runtime on the CPU: what is timed is the graph that `deploy.formats.export` would write.
+
+    Raises:
+        ValueError: threads below 1.
+        UserError: ONNX Runtime, or what the export needs, is not installed.
+    """
+
+    def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
+        self.threads, self.rounds = _checked(threads), rounds
+        self._library = onnxruntime()
+        require("onnxscript", "onnx")
+        self.about = _about("onnx", self._library.__version__, threads, rounds)
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+        options = self._library.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        graph = _onnx_graph(module.eval(), tuple(inputs))
+        session = self._library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return _median(lambda: session.run(None, feed), self.rounds)
+
+
+def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measurer:
+    """The measurer of a runtime, `torch` or `onnx`. ValueError for another one."""
+    if runtime == "torch":
+        return TorchMeasurer(threads=threads, rounds=rounds)
+    if runtime == "onnx":
+        return OnnxMeasurer(threads=threads, rounds=rounds)
+    raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+
+
+class LayerTimer:
+    """Times layers by a measurer, less the edges of their graphs.
+
+    Args:
+        measure: times a module.
+        known: times of edges that were measured before.
+    """
+
+    def __init__(self, measure: Measurer, *, known: Callable[[Layer], float | None] = lambda _: None) -> None:
+        self.measure, self._known = measure, known
+        self.edges: dict[Layer, float] = {}
+
+    def __call__(self, layer: Layer, model: Callable[[], nn.Module] | None = None) -> float:
+        """The layer's part in the time of a network, in ms; 0 for one that costs no more than its edges.
+
+        Args:
+            model: makes the whole model, which a head is taken from.
+
+        Raises:
+            UserError: a head without its model.
+        """
+        if layer.kind == "edge":
+            return self._edge(layer)
+        if layer.kind == "head":
+            if model is None:
+                raise UserError(f"the table has no {layer.name}, and there is no model to measure it with")
+            module: nn.Module = HeadOf(model())
+        else:
+            module = module_of(layer)
+        with torch.no_grad():
+            inputs = [_random(*size) for size in input_sizes(layer)]
+            return max(0.0, self.measure(module, inputs) - sum(map(self._edge, inner_edges(layer))))
+
+    def _edge(self, edge: Layer) -> float:
+        if edge not in self.edges:
+            found = self._known(edge)
+            self.edges[edge] = self._measured_edge(edge) if found is None else found
+        return self.edges[edge]
+
+    def _measured_edge(self, edge: Layer) -> float:
+        channels = edge.channels_in
+        inputs = [_random(channels, edge.height, edge.width)]
+        once, twice = (
+            self.measure(nn.Sequential(*(_cheapest(channels) for _ in range(count))), inputs)
+            for count in (1, 2)
+        )
+        return max(0.0, once - twice / 2)
+
+
+def input_sizes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
+    """(channels, height, width) of everything that a layer reads."""
+    return layer.inputs or ((layer.channels_in, layer.height, layer.width),)
+
+
+def inner_edges(layer: Layer) -> Iterable[Layer]:
+    """The edges that a layer has by itself and not within its network.
+
+    The stem's input and the head's output are edges of the network too.
+    """
+    found = list(input_sizes(layer)) if layer.kind != "stem" else []
+    if channels := layer.out or layer.exp:
+        found.append((channels, -(-layer.height // layer.stride), -(-layer.width // layer.stride)))
+    return [Layer(kind="edge", channels_in=c, height=h, width=w) for c, h, w in found]
+
+
+def _onnx_graph(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, inputs)
+        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    assert made is not None
+    graph: bytes = made.model_proto.SerializeToString()
+    return graph
+
+
+def _cheapest(channels: int) -> nn.Module:
+    return nn.Conv2d(channels, channels, 1, groups=channels)
+
+
+def _random(channels: int, height: int, width: int) -> Tensor:
+    return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _median(run: Callable[[], Any], rounds: Rounds) -> float:
+    return Latency.of(take_rounds({"": clocked(run)}, rounds)[""]).p50
+
+
+def _about(runtime: str, found: str, threads: int, rounds: Rounds) -> dict[str, Any]:
+    settings = {"warmup": rounds.warmup, "repeats": [rounds.least, rounds.most], "statistic": "median"}
+    return {"runtime": runtime, "runtime_version": found, "threads": threads, **settings}
+
+
+def _checked(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return threads

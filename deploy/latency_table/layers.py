@@ -1,0 +1,284 @@
+"""A network as a list of layers, each with all that its latency depends on.
+
+The layers are the stem, the blocks, the last convolution and the head: what a model does with the features
+of its backbone, as one layer. Each can be built and run by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from backbones.blocks import ConvNormAct, InvertedResidual, Part, SqueezeExcite
+from backbones.network import PARTS, MobileNet
+from backbones.spec import STEM_STRIDE, BlockSpec, NetSpec
+from engine.config import network_file
+from engine.errors import UserError
+
+KINDS = ("stem", "block", "last", "head", "edge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer on one feature map: the key of a latency table.
+
+    Attributes:
+        kind: `stem`, `block`, `last`, `head`, or `edge` (no layer: see `deploy.latency_table.table`).
+        channels_in, exp, out: channels of the input, between the convolutions of a block, and of the output.
+        squeezed: channels between the two convolutions of the squeeze-and-excite; 0: it has none.
+        gate: of the squeeze-and-excite.
+        height, width: of the input.
+        until: the last part of a block that is built (see `backbones.blocks.InvertedResidual`).
+        head: which head; its inputs are `inputs`.
+        inputs: (channels, height, width) of each feature that a head reads.
+
+    Raises:
+        ValueError: an unknown kind, or a size that is not positive.
+    """
+
+    kind: str
+    channels_in: int = 0
+    exp: int = 0
+    out: int = 0
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    act: str = ""
+    squeezed: int = 0
+    gate: str = ""
+    residual: bool = False
+    padding: str = "symmetric"
+    until: str = "out"
+    height: int = 0
+    width: int = 0
+    head: str = ""
+    inputs: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a layer's kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        object.__setattr__(self, "inputs", tuple(_sizes(feature) for feature in self.inputs))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not type(field.default) and field.name != "kind":
+                raise ValueError(f"{field.name} of a layer must be like {field.default!r}, got {value!r}")
+        if self.kind != "head" and min(self.channels_in, self.height, self.width) < 1:
+            raise ValueError(
+                f"a {self.kind} needs channels_in, height and width of at least 1, got {self.name}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, for JSON."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {**found, "inputs": [list(size) for size in self.inputs]} if self.inputs else found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Layer:
+        """The inverse of `to_dict`. ValueError for an unknown key."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"a layer has no key {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        return cls(**data)
+
+    @property
+    def name(self) -> str:
+        """For tables that people read."""
+        if self.kind == "head":
+            return f"head {self.head} on {', '.join('x'.join(map(str, size)) for size in self.inputs)}"
+        text = f"{self.kind} {self.channels_in}"
+        text += f"->{self.exp}" if self.kind == "block" else ""
+        text += f"->{self.out}" if self.out else ""
+        text += f" k{self.kernel}" + (f" s{self.stride}" if self.stride > 1 else "")
+        return text + (f" se{self.squeezed}" if self.squeezed else "") + f" @{self.height}x{self.width}"
+
+
+def layers(
+    spec: NetSpec, *, size: tuple[int, int], taps: Sequence[str] | None = None, head: str = ""
+) -> list[Layer]:
+    """The layers that a network of `spec` runs for an image of `size` (height, width).
+
+    Args:
+        taps: the features that are read, which decide how far the network is built (None: the last one).
+        head: name of what reads them; "" where there is only the backbone.
+
+    Raises:
+        ValueError: an unknown feature.
+    """
+    taps = (default_tap(spec),) if taps is None else tuple(taps)
+    with torch.device("meta"):
+        network = MobileNet(spec, taps=taps)
+    height, width = size
+    found = [
+        Layer(
+            kind="stem",
+            channels_in=3,
+            out=spec.stem,
+            kernel=3,
+            stride=STEM_STRIDE,
+            act=spec.stem_act,
+            padding=_padding(spec, STEM_STRIDE),
+            height=height,
+            width=width,
+        )
+    ]
+    height, width = _after(height, STEM_STRIDE), _after(width, STEM_STRIDE)
+    for number, module in enumerate(network.blocks):
+        block, channels_in = spec.blocks[number], spec.block_inputs[number]
+        found.append(_block(spec, block, channels_in, cast(InvertedResidual, module), (height, width)))
+        height, width = _after(height, block.stride), _after(width, block.stride)
+    if network.last is not None:
+        channels = spec.blocks[-1].out
+        found.append(
+            Layer(
+                kind="last",
+                channels_in=channels,
+                out=spec.last,
+                act=spec.last_act,
+                height=height,
+                width=width,
+            )
+        )
+    if head:
+        found.append(Layer(kind="head", head=head, inputs=_features(network, size)))
+    return found
+
+
+def default_tap(spec: NetSpec) -> str:
+    """The last feature of a network."""
+    return "last" if spec.last else f"block{len(spec.blocks)}"
+
+
+def head_name(model: nn.Module, options: Mapping[str, Any], num_classes: int) -> str:
+    """The name of a head in a latency table: its class, and a hash of what it is built with.
+
+    options: the model's configuration, plain values; its backbone and input size do not matter.
+    """
+    own = {key: value for key, value in options.items() if key not in ("backbone", "input_size")}
+    text = json.dumps([own, num_classes], sort_keys=True)
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{type(getattr(model, 'head', model)).__name__}-{mark}"
+
+
+def module_of(layer: Layer) -> nn.Module:
+    """A module that does what a stem, block or last layer does, in eval mode, with random weights.
+
+    Raises:
+        ValueError: a head, which only its model can build (`HeadOf`).
+    """
+    if layer.kind in ("stem", "last"):
+        module: nn.Module = ConvNormAct(
+            layer.channels_in,
+            layer.out,
+            kernel=layer.kernel,
+            stride=layer.stride,
+            act=layer.act,
+            padding=layer.padding,
+        )
+    elif layer.kind == "block":
+        block = BlockSpec(
+            kernel=layer.kernel,
+            exp=layer.exp,
+            out=layer.out,
+            act=layer.act,
+            stride=layer.stride,
+            dilation=layer.dilation,
+            residual=layer.residual,
+        )
+        net = NetSpec(name="layer", stem=layer.channels_in, blocks=(block,), last=0, padding=layer.padding)
+        module = InvertedResidual(
+            block, channels_in=layer.channels_in, net=net, until=cast(Part, layer.until)
+        )
+        if layer.squeezed:
+            module.se = SqueezeExcite(layer.exp, layer.squeezed, gate=layer.gate)
+    else:
+        raise ValueError(f"a {layer.kind} is not built from its sizes alone")
+    return module.eval()
+
+
+class HeadOf(nn.Module):
+    """What a model does with its backbone's features: features, in the order of the taps -> its outputs.
+
+    Works for any model that has a `backbone` and reads images through it alone. `model` is copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        backbone = cast(MobileNet, model.backbone)
+        self.taps = backbone.taps
+        memo: dict[int, Any] = {id(backbone): _Given()}
+        self.model = copy.deepcopy(model, memo).eval()
+
+    def forward(self, *features: Tensor) -> Any:
+        return self.model(dict(zip(self.taps, features, strict=True)))
+
+
+class _Given(nn.Module):
+    """Stands for a backbone whose features are there already."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return features
+
+
+def _block(
+    spec: NetSpec, block: BlockSpec, channels_in: int, module: InvertedResidual, size: tuple[int, int]
+) -> Layer:
+    until = PARTS[sum(part is not None for part in (module.depthwise, module.project))]
+    squeezed = 0
+    if block.se and until == "out":
+        squeezed = spec.se.squeezed(channels_in=channels_in, exp=block.exp)
+    whole = until == "out"
+    return Layer(
+        kind="block",
+        channels_in=channels_in,
+        exp=block.exp,
+        out=block.out if whole else 0,
+        kernel=block.kernel,
+        stride=block.stride,
+        dilation=block.dilation,
+        act=block.act,
+        squeezed=squeezed,
+        gate=spec.se.gate if squeezed else "",
+        residual=module.residual and whole,
+        padding=_padding(spec, block.stride),
+        until=until,
+        height=size[0],
+        width=size[1],
+    )
+
+
+def _padding(spec: NetSpec, stride: int) -> str:
+    return spec.padding if stride > 1 else "symmetric"  # the two are the same at stride 1
+
+
+def _features(network: MobileNet, size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    height, width = size
+    return tuple(
+        (channels, -(-height // stride), -(-width // stride))
+        for channels, stride in zip(network.channels.values(), network.strides.values(), strict=True)
+    )
+
+
+def _after(side: int, stride: int) -> int:
+    return -(-side // stride)
+
+
+def _sizes(feature: Sequence[int]) -> tuple[int, int, int]:
+    channels, height, width = feature
+    return int(channels), int(height), int(width)
+
+
+def read_spec(file: Path) -> NetSpec:
+    """The network in a YAML file. Raises: UserError where it is unreadable or holds none."""
+    fields = network_file.read(file)
+    try:
+        return NetSpec.from_dict(fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: holds no network ({error})") from None

@@ -1,0 +1,181 @@
+"""ONNX files in 8 bits: QuantizeLinear and DequantizeLinear around the layers, by ONNX Runtime's own tool.
+
+Activations are unsigned and have one range for each tensor, weights are signed and symmetric, with one scale
+for each output channel: the only combination that ONNX Runtime runs fast on x86 (signed activations are 2.3
+times slower than float32). Batch normalization is in the convolutions already: the export folds it.
+
+Ranges before a hard activation are cut to where it does anything. Of a convolution's outputs below -3
+nothing is left behind h-swish, and minimum and maximum over images would spend most of the 256 steps on
+them: this is one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a
+tensor with ranges a hundred times those of its others, shows in the sensitivities, and is what layers that
+stay float are for.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.formats.runtimes import INPUT, onnxruntime, require
+from deploy.quantize.sensitivity import layer_name
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+BETWEEN = ("Add", "Mul")
+"""Quantized as well where they lie between layers with weights: a residual sum, a squeeze-and-excite."""
+
+
+ALIVE = {"Relu": (0.0, np.inf), "HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
+"""Beyond this interval an activation's output is constant (that of h-swish: the identity above 3)."""
+
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where PyTorch's exporter notes the modules that a node comes from."""
+
+
+class OnnxQuantizer:
+    """See `deploy.quantize.sensitivity.Quantizer`; batches are of images [N, 3, h, w], as the file takes them.
+
+    The last layers with weights stay float: of scores in 256 steps many are equal, and the first class wins.
+    """
+
+    def __init__(self, source: Path, batches: Sequence[NDArray[Any]], *, per_channel: bool = True) -> None:
+        self._onnx = require("onnx", "onnx")
+        onnxruntime()
+        self._tool = require("onnxruntime.quantization", "onnx")
+        self.per_channel = per_channel
+        properties = self._onnx.load(str(source)).metadata_props
+        self._metadata = {entry.key: entry.value for entry in properties} | {"precision": "int8"}
+        with tempfile.TemporaryDirectory(prefix="int8-") as folder, _quiet():
+            prepared = Path(folder) / "prepared.onnx"
+            # Its optimizer would take h-swish apart; shapes are all that is missing.
+            self._tool.shape_inference.quant_pre_process(
+                str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True
+            )
+            self._model = self._onnx.load(str(prepared))
+            self._layers = find_layers(self._model)
+            self._ranges = self._calibrate(prepared, batches)
+        self.layers = tuple(self._layers)
+
+    def write(self, path: Path, *, floating: Collection[str]) -> Path:
+        """See `Quantizer.write`."""
+        chosen = [node for layer, node in self._layers.items() if layer not in floating]
+        model = self._onnx.ModelProto()
+        model.CopyFrom(self._model)
+        if chosen:  # an empty list means all of them to the library
+            with _quiet():
+                quantizer = self._tool.qdq_quantizer.QDQQuantizer(
+                    model,
+                    self.per_channel,
+                    False,  # weights in 7 bits: for processors without dot products of bytes (VNNI)
+                    self._tool.QuantType.QInt8,
+                    self._tool.QuantType.QUInt8,
+                    self._ranges,
+                    chosen,
+                    [],
+                    [*WEIGHTED, *BETWEEN],
+                    {},
+                )
+                quantizer.quantize_model()
+            model = quantizer.model.model
+        self._onnx.helper.set_model_props(model, self._metadata)
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    def _calibrate(self, prepared: Path, batches: Sequence[NDArray[Any]]) -> Any:
+        """Least and largest value of each activation over the images, as the library keeps them."""
+        calibrator = self._tool.calibrate.create_calibrator(
+            prepared,
+            [*WEIGHTED, *BETWEEN],
+            augmented_model_path=str(prepared.with_name("augmented.onnx")),
+            calibrate_method=self._tool.CalibrationMethod.MinMax,
+        )
+        calibrator.collect_data(_Reader(batches))
+        ranges = calibrator.compute_data()
+        kind = self._tool.calibrate.TensorData
+        for tensor, interval in alive(self._model).items():
+            if tensor in ranges:
+                found = [np.asarray(side, np.float32) for side in ranges[tensor].range_value]
+                low, high = (np.clip(side, *interval).astype(np.float32) for side in found)
+                ranges[tensor] = kind(lowest=low, highest=high)
+        return ranges
+
+
+class _Reader:
+    """What the library reads calibration images from."""
+
+    def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The network's next input; None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def find_layers(model: Any) -> dict[str, str]:
+    """Name of each layer that can be quantized -> its node's, in the graph's order."""
+    weights = {constant.name for constant in model.graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    before_weights: dict[str, bool] = {}  # by node: whether a layer with weights comes after it
+    for node in reversed(model.graph.node):  # the graph is in topological order
+        after = [reader for tensor in node.output for reader in readers.get(tensor, [])]
+        before_weights[node.name] = any(
+            _weighted(reader, weights) or before_weights[reader.name] for reader in after
+        )
+    layers: dict[str, str] = {}
+    for node in model.graph.node:
+        if before_weights[node.name] and (_weighted(node, weights) or node.op_type in BETWEEN):
+            name = _name(node, weights)
+            layers[f"{name} ({node.name})" if name in layers else name] = node.name
+    return layers
+
+
+def alive(model: Any) -> dict[str, tuple[float, float]]:
+    """Tensors that only hard activations read -> the interval within which one of these does anything."""
+    found: dict[str, list[tuple[float, float] | None]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            found.setdefault(tensor, []).append(ALIVE.get(node.op_type))
+    for output in model.graph.output:
+        found.setdefault(output.name, []).append(None)
+    return {
+        tensor: (min(low for low, _ in intervals), max(high for _, high in intervals))
+        for tensor, known in found.items()
+        if len(intervals := [interval for interval in known if interval is not None]) == len(known)
+    }
+
+
+def _weighted(node: Any, weights: Collection[str]) -> bool:
+    return node.op_type in WEIGHTED and node.input[1] in weights
+
+
+def _name(node: Any, weights: Collection[str]) -> str:
+    if _weighted(node, weights) and node.input[1].endswith(".weight"):
+        return layer_name(node.input[1])
+    for entry in node.metadata_props:
+        if entry.key == SCOPES:  # of the modules around the node, and its own name at last
+            return f"{layer_name(ast.literal_eval(entry.value)[-2])}.{node.name}"
+    return str(node.name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's notes, such as the advice to do what has just been done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

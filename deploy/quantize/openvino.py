@@ -1,0 +1,182 @@
+"""OpenVINO files in 8 bits, by NNCF: signed weights, a scale for each output channel; unsigned activations.
+
+NNCF knows which operations OpenVINO fuses and quantizes nothing between a convolution and its h-swish; the
+inputs of depthwise convolutions get a range for each channel; biases are corrected for what the weights lost.
+The two convolutions in a squeeze-and-excite, which see one pixel, it leaves float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.formats.runtimes import openvino_core, require
+from deploy.quantize.sensitivity import layer_name
+
+RT_INFO = ["metadata", "export"]
+"""Where the export keeps a file's metadata."""
+
+
+SAME = 1e-3
+"""Weights that differ by less than this share of their channel's largest are the same."""
+
+
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+
+
+class OpenVinoQuantizer:
+    """See `deploy.quantize.sensitivity.Quantizer`; batches are of images [N, 3, h, w], as the file takes them.
+
+    The file has no names of modules: layers are called by `weights`, PyTorch's by name, where these tell.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        batches: Sequence[NDArray[Any]],
+        *,
+        per_channel: bool = True,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        # Whether it reports its use to its makers is settled when NNCF is imported; this is its only switch.
+        os.environ.setdefault("NNCF_CI", "1")
+        self._ov = require("openvino", "openvino")
+        nncf = require("nncf", "openvino")
+        self._float = openvino_core().read_model(source)
+        advanced = nncf.AdvancedQuantizationParameters()
+        if not per_channel:
+            kind = nncf.quantization.advanced_parameters.QuantizationParameters
+            advanced.weights_quantization_params = kind(per_channel=False)
+            advanced.activations_quantization_params = kind(per_channel=False)
+        with _quiet(nncf):
+            self._quantized = nncf.quantize(
+                self._float,
+                nncf.Dataset(list(batches)),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(batches),
+                advanced_parameters=advanced,
+            )
+        self._operations = {node.get_friendly_name(): node for node in self._float.get_ordered_ops()}
+        self._layers = self._find_layers(weights or {})
+        self.layers = tuple(self._layers)
+
+    def write(self, path: Path, *, floating: Collection[str]) -> Path:
+        """See `Quantizer.write`."""
+        model = self._quantized.clone()
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        for layer in self.layers:
+            if layer in floating:
+                self._revert(nodes[self._layers[layer]])
+        model.validate_nodes_and_infer_types()
+        metadata = json.loads(self._float.get_rt_info(RT_INFO).astype(str))
+        model.set_rt_info(json.dumps(metadata | {"precision": "int8"}), RT_INFO)
+        self._ov.save_model(model, path, compress_to_fp16=False)
+        return path
+
+    def _find_layers(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+        """Name of each layer -> its operation's, of all that have an input in 8 bits."""
+        known = {layer_name(name): directions(values) for name, values in weights.items() if values.ndim > 1}
+        found: dict[str, str] = {}
+        for node in self._quantized.get_ordered_ops():
+            operation = node.get_friendly_name()
+            sources = _sources(node)
+            if operation not in self._operations or not any(
+                _rounds(source) or _unpacks(source) for source in sources
+            ):
+                continue
+            name = operation.partition("/")[0]
+            if node.get_type_name() in WEIGHTED:
+                kept = self._operations[operation].input_value(1).get_node()
+                name = (nearest(directions(kept.data), known) if _is_constant(kept) else None) or name
+            found[f"{name} ({operation})" if name in found else name] = operation
+        return found
+
+    def _revert(self, node: Any) -> None:
+        """Give an operation the inputs that it has in the float file, and its own bias."""
+        origin = self._operations[node.get_friendly_name()]
+        for place, source in enumerate(_sources(node)):
+            if _rounds(source):
+                node.input(place).replace_source_output(source.input_value(0))
+            elif _unpacks(source):
+                node.input(place).replace_source_output(self._copy(origin.input_value(place).get_node()))
+        if node.get_type_name() not in WEIGHTED:
+            return
+        for reader in (entry.get_node() for entry in node.output(0).get_target_inputs()):
+            twin = self._operations.get(reader.get_friendly_name())
+            for place, source in enumerate(_sources(reader)):
+                if reader.get_type_name() == "Add" and twin is not None and _is_constant(source):
+                    bias = twin.input_value(place).get_node()
+                    reader.input(place).replace_source_output(self._copy(bias))
+
+    def _copy(self, constant: Any) -> Any:
+        # A node belongs to one model; what it holds can be copied into another.
+        return self._ov.op.Constant(np.array(constant.data)).output(0)
+
+
+def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
+    """What is left of a layer's weights [out, ...] without the scale of each output channel: [out, n].
+
+    Batch normalization that was folded into them changes nothing else.
+    """
+    # A grouped convolution has [groups, out / groups, ...] in OpenVINO.
+    channels = weight.shape[0] * (weight.shape[1] if weight.ndim == 5 else 1)
+    rows = np.abs(np.asarray(weight, np.float64).reshape(channels, -1))
+    largest = rows.max(axis=1, keepdims=True)
+    relative: NDArray[np.float64] = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    return relative
+
+
+def nearest(found: NDArray[np.float64], known: Mapping[str, NDArray[np.float64]]) -> str | None:
+    """Name of the layer of which these `directions` are; None: of none."""
+    alike = {  # the middle one of the channels: one that is switched off has lost its direction
+        name: float(np.median(np.abs(found - other).max(axis=1)))
+        for name, other in known.items()
+        if other.shape == found.shape
+    }
+    best = min(alike, key=lambda name: alike[name], default=None)
+    return best if best is not None and alike[best] < SAME else None
+
+
+def _sources(node: Any) -> list[Any]:
+    return [entry.get_source_output().get_node() for entry in node.inputs()]
+
+
+def _rounds(node: Any) -> bool:
+    """Whether an operation rounds activations to 256 steps."""
+    return bool(node.get_type_name() == "FakeQuantize")
+
+
+def _unpacks(node: Any) -> bool:
+    """Whether an operation gives weights that are stored in 8 bits, as NNCF leaves them: scaled at last."""
+    if node.get_type_name() not in ("Multiply", "Subtract"):
+        return False
+    inner = _sources(node)[0]
+    if inner.get_type_name() == "Convert":
+        stored = _sources(inner)[0]
+        return _is_constant(stored) and stored.get_element_type().get_type_name() in ("i8", "u8")
+    return _unpacks(inner)
+
+
+def _is_constant(node: Any) -> bool:
+    return bool(node.get_type_name() == "Constant")
+
+
+@contextlib.contextmanager
+def _quiet(nncf: Any) -> Iterator[None]:
+    """Without its progress bars and notes."""
+    level = logging.getLogger("nncf").level
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        nncf.set_log_level(level or logging.INFO)

@@ -1,0 +1,94 @@
+"""Peak memory of a network, measured in a process of its own, where nothing else is."""
+
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import UserError
+
+MB = 1024 * 1024
+
+
+RUNS = 2  # the second shows what stays allocated beside what it allocates
+
+
+def peak_mb(prepare: Callable[[], Callable[[], Any]], *, device: str = "cpu") -> float | None:
+    """Megabytes that loading and running a network adds at its peak.
+
+    On the CPU: growth of the resident set of a fresh process over what it held with torch alone; libraries of
+    the runtime, weights, activations, and what the runtime keeps. On CUDA: the most that torch's allocator
+    gave out.
+
+    Args:
+        prepare: makes what is then run, twice; it is pickled and called in the new process.
+        device: where it runs.
+
+    Returns:
+        Megabytes, or None on systems that do not say how much a process holds.
+
+    Raises:
+        UserError: the process ended without an answer: killed, most likely for want of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    answer, end = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(pickle.dumps(prepare), device, end), daemon=True)
+    child.start()
+    end.close()
+    try:
+        found: float | str | None = answer.recv()
+    except EOFError:
+        child.join()
+        raise UserError(
+            f"measuring memory: the process ended with status {child.exitcode}; -9 says that memory ran out: "
+            "give a smaller size=, or memory=false"
+        ) from None
+    child.join()
+    if isinstance(found, str):
+        raise UserError(f"measuring memory: {found}; memory=false leaves it out")
+    return found
+
+
+def _child(pickled: bytes, device: str, end: Connection) -> None:
+    try:
+        end.send(_measured(pickled, torch.device(device)))
+    except Exception as error:
+        end.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _measured(pickled: bytes, device: torch.device) -> float | None:
+    if device.type == "cuda":
+        run = pickle.loads(pickled)()
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(RUNS):
+            run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) / MB
+    _forget_peak()
+    before = _status_mb("VmRSS")
+    run = pickle.loads(pickled)()
+    for _ in range(RUNS):
+        run()
+    after = _status_mb("VmHWM")
+    return None if before is None or after is None else after - before
+
+
+def _forget_peak() -> None:
+    if sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            return  # loading libraries may then count as a peak, which it rarely is
+
+
+def _status_mb(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)

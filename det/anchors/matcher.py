@@ -1,0 +1,131 @@
+"""Which anchor answers for which object: the training targets of a detector with anchors."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from det.boxes import BoxCoder, pairwise_iou
+
+BACKGROUND = 0
+
+
+IGNORED_ANCHOR = -1
+
+
+class Targets(NamedTuple):
+    """What each anchor should say, for a batch of N images.
+
+    labels: int64 [N, A]; 0 background, k + 1 class k, -1 not counted. deltas: float32 [N, A, 4], the code of
+    the matched box, 0 where there is none. num_matched: int64 scalar, matched anchors of the batch.
+    unmatched_objects: int64 scalar, boxes that no anchor answers for (those with a label of -1 apart).
+    """
+
+    labels: Tensor
+    deltas: Tensor
+    num_matched: Tensor
+    unmatched_objects: Tensor
+
+
+class Matcher:
+    """The matcher of the released configuration (`argmax_matcher` of the TensorFlow Object Detection API).
+
+    An anchor answers for the box with which it has its largest IoU, where that is at least `matched`. Below
+    `unmatched` it is background, and in between it is not counted. With `force`, each box moreover claims the
+    anchor with which it has *its* largest IoU, however small (but not 0), even from another box. Ties go to
+    the first, be it of two boxes that claim one anchor, that overlap one equally, or of two equal anchors.
+
+    Boxes with a label of -1 are to be ignored: they claim nothing, and anchors that would be background but
+    have an IoU of `unmatched` or more with one are not counted.
+
+    Args:
+        matched, unmatched: the two thresholds.
+        force: whether each box claims its best anchor.
+        coder: how a box is coded relative to its anchor.
+
+    Raises:
+        ValueError: thresholds out of order.
+    """
+
+    def __init__(
+        self,
+        *,
+        matched: float = 0.5,
+        unmatched: float = 0.5,
+        force: bool = True,
+        coder: BoxCoder | None = None,
+    ) -> None:
+        if not 0 < unmatched <= matched <= 1:
+            raise ValueError(
+                f"need 0 < unmatched <= matched <= 1, got unmatched={unmatched}, matched={matched}"
+            )
+        self.matched, self.unmatched, self.force = matched, unmatched, force
+        self.coder = coder or BoxCoder()
+
+    @torch.no_grad()
+    def __call__(self, anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
+        """Targets for N images.
+
+        Args:
+            anchors: [A, 4], xyxy.
+            boxes: per image [M, 4], xyxy in the unit of the anchors; empty, inverted and non-finite ones
+                match nothing.
+            labels: per image int64 [M]: class index from 0, or -1.
+
+        Raises:
+            ValueError: an image with another number of labels than boxes.
+        """
+        padded, classes = _padded(anchors, boxes, labels)
+        usable = (padded.isfinite() & (padded[..., 2:] > padded[..., :2]).repeat(1, 1, 2)).all(-1)
+        padded = torch.where(usable[..., None], padded, 0)
+        iou = pairwise_iou(padded.flatten(0, 1), anchors).view(*padded.shape[:2], -1)  # [N, M, A]
+        # Boxes to be ignored count negatively: they win no maximum, and the minimum finds them.
+        iou = iou * torch.where(classes >= 0, 1, -1)[..., None]
+        best, owner = iou.max(dim=1)  # [N, A]
+        owner = torch.where(best >= self.matched, owner, -1)
+        excluded = (best >= self.unmatched) | (iou.amin(dim=1) <= -self.unmatched)
+        if self.force:
+            claimed = _claims(iou)
+            owner = torch.where(claimed >= 0, claimed, owner)
+        return self._targets(anchors, padded, classes, owner, excluded)
+
+    def _targets(
+        self, anchors: Tensor, boxes: Tensor, classes: Tensor, owner: Tensor, excluded: Tensor
+    ) -> Targets:
+        has_owner, index = owner >= 0, owner.clamp(min=0)
+        rest = torch.where(excluded, IGNORED_ANCHOR, BACKGROUND)
+        own_boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        # An anchor without a box is coded against itself, which is 0.
+        coded = self.coder.encode(torch.where(has_owner[..., None], own_boxes, anchors), anchors)
+        answered = torch.zeros_like(classes).scatter_reduce_(1, index, has_owner.long(), "amax")
+        return Targets(
+            labels=torch.where(has_owner, classes.gather(1, index) + 1, rest),
+            deltas=coded.float(),
+            num_matched=has_owner.sum(),
+            unmatched_objects=((classes >= 0) & (answered == 0)).sum(),
+        )
+
+
+def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, filled up with boxes of label -1."""
+    for image, (rows, numbers) in enumerate(zip(boxes, labels, strict=True)):
+        if len(rows) != len(numbers):
+            raise ValueError(f"image {image} of the batch has {len(rows)} boxes and {len(numbers)} labels")
+    one = anchors.new_zeros(1, 4)
+    all_boxes = [*(rows.reshape(-1, 4).to(one) for rows in boxes), one]
+    all_labels = [*(numbers.reshape(-1).to(one.device, torch.int64) for numbers in labels), one[:, 0].long()]
+    return pad_sequence(all_boxes, True)[:-1], pad_sequence(all_labels, True, padding_value=-1)[:-1]
+
+
+def _claims(iou: Tensor) -> Tensor:
+    """Which box claims each anchor as its best one: [N, M, A] -> [N, A], -1 for none."""
+    images, boxes, anchors = iou.shape
+    most, best = iou.max(dim=2)
+    best = torch.where(most > 0, best, anchors)  # the column past the last takes what claims nothing
+    order = torch.arange(boxes, device=iou.device).expand(images, -1)
+    first = torch.full((images, anchors + 1), boxes, device=iou.device).scatter_reduce_(
+        1, best, order, "amin"
+    )
+    return torch.where(first < boxes, first, -1)[:, :-1]

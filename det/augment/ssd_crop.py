@@ -1,0 +1,81 @@
+"""SSD's zoom-out, random crop and resizing in one step of an albumentations pipeline.
+
+Cutting the window first and resizing only that is the same as resizing the whole picture, for less work.
+"""
+
+from typing import Any
+
+import albumentations
+import numpy as np
+from numpy.typing import NDArray
+
+from det.augment import windows
+from det.augment.windows import GRAY, Floats, Placement, Rect
+from engine.data.preprocessing import Image, Size, resize_image
+
+RULES = {"ssd": windows.covering_crop, "iou": windows.overlapping_crop}
+
+
+class SSDCrop(albumentations.DualTransform):
+    """A random window, resized to `size`. Arguments as in `det.transforms.TrainTransform`."""
+
+    class InitSchema(albumentations.DualTransform.InitSchema):
+        size: Size
+        crop: str | None
+        scale: tuple[float, float]
+        zoom_out: float
+        min_visible: float
+        area: bool
+
+    def __init__(
+        self,
+        size: Size,
+        crop: str | None,
+        scale: tuple[float, float],
+        zoom_out: float,
+        min_visible: float,
+        area: bool,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        self.size, self.crop, self.scale = size, crop, scale
+        self.zoom_out, self.min_visible, self.area = zoom_out, min_visible, area
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = picture = params["shape"][:2]
+        boxes = _in_pixels(data.get("bboxes", np.empty((0, 4), np.float32)), picture)
+        rng = self.random_generator
+        window: Rect = (0, 0, width, height)
+        if rng.random() < self.zoom_out:
+            window = windows.zoomed_out(rng, picture)
+        kept = np.ones(len(boxes), bool)
+        if self.crop is not None:
+            window, kept = RULES[self.crop](rng, boxes, picture, window, self.scale)
+        shown = windows.coverage(np.array([window], np.float64), boxes)[0] if len(boxes) else np.empty(0)
+        return {
+            "placement": windows.place(window, picture, self.size),
+            "kept": kept & (shown >= self.min_visible - 1e-6),
+        }
+
+    def apply(self, img: Image, placement: Placement, **params: Any) -> Image:
+        height, width = self.size
+        if placement.target == (0, 0, width, height):
+            left, top, right, bottom = placement.source
+            return resize_image(img[top:bottom, left:right], self.size, area=self.area)
+        canvas = np.full((*self.size, img.shape[2]), GRAY, np.uint8)
+        windows.draw_into(canvas, img, placement, area=self.area)
+        return canvas
+
+    def apply_to_bboxes(
+        self, bboxes: Floats, placement: Placement, kept: NDArray[np.bool_], **params: Any
+    ) -> Floats:
+        rows = bboxes[kept] if len(bboxes) else bboxes
+        moved = windows.move_boxes(_in_pixels(rows, params["shape"][:2]), placement)
+        real = (moved[:, 2:] - moved[:, :2] >= windows.MIN_VISIBLE_SIDE).all(axis=1)
+        height, width = self.size
+        return np.concatenate([moved / ([width, height] * 2), rows[:, 4:]], axis=1, dtype=np.float32)[real]
+
+
+def _in_pixels(bboxes: Floats, size: Size) -> Floats:
+    height, width = size
+    return bboxes[:, :4].astype(np.float64) * [width, height, width, height]

@@ -1,0 +1,130 @@
+"""One Pascal VOC annotation file: parsed without entities or document types, every value checked."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from engine.errors import UserError
+
+_MAX_BYTES = 8_000_000  # some 25,000 objects
+
+
+_MAX_DEPTH = 50
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocObject(NamedTuple):
+    """`box` is xyxy as written; NaN where a number is none."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+class VocFile(NamedTuple):
+    """size: (height, width) of the picture, or None where it is missing or zero."""
+
+    size: tuple[int, int] | None
+    objects: list[VocObject]
+
+
+def read(path: str | Path) -> VocFile:
+    """Raises: UserError naming the file and the element that is missing or wrong."""
+    root = _parse(Path(path))
+    objects = [
+        _object(node, f"{path}: object {number}") for number, node in enumerate(root.findall("object"), 1)
+    ]
+    return VocFile(_size(root, str(path)), objects)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if len(content) > _MAX_BYTES:
+        raise UserError(
+            f"{path}: more than {_MAX_BYTES // 10**6} MB are no annotations of one picture; remove it"
+        )
+    return content
+
+
+def _parse(path: Path) -> Element:
+    builder, depth = TreeBuilder(), 0
+
+    def refuse(*_: Any) -> None:
+        raise UserError(
+            f"{path}: declares a document type or entities, which annotations never need; remove them"
+        )
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{path}: nested more than {_MAX_DEPTH} deep; export the annotations again")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(_content(path), True)
+    except UserError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError: an unknown encoding
+        raise UserError(f"{path}: not valid XML ({error}); export the annotations again") from None
+    root = builder.close()
+    if root.tag != "annotation":
+        raise UserError(f"{path}: holds <{root.tag!s:.40}>, not Pascal VOC's <annotation>; remove the file")
+    return root
+
+
+def _object(node: Element, where: str) -> VocObject:
+    name = _text(node, "name")
+    if not name or not name.isprintable():
+        raise UserError(f"{where}: has no <name>; name its class")
+    box = node.find("bndbox")
+    if box is None:
+        raise UserError(f"{where} ({name!r:.40}): has no <bndbox>; draw its box or remove the object")
+    x1, y1, x2, y2 = (_number(box, side, where) for side in _SIDES)
+    difficult = _text(node, "difficult").lower()
+    if difficult not in ("", "0", "1", "false", "true"):
+        raise UserError(f"{where}: <difficult> must be 0 or 1, got {difficult!r:.40}")
+    return VocObject(name, (x1, y1, x2, y2), difficult in ("1", "true"))
+
+
+def _size(root: Element, where: str) -> tuple[int, int] | None:
+    node = root.find("size")
+    if node is None or not _text(node, "height") or not _text(node, "width"):
+        return None
+    height, width = (_number(node, side, f"{where}: size") for side in ("height", "width"))
+    if height == 0 or width == 0:
+        return None
+    if not all(0 < side < 2**31 and side == int(side) for side in (height, width)):
+        raise UserError(f"{where}: <size> must be whole numbers of pixels, got {height:g} x {width:g}")
+    return int(height), int(width)
+
+
+def _number(node: Element, tag: str, where: str) -> float:
+    text = _text(node, tag)
+    try:
+        value = float(text.replace(",", "."))  # some programs write numbers as their user's country does
+    except ValueError:
+        raise UserError(f"{where}: <{tag}> must be a number, got {text!r:.40}") from None
+    return value if math.isfinite(value) else math.nan
+
+
+def _text(node: Element, tag: str) -> str:
+    return (node.findtext(tag) or "").strip()

@@ -1,0 +1,73 @@
+"""The results of a detection evaluation as text."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from det.eval.diagnosis import diagnose
+
+if TYPE_CHECKING:
+    from det.eval.evaluator import DetectionEvaluator
+
+
+_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
+
+
+def results_table(evaluator: "DetectionEvaluator") -> str:
+    """One line per class, COCO's 12 numbers in percent, the best score threshold; where AP is 0, why."""
+    results = evaluator.compute()
+    lines = [*_class_lines(evaluator, results), *_summary_lines(evaluator, results)]
+    if (best := evaluator.operating_point) is not None:
+        lines.append(
+            f"best F1 {_percent(best.f1).strip()} at scores >= {best.threshold:.3g} (IoU .50: precision "
+            f"{_percent(best.precision).strip()}, recall {_percent(best.recall).strip()})"
+        )
+    if not results["num_objects"]:
+        lines.append("AP is n/a: the images hold no objects to score against; check data.split")
+    elif results["map"] == 0:
+        lines += diagnose(evaluator.found, evaluator.truth, evaluator.annotations, evaluator.classes)
+    return "\n".join(lines)
+
+
+def _class_lines(evaluator: "DetectionEvaluator", results: dict[str, float]) -> list[str]:
+    names, ids = evaluator.classes.names, evaluator.classes.ids
+    width = max(len("all classes"), *(len(name) for name in names))
+    truth = evaluator.truth.category_ids[~evaluator.truth.ignored]
+    lines = [f"{'class':<{width}}    AP %  AP50 %   objects  detections"]
+    for index, (name, number) in enumerate(zip(names, ids, strict=True)):
+        half = evaluator.curves.ap(iou=0, category=index)
+        objects, found = int((truth == number).sum()), int((evaluator.found[:, 6] == number).sum())
+        lines.append(
+            f"{name:<{width}}  {_percent(results[f'ap/{name}'])}  {_percent(half)}  {objects:>8}  {found:>10}"
+        )
+    lines.append("-" * len(lines[0]))
+    means = f"{_percent(results['map'])}  {_percent(results['map_50'])}"
+    present = f"{results['num_classes_present']} of {len(names)} classes present"
+    return [
+        *lines,
+        f"{'all classes':<{width}}  {means}  {len(truth):>8}  {len(evaluator.found):>10}",
+        f"{present}, {results['num_images']} images",
+        "",
+    ]
+
+
+def _summary_lines(evaluator: "DetectionEvaluator", results: dict[str, float]) -> list[str]:
+    limits = evaluator.max_detections
+    rows = [
+        ("AP", "map", f"IoU .50:.95, at most {limits[-1]} per image and class"),
+        ("AP50", "map_50", "IoU .50"),
+        ("AP75", "map_75", "IoU .75"),
+        *((f"AP {area}", f"map_{area}", text) for area, text in _RANGES.items()),
+        *((f"AR {limit}", f"ar_{limit}", f"at most {limit} per image and class") for limit in limits),
+        *((f"AR {area}", f"ar_{area}", text) for area, text in _RANGES.items()),
+    ]
+    width = max(len(title) for title, _, _ in rows)
+    lines = []
+    for title, key, text in rows:
+        missing = "  (no such object)" if np.isnan(results[key]) and title[3:] in _RANGES else ""
+        lines.append(f"{title:<{width}}  {_percent(results[key])}  {text}{missing}")
+    return lines
+
+
+def _percent(value: float) -> str:
+    return ("n/a" if np.isnan(value) else f"{100 * value:.2f}").rjust(6)

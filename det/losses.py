@@ -1,0 +1,118 @@
+"""Losses on the two outputs of a detector: class scores and box offsets.
+
+Both are called as loss(deltas [N, A, 4], scores [N, A, K + 1], targets) with `det.anchors.matcher.Targets`, and
+return {"classification": scalar, "localization": scalar}: sums over the anchors of the batch, divided by the
+number of matched anchors (at least 1). They are computed in float32 whatever the autocast.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from det.anchors.matcher import IGNORED_ANCHOR, Targets
+
+Losses = dict[str, Tensor]
+
+
+class FocalLoss(nn.Module):
+    """The loss of the released configuration: sigmoid focal loss and smooth L1, weighted 1 to 1.
+
+    Classification: Lin et al. 2017, equation 5, over all K + 1 columns; the column of an anchor's object is
+    to be 1, and all are to be 0 at anchors without one, that of the background too
+    (`encode_background_as_zeros`). Localization: smooth L1 at matched anchors,
+    the mean of the four numbers (`normalize_loc_loss_by_codesize`).
+
+    Args:
+        alpha: weight of the column that is to be 1; 1 - alpha for the others.
+        gamma: how much easy columns are played down; 0 for plain cross entropy.
+        delta: where smooth L1 turns from a square into a line.
+        background: treat the background as a class of its own, which is to be 1 at anchors without an object.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self, *, alpha: float = 0.75, gamma: float = 2.0, delta: float = 1.0, background: bool = False
+    ) -> None:
+        super().__init__()
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        if gamma < 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma}")
+        self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _checked(delta), background
+
+    def forward(self, deltas: Tensor, scores: Tensor, targets: Targets) -> Losses:
+        counted = targets.labels != IGNORED_ANCHOR
+        truth = targets.labels.clamp(min=0)[..., None]  # [N, A, 1]
+        is_one = torch.ones_like(truth, dtype=torch.bool) if self.background else truth > 0
+        scores = scores.float()
+        # With its sign turned where the truth is 1, every score is better the lower it is.
+        own = scores.gather(2, truth)
+        wrong = scores.scatter(2, truth, torch.where(is_one, -own, own))
+        # Powers by way of the logarithm: the gradient of 0 ** gamma is infinite for gamma < 1.
+        focal = torch.exp(self.gamma * F.logsigmoid(wrong)) * F.softplus(wrong)
+        of_truth = (focal.gather(2, truth) * is_one)[..., 0]
+        per_anchor = (1 - self.alpha) * focal.sum(2) + (2 * self.alpha - 1) * of_truth
+        matches = targets.num_matched.clamp(min=1)
+        return {
+            "classification": torch.where(counted, per_anchor, 0).sum() / matches,
+            "localization": _smooth_l1(deltas, targets, self.delta) / (4 * matches),
+        }
+
+
+class MultiboxLoss(nn.Module):
+    """The loss of the SSD paper (section 2.2): softmax cross entropy with mined negatives, and smooth L1.
+
+    Matched anchors count, and of the others of each image those with the largest loss, up to `negatives`
+    times as many. Localization: smooth L1 at matched anchors, the sum of the four numbers. Equal to
+    torchvision's `SSD.compute_loss`, but for images with more than a quarter of their anchors matched, where
+    torchvision counts matched anchors twice when it runs out of others.
+
+    Args:
+        negatives: mined anchors per matched one.
+        min_negatives: mined anchors of an image at least, so that images without objects teach something. The
+            paper has 0.
+        delta: where smooth L1 turns from a square into a line.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, *, negatives: float = 3.0, min_negatives: int = 0, delta: float = 1.0) -> None:
+        super().__init__()
+        if negatives <= 0:
+            raise ValueError(f"negatives must be above 0 (the SSD paper: 3), got {negatives}")
+        if min_negatives < 0:
+            raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
+        self.negatives, self.min_negatives, self.delta = negatives, min_negatives, _checked(delta)
+
+    def forward(self, deltas: Tensor, scores: Tensor, targets: Targets) -> Losses:
+        labels = targets.labels
+        losses = F.cross_entropy(
+            scores.float().flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none"
+        ).view_as(labels)
+        positive = labels > 0
+        wanted = (self.negatives * positive.sum(1, keepdim=True)).clamp(min=self.min_negatives)  # [N, 1]
+        hardness = losses.detach().masked_fill(labels != 0, -torch.inf)
+        order = hardness.argsort(dim=1, descending=True, stable=True)
+        rank = torch.arange(labels.shape[1], device=labels.device)
+        mined = (rank < wanted) & (labels.gather(1, order) == 0)
+        hardest = torch.where(mined, losses.gather(1, order), 0)
+        matches = targets.num_matched.clamp(min=1)
+        return {
+            "classification": (torch.where(positive, losses, 0).sum() + hardest.sum()) / matches,
+            "localization": _smooth_l1(deltas, targets, self.delta) / matches,
+        }
+
+
+def _smooth_l1(deltas: Tensor, targets: Targets, delta: float) -> Tensor:
+    """Sum over matched anchors and the four numbers; at |x| <= delta half its square."""
+    errors = F.huber_loss(deltas.float(), targets.deltas, reduction="none", delta=delta).sum(2)
+    return torch.where(targets.labels > 0, errors, 0).sum()
+
+
+def _checked(delta: float) -> float:
+    if delta <= 0:
+        raise ValueError(f"delta must be above 0, got {delta}")
+    return delta

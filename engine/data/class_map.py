@@ -1,0 +1,229 @@
+"""The classes of a data set: dataset id <-> contiguous index <-> name, color, category.
+
+One `ClassMap` travels from the data set to the head, the evaluator, the pictures and the checkpoint, so that
+no stage keeps class numbers of its own.
+"""
+
+import colorsys
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+
+IGNORE = 255
+"""Contiguous value of pixels (or boxes) that are neither trained nor counted."""
+
+
+UNKNOWN = 254
+"""Marker of `ClassMap.lut` for ids that the class map does not mention: a fault of the data."""
+
+
+MAX_ID = 65535
+
+
+Color = tuple[int, int, int]
+
+
+_CLASS_KEYS = {"id", "name", "color", "category", "instance_area"}
+
+
+_MAP_KEYS = {"classes", "ignore", "ignore_colors"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMap:
+    """Classes in contiguous order.
+
+    names: one per class. ids: the data set's id of each (default 0, 1, 2, ...). colors: RGB of each (default:
+    a deterministic palette of distinct colors). ignore: ids that are not a class. ignore_colors: the same
+    for masks that store colors. categories: the name of each class's group, or empty. instance_areas: mean
+    area of an instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes'
+    iIoU).
+
+    Raises: ValueError for duplicates, empty or ill-typed values.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+    colors: tuple[Color, ...] = ()
+    ignore: tuple[int, ...] = ()
+    ignore_colors: tuple[Color, ...] = ()
+    categories: tuple[str, ...] = ()
+    instance_areas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not 1 <= count <= MAX_ID:
+            raise ValueError(f"a class map needs 1 to {MAX_ID} classes, got {count}")
+        fields: dict[str, tuple[Any, ...]] = {
+            "names": tuple(self.names),
+            "ids": tuple(self.ids) or tuple(range(count)),
+            "colors": tuple(tuple(color) for color in self.colors) or distinct_colors(count),
+            "ignore": tuple(self.ignore),
+            "ignore_colors": tuple(tuple(color) for color in self.ignore_colors),
+            "categories": tuple(self.categories),
+            "instance_areas": tuple(self.instance_areas),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        self._check_names(count)
+        self._check_ids()
+        self._check_colors()
+
+    def _check_names(self, count: int) -> None:
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"every class needs a name, got {name!r}")
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # no report could hold it
+                raise ValueError(f"class name {name!r} is not valid UTF-8; rename the class, or its folder")
+        _refuse_duplicates("class name", self.names)
+        for field in ("ids", "colors", "categories", "instance_areas"):
+            values = getattr(self, field)
+            if len(values) != count and (values or field in ("ids", "colors")):
+                raise ValueError(f"{field} must hold one value per class ({count}), got {len(values)}")
+        if any(not isinstance(category, str) or not category for category in self.categories):
+            raise ValueError("categories must name the group of every class, or be left out for all classes")
+        if any(not isinstance(area, int | float) or not 0 <= area < 1e12 for area in self.instance_areas):
+            raise ValueError("instance_areas must be pixels >= 0 (0: the class has no instance ids)")
+
+    def _check_ids(self) -> None:
+        for value in (*self.ids, *self.ignore):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_ID:
+                raise ValueError(f"class and ignore ids must be integers in 0..{MAX_ID}, got {value!r}")
+        _refuse_duplicates("id (each may be one class or ignored, once)", (*self.ids, *self.ignore))
+
+    def _check_colors(self) -> None:
+        for color in (*self.colors, *self.ignore_colors):
+            if len(color) != 3 or any(type(part) is not int or not 0 <= part <= 255 for part in color):
+                raise ValueError(
+                    f"colors must be [red, green, blue] with integers in 0..255, got {list(color)}"
+                )
+        _refuse_duplicates("color", (*self.colors, *self.ignore_colors))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def instances(self) -> tuple[bool, ...]:
+        """Per class, whether its objects carry instance ids."""
+        return tuple(area > 0 for area in self.instance_areas) or (False,) * len(self.names)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """The groups, each once, in the order of their first class."""
+        return tuple(dict.fromkeys(self.categories))
+
+    def lut(self) -> NDArray[np.uint8]:
+        """uint8 [65536]: dataset id -> contiguous index, `IGNORE` or `UNKNOWN`.
+
+        Raises: ValueError for more classes than a mask of 8 bits can hold beside these two.
+        """
+        if len(self) > UNKNOWN:
+            raise ValueError(f"masks hold at most {UNKNOWN} classes, got {len(self)}")
+        table = np.full(MAX_ID + 1, UNKNOWN, np.uint8)
+        table[list(self.ignore)] = IGNORE
+        table[list(self.ids)] = np.arange(len(self.ids))
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in the layout of classes.json."""
+        classes: list[dict[str, Any]] = []
+        for index, name in enumerate(self.names):
+            entry: dict[str, Any] = {"id": self.ids[index], "name": name, "color": list(self.colors[index])}
+            if self.categories:
+                entry["category"] = self.categories[index]
+            if self.instance_areas:
+                entry["instance_area"] = self.instance_areas[index]
+            classes.append(entry)
+        result: dict[str, Any] = {"classes": classes, "ignore": list(self.ignore)}
+        if self.ignore_colors:
+            result["ignore_colors"] = [list(color) for color in self.ignore_colors]
+        return result
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ClassMap":
+        """The inverse of `to_dict`; "color" may be left out for all classes.
+
+        Raises: ValueError for unknown or missing keys and everything that `ClassMap` refuses.
+        """
+        if (
+            not isinstance(data, Mapping)
+            or not isinstance(data.get("classes"), Sequence)
+            or not data["classes"]
+        ):
+            raise ValueError(
+                'expected {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}], "ignore": [255]}'
+            )
+        _refuse_unknown_keys("the class map", data, _MAP_KEYS)
+        for entry in data["classes"]:
+            if not isinstance(entry, Mapping) or not {"id", "name"} <= set(entry):
+                raise ValueError(f'every class needs "id" and "name", got {entry!r}')
+            _refuse_unknown_keys(f"class {entry['name']!r}", entry, _CLASS_KEYS)
+        try:
+            return cls(
+                names=tuple(entry["name"] for entry in data["classes"]),
+                ids=tuple(entry["id"] for entry in data["classes"]),
+                colors=tuple(entry["color"] for entry in data["classes"] if "color" in entry),
+                ignore=tuple(data.get("ignore", ())),
+                ignore_colors=tuple(data.get("ignore_colors", ())),
+                categories=tuple(entry["category"] for entry in data["classes"] if "category" in entry),
+                instance_areas=tuple(e["instance_area"] for e in data["classes"] if "instance_area" in e),
+            )
+        except TypeError as error:
+            raise ValueError(f"a value has the wrong type ({error})") from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ClassMap":
+        """Read classes.json. Raises: UserError naming the file."""
+        try:
+            # utf-8-sig: some editors on Windows put a mark in front.
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; it must list the classes of the masks") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        except RecursionError as error:
+            raise UserError(f"{path}: nested too deeply to be a class map") from error
+        except ValueError as error:  # json.JSONDecodeError and UnicodeDecodeError are ValueErrors
+            raise UserError(f"{path}: not a valid class map: {error}") from error
+
+    def write(self, path: str | Path) -> None:
+        """Write classes.json."""
+        lines = json.dumps(self.to_dict(), indent=1)
+        Path(path).write_text(lines + "\n", encoding="utf-8")
+
+
+def distinct_colors(count: int) -> tuple[Color, ...]:
+    """`count` distinct RGB colors, always the same: hues by the golden angle, three rows of brightness."""
+    colors: dict[Color, None] = {}
+    step = 0
+    while len(colors) < count:
+        saturation, value = ((0.85, 0.95), (0.60, 0.70), (0.40, 1.00))[step % 3]
+        red, green, blue = colorsys.hsv_to_rgb(step * 0.6180339887 % 1.0, saturation, value)
+        colors[(round(red * 255), round(green * 255), round(blue * 255))] = None
+        step += 1
+    return tuple(colors)
+
+
+def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
+    counted = Counter(values)
+    for value, count in counted.items():
+        if count > 1:
+            raise ValueError(f"duplicate {what}: {value!r}; each must be unique")
+
+
+def _refuse_unknown_keys(where: str, given: Mapping[str, Any], allowed: set[str]) -> None:
+    unknown = sorted(str(key) for key in given if key not in allowed)
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {unknown}; allowed are {sorted(allowed)}")

@@ -1,0 +1,306 @@
+"""Pictures and label masks as arrays: read strictly, fail with the file's name.
+
+OpenCV decodes faster than Pillow but, before release 5, returns half a picture for half a file. So the header
+is read by Pillow (size, mode, EXIF), the container is checked (PNG chunks and checksums, JPEG end marker),
+and only then does OpenCV decode. Whatever is not a plain 8- or 16-bit PNG or a plain JPEG goes to Pillow,
+which is strict.
+"""
+
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.errors import UserError
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+"""Larger pictures are refused by their header, undecoded (89 megapixels, Pillow's own limit)."""
+
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+_EXIF_ORIENTATION = 0x0112
+
+
+_TIFF_BITS_PER_SAMPLE = 258
+
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+Pathlike = str | os.PathLike[str]
+
+
+def read_image(path: Pathlike) -> NDArray[np.uint8]:
+    """Read a picture as RGB, upright.
+
+    EXIF orientation is applied, alpha is dropped, gray becomes three equal channels, 16 bits are scaled to 8
+    (/257).
+
+    Returns: uint8 [H, W, 3], contiguous. Raises: UserError naming the file when it is missing, truncated,
+    corrupt, no picture, or above `MAX_PIXELS`.
+    """
+    data = _read_bytes(path)
+    with _open(path, data) as header:
+        orientation = _orientation(header)
+        if _is_sixteen_bit(header, data):
+            deep = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+            pixels = _to_rgb(_eight_bits(deep))
+        elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = _decode_fast(path, header, data, flags)
+        else:
+            pixels = _decode_pillow(path, header)
+    return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
+
+
+def read_labels(path: Pathlike) -> NDArray[Any]:
+    """Read a mask as it was stored: ids, not colors; EXIF is ignored.
+
+    A palette file gives its palette indices, a 1-bit file 0 and 1, alpha is dropped.
+
+    Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
+    Raises: UserError like `read_image`, and for JPEG, whose compression invents ids.
+    """
+    data = _read_bytes(path)
+    with _open(path, data) as header:
+        if header.format == "JPEG":
+            raise UserError(
+                f"{path}: a JPEG cannot hold label ids (its compression changes them); save masks as PNG"
+            )
+        if (
+            header.format == "PNG"
+            and header.mode in ("L", "RGB", "I;16")
+            and not _has_deep_color(header, data)
+        ):
+            flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
+            return np.ascontiguousarray(_decode_fast(path, header, data, flags))
+        if _has_deep_color(header, data):
+            raise UserError(f"{path}: a mask of 16-bit colors; save ids (one channel) or 8-bit RGB colors")
+        _check_tiles(path, header)
+        try:
+            header.load()
+            labels = np.asarray(header)
+        except Exception as error:
+            raise UserError(_broken(path, str(error))) from error
+    if labels.ndim == 3:
+        labels = labels[..., 0] if labels.shape[2] <= 2 else labels[..., :3]
+    if labels.dtype == bool:
+        labels = labels.astype(np.uint8)
+    if labels.dtype not in (np.uint8, np.uint16, np.int32):
+        raise UserError(f"{path}: a mask of {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
+    return np.ascontiguousarray(labels)
+
+
+def image_size(path: Pathlike, *, upright: bool = True) -> tuple[int, int]:
+    """(height, width) from the header alone; `upright` applies EXIF orientation as `read_image` does.
+
+    Raises: UserError when the file is missing, no picture, or above `MAX_PIXELS`.
+    """
+    with _open(path) as header:
+        width, height = header.size
+        turned = upright and _orientation(header) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def list_images(folder: Pathlike) -> list[Path]:
+    """The pictures directly inside `folder`, sorted by name; hidden files are skipped.
+
+    Raises: UserError when the folder is missing or cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check the path")
+    try:
+        found = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    except OSError as error:
+        raise UserError(_unreadable(folder, error)) from error
+    # os.path.isfile: a link to itself is no file, where a directory entry would raise.
+    names = [name for name in found if os.path.isfile(folder / name)]
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def write_png(path: Pathlike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Write uint8/uint16 [H, W] or RGB [H, W, 3] without loss; parent folders are made.
+
+    Raises: ValueError for another shape or type, UserError when the file cannot be written.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16) or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)):
+        raise ValueError(
+            f"pixels must be uint8 or uint16, [H, W] or [H, W, 3], got {pixels.dtype} {pixels.shape}"
+        )
+    encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])[1]
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def _read_bytes(path: Pathlike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _open(path: Pathlike, data: bytes | None = None) -> Image.Image:
+    """Parse the header only; Pillow decodes nothing before `load`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path if data is None else BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise UserError(_too_large(path)) from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise a dozen classes for damaged files, TypeError among them
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(_unreadable(path, error)) from error
+        raise UserError(_broken(path, "not a picture that can be recognized")) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise UserError(_too_large(path))
+    return picture
+
+
+def _unreadable(path: Pathlike, error: OSError) -> str:
+    return f"{path}: cannot be read ({error.strerror}); check the path"
+
+
+def _too_large(path: Pathlike) -> str:
+    return f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down or cut it into tiles"
+
+
+def _broken(path: Pathlike, reason: str) -> str:
+    reason = " ".join(reason.split())[:200] or "does not decode"
+    return f"{path}: truncated, corrupt or no picture ({reason}); restore or remove the file"
+
+
+def _orientation(header: Image.Image) -> int:
+    try:
+        exif = _png_exif(header) if header.format == "PNG" else header.getexif()
+        value = exif.get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        return 1  # damaged metadata does not make the pixels unreadable
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _png_exif(header: Image.Image) -> Image.Exif:
+    """The eXIf chunk, wherever it stands; Pillow would decode the whole picture to look for it."""
+    exif, stream = Image.Exif(), getattr(header, "fp", None)
+    if stream is None:
+        return exif
+    before = stream.tell()
+    stream.seek(len(_PNG_SIGNATURE))
+    while len(start := stream.read(8)) == 8 and start[4:] != b"IEND":
+        length = int.from_bytes(start[:4], "big")
+        if start[4:] == b"eXIf":
+            exif.load(stream.read(length))
+            break
+        stream.seek(length + 4, os.SEEK_CUR)
+    stream.seek(before)
+    return exif
+
+
+def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
+    if header.format == "PNG":
+        return data[24] == 16
+    if header.format == "TIFF":
+        bits = header.tag_v2.get(_TIFF_BITS_PER_SAMPLE)  # type: ignore[attr-defined]
+        return bits == 16 or (isinstance(bits, tuple) and bits[:1] == (16,))
+    return False
+
+
+def _has_deep_color(header: Image.Image, data: bytes) -> bool:
+    return header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data)
+
+
+def _decode_fast(path: Pathlike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
+    if header.format == "PNG":
+        _check_png(path, data)
+    # Some cameras append data after the end marker, and a thumbnail carries an end marker of its own; where
+    # the last bytes leave a doubt, Pillow's strict decoder is the judge.
+    if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
+        return _decode_pillow(path, header)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UserError(_broken(path, "does not decode")) from error
+    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+        raise UserError(_broken(path, "does not decode"))
+    if pixels.ndim == 3 and flags == cv2.IMREAD_UNCHANGED:
+        pixels = pixels[..., 2::-1]  # BGR(A) -> RGB
+    return pixels
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
+    """Yield (type, type + body, stored checksum) until the bytes run out."""
+    view, start = memoryview(data), len(_PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        yield data[start + 4 : start + 8], view[start + 4 : end], data[end : end + 4]
+        start = end + 4
+
+
+def _check_png(path: Pathlike, data: bytes) -> None:
+    for kind, body, checksum in _png_chunks(data):
+        if zlib.crc32(body) != int.from_bytes(checksum, "big") or len(checksum) != 4:
+            raise UserError(_broken(path, "a checksum does not match"))
+        if kind == b"IEND":
+            return
+    raise UserError(_broken(path, "the end is missing"))
+
+
+def _check_tiles(path: Pathlike, header: Image.Image) -> None:
+    """Pillow leaves the rows black for which a TIFF has no pixels."""
+    covered = sum(
+        (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
+    )
+    if header.format == "TIFF" and covered < header.width * header.height:
+        raise UserError(_broken(path, "pixels are missing"))
+
+
+def _decode_pillow(path: Pathlike, header: Image.Image) -> NDArray[np.uint8]:
+    _check_tiles(path, header)
+    try:
+        if header.mode in ("I", "I;16", "I;16B", "F"):
+            return _to_rgb(_eight_bits(np.asarray(header)))
+        return np.asarray(header.convert("RGB"))
+    except Exception as error:
+        raise UserError(_broken(path, str(error))) from error
+
+
+def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale 0..65535 to 0..255, rounded to nearest, so that white stays white."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"{pixels.dtype} values that are not 16-bit brightness")
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    return np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo the eight EXIF orientations: 5..8 exchange rows and columns, the rest are mirrors."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

@@ -1,0 +1,103 @@
+"""Sizes, and pictures resized to them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import engine.environment  # noqa: F401  (keeps albumentations from asking the package index)
+
+Image = NDArray[np.uint8]
+
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
+    """A side or (height, width) -> (height, width).
+
+    Raises: ValueError, naming `name`, for anything else and for a side under `least` pixels.
+    """
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2 or any(int(side) != side or side < least for side in sides):
+        limit = f", each at least {least}" if least > 1 else ""
+        raise ValueError(f"{name} must be a side or (height, width) in pixels{limit}, got {value!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
+    """Bilinear, whatever the aspect ratio; with `area`, the mean over the pixels that fall together when both
+    sides shrink."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    method = cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
+
+
+PIXELS = {
+    "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights
+}
+"""Mean and standard deviation of the pixels (0..255) that a network was trained with."""
+
+
+class Normalize(nn.Module):
+    """uint8 [N, 3, H, W] -> float, as the network takes it.
+
+    Args:
+        pixels: `inception` or `imagenet`.
+
+    Raises:
+        ValueError: another name.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, pixels: str) -> None:
+        super().__init__()
+        if pixels not in PIXELS:
+            raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
+        mean, std = PIXELS[pixels]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+
+def import_albumentations() -> Any:
+    """albumentations, imported late: it takes two seconds, and evaluation does without it."""
+    import albumentations
+
+    return albumentations
+
+
+def flip_and_jitter(flip: float, color: float) -> list[Any]:
+    """A horizontal mirror with probability `flip`, and a jitter of brightness, contrast and saturation of
+    strength `color` (a fifth of it for hue); each only where it is above 0.
+
+    Raises: ValueError for a value outside of 0..1.
+    """
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip must be a probability in 0..1, got {flip}")
+    if not 0 <= color <= 1:
+        raise ValueError(f"color must be a strength in 0..1, got {color}")
+    albumentations = import_albumentations()
+    steps = [albumentations.HorizontalFlip(p=flip)] if flip else []
+    if color:
+        span, hue = (max(0.0, 1 - color), 1 + color), (-color / 5, color / 5)
+        steps.append(
+            albumentations.ColorJitter(brightness=span, contrast=span, saturation=span, hue=hue, p=1)
+        )
+    return steps

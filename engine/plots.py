@@ -1,0 +1,89 @@
+"""A confusion matrix as a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.class_map import ClassMap
+from engine.train.run_log import _is_number
+
+
+def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Losses (left axis) and the main metric (right axis) over steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    train = [row for row in rows if row["kind"] == "train" and _is_number(row.get("loss"))]
+    scores = [
+        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and _is_number(row.get(metric))
+    ]
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axis.plot(
+        [row["step"] for row in train],
+        [row["loss"] for row in train],
+        color="tab:gray",
+        label="training loss",
+    )
+    axis.set(xlabel="step", ylabel="training loss")
+    right = axis.twinx()
+    if scores:
+        right.plot(*zip(*scores, strict=True), color="tab:blue", marker="o", label=metric)
+        right.annotate(
+            f"{scores[-1][1]:.3f}", scores[-1], textcoords="offset points", xytext=(-4, 8), ha="right"
+        )
+    right.set(ylabel=metric, ylim=(0, 1))
+    figure.legend(loc="upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def confusion_picture(matrix: NDArray[np.integer], classes: ClassMap, path: str | Path, *, of: str) -> None:
+    """Write a picture of a confusion matrix, in percent of each row.
+
+    matrix: [C, C] or [C, C + 1] (last column: no class); rows are labels, columns predictions; rows without
+    labels stay empty. of: what is counted (pixels, images). Raises: ValueError for another shape.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    if matrix.shape not in ((count, count), (count, count + 1)):
+        raise ValueError(
+            f"the matrix must be [{count}, {count}] or [{count}, {count + 1}], got {matrix.shape}"
+        )
+    if matrix.shape[1] > count and not matrix[:, count].any():
+        matrix = matrix[:, :count]
+    sums = matrix.sum(1, keepdims=True).astype(np.float64)
+    percent = np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
+    columns = [*classes.names, "(none)"][: matrix.shape[1]]
+    side = max(4.5, 0.42 * count + 2.2)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(count), classes.names, fontsize=8)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    if count <= 40:
+        _write_cells(axes, percent)
+    bar = figure.colorbar(shown, ax=axes, label=f"% of the label's {of}", fraction=0.04, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
+
+
+def _write_cells(axes: "Axes", percent: NDArray[np.float64]) -> None:
+    """Numbers from half a percent on: smaller ones only add noise."""
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            color = "white" if value > 55 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)

@@ -1,0 +1,277 @@
+"""Checkpoints: one safetensors file each, with its metadata and its own hash in the header.
+
+Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one
+before it is kept; on load the hash is verified, and a damaged file falls back to its predecessor.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from engine.io.files import sync_folder
+
+Tensors = dict[str, Tensor]
+
+
+_ENTRY = "checkpoint"
+
+
+_MOST_UNPACKED = 20
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically; a file already at `path` becomes `<stem>.previous<suffix>`.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission); the one before it is intact.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(metadata))
+    # One entry: safetensors writes several in random order, and equal runs shall have equal files.
+    header = {_ENTRY: json.dumps({"sha256": digest(plain, text), "metadata": text})}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(save(plain, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume"
+        ) from None
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read a checkpoint of ours, verified: (tensors, metadata).
+
+    Raises:
+        UserError: the file is missing, damaged, or not a checkpoint of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
+    try:
+        entry = json.loads(header[_ENTRY])
+        text, expected = str(entry["metadata"]), entry["sha256"]
+        metadata = dict(json.loads(text))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise UserError(f"{path}: not a checkpoint written by this framework") from None
+    if expected != digest(tensors, text):
+        raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
+    return tensors, metadata
+
+
+def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
+    """Read `path` or, where it is damaged or missing, the one before: tensors, metadata, message or None."""
+    try:
+        return *read(path), None
+    except UserError as error:
+        if not previous(path).exists():
+            raise
+        tensors, metadata = read(previous(path))
+        return tensors, metadata, f"{error}; going on from {previous(path).name}"
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something for `read_latest` to read."""
+    return path.exists() or previous(path).exists()
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint was written at; None where there is no readable one."""
+    try:
+        return int(read(path)[1]["state"]["step"])
+    except (KeyError, TypeError, ValueError, OverflowError):  # a UserError is a ValueError
+        return None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that the next `write` does not put it in the place of the good one."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
+    """SHA-256 over the metadata and the tensors' names, types, shapes and bytes, in the order of names."""
+    sha = hashlib.sha256(metadata.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def read_weights(path: Path) -> Tensors:
+    """Tensors of a `.safetensors` file, of an `.npz`, or of a foreign `.pth` read with `weights_only=True`.
+
+    A dict that wraps the state dict under `state_dict` or `model` is unwrapped.
+
+    Raises:
+        UserError: the file is missing, holds something other than tensors, or would have to run code to
+            be read.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such weight file")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
+    _refuse_bombs(path)
+    if path.suffix == ".npz":
+        return _read_arrays(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen classes for a file it will not read
+        raise UserError(
+            f"{path}: not a plain tensor file, and nothing else is read ({_reason(error)})"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(_is_weight(*item, path) for item in loaded.items()):
+        raise UserError(f"{path}: holds no state dict of tensors")
+    return dict(loaded)
+
+
+def _is_weight(name: Any, value: Any, path: Path) -> bool:
+    # A view of 4 bytes may claim any shape; the first copy of it would take as much memory.
+    plain = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return plain and value.numel() * value.element_size() <= path.stat().st_size
+
+
+def _refuse_bombs(path: Path) -> None:
+    """A zip of zeros is a thousand times larger when it is unpacked, and this happens in memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # no zip, or none that can be read
+    if unpacked > _MOST_UNPACKED * path.stat().st_size + (1 << 20):
+        raise UserError(f"{path}: {unpacked} bytes when unpacked; no weights can be packed so tightly")
+
+
+def _read_arrays(path: Path) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen classes
+        raise UserError(f"{path}: not an .npz of plain arrays ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's message, which may repeat what stands in the file."""
+    line = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
+    return line if line.isprintable() else repr(line)
+
+
+def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """A checkpoint's weights to predict with (the averaged ones where there are any), and its metadata."""
+    tensors, metadata, _ = read_latest(path)
+    return under("ema", tensors) or under("model", tensors), metadata
+
+
+def prefixed(prefix: str, tensors: Tensors) -> Tensors:
+    """Tensors as they are named inside of a checkpoint: `<prefix>/<name>`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """The inverse of `prefixed`."""
+    return {
+        name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")
+    }
+
+
+@dataclass
+class LoadReport:
+    """What a load did, by name."""
+
+    loaded: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} new"
+        groups = [f"skipped: {_shorten(self.skipped)}"] if self.skipped else []
+        groups += [f"new: {_shorten(self.new)}"] if self.new else []
+        return "; ".join([text, *groups])
+
+
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, skip: Iterable[str] = (), resized: Iterable[str] = ()
+) -> LoadReport:
+    """Load a state dict; whatever does not match must be excused by name.
+
+    Args:
+        skip: patterns of names that are neither loaded nor missed.
+        resized: patterns of names that are left new where their shape differs (a classifier for
+            other classes).
+
+    Raises:
+        UserError: names or shapes differ beyond what is excused; both sides are named.
+    """
+    own = module.state_dict()
+    patterns, soft = list(skip), list(resized)
+    excused = {name for name in {*own, *state} if any(fnmatch(name, pattern) for pattern in patterns)}
+    excused |= {
+        name
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape and any(fnmatch(name, pattern) for pattern in soft)
+    }
+    chosen = {name: tensor for name, tensor in state.items() if name not in excused}
+    missing = sorted(name for name in own if name not in chosen and name not in excused)
+    unknown = sorted(name for name in chosen if name not in own)
+    shapes = [
+        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+        for name, tensor in chosen.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if missing or unknown or shapes:
+        sides = [f"not in the file: {_shorten(missing)}"] if missing else []
+        sides += [f"not in the model: {_shorten(unknown)}"] if unknown else []
+        sides += [f"other shapes: {_shorten(shapes)}"] if shapes else []
+        raise UserError("weights do not fit the model; " + "; ".join(sides))
+    module.load_state_dict({**own, **chosen})
+    new = sorted(name for name in own if name not in chosen)
+    return LoadReport(sorted(chosen), sorted(set(state) - set(chosen)), new)
+
+
+def _shorten(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

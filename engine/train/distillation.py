@@ -1,0 +1,118 @@
+"""Knowledge distillation: a trained network's scores as soft targets (Hinton et al., 2015)."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.data.class_map import ClassMap
+from engine.data.preprocessing import Normalize
+from engine.errors import UserError, some
+from engine.io.download import fetch
+from engine.run import checkpoint
+
+
+class Distillation:
+    """A loss that draws class scores towards those of a teacher.
+
+    Not a module: the teacher is neither trained nor averaged, nor part of a checkpoint.
+
+    Args:
+        teacher: pixels [N, 3, H, W] in 0..255 -> class scores [N, K, ...] for the same classes.
+        weight: factor on the loss.
+        temperature: T by which both scores are divided; the loss is multiplied by its square, so that the
+            gradient's size does not depend on it.
+
+    Raises:
+        ValueError: a weight or a temperature that is no positive number.
+    """
+
+    def __init__(self, *, teacher: nn.Module, weight: float = 1.0, temperature: float = 1.0) -> None:
+        for name, value in (("weight", weight), ("temperature", temperature)):
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise ValueError(f"distill.{name} must be a positive number, got {value!r}")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.weight, self.temperature = weight, temperature
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Distillation":
+        return self  # averaged weights are of the student alone
+
+    @torch.no_grad()
+    def scores(self, pixels: Tensor) -> Tensor:
+        """The teacher's scores for pixels [N, 3, H, W] in 0..255."""
+        self.teacher.to(pixels.device)
+        found: Tensor = self.teacher(pixels)
+        return found
+
+    def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+        """weight * T^2 * KL(targets || scores), of the softmax over dimension 1 of [N, K, ...].
+
+        Mean over the images or pixels; over those alone where `counted` [N, ...] is true, 0 where none is.
+        """
+        log_student = F.log_softmax(scores.float() / self.temperature, dim=1)
+        log_teacher = F.log_softmax(targets.float() / self.temperature, dim=1)
+        divergence = F.kl_div(log_student, log_teacher, log_target=True, reduction="none").sum(1)
+        if counted is None:
+            mean = divergence.mean()
+        else:
+            mean = (divergence * counted).sum() / counted.sum().clamp(min=1)
+        return self.weight * self.temperature**2 * mean
+
+
+class Teacher(nn.Module):
+    """Pixels in 0..255 -> scores, of a model and the normalization that it was trained with."""
+
+    def __init__(self, model: nn.Module, normalize: nn.Module) -> None:
+        super().__init__()
+        self.model, self.normalize = model, normalize
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found = self.model(self.normalize(pixels))
+        scores: Tensor = found["out"] if isinstance(found, dict) else found  # torchvision's segmentation
+        return scores
+
+
+def find_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Module]) -> nn.Module:
+    """The teacher that a configuration names.
+
+    name: a run folder, which `load_run` turns into a task; or a model of torchvision such as `resnet50`, with
+    its published weights, which are downloaded. Either must have been trained on `classes`.
+
+    Raises:
+        UserError: neither is there, it has other classes, or its weights cannot be had.
+    """
+    if Path(name).is_dir():
+        task: Any = load_run(Path(name))
+        if task.classes.names != classes.names:
+            raise UserError(f"distill.teacher={name}: trained on other classes ({some(task.classes.names)})")
+        return Teacher(task.model, task.normalize)
+    if "/" in name:
+        raise UserError(f"distill.teacher={name}: no such run folder")
+    return _torchvision(name, classes)
+
+
+def _torchvision(name: str, classes: ClassMap) -> nn.Module:
+    from torchvision import models  # takes a second to import
+
+    dense = name in models.list_models(models.segmentation)
+    if not dense and name not in models.list_models(models):
+        raise UserError(
+            f"distill.teacher={name}: neither a run folder nor a model of torchvision such as resnet50 or "
+            "deeplabv3_resnet50"
+        )
+    weights = models.get_model_weights(name)["DEFAULT"]
+    names = tuple(weights.meta["categories"])
+    if names != classes.names:
+        raise UserError(
+            f"distill.teacher={name}: its {len(names)} classes ({some(names)}) are not those of the data "
+            f"({some(classes.names)})"
+        )
+    model = models.get_model(name, weights=None, **({"weights_backbone": None} if dense else {}))
+    state = checkpoint.read_weights(fetch(weights.url, folder=Path(torch.hub.get_dir()) / "checkpoints"))
+    head = {key: tensor for key, tensor in state.items() if not key.startswith("aux_classifier.")}
+    model.load_state_dict(head)
+    return Teacher(model, Normalize("imagenet"))

@@ -1,0 +1,196 @@
+"""Where numbers go: console, `log.jsonl`, TensorBoard, a picture of the curves."""
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.io.files import write_text
+from engine.io.progress import Progress
+from engine.run.run_folder import RunFolder
+
+
+class RunLog:
+    """Rows of a run, appended to `log.jsonl` and to TensorBoard.
+
+    On resume the rows that the checkpoint does not know of are dropped. TensorBoard's events are then written
+    anew from the rows that stay: events are flushed late, and a run that was killed has lost some.
+
+    Args:
+        step, evaluated_step: where the run stands, and where it was last evaluated.
+
+    Raises:
+        UserError: a file cannot be written (disk full, no permission); so does `row`.
+    """
+
+    def __init__(
+        self, run: RunFolder, *, step: int = 0, evaluated_step: int = 0, tensorboard: bool = True
+    ) -> None:
+        self.path = run.log
+        self._writer: Any = None
+        try:
+            kept = [
+                row
+                for row in read_rows(self.path)
+                if row["step"] <= (evaluated_step if row["kind"] == "eval" else step)
+            ]
+            if self.path.exists():
+                write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            if tensorboard:
+                self._open_tensorboard(run.path / "tensorboard", kept)
+        except OSError as error:
+            raise UserError(f"{run.path}: cannot write the log ({error.strerror})") from None
+
+    def _open_tensorboard(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Purging from step 0 voids the events of earlier processes, which are then repeated.
+        self._writer = SummaryWriter(str(folder), purge_step=0 if folder.exists() else None)
+        for row in rows:
+            self._add_scalars(row)
+
+    def row(self, step: int, kind: str, numbers: dict[str, Any]) -> None:
+        """Record `numbers` of `kind` ("train" or "eval") at `step`."""
+        row = {"step": step, "kind": kind, "time": round(time.time(), 3), **_finite(numbers)}
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self._add_scalars(row)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); free space and resume"
+            ) from None
+
+    def _add_scalars(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if name not in ("step", "time") and _is_number(value):
+                at = row.get("time")
+                self._writer.add_scalar(
+                    f"{row['kind']}/{name}", value, row["step"], walltime=at if _is_number(at) else None
+                )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            # What TensorBoard could not write stands in log.jsonl too: no reason to hide another error.
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a `log.jsonl`; what follows a damaged or cut-off line is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+            whole = type(row["step"]) is int and abs(row["step"]) < 2**63 and isinstance(row["kind"], str)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            break
+        if not whole:
+            break
+        rows.append({"step": row["step"], "kind": row["kind"], **row})
+    return rows
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e300
+
+
+def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    # JSON has neither NaN nor infinity.
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
+
+
+INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or give data.cache=<folder>"
+
+
+class Meter:
+    """Sums what happened since the last `take`."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.losses: dict[str, float] = {}
+        self.steps = self.images = 0
+        self.waited = self.seconds = 0.0
+
+    def add(self, losses: dict[str, float], *, images: int, waited: float, seconds: float) -> None:
+        """Count one step: its losses, images over all processes, and seconds, `waited` of them for data."""
+        for name, loss in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + loss
+        self.steps += 1
+        self.images += images
+        self.waited += waited
+        self.seconds += seconds
+
+    def take(self) -> dict[str, float]:
+        """Mean losses, images/s and the share of time spent waiting for data; starts anew."""
+        means = {name: loss / self.steps for name, loss in self.losses.items()}
+        numbers = {
+            "loss": sum(means.values()),
+            **({f"loss/{name}": value for name, value in means.items()} if len(means) > 1 else {}),
+            "images_per_s": self.images / self.seconds,
+            "data_wait": self.waited / self.seconds,
+        }
+        self._clear()
+        return numbers
+
+
+class TrainingMonitor:
+    """Reports steps and evaluations to a log and to the console.
+
+    Rows of the log fall on fixed steps, so that two runs can be compared line by line; the console follows
+    the clock. Where the model waited for data for more than 30 % of the time in three rows on end, that is
+    said once.
+
+    Args:
+        last: the last step of the run.
+        every: steps between rows of the log.
+    """
+
+    def __init__(self, log: RunLog, progress: Progress, *, last: int, every: int) -> None:
+        self.log, self.progress, self.last, self.every = log, progress, last, every
+        self._rows, self._console = Meter(), Meter()
+        self._starved: int | None = 0
+
+    def step(self, step: int, losses: dict[str, float], *, lr: float, **spent: Any) -> None:
+        """One step was done; `spent` is what `Meter.add` counts."""
+        self._rows.add(losses, **spent)
+        self._console.add(losses, **spent)
+        if step % self.every == 0 or step in (1, self.last):
+            numbers = self._rows.take()
+            self.log.row(step, "train", {**numbers, "lr": lr})
+            if step > 1:
+                self._watch(numbers["data_wait"])
+        if self.progress.due(step):
+            numbers = self._console.take()
+            self.progress.update(
+                step,
+                f"loss {numbers['loss']:.3f}  lr {lr:.2g}  {numbers['images_per_s']:.1f} images/s  "
+                f"data wait {numbers['data_wait']:.0%}",
+            )
+
+    def evaluation(self, step: int, metrics: dict[str, Any], *, metric: str, better: bool) -> None:
+        """An evaluation was done."""
+        self.log.row(step, "eval", metrics)
+        mark = "  (best)" if better else ""
+        self.progress.print(f"step {step}: {metric} {metrics[metric]:.4f}{mark}")
+
+    def close(self) -> None:
+        self.log.close()
+        self.progress.close()
+
+    def _watch(self, data_wait: float) -> None:
+        if self._starved is None:
+            return
+        self._starved = self._starved + 1 if data_wait > 0.3 else 0
+        if self._starved == 3:
+            self._starved = None
+            self.progress.print(INPUT_BOUND)

@@ -1,0 +1,284 @@
+"""The factorized hierarchical space of MnasNet around a skeleton: tokens <-> NetSpec.
+
+The skeleton's blocks are grouped into stages, and one set of choices holds for all layers of a stage
+(MnasNet, section 4.1). What a NetSpec can say is searched: inverted bottlenecks (an expansion of 1 is the
+depthwise separable convolution), kernel, squeeze-and-excite, residual or none, filters, layers. A plain
+convolution and the pooling skip of the paper cannot be said and are left out; see docs/nas.md.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from backbones.spec import BlockSpec, NetSpec, make_divisible
+
+Tokens = tuple[int, ...]
+
+
+FACTORS = ("kernel", "expansion", "se", "skip", "filters", "layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What one token decides: its value is the number of an option."""
+
+    stage: int  # from 1
+    factor: str
+    options: tuple[Any, ...]
+
+    def value(self, token: Any) -> Any:
+        """Raises: ValueError for a token that is not the number of an option."""
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(self.options):
+            raise ValueError(
+                f"stage {self.stage} {self.factor}: token {token!r} must be 0 to {len(self.options) - 1}, "
+                f"for {', '.join(map(str, self.options))}"
+            )
+        return self.options[token]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the skeleton fixes of a stage. A NetSpec's stride and dilations are never searched."""
+
+    stride: int
+    dilation: int
+    dilation_after: int  # of the layers after the first
+    act: str
+    filters: int
+    layers: int
+    ends_skip: bool  # whether LR-ASPP's skip connection starts at the end of this stage (NetSpec.skip_block)
+
+    def blocks(self, channels: int, values: dict[str, Any]) -> tuple[BlockSpec, ...]:
+        """The layers of this stage behind `channels` channels."""
+        built = []
+        for number in range(values["layers"]):
+            block = BlockSpec(
+                kernel=values["kernel"],
+                exp=values["expansion"] * channels,
+                out=values["filters"],
+                se=values["se"],
+                act=self.act,
+                stride=1 if number else self.stride,
+                dilation=self.dilation_after if number else self.dilation,
+                residual=values["skip"],
+            )
+            built.append(_with_visible_skip(block, channels))
+            channels = block.out
+        return tuple(built)
+
+
+class MnasSpace:
+    """All networks that can be made of a skeleton by choosing anew, stage by stage.
+
+    A stage is a run of blocks of one output size, kernel and SE, begun anew by a stride: of MobileNetV2 the
+    seven blocks of MnasNet's Table 1. Stem, strides, dilations, activations and what follows the blocks are
+    the skeleton's.
+
+    Some sequences of tokens say the same network (a stage of one layer that changes the number of channels
+    has no residual): they decode to equal specs, and `encode` gives the first of them.
+
+    Args:
+        kernels, expansions: sizes, and factors on a layer's input channels.
+        se, skip: whether squeeze-and-excite and residuals may be left out, or must be.
+        filters: factors on the skeleton's output channels, rounded to multiples of 8.
+        layers: added to the skeleton's number of layers; a stage keeps at least one.
+
+    Raises:
+        ValueError: a factor without options, with the same option twice, or with a value that is none.
+    """
+
+    def __init__(
+        self,
+        skeleton: NetSpec,
+        *,
+        kernels: Sequence[int] = (3, 5),
+        expansions: Sequence[int] = (1, 3, 6),
+        se: Sequence[bool] = (False, True),
+        skip: Sequence[bool] = (True, False),
+        filters: Sequence[float] = (0.75, 1.0, 1.25),
+        layers: Sequence[int] = (-1, 0, 1),
+    ) -> None:
+        given = {"kernels": kernels, "expansions": expansions, "se": se, "skip": skip}
+        for name, options in (given | {"filters": filters, "layers": layers}).items():
+            if not options or len(set(options)) < len(options):
+                raise ValueError(f"{name} must be a list of different options, got {list(options)}")
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"kernels must be odd and positive, got {list(kernels)}")
+        if any(factor <= 0 for factor in (*expansions, *filters)):
+            raise ValueError(f"expansions and filters must be positive, got {expansions}, {filters}")
+        self.skeleton = replace(skeleton, name=f"{skeleton.name}_nas")
+        self.stages = _stages(skeleton)
+        fixed = (tuple(kernels), tuple(expansions), tuple(se), tuple(skip))
+        self.choices = tuple(
+            Choice(stage=number, factor=factor, options=options)
+            for number, stage in enumerate(self.stages, start=1)
+            for factor, options in zip(
+                FACTORS,
+                (
+                    *fixed,
+                    _different(make_divisible(stage.filters * factor) for factor in filters),
+                    _different(max(1, stage.layers + more) for more in layers),
+                ),
+                strict=True,
+            )
+        )
+
+    @property
+    def num_options(self) -> tuple[int, ...]:
+        """How many options each token has."""
+        return tuple(len(choice.options) for choice in self.choices)
+
+    @property
+    def size(self) -> int:
+        """The number of token sequences; that of different networks is a little smaller."""
+        return math.prod(self.num_options)
+
+    def decode(self, tokens: Sequence[int]) -> NetSpec:
+        """The network that `tokens` say.
+
+        Raises:
+            ValueError: too few or too many tokens, or one that is no option, named by stage and factor.
+        """
+        blocks: tuple[BlockSpec, ...] = ()
+        channels, skip_block = self.skeleton.stem, 0
+        for stage, values in zip(self.stages, self._values(tokens), strict=True):
+            blocks += stage.blocks(channels, values)
+            channels = blocks[-1].out
+            skip_block = len(blocks) if stage.ends_skip else skip_block
+        return replace(self.skeleton, blocks=blocks, skip_block=skip_block)
+
+    def encode(self, spec: NetSpec) -> Tokens:
+        """The first tokens that say `spec`, whatever its name: the inverse of `decode`.
+
+        Raises:
+            ValueError: the network is not in the space, naming where it leaves it.
+        """
+        blocks = tuple(map(_with_visible_skip, spec.blocks, spec.block_inputs))
+        wanted = replace(spec, name=self.skeleton.name, blocks=blocks)
+        for field in fields(NetSpec):
+            mine, theirs = getattr(self.skeleton, field.name), getattr(wanted, field.name)
+            if field.name not in ("blocks", "skip_block") and mine != theirs:
+                raise ValueError(f"{spec.name} is not in the space: {field.name} is {theirs}, not {mine}")
+        reached = [0]
+        for tokens in self._readings(wanted.blocks, reached):
+            if self.decode(tokens) == wanted:
+                return tokens
+        at = min(max(reached), len(blocks) - 1)
+        raise ValueError(
+            f"{spec.name} is not in the space around {self.skeleton.name.removesuffix('_nas')}: no choice of "
+            f"its {len(self.stages)} stages gives block {at + 1} and what follows ({blocks[at]})"
+        )
+
+    def covering(self) -> Iterator[NetSpec]:
+        """Some hundred networks in which each layer of each network of the space occurs: what a device has
+        to be asked for, so that its latency table knows the whole space.
+
+        A stage's layers depend on its own choices and on the filters of the stage before.
+        """
+        layers = FACTORS.index("layers")
+        most = [max(self.num_options[at :: len(FACTORS)]) for at in range(layers)]
+        filters = most[FACTORS.index("filters")]
+        for *shared, shift in product(*map(range, most), range(filters)):
+            tokens = []
+            for stage in range(len(self.stages)):
+                # With all (number, shift), this and the number before it take all pairs of values.
+                wanted = [*shared[:-1], (shared[-1] + shift * stage) % filters]
+                options = self.num_options[stage * len(FACTORS) :]
+                tokens += [token % count for token, count in zip(wanted, options, strict=False)]
+                tokens.append(
+                    max(range(options[layers]), key=self.choices[stage * len(FACTORS) + layers].value)
+                )
+            yield self.decode(tokens)
+
+    def describe(self, tokens: Sequence[int]) -> str:
+        """The stages in one line, such as `3x3 e6 se 40 x3 | ...`."""
+        return " | ".join(
+            f"{v['kernel']}x{v['kernel']} e{v['expansion']}{' se' if v['se'] else ''}"
+            f"{'' if v['skip'] else ' noskip'} {v['filters']} x{v['layers']}"
+            for v in self._values(tokens)
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"space around {self.skeleton.name.removesuffix('_nas')}: {len(self.stages)} stages, "
+            f"{len(self.choices)} tokens, 10^{math.log10(self.size):.1f} sequences"
+        )
+
+    def _values(self, tokens: Sequence[int]) -> list[dict[str, Any]]:
+        if len(tokens) != len(self.choices):
+            raise ValueError(
+                f"{len(self.choices)} tokens are needed, got {len(tokens)}: {', '.join(FACTORS)} "
+                f"of each of {len(self.stages)} stages"
+            )
+        values = [choice.value(token) for choice, token in zip(self.choices, tokens, strict=True)]
+        size = len(FACTORS)
+        return [dict(zip(FACTORS, values[at : at + size], strict=True)) for at in range(0, len(values), size)]
+
+    def _readings(self, blocks: tuple[BlockSpec, ...], reached: list[int]) -> Iterator[Tokens]:
+        """All tokens that give `blocks`, the earlier options first; `reached` gets how far each one came."""
+        size = len(FACTORS)
+
+        def read(number: int, at: int, channels: int) -> Iterator[Tokens]:
+            reached.append(at)
+            if number == len(self.stages) or at == len(blocks):
+                if number == len(self.stages) and at == len(blocks):
+                    yield ()
+                return
+            choices, first = self.choices[number * size : (number + 1) * size], blocks[at]
+            seen = {"kernel": first.kernel, "expansion": first.exp / channels, "se": first.se}
+            seen["filters"] = first.out
+            candidates = [
+                [
+                    token
+                    for token, option in enumerate(choice.options)
+                    if option == seen.get(choice.factor, option)
+                ]
+                for choice in choices
+            ]
+            for tokens in product(*candidates):
+                values = {c.factor: c.value(token) for c, token in zip(choices, tokens, strict=True)}
+                built = self.stages[number].blocks(channels, values)
+                if blocks[at : at + len(built)] == built:
+                    yield from (tokens + rest for rest in read(number + 1, at + len(built), built[-1].out))
+
+        return read(0, 0, self.skeleton.stem)
+
+
+def _with_visible_skip(block: BlockSpec, channels_in: int) -> BlockSpec:
+    # Where a residual is impossible the flag says nothing: one network shall have one spec.
+    possible = block.stride == 1 and channels_in == block.out
+    return block if possible else replace(block, residual=True)
+
+
+def _stages(spec: NetSpec) -> tuple[Stage, ...]:
+    def kind(block: BlockSpec) -> tuple[int, int, bool]:
+        return block.out, block.kernel, block.se
+
+    blocks = spec.blocks
+    starts = [
+        i
+        for i, block in enumerate(blocks)
+        if i == 0 or block.stride == 2 or kind(block) != kind(blocks[i - 1]) or i == spec.skip_block
+    ]
+    stages = []
+    for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
+        # Of a stage of one layer, the next stage shows the dilation that a second layer would have.
+        after = min(start + 1, len(blocks) - 1)
+        stages.append(
+            Stage(
+                stride=blocks[start].stride,
+                dilation=blocks[start].dilation,
+                dilation_after=blocks[after].dilation,
+                act=blocks[start].act,
+                filters=blocks[start].out,
+                layers=end - start,
+                ends_skip=end == spec.skip_block,
+            )
+        )
+    return tuple(stages)
+
+
+def _different(options: Iterator[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(options))

@@ -1,0 +1,100 @@
+"""Random scale and crop in one step of an albumentations pipeline: crop first, then resize only the crop.
+
+Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizing them to c, but touches only
+the pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
+"""
+
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.class_map import IGNORE
+from engine.data.preprocessing import Image, Size, resize_image
+
+
+class ScaleCrop(albumentations.DualTransform):
+    """A window of about crop / s pixels, s random, resized to `crop`; padded where there is less picture.
+
+    Arguments as in `seg.transforms.TrainTransform`.
+    """
+
+    class InitSchema(albumentations.DualTransform.InitSchema):
+        crop: Size
+        scale: tuple[float, float]
+        scale_step: float
+        fill: int
+        area: bool
+
+    def __init__(
+        self, crop: Size, scale: tuple[float, float], scale_step: float, fill: int, area: bool, p: float = 1.0
+    ) -> None:
+        super().__init__(p=p)
+        self.crop = crop
+        self.scale = scale
+        self.scale_step = scale_step
+        self.fill = fill
+        self.area = area
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        scale = self._draw_scale()
+        spans = []
+        sizes = []
+        for side, crop in zip(params["shape"][:2], self.crop, strict=True):
+            window = max(1, round(crop / scale))
+            start = self.py_random.randint(0, max(0, side - window))
+            used = min(window, side)
+            spans.append((start, start + used))
+            sizes.append(crop if used == window else max(1, round(crop * used / window)))
+        return {"rows": spans[0], "columns": spans[1], "scaled": (sizes[0], sizes[1])}
+
+    def _draw_scale(self) -> float:
+        low, high = self.scale
+        if not self.scale_step:
+            return self.py_random.uniform(low, high)
+        return low + self.scale_step * self.py_random.randint(0, int((high - low) / self.scale_step + 1e-6))
+
+    def apply(
+        self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
+    ) -> NDArray[np.uint8]:
+        window = img[rows[0] : rows[1], columns[0] : columns[1]]
+        return _own(pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill))
+
+    def apply_to_mask(
+        self, mask: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
+    ) -> NDArray[np.uint8]:
+        window = mask[rows[0] : rows[1], columns[0] : columns[1]]
+        return _own(pad_label(resize_label(window, scaled), self.crop))
+
+
+def _own(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # A window at its own scale is still a view, and the transforms after this one may write into theirs.
+    return pixels if pixels.flags.writeable else pixels.copy()
+
+
+def resize_label(label: Image, size: Size) -> Image:
+    """Nearest neighbor between pixel centers.
+
+    cv2.INTER_NEAREST measures from pixel corners instead, which shifts labels against their image by up to
+    half a pixel when it is scaled.
+    """
+    if label.shape == tuple(size):
+        return label
+    resized = cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
+
+
+def pad_bottom_right(image: Image, size: Size, value: int) -> Image:
+    """Extend to at least `size`, at the bottom and the right like DeepLab."""
+    missing_h, missing_w = (max(0, want - have) for want, have in zip(size, image.shape[:2], strict=True))
+    if not missing_h and not missing_w:
+        return image
+    fill = (value,) * 3 if image.ndim == 3 else value
+    padded = cv2.copyMakeBorder(image, 0, missing_h, 0, missing_w, cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(padded, np.uint8)
+
+
+def pad_label(label: Image, size: Size) -> Image:
+    return pad_bottom_right(label, size, IGNORE)

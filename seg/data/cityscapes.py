@@ -1,0 +1,222 @@
+"""Cityscapes as it is distributed: `leftImg8bit/` and `gtFine/` side by side, 19 classes that are scored.
+
+The masks of label ids are read directly, no preparation step. What a mask file *is* (label ids or training
+ids) is taken from its content, because trees where one was saved under the name of the other are common.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as _LABELS
+
+from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
+from engine.data.images import read_labels
+from engine.errors import UserError
+from engine.io.files import pack, spread
+from seg.data.dataset import SegmentationData, SegmentationSplit
+from seg.data.labels import LabelReader
+
+OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
+
+
+_SAMPLED_MASKS = 24  # per split; a mask of 2 megapixels decodes in about 5 ms
+
+
+_IMAGE_END = "_leftImg8bit.png"
+
+
+_MASK_END = {"labelIds": "_gtFine_labelIds.png", "labelTrainIds": "_gtFine_labelTrainIds.png"}
+
+
+_INSTANCE_END = "_gtFine_instanceIds.png"
+
+
+_DOWNLOAD = (
+    "Cityscapes needs a manual download: 1. register at https://www.cityscapes-dataset.com, 2. download "
+    "leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), 3. unpack both into one "
+    "folder, 4. give that folder, which then holds leftImg8bit/ and gtFine/, as root"
+)
+
+
+# Mean area in pixels of an instance of each class, the weights of the instance-level IoU of the official
+# evaluation (1024 x 2048 pixels).
+_INSTANCE_AREAS = {
+    "person": 3462.4756337644,
+    "rider": 3930.4788056518,
+    "car": 12794.0202738185,
+    "truck": 27855.1264367816,
+    "bus": 35732.1511111111,
+    "train": 67583.7075812274,
+    "motorcycle": 6298.7200839748,
+    "bicycle": 4672.3249222261,
+}
+
+
+_SCORED = sorted((label for label in _LABELS if not label.ignoreInEval), key=lambda label: label.trainId)
+
+
+CITYSCAPES_CLASSES = ClassMap(
+    names=tuple(label.name for label in _SCORED),
+    ids=tuple(label.id for label in _SCORED),
+    colors=tuple(label.color for label in _SCORED),
+    ignore=tuple(label.id for label in _LABELS if label.ignoreInEval and label.id >= 0),
+    categories=tuple(label.category for label in _SCORED),
+    instance_areas=tuple(_INSTANCE_AREAS.get(label.name, 0.0) for label in _SCORED),
+)
+
+
+_TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
+
+
+_LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
+
+
+def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationData:
+    """The official tree under `root`; any split may be absent, and the test split may lack masks.
+
+    on_error: `skip` leaves single files to `engine.data.unreadable`, which reads them all.
+
+    Raises: UserError, with the remedy, for a missing tree, images without masks, masks without images, and
+    masks of mixed kinds.
+    """
+    base = Path(root).expanduser()
+    splits: dict[str, SegmentationSplit] = {}
+    present = [split for split in OFFICIAL_COUNTS if (base / "leftImg8bit" / split).is_dir()]
+    kind_by_name = _kind_by_name(base, present)
+    for split in present:
+        files = _find_split(base, split, kind_by_name)
+        if files is not None:
+            splits[split] = files
+    if not splits:
+        raise UserError(
+            f"{base}: no images in leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE_END}. {_DOWNLOAD}"
+        )
+    kind = _kind_by_content(splits, on_error) or kind_by_name
+    warnings = [
+        f"{base}: {len(files)} {split} images, the official split has {OFFICIAL_COUNTS[split]}"
+        for split, files in splits.items()
+        if len(files) != OFFICIAL_COUNTS[split]
+    ]
+    if kind != kind_by_name:
+        warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} hold {kind}, and are read as such")
+    counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
+    return SegmentationData(
+        classes=CITYSCAPES_CLASSES,
+        splits=splits,
+        read_label=label_reader(kind),
+        description=f"Cityscapes at {base} ({counts}; masks of {kind}, {len(CITYSCAPES_CLASSES)} classes)",
+        warnings=warnings,
+    )
+
+
+def label_reader(kind: str) -> LabelReader:
+    """Reads masks of "labelIds" or "labelTrainIds" as the 19 contiguous classes."""
+    remedy = f"a mask of Cityscapes {kind} cannot hold it: restore the file from gtFine_trainvaltest.zip"
+    if kind == "labelIds":
+        return LabelReader(classes=CITYSCAPES_CLASSES, remedy=remedy)
+    table = np.full(65536, UNKNOWN, np.uint8)
+    table[sorted(_TRAIN_IDS)] = sorted(_TRAIN_IDS)
+    return LabelReader(classes=CITYSCAPES_CLASSES, remedy=remedy, table=table)
+
+
+def mask_kind(path: str) -> str | None:
+    """The kind: "labelIds", "labelTrainIds", or None where the values of the file fit both.
+
+    Values 19..33 exist only among label ids (traffic light, vegetation, sky, car, ...) and 255 only among
+    training ids (everything not scored), so that of real masks practically every one is decided.
+
+    Raises: UserError when the values fit neither.
+    """
+    found = read_labels(path)
+    if found.ndim == 3:
+        raise UserError(
+            f"{path}: a color picture, not ids; use *{_MASK_END['labelIds']} of gtFine_trainvaltest.zip"
+        )
+    values = set(np.unique(found).tolist())
+    fits = [kind for kind, ids in (("labelIds", _LABEL_IDS), ("labelTrainIds", _TRAIN_IDS)) if values <= ids]
+    if not fits:
+        odd = sorted(values - _LABEL_IDS)
+        raise UserError(
+            f"{path}: values {odd[:5]} are no label ids (0..33), and the file holds no training ids "
+            "(0..18, 255) either; restore it from gtFine_trainvaltest.zip"
+        )
+    return fits[0] if len(fits) == 1 else None
+
+
+def _files(base: Path, folder: str, split: str, end: str) -> dict[str, str]:
+    """{"frankfurt_000000_000294": path} of the files <folder>/<split>/<city>/*<end>, sorted."""
+    found: dict[str, str] = {}
+    parent = base / folder / split
+    if not parent.is_dir():
+        return found
+    for city in sorted(os.listdir(parent)):
+        if city.startswith(".") or not (parent / city).is_dir():
+            continue
+        for name in sorted(os.listdir(parent / city)):
+            if name.endswith(end) and not name.startswith("."):
+                found[name.removesuffix(end)] = str(parent / city / name)
+    return found
+
+
+def _kind_by_name(base: Path, splits: list[str]) -> str:
+    """Label ids where there are any: the training ids are derived from them."""
+    any_ids = any(_files(base, "gtFine", split, _MASK_END["labelIds"]) for split in splits)
+    return "labelIds" if any_ids else "labelTrainIds"
+
+
+def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
+    images = _files(base, "leftImg8bit", split, _IMAGE_END)
+    masks = _files(base, "gtFine", split, _MASK_END[kind])
+    if not images and not masks:
+        return None
+    unmasked = [name for name in images if name not in masks]
+    orphans = [name for name in masks if name not in images]
+    if unmasked and (masks or split != "test"):
+        raise UserError(
+            f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
+            f"({len(unmasked)} of {len(images)} {split} images lack one); "
+            f"unpack gtFine_trainvaltest.zip into {base}"
+        )
+    if orphans:
+        raise UserError(
+            f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
+            f"({len(orphans)} of {len(masks)} {split} masks lack one); "
+            f"unpack leftImg8bit_trainvaltest.zip into {base}"
+        )
+    instances = _files(base, "gtFine", split, _INSTANCE_END)
+    return SegmentationSplit(
+        images=pack(list(images.values())),
+        names=pack(list(images)),
+        labels=pack([masks[name] for name in images]) if masks else None,
+        instances=pack([instances[name] for name in images])
+        if masks and set(images) <= set(instances)
+        else None,
+    )
+
+
+def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str | None:
+    """What the masks of a sample are; None where none decides. Raises: UserError when they differ."""
+    example: dict[str, str] = {}
+    tally: Counter[str] = Counter()
+    for files in splits.values():
+        if files.labels is None:
+            continue
+        for index in spread(len(files), _SAMPLED_MASKS):
+            path = os.fsdecode(files.labels[index])
+            try:
+                kind = mask_kind(path)
+            except UserError:
+                if on_error == "fail":
+                    raise
+                continue
+            if kind is not None:
+                example.setdefault(kind, path)
+                tally[kind] += 1
+    if len(example) > 1:
+        raise UserError(
+            f"{example['labelTrainIds']} holds training ids but {example['labelIds']} label ids "
+            f"({dict(tally)} in a sample); keep one kind: restore gtFine/ from gtFine_trainvaltest.zip"
+        )
+    return next(iter(example), None)

@@ -1,0 +1,96 @@
+"""Pictures of segmentations: colors, overlay, legend."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from engine.data.class_map import ClassMap
+
+Image = NDArray[np.uint8]
+
+
+_PAPER = (250, 250, 250)
+
+
+_INK = (25, 25, 25)
+
+
+_FRAME = (120, 120, 120)
+
+
+def colorize(labels: NDArray[np.integer], classes: ClassMap) -> Image:
+    """[H, W] of contiguous indices -> RGB [H, W, 3]; whatever is no class (255) is black."""
+    return _palette(classes)[np.clip(labels, 0, 255)]
+
+
+def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha: float = 0.5) -> Image:
+    """`image` [H, W, 3] tinted by `labels` [H, W]; `alpha` is the weight of the color; 255 stays untinted.
+
+    Raises: ValueError for differing sizes or alpha outside 0..1.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(
+            f"image {image.shape[:2]} and labels {labels.shape} must have the same (height, width)"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in 0..1, got {alpha}")
+    colors = colorize(labels, classes)
+    known = (labels >= 0) & (labels < len(classes))
+    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(
+        np.uint8
+    )
+    return np.where(known[..., None], mixed, image)
+
+
+def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]:
+    """The class indices that occur in `labels`, the largest area first."""
+    inside = labels[(labels >= 0) & (labels < len(classes))]
+    areas = np.bincount(inside.astype(np.int64).ravel(), minlength=len(classes))
+    return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
+
+
+def with_legend(picture: Image, classes: ClassMap, present: Iterable[int] | None = None) -> Image:
+    """`picture` [H, W, 3] with a strip below that names the colors of `present` (default: all classes).
+
+    The lettering grows with the picture and stays readable from 200 pixels of width; names that do not fit
+    are cut.
+    """
+    indices = list(range(len(classes)) if present is None else present)
+    width = picture.shape[1]
+    if not indices:
+        return picture.copy()
+    size = int(np.clip(width / 40, 12, 34))
+    font = ImageFont.load_default(size=size)
+    gap, swatch = max(4, size // 2), size + 2
+    names = [_fit(classes.names[index], font, width - 3 * gap - swatch) for index in indices]
+    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in names))
+    columns = min(len(indices), max(1, (width - gap) // cell))
+    rows = -(-len(indices) // columns)
+    columns = -(-len(indices) // rows)  # even out the rows
+    pitch = (width - gap) // columns
+    line = swatch + gap
+    strip = Pillow.new("RGB", (width, rows * line + gap), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for position, (index, name) in enumerate(zip(indices, names, strict=True)):
+        row, column = divmod(position, columns)
+        left, top = gap + column * pitch, gap + row * line
+        pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
+        pen.text((left + swatch + gap, top + swatch / 2 + 1), name, fill=_INK, font=font, anchor="lm")
+    return np.concatenate([picture, np.asarray(strip)], axis=0)
+
+
+def _palette(classes: ClassMap) -> Image:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.colors
+    return palette
+
+
+def _fit(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
+    if font.getlength(name) <= room:
+        return name
+    while name and font.getlength(name + "…") > room:
+        name = name[:-1]
+    return name + "…"

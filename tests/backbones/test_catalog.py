@@ -1,0 +1,110 @@
+"""Published weights by name: what torchvision says of them holds for the networks here."""
+
+import re
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+import torchvision
+
+from backbones.weights.catalog import find, names
+from cls.model import Classifier
+from engine.config.compose import build, compose_config
+from engine.run.initial_weights import locate, read_state
+
+CLASSIFIERS = [name for name in names() if ".imagenet1k_" in name]
+
+
+def test_every_weight_file_of_torchvisions_for_the_networks_here():
+    models = [m for m in torchvision.models.list_models() if re.search("mobilenet_v|mnasnet", m)]
+    theirs = {
+        f"{model}.{weights.name.lower()}"
+        for model in models
+        if not model.startswith("quantized_")
+        for weights in torchvision.models.get_model_weights(model)
+    }
+    others = ("deeplabv3", "fasterrcnn")  # heads that are not here
+    assert set(names()) == {name for name in theirs if not name.startswith(others)}
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "metric", "value", "resize"),
+    [
+        ("mobilenet_v3_large.imagenet1k_v1", "mobilenet_v3_large-8738ca79.pth", "acc@1", 74.042, 256),
+        ("mobilenet_v3_large", "mobilenet_v3_large-5c1a4163.pth", "acc@1", 75.274, 232),
+        ("MobileNet_V3_Small.IMAGENET1K_V1", "mobilenet_v3_small-047dcff4.pth", "acc@1", 67.668, 256),
+        ("mobilenet_v2", "mobilenet_v2-7ebf99e0.pth", "acc@1", 72.154, 232),
+        ("mnasnet0_5", "mnasnet0.5_top1_67.823-3ffadce67e.pth", "acc@1", 67.734, 256),
+        ("lraspp_mobilenet_v3_large", "lraspp_mobilenet_v3_large-d234d4ea.pth", "miou", 57.9, 520),
+        (
+            "ssdlite320_mobilenet_v3_large",
+            "ssdlite320_mobilenet_v3_large_coco-a79551df.pth",
+            "box_map",
+            21.3,
+            None,
+        ),
+    ],
+)
+def test_what_torchvisions_pages_say(name, url, metric, value, resize):
+    found = find(name)
+    assert found.url == f"https://download.pytorch.org/models/{url}"
+    assert url.partition("-")[2].startswith(found.sha256)
+    assert len(found.sha256) == 8
+    assert found.metrics[metric] == value
+    assert found.resize == resize
+    assert found.license.startswith("BSD-3-Clause")
+    with pytest.raises(FrozenInstanceError):
+        found.url = ""
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_has_the_published_parameters(name):
+    found = find(name)
+    with torch.device("meta"):
+        model = Classifier(backbone=found.spec, num_classes=found.num_classes)
+    assert sum(p.numel() for p in model.parameters()) == found.num_params
+    assert (found.crop, found.pixels, found.num_classes) == (224, "imagenet", 1000)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_overrides_give_the_network(name):
+    found = find(name)
+    config = compose_config("train", list(found.overrides))
+    spec = build(config.backbone, key="backbone")
+    assert replace(spec, bn_momentum=found.spec.bn_momentum) == found.spec  # which only training reads
+    assert (config.room, config.task.pixels) == (found.room, found.pixels)
+    if found.room == "cls":
+        assert (config.data.size, config.data.resize or 256) == (found.crop, found.resize)
+    with torch.device("meta"):
+        model = build(config.model, key="model", num_classes=found.num_classes)
+    assert sum(p.numel() for p in model.parameters()) == found.num_params
+
+
+def test_categories_are_class_names():
+    for name in names():
+        found = find(name)
+        assert len(set(found.categories)) == found.num_classes
+    assert find("mobilenet_v2").categories[:2] == ("tench", "goldfish")
+    assert find("lraspp_mobilenet_v3_large").categories[0] == "__background__"  # a class of its own there
+    coco = find("ssdlite320_mobilenet_v3_large").categories
+    assert (len(coco), coco[0], coco[11], coco[89]) == (90, "person", "class 12", "toothbrush")
+
+
+def test_an_unknown_name_gets_the_nearest_and_all():
+    with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_small'.*ssdlite320.*coco_v1"):
+        find("mobilnet_v3_small")
+    with pytest.raises(ValueError, match="no published weights have that name; there are"):
+        find("vgg16")
+    with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_large.imagenet1k_v[12]'"):
+        find("mobilenet_v3_large.imagenet1k_v3")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["mobilenet_v3_small.imagenet1k_v1", "mobilenet_v2.imagenet1k_v1"])
+def test_files_that_are_here_are_found_by_name(data_folder, name):
+    """By their published hash; nothing is fetched."""
+    path = locate(name, published=find, folder=data_folder / "weights")
+    assert path.parent == data_folder / "weights"
+    found = find(name)
+    model = Classifier(backbone=found.spec, num_classes=found.num_classes)
+    model.load_state_dict(model.adapt(read_state(path)), strict=True)

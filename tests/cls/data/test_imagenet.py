@@ -1,0 +1,102 @@
+"""ImageNet's three layouts; the devkit's order of classes is not that of the synset ids."""
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from cls.data.imagenet import DEVKIT, class_names, imagenet
+from engine.data.images import write_png
+from engine.errors import UserError
+
+SYNSETS = ["n01440764", "n01443537", "n02099601"]
+
+
+def write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, np.zeros((8, 8, 3), np.uint8))
+
+
+def write_devkit(root, *, numbers=(2, 3, 1), truth="3\n2\n1\n1\n"):
+    """numbers: ILSVRC2012_ID of each synset; 4 is an inner node."""
+    folder = root / DEVKIT
+    folder.mkdir(parents=True)
+    kinds = [("ILSVRC2012_ID", "f8"), ("WNID", "U9"), ("words", "U9"), ("num_children", "f8")]
+    rows = [(number, synset, "x", 0) for number, synset in zip(numbers, SYNSETS, strict=True)]
+    savemat(folder / "meta.mat", {"synsets": np.array([*rows, (4, "n00001740", "entity", 3)], kinds)})
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+
+
+def test_synset_folders_in_sorted_order(tmp_path):
+    for synset in reversed(SYNSETS):
+        write(tmp_path / "train" / synset / f"{synset}_1.png")
+        write(tmp_path / "val" / synset / "v.png")
+    data = imagenet(root=str(tmp_path))
+    assert data.classes.names == tuple(SYNSETS)
+    assert data.splits["val"].labels.tolist() == [0, 1, 2]
+    assert "classes" in data.description
+
+
+def test_bare_validation_files_with_the_devkit(tmp_path):
+    for number in range(1, 5):
+        write(tmp_path / "val" / f"ILSVRC2012_val_{number:08d}.png")
+    write_devkit(tmp_path)
+    for synset in SYNSETS:
+        write(tmp_path / "train" / synset / "t.png")
+    data = imagenet(root=str(tmp_path))
+    # devkit numbers 3, 2, 1, 1 are synsets n01443537, n01440764, n02099601, n02099601
+    assert data.splits["val"].labels.tolist() == [1, 0, 2, 2]
+
+
+def test_a_list_beside_val(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path / "val" / f"{name}.png")
+    (tmp_path / "val.txt").write_text("\ufeffb.png 7\na.png 999\n\n", encoding="utf-8")
+    data = imagenet(root=str(tmp_path))
+    assert data.splits["val"].files.tolist() == [b"b.png", b"a.png"]
+    assert data.classes.names == class_names()
+    assert data.splits["val"].labels.tolist() == [7, 999]
+    assert data.warnings[0].endswith("2 pictures, ImageNet has 50000")
+
+
+def test_class_names_are_the_thousand():
+    names = class_names()
+    assert len(set(names)) == 1000
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png", "line 1 is not"),
+        ("a.png x", "line 1 is not"),
+        ("a.png -1", "line 1 is not"),
+        ("\n", "val.txt: lists no picture"),
+        ("a.png 1000", "class 1000 of 1000 classes"),
+    ],
+)
+def test_lists_are_checked(tmp_path, text, message):
+    write(tmp_path / "val" / "a.png")
+    (tmp_path / "val.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        imagenet(root=str(tmp_path))
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(UserError, match="neither train nor val; unpack ILSVRC2012"):
+        imagenet(root=str(tmp_path))
+    write(tmp_path / "val" / "ILSVRC2012_val_00000001.png")
+    with pytest.raises(UserError, match="unpack ILSVRC2012_devkit_t12"):
+        imagenet(root=str(tmp_path))
+    write_devkit(tmp_path, truth="1\n9\n")
+    with pytest.raises(UserError, match="not the devkit's list"):
+        imagenet(root=str(tmp_path))
+    (tmp_path / DEVKIT / "meta.mat").write_bytes(b"MATLAB nothing")
+    with pytest.raises(UserError, match=r"not the devkit's meta\.mat"):
+        imagenet(root=str(tmp_path))
+
+
+def test_files_that_are_no_validation_files_are_named(tmp_path):
+    write(tmp_path / "val" / "holiday.png")
+    write_devkit(tmp_path)
+    with pytest.raises(UserError, match=r"holiday\.png: not a validation file"):
+        imagenet(root=str(tmp_path))

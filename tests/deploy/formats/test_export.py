@@ -1,0 +1,194 @@
+"""Files for runtimes: size, precision, what may vary, what is refused."""
+
+import io
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy.formats.export import export
+from deploy.formats.runtimes import METADATA, SUFFIXES, eager, open_session
+from tests.deploy.formats.test_runtimes import Toy, pixels
+from tests.refusals import refuses
+
+
+class Scaled(nn.Module):
+    """A wide layer, so that its weights make up the file."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 1))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class WindowOfTheSize(nn.Module):
+    """An average over a window that grows with the image, as LR-ASPP's with pool=large_kernel."""
+
+    def forward(self, images):
+        return nn.functional.avg_pool2d(images, (images.shape[-2] // 2, images.shape[-1] // 2))
+
+
+def write(module, path, *, example=None, names=("y",), metadata=None, **options):
+    kind = max(
+        (kind for kind in SUFFIXES if path.name.endswith(SUFFIXES[kind])), key=lambda k: len(SUFFIXES[k])
+    )
+    example = torch.rand(1, 3, 16, 24) if example is None else example
+    return export(module, example, path, format=kind, names=names, metadata=metadata or {}, **options)
+
+
+@pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino"), ("m.pt2", "torch")])
+def test_any_number_and_size_of_images(tmp_path, name, library):
+    pytest.importorskip(library)
+    options = {"dynamic_batch": True, "dynamic_size": True}
+    session = open_session(
+        write(Toy(), tmp_path / name, example=torch.from_numpy(pixels()), names=["s", "l"], **options)
+    )
+    assert session.shape == (None, None, None)
+    for count, height, width in ((1, 12, 20), (3, 12, 20), (2, 33, 7)):
+        images = pixels(count, height, width, seed=height)
+        for found, expected in zip(session(images), eager(Toy())(images), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_is_not_dynamic_stays_fixed(tmp_path):
+    pytest.importorskip("onnx")
+    session = open_session(write(Scaled(), tmp_path / "m.onnx", dynamic_batch=True))
+    assert session.shape == (None, 16, 24)
+
+
+def test_a_window_of_the_images_size_cannot_be_dynamic(tmp_path):
+    pytest.importorskip("onnx")
+    path = tmp_path / "m.onnx"
+    refuses(lambda: write(WindowOfTheSize(), path, dynamic_size=True), "dynamic=size", "export with dynamic=")
+    assert not path.exists()
+
+
+class WindowOfNine(nn.Module):
+    """A window of 9 pixels, or of the whole image where that is smaller: free of its size from 9 on."""
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        return nn.functional.avg_pool2d(images, (min(9, height), min(9, width)), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("m.onnx", "onnxruntime"), ("m.xml", "openvino"), ("m.pt2", "torch")]
+)
+def test_a_size_below_what_the_graph_holds_for_is_refused(tmp_path, name, library):
+    pytest.importorskip(library)
+    example = torch.rand(1, 3, 16, 24)
+    session = open_session(write(WindowOfNine(), tmp_path / name, example=example, dynamic_size=True))
+    assert session.least_size == (9, 9)
+    for size in ((9, 9), (9, 30), (13, 9), (40, 50)):
+        image = torch.rand(1, 3, *size)
+        np.testing.assert_allclose(session(image.numpy())[0], WindowOfNine()(image).numpy(), atol=1e-6)
+    refuses(lambda: session(image.numpy()[:, :, :8]), "at least 9x9, got 8x50", "dynamic=none")
+
+
+def test_the_example_may_have_one_window_in_one_direction(tmp_path):
+    example = torch.rand(
+        1, 3, 10, 60
+    )  # as 1024x2048 has for the window of 769; 32 rows more give more windows
+    session = open_session(write(WindowOfNine(), tmp_path / "m.pt2", example=example, dynamic_size=True))
+    assert session.least_size == (9, 9)
+
+
+def test_what_a_runtime_refuses_is_a_users_mistake(tmp_path):
+    session = open_session(write(Scaled(), tmp_path / "m.pt2"))
+    broken = replace(session, run=lambda images: 1 / 0)
+    refuses(lambda: broken(np.zeros((1, 3, 16, 24), np.float32)), "1x16x24", "division", "dynamic=none")
+    with pytest.raises(ZeroDivisionError):
+        replace(broken, metadata={})(np.zeros((1, 3, 16, 24), np.float32))
+
+
+@pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino")])
+def test_half_precision_halves_the_file_and_hardly_changes_the_result(tmp_path, name, library):
+    pytest.importorskip(library)
+    sizes, outputs = {}, {}
+    images = np.random.default_rng(0).random((1, 3, 16, 24), np.float32)
+    for precision in ("fp32", "fp16"):
+        path = write(Scaled(), tmp_path / precision / name, precision=precision)
+        data = path if library == "onnx" else path.with_suffix(".bin")
+        sizes[precision], outputs[precision] = data.stat().st_size, open_session(path)(images)[0]
+    assert sizes["fp16"] < 0.55 * sizes["fp32"]
+    difference = np.abs(outputs["fp16"] - outputs["fp32"]).max()
+    assert 0 < difference < 1e-2
+
+
+def test_batch_norm_is_folded_and_h_swish_is_one_node(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = write(Toy(), tmp_path / "m.onnx", example=torch.from_numpy(pixels()), names=["s", "l"])
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 2
+    assert kinds.count("HardSwish") == 1
+    assert "BatchNormalization" not in kinds
+    assert model.graph.input[0].name == "images"
+
+
+def test_metadata_is_where_each_formats_own_tools_find_it(tmp_path):
+    texts = {"license": "CC0", "classes": '["a"]'}
+    with zipfile.ZipFile(write(Scaled(), tmp_path / "m.pt2", metadata=texts)) as archive:
+        assert any(name.endswith(METADATA) for name in archive.namelist())
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(write(Scaled(), tmp_path / "m.onnx", metadata=texts))
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties["license"] == "CC0"
+    assert '"float32"' in properties["input"]
+
+
+def test_an_example_does_not_change_the_network(tmp_path):
+    module = Scaled().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    write(module, tmp_path / "m.pt2")
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_what_is_refused(tmp_path):
+    path, example = tmp_path / "m.onnx", torch.rand(1, 3, 4, 4)
+    common = {"names": ["y"], "metadata": {}}
+    refuses(lambda: export(Scaled(), example, path, format="onyx", **common), "format must be one of onnx")
+    refuses(
+        lambda: export(Scaled(), example, path, format="onnx", precision="int4", **common), "fp32 or fp16"
+    )
+    refuses(
+        lambda: export(Scaled(), example, path, format="torch_export", precision="fp16", **common),
+        "precision=fp16 is for format=onnx",
+    )
+    refuses(
+        lambda: export(Scaled(), example, path, format="litert", dynamic_batch=True, **common),
+        "format=litert", "dynamic=none",
+    )  # fmt: skip
+    (tmp_path / "taken").write_text("a file")
+    inside = tmp_path / "taken" / "m.pt2"
+    refuses(lambda: export(Scaled(), example, inside, format="torch_export", **common), "cannot be written")
+
+
+@pytest.mark.slow
+def test_a_compiled_package(tmp_path):
+    path = write(Toy(), tmp_path / "m.aoti.pt2", example=torch.from_numpy(pixels()), names=["s", "l"])
+    session = open_session(path)
+    assert session.runtime.startswith("AOTInductor")
+    assert session.output_names == ("s", "l")
+    for found, expected in zip(session(pixels(seed=1)), eager(Toy())(pixels(seed=1)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_metadata_at_the_end_of_a_flatbuffer(tmp_path):
+    from deploy.formats import export as writer
+    from deploy.formats import runtimes
+
+    path = tmp_path / "m.tflite"
+    content = bytes(range(256)) * 8
+    path.write_bytes(content)
+    assert runtimes._appended(path) == {}
+    writer._append(path, {"a": "ß"})
+    assert path.read_bytes().startswith(content)
+    assert runtimes._appended(path) == {"a": "ß"}
+    assert zipfile.ZipFile(io.BytesIO(path.read_bytes())).testzip() is None

@@ -1,0 +1,202 @@
+"""One interface to every runtime: the same numbers, and refusals in one line."""
+
+import builtins
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy.formats.export import export
+from deploy.formats.runtimes import SUFFIXES, eager, onnxruntime, open_session
+from tests.refusals import refuses
+
+LIBRARIES = {
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "openvino": ["openvino"],
+    "torch_export": [],
+    "litert": ["litert_torch", "ai_edge_litert"],
+    "executorch": ["executorch"],
+}
+
+
+class Toy(nn.Module):
+    """Two outputs, one of them of whole numbers, from pixels of 0..255."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Hardswish())
+        self.head = nn.Conv2d(8, 4, 1)
+        self.body[1].running_mean.uniform_(-1, 1)
+
+    def forward(self, images):
+        scores = self.head(self.body(images.float() / 255))
+        return scores, scores.argmax(1).to(torch.uint8)
+
+
+def pixels(count=1, height=12, width=20, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, height, width), np.uint8)
+
+
+FAST = ("onnx", "openvino", "torch_export")
+PARAMETERS = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in LIBRARIES]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
+def session(request, tmp_path_factory):
+    """(format, session of Toy) for every runtime that is installed."""
+    for library in LIBRARIES[request.param]:
+        pytest.importorskip(library)
+    path = tmp_path_factory.mktemp("toy") / f"toy{SUFFIXES[request.param]}"
+    example = torch.from_numpy(pixels())
+    export(Toy(), example, path, format=request.param, names=["scores", "labels"], metadata={"who": "Ä 1"})
+    return request.param, open_session(path)
+
+
+def test_a_runtime_gives_what_pytorch_gives(session):
+    expected = eager(Toy())(pixels(seed=1))
+    found = session[1](pixels(seed=1))
+    assert [part.shape for part in found] == [(1, 4, 12, 20), (1, 12, 20)]
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    assert (found[1] == expected[1]).all()
+
+
+def test_a_session_says_what_it_is_and_takes(session):
+    _, opened = session
+    assert opened.output_names == ("scores", "labels")
+    assert (opened.dtype, opened.shape) == ("uint8", (1, 12, 20))
+    assert opened.metadata["who"] == "Ä 1"
+    assert any(character.isdigit() for character in opened.runtime)
+
+
+def test_a_later_call_leaves_earlier_results_alone(session):
+    first = session[1](pixels(seed=1))
+    copies = [part.copy() for part in first]
+    session[1](pixels(seed=2))
+    assert all((now == before).all() for now, before in zip(first, copies, strict=True))
+
+
+def test_images_of_another_size_or_type_are_refused(session):
+    refuses(lambda: session[1](pixels(height=13)), "1x12x20", "1x13x20", "dynamic=size")
+    refuses(lambda: session[1](pixels().astype(np.float32)), "uint8", "float32")
+
+
+def test_pytorch_itself_is_a_session():
+    opened = eager(nn.Flatten(), names=["flat"])
+    images = np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4)
+    assert (opened(images)[0] == np.arange(24)).all()
+    assert opened.output_names == ("flat",)
+    assert opened.runtime.startswith("PyTorch 2")
+
+
+def test_threads_are_those_that_were_asked_for():
+    before = torch.get_num_threads()
+    seen = []
+
+    class Count(nn.Module):
+        def forward(self, images):
+            seen.append(torch.get_num_threads())
+            return images
+
+    images = np.zeros((1, 3, 2, 2), np.float32)
+    eager(Count(), threads=2)(images)
+    eager(Count(), threads=1)(images)
+    torch.set_num_threads(before)
+    assert seen == [2, 1]
+
+
+def test_onnx_runtime_is_loaded_without_telemetry():
+    pytest.importorskip("onnxruntime")
+    onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_openvino_computes_in_float32_where_its_default_is_bf16(tmp_path):
+    """1 + 2^-10 has no bfloat16: there the difference from 1 is lost."""
+    pytest.importorskip("openvino")
+    layer = nn.Conv2d(3, 1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1 + 2**-10)
+    path = tmp_path / "m.xml"
+    export(layer, torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={})
+    found = open_session(path)(np.ones((1, 3, 8, 8), np.float32))[0]
+    assert found.min() == pytest.approx(3 * (1 + 2**-10), abs=1e-6)
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    refuses(lambda: open_session(tmp_path / "none.onnx"), "none.onnx", "no such file")
+    (tmp_path / "m.txt").write_text("x")
+    refuses(lambda: open_session(tmp_path / "m.txt"), "suffix", ".onnx")
+    refuses(lambda: open_session(tmp_path / "m.txt", threads=0), "threads")
+    (tmp_path / "m.pt2").write_bytes(b"no archive")
+    refuses(lambda: open_session(tmp_path / "m.pt2"), "m.pt2", "cannot be loaded")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "m.onnx").write_bytes(b"no network")
+    refuses(lambda: open_session(tmp_path / "m.onnx"), "m.onnx", "cannot be loaded")
+    refuses(lambda: open_session(tmp_path / "m.onnx", precision="bf16"), "only OpenVINO")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "library", "extra"),
+    [
+        (".onnx", "onnxruntime", "onnx"),
+        (".xml", "openvino", "openvino"),
+        (".pte", "executorch", "executorch"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix, library, extra):
+    plain = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.partition(".")[0] == library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return plain(name, *arguments, **options)
+
+    def without_module(name, package=None):
+        return without(name)
+
+    monkeypatch.setattr("deploy.formats.session.importlib.import_module", without_module)
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(b"x")
+    refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
+
+
+def test_litert_has_no_extra_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"x")
+    refuses(
+        lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in an environment of its own"
+    )
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from pathlib import Path
+from deploy.formats.runtimes import open_session
+
+first, second = (open_session(Path(sys.argv[1]), threads=1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_openvino_sessions_have_gone_is_handled(tmp_path):
+    """Two cores of OpenVINO, destroyed in the order of their making, leave a dangling stack for signals."""
+    pytest.importorskip("openvino")
+    path = tmp_path / "toy.xml"
+    export(
+        nn.Conv2d(3, 2, 1).eval(), torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={}
+    )
+    command = [sys.executable, "-c", SIGNALLED, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

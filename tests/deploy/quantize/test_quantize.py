@@ -1,0 +1,291 @@
+"""8 bits: what is in the files, what they compute, which layers stay float, and what the card says."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy.formats.export import export
+from deploy.formats.runtimes import SUFFIXES, open_session
+from deploy.quantize import sensitivity
+from deploy.quantize.report_card import grade
+from deploy.quantize.sensitivity import fall_back, layer_name, open_quantizer, sensitivities, snr_db
+from deploy.timing.latency import Rounds
+from tests.refusals import refuses
+
+LIBRARIES = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino", "nncf"]}
+SENSITIVE = {"onnx": "mid.1", "openvino": "mul"}
+"""Where the outputs of `wild` are rounded: those of the convolution itself, and what its h-swish gives."""
+
+
+class Net(nn.Module):
+    """h-swish, squeeze-and-excite and a residual sum in front of three classes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.Hardswish()
+        )
+        self.mid = nn.ModuleDict(
+            {
+                "1": nn.Conv2d(16, 16, 3, padding=1, groups=16),
+                "2": nn.Conv2d(16, 16, 1),
+                "se": nn.Conv2d(16, 16, 1),
+            }
+        )
+        self.classifier = nn.Linear(16, 3)
+
+    def forward(self, images):
+        features = self.stem(images.float() / 127.5 - 1)
+        inner = nn.functional.hardswish(self.mid["1"](features))
+        inner = inner * nn.functional.hardsigmoid(self.mid["se"](inner.mean((2, 3), keepdim=True)))
+        return self.classifier((features + self.mid["2"](inner)).mean((2, 3)))
+
+
+def pictures(count, seed=0):
+    """Colors of three kinds: (images [N, 3, 16, 16] uint8, their kinds [N])."""
+    generator = np.random.default_rng(seed)
+    kinds = generator.integers(0, 3, count)
+    images = generator.integers(0, 160, (count, 3, 16, 16))
+    images[np.arange(count), kinds] += 40
+    return images.astype(np.uint8), kinds
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Trained to tell the kinds apart."""
+    net, (images, kinds) = Net(), pictures(128)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(torch.from_numpy(images)), torch.from_numpy(kinds)).backward()
+        optimizer.step()
+    return net.eval()
+
+
+def wild(net):
+    """The same, but for two channels of `mid.1`: a thousand times the rest, and ignored by what follows."""
+    other = Net()
+    other.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        depthwise = other.mid["1"]
+        depthwise.weight[:2] *= 1000
+        depthwise.bias[:2] *= 1000
+        other.mid["se"].weight[:, :2] = 0
+        other.mid["2"].weight[:, :2] = 0
+    return other.eval()
+
+
+def write(net, folder, format):
+    for library in LIBRARIES[format]:
+        pytest.importorskip(library)
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    path = folder / f"float{SUFFIXES[format]}"
+    return export(
+        net, example, path, format=format, names=["logits"], metadata={"precision": "fp32", "a": "b"}
+    )
+
+
+@pytest.fixture(scope="module", params=list(LIBRARIES))
+def quantized(request, net, tmp_path_factory):
+    """(format, float file, quantizer, file with all layers in 8 bits)"""
+    folder = tmp_path_factory.mktemp("int8")
+    source = write(net, folder, request.param)
+    weights = {name: value.numpy() for name, value in net.state_dict().items()}
+    quantizer = open_quantizer(source, list(pictures(32)[0]), format=request.param, weights=weights)
+    path = quantizer.write(folder / f"all{source.suffix}", floating=[])
+    return request.param, source, quantizer, path
+
+
+def answers(path, images):
+    session = open_session(path)
+    return np.concatenate([session(image[None])[0] for image in images])
+
+
+def accuracy(path):
+    images, kinds = pictures(200, seed=1)
+    return 100 * float((answers(path, images).argmax(1) == kinds).mean())
+
+
+def stored(path):
+    """What a file holds: (Counter of the types of large constants, Counter of operations)."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(path).graph
+        arrays = [onnx.numpy_helper.to_array(entry) for entry in graph.initializer]
+        return Counter(str(a.dtype) for a in arrays if a.size >= 48), Counter(n.op_type for n in graph.node)
+    import openvino
+
+    nodes = openvino.Core().read_model(path).get_ordered_ops()
+    arrays = [node.data for node in nodes if node.get_type_name() == "Constant"]
+    return Counter(str(a.dtype) for a in arrays if a.size >= 48), Counter(n.get_type_name() for n in nodes)
+
+
+def test_the_file_holds_bytes(quantized):
+    format, source, _, path = quantized
+    before, _ = stored(source)
+    after, operations = stored(path)
+    assert before["int8"] == 0
+    assert after["int8"] >= 4
+    assert operations["QuantizeLinear" if format == "onnx" else "FakeQuantize"] >= 4
+    assert operations["BatchNormalization"] == 0
+
+
+def test_the_metadata_travels_along(quantized):
+    _, source, _, path = quantized
+    session = open_session(path)
+    assert dict(session.metadata) == {**open_session(source).metadata, "precision": "int8"}
+    assert session.output_names == ("logits",)
+    assert session.dtype == "uint8"
+
+
+def test_a_trained_network_keeps_its_answers(quantized):
+    _, source, _, path = quantized
+    assert accuracy(source) > 97
+    assert accuracy(path) > accuracy(source) - 2
+    images = pictures(50, seed=2)[0]
+    found = snr_db(answers(source, images), answers(path, images))
+    assert 20 < found < 80  # 8 bits, and not float32 unawares
+
+
+def test_layers_are_called_by_their_modules(quantized):
+    _, _, quantizer, _ = quantized
+    assert {"stem.0", "mid.1", "mid.2"} <= set(quantizer.layers)
+
+
+def test_with_all_layers_in_float_the_file_is_the_float_file(quantized, tmp_path):
+    _, source, quantizer, _ = quantized
+    path = quantizer.write(tmp_path / f"none{source.suffix}", floating=quantizer.layers)
+    images = pictures(4, seed=3)[0]
+    np.testing.assert_allclose(answers(path, images), answers(source, images), atol=1e-4)
+    assert stored(path)[0]["int8"] == 0
+
+
+def test_a_layer_in_float_keeps_its_weights(quantized, net, tmp_path):
+    _, source, quantizer, path = quantized
+    other = quantizer.write(tmp_path / f"one{source.suffix}", floating=["mid.2"])
+    assert stored(other)[0]["int8"] == stored(path)[0]["int8"] - 1
+    assert stored(other)[0]["float32"] == stored(path)[0]["float32"] + 1
+
+
+@pytest.mark.parametrize("format", LIBRARIES)
+def test_the_fall_back_finds_the_layer_that_was_made_sensitive(net, format, tmp_path):
+    """What `mid.1` gives to those that follow has 256 steps, of which two channels take all but one."""
+    source = write(wild(net), tmp_path, format)
+    images = list(pictures(32)[0])
+    weights = {name: value.numpy() for name, value in wild(net).state_dict().items()}
+    quantizer = open_quantizer(source, images, format=format, weights=weights)
+    found = sensitivities(quantizer, source, images[:8])
+    assert {entry.layer for entry in found} == set(quantizer.layers)
+    assert [entry.snr_db for entry in found] == sorted(entry.snr_db for entry in found)
+    worst = [entry.layer for entry in found]
+    path = tmp_path / f"model{source.suffix}"
+
+    def score(file):
+        probes = pictures(20, seed=5)[0]
+        return snr_db(answers(source, probes), answers(file, probes))
+
+    all_in_8_bits = score(quantizer.write(path, floating=[]))
+    chosen = fall_back(quantizer, path, order=worst, score=score, least=all_in_8_bits + 3)
+    assert 0 < len(chosen.floating) < len(worst)
+    assert SENSITIVE[format] in chosen.floating
+    assert chosen.floating == tuple(worst[: len(chosen.floating)])
+    assert score(path) == pytest.approx(chosen.score)
+    assert chosen.score >= all_in_8_bits + 3
+
+
+def test_ranges_end_where_the_activation_does_nothing(net, tmp_path):
+    """h-swish is 0 up to -3 (paper, section 5.2: x ReLU6(x + 3) / 6)."""
+    onnx = pytest.importorskip("onnx")
+    from deploy.quantize.onnx import alive
+
+    graph = onnx.load(write(net, tmp_path, "onnx"))
+    found = alive(graph)
+    producers = {node.output[0]: node.op_type for node in graph.graph.node}
+    assert sorted(found.values()) == [(-3.0, 3.0), (-3.0, np.inf), (-3.0, np.inf)]
+    assert {producers[tensor] for tensor in found} == {"Conv"}
+
+
+class Steps:
+    """A quantizer whose files say how many layers are float."""
+
+    layers = tuple("abcdefghij")
+
+    def write(self, path, *, floating):
+        path.write_text(str(len(floating)))
+        return path
+
+
+@pytest.mark.parametrize("needed", range(10))
+def test_no_more_layers_than_needed_stay_float(tmp_path, needed):
+    path = tmp_path / "m.onnx"
+    scores = []
+
+    def score(file):
+        scores.append(int(file.read_text()))
+        return 100.0 if scores[-1] >= needed else 0.0
+
+    found = fall_back(Steps(), path, order=Steps.layers, score=score, least=50)
+    assert found.floating == Steps.layers[:needed]
+    assert path.read_text() == str(needed)  # the file is the one that was chosen, not the last that was tried
+    assert len(scores) <= 8
+
+
+def test_a_budget_that_nothing_meets_is_refused(tmp_path):
+    options = {"order": Steps.layers, "score": lambda _: 1.0, "least": 50}
+    refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx.rejected"]  # nothing that may ship
+
+
+def test_the_report_card(quantized, tmp_path):
+    _, source, quantizer, _ = quantized
+    path = tmp_path / source.name
+    card = grade(
+        quantizer,
+        source,
+        path,
+        images=list(pictures(4)[0]),
+        calibration={"images": 32, "split": "train", "per_channel": True},
+        score=accuracy,
+        metric="top1",
+        split="val",
+        budget=2.0,
+        rounds=Rounds(least=6, most=6, budget_s=5),
+    )
+    card.write(tmp_path)
+    told = json.loads((tmp_path / "report_card.json").read_text())
+    assert told["before"] == accuracy(source)
+    assert told["after"] == accuracy(path)
+    assert told["before"] - told["after"] <= 2
+    assert len(told["sensitivity"]) == told["layers"] == len(quantizer.layers)
+    assert set(told["latency"]) == {"float32", "int8"}
+    assert told["latency"]["int8"]["rounds"] == 6
+    assert "versions" in told["machine"]
+    text = (tmp_path / "report_card.md").read_text()
+    assert f"| top1, val | {told['before']:.2f} | {told['after']:.2f} |" in text
+    assert f"of {len(quantizer.layers)} layers are in 8 bits" in text
+
+
+def test_signal_to_noise():
+    signal = np.array([3.0, 4.0])
+    assert snr_db(signal, signal * 1.1) == pytest.approx(20)  # a tenth of the amplitude
+    assert snr_db(signal, signal) == sensitivity.CEILING_DB
+    assert snr_db(signal, signal * np.nan) == -np.inf
+
+
+def test_layer_names():
+    assert layer_name("module.model.backbone.stem.conv.weight") == "backbone.stem.conv"
+    assert layer_name("head.weight") == "head"
+
+
+@pytest.mark.parametrize(
+    ("format", "images", "part"),
+    [("litert", [1], "format=onnx and format=openvino"), ("onnx", [], "calibration.images")],
+)
+def test_refusals(tmp_path, format, images, part):
+    refuses(lambda: open_quantizer(tmp_path / "m.onnx", images, format=format), part)

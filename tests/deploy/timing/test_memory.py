@@ -1,0 +1,40 @@
+"""Peak memory, in a process of its own."""
+
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from deploy.timing.memory import peak_mb
+from tests.refusals import refuses
+
+
+def allocating(megabytes):
+    kept = torch.ones(megabytes, 2**18)  # float32: 4 bytes
+    return lambda: kept + 1
+
+
+def broken():
+    raise RuntimeError("no such\nthing")
+
+
+def killed():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much a process holds")
+def test_weights_and_what_a_run_makes_of_them_are_counted():
+    assert peak_mb(partial(allocating, 100)) == pytest.approx(200, abs=30)
+
+
+def test_what_goes_wrong_there_is_said_here_in_one_line():
+    refuses(lambda: peak_mb(broken), "RuntimeError: no such", "memory=false")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_process_that_is_killed_is_said_to_be():
+    refuses(lambda: peak_mb(killed), "ended with status -9", "memory ran out")

@@ -1,0 +1,102 @@
+"""Anchors: the released configuration's numbers, inputs that are not square, torchvision's generator."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from det.anchors.generators import DefaultBoxes, SSDAnchors
+
+MAPS = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]  # of a 320x320 input
+
+
+def sides(anchors, size=(1.0, 1.0)):
+    height, width = size
+    return ((anchors[:, 2:] - anchors[:, :2]) * torch.tensor([width, height])).tolist()
+
+
+def test_as_many_as_the_released_graph_stores():
+    generator = SSDAnchors()
+    assert generator.per_place == (3, 6, 6, 6, 6, 6)
+    anchors = generator(MAPS, (320, 320))
+    assert anchors.shape == (2034, 4)
+    assert anchors.dtype == torch.float32
+
+
+def test_first_map_has_the_three_boxes_of_the_reduced_layer():
+    anchors = SSDAnchors()(MAPS, (320, 320))
+    wide = 0.2 * math.sqrt(2)
+    expected = [(0.1, 0.1), (wide, wide / 2), (wide / 2, wide)]
+    assert sides(anchors[:3]) == [pytest.approx(box, abs=1e-6) for box in expected]
+    centers = (anchors[:9:3, :2] + anchors[:9:3, 2:]) / 2
+    torch.testing.assert_close(centers, torch.tensor([[0.025, 0.025], [0.075, 0.025], [0.125, 0.025]]))
+
+
+def test_second_map_by_hand():
+    place = SSDAnchors()(MAPS, (320, 320))[1200:1206]
+    between = math.sqrt(0.35 * 0.5)
+    expected = [
+        (0.35, 0.35),
+        (0.35 * math.sqrt(2), 0.35 / math.sqrt(2)),
+        (0.35 / math.sqrt(2), 0.35 * math.sqrt(2)),
+        (0.35 * math.sqrt(3), 0.35 / math.sqrt(3)),
+        (0.35 * math.sqrt(0.3333), 0.35 / math.sqrt(0.3333)),
+        (between, between),
+    ]
+    assert sides(place) == [pytest.approx(box, abs=1e-6) for box in expected]
+
+
+def test_the_last_scale_is_interpolated_with_one():
+    *_, last = sides(SSDAnchors()(MAPS, (320, 320)))
+    assert last == pytest.approx([math.sqrt(0.95)] * 2)
+
+
+def test_inputs_that_are_not_square_keep_the_boxes_shapes():
+    maps = [(10, 40), (5, 20), (3, 10), (2, 5), (1, 3), (1, 2)]
+    anchors = SSDAnchors()(maps, (160, 640))
+    first = sides(anchors[:2], (160, 640))
+    wide = 0.2 * math.sqrt(2) * 160  # scales count in the shorter side
+    assert first == [pytest.approx((16, 16)), pytest.approx((wide, wide / 2))]
+    assert len(anchors) == 10 * 40 * 3 + 6 * (100 + 30 + 10 + 3 + 2)
+
+
+def test_places_go_by_rows():
+    anchors = SSDAnchors(maps=1, reduce_lowest=False, ratios=[1.0], interpolated=False)([(2, 3)], (200, 300))
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2 * torch.tensor([6.0, 4.0])
+    torch.testing.assert_close(centers, torch.tensor([[1, 1], [3, 1], [5, 1], [1, 3], [3, 3], [5, 3.0]]))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(
+    ("size", "maps"), [((320, 320), MAPS), ((160, 320), [(5, 10), (3, 5)] + [(1, 2)] * 4)]
+)
+def test_default_boxes_are_torchvisions(size, maps, clip):
+    theirs = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95, clip=clip)
+    images = ImageList(torch.zeros(1, 3, *size), [size])
+    (expected,) = theirs(images, [torch.zeros(1, 1, *each) for each in maps])
+    ours = DefaultBoxes(clip=clip)
+    assert list(ours.per_place) == theirs.num_anchors_per_location()
+    height, width = size
+    found = ours(maps, size) * torch.tensor([width, height, width, height])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_one_list_of_shapes_per_map():
+    with pytest.raises(ValueError, match=r"6 feature maps and the network has 2: set the anchors' maps to 2"):
+        SSDAnchors()([(4, 4), (2, 2)], (64, 64))
+
+
+@pytest.mark.parametrize("generator", [SSDAnchors, DefaultBoxes])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_scale": 0.9, "max_scale": 0.2}, "min_scale"),
+        ({"maps": 0}, "map"),
+        ({"ratios": [1.0, -2.0]}, "ratios"),
+    ],
+)
+def test_what_makes_no_boxes_is_refused(generator, options, message):
+    with pytest.raises(ValueError, match=message):
+        generator(**options)

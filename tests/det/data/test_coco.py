@@ -1,0 +1,439 @@
+"""COCO's JSON: what is read from it, and that a wrong file ends in one line, whatever it holds."""
+
+import copy
+import json
+import os
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from det.data.coco import coco
+from det.data.dataset import DetectionData
+from engine.data.images import write_png
+from engine.errors import UserError
+from tests.refusals import check_line, refuses
+
+CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "bird"}]
+
+
+def content(images=2, annotations=(), categories=CATEGORIES, start=0):
+    return {
+        "info": {"description": "test"},
+        "images": [
+            {"id": 100 - n, "file_name": f"{start + n}.png", "height": 40, "width": 60} for n in range(images)
+        ],
+        "annotations": list(annotations),
+        "categories": copy.deepcopy(list(categories)),
+    }
+
+
+def box(image=100, category=1, bbox=(1, 2, 10, 20), **more):
+    return {"id": id(more), "image_id": image, "category_id": category, "bbox": list(bbox), **more}
+
+
+def write(folder, data, name="train", images=None):
+    """The pair of options for a folder of pictures and a JSON file."""
+    pictures = folder / name
+    pictures.mkdir(parents=True, exist_ok=True)
+    for entry in data["images"] if images is None else images:
+        seed = zlib.crc32((name + entry["file_name"]).encode())
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        write_png(pictures / entry["file_name"], pixels)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(data))
+    return {"images": str(pictures), "annotations": str(path)}
+
+
+def read(folder, *annotations, **options):
+    """The training split of these annotations, on two images."""
+    data = coco(train=write(folder, content(annotations=annotations)), **options)
+    return data, data.splits["train"]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def test_boxes_classes_and_flags_are_read(tmp_path):
+    data, train = read(
+        tmp_path,
+        box(99, 90, (5.5, 6, 10, 20), area=33.5, iscrowd=1),
+        box(100, 3, (1, 2, 10, 20), area=150, iscrowd=0, segmentation=[[1, 2, 11, 2, 11, 22]]),
+        box(100, 1, (0, 0, 60, 40)),
+    )
+    assert data.classes.names == ("cat", "dog", "bird")  # by id
+    assert data.classes.ids == (1, 3, 90)
+    assert train.image_ids.tolist() == [100, 99]
+    assert train.of(0)[0].tolist() == [[1, 2, 11, 22], [0, 0, 60, 40]]
+    assert train.of(0)[1].tolist() == [1, 0]
+    assert train.of(1)[0].tolist() == [[5.5, 6, 15.5, 26]]
+    assert train.of(1)[1].tolist() == [2]
+    assert train.crowd.tolist() == train.ignored.tolist() == [False, False, True]
+    assert train.areas.tolist() == [150, 2400, 33.5]
+    assert train.sizes.tolist() == [[40, 60], [40, 60]]
+    assert [os.fsdecode(name) for name in train.names] == ["0", "1"]
+    assert "train 2 images 3 boxes; 3 classes" in data.description
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (7, 300, 20), (2, 0, 1)])
+def test_category_ids_may_start_anywhere_and_have_gaps(tmp_path, ids):
+    names = ("cat", "dog", "bird")
+    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+    annotations = [box(100, number) for number in ids]
+    train = write(tmp_path, content(annotations=annotations, categories=categories))
+    data = coco(train=train)
+    assert [data.classes.names[label] for label in data.splits["train"].labels] == list(names)
+    assert data.classes.ids == tuple(sorted(ids))
+
+
+def test_val_has_the_classes_of_train(tmp_path):
+    train = write(tmp_path, content(annotations=[box(100, 3)]))
+    val = write(tmp_path, content(annotations=[box(100, 90)], categories=CATEGORIES[2:], start=5), "val")
+    data = coco(train=train, val=val)
+    assert data.splits["val"].labels.tolist() == [2]
+    assert [line for line in data.warnings if "in train" in line] == [
+        f"COCO at {tmp_path / 'train'}: 2 classes without a box in train (cat, bird)"
+    ]
+    other = content(annotations=[box(100, 3)], categories=[{"id": 3, "name": "horse"}], start=5)
+    val = write(tmp_path, other, "val")
+    refuses(lambda: coco(train=train, val=val), "val.json: category 3 is 'horse' but 'dog' in .*train.json")
+
+
+def test_classes_can_be_selected(tmp_path):
+    data, train = read(tmp_path, box(100, 1), box(100, 3), box(99, 90), classes=["dog", "cat"])
+    assert data.classes.ids == (3, 1)
+    assert train.labels.tolist() == [1, 0]
+    assert any("1 annotation of a class that is not asked for: left out (1.png)" in w for w in data.warnings)
+    refuses(lambda: read(tmp_path, box(), classes=["dgo"]), "no category 'dgo'; did you mean 'dog'")
+
+
+def test_a_class_that_is_listed_twice_counts_where_it_is_used(tmp_path):
+    # Roboflow lists the name of the project as a category without boxes
+    categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    data = coco(train=write(tmp_path, content(annotations=[box(), box(99, 2)], categories=categories)))
+    assert data.classes.ids == (1, 2)
+    annotations = [box(100, 0), box(100, 1)]
+    train = write(tmp_path, content(annotations=annotations, categories=categories))
+    refuses(lambda: coco(train=train), "train.json: categories: duplicate class name: 'cat'")
+
+
+def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
+    twice = box(99, 1, (3, 3, 9, 9)) | {"id": 5}
+    data, train = read(
+        tmp_path,
+        box(),
+        box(12345, 1),
+        box(99, 4),
+        twice,
+        twice,
+        twice | {"bbox": [4, 4, 9, 9]},  # the same id, but another box
+        box(100, 1, (5, 5, 0, 3)),
+        box(100, 1, (30, 30, -10, -20)),
+    )
+    assert train.boxes.tolist() == [[1, 2, 11, 22], [20, 10, 30, 30], [3, 3, 12, 12], [4, 4, 13, 13]]
+    lines = [line.partition(": ")[2] for line in data.warnings]
+    assert lines[:5] == [
+        "1 annotation of an unknown image: left out (train.json)",
+        "1 annotation of an unknown category: left out (1.png)",
+        "1 annotation with the id and the box of another: left out (1.png)",
+        "1 box with left and right, or top and bottom, exchanged: put right (0.png)",
+        "1 box thinner than 1 pixel: left out (0.png)",
+    ]
+
+
+def test_images_without_objects_are_negatives(tmp_path):
+    data, train = read(tmp_path, box(99))
+    assert train.first.tolist() == [0, 0, 1]
+    assert any("1 image without objects: kept as negatives (0.png)" in line for line in data.warnings)
+
+
+def test_a_missing_box_is_drawn_around_the_polygons(tmp_path):
+    polygons = [[5, 6, 20, 6, 20, 30], [2, 10, 4, 12, 3, 14.5]]
+    entry = box(segmentation=polygons)
+    del entry["bbox"]
+    assert read(tmp_path, entry)[1].boxes.tolist() == [[2, 6, 20, 30]]
+    entry["segmentation"] = {"counts": "abc", "size": [40, 60]}
+    refuses(lambda: read(tmp_path, entry), r"annotations\[0\]\.bbox: is missing.*run-length.*toBbox")
+    for wrong in (None, [], [[1, 2, 3]], [["a", 1]], "x", [[None] * 6]):
+        entry["segmentation"] = wrong
+        refuses(lambda: read(tmp_path, entry), r"train\.json: annotations\[0\]\.bbox: is missing")
+
+
+def test_sizes_come_from_the_picture_where_they_are_missing(tmp_path):
+    data = content(annotations=[box()])
+    del data["images"][0]["height"]
+    data["images"][1].update(height=0, width=None)
+    assert coco(train=write(tmp_path, data)).splits["train"].sizes.tolist() == [[40, 60], [40, 60]]
+    data["images"][1].update(height=80, width=120)
+    train = write(tmp_path, data)
+    refuses(lambda: coco(train=train), "1.png: says 80 x 120 but .*1.png is 40 x 60")
+    assert coco(train=train, sizes="file").splits["train"].sizes.tolist() == [[40, 60], [40, 60]]
+
+
+# ------------------------------------------------------------------------ files
+
+
+def test_every_image_needs_its_file(tmp_path):
+    data = content(3, [box()])
+    train = write(tmp_path, data, images=data["images"][:1])
+    refuses(
+        lambda: coco(train=train), r"train/1\.png: no such file \(2 of 3 images of .*train\.json", "check"
+    )
+
+
+def test_file_names_with_folders_of_another_machine(tmp_path):
+    data = content(annotations=[box()])
+    train = write(tmp_path, data)
+    data["images"][0]["file_name"] = "images/train/0.png"
+    data["images"][1]["file_name"] = "C:\\photos\\1.png"
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    paths = [os.fsdecode(path) for path in coco(train=train).splits["train"].images]
+    assert [os.path.basename(path) for path in paths] == ["0.png", "1.png"]
+    data["images"][1]["file_name"] = "0.png"
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    refuses(lambda: coco(train=train), r"train\.json: images: .*0\.png is listed 2 times; merge")
+
+
+def test_file_names_may_lie_in_folders(tmp_path):
+    data = content(annotations=[box()])
+    for entry in data["images"]:
+        entry["file_name"] = "ulm/" + entry["file_name"]
+    train = coco(train=write(tmp_path, data)).splits["train"]
+    assert [os.fsdecode(name) for name in train.names] == ["ulm/0", "ulm/1"]
+
+
+LAYOUTS = [
+    ("train2017", "annotations/instances_train2017.json", "val2017", "annotations/instances_val2017.json"),
+    ("images/train2014", "annotations/instances_train2014.json", "val", "annotations/instances_val.json"),
+    ("train", "train/_annotations.coco.json", "valid", "valid/_annotations.coco.json"),
+    ("images/train", "annotations/instances_train.json", "images/val", "annotations/instances_val.json"),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_usual_layouts_are_found_below_root(tmp_path, layout):
+    for number, (pictures, file) in enumerate((layout[:2], layout[2:])):
+        data = content(annotations=[box()], start=5 * number)
+        write(tmp_path / "made", data, str(number))
+        (tmp_path / pictures).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / str(number)).rename(tmp_path / pictures)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / f"{number}.json").rename(tmp_path / file)
+    data = coco(root=str(tmp_path))
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 2, "val": 2}
+
+
+def test_what_is_named_takes_precedence_over_the_layout(tmp_path):
+    train = write(tmp_path, content(annotations=[box()]), "train2017")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train2017.json").rename(tmp_path / "annotations/instances_train2017.json")
+    few = content(1, [box()])
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    none = {"images": None, "annotations": None}
+    data = coco(root=str(tmp_path), train={**none, "annotations": str(tmp_path / "few.json")}, val=none)
+    assert len(data.splits["train"]) == 1
+    assert len(coco(root=str(tmp_path)).splits["train"]) == 2
+    refuses(lambda: coco(train={"images": train["images"]}), "data.train.annotations=<file>")
+    refuses(lambda: coco(train={"annotations": "x.json"}), "data.train.images=<folder>")
+    refuses(lambda: coco(train={"image": "x"}), "data.train: unknown key 'image'")
+    refuses(lambda: coco(train={**train, "images": str(tmp_path / "no")}), "no: no such folder")
+
+
+def test_nothing_to_read_is_explained(tmp_path):
+    refuses(lambda: coco(root=str(tmp_path)), "no COCO annotations; expected train2017/", "data.train.images")
+    refuses(coco, "no COCO annotations")
+    refuses(lambda: coco(root=str(tmp_path / "no")), "no: no such folder; check data.root")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content()))
+    refuses(lambda: coco(root=str(tmp_path)), "train2017: no such folder")
+
+
+def test_a_test_split_may_have_no_annotations(tmp_path):
+    train = write(tmp_path, content(annotations=[box()]))
+    info = content(start=5)
+    del info["annotations"]
+    test = write(tmp_path, info, "test")
+    for given_test in (test, {"images": test["images"]}):
+        data = coco(train=train, test=given_test)
+        assert not data.splits["test"].has_labels
+        assert len(data.splits["test"]) == 2
+        assert "test 2 images;" in data.description
+        assert not any("negatives (5.png" in line for line in data.warnings)
+    refuses(lambda: coco(train=test), r"test\.json: annotations: is missing, and the training split")
+
+
+# ----------------------------------------------------------------------- faults
+
+
+def broken(change):
+    data = content(annotations=[box(area=3, iscrowd=0), box(99, 3)])
+    change(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("images"), r"images: must be a list, got nothing"),
+        (lambda d: d.update(images={}), r"images: must be a list, got dict"),
+        (lambda d: d.update(images=[]), r"images: is empty"),
+        (lambda d: d.update(images=[1]), r"images\[0\]: must be an object with keys, got int"),
+        (lambda d: d.pop("categories"), r"categories: must be a list"),
+        (lambda d: d.update(categories=[]), r"categories: a class map needs 1"),
+        (
+            lambda d: d.update(categories=[{"id": 9, "name": "x"}]),
+            r"no category_id is an id of its categories",
+        ),
+        (lambda d: d.update(annotations=5), r"annotations: must be a list, got int"),
+        (
+            lambda d: d["annotations"].append(None),
+            r"annotations\[2\]: must be an object with keys, got nothing",
+        ),
+        (lambda d: d["images"][1].pop("id"), r"images\[1\]\.id: must be a whole number, got nothing"),
+        (lambda d: d["images"][1].update(id="7"), r"images\[1\]\.id: must be a whole number, got '7'"),
+        (lambda d: d["images"][1].update(id=True), r"images\[1\]\.id: must be a whole number, got True"),
+        (lambda d: d["images"][1].update(id=10**30), r"images\[1\]\.id: must be a whole number"),
+        (lambda d: d["images"][1].update(id=100), r"images\[1\]\.id: 100 is also the id of '0\.png'"),
+        (lambda d: d["images"][0].pop("file_name"), r"images\[0\]\.file_name: must be a text"),
+        (lambda d: d["images"][0].update(file_name=["a"]), r"images\[0\]\.file_name: must be a text"),
+        (lambda d: d["images"][0].update(file_name="a\0b"), r"images\[0\]\.file_name: must be a text"),
+        (lambda d: d["images"][0].update(file_name="\ud800"), r"images\[0\]\.file_name: must be a text"),
+        (lambda d: d["images"][0].update(width="60"), r"images\[0\]\.width: must be a number, got '60'"),
+        (lambda d: d["images"][0].update(width=-60), r"images\[0\]\.width: must be a number of pixels"),
+        (lambda d: d["images"][0].update(width=60.5), r"images\[0\]\.width: must be a number of pixels"),
+        (
+            lambda d: d["images"][0].update(width=float("nan")),
+            r"images\[0\]\.width: must be a number of pixels",
+        ),
+        (
+            lambda d: d["categories"][0].update(id=None),
+            r"categories\[0\]\.id: must be a whole number, got None",
+        ),
+        (lambda d: d["categories"][0].update(id=1), r"categories\[1\]\.id: 1 is also 'dog'"),
+        (lambda d: d["categories"][0].update(id=-3), r"class and ignore ids must be"),
+        (lambda d: d["categories"][0].update(name=5), r"categories\[0\]\.name: must be a text"),
+        (lambda d: d["categories"][0].update(name="cat"), r"duplicate class name: 'cat'"),
+        (
+            lambda d: d["annotations"][1].pop("image_id"),
+            r"annotations\[1\]\.image_id: must be a whole number",
+        ),
+        (lambda d: d["annotations"][1].update(image_id="1"), r"annotations\[1\]\.image_id: must be a whole"),
+        (lambda d: d["annotations"][1].update(image_id=1.5), r"annotations\[1\]\.image_id: must be a whole"),
+        (lambda d: d["annotations"][1].update(category_id=None), r"annotations\[1\]\.category_id: must be"),
+        (lambda d: d["annotations"][1].update(category_id=2**63), r"annotations\[1\]\.category_id: must be"),
+        (lambda d: d["images"][0].update(id=2**53 + 1), r"images\[0\]\.id: must be at most 2\^53, got 9007"),
+        (lambda d: d["annotations"][1].update(id="x"), r"annotations\[1\]\.id: must be a whole number"),
+        (
+            lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
+            r"annotations\[1\]\.bbox: must be four numbers",
+        ),
+        (
+            lambda d: d["annotations"][1].update(bbox="1 2 3 4"),
+            r"annotations\[1\]\.bbox: must be four numbers",
+        ),
+        (lambda d: d["annotations"][1].update(bbox=[1, 2, None, 4]), r"annotations\[1\]\.bbox: must be four"),
+        (lambda d: d["annotations"][1].update(bbox=[1, 2, True, 4]), r"annotations\[1\]\.bbox: must be four"),
+        (
+            lambda d: d["annotations"][1].update(bbox=[1, 2, 10**400, 4]),
+            r"annotations\[1\]\.bbox: a number is",
+        ),
+        (
+            lambda d: d["annotations"][0].update(area="3"),
+            r"annotations\[0\]\.area: must be a number, got '3'",
+        ),
+        (
+            lambda d: d["annotations"][0].update(iscrowd=2),
+            r"annotations\[0\]\.iscrowd: must be 0 or 1, got 2",
+        ),
+        (lambda d: d["annotations"][0].update(iscrowd=[1]), r"annotations\[0\]\.iscrowd: must be 0 or 1"),
+        (lambda d: [a.update(image_id=1) for a in d["annotations"]], r"no image_id is an id of its images"),
+    ],
+)
+def test_a_wrong_value_is_named_by_file_and_key(tmp_path, change, message):
+    train = write(tmp_path, content(annotations=[box()]))
+    (tmp_path / "train.json").write_text(json.dumps(broken(change)))
+    refuses(lambda: coco(train=train), r"train\.json: ", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b'{"images": [', "not valid JSON"),
+        (b"[1, 2]", "holds a list"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b"null", "holds a nothing"),
+    ],
+)
+def test_what_is_no_coco_file_is_said(tmp_path, text, message):
+    train = write(tmp_path, content(annotations=[box()]))
+    (tmp_path / "train.json").write_bytes(text)
+    refuses(lambda: coco(train=train), r"train\.json: ", message)
+    os.remove(tmp_path / "train.json")
+    refuses(lambda: coco(train=train), r"train\.json: cannot be read \(No such file")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_change_ends_in_a_valid_result_or_one_line(tmp_path, data):
+    train = write(tmp_path, content(annotations=[box()])) if not (tmp_path / "train").exists() else None
+    train = train or {"images": str(tmp_path / "train"), "annotations": str(tmp_path / "train.json")}
+    changed = content(annotations=[box(area=3, iscrowd=0, segmentation=[[1, 2, 3, 4, 5, 6]]), box(99, 3)])
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = changed
+        for _ in range(data.draw(st.integers(0, 3))):
+            keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+            inner = [key for key in keys if isinstance(where[key], dict | list) and where[key]]
+            if not inner:
+                break
+            where = where[data.draw(st.sampled_from(inner))]
+        keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+        if keys:
+            where[data.draw(st.sampled_from(keys))] = data.draw(ANYTHING)
+    (tmp_path / "train.json").write_text(json.dumps(changed))
+    try:
+        result = coco(train=train)
+    except UserError as error:
+        check_line(error, tmp_path)
+    else:
+        assert isinstance(result, DetectionData)
+        part = result.splits["train"]
+        assert np.isfinite(part.boxes).all()
+        assert (part.boxes[:, 2:] > part.boxes[:, :2]).all()
+        assert part.boxes.min() >= 0
+        assert (part.labels < len(result.classes)).all()
+
+
+# -------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_coco128_as_pycocotools_reads_it(data_folder):
+    from pycocotools.coco import COCO
+
+    folder = data_folder / "coco128"
+    path = str(folder / "instances_val2017_128.json")
+    data = coco(val={"images": str(folder / "images/val2017"), "annotations": path})
+    reference, val = COCO(path), data.splits["val"]
+    assert data.classes.ids == tuple(reference.getCatIds())
+    assert len(val) == len(reference.getImgIds()) == 128
+    assert len(val.boxes) == 898
+    for index, image_id in enumerate(val.image_ids.tolist()):
+        expected = reference.loadAnns(reference.getAnnIds(image_id))
+        boxes, labels, _ = val.of(index)
+        assert [data.classes.ids[label] for label in labels] == [entry["category_id"] for entry in expected]
+        corners = np.array([entry["bbox"] for entry in expected]).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        np.testing.assert_allclose(boxes, corners, atol=1e-3)
+        assert os.fsdecode(val.names[index]) == f"{image_id:012d}"

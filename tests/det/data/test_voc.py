@@ -1,0 +1,383 @@
+"""Pascal VOC: where its files are looked for, what is read from them, and what is refused."""
+
+import os
+import xml.etree.ElementTree as ElementTree
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from det.data import voc_xml
+from det.data.voc import voc
+from engine.data.images import write_png
+from engine.errors import UserError
+from tests.refusals import check_line, refuses
+
+CAT = ("cat", (10, 5, 30, 25))
+
+
+def xml(*objects, size=(40, 60)):
+    """objects: (name, box, more elements)."""
+    sides = (
+        "<size><width>{1}</width><height>{0}</height><depth>3</depth></size>".format(*size) if size else ""
+    )
+    text = ""
+    for name, box, *more in objects:
+        corners = "".join(
+            f"<{side}>{value}</{side}>"
+            for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
+        text += f"<object><name>{name}</name>{''.join(more)}<bndbox>{corners}</bndbox></object>"
+    return f"<annotation><folder>x</folder><filename>y.jpg</filename>{sides}{text}</annotation>"
+
+
+def add(images, xmls, name, text=None):
+    """A picture and its XML file."""
+    pixels = np.random.default_rng(zlib.crc32(f"{images}{name}".encode())).integers(0, 256, (40, 60, 3))
+    write_png(images / f"{name}.png", pixels.astype(np.uint8))
+    if text is not False:
+        xmls.mkdir(parents=True, exist_ok=True)
+        (xmls / f"{name}.xml").write_text(text or xml(CAT))
+
+
+def tree(root, names="abcde", images="JPEGImages", xmls="Annotations", **lists):
+    for name in names:
+        add(root / images, root / xmls, name)
+    for split, listed in lists.items():
+        (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(listed) + "\n")
+    return str(root)
+
+
+def counts(data):
+    return {split: [os.fsdecode(name) for name in part.names] for split, part in data.splits.items()}
+
+
+def one(tmp_path, *objects, size=(40, 60), **options):
+    """The training split of one picture with these objects, and one more."""
+    tree(tmp_path, "ab", train="a", val="b")
+    (tmp_path / "Annotations/a.xml").write_text(xml(*objects, size=size))
+    data = voc(root=str(tmp_path), **options)
+    return data, data.splits["train"]
+
+
+# ---------------------------------------------------------------------- layouts
+
+
+def test_the_official_tree(tmp_path):
+    data = voc(root=tree(tmp_path, train="ab", val="c", test="de", trainval="abc"))
+    assert counts(data) == {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
+    assert data.classes.names == ("cat",)
+    assert data.description == (
+        f"VOC at {tmp_path} (train 2 images 2 boxes, val 1 images 1 boxes, test 2 images 2 boxes; 1 class)"
+    )
+    assert data.warnings == ()
+
+
+def test_lists_can_be_chosen(tmp_path):
+    root = tree(tmp_path, trainval=["a", "b.png", "b"], test=["d  1", "e -1"])
+    assert counts(voc(root=root)) == {"train": ["a", "b"], "test": ["d", "e"]}
+    data = voc(root=root, splits={"train": "trainval", "val": "test"})
+    assert counts(data) == {"train": ["a", "b"], "val": ["d", "e"]}
+    (tmp_path / "mine.txt").write_text("c")
+    assert counts(voc(root=root, splits={"train": "trainval", "val": "mine.txt"}))["val"] == ["c"]
+    refuses(
+        lambda: voc(root=root, splits={"train": "trian"}), "trian: no such folder or list; check data.source"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "xmls"),
+    [
+        ("images", "annotations"),
+        ("imgs", "xml"),
+        ("images", "labels"),
+        ("IMAGES", "Labels"),
+        ("JPEGImages", "JPEGImages"),
+        (".", "."),
+        (".", "Annotations"),
+    ],
+)
+def test_folders_of_other_names_are_found(tmp_path, images, xmls):
+    data = voc(root=tree(tmp_path, "abcd", images, xmls, train="abc", val="d"))
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d"]}
+
+
+def test_folders_can_be_named(tmp_path):
+    root = tree(tmp_path, "abcd", "fotos", "kisten", train="abc", val="d")
+    add(tmp_path / "old", tmp_path / "older", "z")  # now there are two folders of each kind
+    refuses(lambda: voc(root=root), "no pictures in this folder; name it by data.source.images")
+    assert len(voc(root=root, images="fotos", annotations="kisten").splits["train"]) == 3
+    refuses(lambda: voc(root=root, images="photos"), "photos: no such folder; check data.source.images")
+    refuses(
+        lambda: voc(root=root, images="fotos", annotations="boxes"),
+        "boxes: no such folder; check data.source.annotations",
+    )
+
+
+@pytest.mark.parametrize(("images", "xmls"), [("fotos", "kisten"), ("images", "kisten"), (".", "kisten")])
+def test_the_only_folder_of_its_kind_needs_no_name(tmp_path, images, xmls):
+    data = voc(root=tree(tmp_path, "abcd", images, xmls, train="abc", val="d"))
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d"]}
+    assert len(data.splits["train"].boxes) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "xmls"),
+    [
+        ("{}", "{}"),  # Roboflow
+        ("{}/images", "{}/annotations"),
+        ("{}/JPEGImages", "{}/xml"),
+        ("images/{}", "annotations/{}"),
+        ("images/{}", "annotations"),
+        ("images/{}", "boxes"),
+        ("{}", "annotations"),
+        ("{}/images", "annotations/{}"),
+    ],
+)
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_splits_as_folders(tmp_path, images, xmls, val):
+    for split, names in (("train", "abc"), (val, "de"), ("test", "f")):
+        for name in names:
+            add(tmp_path / images.format(split), tmp_path / xmls.format(split), name)
+    data = voc(root=str(tmp_path))
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d", "e"], "test": ["f"]}
+    assert len(data.splits["train"].boxes) == 3
+
+
+def test_folders_of_splits_in_any_case_below_named_folders(tmp_path):
+    for split, names in (("Train", "abc"), ("VALID", "de")):
+        for name in names:
+            add(tmp_path / "fotos" / split, tmp_path / "kisten" / split, name)
+    data = voc(root=str(tmp_path), images="fotos", annotations="kisten")
+    assert counts(data) == {"train": ["a", "b", "c"], "val": ["d", "e"]}
+    refuses(
+        lambda: voc(root=str(tmp_path), images="fotos", annotations="boxes"),
+        "boxes: no such folder; check data.source.annotations",
+    )
+
+
+def test_annotations_of_one_split_are_not_taken_for_those_of_another(tmp_path):
+    """Pictures that are numbered in each split, and a test split without XML files."""
+    for split in ("train", "val", "test"):
+        for name in "ab":
+            add(tmp_path / split, tmp_path / split, name, False if split == "test" else None)
+    data = voc(root=str(tmp_path), allow_same_names=True)
+    assert not data.splits["test"].has_labels
+
+
+def test_a_place_of_a_split_must_be_a_text(tmp_path):
+    root = tree(tmp_path, "ab", train="a", val="b")
+    for wrong in (None, 5, ""):
+        refuses(
+            lambda wrong=wrong: voc(root=root, splits={"train": wrong}),
+            r"data\.source\.splits\.train: must be",
+        )
+
+
+def test_xml_files_without_a_picture_are_counted(tmp_path):
+    root = tree(tmp_path, "abc", train="a", val="b")
+    os.remove(tmp_path / "JPEGImages/c.png")
+    assert f"VOC at {tmp_path}: 1 XML file without a picture: left out (c.xml)" in voc(root=root).warnings
+
+
+def test_without_splits_a_fifth_is_val_always_the_same(tmp_path):
+    names = [f"{n:03d}" for n in range(60)]
+    root = tree(tmp_path / "first", names)
+    data = voc(root=root)
+    found = counts(data)
+    assert sorted(found["train"] + found["val"]) == names
+    assert 5 <= len(found["val"]) <= 20
+    assert f"has no splits: {len(found['val'])} of 60 pictures are val" in data.warnings[0]
+    more = counts(voc(root=tree(tmp_path / "second", [*names, "new", "newer"])))
+    assert set(found["val"]) == set(more["val"]) - {
+        "new",
+        "newer",
+    }  # pictures that come do not move the others
+    for few in ("ab", "xy", "abc"):
+        few_counts = counts(voc(root=tree(tmp_path / few, few)))
+        assert min(map(len, few_counts.values())) >= 1
+    refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "a single picture")
+
+
+def test_a_root_one_folder_too_high_is_noticed(tmp_path):
+    tree(tmp_path / "VOCdevkit/VOC2012", train="ab", val="c")
+    message = refuses(lambda: voc(root=str(tmp_path)), "no pictures in this folder")
+    assert message.endswith(f"did you mean data.root={tmp_path / 'VOCdevkit/VOC2012'}?")
+    refuses(lambda: voc(root=str(tmp_path / "no")), "no such folder; check data.root")
+
+
+def test_pictures_and_files_that_do_not_match(tmp_path):
+    root = tree(tmp_path, "abc", train="abx", val="c")
+    refuses(lambda: voc(root=root), r"JPEGImages/x: no such picture \(1 of the 3 names of train", "list")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
+    os.remove(tmp_path / "Annotations/b.xml")
+    refuses(
+        lambda: voc(root=root), r"b\.png: no b\.xml \(1 of 2 pictures of train lack one\).*missing=negative"
+    )
+    data = voc(root=root, missing="negative")
+    assert data.splits["train"].first.tolist() == [0, 1, 1]
+    assert "1 image without an XML file: taken as without objects (b.png)" in data.warnings[0]
+    os.remove(tmp_path / "Annotations/a.xml")  # none left: that is no statement about objects
+    message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 pictures of train lack one")
+    assert "missing=negative" not in message  # which is no remedy
+    (tmp_path / "ImageSets/Main/val.txt").write_text("\n")
+    refuses(lambda: voc(root=root), r"val\.txt: lists no names")
+
+
+def test_a_test_split_may_have_no_annotations(tmp_path):
+    root = tree(tmp_path, "abc", train="a", val="b", test="c")
+    os.remove(tmp_path / "Annotations/c.xml")
+    data = voc(root=root)
+    assert not data.splits["test"].has_labels
+    assert "test 1 images;" in data.description
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    root = tree(tmp_path, "ab", train="a", val="b")
+    (tmp_path / "JPEGImages/a.jpg").write_bytes((tmp_path / "JPEGImages/a.png").read_bytes())
+    refuses(lambda: voc(root=root), r"a\.png: shares its name with .*a\.jpg; rename one")
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def test_boxes_are_corners_from_0_unless_told_otherwise(tmp_path):
+    objects = ("cat", (1, 1, 60, 40)), ("cat", (10.5, 5, 30, "25,5"))
+    assert one(tmp_path, *objects)[1].boxes.tolist() == [[1, 1, 60, 40], [10.5, 5, 30, 25.5]]
+    # VOC's own: the first pixel is 1, the last belongs to the box
+    assert one(tmp_path, *objects, one_based=True)[1].boxes.tolist() == [[0, 0, 60, 40], [9.5, 4, 30, 25.5]]
+
+
+def test_difficult_objects_are_ignored(tmp_path):
+    _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), (*CAT, "<difficult>0</difficult>"))
+    assert train.ignored.tolist() == [False, True, False]
+    assert not train.crowd.any()
+
+
+def test_parts_of_objects_are_not_objects(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    data, train = one(tmp_path, (*CAT, part))
+    assert len(train.boxes) == 1
+    assert data.classes.names == ("cat",)
+
+
+def test_classes_are_those_of_the_files_or_given(tmp_path):
+    objects = [(name, (10, 5, 30, 25)) for name in ("dog", "cat", " dog ", "ant")]
+    data, train = one(tmp_path, *objects)
+    assert data.classes.names == ("ant", "cat", "dog")
+    assert train.labels.tolist() == [2, 1, 2, 0]
+    data, train = one(tmp_path, *objects, classes=["dog", "cat", "cow"], others="ignore")
+    assert data.classes.names == ("dog", "cat", "cow")
+    assert train.labels.tolist() == [0, 1, 0]
+    assert "1 object of other classes: left out (a.xml)" in data.warnings[0]
+    assert "1 class without a box in train (cow)" in data.warnings[1]
+    refuses(
+        lambda: one(tmp_path, *objects, classes=["dog", "cat"]), r"a\.xml: class 'ant' is not one of dog, cat"
+    )
+    refuses(lambda: one(tmp_path, *objects, classes=["dog", "dog"]), "classes: duplicate class name")
+    with pytest.raises(ValueError, match="others must be refuse or ignore"):
+        one(tmp_path, CAT, others="keep")
+    with pytest.raises(ValueError, match="missing must be refuse or negative"):
+        one(tmp_path, CAT, missing="keep")
+
+
+def test_a_missing_or_empty_size_is_that_of_the_picture(tmp_path):
+    for size in (None, (0, 0)):
+        assert one(tmp_path, CAT, size=size)[1].sizes.tolist() == [[40, 60]]
+    refuses(lambda: one(tmp_path, CAT, size=(60, 40)), r"a\.xml: says 60 x 40 but .*a\.png is 40 x 60")
+    assert one(tmp_path, CAT, size=(60, 40), sizes="file")[1].sizes.tolist() == [[40, 60]]
+    refuses(lambda: one(tmp_path, CAT, size=(40.5, 60)), r"a\.xml: <size> must be whole numbers")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid XML"),
+        ("<annotation>", "not valid XML"),
+        ("<html></html>", r"holds <html>, not Pascal VOC's <annotation>"),
+        ("<annotation><object/></annotation>", r"object 1: has no <name>"),
+        (
+            "<annotation><object><name>cat</name></object></annotation>",
+            r"object 1 \('cat'\): has no <bndbox>",
+        ),
+        (xml(("cat", (1, 2, "x", 4))), r"object 1: <xmax> must be a number, got 'x'"),
+        (xml(("cat", (1, 2, "", 4))), r"object 1: <xmax> must be a number, got ''"),
+        (
+            xml(CAT, (*CAT, "<difficult>maybe</difficult>")),
+            r"object 2: <difficult> must be 0 or 1, got 'maybe'",
+        ),
+        ("<annotation>" * 60 + "</annotation>" * 60, "nested more than 50 deep"),
+        ('<?xml version="1.0" encoding="no-such"?><annotation/>', "not valid XML"),
+        ("<!DOCTYPE annotation><annotation/>", "declares a document type or entities"),
+        (
+            '<!DOCTYPE a [<!ENTITY x "xxxxxxxxxx"><!ENTITY y "&x;&x;&x;">]><annotation>&y;</annotation>',
+            "declares a document type or entities",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><object><name>&x;</name></object>'
+            "</annotation>",
+            "declares a document type or entities",
+        ),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_element(tmp_path, text, message):
+    root = tree(tmp_path, "ab", train="a", val="b")
+    (tmp_path / "Annotations/a.xml").write_text(text)
+    refuses(lambda: voc(root=root), r"Annotations/a\.xml: ", message)
+
+
+def test_a_file_beyond_all_measure_is_not_parsed(tmp_path):
+    (tmp_path / "a.xml").write_bytes(b"<annotation>" + b" " * 9_000_000 + b"</annotation>")
+    refuses(lambda: voc_xml.read(tmp_path / "a.xml"), "more than 8 MB")
+    refuses(lambda: voc_xml.read(tmp_path / "b.xml"), r"b\.xml: cannot be read \(No such file")
+
+
+GOOD = xml((*CAT, "<difficult>1</difficult>"), ("dog", (1, 2, 3.5, 4))).encode()
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.tuples(st.integers(0, len(GOOD)), st.integers(0, 30)),
+    put=st.binary(max_size=12)
+    | st.sampled_from(
+        [b"<!ENTITY x 'y'>", b"&amp;", b"&x;", b"<object>", b"nan", b"1e999", b"-9", b"\xff\xfe"]
+    ),
+)
+def test_any_change_ends_in_objects_or_one_line(tmp_path, cut, put):
+    start, length = cut
+    path = tmp_path / "a.xml"
+    path.write_bytes(GOOD[:start] + put + GOOD[start + length :])
+    try:
+        found = voc_xml.read(path)
+    except UserError as error:
+        check_line(error, path)
+    else:
+        assert found.size is None or min(found.size) > 0
+        assert all(thing.name and len(thing.box) == 4 for thing in found.objects)
+
+
+# -------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_bccd_as_it_is(data_folder):
+    root = data_folder / "bccd"
+    data = voc(root=str(root))
+    assert data.classes.names == ("Platelets", "RBC", "WBC")
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 205, "val": 87, "test": 72}
+    assert sum(len(part.boxes) for part in data.splits.values()) == 4888 - 2
+    assert [line.partition(": ")[2] for line in data.warnings] == [
+        "2 boxes thinner than 1 pixel: left out (BloodImage_00343.xml, BloodImage_00338.xml)"
+    ]
+    for part in data.splits.values():
+        for index in range(len(part)):
+            parsed = ElementTree.parse(root / f"Annotations/{os.fsdecode(part.names[index])}.xml")
+            expected = [
+                [float(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+                for node in parsed.iter("object")
+            ]
+            expected = [box for box in expected if box[0] < box[2] and box[1] < box[3]]
+            assert part.of(index)[0].tolist() == expected

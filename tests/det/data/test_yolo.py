@@ -1,0 +1,280 @@
+"""YOLO: data.yaml, the rule from images to labels, and rows of fractions."""
+
+import os
+import zlib
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from det.data.coco import coco
+from det.data.yolo import read_rows, yolo
+from engine.data.images import write_png
+from engine.errors import UserError
+from tests.refusals import check_line, refuses
+
+
+def add(folder, name, rows="0 0.5 0.5 0.5 0.5", height=40, width=60):
+    """A picture below folder/images and its rows below folder/labels (None: no label file)."""
+    pixels = np.random.default_rng(zlib.crc32(f"{folder}{name}".encode())).integers(
+        0, 256, (height, width, 3)
+    )
+    write_png(folder / "images" / f"{name}.png", pixels.astype(np.uint8))
+    if rows is not None:
+        path = folder / "labels" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(rows)
+
+
+def describe(root, text=None, **content):
+    content = {"names": ["cat", "dog"], "train": "images/train", "val": "images/val"} | content
+    content = {key: value for key, value in content.items() if value is not None}
+    (root / "data.yaml").write_text(yaml.safe_dump(content) if text is None else text)
+    return str(root)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """images/train/{a,b}, images/val/c with labels, and data.yaml."""
+    for name in ("train/a", "train/b", "val/c"):
+        add(tmp_path, name)
+    describe(tmp_path)
+    return tmp_path
+
+
+def names(data):
+    return {split: [os.fsdecode(name) for name in part.names] for split, part in data.splits.items()}
+
+
+# ---------------------------------------------------------------------- layouts
+
+
+def test_the_usual_layout(own):
+    data = yolo(root=str(own))
+    assert names(data) == {"train": ["a", "b"], "val": ["c"]}
+    assert data.classes.names == ("cat", "dog")
+    assert data.classes.ids == (0, 1)
+    assert data.splits["train"].of(0)[0].tolist() == [[15, 10, 45, 30]]
+    assert data.splits["train"].sizes.tolist() == [[40, 60]] * 2
+    assert names(yolo(root=str(own / "data.yaml"))) == names(data)
+
+
+def test_another_name_for_the_yaml_where_it_is_the_only_one(own):
+    (own / "data.yaml").rename(own / "coco8.yaml")
+    assert len(yolo(root=str(own)).splits["train"]) == 2
+    (own / "other.yml").write_text("names: [a]")
+    refuses(lambda: yolo(root=str(own)), "several .yaml files; give data.root=")
+    refuses(lambda: yolo(root=str(own / "images")), "no .yaml files")
+    refuses(lambda: yolo(root=str(own / "no")), "no: no such folder")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"names": {0: "cat", 1: "dog"}},
+        {"names": {"1": "dog", "0": "cat"}, "nc": 2},
+        {"path": "."},
+        {"path": "/somewhere/else"},  # of another machine
+        {"train": "../images/train", "val": "../images/val"},  # as Roboflow writes
+        {"train": ["images/train"]},
+        {"val": None, "valid": "images/val"},
+        {"download": "https://example.com", "extra": [1, 2]},
+    ],
+)
+def test_ways_to_say_the_same(own, content):
+    data = yolo(root=describe(own, **content))
+    assert names(data) == {"train": ["a", "b"], "val": ["c"]}
+    assert data.classes.names == ("cat", "dog")
+
+
+def test_path_is_where_the_pictures_are(own):
+    (own / "deep").mkdir()
+    for folder in ("images", "labels"):
+        (own / folder).rename(own / "deep" / folder)
+    assert len(yolo(root=describe(own, path="deep")).splits["train"]) == 2
+    assert len(yolo(root=describe(own, path=str(own / "deep"))).splits["train"]) == 2
+
+
+def test_roboflow_has_images_and_labels_below_each_split(tmp_path):
+    add(tmp_path / "train", "a")
+    add(tmp_path / "valid", "b")
+    data = yolo(root=describe(tmp_path, train="../train/images", val="../valid/images"))
+    assert names(data) == {"train": ["a"], "val": ["b"]}
+    assert len(data.splits["train"].boxes) == 1
+
+
+def test_lists_of_pictures_and_folders_below_folders(own):
+    add(own, "train/deep/d", "1 0.5 0.5 1 1")
+    assert names(yolo(root=str(own)))["train"] == ["a", "b", "deep/d"]
+    (own / "train.txt").write_text("./images/train/deep/d.png\nimages/train/a.png\n\n")
+    data = yolo(root=describe(own, train="train.txt"))
+    assert names(data)["train"] == ["deep/d", "a"]
+    assert data.splits["train"].labels.tolist() == [1, 0]
+    (own / "train.txt").write_text("images/train/x.png")
+    refuses(lambda: yolo(root=str(own)), r"images/train/x\.png: no such picture; correct .*train\.txt")
+
+
+def test_labels_beside_the_pictures(tmp_path):
+    for split, name in (("train", "a"), ("val", "b")):
+        add(tmp_path, name)
+        (tmp_path / split).mkdir()
+        (tmp_path / f"images/{name}.png").rename(tmp_path / split / f"{name}.png")
+        (tmp_path / f"labels/{name}.txt").rename(tmp_path / split / f"{name}.txt")
+    data = yolo(root=describe(tmp_path, train="train", val="val"))
+    assert len(data.splits["train"].boxes) == 1
+
+
+def test_the_last_folder_called_images_counts(tmp_path):
+    home = tmp_path / "images" / "set"
+    add(home, "train/a")
+    add(home, "val/b")
+    assert len(yolo(root=describe(home)).splits["train"].boxes) == 1
+
+
+def test_a_split_that_is_not_there_is_left_out_and_said(own):
+    data = yolo(root=describe(own, test="images/test"))
+    assert list(data.splits) == ["train", "val"]
+    assert data.warnings[0].endswith("data.yaml: test: images/test is not there; the split is left out")
+    refuses(lambda: yolo(root=describe(own, train="x", val="y")), r"data\.yaml: train: x is not there")
+    refuses(
+        lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: names no train, val or test"
+    )
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def test_a_picture_without_a_label_file_has_no_objects(own):
+    os.remove(own / "labels/train/b.txt")
+    (own / "labels/train/a.txt").write_text("1 0.5 0.5 0.1 0.1\n\n  0 0.25 0.5 0.5 1  \n")
+    data = yolo(root=str(own))
+    assert data.splits["train"].first.tolist() == [0, 2, 2]
+    np.testing.assert_allclose(data.splits["train"].boxes, [[27, 18, 33, 22], [0, 0, 30, 40]], atol=1e-4)
+    assert "1 image without a label file: taken as without objects (b.png)" in data.warnings[0]
+    os.remove(own / "labels/val/c.txt")
+    assert not yolo(root=str(own)).splits["val"].has_labels
+    os.remove(own / "labels/train/a.txt")
+    refuses(lambda: yolo(root=str(own)), r"a\.png: no .*labels/train/a\.txt, nor labels for any other")
+
+
+def test_polygons_become_the_boxes_around_them(tmp_path):
+    (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
+    labels, boxes = read_rows(tmp_path / "a.txt", 2)
+    assert labels.tolist() == [1, 0]
+    np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
+
+
+def test_boxes_over_the_border_are_cut(own):
+    (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
+    data = yolo(root=str(own))
+    assert data.splits["train"].of(0)[0].tolist() == [[0, 10, 15, 30]]
+    assert [line.partition(": ")[2] for line in data.warnings[:2]] == [
+        "1 box thinner than 1 pixel: left out (a.txt)",
+        "1 box partly outside of the picture: cut off (a.txt)",
+    ]
+
+
+def test_a_picture_that_cannot_be_read_is_mentioned(own):
+    (own / "images/train/b.png").write_bytes(b"no picture")
+    data = yolo(root=str(own))
+    assert "1 image that cannot be read (b.txt)" in data.warnings[0]
+    assert data.splits["train"].first.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0 0.5 0.5 0.5 0.5\n2 0.5 0.5 0.5 0.5", r"line 2: class 2 is not one of 0\.\.1; .*data\.yaml"),
+        ("-1 0.5 0.5 0.5 0.5", "line 1: class -1 is not one of"),
+        ("0.5 0.5 0.5 0.5 0.5", "line 1: class 0.5 is not one of"),
+        ("nan 0.5 0.5 0.5 0.5", "line 1: class nan is not one of"),
+        ("inf 0.5 0.5 0.5 0.5", "line 1: class inf is not one of"),
+        ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers, got 'cat 0.5"),
+        ("0,0.5,0.5,0.5,0.5", "line 1: must be numbers"),
+        ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "line 1: must be class cx cy w h.*got 6 values"),
+        ("0", "line 1: must be class cx cy w h.*got 1 values"),
+        ("0 30 20 10 10", r"line 1: must be fractions of the picture in 0\.\.1, got '30 20 10 10'; divide"),
+        ("\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(own, rows, message):
+    (own / "labels/train/a.txt").write_bytes(rows.encode("latin-1"))
+    refuses(lambda: yolo(root=str(own)), r"labels/train/a\.txt: ", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names: is missing"),
+        ("- a\n- b", "names: is missing"),
+        ("names: 5", "names: must be a list"),
+        ("names: []", "names: a class map needs 1"),
+        ("names: [a, a]", "names: duplicate class name: 'a'"),
+        ("names: {0: a, 2: b}", r"names: must be numbered 0\.\.1 without gaps"),
+        ("names: [a, b]\nnc: 3", "nc: is 3 but there are 2 names"),
+        ("names: [a]\ntrain: 5", "train: must be a folder"),
+        ("names: [a]\ntrain: images/train\npath: 5", "path: must be a folder, got 5"),
+        ("names: [a", "not valid YAML"),
+        ("names: !!python/object:os.system [x]", "not valid YAML"),
+        ("names: !!int x", "not valid YAML"),
+        ("a: !!timestamp x", "not valid YAML"),
+        ("\tnames: [a]", "not valid YAML"),
+        ("names: " + "[" * 5000, "not valid YAML|nested too deeply"),
+        ("x: " + "y" * 1_000_001, "more than 1 MB"),
+    ],
+)
+def test_a_wrong_yaml_is_named_with_its_key(own, text, message):
+    refuses(lambda: yolo(root=describe(own, text)), r"data\.yaml: ", message)
+
+
+GOOD = b"names: {0: cat, 1: dog}\ntrain: images/train\nval: [images/val]\npath: .\nnc: 2\n"
+ROWS = b"0 0.5 0.5 0.5 0.5\n1 0.1 0.2 0.3 0.2 0.3 0.4\n"
+BITS = [b"&a", b"*a", b"!!int", b": ", b"- ", b"[", b"{", b"nan", b"1e999", b"-", b"\xff\xfe", b"null", b"\0"]
+
+
+def changes(good):
+    return st.tuples(
+        st.integers(0, len(good)), st.integers(0, 12), st.binary(max_size=8) | st.sampled_from(BITS)
+    ).map(lambda c: good[: c[0]] + c[2] + good[c[0] + c[1] :])
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(described=changes(GOOD) | st.just(GOOD), rows=changes(ROWS))
+def test_any_change_ends_in_a_valid_result_or_one_line(own, described, rows):
+    (own / "data.yaml").write_bytes(described)
+    (own / "labels/train/a.txt").write_bytes(rows)
+    try:
+        data = yolo(root=str(own))
+    except UserError as error:
+        check_line(error, own)
+    else:
+        for part in data.splits.values():
+            assert np.isfinite(part.boxes).all()
+            assert (part.boxes[:, 2:] > part.boxes[:, :2]).all()
+            assert (part.labels < len(data.classes)).all()
+
+
+# -------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_coco128_is_the_same_as_yolo_and_as_coco(data_folder):
+    folder = data_folder / "coco128"
+    found = yolo(root=str(folder))
+    reference = coco(
+        val={
+            "images": str(folder / "images/val2017"),
+            "annotations": str(folder / "instances_val2017_128.json"),
+        }
+    )
+    assert found.classes.names == reference.classes.names
+    first, second = found.splits["val"], reference.splits["val"]
+    assert first.names.tolist() == second.names.tolist()
+    assert first.first.tolist() == second.first.tolist()
+    assert first.labels.tolist() == second.labels.tolist()
+    assert first.sizes.tolist() == second.sizes.tolist()
+    np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)
+    assert "train: images/train2017 is not there" in found.warnings[0]

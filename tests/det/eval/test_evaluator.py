@@ -1,0 +1,320 @@
+"""COCO's numbers: the same by either backend, by plain pycocotools on files, and by hand."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from det.boxes import Detections
+from det.eval import average_precision
+from det.eval.evaluator import DetectionEvaluator
+from engine.data.class_map import ClassMap
+from engine.errors import UserError
+from tests.det.scenes import CLASSES, annotate, detections, evaluated, scene
+
+TWELVE = (
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
+    "ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large",
+)  # fmt: skip
+BACKENDS = ["pycocotools", pytest.param("hotcoco", marks=pytest.mark.skipif(
+    average_precision.choose_backend("auto") != "hotcoco", reason="hotcoco is not installed"))]  # fmt: skip
+
+
+def plain_pycocotools(truth_file, found_file, image_ids=None):
+    truth = COCO(str(truth_file))
+    evaluation = COCOeval(truth, truth.loadRes(str(found_file)), "bbox")
+    if image_ids is not None:
+        evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return np.where(evaluation.stats < 0, np.nan, evaluation.stats), evaluation
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_to_plain_pycocotools_on_the_files_it_saves(tmp_path, backend, seed):
+    evaluator = evaluated(*scene(seed), backend=backend)
+    ours = evaluator.compute()
+    evaluator.save(tmp_path)
+    expected, evaluation = plain_pycocotools(tmp_path / "ground_truth.json", tmp_path / "detections.json")
+    np.testing.assert_allclose([ours[name] for name in TWELVE], expected, rtol=0, atol=1e-9)
+    assert 0.02 < ours["map"] < 0.9
+    assert ours["num_images"] == 30
+    for category, values in zip(
+        evaluation.params.catIds, np.moveaxis(evaluation.eval["precision"], 2, 0), strict=True
+    ):
+        name = CLASSES.names[CLASSES.ids.index(category)]
+        if name == "kite":
+            assert math.isnan(ours["ap/kite"])
+        else:
+            assert ours[f"ap/{name}"] == pytest.approx(values[:, :, 0, 2].mean(), abs=1e-9)
+
+
+@pytest.mark.skipif(average_precision.choose_backend("auto") != "hotcoco", reason="hotcoco is not installed")
+@pytest.mark.parametrize("limits", [(1, 10, 100), (5,), (1, 300)])
+def test_backends_agree_in_every_number(limits):
+    first, second = (
+        evaluated(*scene(3), backend=backend, max_detections=limits) for backend in ("hotcoco", "pycocotools")
+    )
+    for ours, reference in zip(first.curves, second.curves, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-9)
+    assert first.compute()[f"ar_{limits[-1]}"] > 0  # no -1 where the limit is not 100
+    assert first.compute()["map"] > 0
+
+
+def coco_files(folder, truth_file, found_file):
+    """Annotations and outputs of COCO's files, read here in the plainest way."""
+    truth, found = (json.loads((folder / name).read_text()) for name in (truth_file, found_file))
+    ids = [image["id"] for image in truth["images"]]
+    categories = [category["id"] for category in truth["categories"]]
+    classes = ClassMap(
+        names=tuple(category["name"] for category in truth["categories"]), ids=tuple(categories)
+    )
+    by_image = {number: [a for a in truth["annotations"] if a["image_id"] == number] for number in ids}
+    boxes = [[[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in by_image[n])] for n in ids]
+    rows = [a for number in ids for a in by_image[number]]
+    annotations = annotate(
+        boxes, [[categories.index(a["category_id"]) for a in by_image[number]] for number in ids],
+        crowd=np.array([bool(a["iscrowd"]) for a in rows]), image_ids=np.array(ids),
+    )  # fmt: skip
+    annotations.areas[:] = [a["area"] for a in rows]
+    outputs = []
+    for number in ids:
+        mine = [one for one in found if one["image_id"] == number]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in mine)]
+        labels = [categories.index(one["category_id"]) for one in mine]
+        outputs.append(detections(corners, [one["score"] for one in mine], labels))
+    return annotations, outputs, classes
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_example_of_cocoapi(data_folder, backend):
+    """100 images of val2014 with cocoapi's fake results, and the numbers its demo prints (box AP)."""
+    files = ("instances_val2014_100.json", "instances_val2014_fakebbox100_results.json")
+    annotations, outputs, classes = coco_files(data_folder / "coco_eval", *files)
+    result = evaluated(annotations, outputs, backend=backend, classes=classes).compute()
+    expected = (0.5046, 0.697, 0.573, 0.5856, 0.5194, 0.5014, 0.3868, 0.5937, 0.5954, 0.6398, 0.5664, 0.5643)
+    np.testing.assert_allclose([result[name] for name in TWELVE], expected, rtol=0, atol=6e-5)
+    plain, _ = plain_pycocotools(*(data_folder / "coco_eval" / name for name in files))
+    np.testing.assert_allclose([result[name] for name in TWELVE], plain, rtol=0, atol=1e-6)
+
+
+def test_a_case_counted_by_hand():
+    """Two objects of one class. Right, wrong, right by falling score: precision 1 up to recall 1/2, then 2/3.
+
+    At 101 recalls: 51 times 1 (0 to .50) and 50 times 2/3. Both fit exactly, so at every IoU.
+    """
+    annotations = annotate([[[10, 10, 50, 50], [100, 100, 160, 160]], []], [[0, 0], []])
+    outputs = [
+        detections(
+            [[10, 10, 50, 50], [300, 300, 340, 340], [100, 100, 160, 160]], [0.9, 0.8, 0.7], [0, 0, 0]
+        ),
+        detections([], [], []),
+    ]
+    evaluator = evaluated(annotations, outputs)
+    result = evaluator.compute()
+    assert result["map"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert result["map_50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert result["ap/dog"] == result["map"]
+    assert math.isnan(result["ap/car"])
+    assert math.isnan(result["map_large"])  # areas are 1280 and 2880: both medium
+    assert result["ar_1"] == pytest.approx(0.5)
+    assert result["ar_10"] == 1
+    assert (result["num_objects"], result["num_detections"], result["num_classes_present"]) == (2, 3, 1)
+    point = evaluator.operating_point  # F1: 2/3 at .9, 1/2 at .8, 4/5 at .7
+    assert point.threshold == pytest.approx(0.7)
+    assert (point.f1, point.precision, point.recall) == pytest.approx((4 / 5, 2 / 3, 1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["crowd", "difficult"])
+def test_ignored_objects_are_neither_hits_nor_misses(backend, kind):
+    boxes = [[[10, 10, 50, 50], [100, 100, 300, 300]]]
+    annotations = annotate(boxes, [[0, 0]], **{kind: np.array([False, True])})
+    hit, on_ignored = [10, 10, 50, 50], [102, 100, 300, 300]
+    inside = [120, 120, 160, 160]  # within the ignored object, but no such box: forgiven by a crowd only
+    right = [detections([on_ignored, hit], [0.9, 0.8], [0, 0])]
+    assert evaluated(annotations, right, backend=backend).compute()["map"] == pytest.approx(1)
+    assert evaluated(annotations, right, backend=backend).compute()["num_objects"] == 1
+    wrong = [detections([inside, hit], [0.9, 0.8], [0, 0])]
+    expected = 1 if kind == "crowd" else 0.5
+    assert evaluated(annotations, wrong, backend=backend).compute()["map"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_detected_is_zero(backend):
+    annotations, outputs = scene()
+    result = evaluated(annotations, [detections([], [], [])] * len(outputs), backend=backend).compute()
+    assert result["map"] == result["map_50"] == result["ar_100"] == 0
+    assert result["num_detections"] == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("found", [0, 5])
+def test_no_object_at_all_has_no_ap(tmp_path, backend, found):
+    annotations = annotate([[], []], [[], []])
+    outputs = [detections([[1, 1, 9, 9]] * found, [0.5] * found, [0] * found), detections([], [], [])]
+    evaluator = evaluated(annotations, outputs, backend=backend)
+    result = evaluator.compute()
+    assert all(math.isnan(result[name]) for name in TWELVE)
+    assert "AP is n/a: the images hold no objects" in evaluator.table()
+    assert evaluator.worst(3) == ([("0", 0, 0.0)] if found else [])
+    evaluator.save(tmp_path)
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == found
+
+
+def test_nothing_counted_yet_is_no_crash():
+    evaluator = DetectionEvaluator(classes=CLASSES, annotations=scene()[0])
+    assert math.isnan(evaluator.compute()["map"])
+    assert evaluator.worst(3) == []
+
+
+def test_only_seen_images_count(tmp_path):
+    annotations, outputs = scene(4)
+    part = evaluated(annotations, outputs[:7], batch=3)
+    result = part.compute()
+    part.save(tmp_path / "part")
+    evaluated(annotations, outputs).save(tmp_path / "all")
+    ids = annotations.image_ids[:7].tolist()
+    expected, _ = plain_pycocotools(
+        tmp_path / "all" / "ground_truth.json", tmp_path / "all" / "detections.json", ids
+    )
+    np.testing.assert_allclose([result[name] for name in TWELVE], expected, rtol=0, atol=1e-9)
+    saved = json.loads((tmp_path / "part" / "ground_truth.json").read_text())
+    assert [image["id"] for image in saved["images"]] == ids
+    assert saved["images"][0]["file_name"] == "image_0.jpg"
+    assert result["num_images"] == 7
+    assert "over 7 of 30 images" in result["protocol"]
+
+
+def test_split_over_processes_is_the_same():
+    annotations, outputs = scene(5)
+    whole = evaluated(annotations, outputs)
+    shares = []
+    for rank in range(3):
+        evaluator = DetectionEvaluator(classes=CLASSES, annotations=annotations)
+        for index in range(rank, len(outputs), 3):
+            evaluator.update([outputs[index]], {"index": torch.tensor([index])})
+        shares.append(evaluator.state())
+        assert all(isinstance(value, np.ndarray) for value in shares[-1].values())
+    merged = DetectionEvaluator(classes=CLASSES, annotations=annotations)
+    merged.compute()  # what was computed before is forgotten
+    merged.merge([*shares, DetectionEvaluator(classes=CLASSES, annotations=annotations).state()])
+    for name, value in whole.compute().items():
+        np.testing.assert_equal(merged.compute()[name], value, err_msg=name)
+    np.testing.assert_array_equal(merged.found, whole.found)
+    with pytest.raises(ValueError, match="counted by two processes"):
+        merged.merge([shares[0], shares[0]])
+    merged.reset()
+    assert merged.compute()["num_images"] == 0
+
+
+def test_classes_of_the_model_are_translated_by_name():
+    """The model knows more classes, in another order; what the data set does not know is not counted."""
+    model = ClassMap(names=("cat", "person", "dog", "car", "kite"))
+    annotations = annotate([[[10, 10, 50, 50], [60, 60, 90, 90]]], [[2, 0]])  # person, dog
+    found = [detections([[10, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]], [0.9, 0.8, 1.0], [1, 2, 0])]
+    result = evaluated(annotations, found, predicted_classes=model).compute()
+    assert result["map"] == pytest.approx(1)
+    assert result["num_detections"] == 2
+
+
+def test_what_is_not_finite_is_left_out_and_said():
+    annotations = annotate([[[10, 10, 50, 50]]], [[0]])
+    boxes = [[10, 10, 50, 50], [np.nan, 0, 9, 9], [0, 0, 9, 9]]
+    result = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])]).compute()
+    assert result["map"] == pytest.approx(1)
+    assert "2 detections that were not finite" in result["protocol"]
+
+
+def test_half_precision_is_taken():
+    annotations = annotate([[[10, 10, 50, 50]]], [[0]])
+    found = detections([[10, 10, 50, 50]], [0.5], [0])
+    half = Detections(found.boxes.bfloat16(), found.scores.bfloat16(), found.labels)
+    assert evaluated(annotations, [half]).compute()["map"] == pytest.approx(1)
+
+
+def test_faults_of_the_caller_are_named():
+    annotations, outputs = scene()
+    evaluator = evaluated(annotations, outputs[:2])
+    with pytest.raises(ValueError, match=r"image 1 .* counted already"):
+        evaluator.update([outputs[1]], {"index": torch.tensor([1])})
+    with pytest.raises(ValueError, match="no image 30"):
+        evaluator.update([outputs[0]], {"index": torch.tensor([30])})
+    with pytest.raises(ValueError, match="for 1 images, but 2 indices"):
+        evaluator.update([outputs[0]], {"index": torch.tensor([3, 4])})
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 4\.\.4"):
+        evaluator.update([detections([[0, 0, 1, 1]], [1], [4])], {"index": torch.tensor([3])})
+    for limits in ((), (0, 10), (10, 1), (1, 1)):
+        with pytest.raises(ValueError, match="rising positive"):
+            DetectionEvaluator(classes=CLASSES, annotations=annotations, max_detections=limits)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        average_precision.choose_backend("fast")
+
+
+def test_hotcoco_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(
+        average_precision, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: None))
+    )
+    assert average_precision.choose_backend("auto") == "pycocotools"
+    with pytest.raises(UserError, match="pip install hotcoco"):
+        average_precision.choose_backend("hotcoco")
+
+
+def test_pycocotools_prints_nothing(capsys):
+    evaluated(*scene(), backend="pycocotools").compute()
+    assert capsys.readouterr().out == ""
+
+
+def test_worst_images_by_f1():
+    """From .9 on (F1 4/5 of all): image 0 is perfect, 1 has one of two; 2 and 3 have nothing to say."""
+    box, other, third = [10, 10, 50, 50], [100, 100, 160, 160], [200, 200, 260, 260]
+    annotations = annotate([[box], [box, other], [], []], [[0], [1, 1], [], []])
+    outputs = [
+        detections([box, third], [0.9, 0.1], [0, 0]),
+        detections([box, third], [0.9, 0.2], [1, 1]),
+        detections([box], [0.8], [0]),
+        detections([box], [0.3], [0]),
+    ]
+    evaluator = evaluated(annotations, outputs, names=("a", "b", "c", "d"))
+    assert evaluator.operating_point.threshold == pytest.approx(0.9)
+    assert evaluator.worst(9) == [("b", 1, pytest.approx(2 / 3)), ("a", 0, 1.0)]
+    assert evaluator.worst(1) == [("b", 1, pytest.approx(2 / 3))]
+
+
+def test_table_names_everything_and_says_what_is_missing():
+    evaluator = evaluated(*scene(6))
+    result = evaluator.compute()
+    table = evaluator.table()
+    lines = {line.split("  ")[0]: line for line in table.splitlines()}
+    assert lines["dog"].split()[1] == f"{100 * result['ap/dog']:.2f}"
+    assert lines["kite"].split()[1:4] == ["n/a", "n/a", "0"]
+    assert lines["AP"].split()[1] == f"{100 * result['map']:.2f}"
+    assert lines["AR small"].split()[2] == f"{100 * result['ar_small']:.2f}"
+    assert "3 of 4 classes present, 30 images" in table
+    assert "best F1" in table
+    assert "-1" not in table
+    only_small = annotate([[[10, 10, 20, 20]]], [[0]])
+    table = evaluated(only_small, [detections([[10, 10, 20, 20]], [1], [0])]).table()
+    assert "n/a  > 96 x 96  (no such object)" in table
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_detections_of_the_released_network(data_folder, backend):
+    """OpenCV's run of the released SSDLite on 128 images of val2017: .357, .550 and .361 by pycocotools."""
+    found = "weights/ssd_mobilenet_v3_large_coco/detections_coco128_val2017.json"
+    files = ("coco128/instances_val2017_128.json", found)
+    annotations, outputs, classes = coco_files(data_folder, *files)
+    result = evaluated(annotations, outputs, backend=backend, classes=classes).compute()
+    expected = (0.357, 0.550, 0.361)
+    np.testing.assert_allclose([result[name] for name in TWELVE[:3]], expected, rtol=0, atol=6e-4)
+    plain, _ = plain_pycocotools(*(data_folder / name for name in files))
+    np.testing.assert_allclose([result[name] for name in TWELVE], plain, rtol=0, atol=1e-6)

@@ -1,0 +1,85 @@
+"""A network in a YAML file, and a training that takes it."""
+
+import pytest
+import yaml
+
+from backbones.mobilenet_v3 import LARGE, mobilenet_v3_small
+from backbones.spec import NetSpec
+from engine.config import network_file
+from engine.config.compose import build, compose_config, load_config, to_yaml, with_backbone
+from engine.errors import UserError
+
+FOUND = mobilenet_v3_small(width_mult=0.75, output_stride=16)
+
+
+@pytest.fixture
+def path(tmp_path):
+    network_file.write(
+        tmp_path / "new" / "found.yaml", FOUND.to_dict(), header="Found on a phone.\nBudget 0.7"
+    )
+    return tmp_path / "new" / "found.yaml"
+
+
+def test_a_network_comes_back(path):
+    assert NetSpec.from_dict(network_file.read(path)) == FOUND
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ["# Found on a phone.", "# Budget 0.7"]
+    assert sum(line.startswith("- {kernel: ") for line in lines) == len(FOUND.blocks)
+
+
+def test_a_training_takes_a_file_for_its_backbone(path):
+    """The file is the whole network: what task=seg says of a backbone (bn_momentum) does not touch it."""
+    config = compose_config("train", ["task=seg", f"backbone={path}", "trainer.steps=3"])
+    assert build(config.backbone, key="backbone") == FOUND
+    assert config.trainer.steps == 3
+    model = build(config.model, key="model", num_classes=3)
+    assert model.backbone.spec == FOUND
+
+
+def test_an_experiment_s_backbone_gives_way(path):
+    config = compose_config("train", ["experiment=seg/lraspp_v3_large", f"backbone={path}", "data.root=x"])
+    assert build(config.backbone, key="backbone") == FOUND
+
+
+def test_a_run_with_a_file_s_network_describes_itself(path, tmp_path):
+    config = compose_config("train", [f"backbone={path}"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    path.unlink()
+    again = load_config(tmp_path / "config.yaml", ["backbone.data.dropout=0.5"])
+    assert build(again.backbone, key="backbone").dropout == 0.5
+
+
+def test_a_configuration_with_another_network_leaves_the_old_one():
+    config = compose_config("train", [])
+    before = to_yaml(config)
+    changed = with_backbone(config, LARGE.to_dict())
+    assert build(changed.model, key="model", num_classes=2).backbone.spec == LARGE
+    assert to_yaml(config) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks": 3}, "holds no network"),
+        ({"blocks": [3]}, "holds no network"),
+        ({"se": 0.25}, "se must be a group of keys"),
+        ({"kernle": 3}, "NetSpec has no key 'kernle'"),
+        ({"stem": 0}, "stem must be an integer of at least 1"),
+        ({"stem": "wide"}, "stem must be an integer"),
+    ],
+)
+def test_files_that_hold_no_network(tmp_path, change, message):
+    path = tmp_path / "net.yaml"
+    path.write_text(yaml.safe_dump(FOUND.to_dict() | change))
+    with pytest.raises(UserError, match=message):
+        build(compose_config("train", [f"backbone={path}"]).backbone, key="backbone")
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(UserError, match=r"nowhere\.yaml: unreadable"):
+        compose_config("train", ["backbone=nowhere.yaml"])
+
+
+def test_a_file_has_no_options(path):
+    with pytest.raises(UserError, match="is a whole network, without options"):
+        compose_config("train", [f"backbone={path}", "backbone.width_mult=0.5"])

@@ -1,0 +1,253 @@
+"""Every way a picture file can be unusual or broken: the pixels are right, or a UserError names the file."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from engine.data import images
+from engine.data.images import image_size, list_images, read_image, read_labels, write_png
+from engine.errors import UserError
+
+RNG = np.random.default_rng(0)
+PICTURE = cv2.resize(
+    RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (40, 30)
+)  # [30, 40, 3]: smooth, not square
+
+
+def saved(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_lossless_formats_give_the_same_pixels(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(PICTURE), **options)
+    read = read_image(path)
+    np.testing.assert_array_equal(read, PICTURE)
+    assert read.dtype == np.uint8
+    assert read.flags.c_contiguous
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_orientation_is_applied_like_pillow_does(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(PICTURE), exif=exif, quality=95)
+    with Image.open(path) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    read = read_image(path)
+    assert read.shape == expected.shape == ((40, 30, 3) if orientation >= 5 else (30, 40, 3))
+    assert np.abs(read.astype(int) - expected).max() <= 3  # two JPEG decoders may round differently
+    assert image_size(path) == read.shape[:2]
+    assert image_size(path, upright=False) == (30, 40)
+
+
+def test_exif_of_a_png_is_found_after_its_pixels_and_without_decoding_them(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    write_png(tmp_path / "a.png", PICTURE)
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])  # before IEND
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert image_size(tmp_path / "a.png") == (40, 30)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
+
+
+def test_sixteen_bits_are_scaled_so_that_white_stays_white(tmp_path):
+    deep = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / "gray.png"), deep)
+    expected = np.round(deep / 257).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), np.repeat(expected[..., None], 3, 2))
+    color = np.stack([deep, deep[::-1], deep * 0], axis=-1)
+    for suffix in ("png", "tif"):
+        cv2.imwrite(str(tmp_path / f"color.{suffix}"), color[..., ::-1])
+        np.testing.assert_array_equal(read_image(tmp_path / f"color.{suffix}"), np.round(color / 257))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_other_modes_become_rgb_without_alpha(tmp_path, mode):
+    picture = Image.fromarray(PICTURE).convert(mode)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(Image.fromarray(PICTURE[..., 0]))
+    read = read_image(saved(tmp_path / "a.png", picture))
+    np.testing.assert_array_equal(read, np.asarray(picture.convert("RGB")))
+
+
+def test_cmyk_jpeg_has_the_colors_that_pillow_sees(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(PICTURE).convert("CMYK"), quality=95)
+    assert np.abs(read_image(path).astype(int) - PICTURE).mean() < 6
+
+
+def test_a_file_cut_anywhere_is_refused_or_complete(tmp_path):
+    """OpenCV alone returns a half-gray picture here."""
+    for suffix, step in (("png", 7), ("jpg", 5)):
+        whole = saved(tmp_path / f"whole.{suffix}", Image.fromarray(PICTURE), quality=90)
+        data, pixels = whole.read_bytes(), read_image(whole)
+        cut = tmp_path / f"cut.{suffix}"
+        refused = 0
+        for length in range(0, len(data), step):
+            cut.write_bytes(data[:length])
+            try:
+                read = read_image(cut)
+            except UserError as error:
+                refused += 1
+                assert str(cut) in str(error)  # noqa: PT017
+            else:
+                assert np.abs(read.astype(int) - pixels).max() <= 3
+        assert refused >= len(data) // step - 1
+
+
+def test_damaged_bytes_never_escape_as_another_error(tmp_path):
+    for suffix in ("png", "jpg", "tif", "webp", "bmp"):
+        data = bytearray(saved(tmp_path / f"whole.{suffix}", Image.fromarray(PICTURE)).read_bytes())
+        path = tmp_path / f"damaged.{suffix}"
+        for _ in range(60):
+            damaged = bytearray(data)
+            for position in RNG.integers(0, len(data), 3):
+                damaged[position] = RNG.integers(0, 256)
+            path.write_bytes(damaged)
+            for read in (read_image, read_labels, image_size):
+                try:
+                    read(path)
+                except UserError as error:
+                    assert "damaged" in str(error)  # noqa: PT017
+
+
+def test_a_flipped_bit_in_png_data_is_noticed(tmp_path):
+    path = tmp_path / "a.png"
+    write_png(path, PICTURE)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.png.*checksum"):
+        read_image(path)
+
+
+def test_jpeg_with_bytes_after_its_end_is_read(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(PICTURE), quality=95)
+    whole = read_image(path)
+    path.write_bytes(path.read_bytes() + b"\0" * 1000)
+    assert np.abs(read_image(path).astype(int) - whole).max() <= 3
+
+
+def test_no_picture_at_all(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.png").mkdir()
+    for name, why in [
+        ("text.png", "no picture"),
+        ("empty.jpg", "no picture"),
+        ("folder.png", "directory"),
+        ("none.png", "No such file"),
+    ]:
+        for read in (read_image, read_labels, image_size):
+            with pytest.raises(UserError, match=rf"{name}.*({why})"):
+                read(tmp_path / name)
+
+
+def bomb(width, height):
+    """A PNG of few bytes that claims to be huge."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, side):
+    (tmp_path / "bomb.png").write_bytes(bomb(side, side))
+    for read in (read_image, read_labels, image_size):
+        with pytest.raises(UserError, match=r"bomb\.png.*89 megapixels"):
+            read(tmp_path / "bomb.png")
+
+
+def test_the_limit_is_inclusive(tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", PICTURE)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1200)
+    assert read_image(tmp_path / "a.png").shape == (30, 40, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1199)
+    with pytest.raises(UserError, match="megapixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_labels_are_ids_not_colors(tmp_path):
+    ids = RNG.integers(0, 20, (30, 40)).astype(np.uint8)
+    palette = Image.frombytes("P", (40, 30), ids.tobytes())
+    palette.putpalette(RNG.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "palette.png", palette)), ids)
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "four.png", palette, bits=8)), ids)
+    for deep in (ids, ids.astype(np.uint16) * 1300):
+        write_png(tmp_path / "ids.png", deep)
+        read = read_labels(tmp_path / "ids.png")
+        assert read.dtype == deep.dtype
+        np.testing.assert_array_equal(read, deep)
+    write_png(tmp_path / "rgb.png", PICTURE)
+    np.testing.assert_array_equal(read_labels(tmp_path / "rgb.png"), PICTURE)
+    bits = Image.fromarray(ids > 10)
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "bits.png", bits)), ids > 10)
+
+
+def test_labels_ignore_exif_and_alpha(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ids = PICTURE[..., 0] % 20
+    np.testing.assert_array_equal(
+        read_labels(saved(tmp_path / "a.png", Image.fromarray(ids), exif=exif)), ids
+    )
+    alpha = np.full((30, 40, 1), 255, np.uint8)
+    rgba = Image.fromarray(np.concatenate([PICTURE, alpha], 2))
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "b.png", rgba)), PICTURE)
+    gray = Image.fromarray(np.concatenate([ids[..., None], alpha], 2))
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "c.png", gray)), ids)
+
+
+def test_masks_that_cannot_hold_ids_are_refused(tmp_path):
+    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg.*JPEG.*PNG"):
+        read_labels(tmp_path / "a.jpg")
+    cv2.imwrite(str(tmp_path / "b.png"), PICTURE.astype(np.uint16) * 257)
+    with pytest.raises(UserError, match=r"b\.png.*16-bit colors"):
+        read_labels(tmp_path / "b.png")
+    Image.fromarray(PICTURE[..., 0].astype(np.float32)).save(tmp_path / "c.tif")
+    for read in (read_labels, read_image):
+        with pytest.raises(UserError, match=r"c\.tif.*float32"):
+            read(tmp_path / "c.tif")
+
+
+def test_write_png_round_trip_and_refusals(tmp_path):
+    for pixels in (PICTURE, PICTURE[..., 0], PICTURE.astype(np.uint16) * 200):
+        write_png(tmp_path / "deep" / "a.png", pixels)
+        read = np.asarray(cv2.imread(str(tmp_path / "deep" / "a.png"), cv2.IMREAD_UNCHANGED))
+        np.testing.assert_array_equal(read[..., ::-1] if pixels.ndim == 3 else read, pixels)
+    for bad in (PICTURE.astype(np.float32), PICTURE[None], PICTURE[..., :2]):
+        with pytest.raises(ValueError, match="uint8 or uint16"):
+            write_png(tmp_path / "a.png", bad)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_png(tmp_path / "deep" / "a.png" / "b.png", PICTURE)
+
+
+def test_list_images_is_sorted_and_skips_the_rest(tmp_path):
+    for name in ("b.JPG", "a.png", "c.txt", "._a.png", "d.jpeg"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "d.jpeg"]
+    with pytest.raises(UserError, match="no such folder"):
+        list_images(tmp_path / "none")
+
+
+def test_the_fast_path_agrees_with_pillow_bit_by_bit(tmp_path):
+    buffer = BytesIO()
+    Image.fromarray(PICTURE).convert("P").save(buffer, "png", transparency=3)
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    with Image.open(tmp_path / "a.png") as picture:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))

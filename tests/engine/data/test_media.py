@@ -1,0 +1,65 @@
+"""What `predict` is given: files, folders, globs, videos."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from engine.data import media
+from engine.errors import UserError
+
+
+def write_video(path, size, count=3, rate=12.5):
+    """`size` is (height, width)."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, size[::-1])
+    for number in range(count):
+        writer.write(np.full((*size, 3), 60 * number + 40, np.uint8))
+    writer.release()
+
+
+def test_find_takes_files_folders_and_globs(tmp_path, monkeypatch):
+    for name in ("b.PNG", "a [1].jpg", "notes.txt", "c.MP4", ".hidden.png", "._c.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert media.find_media("a [1].jpg") == [Path("a [1].jpg")]  # a file that is there, not a pattern
+    assert [path.name for path in media.find_media(str(tmp_path))] == ["a [1].jpg", "b.PNG", "c.MP4"]
+    for nothing in ("*.tif", "none.png"):
+        with pytest.raises(UserError, match=r"no such file, folder or glob"):
+            media.find_media(nothing)
+
+
+def test_results_of_different_files_have_different_names():
+    files = [Path(p) for p in ("x/a.png", "x/a.jpg", "x/b.png", "y/a.png", "y/c.png")]
+    names = media.output_names(files)
+    assert names[2] == "b"
+    assert names[4] == "c"
+    assert len(set(names)) == len(files)
+
+
+@pytest.mark.parametrize("legend", [4, 5])
+def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
+    """The format wants even sides; OpenCV alone cuts the last row and column of an odd picture off."""
+    write_video(tmp_path / "in.avi", (38, 42))
+    counted = []
+
+    def draw(frame):
+        assert frame.shape == (38, 42, 3)
+        return np.pad(frame, ((0, legend), (0, legend), (0, 0)), mode="edge")
+
+    assert media.map_video(tmp_path / "in.avi", tmp_path / "new" / "out.mp4", draw, counted.append) == 3
+    assert counted == [1, 2, 3]
+    written = list(media.frames(tmp_path / "new" / "out.mp4"))
+    assert written[0].shape == (38 + legend + legend % 2, 42 + legend + legend % 2, 3)
+    assert [round(float(frame[-1, -1].mean()) / 10) for frame in written] == [4, 10, 16]
+    capture = cv2.VideoCapture(str(tmp_path / "new" / "out.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    capture.release()
+
+
+def test_no_video_is_an_error_with_a_remedy(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(UserError, match=r"empty\.mp4: no readable video; convert it"):
+        list(media.frames(tmp_path / "empty.mp4"))
+    assert media.num_frames(tmp_path / "empty.mp4") == 0

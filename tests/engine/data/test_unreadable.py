@@ -1,0 +1,356 @@
+"""Unreadable files are left out beforehand: as if they had never been there, and never silently."""
+
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engine.config import compose
+from engine.data import unreadable
+from engine.data.dataset_builder import DatasetBuilder
+from engine.data.sample_stream import Draw, draw_seed
+from engine.data.unreadable import UnreadableSample, check_budget
+from engine.errors import UserError
+from engine.io.parallel import parallel_map
+from engine.runtime import Runtime
+from seg.data.masks import masks
+from seg.transforms import EvalTransform, TrainTransform
+from tests.engine.test_processes import in_processes
+from tests.tools.test_end_to_end import run
+
+ALONE = Runtime(torch.device("cpu"))
+
+
+def write_data(root, *, train=6, val=3):
+    """JPEG pictures and masks of two classes; returns root."""
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            random = np.random.default_rng([number, count])
+            for folder, end, shape in (("images", "jpg", (40, 48, 3)), ("masks", "png", (40, 48))):
+                path = root / folder / split / f"{split}{number}.{end}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                top = 255 if folder == "images" else 2
+                cv2.imwrite(str(path), random.integers(0, top, shape, np.uint8))
+    (root / "classes.json").write_text('{"classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]}')
+    return root
+
+
+def cut(path, share=0.5):
+    """Damage a file in its pixels, which only reading it all reveals; returns its name as text."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return str(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+def test_sifting_names_each_broken_file_and_touches_none(root):
+    first = cut(root / "images/train/train1.jpg")
+    cut(root / "masks/train/train4.png", 0.9)
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    dataset = data_of(root).dataset("train", TrainTransform(crop=32))
+    found = unreadable.find_unreadable(dataset, workers=2)
+    assert found == unreadable.find_unreadable(dataset)
+    assert [fault.index for fault in found] == [1, 4]
+    assert found[0].file == first
+    assert found[0].error.startswith(f"{first}: truncated")
+    assert found[1].file.endswith("images/train/train4.jpg")
+    assert "masks/train/train4.png: truncated" in found[1].error
+    assert {path: path.read_bytes() for path in root.rglob("*.*")} == before
+
+
+def data_of(root):
+    """What the masks at `root` were read as before anything broke: reading them samples some files itself."""
+    intact = root.with_name("intact")
+    if not intact.exists():
+        write_data(intact)
+    data = masks(root=str(intact))
+    for split, files in data.splits.items():
+        for name in ("images", "labels"):
+            packed = np.array([path.replace(b"/intact/", b"/data/") for path in getattr(files, name)])
+            object.__setattr__(files, name, packed)
+        assert len(data.splits[split]) == len(files)
+    return data
+
+
+def test_each_process_reads_its_share(root):
+    for number in (0, 3, 4):
+        cut(root / f"images/train/train{number}.jpg")
+    dataset = data_of(root).dataset("train", EvalTransform())
+    shares = [
+        [f.index for f in unreadable.find_unreadable(dataset, rank=rank, world_size=2)] for rank in (0, 1)
+    ]
+    assert shares == [[0, 4], [3]]
+
+
+def test_a_bug_is_no_unreadable_file():
+    def broken(index):
+        raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        list(parallel_map(broken, range(3), quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "total", "budget", "allowed"),
+    [
+        (0, 10, 0.0, True),
+        (1, 10, 0.0, False),
+        (1, 100, 0.01, True),
+        (2, 100, 0.01, False),
+        (10, 10, 1.0, False),  # nothing would be left
+        (9, 10, 1.0, True),
+    ],
+)
+def test_the_budget_is_a_share(bad, total, budget, allowed):
+    faults = [UnreadableSample(n, f"{n}.png", f"{n}.png: truncated") for n in range(3, 3 + bad)]
+    if allowed:
+        check_budget(faults, total=total, budget=budget, split="train")
+        return
+    with pytest.raises(UserError) as caught:
+        check_budget(faults, total=total, budget=budget, split="train")
+    message = str(caught.value)
+    assert message.startswith(f"{bad} of {total} files of train cannot be read ({bad / total:.2%};")
+    for part in (
+        f"allows {budget:.2%}",
+        "the first: 3.png: truncated",
+        "mend or remove",
+        "raise data.error_budget",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+# ------------------------------------------------------------------ the data sets of a run
+
+
+def test_a_split_is_as_if_the_broken_files_had_never_been_there(root):
+    for name in ("images/train/train0.jpg", "masks/train/train3.png"):
+        cut(root / name)
+    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    data = data_of(root)
+    sifted = intake.dataset(data, "train", TrainTransform(crop=32), seed=5)
+    assert [sifted.name(index) for index in range(len(sifted))] == ["train1", "train2", "train4", "train5"]
+    assert len(data.splits["train"]) == 6  # what was built stays as it is
+    for number in (0, 3):
+        (root / f"images/train/train{number}.jpg").unlink()
+        (root / f"masks/train/train{number}.png").unlink()
+    expected = masks(root=str(root)).dataset("train", TrainTransform(crop=32), 5)
+    for draw in [Draw(index, epoch) for index in range(4) for epoch in range(2)]:
+        assert torch.equal(sifted[draw]["image"], expected[draw]["image"])
+        assert torch.equal(sifted[draw]["label"], expected[draw]["label"])
+    assert intake.counts == {"skipped": {"train": 2}}
+    assert re.match(
+        r"2 train files left out \(skipped.json\), the first: .*train0.jpg: truncated", *intake.notes()
+    )
+
+
+def test_to_fail_is_the_default_and_reads_nothing(root, monkeypatch):
+    monkeypatch.setattr(unreadable, "find_unreadable", None)
+    cut(root / "images/train/train1.jpg")
+    intake = DatasetBuilder(runtime=ALONE)
+    dataset = intake.dataset(data_of(root), "train", TrainTransform(crop=32))
+    assert len(dataset) == 6
+    assert (intake.counts, intake.notes()) == ({}, [])
+    intake.write(root)
+    assert not (root / "skipped.json").exists()
+    with pytest.raises(UserError, match=r"train1.jpg: truncated"):
+        dataset[Draw(1, 0)]
+
+
+def test_a_limit_is_spread_over_the_split(root):
+    cut(root / "images/train/train1.jpg")
+    cut(root / "images/train/train5.jpg")
+    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    dataset = intake.dataset(data_of(root), "train", TrainTransform(crop=32), limit=3)
+    assert [dataset.name(index) for index in range(len(dataset))] == ["train0", "train2"]
+    assert (
+        len(DatasetBuilder(runtime=ALONE).dataset(data_of(root), "train", TrainTransform(crop=32), limit=99))
+        == 6
+    )
+    with pytest.raises(ValueError, match=r"data.limit must be at least 1"):
+        intake.dataset(data_of(root), "train", TrainTransform(crop=32), limit=0)
+
+
+def test_a_run_that_goes_on_takes_the_list_as_it_is(root, tmp_path, monkeypatch):
+    cut(root / "images/train/train1.jpg")
+    options = {"runtime": ALONE, "on_error": "skip", "error_budget": 0.5}
+    before = DatasetBuilder(**options)
+    before.dataset(data_of(root), "train", TrainTransform(crop=32))
+    before.dataset(data_of(root), "val", EvalTransform())
+    before.write(tmp_path)
+    listed = json.loads((tmp_path / "skipped.json").read_text())
+    assert listed.keys() == {"train", "val"}
+    assert [entry["name"] for entry in listed["train"]] == ["train1"]
+    assert listed["train"][0]["file"] == str(root / "images/train/train1.jpg")
+    assert "truncated" in listed["train"][0]["error"]
+
+    write_data(root)  # mended, and another one broken since
+    cut(root / "images/train/train2.jpg")
+    monkeypatch.setattr(unreadable, "find_unreadable", None)
+    moved = tmp_path / "elsewhere" / "data"
+    shutil.copytree(root, moved)
+    write_data(moved)
+    for data in (data_of(root), masks(root=str(moved))):
+        after = DatasetBuilder(runtime=ALONE, known=tmp_path / "skipped.json")
+        dataset = after.dataset(data, "train", TrainTransform(crop=32))
+        assert [dataset.name(index) for index in range(len(dataset))] == [
+            f"train{n}" for n in (0, 2, 3, 4, 5)
+        ]
+        after.write(tmp_path)  # of this split alone, and the other one's list stays
+        assert json.loads((tmp_path / "skipped.json").read_text()) == listed
+
+
+def test_evaluating_on_the_training_split_keeps_a_list_of_its_own(root):
+    cut(root / "images/train/train1.jpg")
+    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    for transform in (TrainTransform(crop=32), EvalTransform()):
+        assert len(intake.dataset(data_of(root), "train", transform)) == 5
+    assert intake.counts == {"skipped": {"train": 1, "train, evaluated": 1}}
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"train": [{"file": "x"}]}', '{"train": 3}', "{", "\0"])
+def test_a_damaged_list_is_refused(tmp_path, content):
+    (tmp_path / "skipped.json").write_text(content)
+    with pytest.raises(UserError, match=r"skipped.json: unreadable"):
+        DatasetBuilder(runtime=ALONE, known=tmp_path / "skipped.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_error": "ignore"}, "data.on_error must be fail or skip, got 'ignore'"),
+        ({"error_budget": 1.5}, r"data.error_budget must be a share in 0..1, got 1.5"),
+        ({"error_budget": True}, "share"),
+        ({"error_budget": "1%"}, "share"),
+    ],
+)
+def test_optionsare_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        DatasetBuilder(runtime=ALONE, **options)
+
+
+def test_an_older_run_lacks_the_options():
+    intake = DatasetBuilder.of({"workers": 3, "crop": 32}, runtime=ALONE)
+    assert (intake.on_error, intake.cache, intake.workers) == ("fail", None, 3)
+
+
+def test_two_processes_share_the_reading_and_agree(root, tmp_path):
+    for number in (1, 4):
+        cut(root / f"images/train/train{number}.jpg")
+    data = data_of(root)
+
+    def prepare(where):
+        options = {"on_error": "skip", "error_budget": 0.4, "cache": str(tmp_path / "cache")}
+        intake = DatasetBuilder(runtime=where, **options)
+        dataset = intake.dataset(data, "train", TrainTransform(crop=32))
+        too_few = DatasetBuilder(runtime=where, on_error="skip", error_budget=0.1)
+        try:
+            too_few.dataset(data, "train", TrainTransform(crop=32))
+        except UserError as error:
+            return intake.skipped, dataset[Draw(2, 1)]["image"].tolist(), str(error)
+        return None
+
+    first, second = in_processes(2, prepare)
+    assert first is not None
+    assert first == second
+    assert [entry["name"] for entry in first[0]["train"]] == ["train1", "train4"]
+    # seeded by its new index, which is what it would have without the broken files
+    expected = TrainTransform(crop=32)(*data.dataset("train", None).read(3)[:2], draw_seed(0, Draw(2, 1)))[0]
+    assert first[1] == expected.transpose(2, 0, 1).tolist()
+    assert first[2].startswith("2 of 6 files of train cannot be read")
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def small(root, folder):
+    options = ["data.crop=32", "data.workers=2", "trainer.batch=2", "trainer.tensorboard=false", "samples=1"]
+    return ["data=masks", f"data.root={root}", *options, "trainer.eval_every=2", f"run={folder}"]
+
+
+def result(folder):
+    """Metrics and the bytes of the weights that a run ended with."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return metrics, (folder / "checkpoints" / "last.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_broken_file_equals_one_without_it(tmp_path):
+    """The one reads from a cache, too; and it goes on with the same samples after the file was mended."""
+    root = write_data(tmp_path / "data")
+    whole = (root / "images/train/train2.jpg").read_bytes()
+    broken = cut(root / "images/train/train2.jpg")
+    skip = ["data.on_error=skip", "data.error_budget=0.2", "data.cache=pixels", "trainer.steps=4"]
+    output = run("train", *small(root, "skips"), *skip, cwd=tmp_path)
+    assert "train file read 6/6" in output
+    assert "images to cache 5/5" in output
+    assert f"1 train file left out (skipped.json), the first: {broken}: truncated" in output
+    listed = json.loads((tmp_path / "skips/skipped.json").read_text())
+    assert [entry["file"] for entry in listed["train"]] == [broken]
+    assert listed["val"] == []
+    metrics, weights = result(tmp_path / "skips")
+    assert metrics.pop("skipped") == {"train": 1, "val": 0}
+
+    (root / "images/train/train2.jpg").write_bytes(whole)
+    output = run("train", f"resume={tmp_path / 'skips'}", "trainer.steps=5", cwd=tmp_path)
+    assert "step 4 of 5" in output
+    assert "file read" not in output
+    assert "to cache" not in output
+    assert "1 train file left out" in output
+    assert result(tmp_path / "skips")[0]["skipped"] == {"train": 1, "val": 0}
+
+    for folder, end in (("images", "jpg"), ("masks", "png")):
+        (root / folder / "train" / f"train2.{end}").unlink()
+    run("train", *small(root, "without"), "trainer.steps=4", cwd=tmp_path)
+    assert (metrics, weights) == result(tmp_path / "without")
+
+
+def test_eval_reads_the_cache_and_refuses_a_stale_one(tmp_path):
+    root = write_data(tmp_path / "data")
+    options = [*small(root, "run"), "data.on_error=skip", "data.cache=pixels", "trainer.steps=2"]
+    run("train", *options, cwd=tmp_path)
+    evaluate = [f"run={tmp_path / 'run'}", "out=scores", "checkpoint=last"]
+    run("eval", *evaluate, cwd=tmp_path)
+    scores = json.loads((tmp_path / "scores/metrics.json").read_text())
+    assert scores["skipped"] == {"val": 0}
+    assert scores["miou"] == pytest.approx(result(tmp_path / "run")[0]["miou"], abs=1e-9)
+    changed = root / "images/val/val1.jpg"
+    changed.write_bytes(changed.read_bytes()[:-2] + b"  \xff\xd9")
+    output = run("eval", *evaluate, cwd=tmp_path, status=1)
+    assert f"error: stale: {changed} changed since {tmp_path / 'pixels'}" in output.splitlines()[-1]
+
+
+def test_broken_masks_are_left_out_too(tmp_path):
+    root = write_data(tmp_path / "data")
+    cut(root / "masks/train/train0.png", 0.9)
+    (root / "masks/val/val1.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"train0.png: truncated"):
+        masks(root=str(root))
+    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.4)
+    for split, left in (("train", 5), ("val", 2)):
+        assert len(intake.dataset(masks(root=str(root), on_error="skip"), split, EvalTransform())) == left
+
+
+def test_more_broken_files_than_the_budget_end_the_run(tmp_path):
+    root = write_data(tmp_path / "data")
+    broken = cut(root / "images/train/train2.jpg")
+    output = run("train", *small(root, "run"), "data.on_error=skip", cwd=tmp_path, status=1)
+    message = output.strip().splitlines()[-1]
+    assert message.startswith(
+        "error: 1 of 6 files of train cannot be read (16.67%; data.error_budget allows 1.00%)"
+    )
+    assert broken in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", ["my cache/a,b", "[x]=1"])
+def test_a_cache_folder_is_taken_as_it_is_typed(path):
+    assert compose.compose_config("train", [f"data.cache={path}"]).data.cache == path

@@ -1,0 +1,101 @@
+"""What a model starts from: which names count for which weights, and what is said about it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.data.class_map import ClassMap
+from engine.errors import UserError
+from engine.run import checkpoint
+from engine.run.initial_weights import backbone_weights, carry_rows, class_names, init_from, read_state
+
+
+class Model(nn.Module):
+    """Three features, a row of scores per class."""
+
+    class_layers = ("scores.*",)
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.backbone = nn.Linear(2, 3)
+        self.scores = nn.Linear(3, num_classes)
+
+    def adapt(self, state):
+        return state
+
+    def adapt_backbone(self, state):
+        return checkpoint.under("backbone", {k.replace(".", "/", 1): v for k, v in state.items()})
+
+    def carry(self, state, theirs, ours):
+        own = self.state_dict()
+        keys = [key for key in state if key.startswith("scores")]
+        return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in keys}
+
+
+def saved(folder, num_classes):
+    torch.manual_seed(1)
+    model = Model(num_classes)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder / "model.pth", model
+
+
+def test_rows_follow_their_names():
+    rows = carry_rows(torch.zeros(3), torch.tensor([1.0, 2, 3, 4]), ("a", "b", "c", "d"), ("d", "x", "b"))
+    assert rows.tolist() == [4, 0, 2]
+
+
+def test_known_classes_are_carried_over_and_said(tmp_path):
+    path, source = saved(tmp_path, 2)
+    (tmp_path / "labels.txt").write_text("car\r\nsky\r\n")
+    model = Model(3)
+    fresh = model.scores.weight.detach().clone()
+    report = init_from(path, model, ClassMap(names=("sky", "dog", "car")), skip=[])
+    assert "2 of 3 classes carried over by name, the others new" in report
+    assert torch.equal(model.backbone.weight, source.backbone.weight)
+    expected = torch.stack([source.scores.weight[1], fresh[1], source.scores.weight[0]])
+    assert torch.equal(model.scores.weight, expected)
+
+
+def test_unknown_classes_of_another_number_stay_new(tmp_path):
+    path, _ = saved(tmp_path, 2)
+    model = Model(3)
+    fresh = model.scores.weight.detach().clone()
+    assert "2 skipped, 2 new" in init_from(path, model, ClassMap(names=("a", "b", "c")), skip=[])
+    assert torch.equal(model.scores.weight, fresh)
+
+
+def test_a_backbone_alone(tmp_path):
+    path, source = saved(tmp_path, 2)
+    model = Model(2)
+    scores = model.scores.weight.detach().clone()
+    assert "(backbone): 2 tensors loaded" in backbone_weights(path, model, skip=[])
+    assert torch.equal(model.backbone.weight, source.backbone.weight)
+    assert torch.equal(model.scores.weight, scores)
+
+
+def test_what_does_not_fit_is_named_with_its_file(tmp_path):
+    torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth: weights do not fit.*other\.weight"):
+        init_from(tmp_path / "other.pth", Model(2), ClassMap(names=("a", "b")), skip=[])
+
+
+def test_lines_of_labels_keep_their_numbers(tmp_path):
+    (tmp_path / "labels.txt").write_text("person\n\nbicycle\n\n")
+    assert class_names(tmp_path / "w.npz") == ("person", "class 2", "bicycle")
+    (tmp_path / "names").write_text("cat\n")
+    assert class_names(tmp_path / "w.npz", tmp_path / "names") == ("cat",)
+
+
+def test_no_list_of_classes(tmp_path):
+    assert class_names(tmp_path / "w.pth") is None
+    with pytest.raises(UserError, match="missing"):
+        class_names(tmp_path / "w.pth", tmp_path / "missing")
+
+
+def test_arrays_are_weights_too(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.arange(3, dtype=np.float32))
+    assert read_state(tmp_path / "w.npz")["a"].tolist() == [0, 1, 2]
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match=r"objects\.npz: "):
+        read_state(tmp_path / "objects.npz")

@@ -1,0 +1,124 @@
+"""What a value of `weights` or `init_from` means: a file, a run folder, the name of published weights."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.io import download
+from engine.run.initial_weights import is_name, locate, read_state, weights_folder
+
+
+@dataclass(frozen=True)
+class File:
+    url: str
+    sha256: str
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder served over http: (folder, address, requests)."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    folder, asked = tmp_path / "site", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def published(files):
+    """A table of published files, as a tool passes it."""
+
+    def find(name):
+        if name not in files:
+            raise ValueError(f"no published weights have that name; there are {', '.join(files)}")
+        return files[name]
+
+    return find
+
+
+def nothing(name):
+    raise AssertionError(f"{name} was looked up")
+
+
+def test_what_is_there_is_taken_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "net.pth").write_bytes(b"")
+    assert locate(str(tmp_path / "run"), published=nothing) == tmp_path / "run"
+    assert locate(str(tmp_path / "net.pth"), published=nothing) == tmp_path / "net.pth"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/net.pth", published=nothing) == tmp_path / "net.pth"
+    monkeypatch.chdir(tmp_path)
+    assert not is_name("run")  # a folder of that name goes before published weights
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/nowhere/x", "runs/seg/1", "net.pth", "a.safetensors", "~/x", "~nobody/x", "a\0b/c", "x" * 5000 + "/"],
+)
+def test_a_path_where_nothing_is(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no such weight file or run folder"):
+        locate(text, published=nothing)
+
+
+def test_a_name_is_fetched_once(site, tmp_path):
+    folder, address, asked = site
+    torch.save({"w": torch.ones(2)}, folder / "net.pth")
+    sha = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
+    find = published({"net.imagenet1k_v1": File(f"{address}/net.pth", sha[:8])})
+    for _ in range(2):
+        path = locate("net.imagenet1k_v1", published=find, folder=tmp_path / "cache")
+        assert path == tmp_path / "cache" / "net.pth"
+    assert len(asked) == 1
+    assert read_state(path)["w"].tolist() == [1, 1]
+
+
+def test_files_of_torchvision_are_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    folder = tmp_path / "hub" / "checkpoints"
+    assert weights_folder() == folder
+    folder.mkdir(parents=True)
+    (folder / "net.pth").write_bytes(b"already here")
+    sha = hashlib.sha256(b"already here").hexdigest()
+    find = published({"net": File("http://127.0.0.1:9/net.pth", sha[:8])})
+    assert locate("net", published=find) == folder / "net.pth"
+
+
+def test_no_connection_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    find = published({"net": File("http://127.0.0.1:9/net.pth", "0" * 8)})
+    with pytest.raises(UserError, match=r"^net: http://127.0.0.1:9/net.pth: cannot be fetched") as caught:
+        locate("net", published=find, folder=tmp_path)
+    assert f"put it at {tmp_path / 'net.pth'}" in str(caught.value)
+
+
+def test_another_file_than_was_published_is_not_used(site, tmp_path):
+    folder, address, _ = site
+    (folder / "net.pth").write_bytes(b"other")
+    find = published({"net": File(f"{address}/net.pth", "0" * 8)})
+    with pytest.raises(UserError, match=r"net: .*not 00000000\.\.\.; nothing was kept"):
+        locate("net", published=find, folder=tmp_path / "cache")
+    assert not (tmp_path / "cache" / "net.pth").exists()
+
+
+def test_an_unknown_name_is_said_with_the_known_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^nett: there is no such weight file or run folder, and no published"
+    ):
+        locate("nett", published=published({"net": File("", "")}))

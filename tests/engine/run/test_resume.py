@@ -1,0 +1,279 @@
+"""Resume is a continuation: whatever ended a run, the resumed one ends with the same bits."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.run import checkpoint
+from engine.train import run_log
+from engine.train.learner import Learner
+from engine.train.run_log import RunLog
+from engine.train.signals import Stopped
+from tests.engine.toy import OPTIMIZERS, Accuracy, trainer, weights
+
+RATES = ("time", "images_per_s", "data_wait")
+
+
+def go_on(folder, **options):
+    """Resume a run as tools/train.py does, up to its end."""
+    made = trainer(folder, **options)
+    if checkpoint.exists(made.run.last):
+        made.restore()
+    made.fit()
+    return made
+
+
+def traces(made):
+    """Everything a run leaves that must not depend on how often it was interrupted."""
+    rows = [{k: v for k, v in row.items() if k not in RATES} for row in run_log.read_rows(made.run.log)]
+    return {
+        "last": made.run.last.read_bytes(),
+        "best": made.run.best.read_bytes(),
+        "metrics": made.run.metrics.read_text(),
+        "log": [row for row in rows if row["kind"] == "eval" or row["step"] % made.plan.log_every == 0],
+    }
+
+
+def stop_at(made, step):
+    """End a run after `step` as a kill would, without a word."""
+
+    class Killed(Exception):
+        pass
+
+    update, taken = made.learner.update, []
+
+    def counted():
+        if made.state.step + 1 > step:
+            raise Killed
+        update()
+        taken.append(1)
+
+    made.learner.update = counted
+    with pytest.raises(Killed):
+        made.fit()
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, optimizer, ema):
+    options = {"optimizer": optimizer, "ema": ema, "accumulate": 2, "clip": 1.0}
+    whole = go_on(tmp_path / "whole", **options)
+    stop_at(trainer(tmp_path / "killed", **options), step=7)
+    assert checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.safetensors")[1]["state"]["step"] == 6
+    resumed = go_on(tmp_path / "killed", **options)
+    assert traces(resumed) == traces(whole)
+    assert resumed.state == whole.state
+
+
+def test_a_run_resumes_with_another_number_of_workers(tmp_path):
+    whole = go_on(tmp_path / "whole")
+    stop_at(trainer(tmp_path / "killed", workers=2), step=5)
+    assert traces(go_on(tmp_path / "killed", workers=1)) == traces(whole)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path):
+    whole = go_on(tmp_path / "whole", log_every=1)
+    stop_at(trainer(tmp_path / "killed", log_every=1), step=2)
+    assert traces(go_on(tmp_path / "killed", log_every=1)) == traces(whole)
+
+
+def test_dropout_and_norms_take_part(tmp_path):
+    # Otherwise the tests above would say nothing about random numbers and buffers.
+    with_dropout = go_on(tmp_path / "a", dropout=0.5)
+    without = go_on(tmp_path / "b", dropout=0.0)
+    assert not torch.equal(weights(with_dropout)["conv.weight"], weights(without)["conv.weight"])
+    assert weights(without)["norm.running_mean"].abs().sum() > 0
+
+
+EVENTS = [(os, "fsync"), (os, "replace"), (Learner, "update"), (Accuracy, "update"), (RunLog, "row")]
+SHORT = {"steps": 4, "eval_every": 2, "save_every": 1, "eval_size": 1, "ema": 0.9, "log_every": 1}
+
+
+def _run_until(folder, event):
+    """Train, and die at the event of this number: before a file is synced or renamed, mid-evaluation ..."""
+    left = [event]
+
+    def deadly(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return call
+
+    for owner, name in EVENTS:
+        setattr(owner, name, deadly(getattr(owner, name)))
+    go_on(folder, **SHORT)
+    os._exit(0)
+
+
+def test_a_run_survives_a_kill_at_any_moment(tmp_path):
+    whole = traces(go_on(tmp_path / "whole", **SHORT))
+    fork = multiprocessing.get_context("fork")
+    for event in range(1000):
+        folder = tmp_path / str(event)
+        child = fork.Process(target=_run_until, args=(folder, event))
+        child.start()
+        child.join(30)
+        assert child.exitcode in (0, 9)
+        assert traces(go_on(folder, **SHORT)) == whole, f"killed at event {event}"
+        if child.exitcode == 0:
+            break
+    assert event > 30
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    whole = go_on(tmp_path / "whole")
+    stop_at(trainer(tmp_path / "killed"), step=9)
+    made = trainer(tmp_path / "killed")
+    content = bytearray(made.run.last.read_bytes())
+    content[-1] ^= 1
+    made.run.last.write_bytes(content)
+    message = made.restore()
+    assert "do not match their hash" in message
+    assert "going on from last.previous.safetensors" in message
+    # It must not become the one before when the next is written.
+    assert made.run.last.with_name("last.damaged.safetensors").read_bytes() == bytes(content)
+    assert not made.run.last.exists()
+    made.fit()
+    assert traces(made) == traces(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_saves_the_run(tmp_path, number):
+    whole = go_on(tmp_path / "whole")
+    made = trainer(tmp_path / "stopped")
+    step = made.learner.update
+    made.learner.update = lambda: (os.kill(os.getpid(), number) if made.state.step == 4 else None, step())
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} at step 6 of 12; go on with resume="):
+        made.fit()
+    assert signal.getsignal(number) is before
+    assert checkpoint.read(made.run.last)[1]["state"]["step"] == 6
+    assert traces(go_on(tmp_path / "stopped")) == traces(whole)
+
+
+def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
+    whole = go_on(tmp_path / "whole")
+    made, update, seen = trainer(tmp_path / "stopped"), Accuracy.update, []
+
+    def noted(self, outputs, batch):
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, outputs, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accuracy, "update", noted)
+        with pytest.raises(Stopped, match="at step 6 of 12"):
+            made.fit()
+    assert 3 <= len(seen) < 7  # batches that were on their way may still be counted
+    assert made.state.evaluated_step == 0
+    assert traces(go_on(tmp_path / "stopped")) == traces(whole)
+
+
+@pytest.mark.parametrize("room", range(2, 8))
+def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path, monkeypatch, room):
+    whole = go_on(tmp_path / "whole")
+    made, fsync, calls = trainer(tmp_path / "full"), os.fsync, []
+
+    def full(handle):
+        calls.append(1)
+        if len(calls) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            UserError, match=r"^.*(last|best)\.safetensors: cannot write .*No space left.*resume$"
+        ):
+            made.fit()
+    assert checkpoint.read_latest(made.run.last)[1]["state"]["step"] in (4, 6, 8)
+    assert traces(go_on(tmp_path / "full")) == traces(whole)
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    made = trainer(tmp_path)
+    made.run.log.mkdir()
+    with pytest.raises(UserError, match="log"):
+        made.fit()
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    made = go_on(tmp_path)
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    again = trainer(tmp_path)
+    assert not again.finished
+    again.restore()
+    assert again.finished
+    assert again.fit() == made.state.metrics
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
+
+
+def test_a_run_can_be_extended(tmp_path):
+    go_on(tmp_path)
+    made = trainer(tmp_path, steps=16)
+    assert made.restore().endswith(
+        "step 12 of 16; it had 12 steps: the learning rate now follows the schedule of 16"
+    )
+    made.fit()
+    assert made.state.step == made.state.evaluated_step == 16
+    rows = run_log.read_rows(made.run.log)
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12, 16]
+    # The schedule is that of the longer run from here on: (1 - 15 / 16) ** 0.9 at the last step.
+    assert rows[-2]["lr"] == pytest.approx(0.2 * (1 / 16) ** 0.9)
+
+
+def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
+    go_on(tmp_path)
+    with pytest.raises(UserError, match=r"at step 12 already.*set trainer\.steps to more"):
+        trainer(tmp_path, steps=8).restore()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 11}, "num_samples=10, now 11"),
+        ({"batch": 2}, "batch=4, now 2"),
+        ({"optimizer": "adamw"}, "optimizer=SGD, now AdamW"),
+    ],
+)
+def test_another_run_is_no_continuation(tmp_path, options, message):
+    go_on(tmp_path)
+    with pytest.raises(UserError, match=rf"{message}: that is no continuation; .*init_from={tmp_path}"):
+        trainer(tmp_path, **options).restore()
+
+
+def test_averaging_may_begin_late(tmp_path):
+    stop_at(trainer(tmp_path), step=8)
+    made = trainer(tmp_path, ema=0.9)
+    made.restore()
+    assert made.learner.average.updates == 0
+    averaged = made.learner.average.model.state_dict()
+    assert all(torch.equal(averaged[name], tensor) for name, tensor in weights(made).items())
+    made.fit()
+    assert made.learner.average.updates == 4
+
+
+def test_averaging_may_end_early(tmp_path):
+    stop_at(trainer(tmp_path, ema=0.9), step=8)
+    made = go_on(tmp_path)
+    assert made.inference_task is made.learner.task
+
+
+def test_metrics_json_tells_the_last_and_the_best(tmp_path):
+    scores = iter([0.5, 0.75, 0.25, float("nan")])
+    made = trainer(tmp_path, eval_every=3)
+    made.evaluator.compute = lambda: {"accuracy": next(scores)}
+    made.fit()
+    metrics = json.loads(made.run.metrics.read_text())
+    assert metrics == {"accuracy": None, "step": 12, "best_accuracy": 0.75, "best_step": 6}
+    assert checkpoint.read(made.run.best)[1]["state"]["step"] == 6

@@ -1,0 +1,139 @@
+"""Optimizers: TensorFlow's RMSProp written out in numpy, parameter groups, the averaged weights."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.train import optimizers
+from engine.train.weight_average import Average
+
+LR, DECAY, MOMENTUM, EPS, WEIGHT_DECAY = 0.05, 0.9, 0.9, 1e-3, 0.01
+
+
+def gradients(count, size=6):
+    random = np.random.default_rng(3)
+    return [random.normal(scale=10.0**scale, size=size) for scale in np.linspace(-3, 0, count)]
+
+
+def tensorflow_rmsprop(start, grads, rates, weight_decay=0.0):
+    """ApplyRMSProp of tensorflow/core/kernels/training_ops.cc, as its documentation states it."""
+    weights, square, momentum = start.copy(), np.ones_like(start), np.zeros_like(start)
+    for grad, rate in zip(grads, rates, strict=True):
+        grad = grad + weight_decay * weights
+        square = DECAY * square + (1 - DECAY) * grad**2
+        momentum = MOMENTUM * momentum + rate * grad / np.sqrt(square + EPS)
+        weights = weights - momentum
+    return weights
+
+
+def run(optimizer, parameter, grads, rates):
+    for grad, rate in zip(grads, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parameter.grad = torch.tensor(grad)
+        optimizer.step()
+    return parameter.detach().numpy()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, WEIGHT_DECAY])
+def test_rmsprop_tf_is_tensorflows(weight_decay):
+    start, grads = np.linspace(-1, 1, 6), gradients(8)
+    rates = [
+        LR * 0.8**step for step in range(8)
+    ]  # A rate that changes: it is inside of TensorFlow's momentum.
+    parameter = nn.Parameter(torch.tensor(start))
+    made = optimizers.RMSpropTF(
+        [parameter], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS, weight_decay=weight_decay
+    )
+    expected = tensorflow_rmsprop(start, grads, rates, weight_decay)
+    np.testing.assert_allclose(run(made, parameter, grads, rates), expected, rtol=1e-12)
+
+
+def test_rmsprop_tf_is_not_torchs():
+    start, grads, rates = np.linspace(-1, 1, 6), gradients(8), [LR] * 8
+    ours, theirs = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor(start))
+    made = optimizers.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
+    torchs = torch.optim.RMSprop([theirs], lr=LR, alpha=DECAY, momentum=MOMENTUM, eps=EPS)
+    difference = run(made, ours, grads, rates) - run(torchs, theirs, grads, rates)
+    assert np.abs(difference).max() > 0.1
+
+
+def test_rmsprop_tf_refuses_nonsense():
+    with pytest.raises(ValueError, match="decay and momentum must be in"):
+        optimizers.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, decay=1.0)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 2, 1)
+        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+
+def by_name(model, groups):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[p]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+def test_norms_and_biases_are_not_decayed():
+    model = Model()
+    assert by_name(model, optimizers.parameter_groups(model, 0.1, 0.5)) == {
+        "backbone.0.weight": (0.1, 0.5),
+        "backbone.0.bias": (0.1, 0.0),
+        "backbone.1.weight": (0.1, 0.0),
+        "backbone.1.bias": (0.1, 0.0),
+        "head.weight": (0.1, 0.5),
+        "head.bias": (0.1, 0.0),
+    }
+
+
+def test_norms_and_biases_can_be_decayed():
+    model = Model()
+    groups = optimizers.parameter_groups(model, 0.1, 0.5, decay_norm_and_bias=True)
+    assert set(by_name(model, groups).values()) == {(0.1, 0.5)}
+
+
+def test_lr_factors_go_by_name_and_the_first_counts():
+    model = Model()
+    groups = optimizers.parameter_groups(model, 1.0, 0.0, lr_factors={"backbone.0.*": 0.5, "backbone.*": 0.1})
+    rates = {name: lr for name, (lr, _) in by_name(model, groups).items()}
+    assert rates["backbone.0.weight"] == 0.5
+    assert rates["backbone.1.weight"] == 0.1
+    assert rates["head.weight"] == 1.0
+
+
+def test_a_pattern_without_parameters_is_an_error():
+    with pytest.raises(ValueError, match=r"lr_factors: \['bakbone.\*'\] match no parameter"):
+        optimizers.sgd(Model(), lr=0.1, lr_factors={"bakbone.*": 0.1})
+
+
+def test_negative_rates_are_an_error():
+    with pytest.raises(ValueError, match="must not be negative"):
+        optimizers.adamw(Model(), lr=-0.1)
+
+
+def test_set_lr_keeps_the_factors():
+    model = Model()
+    made = optimizers.sgd(model, lr=2.0, lr_factors={"backbone.*": 0.1})
+    assert optimizers.set_lr(made, 0.25) == 0.5
+    assert optimizers.set_lr(made, 0.5) == 1.0
+    assert {group["lr"] for group in made.param_groups} == {1.0, 0.1}
+
+
+def test_the_average_follows_tensorflows_warm_up():
+    model = nn.Module()
+    model.model = nn.BatchNorm2d(1)
+    average, expected = Average(model, 0.5), 1.0
+    for count, value in enumerate([3.0, -1.0, 4.0, 2.0, 8.0, 5.0, 0.0, 9.0, 7.0, 6.0]):
+        with torch.no_grad():
+            model.model.weight.fill_(value)
+            model.model.num_batches_tracked.fill_(count)
+        average.update()
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+    assert average.model.weight.item() == pytest.approx(expected)
+    assert average.model.num_batches_tracked.item() == 9
+    assert average.updates == 10
+    assert not average.model.weight.requires_grad

@@ -1,0 +1,244 @@
+"""Pruning is exact: what was zero goes, and nothing changes."""
+
+import copy
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from backbones.count import count
+from backbones.mnasnet import mnasnet_a1
+from backbones.mobilenet_v2 import mobilenet_v2
+from backbones.mobilenet_v3 import LARGE, mobilenet_v3_large, mobilenet_v3_small
+from backbones.spec import SESpec
+from cls.model import Classifier
+from det.anchors.generators import SSDAnchors
+from det.model import Detector
+from nas.netadapt.pruning import Unit, largest, narrowed, norms, shrink, uniform_cuts, units
+from seg.heads import LRASPP, RASPP
+from seg.model import Segmenter
+from tests.nas.problems import TINY, lively, tiny_classifier
+
+SIZE = (64, 96)
+
+
+def classifier(spec):
+    return Classifier(backbone=spec, num_classes=5, dropout=0.0)
+
+
+def segmenter(spec):
+    return Segmenter(backbone=spec, head=partial(LRASPP, pool="large_kernel"), num_classes=4)
+
+
+def raspp(spec):
+    return Segmenter(backbone=spec, head=partial(RASPP, pool="global", dropout=0.0), num_classes=4, low=None)
+
+
+def detector(spec):
+    return Detector(
+        backbone=spec, num_classes=3, input_size=SIZE, anchors=SSDAnchors(), extras=(64, 32, 32, 16)
+    )
+
+
+MODELS = {
+    "classifier": (classifier, mobilenet_v3_small(width_mult=0.5)),
+    "segmenter": (segmenter, mobilenet_v3_large(width_mult=0.35, output_stride=16, tail="rf2")),
+    "segmenter of V2": (raspp, mobilenet_v2(width_mult=0.35, output_stride=16)),
+    "detector": (detector, mobilenet_v3_small(width_mult=0.5)),
+    "classifier of MnasNet": (classifier, mnasnet_a1(width_mult=0.35)),
+}
+
+
+def silence(model, spec, unit, dead):
+    """Make the channels `dead` of a unit zero for every input, by the layers that compute them."""
+    state = model.state_dict()
+    layers = []
+    if unit.kind == "last":
+        layers = ["backbone.last"]
+    elif unit.kind == "expansion":
+        block = f"backbone.blocks.{unit.blocks[0] - 1}"
+        layers = [f"{block}.expand", f"{block}.depthwise"]
+    else:
+        layers = [f"backbone.blocks.{n - 1}.project" if n else "backbone.stem" for n in unit.blocks]
+        # In a block without an expansion, the depthwise convolution has the same channels.
+        for n in unit.blocks:
+            if n < len(spec.blocks) and f"backbone.blocks.{n}.expand.conv.weight" not in state:
+                layers.append(f"backbone.blocks.{n}.depthwise")
+    for tap, head in zip(model.backbone.taps, ("0", "1"), strict=False):
+        if tap in (unit.kind, f"block{unit.blocks[0] if unit.blocks else ''}.{unit.kind}"):
+            # What SSDLite does to each channel by itself; other heads have no such layers.
+            layers += [f"head.{kind}.{head}.depthwise" for kind in ("boxes", "scores")]
+    for layer in layers:
+        if f"{layer}.conv.weight" in state:
+            for name in ("conv.weight", "bn.weight", "bn.bias"):
+                state[f"{layer}.{name}"][dead] = 0.0
+    return state
+
+
+def silence_squeezed(state, smaller):
+    """Make what the narrower squeeze-and-excites lack do nothing: the last of their inner channels."""
+    for name, tensor in smaller.state_dict().items():
+        if name.endswith("se.reduce.weight") and tensor.shape[0] < state[name].shape[0]:
+            state[name][tensor.shape[0] :] = 0.0
+            state[name.replace("weight", "bias")][tensor.shape[0] :] = 0.0
+
+
+def outputs(model, images):
+    with torch.no_grad():
+        found = model.eval()(images)
+    return found if isinstance(found, tuple) else (found,)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_channels_that_are_zero_can_go(name):
+    make, spec = MODELS[name]
+    torch.manual_seed(1)
+    model = lively(make(spec))
+    images = torch.randn(1, 3, *SIZE)
+    found = units(spec, model.state_dict())
+    expansions = [unit for unit in found if unit.kind == "expansion"]
+    c4 = [unit for unit in expansions if any(f"block{unit.blocks[0]}." in tap for tap in model.backbone.taps)]
+    for unit in {*expansions[::3], *c4, *(unit for unit in found if unit.kind != "expansion")}:
+        fresh = copy.deepcopy(model)
+        channels = max(unit.channels // 2 // 8 * 8, 4)
+        while True:
+            try:
+                smaller_spec = narrowed(spec, unit, channels)
+                break
+            except ValueError:
+                channels -= 1
+        dead = torch.randperm(unit.channels)[: unit.channels - channels]
+        state = silence(fresh, spec, unit, dead)
+        smaller = make(smaller_spec)
+        silence_squeezed(state, smaller)
+        before = outputs(fresh, images)
+        found, pruned = shrink(spec, state, unit, channels, make_model=make)
+        assert found == smaller_spec
+        smaller.load_state_dict(pruned)
+        scale = max(1.0, max(float(out.abs().max()) for out in before))
+        for old, new in zip(before, outputs(smaller, images), strict=True):
+            assert torch.allclose(old, new, rtol=0, atol=1e-6 * scale), unit.name
+
+
+def test_units_of_the_paper_s_large_network():
+    state = Classifier(backbone=LARGE, num_classes=2).state_dict()
+    found = {unit.name: unit.channels for unit in units(LARGE, state)}
+    # Table 1: the first row has no expansion, and residuals join rows of equal width.
+    assert {name: n for name, n in found.items() if name.endswith(".out")} == {
+        "stem-block1.out": 16,
+        "block2-block3.out": 24,
+        "block4-block6.out": 40,
+        "block7-block10.out": 80,
+        "block11-block12.out": 112,
+        "block13-block15.out": 160,
+    }
+    assert [n for name, n in found.items() if name.endswith(".exp")] == [b.exp for b in LARGE.blocks[1:]]
+    assert found["last"] == 960
+
+
+def test_only_what_is_built_can_be_cut():
+    spec = mobilenet_v2()
+    state = raspp(replace(spec, dropout=0.0)).state_dict()
+    assert "last" not in {unit.name for unit in units(spec, state)}
+
+
+def test_a_shared_bottleneck_is_cut_in_all_blocks_that_share_it():
+    unit = Unit(kind="bottleneck", blocks=(0, 1), channels=16)
+    smaller = narrowed(TINY, unit, 8)
+    assert (smaller.stem, smaller.blocks[0].exp, smaller.blocks[0].out) == (8, 8, 8)
+    assert smaller.blocks[1:] == TINY.blocks[1:]
+
+
+def test_widths_that_meet_make_no_residual_and_no_missing_expansion():
+    unit = Unit(kind="bottleneck", blocks=(4,), channels=32)
+    smaller = narrowed(TINY, unit, 24)  # block 4 reads 24 channels and now gives 24
+    assert not smaller.blocks[3].residual
+    unit = Unit(kind="expansion", blocks=(4,), channels=96)
+    with pytest.raises(ValueError, match="take another size"):
+        narrowed(TINY, unit, 24)
+
+
+@pytest.mark.parametrize("channels", [0, 96, 104])
+def test_a_unit_is_only_ever_narrowed(channels):
+    with pytest.raises(ValueError, match="cannot be cut"):
+        narrowed(TINY, Unit(kind="expansion", blocks=(4,), channels=96), channels)
+
+
+def test_the_largest_channels_stay_in_their_order():
+    assert largest(torch.tensor([3.0, 1.0, 5.0, 3.0, 4.0]), 3).tolist() == [0, 2, 4]
+    torch.manual_seed(0)
+    model = lively(tiny_classifier(TINY))
+    block = model.backbone.blocks[3]
+    with torch.no_grad():
+        block.expand.conv.weight[::2] *= 100  # even channels matter most
+    unit = Unit(kind="expansion", blocks=(4,), channels=96)
+    _, state = shrink(TINY, model.state_dict(), unit, 48, make_model=tiny_classifier)
+    kept = state["backbone.blocks.3.expand.conv.weight"]
+    assert torch.equal(kept, block.expand.conv.weight[::2])
+
+
+def test_a_filter_s_scale_before_a_batch_norm_does_not_count():
+    model = lively(tiny_classifier(TINY))
+    unit = Unit(kind="last", blocks=(), channels=64)
+    before = norms(TINY, model.state_dict(), unit)
+    with torch.no_grad():  # the same function: ten times the filter, a hundred times the variance
+        model.backbone.last.conv.weight[3] *= 10
+        variance = model.backbone.last.bn.running_var
+        variance[3] = (variance[3] + TINY.bn_eps) * 100 - TINY.bn_eps
+    assert torch.allclose(norms(TINY, model.state_dict(), unit), before, rtol=1e-4)
+
+
+def test_squeeze_and_excite_follows_the_spec_s_rule():
+    spec = replace(TINY, se=SESpec(ratio=0.5))
+    model = lively(tiny_classifier(spec))
+    unit = Unit(kind="expansion", blocks=(3,), channels=72)
+    found, state = shrink(spec, model.state_dict(), unit, 32, make_model=tiny_classifier)
+    assert state["backbone.blocks.2.se.reduce.weight"].shape[:2] == (16, 32)  # half of 32
+    assert tiny_classifier(found).load_state_dict(state).missing_keys == []
+
+
+def test_a_model_that_mixes_its_features_cannot_be_pruned():
+    class Doubled(nn.Module):
+        def __init__(self, spec):
+            super().__init__()
+            self.backbone = tiny_classifier(spec).backbone
+            self.mix = nn.Linear(2 * spec.last, 1)
+
+    state = Doubled(TINY).state_dict()
+    unit = Unit(kind="last", blocks=(), channels=64)
+    with pytest.raises(ValueError, match=r"mix\.weight goes from 128 to 64"):
+        shrink(TINY, state, unit, 32, make_model=Doubled)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pruned_networks_train_and_count_right(name):
+    make, spec = MODELS[name]
+    torch.manual_seed(0)
+    model = make(spec)
+    state = model.state_dict()
+    smaller, cuts = uniform_cuts(spec, state, 0.6)
+    for unit, channels in cuts:
+        spec, state = shrink(spec, state, unit, channels, make_model=make)
+    assert spec == smaller
+    pruned = make(spec)
+    pruned.load_state_dict(state)
+    counted = count(pruned, SIZE)
+    assert counted.params == sum(t.numel() for n, t in state.items() if n in dict(pruned.named_parameters()))
+    assert counted.madds < 0.6 * count(model, SIZE).madds
+    pruned.train()
+    optimizer = torch.optim.SGD(pruned.parameters(), lr=1e-2)
+    found = pruned(torch.randn(2, 3, *SIZE))
+    sum(out.square().mean() for out in (found if isinstance(found, tuple) else (found,))).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in pruned.parameters())
+    before = pruned.backbone.stem.conv.weight.clone()
+    optimizer.step()
+    assert not torch.equal(before, pruned.backbone.stem.conv.weight)
+
+
+def test_a_width_factor_is_a_share():
+    state = tiny_classifier(TINY).state_dict()
+    assert uniform_cuts(TINY, state, 1.0) == (TINY, [])
+    with pytest.raises(ValueError, match="width factor"):
+        uniform_cuts(TINY, state, 1.5)
