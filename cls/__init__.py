@@ -1,0 +1,50 @@
+"""Image classification: one label per image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.contracts import TaskInfo
+
+if TYPE_CHECKING:
+    from cls.export import ClassificationWithFile, ExportedClassification
+    from cls.report import ClassificationReporter
+
+
+def _reporter(task: Any) -> ClassificationReporter:
+    from cls.report import ClassificationReporter
+
+    return ClassificationReporter(task)
+
+
+def _export(**options: Any) -> ExportedClassification:
+    from cls.export import ExportedClassification
+
+    return ExportedClassification(**options)
+
+
+def _with_file(*, task: Any, artifact: Any) -> ClassificationWithFile:
+    from cls.export import ClassificationWithFile
+
+    return ClassificationWithFile(task=task, artifact=artifact)
+
+
+def _totals(count: Any, classes: int) -> tuple[float, float]:
+    """Tables 3 and 9."""
+    params, madds = count.classification()
+    return params, madds
+
+
+TASK = TaskInfo(
+    name="cls",
+    title="image classification",
+    metric="top1",
+    size_key="data.size",
+    paper_classes=1000,
+    background=True,
+    distills=True,
+    reporter=_reporter,
+    export=_export,
+    with_file=_with_file,
+    totals=_totals,
+)
