@@ -96,7 +96,7 @@ def require(module: str, extra: str) -> Any:
         missing = (error.name or module).partition(".")[0]
         remedy = f"pip install -e '.[{extra}]'"
         if extra == "litert":  # no extra of this package: its pins do not go with the others'
-            remedy = "pip install litert-torch in an environment of its own (docs/export.md)"
+            remedy = "pip install litert-torch in an environment of its own (docs/guides/export.md)"
         raise UserError(f"{missing} cannot be imported ({first_line(error)}); {remedy}") from None
 
 

@@ -3,7 +3,7 @@
 The skeleton's blocks are grouped into stages, and one set of choices holds for all layers of a stage
 (MnasNet, section 4.1). What a NetSpec can say is searched: inverted bottlenecks (an expansion of 1 is the
 depthwise separable convolution), kernel, squeeze-and-excite, residual or none, filters, layers. A plain
-convolution and the pooling skip of the paper cannot be said and are left out; see docs/nas.md.
+convolution and the pooling skip of the paper cannot be said and are left out; see docs/guides/nas.md.
 """
 
 import math
