@@ -1,0 +1,24 @@
+"""Drawings of a split's samples, in files named after them: some of the split, or the worst of an evaluation."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from engine.contracts import Image
+from engine.data.images import write_png
+from engine.io.files import flat_name, spread
+
+DrawSample = Callable[[Any, int], Image]
+"""(data set, index) -> drawing [H, W, 3]."""
+
+
+def save_samples(draw: DrawSample, dataset: Any, folder: Path, *, count: int) -> None:
+    """Draw `count` samples spread evenly over `dataset`, as `<name>.png`."""
+    for index in spread(len(dataset), count) if count else []:
+        write_png(folder / f"{flat_name(dataset.name(index))}.png", draw(dataset, index))
+
+
+def save_worst(draw: DrawSample, dataset: Any, folder: Path, worst: Iterable[tuple[str, int, float]]) -> None:
+    """Draw the (name, index, score) of an evaluator's `worst`, as `<rank>_<score>_<name>.png`."""
+    for rank, (name, index, score) in enumerate(worst, start=1):
+        write_png(folder / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png", draw(dataset, index))
