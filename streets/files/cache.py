@@ -1,10 +1,10 @@
-"""Scenes that are drawn when they are first asked for, and kept."""
+"""Street scenes in the user's cache: drawn when they are first used, and reused after that."""
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from streets.write import write_streets
+from streets.files.writing import write_streets
 
 
 def cached_streets(
@@ -17,12 +17,14 @@ def cached_streets(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The folder of these scenes, written by `write_streets` unless it is there.
+    """The folder with these scenes, written by `write_streets` if it does not exist yet.
 
-    root: where they are kept (default: a folder named after the arguments in the user's cache).
+    Args:
+        root: the folder; None: one named after the arguments, in the user's cache.
+        progress: called with (scenes done, scenes in total) after each scene.
 
-    Raises: ValueError, in one line with the remedy, for bad numbers, and when `root` holds something else or
-    cannot be written.
+    Raises:
+        ValueError: if a number is out of range, or the folder holds something else or cannot be written.
     """
     if len(size) != 2 or min(size) < 32:
         raise ValueError(f"size must be (height, width), each at least 32, got {tuple(size)}")
@@ -31,7 +33,7 @@ def cached_streets(
     counts, size = (num_train, num_val, num_test), (size[0], size[1])
     folder = Path(root).expanduser() if root is not None else cache_folder(counts, size, seed)
     if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
-        raise ValueError(f"{folder}: a Cityscapes tree, not drawn here; read it with data=cityscapes")
+        raise ValueError(f"{folder}: a Cityscapes folder, not drawn here; read it with data=cityscapes")
     try:
         return write_streets(
             folder,
@@ -49,7 +51,7 @@ def cached_streets(
 
 
 def cache_folder(counts: tuple[int, int, int], size: tuple[int, int], seed: int) -> Path:
-    """Where streets made with these arguments are kept: `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Where scenes with these arguments are cached, below `$XDG_CACHE_HOME` or `~/.cache`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"streets-{'-'.join(map(str, counts))}-{size[0]}x{size[1]}-seed{seed}"
     return cache / "mobilenet-dense" / name

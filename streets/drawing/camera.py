@@ -1,6 +1,7 @@
-"""The camera, the light, and how both turn a point and a color in the world into a pixel.
+"""The camera, which projects points of the world to pixels, and the light, which turns colors into seen ones.
 
-The world is in meters: x to the right, y up, z forward; the road lies at y = 0, the camera above the origin.
+World coordinates are in meters: x to the right, y up, z forward. The road lies at y = 0, and the camera is
+above the origin.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 
 Color = tuple[float, float, float]
 
-# Nothing nearer than this is drawn in true perspective: strips of ground start here.
+# Nearer points are projected as if they were this far away; strips of ground start here.
 NEAR_M = 1.2
 
 
@@ -28,18 +29,22 @@ class Camera:
     def project(self, points: np.ndarray) -> np.ndarray:
         """[..., 3] world points in meters -> [..., 2] (column, row), pixel i spanning [i, i + 1]."""
         eye, focal, middle = self._frame
-        return (points[..., :2] - eye) * (focal / np.maximum(points[..., 2:], NEAR_M)) + middle
+        pixels: np.ndarray = (points[..., :2] - eye) * (focal / np.maximum(points[..., 2:], NEAR_M)) + middle
+        return pixels
 
     @cached_property
     def _frame(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the eye is in the world, the focal lengths (rows run downwards) and the principal point."""
+        """Position of the eye (x, y), focal lengths (rows run downward) and principal point."""
         middle = np.array((self.center, self.horizon))
         return np.array((0.0, self.height_m)), np.array((self.focal, -self.focal)), middle
 
 
 @dataclass(frozen=True)
 class Light:
-    """One sky: where the sun stands, what it and the haze do to colors."""
+    """The sky of a scene: direction of the sun, and how sun, haze and clouds change colors.
+
+    `name` is "sun", "overcast" or "dusk"; `cast` is the color cast of the whole image, a factor per channel.
+    """
 
     name: str
     sun: tuple[float, float, float]
@@ -54,20 +59,20 @@ class Light:
     cast: Color
 
     def shade(self, normal: tuple[float, float, float]) -> float:
-        """How bright a matt face with this outward normal is; about 1 in full light."""
+        """Brightness of a matte surface with this outward normal; about 1 in full light."""
         cosine = sum(n * s for n, s in zip(normal, self.sun, strict=True))
         return self.ambient + self.direct * max(0.0, cosine)
 
     def seen(self, color: Color, *, depth_m: float, shade: float = 1.0) -> Color:
-        """The color after shading and `depth_m` of haze."""
+        """The color as it appears after shading and through `depth_m` of haze."""
         clear = math.exp(-depth_m / self.visibility_m)
         shade *= clear
         (r, g, b), (hr, hg, hb), hazy = color, self.skyline, 1.0 - clear
         return (shade * r + hazy * hr, shade * g + hazy * hg, shade * b + hazy * hb)
 
 
-def draw_camera(rng: Random, *, size: tuple[int, int]) -> Camera:
-    """A random dashboard camera for an image of `size` (height, width)."""
+def random_camera(rng: Random, *, size: tuple[int, int]) -> Camera:
+    """A dashboard camera for an image of `size` (height, width)."""
     height, width = size
     return Camera(
         focal=rng.uniform(1.2, 1.6) * height,
@@ -77,8 +82,8 @@ def draw_camera(rng: Random, *, size: tuple[int, int]) -> Camera:
     )
 
 
-def draw_light(rng: Random) -> Light:
-    """Sun, overcast or dusk, each with its own random strength."""
+def random_light(rng: Random) -> Light:
+    """Sun, overcast or dusk, with random strength and color."""
     side = rng.choice((-1.0, 1.0)) * rng.uniform(0.45, 0.75)
     sun = (side, 0.55, -rng.uniform(0.25, 0.55))
     kind = rng.choices(("sun", "overcast", "dusk"), (0.5, 0.33, 0.17))[0]
@@ -108,7 +113,7 @@ def draw_light(rng: Random) -> Light:
 
 
 def vary(rng: Random, color: Color, amount: float = 12.0) -> Color:
-    """The color, a little lighter or darker and a little off in hue."""
+    """The color, made slightly lighter or darker and shifted slightly in hue."""
     value = rng.uniform(-amount, amount)
     r, g, b = (min(255.0, max(0.0, c + value + rng.uniform(-amount, amount) / 2)) for c in color)
     return (r, g, b)

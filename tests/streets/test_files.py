@@ -1,4 +1,4 @@
-"""The files: official trees, written once and whole or not at all."""
+"""The files of a data set: readable by the official tools, written once, and completely or not at all."""
 
 import json
 import multiprocessing
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from streets import scene, write, write_streets
+from streets import draw_scene, write_streets
+from streets.files import writing
+from streets.files.cityscapes import image_stem
 
 FEW = {"num_train": 5, "num_val": 3, "num_test": 2, "size": (64, 128), "seed": 7}
 SPLITS = {"train": 5, "val": 3, "test": 2}
@@ -28,8 +30,8 @@ def files(folder):
     }
 
 
-def test_pairs_as_in_the_official_tree(root):
-    """leftImg8bit/<split>/<city>/<city>_<seq6>_<frame6>_leftImg8bit.png, its truth beside it in gtFine."""
+def test_images_and_ground_truth_are_paired_as_in_cityscapes(root):
+    """leftImg8bit/<split>/<city>/<city>_<seq6>_<frame6>_leftImg8bit.png, its ground truth in gtFine."""
     for split, count in SPLITS.items():
         images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
         assert len(images) == count
@@ -48,9 +50,9 @@ def test_pairs_as_in_the_official_tree(root):
     assert not set.intersection(*cities)
 
 
-def test_files_hold_the_scene(root):
-    stem = write.stem("train", 1)
-    drawn = scene(7, 1, (64, 128), split="train")
+def test_the_files_hold_the_drawn_scene(root):
+    stem = image_stem("train", 1)
+    drawn = draw_scene(7, 1, (64, 128), split="train")
     image = cv2.imread(str(root / f"leftImg8bit/train/{stem}_leftImg8bit.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(image[..., ::-1], drawn.image)
     truth = root / f"gtFine/train/{stem}_gtFine"
@@ -61,11 +63,11 @@ def test_files_hold_the_scene(root):
     np.testing.assert_array_equal(instance_ids, drawn.instance_ids)
 
 
-def test_official_reader_takes_the_polygons(root):
+def test_the_official_script_reads_the_polygons(root):
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
-    stem = write.stem("val", 0)
+    stem = image_stem("val", 0)
     annotation = Annotation()
     annotation.fromJsonFile(str(root / f"gtFine/val/{stem}_gtFine_polygons.json"))
     assert (annotation.imgHeight, annotation.imgWidth) == (64, 128)
@@ -78,7 +80,7 @@ def test_official_reader_takes_the_polygons(root):
 def test_pycocotools_loads_the_boxes(root, split):
     coco = COCO(root / "annotations" / f"instances_{split}.json")
     assert len(coco.imgs) == SPLITS[split]
-    # Cityscapes' label ids: with gaps, not from 1
+    # Cityscapes' label ids: with gaps, and not starting at 1
     assert sorted(coco.cats) == [19, 20, 24, 25, 26, 27, 28, 31, 32, 33]
     assert coco.loadCats(31)[0]["name"] == "train"
     assert len(coco.anns) > 5 * SPLITS[split]
@@ -93,19 +95,19 @@ def test_pycocotools_loads_the_boxes(root, split):
         assert (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) == (x, y, w, h)
 
 
-def test_second_call_writes_nothing(root, monkeypatch):
-    monkeypatch.setattr(write, "scene", lambda *args, **kwargs: pytest.fail("drew again"))
+def test_a_second_call_writes_nothing(root, monkeypatch):
+    monkeypatch.setattr(writing, "draw_scene", lambda *args, **kwargs: pytest.fail("drew again"))
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert write_streets(root, **FEW) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_same_arguments_same_bytes_also_with_workers(root, tmp_path):
+def test_worker_processes_write_the_same_bytes(root, tmp_path):
     assert files(write_streets(tmp_path / "again", **FEW, num_workers=2)) == files(root)
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"size": (64, 96)}, {"num_val": 4}])
-def test_another_request_for_the_same_folder_is_refused(root, change):
+def test_other_arguments_for_the_same_folder_are_refused(root, change):
     before = files(root)
     with pytest.raises(
         ValueError, match=r"holds other scenes .* instead of .* choose another folder, or delete"
@@ -114,26 +116,26 @@ def test_another_request_for_the_same_folder_is_refused(root, change):
     assert files(root) == before
 
 
-def test_foreign_folder_is_refused_and_kept(tmp_path):
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("thesis")
     with pytest.raises(ValueError, match=r"has no streets\.json"):
         write_streets(tmp_path, **FEW)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_broken_manifest_is_named(tmp_path):
+def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / "streets.json").write_text("{")
     with pytest.raises(ValueError, match=r"streets\.json is not JSON"):
         write_streets(tmp_path, **FEW)
 
 
-def test_negative_count_is_refused(tmp_path):
+def test_a_negative_count_is_refused(tmp_path):
     with pytest.raises(ValueError, match="num_val must not be negative, got -1"):
         write_streets(tmp_path / "x", num_val=-1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_interruption_leaves_nothing(tmp_path, num_workers):
+def test_an_interrupted_call_leaves_nothing_behind(tmp_path, num_workers):
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
@@ -144,7 +146,7 @@ def test_interruption_leaves_nothing(tmp_path, num_workers):
     assert (write_streets(tmp_path / "streets", **FEW) / "streets.json").is_file()
 
 
-def test_progress_counts_to_the_total(tmp_path):
+def test_progress_counts_up_to_the_total(tmp_path):
     seen = []
     write_streets(
         tmp_path / "s",
@@ -157,27 +159,27 @@ def test_progress_counts_to_the_total(tmp_path):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_empty_folder_is_filled(tmp_path):
+def test_an_empty_folder_is_filled(tmp_path):
     assert json.loads((write_streets(tmp_path, **FEW) / "streets.json").read_text())["seed"] == 7
 
 
-def test_loser_of_the_race_takes_the_winners_tree(tmp_path, monkeypatch):
-    """A second process finishes first, between our look at the folder and our rename."""
-    folder, publish = tmp_path / "streets", write._publish
+def test_a_slower_process_uses_the_folder_of_the_faster_one(tmp_path, monkeypatch):
+    """Another process finishes between the check of the folder and the rename."""
+    folder, publish = tmp_path / "streets", writing._publish
 
     def late(draft, root, manifest):
-        monkeypatch.setattr(write, "_publish", publish)
+        monkeypatch.setattr(writing, "_publish", publish)
         write_streets(folder, **FEW)
         (folder / "winner").touch()
         publish(draft, root, manifest)
 
-    monkeypatch.setattr(write, "_publish", late)
+    monkeypatch.setattr(writing, "_publish", late)
     assert write_streets(folder, **FEW) == folder
     assert (folder / "winner").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["streets"]
 
 
-def test_two_processes_at_once(root, tmp_path):
+def test_two_processes_can_write_at_once(root, tmp_path):
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=write_streets, args=(tmp_path / "streets",), kwargs=FEW) for _ in range(2)]
     for process in both:
