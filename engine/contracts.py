@@ -31,7 +31,7 @@ class Split(Protocol):
 
 
 class Dataset(Protocol):
-    """A map-style data set. `dataset[Draw(index, epoch)]` is a dict of tensors and numbers, and depends on
+    """A map-style data set. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers, and depends on
     nothing but the seed, the epoch and the index.
 
     A data set whose samples have masks may also have `masks()` (see `engine.data.pixel_cache`).
@@ -199,12 +199,13 @@ class TaskInfo:
         paper_classes: number of classes of the paper's rows, for benchmarks without data.
         first_id: id of the first class where a data set gives none (detectors: 1, because 0 is background).
         background: whether a weight file may have one more output than it has named classes, for background.
+        default_names: number of classes -> their names, for weights that come without names (ImageNet's 1000).
         distills: whether `distill.teacher` works.
         reporter: task -> `Reporter`.
         export: `export(task=..., **options)` -> `ExportedTask`.
         with_file: `with_file(task=..., artifact=...)` -> the task, predicting with an exported file
             (`deploy.artifact.Artifact`) instead of its model.
-        totals: `totals(count, classes)` -> (parameters, multiply-adds) as the paper's tables count them.
+        totals: `totals(count, classes)` -> parameters and multiply-adds as the paper's tables count them.
     """
 
     name: str
@@ -215,6 +216,7 @@ class TaskInfo:
     first_id: int = 0
     background: bool = False
     distills: bool = False
+    default_names: Callable[[int], tuple[str, ...] | None] | None = None
     reporter: Callable[[Any], Reporter]
     export: Callable[..., Any]
     with_file: Callable[..., Any]

@@ -16,9 +16,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from backbones.weights import catalog
-from cls.data.imagenet import class_names
 from engine import runtime
-from engine.config.compose import build_task, launch, open_run, to_yaml
+from engine.config.compose import to_yaml
+from engine.config.instantiate import options, task_info
+from engine.config.launch import launch
+from engine.config.options import TrainOptions
+from engine.config.runs import build_task, open_training
+from engine.contracts import TaskInfo
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import write_json
@@ -29,48 +33,48 @@ Names = tuple[str, ...]
 
 
 def prepare(config: DictConfig) -> None:
-    config, run, _ = open_run(config)
-    if config.init_from is None:
-        raise UserError(
-            "init_from is not set; give init_from=<weight file, or the name of published weights>"
-        )
-    source = initial_weights.locate(config.init_from, published=catalog.find)
-    names = initial_weights.class_names(source, Path(config.labels) if config.labels else None)
-    if names is None and initial_weights.is_name(config.init_from):
-        names = catalog.find(config.init_from).categories
-    task, classes, report = load(config, source, names)
-    run_folder.create(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
+    config, run, _ = open_training(config)
+    chosen = options(TrainOptions, config)
+    if chosen.init_from is None:
+        raise UserError("init_from is not set; give init_from=<weight file, or the name of published weights>")
+    source = initial_weights.locate(chosen.init_from, published=catalog.find)
+    names = initial_weights.class_names(source, Path(chosen.labels) if chosen.labels else None)
+    if names is None and initial_weights.is_name(chosen.init_from):
+        names = catalog.find(chosen.init_from).categories
+    task, classes, report = load(config, source, names, chosen)
+    environment = runtime.describe(runtime.start(device="cpu"))
+    run_folder.create(run, config=to_yaml(config), environment=environment)
     write_json(run.classes, classes.to_dict())
     checkpoint.write(run.best, checkpoint.prefixed("model", task.model.state_dict()), {"source": str(source)})
     print(f"{source}: {report}\n{len(classes)} classes\nrun: {run.path}")
 
 
-def load(config: DictConfig, source: Path, names: Names | None) -> tuple[Any, ClassMap, LoadReport]:
+def load(
+    config: DictConfig, source: Path, names: Names | None, chosen: TrainOptions
+) -> tuple[Any, ClassMap, LoadReport]:
     """The task with the weights, for as many classes as they have."""
-    found = initial_weights.read_state(source, config.checkpoint)
+    info, state = task_info(config), initial_weights.read_state(source, chosen.checkpoint)
     try:
-        model = build_task(config, numbered(config.room, names or ("one",))).model
-        count = model.num_classes_in(model.adapt(found))
-        if names is None and config.room == "cls" and count in (1000, 1001):  # 1001: with a background
-            names = class_names()
+        model = build_task(config, numbered(info, names or ("one",))).model
+        count = model.num_classes_in(model.adapt(state))
+        names = names or (info.default_names(count) if info.default_names else None)
         if names is None:
-            raise UserError(f"{source}: its classes are not known; give labels=<file>, line n for class n")
-        more = len(names) - count
-        # A detector's list may go on; a classifier's first output may be a background without a name.
-        if more not in (0, -1) if config.room == "cls" else more < 0:
+            raise UserError(f"{source}: its class names are unknown; give labels=<file>, line n for class n")
+        extra = len(names) - count
+        # A detector's list may be longer; a classifier's first output may be a background without a name.
+        if extra not in (0, -1) if info.background else extra < 0:
             raise UserError(f"labels: {len(names)} names for weights of {count} classes")
-        classes = numbered(config.room, names[:count])
+        classes = numbered(info, names[:count])
         task = build_task(config, classes)
-        state = task.model.adapt(found)
-        return task, classes, checkpoint.load_strict(task.model, state, skip=list(config.skip))
+        report = checkpoint.load_strict(task.model, task.model.adapt(state), skip=list(chosen.skip))
+        return task, classes, report
     except ValueError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(str(error) if isinstance(error, UserError) else f"{source}: {error}") from None
 
 
-def numbered(room: str, names: Names) -> ClassMap:
-    """Classes with ids that count from 1 for detectors, as COCO's do, and else from 0."""
-    first = 1 if room == "det" else 0
-    return ClassMap(names=names, ids=tuple(range(first, first + len(names))))
+def numbered(info: TaskInfo, names: Names) -> ClassMap:
+    """Classes with ids that count from the task's first id."""
+    return ClassMap(names=names, ids=tuple(range(info.first_id, info.first_id + len(names))))
 
 
 if __name__ == "__main__":

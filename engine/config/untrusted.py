@@ -1,4 +1,4 @@
-"""The config.yaml of a run folder, which may be a stranger's: read and judged before anything is made of it.
+"""The config.yaml of a run folder, which may come from anyone: read and judged before anything is built from it.
 
 A few lines of YAML can mean gigabytes: aliases of aliases, references to references. A run's own file has no
 aliases, and its references lead to keys of the same file.
@@ -28,7 +28,7 @@ _REFERENCE = re.compile(r"\$\{(?:(\.*[\w.\[\]-]+)|(?:oc\.env|now):[^${}]*)\}")
 
 
 _NEEDED = {
-    "room": str,
+    "package": str,
     "data": dict,
     "data.source": dict,
     "data.split": str,
@@ -80,8 +80,11 @@ def _fault(event: Any, depth: int) -> str | None:
     return None
 
 
-def check(config: Any, path: Path) -> None:
+def check(config: Any, path: Path, *, format_number: int) -> None:
     """Check that plain, unresolved contents are those of a training, and that references do not multiply.
+
+    Args:
+        format_number: the only `format` that this version reads.
 
     Raises:
         UserError: a needed key is missing or of another kind; a reference in other than `${key}`,
@@ -89,11 +92,16 @@ def check(config: Any, path: Path) -> None:
             followed.
     """
     if not isinstance(config, dict):
-        raise UserError(f"{path}: holds no configuration of a training")
+        raise UserError(f"{path}: not the configuration of a training")
+    if config.get("format", 1) != format_number and ("format" in config or "room" in config):
+        raise UserError(
+            f"{path}: format {config.get('format', 1)}, and this version reads format {format_number}; use the "
+            "version that trained the run, or train it again"
+        )
     for key, kind in _NEEDED.items():
         if not isinstance(_at(config, key), kind):
             raise UserError(
-                f"{path}: holds no configuration of a training ({key} is missing or no {_NAMES[kind]})"
+                f"{path}: not the configuration of a training ({key} is missing or not a {_NAMES[kind]})"
             )
     _Expansion(config, path).count(config, (), 0)
 

@@ -6,7 +6,7 @@ loaded, skipped and new.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,40 @@ class Adaptable(Protocol):
         """`state` of the same model for classes `theirs` -> for `ours`: rows of classes with the same name
         are kept, the others are this model's own."""
         ...
+
+
+def load_initial(
+    model: Any,
+    classes: ClassMap,
+    *,
+    init_from: str | None,
+    weights: str | None,
+    checkpoint_name: str = "best",
+    skip: Sequence[str] = (),
+    published: Callable[[str], Remote],
+    normalization: str | None = None,
+) -> str:
+    """Load what a training starts from into `model`: the whole network (`init_from`), else its backbone
+    (`weights`), else nothing; returns what was loaded, for the console.
+
+    Args:
+        classes: the model's classes.
+        published: name -> published weight file.
+        normalization: what the task does to pixels, to point out weights that expect something else.
+
+    Raises:
+        UserError: there is no such file or name, or the weights do not fit.
+    """
+    if init_from is not None:
+        path = locate(init_from, published=published)
+        return load_whole(path, model, classes, name=checkpoint_name, skip=list(skip))
+    if weights is None:
+        return "random weights"
+    path = locate(weights, published=published)
+    report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
+    if path.suffix == ".pth" and normalization not in (None, "imagenet"):
+        report += "; torchvision trains with task.pixels=imagenet, except for its minimalistic weights"
+    return report
 
 
 def is_name(text: str) -> bool:
@@ -135,7 +169,7 @@ def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | Non
     return tuple(line.strip() or f"class {number}" for number, line in enumerate(lines, start=1))
 
 
-def init_from(path: Path, model: Any, classes: ClassMap, *, name: str = "best", skip: list[str]) -> str:
+def load_whole(path: Path, model: Any, classes: ClassMap, *, name: str = "best", skip: list[str]) -> str:
     """Load a whole model into `model`, whose classes are `classes`; says what was done.
 
     Class rows with the same name are carried over where the weights' classes are known; the other class

@@ -62,6 +62,14 @@ class RunFolder:
     def replay(self) -> Path:
         return self.path / "replay.safetensors"
 
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called `best` or `last`; `best` is `last` in a run that was never evaluated."""
         if name not in ("best", "last"):

@@ -1,0 +1,93 @@
+"""The main of every tool: from the command line to a job, and from what went wrong to one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from engine.config.compose import (
+    compose_config,
+    completed,
+    search_path,
+    split_network,
+    with_network_file,
+)
+from engine.config.instantiate import tool_options
+from engine.config.overrides import CONF, TRAINING_TOOLS, emptied, take_extensions, with_task
+from engine.errors import UserError
+from engine.runtime import exit_process
+from engine.train.signals import EXIT_STOPPED, Stopped
+
+Job = Callable[[Any], int | None]
+_IN_PLACE = (
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra.output_subdir=null",  # the run folder is ours; Hydra makes none and stays where it was started
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=runs",  # where -m leaves its multirun.yaml
+    "hydra.sweep.subdir=.",
+)
+
+
+def launch(job: Job, tool: str, help_text: str) -> None:
+    """Run a tool and exit: 0 if it ends well, 1 with one line for a user's error, 75 if it was stopped.
+
+    Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are left to Hydra; a job of a sweep that fails
+    does not keep the others from running.
+
+    Args:
+        job: called with the options that conf/<tool>.yaml describes, an object of its `_target_`; the job of a
+            training gets the whole composed configuration.
+    """
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        from engine.config.help import readable_help
+
+        sys.exit(guarded(lambda: print(readable_help(tool, help_text))))
+    if not any(argument.startswith("-") for argument in arguments):
+        exit_process(guarded(lambda: job(_typed(tool, compose_config(tool, arguments)))))
+    exit_process(guarded(lambda: _launch_hydra(job, tool, arguments)))
+
+
+def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
+    from hydra import main
+    from hydra.core.hydra_config import HydraConfig
+
+
+    statuses = [0]
+    rest, network = split_network(with_task(tool, take_extensions(arguments)))
+
+    def hydra_job(config: DictConfig) -> None:
+        choices = HydraConfig.get().runtime.choices
+        whole = with_network_file(completed(config, choices, []), network)
+        statuses.append(guarded(lambda: job(_typed(tool, whole))))
+
+    # Hydra takes overrides in one piece, before or after its flags: what is added follows the last one.
+    typed = [at for at, argument in enumerate(rest) if "=" in argument and argument[0] != "-"]
+    end = max(typed, default=-1) + 1
+    added = [*emptied([rest[at] for at in typed]), *_IN_PLACE, *search_path()]
+    sys.argv[1:] = [*rest[:end], *added, *rest[end:]]
+    main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    return max(statuses)
+
+
+def _typed(tool: str, config: DictConfig) -> Any:
+    return config if tool in TRAINING_TOOLS or "_target_" not in config else tool_options(config)
+
+
+def guarded(job: Callable[[], int | None]) -> int:
+    """The exit status of a job; a user's error is printed in one line, any other keeps its traceback."""
+    try:
+        return job() or 0
+    except Stopped as stopped:
+        print(str(stopped), file=sys.stderr)
+        return EXIT_STOPPED
+    except UserError as error:
+        # A DataLoader worker passes an error on as the text of its whole traceback: the message comes last.
+        text = str(error).rpartition("engine.errors.UserError: ")[2].strip()
+        print(f"error: {text}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

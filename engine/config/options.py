@@ -1,0 +1,122 @@
+"""The options of the tools, as typed dataclasses: conf/<tool>.yaml names them with `_target_`.
+
+`engine.config.launch` fills in `overrides`: what was typed for the run that a tool works on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Checkpoint = Literal["best", "last"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What tools/train.py takes beside its groups; `conf/train.yaml` explains each.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    run: str | None = None
+    resume: str | None = None
+    replay: str | None = None
+    init_from: str | None = None
+    weights: str | None = None
+    checkpoint: Checkpoint = "best"
+    seed: int = 0
+    samples: int = 8
+    freeze: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    labels: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "seed", "samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The keys of `data` that say how files are read; the rest of `data` belongs to the task.
+
+    Raises:
+        ValueError: a number that is too small.
+    """
+
+    split: str
+    workers: int = 0
+    eval_batch: int = 1
+    limit: int | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+    error_budget: float = 0.01
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "workers")
+        at_least(self, 1, "eval_batch", "limit")
+        if not 0 <= self.error_budget <= 1:
+            raise ValueError(f"error_budget must be a share in 0..1, got {self.error_budget}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every tool that works on a trained run takes.
+
+    Raises:
+        ValueError: a number that is too small.
+    """
+
+    run: str
+    checkpoint: Checkpoint = "best"
+    out: str | None = None
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(RunOptions):
+    """Where a network runs: PyTorch on a device, or an exported file in its runtime."""
+
+    artifact: str | None = None
+    threads: int = 1
+    device: str = "auto"
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(InferenceOptions):
+    worst: int = 8
+    save_label_ids: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "worst")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(InferenceOptions):
+    input: str
+    legend: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions(RunOptions):
+    repo: str | None = None
+    license: str | None = None
+    description: str | None = None
+    private: bool = False
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is None and self.repo is None:
+            raise ValueError("give out=<folder>, repo=<user>/<name>, or both")
+
+
+def at_least(options: object, least: int, *names: str) -> None:
+    """Raises: ValueError if one of these options is a number below `least`."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,192 @@
+"""MobileNetV3 for dense vision, from Python: load, train, evaluate, export.
+
+    import mobilenet_dense
+
+    predictor = mobilenet_dense.load("runs/seg/streets/2026-11-24_12-00-00")
+    predictor("street.jpg").save("street_labels.png")
+
+    run = mobilenet_dense.train("task=seg", "data=masks", "data.root=my_data")
+    mobilenet_dense.evaluate(run, "data.split=test")["miou"]
+    mobilenet_dense.export(run, "format=openvino")
+
+The functions take the same overrides as the tools (`python tools/train.py --help`), as strings, and raise
+`UserError` for whatever a user can get wrong.
+"""
+
+from __future__ import annotations
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+
+__all__ = ["Prediction", "Predictor", "UserError", "evaluate", "export", "load", "train"]
+
+AnyImage = str | os.PathLike[str] | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network predicts for one image.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        output: segmentation: class indices uint8 [H, W]. Detection: `Detections` of boxes [N, 4] (xyxy in
+            pixels), scores [N] and labels [N]. Classification: probabilities float32 [K].
+        classes: class names; `output` holds indices into them.
+    """
+
+    image: NDArray[np.uint8]
+    output: Any
+    classes: tuple[str, ...]
+    _reporter: Any
+
+    def draw(self, *, legend: bool = True) -> NDArray[np.uint8]:
+        """The image with the prediction drawn on it, uint8 [H', W, 3]; higher with a legend."""
+        drawing: NDArray[np.uint8] = self._reporter.draw(self.image, self.output, legend=legend)
+        return drawing
+
+    def save(self, path: str | os.PathLike[str], *, legend: bool = True) -> Path:
+        """Write the drawing as a PNG file.
+
+        Raises:
+            UserError: the path does not end in .png, or the file cannot be written.
+        """
+        from engine.data.images import write_png
+
+        file = Path(path)
+        if file.suffix.lower() != ".png":
+            raise UserError(f"{file}: drawings are saved as PNG; choose a name that ends in .png")
+        write_png(file, self.draw(legend=legend))
+        return file
+
+
+class Predictor:
+    """A trained network that takes one image at a time.
+
+    Attributes:
+        classes: class names.
+        task: the module that predicts, an `engine.contracts.Task`.
+    """
+
+    def __init__(self, task: Any, reporter: Any) -> None:
+        self.task, self._reporter = task, reporter
+        self.classes: tuple[str, ...] = tuple(task.classes.names)
+
+    def __call__(self, image: AnyImage) -> Prediction:
+        """Predict for an image file, or for RGB pixels uint8 [H, W, 3].
+
+        Raises:
+            UserError: the file cannot be read, or the array is not an image.
+        """
+        from engine.data.images import read_image
+
+        pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(f"an image is uint8 [H, W, 3], RGB; got {pixels.dtype} {list(pixels.shape)}")
+        return Prediction(pixels, self.task.predict_image(pixels), self.classes, self._reporter)
+
+
+def load(
+    source: str | os.PathLike[str],
+    *overrides: str,
+    run: str | os.PathLike[str] | None = None,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    threads: int = 1,
+) -> Predictor:
+    """A predictor from a run folder, a published folder, a Hugging Face repository, or an exported file.
+
+    Args:
+        source: the folder of a run; `user/name` on the Hub (needs the extra `hub`); or a file that
+            tools/export.py wrote.
+        overrides: for the run's configuration, such as `inference.flip=true` or `task.shown=0.5`.
+        run: for an exported file that does not lie in its run's folder: that folder.
+        checkpoint: `best` or `last`.
+        device: `cpu`, `cuda`, `cuda:1` ...; an exported file runs on the CPU.
+        threads: of an exported file's runtime.
+
+    Raises:
+        UserError: there is no such run or file, or it cannot be loaded.
+    """
+    from engine import runtime
+    from engine.config.instantiate import task_info
+    from engine.config.overrides import take_extensions
+    from engine.config.runs import TrainedRun
+
+    arguments = take_extensions(overrides)
+    path = Path(source).expanduser()
+    if path.is_file():
+        from deploy.artifact import with_exported_file
+
+        trained = TrainedRun.open(run or _run_around(path), overrides=arguments, checkpoint=checkpoint)
+        task = with_exported_file(
+            trained.task(), trained.info, path, threads=threads, precision="fp32"
+        )
+        return Predictor(task, trained.info.reporter(task))
+    if run is not None:
+        raise UserError(f"{path}: no such file; run= goes with an exported file")
+    from engine.hub import Pretrained
+
+    pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
+    task = runtime.start(device=device, channels_last=False).place(pretrained.task)
+    return Predictor(task, task_info(pretrained.config).reporter(task))
+
+
+def train(*overrides: str) -> Path:
+    """Train, as `python tools/train.py <overrides>` does; returns the run folder.
+
+    Raises:
+        UserError: an override, the data or the weights are wrong.
+    """
+    from engine.config.compose import compose_config
+    from tools import train as tool
+
+    return tool.train(compose_config("train", overrides))
+
+
+def evaluate(run: str | os.PathLike[str], *overrides: str) -> dict[str, Any]:
+    """Evaluate a run, as `python tools/eval.py run=<run> <overrides>` does; returns the metrics, in 0..1.
+
+    Raises:
+        UserError: an override or the run's data are wrong.
+    """
+    from tools import eval as tool
+
+    metrics: dict[str, Any] = tool.evaluate(_options("eval", run, overrides))
+    return metrics
+
+
+def export(run: str | os.PathLike[str], *overrides: str) -> Path:
+    """Export a run, as `python tools/export.py run=<run> <overrides>` does; returns the file.
+
+    Raises:
+        UserError: an override is wrong, a library is missing, or the file does not do what the network does.
+    """
+    from tools import export as tool
+
+    file: Path = tool.export(_options("export", run, overrides))
+    return file
+
+
+def _options(tool: str, run: str | os.PathLike[str], overrides: Sequence[str]) -> Any:
+    from engine.config.compose import compose_config
+    from engine.config.instantiate import tool_options
+
+    return tool_options(compose_config(tool, [f"run={os.fspath(run)}", *overrides]))
+
+
+def _run_around(file: Path) -> Path:
+    """The run folder that an exported file lies in."""
+    for folder in file.resolve().parents:
+        if (folder / "config.yaml").is_file() and (folder / "classes.json").is_file():
+            return folder
+    raise UserError(f"{file}: lies in no run folder; give run=<the run that it was exported from>")
