@@ -35,6 +35,13 @@ def _totals(count: Any, classes: int) -> tuple[float, float]:
     return params, madds
 
 
+def _default_names(count: int) -> tuple[str, ...] | None:
+    """ImageNet's names, for 1000 outputs or 1001 with a background."""
+    from cls.data.imagenet import class_names
+
+    return class_names() if count in (1000, 1001) else None
+
+
 TASK = TaskInfo(
     name="cls",
     title="image classification",
@@ -43,6 +50,7 @@ TASK = TaskInfo(
     paper_classes=1000,
     background=True,
     distills=True,
+    default_names=_default_names,
     reporter=_reporter,
     export=_export,
     with_file=_with_file,

@@ -1,42 +1,82 @@
-"""Pictures of classifications: the picture above its most probable classes."""
+"""What people see of a classification: drawn probabilities, and the tables and charts of an evaluation."""
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
 
-Image = NDArray[np.uint8]
+from cls.data.dataset import ClassificationDataset
+from cls.drawing import Line, with_lines
+from cls.eval.evaluator import MAX_LISTED, ClassificationEvaluator
+from cls.task import Classification
+from engine.contracts import Image
+from engine.plots import save_confusion_matrix
+from engine.sample_images import save_samples, save_worst
 
-
-Line = tuple[str, float | None, bool | None]
-"""A class's name, its probability (None: no bar), and whether it is right (None: not known)."""
-
-
-_PAPER, _INK = (250, 250, 250), (25, 25, 25)
-
-
-_BARS = {None: (150, 180, 215), True: (150, 205, 155), False: (235, 170, 160)}
+Probabilities = NDArray[np.float32]
+"""One per class [K]."""
 
 
-_LEAST_WIDTH = 240
+_NUM_SHOWN = 5
 
 
-def with_lines(picture: Image, lines: Sequence[Line]) -> Image:
-    """`picture` [H, W, 3], enlarged where it is small, above a line with a bar per class."""
-    if picture.shape[1] < _LEAST_WIDTH:
-        scale = -(-_LEAST_WIDTH // picture.shape[1])
-        picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    width = picture.shape[1]
-    size = int(np.clip(width / 28, 12, 34))
-    font, pitch, gap = ImageFont.load_default(size=size), size + max(6, size // 2), max(4, size // 3)
-    strip = Pillow.new("RGB", (width, len(lines) * pitch + gap), _PAPER)
-    pen = ImageDraw.Draw(strip)
-    for row, (name, probability, right) in enumerate(lines):
-        top = row * pitch + gap
-        if probability is not None:
-            pen.rectangle((0, top, round(probability * (width - 1)), top + pitch - gap), fill=_BARS[right])
-        text = name if probability is None else f"{100 * probability:.1f} %  {name}"
-        pen.text((gap, top + (pitch - gap) / 2), text, fill=_INK, font=font, anchor="lm")
-    return np.concatenate([picture, np.asarray(strip)], axis=0)
+class ClassificationReporter:
+    """Draws and saves what `task` predicts."""
+
+    def __init__(self, task: Classification) -> None:
+        self.task, self.classes = task, task.classes
+
+    def draw(
+        self, image: Image, probabilities: Probabilities, *, legend: bool = True, all_classes: bool = False
+    ) -> Image:
+        """`image` above its most probable classes."""
+        return with_lines(image, self._lines(probabilities)) if legend else image
+
+    def draw_sample(self, dataset: ClassificationDataset, index: int) -> Image:
+        """The image above its most probable classes and, if known, its label."""
+        self.task.eval()
+        image, label = dataset.read(index), dataset.label(index)
+        return with_lines(image, self._lines(self.task.predict_image(image), label))
+
+    def save_prediction(self, probabilities: Probabilities, out: Path, name: str) -> dict[str, Any]:
+        """The image's part of summary.json: its most probable classes. Writes no file."""
+        return {
+            "classes": [
+                {
+                    "name": self.classes.names[i],
+                    "id": self.classes.ids[i],
+                    "probability": round(float(probabilities[i]), 6),
+                }
+                for i in _most_probable(probabilities)
+            ]
+        }
+
+    def save_samples(self, dataset: ClassificationDataset, folder: Path, *, count: int) -> None:
+        """Draw `count` samples spread over a split."""
+        save_samples(self.draw_sample, dataset, folder, count=count)
+
+    def save_evaluation(
+        self, evaluator: ClassificationEvaluator, dataset: ClassificationDataset, out: Path, *, worst: int
+    ) -> None:
+        """Write the per-class table, the most frequent confusions, the confusion matrix and the `worst`
+        images: those whose label got the least probability."""
+        pairs = [f"{count:5d}  {label}  taken for  {other}" for label, other, count in evaluator.confused(30)]
+        text = "\n".join([evaluator.table(), "", "confused most often:", *pairs])
+        (out / "per_class.txt").write_text(text + "\n", encoding="utf-8")
+        if len(self.classes) <= MAX_LISTED:
+            save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="images")
+        save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
+
+    def _lines(self, probabilities: Probabilities, label: int | None = None) -> list[Line]:
+        names = self.classes.names
+        lines: list[Line] = [
+            (names[i], float(probabilities[i]), None if label is None else i == label)
+            for i in _most_probable(probabilities)
+        ]
+        return lines if label is None else [(f"is: {names[label]}", None, None), *lines]
+
+
+def _most_probable(probabilities: Probabilities) -> list[int]:
+    best: list[int] = np.argsort(-probabilities, kind="stable")[:_NUM_SHOWN].tolist()
+    return best

@@ -1,30 +1,30 @@
 """Between the file and the batch: Inception's crops for training, a resize and a central crop for evaluation.
 
-A transform is called as transform(image, seed): image uint8 [H, W, 3] -> uint8 [h, w, 3]. The seed decides
-everything, so that a sample does not depend on the worker that made it.
+A transform is called as transform(image, seed): image uint8 [H, W, 3] -> uint8 [h, w, 3]. Its result depends
+on the seed alone, not on the worker process that runs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from engine.data.preprocessing import Image, as_size, flip_and_jitter, import_albumentations
+from engine.data.preprocessing import Image, Size, as_size, flip_and_jitter, import_albumentations
 
 
 class TrainTransform:
-    """A random part of the picture, resized (Szegedy et al., 2015), mirrored and altered.
+    """A random part of the image, resized (Szegedy et al., 2015), flipped and altered.
 
     Args:
         size: side or (height, width) of the result.
-        area: smallest and largest share of the picture's area in the crop. Inception's is (0.08, 1); slim's
-            Inception preprocessing, which the paper names, takes at least 0.05.
+        area: smallest and largest area of the crop, as a share of the image's. Inception: (0.08, 1); the
+            Inception preprocessing of TensorFlow's slim, which the paper names: from 0.05.
         aspect: smallest and largest width over height of the crop.
-        flip: probability of a horizontal mirror.
+        flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
-        rand_augment: magnitude of RandAugment (Cubuk et al., 2020) in 0..30, two operations a picture; None:
-            none.
+        rand_augment: magnitude of RandAugment (Cubuk et al., 2020) in 0..30, two operations per image; None:
+            no RandAugment.
 
     Raises: ValueError naming the argument.
     """
@@ -51,13 +51,14 @@ class TrainTransform:
             area_for_downscale="image",  # no aliasing
         )
         self._pipeline = albumentations.Compose([crop, *flip_and_jitter(flip, color)])
-        self._magnitude, self._rand_augment = rand_augment, None
+        self._magnitude = rand_augment
+        self._rand_augment: Callable[[Pillow.Image], Pillow.Image] | None = None
 
     def __call__(self, image: Image, seed: int) -> Image:
-        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers.
+        # Every sample seeds the pipeline: albumentations copies one generator into all workers.
         self._pipeline.set_random_seed(seed)
-        made: Image = self._pipeline(image=np.ascontiguousarray(image))["image"]
-        return made if self._magnitude is None else self._augmented(made, seed)
+        result: Image = self._pipeline(image=np.ascontiguousarray(image))["image"]
+        return result if self._magnitude is None else self._augmented(result, seed)
 
     def _augmented(self, image: Image, seed: int) -> Image:
         if self._rand_augment is None:  # late: torchvision's transforms take a second to import
@@ -70,17 +71,17 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The shorter side resized, then the center: how published accuracies are measured.
+    """The shorter side resized, then a central crop: how published accuracies are measured.
 
-    By Pillow's bilinear filter, as torchvision's presets do it, pixel for pixel.
+    With Pillow's bilinear filter: equal to torchvision's presets, pixel for pixel.
 
     Args:
-        resize: shorter side in pixels; None: 8/7 of the crop's longer side (256 for 224), of which the crop
-            is Inception's central 87.5 %.
+        resize: shorter side in pixels; None: 8/7 of the crop's longer side (256 for 224), so that the crop is
+            Inception's central 87.5 %.
         crop: side or (height, width) of the result.
-        square: picture resized to the crop's size whatever its aspect ratio, and not cropped.
+        square: resize to the crop's size whatever the aspect ratio, without cropping.
 
-    Raises: ValueError for a crop that is larger than what it is cut from.
+    Raises: ValueError if the crop is larger than the resized image.
     """
 
     def __init__(self, *, crop: int | Sequence[int], resize: int | None = None, square: bool = False) -> None:
@@ -97,19 +98,19 @@ class EvalTransform:
         return f"shorter side resized to {self.resize}, central {height}x{width}"
 
     def __call__(self, image: Image, seed: int) -> Image:
-        height, width = image.shape[:2]
-        shorter = min(height, width)
-        # torchvision's rounding of the longer side: down
-        target = tuple(
-            self.resize if side == shorter else self.resize * side // shorter for side in (height, width)
-        )
-        if self.square:
-            target = self.crop
-        if target != (height, width):
-            resized = Pillow.fromarray(image).resize(target[::-1], Pillow.Resampling.BILINEAR)
+        height, width = self._resized(image.shape[0], image.shape[1])
+        if (height, width) != image.shape[:2]:
+            resized = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
             image = np.asarray(resized)
-        top, left = (round((have - want) / 2) for have, want in zip(target, self.crop, strict=True))
+        top, left = round((height - self.crop[0]) / 2), round((width - self.crop[1]) / 2)
         return image[top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _resized(self, height: int, width: int) -> Size:
+        if self.square:
+            return self.crop
+        if height <= width:  # the longer side is rounded down, as torchvision does
+            return self.resize, self.resize * width // height
+        return self.resize * height // width, self.resize
 
 
 def _span(name: str, value: Sequence[float], *, most: float) -> tuple[float, float]:

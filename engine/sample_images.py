@@ -1,4 +1,4 @@
-"""Drawings of a split's samples, in files named after them: some of the split, or the worst of an evaluation."""
+"""Drawings of samples, in files named after them: some of a split, or the worst of an evaluation."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.contracts import Image
 from engine.data.images import write_png
-from engine.io.files import flat_name, spread
+from engine.io.files import evenly_spaced, flat_name
 
 DrawSample = Callable[[Any, int], Image]
 """(data set, index) -> drawing [H, W, 3]."""
@@ -14,7 +14,7 @@ DrawSample = Callable[[Any, int], Image]
 
 def save_samples(draw: DrawSample, dataset: Any, folder: Path, *, count: int) -> None:
     """Draw `count` samples spread evenly over `dataset`, as `<name>.png`."""
-    for index in spread(len(dataset), count) if count else []:
+    for index in evenly_spaced(len(dataset), count) if count else []:
         write_png(folder / f"{flat_name(dataset.name(index))}.png", draw(dataset, index))
 
 

@@ -106,7 +106,8 @@ class LRASPP(nn.Module):
         features = self.branch(high)
         gate = self.gate_act(self.gate(self.pool(high)))
         features = features * self.resize(gate, features.shape[-2:])
-        return self.high(self.resize(features, low.shape[-2:])) + self.low(low)
+        scores: Tensor = self.high(self.resize(features, low.shape[-2:])) + self.low(low)
+        return scores
 
 
 class RASPP(nn.Module):
@@ -148,7 +149,8 @@ class RASPP(nn.Module):
         """[N, C, H/16, W/16] -> class scores [N, K, H/16, W/16]"""
         image = F.relu(self.image_norm(self.image(self.pool(high))))
         features = torch.cat([self.resize(image, high.shape[-2:]), self.branch(high)], dim=1)
-        return self.classify(self.dropout(self.project(features)))
+        scores: Tensor = self.classify(self.dropout(self.project(features)))
+        return scores
 
 
 class PooledNorm(nn.BatchNorm2d):

@@ -1,24 +1,25 @@
-"""Losses over label maps in which 255 is "not counted"."""
+"""Losses over label maps, in which pixels labeled 255 are not counted."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORE = 255
+from engine.data.class_map import IGNORE
 
 
 class CrossEntropy(nn.Module):
     """Cross entropy per pixel, averaged over the counted pixels.
 
     Args:
-        class_weights: one factor per class (None: all one).
+        class_weights: one factor per class (None: 1 for all).
         label_smoothing: share of the target spread evenly over the classes.
-        ohem: share of the counted pixels, the hardest ones, that enter the mean (online hard example mining);
-            None: all.
-        ohem_threshold: pixels whose true class gets less probability than this count as hard in any case.
+        ohem: share of the counted pixels, the hardest, over which the mean is taken (online hard example
+            mining); None: all.
+        ohem_threshold: pixels whose true class gets less probability than this always count as hard.
 
     Raises:
-        ValueError: `ohem` outside (0, 1], or as many weights as there are not classes (on the first call).
+        ValueError: if an argument is out of range; on the first call, if the number of weights is not that of
+            the classes.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class CrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         if ohem is not None and not 0 < ohem <= 1:
-            raise ValueError(f"ohem is the share of pixels kept and must be in (0, 1], got {ohem}")
+            raise ValueError(f"ohem must be a share of the pixels in (0, 1], got {ohem}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing, self.ohem, self.ohem_threshold = label_smoothing, ohem, ohem_threshold
@@ -56,10 +57,10 @@ class CrossEntropy(nn.Module):
         return losses.sum() / self.weight(labels).clamp(min=1e-12)
 
     def weight(self, labels: Tensor) -> Tensor:
-        """What the mean is taken over: counted pixels, or the sum of their class weights."""
+        """What the mean is divided by: the number of counted pixels, or the sum of their class weights."""
         if self.class_weights is None:
             return (labels != IGNORE).sum().float()
-        # A sum over all pixels, zeros included, would spare CUDA a wait here, and round differently.
+        # Summing over all pixels, zeros included, would save CUDA a synchronization, but round differently.
         return self.class_weights[labels[labels != IGNORE]].sum()
 
     def _hardest(self, losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
@@ -75,19 +76,19 @@ class CrossEntropy(nn.Module):
 
 
 class Dice(nn.Module):
-    """1 - the mean soft Dice coefficient of the classes that the batch holds (Milletari et al. 2016)."""
+    """1 - the mean soft Dice coefficient of the classes in the batch (Milletari et al., 2016)."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
         num_classes = logits.shape[1]
         counted = (labels != IGNORE).flatten()
         truth = labels.flatten().masked_fill(~counted, 0)
-        # A row per pixel: scores of channels-last maps lie like that, and rows are quicker to sum.
-        guess = logits.float().permute(0, 2, 3, 1).reshape(-1, num_classes).softmax(1)
-        weight = counted.to(guess.dtype)
-        of_truth = guess.gather(1, truth[:, None]).squeeze(1) * weight
-        overlap = guess.new_zeros(num_classes).index_add(0, truth, of_truth)
+        # One row per pixel, as channels-last scores lie in memory: rows are faster to sum.
+        probabilities = logits.float().permute(0, 2, 3, 1).reshape(-1, num_classes).softmax(1)
+        weight = counted.to(probabilities.dtype)
+        of_truth = probabilities.gather(1, truth[:, None]).squeeze(1) * weight
+        overlap = probabilities.new_zeros(num_classes).index_add(0, truth, of_truth)
         sizes = torch.bincount(truth[counted], minlength=num_classes)
-        total = sizes + weight @ guess
+        total = sizes + weight @ probabilities
         dice = (2 * overlap / total.clamp(min=1e-6))[sizes > 0]
         return 1 - dice.mean() if len(dice) else logits.sum() * 0.0

@@ -1,96 +1,81 @@
-"""Pictures of segmentations: colors, overlay, legend."""
+"""What people see of a segmentation: overlays, id masks, and the tables and charts of an evaluation."""
 
-from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
+from torch import Tensor
 
-from engine.data.class_map import ClassMap
+from engine.contracts import Batch, Image
+from engine.data.images import read_image, write_png
+from engine.data.loader import SampleKey
+from engine.io.files import flat_name
+from engine.plots import save_confusion_matrix
+from engine.sample_images import save_samples, save_worst
+from seg.data.dataset import SegmentationDataset
+from seg.drawing import overlay, present_classes, with_legend
+from seg.eval.evaluator import SegmentationEvaluator
+from seg.task import Segmentation
 
-Image = NDArray[np.uint8]
-
-
-_PAPER = (250, 250, 250)
-
-
-_INK = (25, 25, 25)
-
-
-_FRAME = (120, 120, 120)
-
-
-def colorize(labels: NDArray[np.integer], classes: ClassMap) -> Image:
-    """[H, W] of contiguous indices -> RGB [H, W, 3]; whatever is no class (255) is black."""
-    return _palette(classes)[np.clip(labels, 0, 255)]
+Labels = NDArray[np.uint8]
+"""Class indices [H, W]; 255: not counted."""
 
 
-def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha: float = 0.5) -> Image:
-    """`image` [H, W, 3] tinted by `labels` [H, W]; `alpha` is the weight of the color; 255 stays untinted.
+class SegmentationReporter:
+    """Draws and saves what `task` predicts."""
 
-    Raises: ValueError for differing sizes or alpha outside 0..1.
-    """
-    if image.shape[:2] != labels.shape:
-        raise ValueError(
-            f"image {image.shape[:2]} and labels {labels.shape} must have the same (height, width)"
-        )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in 0..1, got {alpha}")
-    colors = colorize(labels, classes)
-    known = (labels >= 0) & (labels < len(classes))
-    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(
-        np.uint8
-    )
-    return np.where(known[..., None], mixed, image)
+    def __init__(self, task: Segmentation) -> None:
+        self.task, self.classes = task, task.classes
 
+    def draw(self, image: Image, labels: Labels, *, legend: bool = True, all_classes: bool = False) -> Image:
+        """`image` tinted by `labels`, above a legend of the classes in it (or of all classes)."""
+        tinted = overlay(image, labels, self.classes)
+        if not legend:
+            return tinted
+        shown = None if all_classes else present_classes(labels, self.classes)
+        return with_legend(tinted, self.classes, shown)
 
-def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]:
-    """The class indices that occur in `labels`, the largest area first."""
-    inside = labels[(labels >= 0) & (labels < len(classes))]
-    areas = np.bincount(inside.astype(np.int64).ravel(), minlength=len(classes))
-    return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
+    def draw_sample(self, dataset: SegmentationDataset, index: int) -> Image:
+        """Image, prediction and, if known, ground truth side by side, above one legend."""
+        self.task.eval()
+        image = read_image(dataset.image_path(index))
+        labels = self.task.predict_image(image)
+        panels, shown = [image, overlay(image, labels, self.classes)], labels
+        if (truth := dataset[SampleKey(index, 0)].get("label")) is not None:
+            panels.append(overlay(image, truth.numpy(), self.classes))
+            shown = np.concatenate([labels, truth.numpy()])
+        return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
 
+    def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
+        """Write `masks/<name>.png` with the data set's ids; returns the image's part of summary.json."""
+        write_png(out / "masks" / f"{name}.png", self._to_ids(labels))
+        values, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts)
+        shares = {self.classes.names[values[i]]: round(float(counts[i]) / labels.size, 6) for i in order}
+        return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
 
-def with_legend(picture: Image, classes: ClassMap, present: Iterable[int] | None = None) -> Image:
-    """`picture` [H, W, 3] with a strip below that names the colors of `present` (default: all classes).
+    def save_label_ids(
+        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
+    ) -> None:
+        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
+        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
+            write_png(folder / f"{flat_name(dataset.name(index))}.png", self._to_ids(labels))
 
-    The lettering grows with the picture and stays readable from 200 pixels of width; names that do not fit
-    are cut.
-    """
-    indices = list(range(len(classes)) if present is None else present)
-    width = picture.shape[1]
-    if not indices:
-        return picture.copy()
-    size = int(np.clip(width / 40, 12, 34))
-    font = ImageFont.load_default(size=size)
-    gap, swatch = max(4, size // 2), size + 2
-    names = [_fit(classes.names[index], font, width - 3 * gap - swatch) for index in indices]
-    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in names))
-    columns = min(len(indices), max(1, (width - gap) // cell))
-    rows = -(-len(indices) // columns)
-    columns = -(-len(indices) // rows)  # even out the rows
-    pitch = (width - gap) // columns
-    line = swatch + gap
-    strip = Pillow.new("RGB", (width, rows * line + gap), _PAPER)
-    pen = ImageDraw.Draw(strip)
-    for position, (index, name) in enumerate(zip(indices, names, strict=True)):
-        row, column = divmod(position, columns)
-        left, top = gap + column * pitch, gap + row * line
-        pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
-        pen.text((left + swatch + gap, top + swatch / 2 + 1), name, fill=_INK, font=font, anchor="lm")
-    return np.concatenate([picture, np.asarray(strip)], axis=0)
+    def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
+        """Draw `count` samples spread over a split."""
+        save_samples(self.draw_sample, dataset, folder, count=count)
 
+    def save_evaluation(
+        self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, out: Path, *, worst: int
+    ) -> None:
+        """Write the per-class table, the confusion matrix and the `worst` images with the lowest mIoU."""
+        (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
+        save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="pixels")
+        save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
 
-def _palette(classes: ClassMap) -> Image:
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = classes.colors
-    return palette
-
-
-def _fit(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    if font.getlength(name) <= room:
-        return name
-    while name and font.getlength(name + "…") > room:
-        name = name[:-1]
-    return name + "…"
+    def _to_ids(self, labels: Labels) -> NDArray[Any]:
+        """Class indices -> ids of the data set (label ids for Cityscapes), uint8 or uint16."""
+        ids = np.array(self.classes.ids, np.uint8 if max(self.classes.ids) < 256 else np.uint16)
+        id_map: NDArray[Any] = ids[labels]
+        return id_map

@@ -1,32 +1,29 @@
 """Semantic segmentation as the engine sees it: batch -> losses, batch -> label maps."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from engine.contracts import Batch
+from engine.contracts import Batch, Image
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.images import read_image, write_png
-from engine.data.preprocessing import Normalize
-from engine.data.sample_stream import Draw
-from engine.errors import UserError
-from engine.io.files import flat_name, spread
-from engine.plots import confusion_picture
+from engine.data.preprocessing import Normalize, Size
+from engine.errors import no_labels
 from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset
 from seg.eval.evaluator import SegmentationEvaluator
-from seg.inference import Inference, resize
 from seg.losses import CrossEntropy, Dice
-from seg.report import overlay, present_classes, with_legend
 from seg.transforms import EvalTransform
 
 
 class Segmentation(nn.Module):
-    """Semantic segmentation.
+    """Semantic segmentation, an `engine.contracts.Task`.
 
     A batch holds `image` [N, 3, h, w] uint8, `label` [N, H, W] uint8 (255: not counted) and `index` [N].
 
@@ -34,14 +31,14 @@ class Segmentation(nn.Module):
         model: normalized images -> class scores at some stride.
         classes: the data set's class map.
         loss: pixel loss; its `weight(labels)` says over how many pixels it averages.
-        dice: factor on an additional Dice loss.
+        dice: factor on an additional Dice loss; 0: none.
         pixels: input normalization, `inception` or `imagenet`.
         align_corners: how scores are resized to the labels.
-        inference: how label maps are predicted (None: the whole image, once).
-        eval_transform: what happens to a picture before it is predicted (None: nothing).
+        inference: how label maps are predicted (None: from the whole image, once).
+        eval_transform: what happens to an image before it is predicted (None: nothing).
 
     Attributes:
-        distillation: a loss towards a teacher's scores in training, where there is one.
+        distillation: a loss that draws the scores towards a teacher's, or None.
     """
 
     distillation: Distillation | None = None
@@ -60,7 +57,7 @@ class Segmentation(nn.Module):
     ) -> None:
         super().__init__()
         if dice < 0:
-            raise ValueError(f"dice is a factor and must not be negative, got {dice}")
+            raise ValueError(f"dice must be at least 0 (no Dice loss), got {dice}")
         weights = None if loss is None else loss.class_weights
         if weights is not None and len(weights) != len(classes):
             raise ValueError(
@@ -89,107 +86,139 @@ class Segmentation(nn.Module):
         return losses
 
     def weight(self, batch: Batch) -> Tensor:
-        """Counted pixels of the batch."""
+        """Number of counted pixels, or the sum of their class weights."""
         return self.loss.weight(batch["label"].long())
 
     def predict(self, batch: Batch) -> Tensor:
         """Class indices [N, H, W] uint8, at `size` (height, width), or that of `label`."""
-        size = tuple(batch["size"] if "size" in batch else batch["label"].shape[-2:])
         images = self.normalize(batch["image"])
-        scores = self.inference(self.model, images, size, align_corners=self.align_corners)
+        scores = self.inference(self.model, images, output_size(batch), align_corners=self.align_corners)
         return scores.argmax(1).to(torch.uint8)
 
-    def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """What is worth knowing about a split before training."""
-        return []
-
-    def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError where a data set has other classes than this task."""
-        if classes.names != self.classes.names:
-            raise UserError(
-                f"the run was trained on other classes than this data set has ({', '.join(classes.names)})"
-            )
-
-    def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
-        """The evaluator for a split of this task's data.
-
-        Raises:
-            ValueError: the split has no masks.
-        """
-        if not dataset.has_labels:
-            raise ValueError(
-                f"{dataset.image_path(0)}: this split has no masks to score against; add them, choose "
-                "another data.split, or use tools/predict.py with input=<its folder>"
-            )
-        predicted = f"{self.eval_transform}, {self.inference}"
-        return SegmentationEvaluator(classes=self.classes, names=dataset.name, predicted=predicted)
-
     @torch.inference_mode()
-    def predict_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def predict_image(self, image: Image) -> NDArray[np.uint8]:
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
         pixels, _ = self.eval_transform(image, None, 0)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         tensor = tensor.to(self.normalize.device)
         return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
 
-    def picture(
+    def notes(self, dataset: SegmentationDataset) -> list[str]:
+        """Lines worth reading before training on this split: none."""
+        return []
+
+    def check_classes(self, classes: ClassMap) -> None:
+        """Raises: UserError if a data set has other classes than this task, or another order."""
+        self.classes.check_same_names(classes)
+
+    def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
+        """The evaluator for a split of this task's data.
+
+        Raises:
+            UserError: if the split has no masks.
+        """
+        if not dataset.has_labels:
+            raise no_labels("masks", first_image=dataset.image_path(0))
+        predicted = f"{self.eval_transform}, {self.inference}"
+        return SegmentationEvaluator(classes=self.classes, names=dataset.name, predicted=predicted)
+
+
+Network = Callable[[Tensor], Tensor]
+"""Images [N, 3, h, w] -> class scores [N, K, h/s, w/s]."""
+
+
+class Inference:
+    """Class scores at full resolution: in one pass, or averaged over scales, a mirror image and windows.
+
+    Args:
+        scales: factors on the image; with several, or with `flip`, probabilities are averaged.
+        flip: also score the mirrored image.
+        window: (height, width) of a sliding window (None: the whole image at once).
+        overlap: share of a window that overlaps its neighbor, in [0, 1).
+
+    Raises:
+        ValueError: if there is no scale, a scale is not positive, the window is smaller than 32 pixels, or
+            the overlap is outside [0, 1).
+    """
+
+    def __init__(
         self,
-        image: NDArray[np.uint8],
-        labels: NDArray[np.uint8],
         *,
-        legend: bool = True,
-        all_classes: bool = False,
-    ) -> NDArray[np.uint8]:
-        """`image` tinted by `labels`, above a legend of the classes in it (or of all classes)."""
-        tinted = overlay(image, labels, self.classes)
-        if not legend:
-            return tinted
-        return with_legend(
-            tinted, self.classes, None if all_classes else present_classes(labels, self.classes)
-        )
-
-    def save_prediction(self, labels: NDArray[np.uint8], out: Path, name: str) -> dict[str, Any]:
-        """Write `masks/<name>.png` with the data set's own ids; returns the image's part of the summary."""
-        write_png(out / "masks" / f"{name}.png", self.to_ids(labels))
-        values, counts = np.unique(labels, return_counts=True)
-        order = np.argsort(-counts)
-        shares = {self.classes.names[values[i]]: round(float(counts[i]) / labels.size, 6) for i in order}
-        return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
-
-    def to_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Class indices -> ids of the data set (label ids for Cityscapes)."""
-        ids = np.array(self.classes.ids)
-        return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[labels]
-
-    def save_label_ids(
-        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
+        scales: list[float] | tuple[float, ...] = (1.0,),
+        flip: bool = False,
+        window: list[int] | tuple[int, int] | None = None,
+        overlap: float = 1 / 3,
     ) -> None:
-        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
-        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
-            write_png(folder / f"{flat_name(dataset.name(index))}.png", self.to_ids(labels))
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"inference.scales must be positive numbers, got {list(scales)}")
+        if window is not None and (len(window) != 2 or min(window) < 32):
+            raise ValueError(
+                f"inference.window must be [height, width] of at least 32 pixels, got {list(window)}"
+            )
+        if not 0 <= overlap < 1:
+            raise ValueError(f"inference.overlap must be in [0, 1), got {overlap}")
+        self.scales, self.flip, self.window, self.overlap = tuple(scales), flip, window, overlap
 
-    def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
-        """Draw predictions for `count` images spread over a split."""
-        for index in spread(len(dataset), count) if count else []:
-            self.save_sample(dataset, index, folder / f"{flat_name(dataset.name(index))}.png")
+    @property
+    def is_single_pass(self) -> bool:
+        """Whether the scores are the network's own: the whole image, once."""
+        return self.scales == (1.0,) and not self.flip and self.window is None
 
-    def save_sample(self, dataset: SegmentationDataset, index: int, path: Path) -> None:
-        """Draw one sample of a split: image, prediction and, where known, the truth, above a legend."""
-        self.eval()
-        image = read_image(dataset.image_path(index))
-        labels = self.predict_image(image)
-        panels, shown = [image, overlay(image, labels, self.classes)], labels
-        if (truth := dataset[Draw(index, 0)].get("label")) is not None:
-            panels.append(overlay(image, truth.numpy(), self.classes))
-            shown = np.concatenate([labels, truth.numpy()])
-        picture = np.concatenate(panels, axis=1)
-        write_png(path, with_legend(picture, self.classes, present_classes(shown, self.classes)))
+    def __str__(self) -> str:
+        parts = [
+            "scales " + "/".join(f"{scale:g}" for scale in self.scales),
+            "flip" if self.flip else "no flip",
+        ]
+        return ", ".join(parts + ([f"window {self.window[0]}x{self.window[1]}"] if self.window else []))
 
-    def save_report(
-        self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, out: Path, *, worst: int
-    ) -> None:
-        """Write the per-class table, the confusion matrix as a picture, and the worst images."""
-        (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
-        confusion_picture(evaluator.confusion, self.classes, out / "confusion.png", of="pixels")
-        for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
-            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png")
+    def __call__(self, network: Network, images: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+        """Normalized images [N, 3, h, w] -> class scores or summed probabilities [N, K, *size]."""
+        if self.is_single_pass:
+            return resize(network(images), size, align_corners=align_corners)
+        total: Tensor | None = None
+        for scale in self.scales:
+            height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+            scaled = resize(images, (height, width), align_corners=False)
+            for mirror in (False, True) if self.flip else (False,):
+                scores = self._score(network, scaled.flip(-1) if mirror else scaled, align_corners)
+                probabilities = resize(scores, size, align_corners=align_corners).softmax(1)
+                probabilities = probabilities.flip(-1) if mirror else probabilities
+                total = probabilities if total is None else total + probabilities
+        assert total is not None
+        return total
+
+    def _score(self, network: Network, images: Tensor, align_corners: bool) -> Tensor:
+        if self.window is None:
+            return network(images)
+        height, width = images.shape[-2:]
+        rows, columns = min(self.window[0], height), min(self.window[1], width)
+        total, count = None, images.new_zeros(1, 1, height, width)
+        for top in _starts(height, rows, self.overlap):
+            for left in _starts(width, columns, self.overlap):
+                tile = images[..., top : top + rows, left : left + columns]
+                scores = resize(network(tile), (rows, columns), align_corners=align_corners)
+                if total is None:
+                    total = scores.new_zeros(scores.shape[0], scores.shape[1], height, width)
+                total[..., top : top + rows, left : left + columns] += scores
+                count[..., top : top + rows, left : left + columns] += 1
+        assert total is not None
+        return total / count
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    # Evenly spaced so that the last window ends at the border: no tile is padded.
+    number = 1 if length == window else math.ceil((length - window) / max(window * (1 - overlap), 1)) + 1
+    return [round(start) for start in torch.linspace(0, length - window, number).tolist()]
+
+
+def output_size(batch: Batch) -> Size:
+    """(height, width) at which a batch is predicted: its `size`, or that of its labels."""
+    height, width = batch["size"] if "size" in batch else batch["label"].shape[-2:]
+    return height, width
+
+
+def resize(values: Tensor, size: Size, *, align_corners: bool) -> Tensor:
+    """Bilinear: [N, C, h, w] -> [N, C, *size]."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    return F.interpolate(values, size, mode="bilinear", align_corners=align_corners)

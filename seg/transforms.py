@@ -1,7 +1,7 @@
-"""Between the file and the batch: the DeepLab protocol for training, nothing for evaluation.
+"""Between the file and the batch: DeepLab's protocol for training, an optional resize for evaluation.
 
-A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None, and
-the seed decides everything, so that a sample does not depend on the worker that made it.
+A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None. Its
+result depends on the seed alone, not on the worker process that runs it.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,15 @@ from engine.data.preprocessing import (
 class TrainTransform:
     """DeepLab's training protocol (random scale, crop, flip) and color jitter, by albumentations.
 
-    crop: side or (height, width) of the result. scale: range of the random factor, scale_step: 0 for a
-    uniform draw or DeepLab's 0.25 for a draw from a grid. flip: probability of a horizontal mirror. color:
-    strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0 for none. fill:
-    gray of padded pixels, whose label is 255. area: average over pixels when scaling down (slower, without
-    aliasing). extra: further albumentations transforms that keep the size, applied last.
+    Args:
+        crop: side or (height, width) of the result.
+        scale: smallest and largest random scale.
+        scale_step: 0: scales are uniform; else multiples of it above the smallest (DeepLab: 0.25).
+        flip: probability of a horizontal flip.
+        color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
+        fill: gray value of padded pixels, whose label is 255.
+        area: average over pixels when scaling down (slower, no aliasing).
+        extra: further albumentations transforms that keep the size, applied last.
 
     Raises: ValueError naming the argument.
     """
@@ -56,20 +60,23 @@ class TrainTransform:
         self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
-        # Every sample seeds the pipeline anew: albumentations copies one generator into all workers, which
-        # then draw the same augmentations, in every epoch again.
+        # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would
+        # then draw the same augmentations, and repeat them in every epoch.
         self._pipeline.set_random_seed(seed)
         if label is None:
             return self._pipeline(image=image)["image"], None
-        made = self._pipeline(image=image, mask=label)
-        return made["image"], made["mask"]
+        result = self._pipeline(image=image, mask=label)
+        return result["image"], result["mask"]
 
 
 class EvalTransform:
-    """The picture as it is, or resized; the label stays at its full resolution, where it is scored.
+    """The image as stored, or resized; the label keeps its full resolution, at which it is scored.
 
-    size: None, a factor (0.5 halves both sides) or (height, width). area: average over pixels when scaling
-    down.
+    Args:
+        size: None (as stored), a factor (0.5 halves both sides) or (height, width).
+        area: average over pixels when scaling down.
+
+    Raises: ValueError naming the argument.
     """
 
     keeps_labels = True

@@ -1,4 +1,4 @@
-"""The segmentation network: backbone and decoder, tensor -> tensor."""
+"""Published weights under our names: torchvision's LR-ASPP decoder."""
 
 from backbones.weights.translation import StateDict
 
@@ -7,7 +7,7 @@ def torchvision_head(state: StateDict) -> StateDict:
     """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; float16 becomes float32.
 
     Raises:
-        ValueError: the keys are not those of that decoder.
+        ValueError: if a key is not of that decoder.
     """
     names = {
         "classifier.cbr.0": "head.branch.conv",
@@ -16,12 +16,12 @@ def torchvision_head(state: StateDict) -> StateDict:
         "classifier.low_classifier": "head.low",
         "classifier.high_classifier": "head.high",
     }
-    found: StateDict = {}
+    head: StateDict = {}
     for key, tensor in state.items():
         if key.startswith(("backbone.", "aux_classifier.")):
             continue
         layer, _, part = key.rpartition(".")
         if layer not in names:
-            raise ValueError(f"{key!r} is no part of torchvision's LR-ASPP decoder")
-        found[f"{names[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
-    return found
+            raise ValueError(f"{key!r} is not part of torchvision's LR-ASPP decoder")
+        head[f"{names[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
+    return head

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: two pictures of a batch become one, with a share of both labels."""
+"""Mixup and CutMix: two images of a batch become one, with a share of both labels."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Mix:
-    """Mixes each batch as a whole (Zhang et al., 2018; Yun et al., 2019), by torchvision's transforms.
+    """Mixes the images of each batch (Zhang et al., 2018; Yun et al., 2019), with torchvision's transforms.
 
     Args:
         mixup: alpha of mixup's Beta distribution; 0: no mixup.
-        cutmix: alpha of CutMix; 0: no CutMix. Where both are on, each batch gets one of them by lot.
-        probability: of a batch to be mixed at all.
+        cutmix: alpha of CutMix's; 0: no CutMix. If both are on, each batch gets one of them at random.
+        probability: that a batch is mixed at all.
 
     Raises: ValueError naming the argument.
     """
@@ -28,7 +28,7 @@ class Mix:
     def __call__(self, pixels: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Float pixels [N, 3, H, W] and labels [N] -> mixed pixels, and labels [N] or shares [N, K].
 
-        It draws from torch's generator, which the training loop seeds for each step.
+        Draws from torch's generator, which the training loop seeds at each step.
         """
         kinds = [name for name in ("mixup", "cutmix") if getattr(self, name)]
         if not kinds or torch.rand(()).item() >= self.probability:

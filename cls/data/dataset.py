@@ -1,4 +1,4 @@
-"""Classification samples: files in, tensors out, all randomness from the draw."""
+"""Classification data: files of a split -> samples, splits -> a data source."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,13 +12,11 @@ from torch.utils.data import Dataset
 
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
-from engine.data.loader import as_tensor
+from engine.data.loader import SampleKey, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
-from engine.data.sample_stream import Draw, draw_seed
+from engine.data.preprocessing import Image
+from engine.data.splits import keep_all_but
 from engine.errors import UserError, no_split
-
-Image = NDArray[np.uint8]
-
 
 Transform = Callable[[Image, int], Image]
 """(image [H, W, 3], seed) -> image [h, w, 3]."""
@@ -28,8 +26,8 @@ Transform = Callable[[Image, int], Image]
 class ClassificationSplit:
     """The files of one split, as packed arrays of equal length.
 
-    root: the folder that `files` are relative to. labels: class index of each (None: unknown). windows: what
-    of the picture is the sample, [N, 4] as (left, top, right, bottom) in pixels (None: all of it).
+    root: the folder that `files` are relative to. labels: class index of each (None: unknown). windows: the
+    part of each image that is the sample, [N, 4] as (left, top, right, bottom) in pixels (None: all of it).
     """
 
     root: str
@@ -46,21 +44,20 @@ class ClassificationSplit:
         return len(self.files)
 
     def without(self, indices: Iterable[int]) -> "ClassificationSplit":
-        """The same files but those at `indices`, in the same order."""
-        kept = np.ones(len(self), bool)
-        kept[list(indices)] = False
+        """The same split without the files at `indices`, in the same order."""
+        keep = keep_all_but(len(self), indices)
         return replace(
             self,
-            files=self.files[kept],
-            labels=None if self.labels is None else self.labels[kept],
-            windows=None if self.windows is None else self.windows[kept],
+            files=self.files[keep],
+            labels=None if self.labels is None else self.labels[keep],
+            windows=None if self.windows is None else self.windows[keep],
         )
 
 
 class ClassificationDataset(Dataset[dict[str, Any]]):
-    """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
+    """Map-style: `dataset[SampleKey(index, epoch)]` depends on nothing but (seed, epoch, index).
 
-    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has labels, "label": int.
+    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, if the split has labels, "label": int.
 
     Raises (from `[]` and `read`): UserError naming the file that cannot be read.
     """
@@ -93,26 +90,25 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         return None if self._split.labels is None else int(self._split.labels[index])
 
     def read(self, index: int) -> Image:
-        """The sample as it is stored, RGB [H, W, 3]."""
+        """The sample before any transform, RGB [H, W, 3]."""
         image = self._image(self.image_path(index))
         if self._split.windows is None:
             return image
         left, top, right, bottom = self._split.windows[index].tolist()
         return image[top:bottom, left:right]
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        image = self._transform(self.read(draw.index), draw_seed(self._seed, draw))
-        sample: dict[str, Any] = {"index": draw.index, "image": as_tensor(image.transpose(2, 0, 1))}
-        if (label := self.label(draw.index)) is not None:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        image = self._transform(self.read(key.index), sample_seed(self._seed, key))
+        sample: dict[str, Any] = {"index": key.index, "image": as_tensor(image.transpose(2, 0, 1))}
+        if (label := self.label(key.index)) is not None:
             sample["label"] = label
         return sample
 
 
-class ClassificationData:
-    """What a data config builds: the classes, the splits, and a data set per split.
+class ClassificationSource:
+    """What a classification `data` config builds: classes, splits by name, and a data set per split.
 
-    Attributes: classes; splits (name -> Split, in the order train, val, test, ...); description (one line for
-    logs); warnings (lines worth showing before training).
+    An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
     """
 
     def __init__(
@@ -129,25 +125,20 @@ class ClassificationData:
     def dataset(
         self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
     ) -> ClassificationDataset:
-        """The samples of one split.
-
-        Raises: UserError for a split that is not there.
-        """
+        """The samples of one split. Raises: UserError if there is no such split."""
         if split not in self.splits:
             raise no_split(split, self.splits, source=self.description)
         return ClassificationDataset(split=self.splits[split], transform=transform, seed=seed, cache=cache)
 
 
 def describe(what: str, root: Path, classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> str:
-    """One line for logs: what it is, where, and how large its splits are."""
+    """One line for logs: what the data is, its folder, and the sizes of its splits."""
     sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     return f"{what} at {root}: {len(classes)} classes; images: {sizes}"
 
 
 def refuse_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> None:
-    """Raises: UserError where a split has no pictures, or there is no split at all."""
-    if not splits:
-        raise UserError(f"{root}: no folders of splits; put the pictures into train/<class> and val/<class>")
+    """Raises: UserError if a split has no images."""
     for name, split in splits.items():
         if not len(split):
-            raise UserError(f"{root / name}: no pictures; add some or remove the folder")
+            raise UserError(f"{root / name}: no images; add some or remove the folder")

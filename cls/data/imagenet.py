@@ -1,7 +1,7 @@
-"""ImageNet (ILSVRC 2012) as it is unpacked: synset folders, or validation files with the devkit.
+"""ImageNet (ILSVRC 2012) as unpacked: synset folders, or validation files with the devkit.
 
-The order of the classes is that of the sorted synset ids, which all published weights share (TensorFlow's
-have a background class before it).
+Classes are in the order of the sorted synset ids, which all published weights share (TensorFlow's have a
+background class before the first).
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from cls.data.dataset import ClassificationData, ClassificationSplit, describe, refuse_empty
-from cls.data.folders import class_folders, read_tree
+from cls.data.dataset import ClassificationSource, ClassificationSplit, describe, refuse_empty
+from cls.data.folders import class_folders, existing_root, read_tree
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
 from engine.errors import UserError
-from engine.io.files import pack
+from engine.io.files import pack_paths
 
 DEVKIT = Path("ILSVRC2012_devkit_t12/data")
 
@@ -26,55 +26,56 @@ _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _COUNTS = {"train": 1281167, "val": 50000}
 
 
-def imagenet(*, root: str) -> ClassificationData:
+def imagenet(*, root: str) -> ClassificationSource:
     """ImageNet's train and val, either of which may be missing.
 
-    Each is a folder of synset folders (`val/n01440764/*.JPEG`), or of pictures with `<root>/<split>.txt`
-    beside it (a line "<file> <class index>" per picture); val may also hold the archive's bare files, with
-    the devkit unpacked in `<root>` to tell their classes. Of other than 1000 synsets the classes are called
-    by their synset ids.
+    Each holds synset folders (`val/n01440764/*.JPEG`), or images that a list beside it assigns to classes
+    (`<root>/<split>.txt`, a line "<file> <class index>" for each). val may also hold the archive's bare files
+    if the devkit, which lists their classes, is unpacked in `<root>`. If there are not 1000 synsets, the
+    synset ids are the classes' names.
 
     Raises:
-        UserError: neither is there, or what tells the classes is missing or does not fit.
+        UserError: if there is neither train nor val, or the images' classes are unknown.
     """
-    base = Path(root).expanduser()
-    if not base.is_dir():
-        raise UserError(f"data.root={root}: no such folder")
-    there = [name for name in ("train", "val") if (base / name).is_dir()]
-    if not there:
+    base = existing_root(root)
+    present = [name for name in ("train", "val") if (base / name).is_dir()]
+    if not present:
         raise UserError(
             f"{base}: neither train nor val; unpack ILSVRC2012_img_train.tar into train/<synset>/ and "
             "ILSVRC2012_img_val.tar into val/ (from image-net.org), with ILSVRC2012_devkit_t12 beside them"
         )
-    synsets = _synsets(base, there)
-    splits = {name: _split(base, name, synsets) for name in there}
+    synsets = _synsets(base, present)
+    splits = {name: _split(base, name, synsets) for name in present}
     refuse_empty(splits, base)
     classes = ClassMap(names=class_names() if len(synsets) in (0, 1000) else tuple(synsets))
     warnings = [
-        f"{base / name}: {len(split)} pictures, ImageNet has {_COUNTS[name]}"
+        f"{base / name}: {len(split)} images, ImageNet has {_COUNTS[name]}"
         for name, split in splits.items()
         if len(classes) == 1000 and len(split) != _COUNTS[name]
     ]
     for name, split in splits.items():
         assert split.labels is not None
         if split.labels.max() >= len(classes):
-            raise UserError(f"{base / name}: class {split.labels.max()} of {len(classes)} classes")
+            raise UserError(
+                f"{base / name}.txt: class index {split.labels.max()}, but there are {len(classes)} classes "
+                "(numbered from 0)"
+            )
     description = describe("ImageNet", base, classes, splits)
-    return ClassificationData(classes=classes, splits=splits, description=description, warnings=warnings)
+    return ClassificationSource(classes=classes, splits=splits, description=description, warnings=warnings)
 
 
 def class_names() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, as torchvision's weights list them."""
-    from torchvision.models import MobileNet_V3_Large_Weights  # imports all of torchvision's models
+    from torchvision.models import MobileNet_V3_Large_Weights  # late: imports all of torchvision's models
 
     return tuple(MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def _synsets(base: Path, splits: list[str]) -> list[str]:
-    """Sorted ids of the synset folders of the first split that has some; empty where none has."""
+    """Sorted ids of the synset folders of the first split that has any; empty if none has."""
     for name in splits:
-        if found := class_folders(base / name):
-            return found
+        if synsets := class_folders(base / name):
+            return synsets
     return []
 
 
@@ -86,13 +87,13 @@ def _split(base: Path, name: str, synsets: list[str]) -> ClassificationSplit:
         return _listed(folder, listed)
     if name == "val":
         return _with_devkit(base)
-    raise UserError(f"{folder}: neither synset folders nor {listed.name} beside it, which tell the classes")
+    raise UserError(f"{folder}: no synset folders and no list {listed.name}, so the classes are unknown")
 
 
 def _listed(folder: Path, listed: Path) -> ClassificationSplit:
-    """Pictures of `folder` as `listed` names them: a line "<file> <class index>" each."""
+    """Images of `folder`, from the lines "<file> <class index>" of `listed`."""
     try:
-        lines = listed.read_text(encoding="utf-8-sig").split("\n")  # some editors put a mark in front
+        lines = listed.read_text(encoding="utf-8-sig").split("\n")  # -sig: editors add a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listed}: cannot be read ({error})") from None
     files, labels = [], []
@@ -105,15 +106,15 @@ def _listed(folder: Path, listed: Path) -> ClassificationSplit:
         files.append(file)
         labels.append(int(label))
     if not files:
-        raise UserError(f'{listed}: lists no picture; write a line "<file> <class index>" for each')
-    return ClassificationSplit(root=str(folder), files=pack(files), labels=np.array(labels, np.int32))
+        raise UserError(f'{listed}: lists no image; write a line "<file> <class index>" for each')
+    return ClassificationSplit(root=str(folder), files=pack_paths(files), labels=np.array(labels, np.int32))
 
 
 def _with_devkit(base: Path) -> ClassificationSplit:
     truth, meta, files = base / DEVKIT / _TRUTH, base / DEVKIT / "meta.mat", list_images(base / "val")
     if not truth.is_file() or not meta.is_file():
         raise UserError(
-            f"{base / 'val'}: bare files, whose classes the devkit tells: unpack "
+            f"{base / 'val'}: bare files, whose classes the devkit lists; unpack "
             f"ILSVRC2012_devkit_t12.tar.gz in {base}, or sort the files into synset folders"
         )
     wnids = _devkit_synsets(meta)
@@ -125,7 +126,7 @@ def _with_devkit(base: Path) -> ClassificationSplit:
         raise UserError(f"{truth}: not the devkit's list of classes ({error})") from None
     positions = [_position(file, len(labels)) for file in files]
     return ClassificationSplit(
-        root=str(base / "val"), files=pack([file.name for file in files]), labels=labels[positions]
+        root=str(base / "val"), files=pack_paths([file.name for file in files]), labels=labels[positions]
     )
 
 
@@ -142,9 +143,10 @@ def _devkit_synsets(meta: Path) -> dict[int, str]:
 
     try:
         rows: Any = loadmat(os.fspath(meta), squeeze_me=True)["synsets"]
-        found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+        leaves = [row for row in rows if int(row["num_children"]) == 0]
+        synsets = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
     except Exception as error:  # a damaged file may raise anything
         raise UserError(f"{meta}: not the devkit's meta.mat ({type(error).__name__})") from None
-    if not found:
+    if not synsets:
         raise UserError(f"{meta}: lists no synset")
-    return found
+    return synsets

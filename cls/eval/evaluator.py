@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, per class and per picture."""
+"""Top-1 and top-5 accuracy, per class and per image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ MAX_LISTED = 60
 
 
 class ClassificationEvaluator:
-    """reset / update / compute; `state` and `merge` gather the parts of several processes.
+    """Top-1 and top-5 accuracy: an `engine.contracts.Evaluator`.
 
-    names: sample names for `worst`, as a sequence or a function of the index. predicted: how the predictions
-    were made, for the protocol. Memory: four numbers per picture.
+    names: sample names for `worst`, as a sequence or a function of the index. predicted: how predictions were
+    made, for the protocol. Memory: four numbers per image.
     """
 
     main_metric = "top1"
@@ -46,7 +46,7 @@ class ClassificationEvaluator:
         The label's rank is the number of classes with a higher score, or the same and a lower index. Scores
         that are not numbers rank last.
 
-        Raises: ValueError for wrong shapes, labels that are no class, a picture that was counted already.
+        Raises: ValueError if a shape is wrong, a label is not a class, or an image was counted already.
         """
         scores = _array(outputs).astype(np.float64)
         labels, indices = _array(batch["label"]).astype(np.int64), _array(batch["index"])
@@ -66,12 +66,11 @@ class ClassificationEvaluator:
                     f"image {index} ({self._name(index)}) was counted already; call reset() first"
                 )
             label = int(labels[row])
-            lost = not np.isfinite(scores[row, label])
-            rank = count if lost else int(ranks[row])
+            rank = int(ranks[row]) if np.isfinite(scores[row, label]) else count
             self._rows[index] = (label, int(order[row, 0]), rank, float(probabilities[row, label]))
 
     def state(self) -> State:
-        """What has been counted, as plain arrays."""
+        """Everything counted so far, as plain arrays."""
         indices = sorted(self._rows)
         rows = [self._rows[index] for index in indices]
         return {
@@ -81,9 +80,9 @@ class ClassificationEvaluator:
         }
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace what has been counted by the sum of `states`.
+        """Replace everything counted so far by the sum of `states`.
 
-        Raises: ValueError when a picture was counted in two of them.
+        Raises: ValueError if an image was counted in two of them.
         """
         self.reset()
         for state in states:
@@ -101,7 +100,7 @@ class ClassificationEvaluator:
         return np.bincount(counts[:, 0] * size + counts[:, 1], minlength=size * size).reshape(size, size)
 
     def compute(self) -> dict[str, Any]:
-        """Flat results in 0..1, NaN where there is nothing to score.
+        """Flat results in 0..1, NaN if there is nothing to score.
 
         top1, top5, mean_class_accuracy (over the classes that occur), accuracy/<class>, num_images,
         num_classes_present, protocol.
@@ -134,7 +133,7 @@ class ClassificationEvaluator:
         return [(self._name(index), index, probability) for probability, index in wrong[:count]]
 
     def confused(self, count: int) -> list[tuple[str, str, int]]:
-        """(label, prediction, pictures) of the pairs that are confused most often."""
+        """(label, prediction, number of images) of the pairs that are confused most often."""
         matrix = self.confusion.copy()
         np.fill_diagonal(matrix, 0)
         best = np.argsort(-matrix, axis=None, kind="stable")[:count]
@@ -170,7 +169,8 @@ def _array(values: Any) -> NDArray[Any]:
     if not hasattr(values, "detach"):
         return np.asarray(values)
     values = values.detach().cpu()
-    return values.float().numpy() if values.is_floating_point() else values.numpy()  # numpy has no bfloat16
+    array: NDArray[Any] = (values.float() if values.is_floating_point() else values).numpy()  # no bfloat16
+    return array
 
 
 def _finite(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,8 +179,9 @@ def _finite(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
-        powers = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
-        return powers / powers.sum(1, keepdims=True)
+        powers: NDArray[np.float64] = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
+        shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return shares
 
 
 def _share(hits: NDArray[np.bool_]) -> float:

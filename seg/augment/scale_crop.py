@@ -4,6 +4,7 @@ Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizin
 the pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
 """
 
+from random import Random
 from typing import Any
 
 import albumentations
@@ -15,13 +16,13 @@ from engine.data.class_map import IGNORE
 from engine.data.preprocessing import Image, Size, resize_image
 
 
-class ScaleCrop(albumentations.DualTransform):
-    """A window of about crop / s pixels, s random, resized to `crop`; padded where there is less picture.
+class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albumentations has no types
+    """A window of about crop / s pixels, s random, resized to `crop`; padded if the image is smaller.
 
     Arguments as in `seg.transforms.TrainTransform`.
     """
 
-    class InitSchema(albumentations.DualTransform.InitSchema):
+    class InitSchema(albumentations.DualTransform.InitSchema):  # type: ignore[misc]
         crop: Size
         scale: tuple[float, float]
         scale_step: float
@@ -52,33 +53,34 @@ class ScaleCrop(albumentations.DualTransform):
 
     def _draw_scale(self) -> float:
         low, high = self.scale
+        random: Random = self.py_random
         if not self.scale_step:
-            return self.py_random.uniform(low, high)
-        return low + self.scale_step * self.py_random.randint(0, int((high - low) / self.scale_step + 1e-6))
+            return random.uniform(low, high)
+        return low + self.scale_step * random.randint(0, int((high - low) / self.scale_step + 1e-6))
 
     def apply(
         self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
         window = img[rows[0] : rows[1], columns[0] : columns[1]]
-        return _own(pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill))
+        return _writable(pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill))
 
     def apply_to_mask(
         self, mask: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
         window = mask[rows[0] : rows[1], columns[0] : columns[1]]
-        return _own(pad_label(resize_label(window, scaled), self.crop))
+        return _writable(pad_label(resize_label(window, scaled), self.crop))
 
 
-def _own(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    # A window at its own scale is still a view, and the transforms after this one may write into theirs.
+def _writable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # A window that was not resized may be a view of a cached image, and later transforms may write into it.
     return pixels if pixels.flags.writeable else pixels.copy()
 
 
 def resize_label(label: Image, size: Size) -> Image:
     """Nearest neighbor between pixel centers.
 
-    cv2.INTER_NEAREST measures from pixel corners instead, which shifts labels against their image by up to
-    half a pixel when it is scaled.
+    cv2.INTER_NEAREST measures from pixel corners, which shifts labels against their image by up to half a
+    pixel.
     """
     if label.shape == tuple(size):
         return label
@@ -87,7 +89,7 @@ def resize_label(label: Image, size: Size) -> Image:
 
 
 def pad_bottom_right(image: Image, size: Size, value: int) -> Image:
-    """Extend to at least `size`, at the bottom and the right like DeepLab."""
+    """Extend to at least `size`, at the bottom and the right, as DeepLab does."""
     missing_h, missing_w = (max(0, want - have) for want, have in zip(size, image.shape[:2], strict=True))
     if not missing_h and not missing_w:
         return image

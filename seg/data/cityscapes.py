@@ -1,7 +1,7 @@
-"""Cityscapes as it is distributed: `leftImg8bit/` and `gtFine/` side by side, 19 classes that are scored.
+"""Cityscapes as distributed: `leftImg8bit/` and `gtFine/` side by side, 19 scored classes.
 
-The masks of label ids are read directly, no preparation step. What a mask file *is* (label ids or training
-ids) is taken from its content, because trees where one was saved under the name of the other are common.
+Masks of label ids are read directly, without a preparation step. Whether a mask file holds label ids or
+training ids is decided by its content, because files of one kind under the other's name are common.
 """
 
 import os
@@ -14,14 +14,13 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
 from engine.errors import UserError
-from engine.io.files import pack, spread
-from seg.data.dataset import SegmentationData, SegmentationSplit
-from seg.data.labels import LabelReader
+from engine.io.files import evenly_spaced, pack_paths
+from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
 
 
-_SAMPLED_MASKS = 24  # per split; a mask of 2 megapixels decodes in about 5 ms
+_MASKS_SAMPLED = 24  # per split; a mask of 2 megapixels decodes in about 5 ms
 
 
 _IMAGE_END = "_leftImg8bit.png"
@@ -36,7 +35,7 @@ _INSTANCE_END = "_gtFine_instanceIds.png"
 _DOWNLOAD = (
     "Cityscapes needs a manual download: 1. register at https://www.cityscapes-dataset.com, 2. download "
     "leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), 3. unpack both into one "
-    "folder, 4. give that folder, which then holds leftImg8bit/ and gtFine/, as root"
+    "folder, 4. give that folder, which then holds leftImg8bit/ and gtFine/, as data.root"
 )
 
 
@@ -73,13 +72,13 @@ _TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
 _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
-def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationData:
+def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
     """The official tree under `root`; any split may be absent, and the test split may lack masks.
 
-    on_error: `skip` leaves single files to `engine.data.unreadable`, which reads them all.
+    on_error: `skip` leaves damaged files to `engine.data.unreadable`, which reads every file.
 
-    Raises: UserError, with the remedy, for a missing tree, images without masks, masks without images, and
-    masks of mixed kinds.
+    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image, or
+    some masks hold label ids and others training ids.
     """
     base = Path(root).expanduser()
     splits: dict[str, SegmentationSplit] = {}
@@ -100,9 +99,9 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationData:
         if len(files) != OFFICIAL_COUNTS[split]
     ]
     if kind != kind_by_name:
-        warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} hold {kind}, and are read as such")
+        warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} hold {kind} and are read as {kind}")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
-    return SegmentationData(
+    return SegmentationSource(
         classes=CITYSCAPES_CLASSES,
         splits=splits,
         read_label=label_reader(kind),
@@ -113,7 +112,7 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationData:
 
 def label_reader(kind: str) -> LabelReader:
     """Reads masks of "labelIds" or "labelTrainIds" as the 19 contiguous classes."""
-    remedy = f"a mask of Cityscapes {kind} cannot hold it: restore the file from gtFine_trainvaltest.zip"
+    remedy = f"not among Cityscapes' {kind}; restore the file from gtFine_trainvaltest.zip"
     if kind == "labelIds":
         return LabelReader(classes=CITYSCAPES_CLASSES, remedy=remedy)
     table = np.full(65536, UNKNOWN, np.uint8)
@@ -122,46 +121,46 @@ def label_reader(kind: str) -> LabelReader:
 
 
 def mask_kind(path: str) -> str | None:
-    """The kind: "labelIds", "labelTrainIds", or None where the values of the file fit both.
+    """What a mask holds: "labelIds", "labelTrainIds", or None if its values could be either.
 
-    Values 19..33 exist only among label ids (traffic light, vegetation, sky, car, ...) and 255 only among
-    training ids (everything not scored), so that of real masks practically every one is decided.
+    Only label ids have the values 19..33 (traffic light, vegetation, sky, car, ...), and only training ids
+    have 255 (everything not scored), so practically every real mask is one or the other.
 
-    Raises: UserError when the values fit neither.
+    Raises: UserError if it can be neither.
     """
-    found = read_labels(path)
-    if found.ndim == 3:
+    mask = read_labels(path)
+    if mask.ndim == 3:
         raise UserError(
-            f"{path}: a color picture, not ids; use *{_MASK_END['labelIds']} of gtFine_trainvaltest.zip"
+            f"{path}: a color image, not ids; use *{_MASK_END['labelIds']} of gtFine_trainvaltest.zip"
         )
-    values = set(np.unique(found).tolist())
+    values = set(np.unique(mask).tolist())
     fits = [kind for kind, ids in (("labelIds", _LABEL_IDS), ("labelTrainIds", _TRAIN_IDS)) if values <= ids]
     if not fits:
         odd = sorted(values - _LABEL_IDS)
         raise UserError(
-            f"{path}: values {odd[:5]} are no label ids (0..33), and the file holds no training ids "
-            "(0..18, 255) either; restore it from gtFine_trainvaltest.zip"
+            f"{path}: values {odd[:5]} are not label ids (0..33), and together its values are not training "
+            "ids (0..18, 255) either; restore it from gtFine_trainvaltest.zip"
         )
     return fits[0] if len(fits) == 1 else None
 
 
 def _files(base: Path, folder: str, split: str, end: str) -> dict[str, str]:
     """{"frankfurt_000000_000294": path} of the files <folder>/<split>/<city>/*<end>, sorted."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     parent = base / folder / split
     if not parent.is_dir():
-        return found
+        return paths
     for city in sorted(os.listdir(parent)):
         if city.startswith(".") or not (parent / city).is_dir():
             continue
         for name in sorted(os.listdir(parent / city)):
             if name.endswith(end) and not name.startswith("."):
-                found[name.removesuffix(end)] = str(parent / city / name)
-    return found
+                paths[name.removesuffix(end)] = str(parent / city / name)
+    return paths
 
 
 def _kind_by_name(base: Path, splits: list[str]) -> str:
-    """Label ids where there are any: the training ids are derived from them."""
+    """Label ids if there are any: training ids are derived from them."""
     any_ids = any(_files(base, "gtFine", split, _MASK_END["labelIds"]) for split in splits)
     return "labelIds" if any_ids else "labelTrainIds"
 
@@ -187,23 +186,23 @@ def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
         )
     instances = _files(base, "gtFine", split, _INSTANCE_END)
     return SegmentationSplit(
-        images=pack(list(images.values())),
-        names=pack(list(images)),
-        labels=pack([masks[name] for name in images]) if masks else None,
-        instances=pack([instances[name] for name in images])
+        images=pack_paths(list(images.values())),
+        names=pack_paths(list(images)),
+        labels=pack_paths([masks[name] for name in images]) if masks else None,
+        instances=pack_paths([instances[name] for name in images])
         if masks and set(images) <= set(instances)
         else None,
     )
 
 
 def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str | None:
-    """What the masks of a sample are; None where none decides. Raises: UserError when they differ."""
+    """What a sample of the masks holds; None if all could be either. Raises: UserError if they differ."""
     example: dict[str, str] = {}
     tally: Counter[str] = Counter()
     for files in splits.values():
         if files.labels is None:
             continue
-        for index in spread(len(files), _SAMPLED_MASKS):
+        for index in evenly_spaced(len(files), _MASKS_SAMPLED):
             path = os.fsdecode(files.labels[index])
             try:
                 kind = mask_kind(path)
@@ -217,6 +216,6 @@ def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str
     if len(example) > 1:
         raise UserError(
             f"{example['labelTrainIds']} holds training ids but {example['labelIds']} label ids "
-            f"({dict(tally)} in a sample); keep one kind: restore gtFine/ from gtFine_trainvaltest.zip"
+            f"({dict(tally)} in a sample); use one kind: restore gtFine/ from gtFine_trainvaltest.zip"
         )
     return next(iter(example), None)

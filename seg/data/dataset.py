@@ -1,27 +1,33 @@
-"""Segmentation samples: files in, tensors out, all randomness from the draw."""
+"""Segmentation data: mask files -> labels, files of a split -> samples, splits -> a data source."""
 
+from __future__ import annotations
+
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from engine.data.class_map import ClassMap
+from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_image, read_labels
-from engine.data.loader import as_tensor
+from engine.data.loader import SampleKey, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
-from engine.data.sample_stream import Draw, draw_seed
+from engine.data.preprocessing import Image
+from engine.data.splits import keep_all_but
 from engine.errors import UserError, no_split
-from seg.data.labels import LabelReader
 
-Image = NDArray[np.uint8]
+Label = NDArray[np.uint8]
+"""Contiguous class indices [H, W]; 255: not counted."""
 
 
-Transform = Callable[[Image, Image | None, int], tuple[Image, Image | None]]
+Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
@@ -44,29 +50,28 @@ class SegmentationSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def without(self, indices: Iterable[int]) -> "SegmentationSplit":
-        """The same files but those at `indices`, in the same order."""
-        kept = np.ones(len(self), bool)
-        kept[list(indices)] = False
+    def without(self, indices: Iterable[int]) -> SegmentationSplit:
+        """The same split without the images at `indices`, in the same order."""
+        keep = keep_all_but(len(self), indices)
         return SegmentationSplit(
-            images=self.images[kept],
-            names=self.names[kept],
-            labels=None if self.labels is None else self.labels[kept],
-            instances=None if self.instances is None else self.instances[kept],
+            images=self.images[keep],
+            names=self.names[keep],
+            labels=None if self.labels is None else self.labels[keep],
+            instances=None if self.instances is None else self.instances[keep],
         )
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Map-style: `dataset[Draw(index, epoch)]` depends on nothing but (seed, epoch, index).
+    """Map-style: `dataset[SampleKey(index, epoch)]` depends on nothing but (seed, epoch, index).
 
-    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, where the split has masks, "label": uint8
+    A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, if the split has masks, "label": uint8
     [H, W] of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances":
     int32 [H, W].
 
-    cache: where decoded images and masks come from, instead of their files; it must have been made for them.
+    cache: decoded images and masks, read instead of their files; it must have been built from them.
 
-    Raises (from `[]` and `read`): UserError naming the file that is unreadable, of another size than its
-    image, or holds an unknown value.
+    Raises (from `[]` and `read`): UserError naming a file that is unreadable, a mask of another size than its
+    image, or one that holds an unknown value.
     """
 
     def __init__(
@@ -100,14 +105,14 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return os.fsdecode(self._split.images[index])
 
     def masks(self) -> MaskFiles | None:
-        """The mask files, for a cache; None where the split has none."""
+        """The mask files, for a cache; None if the split has none."""
         if self._split.labels is None:
             return None
         paths = [os.fsdecode(path) for path in self._split.labels]
         return MaskFiles(paths=paths, read=self._read_label, key=self._read_label.key)
 
-    def read(self, index: int) -> tuple[Image, Image | None, NDArray[np.int32] | None]:
-        """Image [H, W, 3], label [H, W] and instances [H, W] as they are stored; read-only from a cache."""
+    def read(self, index: int) -> tuple[Image, Label | None, NDArray[np.int32] | None]:
+        """Image [H, W, 3], label [H, W] and instances [H, W] before any transform; read-only from a cache."""
         image = self._image(self.image_path(index))
         label = instances = None
         if self._split.labels is not None:
@@ -120,23 +125,22 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             _check_size(path, instances, image)
         return image, label, instances
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        image, label, instances = self.read(draw.index)
-        sample: dict[str, Any] = {"index": draw.index}
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        image, label, instances = self.read(key.index)
+        sample: dict[str, Any] = {"index": key.index}
         if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
-        image, label = self._transform(image, label, draw_seed(self._seed, draw))
+        image, label = self._transform(image, label, sample_seed(self._seed, key))
         sample["image"] = as_tensor(image.transpose(2, 0, 1))
         if label is not None:
             sample["label"] = as_tensor(label)
         return sample
 
 
-class SegmentationData:
-    """What a data config builds: the classes, the splits, and a data set per split.
+class SegmentationSource:
+    """What a segmentation `data` config builds: classes, splits by name, and a data set per split.
 
-    Attributes: classes; splits (name -> Split, in the order train, val, test, ...); description (one line for
-    logs); warnings (lines worth showing before training).
+    An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
     """
 
     def __init__(
@@ -157,7 +161,7 @@ class SegmentationData:
     def dataset(
         self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
     ) -> SegmentationDataset:
-        """Raises: UserError when there is no such split."""
+        """The samples of one split. Raises: UserError if there is no such split."""
         if split not in self.splits:
             raise no_split(split, self.splits, source=self.description)
         return SegmentationDataset(
@@ -169,9 +173,76 @@ class SegmentationData:
         )
 
 
+class LabelReader:
+    """Reads a mask of ids [H, W] or of RGB colors [H, W, 3] as contiguous indices: one table look-up.
+
+    table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
+    `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
+    """
+
+    def __init__(self, *, classes: ClassMap, remedy: str, table: NDArray[np.uint8] | None = None) -> None:
+        self._classes = classes
+        self._remedy = remedy
+        self._table = classes.lut() if table is None else table
+
+    @property
+    def key(self) -> str:
+        """A digest of the mapping: readers with the same key read every file the same way."""
+        colors = repr((self._classes.ignore_colors, self._classes.colors))
+        return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
+
+    def __call__(self, path: str) -> Label:
+        """-> uint8 [H, W]. Raises: UserError naming the file and its unknown values, with pixel counts."""
+        stored = read_labels(path)
+        labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
+        unknown = labels == UNKNOWN
+        if unknown.any():
+            raise UserError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
+        return labels
+
+    def _from_ids(self, stored: NDArray[Any]) -> Label:
+        if stored.dtype == np.uint8:
+            return np.asarray(cv2.LUT(stored, self._table[:256]), np.uint8)
+        inside = (stored >= 0) & (stored < len(self._table))
+        return np.where(inside, self._table[np.where(inside, stored, 0)], np.uint8(UNKNOWN))
+
+    def _from_colors(self, stored: NDArray[np.uint8]) -> Label:
+        return _color_table(self._classes)[_color_codes(stored)]
+
+
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:
     if mask.shape != image.shape[:2]:
         raise UserError(
             f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} but its image {image.shape[0]} x "
             f"{image.shape[1]} (height x width); export both at the same size"
         )
+
+
+def _color_codes(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+@lru_cache(maxsize=2)
+def _color_table(classes: ClassMap) -> NDArray[np.uint8]:
+    """uint8 [2^24]: one entry per color (16 MB, built on first use; ten times faster than a search)."""
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    for colors, values in ((classes.ignore_colors, IGNORE), (classes.colors, range(classes.num_classes))):
+        if colors:
+            table[_color_codes(np.array(colors, np.uint8))] = values
+    return table
+
+
+def _list_values(values: NDArray[np.integer]) -> str:
+    """'unknown values 7 (120 pixels), 9 (3 pixels)', the most frequent first, five at most."""
+    # Colors as single numbers: NumPy takes a second per megapixel to compare rows.
+    colors = values.ndim == 2
+    unique, counts = np.unique(_color_codes(values) if colors else values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:5]
+    parts = []
+    for row in order:
+        value = int(unique[row])
+        shown = [value >> 16, value >> 8 & 255, value & 255] if colors else value
+        parts.append(f"{shown} ({counts[row]} pixels)")
+    more = f" and {len(unique) - 5} more" if len(unique) > 5 else ""
+    return f"unknown value{'s' if len(unique) > 1 else ''} {', '.join(parts)}{more}"

@@ -1,12 +1,12 @@
-"""Streets that are drawn, not photographed: a Cityscapes tree without a download, made on first use."""
+"""Street scenes that are drawn, not photographed: a Cityscapes tree without a download."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from engine.io.progress import with_progress
 from seg.data.cityscapes import cityscapes
-from seg.data.dataset import SegmentationData
-from streets.cached import cached_streets
+from seg.data.dataset import SegmentationSource
+from streets import cached_streets
 
 
 def streets(
@@ -17,13 +17,16 @@ def streets(
     num_test: int = 50,
     size: Sequence[int] = (128, 256),
     seed: int = 0,
-) -> SegmentationData:
-    """Drawn street scenes with the 19 classes of Cityscapes; `size` is (height, width).
+) -> SegmentationSource:
+    """Drawn street scenes with the 19 classes of Cityscapes.
 
-    root: where the tree is kept (default: a folder named after the arguments in the user's cache). A tree
-    that was made with the same arguments is used again.
+    Args:
+        root: folder of the scenes (None: one named after the arguments, in the user's cache); scenes drawn
+            with the same arguments are reused.
+        num_train, num_val, num_test: number of scenes.
+        size: (height, width) of the scenes.
 
-    Raises: UserError for bad numbers, and when `root` holds something else or cannot be written.
+    Raises: UserError if a number is out of range, or `root` holds something else or cannot be written.
     """
     draw = partial(
         cached_streets,
@@ -35,7 +38,7 @@ def streets(
         seed=seed,
     )
     folder = with_progress(draw, num_train + num_val + num_test, unit="street scene")
-    tree = cityscapes(root=str(folder))
-    tree.description = tree.description.replace("Cityscapes at", "built-in street scenes at")
-    tree.warnings = ()  # about the numbers of images, which are not Cityscapes' by choice
-    return tree
+    source = cityscapes(root=str(folder))
+    source.description = source.description.replace("Cityscapes at", "built-in street scenes at")
+    source.warnings = ()  # they say that the numbers of images are not Cityscapes'
+    return source

@@ -18,16 +18,15 @@ State = dict[str, NDArray[Any]]
 
 
 _INSTANCE_BASE = (
-    1000  # an instance id is (dataset id of the class) * 1000 + number; smaller values are no instances
+    1000  # an instance id is (dataset id of the class) * 1000 + number; smaller values are not instances
 )
 
 
 class SegmentationEvaluator:
-    """reset / update / compute; `state` and `merge` gather the parts of several processes.
+    """Mean intersection over union: an `engine.contracts.Evaluator`.
 
-    names: image names for `worst`, as a sequence or a function of the index. predicted: how the predictions
-    were made, for the protocol.
-    Memory: the matrix, and a few numbers per image.
+    names: image names for `worst`, as a sequence or a function of the index. predicted: how predictions were
+    made, for the protocol. Memory: one confusion matrix, and a few numbers per image.
     """
 
     main_metric = "miou"
@@ -48,7 +47,7 @@ class SegmentationEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        # The last column counts predictions that are no class at all: misses, but nobody's false positives.
+        # The last column counts predictions outside the classes: misses, but no class's false positives.
         self._confusion = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
         self._scores: dict[int, float] = {}
         # Weighted instance pixels are kept per image and added in the order of the images: floating-point
@@ -64,8 +63,9 @@ class SegmentationEvaluator:
         """Count a batch.
 
         outputs: integers [N, H, W], contiguous predictions at the labels' resolution (tensor or array).
-        batch: "label" uint8 [N, H, W], "index" [N], and optionally "instances" [N, H, W]. Raises: ValueError
-        for wrong shapes, labels that are no class, and an image that was counted already.
+        batch: "label" uint8 [N, H, W], "index" [N], and optionally "instances" [N, H, W].
+
+        Raises: ValueError if a shape is wrong, a label is not a class, or an image was counted already.
         """
         predictions, labels, indices = (_array(x) for x in (outputs, batch["label"], batch["index"]))
         if predictions.shape != labels.shape or labels.ndim != 3 or indices.shape != labels.shape[:1]:
@@ -87,7 +87,7 @@ class SegmentationEvaluator:
                 self._weighted[index] = self._weigh_instances(prediction, instances[position])
 
     def state(self) -> State:
-        """What has been counted, as plain arrays."""
+        """Everything counted so far, as plain arrays."""
         indices = sorted(self._scores)
         weighted = [self._weighted[index] for index in sorted(self._weighted)]
         return {
@@ -99,9 +99,9 @@ class SegmentationEvaluator:
         }
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace what has been counted by the sum of `states`.
+        """Replace everything counted so far by the sum of `states`.
 
-        Raises: ValueError when an image was counted in two of them.
+        Raises: ValueError if an image was counted in two of them.
         """
         self.reset()
         for state in states:
@@ -113,7 +113,7 @@ class SegmentationEvaluator:
             self._weighted.update(zip(state["weighted_index"].tolist(), state["weighted"], strict=True))
 
     def compute(self) -> dict[str, Any]:
-        """Flat results in 0..1, NaN where there is nothing to score.
+        """Flat results in 0..1, NaN if there is nothing to score.
 
         miou, miou_category, pixel_accuracy, iou/<class>, iou_category/<category>, with instances iiou,
         iiou_category, iiou/<class>; and num_images, num_classes_present, protocol.
@@ -172,7 +172,8 @@ class SegmentationEvaluator:
     def _group(self, matrix: NDArray[np.int64]) -> NDArray[np.int64]:
         """[C, C + 1] -> [G, G + 1]: confusion between categories."""
         columns = np.concatenate([matrix[:, :-1] @ self._groups.T, matrix[:, -1:]], axis=1)
-        return self._groups.astype(np.int64) @ columns
+        grouped: NDArray[np.int64] = self._groups.astype(np.int64) @ columns
+        return grouped
 
     def _weigh_instances(self, prediction: NDArray[np.uint8], instances: NDArray[Any]) -> NDArray[np.float64]:
         """[4, C]: weighted tp and fn for the class, then for its category, of the instances of one image."""
@@ -198,7 +199,10 @@ class SegmentationEvaluator:
         return sums
 
     def _group_of(self, index: int) -> NDArray[np.bool_]:
-        return self._groups[self.classes.category_names.index(self.classes.categories[index])]
+        group: NDArray[np.bool_] = self._groups[
+            self.classes.category_names.index(self.classes.categories[index])
+        ]
+        return group
 
     def _instance_results(self) -> dict[str, float]:
         tp, fn, group_tp, group_fn = np.array(
@@ -239,7 +243,7 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """int64 [C, C + 1] of one image [H, W]; predictions >= C go to the last column, labels of 255 nowhere.
 
-    Raises: ValueError when a label is neither a class nor 255.
+    Raises: ValueError if a label is neither a class nor 255.
     """
     pairs = label.astype(np.uint16)
     pairs <<= 8
@@ -254,7 +258,7 @@ def confusion_matrix(
 
 
 def _numbered(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """The distinct values, ascending, and for each value its number among them."""
+    """The distinct values, ascending, and for each value its position among them."""
     if values.max(initial=0) >= 1 << 20:
         return np.unique(values, return_inverse=True)
     ids = np.flatnonzero(np.bincount(values))  # np.unique sorts, which takes ten times as long
@@ -276,7 +280,8 @@ def _as_uint8(prediction: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _false_positives(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
-    return matrix[:, :-1].sum(0) - np.diagonal(matrix)
+    predicted: NDArray[np.int64] = matrix[:, :-1].sum(0)
+    return predicted - np.diagonal(matrix)
 
 
 def _iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -285,7 +290,8 @@ def _iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return ratio
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -1,11 +1,11 @@
-"""Classification as it ships: the scores of the task, from pixels of 0..255."""
+"""Exported classification: the scores of the task, from pixels of 0..255."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cls.export import Export, run_artifact
+from cls.export import ClassificationWithFile, ExportedClassification
 from cls.task import Classification
 from cls.transforms import EvalTransform
 from deploy.artifact import Artifact, describe, prepared
@@ -26,7 +26,7 @@ def task(classes=CLASSES):
     return Classification(model=model, classes=classes, eval_transform=transform, pixels="imagenet").eval()
 
 
-def picture(seed=0):
+def image_of(seed=0):
     return np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)
 
 
@@ -35,35 +35,35 @@ def picture(seed=0):
 def test_a_task_predicts_the_same_with_the_file(tmp_path, kind, library, normalize):
     pytest.importorskip(library)
     plain = task()
-    module = Export(task=plain, normalize=normalize)
+    module = ExportedClassification(task=plain, normalize=normalize)
     texts = describe(module, room="cls", facts={})
-    given = {**texts, "input": f'{{"dtype": "{module.dtype}"}}'}
-    image = prepared(module.transform(picture()), given)
+    metadata = {**texts, "input": f'{{"dtype": "{module.dtype}"}}'}
+    image = prepared(module.transform(image_of()), metadata)
     assert (image.dtype, image.shape) == (np.uint8 if normalize else np.float32, (3, 16, 16))
     path = tmp_path / f"m{SUFFIXES[kind]}"
     export(module, torch.from_numpy(image)[None], path, format=kind, names=module.names, metadata=texts)
-    expected = [plain.predict_image(picture(seed)) for seed in range(3)]
-    placed = run_artifact(task=plain, artifact=Artifact(open_session(path), path))
-    found = [placed.predict_image(picture(seed)) for seed in range(3)]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = [plain.predict_image(image_of(seed)) for seed in range(3)]
+    with_file = ClassificationWithFile(task=plain, artifact=Artifact(open_session(path), path))
+    predicted = [with_file.predict_image(image_of(seed)) for seed in range(3)]
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
     assert not np.allclose(expected[0], expected[1])
 
 
-def test_agreement_is_that_of_the_best_class():
-    module = Export(task=task())
+def test_agreement_compares_the_most_probable_classes():
+    module = ExportedClassification(task=task())
     first, second = np.array([[1.0, 2, 0], [3, 1, 0]]), np.array([[0.0, 2, 1], [0, 1, 0]])
     assert module.agreement([first], [second]) == 0.5
 
 
 def test_a_file_of_other_classes_is_refused(tmp_path):
     path = tmp_path / "m.pt2"
-    module = Export(task=task())
+    module = ExportedClassification(task=task())
     texts = describe(module, room="cls", facts={})
     example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     export(module, example, path, format="torch_export", names=module.names, metadata=texts)
     other = task(ClassMap(names=("dark", "light", "gray")))
     artifact = Artifact(open_session(path), path)
-    refuses(lambda: run_artifact(task=other, artifact=artifact), "m.pt2", "other classes")
+    refuses(lambda: ClassificationWithFile(task=other, artifact=artifact), "m.pt2", "other classes")
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_a_file_of_other_classes_is_refused(tmp_path):
 )
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Export(task=task(), **options)
+        ExportedClassification(task=task(), **options)

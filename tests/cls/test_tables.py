@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from backbones.count import count
-from engine.config.compose import build, compose_config
+from engine.config.compose import compose_config
 from engine.config.help import CONF
+from engine.config.instantiate import build
 
 TABLE_3 = """
 v3_large        V3-Large 1.0    75.2  219   5.4

@@ -1,4 +1,4 @@
-"""The classification task: losses, mixing, distillation, pictures."""
+"""The classification task: losses, mixing, distillation, drawings."""
 
 import copy
 
@@ -9,11 +9,12 @@ from torch import nn
 
 from cls.augment.mix import Mix
 from cls.data.dataset import ClassificationDataset, ClassificationSplit
+from cls.report import ClassificationReporter
 from cls.task import Classification
 from cls.transforms import EvalTransform
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image, write_png
-from engine.io.files import pack
+from engine.io.files import pack_paths
 from engine.train.distillation import Distillation
 
 CLASSES = ClassMap(names=("dark", "gray", "light"), ids=(5, 9, 1))
@@ -59,18 +60,18 @@ def test_label_smoothing_spreads_a_share():
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_gives_shares_of_both_labels(kind):
+def test_mixing_gives_both_labels_a_share(kind):
     torch.manual_seed(0)
     one = batch((0, 255), (0, 2))
     pixels, shares = Mix(**{kind: 1.0})(one["image"].float(), one["label"], 3)
     assert shares.shape == (2, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(2))
-    # A picture's mean is its share of white, in mixup and CutMix alike.
+    # An image's mean is its share of white, in mixup and CutMix alike.
     torch.testing.assert_close(pixels.mean((1, 2, 3)) / 255, shares[:, 2], atol=1e-5, rtol=0)
     assert 0 < shares[0, 2] < 1
 
 
-def test_mixing_happens_in_training_alone_and_with_its_probability():
+def test_mixing_happens_only_in_training_and_with_its_probability():
     mixed = task(mix=Mix(mixup=1.0))
     plain = task()(batch())["cross_entropy"]
     assert mixed.eval()(batch())["cross_entropy"] == plain
@@ -82,7 +83,7 @@ def test_mixing_happens_in_training_alone_and_with_its_probability():
     assert Mix()(batch()["image"].float(), batch()["label"], 3)[1].dim() == 1
 
 
-def test_distillation_draws_towards_the_teacher():
+def test_distillation_draws_scores_towards_the_teachers():
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
     student = task()
     student.distillation = Distillation(teacher=teacher, weight=0.5, temperature=2.0)
@@ -98,7 +99,7 @@ def test_distillation_draws_towards_the_teacher():
     assert student.model.sharpness.grad is not None
 
 
-def test_teachers_scores_equal_to_ours_cost_nothing():
+def test_scores_equal_to_the_teachers_have_no_distillation_loss():
     scores = torch.randn(4, 3, 5, 5)
     loss = Distillation(teacher=nn.Identity(), temperature=3.0).loss
     assert loss(scores, scores.clone()).item() == pytest.approx(0, abs=1e-6)
@@ -110,36 +111,39 @@ def test_teachers_scores_equal_to_ours_cost_nothing():
     assert loss(scores, other, counted).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_predictions_pictures_and_reports(tmp_path):
+def test_predictions_drawings_and_evaluations_are_saved(tmp_path):
     for value, name in ((0, "a"), (120, "b"), (255, "c")):
         write_png(tmp_path / f"{name}.png", np.full((20, 30, 3), value, np.uint8))
     split = ClassificationSplit(
-        root=str(tmp_path), files=pack(["a.png", "b.png", "c.png"]), labels=np.array([0, 2, 2], np.int32)
+        root=str(tmp_path),
+        files=pack_paths(["a.png", "b.png", "c.png"]),
+        labels=np.array([0, 2, 2], np.int32),
     )
     dataset = ClassificationDataset(split=split, transform=EvalTransform(crop=16), seed=0)
     one = task()
     probabilities = one.predict_image(read_image(tmp_path / "c.png"))
     assert probabilities.argmax() == 2
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    record = one.save_prediction(probabilities, tmp_path, "c")
+    reporter = ClassificationReporter(one)
+    record = reporter.save_prediction(probabilities, tmp_path, "c")
     assert [row["name"] for row in record["classes"]] == ["light", "gray", "dark"]
     assert record["classes"][0]["id"] == 1
     evaluator = one.evaluator(dataset)
     images = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (0, 120, 255)])
     rows = {"image": images, "label": torch.tensor([0, 2, 2]), "index": torch.arange(3)}
     evaluator.update(one.predict(rows), rows)
-    one.save_report(evaluator, dataset, tmp_path, worst=2)
+    reporter.save_evaluation(evaluator, dataset, tmp_path, worst=2)
     text = (tmp_path / "per_class.txt").read_text()
     assert "light  taken for  gray" in text
     assert (tmp_path / "confusion.png").exists()
     assert [path.name[:3] for path in (tmp_path / "worst").iterdir()] == ["01_"]
-    one.save_samples(dataset, tmp_path / "samples", count=2)
+    reporter.save_samples(dataset, tmp_path / "samples", count=2)
     assert len(list((tmp_path / "samples").iterdir())) == 2
     assert read_image(tmp_path / "samples" / "a.png").shape[1] >= 240
 
 
-def test_a_split_without_labels_cannot_be_scored():
-    split = ClassificationSplit(root="/x", files=pack(["a.png"]))
+def test_a_split_without_labels_or_with_other_classes_cannot_be_evaluated():
+    split = ClassificationSplit(root="/x", files=pack_paths(["a.png"]))
     dataset = ClassificationDataset(split=split, transform=EvalTransform(crop=16), seed=0)
     with pytest.raises(ValueError, match=r"/x/a\.png: this split has no labels"):
         task().evaluator(dataset)
@@ -158,6 +162,6 @@ def test_a_split_without_labels_cannot_be_scored():
         (lambda: Distillation(teacher=nn.Identity(), weight="abc"), "distill.weight must be .* got 'abc'"),
     ],
 )
-def test_bad_arguments_are_named(build, message):
+def test_a_bad_argument_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Crops that repeat with their seed; evaluation as torchvision's presets do it, pixel for pixel."""
+"""Random crops that repeat with their seed; evaluation like torchvision's presets, pixel for pixel."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_without_resize_the_crop_is_inceptions_central_part():
     assert str(EvalTransform(crop=224)) == "shorter side resized to 256, central 224x224"
 
 
-def test_square_shows_the_whole_picture():
+def test_square_shows_the_whole_image():
     image = np.zeros((50, 100, 3), np.uint8)
     image[:, :50] = 255
     shown = EvalTransform(crop=64, square=True)(image, 0)
@@ -39,7 +39,7 @@ def test_square_shows_the_whole_picture():
 
 
 @pytest.mark.parametrize("options", [{}, {"color": 0.4}, {"rand_augment": 9}])
-def test_a_crop_follows_from_its_seed_alone(options):
+def test_a_crop_depends_on_its_seed_alone(options):
     image = noise(120, 160)
     first, second = (TrainTransform(size=64, **options) for _ in range(2))
     torch.manual_seed(1)
@@ -53,16 +53,16 @@ def test_a_crop_follows_from_its_seed_alone(options):
     assert a.dtype == np.uint8
 
 
-def test_area_and_aspect_bound_the_crop():
-    """A picture of coordinates tells which part of it was taken."""
+def test_area_and_aspect_limit_the_crop():
+    """The pixels are coordinates, so they tell which part of the image was cropped."""
     height, width = 200, 240
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
     transform = TrainTransform(size=100, area=(0.2, 0.5), aspect=(0.75, 4 / 3), flip=0.0)
     shares, ratios = [], []
     for seed in range(60):
-        made = transform(image, seed).astype(int)
-        wide, high = (int(np.ptp(made[..., channel])) + 1 for channel in (0, 1))
+        crop = transform(image, seed).astype(int)
+        wide, high = (int(np.ptp(crop[..., channel])) + 1 for channel in (0, 1))
         shares.append(wide * high / (height * width))
         ratios.append(wide / high)
     assert 0.17 < min(shares) < 0.27
@@ -71,7 +71,7 @@ def test_area_and_aspect_bound_the_crop():
     assert max(ratios) < 1.4
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, 32:] = 255
     transform = TrainTransform(size=64, area=(1.0, 1.0), aspect=(1.0, 1.0))
@@ -79,7 +79,7 @@ def test_half_of_the_pictures_are_mirrored():
     assert 70 < sum(mirrored) < 130
 
 
-def test_rand_augment_changes_pictures():
+def test_rand_augment_changes_images():
     image = noise(64, 64)
     plain = TrainTransform(size=64, area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
     strong = TrainTransform(size=64, area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, rand_augment=15)
@@ -98,6 +98,6 @@ def test_rand_augment_changes_pictures():
         (lambda: EvalTransform(crop=224, resize=200), "resize .200. must be at least"),
     ],
 )
-def test_bad_arguments_are_named(build, message):
+def test_a_bad_argument_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()

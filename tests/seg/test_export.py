@@ -1,4 +1,4 @@
-"""Segmentation as it ships: the same label maps, whichever output and whatever enlarges it."""
+"""Exported segmentation: the same label maps for every output and every way to enlarge them."""
 
 from functools import partial
 
@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from backbones.mobilenet_v3 import mobilenet_v3_small, with_output_stride, with_width
+from backbones.mobilenet_v3 import mobilenet_v3_small
+from backbones.variants import with_output_stride, with_width
 from deploy.artifact import Artifact, describe
 from deploy.formats.export import export
 from deploy.formats.runtimes import eager, open_session
 from engine.data.class_map import ClassMap
-from seg.export import Export, nearest, run_artifact
+from seg.export import ExportedSegmentation, SegmentationWithFile, resize_nearest
 from seg.heads import LRASPP
-from seg.inference import Inference
 from seg.model import Segmenter
-from seg.task import Segmentation
+from seg.task import Inference, Segmentation
 from tests.refusals import refuses
 
 CLASSES = ClassMap(names=("road", "sky", "car"))
@@ -36,12 +36,12 @@ def trained(*, pool="global", align_corners=False, seed=0, **options):
     return Segmentation(model=model, classes=CLASSES, align_corners=align_corners, **options).eval()
 
 
-def pictures(count=1, height=64, width=96):
+def images_of(count=1, height=64, width=96):
     smooth = np.random.default_rng(1).integers(0, 256, (count, 3, height // 8, width // 8), np.uint8)
     return smooth.repeat(8, 2).repeat(8, 3)
 
 
-def shipped(module, path, example, **options):
+def exported(module, path, example, **options):
     texts = describe(module, room="seg", facts={})
     kind = {".onnx": "onnx", ".pt2": "torch_export"}[path.suffix]
     example = torch.from_numpy(example)
@@ -52,48 +52,48 @@ def shipped(module, path, example, **options):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_label_maps_are_those_that_the_task_predicts(align_corners):
     task = trained(align_corners=align_corners)
-    images = torch.from_numpy(pictures(2))
+    images = torch.from_numpy(images_of(2))
     with torch.inference_mode():
         expected = task.predict({"image": images, "size": (64, 96)})
-        found = Export(task=task, output="argmax", full_size=True)(images)
-        logits = Export(task=task, full_size=True)(images)
+        label_maps = ExportedSegmentation(task=task, output="argmax", full_size=True)(images)
+        logits = ExportedSegmentation(task=task, full_size=True)(images)
     assert len(expected.unique()) > 1
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, expected)
+    assert label_maps.dtype == torch.uint8
+    assert torch.equal(label_maps, expected)
     assert torch.equal(logits.argmax(1), expected.long())
 
 
-def test_without_normalization_it_takes_normalized_images():
+def test_with_normalize_off_the_graph_takes_normalized_images():
     task = trained()
-    images = torch.from_numpy(pictures())
-    outside = Export(task=task, normalize=False, dtype="uint8")
+    images = torch.from_numpy(images_of())
+    outside = ExportedSegmentation(task=task, normalize=False, dtype="uint8")
     assert outside.dtype == "float32"
     with torch.inference_mode():
-        assert torch.equal(outside(task.normalize(images)), Export(task=task)(images))
+        assert torch.equal(outside(task.normalize(images)), ExportedSegmentation(task=task)(images))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 7), (1, 1), (8, 12), (5, 100)])
 def test_labels_are_enlarged_to_the_nearest(size):
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (2, 8, 12), np.uint8))
     expected = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
-    assert torch.equal(nearest(labels, size, align_corners=False).float(), expected)
+    assert torch.equal(resize_nearest(labels, size, align_corners=False).float(), expected)
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted", "expected"), [(3, 5, [0, 1, 1, 2, 2]), (2, 4, [0, 0, 1, 1]), (4, 1, [0])]
+    ("length", "new_length", "expected"), [(3, 5, [0, 1, 1, 2, 2]), (2, 4, [0, 0, 1, 1]), (4, 1, [0])]
 )
-def test_labels_are_enlarged_between_aligned_corners(given, wanted, expected):
-    """Pixel x lies at x (given - 1) / (wanted - 1): for 3 -> 5 at 0, 0.5, 1, 1.5, 2."""
-    labels = torch.arange(given, dtype=torch.uint8)[None, None]
-    assert nearest(labels, (1, wanted), align_corners=True)[0, 0].tolist() == expected
+def test_labels_are_enlarged_between_aligned_corners(length, new_length, expected):
+    """Pixel x lies at x (length - 1) / (new_length - 1): for 3 -> 5 at 0, 0.5, 1, 1.5, 2."""
+    labels = torch.arange(length, dtype=torch.uint8)[None, None]
+    assert resize_nearest(labels, (1, new_length), align_corners=True)[0, 0].tolist() == expected
 
 
-def test_labels_enlarged_last_differ_at_edges_only():
+def test_labels_enlarged_last_differ_only_at_edges():
     task = trained()
-    images = torch.from_numpy(pictures())
+    images = torch.from_numpy(images_of())
     with torch.inference_mode():
         logits, labels = (
-            Export(task=task, output="argmax", full_size=True, upsample=kind)(images)
+            ExportedSegmentation(task=task, output="argmax", full_size=True, upsample=kind)(images)
             for kind in ("logits", "labels")
         )
     assert labels.shape == logits.shape
@@ -103,30 +103,30 @@ def test_labels_enlarged_last_differ_at_edges_only():
 @pytest.mark.parametrize(
     "pool", ["large_kernel", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("paper", "global"))]
 )
-def test_every_pool_ships_at_a_fixed_size(tmp_path, pool):
+def test_every_pool_exports_at_a_fixed_size(tmp_path, pool):
     pytest.importorskip("onnx")
-    module = Export(task=trained(pool=pool))
-    artifact = shipped(module, tmp_path / "m.onnx", pictures())
-    expected = eager(module)(pictures())[0]
-    np.testing.assert_allclose(artifact.session(pictures())[0], expected, atol=1e-3)
-    assert module.agreement([expected], artifact.session(pictures())) > 0.999
+    module = ExportedSegmentation(task=trained(pool=pool))
+    artifact = exported(module, tmp_path / "m.onnx", images_of())
+    expected = eager(module)(images_of())[0]
+    np.testing.assert_allclose(artifact.session(images_of())[0], expected, atol=1e-3)
+    assert module.agreement([expected], artifact.session(images_of())) > 0.999
 
 
 @pytest.mark.slow
-def test_the_global_pool_ships_at_any_size_and_batch(tmp_path):
+def test_the_global_pool_exports_at_any_size_and_batch(tmp_path):
     pytest.importorskip("onnx")
-    module = Export(task=trained(align_corners=True), output="argmax", full_size=True)
-    artifact = shipped(module, tmp_path / "m.onnx", pictures(), dynamic_batch=True, dynamic_size=True)
-    for images in (pictures(1, 64, 96), pictures(3, 104, 72), pictures(2, 128, 128)[..., :127, :121]):
-        found = artifact.session(np.ascontiguousarray(images))
-        assert module.agreement(eager(module)(np.ascontiguousarray(images)), found) > 0.999
+    module = ExportedSegmentation(task=trained(align_corners=True), output="argmax", full_size=True)
+    artifact = exported(module, tmp_path / "m.onnx", images_of(), dynamic_batch=True, dynamic_size=True)
+    for images in (images_of(1, 64, 96), images_of(3, 104, 72), images_of(2, 128, 128)[..., :127, :121]):
+        outputs = artifact.session(np.ascontiguousarray(images))
+        assert module.agreement(eager(module)(np.ascontiguousarray(images)), outputs) > 0.999
 
 
 @pytest.mark.parametrize("pool", ["paper", "large_kernel"])
-def test_windows_of_the_maps_size_are_refused_at_any_size(tmp_path, pool):
-    module = Export(task=trained(pool=pool))
+def test_pools_whose_window_follows_the_size_are_refused_at_any_size(tmp_path, pool):
+    module = ExportedSegmentation(task=trained(pool=pool))
     refuses(
-        lambda: shipped(module, tmp_path / "m.pt2", pictures(), dynamic_size=True),
+        lambda: exported(module, tmp_path / "m.pt2", images_of(), dynamic_size=True),
         "dynamic=size",
         "dynamic=batch",
     )
@@ -134,22 +134,22 @@ def test_windows_of_the_maps_size_are_refused_at_any_size(tmp_path, pool):
 
 @pytest.mark.parametrize(("output", "full_size"), [("logits", False), ("argmax", True)])
 def test_a_task_predicts_the_same_with_the_file(tmp_path, output, full_size):
-    task, images = trained(), pictures(3)
+    task, images = trained(), images_of(3)
     expected = task.predict({"image": torch.from_numpy(images), "size": (70, 110)})
     alone = task.predict_image(images[0].transpose(1, 2, 0))
-    module = Export(task=task, output=output, full_size=full_size)
-    placed = run_artifact(task=task, artifact=shipped(module, tmp_path / "m.pt2", images[:1]))
-    found = placed.predict({"image": torch.from_numpy(images), "size": (70, 110)})
-    # Enlarged to another size than the input's, finished label maps lie on the input's grid.
-    assert (found == expected).float().mean() > (0.999 if output == "logits" else 0.93)
-    assert (placed.predict_image(images[0].transpose(1, 2, 0)) == alone).all()
+    module = ExportedSegmentation(task=task, output=output, full_size=full_size)
+    with_file = SegmentationWithFile(task=task, artifact=exported(module, tmp_path / "m.pt2", images[:1]))
+    predicted = with_file.predict({"image": torch.from_numpy(images), "size": (70, 110)})
+    # Enlarged to another size than the input's, label maps from the file lie on the input's grid.
+    assert (predicted == expected).float().mean() > (0.999 if output == "logits" else 0.93)
+    assert (with_file.predict_image(images[0].transpose(1, 2, 0)) == alone).all()
 
 
 def test_label_maps_cannot_be_averaged(tmp_path):
-    module = Export(task=trained(), output="argmax")
-    artifact = shipped(module, tmp_path / "m.pt2", pictures())
+    module = ExportedSegmentation(task=trained(), output="argmax")
+    artifact = exported(module, tmp_path / "m.pt2", images_of())
     flipped = trained(inference=Inference(flip=True))
-    refuses(lambda: run_artifact(task=flipped, artifact=artifact), "m.pt2", "flip", "output=logits")
+    refuses(lambda: SegmentationWithFile(task=flipped, artifact=artifact), "m.pt2", "flip", "output=logits")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,6 @@ def test_label_maps_cannot_be_averaged(tmp_path):
         ({"dtype": "int8"}, "dtype must be"),
     ],
 )
-def test_options_without_sense_are_refused(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Export(task=trained(), **options)
+        ExportedSegmentation(task=trained(), **options)

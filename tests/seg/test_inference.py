@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from seg.inference import Inference, _starts
+from seg.task import Inference, _starts
 
 
 def columns(images):
@@ -13,7 +13,7 @@ def columns(images):
     return torch.cat([images[:, :1], 1 - images[:, :1]], dim=1)
 
 
-def test_plain_is_the_network_resized():
+def test_a_single_pass_is_the_network_resized():
     images = torch.rand(1, 3, 8, 12)
     scores = Inference()(columns, images, (16, 24), align_corners=False)
     expected = torch.nn.functional.interpolate(columns(images), (16, 24), mode="bilinear")
@@ -32,7 +32,7 @@ def test_flip_is_undone():
 
 
 @pytest.mark.parametrize("window", [(32, 32), (32, 48), (64, 96)])
-def test_a_sliding_window_covers_every_pixel_once_averaged(window):
+def test_a_sliding_window_averages_over_every_pixel(window):
     images = torch.rand(1, 3, 40, 70)
     scores = Inference(window=window)(columns, images, (40, 70), align_corners=False)
     torch.testing.assert_close(scores, columns(images).softmax(1))
@@ -51,6 +51,6 @@ def test_windows_end_at_the_border_and_leave_no_gap(length, window, overlap):
 @pytest.mark.parametrize(
     "options", [{"scales": []}, {"scales": [0.0]}, {"window": [16, 64]}, {"overlap": 1.0}]
 )
-def test_bad_options(options):
+def test_a_bad_option_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Inference(**options)

@@ -9,7 +9,8 @@ import torchvision
 
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
-from engine.config.compose import build, compose_config
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
 from seg.heads import LRASPP, RASPP
 from seg.model import Segmenter
 

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from engine.data.class_map import ClassMap
-from engine.io.files import pack
+from engine.data.images import read_labels
+from engine.errors import UserError
+from engine.io.files import pack_paths
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
-from seg.inference import Inference
 from seg.losses import CrossEntropy
-from seg.task import Segmentation
+from seg.report import SegmentationReporter
+from seg.task import Inference, Segmentation
 from seg.transforms import EvalTransform
 
 CLASSES = ClassMap(names=("dark", "light"), ids=(7, 300), colors=((0, 0, 0), (255, 255, 255)), ignore=(0,))
@@ -45,7 +47,7 @@ def batch(image, labels):
     return {"image": pixels, "label": torch.from_numpy(labels)[None], "index": torch.tensor([0])}
 
 
-def test_losses_are_taken_at_the_resolution_of_the_labels():
+def test_losses_are_computed_at_the_resolution_of_the_labels():
     image, labels = halves()
     losses = task(dice=0.5)(batch(image, labels))
     assert losses.keys() == {"cross_entropy", "dice"}
@@ -54,7 +56,7 @@ def test_losses_are_taken_at_the_resolution_of_the_labels():
     assert wrong > 10 * losses["cross_entropy"].item()
 
 
-def test_class_weights_are_counted_at_build():
+def test_a_wrong_number_of_class_weights_is_refused():
     with pytest.raises(ValueError, match=r"one weight per class \(dark, light: 2\), got 3"):
         task(loss=CrossEntropy(class_weights=[1.0, 2.0, 3.0]))
 
@@ -73,8 +75,10 @@ def test_class_weights_are_counted_at_build():
         ),
     ],
 )
-def test_the_protocol_says_how_predictions_were_made(options, expected):
-    split = SegmentationSplit(images=pack(["a.png"]), names=pack(["a"]), labels=pack(["a.png"]))
+def test_the_protocol_states_how_predictions_were_made(options, expected):
+    split = SegmentationSplit(
+        images=pack_paths(["a.png"]), names=pack_paths(["a"]), labels=pack_paths(["a.png"])
+    )
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
     image, labels = halves()
     evaluator = task(**options).evaluator(dataset)
@@ -82,7 +86,7 @@ def test_the_protocol_says_how_predictions_were_made(options, expected):
     assert evaluator.compute()["protocol"].endswith(f"2 of 2 classes present; {expected}")
 
 
-def test_weight_counts_pixels_that_are_not_ignored():
+def test_weight_counts_the_pixels_that_are_not_ignored():
     image, labels = halves()
     labels[:2] = 255
     assert task().weight(batch(image, labels)).item() == 6 * 16
@@ -110,20 +114,18 @@ def test_normalization(pixels, black, white):
         task(pixels="other")
 
 
-def test_predictions_are_saved_in_the_ids_of_the_data_set(tmp_path):
-    image, labels = halves()
-    record = task().save_prediction(labels, tmp_path, "street")
-    from engine.data.images import read_labels
-
+def test_predictions_are_saved_with_the_ids_of_the_data_set(tmp_path):
+    reporter, (image, labels) = SegmentationReporter(task()), halves()
+    record = reporter.save_prediction(labels, tmp_path, "street")
     stored = read_labels(tmp_path / record["mask"])
     assert set(np.unique(stored)) == {7, 300}
     assert record["classes"] == {"dark": 0.5, "light": 0.5}
-    assert task().picture(image, labels, legend=False).shape == image.shape
-    assert task().picture(image, labels).shape[0] > image.shape[0]
+    assert reporter.draw(image, labels, legend=False).shape == image.shape
+    assert reporter.draw(image, labels).shape[0] > image.shape[0]
 
 
-def test_a_split_without_masks_is_not_evaluated():
-    split = SegmentationSplit(images=pack(["test/street.png"]), names=pack(["street"]))
+def test_a_split_without_masks_cannot_be_evaluated():
+    split = SegmentationSplit(images=pack_paths(["test/street.png"]), names=pack_paths(["street"]))
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
-    with pytest.raises(ValueError, match=r"test/street\.png: this split has no masks to score against"):
+    with pytest.raises(UserError, match=r"test/street\.png: this split has no masks to score against"):
         task().evaluator(dataset)

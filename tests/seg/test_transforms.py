@@ -1,4 +1,4 @@
-"""Scale-crop-flip: the same as scaling the whole picture, seeded per sample, alike in every worker."""
+"""Scale, crop, flip: the same as scaling the whole image, seeded per sample, equal in every worker."""
 
 import cv2
 import numpy as np
@@ -7,11 +7,10 @@ from torch.utils.data import DataLoader
 
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
-from engine.data.sample_stream import Draw
-from engine.io.files import pack
+from engine.data.loader import SampleKey
+from engine.io.files import pack_paths
 from seg.augment.scale_crop import resize_label
-from seg.data.dataset import SegmentationDataset, SegmentationSplit
-from seg.data.labels import LabelReader
+from seg.data.dataset import LabelReader, SegmentationDataset, SegmentationSplit
 from seg.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)
@@ -20,7 +19,7 @@ IMAGE = cv2.resize(RNG.integers(0, 256, (12, 24, 3), dtype=np.uint8), (192, 96))
 
 
 def scaled_then_cropped(image, label, scale, corner, crop):
-    """The protocol word by word, on the whole picture; `corner` in pixels of the scaled picture."""
+    """The protocol step by step, on the whole image; `corner` in pixels of the scaled image."""
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     big = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     marks = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -45,7 +44,7 @@ def test_crop_first_equals_scale_then_crop(scale):
         window = step.get_params_dependent_on_data({"shape": IMAGE.shape}, {})
         corner = [window[side][0] * scale for side in ("rows", "columns")]
         if any(abs(place - round(place)) > 1e-6 for place in corner):
-            continue  # a cut between two pixels of the scaled picture: finer than the whole picture allows
+            continue  # between two pixels of the scaled image, where no crop can begin
         expected_image, expected_label = scaled_then_cropped(
             IMAGE, noise, scale, [round(place) for place in corner], 72
         )
@@ -61,7 +60,7 @@ def test_crop_first_equals_scale_then_crop(scale):
 
 @pytest.mark.parametrize("scale", [0.5, 0.61, 0.83, 1.0, 1.37, 2.0])
 def test_image_and_label_stay_aligned_at_any_scale(scale):
-    """Column numbers as picture and as label: no shift between them. INTER_NEAREST is 0.5 px off at 0.5."""
+    """Column numbers as image and as label: no shift between them. INTER_NEAREST is 0.5 px off at 0.5."""
     ramp = np.arange(192, dtype=np.uint8)[None].repeat(96, 0)
     transform = TrainTransform(crop=64, scale=(scale, scale), flip=0)
     shifts = []
@@ -77,7 +76,7 @@ def test_image_and_label_stay_aligned_at_any_scale(scale):
     assert abs(np.mean(shifts)) <= (0.5 if scale == 0.5 else 0.15)
 
 
-def test_nearest_is_centerd():
+def test_labels_are_resized_between_pixel_centers():
     """Reducing 0 1 2 3 4 5 by three takes the middles 1 and 4, not the corners 0 and 3."""
     assert resize_label(np.arange(6, dtype=np.uint8)[None], (1, 2)).tolist() == [[1, 4]]
 
@@ -109,7 +108,7 @@ def test_every_source_pixel_can_be_reached_and_scales_cover_the_range():
     assert seen_columns >= set(range(2, 190))  # the outermost need the outermost window
 
 
-def test_flip_probability_and_grid_of_scales():
+def test_flips_have_their_probability_and_scales_their_grid():
     ramp = np.arange(192, dtype=np.uint8)[None].repeat(96, 0)
     flipped = [TrainTransform(crop=40, flip=0.5)(IMAGE, ramp, seed)[1] for seed in range(200)]
     share = np.mean([label[0, 0] > label[0, 39] for label in flipped])
@@ -122,7 +121,7 @@ def test_flip_probability_and_grid_of_scales():
     assert {0.5, 1.0, 2.0} <= lengths <= {0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0}
 
 
-def test_color_changes_the_image_only_and_gray_needs_no_mask():
+def test_color_changes_only_the_image_and_the_mask_is_optional():
     plain = TrainTransform(crop=64, color=0.0)(IMAGE, LABEL, 3)
     jittered = TrainTransform(crop=64, color=0.5)(IMAGE, LABEL, 3)
     np.testing.assert_array_equal(plain[1], jittered[1])
@@ -154,7 +153,7 @@ def test_extra_albumentations_are_applied():
         ({"crop": 64, "scale_step": -0.1}, "scale_step must be"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_a_bad_argument_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**options)
 
@@ -175,14 +174,14 @@ def test_eval_transform_resizes_the_image_and_never_the_label():
 
 @pytest.fixture(scope="module")
 def twelve_alike(tmp_path_factory):
-    """Twelve entries of one picture, so that samples differ by nothing but their randomness."""
+    """Twelve samples of one image, so that samples differ by nothing but their randomness."""
     folder = tmp_path_factory.mktemp("alike")
     write_png(folder / "image.png", IMAGE)
     write_png(folder / "mask.png", LABEL)
     split = SegmentationSplit(
-        images=pack([folder / "image.png"] * 12),
-        names=pack([f"n{i}" for i in range(12)]),
-        labels=pack([folder / "mask.png"] * 12),
+        images=pack_paths([folder / "image.png"] * 12),
+        names=pack_paths([f"n{i}" for i in range(12)]),
+        labels=pack_paths([folder / "mask.png"] * 12),
     )
     classes = ClassMap(names=tuple("abcde"))
     return SegmentationDataset(
@@ -194,14 +193,14 @@ def twelve_alike(tmp_path_factory):
 
 
 def epoch_of(dataset, epoch, workers, **options):
-    draws = [Draw(index, epoch) for index in range(len(dataset))]
+    draws = [SampleKey(index, epoch) for index in range(len(dataset))]
     loader = DataLoader(dataset, batch_size=2, sampler=draws, num_workers=workers, **options)
     batches = list(loader)
     return [image.numpy().tobytes() for batch in batches for image in batch["image"]]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_draw_differently_reproducibly_and_like_the_main_process(twelve_alike, context):
+def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_does(twelve_alike, context):
     """albumentations copies one random state to all workers: they repeat each other, and epochs repeat."""
     alone = [epoch_of(twelve_alike, epoch, 0) for epoch in (0, 1)]
     assert len({*alone[0], *alone[1]}) == 24  # no sample of two epochs repeats another

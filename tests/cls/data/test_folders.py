@@ -1,4 +1,4 @@
-"""Trees of pictures: what is read, and what is refused in one line."""
+"""Class folders: what is read, and what is refused in one line."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from cls.data.folders import folders
 from cls.transforms import EvalTransform
 from engine.data.images import write_png
-from engine.data.sample_stream import Draw
+from engine.data.loader import SampleKey
 from engine.errors import UserError
 
 
@@ -21,7 +21,7 @@ def tree(tmp_path):
         ["train/cat/a", "train/cat/more/b", "train/dog/c", "val/dog/d", "val/cat/a"]
     ):
         write(tmp_path / f"{name}.png", number)
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".hidden").mkdir()
     return tmp_path
 
@@ -33,7 +33,7 @@ def test_classes_are_the_folders_of_train(tree):
     assert [train.name(i) for i in range(len(train))] == ["cat/a", "cat/more/b", "dog/c"]
     assert [train.label(i) for i in range(3)] == [0, 0, 1]
     assert [val.name(i) for i in range(2)] == ["cat/a", "dog/d"]
-    sample = val[Draw(1, 0)]
+    sample = val[SampleKey(1, 0)]
     assert sample["label"] == 1
     assert sample["image"].shape == (3, 16, 16)
     assert "train 3, val 2" in data.description
@@ -47,9 +47,9 @@ def test_classes_json_sets_the_order(tree):
     assert data.dataset("train", EvalTransform(crop=16)).label(0) == 1
 
 
-def test_a_class_without_pictures_in_a_split_is_said(tree):
+def test_a_class_without_images_in_a_split_is_reported(tree):
     (tree / "val" / "dog" / "d.png").unlink()
-    assert folders(root=str(tree)).warnings == ("val has no picture of dog",)
+    assert folders(root=str(tree)).warnings == ("val has no images of dog",)
 
 
 def test_without_removes_samples(tree):
@@ -60,13 +60,13 @@ def test_without_removes_samples(tree):
 
 def test_a_class_that_train_lacks_is_refused(tree):
     write(tree / "val" / "cow" / "e.png")
-    with pytest.raises(UserError, match=r"val/cow: no such class in the training pictures \(cat, dog\)"):
+    with pytest.raises(UserError, match=r"val/cow: not a class of the training images \(cat, dog\)"):
         folders(root=str(tree))
 
 
-def test_a_picture_of_train_in_val_is_refused_whatever_its_name(tree):
+def test_an_image_of_train_in_val_is_refused_whatever_its_name(tree):
     (tree / "val" / "dog" / "other.png").write_bytes((tree / "train" / "cat" / "a.png").read_bytes())
-    with pytest.raises(UserError, match=r"the same picture as .*; remove it.*allow_same_files=true"):
+    with pytest.raises(UserError, match=r"the same image as .*; remove it.*allow_same_files=true"):
         folders(root=str(tree))
     assert len(folders(root=str(tree), allow_same_files=True).splits["val"]) == 3
 
@@ -76,7 +76,7 @@ def test_a_picture_of_train_in_val_is_refused_whatever_its_name(tree):
     [
         (lambda root: None, "no folders of splits"),
         (lambda root: (root / "train").mkdir(), "train: no folders of classes"),
-        (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no pictures"),
+        (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no images"),
     ],
 )
 def test_empty_trees_are_refused(tmp_path, make, message):
@@ -92,14 +92,14 @@ def test_a_missing_folder_and_split_are_named(tree):
         folders(root=str(tree)).dataset("test", EvalTransform(crop=16))
 
 
-def test_a_broken_picture_is_named(tree):
+def test_a_damaged_image_is_named(tree):
     (tree / "val" / "dog" / "d.png").write_bytes(b"\x89PNG nothing")
     dataset = folders(root=str(tree)).dataset("val", EvalTransform(crop=16))
     with pytest.raises(UserError, match=r"val/dog/d\.png"):
-        dataset[Draw(1, 0)]
+        dataset[SampleKey(1, 0)]
 
 
-def test_files_that_cannot_be_read_equal_none(tree):
+def test_files_that_cannot_be_read_equal_no_other_file(tree):
     for split in ("train", "val"):
         (tree / split / "dog" / "gone.png").symlink_to("nowhere.png")
     dataset = folders(root=str(tree)).dataset("val", EvalTransform(crop=16))
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_equal_none(tree):
         dataset.read(2)
 
 
-def test_a_folder_whose_name_is_no_text_is_refused(tree):
+def test_a_folder_whose_name_is_not_utf8_is_refused(tree):
     (tree / "train" / "caf\udce9").mkdir()
     with pytest.raises(ValueError, match=r"'caf\\udce9' is not valid UTF-8; rename the class, or its folder"):
         folders(root=str(tree))

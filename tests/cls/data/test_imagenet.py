@@ -1,4 +1,4 @@
-"""ImageNet's three layouts; the devkit's order of classes is not that of the synset ids."""
+"""ImageNet's three layouts. The devkit orders classes differently than the synset ids."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def write_devkit(root, *, numbers=(2, 3, 1), truth="3\n2\n1\n1\n"):
     (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
 
 
-def test_synset_folders_in_sorted_order(tmp_path):
+def test_classes_are_the_sorted_synset_folders(tmp_path):
     for synset in reversed(SYNSETS):
         write(tmp_path / "train" / synset / f"{synset}_1.png")
         write(tmp_path / "val" / synset / "v.png")
@@ -36,7 +36,7 @@ def test_synset_folders_in_sorted_order(tmp_path):
     assert "classes" in data.description
 
 
-def test_bare_validation_files_with_the_devkit(tmp_path):
+def test_bare_validation_files_get_their_classes_from_the_devkit(tmp_path):
     for number in range(1, 5):
         write(tmp_path / "val" / f"ILSVRC2012_val_{number:08d}.png")
     write_devkit(tmp_path)
@@ -47,7 +47,7 @@ def test_bare_validation_files_with_the_devkit(tmp_path):
     assert data.splits["val"].labels.tolist() == [1, 0, 2, 2]
 
 
-def test_a_list_beside_val(tmp_path):
+def test_a_list_beside_val_assigns_the_classes(tmp_path):
     for name in ("b", "a"):
         write(tmp_path / "val" / f"{name}.png")
     (tmp_path / "val.txt").write_text("\ufeffb.png 7\na.png 999\n\n", encoding="utf-8")
@@ -55,10 +55,10 @@ def test_a_list_beside_val(tmp_path):
     assert data.splits["val"].files.tolist() == [b"b.png", b"a.png"]
     assert data.classes.names == class_names()
     assert data.splits["val"].labels.tolist() == [7, 999]
-    assert data.warnings[0].endswith("2 pictures, ImageNet has 50000")
+    assert data.warnings[0].endswith("2 images, ImageNet has 50000")
 
 
-def test_class_names_are_the_thousand():
+def test_there_are_a_thousand_class_names():
     names = class_names()
     assert len(set(names)) == 1000
     assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
@@ -70,8 +70,8 @@ def test_class_names_are_the_thousand():
         ("a.png", "line 1 is not"),
         ("a.png x", "line 1 is not"),
         ("a.png -1", "line 1 is not"),
-        ("\n", "val.txt: lists no picture"),
-        ("a.png 1000", "class 1000 of 1000 classes"),
+        ("\n", "val.txt: lists no image"),
+        ("a.png 1000", "class index 1000, but there are 1000 classes"),
     ],
 )
 def test_lists_are_checked(tmp_path, text, message):
@@ -81,7 +81,7 @@ def test_lists_are_checked(tmp_path, text, message):
         imagenet(root=str(tmp_path))
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_messages_name_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="neither train nor val; unpack ILSVRC2012"):
         imagenet(root=str(tmp_path))
     write(tmp_path / "val" / "ILSVRC2012_val_00000001.png")
@@ -95,7 +95,7 @@ def test_what_is_missing_is_said(tmp_path):
         imagenet(root=str(tmp_path))
 
 
-def test_files_that_are_no_validation_files_are_named(tmp_path):
+def test_a_file_that_is_not_a_validation_file_is_named(tmp_path):
     write(tmp_path / "val" / "holiday.png")
     write_devkit(tmp_path)
     with pytest.raises(UserError, match=r"holiday\.png: not a validation file"):

@@ -1,4 +1,4 @@
-"""Accuracies counted by hand, whatever the order and the number of processes."""
+"""Accuracies counted by hand, in any order and with any number of processes."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_top1_and_top5_by_hand():
     assert results["num_classes_present"] == 3
 
 
-def test_confusion_and_what_is_confused():
+def test_confusion_matrix_and_confused_pairs():
     evaluator = filled()
     expected = np.zeros((7, 7), int)
     expected[0, 0], expected[1, 0], expected[6, 2], expected[0, 2] = 2, 1, 1, 1
@@ -52,14 +52,14 @@ def test_confusion_and_what_is_confused():
     assert len(evaluator.confused(9)) == 3
 
 
-def test_worst_are_the_wrong_ones_with_the_least_probability():
+def test_the_worst_are_wrong_predictions_with_the_least_probability():
     names = [name for name, _, _ in filled().worst(9)]
     # P(b) = e^1 / (e^9 + e^1 + ...), P(a) = 1 / (e^9 + ...), P(g) = e^5 / (e^9 + ...)
     assert names == ["S", "Q", "R"]
 
 
 @given(st.permutations(range(5)), st.integers(0, 5))
-def test_processes_add_up(order, cut):
+def test_parts_of_several_processes_add_up(order, cut):
     parts = [filled(order[:cut]), filled(order[cut:])]
     merged = ClassificationEvaluator(classes=CLASSES, names="PQRST")
     merged.merge([part.state() for part in parts])
@@ -70,7 +70,7 @@ def test_processes_add_up(order, cut):
     assert merged.worst(3) == filled().worst(3)
 
 
-def test_a_picture_counts_once():
+def test_an_image_counts_once():
     evaluator = filled()
     with pytest.raises(ValueError, match=r"image 2 \(R\) was counted already"):
         evaluator.update(SCORES[2:3], {"label": LABELS[2:3], "index": torch.tensor([2])})
@@ -78,7 +78,7 @@ def test_a_picture_counts_once():
         filled().merge([filled([1]).state(), filled([1]).state()])
 
 
-def test_scores_that_are_no_numbers_are_wrong():
+def test_scores_that_are_not_numbers_count_as_wrong():
     scores = torch.full((2, 7), float("nan"))
     scores[1] = torch.arange(7.0)
     scores[1, 6] = float("nan")
@@ -97,14 +97,14 @@ def test_scores_that_are_no_numbers_are_wrong():
         (torch.zeros(2, 7), [-1, 0], r"labels must be in 0\.\.6"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(scores, labels, message):
+def test_bad_batches_are_refused(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         ClassificationEvaluator(classes=CLASSES).update(
             scores, {"label": torch.tensor(labels), "index": torch.tensor([0, 1])}
         )
 
 
-def test_table_names_every_class_or_the_lowest_of_many():
+def test_the_table_names_every_class_or_the_lowest_of_many():
     assert "accuracy" not in filled().table()
     assert [line for line in filled().table().splitlines() if line.startswith("a ")]
     many = ClassMap(names=tuple(f"class {number}" for number in range(100)))

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from engine.data.images import write_png
-from engine.data.sample_stream import Draw
+from engine.data.loader import SampleKey
 from engine.errors import UserError
-from engine.io.files import pack, spread
+from engine.io.files import evenly_spaced, pack_paths
 from seg.data.cityscapes import CITYSCAPES_CLASSES, cityscapes, mask_kind
 from seg.data.dataset import SegmentationSplit
 from seg.data.masks import masks
@@ -33,8 +33,8 @@ LABEL_IDS = np.array([0, 1, 3, 4, 7, 8, 11, 17, 20, 21, 23, 24, 26, 29, 33], np.
 def write_city(root, split, name, ids, *, train_ids=None, image=True, instances=True):
     city = name.split("_")[0]
     if image:
-        picture = RNG.integers(0, 256, (*ids.shape, 3), dtype=np.uint8)
-        write_png(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture)
+        pixels = RNG.integers(0, 256, (*ids.shape, 3), dtype=np.uint8)
+        write_png(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", pixels)
     masks_at = root / "gtFine" / split / city
     write_png(masks_at / f"{name}_gtFine_labelIds.png", ids)
     if train_ids is not None:
@@ -78,7 +78,7 @@ def test_cityscapes_tree_is_read(city):
     dataset = data.dataset("val", EvalTransform(), 0)
     assert len(dataset) == 3
     assert dataset.name(2) == "ulm_000002_000019"
-    sample = dataset[Draw(1, 0)]
+    sample = dataset[SampleKey(1, 0)]
     stored = np.asarray(Image.open(city / "gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png"))
     assert sample["image"].shape == (3, 16, 32)
     assert sample["image"].dtype == sample["label"].dtype == torch.uint8
@@ -86,16 +86,18 @@ def test_cityscapes_tree_is_read(city):
     assert sample["instances"].dtype == torch.int32
     np.testing.assert_array_equal(sample["instances"] // 1000 == 26, stored == 26)
     assert sample["index"] == 1
-    picture = np.asarray(Image.open(city / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"))
-    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), picture)
+    image = np.asarray(Image.open(city / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"))
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), image)
 
 
-def test_instances_are_for_evaluation_and_only_where_all_exist(city):
-    assert "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=32))[Draw(0, 0)]
+def test_instances_are_read_for_evaluation_and_only_if_every_image_has_them(city):
+    assert (
+        "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=32))[SampleKey(0, 0)]
+    )
     os.remove(city / "gtFine/val/ulm/ulm_000001_000019_gtFine_instanceIds.png")
     data = cityscapes(root=str(city))
-    assert "instances" not in data.dataset("val", EvalTransform())[Draw(0, 0)]
-    assert "instances" in data.dataset("train", EvalTransform())[Draw(0, 0)]
+    assert "instances" not in data.dataset("val", EvalTransform())[SampleKey(0, 0)]
+    assert "instances" in data.dataset("train", EvalTransform())[SampleKey(0, 0)]
 
 
 def replace_masks(root, convert, keep=()):
@@ -104,24 +106,24 @@ def replace_masks(root, convert, keep=()):
             write_png(path, convert(np.asarray(Image.open(path))))
 
 
-def test_what_a_mask_is_is_taken_from_its_content(city):
-    expected = cityscapes(root=str(city)).dataset("val", EvalTransform())[Draw(0, 0)]["label"]
+def test_the_kind_of_a_mask_follows_from_its_content(city):
+    expected = cityscapes(root=str(city)).dataset("val", EvalTransform())[SampleKey(0, 0)]["label"]
     replace_masks(city, lambda ids: LUT[ids])  # training ids under the name of label ids
     data = cityscapes(root=str(city))
     assert "labelTrainIds" in data.description
     assert any("labelIds.png hold labelTrainIds" in line for line in data.warnings)
-    assert torch.equal(data.dataset("val", EvalTransform())[Draw(0, 0)]["label"], expected)
+    assert torch.equal(data.dataset("val", EvalTransform())[SampleKey(0, 0)]["label"], expected)
     for path in (city / "gtFine").rglob("*_labelIds.png"):  # and the same under their own name
         path.rename(str(path).replace("labelIds", "labelTrainIds"))
     data = cityscapes(root=str(city))
-    assert torch.equal(data.dataset("val", EvalTransform())[Draw(0, 0)]["label"], expected)
+    assert torch.equal(data.dataset("val", EvalTransform())[SampleKey(0, 0)]["label"], expected)
     assert not any("hold" in line for line in data.warnings)
 
 
 def test_label_ids_are_preferred_to_training_ids(city):
     for path in (city / "gtFine").rglob("*_labelIds.png"):
         write_png(str(path).replace("labelIds", "labelTrainIds"), np.zeros((16, 32), np.uint8))
-    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[Draw(0, 0)]["label"]
+    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[SampleKey(0, 0)]["label"]
     assert set(label[0, :5].tolist()) == {255, 0, 8, 13, 18}
 
 
@@ -143,11 +145,11 @@ def test_mask_kind(tmp_path, values, kind):
 
 def test_ambiguous_masks_follow_their_name(city):
     replace_masks(city, lambda ids: np.full_like(ids, 7))
-    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[Draw(0, 0)]["label"]
+    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[SampleKey(0, 0)]["label"]
     assert (label == 0).all()  # label id 7 is road; as a training id it would be class 7
     for path in (city / "gtFine").rglob("*_labelIds.png"):
         path.rename(str(path).replace("labelIds", "labelTrainIds"))
-    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[Draw(0, 0)]["label"]
+    label = cityscapes(root=str(city)).dataset("val", EvalTransform())[SampleKey(0, 0)]["label"]
     assert (label == 7).all()
 
 
@@ -168,7 +170,7 @@ def test_values_of_neither_kind_are_refused_before_training(city):
         write_png(path, np.resize(np.array(values, np.uint8), (16, 32)))
         refuses(lambda: cityscapes(root=str(city)), path.name, f"{values[1]}", "gtFine_trainvaltest.zip")
     write_png(path, np.zeros((16, 32, 3), np.uint8))
-    refuses(lambda: cityscapes(root=str(city)), path.name, "color picture")
+    refuses(lambda: cityscapes(root=str(city)), path.name, "color image")
 
 
 def test_an_unknown_value_after_the_start_names_file_value_and_count(city):
@@ -180,11 +182,14 @@ def test_an_unknown_value_after_the_start_names_file_value_and_count(city):
     write_png(path, ids)
     dataset = data.dataset("val", EvalTransform())
     refuses(
-        lambda: dataset[Draw(1, 0)], path.name, r"unknown values 99 \(6 pixels\), 255 \(1 pixels\)", "restore"
+        lambda: dataset[SampleKey(1, 0)],
+        path.name,
+        r"unknown values 99 \(6 pixels\), 255 \(1 pixels\)",
+        "restore",
     )
 
 
-def test_missing_parts_of_the_tree(city, tmp_path):
+def test_missing_parts_of_the_tree_are_named(city, tmp_path):
     message = refuses(
         lambda: cityscapes(root=str(tmp_path / "none")), "none", "manual download", "register at"
     )
@@ -204,7 +209,7 @@ def test_missing_parts_of_the_tree(city, tmp_path):
     moved.rename(image)
     shutil.rmtree(city / "gtFine/test")
     data = cityscapes(root=str(city))
-    assert "label" not in data.dataset("test", EvalTransform())[Draw(0, 0)]
+    assert "label" not in data.dataset("test", EvalTransform())[SampleKey(0, 0)]
     shutil.rmtree(city / "leftImg8bit/train")
     shutil.rmtree(city / "gtFine/train")
     data = cityscapes(root=str(city))
@@ -214,7 +219,7 @@ def test_missing_parts_of_the_tree(city, tmp_path):
 @pytest.mark.data
 def test_a_real_cityscapes_pair(data_folder):
     tree = str(data_folder / "cityscapes_real" / "tree")
-    sample = cityscapes(root=tree).dataset("val", EvalTransform())[Draw(0, 0)]
+    sample = cityscapes(root=tree).dataset("val", EvalTransform())[SampleKey(0, 0)]
     folder = os.path.join(tree, "gtFine", "val", "frankfurt", "frankfurt_000000_000294_gtFine_")
     # the pair was scaled down, so that the two masks differ in a few pixels at edges
     assert (sample["label"].numpy() == np.asarray(Image.open(folder + "labelTrainIds.png"))).mean() > 0.99
@@ -237,12 +242,12 @@ CLASSES = {
 
 
 @pytest.fixture
-def own(tmp_path):
+def masks_tree(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
     for split, names in {"train": "abc", "val": "xy", "test": "t"}.items():
         for name in names:
-            picture = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
-            write_png(tmp_path / "images" / split / f"{name}.png", picture)
+            image = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+            write_png(tmp_path / "images" / split / f"{name}.png", image)
             if split != "test":
                 write_png(
                     tmp_path / "masks" / split / f"{name}.png", RNG.choice(np.uint8([5, 1, 9]), (12, 20))
@@ -255,110 +260,116 @@ def build(root, **options):
 
 
 def label_of(root, split="val", index=0):
-    return build(root).dataset(split, EvalTransform())[Draw(index, 0)]["label"].numpy()
+    return build(root).dataset(split, EvalTransform())[SampleKey(index, 0)]["label"].numpy()
 
 
-def test_masks_are_read(own):
-    data = build(own)
+def test_masks_are_read(masks_tree):
+    data = build(masks_tree)
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 3, "val": 2, "test": 1}
     assert list(data.splits) == ["train", "val", "test"]
     assert len(data.classes) == 3
-    stored = np.asarray(Image.open(own / "masks/val/y.png"))
+    stored = np.asarray(Image.open(masks_tree / "masks/val/y.png"))
     expected = np.select([stored == 5, stored == 1], [0, 1], 255)
-    np.testing.assert_array_equal(label_of(own, index=1), expected)
+    np.testing.assert_array_equal(label_of(masks_tree, index=1), expected)
     assert data.dataset("val", EvalTransform()).name(1) == "y"
-    assert "label" not in data.dataset("test", EvalTransform())[Draw(0, 0)]
+    assert "label" not in data.dataset("test", EvalTransform())[SampleKey(0, 0)]
 
 
-def test_every_kind_of_mask_gives_the_same_label(own):
+def test_every_kind_of_mask_gives_the_same_label(masks_tree):
     index = RNG.integers(0, 4, (12, 20))
     expected = np.array([0, 1, 2, 255], np.uint8)[index]
-    path = own / "masks/val/x.png"
+    path = masks_tree / "masks/val/x.png"
     write_png(path, np.array([5, 1, 300, 9], np.uint16)[index])
-    np.testing.assert_array_equal(label_of(own), expected)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
     colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]], np.uint8)[index]
     write_png(path, colors)
-    np.testing.assert_array_equal(label_of(own), expected)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
     alpha = Image.fromarray(colors)
     alpha.putalpha(128)
     alpha.save(path)
-    np.testing.assert_array_equal(label_of(own), expected)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
     palette = Image.frombytes("P", (20, 12), np.array([5, 1, 9, 9], np.uint8)[index].tobytes())
     palette.putpalette(bytes(range(256)) * 3)
     palette.save(path)
-    np.testing.assert_array_equal(label_of(own), np.where(expected == 2, 255, expected))
+    np.testing.assert_array_equal(label_of(masks_tree), np.where(expected == 2, 255, expected))
 
 
 def spoil(path, values, dtype=np.uint8):
     write_png(path, np.resize(np.array(values, dtype), (12, 20, 3) if np.ndim(values) > 1 else (12, 20)))
 
 
-def test_unknown_values_are_refused_before_training(own):
-    path = own / "masks/train/b.png"
+def test_unknown_values_are_refused_before_training(masks_tree):
+    path = masks_tree / "masks/train/b.png"
     spoil(path, [5, 1, 255, 255])
     refuses(
-        lambda: build(own), r"train/b\.png", r"unknown value 255 \(120 pixels\)", r"classes\.json", "ignore"
+        lambda: build(masks_tree),
+        r"train/b\.png",
+        r"unknown value 255 \(120 pixels\)",
+        r"classes\.json",
+        "ignore",
     )
     spoil(path, [5, 1, 299], np.uint16)
-    refuses(lambda: build(own), r"299 \(80 pixels\)")
+    refuses(lambda: build(masks_tree), r"299 \(80 pixels\)")
     spoil(path, range(10, 40))
-    refuses(lambda: build(own), "unknown values 10", "and 25 more")
+    refuses(lambda: build(masks_tree), "unknown values 10", "and 25 more")
     spoil(path, [[255, 0, 0], [0, 254, 0]])
-    refuses(lambda: build(own), r"\[0, 254, 0\] \(120 pixels\)", "ignore_colors")
+    refuses(lambda: build(masks_tree), r"\[0, 254, 0\] \(120 pixels\)", "ignore_colors")
 
 
-def test_broken_pairs_are_refused_before_training(own):
-    (own / "masks/val/y.png").rename(own / "y.png")
-    refuses(lambda: build(own), r"images/val/y\.png: no mask .*masks/val/y\.png", "1 of 2")
-    shutil.rmtree(own / "masks/val")
-    refuses(lambda: build(own), "2 of 2 images of val")
+def test_broken_pairs_are_refused_before_training(masks_tree):
+    (masks_tree / "masks/val/y.png").rename(masks_tree / "y.png")
+    refuses(lambda: build(masks_tree), r"images/val/y\.png: no mask .*masks/val/y\.png", "1 of 2")
+    shutil.rmtree(masks_tree / "masks/val")
+    refuses(lambda: build(masks_tree), "2 of 2 images of val")
 
 
-def test_differing_sizes_are_refused_also_when_exif_turned_the_image(own):
-    write_png(own / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
-    refuses(lambda: build(own), r"masks/val/y\.png: the mask is 12 x 21 but .*y\.png 12 x 20", "same size")
-    write_png(own / "masks/val/y.png", np.full((12, 20), 5, np.uint8))
+def test_differing_sizes_are_refused_even_if_exif_rotates_the_image(masks_tree):
+    write_png(masks_tree / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
+    refuses(
+        lambda: build(masks_tree), r"masks/val/y\.png: the mask is 12 x 21 but .*y\.png 12 x 20", "same size"
+    )
+    write_png(masks_tree / "masks/val/y.png", np.full((12, 20), 5, np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(own / "images/val/y.png").save(own / "images/val/y.png", exif=exif)
-    refuses(lambda: build(own), "12 x 20 but .* 20 x 12", "EXIF")
+    Image.open(masks_tree / "images/val/y.png").save(masks_tree / "images/val/y.png", exif=exif)
+    refuses(lambda: build(masks_tree), "12 x 20 but .* 20 x 12", "EXIF")
 
 
-def test_sizes_are_checked_again_when_a_sample_is_read(own):
-    dataset = build(own).dataset("val", EvalTransform())
-    write_png(own / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
-    refuses(lambda: dataset[Draw(1, 0)], r"masks/val/y\.png: the mask is 12 x 21", "12 x 20")
+def test_sizes_are_checked_again_when_a_sample_is_read(masks_tree):
+    dataset = build(masks_tree).dataset("val", EvalTransform())
+    write_png(masks_tree / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
+    refuses(lambda: dataset[SampleKey(1, 0)], r"masks/val/y\.png: the mask is 12 x 21", "12 x 20")
 
 
-def test_images_that_train_and_val_share_are_refused(own):
-    shutil.copy(own / "images/train/b.png", own / "images/val/copy.png")
-    shutil.copy(own / "masks/train/b.png", own / "masks/val/copy.png")
-    refuses(lambda: build(own), r"val/copy\.png: the same picture as .*train/b\.png")
-    refuses(lambda: build(own, allow_same_names=True), "the same picture")
-    os.remove(own / "images/val/copy.png")
-    os.remove(own / "masks/val/copy.png")
+def test_images_that_train_and_val_share_are_refused(masks_tree):
+    shutil.copy(masks_tree / "images/train/b.png", masks_tree / "images/val/copy.png")
+    shutil.copy(masks_tree / "masks/train/b.png", masks_tree / "masks/val/copy.png")
+    refuses(lambda: build(masks_tree), r"val/copy\.png: the same image as .*train/b\.png")
+    refuses(lambda: build(masks_tree, allow_same_names=True), "the same image")
+    os.remove(masks_tree / "images/val/copy.png")
+    os.remove(masks_tree / "masks/val/copy.png")
     for folder in ("images", "masks"):
-        (own / folder / "val/x.png").rename(own / folder / "val/b.png")
-    refuses(lambda: build(own), "'b' is an image of both", "allow_same_names")
-    assert len(build(own, allow_same_names=True).splits["val"]) == 2
+        (masks_tree / folder / "val/x.png").rename(masks_tree / folder / "val/b.png")
+    refuses(lambda: build(masks_tree), "'b' is an image of both", "allow_same_names")
+    assert len(build(masks_tree, allow_same_names=True).splits["val"]) == 2
 
 
-def test_empty_and_missing_folders(own):
-    (own / "images/extra").mkdir()
-    refuses(lambda: build(own), "images/extra: no pictures")
-    shutil.rmtree(own / "images")
-    refuses(lambda: build(own), "images: no such folder", "images/train")
-    (own / "images").mkdir()
-    refuses(lambda: build(own), "no folders of splits")
-    os.remove(own / "classes.json")
-    refuses(lambda: build(own), r"classes\.json: no such file")
+def test_empty_and_missing_folders_are_refused(masks_tree):
+    (masks_tree / "images/extra").mkdir()
+    refuses(lambda: build(masks_tree), "images/extra: no images")
+    shutil.rmtree(masks_tree / "images")
+    refuses(lambda: build(masks_tree), "images: no such folder", "images/train")
+    (masks_tree / "images").mkdir()
+    refuses(lambda: build(masks_tree), "no folders of splits")
+    os.remove(masks_tree / "classes.json")
+    refuses(lambda: build(masks_tree), r"classes\.json: no such file")
 
 
-def test_masks_without_image_are_reported_and_equal_stems_refused(own):
-    write_png(own / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
-    assert "masks/val/z.png: no such image (1 masks" in build(own).warnings[0]
-    Image.open(own / "images/val/x.png").save(own / "images/val/x.jpg")
-    refuses(lambda: build(own), "shares its name", "rename")
+def test_masks_without_image_are_reported_and_equal_stems_refused(masks_tree):
+    write_png(masks_tree / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
+    assert "masks/val/z.png: no image of that name (1 masks" in build(masks_tree).warnings[0]
+    Image.open(masks_tree / "images/val/x.png").save(masks_tree / "images/val/x.jpg")
+    refuses(lambda: build(masks_tree), "shares its name", "rename")
 
 
 @pytest.mark.data
@@ -366,7 +377,7 @@ def test_camvid_as_distributed(data_folder):
     data = build(str(data_folder / "camvid"))
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 367, "val": 101}
     assert len(data.classes) == 11
-    sample = data.dataset("val", EvalTransform())[Draw(0, 0)]
+    sample = data.dataset("val", EvalTransform())[SampleKey(0, 0)]
     assert sample["label"].shape == sample["image"].shape[1:] == (360, 480)
     assert set(sample["label"].unique().tolist()) <= {*range(11), 255}
 
@@ -374,19 +385,19 @@ def test_camvid_as_distributed(data_folder):
 # --------------------------------------------------------------------- dataset
 
 
-def test_an_error_in_a_worker_is_still_a_user_error_that_names_the_file(own):
-    dataset = build(own).dataset("train", EvalTransform())
-    (own / "images/train/b.png").write_bytes(b"\x89PNG half a file")
-    loader = DataLoader(dataset, sampler=[Draw(i, 0) for i in range(3)], num_workers=1, batch_size=None)
+def test_an_error_in_a_worker_stays_a_user_error_that_names_the_file(masks_tree):
+    dataset = build(masks_tree).dataset("train", EvalTransform())
+    (masks_tree / "images/train/b.png").write_bytes(b"\x89PNG half a file")
+    loader = DataLoader(dataset, sampler=[SampleKey(i, 0) for i in range(3)], num_workers=1, batch_size=None)
     with pytest.raises(UserError, match=r"images/train/b\.png.*(restore|remove)"):
         list(loader)
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_only(own):
-    data, transform = build(own), TrainTransform(crop=32)
+def test_a_sample_depends_on_nothing_but_seed_epoch_and_index(masks_tree):
+    data, transform = build(masks_tree), TrainTransform(crop=32)
 
     def sample(seed, index, epoch):
-        return data.dataset("train", transform, seed)[Draw(index, epoch)]["image"].numpy().tobytes()
+        return data.dataset("train", transform, seed)[SampleKey(index, epoch)]["image"].numpy().tobytes()
 
     assert sample(1, 2, 3) == sample(1, 2, 3)
     assert len({sample(1, 2, epoch) for epoch in range(8)}) > 5
@@ -394,28 +405,28 @@ def test_a_sample_depends_on_seed_epoch_and_index_only(own):
 
 
 def test_paths_are_packed_without_python_objects():
-    paths = pack(["short.png", "a/much/longer/päth.png"])
+    paths = pack_paths(["short.png", "a/much/longer/päth.png"])
     assert paths.dtype.kind == "S"
     assert [os.fsdecode(path) for path in paths] == ["short.png", "a/much/longer/päth.png"]
     with pytest.raises(ValueError, match="one name"):
         SegmentationSplit(images=paths, names=paths[:1])
 
 
-def test_the_sample_that_is_checked_reaches_both_ends():
-    assert spread(5, 10) == [0, 1, 2, 3, 4]
-    assert spread(2975, 3) == [0, 1487, 2974]
-    assert spread(1, 3) == [0]
+def test_evenly_spaced_indices_include_both_ends():
+    assert evenly_spaced(5, 10) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(2975, 3) == [0, 1487, 2974]
+    assert evenly_spaced(1, 3) == [0]
 
 
 # --------------------------------------------------------------------- streets
 
 
-def test_streets_are_made_once_and_then_reused(tmp_path, monkeypatch):
+def test_streets_are_drawn_once_and_then_reused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options = {"num_train": 2, "num_val": 1, "num_test": 0, "size": (64, 128), "seed": 3}
     data = streets(**options)
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 2, "val": 1}
-    sample = data.dataset("val", EvalTransform())[Draw(0, 0)]
+    sample = data.dataset("val", EvalTransform())[SampleKey(0, 0)]
     assert sample["label"].shape == (64, 128)
     assert sample["image"].shape == (3, 64, 128)
     folders = list((tmp_path / "mobilenet-dense").iterdir())
@@ -425,16 +436,16 @@ def test_streets_are_made_once_and_then_reused(tmp_path, monkeypatch):
     streets(**options)
     assert before == {path: path.stat().st_mtime_ns for path in folders[0].rglob("*.png")}
     again = streets(**options, root=str(tmp_path / "elsewhere"))
-    assert torch.equal(again.dataset("val", EvalTransform())[Draw(0, 0)]["image"], sample["image"])
+    assert torch.equal(again.dataset("val", EvalTransform())[SampleKey(0, 0)]["image"], sample["image"])
 
 
-def test_streets_are_announced_as_what_they_are(tmp_path):
+def test_streets_are_described_as_drawn(tmp_path):
     data = streets(root=str(tmp_path / "s"), num_train=1, num_val=1, num_test=0, size=(64, 128))
     assert data.description.startswith("built-in street scenes at")
     assert data.warnings == ()  # the official split has 2975, but nobody wants as many
 
 
-def test_streets_that_cannot_be_written(tmp_path):
+def test_streets_that_cannot_be_written_are_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     refuses(lambda: streets(root=str(tmp_path / "file" / "s")), "cannot be written", "another data.root")
 
@@ -446,7 +457,7 @@ def test_streets_do_not_ask_to_delete_a_cityscapes_tree(tmp_path):
 
 def test_streets_never_overwrite_something_else(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    refuses(lambda: streets(root=str(tmp_path)), "not ours", "choose another folder")
+    refuses(lambda: streets(root=str(tmp_path)), "not written by this program", "choose another folder")
     assert (tmp_path / "mine.txt").read_text() == "precious"
     with pytest.raises(ValueError, match="num_train"):
         streets(num_train=0)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
-from engine.data.sample_stream import Draw
+from engine.data.loader import SampleKey
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from seg.data.streets import streets
 from seg.eval.evaluator import SegmentationEvaluator, confusion_matrix
+from seg.report import SegmentationReporter
 from seg.task import Segmentation
 from seg.transforms import EvalTransform
 
@@ -47,7 +48,7 @@ CASES = {
     "everything": (list(range(34)), list(range(19))),
     "classes absent from labels and predictions": ([0, 3, 7, 8, 11, 24, 26, 29], [0, 1, 2, 11, 13]),
     "classes predicted but absent from the labels": ([4, 7, 8, 21, 26], [0, 1, 8, 13, 14, 18, 10]),
-    "predictions that are no class": (list(range(34)), [*range(19), 255]),
+    "predictions outside the classes": (list(range(34)), [*range(19), 255]),
     "no instances": ([0, 7, 8, 11, 21, 22, 23], [0, 1, 2, 8, 9, 10]),
 }
 
@@ -106,15 +107,15 @@ def test_equal_to_the_official_script(tmp_path, official, case):
 
 
 def test_equal_to_the_official_script_on_streets_through_files(tmp_path, official, monkeypatch):
-    """Scenes, labels, predictions all pass through files: our reader, our label-id writer, their search."""
+    """Images, labels, predictions pass through files: our reader, our label-id writer, their file search."""
     root = tmp_path / "streets"
     data = streets(root=str(root), num_train=1, num_val=4, num_test=0, size=(96, 192), seed=5)
     dataset = data.dataset("val", EvalTransform())
     task = Segmentation(model=torch.nn.Identity(), classes=data.classes)
-    evaluator = task.evaluator(dataset)
+    reporter, evaluator = SegmentationReporter(task), task.evaluator(dataset)
     rng = np.random.default_rng(0)
     for index in range(len(dataset)):
-        sample = dataset[Draw(index, 0)]
+        sample = dataset[SampleKey(index, 0)]
         one = {name: sample[name][None] for name in ("label", "instances")} | {"index": torch.tensor([index])}
         wrong = torch.from_numpy(
             (rng.random(sample["label"].shape) < 0.25) | (sample["label"] == 255).numpy()
@@ -122,7 +123,7 @@ def test_equal_to_the_official_script_on_streets_through_files(tmp_path, officia
         noise = torch.from_numpy(rng.integers(0, 19, sample["label"].shape, np.uint8))
         prediction = torch.where(wrong, noise, sample["label"])[None]
         evaluator.update(prediction, one)
-        task.save_label_ids(prediction, one, dataset, tmp_path / "label_ids")
+        reporter.save_label_ids(prediction, one, dataset, tmp_path / "label_ids")
 
     truths = sorted(map(str, root.glob("gtFine/val/*/*_labelIds.png")))
     monkeypatch.setattr(official.args, "predictionPath", str(tmp_path / "label_ids"), raising=False)
@@ -160,7 +161,7 @@ def test_a_case_counted_by_hand():
     assert "3 of 3 classes present" in result["protocol"]
 
 
-def test_an_absent_class_is_left_out_and_a_merely_predicted_one_counts_as_zero():
+def test_an_absent_class_is_left_out_and_one_only_predicted_counts_as_zero():
     evaluator = SegmentationEvaluator(classes=THREE)
     evaluator.update(np.zeros((1, 2, 2), np.uint8), batch(np.zeros((2, 2))))
     result = evaluator.compute()
@@ -175,7 +176,7 @@ def test_an_absent_class_is_left_out_and_a_merely_predicted_one_counts_as_zero()
     assert "1 of 3 classes present in the labels, 2 in the mean" in result["protocol"]
 
 
-def test_nothing_counted_is_nan_not_zero():
+def test_without_images_the_scores_are_nan_not_zero():
     result = SegmentationEvaluator(classes=CITYSCAPES_CLASSES).compute()
     assert math.isnan(result["miou"])
     assert math.isnan(result["pixel_accuracy"])
@@ -239,7 +240,7 @@ def test_parts_of_several_processes_add_up_exactly():
         merged.merge([counted(images, [3]).state(), counted(images, [2, 3]).state()])
 
 
-def test_state_grows_by_a_few_numbers_per_image_only():
+def test_the_state_grows_by_a_few_numbers_per_image():
     evaluator = SegmentationEvaluator(classes=THREE)
     sizes = []
     for index in range(200):
@@ -248,7 +249,7 @@ def test_state_grows_by_a_few_numbers_per_image_only():
     assert sizes[-1] - sizes[0] == 199 * 16
 
 
-def test_worst_images_come_first_and_by_name():
+def test_the_worst_images_come_first_with_their_names():
     evaluator = SegmentationEvaluator(classes=THREE, names=["zero", "one", "two", "three"])
     guesses = {0: [[0, 0, 0, 0]], 1: [[0, 1, 1, 1]], 2: [[0, 0, 0, 1]]}
     for index, guess in guesses.items():
@@ -275,7 +276,7 @@ def test_misuse_is_named():
         evaluator.update(np.zeros((1, 1, 1), np.uint8), batch([[0]]))
 
 
-def test_table_lists_every_class_and_the_means():
+def test_the_table_lists_every_class_and_the_means():
     rng = np.random.default_rng(1)
     ids, instances = street(rng, list(range(34)))
     label, prediction = CITYSCAPES_CLASSES.lut()[ids], corrupted(rng, ids, list(range(19)))

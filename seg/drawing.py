@@ -1,0 +1,90 @@
+"""Drawings of label maps: colors, overlay, legend."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from engine.data.class_map import ClassMap
+
+Image = NDArray[np.uint8]
+
+
+_BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (120, 120, 120)
+
+
+def colorize(labels: NDArray[np.integer], classes: ClassMap) -> Image:
+    """[H, W] of contiguous indices -> RGB [H, W, 3]; whatever is not a class (255) is black."""
+    colored: Image = _palette(classes)[np.clip(labels, 0, 255)]
+    return colored
+
+
+def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha: float = 0.5) -> Image:
+    """`image` [H, W, 3] tinted by `labels` [H, W]; `alpha` is the weight of the color; 255 stays untinted.
+
+    Raises: ValueError if the sizes differ or alpha is outside 0..1.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(
+            f"image {image.shape[:2]} and labels {labels.shape} must have the same (height, width)"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in 0..1, got {alpha}")
+    colors = colorize(labels, classes)
+    known = (labels >= 0) & (labels < len(classes))
+    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(
+        np.uint8
+    )
+    return np.where(known[..., None], mixed, image)
+
+
+def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]:
+    """The class indices that occur in `labels`, the largest area first."""
+    inside = labels[(labels >= 0) & (labels < len(classes))]
+    areas = np.bincount(inside.astype(np.int64).ravel(), minlength=len(classes))
+    return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
+
+
+def with_legend(image: Image, classes: ClassMap, present: Iterable[int] | None = None) -> Image:
+    """`image` [H, W, 3] above a strip that names the colors of the classes `present` (default: all).
+
+    The font grows with the image and is readable from a width of 200 pixels; names that do not fit are cut.
+    """
+    indices = list(range(len(classes)) if present is None else present)
+    width = image.shape[1]
+    if not indices:
+        return image.copy()
+    size = int(np.clip(width / 40, 12, 34))
+    font = ImageFont.load_default(size=size)
+    gap, swatch = max(4, size // 2), size + 2
+    names = [_fit(classes.names[index], font, width - 3 * gap - swatch) for index in indices]
+    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in names))
+    columns = min(len(indices), max(1, (width - gap) // cell))
+    rows = -(-len(indices) // columns)
+    columns = -(-len(indices) // rows)  # even out the rows
+    pitch = (width - gap) // columns
+    line = swatch + gap
+    strip = Pillow.new("RGB", (width, rows * line + gap), _BACKGROUND)
+    pen = ImageDraw.Draw(strip)
+    for position, (index, name) in enumerate(zip(indices, names, strict=True)):
+        row, column = divmod(position, columns)
+        left, top = gap + column * pitch, gap + row * line
+        pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
+        pen.text((left + swatch + gap, top + swatch / 2 + 1), name, fill=_TEXT, font=font, anchor="lm")
+    return np.concatenate([image, np.asarray(strip)], axis=0)
+
+
+def _palette(classes: ClassMap) -> Image:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.colors
+    return palette
+
+
+def _fit(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(name) <= width:
+        return name
+    while name and font.getlength(name + "…") > width:
+        name = name[:-1]
+    return name + "…"
