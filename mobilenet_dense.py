@@ -128,9 +128,7 @@ def load(
         from deploy.artifact import with_exported_file
 
         trained = TrainedRun.open(run or _run_around(path), overrides=arguments, checkpoint=checkpoint)
-        task = with_exported_file(
-            trained.task(), trained.info, path, threads=threads, precision="fp32"
-        )
+        task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
         return Predictor(task, trained.info.reporter(task))
     if run is not None:
         raise UserError(f"{path}: no such file; run= goes with an exported file")

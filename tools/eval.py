@@ -33,9 +33,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     task, facts, beside = run.task(), {}, run.folder.path
     if options.artifact is not None:
         file = Path(options.artifact)
-        task = with_exported_file(
-            task, run.info, file, threads=options.threads, precision=options.precision
-        )
+        task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
         facts = {"artifact": str(file), "runtime": task.model.session.runtime}
         beside = file.parent
     reporter: Any = run.info.reporter(task)

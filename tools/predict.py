@@ -37,9 +37,7 @@ def predict(options: PredictOptions) -> int:
     task: Any = run.task()
     if options.artifact is not None:
         file = Path(options.artifact)
-        task = with_exported_file(
-            task, run.info, file, threads=options.threads, precision=options.precision
-        )
+        task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
     here.place(task)
     reporter = run.info.reporter(task)
     out = run_folder.make(Path(options.out or run.folder.path / "predict"))
@@ -48,7 +46,9 @@ def predict(options: PredictOptions) -> int:
     for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
         try:
             predict_one = predict_video if media.is_video(file) else predict_image
-            records.append({"file": str(file), **predict_one(task, reporter, file, out, name, options.legend)})
+            records.append(
+                {"file": str(file), **predict_one(task, reporter, file, out, name, options.legend)}
+            )
         except UserError as error:
             failures.append({"file": str(file), "error": str(error)})
             progress.print(f"skipped: {error}")
@@ -59,14 +59,18 @@ def predict(options: PredictOptions) -> int:
     return 1 if failures else 0
 
 
-def predict_image(task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool) -> dict[str, Any]:
+def predict_image(
+    task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool
+) -> dict[str, Any]:
     image = read_image(file)
     prediction = task.predict_image(image)
     write_png(out / "overlays" / f"{name}.png", reporter.draw(image, prediction, legend=legend))
     return {"overlay": f"overlays/{name}.png", **reporter.save_prediction(prediction, out, name)}
 
 
-def predict_video(task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool) -> dict[str, Any]:
+def predict_video(
+    task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool
+) -> dict[str, Any]:
     progress = Progress(media.num_frames(file), unit="frame")
     records: list[dict[str, Any]] = []
 

@@ -27,7 +27,7 @@ from engine.config.overrides import (
 from engine.errors import UserError, nearest
 
 FORMAT = 2
-"""Of a run's config.yaml. Runs of format 1 (before the packages were rearranged) name classes that are gone."""
+"""Of a run's config.yaml. Format 1 names classes of the packages as they were arranged before."""
 
 # In configs: a learning rate for a batch, scaled linearly to another; and epochs of some images, in steps.
 OmegaConf.register_new_resolver("linear", lambda lr, of_batch, batch: lr * batch / of_batch)
@@ -58,7 +58,9 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
                 searched = [*own, *emptied(own), *search_path()]
                 config = compose(tool, searched, return_hydra_config=True)
                 config = completed(config, config.hydra.runtime.choices, for_run)
-            except Exception as error:  # for backbone=null, trainer=-1 or data=[[]] Hydra raises what Python does
+            except (
+                Exception
+            ) as error:  # for backbone=null, trainer=-1 or data=[[]] Hydra raises what Python does
                 raise UserError(_explain(tool, own or for_run, error)) from None
     finally:
         Singleton.set_state(outer)
@@ -84,7 +86,9 @@ def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictC
 def _extensions_in(config: DictConfig) -> list[str]:
     """The extensions whose code a configuration names."""
     text = OmegaConf.to_yaml(config)
-    return [name for name in extensions.names() if re.search(rf": {re.escape(name)}(\.|$)", text, re.MULTILINE)]
+    return [
+        name for name in extensions.names() if re.search(rf": {re.escape(name)}(\.|$)", text, re.MULTILINE)
+    ]
 
 
 def split_network(overrides: Sequence[str]) -> tuple[list[str], str | None]:
@@ -143,5 +147,3 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
         return f"unknown key {key[1]!r}{nearest(key[1], known_keys - {key[1]})}"
     return f"{shown(' '.join(overrides))}: {first_line(error)}"
-
-

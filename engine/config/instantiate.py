@@ -86,7 +86,9 @@ def options(kind: type[T], node: DictConfig, key: str = "", **arguments: Any) ->
     Raises:
         UserError: a value of the wrong type, or one that the dataclass refuses.
     """
-    fields = [name for name in inspect.signature(kind).parameters if name in node and name not in arguments]
+    fields = [
+        name for name in inspect.signature(kind).parameters if name in set(node) and name not in arguments
+    ]
     values = {name: plain(_value(node, name), _join(key, name)) for name in fields}
     target = f"{kind.__module__}.{kind.__qualname__}"
     try:

@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from engine.config.compose import (
-    compose_config,
     completed,
+    compose_config,
     search_path,
     split_network,
     with_network_file,
@@ -19,7 +19,7 @@ from engine.errors import UserError
 from engine.runtime import exit_process
 from engine.train.signals import EXIT_STOPPED, Stopped
 
-Job = Callable[[Any], int | None]
+Job = Callable[[Any], Any]
 _IN_PLACE = (
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
@@ -54,7 +54,6 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
     from hydra import main
     from hydra.core.hydra_config import HydraConfig
 
-
     statuses = [0]
     rest, network = split_network(with_task(tool, take_extensions(arguments)))
 
@@ -76,10 +75,11 @@ def _typed(tool: str, config: DictConfig) -> Any:
     return config if tool in TRAINING_TOOLS or "_target_" not in config else tool_options(config)
 
 
-def guarded(job: Callable[[], int | None]) -> int:
-    """The exit status of a job; a user's error is printed in one line, any other keeps its traceback."""
+def guarded(job: Callable[[], Any]) -> int:
+    """The exit status of a job, by default 0; a user's error is printed in one line, others keep their traceback."""
     try:
-        return job() or 0
+        status = job()
+        return status if type(status) is int else 0
     except Stopped as stopped:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED

@@ -1,4 +1,4 @@
-"""What can be typed after a tool's name: the groups and options in conf/, and `key=value` in Hydra's grammar."""
+"""What can be typed after a tool's name: groups and options from conf/, and `key=value` in Hydra's grammar."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +38,9 @@ def own_groups(tool: str) -> list[str]:
     """The groups that belong to a tool which works on runs, and to no training."""
     if tool in TRAINING_TOOLS:
         return []
-    keys = [key for entry in _read(CONF / f"{tool}.yaml")["defaults"] if isinstance(entry, dict) for key in entry]
+    keys = [
+        key for entry in _read(CONF / f"{tool}.yaml")["defaults"] if isinstance(entry, dict) for key in entry
+    ]
     return [key for key in keys if not key.startswith("override ")]
 
 

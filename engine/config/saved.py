@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions, untrusted
-from engine.config.compose import compose_config, keys
+from engine.config.compose import FORMAT, compose_config, keys
 from engine.config.instantiate import first_line
 from engine.config.overrides import emptied, groups, parsed, quoted, shown, with_task
 from engine.errors import UserError, nearest
@@ -21,18 +21,23 @@ _OF_THE_NETWORK = "of_the_network"
 """The key of a data config that lists the keys which a run keeps when it reads other data."""
 
 
-def load(path: Path, overrides: Sequence[str], *, format_number: int) -> DictConfig:
-    """Read a configuration and apply overrides; see `engine.config.runs.load_config`."""
+def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """Read a run's `config.yaml` and apply `key=value` overrides to keys that it has.
+
+    Raises:
+        UserError: the file is unreadable or of another format, it needs code that `extend=` did not name, or
+            an override names a key that the run's configuration lacks.
+    """
     try:
         config = OmegaConf.load(io.StringIO(untrusted.read(path)))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not a readable configuration ({first_line(error)})") from None
     contents = OmegaConf.to_container(config)
-    untrusted.check(contents, path, format_number=format_number)
+    untrusted.check(contents, path, format_number=FORMAT)
     assert isinstance(config, DictConfig)
     _require_extensions(config, path)
     _apply(config, [quoted(override) for override in overrides])
-    untrusted.check(OmegaConf.to_container(config), path, format_number=format_number)
+    untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
     OmegaConf.set_struct(config, True)
     return config
 

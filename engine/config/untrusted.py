@@ -1,4 +1,4 @@
-"""The config.yaml of a run folder, which may come from anyone: read and judged before anything is built from it.
+"""The config.yaml of a run folder, which may come from anyone: checked before anything is built from it.
 
 A few lines of YAML can mean gigabytes: aliases of aliases, references to references. A run's own file has no
 aliases, and its references lead to keys of the same file.

@@ -6,7 +6,9 @@ import yaml
 from backbones.mobilenet_v3 import LARGE, mobilenet_v3_small
 from backbones.spec import NetSpec
 from engine.config import network_file
-from engine.config.compose import build, compose_config, load_config, to_yaml, with_backbone
+from engine.config.compose import compose_config, to_yaml, with_backbone
+from engine.config.instantiate import build
+from engine.config.saved import load_config
 from engine.errors import UserError
 
 FOUND = mobilenet_v3_small(width_mult=0.75, output_stride=16)

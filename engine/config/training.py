@@ -1,0 +1,264 @@
+"""A training from its configuration: the run folder, the data, the task, the initial weights, the trainer."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from engine import runtime
+from engine.config.compose import to_yaml
+from engine.config.instantiate import build, check_node, options, task_info
+from engine.config.options import DataOptions, TrainOptions
+from engine.contracts import TaskInfo
+from engine.data.class_map import ClassMap
+from engine.data.dataset_builder import DatasetBuilder
+from engine.data.loader import DataLoaders
+from engine.errors import UserError
+from engine.io.files import write_json
+from engine.run import checkpoint, run_folder
+from engine.run.run_folder import RunFolder
+from engine.train.trainer import Trainer
+
+_PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
+_PATHS_OF_SPLITS = ("images", "annotations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything that a training consists of, ready to go.
+
+    Attributes:
+        config, run, info: its configuration, run folder and kind of task.
+        resumes: whether the run folder is that of an earlier training.
+        trainer: holds the task, the data and the runtime.
+        notes: lines to read before it starts.
+        builder: what was left out of the data.
+        classes: of the data source.
+    """
+
+    config: DictConfig
+    run: RunFolder
+    info: TaskInfo
+    resumes: bool
+    trainer: Trainer
+    notes: list[str]
+    builder: DatasetBuilder
+    classes: ClassMap
+
+    def fit(self) -> None:
+        """Save the configuration, train to the end, and leave a table, curves and samples in the run folder."""
+        trainer, is_main = self.trainer, self.trainer.runtime.is_main
+        finished = trainer.finished
+        if is_main and finished:
+            print(f"this run is finished, at step {trainer.steps}; trainer.steps=<more> continues it")
+        elif is_main:
+            write = run_folder.update if self.resumes else run_folder.create
+            write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
+            write_json(self.run.classes, self.classes.to_dict())
+            self.builder.write(self.run.path)
+            print("\n".join(self.notes))
+        trainer.fit()
+        if is_main:
+            if not finished:
+                print(trainer.evaluator.table())
+            if not finished or not self.run.curves.exists():
+                self._draw()
+            print(f"run: {self.run.path}")
+        trainer.runtime.close()
+
+    def _draw(self) -> None:
+        from engine import plots
+        from engine.train.run_log import read_rows
+
+        plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
+        reporter = self.info.reporter(self.trainer.inference_task)
+        reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
+
+
+def open_training(config: DictConfig, *, published: Callable[[str], Any]) -> Training:
+    """Build all that a configuration describes: for a new run, or to continue that of `resume=` or `replay=`.
+
+    Args:
+        published: name -> published weight file, for `init_from` and `weights`.
+
+    Raises:
+        UserError: anything in the configuration, the data or the weights is wrong.
+    """
+    replays = config.replay is not None
+    config, run, resumes = open_run(config)
+    settings = build(config.trainer, key="trainer")
+    here = runtime.start(
+        device=settings.device,
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        deterministic=settings.deterministic,
+    )
+    builder = DatasetBuilder.of(config.data, runtime=here, known=run.skipped if resumes else None)
+    augment = build(config.augment, key="augment")
+    source = build(config.data.source, key="data.source")
+    torch.manual_seed(config.seed)
+    task = build_task(config, source.classes)
+    restores = resumes and checkpoint.exists(run.last) and not replays
+    started_from = "" if restores or replays else load_initial_weights(config, task, published=published)
+    task.distillation = find_teacher(config, source.classes)
+    frozen = freeze(config, task)
+    here.place(task)
+    data = DataLoaders(
+        train_set=builder.dataset(source, "train", augment, seed=config.seed, limit=config.data.limit),
+        eval_set=builder.dataset(source, config.data.split, task.eval_transform),
+        seed=config.seed,
+        workers=config.data.workers,
+        eval_batch=config.data.eval_batch,
+        extra_metrics=builder.counts,
+    )
+    settings = settings.in_steps(len(data.train_set))
+    trainer = Trainer(
+        options=settings,
+        task=task,
+        optimizer=build(config.optimizer, key="optimizer", model=task.model),
+        schedule=build(config.schedule, key="schedule", steps=settings.steps),
+        runtime=here,
+        run=here.broadcast(run),
+        data=data,
+    )
+    if restores:
+        started_from = trainer.restore()
+    notes = [*source.warnings, source.description, *builder.notes(), *task.notes(data.train_set), *frozen]
+    return Training(
+        config=config,
+        run=trainer.run,
+        info=task_info(config),
+        resumes=resumes,
+        trainer=trainer,
+        notes=[*notes, f"starting from {started_from}"],
+        builder=builder,
+        classes=source.classes,
+    )
+
+
+def validate(config: DictConfig) -> TrainOptions:
+    """Check whatever can be checked of a training before any data is read: nothing missing, targets, options,
+    types; returns the options that belong to no group.
+
+    Raises:
+        UserError: naming the first key that is wrong.
+    """
+    trained = options(TrainOptions, config)
+    task_info(config)
+    options(DataOptions, config.data, "data")
+    for name, node in config.items():
+        if isinstance(node, DictConfig):
+            check_node(node, str(name))
+    return trained
+
+
+def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
+    """The configuration and the run folder of a training: a new one, or that of `resume=` or `replay=`.
+
+    Returns:
+        (configuration, run folder, whether it resumes)
+    """
+    if config.resume is not None and config.replay is not None:
+        raise UserError("give one of resume= and replay=")
+    if config.resume is not None or config.replay is not None:
+        path = Path(config.resume) if config.replay is None else Path(config.replay).parent
+        run = run_folder.find(path)
+        from engine.config.saved import load_config
+
+        config = load_config(run.config, list(config.overrides))
+        validate(config)
+        return config, run, True
+    validate(config)
+    name = config.experiment or config.data.source._target_.rpartition(".")[2]
+    default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
+    _make_paths_absolute(config)
+    return config, RunFolder(Path(config.run or default)), False
+
+
+def _make_paths_absolute(config: DictConfig) -> None:
+    """A run can be opened from any folder later."""
+    splits = [key for key, node in config.data.items_ex(resolve=False) if isinstance(node, DictConfig)]
+    in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
+    for key in (*_PATHS, *in_splits):
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str) and not (key in _PATHS[2:] and _is_name(value)):
+            OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
+
+
+def _is_name(value: str) -> bool:
+    from engine.run.initial_weights import is_name
+
+    return is_name(value)
+
+
+def build_task(config: DictConfig, classes: Any) -> Any:
+    """Build the model for a data set's classes, and the task around it."""
+    model = build(config.model, key="model", num_classes=len(classes))
+    return build(config.task, key="task", model=model, classes=classes)
+
+
+def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[str], Any]) -> str:
+    """Load what a training starts from (`init_from`, `weights`) into a new task; returns what was loaded.
+
+    Args:
+        published: name -> published weight file.
+
+    Raises:
+        UserError: there is no such file or name, or the weights do not fit.
+    """
+    if config.init_from is None and config.weights is None:
+        return "random weights"
+    from engine.run.initial_weights import load_initial
+
+    return load_initial(
+        task.model,
+        task.classes,
+        init_from=config.init_from,
+        weights=config.weights,
+        checkpoint_name=config.checkpoint,
+        skip=config.skip,
+        published=published,
+        normalization=config.task.get("pixels"),
+    )
+
+
+def find_teacher(config: DictConfig, classes: ClassMap) -> Any:
+    """The distillation loss towards `distill.teacher`, a run or a model of torchvision; None without one.
+
+    Raises:
+        UserError: there is no such teacher, it knows other classes, or the task cannot be distilled.
+    """
+    if OmegaConf.select(config, "distill.teacher") is None:
+        return None
+    from engine.train import distillation
+
+    info = task_info(config)
+    if not info.distills:
+        raise UserError(f"distill.teacher: not available for task={info.name}; leave it out")
+
+    def load_run(path: Path) -> Any:
+        from engine.config.runs import TrainedRun
+
+        teacher = TrainedRun.open(path)
+        if teacher.info.name != info.name:
+            raise UserError(
+                f"distill.teacher={path}: a run of task={teacher.info.name}, and this one is of task={info.name}"
+            )
+        return teacher.task()
+
+    teacher = distillation.find_teacher(config.distill.teacher, classes, load_run)
+    loss = {name: config.distill[name] for name in ("weight", "temperature")}
+    return distillation.Distillation(teacher=teacher, **loss)
+
+
+def freeze(config: DictConfig, task: Any) -> list[str]:
+    """Freeze the parameters that `freeze` names; a line that says how many."""
+    if not config.freeze:
+        return []
+    from engine.train import freezing
+
+    return [f"{freezing.freeze(task.model, config.freeze)} parameters are frozen"]
