@@ -4,16 +4,19 @@ Protocols, no base classes: a class that has these members fits, wherever it com
 how to write one of each; `tests/contract.py` holds every task to them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.data.class_map import ClassMap
+if TYPE_CHECKING:
+    from engine.data.class_map import ClassMap
 
 Batch = dict[str, Any]
 Image = NDArray[np.uint8]
@@ -25,7 +28,7 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def without(self, indices: Iterable[int]) -> "Split":
+    def without(self, indices: Iterable[int]) -> Split:
         """The same split without the samples at `indices`, in the same order."""
         ...
 

@@ -37,7 +37,7 @@ def launch(job: Job, tool: str, help_text: str) -> None:
     does not keep the others from running.
 
     Args:
-        job: called with the options that conf/<tool>.yaml describes, an object of its `_target_`; the job of a
+        job: called with the tool's options, an object of the `_target_` in conf/<tool>.yaml; the job of a
             training gets the whole composed configuration.
     """
     arguments = sys.argv[1:]
@@ -76,7 +76,7 @@ def _typed(tool: str, config: DictConfig) -> Any:
 
 
 def guarded(job: Callable[[], Any]) -> int:
-    """The exit status of a job, by default 0; a user's error is printed in one line, others keep their traceback."""
+    """The exit status of a job. A user's error is printed in one line, any other keeps its traceback."""
     try:
         status = job()
         return status if type(status) is int else 0

@@ -1,4 +1,4 @@
-"""What can be typed after a tool's name: groups and options from conf/, and `key=value` in Hydra's grammar."""
+"""What can be typed after a tool's name: groups and options of conf/, and `key=value` in Hydra's grammar."""
 
 import re
 from collections.abc import Sequence

@@ -16,6 +16,8 @@ from engine.config.training import build_task, validate
 from engine.contracts import TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
+from engine.data.loader import BatchLoader, EvaluationSampler
+from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
@@ -108,8 +110,6 @@ class TrainedRun:
         Raises:
             UserError: the split is missing, unlabeled or unreadable, or has other classes than the run.
         """
-        from engine.data.loader import BatchLoader, EvaluationSampler
-
         task = runtime.place(self.task() if task is None else task)
         task.check_classes(self.source.classes)
         data = options(DataOptions, self.config.data, "data")
@@ -138,6 +138,31 @@ class TrainedRun:
             notes=builder.notes(),
             write_skipped=builder.write,
         )
+
+
+def find_teacher(config: DictConfig, classes: ClassMap) -> Any:
+    """The distillation loss of a training towards its `distill.teacher`, a run or a model of torchvision.
+
+    Raises:
+        UserError: there is no such teacher, it knows other classes, or the task cannot be distilled.
+    """
+    from engine.train import distillation
+
+    info = task_info(config)
+    if not info.distills:
+        raise UserError(f"distill.teacher: not available for task={info.name}; leave it out")
+
+    def load_run(path: Path) -> Any:
+        teacher = TrainedRun.open(path)
+        if teacher.info.name != info.name:
+            raise UserError(
+                f"distill.teacher={path}: a run of task={teacher.info.name}, and this is task={info.name}"
+            )
+        return teacher.task()
+
+    teacher = distillation.find_teacher(config.distill.teacher, classes, load_run)
+    loss = {name: config.distill[name] for name in ("weight", "temperature")}
+    return distillation.Distillation(teacher=teacher, **loss)
 
 
 def open_trained(config: DictConfig) -> tuple[RunFolder, DictConfig]:

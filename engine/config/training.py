@@ -50,7 +50,7 @@ class Training:
     classes: ClassMap
 
     def fit(self) -> None:
-        """Save the configuration, train to the end, and leave a table, curves and samples in the run folder."""
+        """Save the configuration, train to the end, and draw curves and samples into the run folder."""
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
@@ -79,11 +79,17 @@ class Training:
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
 
-def open_training(config: DictConfig, *, published: Callable[[str], Any]) -> Training:
+def open_training(
+    config: DictConfig,
+    *,
+    published: Callable[[str], Any],
+    find_teacher: Callable[[DictConfig, ClassMap], Any],
+) -> Training:
     """Build all that a configuration describes: for a new run, or to continue that of `resume=` or `replay=`.
 
     Args:
         published: name -> published weight file, for `init_from` and `weights`.
+        find_teacher: (configuration, classes) -> the loss towards `distill.teacher` (`engine.config.runs`).
 
     Raises:
         UserError: anything in the configuration, the data or the weights is wrong.
@@ -104,7 +110,8 @@ def open_training(config: DictConfig, *, published: Callable[[str], Any]) -> Tra
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
     started_from = "" if restores or replays else load_initial_weights(config, task, published=published)
-    task.distillation = find_teacher(config, source.classes)
+    if config.distill.teacher is not None:
+        task.distillation = find_teacher(config, source.classes)
     frozen = freeze(config, task)
     here.place(task)
     data = DataLoaders(
@@ -224,35 +231,6 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         published=published,
         normalization=config.task.get("pixels"),
     )
-
-
-def find_teacher(config: DictConfig, classes: ClassMap) -> Any:
-    """The distillation loss towards `distill.teacher`, a run or a model of torchvision; None without one.
-
-    Raises:
-        UserError: there is no such teacher, it knows other classes, or the task cannot be distilled.
-    """
-    if OmegaConf.select(config, "distill.teacher") is None:
-        return None
-    from engine.train import distillation
-
-    info = task_info(config)
-    if not info.distills:
-        raise UserError(f"distill.teacher: not available for task={info.name}; leave it out")
-
-    def load_run(path: Path) -> Any:
-        from engine.config.runs import TrainedRun
-
-        teacher = TrainedRun.open(path)
-        if teacher.info.name != info.name:
-            raise UserError(
-                f"distill.teacher={path}: a run of task={teacher.info.name}, and this one is of task={info.name}"
-            )
-        return teacher.task()
-
-    teacher = distillation.find_teacher(config.distill.teacher, classes, load_run)
-    loss = {name: config.distill[name] for name in ("weight", "temperature")}
-    return distillation.Distillation(teacher=teacher, **loss)
 
 
 def freeze(config: DictConfig, task: Any) -> list[str]:

@@ -95,8 +95,8 @@ def check(config: Any, path: Path, *, format_number: int) -> None:
         raise UserError(f"{path}: not the configuration of a training")
     if config.get("format", 1) != format_number and ("format" in config or "room" in config):
         raise UserError(
-            f"{path}: format {config.get('format', 1)}, and this version reads format {format_number}; use the "
-            "version that trained the run, or train it again"
+            f"{path}: format {config.get('format', 1)}, and this version reads format {format_number}; use "
+            "the version that trained the run, or train it again"
         )
     for key, kind in _NEEDED.items():
         if not isinstance(_at(config, key), kind):

@@ -313,7 +313,7 @@ def test_runs_of_another_format_are_refused_in_one_line(tmp_path, format_number,
     else:
         config["format"] = format_number
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"config\.yaml: {text}, and this version reads format 2; use the"):
+    with pytest.raises(UserError, match=rf"config\.yaml: {text}, and this version reads format 2; use the version"):
         saved.load_config(path, [])
 
 
