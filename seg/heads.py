@@ -1,4 +1,4 @@
-"""The paper's segmentation decoders: LR-ASPP (section 6.4, Figure 10), R-ASPP (MobileNetV2, section 6.3)."""
+"""The paper's segmentation heads: LR-ASPP (section 6.4, Figure 10) and R-ASPP (MobileNetV2, section 6.3)."""
 
 import math
 
@@ -10,19 +10,19 @@ from backbones.blocks import ConvNormAct, Resize
 
 POOLS = ("paper", "global", "large_kernel")
 
-# Window and stride of the gate's average pooling by output stride. 49 = (769 - 1) / 16 + 1, the feature map
-# of the 769 crop; (16, 20) is Figure 10. The released output-stride-32 networks pool 25x25 with
-# stride (4, 5).
+# Window and stride of the gate's average pooling by output stride. 49 = (769 - 1) / 16 + 1, the size of the
+# feature map of a 769 crop; (16, 20) is from Figure 10. The released networks of output stride 32 pool 25x25
+# with stride (4, 5).
 _PAPER_POOL = {8: (97, (32, 40)), 16: (49, (16, 20)), 32: (25, (4, 5))}
 
 
 class GatePool(nn.Module):
-    """Average pooling in front of the squeeze-and-excite-like gate.
+    """Average pooling before the gate, which resembles squeeze-and-excite.
 
     Args:
-        kind: `paper`: the fixed window of Figure 10 (clamped to smaller maps); `global`: one value per
-            channel; `large_kernel`: a window of three quarters of the map moved by a quarter, so 2x2 values
-            at any size.
+        kind: `paper`: the fixed window of Figure 10 (clipped to smaller maps); `global`: one value per
+            channel; `large_kernel`: a window of three quarters of the map with a stride of a quarter, so 2x2
+            values at any size.
         output_stride: of the feature map that is pooled.
     """
 
@@ -33,7 +33,7 @@ class GatePool(nn.Module):
         self.kind, self.output_stride = kind, output_stride
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, C, h, w] -> [N, C, rows, columns]"""
+        """[N, C, h, w] -> [N, C, rows, columns]."""
         height, width = features.shape[-2:]
         if self.kind == "global":
             return F.adaptive_avg_pool2d(features, 1)
@@ -44,7 +44,7 @@ class GatePool(nn.Module):
         return F.avg_pool2d(features, (min(window, height), min(window, width)), stride)
 
     def check(self, input_size: tuple[int, int]) -> None:
-        """Raise ValueError where the paper's window is larger than the map of this input (height, width)."""
+        """Raises: ValueError if the paper's window is larger than the feature map of this input size."""
         if self.kind != "paper":
             return
         window = _PAPER_POOL[self.output_stride][0]
@@ -59,16 +59,16 @@ class GatePool(nn.Module):
 
 
 class LRASPP(nn.Module):
-    """Lite R-ASPP: a gated 1x1 branch at the backbone's output stride plus a skip connection at stride 8.
+    """Lite R-ASPP: a gated 1x1 branch at the backbone's output stride, and a skip connection at stride 8.
 
-    Neither branch is concatenated or projected: both go straight to class scores and are summed.
+    The two are not concatenated: each gives class scores, which are summed.
 
     Args:
         channels: of the low-level (stride 8) and the high-level feature map.
         filters: F of Table 7 (128; 256 in rows 3 and 7).
         pool: see `GatePool`.
-        gate_bias, gate: bias of the gate's convolution, and `sigmoid` (Figure 10) or `hard_sigmoid` (released
-            code).
+        gate: `sigmoid` (Figure 10) or `hard_sigmoid` (released code).
+        gate_bias: whether the gate's convolution has a bias.
         bn_eps: 1e-5 as in DeepLab's decoder (the backbone's is 1e-3).
         align_corners: how feature maps are resized; DeepLab aligns corners, which is exact for odd sizes.
     """
@@ -102,7 +102,7 @@ class LRASPP(nn.Module):
         _init(self)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """low [N, C1, H/8, W/8] and high [N, C2, H/16, W/16] -> class scores [N, K, H/8, W/8]"""
+        """low [N, C1, H/8, W/8] and high [N, C2, H/16, W/16] -> class scores [N, K, H/8, W/8]."""
         features = self.branch(high)
         gate = self.gate_act(self.gate(self.pool(high)))
         features = features * self.resize(gate, features.shape[-2:])
@@ -113,9 +113,11 @@ class LRASPP(nn.Module):
 class RASPP(nn.Module):
     """Reduced ASPP of MobileNetV2: a 1x1 branch and image pooling, concatenated; no skip connection.
 
-    Args and shapes as for `LRASPP`, of one feature map; scores come out at the backbone's output stride.
-    Pooled 1x1 maps carry no BatchNorm (it has no statistics at batch 1) unless `pool_norm`, which the paper's
-    graph has.
+    Arguments as for `LRASPP`, with one feature map; class scores have the backbone's output stride.
+
+    Args:
+        pool_norm: BatchNorm on the pooled map, as in the paper's graph.
+        dropout: share of the features that is dropped before the last layer.
     """
 
     class_layers = ("classify",)
@@ -146,7 +148,7 @@ class RASPP(nn.Module):
         _init(self)
 
     def forward(self, high: Tensor) -> Tensor:
-        """[N, C, H/16, W/16] -> class scores [N, K, H/16, W/16]"""
+        """[N, C, H/16, W/16] -> class scores [N, K, H/16, W/16]."""
         image = F.relu(self.image_norm(self.image(self.pool(high))))
         features = torch.cat([self.resize(image, high.shape[-2:]), self.branch(high)], dim=1)
         scores: Tensor = self.classify(self.dropout(self.project(features)))
@@ -154,7 +156,7 @@ class RASPP(nn.Module):
 
 
 class PooledNorm(nn.BatchNorm2d):
-    """BatchNorm for pooled maps: one value per channel has no variance, and the running one is used."""
+    """BatchNorm for pooled maps: a single value per channel has no variance, so the running one is used."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:
