@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of any module, and the paper's three ways of adding them up.
 
-A module is counted by running a weightless copy of it on the meta device: nothing is computed or allocated,
-and the given module is left as it is.
+A weightless copy of the module runs on the meta device: nothing is computed or allocated, and the module
+itself does not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAYERS = (nn.Conv2d, nn.Linear, *NORMS)
 
 
 class Totals(NamedTuple):
-    """What a paper's table prints: both are plain numbers, not millions."""
+    """What a paper's table prints; plain numbers, not millions."""
 
     params: int
     madds: int
@@ -40,8 +40,9 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What `count` found, for one image.
+    """Parameters and multiply-adds of a module for one image.
 
+    rows: the layers, in the order of the forward pass.
     madds: convolutions (depthwise and squeeze-and-excite included) and fully connected layers, nothing else.
     hswish_elements, resize_elements: output elements of h-swish and of `blocks.Resize` modules.
     """
@@ -58,8 +59,8 @@ class Count:
     def classification(self) -> Totals:
         """Tables 3 and 9: all parameters, `madds` alone. The paper truncates most of the printed params.
 
-        The 219M of Large in Table 3 is the exception: 217M by this convention (as Table 9 has it) plus two
-        for each h-swish element.
+        The 219M of Large in Table 3 is the exception: 217M by this convention (as in Table 9) plus two for
+        each h-swish element.
         """
         return Totals(self.params, self.madds)
 
@@ -71,10 +72,10 @@ class Count:
         """Tables 7 and 8, whose graph was profiled at 1025x2049: all parameters; `madds`, 1 per resized and
         per input element, 2 per h-swish element.
 
-        num_classes: give it where the logits are resized to the image outside of the module, to add that.
+        num_classes: of logits that are resized to the image outside of the module, which adds to the count.
 
-        These coefficients are not published. They are inferred from the tables: all 11 rows of Table 7 come
-        out within 0.4 % and the 8 MobileNetV3 rows of Table 8 within 0.7 %.
+        These coefficients are not published but inferred from the tables: all 11 rows of Table 7 agree within
+        0.4 % and the 8 MobileNetV3 rows of Table 8 within 0.7 %.
         """
         height, width = self.input_size
         resized = self.resize_elements + num_classes * height * width
@@ -91,16 +92,19 @@ class Count:
 
 
 def count(module: nn.Module, input_size: tuple[int, int], *, channels: int = 3) -> Count:
-    """Counts `module` on one image of input_size (height, width).
+    """The parameters and multiply-adds of `module` for one image of input_size (height, width).
 
-    Only layers that run in eval mode have rows, but `params` has every parameter of the module. ValueError
-    for a layer with parameters that is neither a convolution, linear nor a normalization: better than a
-    silent 0. Products that no layer makes (a matmul in `forward`) are not seen.
+    Only layers that run in eval mode have rows, but `params` includes every parameter of the module. Products
+    outside of layers (a matmul in `forward`) are not counted.
+
+    Raises:
+        ValueError: a layer with parameters is neither a convolution, linear nor a normalization, and would
+            count as 0.
     """
     height, width = input_size
     if height < 1 or width < 1:
         raise ValueError(f"input_size is (height, width) in pixels, got {input_size}")
-    twin = _weightless(module)
+    twin = weightless(module)
     tally = _Tally()
     for name, layer in twin.named_modules():
         _check_countable(name, layer)
@@ -122,7 +126,7 @@ def count(module: nn.Module, input_size: tuple[int, int], *, channels: int = 3) 
 
 
 class _Tally:
-    """What the forward hooks write to."""
+    """Collects what the forward hooks see."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -166,13 +170,14 @@ def _check_countable(name: str, layer: nn.Module) -> None:
     known = isinstance(layer, LAYERS)
     if not known and any(True for _ in layer.parameters(recurse=False)):
         raise ValueError(
-            f"count does not know the multiply-adds of {type(layer).__name__} ({name or 'module'})"
+            f"cannot count the multiply-adds of {type(layer).__name__} ({name or 'the module itself'}), only "
+            "those of convolutions, fully connected layers and normalizations"
         )
 
 
-def _weightless(module: nn.Module) -> nn.Module:
-    """A copy on the meta device, in eval mode: deepcopy finds meta tensors in its memo, not the weights."""
-    memo: dict[int, Any] = {
+def weightless(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, in eval mode, made without copying a weight."""
+    memo: dict[int, Any] = {  # deepcopy takes what it has a memo of
         id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()
     }
     memo |= {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from backbones.spec import (
-    BlockSpec,
-    NetSpec,
-    SESpec,
-    make_divisible,
+from backbones.spec import BlockSpec, NetSpec, SESpec, make_divisible
+from backbones.variants import (
     with_hswish_from,
     with_minimalistic,
     with_original_last_stage,

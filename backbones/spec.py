@@ -1,18 +1,16 @@
-"""NetSpec: the one currency for architecture, and the functions that turn one spec into another.
+"""NetSpec: a network as a table, one `BlockSpec` per row, with expansion sizes (72, 184, 672), not ratios.
 
-A spec is a frozen value holding what a paper's table holds: one `BlockSpec` per row, with expansion *sizes*
-(72, 184, 672) rather than ratios. The width multiplier, the output stride, the reduced tails and the
-ablations of "Searching for MobileNetV3" are functions spec -> spec; nothing is ever changed on a built
-network. On a base table they are applied in this order: tail, width, output stride (the builders do so).
+A spec is a frozen value. `backbones.network.MobileNet` builds it; `backbones.variants` derives other networks
+from it: another width, output stride or tail. A built network is never changed.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import accumulate
 from operator import mul
-from typing import Any, Literal
+from typing import Any
 
 ACTIVATIONS = ("RE", "RE6", "HS")  # ReLU, ReLU6, h-swish: the codes of the paper's tables
 PADDINGS = ("symmetric", "same")
@@ -32,8 +30,8 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
 class BlockSpec:
     """One bneck row of a paper table: expand to `exp`, depthwise `kernel`, optional SE, project to `out`.
 
-    `residual` only takes effect where stride is 1 and the input has `out` channels; `exp` equal to the
-    number of input channels means that there is no expansion convolution.
+    `residual` takes effect only if the stride is 1 and the input has `out` channels. If `exp` equals the
+    number of input channels, there is no expansion convolution.
     """
 
     kernel: int
@@ -57,16 +55,18 @@ class BlockSpec:
         _check_choice("block act", self.act, ACTIVATIONS)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> BlockSpec:
-        return cls(**_known(cls, data))
+        """The inverse of `to_dict`. Raises: ValueError if a key is unknown or missing."""
+        return cls(**_checked_fields(cls, data))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SESpec:
-    """How wide the squeeze is and which gate follows it (the inner activation is ReLU).
+    """Width of the squeeze and the gate after it; the activation between the two convolutions is ReLU.
 
     MobileNetV3: a quarter of the expansion, rounded to 8, hard sigmoid (section 5.3). MnasNet: a quarter of
     the block's *input*, truncated, sigmoid.
@@ -94,23 +94,24 @@ class SESpec:
         return make_divisible(wide * self.ratio, self.divisor)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SESpec:
-        return cls(**_known(cls, data))
+        """The inverse of `to_dict`. Raises: ValueError if a key is unknown or missing."""
+        return cls(**_checked_fields(cls, data))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetSpec:
     """A whole network: 3x3 stride-2 stem, blocks, last 1x1 conv, pooling, hidden layer without batch norm.
 
-    last: channels of the last 1x1 conv (with batch norm) before pooling; 0 for none.
+    last: channels of the last 1x1 conv (with batch norm) before pooling; 0: no such layer.
     last_act: activation of the last conv and of the hidden layer.
-    hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0 for none.
+    hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0: no such layer.
     bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
-    skip_block: number of the last block of the stride-8 stage, where dilation has hidden it; 0 where
-        strides tell.
+    skip_block: number of the last block of the stride-8 stage, if dilation hides it; 0: the strides tell.
     """
 
     name: str
@@ -158,29 +159,46 @@ class NetSpec:
         return tuple(accumulate((block.stride for block in self.blocks), mul, initial=STEM_STRIDE))[1:]
 
     @property
+    def last_feature(self) -> str:
+        """The end of the network, which classifiers pool and SSDLite reads as C5."""
+        return "last" if self.last else f"block{len(self.blocks)}"
+
+    @property
     def dense_output(self) -> str:
         """The feature that a dense head reads at the end of the network (section 6.4 and the released code).
 
         With a hidden layer (MobileNetV3) the last 1x1 conv is the final expansion: "last". Without one (V2,
         MnasNet) it is a classifier's feature, and the dense head reads the last linear bottleneck instead.
         """
-        return "last" if self.hidden and self.last else f"block{len(self.blocks)}"
+        return self.last_feature if self.hidden else f"block{len(self.blocks)}"
 
     @property
     def skip_feature(self) -> str:
         """The feature of LR-ASPP's skip connection: the depthwise output of the last block at stride 8.
 
-        Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), whatever the output stride.
+        Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), at any output stride.
         """
         return f"block{self.skip_block or self.last_block_at_stride(8)}.depthwise"
 
+    @property
+    def c4_feature(self) -> str:
+        """SSDLite's C4: the expansion of the block that leads from stride 16 to 32 (section 6.3).
+
+        Bneck 13 of Large, 9 of Small, 14 of V2. Raises: ValueError if the network ends before stride 32.
+        """
+        if self.strides[-1] != 32:
+            raise ValueError(
+                f"{self.name} ends at stride {self.strides[-1]} and SSDLite needs 32: set the backbone's "
+                "output_stride to 32, or name c4 and c5"
+            )
+        return f"block{self.last_block_at_stride(16) + 1}.expansion"
+
     def last_block_at_stride(self, stride: int) -> int:
         """The paper's number (from 1) of the last block whose output has this stride."""
-        numbers = [number for number, found in enumerate(self.strides, start=1) if found == stride]
+        numbers = [number for number, own in enumerate(self.strides, start=1) if own == stride]
         if not numbers:
-            raise ValueError(
-                f"{self.name} has no block with output stride {stride}; there is {set(self.strides)}"
-            )
+            known = ", ".join(map(str, sorted(set(self.strides))))
+            raise ValueError(f"{self.name} has no block with output stride {stride}; its strides are {known}")
         return numbers[-1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,123 +209,12 @@ class NetSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NetSpec:
-        """The inverse of `to_dict`. ValueError for an unknown or a missing key."""
-        known = _known(cls, data)
-        known["blocks"] = tuple(BlockSpec.from_dict(block) for block in known["blocks"])
-        if "se" in known:
-            known["se"] = SESpec.from_dict(known["se"])
-        return cls(**known)
-
-
-def with_width(spec: NetSpec, mult: float, *, shrink_last: bool = False) -> NetSpec:
-    """Multiplies stem, outputs and last conv by `mult`; each expansion keeps its ratio to the block's input.
-
-    All are rounded to multiples of 8, at least 8. What the classifier reads does not shrink: `hidden` is
-    left alone, and without a hidden layer (V2, MnasNet) `last` only ever grows (MobileNetV2, section 5),
-    unless `shrink_last`: so it is in the detection networks of Table 6, by their counts.
-    """
-    if mult <= 0:
-        raise ValueError(f"width_mult must be positive, got {mult}")
-    if mult == 1:
-        return spec
-    stem = make_divisible(spec.stem * mult)
-    blocks: list[BlockSpec] = []
-    channels = stem
-    for block, channels_in in zip(spec.blocks, spec.block_inputs, strict=True):
-        exp = make_divisible(channels * block.exp / channels_in)
-        channels = make_divisible(block.out * mult)
-        blocks.append(replace(block, exp=exp, out=channels))
-    last = make_divisible(spec.last * mult) if spec.last else 0
-    if not spec.hidden and not shrink_last:
-        last = max(spec.last, last)
-    return replace(spec, stem=stem, blocks=tuple(blocks), last=last)
-
-
-def with_output_stride(
-    spec: NetSpec, output_stride: Literal[8, 16, 32], *, dilate_first: bool = False
-) -> NetSpec:
-    """Trades the strides beyond `output_stride` for dilation.
-
-    By the reference code, the block that loses its stride keeps the dilation reached so far and the later
-    ones get the doubled one. dilate_first=True already dilates the block that loses its stride, as
-    torchvision does.
-    """
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
-    _check_undilated(spec, "output stride")
-    blocks: list[BlockSpec] = []
-    stride, dilation = STEM_STRIDE, 1
-    for block in spec.blocks:
-        if stride < output_stride:
-            stride *= block.stride
-            blocks.append(block)
-            continue
-        doubled = dilation * block.stride
-        blocks.append(replace(block, stride=1, dilation=doubled if dilate_first else dilation))
-        dilation = doubled
-    skip = spec.last_block_at_stride(8) if 8 in spec.strides else 0
-    return replace(spec, blocks=tuple(blocks), skip_block=skip)
-
-
-def with_reduced_tail(spec: NetSpec, *, halve_first_expansion: bool) -> NetSpec:
-    """Halves the channels from the last stride-2 block (C4 to C5) on (sections 6.3 and 6.4).
-
-    The released segmentation networks (RF2) also halve the expansion of that block: 672 -> 336. The
-    detection ones (the dagger of Table 6), and RF2 for V2 as inferred from Table 7, do not: it is still the
-    full-width C4.
-    """
-    _check_undilated(spec, "reduced tail")
-    first = max((i for i, block in enumerate(spec.blocks) if block.stride == 2), default=-1)
-    if first < 0:
-        raise ValueError(f"{spec.name} has no block with stride 2, so there is no tail to reduce")
-    tail = [replace(block, exp=block.exp // 2, out=block.out // 2) for block in spec.blocks[first:]]
-    if not halve_first_expansion:
-        tail[0] = replace(tail[0], exp=spec.blocks[first].exp)
-    last = spec.last // 2 if spec.hidden else spec.last  # without a hidden layer it belongs to the classifier
-    return replace(spec, blocks=(*spec.blocks[:first], *tail), last=last)
-
-
-def with_hswish_from(spec: NetSpec, channels: int | Literal["none"]) -> NetSpec:
-    """Table 5, "h-swish @N": h-swish from the first block with N output channels on, ReLU before it.
-
-    The stem keeps its h-swish (Table 1, which is N = 80, has it); "none" is ReLU everywhere, stem included.
-    """
-    if channels == "none":
-        blocks = tuple(replace(block, act="RE") for block in spec.blocks)
-        return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
-    outs = [block.out for block in spec.blocks]
-    if channels not in outs:
-        raise ValueError(f'hswish_from must be "none" or one of {sorted(set(outs))}, got {channels!r}')
-    start = outs.index(channels)
-    blocks = tuple(replace(b, act="HS" if i >= start else "RE") for i, b in enumerate(spec.blocks))
-    return replace(spec, blocks=blocks, stem_act="HS", last_act="HS")
-
-
-def with_original_last_stage(spec: NetSpec) -> NetSpec:
-    """Figure 5, top: one more 3x3 bottleneck (160 -> 960 -> 320), 1x1 conv to 1280 before pooling, FC."""
-    if not spec.hidden:
-        raise ValueError(f"{spec.name} has no hidden layer: its last stage is the original one already")
-    channels = spec.blocks[-1].out
-    block = BlockSpec(kernel=3, exp=spec.last, out=2 * channels, act=spec.last_act)
-    return replace(spec, blocks=(*spec.blocks, block), last=spec.hidden, hidden=0)
-
-
-def with_minimalistic(spec: NetSpec) -> NetSpec:
-    """The released "minimalistic" networks: no SE, ReLU instead of h-swish, 3x3 instead of 5x5."""
-    blocks = tuple(replace(block, se=False, act="RE", kernel=3) for block in spec.blocks)
-    return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
-
-
-def with_stem(spec: NetSpec, channels: int) -> NetSpec:
-    """Another number of stem filters (section 5.2: 32 or 16); the first block keeps its expansion ratio."""
-    first = spec.blocks[0]
-    exp = make_divisible(first.exp / spec.stem * channels)
-    return replace(spec, stem=channels, blocks=(replace(first, exp=exp), *spec.blocks[1:]))
-
-
-def _check_undilated(spec: NetSpec, what: str) -> None:
-    if any(block.dilation > 1 for block in spec.blocks):
-        raise ValueError(f"{spec.name} is dilated already; choose the {what} on the undilated spec")
+        """The inverse of `to_dict`. Raises: ValueError if a key is unknown or missing."""
+        values = _checked_fields(cls, data)
+        values["blocks"] = tuple(BlockSpec.from_dict(block) for block in values["blocks"])
+        if "se" in values:
+            values["se"] = SESpec.from_dict(values["se"])
+        return cls(**values)
 
 
 def _check_int(name: str, value: Any, *, at_least: int) -> None:
@@ -320,8 +227,8 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _known(cls: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `data`, whose keys must all be fields of `cls`, with none missing that has no default."""
+def _checked_fields(cls: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `data`, whose keys must be fields of `cls` and include all that have no default."""
     names = [f.name for f in fields(cls)]
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in data]:

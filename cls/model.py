@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from backbones.blocks import activation
+from backbones.contract import AnyBackbone, build_backbone, default_feature
 from backbones.network import MobileNet, init_weights
 from backbones.spec import NetSpec
-from backbones.weights.translation import (
+from backbones.weights.state_dict import (
     StateDict,
     backbone_state,
     classifier_state,
@@ -25,28 +26,32 @@ class Classifier(nn.Module):
     The two "conv2d 1x1, NBN" rows at the end of Tables 1 and 2 act on a 1x1 map, so they are linear layers
     here.
 
-    backbone: the spec; num_classes: logits; dropout: fraction dropped, the spec's where None.
+    backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), which has no hidden layer here.
+    num_classes: logits; dropout: fraction dropped, by default the spec's, 0.2 for a network from elsewhere.
     forward: images [N, 3, H, W] -> logits [N, num_classes].
     """
 
     class_layers = ("classifier.*",)
     """Patterns of tensors shaped by the classes: left new where a weight file has other classes."""
 
-    def __init__(self, *, backbone: NetSpec, num_classes: int, dropout: float | None = None) -> None:
+    def __init__(self, *, backbone: AnyBackbone, num_classes: int, dropout: float | None = None) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        dropout = backbone.dropout if dropout is None else dropout
+        hidden, hidden_act, own_dropout = 0, "RE", 0.2
+        if isinstance(backbone, NetSpec):
+            hidden, hidden_act, own_dropout = backbone.hidden, backbone.last_act, backbone.dropout
+        dropout = own_dropout if dropout is None else dropout
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is the fraction dropped and must be in [0, 1), got {dropout}")
-        self.feature = "last" if backbone.last else f"block{len(backbone.blocks)}"
-        self.backbone = MobileNet(backbone, taps=(self.feature,))
+        self.feature = default_feature(backbone, "last_feature")
+        self.backbone = build_backbone(backbone, (self.feature,))
         channels = self.backbone.channels[self.feature]
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.hidden = nn.Linear(channels, backbone.hidden) if backbone.hidden else None
-        self.act = activation(backbone.last_act) if backbone.hidden else nn.Identity()
+        self.hidden = nn.Linear(channels, hidden) if hidden else None
+        self.act = activation(hidden_act) if hidden else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(backbone.hidden or channels, num_classes)
+        self.classifier = nn.Linear(hidden or channels, num_classes)
         for layer in (self.hidden, self.classifier):
             if layer is not None:
                 init_weights(layer)
@@ -59,6 +64,8 @@ class Classifier(nn.Module):
         Raises:
             ValueError: the names are not known, or of another architecture.
         """
+        if not isinstance(self.backbone, MobileNet):
+            return state
         found = classifier_state(state, self.backbone.spec)
         surplus = self.num_classes_in(found) - self.classifier.out_features
         if self.classifier.out_features == IMAGENET and surplus == 1 and detect_format(state) != "ours":

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.blocks import ConvNormAct
-from backbones.spec import NetSpec
+from backbones.contract import AnyBackbone, conv_settings
 
 DEVIATION = 0.03
 """Of the normal distribution that the released configurations draw weights from."""
@@ -26,7 +26,7 @@ class SSDLite(nn.Module):
         num_classes: K; every anchor has K + 1 scores, the first for background.
         per_place: anchors per place of each map, from the anchor generator.
         extras: channels of the extra maps, each of half the size of the one before.
-        net: the backbone's spec, for its padding and batch norm settings.
+        net: the backbone, for its padding and batch norm settings.
         score_bias: what class scores start with. -4.6 = log(0.01 / 0.99) for focal loss with a sigmoid, so
             that at first nothing is an object; 0 for a softmax.
 
@@ -42,7 +42,7 @@ class SSDLite(nn.Module):
         channels: tuple[int, int],
         num_classes: int,
         per_place: Sequence[int],
-        net: NetSpec,
+        net: AnyBackbone,
         extras: Sequence[int] = (512, 256, 256, 128),
         score_bias: float = -4.6,
     ) -> None:
@@ -92,7 +92,7 @@ class SSDLite(nn.Module):
 class Extra(nn.Module):
     """[N, before, h, w] -> [N, after, h/2, w/2]: 1x1 to half of `after`, 3x3 depthwise, 1x1; all ReLU6."""
 
-    def __init__(self, before: int, after: int, *, net: NetSpec) -> None:
+    def __init__(self, before: int, after: int, *, net: AnyBackbone) -> None:
         super().__init__()
         half = after // 2
         self.reduce = SmallMapConv(before, half, **_settings(net))
@@ -106,7 +106,7 @@ class Extra(nn.Module):
 class Predictor(nn.Module):
     """3x3 depthwise with batch norm and ReLU6, then a 1x1 convolution with bias."""
 
-    def __init__(self, channels: int, outputs: int, *, net: NetSpec) -> None:
+    def __init__(self, channels: int, outputs: int, *, net: AnyBackbone) -> None:
         super().__init__()
         self.depthwise = SmallMapConv(channels, channels, kernel=3, groups=channels, **_settings(net))
         self.predict = nn.Conv2d(channels, outputs, 1)
@@ -134,8 +134,8 @@ class SmallMapNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def _settings(net: NetSpec) -> dict[str, Any]:
-    return {"act": "RE6", "padding": net.padding, "bn_eps": net.bn_eps, "bn_momentum": net.bn_momentum}
+def _settings(net: AnyBackbone) -> dict[str, Any]:
+    return {"act": "RE6", **conv_settings(net)}
 
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:

@@ -9,9 +9,9 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
+from backbones.contract import AnyBackbone, build_backbone, default_feature
 from backbones.network import MobileNet
-from backbones.spec import NetSpec
-from backbones.weights.translation import StateDict, backbone_state, detect_format, trunk
+from backbones.weights.state_dict import StateDict, backbone_part, backbone_state, detect_format
 from det.anchors.generators import DefaultBoxes, SSDAnchors
 from det.heads import SSDLite
 from det.weights import TORCHVISION, from_tensorflow, is_tensorflow, torchvision_state
@@ -19,15 +19,15 @@ from engine.data.preprocessing import as_size
 
 
 class Detector(nn.Module):
-    """A MobileNet with SSDLite on C4, C5 and extra maps.
+    """A backbone with SSDLite on C4, C5 and extra maps.
 
     Args:
-        backbone: architecture at output stride 32.
+        backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), at output stride 32.
         num_classes: K; each anchor has K + 1 scores, column 0 is background.
         input_size: side or (height, width) of the input that `anchors` are made for.
         anchors: their generator, see `det.anchors.generators`.
-        c4: feature at stride 16: `auto` is the expansion of the last block with stride 2 (section 6.3).
-        c5: feature at stride 32: `auto` is the last convolution.
+        c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3).
+        c5: feature at stride 32: `auto` is the backbone's `last_feature`.
         extras, score_bias: see `SSDLite`.
 
     Attributes:
@@ -42,7 +42,7 @@ class Detector(nn.Module):
     def __init__(
         self,
         *,
-        backbone: NetSpec,
+        backbone: AnyBackbone,
         num_classes: int,
         input_size: int | Sequence[int],
         anchors: SSDAnchors | DefaultBoxes,
@@ -55,9 +55,12 @@ class Detector(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.input_size = as_size("input_size", input_size)
-        taps = (_c4(backbone) if c4 == "auto" else c4, _c5(backbone) if c5 == "auto" else c5)
-        self.backbone = MobileNet(backbone, taps=taps)
-        first, second = self.backbone.channels.values()
+        self.features = (
+            default_feature(backbone, "c4_feature") if c4 == "auto" else c4,
+            default_feature(backbone, "last_feature") if c5 == "auto" else c5,
+        )
+        self.backbone = build_backbone(backbone, self.features)
+        first, second = (self.backbone.channels[name] for name in self.features)
         self.per_place = tuple(anchors.per_place)
         self.head = SSDLite(
             channels=(first, second),
@@ -74,7 +77,7 @@ class Detector(nn.Module):
         height, width = self.input_size
         c4, c5 = (
             (math.ceil(height / stride), math.ceil(width / stride))
-            for stride in self.backbone.strides.values()
+            for stride in (self.backbone.strides[name] for name in self.features)
         )
         return self.head.map_sizes(c4, c5)
 
@@ -89,6 +92,8 @@ class Detector(nn.Module):
         Raises:
             ValueError: the names are neither ours, torchvision's nor the release's of this architecture.
         """
+        if not isinstance(self.backbone, MobileNet):
+            return state
         if is_tensorflow(state):
             return from_tensorflow(state, self.backbone.spec)
         if TORCHVISION in state:
@@ -104,7 +109,7 @@ class Detector(nn.Module):
     def adapt_backbone(self, state: StateDict) -> StateDict:
         """What `backbone.load_state_dict` takes, out of any state dict that we know."""
         if is_tensorflow(state) or TORCHVISION in state:
-            return trunk(self.adapt(state))
+            return backbone_part(self.adapt(state))
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
@@ -134,18 +139,5 @@ class Detector(nn.Module):
 
         Offsets are relative to `anchors` where (H, W) is `input_size`.
         """
-        return self.head(*self.backbone(images).values())
-
-
-def _c4(spec: NetSpec) -> str:
-    """Bneck 13 of Large, 9 of Small, 14 of V2: the block that leads from stride 16 to 32."""
-    if spec.strides[-1] != 32:
-        raise ValueError(
-            f"{spec.name} ends at stride {spec.strides[-1]} and SSDLite needs 32: set the backbone's "
-            "output_stride to 32, or name c4 and c5"
-        )
-    return f"block{spec.last_block_at_stride(16) + 1}.expansion"
-
-
-def _c5(spec: NetSpec) -> str:
-    return "last" if spec.last else f"block{len(spec.blocks)}"
+        features = self.backbone(images)
+        return self.head(*(features[name] for name in self.features))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backbones.mobilenet_v3 import mobilenet_v3_large
 from backbones.spec import NetSpec
-from backbones.weights.translation import StateDict, from_torchvision
+from backbones.weights.state_dict import StateDict, from_torchvision
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.run.checkpoint import read_weights

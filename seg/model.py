@@ -5,22 +5,22 @@ from fnmatch import fnmatch
 
 from torch import Tensor, nn
 
+from backbones.contract import AnyBackbone, build_backbone, default_feature
 from backbones.network import MobileNet
-from backbones.spec import NetSpec
-from backbones.weights.translation import StateDict, backbone_state, detect_format, from_torchvision
+from backbones.weights.state_dict import StateDict, backbone_state, detect_format, from_torchvision
 from engine.data.preprocessing import as_size
 from engine.run.initial_weights import carry_rows
 from seg.weights import torchvision_head
 
 
 class Segmenter(nn.Module):
-    """A MobileNet with a dense head.
+    """A backbone with a dense head.
 
     Args:
-        backbone: architecture, with its output stride.
+        backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`).
         head: head class with its own options, called with `channels`, `num_classes` and `output_stride`.
-        low: feature for the skip connection: `auto` is the spec's `skip_feature`; None: no skip.
-        high: feature for the head: `auto` is the spec's `dense_output`.
+        low: feature for the skip connection: `auto` is the backbone's `skip_feature`; None: no skip.
+        high: feature for the head: `auto` is the backbone's `dense_output`.
         input_size: side or (height, width) that the network is trained at, to check the head's pooling window
             against.
 
@@ -31,7 +31,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         *,
-        backbone: NetSpec,
+        backbone: AnyBackbone,
         head: Callable[..., nn.Module],
         num_classes: int,
         low: str | None = "auto",
@@ -41,15 +41,14 @@ class Segmenter(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        taps = (
-            backbone.skip_feature if low == "auto" else low,
-            backbone.dense_output if high == "auto" else high,
-        )
-        self.backbone = MobileNet(backbone, taps=tuple(tap for tap in taps if tap is not None))
+        skip = default_feature(backbone, "skip_feature") if low == "auto" else low
+        dense = default_feature(backbone, "dense_output") if high == "auto" else high
+        self.features = (dense,) if skip is None else (skip, dense)
+        self.backbone = build_backbone(backbone, self.features)
         self.head = head(
-            channels=tuple(self.backbone.channels.values()),
+            channels=tuple(self.backbone.channels[name] for name in self.features),
             num_classes=num_classes,
-            output_stride=list(self.backbone.strides.values())[-1],
+            output_stride=self.backbone.strides[dense],
         )
         if input_size is not None and hasattr(self.head, "pool"):
             self.head.pool.check(as_size("input_size", input_size))
@@ -65,6 +64,8 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: the names are neither ours nor torchvision's of the same architecture.
         """
+        if not isinstance(self.backbone, MobileNet):
+            return state
         found = detect_format(state)
         if found == "torchvision":
             raise ValueError("the weights of a classifier, without a decoder: give them as weights=")
@@ -88,4 +89,5 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""
-        return self.head(*self.backbone(images).values())
+        features = self.backbone(images)
+        return self.head(*(features[name] for name in self.features))

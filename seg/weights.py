@@ -1,6 +1,6 @@
 """Published weights under our names: torchvision's LR-ASPP decoder."""
 
-from backbones.weights.translation import StateDict
+from backbones.weights.state_dict import StateDict
 
 
 def torchvision_head(state: StateDict) -> StateDict:

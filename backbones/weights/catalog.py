@@ -1,48 +1,42 @@
-"""Weights that are published under a name: what torchvision offers of the networks here.
+"""Weights that torchvision publishes, by name: of this project's networks and of torchvision's classifiers.
 
-Addresses, categories, metrics and the evaluation's resize and crop are read from torchvision's own
-enumerations; which spec and options fit them is written here. Names are `<torchvision's model>.<weights>` in
-lower case, `mobilenet_v3_large.imagenet1k_v2`; without the second part it is torchvision's default.
+Addresses, categories, metrics and the evaluation's resize and crop come from torchvision's enumerations;
+which network and which options they fit is written here. Names are `<torchvision's model>.<weights>` in lower
+case, such as `mobilenet_v3_large.imagenet1k_v2`; without the second part it is torchvision's default.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-from backbones.mnasnet import mnasnet_b1
-from backbones.mobilenet_v2 import mobilenet_v2
-from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import NetSpec
 
 Pixels = Literal["imagenet", "inception"]
-
-
-Room = Literal["cls", "seg", "det"]
-
+TaskName = Literal["cls", "seg", "det"]
 
 LICENSE = (
-    "BSD-3-Clause (torchvision); torchvision passes on that the terms of the data set, {data}, may bind its "
-    "weights too"
+    "BSD-3-Clause (torchvision); according to torchvision, the terms of the data set, {data}, may apply to "
+    "the weights too"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A weight file that can be had.
+    """A published weight file.
 
-    url, sha256: where, and the first eight digits of its hash (torchvision puts them into the file's name).
-    room: `cls`, `seg` or `det`: what kind of model the file holds.
+    url, sha256: address, and the first eight digits of the hash (torchvision puts them into the file's name).
+    task: what kind of model the file holds.
     categories: a name per class, without detection's background, all different.
-    data, metrics: what it was evaluated on, and the results as published there, in percent.
+    data, metrics: what it was evaluated on, and the published results, in percent.
     pixels: the normalization it was trained with (`engine.data.preprocessing`).
-    resize, crop: shorter side and center crop of the published evaluation, in pixels; None: none.
-    spec: the network.
+    resize, crop: shorter side and center crop of the published evaluation, in pixels; None: no such step.
+    spec: the network; None: a network of torchvision's own (`backbones.external`).
     overrides: what to type for a model that the file fits, evaluated as it was published.
     """
 
@@ -50,7 +44,7 @@ class Published:
     url: str
     sha256: str
     license: str
-    room: Room
+    task: TaskName
     num_params: int
     categories: tuple[str, ...]
     data: str
@@ -58,74 +52,98 @@ class Published:
     pixels: Pixels
     resize: int | None
     crop: int | None
-    spec: NetSpec
+    spec: NetSpec | None
     overrides: tuple[str, ...]
 
     @property
     def num_classes(self) -> int:
-        """Classes, background of a detector not counted."""
+        """Number of classes, without a detector's background."""
         return len(self.categories)
+
+
+def names() -> tuple[str, ...]:
+    """The full names of all weights for this project's networks."""
+    return tuple(_ours())
+
+
+def find(name: str) -> Published:
+    """The weights of this name; a model's name alone means torchvision's default.
+
+    Names of torchvision's other classifiers work too: their weights fit `backbones.external`.
+
+    Raises:
+        ValueError: the name is unknown; the message has the nearest name, and all.
+    """
+    model, _, weights = name.lower().partition(".")
+    known = {entry.model: entry for entry in _entries()}
+    entry = known.get(model) or _external(model)
+    if entry is not None:
+        enumeration = _enumeration(model)
+        for member in enumeration:
+            if member.name.lower() == (weights or enumeration.DEFAULT.name.lower()):
+                return _published(entry, member)
+    near = difflib.get_close_matches(name.lower(), [*known, *_ours()], n=1, cutoff=0.5)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+        f"no published weights have that name{meant}; there are {', '.join(_ours())}, and those of "
+        "torchvision's other classifiers"
+    )
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A model of torchvision's, and what it is here."""
+    """A model of torchvision, as this project's network."""
 
     model: str
-    spec: NetSpec
+    spec: NetSpec | None
     overrides: tuple[str, ...]
-    room: Room = "cls"
+    task: TaskName = "cls"
     pixels: Pixels = "imagenet"
 
 
-def _mnasnet(name: str, width_mult: float) -> _Entry:
-    options = (f"backbone.width_mult={width_mult}", "backbone.bn_eps=1e-5", "task.pixels=imagenet")
-    spec = mnasnet_b1(width_mult=width_mult, bn_eps=1e-5)
-    return _Entry(name, spec, ("task=cls", "data=imagenet", "backbone=mnasnet_b1", *options))
+@cache
+def _entries() -> tuple[_Entry, ...]:
+    from backbones.mnasnet import mnasnet_b1  # tables that a training without published weights never reads
+    from backbones.mobilenet_v2 import mobilenet_v2
+    from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+
+    def mnasnet(model: str, width_mult: float) -> _Entry:
+        options = (f"backbone.width_mult={width_mult}", "backbone.bn_eps=1e-5", "task.pixels=imagenet")
+        spec = mnasnet_b1(width_mult=width_mult, bn_eps=1e-5)
+        return _Entry(model, spec, ("task=cls", "data=imagenet", "backbone=mnasnet_b1", *options))
+
+    def experiment(model: str, spec: NetSpec, name: str, **options: Any) -> _Entry:
+        return _Entry(model, spec, (f"experiment={name}",), **options)
+
+    large_dilated = mobilenet_v3_large(output_stride=16, dilate_first=True)
+    large_dagger = mobilenet_v3_large(tail="dagger", bn_momentum=0.03)
+    return (
+        experiment("mobilenet_v3_large", mobilenet_v3_large(), "cls/mobilenet_v3_large_torchvision"),
+        experiment("mobilenet_v3_small", mobilenet_v3_small(), "cls/mobilenet_v3_small_torchvision"),
+        experiment("mobilenet_v2", mobilenet_v2(bn_eps=1e-5), "cls/mobilenet_v2_torchvision"),
+        mnasnet("mnasnet0_5", 0.5),
+        mnasnet("mnasnet0_75", 0.75),
+        mnasnet("mnasnet1_0", 1.0),
+        mnasnet("mnasnet1_3", 1.3),
+        experiment("lraspp_mobilenet_v3_large", large_dilated, "seg/lraspp_torchvision", task="seg"),
+        experiment(
+            "ssdlite320_mobilenet_v3_large",
+            large_dagger,
+            "det/ssdlite_torchvision",
+            task="det",
+            pixels="inception",  # torchvision's builder sets mean and deviation 0.5; its enumeration does not
+        ),
+    )
 
 
-_ENTRIES = (
-    _Entry("mobilenet_v3_large", mobilenet_v3_large(), ("experiment=cls/mobilenet_v3_large_torchvision",)),
-    _Entry("mobilenet_v3_small", mobilenet_v3_small(), ("experiment=cls/mobilenet_v3_small_torchvision",)),
-    _Entry("mobilenet_v2", mobilenet_v2(bn_eps=1e-5), ("experiment=cls/mobilenet_v2_torchvision",)),
-    _mnasnet("mnasnet0_5", 0.5),
-    _mnasnet("mnasnet0_75", 0.75),
-    _mnasnet("mnasnet1_0", 1.0),
-    _mnasnet("mnasnet1_3", 1.3),
-    _Entry(
-        "lraspp_mobilenet_v3_large",
-        mobilenet_v3_large(output_stride=16, dilate_first=True),
-        ("experiment=seg/lraspp_torchvision",),
-        room="seg",
-    ),
-    _Entry(
-        "ssdlite320_mobilenet_v3_large",
-        mobilenet_v3_large(tail="dagger", bn_momentum=0.03),
-        ("experiment=det/ssdlite_torchvision",),
-        room="det",
-        pixels="inception",  # torchvision's builder sets mean and deviation 0.5, its enumeration does not say
-    ),
-)
+def _external(model: str) -> _Entry | None:
+    """A classifier of torchvision that is not one of this project's networks."""
+    from torchvision import models
 
-
-def names() -> tuple[str, ...]:
-    """All full names, in the order of the table."""
-    return tuple(found.name for found in _published().values())
-
-
-def find(name: str) -> Published:
-    """The weights of a name; a model's name alone means torchvision's default.
-
-    Raises:
-        ValueError: there are none of that name; says the nearest one, and all.
-    """
-    known = _published()
-    found = known.get(name.lower()) or known.get(f"{name.lower()}.{_defaults().get(name.lower())}")
-    if found is None:
-        near = difflib.get_close_matches(name.lower(), [*_defaults(), *known], n=1, cutoff=0.5)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"no published weights have that name{meant}; there are {', '.join(known)}")
-    return found
+    if model not in models.list_models(models):
+        return None
+    backbone = ("backbone=torchvision", f"backbone.name={model}")
+    return _Entry(model, None, ("task=cls", "data=imagenet", *backbone, "task.pixels=imagenet"))
 
 
 def _enumeration(model: str) -> Any:
@@ -135,40 +153,36 @@ def _enumeration(model: str) -> Any:
 
 
 @cache
-def _defaults() -> Mapping[str, str]:
-    """Model -> the weights that torchvision takes by default."""
-    return {entry.model: _enumeration(entry.model).DEFAULT.name.lower() for entry in _ENTRIES}
+def _ours() -> Mapping[str, Published]:
+    files = (_published(entry, member) for entry in _entries() for member in _enumeration(entry.model))
+    return {published.name: published for published in files}
 
 
-@cache
-def _published() -> Mapping[str, Published]:
-    pairs = ((entry, weights) for entry in _ENTRIES for weights in _enumeration(entry.model))
-    return {found.name: found for found in (_record(entry, weights) for entry, weights in pairs)}
-
-
-def _record(entry: _Entry, weights: Any) -> Published:
+def _published(entry: _Entry, weights: Any) -> Published:
     [(data, metrics)] = weights.meta["_metrics"].items()
     hashed = re.search(r"-([0-9a-f]{8})[0-9a-f]*\.pth$", weights.url)
     assert hashed is not None, weights.url
-    seen = weights.transforms()
-    resize = _side(seen, "resize_size")
-    # 256 for a crop of 224 is what conf/data/imagenet.yaml does without being told.
-    other = (f"data.resize={resize}",) if entry.room == "cls" and resize != 256 else ()
+    transform = weights.transforms()
+    resize, crop = _side(transform, "resize_size"), _side(transform, "crop_size")
+    sizes: tuple[str, ...] = ()  # 256 for a crop of 224 is what conf/data/cls/imagenet.yaml does by default
+    if entry.task == "cls":
+        sizes += (f"data.size={crop}",) if crop != 224 else ()
+        sizes += (f"data.resize={resize}",) if resize != 256 else ()
     return Published(
         name=f"{entry.model}.{weights.name.lower()}",
         url=weights.url,
         sha256=hashed[1],
         license=LICENSE.format(data=data),
-        room=entry.room,
+        task=entry.task,
         num_params=weights.meta["num_params"],
-        categories=_categories(weights.meta["categories"], entry.room),
+        categories=_categories(weights.meta["categories"] or (), entry.task),
         data=data,
         metrics=MappingProxyType(dict(metrics)),
         pixels=entry.pixels,
         resize=resize,
-        crop=_side(seen, "crop_size"),
+        crop=crop,
         spec=entry.spec,
-        overrides=(*entry.overrides, *other),
+        overrides=(*entry.overrides, *sizes),
     )
 
 
@@ -177,7 +191,7 @@ def _side(transform: Any, name: str) -> int | None:
     return int(sides[0]) if sides else None
 
 
-def _categories(given: list[str], room: Room) -> tuple[str, ...]:
+def _categories(names: Iterable[str], task: TaskName) -> tuple[str, ...]:
     """Class names without detection's background; COCO's ids without a class, "N/A", get their number."""
-    clear = [f"class {number}" if name == "N/A" else name for number, name in enumerate(given)]
-    return tuple(clear[1:] if room == "det" else clear)
+    unique = [f"class {number}" if name == "N/A" else name for number, name in enumerate(names)]
+    return tuple(unique[1:] if task == "det" else unique)

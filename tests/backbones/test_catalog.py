@@ -9,7 +9,8 @@ import torchvision
 
 from backbones.weights.catalog import find, names
 from cls.model import Classifier
-from engine.config.compose import build, compose_config
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
 from engine.run.initial_weights import locate, read_state
 
 CLASSIFIERS = [name for name in names() if ".imagenet1k_" in name]
@@ -72,8 +73,8 @@ def test_the_overrides_give_the_network(name):
     config = compose_config("train", list(found.overrides))
     spec = build(config.backbone, key="backbone")
     assert replace(spec, bn_momentum=found.spec.bn_momentum) == found.spec  # which only training reads
-    assert (config.room, config.task.pixels) == (found.room, found.pixels)
-    if found.room == "cls":
+    assert (config.package, config.task.pixels) == (found.task, found.pixels)
+    if found.task == "cls":
         assert (config.data.size, config.data.resize or 256) == (found.crop, found.resize)
     with torch.device("meta"):
         model = build(config.model, key="model", num_classes=found.num_classes)
@@ -94,7 +95,7 @@ def test_an_unknown_name_gets_the_nearest_and_all():
     with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_small'.*ssdlite320.*coco_v1"):
         find("mobilnet_v3_small")
     with pytest.raises(ValueError, match="no published weights have that name; there are"):
-        find("vgg16")
+        find("resnet9")
     with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_large.imagenet1k_v[12]'"):
         find("mobilenet_v3_large.imagenet1k_v3")
 

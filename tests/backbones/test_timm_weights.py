@@ -10,7 +10,7 @@ from backbones.mnasnet import mnasnet_a1, mnasnet_b1, mnasnet_small
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from backbones.weights.translation import backbone_state, classifier_state, detect_format, from_torchvision
+from backbones.weights.state_dict import backbone_state, classifier_state, detect_format, from_torchvision
 from cls.model import Classifier
 
 V3_LARGE_STAGES = (1, 2, 3, 4, 2, 3)  # blocks in each of timm's stages of mobilenetv3_large_100

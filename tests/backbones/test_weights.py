@@ -15,12 +15,12 @@ from backbones.mnasnet import mnasnet_b1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from backbones.weights.translation import (
+from backbones.weights.state_dict import (
+    backbone_part,
     backbone_state,
     classifier_state,
     detect_format,
     from_torchvision,
-    trunk,
     without_background,
 )
 from cls.model import Classifier
@@ -102,7 +102,7 @@ def test_dense_trunk_is_torchvisions():
     assert detect_format(state) == "torchvision_dense"
     spec = mobilenet_v3_large(output_stride=16, dilate_first=True)
     ours = MobileNet(spec, ("block4", "last")).eval()
-    ours.load_state_dict(trunk(from_torchvision(state, spec)), strict=True)
+    ours.load_state_dict(backbone_part(from_torchvision(state, spec)), strict=True)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = theirs.backbone(x)  # "low" is bneck 4, "high" the last conv
@@ -115,14 +115,14 @@ def test_features_without_a_classifier():
     state = {k: v for k, v in models.mobilenet_v3_small().state_dict().items() if k.startswith("features.")}
     found = from_torchvision(state, mobilenet_v3_small())
     assert all(key.startswith("backbone.") for key in found)
-    MobileNet(mobilenet_v3_small()).load_state_dict(trunk(found), strict=True)
+    MobileNet(mobilenet_v3_small()).load_state_dict(backbone_part(found), strict=True)
 
 
 def test_backbone_state_fits_a_network_that_ends_early():
     theirs = models.mobilenet_v3_small().state_dict()
     ours = from_torchvision(theirs, mobilenet_v3_small())
     network = MobileNet(mobilenet_v3_small(), ("block4.depthwise",))
-    for state in (theirs, ours, trunk(ours)):
+    for state in (theirs, ours, backbone_part(ours)):
         network.stem.conv.weight.data.zero_()
         network.load_state_dict(backbone_state(state, network), strict=True)
         assert torch.equal(network.stem.conv.weight, theirs["features.0.0.weight"])
@@ -154,7 +154,7 @@ def test_every_missing_and_left_over_key_is_named():
 def test_formats():
     ours = Classifier(backbone=mobilenet_v3_small(), num_classes=2).state_dict()
     assert detect_format(ours) == "ours"
-    assert detect_format(trunk(ours)) == "ours"
+    assert detect_format(backbone_part(ours)) == "ours"
     assert detect_format(models.mobilenet_v2().state_dict()) == "torchvision"
     with pytest.raises(ValueError, match="starts with conv1"):
         detect_format({"conv1.weight": torch.zeros(1)})
@@ -170,7 +170,7 @@ def test_a_classifier_of_any_format():
     assert torch.equal(found["classifier.bias"], theirs["classifier.3.bias"])
     assert classifier_state(found, mobilenet_v3_small()) is found
     features = {key: tensor for key, tensor in theirs.items() if key.startswith("features.")}
-    for state in (features, trunk(found)):
+    for state in (features, backbone_part(found)):
         with pytest.raises(ValueError, match="have no classifier"):
             classifier_state(state, mobilenet_v3_small())
     del theirs["classifier.3.weight"]  # half of a classifier is none that was left out
@@ -192,7 +192,7 @@ def test_the_background_is_row_0():
     assert found["x"] == 1
     assert len(state["classifier.bias"]) == 4
     assert without_background(state, 4) is state
-    with pytest.raises(ValueError, match="4 classes, with and without background not 5"):
+    with pytest.raises(ValueError, match="4 classes, or 3 and a background, and the model has 5"):
         without_background(state, 5)
 
 
@@ -265,7 +265,7 @@ def test_published_dense_weights_load(data_folder):
     theirs.load_state_dict(state)
     spec = mobilenet_v3_large(output_stride=16, dilate_first=True)
     ours = MobileNet(spec).eval()
-    ours.load_state_dict(trunk(from_torchvision(state, spec)), strict=True)
+    ours.load_state_dict(backbone_part(from_torchvision(state, spec)), strict=True)
     x = torch.rand(1, 3, 96, 128)
     with torch.no_grad():
         torch.testing.assert_close(ours(x)["last"], theirs.backbone(x)["high"], rtol=1e-4, atol=1e-4)

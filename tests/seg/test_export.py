@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from backbones.variants import with_output_stride, with_width
-from deploy.artifact import Artifact, describe
-from deploy.formats.export import export
-from deploy.formats.runtimes import eager, open_session
+from deploy.artifact import Artifact
+from deploy.eager import eager_session
+from deploy.export.module import export_module
+from deploy.formats import open_session
+from deploy.metadata import describe
 from engine.data.class_map import ClassMap
 from seg.export import ExportedSegmentation, SegmentationWithFile, resize_nearest
 from seg.heads import LRASPP
@@ -42,10 +44,10 @@ def images_of(count=1, height=64, width=96):
 
 
 def exported(module, path, example, **options):
-    texts = describe(module, room="seg", facts={})
+    texts = describe(module, task="seg", facts={})
     kind = {".onnx": "onnx", ".pt2": "torch_export"}[path.suffix]
     example = torch.from_numpy(example)
-    export(module, example, path, format=kind, names=module.names, metadata=texts, **options)
+    export_module(module, example, path, format=kind, names=module.names, metadata=texts, **options)
     return Artifact(open_session(path), path)
 
 
@@ -107,7 +109,7 @@ def test_every_pool_exports_at_a_fixed_size(tmp_path, pool):
     pytest.importorskip("onnx")
     module = ExportedSegmentation(task=trained(pool=pool))
     artifact = exported(module, tmp_path / "m.onnx", images_of())
-    expected = eager(module)(images_of())[0]
+    expected = eager_session(module)(images_of())[0]
     np.testing.assert_allclose(artifact.session(images_of())[0], expected, atol=1e-3)
     assert module.agreement([expected], artifact.session(images_of())) > 0.999
 
@@ -119,7 +121,7 @@ def test_the_global_pool_exports_at_any_size_and_batch(tmp_path):
     artifact = exported(module, tmp_path / "m.onnx", images_of(), dynamic_batch=True, dynamic_size=True)
     for images in (images_of(1, 64, 96), images_of(3, 104, 72), images_of(2, 128, 128)[..., :127, :121]):
         outputs = artifact.session(np.ascontiguousarray(images))
-        assert module.agreement(eager(module)(np.ascontiguousarray(images)), outputs) > 0.999
+        assert module.agreement(eager_session(module)(np.ascontiguousarray(images)), outputs) > 0.999
 
 
 @pytest.mark.parametrize("pool", ["paper", "large_kernel"])

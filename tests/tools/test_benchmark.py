@@ -10,13 +10,15 @@ from typing import ClassVar
 
 import pytest
 
-from backbones.spec import with_width
+from backbones.variants import with_width
 from deploy.benchmark import paper_rows
 from deploy.benchmark.selection import files_by_name
 from deploy.latency_table.layers import Layer
-from deploy.latency_table.table import LatencyTable, NetworkLatency
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
 from engine.config import network_file
-from engine.config.compose import build_task, compose_config, to_yaml
+from engine.config.compose import compose_config, to_yaml
+from engine.config.training import build_task
 from engine.data.class_map import ClassMap
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from backbones.count import count
 from backbones.mobilenet_v3 import SMALL
 from backbones.network import MobileNet
-from backbones.spec import NetSpec, with_width
-from deploy.latency_table.layers import layers
-from deploy.latency_table.table import LatencyTable, NetworkLatency
+from backbones.spec import NetSpec
+from backbones.variants import with_width
+from deploy.latency_table.layers import layers_of
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
 from nas.mnas.search import Proxy
 from nas.mnas.space import MnasSpace
 from nas.training_problem import OpenTraining
@@ -90,6 +92,6 @@ def test_latency_follows_the_blocks_that_a_head_reads() -> None:
     for token in (0, 1, 2):
         spec = space.decode([min(token, count - 1) for count in space.num_options])
         model = segmenter(spec)
-        wanted = layers(spec, size=(64, 64), taps=model.backbone.taps, head="LRASPP")
+        wanted = layers_of(spec, size=(64, 64), taps=model.backbone.taps, head="LRASPP")
         assert ms(spec) == table.latency_ms(wanted) > 0
         assert wanted[-1].inputs[0][0] == model.backbone.channels[spec.skip_feature]

@@ -1,0 +1,308 @@
+"""Backbones of torchvision and timm: any of their convolutional classifiers, with named features.
+
+A feature is the output of one of the network's modules and has its name: `layer2`, `features.3`, `blocks.1`.
+Weights are never downloaded here: `weights=` loads them when a training starts (docs/guides/weights.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from backbones.count import weightless
+
+OutputStride = Literal[8, 16, 32]
+Extract = Callable[[nn.Module, dict[str, str]], nn.Module]
+
+_SIDE = 256
+"""Side of the input at which strides are measured; large enough that stride 32 leaves several pixels."""
+
+
+def torchvision_features(
+    *,
+    name: str,
+    features: Sequence[str] | None = None,
+    output_stride: OutputStride = 32,
+    bn_momentum: float | None = None,
+) -> ExternalNetwork:
+    """A classifier of torchvision.
+
+    Args:
+        name: torchvision's, such as `resnet18`, `mobilenet_v3_small` or `regnet_y_400mf`.
+        features: modules whose outputs heads may read, from the first to the last. By default, for each
+            stride the last module of the first two levels that has it.
+        output_stride: strides beyond it become dilation.
+        bn_momentum: of all batch norms, torch's convention; None: the network's own.
+
+    Raises:
+        ValueError: there is no such network or module, or the network cannot be dilated.
+    """
+    from torchvision import models  # takes a second to import
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    _check_name(name, models.list_models(models), "torchvision")
+    with torch.device("cpu"):  # some builders compute sizes with tensors, which the meta device cannot
+        classifier = models.get_model(name, weights=None)
+    return ExternalNetwork(
+        classifier,
+        create_feature_extractor,
+        name=name,
+        features=features,
+        output_stride=output_stride,
+        bn_momentum=bn_momentum,
+    )
+
+
+def timm_features(
+    *,
+    name: str,
+    features: Sequence[str] | None = None,
+    output_stride: OutputStride = 32,
+    bn_momentum: float | None = None,
+) -> ExternalNetwork:
+    """A classifier of timm, which is an extra: pip install -e '.[timm]'.
+
+    Args:
+        name: timm's, such as `mobilenetv3_small_050` or `efficientnet_b0`.
+        features, output_stride, bn_momentum: as for `torchvision_features`.
+
+    Raises:
+        ValueError: timm is not installed, there is no such network or module, or the network cannot be
+            dilated.
+    """
+    try:
+        import timm
+        from timm.models import create_feature_extractor
+    except ImportError:
+        raise ValueError("timm is not installed; pip install -e '.[timm]'") from None
+    _check_name(name, timm.list_models(), "timm")
+    with torch.device("cpu"):
+        classifier = timm.create_model(name, pretrained=False)
+    return ExternalNetwork(
+        classifier,
+        create_feature_extractor,
+        name=name,
+        features=features,
+        output_stride=output_stride,
+        bn_momentum=bn_momentum,
+    )
+
+
+class ExternalNetwork:
+    """A classifier of another library; `build` makes the backbone with the features that a head reads.
+
+    Args:
+        extract: (classifier, {module: feature}) -> a module that returns {feature: tensor} and holds no other
+            layers, such as torchvision's `create_feature_extractor`.
+        features, output_stride, bn_momentum: as for `torchvision_features`.
+
+    Attributes:
+        channels, strides: of each feature, from the first to the last.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        extract: Extract,
+        *,
+        name: str,
+        features: Sequence[str] | None = None,
+        output_stride: OutputStride = 32,
+        bn_momentum: float | None = None,
+    ) -> None:
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        if bn_momentum is not None and not 0 < bn_momentum <= 1:
+            raise ValueError(f"bn_momentum must be in (0, 1], got {bn_momentum}")
+        self.name = name
+        self._classifier, self._extract = classifier, extract
+        maps = _feature_maps(classifier, name)
+        chosen = _one_per_stride(maps) if features is None else _named(features, maps, name)
+        self._undilated = {feature: maps[feature].stride for feature in chosen}
+        self.channels = {feature: maps[feature].channels for feature in chosen}
+        self.strides = {feature: min(stride, output_stride) for feature, stride in self._undilated.items()}
+        _dilate(classifier, output_stride)
+        if bn_momentum is not None:
+            self.bn_momentum = bn_momentum  # a head's batch norms take it too
+            for module in classifier.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = bn_momentum
+
+    @property
+    def skip_feature(self) -> str:
+        """The last feature that has stride 8 without dilation. Raises: ValueError if there is none."""
+        return self._last_at(8)
+
+    @property
+    def c4_feature(self) -> str:
+        """The last feature of stride 16. Raises: ValueError if the network ends before stride 32."""
+        last = list(self.strides.values())[-1]
+        if last != 32:
+            raise ValueError(
+                f"{self.name} ends at stride {last} and SSDLite needs 32: set the backbone's output_stride "
+                "to 32, or name c4 and c5"
+            )
+        return self._last_at(16)
+
+    def build(self, features: Sequence[str]) -> ExternalBackbone:
+        """The layers that these features need; all that are built share their weights.
+
+        Raises:
+            ValueError: the network cannot run at the output stride.
+        """
+        network = self._extract(self._classifier, {feature: feature for feature in features})
+        try:
+            maps = _run(weightless(network))
+        except RuntimeError:  # the branches of a block do not fit each other
+            maps = {}
+        for feature in features:
+            if feature not in maps or _stride(maps[feature]) != self.strides[feature]:
+                raise ValueError(
+                    f"{self.name} cannot be dilated to output_stride {max(self.strides.values())}; "
+                    f"set it to {max(self._undilated.values())}"
+                )
+        return ExternalBackbone(
+            network,
+            name=self.name,
+            channels={feature: self.channels[feature] for feature in features},
+            strides={feature: self.strides[feature] for feature in features},
+            whole=self._classifier.state_dict().keys(),
+        )
+
+    def _last_at(self, stride: int) -> str:
+        names = [name for name, own in self._undilated.items() if own == stride]
+        if not names:
+            known = ", ".join(f"{name} (stride {own})" for name, own in self._undilated.items())
+            raise ValueError(f"{self.name} has no feature of stride {stride}; it has {known}")
+        return names[-1]
+
+
+class ExternalBackbone(nn.Module):
+    """The layers of a classifier that some of its features need.
+
+    Args:
+        network: images -> {feature: tensor}.
+        whole: names of the tensors of the whole classifier, of which `network` has a part.
+
+    forward: see `backbones.contract.Backbone`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        channels: Mapping[str, int],
+        strides: Mapping[str, int],
+        whole: Collection[str],
+    ) -> None:
+        super().__init__()
+        self.name, self.channels, self.strides = name, dict(channels), dict(strides)
+        self.network = network
+        self._left_out = set(whole) - network.state_dict().keys()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self.network(images)
+        return features
+
+    def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `load_state_dict` takes, out of the whole classifier's state dict with its library's names.
+
+        Layers that this backbone does not have are left out.
+        """
+        return {f"network.{key}": tensor for key, tensor in state.items() if key not in self._left_out}
+
+
+class _FeatureMap(NamedTuple):
+    channels: int
+    stride: int
+
+
+def _check_name(name: str, known: Collection[str], library: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"{library} has no network {name!r}{meant}")
+
+
+def _feature_maps(classifier: nn.Module, name: str) -> dict[str, _FeatureMap]:
+    """The modules whose output is a map [N, C, H / stride, W / stride], in the order in which they finish."""
+    maps: dict[str, _FeatureMap] = {}
+
+    def see(module: str, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and (stride := _stride(output)):
+            maps.pop(module, None)  # a module that runs twice counts where it ends
+            maps[module] = _FeatureMap(output.shape[1], stride)
+
+    twin = weightless(classifier)
+    for module, layer in twin.named_modules():
+        if module:
+            layer.register_forward_hook(partial(see, module))
+    try:
+        _run(twin)
+    except (AssertionError, RuntimeError) as error:  # such as vision transformers
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} does not run on {_SIDE}x{_SIDE} inputs ({reason})") from None
+    if not maps:
+        raise ValueError(f"{name} has no feature maps of stride 1 to 32; choose a convolutional network")
+    return maps
+
+
+def _run(network: nn.Module) -> Any:
+    with torch.no_grad():
+        return network(torch.empty(1, 3, _SIDE, _SIDE, device="meta"))
+
+
+def _stride(feature: Tensor) -> int:
+    """1, 2, 4, 8, 16 or 32; 0 for any other size."""
+    height, width = feature.shape[-2:]
+    return _SIDE // height if height == width and height in (256, 128, 64, 32, 16, 8) else 0
+
+
+def _one_per_stride(maps: Mapping[str, _FeatureMap]) -> list[str]:
+    """For each stride the last module of the first two levels."""
+    last = {found.stride: module for module, found in maps.items() if module.count(".") < 2}
+    return list(last.values())
+
+
+def _named(features: Sequence[str], maps: Mapping[str, _FeatureMap], name: str) -> list[str]:
+    for feature in features:
+        if feature not in maps:
+            some = ", ".join(
+                f"{module} ({maps[module].channels} channels, stride {maps[module].stride})"
+                for module in _one_per_stride(maps)
+            )
+            raise ValueError(f"{name} has no feature {feature!r}; among others it has {some}")
+    return [module for module in maps if module in features]
+
+
+def _dilate(classifier: nn.Module, output_stride: int) -> None:
+    """Trade the strides beyond `output_stride` for dilation.
+
+    As in the reference code and torchvision's `replace_stride_with_dilation`, a convolution is dilated by as
+    much as its input is larger than without dilation, so the one that loses its stride is not dilated yet.
+    """
+    strides: dict[str, tuple[int, int]] = {}
+
+    def see(module: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        strides[module] = (_stride(inputs[0]), _stride(output))
+
+    twin = weightless(classifier)
+    for module, layer in twin.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(partial(see, module))
+    _run(twin)
+    for module, layer in classifier.named_modules():
+        before, after = strides.get(module, (0, 0))
+        if isinstance(layer, nn.Conv2d) and after > output_stride:
+            dilation = max(1, before // output_stride)
+            if max(layer.kernel_size) > 1:
+                layer.dilation = tuple(dilation * own for own in layer.dilation)
+                if not isinstance(layer.padding, str):
+                    layer.padding = tuple(dilation * own for own in layer.padding)
+            layer.stride = (max(1, output_stride // before),) * 2

@@ -1,0 +1,188 @@
+"""Other libraries' state dicts under our names. Pure functions; they leave their arguments unchanged.
+
+Classifier, Segmenter and Detector all hold their `MobileNet` as `backbone`, so its keys start with
+"backbone." here. `backbones.weights.torchvision` and `.timm` list the names, `.catalog` the published files.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from backbones.network import MobileNet
+from backbones.spec import NetSpec
+from backbones.weights import timm, torchvision
+from backbones.weights.layer_keys import Keys
+
+StateDict = dict[str, Tensor]
+
+Format = Literal["ours", "torchvision", "torchvision_dense", "timm"]
+
+_DENSE, _MNASNET = "backbone.0.0.weight", "layers.0.weight"
+
+
+def detect_format(state: StateDict) -> Format:
+    """Whose names a state dict has, judging by its first convolution.
+
+    "torchvision": mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2 or mnasnet*, with or without its
+    classifier. "torchvision_dense": a torchvision segmentation model, whose backbone is numbered directly
+    after "backbone.". "timm": one of timm's mobilenetv3_*, mobilenetv2_*, mnasnet_* or semnasnet_*.
+
+    Raises:
+        ValueError: the names are unknown.
+    """
+    first_convolutions: dict[str, Format] = {
+        "backbone.stem.conv.weight": "ours",
+        "stem.conv.weight": "ours",
+        "features.0.0.weight": "torchvision",
+        _MNASNET: "torchvision",
+        _DENSE: "torchvision_dense",
+        "conv_stem.weight": "timm",
+    }
+    for key, name in first_convolutions.items():
+        if key in state:
+            return name
+    raise ValueError(
+        f"unknown tensor names: none of {', '.join(first_convolutions)}; the file starts with "
+        f"{', '.join(list(state)[:3]) or 'nothing'}"
+    )
+
+
+def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
+    """A torchvision state dict under the names of `cls.model.Classifier`; half precision becomes float32.
+
+    Without classifier keys the result has only "backbone.*". Of a segmentation model the result is the
+    backbone; its head is the caller's.
+
+    Raises:
+        ValueError: the names are not torchvision's; keys that `spec` needs are missing, or some are left over.
+    """
+    match detect_format(state):
+        case "ours":
+            raise ValueError("this state dict has our names already; load it as it is")
+        case "timm":
+            raise ValueError("this state dict has timm's names and is a classifier's; give it as weights=")
+    return translated(state, spec)
+
+
+def translated(state: StateDict, spec: NetSpec) -> StateDict:
+    """A state dict of any known format under the names of `cls.model.Classifier`, float32.
+
+    One with our names is returned as it is. A classifier that is missing there is missing here too.
+
+    Raises:
+        ValueError: unknown names; keys that `spec` needs are missing, or keys are left over.
+    """
+    names_of = detect_format(state)
+    if names_of == "ours":
+        return state
+    keys, theirs_to_use = _keys(state, spec, names_of)
+    if not any(key.startswith("classifier.") for key in state):
+        heads = ("classifier.", "hidden.")
+        theirs_to_use -= {theirs for ours, theirs in keys.items() if ours.startswith(heads)}
+        keys = {ours: theirs for ours, theirs in keys.items() if not ours.startswith(heads)}
+    missing = [theirs for theirs in keys.values() if theirs not in state and not _is_counter(theirs)]
+    left_over = sorted(theirs_to_use - set(keys.values()))
+    if missing or left_over:
+        raise ValueError(
+            f"these weights are not those of {spec.name} with these options: "
+            f"missing {_listed(missing)}; left over {_listed(left_over)}"
+        )
+    # Files from before torch 0.4.1 have no batch counters; only a momentum of None would read them.
+    zero = torch.zeros((), dtype=torch.long)
+    renamed = {key: _full_precision(state.get(theirs, zero)) for key, theirs in keys.items()}
+    for key in ("hidden.weight", "classifier.weight"):
+        if key in renamed:  # a 1x1 convolution in timm
+            renamed[key] = renamed[key].flatten(1)
+    return renamed
+
+
+def classifier_state(state: StateDict, spec: NetSpec) -> StateDict:
+    """A whole classifier of any known format as `cls.model.Classifier` loads it.
+
+    The number of classes is that of the state dict; see `without_background`.
+
+    Raises:
+        ValueError: it is of another network, or has no classifier.
+    """
+    ours = translated(state, spec)
+    if "classifier.weight" not in ours:
+        raise ValueError("these weights have no classifier: give them as weights=, for the backbone alone")
+    return ours
+
+
+def without_background(state: StateDict, num_classes: int) -> StateDict:
+    """A classifier under our names, without its row 0 if it has one class too many.
+
+    The ImageNet networks released by Google, and only those, count 1001 classes, of which 0 is background.
+
+    Raises:
+        ValueError: it has neither `num_classes` classes nor one more.
+    """
+    rows = len(state["classifier.weight"])
+    if rows == num_classes:
+        return state
+    if rows != num_classes + 1:
+        raise ValueError(
+            f"the weights have {rows} classes, or {rows - 1} and a background, and the model has "
+            f"{num_classes}"
+        )
+    return state | {key: state[key][1:] for key in ("classifier.weight", "classifier.bias")}
+
+
+def backbone_part(state: StateDict) -> StateDict:
+    """The "backbone.*" part of our names, without the prefix: what `MobileNet.load_state_dict` takes."""
+    return {key.removeprefix("backbone."): t for key, t in state.items() if key.startswith("backbone.")}
+
+
+def backbone_state(state: StateDict, network: Any) -> StateDict:
+    """What `network.load_state_dict` takes, out of a state dict of ours or of a known library.
+
+    It may be that of a backbone, a classifier or a dense model. Layers that `network` does not have (those
+    after its last feature) are left out. A network that is not a `MobileNet` may translate its library's
+    names itself, with a method `adapt`.
+
+    Raises:
+        ValueError: the names are unknown, or of another network.
+    """
+    if not isinstance(network, MobileNet):
+        if any(key.startswith("backbone.") for key in state):
+            return backbone_part(state)
+        adapted: StateDict = network.adapt(state) if hasattr(network, "adapt") else state
+        return adapted
+    if detect_format(state) != "ours":
+        state = backbone_part(translated(state, network.spec))
+    elif any(key.startswith("backbone.") for key in state):
+        state = backbone_part(state)
+    with torch.device("meta"):
+        whole = MobileNet(network.spec, taps=(network.spec.last_feature,)).state_dict()
+    beyond = whole.keys() - network.state_dict().keys()
+    return {key: tensor for key, tensor in state.items() if key not in beyond}
+
+
+def _keys(state: StateDict, spec: NetSpec, names_of: Format) -> tuple[Keys, set[str]]:
+    """Our key -> theirs for the whole classifier, and which of their keys must all be used."""
+    if names_of == "timm":
+        return timm.classifier_keys(spec, state), set(state)
+    if _MNASNET in state:
+        return torchvision.mnasnet_keys(spec, state), set(state)
+    if names_of == "torchvision":
+        return torchvision.mobilenet_keys(spec, state, "features."), set(state)
+    keys = torchvision.mobilenet_keys(spec, state, "backbone.")
+    keys = {ours: theirs for ours, theirs in keys.items() if ours.startswith("backbone.")}
+    return keys, {key for key in state if key.startswith("backbone.")}
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith(".num_batches_tracked")
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _listed(keys: list[str], most: int = 4) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return (", ".join(keys[:most]) or "nothing") + more
