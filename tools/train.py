@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from backbones.weights import catalog
 from engine.config.launch import launch
-from engine.config.runs import find_teacher
+from engine.config.runs import load_teacher
 from engine.config.training import open_training
 
 
@@ -28,7 +28,7 @@ def train(config: DictConfig) -> Path:
     """Train what a configuration describes; returns the run folder."""
     if config.replay is not None:
         return replay(config)
-    training = open_training(config, published=catalog.find, find_teacher=find_teacher)
+    training = open_training(config, published=catalog.find, load_teacher=load_teacher)
     training.fit()
     return training.run.path
 
@@ -38,7 +38,7 @@ def replay(config: DictConfig) -> Path:
     from engine.train import failed_step
 
     failed = failed_step.read(Path(config.replay))
-    training = open_training(config, published=catalog.find, find_teacher=find_teacher)
+    training = open_training(config, published=catalog.find, load_teacher=load_teacher)
     trainer = training.trainer
     print(
         failed.repeat(

@@ -200,8 +200,8 @@ def _resolve(target: Any, key: str) -> Any:
         )
     try:
         thing = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = f" ({error})" if extensions.owner(target) else ""
+    except (ImportError, AttributeError, ValueError):
+        reason = _why_not_imported(target) if extensions.owner(target) else ""
         raise ConfigError(_join(key, "_target_"), f"={target}: no such class or function{reason}") from None
     # A module of ours imports other things, and an attribute path must not lead to them.
     home = getattr(thing, "__module__", None) or ""
@@ -210,6 +210,15 @@ def _resolve(target: Any, key: str) -> Any:
             _join(key, "_target_"), f"={target}: not a class or a function that is defined in its package"
         )
     return thing
+
+
+def _why_not_imported(target: str) -> str:
+    """What is missing in an extension's module, which `resolve_name` does not tell."""
+    try:
+        importlib.import_module(target.rpartition(".")[0])
+    except ImportError as error:
+        return f" ({error})"
+    return ""
 
 
 def _makes_something(thing: Any, target: str) -> bool:

@@ -132,7 +132,7 @@ class TrainedRun:
         if progress is not None:
             progress.close()
         return Evaluation(
-            metrics={**metrics, "split": data.split, **builder.counts},
+            metrics={**metrics, "split": data.split, **builder.skipped_counts},
             evaluator=evaluator,
             dataset=dataset,
             notes=builder.notes(),
@@ -140,7 +140,7 @@ class TrainedRun:
         )
 
 
-def find_teacher(config: DictConfig, classes: ClassMap) -> Any:
+def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
     """The distillation loss of a training towards its `distill.teacher`, a run or a model of torchvision.
 
     Raises:
@@ -160,7 +160,7 @@ def find_teacher(config: DictConfig, classes: ClassMap) -> Any:
             )
         return teacher.task()
 
-    teacher = distillation.find_teacher(config.distill.teacher, classes, load_run)
+    teacher = distillation.load_teacher(config.distill.teacher, classes, load_run)
     loss = {name: config.distill[name] for name in ("weight", "temperature")}
     return distillation.Distillation(teacher=teacher, **loss)
 

@@ -83,13 +83,13 @@ def open_training(
     config: DictConfig,
     *,
     published: Callable[[str], Any],
-    find_teacher: Callable[[DictConfig, ClassMap], Any],
+    load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
     """Build all that a configuration describes: for a new run, or to continue that of `resume=` or `replay=`.
 
     Args:
         published: name -> published weight file, for `init_from` and `weights`.
-        find_teacher: (configuration, classes) -> the loss towards `distill.teacher` (`engine.config.runs`).
+        load_teacher: (configuration, classes) -> the loss towards `distill.teacher` (`engine.config.runs`).
 
     Raises:
         UserError: anything in the configuration, the data or the weights is wrong.
@@ -103,7 +103,7 @@ def open_training(
         channels_last=settings.channels_last,
         deterministic=settings.deterministic,
     )
-    builder = DatasetBuilder.of(config.data, runtime=here, known=run.skipped if resumes else None)
+    builder = DatasetBuilder.from_config(config.data, runtime=here, resumed_from=run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)
@@ -111,7 +111,7 @@ def open_training(
     restores = resumes and checkpoint.exists(run.last) and not replays
     started_from = "" if restores or replays else load_initial_weights(config, task, published=published)
     if config.distill.teacher is not None:
-        task.distillation = find_teacher(config, source.classes)
+        task.distillation = load_teacher(config, source.classes)
     frozen = freeze(config, task)
     here.place(task)
     data = DataLoaders(
@@ -120,7 +120,7 @@ def open_training(
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
-        extra_metrics=builder.counts,
+        extra_metrics=builder.skipped_counts,
     )
     settings = settings.in_steps(len(data.train_set))
     trainer = Trainer(

@@ -1,0 +1,92 @@
+"""Code of the user's own may be named in configs if the user names its folder, and only then."""
+
+import subprocess
+import sys
+
+import pytest
+
+from engine.config import compose, extensions, instantiate, overrides, saved, training
+from engine.errors import UserError
+
+SCHEDULE = '''
+def sawtooth(*, steps: int, teeth: int = 2) -> object:
+    """A factor that rises to 1 several times."""
+    return lambda step: (step * teeth % steps + 1) / steps
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An extension: a module with a schedule, and its YAML file."""
+    (tmp_path / "saw_ext").mkdir()
+    (tmp_path / "saw_ext" / "__init__.py").write_text("")
+    (tmp_path / "saw_ext" / "schedules.py").write_text(SCHEDULE)
+    conf = tmp_path / "conf" / "schedule"
+    conf.mkdir(parents=True)
+    (conf / "sawtooth.yaml").write_text("_target_: saw_ext.schedules.sawtooth\nteeth: 3\n")
+    monkeypatch.setenv(extensions.VARIABLE, "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "saw_ext"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+def test_its_yaml_files_join_the_groups_and_its_code_is_built(folder):
+    config = compose.compose_config("train", [f"extend={folder}", "schedule=sawtooth"])
+    assert (config.schedule._target_, list(config.extensions)) == ("saw_ext.schedules.sawtooth", ["saw_ext"])
+    schedule = instantiate.build(config.schedule, key="schedule", steps=9)
+    assert [round(9 * schedule(step)) for step in range(4)] == [1, 4, 7, 1]
+    assert "sawtooth" in overrides.groups()["schedule"]
+    training.validate(config)
+
+
+def test_without_extend_neither_its_files_nor_its_code_are_there(folder):
+    with pytest.raises(UserError, match="schedule=sawtooth: no such option"):
+        compose.compose_config("train", ["schedule=sawtooth"])
+    node = {"_target_": "saw_ext.schedules.sawtooth"}
+    with pytest.raises(UserError, match=r"configs may only build .*for code of your own give extend=<its folder>"):
+        instantiate.check(node, "schedule")
+
+
+def test_a_run_does_not_import_code_because_its_config_asks_for_it(folder, monkeypatch, tmp_path):
+    config = compose.compose_config("train", [f"extend={folder}", "schedule=sawtooth"])
+    path = tmp_path / "config.yaml"
+    path.write_text(compose.to_yaml(config), encoding="utf-8")
+    assert saved.load_config(path, []).schedule.teeth == 3
+    monkeypatch.setenv(extensions.VARIABLE, "")
+    with pytest.raises(UserError, match=r"config\.yaml: was trained with code from saw_ext.*give extend="):
+        saved.load_config(path, [])
+
+
+@pytest.mark.parametrize("name", ["json", "seg"])
+def test_a_module_that_hides_another_is_refused(folder, name):
+    (folder / f"{name}.py").write_text("")
+    extensions._modules_in.cache_clear()
+    with pytest.raises(UserError, match=f"'{name}' is also the name of"):
+        extensions.add([str(folder)])
+    assert str(folder) not in sys.path
+
+
+def test_a_module_that_cannot_be_imported_says_why(folder):
+    (folder / "saw_ext" / "schedules.py").write_text("import no_such_library\n" + SCHEDULE)
+    extensions.add([str(folder)])
+    with pytest.raises(UserError, match=r"no such class or function \(No module named 'no_such_library'\)"):
+        instantiate.check({"_target_": "saw_ext.schedules.sawtooth"}, "schedule")
+
+
+def test_an_installed_extension_needs_no_option(folder):
+    """An entry point in the group mobilenet_dense.extensions names a package, whose conf/ joins ours."""
+    (folder / "conf").rename(folder / "saw_ext" / "conf")
+    info = folder / "saw_ext-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: saw-ext\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mobilenet_dense.extensions]\nsaw = saw_ext\n")
+    script = (
+        "from engine.config.compose import compose_config\n"
+        "print(compose_config('train', ['schedule=sawtooth']).schedule.teeth)"
+    )
+    environment = {"PYTHONPATH": f"{overrides.CONF.parent}:{folder}", "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr

@@ -1,0 +1,93 @@
+"""From Python, as the README shows it: train, load, predict, save, evaluate, export."""
+
+import numpy as np
+import pytest
+
+import mobilenet_dense
+from engine.data.images import read_image, write_png
+
+TINY = (
+    "data.source.num_train=6",
+    "data.source.num_val=3",
+    "data.source.num_test=0",
+    "trainer.steps=2",
+    "trainer.batch=2",
+    "trainer.device=cpu",
+    "data.workers=0",
+    "samples=0",
+)
+SEG = ("task=seg", "data.source.size=[64,128]", "data.crop=64")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("facade")
+    return mobilenet_dense.train(*SEG, *TINY, f"data.root={folder}/streets", f"run={folder}/run")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "street.png"
+    write_png(path, np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
+    return path
+
+
+def test_five_lines(run, image, tmp_path):
+    predictor = mobilenet_dense.load(run)
+    result = predictor(image)
+    assert result.output.shape == (70, 90)
+    assert result.classes[0] == predictor.classes[0] == "road"
+    saved = result.save(tmp_path / "out.png", legend=False)
+    assert read_image(saved).shape == (70, 90, 3)
+    assert read_image(result.save(tmp_path / "legend.png")).shape[0] > 70
+
+
+def test_a_path_and_its_pixels_predict_the_same(run, image):
+    predictor = mobilenet_dense.load(str(run))
+    assert (predictor(str(image)).output == predictor(read_image(image)).output).all()
+
+
+def test_overrides_change_the_prediction(run, image):
+    plain = mobilenet_dense.load(run)(image).output
+    flipped = mobilenet_dense.load(run, "inference.scales=[0.5]", "inference.flip=true")(image).output
+    assert (plain != flipped).any()
+
+
+def test_evaluate_takes_the_overrides_of_the_tool(run):
+    metrics = mobilenet_dense.evaluate(run, "data.split=train", "worst=0", "device=cpu")
+    assert metrics["num_images"] == 6
+    assert 0 <= metrics["miou"] <= 1
+    assert (run / "eval-train" / "metrics.json").is_file()
+
+
+def test_an_exported_file_predicts_like_its_run(run, image, tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = mobilenet_dense.export(run, "dynamic=size", "images=1", f"input={image}")
+    ours, theirs = (mobilenet_dense.load(source)(image).output for source in (run, file))
+    assert (ours == theirs).mean() > 0.99
+    elsewhere = tmp_path / file.name
+    elsewhere.write_bytes(file.read_bytes())
+    with pytest.raises(mobilenet_dense.UserError, match=r"model\.onnx: lies in no run folder; give run="):
+        mobilenet_dense.load(elsewhere)
+    assert (mobilenet_dense.load(elsewhere, run=run)(image).output == theirs).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: mobilenet_dense.load("no/such/run"), "no/such/run"),
+        (lambda run: mobilenet_dense.load(run, "task.shonw=1"), r"'task\.shonw'"),
+        (lambda run: mobilenet_dense.load(run)("no.png"), r"no\.png"),
+        (lambda run: mobilenet_dense.load(run)(np.zeros((4, 4), np.uint8)), r"an image is uint8 \[H, W, 3\]"),
+        (lambda run: mobilenet_dense.train("task=sge"), r"task=sge: no such task.*did you mean 'seg'"),
+        (lambda run: mobilenet_dense.evaluate(run, "wrost=3"), "'wrost'"),
+    ],
+)
+def test_mistakes_are_named(run, call, message):
+    with pytest.raises(mobilenet_dense.UserError, match=message):
+        call(run)
+
+
+def test_a_drawing_is_a_png(run, image, tmp_path):
+    with pytest.raises(mobilenet_dense.UserError, match=r"out\.jpg: drawings are saved as PNG"):
+        mobilenet_dense.load(run)(image).save(tmp_path / "out.jpg")
