@@ -57,7 +57,7 @@ def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
     backbone; its head is the caller's.
 
     Raises:
-        ValueError: the names are not torchvision's; keys that `spec` needs are missing, or some are left over.
+        ValueError: the names are not torchvision's; keys that `spec` needs are missing or left over.
     """
     match detect_format(state):
         case "ours":
