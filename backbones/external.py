@@ -6,6 +6,7 @@ Weights are never downloaded here: `weights=` loads them when a training starts 
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -209,6 +210,15 @@ class ExternalBackbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features: dict[str, Tensor] = self.network(images)
         return features
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExternalBackbone:
+        twin: ExternalBackbone = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        twin.network.train(self.network.training)  # torchvision's extractor copies itself in training mode
+        for copied, own in zip(twin.network.modules(), self.network.modules(), strict=True):
+            copied.training = own.training
+        return twin
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `load_state_dict` takes, out of the whole classifier's state dict with its library's names.

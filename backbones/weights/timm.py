@@ -14,9 +14,7 @@ def classifier_keys(spec: NetSpec, keys: Iterable[str]) -> Keys:
     The last conv of MobileNetV3 is a stage of its own there, and timm's `conv_head`, a 1x1 convolution after
     the pooling, is our hidden layer.
     """
-    positions = stage_positions(
-        r"blocks\.(\d+)\.(\d+)\.", keys, spec, elsewhere=-1 if spec.hidden else 0
-    )
+    positions = stage_positions(r"blocks\.(\d+)\.(\d+)\.", keys, spec, elsewhere=-1 if spec.hidden else 0)
     names = conv_and_norm("backbone.stem", "conv_stem", "bn1")
     for i, ((stage, number), block, channels_in) in enumerate(
         zip(positions, spec.blocks, spec.block_inputs, strict=False)
