@@ -1,4 +1,4 @@
-"""Classifier: images -> logits."""
+"""The classification network: images -> logits."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from backbones.blocks import activation
 from backbones.contract import AnyBackbone, build_backbone, default_feature
 from backbones.network import MobileNet, init_weights
 from backbones.spec import NetSpec
-from backbones.weights.state_dict import (
-    StateDict,
-    backbone_state,
-    classifier_state,
-    detect_format,
-    without_background,
-)
+from backbones.weights.state_dict import StateDict, backbone_state
+from cls.weights import own_classes_state
 from engine.run.initial_weights import carry_rows
-
-IMAGENET = 1000
 
 
 class Classifier(nn.Module):
-    """Network, global average pooling, hidden layer (if the spec has one), dropout, fully connected layer.
+    """Backbone, global average pooling, hidden layer (if the spec has one), dropout, fully connected layer.
 
     The two "conv2d 1x1, NBN" rows at the end of Tables 1 and 2 act on a 1x1 map, so they are linear layers
     here.
 
-    backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), which has no hidden layer here.
-    num_classes: logits; dropout: fraction dropped, by default the spec's, 0.2 for a network from elsewhere.
-    forward: images [N, 3, H, W] -> logits [N, num_classes].
+    Args:
+        backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), which gets no hidden layer.
+        num_classes: number of logits.
+        dropout: share of the features that is dropped; None: the spec's, 0.2 for a network from elsewhere.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     class_layers = ("classifier.*",)
-    """Patterns of tensors shaped by the classes: left new where a weight file has other classes."""
+    """Patterns of the tensors shaped by the classes: not loaded from a weight file of other classes."""
 
     def __init__(self, *, backbone: AnyBackbone, num_classes: int, dropout: float | None = None) -> None:
         super().__init__()
@@ -57,36 +54,31 @@ class Classifier(nn.Module):
                 init_weights(layer)
 
     def adapt(self, state: StateDict) -> StateDict:
-        """A state dict of this model under any name that we know -> under our names.
-
-        TensorFlow's 1001 classes of ImageNet lose the background, the first, in a model of 1000.
+        """A state dict of this model in any known format -> under our names.
 
         Raises:
-            ValueError: the names are not known, or of another architecture.
+            ValueError: if the names are unknown, or those of another network.
         """
         if not isinstance(self.backbone, MobileNet):
             return state
-        found = classifier_state(state, self.backbone.spec)
-        surplus = self.num_classes_in(found) - self.classifier.out_features
-        if self.classifier.out_features == IMAGENET and surplus == 1 and detect_format(state) != "ours":
-            return without_background(found, IMAGENET)
-        return found
+        return own_classes_state(state, self.backbone.spec, num_classes=self.classifier.out_features)
 
     def num_classes_in(self, state: StateDict) -> int:
-        """K of an adapted state dict, which may be that of other classes than this model's."""
-        return state["classifier.bias"].shape[0]
+        """Number of classes of an adapted state dict, which need not be this model's."""
+        return len(state["classifier.bias"])
 
     def adapt_backbone(self, state: StateDict) -> StateDict:
-        """What `backbone.load_state_dict` takes, out of any state dict that we know."""
+        """What `backbone.load_state_dict` takes, from a state dict in any known format."""
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
+        """`state` of classes `theirs` -> of `ours`; see `engine.run.initial_weights.Adaptable`."""
         own = self.state_dict()
-        scores = ("classifier.weight", "classifier.bias")
-        return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in scores}
+        class_keys = ("classifier.weight", "classifier.bias")
+        return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in class_keys}
 
     def forward(self, images: Tensor) -> Tensor:
+        """Normalized images [N, 3, H, W] -> logits [N, K]."""
         x = self.pool(self.backbone(images)[self.feature]).flatten(1)  # [N, C]
         if self.hidden is not None:
             x = self.act(self.hidden(x))

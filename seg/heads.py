@@ -1,12 +1,14 @@
 """The paper's segmentation heads: LR-ASPP (section 6.4, Figure 10) and R-ASPP (MobileNetV2, section 6.3)."""
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.blocks import ConvNormAct, Resize
+from engine.data.preprocessing import Size
 
 POOLS = ("paper", "global", "large_kernel")
 
@@ -14,6 +16,22 @@ POOLS = ("paper", "global", "large_kernel")
 # feature map of a 769 crop; (16, 20) is from Figure 10. The released networks of output stride 32 pool 25x25
 # with stride (4, 5).
 _PAPER_POOL = {8: (97, (32, 40)), 16: (49, (16, 20)), 32: (25, (4, 5))}
+
+
+class Head(Protocol):
+    """What `seg.model.Segmenter` needs of a head, an `nn.Module`: feature maps -> class scores [N, K, h, w].
+
+    It is built with `channels` (of each feature map), `num_classes` and `output_stride` (of the last map). It
+    may have a method `check_input_size((height, width))` that raises ValueError if it cannot be trained at
+    that size.
+
+    Attributes:
+        class_layers: names of the layers shaped by the classes, which have a bias.
+    """
+
+    class_layers: tuple[str, ...]
+
+    def __call__(self, *features: Tensor) -> Tensor: ...
 
 
 class GatePool(nn.Module):
@@ -43,7 +61,7 @@ class GatePool(nn.Module):
         window, stride = _PAPER_POOL[self.output_stride]
         return F.avg_pool2d(features, (min(window, height), min(window, width)), stride)
 
-    def check(self, input_size: tuple[int, int]) -> None:
+    def check_input_size(self, input_size: Size) -> None:
         """Raises: ValueError if the paper's window is larger than the feature map of this input size."""
         if self.kind != "paper":
             return
@@ -101,6 +119,9 @@ class LRASPP(nn.Module):
         self.high = nn.Conv2d(filters, num_classes, 1)
         _init(self)
 
+    def check_input_size(self, input_size: Size) -> None:
+        self.pool.check_input_size(input_size)
+
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """low [N, C1, H/8, W/8] and high [N, C2, H/16, W/16] -> class scores [N, K, H/8, W/8]."""
         features = self.branch(high)
@@ -146,6 +167,9 @@ class RASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Conv2d(filters, num_classes, 1)
         _init(self)
+
+    def check_input_size(self, input_size: Size) -> None:
+        self.pool.check_input_size(input_size)
 
     def forward(self, high: Tensor) -> Tensor:
         """[N, C, H/16, W/16] -> class scores [N, K, H/16, W/16]."""

@@ -1,27 +1,41 @@
-"""Published weights under our names: torchvision's LR-ASPP decoder."""
+"""Published weights of segmentation networks under the names of `seg.model.Segmenter`."""
 
-from backbones.weights.state_dict import StateDict
+from backbones.spec import NetSpec
+from backbones.weights.state_dict import StateDict, detect_format, from_torchvision
+
+_LRASPP_NAMES = {
+    "classifier.cbr.0": "head.branch.conv",
+    "classifier.cbr.1": "head.branch.bn",
+    "classifier.scale.1": "head.gate",
+    "classifier.low_classifier": "head.low",
+    "classifier.high_classifier": "head.high",
+}
+"""torchvision's `lraspp_mobilenet_v3_large` -> ours."""
 
 
-def torchvision_head(state: StateDict) -> StateDict:
-    """The decoder of torchvision's `lraspp_mobilenet_v3_large` under our names; float16 becomes float32.
+def segmenter_state(state: StateDict, spec: NetSpec) -> StateDict:
+    """A state dict of ours, unchanged, or one of torchvision's LR-ASPP under our names, float32.
 
     Raises:
-        ValueError: if a key is not of that decoder.
+        ValueError: if the names are unknown, or those of another network than `spec`.
     """
-    names = {
-        "classifier.cbr.0": "head.branch.conv",
-        "classifier.cbr.1": "head.branch.bn",
-        "classifier.scale.1": "head.gate",
-        "classifier.low_classifier": "head.low",
-        "classifier.high_classifier": "head.high",
-    }
+    state_format = detect_format(state)
+    if state_format == "torchvision":
+        raise ValueError(
+            "these weights are a classifier's and have no segmentation head: give them as weights="
+        )
+    if state_format == "ours":
+        return state
+    return from_torchvision(state, spec) | _torchvision_head(state)
+
+
+def _torchvision_head(state: StateDict) -> StateDict:
     head: StateDict = {}
     for key, tensor in state.items():
         if key.startswith(("backbone.", "aux_classifier.")):
             continue
         layer, _, part = key.rpartition(".")
-        if layer not in names:
-            raise ValueError(f"{key!r} is not part of torchvision's LR-ASPP decoder")
-        head[f"{names[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
+        if layer not in _LRASPP_NAMES:
+            raise ValueError(f"{key!r} is not part of torchvision's LR-ASPP head")
+        head[f"{_LRASPP_NAMES[layer]}.{part}"] = tensor.float() if tensor.is_floating_point() else tensor
     return head

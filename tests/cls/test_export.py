@@ -8,9 +8,10 @@ from torch import nn
 from cls.export import ClassificationWithFile, ExportedClassification
 from cls.task import Classification
 from cls.transforms import EvalTransform
-from deploy.artifact import Artifact, describe, prepared
-from deploy.formats.export import export
-from deploy.formats.runtimes import SUFFIXES, open_session
+from deploy.artifact import Artifact
+from deploy.export.module import export_module
+from deploy.formats import find, open_session
+from deploy.metadata import describe, network_input
 from engine.data.class_map import ClassMap
 from tests.refusals import refuses
 
@@ -36,12 +37,13 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, kind, library, normali
     pytest.importorskip(library)
     plain = task()
     module = ExportedClassification(task=plain, normalize=normalize)
-    texts = describe(module, room="cls", facts={})
-    metadata = {**texts, "input": f'{{"dtype": "{module.dtype}"}}'}
-    image = prepared(module.transform(image_of()), metadata)
+    texts = describe(module, task="cls", facts={})
+    image = network_input(module.transform(image_of()), texts, dtype=module.dtype)
     assert (image.dtype, image.shape) == (np.uint8 if normalize else np.float32, (3, 16, 16))
-    path = tmp_path / f"m{SUFFIXES[kind]}"
-    export(module, torch.from_numpy(image)[None], path, format=kind, names=module.names, metadata=texts)
+    path = tmp_path / f"m{find(kind).SUFFIX}"
+    export_module(
+        module, torch.from_numpy(image)[None], path, format=kind, names=module.names, metadata=texts
+    )
     expected = [plain.predict_image(image_of(seed)) for seed in range(3)]
     with_file = ClassificationWithFile(task=plain, artifact=Artifact(open_session(path), path))
     predicted = [with_file.predict_image(image_of(seed)) for seed in range(3)]
@@ -58,12 +60,16 @@ def test_agreement_compares_the_most_probable_classes():
 def test_a_file_of_other_classes_is_refused(tmp_path):
     path = tmp_path / "m.pt2"
     module = ExportedClassification(task=task())
-    texts = describe(module, room="cls", facts={})
+    texts = describe(module, task="cls", facts={})
     example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    export(module, example, path, format="torch_export", names=module.names, metadata=texts)
+    export_module(module, example, path, format="torch_export", names=module.names, metadata=texts)
     other = task(ClassMap(names=("dark", "light", "gray")))
     artifact = Artifact(open_session(path), path)
-    refuses(lambda: ClassificationWithFile(task=other, artifact=artifact), "m.pt2", "other classes")
+    refuses(
+        lambda: ClassificationWithFile(task=other, artifact=artifact),
+        "m.pt2",
+        "its classes .* are not those of the run",
+    )
 
 
 @pytest.mark.parametrize(

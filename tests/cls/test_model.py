@@ -1,4 +1,4 @@
-"""The classifier around the network."""
+"""The classifier around a backbone."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ def test_logits_and_gradients(build):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_one_image_trains():
+def test_a_batch_of_one_image_trains():
     model = Classifier(backbone=mobilenet_v3_small(), num_classes=2).train()
     assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
-def test_forward_is_pool_hidden_classifier():
+def test_logits_are_pooled_features_through_two_layers():
     model = Classifier(backbone=mobilenet_v3_small(), num_classes=3).eval()
     x = torch.randn(2, 3, 64, 96)
     pooled = model.backbone(x)["last"].mean(dim=(2, 3))
@@ -38,7 +38,7 @@ def test_forward_is_pool_hidden_classifier():
     torch.testing.assert_close(model(x), expected)
 
 
-def test_without_hidden_layer_or_last_conv():
+def test_a_spec_may_lack_the_hidden_layer_and_the_last_convolution():
     v2 = Classifier(backbone=mobilenet_v2(), num_classes=2)
     assert v2.hidden is None
     assert v2.classifier.in_features == 1280
@@ -48,7 +48,7 @@ def test_without_hidden_layer_or_last_conv():
     assert bare(torch.randn(1, 3, 32, 32)).shape == (1, 2)
 
 
-def test_dropout_is_the_specs_unless_given():
+def test_dropout_is_the_specs_by_default():
     # Section 6.1.1 says "dropout of 0.8": TensorFlow's keep probability.
     spec = mobilenet_v3_large()
     assert Classifier(backbone=spec, num_classes=2).dropout.p == 0.2
@@ -63,14 +63,14 @@ def test_fully_connected_layers_start_small():
         assert layer.bias.abs().max() == 0
 
 
-def test_refusals():
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         Classifier(backbone=mobilenet_v3_small(), num_classes=0)
     with pytest.raises(ValueError, match="dropout is the fraction dropped"):
         Classifier(backbone=mobilenet_v3_small(), num_classes=2, dropout=1.0)
 
 
-def test_export():
+def test_it_can_be_exported():
     model = Classifier(backbone=mobilenet_v3_small(), num_classes=2).eval()
     x = torch.randn(2, 3, 64, 64)
     program = torch.export.export(model, (x,))

@@ -8,8 +8,8 @@ from torch import nn
 
 from backbones.count import count
 from engine.config.compose import compose_config
-from engine.config.help import CONF
 from engine.config.instantiate import build
+from engine.config.overrides import CONF
 
 TABLE_3 = """
 v3_large        V3-Large 1.0    75.2  219   5.4
@@ -45,7 +45,7 @@ small_100_96   Small 1 96      51.7  12   2.5
 
 
 LOOSE = {"Mnas-small": 0.05, "Small 0.35 224": 0.07, "Large 0.35 224": 0.02, "Small 1.25 224": 0.02}
-"""12.8M counts as 12 in the paper, and 39.5M as 40: rows that round worse than the others."""
+"""The paper prints 12.8M as 12 and 39.5M as 40: rows that are rounded more coarsely than the others."""
 
 
 def rows(table, number, prefix=""):
@@ -76,9 +76,9 @@ def test_rows_count_what_the_paper_prints(table, experiment, row, top1, madds, p
     assert counted.madds / 1e6 == pytest.approx(madds, rel=LOOSE.get(row, 0.018))
 
 
-def test_table_3_is_complete_but_for_proxylessnas():
-    found = [config for config in experiments() if config.paper and config.paper.table == 3]
-    assert {config.paper.row for config in found} == {row[2] for row in rows(TABLE_3, 3)}
+def test_table_3_is_complete_except_for_proxylessnas():
+    table_3 = [config for config in experiments() if config.paper and config.paper.table == 3]
+    assert {config.paper.row for config in table_3} == {row[2] for row in rows(TABLE_3, 3)}
 
 
 def experiments():
@@ -95,7 +95,7 @@ def experiments():
         ("table5_hswish_112", "h-swish@112", 75.0, 11),
     ],
 )
-def test_table_5_places_h_swish(experiment, row, top1, first):
+def test_table_5_puts_h_swish_where_it_says(experiment, row, top1, first):
     """h-swish@N: in the layers with N channels or more; block 1 is the first of 16, 7 of 80, 11 of 112."""
     model, config = composed(experiment)
     assert (config.paper.table, config.paper.row, config.paper.top1) == (5, row, top1)
@@ -107,7 +107,7 @@ def test_table_5_places_h_swish(experiment, row, top1, first):
     assert swish == (list(range(first, 16)) if first else [])
 
 
-def test_the_papers_recipe():
+def test_the_recipe_is_the_papers():
     """Section 6.1.1."""
     _, config = composed("v3_large")
     batch = config.trainer.batch

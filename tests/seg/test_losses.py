@@ -50,7 +50,7 @@ def test_ohem_keeps_the_hardest_pixels_and_every_hard_one():
     assert below == pytest.approx((math.log(2) - math.log(0.6)) / 2)
 
 
-def test_dice_by_hand():
+def test_dice_equals_a_computation_by_hand():
     logits = scores_for([[0.8, 0.2], [0.4, 0.6]])
     labels = torch.tensor([[[0, 1]]])
     first, second = 2 * 0.8 / (1 + 1.2), 2 * 0.6 / (1 + 0.8)
@@ -58,6 +58,6 @@ def test_dice_by_hand():
 
 
 @pytest.mark.parametrize("options", [{"ohem": 0.0}, {"ohem": 1.5}, {"label_smoothing": 1.0}])
-def test_bad_options(options):
+def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CrossEntropy(**options)

@@ -23,7 +23,7 @@ def small(head, *, low="auto", **options):
 
 @pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 512), (360, 480)])
-def test_any_input_size(pool, size):
+def test_any_input_size_works(pool, size):
     model = small(partial(LRASPP, pool=pool)).eval()
     scores = model(torch.rand(1, 3, *size))
     assert scores.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
@@ -31,7 +31,7 @@ def test_any_input_size(pool, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
-def test_full_resolution(pool):
+def test_the_full_resolution_of_cityscapes_works(pool):
     with torch.inference_mode():
         assert small(partial(LRASPP, pool=pool)).eval()(torch.rand(1, 3, 1024, 2048)).shape == (
             1,
@@ -47,7 +47,7 @@ def test_the_gate_of_figure_10_pools_2_by_5_at_the_paper_size():
     assert model.head.pool(features).shape[-2:] == (2, 5)
 
 
-def test_paper_pool_names_the_way_out_where_it_cannot_serve():
+def test_an_input_too_small_for_the_papers_pool_is_refused_with_the_alternatives():
     with pytest.raises(ValueError, match=r"at least 769x769; 512x512 gives 32x32: use pool=large_kernel"):
         small(partial(LRASPP, pool="paper"), input_size=512)
     small(partial(LRASPP, pool="paper"), input_size=769)
@@ -97,11 +97,11 @@ def test_torchvision_weights_give_torchvision_outputs():
     images = torch.rand(2, 3, 96, 128)
     with torch.inference_mode():
         expected = theirs.eval()(images)["out"]
-        found = torch.nn.functional.interpolate(ours.eval()(images), (96, 128), mode="bilinear")
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        scores = torch.nn.functional.interpolate(ours.eval()(images), (96, 128), mode="bilinear")
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_foreign_head_is_refused_by_name():
+def test_keys_of_another_head_are_refused_by_name():
     theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None
     ).state_dict()
@@ -113,13 +113,30 @@ def test_a_foreign_head_is_refused_by_name():
         model.adapt(theirs)
 
 
-def test_a_classifiers_weights_are_for_the_backbone():
+def test_a_classifiers_weights_are_refused_as_a_whole_network():
     state = torchvision.models.mobilenet_v3_small().state_dict()
     with pytest.raises(ValueError, match=r"classifier.*weights="):
         small(LRASPP).adapt(state)
 
 
-def test_exports():
+def test_a_head_of_your_own_needs_no_size_check():
+    class Pooled(torch.nn.Module):
+        class_layers = ("classify",)
+
+        def __init__(self, *, channels, num_classes, output_stride):
+            super().__init__()
+            self.pool = torch.nn.AvgPool2d(3, stride=1, padding=1)
+            self.classify = torch.nn.Conv2d(channels[-1], num_classes, 1)
+
+        def forward(self, high):
+            return self.classify(self.pool(high))
+
+    model = Segmenter(backbone=mobilenet_v3_small(), head=Pooled, num_classes=2, low=None, input_size=64)
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 2, 2, 2)
+    assert model.class_layers == ("head.classify.*",)
+
+
+def test_it_can_be_exported():
     model = small(partial(LRASPP, pool="large_kernel")).eval()
     images = torch.rand(1, 3, 64, 96)
     exported = torch.export.export(model, (images,)).module()
@@ -128,15 +145,15 @@ def test_exports():
 
 def test_classes_with_the_same_name_carry_their_rows_over():
     model = Segmenter(backbone=mobilenet_v3_small(), head=partial(LRASPP, pool="global"), num_classes=3)
-    found = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    found = {
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    state = {
         name: torch.cat([tensor, tensor[:1] + 5])
         if fnmatch(name, "head.low.*") or fnmatch(name, "head.high.*")
         else tensor
-        for name, tensor in found.items()
+        for name, tensor in state.items()
     }
-    carried = model.carry(found, ("car", "sky", "dog", "road"), ("road", "cat", "car"))
+    carried = model.carry(state, ("car", "sky", "dog", "road"), ("road", "cat", "car"))
     own = model.state_dict()
     for layer in ("head.low.weight", "head.low.bias", "head.high.weight", "head.high.bias"):
-        assert torch.equal(carried[layer], torch.stack([found[layer][3], own[layer][1], found[layer][0]]))
-    assert torch.equal(carried["head.gate.weight"], found["head.gate.weight"])
+        assert torch.equal(carried[layer], torch.stack([state[layer][3], own[layer][1], state[layer][0]]))
+    assert torch.equal(carried["head.gate.weight"], state["head.gate.weight"])

@@ -5,8 +5,8 @@ import torch
 
 from backbones.count import count
 from engine.config.compose import compose_config
-from engine.config.help import CONF
 from engine.config.instantiate import build
+from engine.config.overrides import CONF
 
 ROWS = [  # Table 7: row, experiment, parameters (M), MAdds (B)
     (1, "raspp_v2", 2.11, 21.29),
