@@ -25,9 +25,8 @@ import measuring
 import torchvision_way
 from pictures import drawn, opened, paths, write_training_ids
 
-from engine.data.loader import loader
+from engine.data.loader import BatchLoader, TrainingSampler
 from engine.data.pixel_cache import PixelCache
-from engine.data.sample_stream import Stream
 from seg.transforms import TrainTransform
 
 BATCH = 4
@@ -35,9 +34,9 @@ REFERENCE = "Pillow and torchvision"
 
 
 def read_ours(dataset: Any, samples: int, workers: int) -> None:
-    stream = Stream(num_samples=len(dataset), batch=BATCH, seed=0)
+    stream = TrainingSampler(num_samples=len(dataset), batch=BATCH, seed=0)
     chosen: Any = [stream.step_batches(step)[0] for step in range(samples // BATCH)]
-    for _ in loader(dataset, chosen, workers=workers):
+    for _ in BatchLoader(dataset, chosen, workers=workers):
         pass
 
 

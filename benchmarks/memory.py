@@ -32,14 +32,12 @@ from torch import nn
 
 from engine import runtime
 from engine.data.images import write_png
-from engine.data.loader import TrainingData, loader
-from engine.data.sample_stream import Draw, Shard, Stream
-from engine.io.files import pack
+from engine.data.loader import BatchLoader, DataLoaders, EvaluationSampler, SampleKey, TrainingSampler
+from engine.io.files import pack_paths
 from engine.run.run_folder import RunFolder
 from engine.train import optimizers, schedules
 from engine.train.evaluation import evaluate
-from engine.train.settings import TrainerOptions
-from engine.train.trainer import Trainer
+from engine.train.trainer import Trainer, TrainerOptions
 from seg.data.cityscapes import CITYSCAPES_CLASSES, label_reader
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.eval.evaluator import SegmentationEvaluator
@@ -95,8 +93,8 @@ def linked(folder: Path, entries: int) -> tuple[list[str], list[str]]:
 
 def packed(images: list[str], masks: list[str]) -> SegmentationDataset:
     """The data set as this project keeps it."""
-    names = pack([Path(path).stem for path in images])
-    split = SegmentationSplit(images=pack(images), names=names, labels=pack(masks))
+    names = pack_paths([Path(path).stem for path in images])
+    split = SegmentationSplit(images=pack_paths(images), names=names, labels=pack_paths(masks))
     read = label_reader("labelIds")
     return SegmentationDataset(split=split, read_label=read, transform=EvalTransform(), seed=0)
 
@@ -111,18 +109,18 @@ class Listed:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
         entry = self.entries[draw.index]
         return {"index": draw.index, "length": sum(len(value) for value in entry.values())}
 
 
 def over_epochs(dataset: Any, *, workers: int, epochs: int = 2) -> tuple[float, ...]:
     """Memory while a loader reads the data set `epochs` times."""
-    stream = Stream(num_samples=len(dataset), batch=BATCH, seed=0)
+    stream = TrainingSampler(num_samples=len(dataset), batch=BATCH, seed=0)
     steps = epochs * len(dataset) // BATCH
     gauge = Gauge(steps)
     batches: Any = (stream.step_batches(step)[0] for step in range(steps))
-    for _ in loader(dataset, batches, workers=workers):
+    for _ in BatchLoader(dataset, batches, workers=workers):
         gauge()
     return gauge.thirds
 
@@ -145,7 +143,7 @@ class Scenes:
     def __len__(self) -> int:
         return self.images
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
         label = np.random.default_rng(draw.index).integers(0, 19, (self.side, self.side), np.uint8)
         instances = np.array(CITYSCAPES_CLASSES.ids, np.int32)[label] * 1000 + 1
         return {
@@ -161,7 +159,7 @@ def over_images(images: int) -> tuple[float, ...]:
     scenes = Scenes(images)
     evaluate(
         Echo(),
-        loader(scenes, Shard(num_samples=images)),
+        BatchLoader(scenes, EvaluationSampler(num_samples=images)),
         SegmentationEvaluator(classes=CITYSCAPES_CLASSES),
         runtime.Runtime(torch.device("cpu")),
         on_batch=lambda *_: gauge(),
@@ -173,7 +171,7 @@ def over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
     """Memory while a tiny network trains, from step to step."""
     gauge = Gauge(steps)
 
-    class Gauged(TrainingData):
+    class Gauged(DataLoaders):
         def train_batches(self, *_: Any, **__: Any) -> Iterator[overhead.Batch]:
             while True:
                 yield batch
@@ -190,14 +188,13 @@ def over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
     )
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
-            plan=plan.resolved(64),
+            options=plan.in_steps(64),
             task=overhead.PixelTask(model),
             optimizer=optimizers.adamw(model, lr=1e-4),
             schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.Runtime(torch.device("cpu")),
             run=RunFolder(Path(folder)),
-            feed=Gauged(train_set=[None] * 64, eval_set=[None]),  # type: ignore[arg-type]
-            evaluator=overhead.NoScore(),
+            data=Gauged(train_set=[None] * 64, eval_set=overhead.NoImages()),  # type: ignore[arg-type]
         ).fit()
     return gauge.thirds
 

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from engine import runtime
-from engine.config.compose import build, build_task, compose_config
-from engine.data.loader import TrainingData, loader
-from engine.data.sample_stream import Draw, Stream
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
+from engine.config.training import build_task
+from engine.data.loader import BatchLoader, DataLoaders, SampleKey, TrainingSampler
 from engine.run.run_folder import RunFolder
 from engine.train.trainer import Trainer
 
@@ -40,7 +41,7 @@ class Costed:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
         started = time.process_time()
         sample = self.dataset[draw]
         whole = time.process_time() - started
@@ -79,18 +80,18 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round(TrainingData):
+class Round(DataLoaders):
     """Exactly `steps` batches are read: all work of the loader falls into the time that is measured."""
 
     steps: int
     clock: Clock
 
     def train_batches(self, first_step: int, *, batch: int, **options: Any) -> Iterator[dict[str, Any]]:
-        stream = Stream(num_samples=len(self.train_set), batch=batch, seed=self.seed)
-        chosen: Any = [stream.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
+        sampler = TrainingSampler(num_samples=len(self.train_set), batch=batch, seed=self.seed)
+        chosen: Any = [sampler.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
         clock, started = self.clock, time.perf_counter()
         clock.mark(None)
-        batches = iter(loader(self.train_set, chosen, workers=self.workers))
+        batches = iter(BatchLoader(self.train_set, chosen, workers=self.workers))
         for _ in range(self.steps):  # up to the last batch, not to the end of the workers
             taken = next(batches)
             clock.mark("wait")
@@ -134,14 +135,13 @@ class Training:
         hooks = clock.watch(self.task, optimizer)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             Trainer(
-                plan=self.plan.resolved(len(feed.train_set)),
+                options=self.plan.in_steps(len(feed.train_set)),
                 task=self.task,
                 optimizer=optimizer,
                 schedule=build(self.config.schedule, key="schedule", steps=self.steps + 1),
                 runtime=self.where,
                 run=RunFolder(Path(folder)),
-                feed=feed,
-                evaluator=self.task.evaluator(feed.eval_set),
+                data=feed,
             ).fit()
         for hook in hooks:
             hook.remove()

@@ -35,11 +35,10 @@ from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from engine import runtime
-from engine.data.loader import TrainingData
+from engine.data.loader import DataLoaders
 from engine.run.run_folder import RunFolder
 from engine.train import optimizers, schedules
-from engine.train.settings import TrainerOptions
-from engine.train.trainer import Trainer
+from engine.train.trainer import Trainer, TrainerOptions
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
@@ -59,6 +58,15 @@ class PixelTask(nn.Module):
 
     def weight(self, batch: Batch) -> Tensor:
         return torch.tensor(float(batch["label"].numel()))
+
+    def evaluator(self, dataset: Any) -> "NoScore":
+        return NoScore()
+
+
+class NoImages(list[Any]):
+    """An evaluation split that is never read."""
+
+    has_labels = True
 
 
 class NoScore:
@@ -80,7 +88,7 @@ class NoScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(TrainingData):
+class InMemory(DataLoaders):
     """The same batch at every step; notes when the first and the one after `steps` were asked for.
 
     Not each of them: a clock of CPU time is a system call, of up to 0.1 ms, which the bare loop does not pay.
@@ -144,18 +152,17 @@ def ours(
     task: PixelTask, optimizer: torch.optim.Optimizer, batch: Batch, steps: int, clock: Callable[[], float]
 ) -> float:
     """Seconds per step of `Trainer.fit`, from its first batch to the batch after `steps`."""
-    feed = InMemory(train_set=[None] * 64, eval_set=[None], batch=batch, steps=steps, clock=clock)  # type: ignore[arg-type]
-    plan = TrainerOptions(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).resolved(64)
+    feed = InMemory(train_set=[None] * 64, eval_set=NoImages(), batch=batch, steps=steps, clock=clock)  # type: ignore[arg-type]
+    plan = TrainerOptions(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).in_steps(64)
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
-            plan=plan,
+            options=plan,
             task=task,
             optimizer=optimizer,
             schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.start(device="cpu"),
             run=RunFolder(Path(folder)),
-            feed=feed,
-            evaluator=NoScore(),
+            data=feed,
         ).fit()
     first, last = feed.asked
     return (last - first) / steps

@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture."""
+"""Charts as PNG files: the curves of a training, a confusion matrix."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,19 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import ClassMap
-from engine.train.run_log import _is_number
+from engine.train.run_log import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
-    """Losses (left axis) and the main metric (right axis) over steps, as a PNG."""
+def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Draw the training loss (left axis) and a metric (right axis) over the steps of a log's rows."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    train = [row for row in rows if row["kind"] == "train" and _is_number(row.get("loss"))]
+    train = [row for row in rows if row["kind"] == "train" and is_number(row.get("loss"))]
     scores = [
-        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and _is_number(row.get(metric))
+        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and is_number(row.get(metric))
     ]
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axis.plot(
@@ -41,15 +44,15 @@ def draw_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     plt.close(figure)
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+def save_confusion_matrix(
+    matrix: NDArray[np.integer], classes: ClassMap, path: str | Path, *, of: str
+) -> None:
+    """Draw a confusion matrix, in percent of each row.
 
+    matrix: [C, C] or [C, C + 1] (last column: none of the classes). Rows are labels, columns predictions.
+    Rows without labels stay empty. of: what is counted (pixels, images).
 
-def confusion_picture(matrix: NDArray[np.integer], classes: ClassMap, path: str | Path, *, of: str) -> None:
-    """Write a picture of a confusion matrix, in percent of each row.
-
-    matrix: [C, C] or [C, C + 1] (last column: no class); rows are labels, columns predictions; rows without
-    labels stay empty. of: what is counted (pixels, images). Raises: ValueError for another shape.
+    Raises: ValueError for another shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -68,21 +71,21 @@ def confusion_picture(matrix: NDArray[np.integer], classes: ClassMap, path: str 
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    cells = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(count), classes.names, fontsize=8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     if count <= 40:
         _write_cells(axes, percent)
-    bar = figure.colorbar(shown, ax=axes, label=f"% of the label's {of}", fraction=0.04, pad=0.02)
+    bar = figure.colorbar(cells, ax=axes, label=f"% of the label's {of}", fraction=0.04, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def _write_cells(axes: "Axes", percent: NDArray[np.float64]) -> None:
-    """Numbers from half a percent on: smaller ones only add noise."""
+    """Numbers from half a percent on: smaller ones are only noise."""
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:
             color = "white" if value > 55 else "black"

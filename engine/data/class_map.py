@@ -1,7 +1,7 @@
 """The classes of a data set: dataset id <-> contiguous index <-> name, color, category.
 
-One `ClassMap` travels from the data set to the head, the evaluator, the pictures and the checkpoint, so that
-no stage keeps class numbers of its own.
+One `ClassMap` goes from the data set to the head, the evaluator, the drawings and the checkpoint, so that no
+stage has class numbers of its own.
 """
 
 import colorsys
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import UserError
+from engine.errors import UserError, some
 
 IGNORE = 255
 """Contiguous value of pixels (or boxes) that are neither trained nor counted."""
 
 
 UNKNOWN = 254
-"""Marker of `ClassMap.lut` for ids that the class map does not mention: a fault of the data."""
+"""Value in `ClassMap.lut` for ids that the class map does not mention: an error in the data."""
 
 
 MAX_ID = 65535
@@ -42,12 +42,11 @@ class ClassMap:
     """Classes in contiguous order.
 
     names: one per class. ids: the data set's id of each (default 0, 1, 2, ...). colors: RGB of each (default:
-    a deterministic palette of distinct colors). ignore: ids that are not a class. ignore_colors: the same
-    for masks that store colors. categories: the name of each class's group, or empty. instance_areas: mean
-    area of an instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes'
-    iIoU).
+    a fixed palette of distinct colors). ignore: ids that are not a class. ignore_colors: the same for masks
+    that store colors. categories: the name of each class's group, or empty. instance_areas: mean area of an
+    instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes' iIoU).
 
-    Raises: ValueError for duplicates, empty or ill-typed values.
+    Raises: ValueError for duplicates and for empty or wrongly typed values.
     """
 
     names: tuple[str, ...]
@@ -124,13 +123,21 @@ class ClassMap:
         """The groups, each once, in the order of their first class."""
         return tuple(dict.fromkeys(self.categories))
 
+    def check_same_names(self, other: "ClassMap") -> None:
+        """Raises: UserError if a data set's classes `other` differ in name or order from these, a run's."""
+        if other.names != self.names:
+            raise UserError(
+                f"this data set has other classes ({some(other.names)}) than the run was trained on "
+                f"({some(self.names)}), or another order; use data with the run's classes"
+            )
+
     def lut(self) -> NDArray[np.uint8]:
         """uint8 [65536]: dataset id -> contiguous index, `IGNORE` or `UNKNOWN`.
 
-        Raises: ValueError for more classes than a mask of 8 bits can hold beside these two.
+        Raises: UserError if there are more classes than an 8-bit mask can hold beside these two.
         """
         if len(self) > UNKNOWN:
-            raise ValueError(f"masks hold at most {UNKNOWN} classes, got {len(self)}")
+            raise UserError(f"masks hold at most {UNKNOWN} classes, got {len(self)}")
         table = np.full(MAX_ID + 1, UNKNOWN, np.uint8)
         table[list(self.ignore)] = IGNORE
         table[list(self.ids)] = np.arange(len(self.ids))
@@ -155,7 +162,7 @@ class ClassMap:
     def from_dict(cls, data: Mapping[str, Any]) -> "ClassMap":
         """The inverse of `to_dict`; "color" may be left out for all classes.
 
-        Raises: ValueError for unknown or missing keys and everything that `ClassMap` refuses.
+        Raises: ValueError for unknown or missing keys, and for whatever `ClassMap` refuses.
         """
         if (
             not isinstance(data, Mapping)
@@ -187,7 +194,7 @@ class ClassMap:
     def read(cls, path: str | Path) -> "ClassMap":
         """Read classes.json. Raises: UserError naming the file."""
         try:
-            # utf-8-sig: some editors on Windows put a mark in front.
+            # utf-8-sig: some editors on Windows write a byte order mark.
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; it must list the classes of the masks") from error
@@ -205,7 +212,7 @@ class ClassMap:
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """`count` distinct RGB colors, always the same: hues by the golden angle, three rows of brightness."""
+    """`count` distinct RGB colors, always the same: hues by the golden angle, three levels of brightness."""
     colors: dict[Color, None] = {}
     step = 0
     while len(colors) < count:
@@ -223,7 +230,7 @@ def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
             raise ValueError(f"duplicate {what}: {value!r}; each must be unique")
 
 
-def _refuse_unknown_keys(where: str, given: Mapping[str, Any], allowed: set[str]) -> None:
-    unknown = sorted(str(key) for key in given if key not in allowed)
+def _refuse_unknown_keys(where: str, entry: Mapping[str, Any], allowed: set[str]) -> None:
+    unknown = sorted(str(key) for key in entry if key not in allowed)
     if unknown:
         raise ValueError(f"{where} has unknown keys {unknown}; allowed are {sorted(allowed)}")

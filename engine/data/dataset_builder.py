@@ -1,40 +1,34 @@
-"""Between a split's files and the loader: some of its samples, without unreadable ones, through a cache."""
+"""The data sets of a run: limited, without unreadable samples, read through a cache of decoded pixels."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from engine.data import unreadable
-from engine.data.pixel_cache import PixelCache
-from engine.io.files import spread, write_json
+from engine.contracts import Dataset, DataSource
+from engine.errors import UserError
+from engine.io.files import evenly_spaced, write_json
 from engine.runtime import Runtime
-
-_OPTIONS = ("on_error", "error_budget", "cache", "workers")
 
 
 class DatasetBuilder:
-    """Makes the data sets of one run, the same in each of its processes.
-
-    `data` is what a data config builds: `splits`, by name, each with `without(indices)`; and
-    `dataset(split, transform, seed, cache)`, whose result has what `sift.Readable` asks for and, where there
-    are masks, `masks()`.
+    """Builds the data sets of one run, the same in each of its processes.
 
     Args:
-        on_error: what happens to samples that cannot be read: `fail` when one is met, which costs nothing, or
-            `skip`: every file is read once beforehand, and what cannot be read is left out.
-        error_budget: the largest share of a split that may be left out.
-        cache: folder of decoded pixels; what it lacks is built (None: files are decoded every time).
-        workers: processes that read or decode.
         runtime: its processes share the reading.
-        known: `skipped.json` of a run that goes on: of the splits that it lists the same is left out, and
-            nothing is read.
+        on_error: what happens to samples that cannot be read: `fail` raises when one is read, which costs
+            nothing; `skip` reads every file once beforehand and leaves out what cannot be read.
+        error_budget: the largest share of a split that may be left out.
+        cache: folder of decoded pixels; what it lacks is added (None: files are decoded every time).
+        workers: processes that read or decode.
+        resumed_from: `skipped.json` of a resumed run: the splits that it lists lack the same samples again,
+            and nothing is read.
 
     Attributes:
-        skipped: by split, what was left out; empty with `fail`.
+        skipped: by split, the samples that were left out; empty with `fail`.
 
     Raises:
-        ValueError: another `on_error`, or a budget that is no share.
+        UserError: if `on_error` is unknown, the budget is not a share, or `resumed_from` is damaged.
     """
 
     def __init__(
@@ -45,95 +39,111 @@ class DatasetBuilder:
         error_budget: float = 0.01,
         cache: str | None = None,
         workers: int = 0,
-        known: Path | None = None,
+        resumed_from: Path | None = None,
     ) -> None:
         if on_error not in ("fail", "skip"):
-            raise ValueError(f"data.on_error must be fail or skip, got {on_error!r}")
+            raise UserError(f"data.on_error must be fail or skip, got {on_error!r}")
         if type(error_budget) not in (int, float) or not 0 <= error_budget <= 1:
-            raise ValueError(f"data.error_budget must be a share in 0..1, got {error_budget!r}")
+            raise UserError(f"data.error_budget must be a share in 0..1, got {error_budget!r}")
         self.on_error, self.error_budget = on_error, error_budget
         self.cache = None if cache is None else Path(cache).expanduser()
         self.workers, self.runtime = workers, runtime
-        self.skipped: dict[str, list[unreadable.Entry]] = {}
-        self._known = {} if known is None else unreadable.read_skipped(known)
+        self.skipped: dict[str, list[dict[str, str]]] = {}
+        self._skipped_before: dict[str, list[dict[str, str]]] = {}
+        if resumed_from is not None and resumed_from.exists():
+            from engine.data.unreadable import read_skipped
+
+            self._skipped_before = read_skipped(resumed_from)
 
     @classmethod
-    def of(
-        cls, options: Mapping[str, Any], *, runtime: Runtime, known: Path | None = None
+    def from_config(
+        cls, options: Any, *, runtime: Runtime, resumed_from: Path | None = None
     ) -> "DatasetBuilder":
-        """With what a `data` group says; that of an older run lacks some keys."""
-        given = {name: options[name] for name in _OPTIONS if name in options}
-        return cls(**given, runtime=runtime, known=known)
+        """With the options of the `data` config (`engine.config.options.DataOptions`)."""
+        return cls(
+            on_error=options.on_error,
+            error_budget=options.error_budget,
+            cache=options.cache,
+            workers=options.workers,
+            runtime=runtime,
+            resumed_from=resumed_from,
+        )
 
     def dataset(
-        self, data: Any, split: str, transform: Any, *, seed: int = 0, limit: int | None = None
+        self, source: DataSource, split: str, transform: Any, *, seed: int = 0, limit: int | None = None
     ) -> Any:
-        """`data.dataset(split, transform, seed)`, of `limit` samples, evenly spread, where that is not None.
+        """`source.dataset(split, transform, seed)`, or only `limit` of its samples, evenly spread.
 
         Raises:
-            UserError: there is no such split, too much of it cannot be read, or the cache is stale or cannot
-                be built.
+            UserError: if there is no such split, too many samples are unreadable, or the cache is stale or
+                cannot be built.
         """
         if limit is not None and limit < 1:
-            raise ValueError(f"data.limit must be at least 1, got {limit}")
-        dataset = data.dataset(split, transform, seed=seed)
+            raise UserError(f"data.limit must be at least 1, got {limit}")
+        dataset = source.dataset(split, transform, seed=seed)
         if limit is not None and limit < len(dataset):
-            kept = set(spread(len(dataset), limit))  # the first ones may all be of one class, or one town
-            data = _without(data, split, [index for index in range(len(dataset)) if index not in kept])
-            dataset = data.dataset(split, transform, seed=seed)
-        if bad := self._unreadable(dataset, split):
-            data = _without(data, split, bad)
-            dataset = data.dataset(split, transform, seed=seed)
+            # Evenly spread, because the first ones may all be of one class, or one town.
+            chosen = set(evenly_spaced(len(dataset), limit))
+            source = _without(source, split, [i for i in range(len(dataset)) if i not in chosen])
+            dataset = source.dataset(split, transform, seed=seed)
+        if unreadable := self._unreadable(dataset, split):
+            source = _without(source, split, unreadable)
+            dataset = source.dataset(split, transform, seed=seed)
         if self.cache is None:
             return dataset
-        return data.dataset(split, transform, seed=seed, cache=self._open_cache(self.cache, dataset))
+        return source.dataset(split, transform, seed=seed, cache=self._open_cache(self.cache, dataset))
 
-    def _unreadable(self, dataset: Any, split: str) -> list[int]:
+    def _unreadable(self, dataset: Dataset, split: str) -> list[int]:
         """Indices of the samples to leave out."""
         # Evaluating on the training split reads more of each sample (instances) than training on it does.
         key = split if split not in self.skipped else f"{split}, evaluated"
-        if key in self._known:
-            self.skipped[key] = self._known[key]
-            return unreadable.find_listed(dataset, self.skipped[key])
-        if self.on_error == "fail":
+        resumed = key in self._skipped_before
+        if not resumed and self.on_error == "fail":
             return []
-        where = self.runtime
-        share = unreadable.find_unreadable(
-            dataset, workers=self.workers, rank=where.rank, world_size=where.world_size, split=split
-        )
-        faults = sorted(fault for part in where.gather(share) for fault in part)
-        unreadable.check_budget(faults, total=len(dataset), budget=self.error_budget, split=split)
-        self.skipped[key] = unreadable.entries(dataset, faults)
-        return [fault.index for fault in faults]
+        from engine.data import unreadable
 
-    def _open_cache(self, folder: Path, dataset: Any) -> PixelCache:
+        if resumed:
+            self.skipped[key] = self._skipped_before[key]
+            return unreadable.skipped_indices(dataset, self.skipped[key])
+        runtime = self.runtime
+        share = unreadable.find_unreadable(
+            dataset, workers=self.workers, rank=runtime.rank, world_size=runtime.world_size, split=split
+        )
+        samples = sorted(sample for part in runtime.gather(share) for sample in part)
+        unreadable.check_error_budget(samples, total=len(dataset), budget=self.error_budget, split=split)
+        self.skipped[key] = unreadable.skipped_files(dataset, samples)
+        return [sample.index for sample in samples]
+
+    def _open_cache(self, folder: Path, dataset: Any) -> Any:
+        from engine.data.pixel_cache import PixelCache
+
         images = [dataset.image_path(index) for index in range(len(dataset))]
         masks = dataset.masks() if hasattr(dataset, "masks") else None
         return PixelCache.open_or_build(folder, images=images, masks=masks, workers=self.workers)
 
     @property
-    def counts(self) -> dict[str, Any]:
-        """{"skipped": {split: samples it lacks}} for `metrics.json`; empty where nothing was sifted."""
-        counts = {split: len(listed) for split, listed in self.skipped.items()}
+    def skipped_counts(self) -> dict[str, Any]:
+        """{"skipped": {split: number of samples}} for `metrics.json`; empty if nothing was checked."""
+        counts = {split: len(entries) for split, entries in self.skipped.items()}
         return {"skipped": counts} if counts else {}
 
     def notes(self) -> list[str]:
         """A line per split that lacks samples."""
         return [
-            f"{len(listed)} {split} file{'s' if len(listed) > 1 else ''} left out (skipped.json), the first: "
-            f"{listed[0]['error']}"
-            for split, listed in self.skipped.items()
-            if listed
+            f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json), "
+            f"the first: {entries[0]['error']}"
+            for split, entries in self.skipped.items()
+            if entries
         ]
 
     def write(self, folder: Path) -> None:
-        """Write `skipped.json`, where anything was sifted. Raises: UserError when it cannot be written."""
+        """Write `skipped.json` if anything was checked. Raises: UserError if it cannot be written."""
         if self.skipped:
-            write_json(folder / "skipped.json", {**self._known, **self.skipped})
+            write_json(folder / "skipped.json", {**self._skipped_before, **self.skipped})
 
 
-def _without(data: Any, split: str, indices: Iterable[int]) -> Any:
-    """`data` with some samples less in one split; the original stays."""
-    narrowed = copy.copy(data)
-    narrowed.splits = {**data.splits, split: data.splits[split].without(indices)}
-    return narrowed
+def _without(source: Any, split: str, indices: Iterable[int]) -> Any:
+    """A copy of `source` without some samples of one split."""
+    reduced = copy.copy(source)
+    reduced.splits = {**source.splits, split: source.splits[split].without(indices)}
+    return reduced

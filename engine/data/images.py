@@ -1,15 +1,12 @@
-"""Pictures and label masks as arrays: read strictly, fail with the file's name.
+"""Images and label masks as arrays: decoded strictly, refused with the file's name.
 
-OpenCV decodes faster than Pillow but, before release 5, returns half a picture for half a file. So the header
-is read by Pillow (size, mode, EXIF), the container is checked (PNG chunks and checksums, JPEG end marker),
-and only then does OpenCV decode. Whatever is not a plain 8- or 16-bit PNG or a plain JPEG goes to Pillow,
-which is strict.
+Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes plain PNG and JPEG files; from
+release 5 on it refuses damaged PNG files. Pillow, which is strict, decodes everything else, including JPEG
+files without an end marker.
 """
 
 import os
 import warnings
-import zlib
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from PIL import Image
 from engine.errors import UserError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Larger pictures are refused by their header, undecoded (89 megapixels, Pillow's own limit)."""
+"""Larger images are refused from their header, undecoded (89 megapixels, Pillow's own limit)."""
 
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -34,20 +31,20 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE_BYTES = 8
 
 
-Pathlike = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
-def read_image(path: Pathlike) -> NDArray[np.uint8]:
-    """Read a picture as RGB, upright.
+def read_image(path: PathLike) -> NDArray[np.uint8]:
+    """Read an image as RGB, upright.
 
     EXIF orientation is applied, alpha is dropped, gray becomes three equal channels, 16 bits are scaled to 8
     (/257).
 
-    Returns: uint8 [H, W, 3], contiguous. Raises: UserError naming the file when it is missing, truncated,
-    corrupt, no picture, or above `MAX_PIXELS`.
+    Returns: uint8 [H, W, 3], contiguous. Raises: UserError naming the file if it is missing, truncated,
+    corrupt, not an image, or above `MAX_PIXELS`.
     """
     data = _read_bytes(path)
     with _open(path, data) as header:
@@ -63,13 +60,13 @@ def read_image(path: Pathlike) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
 
 
-def read_labels(path: Pathlike) -> NDArray[Any]:
-    """Read a mask as it was stored: ids, not colors; EXIF is ignored.
+def read_labels(path: PathLike) -> NDArray[Any]:
+    """Read a mask as stored: ids, not colors; EXIF is ignored.
 
     A palette file gives its palette indices, a 1-bit file 0 and 1, alpha is dropped.
 
     Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
-    Raises: UserError like `read_image`, and for JPEG, whose compression invents ids.
+    Raises: UserError like `read_image`, and for JPEG, whose compression changes ids.
     """
     data = _read_bytes(path)
     with _open(path, data) as header:
@@ -77,15 +74,11 @@ def read_labels(path: Pathlike) -> NDArray[Any]:
             raise UserError(
                 f"{path}: a JPEG cannot hold label ids (its compression changes them); save masks as PNG"
             )
-        if (
-            header.format == "PNG"
-            and header.mode in ("L", "RGB", "I;16")
-            and not _has_deep_color(header, data)
-        ):
+        if header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data):
+            raise UserError(f"{path}: a mask of 16-bit colors; save ids (one channel) or 8-bit RGB colors")
+        if header.format == "PNG" and header.mode in ("L", "RGB", "I;16"):
             flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
             return np.ascontiguousarray(_decode_fast(path, header, data, flags))
-        if _has_deep_color(header, data):
-            raise UserError(f"{path}: a mask of 16-bit colors; save ids (one channel) or 8-bit RGB colors")
         _check_tiles(path, header)
         try:
             header.load()
@@ -101,10 +94,10 @@ def read_labels(path: Pathlike) -> NDArray[Any]:
     return np.ascontiguousarray(labels)
 
 
-def image_size(path: Pathlike, *, upright: bool = True) -> tuple[int, int]:
+def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
     """(height, width) from the header alone; `upright` applies EXIF orientation as `read_image` does.
 
-    Raises: UserError when the file is missing, no picture, or above `MAX_PIXELS`.
+    Raises: UserError if the file is missing, not an image, or above `MAX_PIXELS`.
     """
     with _open(path) as header:
         width, height = header.size
@@ -112,27 +105,27 @@ def image_size(path: Pathlike, *, upright: bool = True) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def list_images(folder: Pathlike) -> list[Path]:
-    """The pictures directly inside `folder`, sorted by name; hidden files are skipped.
+def list_images(folder: PathLike) -> list[Path]:
+    """The image files directly inside `folder`, sorted by name; hidden files are skipped.
 
-    Raises: UserError when the folder is missing or cannot be read.
+    Raises: UserError if the folder is missing or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
     try:
-        found = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+        names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
     except OSError as error:
         raise UserError(_unreadable(folder, error)) from error
-    # os.path.isfile: a link to itself is no file, where a directory entry would raise.
-    names = [name for name in found if os.path.isfile(folder / name)]
-    return [folder / name for name in sorted(names) if not name.startswith(".")]
+    # os.path.isfile is false for a link to itself; Path.is_file raises.
+    files = [name for name in names if os.path.isfile(folder / name)]
+    return [folder / name for name in sorted(files) if not name.startswith(".")]
 
 
-def write_png(path: Pathlike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def write_png(path: PathLike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     """Write uint8/uint16 [H, W] or RGB [H, W, 3] without loss; parent folders are made.
 
-    Raises: ValueError for another shape or type, UserError when the file cannot be written.
+    Raises: ValueError for another shape or type, UserError if the file cannot be written.
     """
     if pixels.dtype not in (np.uint8, np.uint16) or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)):
         raise ValueError(
@@ -146,44 +139,42 @@ def write_png(path: Pathlike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) ->
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
-def _read_bytes(path: Pathlike) -> bytes:
+def _read_bytes(path: PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(_unreadable(path, error)) from error
 
 
-def _open(path: Pathlike, data: bytes | None = None) -> Image.Image:
-    """Parse the header only; Pillow decodes nothing before `load`."""
+def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
+    """Read the header only; Pillow decodes nothing before `load`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path if data is None else BytesIO(data))
+            image = Image.open(path if data is None else BytesIO(data))
     except Image.DecompressionBombError as error:
         raise UserError(_too_large(path)) from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise a dozen classes for damaged files, TypeError among them
+    except Exception as error:  # for damaged files, Pillow raises a dozen classes, TypeError among them
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
-        raise UserError(_broken(path, "not a picture that can be recognized")) from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
+        raise UserError(_broken(path, "unknown format")) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
         raise UserError(_too_large(path))
-    return picture
+    return image
 
 
-def _unreadable(path: Pathlike, error: OSError) -> str:
+def _unreadable(path: PathLike, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror}); check the path"
 
 
-def _too_large(path: Pathlike) -> str:
+def _too_large(path: PathLike) -> str:
     return f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down or cut it into tiles"
 
 
-def _broken(path: Pathlike, reason: str) -> str:
+def _broken(path: PathLike, reason: str) -> str:
     reason = " ".join(reason.split())[:200] or "does not decode"
-    return f"{path}: truncated, corrupt or no picture ({reason}); restore or remove the file"
+    return f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file"
 
 
 def _orientation(header: Image.Image) -> int:
@@ -196,19 +187,19 @@ def _orientation(header: Image.Image) -> int:
 
 
 def _png_exif(header: Image.Image) -> Image.Exif:
-    """The eXIf chunk, wherever it stands; Pillow would decode the whole picture to look for it."""
+    """The eXIf chunk, wherever it is; Pillow would decode the whole image to look for it."""
     exif, stream = Image.Exif(), getattr(header, "fp", None)
     if stream is None:
         return exif
-    before = stream.tell()
-    stream.seek(len(_PNG_SIGNATURE))
+    position = stream.tell()
+    stream.seek(_PNG_SIGNATURE_BYTES)
     while len(start := stream.read(8)) == 8 and start[4:] != b"IEND":
         length = int.from_bytes(start[:4], "big")
         if start[4:] == b"eXIf":
             exif.load(stream.read(length))
             break
         stream.seek(length + 4, os.SEEK_CUR)
-    stream.seek(before)
+    stream.seek(position)
     return exif
 
 
@@ -221,15 +212,9 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _has_deep_color(header: Image.Image, data: bytes) -> bool:
-    return header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data)
-
-
-def _decode_fast(path: Pathlike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
-    if header.format == "PNG":
-        _check_png(path, data)
-    # Some cameras append data after the end marker, and a thumbnail carries an end marker of its own; where
-    # the last bytes leave a doubt, Pillow's strict decoder is the judge.
+def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
+    # Some cameras append data after the end marker, and a thumbnail has an end marker of its own: without one
+    # in the last bytes, Pillow decides whether the file is whole.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
         return _decode_pillow(path, header)
     try:
@@ -243,26 +228,8 @@ def _decode_fast(path: Pathlike, header: Image.Image, data: bytes, flags: int) -
     return pixels
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
-    """Yield (type, type + body, stored checksum) until the bytes run out."""
-    view, start = memoryview(data), len(_PNG_SIGNATURE)
-    while start + 12 <= len(data):
-        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : start + 8], view[start + 4 : end], data[end : end + 4]
-        start = end + 4
-
-
-def _check_png(path: Pathlike, data: bytes) -> None:
-    for kind, body, checksum in _png_chunks(data):
-        if zlib.crc32(body) != int.from_bytes(checksum, "big") or len(checksum) != 4:
-            raise UserError(_broken(path, "a checksum does not match"))
-        if kind == b"IEND":
-            return
-    raise UserError(_broken(path, "the end is missing"))
-
-
-def _check_tiles(path: Pathlike, header: Image.Image) -> None:
-    """Pillow leaves the rows black for which a TIFF has no pixels."""
+def _check_tiles(path: PathLike, header: Image.Image) -> None:
+    """Refuse a TIFF with missing rows, which Pillow would leave black."""
     covered = sum(
         (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
     )
@@ -270,7 +237,7 @@ def _check_tiles(path: Pathlike, header: Image.Image) -> None:
         raise UserError(_broken(path, "pixels are missing"))
 
 
-def _decode_pillow(path: Pathlike, header: Image.Image) -> NDArray[np.uint8]:
+def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
     _check_tiles(path, header)
     try:
         if header.mode in ("I", "I;16", "I;16B", "F"):
@@ -285,7 +252,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"{pixels.dtype} values that are not 16-bit brightness")
+        raise ValueError(f"{pixels.dtype} values that are not in 0..65535")
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -296,7 +263,7 @@ def _to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo the eight EXIF orientations: 5..8 exchange rows and columns, the rest are mirrors."""
+    """Undo the EXIF orientation: 5..8 exchange rows and columns, the rest are flips."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,18 +1,18 @@
-"""Which samples a step sees, as a pure function of the step; and the loaders that read them.
+"""Which samples a training step sees, and the loaders that read them.
 
-The training stream is endless: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and step s
-takes the items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so none is ever short
-and no sample is dropped. A sample's augmentation depends on (seed, epoch, index) alone. So nothing about the
-stream has to be saved: a resumed run, any number of workers and any number of processes see the same pixels.
+The training samples form an endless stream: its item n is sample `permutation(epoch)[n % N]` of epoch
+`n // N`, and step s takes the items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so
+none is short and no sample is dropped. A sample's augmentation depends on (seed, epoch, index) alone. So
+nothing about the stream has to be saved: a resumed run sees the same pixels, and so does any number of
+workers and processes.
 """
 
-import os
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
@@ -24,26 +24,133 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from engine.contracts import Batch, Dataset
-from engine.data.sample_stream import Draw, Shard, Stream
 from engine.errors import UserError
+from engine.io.parallel import init_worker
 
 
-class Ragged(NamedTuple):
-    """A part of a sample whose length differs from sample to sample: a batch holds a list of the `rows`."""
+class SampleKey(NamedTuple):
+    """Which sample, and for which epoch it is augmented."""
+
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a key for
+    epoch: int
+
+
+def sample_seed(seed: int, key: SampleKey) -> int:
+    """A 32-bit seed that depends on nothing but (seed, epoch, index)."""
+    return int(np.random.SeedSequence([seed, key.epoch, key.index]).generate_state(1)[0])
+
+
+class TrainingSampler(Sampler[list[SampleKey]]):
+    """One process's batches of the endless training stream, from `first_step` on.
+
+    Args:
+        num_samples: size of the data set, at least 1.
+        batch: samples per step, over all processes and micro-batches.
+        micro_batches: batches that one process contributes to a step (gradient accumulation).
+        rank, world_size: this process among all.
+
+    Raises:
+        UserError: if the data set is empty, or `batch` is not a multiple of `world_size * micro_batches`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        batch: int,
+        seed: int,
+        first_step: int = 0,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if num_samples < 1:
+            raise UserError("the training split is empty")
+        parts = world_size * micro_batches
+        if batch < 1 or batch % parts:
+            raise UserError(
+                f"trainer.batch={batch} must be a multiple of processes x trainer.accumulate = {parts}"
+            )
+        self.num_samples, self.batch, self.seed, self.first_step = num_samples, batch, seed, first_step
+        self.micro_batches, self.rank, self.world_size = micro_batches, rank, world_size
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        step = self.first_step
+        while True:
+            yield from self.step_batches(step)
+            step += 1
+
+    def step_batches(self, step: int) -> list[list[SampleKey]]:
+        """The micro-batches that this process contributes to `step`."""
+        size = self.batch // (self.world_size * self.micro_batches)
+        first = step * self.batch + self.rank * size * self.micro_batches
+        starts = range(first, first + size * self.micro_batches, size)
+        return [[self._key(position) for position in range(start, start + size)] for start in starts]
+
+    def _key(self, position: int) -> SampleKey:
+        epoch, offset = divmod(position, self.num_samples)
+        if epoch != self._epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+            self._epoch, self._order = epoch, order
+        return SampleKey(int(self._order[offset]), epoch)
+
+
+class EvaluationSampler(Sampler[list[SampleKey]]):
+    """One process's batches of a split. Together, the processes read each sample exactly once: no padding."""
+
+    def __init__(self, *, num_samples: int, batch: int = 1, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, num_samples, world_size)
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in range(0, len(self.indices), self.batch):
+            yield [SampleKey(index, 0) for index in self.indices[start : start + self.batch]]
+
+
+class VariableLength(NamedTuple):
+    """A part of a sample with a length of its own, such as its boxes: a batch holds a list of the `rows`."""
 
     rows: Tensor
 
 
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Samples to a batch: tensors are stacked, numbers become a tensor, `VariableLength` a list of tensors.
+
+    Raises:
+        UserError: if the images differ in size.
+    """
+    for name, value in samples[0].items():
+        sizes = {tuple(sample[name].shape[-2:]) for sample in samples if isinstance(value, Tensor)}
+        if len(sizes) > 1:
+            two = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
+            raise UserError(f"a batch cannot hold images of {two}: set data.eval_batch=1, or data.eval_size")
+    variable = [name for name, value in samples[0].items() if isinstance(value, VariableLength)]
+    lists = {name: [sample.pop(name).rows for sample in samples] for name in variable}
+    return {**default_collate(samples), **lists}
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """A contiguous tensor of an array's values, which shares its memory if that is writable.
+
+    A view into a pixel cache is not, and torch needs memory that it may write to.
+    """
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """The two data sets of a training and how they are read.
+class DataLoaders:
+    """The two data sets of a training, and their loaders.
 
     Attributes:
-        train_set, eval_set: map-style, indexed by `Draw`.
+        train_set, eval_set: indexed by `SampleKey`.
         seed: of the order of samples.
         workers: loader processes.
         eval_batch: images per batch at evaluation; more than one needs images of one size.
-        notes: what `metrics.json` says about the data.
+        extra_metrics: what metrics.json holds beside the metrics, about the data.
     """
 
     train_set: Dataset
@@ -51,13 +158,13 @@ class TrainingData:
     seed: int = 0
     workers: int = 0
     eval_batch: int = 1
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    extra_metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def train_batches(
         self, first_step: int, *, batch: int, micro_batches: int, rank: int, world_size: int, pin: bool
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Batch]:
         """This process's endless micro-batches from `first_step` on."""
-        stream = Stream(
+        sampler = TrainingSampler(
             num_samples=len(self.train_set),
             batch=batch,
             seed=self.seed,
@@ -66,151 +173,138 @@ class TrainingData:
             rank=rank,
             world_size=world_size,
         )
-        return iter(loader(self.train_set, stream, workers=self.workers, pin_memory=pin))
+        return iter(BatchLoader(self.train_set, sampler, workers=self.workers, pin_memory=pin))
 
-    def draws(self, step: int, *, batch: int) -> list[Draw]:
+    def step_samples(self, step: int, *, batch: int) -> list[SampleKey]:
         """The samples that all processes together see at `step`."""
-        return Stream(num_samples=len(self.train_set), batch=batch, seed=self.seed).step_batches(step)[0]
+        sampler = TrainingSampler(num_samples=len(self.train_set), batch=batch, seed=self.seed)
+        return sampler.step_batches(step)[0]
 
-    def eval_batches(self, *, rank: int, world_size: int, pin: bool) -> Iterator[dict[str, Any]]:
+    def eval_batches(self, *, rank: int, world_size: int, pin: bool) -> Iterator[Batch]:
         """This process's share of the evaluation split."""
         size = len(self.eval_set)
-        shard = Shard(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
-        return iter(loader(self.eval_set, shard, workers=self.workers, pin_memory=pin))
+        sampler = EvaluationSampler(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
+        return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
 
-def loader(
-    dataset: Dataset,
-    batches: Sampler[list[Draw]],
-    *,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[dict[str, Any]]:
-    """A torch loader over `batches`; `workers` processes read ahead (0: in this process)."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        prefetch_factor=4 if workers else None,
-    )
+class BatchLoader:
+    """The batches of a sampler, read ahead by `workers` processes (0: read by this one, when asked for).
 
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: tensors are stacked, numbers become a tensor, ragged parts a list of tensors.
-
-    Raises:
-        UserError: the tensors differ in size.
+    A UserError that a data set raises comes out as it is, whichever process read the sample. Iterating also
+    raises `WorkerKilled`: see `_BatchIterator`.
     """
-    for name, value in samples[0].items():
-        sizes = {tuple(sample[name].shape[-2:]) for sample in samples if isinstance(value, Tensor)}
-        if len(sizes) > 1:
-            found = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
-            raise UserError(
-                f"a batch cannot hold images of {found}: set data.eval_batch=1, or data.eval_size"
-            )
-    ragged = [name for name, value in samples[0].items() if isinstance(value, Ragged)]
-    lists = {name: [sample.pop(name).rows for sample in samples] for name in ragged}
-    return {**default_collate(samples), **lists}
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: Iterable[list[SampleKey]],
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        reader: Any = _BatchReader(dataset)
+        self._loader: DataLoader[Any] = DataLoader(
+            reader,
+            sampler=batches,
+            batch_size=None,  # the sampler's items are batches
+            collate_fn=_unchanged,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=init_worker,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _BatchIterator(iter(self._loader))
 
 
-def as_tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor of an array's values, contiguous; it shares the array's memory where that is writable.
+class _Failure(NamedTuple):
+    """A UserError on its way from a worker: torch would pass on the text of a traceback."""
 
-    A view into a cache is not, and a tensor needs memory that it may write to.
-    """
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    message: str
 
 
-def file_of(dataset: Dataset, index: int) -> str:
-    """The file behind a sample, where the data set can tell (`image_path(index)`), else its number."""
-    return str(dataset.image_path(index)) if hasattr(dataset, "image_path") else f"sample {index}"
+class _BatchReader:
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, keys: list[SampleKey]) -> Batch | _Failure:
+        try:
+            return collate([self.dataset[key] for key in keys])
+        except UserError as error:
+            return _Failure(str(error))
 
 
-def start_worker(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do
-    # about them and needs its workers until then, so they leave the group; when it ends, it terminates
-    # them (torch's own handler ends a worker quietly when its parent asks).
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The workers are the parallelism: threads inside of them only fight over the same cores.
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
-A_MOMENT_S = 1.0
+class WorkerKilled(UserError):
+    """A DataLoader worker was killed."""
+
+
+_SIGNAL_GRACE_S = 1.0
 """How much later than its workers the main process may get a signal that is sent to all of a job."""
 
-
-class LostWorker(UserError):
-    """A process that reads data was killed."""
+_worker_deaths: list[str] = []
 
 
-class Batches(Iterator[Batch]):
-    """A loader's batches.
+class _BatchIterator(Iterator[Batch]):
+    """Raises `WorkerKilled` between batches only.
 
-    torch raises the death of a worker out of a signal handler, so in the middle of whatever the main process
-    does: an optimizer step, a checkpoint. Here it is noted, and raised by the next `next`; by one that waits
-    already within the 5 s after which torch looks at its workers.
+    torch raises the death of a worker out of a signal handler, in the middle of whatever the main process is
+    doing: an optimizer step, a checkpoint. Here it is recorded, and raised by the next `next`. A `next` that
+    is already waiting raises it within 5 s, when torch looks at its workers.
     """
 
-    _deaths: list[str] = []  # noqa: RUF012  one list per process, as there is one signal handler
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    def __init__(self, batches: Iterator[Batch | _Failure]) -> None:
         self._batches = batches
-        self._deaths.clear()
-        _surround_torchs_handler()
+        _worker_deaths.clear()
+        _wrap_death_handler()
 
     def __next__(self) -> Batch:
-        """The next batch.
-
-        Raises:
-            LostWorker: a process that reads data was killed.
-        """
         try:
-            if self._deaths:
-                raise RuntimeError(self._deaths[-1])
-            return next(self._batches)
+            if _worker_deaths:
+                raise RuntimeError(_worker_deaths[-1])
+            batch = next(self._batches)
         except (RuntimeError, ConnectionError, EOFError) as error:
-            if not _tells_of_a_death(error):
+            if not _is_worker_death(error):
                 raise
-            time.sleep(A_MOMENT_S)
-            cause = re.search(r"signal: ([^.]*)", " ".join([*self._deaths, str(error)]))
-            raise LostWorker(
+            time.sleep(_SIGNAL_GRACE_S)
+            cause = re.search(r"signal: ([^.]*)", " ".join([*_worker_deaths, str(error)]))
+            raise WorkerKilled(
                 f"a process that reads data was killed ({cause[1] if cause else 'cause unknown'}); usually "
                 "memory, or shared memory in /dev/shm, ran out: lower data.workers or trainer.batch, or give "
-                "the run more; go on with resume=<run folder>"
+                "the run more; continue with resume=<run folder>"
             ) from None
+        if isinstance(batch, _Failure):
+            raise UserError(batch.message)
+        return batch
 
 
-def _tells_of_a_death(error: Exception) -> bool:
+def _is_worker_death(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid" in str(error)
-    # A batch lies in shared memory that its worker hands over: a dead one cannot. What goes wrong inside of a
-    # worker that lives is told as "Caught ..." instead.
+    # A worker hands over the shared memory of a batch, which a dead one cannot do. An exception inside a
+    # living worker arrives as "Caught ...".
     return not str(error).startswith("Caught ")
 
 
-def _surround_torchs_handler() -> None:
-    # torch's own is there once a first loader has started its workers.
+def _wrap_death_handler() -> None:
+    """Record what torch's SIGCHLD handler raises; torch installs that with the first worker."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return
     handler = signal.getsignal(signal.SIGCHLD)
-    if callable(handler) and not hasattr(handler, "notes_deaths"):
-        signal.signal(signal.SIGCHLD, _noting(handler))
+    if callable(handler) and not hasattr(handler, "records_deaths"):
+        signal.signal(signal.SIGCHLD, _recording(handler))
 
 
-def _noting(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
-    def note(number: int, frame: FrameType | None) -> None:
+def _recording(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+    def record(number: int, frame: FrameType | None) -> None:
         try:
             handler(number, frame)
         except RuntimeError as error:
-            Batches._deaths.append(str(error))
+            _worker_deaths.append(str(error))
 
-    note.notes_deaths = True  # type: ignore[attr-defined]
-    return note
+    record.records_deaths = True  # type: ignore[attr-defined]
+    return record

@@ -1,4 +1,4 @@
-"""Sizes, and pictures resized to them."""
+"""Image sizes, resizing, normalization, and the augmentations that all tasks share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
     """A side or (height, width) -> (height, width).
 
-    Raises: ValueError, naming `name`, for anything else and for a side under `least` pixels.
+    Raises: ValueError, naming `name`, for anything else and for a side below `least` pixels.
     """
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or any(int(side) != side or side < least for side in sides):
@@ -31,8 +31,10 @@ def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
-    """Bilinear, whatever the aspect ratio; with `area`, the mean over the pixels that fall together when both
-    sides shrink."""
+    """Resize with bilinear interpolation, without keeping the aspect ratio.
+
+    area: average over the pixels that are merged, if both sides shrink.
+    """
     if image.shape[:2] == tuple(size):
         return image
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
@@ -44,17 +46,17 @@ PIXELS = {
     "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights
 }
-"""Mean and standard deviation of the pixels (0..255) that a network was trained with."""
+"""Mean and standard deviation of the pixels (0..255) that a network was trained with, by name."""
 
 
 class Normalize(nn.Module):
-    """uint8 [N, 3, H, W] -> float, as the network takes it.
+    """uint8 [N, 3, H, W] -> float: minus the mean, over the standard deviation of `PIXELS`.
 
     Args:
         pixels: `inception` or `imagenet`.
 
     Raises:
-        ValueError: another name.
+        ValueError: for another name.
     """
 
     mean: Tensor
@@ -77,17 +79,17 @@ class Normalize(nn.Module):
 
 
 def import_albumentations() -> Any:
-    """albumentations, imported late: it takes two seconds, and evaluation does without it."""
+    """albumentations, imported late: that takes two seconds, and evaluation does not need it."""
     import albumentations
 
     return albumentations
 
 
 def flip_and_jitter(flip: float, color: float) -> list[Any]:
-    """A horizontal mirror with probability `flip`, and a jitter of brightness, contrast and saturation of
-    strength `color` (a fifth of it for hue); each only where it is above 0.
+    """Albumentations: a horizontal flip with probability `flip`, and a jitter of brightness, contrast and
+    saturation of strength `color` (a fifth of it for hue); each only if it is above 0.
 
-    Raises: ValueError for a value outside of 0..1.
+    Raises: ValueError for a value outside 0..1.
     """
     if not 0 <= flip <= 1:
         raise ValueError(f"flip must be a probability in 0..1, got {flip}")

@@ -1,4 +1,4 @@
-"""Lists of files: packed for workers, sampled for checks, compared between splits."""
+"""Files: written in one piece, locked, packed for workers, sampled for checks, compared between splits."""
 
 import contextlib
 import hashlib
@@ -6,12 +6,12 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from engine.errors import UserError
@@ -21,7 +21,7 @@ def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON in one rename; NaN and infinity become null.
 
     Raises:
-        UserError: the file cannot be written; what was there before is intact.
+        UserError: if the file cannot be written; the previous one is then intact.
     """
     try:
         write_text(path, json.dumps(_nulls(content), indent=2, ensure_ascii=False) + "\n")
@@ -30,9 +30,10 @@ def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one rename, so that it is never found half written.
+    """Write a text file in one rename, so that it is never seen half written.
 
-    What UTF-8 cannot hold (file names in other encodings) is written as `\\udce9`, which JSON and YAML read.
+    What UTF-8 cannot encode (names of files in other encodings) is written as `\\udce9`, which JSON and YAML
+    read.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -45,13 +46,34 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a rename inside of `folder` on the disk, where the system can."""
+    """Flush a rename inside `folder` to the disk, if the system can."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
+    """Hold the lock on `path`, which only one process can; prints a line if it has to wait.
+
+    The system releases the lock if its holder dies.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for {waiting_for}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _nulls(value: Any) -> Any:
@@ -62,26 +84,25 @@ def _nulls(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def pack(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
+def pack_paths(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
     """Paths as one fixed-width array: no reference counts, so forked workers go on sharing the memory."""
     return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
-def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` indices, evenly spread over `count`: the sample that is checked before training."""
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` indices, evenly spread over `range(count)`."""
     return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
 
 
 def flat_name(name: str) -> str:
-    """An image's name, which may hold folders, as the name of one file."""
+    """An image's name, which may contain folders, as the name of one file."""
     return name.replace("/", "_")
 
 
-def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
-    """The first file of `second` (packed paths) that equals one of `first`, and that one; None: no such pair.
+def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
+    """The first file of `second` (packed paths) with the content of one of `first`, and that one; or None.
 
-    An image in both train and val makes every score of val too good. Files that cannot be read equal none:
-    who reads the samples says so, or leaves them out.
+    Files that cannot be read are passed over: whatever reads the samples reports them, or leaves them out.
     """
     known = _by_size(first)
     for size, paths in _by_size(second).items():
@@ -94,17 +115,17 @@ def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, 
 
 
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
-    """Equal files have equal sizes, so that few need to be read and hashed."""
+    """Files by size: equal files have equal sizes, so few need to be read and hashed."""
     sizes: dict[int, list[str]] = defaultdict(list)
     for name in packed:
         path = os.fsdecode(name)
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             sizes[os.path.getsize(path)].append(path)
     return sizes
 
 
 def _digest(path: str) -> bytes | None:
-    """None: it cannot be read."""
+    """None if it cannot be read."""
     try:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except OSError:

@@ -1,55 +1,57 @@
-"""Every item of a list visited once, in several processes, with a bar: to check files, or to decode them."""
+"""A function called for every item of a range, in several processes, with a progress bar."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader
 
-from engine.data.loader import start_worker
 from engine.errors import UserError
 from engine.io.progress import Progress
 
 
-class Outcome(NamedTuple):
-    """What came of one item: a result, or the user's error."""
+class ItemResult(NamedTuple):
+    """What the function returned for `item`, or the text of its UserError."""
 
-    index: int  # type: ignore[assignment]  # shadows tuple.index
-    result: Any
+    item: int
+    value: Any
     error: str = ""
 
 
 def parallel_map(
-    visit: Callable[[int], Any],
+    function: Callable[[int], Any],
     items: range,
     *,
     workers: int = 0,
     unit: str = "file",
     quiet: bool = False,
-) -> Iterator[Outcome]:
-    """`visit(item)` for every item, in `workers` processes (0: in this one), in the order of the items.
+) -> Iterator[ItemResult]:
+    """`function(item)` for every item, in `workers` processes (0: in this one), in the order of the items.
 
-    A UserError is handed back as a value; any other exception is a bug and is raised. Results travel between
-    processes, so `visit` leaves what is large where it belongs and returns what is small.
+    A UserError becomes an `ItemResult.error`; any other exception is a bug and is raised. Results travel
+    between processes, so they should be small.
 
     Args:
-        unit: what the bar counts.
-        quiet: no bar.
+        unit: what the progress bar counts.
+        quiet: no progress bar.
     """
-    calls: Any = _Calls(visit)
+    calls: Any = _Calls(function)
     order: Any = items
-    visits = DataLoader(
+    results = DataLoader(
         calls,
         batch_size=None,
         sampler=order,
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=start_worker,
+        collate_fn=_unchanged,
+        worker_init_fn=init_worker,
         prefetch_factor=8 if workers else None,
     )
     progress = None if quiet else Progress(len(items), unit=unit)
     try:
-        for done, outcome in enumerate(visits, start=1):
-            yield outcome
+        for done, result in enumerate(results, start=1):
+            yield result
             if progress is not None:
                 progress.update(done)
     finally:
@@ -58,15 +60,32 @@ def parallel_map(
 
 
 class _Calls:
-    def __init__(self, visit: Callable[[int], Any]) -> None:
-        self.visit = visit
+    def __init__(self, function: Callable[[int], Any]) -> None:
+        self.function = function
 
-    def __getitem__(self, index: int) -> Outcome:
+    def __getitem__(self, item: int) -> ItemResult:
         try:
-            return Outcome(index, self.visit(index))
+            return ItemResult(item, self.function(item))
         except UserError as error:
-            return Outcome(index, None, str(error))
+            return ItemResult(item, None, str(error))
 
 
-def _as_it_is(outcome: Any) -> Any:
-    return outcome
+def _unchanged(result: Any) -> Any:
+    return result
+
+
+def init_worker(worker: int) -> None:
+    """Set up a DataLoader worker: no signals of the process group, no threads.
+
+    Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do about
+    them and needs its workers until then, so they leave the group. It terminates them when it ends (torch's
+    own handler ends a worker quietly if its parent asks).
+    """
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The workers are the parallelism: threads inside them only fight over the same cores.
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

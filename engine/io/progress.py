@@ -1,4 +1,4 @@
-"""Where numbers go: console, `log.jsonl`, TensorBoard, a picture of the curves."""
+"""Progress of a long job: a bar on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere: the first soon, the last always.
+    """A bar on a terminal; elsewhere a line every few seconds, one for the first step and one for the last.
 
     Args:
         total: steps of the whole job.
         first: steps that were done before.
-        every_seconds: seconds between lines where the output is no terminal.
-        say: where lines go (for tests).
+        every_seconds: seconds between lines if the output is not a terminal.
+        say: prints a line (for tests).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Progress:
         return done >= self.total or time.monotonic() >= self._next
 
     def update(self, done: int, text: str = "") -> None:
-        """`done` of `total` steps are behind us; `text` holds the current numbers."""
+        """Show that `done` of `total` steps are done, with `text`, if it is time."""
         if not self.due(done):
             return
         now = time.monotonic()
@@ -60,12 +60,12 @@ class Progress:
         self.say("  ".join(part for part in parts if part))
 
     def _eta(self, done: int, now: float) -> str:
-        behind = max(done - self.first, 1)
-        seconds = int((now - self._started) / behind * (self.total - done))
+        steps = max(done - self.first, 1)
+        seconds = int((now - self._started) / steps * (self.total - done))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def print(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line, above the bar."""
         if self._bar is not None:
             self._bar.write(text)
         else:
@@ -77,9 +77,9 @@ class Progress:
 
 
 def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:
-    """`work(progress=...)`, which reports (done, total), under a bar of `total`.
+    """`work(progress=...)` with a bar; `work` calls `progress(done, total)`.
 
-    Raises: UserError for a ValueError of `work`, which may lie where there is no UserError.
+    Raises: UserError for a ValueError of `work`, which may belong to a package that does not know UserError.
     """
     bar = Progress(total, unit=unit)
     try:

@@ -17,9 +17,9 @@ from engine.run import checkpoint
 
 
 class Distillation:
-    """A loss that draws class scores towards those of a teacher.
+    """A loss that pulls class scores towards those of a teacher.
 
-    Not a module: the teacher is neither trained nor averaged, nor part of a checkpoint.
+    Not a module: the teacher is not trained, not averaged, and not part of a checkpoint.
 
     Args:
         teacher: pixels [N, 3, H, W] in 0..255 -> class scores [N, K, ...] for the same classes.
@@ -28,30 +28,30 @@ class Distillation:
             gradient's size does not depend on it.
 
     Raises:
-        ValueError: a weight or a temperature that is no positive number.
+        UserError: if the weight or the temperature is not a positive number.
     """
 
     def __init__(self, *, teacher: nn.Module, weight: float = 1.0, temperature: float = 1.0) -> None:
         for name, value in (("weight", weight), ("temperature", temperature)):
             if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise ValueError(f"distill.{name} must be a positive number, got {value!r}")
+                raise UserError(f"distill.{name} must be a positive number, got {value!r}")
         self.teacher = teacher.eval().requires_grad_(False)
         self.weight, self.temperature = weight, temperature
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Distillation":
-        return self  # averaged weights are of the student alone
+        return self  # a copy of the task, with averaged weights, shares the teacher
 
     @torch.no_grad()
     def scores(self, pixels: Tensor) -> Tensor:
         """The teacher's scores for pixels [N, 3, H, W] in 0..255."""
         self.teacher.to(pixels.device)
-        found: Tensor = self.teacher(pixels)
-        return found
+        scores: Tensor = self.teacher(pixels)
+        return scores
 
     def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
         """weight * T^2 * KL(targets || scores), of the softmax over dimension 1 of [N, K, ...].
 
-        Mean over the images or pixels; over those alone where `counted` [N, ...] is true, 0 where none is.
+        Mean over the images or pixels, or only over those for which `counted` [N, ...] is true; 0 if none is.
         """
         log_student = F.log_softmax(scores.float() / self.temperature, dim=1)
         log_teacher = F.log_softmax(targets.float() / self.temperature, dim=1)
@@ -64,26 +64,28 @@ class Distillation:
 
 
 class Teacher(nn.Module):
-    """Pixels in 0..255 -> scores, of a model and the normalization that it was trained with."""
+    """A model with the normalization that it was trained with: pixels in 0..255 -> scores."""
 
     def __init__(self, model: nn.Module, normalize: nn.Module) -> None:
         super().__init__()
         self.model, self.normalize = model, normalize
 
     def forward(self, pixels: Tensor) -> Tensor:
-        found = self.model(self.normalize(pixels))
-        scores: Tensor = found["out"] if isinstance(found, dict) else found  # torchvision's segmentation
+        outputs = self.model(self.normalize(pixels))
+        scores: Tensor = (
+            outputs["out"] if isinstance(outputs, dict) else outputs
+        )  # torchvision's segmentation
         return scores
 
 
-def find_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Module]) -> nn.Module:
+def load_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Module]) -> nn.Module:
     """The teacher that a configuration names.
 
-    name: a run folder, which `load_run` turns into a task; or a model of torchvision such as `resnet50`, with
-    its published weights, which are downloaded. Either must have been trained on `classes`.
+    name: a run folder, which `load_run` turns into a task; or a torchvision model such as `resnet50`, whose
+    published weights are downloaded. Either must have been trained on `classes`.
 
     Raises:
-        UserError: neither is there, it has other classes, or its weights cannot be had.
+        UserError: if there is no such run or model, its classes differ, or its weights cannot be downloaded.
     """
     if Path(name).is_dir():
         task: Any = load_run(Path(name))
@@ -101,7 +103,7 @@ def _torchvision(name: str, classes: ClassMap) -> nn.Module:
     dense = name in models.list_models(models.segmentation)
     if not dense and name not in models.list_models(models):
         raise UserError(
-            f"distill.teacher={name}: neither a run folder nor a model of torchvision such as resnet50 or "
+            f"distill.teacher={name}: neither a run folder nor a torchvision model such as resnet50 or "
             "deeplabv3_resnet50"
         )
     weights = models.get_model_weights(name)["DEFAULT"]

@@ -1,46 +1,65 @@
-"""Layers that stay as they are while the rest is trained."""
+"""Layers that keep their values while the rest is trained."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.errors import UserError
 
 
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that always normalizes with its running statistics, also while its network trains."""
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm that always normalizes with its running statistics, also while its network trains.
 
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
-        super().train(False)
-        return self
+    It takes over the parameters and buffers of `norm`, under the same names. It is not a BatchNorm2d, so that
+    SyncBatchNorm does not replace it.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
     """Freeze the parameters whose names match, such as `backbone.stem.*` or `backbone.blocks.[0-5].*`.
 
-    Batch norms that are frozen as a whole keep their running statistics too.
+    A batch norm whose weight and bias are frozen keeps its running statistics too (`FrozenBatchNorm2d`).
 
     Returns: how many parameters (numbers, not tensors) are frozen.
-    Raises: ValueError for a pattern that matches no parameter, or patterns that leave nothing to train.
+    Raises: UserError if a pattern matches no parameter, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in parameters):
-            raise ValueError(
-                f"freeze: {pattern!r} matches no parameter of the model, such as {_some(parameters)}"
+            raise UserError(
+                f"freeze: {pattern!r} matches no parameter of the model, such as "
+                f"{_examples(list(parameters))}"
             )
     frozen = {name for name in parameters if any(fnmatch(name, pattern) for pattern in patterns)}
     if frozen and len(frozen) == len(parameters):
-        raise ValueError(f"freeze: {list(patterns)} leave nothing to train")
+        raise UserError(f"freeze: {list(patterns)} leave nothing to train")
     for name in frozen:
         parameters[name].requires_grad_(False)
-    for prefix, module in model.named_modules():
-        if type(module) is nn.BatchNorm2d and {f"{prefix}.weight", f"{prefix}.bias"} <= frozen:
-            # The class, not the module: names, tensors and references stay what they are.
-            module.__class__ = FrozenBatchNorm2d
-            module.eval()
+    _freeze_norms(model, {parameters[name] for name in frozen})
     return sum(parameters[name].numel() for name in frozen)
 
 
-def _some(names: dict[str, nn.Parameter]) -> str:
-    found = list(names)
-    return ", ".join(dict.fromkeys((found[0], found[len(found) // 2], found[-1])))
+def _freeze_norms(model: nn.Module, frozen: set[nn.Parameter]) -> None:
+    replacements: dict[nn.Module, FrozenBatchNorm2d] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) is nn.BatchNorm2d and {child.weight, child.bias} <= frozen:
+                parent.add_module(name, replacements.setdefault(child, FrozenBatchNorm2d(child)))
+
+
+def _examples(names: list[str]) -> str:
+    return ", ".join(dict.fromkeys((names[0], names[len(names) // 2], names[-1])))

@@ -1,5 +1,6 @@
-"""What learns: a task with its optimizer, loss scaling and averaged weights; one step, and its state."""
+"""One training step: gradients, the update of the weights, averaged weights; and the state of all that."""
 
+import copy
 import functools
 import operator
 from collections.abc import Sequence
@@ -16,39 +17,51 @@ from engine.run import checkpoint
 from engine.run.checkpoint import Tensors
 from engine.runtime import DeviceCopy, Runtime
 from engine.train import optimizers
-from engine.train.settings import TrainerOptions
-from engine.train.weight_average import Average
 
 
-class Gradients(NamedTuple):
-    """What a pair of passes came to: the losses by name, the norm of the gradient, whether to stop."""
+class StepResult(NamedTuple):
+    """The losses by name, the norm of the gradient before clipping, and whether to stop after this step."""
 
     losses: dict[str, float]
-    norm: float
+    gradient_norm: float
     stop: bool
 
 
 class Learner:
     """Takes optimizer steps on batches.
 
+    Args:
+        clip: largest norm of the gradient (None: no clipping).
+        ema: decay of the averaged weights (None: no averaging).
+        scale_loss: scale the loss up and its gradient down, as fp16 needs.
+        sync_bn: BatchNorm over the images of all processes.
+
     Attributes:
         task, model: what is trained; the model is what a checkpoint holds.
-        average: the averaged weights, where the plan asks for them.
+        average: the averaged weights, or None.
 
     Raises:
-        UserError: the plan asks for SyncBatchNorm in several processes without CUDA.
+        UserError: if there are several processes without CUDA and SyncBatchNorm is asked for.
     """
 
     def __init__(
-        self, *, task: nn.Module, optimizer: Optimizer, plan: TrainerOptions, runtime: Runtime
+        self,
+        *,
+        task: nn.Module,
+        optimizer: Optimizer,
+        runtime: Runtime,
+        clip: float | None = None,
+        ema: float | None = None,
+        scale_loss: bool = False,
+        sync_bn: bool = False,
     ) -> None:
         self.task, self.model = task, cast(nn.Module, task.model)
-        self.optimizer, self.runtime, self.clip = optimizer, runtime, plan.clip
-        self.average = Average(task, plan.ema) if plan.ema else None
-        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.precision == "fp16")
+        self.optimizer, self.runtime, self.clip = optimizer, runtime, clip
+        self.average = WeightAverage(task, ema) if ema else None
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=scale_loss)
         self._forward, self._norm = task, torch.zeros(())
-        # In one process it is BatchNorm; torch has it for CUDA alone.
-        self._sync_bn = plan.sync_bn and runtime.world_size > 1
+        # In one process SyncBatchNorm is BatchNorm; torch has it for CUDA only.
+        self._sync_bn = sync_bn and runtime.world_size > 1
         if self._sync_bn and runtime.device.type != "cuda":
             raise UserError(
                 f"trainer.sync_bn=true needs CUDA devices, these run on {runtime.device}: leave it out"
@@ -57,25 +70,25 @@ class Learner:
     def start(self, *, compile: bool) -> None:
         """Get ready to train: join the other processes, compile."""
         if self._sync_bn:
-            # In place, with the same parameters and buffers: optimizer, average, checkpoints do not notice.
+            # In place, with the same parameters and buffers: optimizer, average and checkpoints keep theirs.
             nn.SyncBatchNorm.convert_sync_batchnorm(self.task)  # type: ignore[no-untyped-call]
         self._forward = self.runtime.parallel(self.task)
         if compile:
             self.model.compile()
         self.task.train()
 
-    def gradients(self, micro_batches: list[Batch], *, stop: bool = False) -> Gradients:
+    def compute_gradients(self, micro_batches: list[Batch], *, stop: bool = False) -> StepResult:
         """Compute the gradient of the mean loss over the micro-batches of all processes.
 
         Args:
             stop: whether this process was asked to stop.
 
         Returns:
-            That loss by name, the norm of its gradient (before clipping, without the loss scale), and whether
-            any process was asked to stop; the same in every process.
+            That loss by name, the norm of its gradient (without the loss scale), and whether any process was
+            asked to stop; the same in every process.
 
         Raises:
-            UserError: another process has ended.
+            UserError: if another process has ended.
         """
         with self.runtime.company():
             shares = self._shares(micro_batches)
@@ -85,22 +98,23 @@ class Learner:
                 with nullcontext() if last or self.runtime.world_size == 1 else self._forward.no_sync():  # type: ignore[operator]
                     with self.runtime.autocast():
                         named: dict[str, Tensor] = self._forward(batch)
-                    parts = list(named.values())
+                    losses = list(named.values())
                     if shares is not None:
-                        parts = [part * shares[number] for part in parts]
-                    detached = [part.detach() for part in parts]
+                        losses = [loss * shares[number] for loss in losses]
+                    detached = [loss.detach() for loss in losses]
                     sums = list(map(operator.add, sums, detached)) if sums else detached
-                    self.scaler.scale(functools.reduce(operator.add, parts)).backward()  # type: ignore[no-untyped-call]
+                    total = functools.reduce(operator.add, losses)
+                    self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             numbers = self._mean(sums, stop)
         self._norm = self._gradient_norm().to(numbers[0].device)
-        # All that the loop has to know, in one reading: the device is waited for once per step.
-        *losses, norm = DeviceCopy(torch.stack([*numbers, self._norm])).value().tolist()
+        # All that the loop has to know, in one read: the device is waited for once per step.
+        *values, norm = DeviceCopy(torch.stack([*numbers, self._norm])).value().tolist()
         if self.runtime.world_size > 1:
-            stop = bool(losses.pop())
-        return Gradients(dict(zip(named, losses, strict=True)), norm, stop)
+            stop = bool(values.pop())
+        return StepResult(dict(zip(named, values, strict=True)), norm, stop)
 
     def _shares(self, micro_batches: list[Batch]) -> Tensor | None:
-        """Each micro-batch's share in the mean of the step; None where there is but one."""
+        """Each micro-batch's share in the mean of the step; None if there is only one."""
         if self.runtime.world_size == len(micro_batches) == 1:
             return None
         weights = torch.stack([self.task.weight(batch).float() for batch in micro_batches])  # type: ignore[operator]
@@ -109,7 +123,7 @@ class Learner:
         return weights * self.runtime.world_size / total.clamp(min=1e-12)
 
     def _mean(self, losses: list[Tensor], stop: bool) -> Sequence[Tensor]:
-        """The losses over all processes and, where there are several, how many were asked to stop."""
+        """The losses over all processes and, if there are several, how many were asked to stop."""
         if self.runtime.world_size == 1:
             return losses
         numbers = torch.stack([*losses, losses[0].new_full((), float(stop))]).float()
@@ -117,7 +131,7 @@ class Learner:
         return self.runtime.sum(numbers).unbind()
 
     def _gradient_norm(self) -> Tensor:
-        # Processes hold the same gradient by now, so they come to the same norm.
+        # All processes hold the same gradient by now, so they compute the same norm.
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -127,7 +141,7 @@ class Learner:
         return norm
 
     def scale_can_fall(self) -> bool:
-        """Whether a gradient that is not finite is an ordinary event: with fp16, where the loss is scaled up.
+        """Whether a gradient that is not finite is an ordinary event: with fp16, whose loss is scaled up.
 
         `update` then leaves the weights as they are and lowers the scale.
         """
@@ -145,7 +159,7 @@ class Learner:
 
     @property
     def inference_task(self) -> nn.Module:
-        """The task with the weights that are evaluated: the averaged ones, where there are any."""
+        """The task with the weights that are evaluated: the averaged ones, if there are any."""
         return self.task if self.average is None else self.average.task
 
     def inference_tensors(self) -> Tensors:
@@ -167,7 +181,7 @@ class Learner:
         """The inverse of `capture`; an average that was not captured starts from the weights.
 
         Raises:
-            UserError: the tensors do not fit the model.
+            UserError: if the tensors do not fit the model.
         """
         weights = checkpoint.under("model", tensors)
         checkpoint.load_strict(self.model, weights)
@@ -179,3 +193,51 @@ class Learner:
             self.average.updates = metadata["ema_updates"]
         if self.scaler.is_enabled() and metadata["scaler"]:
             self.scaler.load_state_dict(metadata["scaler"])
+
+
+class WeightAverage:
+    """Exponential moving average of a task's parameters and buffers.
+
+    The decay rises with the number of updates n, min(decay, (1 + n) / (10 + n)) as in TensorFlow, so that the
+    average of a short run is not mostly its initial weights. Integer buffers (counters) are copied. Buffers
+    must be updated in place, as torch's own layers do.
+
+    torch.optim.swa_utils.AveragedModel computes the same bits, but copies the weights at its first update
+    (its counter would have to start at one), takes twice the time, and on CUDA reads its counter back from
+    the device at each step.
+
+    Attributes:
+        task: a copy of the task that holds the averaged weights.
+        updates: how often `update` was called; part of a checkpoint.
+    """
+
+    def __init__(self, task: nn.Module, decay: float) -> None:
+        self.task = copy.deepcopy(task).requires_grad_(False)
+        self.decay, self.updates = decay, 0
+        pairs = list(zip(_tensors(self.task), _tensors(task), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averaged = [averaged for averaged, _ in floats]
+        self._current = [current for _, current in floats]
+
+    @property
+    def model(self) -> nn.Module:
+        return cast(nn.Module, self.task.model)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Include the task's current weights."""
+        rate = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self._averaged, self._current, 1 - rate)
+        for counter, current in self._counters:
+            counter.copy_(current)
+        self.updates += 1
+
+
+def _tensors(task: nn.Module) -> list[Tensor]:
+    return list(task.state_dict(keep_vars=True).values())
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's random numbers in one process."""
+    return (seed * 1_000_003 + step * 4_099 + rank) % 2**63

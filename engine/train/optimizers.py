@@ -78,11 +78,11 @@ def parameter_groups(
     """Trainable parameters grouped by learning rate and weight decay.
 
     Args:
-        lr_factors: pattern of parameter names -> factor on `lr`, e.g. `{"backbone.*": 0.1}`; the first match
-            counts.
+        lr_factors: pattern of parameter names -> factor on `lr`, such as `{"backbone.*": 0.1}`; the first
+            match counts.
 
     Raises:
-        ValueError: a negative rate, or a pattern that matches no parameter.
+        ValueError: if a rate is negative, or a pattern matches no parameter.
     """
     if lr < 0 or weight_decay < 0:
         raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
@@ -138,8 +138,8 @@ def load_state(
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        # Step counters stay where torch keeps them (on the CPU); moments follow their parameter's device
-        # and layout.
+        # Step counters stay on the CPU, where torch keeps them; moments follow their parameter's device and
+        # layout.
         value = (
             tensor.clone()
             if tensor.dim() == 0
@@ -161,8 +161,8 @@ def _norms_and_biases(model: nn.Module) -> set[str]:
 class RMSpropTF(Optimizer):
     """RMSProp with epsilon inside the square root and the momentum on the scaled, lr-multiplied gradient.
 
-    torch's RMSprop adds epsilon outside of the root and multiplies the learning rate after the momentum: with
-    epsilon = 1e-3 and a falling rate the two are different optimizers. The mean square starts at one, as in
+    torch's RMSprop adds epsilon outside the root and multiplies by the learning rate after the momentum: with
+    epsilon = 1e-3 and a falling rate these are different optimizers. The mean square starts at one, as in
     TensorFlow. Weight decay is the L2 term added to the gradient.
 
         ms  <- decay * ms + (1 - decay) * g^2

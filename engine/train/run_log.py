@@ -1,4 +1,4 @@
-"""Where numbers go: console, `log.jsonl`, TensorBoard, a picture of the curves."""
+"""The log of a training: rows in `log.jsonl` and TensorBoard, lines on the console."""
 
 import contextlib
 import json
@@ -16,14 +16,14 @@ from engine.run.run_folder import RunFolder
 class RunLog:
     """Rows of a run, appended to `log.jsonl` and to TensorBoard.
 
-    On resume the rows that the checkpoint does not know of are dropped. TensorBoard's events are then written
-    anew from the rows that stay: events are flushed late, and a run that was killed has lost some.
+    On resume, rows later than the checkpoint are dropped, and TensorBoard's events are rewritten from the
+    remaining rows: events are flushed late, so a killed run has lost some.
 
     Args:
-        step, evaluated_step: where the run stands, and where it was last evaluated.
+        step, evaluated_step: the step that the run is at, and the one that was last evaluated.
 
     Raises:
-        UserError: a file cannot be written (disk full, no permission); so does `row`.
+        UserError: if a file cannot be written (disk full, no permission); so does `row`.
     """
 
     def __init__(
@@ -32,22 +32,22 @@ class RunLog:
         self.path = run.log
         self._writer: Any = None
         try:
-            kept = [
+            rows = [
                 row
                 for row in read_rows(self.path)
                 if row["step"] <= (evaluated_step if row["kind"] == "eval" else step)
             ]
             if self.path.exists():
-                write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+                write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
             if tensorboard:
-                self._open_tensorboard(run.path / "tensorboard", kept)
+                self._open_tensorboard(run.path / "tensorboard", rows)
         except OSError as error:
             raise UserError(f"{run.path}: cannot write the log ({error.strerror})") from None
 
     def _open_tensorboard(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Purging from step 0 voids the events of earlier processes, which are then repeated.
+        # Purging from step 0 discards the events of earlier processes, which are then written again.
         self._writer = SummaryWriter(str(folder), purge_step=0 if folder.exists() else None)
         for row in rows:
             self._add_scalars(row)
@@ -68,21 +68,21 @@ class RunLog:
         if self._writer is None:
             return
         for name, value in row.items():
-            if name not in ("step", "time") and _is_number(value):
+            if name not in ("step", "time") and is_number(value):
                 at = row.get("time")
                 self._writer.add_scalar(
-                    f"{row['kind']}/{name}", value, row["step"], walltime=at if _is_number(at) else None
+                    f"{row['kind']}/{name}", value, row["step"], walltime=at if is_number(at) else None
                 )
 
     def close(self) -> None:
         if self._writer is not None:
-            # What TensorBoard could not write stands in log.jsonl too: no reason to hide another error.
+            # log.jsonl holds what TensorBoard could not write: no reason to hide another error.
             with contextlib.suppress(OSError):
                 self._writer.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a `log.jsonl`; what follows a damaged or cut-off line is left out."""
+    """The rows of a `log.jsonl`, up to the first damaged or cut-off line."""
     if not path.exists():
         return []
     rows = []
@@ -98,7 +98,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a row can be drawn."""
     return isinstance(value, (int, float)) and abs(value) < 1e300
 
 
@@ -110,8 +111,8 @@ def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
 INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or give data.cache=<folder>"
 
 
-class Meter:
-    """Sums what happened since the last `take`."""
+class IntervalStats:
+    """Sums over the steps since the last `pop`."""
 
     def __init__(self) -> None:
         self._clear()
@@ -130,8 +131,8 @@ class Meter:
         self.waited += waited
         self.seconds += seconds
 
-    def take(self) -> dict[str, float]:
-        """Mean losses, images/s and the share of time spent waiting for data; starts anew."""
+    def pop(self) -> dict[str, float]:
+        """Mean losses, images/s and the share of time spent waiting for data; starts a new interval."""
         means = {name: loss / self.steps for name, loss in self.losses.items()}
         numbers = {
             "loss": sum(means.values()),
@@ -146,9 +147,9 @@ class Meter:
 class TrainingMonitor:
     """Reports steps and evaluations to a log and to the console.
 
-    Rows of the log fall on fixed steps, so that two runs can be compared line by line; the console follows
-    the clock. Where the model waited for data for more than 30 % of the time in three rows on end, that is
-    said once.
+    Rows of the log are at fixed steps, so that two runs can be compared line by line; the console follows the
+    clock. If the model waited for data for more than 30% of the time in three successive rows, it warns
+    once.
 
     Args:
         last: the last step of the run.
@@ -157,20 +158,20 @@ class TrainingMonitor:
 
     def __init__(self, log: RunLog, progress: Progress, *, last: int, every: int) -> None:
         self.log, self.progress, self.last, self.every = log, progress, last, every
-        self._rows, self._console = Meter(), Meter()
+        self._rows, self._console = IntervalStats(), IntervalStats()
         self._starved: int | None = 0
 
     def step(self, step: int, losses: dict[str, float], *, lr: float, **spent: Any) -> None:
-        """One step was done; `spent` is what `Meter.add` counts."""
+        """Report one step; `spent` is what `IntervalStats.add` takes."""
         self._rows.add(losses, **spent)
         self._console.add(losses, **spent)
         if step % self.every == 0 or step in (1, self.last):
-            numbers = self._rows.take()
+            numbers = self._rows.pop()
             self.log.row(step, "train", {**numbers, "lr": lr})
             if step > 1:
                 self._watch(numbers["data_wait"])
         if self.progress.due(step):
-            numbers = self._console.take()
+            numbers = self._console.pop()
             self.progress.update(
                 step,
                 f"loss {numbers['loss']:.3f}  lr {lr:.2g}  {numbers['images_per_s']:.1f} images/s  "
@@ -178,7 +179,7 @@ class TrainingMonitor:
             )
 
     def evaluation(self, step: int, metrics: dict[str, Any], *, metric: str, better: bool) -> None:
-        """An evaluation was done."""
+        """Report an evaluation."""
         self.log.row(step, "eval", metrics)
         mark = "  (best)" if better else ""
         self.progress.print(f"step {step}: {metric} {metrics[metric]:.4f}{mark}")

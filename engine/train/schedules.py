@@ -4,8 +4,8 @@ Each builder returns `factor(step)`, which multiplies every group's base learnin
 of the run. During the first `warmup_steps` the factor rises linearly from `warmup_factor` times its later
 value.
 
-A run that is resumed with another length follows the schedule of that length from there on: poly and cosine
-then jump to a higher factor (lower, where the run was shortened).
+A run that is resumed with another length follows the schedule of that length from then on: poly and cosine
+then jump to a higher factor, or to a lower one if the run was shortened.
 """
 
 import math
@@ -44,7 +44,7 @@ def cosine(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end
 def exponential(
     *, steps: int, rate: float = 0.99, every_steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1
 ) -> Schedule:
-    """Multiplied by `rate` every `every_steps` steps (Howard et al. 2019, section 6.1.1)."""
+    """A staircase: times `rate` every `every_steps` steps (Howard et al. 2019, section 6.1.1)."""
     _check(steps, warmup_steps, warmup_factor)
     if every_steps < 1 or not 0 < rate <= 1:
         raise ValueError(f"every_steps must be >= 1 and rate in (0, 1], got {every_steps} and {rate}")

@@ -7,11 +7,11 @@ import time
 from types import FrameType
 
 EXIT_STOPPED = 75
-"""Exit status of a run that was stopped, saved itself and can be resumed (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status of a run that was stopped, has saved itself and can be resumed (EX_TEMPFAIL of sysexits.h)."""
 
 
 ONE_REQUEST_S = 2.0
-"""Signals that come within this many seconds are one request: a terminal and torchrun both pass Ctrl-C on."""
+"""Signals within this many seconds are one request: a terminal and torchrun both pass Ctrl-C on."""
 
 
 class Stopped(Exception):
@@ -19,30 +19,30 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Catches SIGTERM and SIGINT while installed; asking again, seconds later, ends the process at once."""
+    """Records SIGTERM and SIGINT while installed; a second one, seconds later, ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        self._at = 0.0
-        self._before: dict[int, object] = {}
+        self._received_at = 0.0
+        self._previous: dict[int, object] = {}
 
     def install(self) -> None:
-        """Start to listen; without effect outside of the main thread, where signals cannot be caught."""
+        """Start listening; without effect outside the main thread, where signals cannot be caught."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._record)
 
     def remove(self) -> None:
-        """Put the handlers back that were there before."""
-        for number, handler in self._before.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before.clear()
+        self._previous.clear()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
-            self.signal, self._at = signal.Signals(number).name, now
-        elif now - self._at > ONE_REQUEST_S:
+            self.signal, self._received_at = signal.Signals(number).name, now
+        elif now - self._received_at > ONE_REQUEST_S:
             self.remove()
             os.kill(os.getpid(), number)

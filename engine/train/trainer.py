@@ -1,4 +1,4 @@
-"""The one training loop.
+"""The one training loop, and its options.
 
 `step` (an optimizer update) is its only clock: what data a step sees, its learning rate, its random numbers,
 when to save and when to evaluate all follow from it. So a checkpoint is the tensors and a few numbers, and a
@@ -8,70 +8,154 @@ resumed run is the same run.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, NoReturn, cast
 
 from torch import nn
 from torch.optim import Optimizer
 
-from engine.contracts import Batch, Evaluator
-from engine.data.loader import Batches, LostWorker, TrainingData, file_of
-from engine.errors import UserError
+from engine.contracts import Batch, Evaluator, Task
+from engine.data.loader import DataLoaders, WorkerKilled
+from engine.errors import UserError, some
 from engine.io.files import write_json
 from engine.io.progress import Progress
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.run.training_state import RunIdentity, TrainingState
 from engine.runtime import Runtime
-from engine.train.evaluation import evaluate_until
-from engine.train.learner import Gradients, Learner
+from engine.train.evaluation import evaluate_unless_stopped
+from engine.train.learner import Learner, StepResult, step_seed
 from engine.train.optimizers import set_lr
 from engine.train.run_log import RunLog, TrainingMonitor
 from engine.train.schedules import Schedule
-from engine.train.settings import TrainerOptions
 from engine.train.signals import Stopped, StopRequest
+
+_POSITIVE = ("steps", "epochs", "batch", "accumulate", "eval_every", "save_every", "log_every", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long and how to train: the options of `conf/trainer`.
+
+    Attributes:
+        steps, epochs: length of the run. Exactly one is set; `in_steps` converts epochs. A run can be resumed
+            with more steps: schedules that decay towards the end (poly, cosine) then follow the new length,
+            so the learning rate rises at that point.
+        batch: images per step, over all processes and micro-batches.
+        accumulate: micro-batches per step and process.
+        eval_every, save_every: steps between evaluations and between checkpoints; default: a tenth of the
+            run.
+        log_every: steps between rows of the log.
+        clip: largest norm of the gradient (None: no clipping).
+        ema: decay of the averaged weights, which are then evaluated (None: no averaging).
+        precision: fp32, bf16 or fp16 (autocast).
+        compile: compile the model with torch.compile.
+        sync_bn: BatchNorm over the images of all processes (CUDA only).
+
+    Raises:
+        ValueError: if a number is not positive, if both or neither of steps and epochs are set, or if a batch
+            does not divide into micro-batches.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch: int = 8
+    accumulate: int = 1
+    eval_every: int | None = None
+    save_every: int | None = None
+    log_every: int = 20
+    clip: float | None = None
+    ema: float | None = None
+    compile: bool = False
+    device: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = True
+    deterministic: bool = False
+    sync_bn: bool = False
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"set one of steps and epochs, got steps={self.steps}, epochs={self.epochs}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch={self.batch} must be a multiple of accumulate={self.accumulate}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be between 0 and 1 (0.999 is usual), got {self.ema}")
+
+    def in_steps(self, num_samples: int) -> "TrainerOptions":
+        """The same with epochs of `num_samples` as steps, and the defaults that depend on them filled in."""
+        steps = self.steps
+        if steps is None:
+            assert self.epochs is not None
+            steps = max(1, math.ceil(self.epochs * num_samples / self.batch))
+        tenth = max(1, math.ceil(steps / 10))
+        eval_every, save_every = self.eval_every or tenth, self.save_every or tenth
+        return replace(self, steps=steps, epochs=None, eval_every=eval_every, save_every=save_every)
 
 
 class Trainer:
     """Trains one task.
 
     Args:
-        plan: in steps (`Plan.resolved`).
+        options: with their length in steps (`TrainerOptions.in_steps`).
+        task: a `Task`, on the runtime's device.
         schedule: step -> factor on the learning rate.
+
+    Raises:
+        UserError: if the evaluation split has no labels.
     """
 
     def __init__(
         self,
         *,
-        plan: TrainerOptions,
+        options: TrainerOptions,
         task: nn.Module,
         optimizer: Optimizer,
         schedule: Schedule,
         runtime: Runtime,
         run: RunFolder,
-        feed: TrainingData,
-        evaluator: Evaluator,
+        data: DataLoaders,
     ) -> None:
-        assert plan.steps is not None
-        assert plan.eval_every is not None
-        assert plan.save_every is not None
-        self.plan, self.schedule, self.runtime, self.run = plan, schedule, runtime, run
-        self.feed, self.evaluator, self.optimizer = feed, evaluator, optimizer
-        self.steps, self.eval_every, self.save_every = plan.steps, plan.eval_every, plan.save_every
+        assert options.steps is not None
+        assert options.eval_every is not None
+        assert options.save_every is not None
+        self.options, self.schedule, self.runtime, self.run = options, schedule, runtime, run
+        self.data, self.optimizer, self.task = data, optimizer, task
+        self.steps, self.eval_every, self.save_every = options.steps, options.eval_every, options.save_every
         self.identity = RunIdentity(
-            seed=feed.seed,
-            batch=plan.batch,
-            num_samples=len(feed.train_set),
+            seed=data.seed,
+            batch=options.batch,
+            num_samples=len(data.train_set),
             optimizer=type(optimizer).__name__,
-            steps=plan.steps,
+            steps=options.steps,
         )
-        self.learner = Learner(task=task, optimizer=optimizer, plan=plan, runtime=runtime)
+        self.learner = Learner(
+            task=task,
+            optimizer=optimizer,
+            runtime=runtime,
+            clip=options.clip,
+            ema=options.ema,
+            scale_loss=options.precision == "fp16",
+            sync_bn=options.sync_bn,
+        )
         self.state, self.stop = TrainingState(), StopRequest()
-        self.report: TrainingMonitor | None = None
+        self.monitor: TrainingMonitor | None = None
+        if not data.eval_set.has_labels:
+            cast(Task, task).evaluator(data.eval_set)  # refuses, and names what is missing
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator of the evaluation split, built when it is first needed."""
+        return cast(Task, self.task).evaluator(self.data.eval_set)
 
     @property
     def inference_task(self) -> nn.Module:
-        """The task with the weights that are evaluated: the averaged ones, where there are any."""
+        """The task with the weights that are evaluated: the averaged ones, if there are any."""
         return self.learner.inference_task
 
     @property
@@ -83,33 +167,32 @@ class Trainer:
         """Train up to the last step; returns the metrics of the last evaluation.
 
         Raises:
-            Stopped: SIGTERM or SIGINT came; the run has saved itself.
-            UserError: the loss or its gradient is not finite, a file cannot be read or written, or another
-                process, or one that reads data, has ended.
+            Stopped: on SIGTERM or SIGINT; the run has saved itself.
+            UserError: if the loss or its gradient is not finite, a file cannot be read or written, or another
+                process or a DataLoader worker has ended.
         """
         if self.finished:
             return self.state.metrics
         self.stop.install()
         try:
             if self.runtime.is_main:
-                self.report = self._open_report()
+                self.monitor = self._open_monitor()
             self._loop()
         finally:
             self.stop.remove()
-            if self.report is not None:
-                self.report.close()
+            if self.monitor is not None:
+                self.monitor.close()
         return self.state.metrics
 
-    def _open_report(self) -> TrainingMonitor:
+    def _open_monitor(self) -> TrainingMonitor:
         step, evaluated = self.state.step, self.state.evaluated_step
-        log = RunLog(self.run, step=step, evaluated_step=evaluated, tensorboard=self.plan.tensorboard)
-        return TrainingMonitor(
-            log, Progress(self.steps, first=step), last=self.steps, every=self.plan.log_every
-        )
+        log = RunLog(self.run, step=step, evaluated_step=evaluated, tensorboard=self.options.tensorboard)
+        progress = Progress(self.steps, first=step)
+        return TrainingMonitor(log, progress, last=self.steps, every=self.options.log_every)
 
     def _loop(self) -> None:
-        self.learner.start(compile=self.plan.compile)
-        batches = self._batches(self.feed) if self.state.step < self.steps else iter(())
+        self.learner.start(compile=self.options.compile)
+        batches = self._batches(self.data) if self.state.step < self.steps else iter(())
         while True:
             if self._save_due():
                 self.save()
@@ -119,26 +202,25 @@ class Trainer:
                 return
             self._step(batches)
 
-    def _batches(self, feed: TrainingData) -> Iterator[Batch]:
-        batches = feed.train_batches(
+    def _batches(self, data: DataLoaders) -> Iterator[Batch]:
+        return data.train_batches(
             self.state.step,
-            batch=self.plan.batch,
-            micro_batches=self.plan.accumulate,
+            batch=self.options.batch,
+            micro_batches=self.options.accumulate,
             rank=self.runtime.rank,
             world_size=self.runtime.world_size,
             pin=self.runtime.device.type == "cuda",
         )
-        return Batches(batches)
 
     def _read(self, batches: Iterator[Batch]) -> list[Batch]:
         try:
-            return [self.runtime.move(next(batches)) for _ in range(self.plan.accumulate)]
-        except LostWorker:
+            return [self.runtime.move(next(batches)) for _ in range(self.options.accumulate)]
+        except WorkerKilled:
             if self.stop.signal is None:
                 raise
-            # Some schedulers signal every process of a job, and those that read data end at once. Others may
-            # be in this step already: it is done with data that is read here, and all stop after it.
-            return self._read(self._batches(replace(self.feed, workers=0)))
+            # Some schedulers signal every process of a job, and the workers end at once. Other ranks may have
+            # begun this step: this one reads the step's data itself, and all stop after it.
+            return self._read(self._batches(replace(self.data, workers=0)))
 
     def _step(self, batches: Iterator[Batch]) -> None:
         started = time.perf_counter()
@@ -146,51 +228,49 @@ class Trainer:
         waited = time.perf_counter() - started
 
         step = self.state.step
-        # Dropout and the like draw from generators that are seeded anew each step: none has to be saved.
-        self.runtime.seed(step_seed(self.feed.seed, step, self.runtime.rank))
+        # Dropout and the like draw from generators that are seeded at each step: none has to be saved.
+        self.runtime.seed(step_seed(self.data.seed, step, self.runtime.rank))
         lr = set_lr(self.optimizer, self.schedule(step))
-        found = self.learner.gradients(micro_batches, stop=self.stop.signal is not None)
-        self._check(found)
+        result = self.learner.compute_gradients(micro_batches, stop=self.stop.signal is not None)
+        self._check_finite(result)
         self.learner.update()
         self.state.step = step = step + 1
 
-        if self.report is not None:
-            seconds = time.perf_counter() - started
-            self.report.step(
-                step, found.losses, lr=lr, images=self.plan.batch, waited=waited, seconds=seconds
-            )
-        if found.stop:
+        if self.monitor is not None:
+            seconds, images = time.perf_counter() - started, self.options.batch
+            self.monitor.step(step, result.losses, lr=lr, images=images, waited=waited, seconds=seconds)
+        if result.stop:
             self._stop()
 
-    def _check(self, found: Gradients) -> None:
-        if not all(map(math.isfinite, found.losses.values())):
-            self._refuse(found, "loss")
-        if not math.isfinite(found.norm) and not self.learner.scale_can_fall():
-            self._refuse(found, "gradient")
+    def _check_finite(self, result: StepResult) -> None:
+        if not all(map(math.isfinite, result.losses.values())):
+            self._fail(result, "loss")
+        if not math.isfinite(result.gradient_norm) and not self.learner.scale_can_fall():
+            self._fail(result, "gradient")
 
-    def _refuse(self, found: Gradients, what: str) -> NoReturn:
-        """End the run on what is not finite, leaving what is needed to repeat the step (`engine.train.nonfinite`).
+    def _fail(self, result: StepResult, what: str) -> NoReturn:
+        """End the run, leaving what is needed to repeat the step.
 
         Weights and optimizer are as they were before the step. Running statistics have seen its batch by now,
         but a training step does not read them.
         """
-        draws = self.feed.draws(self.state.step, batch=self.plan.batch)
-        files = [file_of(self.feed.train_set, draw.index) for draw in draws]
-        kept = f"python tools/train.py replay={self.run.replay} repeats the step"
+        from engine.train import failed_step
+
+        keys = self.data.step_samples(self.state.step, batch=self.options.batch)
+        files = [self.data.train_set.image_path(key.index) for key in keys]
+        hint = f"python tools/train.py replay={self.run.replay} repeats the step"
         if self.runtime.is_main:
             tensors, metadata = self._capture()
-            metadata |= {"losses": found.losses, "norm": found.norm, "not_finite": what}
-            metadata |= {"draws": [list(draw) for draw in draws], "files": files}
-            metadata |= {"processes": self.runtime.world_size, "accumulate": self.plan.accumulate}
+            metadata |= {"not_finite": what, "samples": [list(key) for key in keys], "files": files}
+            metadata |= {"processes": self.runtime.world_size, "accumulate": self.options.accumulate}
             try:
-                checkpoint.write(self.run.replay, tensors, metadata)
+                failed_step.write(self.run.replay, tensors, metadata, result)
             except UserError as error:
-                kept = str(error)
-        named = ", ".join(f"{name} {value:g}" for name, value in found.losses.items())
-        some = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
+                hint = str(error)
+        losses = ", ".join(f"{name} {value:g}" for name, value in result.losses.items())
         raise UserError(
-            f"the {what} is not finite at step {self.state.step} ({named}), on {some}; look at their labels, "
-            f"lower optimizer.lr or set trainer.clip; {kept}"
+            f"the {what} is not finite at step {self.state.step} ({losses}), on {some(files)}; check their "
+            f"labels, lower optimizer.lr or set trainer.clip; {hint}"
         )
 
     def _stop(self) -> NoReturn:
@@ -200,40 +280,43 @@ class Trainer:
         self.runtime.gather(None)
         raise Stopped(
             f"stopped by {self.stop.signal or 'another process'} at step {self.state.step} of {self.steps}; "
-            f"go on with resume={self.run.path}"
+            f"continue with resume={self.run.path}"
         )
 
     def _evaluation_due(self) -> bool:
         step = self.state.step
-        return step not in (0, self.state.evaluated_step) and (
-            step % self.eval_every == 0 or step == self.steps
-        )
+        if step in (0, self.state.evaluated_step):
+            return False
+        return step % self.eval_every == 0 or step == self.steps
 
     def _evaluate(self) -> None:
-        where, state = self.runtime, self.state
-        pin = where.device.type == "cuda"
-        share = self.feed.eval_batches(rank=where.rank, world_size=where.world_size, pin=pin)
-        metrics = evaluate_until(
-            self.inference_task, share, self.evaluator, where, stop=lambda: self.stop.signal is not None
+        runtime, state, metric = self.runtime, self.state, self.evaluator.main_metric
+        batches = self.data.eval_batches(
+            rank=runtime.rank, world_size=runtime.world_size, pin=runtime.device.type == "cuda"
+        )
+        metrics = evaluate_unless_stopped(
+            self.inference_task, batches, self.evaluator, runtime, stop=lambda: self.stop.signal is not None
         )
         if metrics is None:
             self._stop()
         state.evaluated_step, state.metrics = state.step, metrics
-        score = metrics[self.evaluator.main_metric]
+        score = metrics[metric]
         better = not math.isnan(score) and (state.best is None or score > state.best)
         if better:
             state.best, state.best_step = score, state.step
-        if self.report is not None:
-            self.report.evaluation(state.step, metrics, metric=self.evaluator.main_metric, better=better)
-            write_json(self.run.metrics, state.results(self.evaluator.main_metric) | dict(self.feed.notes))
+        if self.monitor is not None:
+            self.monitor.evaluation(state.step, metrics, metric=metric, better=better)
+            write_json(self.run.metrics, state.results(metric) | dict(self.data.extra_metrics))
         self.save()
 
     def _save_due(self) -> bool:
         step = self.state.step
-        return step not in (0, self.state.saved_step) and (step % self.save_every == 0 or step == self.steps)
+        if step in (0, self.state.saved_step):
+            return False
+        return step % self.save_every == 0 or step == self.steps
 
     def save(self) -> None:
-        """Write `last`, from which `restore` continues bit for bit; and `best`, where this step is."""
+        """Write `last`, from which `restore` continues bit for bit; and `best`, if this step is the best."""
         self.state.saved_step = self.state.step
         if self.runtime.is_main:
             checkpoint.write(self.run.last, *self._capture())
@@ -251,18 +334,18 @@ class Trainer:
         return {"format": 1, "state": asdict(self.state), "identity": asdict(self.identity)}
 
     def restore(self) -> str:
-        """Continue from the run's last checkpoint; says from where, and what was unexpected about it.
+        """Continue from the run's last checkpoint; returns where it continues, and what was unusual.
 
         Raises:
-            UserError: the checkpoint is unreadable, is further than this run shall go, or belongs to a run
-                with other data, batch, seed or optimizer.
+            UserError: if the checkpoint is unreadable, is past the end of this run, or belongs to a run with
+                other data, batch, seed or optimizer.
         """
         path = self.run.last
         tensors, metadata, damage = checkpoint.read_latest(path)
         try:
             state, identity = TrainingState(**metadata["state"]), metadata["identity"]
         except (KeyError, TypeError):
-            raise UserError(f"{path}: not a checkpoint of a training") from None
+            raise UserError(f"{path}: not the checkpoint of a training") from None
         change = self.identity.check(identity, state, path)
         if len(set(self.runtime.gather(state.step))) > 1:
             raise UserError(f"{path}: the processes read different checkpoints; put it where all see it")
@@ -276,8 +359,3 @@ class Trainer:
                 self._save_best()
         where = f"{path}, step {state.step} of {self.steps}"
         return "; ".join(part for part in (damage, where, change) if part)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of a step's random numbers in one process."""
-    return (seed * 1_000_003 + step * 4_099 + rank) % 2**63

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.io.files import pack
+from engine.io.files import pack_paths
 from seg.data.cityscapes import CITYSCAPES_CLASSES, label_reader
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.eval.evaluator import SegmentationEvaluator
 from seg.transforms import EvalTransform
-from tests.engine.toy import trainer
+from tests.engine.toy import make_trainer
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/smaps_rollup")
 
@@ -28,8 +28,8 @@ def memory_mb(kind: str = "Rss") -> float:
 
 def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
     """MB that the second thousand of 2000 steps added; `leak_bytes` are kept in each."""
-    made = trainer(folder, steps=2000, eval_every=500, save_every=500, log_every=10)
-    schedule, kept, readings = made.schedule, [], {}
+    trainer = make_trainer(folder, steps=2000, eval_every=500, save_every=500, log_every=10)
+    schedule, kept, readings = trainer.schedule, [], {}
 
     def watched(step: int) -> float:
         kept.append(np.ones(leak_bytes, np.uint8))
@@ -37,8 +37,8 @@ def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
             readings[step] = memory_mb()
         return schedule(step)
 
-    made.schedule = watched
-    made.fit()
+    trainer.schedule = watched
+    trainer.fit()
     return readings[1999] - readings[1000]
 
 
@@ -73,7 +73,7 @@ def entries() -> list[str]:
 
 
 def packed(paths: list[str]) -> SegmentationDataset:
-    split = SegmentationSplit(images=pack(paths), names=pack(paths), labels=pack(paths))
+    split = SegmentationSplit(images=pack_paths(paths), names=pack_paths(paths), labels=pack_paths(paths))
     return SegmentationDataset(
         split=split, read_label=label_reader("labelIds"), transform=EvalTransform(), seed=0
     )

@@ -1,23 +1,33 @@
-"""The picture of a confusion matrix."""
+"""Charts are written as PNG files."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine.data.class_map import ClassMap
-from engine.plots import confusion_picture
+from engine.plots import save_confusion_matrix, save_curves
 
 CLASSES = ClassMap(names=tuple(f"class {number}" for number in range(19)))
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_confusion_picture_is_written(tmp_path, extra):
+def test_a_confusion_matrix_is_drawn(tmp_path, extra):
     matrix = np.eye(19, 19 + extra, dtype=np.int64) * 90
     matrix[0, -1] = 10
     matrix[3] = 0  # a class without labels
-    confusion_picture(matrix, CLASSES, tmp_path / "new" / "confusion.png", of="pixels")
-    with Image.open(tmp_path / "new" / "confusion.png") as picture:
-        assert min(picture.size) > 900
-        assert len(set(picture.convert("RGB").get_flattened_data())) > 20
+    save_confusion_matrix(matrix, CLASSES, tmp_path / "new" / "confusion.png", of="pixels")
+    with Image.open(tmp_path / "new" / "confusion.png") as chart:
+        assert min(chart.size) > 900
+        assert len(set(chart.convert("RGB").get_flattened_data())) > 20
     with pytest.raises(ValueError, match="matrix must be"):
-        confusion_picture(matrix[:5], CLASSES, tmp_path / "a.png", of="pixels")
+        save_confusion_matrix(matrix[:5], CLASSES, tmp_path / "a.png", of="pixels")
+
+
+def test_curves_are_drawn(tmp_path):
+    rows = [{"step": s, "kind": "train", "loss": 1 / s} for s in (1, 2, 3)]
+    save_curves(
+        [*rows, {"step": 3, "kind": "eval", "miou": 0.5}, {"step": 3, "kind": "eval", "miou": None}],
+        "miou",
+        tmp_path / "c.png",
+    )
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

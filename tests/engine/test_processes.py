@@ -1,9 +1,8 @@
-"""Several processes are one; and real signals to a real process."""
+"""Several processes train like one; real signals reach a real process."""
 
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,65 +15,37 @@ import pytest
 import torch
 
 from engine import runtime
-from engine.config.compose import _guarded
-from engine.data.loader import Batches, LostWorker, TrainingData
+from engine.config.launch import guarded
+from engine.data.loader import DataLoaders, WorkerKilled
 from engine.errors import UserError
 from engine.run import checkpoint
 from engine.train import run_log
-from engine.train.evaluation import evaluate_until
+from engine.train.evaluation import evaluate_unless_stopped
+from engine.train.learner import step_seed
 from engine.train.signals import EXIT_STOPPED, Stopped, StopRequest
-from engine.train.trainer import step_seed
-from tests.engine.toy import Pictures, trainer, weights
+from tests.engine.processes import free_port, in_processes
+from tests.engine.toy import NoiseImages, make_trainer, weights
 
 PLAN = {"steps": 8, "batch": 8, "eval_every": 4, "save_every": 4, "log_every": 1}
 
 
-def _rank(function, rank, world, port, results):
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    where = runtime.start(device="cpu", channels_last=False)
-    results.put((rank, function(where)))
-    where.close()
-
-
-def in_processes(world, function):
-    """What `function(runtime)` returns in each of `world` processes, by rank."""
-    port = free_port()
-    fork = multiprocessing.get_context("fork")
-    results = fork.Queue()
-    children = [
-        fork.Process(target=_rank, args=(function, rank, world, port, results)) for rank in range(world)
-    ]
-    for child in children:
-        child.start()
-    try:
-        found = dict(results.get(timeout=30) for _ in children)
-        for child in children:
-            child.join(10)
-    finally:
-        for child in children:
-            child.kill()
-    return [found[rank] for rank in range(world)]
-
-
-def numbers(made):
-    return {name: tensor.tolist() for name, tensor in weights(made).items()}
+def numbers(trainer):
+    return {name: tensor.tolist() for name, tensor in weights(trainer).items()}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_equal_one(tmp_path, accumulate):
     frozen = {"norm": False, "dropout": 0.0, **PLAN}
-    one = trainer(tmp_path / "one", **frozen)
+    one = make_trainer(tmp_path / "one", **frozen)
     expected = one.fit()
 
-    def fit(where):
-        made = trainer(tmp_path / "two", runtime=where, accumulate=accumulate, ema=0.9, **frozen)
-        made.fit()
+    def fit(group):
+        trainer = make_trainer(tmp_path / "two", runtime=group, accumulate=accumulate, ema=0.9, **frozen)
+        trainer.fit()
         return (
-            numbers(made),
-            made.state.metrics,
-            {k: v.tolist() for k, v in made.learner.average.model.state_dict().items()},
+            numbers(trainer),
+            trainer.state.metrics,
+            {k: v.tolist() for k, v in trainer.learner.average.model.state_dict().items()},
         )
 
     (first, metrics, average), (second, same_metrics, same_average) = in_processes(2, fit)
@@ -93,10 +64,10 @@ def test_two_processes_equal_one(tmp_path, accumulate):
 
 def test_two_processes_evaluate_with_the_same_statistics(tmp_path):
     # Each process's BatchNorm sees its own half of the data; what is evaluated is what rank 0 saves.
-    def statistics(where, folder, **options):
-        made = trainer(tmp_path / folder, runtime=where, **PLAN, **options)
-        made.fit()
-        return made.inference_task.model.norm.running_mean.tolist(), made.state.metrics
+    def statistics(group, folder, **options):
+        trainer = make_trainer(tmp_path / folder, runtime=group, **PLAN, **options)
+        trainer.fit()
+        return trainer.inference_task.model.norm.running_mean.tolist(), trainer.state.metrics
 
     for folder, options in (("plain", {}), ("averaged", {"ema": 0.9})):
         first, second = in_processes(2, partial(statistics, folder=folder, **options))
@@ -106,14 +77,14 @@ def test_two_processes_evaluate_with_the_same_statistics(tmp_path):
 
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
-    def fit(where, folder, until=99):
-        made = trainer(tmp_path / folder, runtime=where, ema=0.9, **PLAN)
-        if checkpoint.exists(made.run.last):
-            made.restore()
-        update = made.learner.update
-        made.learner.update = lambda: update() if made.state.step < until else 1 / 0
+    def fit(group, folder, until=99):
+        trainer = make_trainer(tmp_path / folder, runtime=group, ema=0.9, **PLAN)
+        if checkpoint.exists(trainer.run.last):
+            trainer.restore()
+        update = trainer.learner.update
+        trainer.learner.update = lambda: update() if trainer.state.step < until else 1 / 0
         with nullcontext() if until == 99 else pytest.raises(ZeroDivisionError):
-            made.fit()
+            trainer.fit()
 
     in_processes(2, partial(fit, folder="whole"))
     in_processes(2, partial(fit, folder="killed", until=5))
@@ -122,65 +93,65 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     assert last[0].read_bytes() == last[1].read_bytes()
 
 
-def test_processes_and_steps_draw_different_random_numbers():
+def test_processes_and_steps_have_different_random_numbers():
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(8)}
     assert len(seeds) == 3 * 50 * 8
 
 
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_request_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
-    def fit(where):
-        made = trainer(tmp_path, runtime=where, **PLAN)
-        update = made.learner.update
+    def fit(group):
+        trainer = make_trainer(tmp_path, runtime=group, **PLAN)
+        update = trainer.learner.update
 
         def ask():
             update()
-            if where.rank == asked and made.state.step == 2:
+            if group.rank == asked and trainer.state.step == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        made.learner.update = ask
+        trainer.learner.update = ask
         with pytest.raises(Stopped):
-            made.fit()
-        return made.state.step
+            trainer.fit()
+        return trainer.state.step
 
     assert in_processes(2, fit) == [4, 4]
     assert checkpoint.step_of(tmp_path / "checkpoints" / "last.safetensors") == 4
 
 
 def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
-    def fit(where):
-        made = trainer(tmp_path, runtime=where, **PLAN)
-        save, update = made.save, made.learner.update
-        made.save = lambda: (time.sleep(0.5 if where.is_main else 0.0), save())
-        made.learner.update = lambda: (update(), setattr(made.stop, "signal", "SIGTERM"))
+    def fit(group):
+        trainer = make_trainer(tmp_path, runtime=group, **PLAN)
+        save, update = trainer.save, trainer.learner.update
+        trainer.save = lambda: (time.sleep(0.5 if group.is_main else 0.0), save())
+        trainer.learner.update = lambda: (update(), setattr(trainer.stop, "signal", "SIGTERM"))
         with pytest.raises(Stopped):
-            made.fit()
-        return checkpoint.step_of(made.run.last)
+            trainer.fit()
+        return checkpoint.step_of(trainer.run.last)
 
     assert in_processes(2, fit) == [2, 2]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_process_that_lost_its_workers_to_a_stop_takes_part_in_one_more_step(tmp_path, lost):
-    class Lost:
+def test_a_process_whose_workers_were_stopped_takes_part_in_one_more_step(tmp_path, lost):
+    class BrokenBatches:
         def __next__(self):
-            raise LostWorker("killed")
+            raise WorkerKilled("killed")
 
-    def fit(where, folder, interrupted):
-        made = trainer(tmp_path / folder, runtime=where, accumulate=2, workers=1, **PLAN)
-        read = made._read
+    def fit(group, folder, interrupted):
+        trainer = make_trainer(tmp_path / folder, runtime=group, accumulate=2, workers=1, **PLAN)
+        read = trainer._read
 
         def stop_at_step_2(batches):
-            if interrupted and where.rank == lost and made.state.step == 2 and made.stop.signal is None:
-                made.stop.signal, batches = "SIGTERM", Lost()
+            if interrupted and group.rank == lost and trainer.state.step == 2 and trainer.stop.signal is None:
+                trainer.stop.signal, batches = "SIGTERM", BrokenBatches()
             return read(batches)
 
-        made._read = stop_at_step_2
-        if checkpoint.exists(made.run.last):
-            made.restore()
+        trainer._read = stop_at_step_2
+        if checkpoint.exists(trainer.run.last):
+            trainer.restore()
         with pytest.raises(Stopped) if interrupted else nullcontext():
-            made.fit()
-        return made.state.step
+            trainer.fit()
+        return trainer.state.step
 
     assert in_processes(2, partial(fit, folder="stopped", interrupted=True)) == [3, 3]
     in_processes(2, partial(fit, folder="stopped", interrupted=False))
@@ -190,10 +161,10 @@ def test_a_process_that_lost_its_workers_to_a_stop_takes_part_in_one_more_step(t
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path):
-    def fit(where):
-        made = trainer(tmp_path, runtime=where, poison=3, **PLAN)
+    def fit(group):
+        trainer = make_trainer(tmp_path, runtime=group, poison=3, **PLAN)
         with pytest.raises(UserError) as caught:
-            made.fit()
+            trainer.fit()
         return str(caught.value)
 
     first, second = in_processes(2, fit)
@@ -209,19 +180,21 @@ def _rank_of_a_job(folder, rank, port, at_the_end):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
     def job():
-        where = runtime.start(device="cpu", channels_last=False)
-        made = trainer(folder / "run", runtime=where, steps=9999, batch=4, eval_every=9999, save_every=9999)
-        gradients = made.learner.gradients
+        group = runtime.start(device="cpu", channels_last=False)
+        trainer = make_trainer(
+            folder / "run", runtime=group, steps=9999, batch=4, eval_every=9999, save_every=9999
+        )
+        gradients = trainer.learner.compute_gradients
 
         def until_step_5(*arguments, **options):
-            if rank == 1 and made.state.step == 5:
+            if rank == 1 and trainer.state.step == 5:
                 at_the_end()
             return gradients(*arguments, **options)
 
-        made.learner.gradients = until_step_5
-        made.fit()
+        trainer.learner.compute_gradients = until_step_5
+        trainer.fit()
 
-    runtime.exit_process(_guarded(job))
+    runtime.exit_process(guarded(job))
 
 
 def _killed():
@@ -229,13 +202,7 @@ def _killed():
 
 
 def _fails():
-    raise UserError("picture_3.png: cannot be read")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    raise UserError("image_3.png: cannot be read")
 
 
 @pytest.mark.parametrize(("at_the_end", "status"), [(_killed, -signal.SIGKILL), (_fails, 1)])
@@ -260,7 +227,7 @@ def test_a_process_that_ends_takes_the_others_along(tmp_path, at_the_end, status
     assert line.startswith("error: another process of this run ended or is stuck (this is process 0 of 2)")
     assert "resume=" in line
     if status == 1:
-        assert (tmp_path / "stderr1").read_text() == "error: picture_3.png: cannot be read\n"
+        assert (tmp_path / "stderr1").read_text() == "error: image_3.png: cannot be read\n"
 
 
 DOOMED = """
@@ -269,25 +236,25 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from engine import runtime
-from engine.config import _guarded
-from tests.engine.toy import trainer
+from engine.config.launch import guarded
+from tests.engine.toy import make_trainer
 
 def job():
-    where = runtime.start(device="cpu", channels_last=False)
-    made = trainer(Path(sys.argv[1]), runtime=where, steps=9999, batch=4, eval_every=9999, save_every=9999)
-    update = made.learner.update
+    group = runtime.start(device="cpu", channels_last=False)
+    trainer = make_trainer(Path(sys.argv[1]), runtime=group, steps=9999, batch=4, eval_every=9999, save_every=9999)
+    update = trainer.learner.update
     def until_step_5():
-        if made.state.step == 5 and where.rank == 1:
+        if trainer.state.step == 5 and group.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         update()
-    made.learner.update = until_step_5
-    made.fit()
+    trainer.learner.update = until_step_5
+    trainer.fit()
 
-runtime.leave(_guarded(job))
+runtime.exit_process(guarded(job))
 """
 
 
-def test_torchrun_ends_soon_where_a_process_is_killed(tmp_path):
+def test_torchrun_ends_soon_if_a_process_is_killed(tmp_path):
     (tmp_path / "doomed.py").write_text(DOOMED)
     command = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     root = Path(__file__).resolve().parents[2]
@@ -299,13 +266,14 @@ def test_torchrun_ends_soon_where_a_process_is_killed(tmp_path):
         timeout=60,
     )
     assert done.returncode == 1
+    assert "Signal 9 (SIGKILL)" in done.stderr
     ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     # Whichever reaches the survivor first, torchrun's SIGTERM or the broken connection: one line at most.
     assert len(ours) <= 1
     assert "terminate called" not in done.stderr
 
 
-def test_processes_without_a_meeting_place_are_refused(monkeypatch):
+def test_processes_without_a_rendezvous_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT"):
@@ -322,9 +290,9 @@ def test_processes_that_do_not_come_are_not_waited_for_forever(monkeypatch):
 
 
 def test_ranks_gather_broadcast_and_sum():
-    def collect(where):
-        total = where.sum(torch.tensor([where.rank + 1.0])).item()
-        return where.gather(where.rank), where.broadcast(f"from {where.rank}"), total
+    def collect(group):
+        total = group.sum(torch.tensor([group.rank + 1.0])).item()
+        return group.gather(group.rank), group.broadcast(f"from {group.rank}"), total
 
     assert in_processes(2, collect) == [([0, 1], "from 0", 3.0)] * 2
 
@@ -347,17 +315,17 @@ LONG = {"steps": 60, "ema": 0.9, "eval_every": 20, "save_every": 5}
 
 def _train(folder, workers, slow):
     os.setsid()
-    made = trainer(folder, workers=workers, **LONG)
+    trainer = make_trainer(folder, workers=workers, **LONG)
     sys.stderr = open(folder / "stderr", "w", buffering=1)  # noqa: SIM115  open until the process ends
-    if checkpoint.exists(made.run.last):
-        made.restore()
-    update = made.learner.update
-    made.learner.update = lambda: (time.sleep(slow), update())
-    runtime.exit_process(_guarded(lambda: made.fit() and 0))
+    if checkpoint.exists(trainer.run.last):
+        trainer.restore()
+    update = trainer.learner.update
+    trainer.learner.update = lambda: (time.sleep(slow), update())
+    runtime.exit_process(guarded(lambda: trainer.fit() and 0))
 
 
 def start(folder, *, workers=0, slow=0.0):
-    """Train in a process of its own, with a process group of its own."""
+    """Train in a new process with its own process group."""
     child = multiprocessing.get_context("fork").Process(target=_train, args=(folder, workers, slow))
     child.start()
     return child
@@ -380,7 +348,7 @@ def test_a_process_that_is_killed_or_asked_to_stop_can_be_resumed(tmp_path):
     killed.join(10)
     assert killed.exitcode == -signal.SIGKILL
 
-    # As Slurm and terminals do, the whole group is asked: the workers too.
+    # Slurm and terminals ask the whole group, the workers too.
     stopped = start(folder, workers=2, slow=0.03)
     wait_for_a_save(last, stopped)
     os.killpg(stopped.pid, signal.SIGTERM)
@@ -393,22 +361,22 @@ def test_a_process_that_is_killed_or_asked_to_stop_can_be_resumed(tmp_path):
     ended = start(folder)
     ended.join(30)
     assert ended.exitcode == 0
-    whole = trainer(tmp_path / "whole", **LONG)
+    whole = make_trainer(tmp_path / "whole", **LONG)
     whole.fit()
     assert last.read_bytes() == whole.run.last.read_bytes()
     assert (folder / "metrics.json").read_text() == whole.run.metrics.read_text()
 
 
 def children_of(pid):
-    """The loader's processes of a training."""
+    """The DataLoader workers of a training."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc to find the workers")
 @pytest.mark.parametrize("asked", [True, False])
-def test_workers_that_are_killed_end_a_run_in_good_order(tmp_path, asked):
-    # As `scancel --full` does: every process of the job is signalled, in any order. Or the system is out of
-    # memory and kills one that reads data.
+def test_killed_workers_end_a_run_in_good_order(tmp_path, asked):
+    # `scancel --full` signals every process of the job, in any order. A system that is out of memory kills one
+    # worker.
     folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
     child = start(folder, workers=2, slow=0.02)
     wait_for_a_save(last, child)
@@ -431,49 +399,48 @@ def test_workers_that_are_killed_end_a_run_in_good_order(tmp_path, asked):
     ended = start(folder)
     ended.join(30)
     assert ended.exitcode == 0
-    whole = trainer(tmp_path / "whole", **LONG)
+    whole = make_trainer(tmp_path / "whole", **LONG)
     whole.fit()
     assert last.read_bytes() == whole.run.last.read_bytes()
 
 
-class Deadly(Pictures):
-    """A split whose picture 4 kills the process that reads it."""
+class KillsItsReader(NoiseImages):
+    """A split whose image 4 kills the process that reads it."""
 
-    def __getitem__(self, draw):
-        if draw.index == 4:
+    def __getitem__(self, key):
+        if key.index == 4:
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(draw)
+        return super().__getitem__(key)
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
     def evaluation():
-        made = trainer(tmp_path)
-        share = TrainingData(train_set=Pictures(), eval_set=Deadly(9), workers=2).eval_batches(
-            rank=0, world_size=1, pin=False
+        trainer = make_trainer(tmp_path)
+        data = DataLoaders(train_set=NoiseImages(), eval_set=KillsItsReader(9), workers=2)
+        batches = data.eval_batches(rank=0, world_size=1, pin=False)
+        return evaluate_unless_stopped(
+            trainer.inference_task, batches, trainer.evaluator, trainer.runtime, stop=lambda: asked
         )
-        return evaluate_until(made.inference_task, share, made.evaluator, made.runtime, stop=lambda: asked)
 
     if asked:
         assert evaluation() is None
     else:
-        with pytest.raises(LostWorker, match=r"killed \((Killed|cause unknown)\).*data\.workers"):
+        with pytest.raises(WorkerKilled, match=r"killed \((Killed|cause unknown)\).*data\.workers"):
             evaluation()
 
 
-def test_a_death_does_not_interrupt_what_is_being_done():
-    share = TrainingData(train_set=Pictures(), eval_set=Deadly(9), workers=1).eval_batches(
-        rank=0, world_size=1, pin=False
-    )
-    batches = Batches(share)
+def test_a_killed_worker_interrupts_nothing_but_the_next_batch():
+    data = DataLoaders(train_set=NoiseImages(), eval_set=KillsItsReader(9), workers=1)
+    batches = data.eval_batches(rank=0, world_size=1, pin=False)
     assert int(next(batches)["index"]) == 0
     time.sleep(1.0)  # The worker reads ahead and dies meanwhile: no error here.
-    with pytest.raises(LostWorker, match=r"killed \(Killed\)"):
+    with pytest.raises(WorkerKilled, match=r"killed \(Killed\)"):
         next(batches)
 
 
-def test_asking_twice_ends_the_process_at_once(monkeypatch):
+def test_a_second_request_ends_the_process_at_once(monkeypatch):
     def impatient():
         request = StopRequest()
         request.install()

@@ -1,4 +1,4 @@
-"""A training small enough to be repeated a hundred times: a tiny network on numbers that a formula gives."""
+"""A training small enough to be repeated a hundred times: a tiny network on images made from a formula."""
 
 from pathlib import Path
 from typing import Any
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.data.loader import TrainingData
-from engine.data.sample_stream import Draw, draw_seed
+from engine.data.loader import DataLoaders, SampleKey, sample_seed
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
 from engine.train import optimizers, schedules
-from engine.train.settings import TrainerOptions
-from engine.train.trainer import Trainer
+from engine.train.trainer import Trainer, TrainerOptions
 
 CPU = Runtime(torch.device("cpu"))
 
 
-class Pictures:
-    """Noise pictures [3, 8, 8], drawn anew for each epoch, and a label map in which 255 does not count.
+class NoiseImages:
+    """Noise [3, 8, 8], different in each epoch, and a label map in which 255 does not count.
 
     Sample i has (7 i + 3) mod 61 + 3 counted pixels, so no two batches weigh the same.
     """
+
+    has_labels = True
 
     def __init__(self, size: int = 10, seed: int = 5) -> None:
         self.size, self.seed = size, seed
@@ -32,18 +32,18 @@ class Pictures:
         return self.size
 
     def image_path(self, index: int) -> str:
-        return f"picture_{index}.png"
+        return f"image_{index}.png"
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        random = np.random.default_rng(draw_seed(self.seed, draw))
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        random = np.random.default_rng(sample_seed(self.seed, key))
         image = random.normal(size=(3, 8, 8)).astype(np.float32)
         label = np.full(64, 255)
-        counted = (7 * draw.index + 3) % 61 + 3
+        counted = (7 * key.index + 3) % 61 + 3
         label[:counted] = (image[0] > image[1]).reshape(-1)[:counted]
         return {
             "image": torch.from_numpy(image),
             "label": torch.from_numpy(label.reshape(8, 8)),
-            "index": draw.index,
+            "index": key.index,
         }
 
 
@@ -59,8 +59,20 @@ class Net(nn.Module):
         return self.classify(self.drop(F.relu(self.norm(self.conv(image)))))
 
 
+class Kink(nn.Module):
+    """Adds sqrt(|0 x|) in the calls numbered `bad`: the values stay, the gradient becomes NaN."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x + (0 * x).abs().sqrt() if self.calls - 1 in self.bad else x
+
+
 class ToyTask(nn.Module):
-    """Two losses over counted pixels. `poison` is a step's batch (by first index) whose loss becomes NaN."""
+    """Two losses over counted pixels. With sample `poison` in a batch, they are NaN."""
 
     def __init__(self, model: nn.Module, poison: int | None = None) -> None:
         super().__init__()
@@ -80,9 +92,12 @@ class ToyTask(nn.Module):
     def predict(self, batch: dict[str, Any]) -> Tensor:
         return self.model(batch["image"]).argmax(1)
 
+    def evaluator(self, dataset: NoiseImages) -> "Accuracy":
+        return Accuracy()
+
 
 class Accuracy:
-    """Pixel accuracy, and which samples were counted how often."""
+    """Pixel accuracy, and the indices of the samples that were counted."""
 
     main_metric = "accuracy"
 
@@ -117,7 +132,7 @@ OPTIMIZERS = {
 }
 
 
-def trainer(
+def make_trainer(
     folder: Path,
     *,
     optimizer: str = "sgd",
@@ -128,26 +143,27 @@ def trainer(
     norm: bool = True,
     dropout: float = 0.2,
     poison: int | None = None,
-    **plan: Any,
+    **options: Any,
 ) -> Trainer:
-    """A trainer whose run lies in `folder`; options of the plan may be given by name."""
-    options = {"steps": 12, "batch": 4, "eval_every": 6, "save_every": 4, "tensorboard": False, **plan}
-    resolved = TrainerOptions(**options).resolved(size)
+    """A trainer with its run in `folder`; `options` are those of `TrainerOptions`."""
+    defaults = {"steps": 12, "batch": 4, "eval_every": 6, "save_every": 4, "tensorboard": False}
+    resolved = TrainerOptions(**{**defaults, **options}).in_steps(size)
     torch.manual_seed(0)
     task = runtime.place(ToyTask(Net(norm=norm, dropout=dropout), poison))
     folder.mkdir(parents=True, exist_ok=True)
     assert resolved.steps is not None
     return Trainer(
-        plan=resolved,
+        options=resolved,
         task=task,
         optimizer=OPTIMIZERS[optimizer](task.model),
         schedule=schedules.poly(steps=resolved.steps, warmup_steps=2),
         runtime=runtime,
         run=RunFolder(folder),
-        feed=TrainingData(train_set=Pictures(size), eval_set=Pictures(eval_size, seed=9), workers=workers),
-        evaluator=Accuracy(),
+        data=DataLoaders(
+            train_set=NoiseImages(size), eval_set=NoiseImages(eval_size, seed=9), workers=workers
+        ),
     )
 
 
-def weights(made: Trainer) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in made.learner.model.state_dict().items()}
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.learner.model.state_dict().items()}

@@ -18,18 +18,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from engine.data.pixel_store import PixelStore
+from engine.io.locks import locked
 from PIL import Image
 
 from engine.data import pixel_store
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image, write_png
-from engine.data.loader import loader
+from engine.data.loader import BatchLoader, SampleKey, TrainingSampler
 from engine.data.pixel_cache import MaskFiles, PixelCache
-from engine.data.pixel_store import PixelStore
-from engine.data.sample_stream import Draw, Stream
 from engine.errors import UserError
-from engine.io.locks import locked
-from seg.data.labels import LabelReader
+from seg.data.dataset import LabelReader
 from seg.data.masks import masks
 from seg.transforms import EvalTransform, TrainTransform
 
@@ -307,24 +306,24 @@ def cached(data, split, transform, folder):
 @pytest.mark.filterwarnings("error")  # among them torch's, about tensors on memory that cannot be written
 def test_a_data_set_gives_the_same_samples(tmp_path, data, split, transform):
     plain, fast = cached(masks(root=str(data)), split, transform, tmp_path / "cache")
-    for draw in [Draw(index, epoch) for index in range(len(plain)) for epoch in range(3)]:
+    for draw in [SampleKey(index, epoch) for index in range(len(plain)) for epoch in range(3)]:
         expected, found = plain[draw], fast[draw]
         assert expected.keys() == found.keys() == {"index", "image", "label"}
         assert torch.equal(found["image"], expected["image"])
         assert torch.equal(found["label"], expected["label"])
         found["image"][0] = found["label"][0] = 9  # memory of its own
-    again = fast[Draw(0, 0)]
-    assert torch.equal(again["label"], plain[Draw(0, 0)]["label"])
+    again = fast[SampleKey(0, 0)]
+    assert torch.equal(again["label"], plain[SampleKey(0, 0)]["label"])
 
 
 def test_workers_read_from_the_cache(tmp_path, data):
     plain, fast = cached(masks(root=str(data)), "train", TrainTransform(crop=48), tmp_path / "cache")
-    stream = Stream(num_samples=5, batch=3, seed=2)
+    stream = TrainingSampler(num_samples=5, batch=3, seed=2)
     shutil.rmtree(data)  # nothing of it is read any more
-    batch = next(iter(loader(fast, stream, workers=2)))
+    batch = next(iter(BatchLoader(fast, stream, workers=2)))
     assert batch["image"].shape == (3, 3, 48, 48)
     with pytest.raises(UserError):
-        plain[Draw(0, 0)]
+        plain[SampleKey(0, 0)]
 
 
 def test_other_classes_never_get_old_masks(tmp_path, data):
@@ -332,8 +331,8 @@ def test_other_classes_never_get_old_masks(tmp_path, data):
     swapped = {"classes": CLASSES["classes"][::-1], "ignore": [0]}
     (data / "classes.json").write_text(as_json(swapped))
     plain, after = cached(masks(root=str(data)), "val", EvalTransform(), tmp_path / "cache")
-    old, new = (dataset[Draw(0, 0)]["label"] for dataset in (before, after))
-    assert torch.equal(new, plain[Draw(0, 0)]["label"])
+    old, new = (dataset[SampleKey(0, 0)]["label"] for dataset in (before, after))
+    assert torch.equal(new, plain[SampleKey(0, 0)]["label"])
     assert torch.equal(old == 0, new == 1)
     assert (old == 0).any()
     assert len(list((tmp_path / "cache").glob("masks-*"))) == 2

@@ -12,7 +12,7 @@ import torch
 from engine.config import compose
 from engine.data import unreadable
 from engine.data.dataset_builder import DatasetBuilder
-from engine.data.sample_stream import Draw, draw_seed
+from engine.data.loader import SampleKey, sample_seed
 from engine.data.unreadable import UnreadableSample, check_budget
 from engine.errors import UserError
 from engine.io.parallel import parallel_map
@@ -143,7 +143,7 @@ def test_a_split_is_as_if_the_broken_files_had_never_been_there(root):
         (root / f"images/train/train{number}.jpg").unlink()
         (root / f"masks/train/train{number}.png").unlink()
     expected = masks(root=str(root)).dataset("train", TrainTransform(crop=32), 5)
-    for draw in [Draw(index, epoch) for index in range(4) for epoch in range(2)]:
+    for draw in [SampleKey(index, epoch) for index in range(4) for epoch in range(2)]:
         assert torch.equal(sifted[draw]["image"], expected[draw]["image"])
         assert torch.equal(sifted[draw]["label"], expected[draw]["label"])
     assert intake.counts == {"skipped": {"train": 2}}
@@ -162,7 +162,7 @@ def test_to_fail_is_the_default_and_reads_nothing(root, monkeypatch):
     intake.write(root)
     assert not (root / "skipped.json").exists()
     with pytest.raises(UserError, match=r"train1.jpg: truncated"):
-        dataset[Draw(1, 0)]
+        dataset[SampleKey(1, 0)]
 
 
 def test_a_limit_is_spread_over_the_split(root):
@@ -238,7 +238,7 @@ def test_optionsare_checked(options, message):
 
 
 def test_an_older_run_lacks_the_options():
-    intake = DatasetBuilder.of({"workers": 3, "crop": 32}, runtime=ALONE)
+    intake = DatasetBuilder.from_config({"workers": 3, "crop": 32}, runtime=ALONE)
     assert (intake.on_error, intake.cache, intake.workers) == ("fail", None, 3)
 
 
@@ -255,7 +255,7 @@ def test_two_processes_share_the_reading_and_agree(root, tmp_path):
         try:
             too_few.dataset(data, "train", TrainTransform(crop=32))
         except UserError as error:
-            return intake.skipped, dataset[Draw(2, 1)]["image"].tolist(), str(error)
+            return intake.skipped, dataset[SampleKey(2, 1)]["image"].tolist(), str(error)
         return None
 
     first, second = in_processes(2, prepare)
@@ -263,7 +263,7 @@ def test_two_processes_share_the_reading_and_agree(root, tmp_path):
     assert first == second
     assert [entry["name"] for entry in first[0]["train"]] == ["train1", "train4"]
     # seeded by its new index, which is what it would have without the broken files
-    expected = TrainTransform(crop=32)(*data.dataset("train", None).read(3)[:2], draw_seed(0, Draw(2, 1)))[0]
+    expected = TrainTransform(crop=32)(*data.dataset("train", None).read(3)[:2], sample_seed(0, SampleKey(2, 1)))[0]
     assert first[1] == expected.transpose(2, 0, 1).tolist()
     assert first[2].startswith("2 of 6 files of train cannot be read")
 

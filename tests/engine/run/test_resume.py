@@ -15,48 +15,48 @@ from engine.train import run_log
 from engine.train.learner import Learner
 from engine.train.run_log import RunLog
 from engine.train.signals import Stopped
-from tests.engine.toy import OPTIMIZERS, Accuracy, trainer, weights
+from tests.engine.toy import OPTIMIZERS, Accuracy, make_trainer, weights
 
 RATES = ("time", "images_per_s", "data_wait")
 
 
 def go_on(folder, **options):
     """Resume a run as tools/train.py does, up to its end."""
-    made = trainer(folder, **options)
-    if checkpoint.exists(made.run.last):
-        made.restore()
-    made.fit()
-    return made
+    trainer = make_trainer(folder, **options)
+    if checkpoint.exists(trainer.run.last):
+        trainer.restore()
+    trainer.fit()
+    return trainer
 
 
-def traces(made):
+def traces(trainer):
     """Everything a run leaves that must not depend on how often it was interrupted."""
-    rows = [{k: v for k, v in row.items() if k not in RATES} for row in run_log.read_rows(made.run.log)]
+    rows = [{k: v for k, v in row.items() if k not in RATES} for row in run_log.read_rows(trainer.run.log)]
     return {
-        "last": made.run.last.read_bytes(),
-        "best": made.run.best.read_bytes(),
-        "metrics": made.run.metrics.read_text(),
-        "log": [row for row in rows if row["kind"] == "eval" or row["step"] % made.plan.log_every == 0],
+        "last": trainer.run.last.read_bytes(),
+        "best": trainer.run.best.read_bytes(),
+        "metrics": trainer.run.metrics.read_text(),
+        "log": [row for row in rows if row["kind"] == "eval" or row["step"] % trainer.plan.log_every == 0],
     }
 
 
-def stop_at(made, step):
+def stop_at(trainer, step):
     """End a run after `step` as a kill would, without a word."""
 
     class Killed(Exception):
         pass
 
-    update, taken = made.learner.update, []
+    update, taken = trainer.learner.update, []
 
     def counted():
-        if made.state.step + 1 > step:
+        if trainer.state.step + 1 > step:
             raise Killed
         update()
         taken.append(1)
 
-    made.learner.update = counted
+    trainer.learner.update = counted
     with pytest.raises(Killed):
-        made.fit()
+        trainer.fit()
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -64,7 +64,7 @@ def stop_at(made, step):
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, optimizer, ema):
     options = {"optimizer": optimizer, "ema": ema, "accumulate": 2, "clip": 1.0}
     whole = go_on(tmp_path / "whole", **options)
-    stop_at(trainer(tmp_path / "killed", **options), step=7)
+    stop_at(make_trainer(tmp_path / "killed", **options), step=7)
     assert checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.safetensors")[1]["state"]["step"] == 6
     resumed = go_on(tmp_path / "killed", **options)
     assert traces(resumed) == traces(whole)
@@ -73,13 +73,13 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, optimizer, ema):
 
 def test_a_run_resumes_with_another_number_of_workers(tmp_path):
     whole = go_on(tmp_path / "whole")
-    stop_at(trainer(tmp_path / "killed", workers=2), step=5)
+    stop_at(make_trainer(tmp_path / "killed", workers=2), step=5)
     assert traces(go_on(tmp_path / "killed", workers=1)) == traces(whole)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path):
     whole = go_on(tmp_path / "whole", log_every=1)
-    stop_at(trainer(tmp_path / "killed", log_every=1), step=2)
+    stop_at(make_trainer(tmp_path / "killed", log_every=1), step=2)
     assert traces(go_on(tmp_path / "killed", log_every=1)) == traces(whole)
 
 
@@ -131,38 +131,38 @@ def test_a_run_survives_a_kill_at_any_moment(tmp_path):
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     whole = go_on(tmp_path / "whole")
-    stop_at(trainer(tmp_path / "killed"), step=9)
-    made = trainer(tmp_path / "killed")
-    content = bytearray(made.run.last.read_bytes())
+    stop_at(make_trainer(tmp_path / "killed"), step=9)
+    trainer = make_trainer(tmp_path / "killed")
+    content = bytearray(trainer.run.last.read_bytes())
     content[-1] ^= 1
-    made.run.last.write_bytes(content)
-    message = made.restore()
+    trainer.run.last.write_bytes(content)
+    message = trainer.restore()
     assert "do not match their hash" in message
     assert "going on from last.previous.safetensors" in message
     # It must not become the one before when the next is written.
-    assert made.run.last.with_name("last.damaged.safetensors").read_bytes() == bytes(content)
-    assert not made.run.last.exists()
-    made.fit()
-    assert traces(made) == traces(whole)
+    assert trainer.run.last.with_name("last.damaged.safetensors").read_bytes() == bytes(content)
+    assert not trainer.run.last.exists()
+    trainer.fit()
+    assert traces(trainer) == traces(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_the_run(tmp_path, number):
     whole = go_on(tmp_path / "whole")
-    made = trainer(tmp_path / "stopped")
-    step = made.learner.update
-    made.learner.update = lambda: (os.kill(os.getpid(), number) if made.state.step == 4 else None, step())
+    trainer = make_trainer(tmp_path / "stopped")
+    step = trainer.learner.update
+    trainer.learner.update = lambda: (os.kill(os.getpid(), number) if trainer.state.step == 4 else None, step())
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=rf"stopped by {number.name} at step 6 of 12; go on with resume="):
-        made.fit()
+        trainer.fit()
     assert signal.getsignal(number) is before
-    assert checkpoint.read(made.run.last)[1]["state"]["step"] == 6
+    assert checkpoint.read(trainer.run.last)[1]["state"]["step"] == 6
     assert traces(go_on(tmp_path / "stopped")) == traces(whole)
 
 
 def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
     whole = go_on(tmp_path / "whole")
-    made, update, seen = trainer(tmp_path / "stopped"), Accuracy.update, []
+    trainer, update, seen = make_trainer(tmp_path / "stopped"), Accuracy.update, []
 
     def noted(self, outputs, batch):
         seen.append(1)
@@ -173,16 +173,16 @@ def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Accuracy, "update", noted)
         with pytest.raises(Stopped, match="at step 6 of 12"):
-            made.fit()
+            trainer.fit()
     assert 3 <= len(seen) < 7  # batches that were on their way may still be counted
-    assert made.state.evaluated_step == 0
+    assert trainer.state.evaluated_step == 0
     assert traces(go_on(tmp_path / "stopped")) == traces(whole)
 
 
 @pytest.mark.parametrize("room", range(2, 8))
 def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path, monkeypatch, room):
     whole = go_on(tmp_path / "whole")
-    made, fsync, calls = trainer(tmp_path / "full"), os.fsync, []
+    trainer, fsync, calls = make_trainer(tmp_path / "full"), os.fsync, []
 
     def full(handle):
         calls.append(1)
@@ -195,38 +195,38 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path,
         with pytest.raises(
             UserError, match=r"^.*(last|best)\.safetensors: cannot write .*No space left.*resume$"
         ):
-            made.fit()
-    assert checkpoint.read_latest(made.run.last)[1]["state"]["step"] in (4, 6, 8)
+            trainer.fit()
+    assert checkpoint.read_latest(trainer.run.last)[1]["state"]["step"] in (4, 6, 8)
     assert traces(go_on(tmp_path / "full")) == traces(whole)
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
-    made = trainer(tmp_path)
-    made.run.log.mkdir()
+    trainer = make_trainer(tmp_path)
+    trainer.run.log.mkdir()
     with pytest.raises(UserError, match="log"):
-        made.fit()
+        trainer.fit()
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
-    made = go_on(tmp_path)
+    trainer = go_on(tmp_path)
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    again = trainer(tmp_path)
+    again = make_trainer(tmp_path)
     assert not again.finished
     again.restore()
     assert again.finished
-    assert again.fit() == made.state.metrics
+    assert again.fit() == trainer.state.metrics
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
 
 
 def test_a_run_can_be_extended(tmp_path):
     go_on(tmp_path)
-    made = trainer(tmp_path, steps=16)
-    assert made.restore().endswith(
+    trainer = make_trainer(tmp_path, steps=16)
+    assert trainer.restore().endswith(
         "step 12 of 16; it had 12 steps: the learning rate now follows the schedule of 16"
     )
-    made.fit()
-    assert made.state.step == made.state.evaluated_step == 16
-    rows = run_log.read_rows(made.run.log)
+    trainer.fit()
+    assert trainer.state.step == trainer.state.evaluated_step == 16
+    rows = run_log.read_rows(trainer.run.log)
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12, 16]
     # The schedule is that of the longer run from here on: (1 - 15 / 16) ** 0.9 at the last step.
     assert rows[-2]["lr"] == pytest.approx(0.2 * (1 / 16) ** 0.9)
@@ -235,7 +235,7 @@ def test_a_run_can_be_extended(tmp_path):
 def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
     go_on(tmp_path)
     with pytest.raises(UserError, match=r"at step 12 already.*set trainer\.steps to more"):
-        trainer(tmp_path, steps=8).restore()
+        make_trainer(tmp_path, steps=8).restore()
 
 
 @pytest.mark.parametrize(
@@ -249,31 +249,31 @@ def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
 def test_another_run_is_no_continuation(tmp_path, options, message):
     go_on(tmp_path)
     with pytest.raises(UserError, match=rf"{message}: that is no continuation; .*init_from={tmp_path}"):
-        trainer(tmp_path, **options).restore()
+        make_trainer(tmp_path, **options).restore()
 
 
 def test_averaging_may_begin_late(tmp_path):
-    stop_at(trainer(tmp_path), step=8)
-    made = trainer(tmp_path, ema=0.9)
-    made.restore()
-    assert made.learner.average.updates == 0
-    averaged = made.learner.average.model.state_dict()
-    assert all(torch.equal(averaged[name], tensor) for name, tensor in weights(made).items())
-    made.fit()
-    assert made.learner.average.updates == 4
+    stop_at(make_trainer(tmp_path), step=8)
+    trainer = make_trainer(tmp_path, ema=0.9)
+    trainer.restore()
+    assert trainer.learner.average.updates == 0
+    averaged = trainer.learner.average.model.state_dict()
+    assert all(torch.equal(averaged[name], tensor) for name, tensor in weights(trainer).items())
+    trainer.fit()
+    assert trainer.learner.average.updates == 4
 
 
 def test_averaging_may_end_early(tmp_path):
-    stop_at(trainer(tmp_path, ema=0.9), step=8)
-    made = go_on(tmp_path)
-    assert made.inference_task is made.learner.task
+    stop_at(make_trainer(tmp_path, ema=0.9), step=8)
+    trainer = go_on(tmp_path)
+    assert trainer.inference_task is trainer.learner.task
 
 
 def test_metrics_json_tells_the_last_and_the_best(tmp_path):
     scores = iter([0.5, 0.75, 0.25, float("nan")])
-    made = trainer(tmp_path, eval_every=3)
-    made.evaluator.compute = lambda: {"accuracy": next(scores)}
-    made.fit()
-    metrics = json.loads(made.run.metrics.read_text())
+    trainer = make_trainer(tmp_path, eval_every=3)
+    trainer.evaluator.compute = lambda: {"accuracy": next(scores)}
+    trainer.fit()
+    metrics = json.loads(trainer.run.metrics.read_text())
     assert metrics == {"accuracy": None, "step": 12, "best_accuracy": 0.75, "best_step": 6}
-    assert checkpoint.read(made.run.best)[1]["state"]["step"] == 6
+    assert checkpoint.read(trainer.run.best)[1]["state"]["step"] == 6

@@ -1,4 +1,4 @@
-"""Counting runs beside predicting, and nobody can tell from the results."""
+"""Scoring runs beside prediction, with the same results as one after the other."""
 
 import threading
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.train.evaluation import AHEAD, evaluate, evaluate_until
+from engine.train.evaluation import MAX_UNSCORED, evaluate, evaluate_unless_stopped
 from tests.engine.toy import CPU
 
 
@@ -61,15 +61,15 @@ def numbers(count):
     return [{"x": torch.tensor(n), "boxes": [torch.zeros(n, 4)], "size": (2, 3)} for n in range(count)]
 
 
-def test_batches_are_counted_once_and_in_order():
+def test_batches_are_scored_once_and_in_order():
     assert evaluate(Doubles(), numbers(20), Sum(), CPU) == {"sum": 380, "seen": list(range(20))}
 
 
-def test_an_empty_share_is_counted_too():
+def test_an_empty_share_is_scored_too():
     assert evaluate(Doubles(), [], Sum(), CPU) == {"sum": 0, "seen": []}
 
 
-def test_the_next_batch_is_predicted_while_one_is_counted():
+def test_the_next_batch_is_predicted_while_one_is_scored():
     task = Doubles()
 
     def check(number):
@@ -86,10 +86,10 @@ def test_predictions_do_not_pile_up():
         threading.Event().wait(0.01)
 
     evaluate(task, numbers(30), Sum(check), CPU)
-    assert 1 < max(most) <= AHEAD + 2  # the one being counted, those waiting, and the one that was just made
+    assert 1 < max(most) <= MAX_UNSCORED + 2  # the one being scored, those waiting, and the latest prediction
 
 
-def test_the_first_error_of_the_counting_ends_the_evaluation():
+def test_the_first_scoring_error_ends_the_evaluation():
     task = Doubles()
 
     def check(number):
@@ -100,10 +100,10 @@ def test_the_first_error_of_the_counting_ends_the_evaluation():
     with pytest.raises(LookupError, match="number 3"):
         evaluate(task, numbers(1000), evaluator, CPU)
     assert evaluator.seen == [0, 1, 2]
-    assert len(task.started) <= 3 + AHEAD + 2
+    assert len(task.started) <= 3 + MAX_UNSCORED + 2
 
 
-def test_an_error_of_the_counting_goes_before_a_later_one_of_the_predicting():
+def test_a_scoring_error_goes_before_a_later_prediction_error():
     task = Doubles(fails_at=4)
 
     def check(number):
@@ -115,7 +115,7 @@ def test_an_error_of_the_counting_goes_before_a_later_one_of_the_predicting():
         evaluate(task, numbers(9), Sum(check), CPU)
 
 
-def test_an_error_of_the_predicting_comes_after_the_batches_before_it_were_counted():
+def test_a_prediction_error_comes_after_the_batches_before_it_were_scored():
     evaluator = Sum()
     with pytest.raises(ArithmeticError):
         evaluate(Doubles(fails_at=4), numbers(9), evaluator, CPU)
@@ -123,20 +123,20 @@ def test_an_error_of_the_predicting_comes_after_the_batches_before_it_were_count
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluator")]
 
 
-def test_the_tool_is_told_of_each_batch_after_the_evaluator():
-    told, evaluator = [], Sum()
+def test_on_batch_is_called_after_the_evaluator():
+    calls, evaluator = [], Sum()
 
     def on_batch(done, batch, outputs):
         assert evaluator.seen[-1] == int(batch["x"]) == done - 1
         assert batch["boxes"][0].shape == (done - 1, 4)
-        told.append((done, int(outputs["twice"][0]), outputs["file"]))
+        calls.append((done, int(outputs["twice"][0]), outputs["file"]))
 
     evaluate(Doubles(), numbers(4), evaluator, CPU, on_batch=on_batch)
-    assert told == [(n + 1, 2 * n, "a.png") for n in range(4)]
+    assert calls == [(n + 1, 2 * n, "a.png") for n in range(4)]
 
 
-def test_a_request_to_stop_gives_up_at_the_next_batch():
+def test_a_request_to_stop_ends_at_the_next_batch():
     task, asked = Doubles(), iter([False, False, True])
-    assert evaluate_until(task, numbers(9), Sum(), CPU, stop=lambda: next(asked)) is None
+    assert evaluate_unless_stopped(task, numbers(9), Sum(), CPU, stop=lambda: next(asked)) is None
     assert task.started == [0, 1, 2]
     assert task.training

@@ -1,4 +1,4 @@
-"""Optimizers: TensorFlow's RMSProp written out in numpy, parameter groups, the averaged weights."""
+"""Optimizers: TensorFlow's RMSProp written out in numpy, and parameter groups."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from engine.train import optimizers
-from engine.train.weight_average import Average
 
 LR, DECAY, MOMENTUM, EPS, WEIGHT_DECAY = 0.05, 0.9, 0.9, 1e-3, 0.01
 
@@ -43,19 +42,19 @@ def test_rmsprop_tf_is_tensorflows(weight_decay):
         LR * 0.8**step for step in range(8)
     ]  # A rate that changes: it is inside of TensorFlow's momentum.
     parameter = nn.Parameter(torch.tensor(start))
-    made = optimizers.RMSpropTF(
+    optimizer = optimizers.RMSpropTF(
         [parameter], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS, weight_decay=weight_decay
     )
     expected = tensorflow_rmsprop(start, grads, rates, weight_decay)
-    np.testing.assert_allclose(run(made, parameter, grads, rates), expected, rtol=1e-12)
+    np.testing.assert_allclose(run(optimizer, parameter, grads, rates), expected, rtol=1e-12)
 
 
 def test_rmsprop_tf_is_not_torchs():
     start, grads, rates = np.linspace(-1, 1, 6), gradients(8), [LR] * 8
     ours, theirs = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor(start))
-    made = optimizers.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
+    optimizer = optimizers.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
     torchs = torch.optim.RMSprop([theirs], lr=LR, alpha=DECAY, momentum=MOMENTUM, eps=EPS)
-    difference = run(made, ours, grads, rates) - run(torchs, theirs, grads, rates)
+    difference = run(optimizer, ours, grads, rates) - run(torchs, theirs, grads, rates)
     assert np.abs(difference).max() > 0.1
 
 
@@ -116,24 +115,7 @@ def test_negative_rates_are_an_error():
 
 def test_set_lr_keeps_the_factors():
     model = Model()
-    made = optimizers.sgd(model, lr=2.0, lr_factors={"backbone.*": 0.1})
-    assert optimizers.set_lr(made, 0.25) == 0.5
-    assert optimizers.set_lr(made, 0.5) == 1.0
-    assert {group["lr"] for group in made.param_groups} == {1.0, 0.1}
-
-
-def test_the_average_follows_tensorflows_warm_up():
-    model = nn.Module()
-    model.model = nn.BatchNorm2d(1)
-    average, expected = Average(model, 0.5), 1.0
-    for count, value in enumerate([3.0, -1.0, 4.0, 2.0, 8.0, 5.0, 0.0, 9.0, 7.0, 6.0]):
-        with torch.no_grad():
-            model.model.weight.fill_(value)
-            model.model.num_batches_tracked.fill_(count)
-        average.update()
-        decay = min(0.5, (1 + count) / (10 + count))
-        expected = decay * expected + (1 - decay) * value
-    assert average.model.weight.item() == pytest.approx(expected)
-    assert average.model.num_batches_tracked.item() == 9
-    assert average.updates == 10
-    assert not average.model.weight.requires_grad
+    optimizer = optimizers.sgd(model, lr=2.0, lr_factors={"backbone.*": 0.1})
+    assert optimizers.set_lr(optimizer, 0.25) == 0.5
+    assert optimizers.set_lr(optimizer, 0.5) == 1.0
+    assert {group["lr"] for group in optimizer.param_groups} == {1.0, 0.1}

@@ -1,20 +1,21 @@
-"""The loop: exact means, numbers that stay numbers, what is evaluated and what is said."""
+"""The training loop: exact means, losses that stay finite, what is evaluated and what is reported."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engine.data.sample_stream import Draw
+from engine.data.loader import SampleKey
 from engine.errors import UserError
 from engine.run import checkpoint
 from engine.runtime import Runtime
 from engine.train import run_log
-from engine.train.settings import TrainerOptions
-from tests.engine.toy import Pictures, trainer, weights
+from engine.train.trainer import TrainerOptions
+from tests.engine.toy import Kink, NoiseImages, ToyTask, make_trainer, weights
 
 PLAIN = {"norm": False, "dropout": 0.0, "batch": 6, "steps": 6, "eval_every": 6}
 
@@ -25,28 +26,28 @@ def close(one, other, tolerance=1e-6):
 
 @pytest.mark.parametrize("accumulate", [2, 3, 6])
 def test_accumulation_equals_the_whole_batch(tmp_path, accumulate):
-    one = trainer(tmp_path / "one", **PLAIN)
-    many = trainer(tmp_path / "many", accumulate=accumulate, **PLAIN)
+    one = make_trainer(tmp_path / "one", **PLAIN)
+    many = make_trainer(tmp_path / "many", accumulate=accumulate, **PLAIN)
     start = weights(one)
     one.fit(), many.fit()
     assert not close(start, weights(one), 0.01)
     assert close(weights(one), weights(many))
-    rows = [run_log.read_rows(made.run.log)[0] for made in (one, many)]
+    rows = [run_log.read_rows(trainer.run.log)[0] for trainer in (one, many)]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-6)
 
 
 def test_a_mean_of_means_would_be_another_result(tmp_path):
-    # What the test above must be able to notice: micro-batches that count a different number of pixels.
-    made = trainer(tmp_path / "one", accumulate=3, **PLAIN)
-    made.learner.task.weight = lambda batch: torch.tensor(1.0)
-    exact = trainer(tmp_path / "two", **PLAIN)
-    made.fit(), exact.fit()
-    assert not close(weights(made), weights(exact), 1e-3)
+    # The test above must be able to notice this: micro-batches that count different numbers of pixels.
+    trainer = make_trainer(tmp_path / "one", accumulate=3, **PLAIN)
+    trainer.learner.task.weight = lambda batch: torch.tensor(1.0)
+    exact = make_trainer(tmp_path / "two", **PLAIN)
+    trainer.fit(), exact.fit()
+    assert not close(weights(trainer), weights(exact), 1e-3)
 
 
 def test_the_loop_is_the_plain_loop(tmp_path):
-    made = trainer(tmp_path, **PLAIN)
-    model = trainer(tmp_path / "other", **PLAIN).learner.model
+    trainer = make_trainer(tmp_path, **PLAIN)
+    model = make_trainer(tmp_path / "other", **PLAIN).learner.model
     optimizer = torch.optim.SGD(
         [
             {"params": [p for n, p in model.named_parameters() if "weight" in n], "weight_decay": 1e-3},
@@ -55,10 +56,10 @@ def test_the_loop_is_the_plain_loop(tmp_path):
         lr=0.2,
         momentum=0.9,
     )
-    made.fit()
-    pictures, order = Pictures(10), [made.feed.draws(step, batch=6) for step in range(6)]
-    for step, draws in enumerate(order):
-        items = [pictures[Draw(*draw)] for draw in draws]
+    trainer.fit()
+    images = NoiseImages(10)
+    for step in range(6):
+        items = [images[key] for key in trainer.data.step_samples(step, batch=6)]
         for group in optimizer.param_groups:
             group["lr"] = 0.2 * (1 - step / 6) ** 0.9 * min(1.0, 0.1 + 0.45 * step)
         scores = model(torch.stack([item["image"] for item in items]))
@@ -66,52 +67,54 @@ def test_the_loop_is_the_plain_loop(tmp_path):
         optimizer.zero_grad()
         (1.1 * F.cross_entropy(scores, labels, ignore_index=255)).backward()
         optimizer.step()
-    assert close(weights(made), model.state_dict())
+    assert close(weights(trainer), model.state_dict())
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
-    made = [trainer(tmp_path / name) for name in "abc"]
-    made[2].feed = type(made[2].feed)(train_set=Pictures(), eval_set=Pictures(7, seed=9), seed=1)
-    for one in made:
-        one.fit()
-    a, b, c = (one.run.last.read_bytes() for one in made)
+    trainers = [make_trainer(tmp_path / name) for name in "abc"]
+    trainers[2].data = replace(trainers[2].data, seed=1)
+    for trainer in trainers:
+        trainer.fit()
+    a, b, c = (trainer.run.last.read_bytes() for trainer in trainers)
     assert a == b != c
 
 
-def test_the_average_is_what_is_evaluated_and_kept_as_best(tmp_path):
-    made = trainer(tmp_path, ema=0.9, eval_every=12)
-    made.fit()
-    tensors, _ = checkpoint.inference_weights(made.run.last)
-    assert torch.equal(tensors["conv.weight"], made.learner.average.model.state_dict()["conv.weight"])
-    assert not torch.equal(tensors["conv.weight"], weights(made)["conv.weight"])
-    best, _ = checkpoint.inference_weights(made.run.best)
+def test_the_average_is_evaluated_and_saved_as_best(tmp_path):
+    trainer = make_trainer(tmp_path, ema=0.9, eval_every=12)
+    trainer.fit()
+    tensors, _ = checkpoint.inference_weights(trainer.run.last)
+    assert torch.equal(tensors["conv.weight"], trainer.learner.average.model.state_dict()["conv.weight"])
+    assert not torch.equal(tensors["conv.weight"], weights(trainer)["conv.weight"])
+    best, _ = checkpoint.inference_weights(trainer.run.best)
     assert all(torch.equal(best[name], tensors[name]) for name in tensors)
 
 
 def test_every_sample_is_evaluated_once(tmp_path):
-    assert trainer(tmp_path, eval_size=7).fit()["seen"] == list(range(7))
+    assert make_trainer(tmp_path, eval_size=7).fit()["seen"] == list(range(7))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, accumulate):
-    healthy = trainer(tmp_path / "healthy", accumulate=accumulate)
-    order = healthy.feed.draws
-    poison = next(d.index for d in order(2, batch=4) if d.index not in {e.index for e in order(1, batch=4)})
-    step = next(s for s in itertools.count() if poison in {d.index for d in order(s, batch=4)})
-    made = trainer(tmp_path / "ill", accumulate=accumulate, poison=poison)
+    healthy = make_trainer(tmp_path / "healthy", accumulate=accumulate)
+    order = healthy.data.step_samples
+    poison = next(
+        key.index for key in order(2, batch=4) if key.index not in {k.index for k in order(1, batch=4)}
+    )
+    step = next(s for s in itertools.count() if poison in {key.index for key in order(s, batch=4)})
+    trainer = make_trainer(tmp_path / "poisoned", accumulate=accumulate, poison=poison)
     with pytest.raises(UserError) as caught:
-        made.fit()
+        trainer.fit()
     message = str(caught.value)
     assert f"not finite at step {step} (cross_entropy nan, extra nan)" in message
-    assert f"picture_{poison}.png" in message
-    assert str(made.run.replay) in message
+    assert f"image_{poison}.png" in message
+    assert str(trainer.run.replay) in message
     assert "\n" not in message
 
-    tensors, metadata = checkpoint.read(made.run.replay)
+    tensors, metadata = checkpoint.read(trainer.run.replay)
     assert metadata["state"]["step"] == step
-    assert [Draw(*draw) for draw in metadata["draws"]] == order(step, batch=4)
-    assert metadata["files"] == [f"picture_{draw.index}.png" for draw in order(step, batch=4)]
-    stepped = trainer(tmp_path / "stepped", accumulate=accumulate, steps=12, save_every=step or 99)
+    assert [SampleKey(*key) for key in metadata["samples"]] == order(step, batch=4)
+    assert metadata["files"] == [f"image_{key.index}.png" for key in order(step, batch=4)]
+    stepped = make_trainer(tmp_path / "stepped", accumulate=accumulate, steps=12, save_every=step or 99)
     if step:
         stepped.learner.update, update = (
             lambda: stepped.state.step < step and update(),
@@ -126,93 +129,83 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, accumulate):
         assert [name for name in names if "num_batches" not in name] == same
 
 
-class Kink(nn.Module):
-    """Adds sqrt(|0 x|): nothing to the values, NaN to the gradient, in the calls numbered `bad`."""
-
-    def __init__(self, bad):
-        super().__init__()
-        self.bad, self.calls = bad, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return x + (0 * x).abs().sqrt() if self.calls - 1 in self.bad else x
-
-
 @pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"accumulate": 2}, {"precision": "bf16"}])
 def test_a_finite_loss_with_a_gradient_that_is_not_stops_the_run_before_the_update(tmp_path, options):
-    where = Runtime(torch.device("cpu"), precision=options.get("precision", "fp32"))
-    made = trainer(tmp_path, runtime=where, ema=0.9, dropout=0.0, **options)
+    cpu = Runtime(torch.device("cpu"), precision=options.get("precision", "fp32"))
+    trainer = make_trainer(tmp_path, runtime=cpu, ema=0.9, dropout=0.0, **options)
     calls = 3 * options.get("accumulate", 1)
-    made.learner.model.drop = Kink({calls})
-    update, before = made.learner.update, []
-    made.learner.update = lambda: (update(), before.append(made.learner.capture()[0]))
+    trainer.learner.model.drop = Kink({calls})
+    update, before = trainer.learner.update, []
+    trainer.learner.update = lambda: (update(), before.append(trainer.learner.capture()[0]))
     with pytest.raises(UserError, match=r"the gradient is not finite at step 3 \(cross_entropy \d") as caught:
-        made.fit()
+        trainer.fit()
     assert "\n" not in str(caught.value)
     assert len(before) == 3
-    tensors, metadata = checkpoint.read(made.run.replay)
+    tensors, metadata = checkpoint.read(trainer.run.replay)
     assert (metadata["state"]["step"], metadata["not_finite"]) == (3, "gradient")
-    assert math.isnan(metadata["norm"])
+    assert math.isnan(metadata["gradient_norm"])
     assert all(math.isfinite(loss) for loss in metadata["losses"].values())
-    for name, tensor in made.learner.capture()[0].items():
+    for name, tensor in trainer.learner.capture()[0].items():
         assert torch.equal(tensors[name], tensor), name
         assert torch.isfinite(tensor).all(), name
 
 
 def scaled(folder, **options):
     """A training with fp16's loss scaling, on the CPU."""
-    made = trainer(folder, precision="fp16", dropout=0.0, **options)
-    assert made.learner.scaler.is_enabled()
-    return made
+    trainer = make_trainer(folder, precision="fp16", dropout=0.0, **options)
+    assert trainer.learner.scaler.is_enabled()
+    return trainer
 
 
 def test_loss_scaling_skips_a_step_and_goes_on(tmp_path):
-    made = scaled(tmp_path, steps=4)
-    made.learner.model.drop = Kink({2})
-    seen, update = [], made.learner.update
+    trainer = scaled(tmp_path, steps=4)
+    trainer.learner.model.drop = Kink({2})
+    seen, update = [], trainer.learner.update
 
-    def noted():
-        before = weights(made)["conv.weight"]
+    def observed():
+        before = weights(trainer)["conv.weight"]
         update()
-        seen.append((torch.equal(before, weights(made)["conv.weight"]), made.learner.scaler.get_scale()))
+        seen.append(
+            (torch.equal(before, weights(trainer)["conv.weight"]), trainer.learner.scaler.get_scale())
+        )
 
-    made.learner.update = noted
-    made.fit()
+    trainer.learner.update = observed
+    trainer.fit()
     assert seen == [(False, 65536.0), (False, 65536.0), (True, 32768.0), (False, 32768.0)]
-    assert not made.run.replay.exists()
+    assert not trainer.run.replay.exists()
 
 
 def test_a_gradient_that_no_scale_makes_finite_stops_the_run(tmp_path):
-    made = scaled(tmp_path, steps=40)
-    made.learner.model.drop = Kink(range(1, 99))
+    trainer = scaled(tmp_path, steps=40)
+    trainer.learner.model.drop = Kink(range(1, 99))
     with pytest.raises(UserError, match="the gradient is not finite at step 17"):  # 65536 is halved 16 times
-        made.fit()
+        trainer.fit()
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 1.0}])
 def test_loss_scaling_does_not_change_the_training(tmp_path, options):
-    plain, other = trainer(tmp_path / "a", dropout=0.0, **options), scaled(tmp_path / "b", **options)
+    plain, other = make_trainer(tmp_path / "a", dropout=0.0, **options), scaled(tmp_path / "b", **options)
     plain.fit(), other.fit()
     assert close(weights(plain), weights(other), 1e-5)
 
 
 def test_the_norm_is_that_of_the_whole_gradient(tmp_path):
-    made = trainer(tmp_path, accumulate=2)
-    found, gradients = [], made.learner.gradients
+    trainer = make_trainer(tmp_path, accumulate=2)
+    results, compute_gradients = [], trainer.learner.compute_gradients
 
-    def noted(*arguments, **options):
-        found.append(gradients(*arguments, **options))
-        flat = torch.cat([p.grad.flatten() for p in made.learner.model.parameters()])
-        assert found[-1].norm == pytest.approx(flat.norm().item(), rel=1e-6)
-        return found[-1]
+    def checked(*arguments, **options):
+        results.append(compute_gradients(*arguments, **options))
+        flat = torch.cat([p.grad.flatten() for p in trainer.learner.model.parameters()])
+        assert results[-1].gradient_norm == pytest.approx(flat.norm().item(), rel=1e-6)
+        return results[-1]
 
-    made.learner.gradients = noted
-    made.fit()
-    assert len(found) == 12
+    trainer.learner.compute_gradients = checked
+    trainer.fit()
+    assert len(results) == 12
 
 
 def test_sync_bn_changes_nothing_in_one_process(tmp_path):
-    plain, synced = trainer(tmp_path / "a"), trainer(tmp_path / "b", sync_bn=True)
+    plain, synced = make_trainer(tmp_path / "a"), make_trainer(tmp_path / "b", sync_bn=True)
     plain.fit(), synced.fit()
     assert type(synced.learner.model.norm) is nn.BatchNorm2d
     assert plain.run.last.read_bytes() == synced.run.last.read_bytes()
@@ -222,34 +215,38 @@ def test_sync_bn_keeps_parameters_and_the_names_in_a_checkpoint(tmp_path, monkey
     # What several CUDA processes would do at the start; no exchange takes place.
     monkeypatch.setattr(Runtime, "parallel", lambda self, task: task)
     monkeypatch.setattr(Runtime, "place", lambda self, module: module)
-    made = trainer(tmp_path, ema=0.9, sync_bn=True, runtime=Runtime(torch.device("cuda"), world_size=2))
-    parameters, names = list(made.learner.model.parameters()), set(made.learner.capture()[0])
-    made.learner.start(compile=False)
-    assert type(made.learner.model.norm) is nn.SyncBatchNorm
-    assert all(a is b for a, b in zip(parameters, made.learner.model.parameters(), strict=True))
-    assert set(made.learner.capture()[0]) == names
+    trainer = make_trainer(
+        tmp_path, ema=0.9, sync_bn=True, runtime=Runtime(torch.device("cuda"), world_size=2)
+    )
+    parameters, names = list(trainer.learner.model.parameters()), set(trainer.learner.capture()[0])
+    trainer.learner.start(compile=False)
+    assert type(trainer.learner.model.norm) is nn.SyncBatchNorm
+    assert all(a is b for a, b in zip(parameters, trainer.learner.model.parameters(), strict=True))
+    assert set(trainer.learner.capture()[0]) == names
     with torch.no_grad():
-        made.learner.model.norm.running_mean.fill_(5.0)  # The average follows the buffers of the new layer.
-    made.learner.average.update()
-    assert made.learner.average.model.norm.running_mean.mean() == pytest.approx(4.5)
+        trainer.learner.model.norm.running_mean.fill_(
+            5.0
+        )  # The average follows the buffers of the new layer.
+    trainer.learner.average.update()
+    assert trainer.learner.average.model.norm.running_mean.mean() == pytest.approx(4.5)
 
 
 def test_sync_bn_is_refused_on_several_cpus(tmp_path):
     with pytest.raises(UserError, match="sync_bn=true needs CUDA devices, these run on cpu"):
-        trainer(tmp_path, sync_bn=True, runtime=Runtime(torch.device("cpu"), world_size=2))
+        make_trainer(tmp_path, sync_bn=True, runtime=Runtime(torch.device("cpu"), world_size=2))
 
 
 def test_an_ordinary_loss_leaves_no_replay(tmp_path):
-    made = trainer(tmp_path)
-    made.fit()
-    assert not made.run.replay.exists()
+    trainer = make_trainer(tmp_path)
+    trainer.fit()
+    assert not trainer.run.replay.exists()
 
 
 def test_bf16_runs_on_the_cpu(tmp_path):
-    made = trainer(tmp_path, runtime=Runtime(torch.device("cpu"), precision="bf16"), precision="bf16")
-    start = weights(made)["conv.weight"]
-    assert made.fit()["accuracy"] > 0
-    after = weights(made)["conv.weight"]
+    trainer = make_trainer(tmp_path, runtime=Runtime(torch.device("cpu"), precision="bf16"), precision="bf16")
+    start = weights(trainer)["conv.weight"]
+    assert trainer.fit()["accuracy"] > 0
+    after = weights(trainer)["conv.weight"]
     assert after.dtype == torch.float32
     assert torch.isfinite(after).all()
     assert not torch.equal(start, after)
@@ -257,11 +254,11 @@ def test_bf16_runs_on_the_cpu(tmp_path):
 
 def test_clipping_bounds_the_step(tmp_path):
     clip, lr = 1e-3, 0.2 * 0.1  # The first rate of the warm-up.
-    made = trainer(tmp_path, clip=clip, steps=1, norm=False)
-    start = weights(made)
-    made.optimizer.param_groups[0]["weight_decay"] = 0.0
-    made.fit()
-    moved = torch.cat([(weights(made)[name] - start[name]).flatten() for name in start]).norm()
+    trainer = make_trainer(tmp_path, clip=clip, steps=1, norm=False)
+    start = weights(trainer)
+    trainer.optimizer.param_groups[0]["weight_decay"] = 0.0
+    trainer.fit()
+    moved = torch.cat([(weights(trainer)[name] - start[name]).flatten() for name in start]).norm()
     assert moved == pytest.approx(lr * clip, rel=1e-3)
 
 
@@ -273,17 +270,28 @@ def test_clipping_bounds_the_step(tmp_path):
         ({"steps": -1}, "steps must be positive, got -1"),
         ({"epochs": 0}, "epochs must be positive"),
         ({"steps": 1, "batch": 6, "accumulate": 4}, "batch=6 must be a multiple of accumulate=4"),
-        ({"steps": 1, "ema": 1.0}, "ema must lie between 0 and 1"),
+        ({"steps": 1, "ema": 1.0}, "ema must be between 0 and 1"),
         ({"steps": 1, "clip": float("nan")}, "clip must be positive"),
     ],
 )
-def test_impossible_plans_are_refused(options, message):
+def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TrainerOptions(**options)
 
 
-def test_epochs_become_steps_once():
-    plan = TrainerOptions(epochs=2.5, batch=8).resolved(101)
-    assert (plan.steps, plan.epochs) == (32, None)  # 252.5 images of 8 a step
-    assert plan.eval_every == plan.save_every == 4
-    assert TrainerOptions(steps=7, eval_every=3).resolved(5).eval_every == 3
+def test_epochs_are_converted_to_steps():
+    options = TrainerOptions(epochs=2.5, batch=8).in_steps(101)
+    assert (options.steps, options.epochs) == (32, None)  # 252.5 images of 8 a step
+    assert options.eval_every == options.save_every == 4
+    assert TrainerOptions(steps=7, eval_every=3).in_steps(5).eval_every == 3
+
+
+def test_a_split_without_labels_is_refused_before_training(tmp_path, monkeypatch):
+    def refuse(task, dataset):
+        raise UserError("this split has no labels")
+
+    monkeypatch.setattr(ToyTask, "evaluator", refuse)
+    make_trainer(tmp_path)  # the evaluator is built when it is first needed
+    monkeypatch.setattr(NoiseImages, "has_labels", False)
+    with pytest.raises(UserError, match="no labels"):
+        make_trainer(tmp_path)

@@ -1,7 +1,7 @@
 """Decoded pixels of a list of files in one memory-mapped file, with an index of what they were decoded from.
 
-<folder>/<kind>-<key>/pixels.bin   uint8, one picture after the other
-<folder>/<kind>-<key>/index.npy    one row per file, sorted by path: see `Row`
+<folder>/<kind>-<key>/pixels.bin   uint8, one image after the other
+<folder>/<kind>-<key>/index.npy    one row per file, sorted by path: path, digest, size, mtime, offset, shape
 """
 
 import contextlib
@@ -18,29 +18,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
-from engine.io.locks import locked
+from engine.io.files import locked
 from engine.io.parallel import parallel_map
 
-# Raise it when pictures decode to other pixels or the files here change: older stores are then built anew.
+# Increase it when images decode to other pixels or the layout changes: older folders are then not used.
 VERSION = 1
 
 
-_MANY = 5000  # headers, or files with a new date, that take long enough to show a bar
+_MANY = 5000  # headers, or files with a new date: reading them takes long enough to show a progress bar
 
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What is stored of a file.
+class PixelKind:
+    """How a kind of file (images, masks) is decoded.
 
     Attributes:
-        name: of the kind in names of folders and in messages.
-        key: what the pixels depend on beside the file.
+        name: of the kind, in names of folders and in messages.
+        key: digest of what the pixels depend on, other than the file.
         read: path -> uint8 [H, W] or [H, W, C].
         size: path -> (H, W), from the header alone.
-        channels: C, 0 for [H, W].
+        channels: C, or 0 for [H, W].
     """
 
     name: str
@@ -50,11 +50,11 @@ class Kind:
     key: str = ""
 
 
-class PixelStore:
-    """An open store: `store(path)` is a read-only view into the map; a crop of it touches only its pages."""
+class MappedPixels:
+    """`pixels(path)` is a read-only view into the mapped file; a crop of it reads only its own pages."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: UserError when the store is damaged."""
+        """Raises: UserError if the folder is damaged."""
         self.folder = folder
         try:
             self.index: NDArray[Any] = np.load(folder / "index.npy", allow_pickle=False)
@@ -64,7 +64,9 @@ class PixelStore:
                 raise ValueError("pixels are missing")
             pixels = np.memmap(folder / "pixels.bin", np.uint8, mode="r")
         except (OSError, ValueError, IndexError) as error:
-            raise UserError(f"{folder}: damaged ({error}); delete the folder to have it built anew") from None
+            raise UserError(
+                f"{folder}: damaged ({error}); delete the folder, and it is built again"
+            ) from None
         # A plain view: slices of np.memmap itself cost several microseconds each, and keep its type.
         self._pixels: Pixels = pixels.view(np.ndarray)
         self._paths = np.ascontiguousarray(self.index["path"])
@@ -73,10 +75,10 @@ class PixelStore:
         return len(self.index)
 
     def __reduce__(self) -> Any:
-        return PixelStore, (self.folder,)  # a worker that is not forked maps the file itself
+        return MappedPixels, (self.folder,)  # a worker that is not forked maps the file itself
 
     def __call__(self, path: str) -> Pixels:
-        """uint8 [H, W] or [H, W, C]. Raises: KeyError when the store does not hold the file."""
+        """uint8 [H, W] or [H, W, C]. Raises: KeyError if the file is not one of those decoded here."""
         name = _encode(path)
         row = int(np.searchsorted(self._paths, np.array(name, self._paths.dtype)))
         if row == len(self) or self._paths[row] != name:
@@ -86,26 +88,27 @@ class PixelStore:
         return flat.reshape([side for side in shape.tolist() if side])
 
     def check(self, *, workers: int = 0) -> None:
-        """Compare with the files: size and date, and content where the date is another one.
+        """Compare with the files: size and date, and the content of those with another date.
 
-        Raises: UserError when a file has changed or is gone.
+        Raises: UserError if a file has changed or is gone.
         """
-        found = np.array([_stamp(path) for path in self._paths], np.int64).reshape(-1, 2)
-        dated = np.flatnonzero(found[:, 1] != self.index["mtime"])
+        stamps = np.array([_stamp(path) for path in self._paths], np.int64).reshape(-1, 2)
+        dated = np.flatnonzero(stamps[:, 1] != self.index["mtime"])
 
-        def same(number: int) -> bool:
+        def unchanged(number: int) -> bool:
             row = self.index[dated[number]]
-            return bool(found[dated[number], 0] == row["size"] and _digest(row["path"]) == row["digest"])
+            return bool(stamps[dated[number], 0] == row["size"] and _digest(row["path"]) == row["digest"])
 
-        for row in np.flatnonzero(found[:, 0] != self.index["size"]):
+        for row in np.flatnonzero(stamps[:, 0] != self.index["size"]):
             raise UserError(self._stale(row))
         many = len(dated) > _MANY
-        for visit in parallel_map(same, range(len(dated)), workers=workers if many else 0, quiet=not many):
-            if not visit.result:
-                raise UserError(self._stale(dated[visit.index]))
+        results = parallel_map(unchanged, range(len(dated)), workers=workers if many else 0, quiet=not many)
+        for result in results:
+            if not result.value:
+                raise UserError(self._stale(dated[result.item]))
         if len(dated):
-            self.index["mtime"] = found[:, 1]
-            with contextlib.suppress(OSError):  # the next start would compare contents again, that is all
+            self.index["mtime"] = stamps[:, 1]
+            with contextlib.suppress(OSError):  # the next run then compares contents again
                 _save_index(self.folder, self.index)
 
     def _stale(self, row: Any) -> str:
@@ -115,14 +118,15 @@ class PixelStore:
         )
 
 
-def open_or_build(folder: Path, paths: Iterable[str], kind: Kind, *, workers: int = 0) -> PixelStore:
-    """The store of these files under `folder`, built by the first process that asks for it.
+def open_or_build(folder: Path, paths: Iterable[str], kind: PixelKind, *, workers: int = 0) -> MappedPixels:
+    """The pixels of these files under `folder`, decoded by the first process that asks for them.
 
     Args:
         workers: processes that decode.
 
     Raises:
-        UserError: a file cannot be read or has changed since, the disk is full, `folder` cannot be written.
+        UserError: if a file cannot be read or has changed since, the disk is full, or `folder` cannot be
+            written.
     """
     names = sorted({_encode(path) for path in paths})
     key = hashlib.blake2b(f"{VERSION}\0{kind.name}\0{kind.key}\0".encode(), digest_size=8)
@@ -132,20 +136,19 @@ def open_or_build(folder: Path, paths: Iterable[str], kind: Kind, *, workers: in
     try:
         if not target.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(
-                folder / f".{target.name}.lock", waiting_for=f"{target}, which another process builds"
-            ):
+            lock = folder / f".{target.name}.lock"
+            with locked(lock, waiting_for=f"{target}, which another process builds"):
                 if not target.is_dir():
                     _build(target, names, kind, workers)
     except OSError as error:
         raise UserError(_unwritable(folder, error)) from None
-    store = PixelStore(target)
-    store.check(workers=workers)
-    return store
+    pixels = MappedPixels(target)
+    pixels.check(workers=workers)
+    return pixels
 
 
-def _build(target: Path, names: list[bytes], kind: Kind, workers: int) -> None:
-    # The lock is ours: a draft that is there was left by a process that was killed.
+def _build(target: Path, names: list[bytes], kind: PixelKind, workers: int) -> None:
+    # This process holds the lock: an existing draft was left by a killed one.
     draft = target.with_name(f".{target.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -161,8 +164,8 @@ def _build(target: Path, names: list[bytes], kind: Kind, workers: int) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _layout(names: list[bytes], kind: Kind, workers: int) -> NDArray[Any]:
-    """Rows with path, shape and offset, from the headers: each process then knows where to write."""
+def _layout(names: list[bytes], kind: PixelKind, workers: int) -> NDArray[Any]:
+    """Rows with path, shape and offset, from the headers, so that each process knows where to write."""
     width = max(map(len, names), default=1)
     row = [("path", f"S{width}"), ("digest", "S32"), ("size", "<i8"), ("mtime", "<i8"), ("offset", "<i8")]
     index = np.zeros(len(names), np.dtype([*row, ("shape", "<i4", (3,))]))
@@ -173,19 +176,20 @@ def _layout(names: list[bytes], kind: Kind, workers: int) -> NDArray[Any]:
 
     quiet = len(names) < _MANY
     offset = 0
-    for visit in parallel_map(
+    results = parallel_map(
         header, range(len(names)), workers=0 if quiet else workers, unit="header", quiet=quiet
-    ):
-        if visit.error:
-            raise UserError(visit.error)
-        index[visit.index]["shape"] = (*visit.result, kind.channels)
-        index[visit.index]["offset"] = offset
-        offset += _num_bytes(index[visit.index]["shape"])
+    )
+    for result in results:
+        if result.error:
+            raise UserError(result.error)
+        index[result.item]["shape"] = (*result.value, kind.channels)
+        index[result.item]["offset"] = offset
+        offset += _num_bytes(index[result.item]["shape"])
     return index
 
 
-def _fill(draft: Path, index: NDArray[Any], kind: Kind, workers: int) -> None:
-    """Decode every file into its place, and complete its row."""
+def _fill(draft: Path, index: NDArray[Any], kind: PixelKind, workers: int) -> None:
+    """Decode every file into its place, and complete its row of the index."""
     total = int(sum(_num_bytes(shape) for shape in index["shape"]))
     free = shutil.disk_usage(draft).free
     if total > free:
@@ -209,15 +213,15 @@ def _fill(draft: Path, index: NDArray[Any], kind: Kind, workers: int) -> None:
             raise UserError(f"{path}: changed while it was read; start again when nothing writes to it")
         return digest, *before
 
-    for visit in parallel_map(write, range(len(index)), workers=workers, unit=f"{kind.name} to cache"):
-        if visit.error:
-            raise UserError(visit.error)
-        row = index[visit.index]
-        row["digest"], row["size"], row["mtime"] = visit.result
+    for result in parallel_map(write, range(len(index)), workers=workers, unit=f"{kind.name} to cache"):
+        if result.error:
+            raise UserError(result.error)
+        row = index[result.item]
+        row["digest"], row["size"], row["mtime"] = result.value
 
 
 def _write(draft: Path, offset: int, pixels: Pixels) -> None:
-    # Written, not stored through a map: on a full disk that is an error instead of a SIGBUS.
+    # Written, not stored through a map: on a full disk that would be a SIGBUS instead of an error.
     try:
         with open(draft / "pixels.bin", "r+b") as file:
             file.seek(offset)
@@ -242,7 +246,7 @@ def _save_index(folder: Path, index: NDArray[Any]) -> None:
 
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
-        return  # a folder cannot be opened there
+        return  # which cannot open a folder
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -255,7 +259,7 @@ def _encode(path: str) -> bytes:
 
 
 def _stamp(name: bytes) -> tuple[int, int]:
-    """(size, date of change in ns) of a file."""
+    """(size, time of the last change in ns) of a file."""
     try:
         status = os.stat(name)
     except OSError as error:

@@ -1,0 +1,62 @@
+"""Progress of a long job."""
+
+import sys
+
+import pytest
+
+from engine.errors import UserError
+from engine.io import progress as progress_module
+from engine.io.progress import Progress, with_progress
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(progress_module.time, "monotonic", lambda: self.now)
+
+
+def test_lines_come_at_the_first_step_every_ten_seconds_and_at_the_end(monkeypatch):
+    clock, lines = Clock(monkeypatch), []
+    progress = Progress(100, say=lines.append)
+    for step in range(1, 101):
+        clock.now += 1.0
+        progress.update(step, "loss 1.0")
+    steps = [int(line.split()[1].partition("/")[0]) for line in lines]
+    assert steps == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100]
+    assert lines[1] == "step 11/100  loss 1.0  ETA 0:01:29"
+    assert lines[-1] == "step 100/100  loss 1.0  ETA 0:00:00"
+
+
+def test_the_eta_counts_from_where_the_run_resumed(monkeypatch):
+    clock, lines = Clock(monkeypatch), []
+    progress = Progress(7300, first=3600, unit="batch", say=lines.append)
+    clock.now += 100.0
+    progress.update(3700)
+    assert lines == ["batch 3700/7300  ETA 1:00:00"]
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress(2)
+    progress.update(1, "loss 0.5  lr 0.1")
+    progress.print("step 1: miou 0.5")
+    progress.update(2, "loss 0.4  lr 0.1")
+    progress.close()
+    out, err = capsys.readouterr()
+    assert "step 1: miou 0.5" in out + err
+    assert "2/2" in err
+    assert "loss 0.4  lr 0.1" in err
+
+
+def test_lines_are_written_at_once():
+    assert Progress(1).say.keywords == {"flush": True}
+
+
+def test_a_value_error_of_the_work_becomes_a_user_error():
+    def work(progress):
+        progress(1, 2)
+        raise ValueError("size must be positive")
+
+    with pytest.raises(UserError, match="size must be positive"):
+        with_progress(work, 2, unit="scene")
+    assert with_progress(lambda progress: "result", 2, unit="scene") == "result"
