@@ -54,7 +54,7 @@ def test_files_with_the_same_content_are_found(tmp_path):
         (tmp_path / name).write_bytes(content)
     a, b, c, d = ([str(tmp_path / name)] for name in "abcd")
     assert find_same_content(pack_paths(a + b), pack_paths(d + c)) == (c[0], b[0])
-    assert find_same_content(pack_paths(a + d), pack_paths(c + [str(tmp_path / "none")])) is None
+    assert find_same_content(pack_paths(a + d), pack_paths([*c, str(tmp_path / "none")])) is None
 
 
 def test_indices_are_evenly_spaced():
