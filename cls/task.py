@@ -12,6 +12,7 @@ from cls.eval.evaluator import ClassificationEvaluator
 from cls.transforms import EvalTransform
 from engine.contracts import Batch, Image
 from engine.data.class_map import ClassMap
+from engine.data.loader import as_tensor
 from engine.data.preprocessing import Normalize
 from engine.errors import no_labels
 from engine.train.distillation import Distillation
@@ -90,12 +91,12 @@ class Classification(nn.Module):
         if not dataset.has_labels:
             raise no_labels("labels", first_image=dataset.image_path(0))
         return ClassificationEvaluator(
-            classes=self.classes, names=dataset.name, predicted=str(self.eval_transform)
+            classes=self.classes, name_of=dataset.name, predicted=str(self.eval_transform)
         )
 
     @torch.inference_mode()
     def predict_image(self, image: Image) -> NDArray[np.float32]:
         """RGB [H, W, 3] -> probabilities [K]."""
-        pixels = np.ascontiguousarray(self.eval_transform(image, 0).transpose(2, 0, 1))[None]
-        scores = self.predict({"image": torch.from_numpy(pixels).to(self.normalize.device)})
+        pixels = self.eval_transform(image, 0).transpose(2, 0, 1)
+        scores = self.predict({"image": as_tensor(pixels)[None].to(self.normalize.device)})
         return scores[0].float().softmax(0).cpu().numpy()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from engine.contracts import Batch, Image
 from engine.data.class_map import IGNORE, ClassMap
+from engine.data.loader import as_tensor
 from engine.data.preprocessing import Normalize, Size
 from engine.errors import no_labels
 from engine.train.distillation import Distillation
@@ -99,9 +100,8 @@ class Segmentation(nn.Module):
     def predict_image(self, image: Image) -> NDArray[np.uint8]:
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
         pixels, _ = self.eval_transform(image, None, 0)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        tensor = tensor.to(self.normalize.device)
-        return self.predict({"image": tensor, "size": image.shape[:2]})[0].cpu().numpy()
+        images = as_tensor(pixels.transpose(2, 0, 1))[None].to(self.normalize.device)
+        return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
         """Lines worth reading before training on this split: none."""
@@ -120,7 +120,7 @@ class Segmentation(nn.Module):
         if not dataset.has_labels:
             raise no_labels("masks", first_image=dataset.image_path(0))
         predicted = f"{self.eval_transform}, {self.inference}"
-        return SegmentationEvaluator(classes=self.classes, names=dataset.name, predicted=predicted)
+        return SegmentationEvaluator(classes=self.classes, name_of=dataset.name, predicted=predicted)
 
 
 Network = Callable[[Tensor], Tensor]

@@ -18,8 +18,8 @@ MAX_LISTED = 60
 class ClassificationEvaluator:
     """Top-1 and top-5 accuracy: an `engine.contracts.Evaluator`.
 
-    names: sample names for `worst`, as a sequence or a function of the index. predicted: how predictions were
-    made, for the protocol. Memory: four numbers per image.
+    name_of: index -> name of the sample, for `worst` and messages. predicted: how predictions were made, for
+    the protocol. Memory: four numbers per image.
     """
 
     main_metric = "top1"
@@ -28,11 +28,11 @@ class ClassificationEvaluator:
         self,
         *,
         classes: ClassMap,
-        names: Callable[[int], str] | Sequence[str] | None = None,
+        name_of: Callable[[int], str] = str,
         predicted: str = "",
     ) -> None:
         self.classes, self._predicted = classes, predicted
-        self._name = names if callable(names) else (names.__getitem__ if names is not None else str)
+        self._name_of = name_of
         self.reset()
 
     def reset(self) -> None:
@@ -63,7 +63,7 @@ class ClassificationEvaluator:
         for row, index in enumerate(indices.tolist()):
             if index in self._rows:
                 raise ValueError(
-                    f"image {index} ({self._name(index)}) was counted already; call reset() first"
+                    f"image {index} ({self._name_of(index)}) was counted already; call reset() first"
                 )
             label = int(labels[row])
             rank = int(ranks[row]) if np.isfinite(scores[row, label]) else count
@@ -90,7 +90,7 @@ class ClassificationEvaluator:
                 state["index"].tolist(), state["counts"].tolist(), state["probability"].tolist(), strict=True
             ):
                 if index in self._rows:
-                    raise ValueError(f"image {index} ({self._name(index)}) was counted by two processes")
+                    raise ValueError(f"image {index} ({self._name_of(index)}) was counted by two processes")
                 self._rows[index] = (*counts, probability)
 
     @property
@@ -130,7 +130,7 @@ class ClassificationEvaluator:
         wrong = sorted(
             (row[3], index) for index, row in self._rows.items() if row[2] > 0 and np.isfinite(row[3])
         )
-        return [(self._name(index), index, probability) for probability, index in wrong[:count]]
+        return [(self._name_of(index), index, probability) for probability, index in wrong[:count]]
 
     def confused(self, count: int) -> list[tuple[str, str, int]]:
         """(label, prediction, number of images) of the pairs that are confused most often."""

@@ -25,8 +25,8 @@ _INSTANCE_BASE = (
 class SegmentationEvaluator:
     """Mean intersection over union: an `engine.contracts.Evaluator`.
 
-    names: image names for `worst`, as a sequence or a function of the index. predicted: how predictions were
-    made, for the protocol. Memory: one confusion matrix, and a few numbers per image.
+    name_of: index -> name of the image, for `worst` and messages. predicted: how predictions were made, for
+    the protocol. Memory: one confusion matrix, and a few numbers per image.
     """
 
     main_metric = "miou"
@@ -35,11 +35,11 @@ class SegmentationEvaluator:
         self,
         *,
         classes: ClassMap,
-        names: Callable[[int], str] | Sequence[str] | None = None,
+        name_of: Callable[[int], str] = str,
         predicted: str = "",
     ) -> None:
         self.classes, self._predicted = classes, predicted
-        self._name = names if callable(names) else (names.__getitem__ if names is not None else str)
+        self._name_of = name_of
         self._groups = np.array(
             [[category == name for category in classes.categories] for name in classes.category_names], bool
         ).reshape(-1, len(classes))
@@ -77,7 +77,7 @@ class SegmentationEvaluator:
         for position, index in enumerate(indices.tolist()):
             if index in self._scores:
                 raise ValueError(
-                    f"image {index} ({self._name(index)}) was counted already; call reset() first"
+                    f"image {index} ({self._name_of(index)}) was counted already; call reset() first"
                 )
             prediction = _as_uint8(predictions[position])
             matrix = confusion_matrix(labels[position], prediction, len(self.classes))
@@ -108,7 +108,7 @@ class SegmentationEvaluator:
             self._confusion += state["confusion"]
             for index, score in zip(state["index"].tolist(), state["score"].tolist(), strict=True):
                 if index in self._scores:
-                    raise ValueError(f"image {index} ({self._name(index)}) was counted by two processes")
+                    raise ValueError(f"image {index} ({self._name_of(index)}) was counted by two processes")
                 self._scores[index] = score
             self._weighted.update(zip(state["weighted_index"].tolist(), state["weighted"], strict=True))
 
@@ -143,7 +143,7 @@ class SegmentationEvaluator:
     def worst(self, count: int) -> list[tuple[str, int, float]]:
         """(name, index, mIoU over the image's classes), lowest first; images without labels are left out."""
         scored = sorted((score, index) for index, score in self._scores.items() if not np.isnan(score))
-        return [(self._name(index), index, score) for score, index in scored[:count]]
+        return [(self._name_of(index), index, score) for score, index in scored[:count]]
 
     def table(self) -> str:
         """The results as text: one line per class, then the means."""

@@ -61,6 +61,4 @@ class TestDetection(TaskContract):
         return TrainTransform(size=64)
 
     def task(self, classes):
-        return Detection(
-            model=Quarters(len(classes)), classes=classes, eval_transform=EvalTransform(size=64)
-        )
+        return Detection(model=Quarters(len(classes)), classes=classes, eval_transform=EvalTransform(size=64))

@@ -23,7 +23,7 @@ LABELS = torch.tensor([0, 1, 6, 0, 0])
 
 
 def filled(rows=range(5)):
-    evaluator = ClassificationEvaluator(classes=CLASSES, names="PQRST")
+    evaluator = ClassificationEvaluator(classes=CLASSES, name_of="PQRST".__getitem__)
     for row in rows:
         batch = {"label": LABELS[row : row + 1], "index": torch.tensor([row])}
         evaluator.update(SCORES[row : row + 1], batch)
@@ -61,7 +61,7 @@ def test_the_worst_are_wrong_predictions_with_the_least_probability():
 @given(st.permutations(range(5)), st.integers(0, 5))
 def test_parts_of_several_processes_add_up(order, cut):
     parts = [filled(order[:cut]), filled(order[cut:])]
-    merged = ClassificationEvaluator(classes=CLASSES, names="PQRST")
+    merged = ClassificationEvaluator(classes=CLASSES, name_of="PQRST".__getitem__)
     merged.merge([part.state() for part in parts])
     one, several = filled().compute(), merged.compute()
     assert one.keys() == several.keys()

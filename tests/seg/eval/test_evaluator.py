@@ -250,16 +250,16 @@ def test_the_state_grows_by_a_few_numbers_per_image():
 
 
 def test_the_worst_images_come_first_with_their_names():
-    evaluator = SegmentationEvaluator(classes=THREE, names=["zero", "one", "two", "three"])
+    evaluator = SegmentationEvaluator(classes=THREE, name_of=["zero", "one", "two", "three"].__getitem__)
     guesses = {0: [[0, 0, 0, 0]], 1: [[0, 1, 1, 1]], 2: [[0, 0, 0, 1]]}
     for index, guess in guesses.items():
         evaluator.update(np.array([guess]), batch([[0, 0, 0, 0]], index))
     evaluator.update(np.array([[[0]]]), batch([[255]], 3))  # nothing labeled: no score
     assert evaluator.worst(2) == [("one", 1, 0.125), ("two", 2, 0.375)]
     assert [name for name, *_ in evaluator.worst(9)] == ["one", "two", "zero"]
-    by_function = SegmentationEvaluator(classes=THREE, names="image {}".format)
-    by_function.update(np.array([[[0]]]), batch([[0]], 4))
-    assert by_function.worst(1) == [("image 4", 4, 1.0)]
+    unnamed = SegmentationEvaluator(classes=THREE)
+    unnamed.update(np.array([[[0]]]), batch([[0]], 4))
+    assert unnamed.worst(1) == [("4", 4, 1.0)]
 
 
 def test_misuse_is_named():
