@@ -24,23 +24,25 @@ from functools import partial
 from pathlib import Path
 
 from backbones.spec import NetSpec
+from deploy.latency_table.build import provenance
 from deploy.latency_table.layer_timing import measurer
-from deploy.latency_table.table import LatencyTable, NetworkLatency, provenance
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
 from deploy.timing.latency import Rounds
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run.run_folder import make as make_folder
-from nas.executors import Serial
-from nas.history import History
-from nas.mnas import report
+from nas.candidates import LatencyModel
+from nas.executors import SerialExecutor
+from nas.history import SearchHistory
 from nas.mnas.controller import Controller
+from nas.mnas.report import draw_scatter
 from nas.mnas.reward import Reward
-from nas.mnas.search import Mnas, Proxy
+from nas.mnas.search import MnasSearch
 from nas.mnas.space import MnasSpace
-from nas.mnas.trials import MnasResult
-from nas.training_problem import OpenTraining, Trained
+from nas.mnas.trials import MnasResult, ShortTraining
+from nas.task_trainer import NewTrainerFactory, TaskTrainer, TrialOptions
 
-Latency = Callable[[NetSpec], float]
 EXPONENTS = (-0.07, -0.15)
 ROUNDS = Rounds(warmup=3, least=7, most=100, interval=0.01, budget_s=0.4)
 
@@ -51,7 +53,7 @@ class OutOfTime(BaseException):
 
 @dataclass(frozen=True)
 class Until:
-    """`evaluate`, until a moment of `time.monotonic`; a network of both searches is trained once."""
+    """`evaluate`, until a moment of `time.monotonic`; a network of both searches is trainer once."""
 
     evaluate: Callable[[NetSpec, int], float]
     moment: float
@@ -68,17 +70,19 @@ class Until:
 def main() -> None:
     given, overrides = parsed()
     out = make_folder(Path(given.out))
-    opener = OpenTraining(overrides=tuple(overrides), held_out=given.held_out, device=given.device)
-    trained = opener()
-    latency = latency_of(trained, out / "latency.json", given.latency, given.runtime)
-    target_ms = given.target_ms or latency(trained.spec)
-    print(
-        f"skeleton {trained.spec.name}: {latency(trained.spec):.3f} ms; target {target_ms:.3f} ms", flush=True
+    factory = NewTrainerFactory(
+        overrides=tuple(overrides), trials=TrialOptions(held_out=given.held_out, device=given.device)
     )
-    evaluate = Until(Proxy(open=opener, steps=given.steps), time.monotonic() + given.seconds)
+    trainer = factory()
+    latency = latency_of(trainer, out / "latency.json", given.latency, given.runtime)
+    target_ms = given.target_ms or latency(trainer.spec)
+    print(
+        f"skeleton {trainer.spec.name}: {latency(trainer.spec):.3f} ms; target {target_ms:.3f} ms", flush=True
+    )
+    evaluate = Until(ShortTraining(make_trainer=factory, steps=given.steps), time.monotonic() + given.seconds)
     results = {}
     for w in EXPONENTS:
-        method = Mnas(
+        method = MnasSearch(
             samples=given.samples,
             batch=given.batch,
             steps=given.steps,
@@ -87,10 +91,10 @@ def main() -> None:
             strategy=partial(Controller, **({} if given.lr is None else {"lr": given.lr})),
         )
         try:
-            results[f"w = {w:g}"] = run(method, trained, evaluate, latency, out / f"w{w:g}", overrides)
+            results[f"w = {w:g}"] = run(method, trainer, evaluate, latency, out / f"w{w:g}", overrides)
         except OutOfTime:
             raise SystemExit(f"out of time at w={w:g}; the same command goes on") from None
-    report.draw(out / "nas_w.png", results, metric=trained.metric)
+    draw_scatter(out / "nas_w.png", results, metric=trainer.metric)
     rows = [summary(label, result) for label, result in results.items()]
     write_json(out / "nas_w.json", {"target_ms": target_ms, "steps": given.steps, "searches": rows})
     for row in rows:
@@ -121,10 +125,10 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     return given, overrides if any(o.startswith("task=") for o in overrides) else ["task=seg", *overrides]
 
 
-def latency_of(trained: Trained, path: Path, given: str | None, runtime: str) -> Latency:
+def latency_of(trainer: TaskTrainer, path: Path, given: str | None, runtime: str) -> LatencyModel:
     """By the table kept at `path`, at first the one that was given; what it lacks is measured here."""
     clock = None if given else measurer(runtime, rounds=ROUNDS)
-    size = trained.input_size()
+    size = trainer.input_size()
     if path.exists() or given:
         table = LatencyTable.load(path if path.exists() else Path(str(given)))
     else:
@@ -133,38 +137,38 @@ def latency_of(trained: Trained, path: Path, given: str | None, runtime: str) ->
     return NetworkLatency(
         table=table,
         size=size,
-        taps=trained.taps,
-        head=trained.head,
-        model=trained.make_model,
+        taps=trainer.taps,
+        head=trainer.head,
+        model=trainer.make_model,
         measure=clock,
         path=path,
     )
 
 
 def run(
-    method: Mnas,
-    trained: Trained,
+    method: MnasSearch,
+    trainer: TaskTrainer,
     evaluate: Until,
-    latency: Latency,
+    latency: LatencyModel,
     folder: Path,
     overrides: list[str],
 ) -> MnasResult:
     identity = {"overrides": overrides, **method.identity()}
     return method.search(
-        trained.spec,
+        trainer.spec,
         evaluate,
         latency=latency,
-        history=History(folder / "history.jsonl", identity=identity),
+        history=SearchHistory(folder / "history.jsonl", identity=identity),
         folder=folder,
-        executor=Serial(),
-        say=partial(print, flush=True),
+        executor=SerialExecutor(),
+        log=partial(print, flush=True),
     )
 
 
 def summary(label: str, result: MnasResult) -> dict[str, object]:
     """The best network, and where the last third of the samples lay: what the controller had come to like."""
     late = [t for t in result.trials[-(len(result.trials) // 3 or 1) :] if t.scored]
-    found = result.found
+    found = result.best
     return {
         "search": label,
         "best_accuracy": round(found.accuracy, 4),

@@ -1,0 +1,1 @@
+"""Architecture search: NetAdapt narrows a trained network, platform-aware NAS finds one from scratch."""

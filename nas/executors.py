@@ -1,58 +1,157 @@
-"""Where trials run: one after the other in this process, or on the workers of Ray."""
+"""Where trials run: in this process one by one, in several processes, or on Ray workers."""
 
-from __future__ import annotations
-
+import multiprocessing
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
 
 from engine.errors import UserError
 
-Work = Callable[[Any], dict[str, Any]]
+RunTrial = Callable[[Any], dict[str, Any]]
+"""Job -> result of one trial; can be pickled."""
 
 
 class Executor(Protocol):
-    """Runs `work(job)` for each job; yields (number of the job, result) as they come.
+    """Runs `run_trial(job)` for each job; yields (index of the job, outcome) as trials finish.
 
-    A result holds `status`: "done", with what `work` returned, or "failed", with `error`. A trial that
-    crashes does not end the others.
+    An outcome has `status`: "done", with what `run_trial` returned, or "failed", with `error`. A trial that
+    fails does not stop the others.
     """
 
-    def __call__(self, work: Work, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]: ...
+    def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]: ...
 
 
-class Serial:
-    """One trial after the other, in this process."""
+@dataclass(frozen=True, kw_only=True)
+class ExecutorOptions:
+    """Which executor runs the trials.
 
-    def __call__(self, work: Work, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, job in enumerate(jobs):
-            yield number, guarded(work, job)
-
-
-class Ray:
-    """Ray's workers, of this machine or of a cluster.
-
-    Folders that trials read and write must be the same for all workers.
-
-    Args:
-        address: of a running cluster ("auto": the one of this machine); None starts workers here.
-        cpus: CPUs that a trial takes.
-        gpus: GPUs that a trial takes.
+    Attributes:
+        executor: see `make_executor`.
+        workers: `processes`: trials at the same time.
+        address, cpus, gpus: `ray`: see `RayExecutor`.
 
     Raises:
-        ValueError: numbers out of range.
-        UserError: Ray is not installed, or the cluster does not answer.
+        ValueError: if a number is out of range.
+    """
+
+    executor: Literal["serial", "processes", "ray"] = "serial"
+    workers: int = 2
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.cpus <= 0:
+            raise ValueError(f"cpus must be positive, got {self.cpus}")
+        if self.gpus < 0:
+            raise ValueError(f"gpus must be at least 0, got {self.gpus}")
+
+
+def make_executor(options: ExecutorOptions) -> Executor:
+    """The executor that the options name.
+
+    Raises:
+        UserError: if Ray is asked for and is not installed or does not start.
+    """
+    if options.executor == "ray":
+        return RayExecutor(address=options.address, cpus=options.cpus, gpus=options.gpus)
+    if options.executor == "processes":
+        return ProcessExecutor(workers=options.workers)
+    return SerialExecutor()
+
+
+class SerialExecutor:
+    """One trial after the other, in this process."""
+
+    def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, job in enumerate(jobs):
+            yield index, outcome_of(run_trial, job)
+
+
+class ProcessExecutor:
+    """Processes on this machine, started when they are first needed and kept until this process ends.
+
+    They are spawned, so a script that uses them needs `if __name__ == "__main__":`. Each uses as many torch
+    threads as this process, so that a trial gives the same result as in this process.
+
+    Args:
+        workers: trials at the same time.
+
+    Raises:
+        UserError: when called, if a process is killed. The trials that finished before have been yielded.
+    """
+
+    def __init__(self, *, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        self._pool = pool = self._pool or ProcessPoolExecutor(
+            self.workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(torch.get_num_threads(),),
+        )
+        pending: dict[Future[dict[str, Any]], int] = {}
+        try:
+            for index, job in enumerate(jobs):
+                pending[pool.submit(outcome_of, run_trial, job)] = index
+            for future in as_completed(pending):
+                yield pending[future], future.result()
+        except BrokenProcessPool:
+            self._pool = None
+            raise UserError(
+                "a worker process of executor=processes ended abruptly (killed, or out of memory?); the same "
+                "command with this search's out= resumes it; fewer workers= need less memory"
+            ) from None
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, which would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class RayExecutor:
+    """Ray workers, on this machine or in a cluster. All must see the same folders.
+
+    Args:
+        address: of a running cluster ("auto": the one on this machine); None starts workers here.
+        cpus, gpus: that each trial reserves.
+
+    Raises:
+        UserError: if Ray is not installed, or the cluster does not answer.
     """
 
     def __init__(self, *, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
-        if cpus <= 0 or gpus < 0:
-            raise ValueError(f"a trial needs cpus above 0 and gpus of at least 0, got {cpus} and {gpus}")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
         except ImportError:
-            raise UserError("executor=ray: pip install -e '.[search]', or leave executor=serial") from None
+            raise UserError(
+                "executor=ray needs Ray: pip install -e '.[search]', or use executor=processes"
+            ) from None
         self._ray = ray
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
         try:
@@ -61,29 +160,32 @@ class Ray:
                     address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"Ray does not start ({str(error).partition(chr(10))[0]})") from None
+            raise UserError(
+                f"executor=ray: Ray does not start ({str(error).partition(chr(10))[0]})"
+            ) from None
 
-    def __call__(self, work: Work, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         ray = self._ray
-        remote = ray.remote(guarded).options(**self._options)
-        pending = {remote.remote(work, job): number for number, job in enumerate(jobs)}
+        remote = ray.remote(outcome_of).options(**self._options)
+        pending = {remote.remote(run_trial, job): index for index, job in enumerate(jobs)}
         while pending:
             (done, *_), _ = ray.wait(list(pending), num_returns=1)
-            number = pending.pop(done)
+            index = pending.pop(done)
             try:
-                yield number, ray.get(done)
-            except ray.exceptions.RayError as error:  # the worker itself died
-                yield number, failed(error)
+                yield index, ray.get(done)
+            except ray.exceptions.RayError as error:  # the worker died
+                yield index, _failed(error)
 
 
-def guarded(work: Work, job: Any) -> dict[str, Any]:
-    """`work(job)`, with a crash as a result."""
+def outcome_of(run_trial: RunTrial, job: Any) -> dict[str, Any]:
+    """The outcome of one trial; any exception is a failure."""
     try:
-        return {"status": "done", **work(job)}
+        return {"status": "done", **run_trial(job)}
     except Exception as error:
-        return failed(error)
+        return _failed(error)
 
 
-def failed(error: Exception) -> dict[str, Any]:
-    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
-    return {"status": "failed", "error": f"{type(error).__name__}: {text[:300]}"}
+def _failed(error: Exception) -> dict[str, Any]:
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:300]
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return {"status": "failed", "error": f"{name}{text}"}

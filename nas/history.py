@@ -1,4 +1,4 @@
-"""What a search has done, one JSON line at a time, so that a search that was killed goes on where it was."""
+"""The history of a search, one JSON line per trial, from which a stopped search resumes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from engine.errors import UserError
 from engine.io.files import write_text
 
 
-class History:
-    """The rows of a search, in a file that is only ever appended to.
+class SearchHistory:
+    """The rows of a search, in a file that is only appended to.
 
-    The first row is the identity: what must be the same for a search to go on. A last line that was cut off
-    by a kill is dropped.
+    The first row is the identity: what must be the same for a search to resume. A last line that was cut off
+    when the search was killed is dropped.
 
     Args:
-        path: of the file; made where it is missing.
-        identity: plain values.
+        path: of the file; created if it does not exist.
+        identity: JSON values.
 
     Attributes:
         rows: everything after the identity.
 
     Raises:
-        UserError: the file cannot be read or written, is damaged, or belongs to another search.
+        UserError: if the file cannot be read or written, is damaged, or belongs to another search.
     """
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any]) -> None:
         self.path = path
-        wanted = {"kind": "search", **json.loads(json.dumps(identity))}
-        kept = _whole_rows(path)
-        if kept:
-            _check(kept[0], wanted, path)
-        self.rows = kept[1:]
-        self._write([kept[0] if kept else wanted, *self.rows])
+        own = {"kind": "search", **json.loads(json.dumps(identity))}
+        stored = _read_rows(path)
+        if stored:
+            _check_identity(stored[0], own, path)
+        self.rows = stored[1:]
+        self._write([stored[0] if stored else own, *self.rows])
 
     @property
-    def resumed(self) -> bool:
-        """Whether there was something before this process."""
+    def resumes(self) -> bool:
+        """Whether there were rows before this process."""
         return bool(self.rows)
 
     def append(self, **row: Any) -> dict[str, Any]:
-        """Add a row of plain values, on the disk before this returns; returns it as a reader will find it."""
+        """Add a row of JSON values, on the disk before this returns; returns it as it will be read back."""
         text = json.dumps(row)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -53,19 +53,19 @@ class History:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); the search can go on later"
+                f"{self.path}: cannot be written ({error.strerror}); repeat the command to resume the search"
             ) from None
-        found: dict[str, Any] = json.loads(text)
-        self.rows.append(found)
-        return found
+        stored: dict[str, Any] = json.loads(text)
+        self.rows.append(stored)
+        return stored
 
-    def find(self, **keys: Any) -> dict[str, Any] | None:
-        """The last row that has these values."""
-        matches = (row for row in reversed(self.rows) if all(row.get(k) == v for k, v in keys.items()))
+    def last(self, **values: Any) -> dict[str, Any] | None:
+        """The last row with these values."""
+        matches = (row for row in reversed(self.rows) if all(row.get(k) == v for k, v in values.items()))
         return next(matches, None)
 
-    def all(self, kind: str) -> list[dict[str, Any]]:
-        """All rows of a kind, in their order."""
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """All rows of a kind, in order."""
         return [row for row in self.rows if row.get("kind") == kind]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -78,26 +78,26 @@ class History:
             ) from None
 
 
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    # A kill may have cut off what follows the last line end, and the line before it where the power went.
-    # Trials that stand behind a broken line took hours, and are not thrown away.
-    rows = [_row(line) for line in lines[:-1]]
+    # A kill may leave an incomplete last line, and a power failure may damage the line before it. Trials
+    # after a damaged line took hours and are not thrown away.
+    rows = [_parse(line) for line in lines[:-1]]
     if rows and rows[-1] is None:
         rows.pop()
     if None in rows:
         raise UserError(
-            f"{path}: line {rows.index(None) + 1} is damaged; restore it, or delete it and all after it, or "
+            f"{path}: line {rows.index(None) + 1} is damaged; restore it, delete it and all after it, or "
             "choose another out="
         )
     return [row for row in rows if row is not None]
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    """None for what is no row."""
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """None if the line is not a JSON object."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -105,10 +105,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _check(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    for key, value in wanted.items():
-        if found.get(key) != value:
+def _check_identity(stored: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    for key, value in own.items():
+        if stored.get(key) != value:
             raise UserError(
-                f"{path}: belongs to a search with {key}={found.get(key)!r}, not {value!r}; choose another "
+                f"{path}: belongs to a search with {key}={stored.get(key)!r}, not {value!r}; choose another "
                 "out="
             )

@@ -1,4 +1,4 @@
-"""What the controller is compared with: random search and regularized evolution, asked and told alike."""
+"""Baselines for the controller: random search and regularized evolution, with the same interface."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,13 @@ from nas.mnas.space import Tokens
 
 
 class RandomSearch:
-    """Draws every token uniformly, whatever it is told.
+    """Draws every token uniformly, whatever the rewards.
 
     Args:
-        num_options: options of each token in turn (`MnasSpace.num_options`).
+        num_options: number of options of each token (`MnasSpace.num_options`).
+
+    Raises:
+        ValueError: if a token has no options.
     """
 
     def __init__(self, num_options: Sequence[int], *, seed: int = 0) -> None:
@@ -21,12 +24,12 @@ class RandomSearch:
         self.num_options, self.seed, self.told = tuple(num_options), seed, 0
 
     def ask(self, count: int) -> list[Tokens]:
-        """The next `count` architectures; asking again before anything is told gives the same."""
+        """The next `count` architectures; the same ones until it is told their rewards."""
         random = np.random.default_rng([self.seed, self.told])
-        return [_drawn(self.num_options, random) for _ in range(count)]
+        return [_random_tokens(self.num_options, random) for _ in range(count)]
 
     def tell(self, tokens: Sequence[Tokens], rewards: Sequence[float]) -> None:
-        """Count them."""
+        """Count the rewards, so that the next architectures are new ones."""
         self.told += len(rewards)
 
     def state(self) -> dict[str, Tensor]:
@@ -37,17 +40,17 @@ class RandomSearch:
 
 
 class Evolution:
-    """Regularized evolution (Real et al., 2019): a population from which the oldest goes, not the worst.
+    """Regularized evolution (Real et al., 2019): the oldest member of the population dies, not the worst.
 
     The first `population` architectures are drawn at random. Each later one is the best of `tournament`
-    members drawn from the population, with one token changed. All of one `ask` come from the population as
-    it was told last.
+    members drawn from the population, with one token changed. The architectures of one `ask` all have their
+    parents in the same population.
 
     Args:
-        num_options: options of each token in turn (`MnasSpace.num_options`).
+        num_options: number of options of each token (`MnasSpace.num_options`).
 
     Raises:
-        ValueError: a tournament that is not between 1 and the population.
+        ValueError: if a token has no options, or the tournament is not between 1 and the population.
     """
 
     def __init__(
@@ -60,38 +63,38 @@ class Evolution:
             )
         self.num_options, self.seed, self.told = tuple(num_options), seed, 0
         self.population, self.tournament = population, tournament
-        self.members: list[tuple[Tokens, float]] = []  # the oldest first
+        self.members: list[tuple[Tokens, float]] = []  # oldest first
 
     def ask(self, count: int) -> list[Tokens]:
-        """The next `count` architectures; asking again before anything is told gives the same."""
+        """The next `count` architectures; the same ones until it is told their rewards."""
         random = np.random.default_rng([self.seed, self.told])
-        young = self.population - len(self.members)
+        missing = self.population - len(self.members)
         return [
-            _drawn(self.num_options, random) if number < young else self._child(random)
+            _random_tokens(self.num_options, random) if number < missing else self._child(random)
             for number in range(count)
         ]
 
     def _child(self, random: np.random.Generator) -> Tokens:
-        if not self.members:  # all that was asked for at once exceeds the population
-            return _drawn(self.num_options, random)
+        if not self.members:  # more architectures were asked for at once than the population has members
+            return _random_tokens(self.num_options, random)
         drawn = random.choice(len(self.members), size=min(self.tournament, len(self.members)), replace=False)
         parent: Tokens = max((self.members[number] for number in drawn), key=lambda member: member[1])[0]
-        open_places = [place for place, options in enumerate(self.num_options) if options > 1]
-        if not open_places:
+        places = [place for place, options in enumerate(self.num_options) if options > 1]
+        if not places:
             return parent
-        place = int(random.choice(open_places))
+        place = int(random.choice(places))
         step = int(random.integers(1, self.num_options[place]))
         changed = (parent[place] + step) % self.num_options[place]
         return (*parent[:place], changed, *parent[place + 1 :])
 
     def tell(self, tokens: Sequence[Tokens], rewards: Sequence[float]) -> None:
-        """Add them to the population, and let its oldest go."""
+        """Add the architectures to the population, and drop its oldest members."""
         self.members += list(zip(tokens, rewards, strict=True))
         self.members = self.members[-self.population :]
         self.told += len(rewards)
 
     def state(self) -> dict[str, Tensor]:
-        """The population, the oldest first, and the number of rewards told."""
+        """The population, oldest first, and the number of rewards told."""
         return {
             "told": torch.tensor(self.told),
             "tokens": torch.tensor([tokens for tokens, _ in self.members], dtype=torch.long),
@@ -110,5 +113,5 @@ def _check(num_options: Sequence[int]) -> None:
         raise ValueError(f"num_options must be positive numbers, got {list(num_options)}")
 
 
-def _drawn(num_options: Sequence[int], random: np.random.Generator) -> Tokens:
+def _random_tokens(num_options: Sequence[int], random: np.random.Generator) -> Tokens:
     return tuple(int(random.integers(options)) for options in num_options)

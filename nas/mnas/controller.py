@@ -1,4 +1,4 @@
-"""The controller of MnasNet: an LSTM that writes an architecture token by token, trained with PPO."""
+"""The controller of MnasNet: an LSTM that generates an architecture token by token, trained with PPO."""
 
 import math
 from collections.abc import Sequence
@@ -6,16 +6,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from engine.errors import UserError
 from nas.mnas.space import Tokens
 
 _INITIAL = 0.1  # weights start uniform in [-0.1, 0.1], so that the first samples are nearly uniform
 
 
 class Policy(nn.Module):
-    """A distribution over token sequences, each token given those before it.
+    """An autoregressive distribution over token sequences.
 
-    num_options: options of each token in turn.
-    forward: tokens [N, T] -> log-probabilities [N, T, max(num_options)], -inf where there is no option.
+    forward: tokens [N, T] -> log-probabilities [N, T, max(num_options)], -inf for options that do not exist.
+
+    Args:
+        num_options: number of options of each token.
     """
 
     unavailable: Tensor
@@ -24,7 +27,7 @@ class Policy(nn.Module):
         super().__init__()
         most = max(num_options)
         self.hidden, self.most = hidden, most
-        # A token means something else at each place: it goes in with its place, and has weights of its own.
+        # A token means something different at each place, so each place has its own embeddings and weights.
         self.embed = nn.Embedding(len(num_options) * most + 1, hidden)
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
         self.head = nn.Parameter(torch.empty(len(num_options), most, hidden))
@@ -32,7 +35,7 @@ class Policy(nn.Module):
         self.register_buffer("unavailable", torch.arange(most) >= numbers[:, None], persistent=False)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draw the weights anew."""
+        """Initialize the weights at random."""
         with torch.no_grad():
             for weight in self.parameters():
                 weight.uniform_(-_INITIAL, _INITIAL, generator=generator)
@@ -46,15 +49,15 @@ class Policy(nn.Module):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Tokens [count, T]."""
-        token, memory, chosen = torch.zeros(count, 1, dtype=torch.long), None, []
+        token, memory, tokens = torch.zeros(count, 1, dtype=torch.long), None, []
         with torch.no_grad():
             for place, (head, unavailable) in enumerate(zip(self.head, self.unavailable, strict=True)):
                 states, memory = self.lstm(self.embed(token), memory)
                 log_probs = self._log_probs(states[:, 0] @ head.T, unavailable)
                 drawn = torch.multinomial(log_probs.exp(), 1, generator=generator)
-                chosen.append(drawn)
+                tokens.append(drawn)
                 token = drawn + place * self.most + 1
-        return torch.cat(chosen, dim=1)
+        return torch.cat(tokens, dim=1)
 
     @staticmethod
     def _log_probs(scores: Tensor, unavailable: Tensor) -> Tensor:
@@ -62,25 +65,25 @@ class Policy(nn.Module):
 
 
 class Controller:
-    """Asks for architectures and learns from their rewards, by proximal policy optimization.
+    """Proposes architectures and learns from their rewards by proximal policy optimization (PPO).
 
-    The objective is PPO's clipped one with an entropy bonus; a reward counts by how far it lies above the
-    moving average of those before it, in standard deviations of its batch. What is drawn depends on the seed
-    and on what was told, on nothing else.
+    The objective is PPO's clipped one with an entropy bonus. The advantage of a reward is its distance from
+    the moving average of earlier rewards, in standard deviations of its batch. Proposals depend only on the
+    seed and on the rewards told so far.
 
-    The papers (MnasNet, section 4.2; its controller is NASNet's) took some 8000 samples at a learning rate of
-    0.00035 and an entropy bonus of 0.00001. These defaults are for some hundred.
+    The papers (MnasNet, section 4.2; its controller is NASNet's) used about 8000 samples with a learning rate
+    of 0.00035 and an entropy bonus of 0.00001. The defaults here are meant for a few hundred.
 
     Args:
-        num_options: options of each token in turn (`MnasSpace.num_options`).
+        num_options: number of options of each token (`MnasSpace.num_options`).
         hidden: units of the LSTM.
-        updates: steps of the optimizer for each batch of rewards.
-        clip: how far a probability may move in one batch: to between 1 - clip and 1 + clip times itself.
-        entropy: factor on the mean entropy of a token, nats.
+        updates: optimizer steps for each batch of rewards.
+        clip: a batch may change a probability by a factor between 1 - clip and 1 + clip.
+        entropy: factor on the mean entropy of a token, in nats.
         baseline_decay: of the moving average of the rewards, per batch.
 
     Raises:
-        ValueError: an option outside of its range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Controller:
             raise ValueError(f"lr must be positive and entropy at least 0, got {lr} and {entropy}")
         if not 0 < clip < 1 or not 0 <= baseline_decay < 1:
             raise ValueError(
-                f"clip must lie between 0 and 1 and baseline_decay in [0, 1), got {clip}, {baseline_decay}"
+                f"clip must be between 0 and 1 and baseline_decay in [0, 1), got {clip} and {baseline_decay}"
             )
         self.seed, self.updates, self.clip = seed, updates, clip
         self.entropy, self.baseline_decay = entropy, baseline_decay
@@ -114,28 +117,28 @@ class Controller:
         self.told = 0
 
     def ask(self, count: int) -> list[Tokens]:
-        """Sample `count` architectures; asking again before anything is told gives the same."""
+        """The next `count` architectures; the same ones until it is told their rewards."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.told + 1)
         return [tuple(tokens) for tokens in self.policy.sample(count, generator).tolist()]
 
     def tell(self, tokens: Sequence[Tokens], rewards: Sequence[float]) -> None:
-        """Learn from the rewards of what was asked for last."""
-        taken, earned = torch.tensor(tokens), torch.tensor(rewards, dtype=torch.float64)
-        mean = earned.mean().item()
+        """Learn from the rewards of the architectures that were asked for last."""
+        actions, values = torch.tensor(tokens), torch.tensor(rewards, dtype=torch.float64)
+        mean = values.mean().item()
         baseline = mean if self.baseline is None else self.baseline
-        advantage = ((earned - baseline) / (earned.std(correction=0) + 1e-8)).clamp(-5, 5).float()
+        advantage = ((values - baseline) / (values.std(correction=0) + 1e-8)).clamp(-5, 5).float()
         with torch.no_grad():
-            old = self._chosen(self.policy(taken), taken)
+            old = self._log_probs_of(actions, self.policy(actions))
         for _ in range(self.updates):
             self.optimizer.zero_grad()
-            torch.autograd.backward(self._loss(taken, old, advantage))
+            torch.autograd.backward(self._loss(actions, old, advantage))
             self.optimizer.step()
         self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * mean
         self.told += len(rewards)
 
-    def _loss(self, taken: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
-        log_probs = self.policy(taken)
-        ratio = (self._chosen(log_probs, taken) - old).exp()  # [N, T]
+    def _loss(self, actions: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
+        log_probs = self.policy(actions)
+        ratio = (self._log_probs_of(actions, log_probs) - old).exp()  # [N, T]
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         gain = torch.minimum(ratio * advantage[:, None], clipped * advantage[:, None])
         entropy = -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(-1)
@@ -143,30 +146,30 @@ class Controller:
         return loss
 
     @staticmethod
-    def _chosen(log_probs: Tensor, taken: Tensor) -> Tensor:
-        return log_probs.gather(-1, taken[..., None])[..., 0]
+    def _log_probs_of(actions: Tensor, log_probs: Tensor) -> Tensor:
+        return log_probs.gather(-1, actions[..., None])[..., 0]
 
     def state(self) -> dict[str, Tensor]:
         """Weights, the optimizer's moments, the baseline and the number of rewards told, as tensors."""
-        found = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
+        state = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
-        found["told"] = torch.tensor(self.told)
-        found["baseline"] = torch.tensor(
+            state |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        state["told"] = torch.tensor(self.told)
+        state["baseline"] = torch.tensor(
             math.nan if self.baseline is None else self.baseline, dtype=torch.float64
         )
-        return {name: tensor.detach().clone() for name, tensor in found.items()}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`: what follows is the same as if it had not been interrupted.
+        """The inverse of `state`: what follows is the same as without an interruption.
 
         Raises:
-            ValueError: the state is of a controller of another size.
+            UserError: if the state belongs to a controller of another size.
         """
         weights = {n.removeprefix("policy."): t for n, t in state.items() if n.startswith("policy.")}
         own = self.policy.state_dict()
         if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
-            raise ValueError("the state is of a controller with another space or hidden size; give the same")
+            raise UserError("the saved controller has another space or hidden size; use the same as before")
         self.policy.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():

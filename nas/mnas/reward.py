@@ -10,14 +10,14 @@ class Reward:
     """The objective of MnasNet (section 3) and of MobileNetV3 (section 4.1).
 
     Attributes:
-        target_ms: TAR, milliseconds.
-        w: -0.07 for networks of MobileNetV3-Large's size: 5 % more accuracy (relative) pays for twice the
-            latency. Small networks gain more accuracy from latency, and take -0.15: 11 %.
-        form: "soft" applies w on both sides of the target; "hard" (alpha = 0, beta = -1) makes latency
-            a constraint: free below the target, and accuracy falls as its inverse above. It ignores w.
+        target_ms: TAR, the target latency.
+        w: -0.07 for networks as large as MobileNetV3-Large: twice the latency must bring 5 % more accuracy
+            (relative). Small networks gain more accuracy from latency; they use -0.15, which asks for 11 %.
+        form: "soft" applies w on both sides of the target. "hard" (alpha = 0, beta = -1) ignores w and makes
+            latency a constraint: free below the target; above it, the reward falls as 1 / latency.
 
     Raises:
-        ValueError: a target that is not positive, or a w that rewards latency.
+        ValueError: if the target is not positive, or w rewards latency.
     """
 
     target_ms: float
@@ -28,7 +28,7 @@ class Reward:
         if not 0 < self.target_ms < math.inf:
             raise ValueError(f"target_ms must be a positive number of milliseconds, got {self.target_ms}")
         if not -math.inf < self.w <= 0:
-            raise ValueError(f"w must be negative (the paper: -0.07 and -0.15) or 0, got {self.w}")
+            raise ValueError(f"w must be negative (-0.07 and -0.15 in the paper) or 0, got {self.w}")
         if self.form not in ("soft", "hard"):
             raise ValueError(f"form must be soft or hard, got {self.form!r}")
 
@@ -43,9 +43,13 @@ class Reward:
         return self.w if self.form == "soft" else -1.0
 
     def __call__(self, accuracy: float, latency_ms: float) -> float:
-        """Raises: ValueError for an accuracy below 0 or no number, or a latency that is not positive."""
+        """The reward.
+
+        Raises:
+            ValueError: if the accuracy is negative or not a number, or the latency is not positive.
+        """
         if not 0 <= accuracy < math.inf:
-            raise ValueError(f"accuracy must be a number of at least 0, got {accuracy}")
+            raise ValueError(f"accuracy must be at least 0, got {accuracy}")
         if not 0 < latency_ms < math.inf:
             raise ValueError(f"latency_ms must be positive, got {latency_ms}")
         exponent = self.alpha if latency_ms <= self.target_ms else self.beta

@@ -1,85 +1,63 @@
 """Platform-aware NAS (MnasNet; section 4.1 of "Searching for MobileNetV3").
 
-1. A strategy (the controller, or one of `nas.mnas.baselines`) asks for a batch of architectures.
-2. Each is trained for a short while from new weights and scored; its latency comes from a table.
-3. The strategy is told the rewards, ACC x (LAT / TAR)^w; on with 1.
+1. A strategy (the controller, or one of `nas.mnas.baselines`) proposes a batch of architectures.
+2. Each is trained briefly from new weights and scored; its latency comes from a table.
+3. The strategy learns from the rewards, ACC x (LAT / TAR)^w. Repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.spec import NetSpec
 from engine.errors import UserError
 from engine.run import checkpoint
+from nas.candidates import LatencyModel, LogLine
 from nas.executors import Executor
-from nas.history import History
+from nas.history import SearchHistory
 from nas.mnas.reward import Reward
 from nas.mnas.space import MnasSpace, Tokens
-from nas.mnas.trials import Evaluate, MnasResult, SampledTrial, SampledTrials
+from nas.mnas.trials import MnasResult, SampledTrial, ScoreCandidate, TrialRunner
+
+T = TypeVar("T")
 
 
 class Strategy(Protocol):
-    """Decides what is tried next. What it asks for depends on its seed and on what it was told alone."""
+    """Decides what is tried next, depending only on its seed and on the rewards that it was told."""
 
-    def ask(self, count: int) -> list[Tokens]: ...
+    def ask(self, count: int) -> list[Tokens]:
+        """The next `count` architectures; the same ones until it is told their rewards."""
+        ...
 
-    def tell(self, tokens: Sequence[Tokens], rewards: Sequence[float]) -> None: ...
+    def tell(self, tokens: Sequence[Tokens], rewards: Sequence[float]) -> None:
+        """Learn from the rewards of the architectures that were asked for last."""
+        ...
 
     def state(self) -> dict[str, Tensor]: ...
 
-    def load(self, state: dict[str, Tensor]) -> None: ...
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`: what follows is the same as without an interruption."""
+        ...
 
 
-class Trainee(Protocol):
-    """What `Proxy` needs to know of a task."""
-
-    def make_task(self, spec: NetSpec) -> nn.Module: ...
-
-    def finetune(self, task: nn.Module, steps: int, seed: int) -> None: ...
-
-    def score(self, task: nn.Module) -> float: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proxy:
-    """An `Evaluate`: `steps` steps of training from new weights, then the score on held-out samples.
-
-    open: opens the task in any process, once in each; can be pickled.
-    steps: at least 1.
-    """
-
-    open: Callable[[], Trainee]
-    steps: int
-
-    def __call__(self, spec: NetSpec, seed: int) -> float:
-        trainee = _opened(self.open)
-        torch.manual_seed(seed)
-        task = trainee.make_task(spec)
-        trainee.finetune(task, self.steps, seed)
-        return trainee.score(task)
-
-
-class Mnas:
-    """The search.
+class MnasSearch:
+    """The search, whatever the task.
 
     Args:
-        samples: architectures to try; the paper took some 8000.
-        steps: of the proxy training, for whoever makes the `Proxy`; the paper took 5 epochs of ImageNet.
-        batch: asked for, and told, at once.
+        samples: architectures to try; about 8000 in the paper.
+        steps: of the short training, for the caller that makes it; 5 epochs of ImageNet in the paper.
+        batch: architectures that are asked for, and told, at once.
         reward: of an accuracy and a latency.
-        space: makes the space of a skeleton (a partial `MnasSpace`).
-        strategy: makes the strategy of a space's numbers of options, with a seed.
+        space: makes the search space around a skeleton (a partial `MnasSpace`).
+        strategy: makes the strategy, from the space's numbers of options and a seed.
 
     Raises:
-        ValueError: samples, steps or batch below 1.
+        ValueError: if samples, steps or batch is below 1.
     """
 
     def __init__(
@@ -98,75 +76,88 @@ class Mnas:
         self.samples, self.steps, self.batch, self.reward = samples, steps, batch, reward
         self.space, self.strategy = space, strategy
 
+    @property
+    def strategy_name(self) -> str:
+        return str(_class_and_options(self.strategy)["name"])
+
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a search to go on, as plain values; it may go on to more samples."""
+        """What must be the same for a search to resume, as JSON values; the number of samples may grow."""
         return {
             "batch": self.batch,
             "steps": self.steps,
             "reward": asdict(self.reward),
-            "space": _options(self.space),
-            "strategy": _options(self.strategy),
+            "space": _class_and_options(self.space),
+            "strategy": _class_and_options(self.strategy),
         }
 
     def search(
         self,
         skeleton: NetSpec,
-        evaluate: Evaluate,
+        score_candidate: ScoreCandidate,
         *,
-        latency: Callable[[NetSpec], float],
-        history: History,
+        latency: LatencyModel,
+        history: SearchHistory,
         folder: Path,
         executor: Executor,
         seed: int = 0,
-        say: Callable[[str], None] = print,
+        log: LogLine = print,
     ) -> MnasResult:
-        """Run, or go on with, the search.
+        """Run the search, or resume it.
 
-        A trial that crashes has the reward 0. An architecture that was scored before is not trained again.
-        All trials have the same seed, so that they compare.
+        A failed trial has the reward 0. An architecture that was scored before is not trained again. All
+        trials have the same seed, so that they are comparable.
 
         Args:
-            latency: spec -> ms.
-            history: what was done before is not done again.
+            history: trials that it holds are not repeated.
             folder: for the strategy's state.
-            say: takes lines on the progress.
+            log: shows progress.
 
         Raises:
-            UserError: nothing but crashes in the first batch, a latency that the table does not give, or a
-                history of other architectures than this search asks for.
+            UserError: if an option of the space or the strategy is out of range, all trials of the first
+                batch failed, the latency table lacks a layer, or the history has other architectures.
         """
-        space = self.space(skeleton)
-        strategy = self.strategy(space.num_options, seed=seed)
+        space = _make("method.space", self.space, skeleton)
+        strategy = _make("method.strategy", self.strategy, space.num_options, seed=seed)
         path = folder / "strategy.safetensors"
-        trials = SampledTrials(
+        trials = TrialRunner(
             space=space,
-            evaluate=evaluate,
+            score_candidate=score_candidate,
             latency=latency,
             reward=self.reward,
             samples=self.samples,
             history=history,
             executor=executor,
             seed=seed,
-            say=say,
+            log=log,
         )
-        told = _restored(strategy, path, known=trials.done_before)
-        say(str(space))
+        told = _restore(strategy, path, known=trials.known_from_start)
+        log(str(space))
         while told < self.samples:
-            asked = strategy.ask(min(self.batch, self.samples - told))
-            rewards = trials.run(told, asked)
-            strategy.tell(asked, rewards)
-            told += len(asked)
+            architectures = strategy.ask(min(self.batch, self.samples - told))
+            rewards = trials.run(told, architectures)
+            strategy.tell(architectures, rewards)
+            told += len(architectures)
             checkpoint.write(path, strategy.state(), {"told": told})
-            say(trials.table(told, rewards))
+            log(trials.best_so_far(told, rewards))
         rows = [trials.rows[number] for number in range(self.samples)]
-        return MnasResult(space=space, reward=self.reward, trials=tuple(map(SampledTrial.of, rows)))
+        return MnasResult(space=space, reward=self.reward, trials=tuple(map(SampledTrial.from_row, rows)))
 
 
-def _restored(strategy: Strategy, path: Path, *, known: int) -> int:
+def _make(key: str, make: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call the partial constructor that the configuration has at `key`."""
+    try:
+        return make(*arguments, **options)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _restore(strategy: Strategy, path: Path, *, known: int) -> int:
     """Load the state that was saved last; returns how many trials it was told.
 
-    Where there is none that the history bears out, the strategy is told its trials anew: the same result, a
-    little later.
+    Without a state that fits the history, the strategy is told all trials again: the same result, a little
+    later.
     """
     if not checkpoint.exists(path):
         return 0
@@ -180,12 +171,7 @@ def _restored(strategy: Strategy, path: Path, *, known: int) -> int:
     return told
 
 
-def _options(maker: Any) -> dict[str, Any]:
-    """A class, or a partial of one, by its name and the options that were given."""
-    options = getattr(maker, "keywords", {})
-    return {"name": getattr(maker, "func", maker).__name__, **options}
-
-
-@lru_cache(maxsize=1)
-def _opened(open_task: Callable[[], Trainee]) -> Trainee:
-    return open_task()
+def _class_and_options(constructor: Any) -> dict[str, Any]:
+    """A class, or a partial of one, as its name and options."""
+    options = getattr(constructor, "keywords", {})
+    return {"name": getattr(constructor, "func", constructor).__name__, **options}

@@ -1,9 +1,9 @@
-"""The factorized hierarchical space of MnasNet around a skeleton: tokens <-> NetSpec.
+"""The factorized hierarchical search space of MnasNet around a skeleton: tokens <-> NetSpec.
 
-The skeleton's blocks are grouped into stages, and one set of choices holds for all layers of a stage
-(MnasNet, section 4.1). What a NetSpec can say is searched: inverted bottlenecks (an expansion of 1 is the
-depthwise separable convolution), kernel, squeeze-and-excite, residual or none, filters, layers. A plain
-convolution and the pooling skip of the paper cannot be said and are left out; see docs/guides/nas.md.
+The skeleton's blocks are grouped into stages, and all layers of a stage share one set of choices (MnasNet,
+section 4.1): kernel, expansion (1: a depthwise separable convolution), squeeze-and-excite, residual or none,
+filters, layers. A NetSpec cannot describe the plain convolution and the pooling skip of the paper, so they
+are left out; see docs/guides/nas.md.
 """
 
 import math
@@ -15,21 +15,25 @@ from typing import Any
 from backbones.spec import BlockSpec, NetSpec, make_divisible
 
 Tokens = tuple[int, ...]
-
+"""An architecture: for each choice of each stage, the number of the chosen option."""
 
 FACTORS = ("kernel", "expansion", "se", "skip", "filters", "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What one token decides: its value is the number of an option."""
+class TokenOptions:
+    """The options that one token chooses from."""
 
     stage: int  # from 1
     factor: str
     options: tuple[Any, ...]
 
     def value(self, token: Any) -> Any:
-        """Raises: ValueError for a token that is not the number of an option."""
+        """The option with this number.
+
+        Raises:
+            ValueError: if there is no such option.
+        """
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(self.options):
             raise ValueError(
                 f"stage {self.stage} {self.factor}: token {token!r} must be 0 to {len(self.options) - 1}, "
@@ -40,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What the skeleton fixes of a stage. A NetSpec's stride and dilations are never searched."""
+    """What the skeleton fixes in a stage; strides and dilations are never searched."""
 
     stride: int
     dilation: int
@@ -48,11 +52,11 @@ class Stage:
     act: str
     filters: int
     layers: int
-    ends_skip: bool  # whether LR-ASPP's skip connection starts at the end of this stage (NetSpec.skip_block)
+    ends_at_skip: bool  # whether LR-ASPP's skip connection starts after this stage (NetSpec.skip_block)
 
     def blocks(self, channels: int, values: dict[str, Any]) -> tuple[BlockSpec, ...]:
-        """The layers of this stage behind `channels` channels."""
-        built = []
+        """The layers of this stage, for an input with `channels` channels."""
+        blocks = []
         for number in range(values["layers"]):
             block = BlockSpec(
                 kernel=values["kernel"],
@@ -64,29 +68,31 @@ class Stage:
                 dilation=self.dilation_after if number else self.dilation,
                 residual=values["skip"],
             )
-            built.append(_with_visible_skip(block, channels))
+            blocks.append(_normalized_residual(block, channels))
             channels = block.out
-        return tuple(built)
+        return tuple(blocks)
 
 
 class MnasSpace:
-    """All networks that can be made of a skeleton by choosing anew, stage by stage.
+    """All networks that can be made from a skeleton by new choices for each stage.
 
-    A stage is a run of blocks of one output size, kernel and SE, begun anew by a stride: of MobileNetV2 the
-    seven blocks of MnasNet's Table 1. Stem, strides, dilations, activations and what follows the blocks are
-    the skeleton's.
+    A stage is a sequence of blocks with the same output channels, kernel and SE; a stride starts a new one.
+    In MobileNetV2 the stages are the seven blocks of MnasNet's Table 1. Stem, strides, dilations, activations
+    and the layers after the blocks are the skeleton's.
 
-    Some sequences of tokens say the same network (a stage of one layer that changes the number of channels
-    has no residual): they decode to equal specs, and `encode` gives the first of them.
+    Some token sequences describe the same network (a stage of one layer that changes the number of channels
+    has no residual): they decode to equal specs, and `encode` returns the first of them.
 
     Args:
-        kernels, expansions: sizes, and factors on a layer's input channels.
-        se, skip: whether squeeze-and-excite and residuals may be left out, or must be.
+        kernels: kernel sizes.
+        expansions: factors on a layer's input channels.
+        se: whether squeeze-and-excite is used; with both values, either.
+        skip: whether residuals are used; with both values, either.
         filters: factors on the skeleton's output channels, rounded to multiples of 8.
         layers: added to the skeleton's number of layers; a stage keeps at least one.
 
     Raises:
-        ValueError: a factor without options, with the same option twice, or with a value that is none.
+        ValueError: if a list of options is empty, has duplicates, or has a value that is out of range.
     """
 
     def __init__(
@@ -100,8 +106,8 @@ class MnasSpace:
         filters: Sequence[float] = (0.75, 1.0, 1.25),
         layers: Sequence[int] = (-1, 0, 1),
     ) -> None:
-        given = {"kernels": kernels, "expansions": expansions, "se": se, "skip": skip}
-        for name, options in (given | {"filters": filters, "layers": layers}).items():
+        absolute = {"kernels": kernels, "expansions": expansions, "se": se, "skip": skip}
+        for name, options in (absolute | {"filters": filters, "layers": layers}).items():
             if not options or len(set(options)) < len(options):
                 raise ValueError(f"{name} must be a list of different options, got {list(options)}")
         if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
@@ -110,16 +116,15 @@ class MnasSpace:
             raise ValueError(f"expansions and filters must be positive, got {expansions}, {filters}")
         self.skeleton = replace(skeleton, name=f"{skeleton.name}_nas")
         self.stages = _stages(skeleton)
-        fixed = (tuple(kernels), tuple(expansions), tuple(se), tuple(skip))
         self.choices = tuple(
-            Choice(stage=number, factor=factor, options=options)
+            TokenOptions(stage=number, factor=factor, options=options)
             for number, stage in enumerate(self.stages, start=1)
             for factor, options in zip(
                 FACTORS,
                 (
-                    *fixed,
-                    _different(make_divisible(stage.filters * factor) for factor in filters),
-                    _different(max(1, stage.layers + more) for more in layers),
+                    *map(tuple, absolute.values()),
+                    _distinct(make_divisible(stage.filters * factor) for factor in filters),
+                    _distinct(max(1, stage.layers + more) for more in layers),
                 ),
                 strict=True,
             )
@@ -127,55 +132,55 @@ class MnasSpace:
 
     @property
     def num_options(self) -> tuple[int, ...]:
-        """How many options each token has."""
+        """The number of options of each token."""
         return tuple(len(choice.options) for choice in self.choices)
 
     @property
     def size(self) -> int:
-        """The number of token sequences; that of different networks is a little smaller."""
+        """The number of token sequences; the number of different networks is slightly smaller."""
         return math.prod(self.num_options)
 
     def decode(self, tokens: Sequence[int]) -> NetSpec:
-        """The network that `tokens` say.
+        """The network that `tokens` describe.
 
         Raises:
-            ValueError: too few or too many tokens, or one that is no option, named by stage and factor.
+            ValueError: if there are too few or too many tokens, or one has no option with its number.
         """
         blocks: tuple[BlockSpec, ...] = ()
         channels, skip_block = self.skeleton.stem, 0
         for stage, values in zip(self.stages, self._values(tokens), strict=True):
             blocks += stage.blocks(channels, values)
             channels = blocks[-1].out
-            skip_block = len(blocks) if stage.ends_skip else skip_block
+            skip_block = len(blocks) if stage.ends_at_skip else skip_block
         return replace(self.skeleton, blocks=blocks, skip_block=skip_block)
 
     def encode(self, spec: NetSpec) -> Tokens:
-        """The first tokens that say `spec`, whatever its name: the inverse of `decode`.
+        """The first tokens that describe `spec`, whatever its name: the inverse of `decode`.
 
         Raises:
-            ValueError: the network is not in the space, naming where it leaves it.
+            ValueError: if the network is not in the space, naming the first block that does not fit.
         """
-        blocks = tuple(map(_with_visible_skip, spec.blocks, spec.block_inputs))
-        wanted = replace(spec, name=self.skeleton.name, blocks=blocks)
+        blocks = tuple(map(_normalized_residual, spec.blocks, spec.block_inputs))
+        target = replace(spec, name=self.skeleton.name, blocks=blocks)
         for field in fields(NetSpec):
-            mine, theirs = getattr(self.skeleton, field.name), getattr(wanted, field.name)
+            mine, theirs = getattr(self.skeleton, field.name), getattr(target, field.name)
             if field.name not in ("blocks", "skip_block") and mine != theirs:
                 raise ValueError(f"{spec.name} is not in the space: {field.name} is {theirs}, not {mine}")
         reached = [0]
-        for tokens in self._readings(wanted.blocks, reached):
-            if self.decode(tokens) == wanted:
+        for tokens in self._tokens_of(target.blocks, reached):
+            if self.decode(tokens) == target:
                 return tokens
         at = min(max(reached), len(blocks) - 1)
         raise ValueError(
             f"{spec.name} is not in the space around {self.skeleton.name.removesuffix('_nas')}: no choice of "
-            f"its {len(self.stages)} stages gives block {at + 1} and what follows ({blocks[at]})"
+            f"its {len(self.stages)} stages gives block {at + 1} and those after it ({blocks[at]})"
         )
 
     def covering(self) -> Iterator[NetSpec]:
-        """Some hundred networks in which each layer of each network of the space occurs: what a device has
-        to be asked for, so that its latency table knows the whole space.
+        """A few hundred networks that together have every layer of every network in the space.
 
-        A stage's layers depend on its own choices and on the filters of the stage before.
+        A latency table of their layers is complete for the space. A stage's layers depend on its own choices
+        and on the filters of the previous stage.
         """
         layers = FACTORS.index("layers")
         most = [max(self.num_options[at :: len(FACTORS)]) for at in range(layers)]
@@ -183,10 +188,10 @@ class MnasSpace:
         for *shared, shift in product(*map(range, most), range(filters)):
             tokens = []
             for stage in range(len(self.stages)):
-                # With all (number, shift), this and the number before it take all pairs of values.
-                wanted = [*shared[:-1], (shared[-1] + shift * stage) % filters]
+                # Over all shifts, the filters of this stage and of the previous one take all pairs of values.
+                numbers = [*shared[:-1], (shared[-1] + shift * stage) % filters]
                 options = self.num_options[stage * len(FACTORS) :]
-                tokens += [token % count for token, count in zip(wanted, options, strict=False)]
+                tokens += [token % count for token, count in zip(numbers, options, strict=False)]
                 tokens.append(
                     max(range(options[layers]), key=self.choices[stage * len(FACTORS) + layers].value)
                 )
@@ -216,8 +221,8 @@ class MnasSpace:
         size = len(FACTORS)
         return [dict(zip(FACTORS, values[at : at + size], strict=True)) for at in range(0, len(values), size)]
 
-    def _readings(self, blocks: tuple[BlockSpec, ...], reached: list[int]) -> Iterator[Tokens]:
-        """All tokens that give `blocks`, the earlier options first; `reached` gets how far each one came."""
+    def _tokens_of(self, blocks: tuple[BlockSpec, ...], reached: list[int]) -> Iterator[Tokens]:
+        """All tokens that give `blocks`, earlier options first; `reached` collects how many blocks fit."""
         size = len(FACTORS)
 
         def read(number: int, at: int, channels: int) -> Iterator[Tokens]:
@@ -227,27 +232,27 @@ class MnasSpace:
                     yield ()
                 return
             choices, first = self.choices[number * size : (number + 1) * size], blocks[at]
-            seen = {"kernel": first.kernel, "expansion": first.exp / channels, "se": first.se}
-            seen["filters"] = first.out
+            visible = {"kernel": first.kernel, "expansion": first.exp / channels, "se": first.se}
+            visible["filters"] = first.out
             candidates = [
                 [
                     token
                     for token, option in enumerate(choice.options)
-                    if option == seen.get(choice.factor, option)
+                    if option == visible.get(choice.factor, option)
                 ]
                 for choice in choices
             ]
             for tokens in product(*candidates):
                 values = {c.factor: c.value(token) for c, token in zip(choices, tokens, strict=True)}
-                built = self.stages[number].blocks(channels, values)
-                if blocks[at : at + len(built)] == built:
-                    yield from (tokens + rest for rest in read(number + 1, at + len(built), built[-1].out))
+                stage = self.stages[number].blocks(channels, values)
+                if blocks[at : at + len(stage)] == stage:
+                    yield from (tokens + rest for rest in read(number + 1, at + len(stage), stage[-1].out))
 
         return read(0, 0, self.skeleton.stem)
 
 
-def _with_visible_skip(block: BlockSpec, channels_in: int) -> BlockSpec:
-    # Where a residual is impossible the flag says nothing: one network shall have one spec.
+def _normalized_residual(block: BlockSpec, channels_in: int) -> BlockSpec:
+    # If a residual is impossible, the flag means nothing; equal networks must have equal specs.
     possible = block.stride == 1 and channels_in == block.out
     return block if possible else replace(block, residual=True)
 
@@ -264,7 +269,7 @@ def _stages(spec: NetSpec) -> tuple[Stage, ...]:
     ]
     stages = []
     for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
-        # Of a stage of one layer, the next stage shows the dilation that a second layer would have.
+        # If a stage has one layer, a second one would have the dilation of the next stage.
         after = min(start + 1, len(blocks) - 1)
         stages.append(
             Stage(
@@ -274,11 +279,11 @@ def _stages(spec: NetSpec) -> tuple[Stage, ...]:
                 act=blocks[start].act,
                 filters=blocks[start].out,
                 layers=end - start,
-                ends_skip=end == spec.skip_block,
+                ends_at_skip=end == spec.skip_block,
             )
         )
     return tuple(stages)
 
 
-def _different(options: Iterator[int]) -> tuple[int, ...]:
+def _distinct(options: Iterator[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(options))

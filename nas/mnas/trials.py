@@ -1,4 +1,4 @@
-"""The trials of a search: run where the history does not know them, ranked, and the best of them shown."""
+"""The trials of a platform-aware search: run if they are not in the history yet, and ranked by reward."""
 
 from __future__ import annotations
 
@@ -9,23 +9,44 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from backbones.spec import NetSpec
 from engine.errors import UserError
+from nas.candidates import CandidateTrainer, LatencyModel, LogLine, shared_trainer
 from nas.executors import Executor
-from nas.history import History
+from nas.history import SearchHistory
 from nas.mnas.reward import Reward
 from nas.mnas.space import MnasSpace, Tokens
 
-Evaluate = Callable[[NetSpec, int], float]
-"""(spec, seed) -> accuracy after a short training from new weights; pickled where trials run elsewhere."""
-
+ScoreCandidate = Callable[[NetSpec, int], float]
+"""(spec, seed) -> accuracy after a short training from new weights; can be pickled."""
 
 _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortTraining:
+    """A `ScoreCandidate`: `steps` steps of training from new weights, then the score on held-out samples.
+
+    make_trainer: called once in each process; can be pickled and hashed.
+    steps: at least 1.
+    """
+
+    make_trainer: Callable[[], CandidateTrainer]
+    steps: int
+
+    def __call__(self, spec: NetSpec, seed: int) -> float:
+        trainer = shared_trainer(self.make_trainer)
+        torch.manual_seed(seed)
+        task = trainer.make_task(spec)
+        trainer.train(task, self.steps, seed)
+        return trainer.score(task)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampledTrial:
-    """One architecture that was tried. A trial that crashed has the accuracy NaN, and `error` says how."""
+    """One architecture that was tried. A failed trial has the accuracy NaN, the reward 0 and an `error`."""
 
     number: int
     tokens: Tokens
@@ -40,8 +61,8 @@ class SampledTrial:
         return not self.error
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> SampledTrial:
-        """A row of the history."""
+    def from_row(cls, row: Mapping[str, Any]) -> SampledTrial:
+        """Read a row of the history."""
         return cls(
             number=row["number"],
             tokens=tuple(row["tokens"]),
@@ -55,56 +76,58 @@ class SampledTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class MnasResult:
-    """All trials in their order."""
+    """All trials of a search, in order."""
 
     space: MnasSpace
     reward: Reward
     trials: tuple[SampledTrial, ...]
 
     @property
-    def found(self) -> SampledTrial:
+    def best(self) -> SampledTrial:
         """The trial with the highest reward."""
         return self.top(1)[0]
 
     def top(self, count: int) -> list[SampledTrial]:
-        """The best different networks, the best first; equal rewards in the order of the trials."""
+        """The best trials of different networks, the best first; equal rewards in the order of the trials."""
         order = sorted(self.trials, key=lambda trial: (-trial.reward, trial.number))
         return list({trial.spec: trial for trial in reversed(order)}.values())[::-1][:count]
 
 
-class SampledTrials:
-    """Runs the trials that the history does not know yet.
+class TrialRunner:
+    """Runs the trials that are not in the history yet.
 
     Args:
-        samples: how many there will be.
-        latency: spec -> ms.
-        say: takes lines on the progress.
+        samples: number of trials of the whole search, for progress.
+        log: shows progress.
 
     Attributes:
         rows: of the history, by number of the trial.
+
+    Raises:
+        UserError: if a row of the history is damaged.
     """
 
     def __init__(
         self,
         *,
         space: MnasSpace,
-        evaluate: Evaluate,
-        latency: Callable[[NetSpec], float],
+        score_candidate: ScoreCandidate,
+        latency: LatencyModel,
         reward: Reward,
         samples: int,
-        history: History,
+        history: SearchHistory,
         executor: Executor,
         seed: int,
-        say: Callable[[str], None],
+        log: LogLine,
     ) -> None:
-        self.space, self.evaluate, self.latency, self.reward = space, evaluate, latency, reward
+        self.space, self.score_candidate, self.latency, self.reward = space, score_candidate, latency, reward
         self.samples, self.history, self.executor = samples, history, executor
-        self.seed, self.say = seed, say
+        self.seed, self.log = seed, log
         self.rows: dict[int, dict[str, Any]] = {}
         self.scored: dict[NetSpec, dict[str, Any]] = {}
-        for row in history.all("trial"):
+        for row in history.of_kind("trial"):
             try:
-                trial = SampledTrial.of(row)
+                trial = SampledTrial.from_row(row)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{history.path}: a trial is damaged ({error!r}); restore its line or choose another out="
@@ -114,51 +137,51 @@ class SampledTrials:
                 self.scored[trial.spec] = row
 
     @property
-    def done_before(self) -> int:
-        """How many trials the history holds from the first one on without a gap."""
+    def known_from_start(self) -> int:
+        """How many trials the history has without a gap, from the first one on."""
         return next(number for number in range(len(self.rows) + 1) if number not in self.rows)
 
-    def run(self, first: int, asked: Sequence[Tokens]) -> list[float]:
-        """The rewards of `asked`, whose first is trial number `first`.
+    def run(self, first: int, architectures: Sequence[Tokens]) -> list[float]:
+        """The rewards of some architectures, the first of which is trial number `first`.
 
         Raises:
-            UserError: the history has another architecture under one of the numbers, or no trial has ever
-                succeeded.
+            UserError: if the history has another architecture for one of the trials, or no trial of the
+                search has succeeded yet.
         """
-        specs = {first + place: self.space.decode(tokens) for place, tokens in enumerate(asked)}
-        tokens = dict(zip(specs, asked, strict=True))
+        specs = {first + place: self.space.decode(tokens) for place, tokens in enumerate(architectures)}
+        tokens = dict(zip(specs, architectures, strict=True))
         for number in specs:
             if number in self.rows and tuple(self.rows[number]["tokens"]) != tokens[number]:
                 raise UserError(
-                    f"{self.history.path}: trial {number + 1} is of another architecture than this search "
-                    "asks for: its settings or libraries have changed; choose another out="
+                    f"{self.history.path}: trial {number + 1} has another architecture than this search asks "
+                    "for, so its settings or libraries have changed; choose another out="
                 )
-        for number, outcome in self._outcomes({n: s for n, s in specs.items() if n not in self.rows}):
+        missing = {number: spec for number, spec in specs.items() if number not in self.rows}
+        for number, outcome in self._outcomes(missing):
             self._record(number, tokens[number], specs[number], outcome)
         if not self.scored:
             error = self.rows[first]["error"]
-            raise UserError(f"all of the first {len(asked)} trials failed, the first with {error}")
+            raise UserError(f"all of the first {len(architectures)} trials failed; the first one: {error}")
         return [self.rows[number]["reward"] for number in specs]
 
-    def _outcomes(self, todo: dict[int, NetSpec]) -> Iterator[tuple[int, dict[str, Any]]]:
-        # The first of equal networks is trained, the others wait for it.
-        firsts: dict[NetSpec, int] = {}
-        for number, spec in todo.items():
+    def _outcomes(self, missing: Mapping[int, NetSpec]) -> Iterator[tuple[int, dict[str, Any]]]:
+        # Of equal networks the first is trained, and the others share its outcome.
+        first_numbers: dict[NetSpec, int] = {}
+        for number, spec in missing.items():
             if spec not in self.scored:
-                firsts.setdefault(spec, number)
-        times = {number: self.latency(spec) for spec, number in firsts.items()}
-        jobs = list(firsts)
-        for index, outcome in self.executor(
-            partial(run_trial, self.evaluate), [(spec, self.seed) for spec in jobs]
-        ):
-            number = firsts[jobs[index]]
-            yield number, {**outcome, "latency_ms": times[number]}
-        for number, spec in todo.items():
+                first_numbers.setdefault(spec, number)
+        latencies = {number: self.latency(spec) for spec, number in first_numbers.items()}
+        specs = list(first_numbers)
+        trial = partial(run_trial, self.score_candidate)
+        for index, outcome in self.executor(trial, [(spec, self.seed) for spec in specs]):
+            number = first_numbers[specs[index]]
+            yield number, {**outcome, "latency_ms": latencies[number]}
+        for number, spec in missing.items():
             if number in self.rows:
                 continue
-            known = self.scored.get(spec) or self.rows[firsts[spec]]
-            kept = ("status", "metric", "error", "latency_ms")
-            outcome = {key: known[key] for key in kept if key in known}
+            known = self.scored.get(spec) or self.rows[first_numbers[spec]]
+            shared = ("status", "metric", "error", "latency_ms")
+            outcome = {key: known[key] for key in shared if key in known}
             yield number, {**outcome, "seconds": 0.0, "same_as": known["number"]}
 
     def _record(self, number: int, tokens: Tokens, spec: NetSpec, outcome: dict[str, Any]) -> None:
@@ -176,19 +199,19 @@ class SampledTrials:
         self.rows[number] = row
         if done:
             self.scored.setdefault(spec, row)
-        told = f"{row['metric']:.4f}, reward {reward:.4f}" if done else row["error"]
-        same = f" (as trial {row['same_as']})" if "same_as" in row else ""
-        self.say(f"  trial {number + 1}/{self.samples}: {ms:.3f} ms: {told}{same}")
+        text = f"{row['metric']:.4f}, reward {reward:.4f}" if done else row["error"]
+        same = f" (same network as trial {row['same_as'] + 1})" if "same_as" in row else ""
+        self.log(f"  trial {number + 1}/{self.samples}: {ms:.3f} ms: {text}{same}")
 
-    def table(self, told: int, rewards: Sequence[float]) -> str:
-        """The best so far."""
+    def best_so_far(self, count: int, rewards: Sequence[float]) -> str:
+        """The best of the first `count` trials, and the mean of the last `rewards`, as text."""
         best: dict[tuple[int, ...], dict[str, Any]] = {}
-        known = [self.rows[number] for number in range(told) if self.rows[number]["status"] == "done"]
-        for row in sorted(known, key=lambda row: (-row["reward"], row["number"])):
+        done = [self.rows[number] for number in range(count) if self.rows[number]["status"] == "done"]
+        for row in sorted(done, key=lambda row: (-row["reward"], row["number"])):
             if "same_as" not in row and len(best) < _SHOWN:
                 best[tuple(row["tokens"])] = row
         mean = sum(rewards) / len(rewards)
-        lines = [f"{told}/{self.samples} trials, mean reward of the last {len(rewards)}: {mean:.4f}; best:"]
+        lines = [f"{count}/{self.samples} trials, mean reward of the last {len(rewards)}: {mean:.4f}; best:"]
         lines += [
             f"  {row['reward']:.4f}  accuracy {row['metric']:.4f}  {row['latency_ms']:9.3f} ms  "
             f"trial {row['number'] + 1}  {self.space.describe(tokens)}"
@@ -197,13 +220,17 @@ class SampledTrials:
         return "\n".join(lines)
 
 
-def run_trial(evaluate: Evaluate, job: tuple[NetSpec, int]) -> dict[str, Any]:
-    """`metric` and `seconds` of one (spec, seed). Runs in any process.
+def run_trial(score_candidate: ScoreCandidate, job: tuple[NetSpec, int]) -> dict[str, Any]:
+    """Score a (spec, seed), in any process.
 
-    Raises: ValueError where the accuracy is negative or no number.
+    Returns:
+        `metric` and `seconds`.
+
+    Raises:
+        UserError: if the accuracy is negative or not a number.
     """
     started = time.perf_counter()
-    accuracy = float(evaluate(*job))
+    accuracy = float(score_candidate(*job))
     if not 0 <= accuracy < math.inf:
-        raise ValueError(f"the accuracy is {accuracy}")
+        raise UserError(f"the accuracy is {accuracy}")
     return {"metric": accuracy, "seconds": round(time.perf_counter() - started, 3)}

@@ -1,21 +1,22 @@
-"""NetAdapt's proposals: for everything that can be cut, the smallest cut that saves enough time."""
+"""The proposals of a NetAdapt step: for each unit, the smallest cut that saves enough latency."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backbones.spec import NetSpec
 from deploy.latency_table.table import NotInTable
-from nas.netadapt.pruning import Unit, narrowed
+from nas.candidates import LatencyModel
+from nas.netadapt.pruning import PrunableUnit, pruned_spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A unit cut to `channels`, the spec that this gives, and its predicted latency."""
+    """A unit cut to `channels`, the resulting spec, and its predicted latency."""
 
-    unit: Unit
+    unit: PrunableUnit
     channels: int
     spec: NetSpec
     latency_ms: float
@@ -23,38 +24,38 @@ class Proposal:
 
 def propose(
     spec: NetSpec,
-    units: Sequence[Unit],
-    latency: Callable[[NetSpec], float],
+    units: Sequence[PrunableUnit],
+    latency: LatencyModel,
     *,
     target_ms: float,
     divisor: int = 8,
 ) -> list[Proposal]:
-    """For each unit the widest multiple of `divisor` with which the network takes at most `target_ms`.
+    """For each unit, the largest multiple of `divisor` at which the network takes at most `target_ms`.
 
-    Units for which there is none, or none that the latency table knows, are left out. Latency is taken to
-    rise with channels, within the steps that real devices have: of two sizes that border on each other, the
-    wider is too slow and the narrower is not.
+    Units for which no such number exists, or none in the latency table, are left out. Latency is assumed to
+    grow with channels, apart from the steps of real devices: the result is a size that is fast enough, while
+    the next wider one is not.
 
     Raises:
-        ValueError: a divisor below 1.
+        ValueError: if the divisor is below 1.
     """
     if divisor < 1:
         raise ValueError(f"divisor must be at least 1, got {divisor}")
-    before = latency(spec)
-    found = (_widest(spec, unit, latency, before, target_ms, divisor) for unit in units)
-    return [proposal for proposal in found if proposal is not None]
+    before_ms = latency(spec)
+    proposals = (_widest(spec, unit, latency, before_ms, target_ms, divisor) for unit in units)
+    return [proposal for proposal in proposals if proposal is not None]
 
 
 def _widest(
     spec: NetSpec,
-    unit: Unit,
-    latency: Callable[[NetSpec], float],
+    unit: PrunableUnit,
+    latency: LatencyModel,
     before_ms: float,
     target_ms: float,
     divisor: int,
 ) -> Proposal | None:
-    sizes = _legal_sizes(spec, unit, divisor)
-    # sizes[low - 1] is too slow (0: the unit as it is), sizes[high - 1] is not; in between nothing is known.
+    sizes = _possible_sizes(spec, unit, divisor)
+    # sizes[low - 1] is too slow (low = 0: the uncut unit), sizes[high - 1] is not, those between are unknown.
     low, low_ms = 0, before_ms
     high, high_ms = len(sizes) + 1, math.nan
     while high - low > 1:
@@ -62,31 +63,31 @@ def _widest(
             per_size = (low_ms - high_ms) / (high - low)
         else:
             per_size = (before_ms - low_ms) / low if low else math.inf
-        # Each latency may have to be measured first: look where the line through the known ones ends.
+        # A latency may have to be measured, so the next guess is where the line through two known ones ends.
         steps = math.ceil((low_ms - target_ms) / per_size) if per_size > 0 else max(low, 1)
         guess = min(low + max(steps, 1), high - 1)
         try:
-            found = latency(narrowed(spec, unit, sizes[guess - 1]))
+            guess_ms = latency(pruned_spec(spec, unit, sizes[guess - 1]))
         except NotInTable:  # nor are narrower ones
             high, high_ms = guess, math.nan
             continue
-        if found <= target_ms:
-            high, high_ms = guess, found
+        if guess_ms <= target_ms:
+            high, high_ms = guess, guess_ms
         else:
-            low, low_ms = guess, found
+            low, low_ms = guess, guess_ms
     if math.isnan(high_ms):
         return None
     channels = sizes[high - 1]
-    smaller = narrowed(spec, unit, channels)
+    smaller = pruned_spec(spec, unit, channels)
     return Proposal(unit=unit, channels=channels, spec=smaller, latency_ms=high_ms)
 
 
-def _legal_sizes(spec: NetSpec, unit: Unit, divisor: int) -> list[int]:
-    """Multiples of `divisor` that the unit can be cut to, the widest first."""
+def _possible_sizes(spec: NetSpec, unit: PrunableUnit, divisor: int) -> list[int]:
+    """The multiples of `divisor` that the unit can be cut to, the largest first."""
     sizes = []
     for channels in range((unit.channels - 1) // divisor * divisor, 0, -divisor):
         try:
-            narrowed(spec, unit, channels)
+            pruned_spec(spec, unit, channels)
         except ValueError:
             continue
         sizes.append(channels)

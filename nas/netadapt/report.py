@@ -1,4 +1,4 @@
-"""What a search for a narrower network has come to: a picture, tables, and what to do next."""
+"""The report of a NetAdapt search: report.md and trajectory.png."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from backbones.spec import NetSpec
-from engine.io.files import write_text
 from nas.netadapt.search import NetAdaptResult
-from nas.netadapt.trials import Point
+from nas.netadapt.trials import ScoredNetwork
+from nas.report import latency_chart, markdown_table, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A network's latency by the table and as a whole, in ms."""
+class LatencyCheck:
+    """The latency of a network as the sum of its layers in the table, and measured as a whole, in ms."""
 
     name: str
     predicted_ms: float
@@ -23,136 +23,110 @@ class Measured:
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a share of what was measured."""
+        """Of the prediction, as a share of the measured latency."""
         return self.predicted_ms / self.measured_ms - 1
 
 
-def write(
+def write_netadapt_report(
     folder: Path,
     result: NetAdaptResult,
     *,
     metric: str,
     trials: Sequence[Mapping[str, Any]],
-    measured: Sequence[Measured] = (),
-    others: Sequence[Point] = (),
+    latency_checks: Sequence[LatencyCheck] = (),
+    other_runs: Sequence[ScoredNetwork] = (),
     commands: Sequence[str] = (),
 ) -> None:
     """Write `trajectory.png` and `report.md`.
 
     Args:
+        metric: name of the score.
         trials: rows of the history.
-        others: networks to compare with, such as trained width multipliers.
+        other_runs: networks to compare with, such as trained width multipliers.
+        commands: what to run next.
+
+    Raises:
+        UserError: if a file cannot be written.
     """
-    draw(folder / "trajectory.png", result, metric=metric, trials=trials, others=others)
-    seed, found = result.seed, result.found
+    draw_trajectory(folder / "trajectory.png", result, metric=metric, trials=trials, other_runs=other_runs)
+    seed, final = result.seed, result.final
     parts = [
         "# NetAdapt",
-        f"{found.latency_ms / seed.latency_ms:.1%} of the seed's latency by the table; {metric} on the "
-        f"samples held out from train {found.score:.4f}, the seed's {seed.score:.4f}; {len(trials)} trials, "
+        f"{final.latency_ms / seed.latency_ms:.1%} of the seed's latency by the table. {metric} on the "
+        f"samples held out from train: {final.score:.4f}, the seed's {seed.score:.4f}. {len(trials)} trials, "
         f"{sum(row['status'] != 'done' for row in trials)} of them failed.",
         "![trajectory](trajectory.png)",
         "## Steps",
-        steps_table(result, metric),
+        networks_table(result.trajectory, seed, metric),
     ]
-    if beside := [*result.widths, *others]:
-        parts += ["## Beside it", points_table(beside, seed, metric)]
-    if measured:
-        parts += ["## Predicted and measured latency", measured_table(measured)]
-    parts += ["## The network beside its seed", layer_table(seed.spec, found.spec)]
-    if commands:
-        parts += ["## Next", "```\n" + "\n".join(commands) + "\n```"]
-    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+    if compared := [*result.width_multipliers, *other_runs]:
+        parts += ["## Compared with", networks_table(compared, seed, metric)]
+    if latency_checks:
+        parts += ["## Predicted and measured latency", latency_check_table(latency_checks)]
+    parts += ["## The network and its seed", layer_changes_table(seed.spec, final.spec)]
+    write_report(folder / "report.md", parts, commands)
 
 
-def draw(
+def draw_trajectory(
     path: Path,
     result: NetAdaptResult,
     *,
     metric: str,
     trials: Sequence[Mapping[str, Any]] = (),
-    others: Sequence[Point] = (),
+    other_runs: Sequence[ScoredNetwork] = (),
 ) -> None:
-    """Accuracy over latency: all trials, the trajectory, and width multipliers, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    """Accuracy over latency of all trials, the trajectory, width multipliers and other runs, as a PNG."""
     done = [row for row in trials if row["status"] == "done"]
-    axis.scatter(
-        [row["latency_ms"] for row in done],
-        [row["metric"] for row in done],
-        s=8,
-        color="0.75",
-        label="trials",
-    )
-    curves = [
-        (result.trajectory, "o-", "tab:blue", "NetAdapt"),
-        ((result.seed, *result.widths), "s--", "tab:orange", "width multiplier, as many steps"),
-        (others, "^:", "tab:green", "other runs"),
-    ]
-    for points, style, color, label in curves:
-        ordered = sorted(points, key=lambda point: point.latency_ms)
-        if len(ordered) > (label.startswith("width")):
-            axis.plot(
-                [point.latency_ms for point in ordered],
-                [point.score for point in ordered],
-                style,
-                color=color,
-                label=label,
-                markersize=4,
-            )
-    axis.set_xlabel("latency by the table, ms")
-    axis.set_ylabel(f"{metric} on samples held out from train")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with latency_chart(path, accuracy=f"{metric} on samples held out from train") as axes:
+        latencies, scores = [row["latency_ms"] for row in done], [row["metric"] for row in done]
+        axes.scatter(latencies, scores, s=8, color="0.75", label="trials")
+        _draw_curve(axes, result.trajectory, "o-", "tab:blue", "NetAdapt")
+        if result.width_multipliers:
+            multipliers = (result.seed, *result.width_multipliers)
+            _draw_curve(axes, multipliers, "s--", "tab:orange", "width multipliers, same number of steps")
+        if other_runs:
+            _draw_curve(axes, other_runs, "^:", "tab:green", "other runs")
 
 
-def steps_table(result: NetAdaptResult, metric: str) -> str:
-    return points_table(result.trajectory, result.seed, metric)
+def _draw_curve(axes: Any, networks: Sequence[ScoredNetwork], style: str, color: str, label: str) -> None:
+    ordered = sorted(networks, key=lambda network: network.latency_ms)
+    latencies, scores = [n.latency_ms for n in ordered], [n.score for n in ordered]
+    axes.plot(latencies, scores, style, color=color, label=label, markersize=4)
 
 
-def points_table(points: Sequence[Point], seed: Point, metric: str) -> str:
+def networks_table(networks: Sequence[ScoredNetwork], seed: ScoredNetwork, metric: str) -> str:
     rows = [
         (
-            str(point.step) if point.step or point is seed else "",
-            point.change or "the seed",
-            f"{point.latency_ms:.3f}",
-            f"{point.latency_ms / seed.latency_ms:.1%}",
-            f"{point.score:.4f}",
+            str(network.step) if network.step or network is seed else "",
+            network.change or "the seed",
+            f"{network.latency_ms:.3f}",
+            f"{network.latency_ms / seed.latency_ms:.1%}",
+            f"{network.score:.4f}",
         )
-        for point in points
+        for network in networks
     ]
-    return _markdown(("step", "change", "ms", "of the seed", metric), rows)
+    return markdown_table(("step", "change", "ms", "of the seed", metric), rows)
 
 
-def measured_table(measured: Sequence[Measured]) -> str:
+def latency_check_table(checks: Sequence[LatencyCheck]) -> str:
     rows = [
-        (one.name, f"{one.predicted_ms:.3f}", f"{one.measured_ms:.3f}", f"{one.error:+.1%}")
-        for one in measured
+        (check.name, f"{check.predicted_ms:.3f}", f"{check.measured_ms:.3f}", f"{check.error:+.1%}")
+        for check in checks
     ]
-    return _markdown(("network", "sum of its layers, ms", "measured, ms", "error"), rows)
+    return markdown_table(("network", "sum of its layers, ms", "measured, ms", "error"), rows)
 
 
-def layer_table(seed: NetSpec, found: NetSpec) -> str:
-    """Two networks of the same depth, layer by layer: channels, what changed in bold."""
-    rows = [("stem", "", "", _pair(seed.stem, found.stem))]
-    for number, (before, after) in enumerate(zip(seed.blocks, found.blocks, strict=True), start=1):
+def layer_changes_table(seed: NetSpec, final: NetSpec) -> str:
+    """The channels of two networks of the same depth, layer by layer, with changes in bold."""
+    rows = [("stem", "", "", _change(seed.stem, final.stem))]
+    for number, (before, after) in enumerate(zip(seed.blocks, final.blocks, strict=True), start=1):
         kind = f"{before.kernel}x{before.kernel} {before.act}{' SE' if before.se else ''}"
         kind += f" s{before.stride}" if before.stride > 1 else ""
-        rows.append((f"block{number}", kind, _pair(before.exp, after.exp), _pair(before.out, after.out)))
+        rows.append((f"block{number}", kind, _change(before.exp, after.exp), _change(before.out, after.out)))
     if seed.last:
-        rows.append(("last", "1x1", "", _pair(seed.last, found.last)))
-    return _markdown(("layer", "kind", "expansion", "out"), rows)
+        rows.append(("last", "1x1", "", _change(seed.last, final.last)))
+    return markdown_table(("layer", "kind", "expansion", "out"), rows)
 
 
-def _pair(before: int, after: int) -> str:
+def _change(before: int, after: int) -> str:
     return str(before) if before == after else f"{before} -> **{after}**"
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

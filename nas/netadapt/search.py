@@ -1,9 +1,10 @@
-"""NetAdapt (section 4.2 of "Searching for MobileNetV3"): a trained network is narrowed step by step.
+"""NetAdapt (section 4.2 of "Searching for MobileNetV3"): narrow a trained network step by step.
 
-1. Proposals: everything that can be cut, each by as little as saves `delta` of the seed's latency.
-2. Each starts from the weights of the step before, truncated, and is fine-tuned for `steps` steps.
-3. The proposal with the best change of accuracy for the latency that it saves is kept; on with 1, until the
-   budget is reached.
+1. Proposals: each unit that can be cut, by as little as saves `delta` of the seed's latency.
+2. Each proposal starts from the weights of the previous step, pruned, and is fine-tuned for `steps` steps.
+3. The proposal with the best change of accuracy per saved latency is kept.
+
+The steps are repeated until the budget is reached.
 """
 
 from __future__ import annotations
@@ -13,52 +14,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from backbones.spec import NetSpec
 from deploy.latency_table.table import NotInTable
 from engine.errors import UserError
 from engine.run import checkpoint
 from engine.run.run_folder import make as make_folder
+from nas.candidates import LatencyModel, LogLine, TrainerFactory
 from nas.executors import Executor
-from nas.history import History
+from nas.history import SearchHistory
 from nas.netadapt.proposals import Proposal, propose
-from nas.netadapt.pruning import Unit, uniform_cuts, units
-from nas.netadapt.trials import Latency, MakeProblem, NarrowingTrials, Point, Say
-
-CRITERIA = ("ratio", "drop")
+from nas.netadapt.pruning import prunable_units, uniform_cuts
+from nas.netadapt.trials import Cuts, PruningTrials, ScoredNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetAdaptResult:
-    """trajectory: from the seed to the found network. widths: the seed with all its channels cut alike."""
+    """What a search arrived at.
 
-    trajectory: tuple[Point, ...]
-    widths: tuple[Point, ...]
+    trajectory: from the seed to the final network. width_multipliers: the seed with all channels cut alike.
+    """
+
+    trajectory: tuple[ScoredNetwork, ...]
+    width_multipliers: tuple[ScoredNetwork, ...]
 
     @property
-    def seed(self) -> Point:
+    def seed(self) -> ScoredNetwork:
         return self.trajectory[0]
 
     @property
-    def found(self) -> Point:
+    def final(self) -> ScoredNetwork:
         return self.trajectory[-1]
 
 
-class NetAdapt:
-    """The search.
+class NetAdaptSearch:
+    """The search, whatever the task.
 
     Args:
         budget: latency to reach, as a share of the seed's.
-        steps: T, fine-tuning steps of each proposal; the paper has 10,000.
-        delta: latency that a step saves at the least, as a share of the seed's; the paper has 0.01.
+        steps: T, fine-tuning steps of each proposal; 10,000 in the paper.
+        delta: smallest latency that a step saves, as a share of the seed's; 0.01 in the paper.
         decay: factor on `delta` from step to step.
-        criterion: `ratio`: change of accuracy over change of latency, the paper's; `drop`: accuracy alone,
-            that of the original NetAdapt.
+        criterion: `ratio`: change of accuracy over change of latency, as in the paper; `drop`: change of
+            accuracy alone, as in the original NetAdapt.
         divisor: channels are multiples of it.
-        widths: how many width multipliers of the seed are fine-tuned to compare with.
+        widths: number of width multipliers of the seed that are fine-tuned for comparison.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: if a value is out of range.
     """
 
     def __init__(
@@ -68,150 +72,162 @@ class NetAdapt:
         steps: int = 100,
         delta: float = 0.01,
         decay: float = 1.0,
-        criterion: str = "ratio",
+        criterion: Literal["ratio", "drop"] = "ratio",
         divisor: int = 8,
         widths: int = 2,
     ) -> None:
         for name, share in (("budget", budget), ("delta", delta)):
             if not 0 < share < 1:
-                raise ValueError(f"{name} is a share of the seed's latency between 0 and 1, got {share}")
+                raise ValueError(f"{name} must be a share of the seed's latency between 0 and 1, got {share}")
         if not 0 < decay <= 1:
-            raise ValueError(f"decay is a factor in (0, 1], got {decay}")
-        if steps < 0 or divisor < 1 or widths < 0:
-            raise ValueError(f"steps, widths >= 0 and divisor >= 1, got {steps}, {widths}, {divisor}")
-        if criterion not in CRITERIA:
-            raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+            raise ValueError(f"decay must be in (0, 1], got {decay}")
+        for name, number, least in (("steps", steps, 0), ("divisor", divisor, 1), ("widths", widths, 0)):
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+        if criterion not in ("ratio", "drop"):
+            raise ValueError(f"criterion must be ratio or drop, got {criterion!r}")
         self.budget, self.steps, self.delta, self.decay = budget, steps, delta, decay
         self.criterion, self.divisor, self.widths = criterion, divisor, widths
 
     def search(
         self,
-        make_problem: MakeProblem,
+        make_trainer: TrainerFactory,
         *,
-        latency: Latency,
-        history: History,
+        latency: LatencyModel,
+        history: SearchHistory,
         folder: Path,
         executor: Executor,
         seed: int = 0,
-        say: Say = print,
+        log: LogLine = print,
     ) -> NetAdaptResult:
-        """Run, or go on with, the search.
+        """Run the search, or resume it.
 
         Args:
-            latency: spec -> predicted ms; must give the same whenever a search goes on.
-            history: what was done before is not done again.
+            history: trials that it holds are not repeated.
             folder: for weights.
-            say: takes lines on the progress.
+            log: shows progress.
 
         Raises:
-            UserError: the budget cannot be reached, or all trials of a step crashed.
+            UserError: if the budget cannot be reached, or all trials of a step failed.
         """
-        trials = NarrowingTrials(
-            make_problem,
+        trials = PruningTrials(
+            make_trainer,
             history,
             folder=make_folder(folder),
             executor=executor,
             steps=self.steps,
             seed=seed,
-            say=say,
+            log=log,
         )
-        point = trials.seed(latency)
-        trajectory = [point]
-        say(_line(point, point))
-        target_ms = self.budget * point.latency_ms
-        while point.latency_ms > target_ms:
-            proposals = self._proposals(point, trajectory[0], latency)
-            point = trials.step(point, proposals, partial(self._choose, point, proposals))
-            trajectory.append(point)
-            say(_line(point, trajectory[0]))
+        network = trials.seed_network(latency)
+        trajectory = [network]
+        log(_progress_row(network, network))
+        target_ms = self.budget * network.latency_ms
+        while network.latency_ms > target_ms:
+            proposals = self._proposals(network, trajectory[0], latency)
+            network = trials.run_step(network, proposals, partial(self._choose, network, proposals))
+            trajectory.append(network)
+            log(_progress_row(network, trajectory[0]))
         return NetAdaptResult(
-            trajectory=tuple(trajectory), widths=self._width_multipliers(trials, trajectory, latency)
+            trajectory=tuple(trajectory),
+            width_multipliers=self._width_multipliers(trials, trajectory, latency),
         )
 
     def _width_multipliers(
-        self, trials: NarrowingTrials, trajectory: list[Point], latency: Latency
-    ) -> tuple[Point, ...]:
-        """The seed with all channels cut alike, at latencies evenly between its own and that of the found
-        network, each fine-tuned for as many steps as the trajectory took to get there."""
-        seed, found = trajectory[0], trajectory[-1]
-        points = []
-        for number in range(1, self.widths + 1 if found.step else 1):
-            part = number / self.widths
-            target_ms = seed.latency_ms + part * (found.latency_ms - seed.latency_ms)
-            multiplied = _multiplied(seed, latency, target_ms, self.divisor)
-            if multiplied is None:
+        self, trials: PruningTrials, trajectory: list[ScoredNetwork], latency: LatencyModel
+    ) -> tuple[ScoredNetwork, ...]:
+        """The seed with all channels cut alike, at latencies evenly spaced between the seed's and the final
+        network's, each fine-tuned for as many steps as the trajectory took to get there."""
+        seed, final = trajectory[0], trajectory[-1]
+        networks = []
+        for number in range(1, self.widths + 1 if final.step else 1):
+            share = number / self.widths
+            target_ms = seed.latency_ms + share * (final.latency_ms - seed.latency_ms)
+            multiplier = _largest_multiplier(seed, latency, target_ms, self.divisor)
+            if multiplier is None:
                 continue
-            factor, spec, cuts = multiplied
-            steps = self.steps * max(1, round(part * found.step))
-            change = f"all channels x {factor}"
-            point = trials.width(
-                seed, spec, cuts, number=number, change=change, latency_ms=latency(spec), steps=steps
+            factor, spec, cuts = multiplier
+            network = trials.tune_width_multiplier(
+                seed,
+                spec,
+                cuts,
+                number=number,
+                change=f"all channels x {factor}",
+                latency_ms=latency(spec),
+                steps=self.steps * max(1, round(share * final.step)),
             )
-            points.append(point)
-        return tuple(point for point in points if point is not None)
+            networks.append(network)
+        return tuple(network for network in networks if network is not None)
 
-    def _proposals(self, point: Point, seed: Point, latency: Latency) -> list[Proposal]:
-        saved = self.delta * self.decay**point.step * seed.latency_ms
-        state = checkpoint.inference_weights(point.weights)[0]
-        lacking: list[str] = []
+    def _proposals(
+        self, network: ScoredNetwork, seed: ScoredNetwork, latency: LatencyModel
+    ) -> list[Proposal]:
+        saving_ms = self.delta * self.decay**network.step * seed.latency_ms
+        state = checkpoint.inference_weights(network.weights)[0]
+        gaps: list[str] = []
 
-        def known(spec: NetSpec) -> float:
+        def latency_noting_gaps(spec: NetSpec) -> float:
             try:
                 return latency(spec)
             except NotInTable as error:
-                lacking.append(str(error))
+                gaps.append(str(error))
                 raise
 
-        target_ms = point.latency_ms - saved
-        found = propose(
-            point.spec, units(point.spec, state), known, target_ms=target_ms, divisor=self.divisor
+        proposals = propose(
+            network.spec,
+            prunable_units(network.spec, state),
+            latency_noting_gaps,
+            target_ms=network.latency_ms - saving_ms,
+            divisor=self.divisor,
         )
-        if not found:
-            cannot = f"budget={self.budget} cannot be reached: at {point.latency_ms / seed.latency_ms:.1%}"
-            if lacking:
-                raise UserError(f"{cannot} narrower layers are not in the table: {lacking[0]}")
-            raise UserError(f"{cannot} no cut saves {saved:.3g} ms more; raise budget, or lower method.delta")
-        return found
+        if not proposals:
+            share = network.latency_ms / seed.latency_ms
+            reached = f"budget={self.budget} cannot be reached: at {share:.1%} of the seed's latency,"
+            if gaps:
+                raise UserError(f"{reached} narrower layers are not in the latency table: {gaps[0]}")
+            raise UserError(
+                f"{reached} no cut saves another {saving_ms:.3g} ms; raise budget or lower method.delta"
+            )
+        return proposals
 
-    def _choose(self, point: Point, proposals: Sequence[Proposal], scores: Sequence[float]) -> int:
-        """The number of the best proposal, of equal ones that which saves most; NaN: it crashed."""
+    def _choose(self, network: ScoredNetwork, proposals: Sequence[Proposal], scores: Sequence[float]) -> int:
+        """The index of the best proposal; of equally good ones, that with the largest saving."""
 
-        def worth(number: int) -> tuple[float, float]:
-            saved = point.latency_ms - proposals[number].latency_ms
-            if math.isnan(scores[number]):
-                return -math.inf, saved
-            change = scores[number] - point.score
-            return (change / saved if self.criterion == "ratio" else change), saved
+        def rank(index: int) -> tuple[float, float]:
+            saved_ms = network.latency_ms - proposals[index].latency_ms
+            if math.isnan(scores[index]):
+                return -math.inf, saved_ms
+            change = scores[index] - network.score
+            return (change / saved_ms if self.criterion == "ratio" else change), saved_ms
 
-        return max(range(len(proposals)), key=worth)
+        return max(range(len(proposals)), key=rank)
 
 
-def _line(point: Point, seed: Point) -> str:
-    """A row of the table of the best networks so far."""
-    share = point.latency_ms / seed.latency_ms
+def _progress_row(network: ScoredNetwork, seed: ScoredNetwork) -> str:
+    share = network.latency_ms / seed.latency_ms
     return (
-        f"step {point.step:>3}  {point.latency_ms:9.3f} ms {share:7.1%}  {point.score:.4f} "
-        f"({point.score - seed.score:+.4f})  {point.change or 'the seed'}"
+        f"step {network.step:>3}  {network.latency_ms:9.3f} ms {share:7.1%}  {network.score:.4f} "
+        f"({network.score - seed.score:+.4f})  {network.change or 'the seed'}"
     )
 
 
-def _multiplied(
-    seed: Point, latency: Latency, target_ms: float, divisor: int
-) -> tuple[float, NetSpec, list[tuple[Unit, int]]] | None:
-    """The largest width multiplier of the seed, to hundredths, that takes at most `target_ms`, its spec and
-    cuts; None where the latency table knows none that is so narrow."""
+def _largest_multiplier(
+    seed: ScoredNetwork, latency: LatencyModel, target_ms: float, divisor: int
+) -> tuple[float, NetSpec, Cuts] | None:
+    """The largest width multiplier of the seed, in hundredths, that takes at most `target_ms`, with its spec
+    and cuts; None if the latency table has no such narrow network."""
     state = checkpoint.inference_weights(seed.weights)[0]
     low, high, best = 0, 100, None
     while high - low > 1:
         middle = (low + high) // 2
-        tried = uniform_cuts(seed.spec, state, middle / 100, divisor=divisor)
+        spec, cuts = uniform_cuts(seed.spec, state, middle / 100, divisor=divisor)
         try:
-            too_slow = latency(tried[0]) > target_ms
+            too_slow = latency(spec) > target_ms
         except NotInTable:
             low = middle
             continue
         if too_slow:
             high = middle
         else:
-            low, best = middle, (middle / 100, *tried)
+            low, best = middle, (middle / 100, spec, cuts)
     return best

@@ -1,81 +1,51 @@
-"""Trials that narrow a network: cut, fine-tune, score; and what is kept of them."""
+"""The trials of NetAdapt: prune, fine-tune, score; and the weights of the networks that are chosen."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.spec import NetSpec
 from engine.errors import UserError
 from engine.run import checkpoint
+from nas.candidates import LatencyModel, LogLine, TrainerFactory, shared_trainer
 from nas.executors import Executor
-from nas.history import History
+from nas.history import SearchHistory
 from nas.netadapt.proposals import Proposal
-from nas.netadapt.pruning import Unit, shrink
+from nas.netadapt.pruning import PrunableUnit, prune
 
-Latency = Callable[[NetSpec], float]
-"""Spec -> predicted milliseconds."""
-
-
-Say = Callable[[str], None]
-
-
-class Problem(Protocol):
-    """What a search works on: a trained network, and how variants of it are built, trained and scored."""
-
-    spec: NetSpec
-
-    def make_model(self, spec: NetSpec) -> nn.Module:
-        """A model, with new weights, whose `backbone` is the network of `spec`."""
-        ...
-
-    def make_task(self, spec: NetSpec) -> nn.Module:
-        """A task around such a `model`."""
-        ...
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """The state dict of the seed's model."""
-        ...
-
-    def finetune(self, task: nn.Module, steps: int, seed: int) -> None: ...
-
-    def score(self, task: nn.Module) -> float:
-        """Accuracy on samples that are not trained on: higher is better."""
-        ...
-
-
-MakeProblem = Callable[[], Problem]
-"""Opens the problem in any process: can be pickled and hashed, and is equal to its copies."""
+Cuts = Sequence[tuple[PrunableUnit, int]]
+"""Units and the channels that they are cut to, in the order of cutting."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One trial: the network of a parent, cut, fine-tuned and scored.
+class PruningJob:
+    """One trial: cut a network, fine-tune it for `steps`, score it.
 
-    parent_weights, result: files. cuts: units and the channels that they keep, one after the other.
+    weights: file with the weights of `spec`. result: file for the new weights.
     """
 
-    parent: NetSpec
-    parent_weights: Path
-    result: Path
-    cuts: tuple[tuple[Unit, int], ...]
+    spec: NetSpec
+    weights: Path
+    cuts: Cuts
     steps: int
     seed: int
+    result: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A network on the way: what was done to get there, and where it stands.
+class ScoredNetwork:
+    """A network with its latency, its score on the held-out samples and the file with its weights.
 
-    step: 0 for the seed. score: on the held-out samples. weights: file.
+    step: of the search; 0 for the seed. change: what was done to get there, in words; empty for the seed.
     """
 
     step: int
@@ -86,71 +56,76 @@ class Point:
     weights: Path
 
 
-class NarrowingTrials:
-    """Runs the trials that the history does not know yet, and keeps the weights of those that are chosen.
+class PruningTrials:
+    """Runs the trials that are not in the history yet, and keeps the weights of the networks that are chosen.
 
     Args:
         folder: for weights.
         steps: of fine-tuning.
         seed: of all random numbers.
-        say: takes lines on the progress.
+        log: shows progress.
     """
 
     def __init__(
         self,
-        make_problem: MakeProblem,
-        history: History,
+        make_trainer: TrainerFactory,
+        history: SearchHistory,
         *,
         folder: Path,
         executor: Executor,
         steps: int,
         seed: int,
-        say: Say,
+        log: LogLine,
     ) -> None:
-        self.make_problem, self.history, self.folder = make_problem, history, folder
-        self.executor, self.steps, self.random, self.say = executor, steps, seed, say
+        self.make_trainer, self.history, self.folder = make_trainer, history, folder
+        self.executor, self.steps, self.random_seed, self.log = executor, steps, seed, log
 
-    def seed(self, latency: Latency) -> Point:
-        """The network that the search starts from, as it is."""
-        problem, path = opened(self.make_problem), self.folder / "step-000.safetensors"
-        spec, row = problem.spec, self.history.find(kind="seed")
+    def seed_network(self, latency: LatencyModel) -> ScoredNetwork:
+        """The network that the search starts from, unchanged."""
+        trainer, path = shared_trainer(self.make_trainer), self.folder / "step-000.safetensors"
+        spec, row = trainer.spec, self.history.last(kind="seed")
         if row is None or not path.exists():
-            task = problem.make_task(spec)
+            task = trainer.make_task(spec)
             model = cast(nn.Module, task.model)
-            checkpoint.load_strict(model, problem.weights())
-            _write(path, model, spec)
+            checkpoint.load_strict(model, trainer.weights())
+            _save_weights(path, model, spec)
             row = self.history.append(
-                kind="seed", spec=spec.to_dict(), latency_ms=latency(spec), metric=problem.score(task)
+                kind="seed", spec=spec.to_dict(), latency_ms=latency(spec), metric=trainer.score(task)
             )
-        return Point(
+        return ScoredNetwork(
             step=0, change="", spec=spec, latency_ms=row["latency_ms"], score=row["metric"], weights=path
         )
 
-    def step(
-        self, point: Point, proposals: Sequence[Proposal], choose: Callable[[Sequence[float]], int]
-    ) -> Point:
-        """Try all proposals, starting from `point`; the one that `choose` picks by their scores (NaN for a
-        trial that crashed) is kept.
+    def run_step(
+        self,
+        network: ScoredNetwork,
+        proposals: Sequence[Proposal],
+        choose: Callable[[Sequence[float]], int],
+    ) -> ScoredNetwork:
+        """Try all proposals, starting from the weights of `network`, and keep one.
+
+        Args:
+            choose: scores of the proposals (NaN: the trial failed) -> index of the one to keep.
 
         Raises:
-            UserError: all trials crashed, or the history has other proposals.
+            UserError: if all trials failed, or the history has other proposals.
         """
-        number, path = point.step + 1, self.folder / f"step-{point.step + 1:03d}.safetensors"
-        jobs = [self._job(point, proposal, index) for index, proposal in enumerate(proposals)]
-        scores = self._scores(number, jobs, proposals)
+        step = network.step + 1
+        jobs = [self._job(network, proposal, index) for index, proposal in enumerate(proposals)]
+        scores = self._scores(step, jobs, proposals)
         if all(map(math.isnan, scores)):
-            first = self.history.find(kind="trial", step=number, number=0) or {}
-            raise UserError(f"all trials of step {number} failed, the first with {first.get('error')}")
+            first = self.history.last(kind="trial", step=step, number=0) or {}
+            raise UserError(f"all trials of step {step} failed; the first one: {first.get('error')}")
         best = choose(scores)
-        chosen = proposals[best]
-        if self.history.find(kind="step", step=number) is None:
-            path.unlink(missing_ok=True)  # of a search whose history was deleted
-            self.history.append(kind="step", step=number, number=best, **_row(chosen), metric=scores[best])
-        self._keep(jobs[best], path)
+        chosen, path = proposals[best], self.folder / f"step-{step:03d}.safetensors"
+        if self.history.last(kind="step", step=step) is None:
+            path.unlink(missing_ok=True)  # left by a search whose history was deleted
+            self.history.append(kind="step", step=step, number=best, **_row(chosen), metric=scores[best])
+        self._keep_weights(jobs[best], path)
         for job in jobs:
             job.result.unlink(missing_ok=True)
-        return Point(
-            step=number,
+        return ScoredNetwork(
+            step=step,
             change=_change(chosen),
             spec=chosen.spec,
             latency_ms=chosen.latency_ms,
@@ -158,127 +133,130 @@ class NarrowingTrials:
             weights=path,
         )
 
-    def width(
+    def tune_width_multiplier(
         self,
-        seed: Point,
+        seed: ScoredNetwork,
         spec: NetSpec,
-        cuts: Sequence[tuple[Unit, int]],
+        cuts: Cuts,
         *,
         number: int,
         change: str,
         latency_ms: float,
         steps: int,
-    ) -> Point | None:
-        """The seed with `cuts`, which lead to `spec`, fine-tuned for `steps`; None where that crashed.
+    ) -> ScoredNetwork | None:
+        """The seed with `cuts`, which lead to `spec`, fine-tuned for `steps`; None if that failed.
 
         number: of its file. change: what was done, in words.
         """
-        path = self.folder / f"width-{number}.safetensors"
-        job = Job(
-            parent=seed.spec,
-            parent_weights=seed.weights,
-            result=path,
+        job = PruningJob(
+            spec=seed.spec,
+            weights=seed.weights,
             cuts=tuple(cuts),
             steps=steps,
-            seed=self._seed_of(0),
+            seed=self._seed_of_step(0),
+            result=self.folder / f"width-{number}.safetensors",
         )
-        row = self.history.find(kind="width", spec=spec.to_dict(), steps=steps)
+        row = self.history.last(kind="width", spec=spec.to_dict(), steps=steps)
         if row is None:
-            ((_, outcome),) = self.executor(partial(run_trial, self.make_problem), [job])
+            ((_, outcome),) = self.executor(partial(run_trial, self.make_trainer), [job])
             row = self.history.append(
                 kind="width", spec=spec.to_dict(), steps=steps, latency_ms=latency_ms, **outcome
             )
-        elif row["status"] == "done" and not path.exists():
-            run_trial(self.make_problem, job)
-        told = f"{row['metric']:.4f}" if row["status"] == "done" else row["error"]
-        self.say(f"{change}, {steps} steps, {row['latency_ms']:.3f} ms: {told}")
+        elif row["status"] == "done" and not job.result.exists():
+            run_trial(self.make_trainer, job)
+        self.log(f"{change}, {steps} steps, {row['latency_ms']:.3f} ms: {_result_text(row)}")
         if row["status"] == "failed":
             return None
-        return Point(
-            step=0, change=change, spec=spec, latency_ms=row["latency_ms"], score=row["metric"], weights=path
+        return ScoredNetwork(
+            step=0,
+            change=change,
+            spec=spec,
+            latency_ms=row["latency_ms"],
+            score=row["metric"],
+            weights=job.result,
         )
 
-    def _job(self, point: Point, proposal: Proposal, index: int) -> Job:
-        step = point.step + 1
-        return Job(
-            parent=point.spec,
-            parent_weights=point.weights,
-            result=self.folder / f"trial-{step:03d}-{index:03d}.safetensors",
+    def _job(self, network: ScoredNetwork, proposal: Proposal, index: int) -> PruningJob:
+        step = network.step + 1
+        return PruningJob(
+            spec=network.spec,
+            weights=network.weights,
             cuts=((proposal.unit, proposal.channels),),
             steps=self.steps,
-            seed=self._seed_of(step),
+            seed=self._seed_of_step(step),
+            result=self.folder / f"trial-{step:03d}-{index:03d}.safetensors",
         )
 
-    def _seed_of(self, step: int) -> int:
-        """All trials of a step see the same samples, so that they compare."""
-        return self.random * 1_000_003 + step
+    def _seed_of_step(self, step: int) -> int:
+        """All trials of a step see the same samples, so that their scores are comparable."""
+        return self.random_seed * 1_000_003 + step
 
-    def _scores(self, step: int, jobs: Sequence[Job], proposals: Sequence[Proposal]) -> list[float]:
-        rows = [self._known(step, number, proposal) for number, proposal in enumerate(proposals)]
+    def _scores(self, step: int, jobs: Sequence[PruningJob], proposals: Sequence[Proposal]) -> list[float]:
+        rows = [self._known_row(step, index, proposal) for index, proposal in enumerate(proposals)]
         if all(row is not None and row["status"] == "failed" for row in rows):
-            rows = [None] * len(rows)  # that ended the search: what was wrong may have been mended
-        todo = [number for number, row in enumerate(rows) if row is None]
-        done = len(rows) - len(todo)
-        work = partial(run_trial, self.make_problem)
-        for index, outcome in self.executor(work, [jobs[number] for number in todo]):
-            number, done = todo[index], done + 1
-            proposal = proposals[number]
-            rows[number] = row = self.history.append(
-                kind="trial", step=step, number=number, **_row(proposal), seed=jobs[number].seed, **outcome
+            rows = [None] * len(rows)  # this ended the search; the cause may have been fixed since
+        missing = [index for index, row in enumerate(rows) if row is None]
+        done = len(rows) - len(missing)
+        trial = partial(run_trial, self.make_trainer)
+        for position, outcome in self.executor(trial, [jobs[index] for index in missing]):
+            index, done = missing[position], done + 1
+            proposal = proposals[index]
+            rows[index] = row = self.history.append(
+                kind="trial", step=step, number=index, **_row(proposal), seed=jobs[index].seed, **outcome
             )
-            told = f"{row['metric']:.4f}" if row["status"] == "done" else row["error"]
-            trial = f"  step {step}, trial {done}/{len(rows)}"
-            self.say(f"{trial}: {_change(proposal)}, {proposal.latency_ms:.3f} ms: {told}")
+            text = f"{_change(proposal)}, {proposal.latency_ms:.3f} ms: {_result_text(row)}"
+            self.log(f"  step {step}, trial {done}/{len(rows)}: {text}")
         return [row["metric"] if row["status"] == "done" else math.nan for row in rows if row is not None]
 
-    def _known(self, step: int, number: int, proposal: Proposal) -> dict[str, Any] | None:
-        row = self.history.find(kind="trial", step=step, number=number)
+    def _known_row(self, step: int, index: int, proposal: Proposal) -> dict[str, Any] | None:
+        row = self.history.last(kind="trial", step=step, number=index)
         if row is not None and row["spec"] != proposal.spec.to_dict():
             raise UserError(
-                f"{self.history.path}: trial {number} of step {step} is of another network than is proposed "
-                "now: the latency table or the run has changed; choose another out="
+                f"{self.history.path}: trial {index} of step {step} has another network than is proposed, "
+                "so the latency table or the run has changed; choose another out="
             )
         return row
 
-    def _keep(self, job: Job, path: Path) -> None:
-        """Put a trial's weights to `path`; they are made anew where a kill has lost them."""
+    def _keep_weights(self, job: PruningJob, path: Path) -> None:
+        """Move a trial's weights to `path`; if a kill has lost them, the trial is repeated."""
         if path.exists():
             return
         if not job.result.exists():
-            run_trial(self.make_problem, job)
+            run_trial(self.make_trainer, job)
         os.replace(job.result, path)
 
 
-def run_trial(make_problem: MakeProblem, job: Job) -> dict[str, Any]:
-    """Cut, fine-tune, score; writes the weights to `job.result`. Runs in any process.
+def run_trial(make_trainer: TrainerFactory, job: PruningJob) -> dict[str, Any]:
+    """Cut, fine-tune and score a network, in any process; writes its weights to `job.result`.
 
-    Returns: `metric` and `seconds`.
-    Raises: ValueError where the score is not a number.
+    Returns:
+        `metric` and `seconds`.
+
+    Raises:
+        UserError: if the score is not a number.
     """
     started = time.perf_counter()
-    problem = opened(make_problem)
-    spec, state = job.parent, checkpoint.inference_weights(job.parent_weights)[0]
+    trainer = shared_trainer(make_trainer)
+    spec, state = job.spec, checkpoint.inference_weights(job.weights)[0]
     for unit, channels in job.cuts:
-        spec, state = shrink(spec, state, unit, channels, make_model=problem.make_model)
-    task = problem.make_task(spec)
+        spec, state = prune(spec, state, unit, channels, make_model=trainer.make_model)
+    task = trainer.make_task(spec)
     model = cast(nn.Module, task.model)
     checkpoint.load_strict(model, state)
-    problem.finetune(task, job.steps, job.seed)
-    score = problem.score(task)
+    trainer.train(task, job.steps, job.seed)
+    score = trainer.score(task)
     if not math.isfinite(score):
-        raise ValueError(f"the score is {score}")
-    _write(job.result, model, spec)
+        raise UserError(f"the score is {score}")
+    _save_weights(job.result, model, spec)
     return {"metric": score, "seconds": round(time.perf_counter() - started, 3)}
 
 
-@lru_cache(maxsize=1)
-def opened(make_problem: MakeProblem) -> Problem:
-    """The problem, opened once in each process."""
-    return make_problem()
-
-
-def _write(path: Path, model: nn.Module, spec: NetSpec) -> None:
+def _save_weights(path: Path, model: nn.Module, spec: NetSpec) -> None:
     checkpoint.write(path, checkpoint.prefixed("model", model.state_dict()), {"spec": spec.to_dict()})
+
+
+def _result_text(row: dict[str, Any]) -> str:
+    return f"{row['metric']:.4f}" if row["status"] == "done" else str(row["error"])
 
 
 def _change(proposal: Proposal) -> str:

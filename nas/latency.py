@@ -1,0 +1,111 @@
+"""The latency of candidate networks: by the table of a device, or measured layer by layer on this machine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from backbones.spec import NetSpec
+from deploy.latency_table.build import provenance
+from deploy.latency_table.layer_timing import RUNTIMES, Measurer, measurer
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
+from deploy.timing.machine import cpu_model
+from engine.data.preprocessing import as_size
+from engine.errors import UserError
+from nas.candidates import LogLine
+from nas.task_trainer import TaskTrainer
+
+TABLE_FILE = "latency.json"
+"""In a search's folder: all latencies that the search has used."""
+
+Taps = Sequence[str] | Callable[[NetSpec], Sequence[str]]
+"""The features that a model reads, or a function that returns them for a spec."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    """Which latency a search uses; conf/search.yaml explains each.
+
+    Raises:
+        ValueError: if `threads` or `size` is out of range.
+    """
+
+    latency: str | None = None
+    measure: Literal[True, False, "auto"] = "auto"
+    runtime: Literal["onnx", "torch"] = "onnx"
+    threads: int = 1
+    size: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.size is not None:
+            as_size("size", list(self.size))
+
+
+def network_latency(
+    options: LatencyOptions, trainer: TaskTrainer, folder: Path, taps: Taps, log: LogLine
+) -> NetworkLatency:
+    """Latency by the table in the search's folder, which starts as a copy of the one in the options.
+
+    Args:
+        folder: of the search.
+        log: told if the table has no entry for the model's head.
+
+    Raises:
+        UserError: if a table cannot be read, differs from the one that the search used before, or is missing
+            and must not be measured.
+    """
+    path = folder / TABLE_FILE
+    table = combined_table(path, Path(options.latency) if options.latency else None)
+    measure = _measurer(options, table)
+    size = options.size or (table.about.get("size") if table else None)
+    size = as_size("size", list(size) if size is not None else trainer.input_size())
+    if table is None:
+        assert measure is not None
+        table = LatencyTable(about=provenance(measure, size))
+    head = trainer.head
+    if measure is None and head not in {layer.head for layer in table.entries}:
+        log(f"the latency table has no head {head}: only the backbone's latency counts")
+        head = ""
+    table.save(path)
+    return NetworkLatency(
+        table=table, size=size, taps=taps, head=head, model=trainer.make_model, measure=measure, path=path
+    )
+
+
+def combined_table(own: Path, other: Path | None) -> LatencyTable | None:
+    """The table of a search, with the entries that only the other one has; without an own table, the other.
+
+    Raises:
+        UserError: if they have different latencies, so that earlier trials could not be compared with later
+            ones.
+    """
+    if not own.exists():
+        return LatencyTable.load(other) if other else None
+    table = LatencyTable.load(own)
+    if other is not None and other.exists():  # a search resumes without it, too
+        entries = LatencyTable.load(other).entries
+        if any(table.entries.get(layer, ms) != ms for layer, ms in entries.items()):
+            raise UserError(f"{own}: has other latencies than {other}; choose another out=")
+        table.entries = {**table.entries, **entries}
+    return table
+
+
+def _measurer(options: LatencyOptions, table: LatencyTable | None) -> Measurer | None:
+    """Times layers that the table lacks; None if they are interpolated."""
+    if table is None:
+        if options.measure is False:
+            raise UserError("measure=false needs the latency table of a device: give latency=<file>")
+        return measurer(options.runtime, threads=options.threads)
+    runtime, threads = table.about.get("runtime"), table.about.get("threads", 1)
+    made_here = table.about.get("cpu") == cpu_model() and runtime in RUNTIMES
+    if options.measure is False or (options.measure == "auto" and not made_here):
+        return None
+    try:
+        return measurer(str(runtime), threads=threads)
+    except ValueError as error:
+        raise UserError(
+            f"measure={options.measure}: layers cannot be measured as in the table: {error}"
+        ) from None

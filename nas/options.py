@@ -1,0 +1,43 @@
+"""The options of tools/search.py, as conf/search.yaml has them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.config.options import Checkpoint
+from nas.executors import ExecutorOptions
+from nas.latency import LatencyOptions
+from nas.mnas.search import MnasSearch
+from nas.netadapt.search import NetAdaptSearch
+from nas.task_trainer import TrialOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(LatencyOptions, ExecutorOptions):
+    """What a search takes; conf/search.yaml explains each option.
+
+    `overrides` are `key=value` for the training: for that of the run, or for the one that is composed.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    method: NetAdaptSearch | MnasSearch
+    run: str | None = None
+    checkpoint: Checkpoint = "best"
+    held_out: float = 0.1
+    lr_factor: float | None = None
+    compare: Sequence[str] = ()
+    out: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        LatencyOptions.__post_init__(self)
+        ExecutorOptions.__post_init__(self)
+        self.trial_options(default_lr_factor=1.0)
+
+    def trial_options(self, *, default_lr_factor: float) -> TrialOptions:
+        """How candidates are trained, if `lr_factor` is not set with the method's own factor."""
+        lr_factor = default_lr_factor if self.lr_factor is None else self.lr_factor
+        return TrialOptions(held_out=self.held_out, lr_factor=lr_factor, device=self.device)

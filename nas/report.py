@@ -1,0 +1,59 @@
+"""What the reports of all searches share: Markdown, the chart of accuracy over latency, the next commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import UserError
+from engine.io.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_report(path: Path, parts: Sequence[str], commands: Sequence[str] = ()) -> None:
+    """Write the parts of a report, and the commands that one may want to run next.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    if commands:
+        parts = [*parts, "## Next", "```\n" + "\n".join(commands) + "\n```"]
+    try:
+        write_text(path, "\n\n".join(parts) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def shell_command(tool: str, *arguments: str) -> str:
+    """A command of one of the tools, quoted for a shell."""
+    return shlex.join(["python", f"tools/{tool}.py", *arguments])
+
+
+@contextmanager
+def latency_chart(path: Path, *, accuracy: str) -> Iterator[Axes]:
+    """A chart of accuracy over latency: yields its axes to draw in, then writes it as a PNG.
+
+    accuracy: label of the vertical axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    yield axes
+    axes.set_xlabel("latency by the table, ms")
+    axes.set_ylabel(accuracy)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
