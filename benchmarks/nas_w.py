@@ -53,7 +53,7 @@ class OutOfTime(BaseException):
 
 @dataclass(frozen=True)
 class Until:
-    """`evaluate`, until a moment of `time.monotonic`; a network of both searches is trainer once."""
+    """`evaluate`, until a moment of `time.monotonic`; a network of both searches is trained once."""
 
     evaluate: Callable[[NetSpec, int], float]
     moment: float
