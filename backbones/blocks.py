@@ -1,4 +1,4 @@
-"""The parts that every network here is made of. Everything is [N, C, H, W] in and out."""
+"""The layers that every network here is made of; tensors are [N, C, H, W]."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Part = Literal["expansion", "depthwise", "out"]
 
 
 def activation(code: str) -> nn.Module:
-    """The module for an activation code of the paper's tables; in place, as it follows a fresh tensor."""
+    """The module for an activation code of the paper's tables: RE, RE6 or HS. It works in place."""
     match code:
         case "RE":
             return nn.ReLU(inplace=True)
@@ -28,11 +28,11 @@ def activation(code: str) -> nn.Module:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation (None for a linear layer).
+    """Convolution without bias, batch norm, activation (act=None: a linear layer).
 
     padding="symmetric" pads (kernel - 1) / 2 * dilation on every side. padding="same" is TensorFlow's: the
-    output is ceil(size / stride) and an odd pixel of padding goes to the bottom and right; it only differs
-    for stride 2 and is needed to run weights that were trained there.
+    output is ceil(size / stride), and an odd pixel of padding goes to the bottom and right. It differs only
+    at stride 2, and weights trained in TensorFlow need it.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """One row of a paper table: expand (absent where exp equals the input), depthwise, SE, linear projection.
+    """One row of a paper table: expand (unless exp equals the input), depthwise, SE, linear projection.
 
-    until: the last part that is needed; the later ones are not built and `parts` ends with it.
+    until: the last part that is needed; later ones are not built, and `parts` ends with it.
     """
 
     def __init__(self, block: BlockSpec, *, channels_in: int, net: NetSpec, until: Part = "out") -> None:
@@ -136,8 +136,8 @@ class InvertedResidual(nn.Module):
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """(expansion, depthwise, out), as far as they are built.
 
-        Expansion and depthwise are taken after batch norm and activation, depthwise before SE; without an
-        expansion convolution the expansion is the input.
+        The first two are outputs after batch norm and activation, depthwise before SE. Without an expansion
+        convolution the expansion is the input.
         """
         expansion = x if self.expand is None else self.expand(x)
         if self.depthwise is None:
@@ -153,7 +153,7 @@ class InvertedResidual(nn.Module):
 
 
 class Resize(nn.Module):
-    """Bilinear resize to (height, width); a module, so that `backbones.count` sees what it produces."""
+    """Bilinear resize to (height, width); a module, so that `backbones.count` can count it."""
 
     def __init__(self, *, align_corners: bool = False) -> None:
         super().__init__()

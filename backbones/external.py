@@ -276,7 +276,7 @@ def _stride(feature: Tensor) -> int:
 
 def _one_per_stride(maps: Mapping[str, _FeatureMap]) -> list[str]:
     """For each stride the last module of the first two levels."""
-    last = {found.stride: module for module, found in maps.items() if module.count(".") < 2}
+    last = {own.stride: module for module, own in maps.items() if module.count(".") < 2}
     return list(last.values())
 
 

@@ -1,4 +1,4 @@
-"""MnasNet-A1, -B1 and -small (Tan et al., 2019). A1 is MobileNetV3-Large's seed, and its rival in Table 3.
+"""MnasNet-A1, -B1 and -small (Tan et al., 2019). A1 is what MobileNetV3-Large was adapted from.
 
 Source: the authors' released block strings. SE squeezes to a quarter of the block's input, with a sigmoid
 gate.
@@ -42,7 +42,7 @@ A1 = NetSpec(
 )
 
 B1 = NetSpec(
-    name="mnasnet_b1",  # found without SE in the search space; torchvision's mnasnet*
+    name="mnasnet_b1",  # from a search space without SE; torchvision's mnasnet*
     stem=32,
     stem_act="RE",
     blocks=(
@@ -108,7 +108,7 @@ def mnasnet_a1(
     bn_momentum: float = 0.01,
     dropout: float = 0.2,
 ) -> NetSpec:
-    """MnasNet-A1; below width 1 the last conv keeps its 1280 channels, but in Table 6 (`shrink_last`)."""
+    """MnasNet-A1. Below width 1 the last conv keeps its 1280 channels, except in Table 6 (`shrink_last`)."""
     spec = replace(A1, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
     spec = with_width(spec, width_mult, shrink_last=shrink_last)
     return with_output_stride(spec, output_stride, dilate_first=dilate_first)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018, Table 2), the network that MobileNetV3 is measured against."""
+"""MobileNetV2 (Sandler et al., 2018, Table 2), which the paper compares MobileNetV3 with."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def mobilenet_v2(
     """MobileNetV2.
 
     width_mult: the last conv keeps its 1280 channels below 1 and grows above.
-    tail: "rf2" halves the outputs of the last four blocks (Table 7; inferred from its counts, the first of
-        the four keeps its expansion of 576).
-    shrink_last: below a width of 1, the last conv shrinks too: the rows 0.5 and 0.35 of Table 6.
+    tail: "rf2" halves the outputs of the last four blocks (Table 7); the first of the four keeps its
+        expansion of 576, as inferred from the table's counts.
+    shrink_last: below a width of 1, the last conv shrinks too, as in rows 0.5 and 0.35 of Table 6.
     bn_eps: 1e-3 as published; torchvision's weights were trained with 1e-5.
     """
     if tail not in ("full", "rf2"):

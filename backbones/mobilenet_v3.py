@@ -127,8 +127,8 @@ def mobilenet_v3_small(
 ) -> NetSpec:
     """MobileNetV3-Small (Table 2); the options of `mobilenet_v3_large`.
 
-    The hidden layer has 1024 units and grows with width_mult > 1 (1280 at 1.25, by the parameters of Table
-    9).
+    The hidden layer has 1024 units and grows with width_mult > 1 (to 1280 at 1.25, judging by the parameters
+    in Table 9).
     """
     return _build(
         replace(SMALL, hidden=make_divisible(SMALL.hidden * max(1.0, width_mult))),

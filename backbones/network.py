@@ -1,4 +1,4 @@
-"""MobileNet: an image becomes named features."""
+"""MobileNet: the network of a `NetSpec`, from an image to named features."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ class MobileNet(nn.Module):
     "block{i}.depthwise" (after batch norm and activation, before SE), and "last" (the 1x1 conv before
     pooling).
 
+    Args:
+        taps: the features that `forward` returns.
+
     forward: images [N, 3, H, W] -> {tap: [N, channels[tap], H / strides[tap], W / strides[tap]]}, sizes
     rounded up, in the order of `taps`.
+
+    Raises:
+        ValueError: a feature is unknown, or named twice.
     """
 
     def __init__(self, spec: NetSpec, taps: Sequence[str] = ("last",)) -> None:
@@ -51,23 +57,23 @@ class MobileNet(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)
-        found = {"stem": x} if "stem" in self.taps else {}
+        features = {"stem": x} if "stem" in self.taps else {}
         for i, module in enumerate(self.blocks, start=1):
             parts = cast(InvertedResidual, module).parts(x)
             x = parts[-1]
             for part, feature in zip(PARTS, parts, strict=False):
                 if (tap := _tap(i, part)) in self.taps:  # the others are not kept alive
-                    found[tap] = feature
+                    features[tap] = feature
         if self.last is not None:
-            found["last"] = self.last(x)
-        return {tap: found[tap] for tap in self.taps}
+            features["last"] = self.last(x)
+        return {tap: features[tap] for tap in self.taps}
 
 
 def init_weights(module: nn.Module) -> None:
-    """Convolutions: normal with deviation 0.09, cut at two deviations (the reference code's
-    `training_scope`).
+    """Draw initial weights as the reference code's `training_scope` does.
 
-    Batch norm starts as the identity, fully connected layers as N(0, 0.01), biases at 0.
+    Convolutions: normal with deviation 0.09, cut at two deviations. Fully connected layers: N(0, 0.01).
+    Batch norm starts as the identity, biases at 0.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -94,7 +100,7 @@ def _checked(taps: Sequence[str], spec: NetSpec) -> tuple[str, ...]:
     for tap in taps:
         if tap not in known:
             raise ValueError(
-                f"{spec.name} has no feature {tap!r}; there are stem, block1..block{len(spec.blocks)}, "
+                f"{spec.name} has no feature {tap!r}; it has stem, block1..block{len(spec.blocks)}, "
                 f"each also with .expansion or .depthwise{', last' if last else ''}"
             )
     if len(set(taps)) < len(taps):

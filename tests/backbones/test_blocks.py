@@ -1,4 +1,4 @@
-"""Padding by hand, taps inside a block, and resizing."""
+"""Padding computed by hand, features inside a block, and resizing."""
 
 import pytest
 import torch

@@ -1,6 +1,8 @@
-"""Published weights by name: what torchvision says of them holds for the networks here."""
+"""Published weights by name: what torchvision says about them is true of the networks here."""
 
 import re
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -16,7 +18,7 @@ from engine.run.initial_weights import locate, read_state
 CLASSIFIERS = [name for name in names() if ".imagenet1k_" in name]
 
 
-def test_every_weight_file_of_torchvisions_for_the_networks_here():
+def test_all_of_torchvisions_weights_for_the_networks_here_are_listed():
     models = [m for m in torchvision.models.list_models() if re.search("mobilenet_v|mnasnet", m)]
     theirs = {
         f"{model}.{weights.name.lower()}"
@@ -46,45 +48,64 @@ def test_every_weight_file_of_torchvisions_for_the_networks_here():
         ),
     ],
 )
-def test_what_torchvisions_pages_say(name, url, metric, value, resize):
-    found = find(name)
-    assert found.url == f"https://download.pytorch.org/models/{url}"
-    assert url.partition("-")[2].startswith(found.sha256)
-    assert len(found.sha256) == 8
-    assert found.metrics[metric] == value
-    assert found.resize == resize
-    assert found.license.startswith("BSD-3-Clause")
+def test_facts_are_those_of_torchvisions_pages(name, url, metric, value, resize):
+    published = find(name)
+    assert published.url == f"https://download.pytorch.org/models/{url}"
+    assert url.partition("-")[2].startswith(published.sha256)
+    assert len(published.sha256) == 8
+    assert published.metrics[metric] == value
+    assert published.resize == resize
+    assert published.license.startswith("BSD-3-Clause")
     with pytest.raises(FrozenInstanceError):
-        found.url = ""
+        published.url = ""
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_has_the_published_parameters(name):
-    found = find(name)
+    published = find(name)
     with torch.device("meta"):
-        model = Classifier(backbone=found.spec, num_classes=found.num_classes)
-    assert sum(p.numel() for p in model.parameters()) == found.num_params
-    assert (found.crop, found.pixels, found.num_classes) == (224, "imagenet", 1000)
+        model = Classifier(backbone=published.spec, num_classes=published.num_classes)
+    assert sum(p.numel() for p in model.parameters()) == published.num_params
+    assert (published.crop, published.pixels, published.num_classes) == (224, "imagenet", 1000)
 
 
 @pytest.mark.parametrize("name", names())
 def test_the_overrides_give_the_network(name):
-    found = find(name)
-    config = compose_config("train", list(found.overrides))
-    spec = build(config.backbone, key="backbone")
-    assert replace(spec, bn_momentum=found.spec.bn_momentum) == found.spec  # which only training reads
-    assert (config.package, config.task.pixels) == (found.task, found.pixels)
-    if found.task == "cls":
-        assert (config.data.size, config.data.resize or 256) == (found.crop, found.resize)
+    published = find(name)
+    config = compose_config("train", list(published.overrides))
+    spec = replace(build(config.backbone, key="backbone"), bn_momentum=published.spec.bn_momentum)
+    assert spec == published.spec  # but for the momentum, which only training reads
+    assert (config.package, config.task.pixels) == (published.task, published.pixels)
+    if published.task == "cls":
+        assert (config.data.size, config.data.resize or 256) == (published.crop, published.resize)
     with torch.device("meta"):
-        model = build(config.model, key="model", num_classes=found.num_classes)
-    assert sum(p.numel() for p in model.parameters()) == found.num_params
+        model = build(config.model, key="model", num_classes=published.num_classes)
+    assert sum(p.numel() for p in model.parameters()) == published.num_params
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", (224, 256)), ("efficientnet_b1", (240, 255))])
+def test_torchvisions_other_classifiers_have_names_too(name, size):
+    published = find(name)
+    assert (published.spec, published.task) == (None, "cls")
+    config = compose_config("train", list(published.overrides))
+    assert (config.data.size, config.data.resize or 256) == size
+    model = build(config.model, key="model", num_classes=published.num_classes)
+    assert sum(p.numel() for p in model.parameters()) == published.num_params
+    state = torchvision.models.get_model(name).state_dict()
+    model.backbone.load_state_dict(model.adapt_backbone(state), strict=True)
+
+
+def test_the_networks_tables_are_read_only_when_a_name_is():
+    """The catalog is imported by every training, and few start from published weights."""
+    script = "import sys; import backbones.weights.catalog; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "backbones.mnasnet" not in loaded.stdout.split()
 
 
 def test_categories_are_class_names():
     for name in names():
-        found = find(name)
-        assert len(set(found.categories)) == found.num_classes
+        published = find(name)
+        assert len(set(published.categories)) == published.num_classes
     assert find("mobilenet_v2").categories[:2] == ("tench", "goldfish")
     assert find("lraspp_mobilenet_v3_large").categories[0] == "__background__"  # a class of its own there
     coco = find("ssdlite320_mobilenet_v3_large").categories
@@ -102,10 +123,9 @@ def test_an_unknown_name_gets_the_nearest_and_all():
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["mobilenet_v3_small.imagenet1k_v1", "mobilenet_v2.imagenet1k_v1"])
-def test_files_that_are_here_are_found_by_name(data_folder, name):
-    """By their published hash; nothing is fetched."""
+def test_a_file_that_exists_is_not_downloaded(data_folder, name):
     path = locate(name, published=find, folder=data_folder / "weights")
     assert path.parent == data_folder / "weights"
-    found = find(name)
-    model = Classifier(backbone=found.spec, num_classes=found.num_classes)
+    published = find(name)
+    model = Classifier(backbone=published.spec, num_classes=published.num_classes)
     model.load_state_dict(model.adapt(read_state(path)), strict=True)

@@ -106,16 +106,16 @@ RECONSTRUCTED = [
 
 @pytest.mark.parametrize(("spec", "params_m", "madds_m"), RECONSTRUCTED)
 def test_reconstruction_to_the_digit(spec, params_m, madds_m):
-    found = counted(spec)
-    assert found.params / 1e6 == pytest.approx(params_m, abs=0.00051)
+    counts = counted(spec)
+    assert counts.params / 1e6 == pytest.approx(params_m, abs=0.00051)
     digits = 0.051 if round(madds_m, 1) == madds_m else 0.0051
-    assert found.madds / 1e6 == pytest.approx(madds_m, abs=digits)
+    assert counts.madds / 1e6 == pytest.approx(madds_m, abs=digits)
 
 
 def test_large_1_25_was_rebuilt_with_a_background_class():
-    found = counted(mobilenet_v3_large(width_mult=1.25), num_classes=1001)
-    assert found.params / 1e6 == pytest.approx(7.553, abs=0.00051)
-    assert found.madds / 1e6 == pytest.approx(355.2, abs=0.051)
+    counts = counted(mobilenet_v3_large(width_mult=1.25), num_classes=1001)
+    assert counts.params / 1e6 == pytest.approx(7.553, abs=0.00051)
+    assert counts.madds / 1e6 == pytest.approx(355.2, abs=0.051)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_other_resolutions_to_the_digit(size, large_m, small_m):
 def test_equal_to_torchvision(name, spec, params, params_without_bn, madds, hswish_elements):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
-    for found in (counted(spec), count(theirs, (224, 224))):
-        assert found.params == params
-        assert found.params_without_bn == params_without_bn
-        assert found.madds == madds
-        assert found.hswish_elements == hswish_elements
+    for counts in (counted(spec), count(theirs, (224, 224))):
+        assert counts.params == params
+        assert counts.params_without_bn == params_without_bn
+        assert counts.madds == madds
+        assert counts.hswish_elements == hswish_elements
 
 
 # Trunk (ours) + LR-ASPP head with F = 128 (by hand) = Table 7 as rebuilt: params in M, conv MAdds in B.
@@ -172,12 +172,12 @@ def test_reduced_trunks_leave_table_7_for_the_head(spec, dense, high, low, param
     assert spec.dense_output == dense
     assert net.channels == {tap: low, dense: high}
     assert net.strides == {tap: 8, dense: 16}
-    found = count(net, (1025, 2049))
+    counts = count(net, (1025, 2049))
     head = (high * 128 + 2 * 128) + (high * 128 + 128) + (128 * 19 + 19) + (low * 19 + 19)
-    assert (found.params + head) / 1e6 == pytest.approx(params_m, abs=0.00006)
+    assert (counts.params + head) / 1e6 == pytest.approx(params_m, abs=0.00006)
     at_16, at_8, pooled = 65 * 129, 129 * 257, 2 * 5
     head_madds = high * 128 * (at_16 + pooled) + (128 + low) * 19 * at_8
-    assert (found.madds + head_madds) / 1e9 == pytest.approx(madds_b, abs=0.0006)
+    assert (counts.madds + head_madds) / 1e9 == pytest.approx(madds_b, abs=0.0006)
 
 
 def test_stem_of_32_costs_10_million():
@@ -210,32 +210,32 @@ class Resizing(nn.Module):
 
 
 def test_the_three_conventions_by_hand():
-    found = count(Resizing(), (8, 8))
+    counts = count(Resizing(), (8, 8))
     params, bn, madds = 4 * 27 + 4, 8, 16 * 4 * 27
-    assert found.classification() == (params + bn, madds)
-    assert found.detection() == (params, madds)
+    assert counts.classification() == (params + bn, madds)
+    assert counts.detection() == (params, madds)
     extra = 4 * 60 + 3 * 64 + 2 * 4 * 16  # resized + input + twice h-swish
-    assert found.cityscapes() == (params + bn, madds + extra)
-    assert found.cityscapes(num_classes=19) == (params + bn, madds + extra + 19 * 64)
+    assert counts.cityscapes() == (params + bn, madds + extra)
+    assert counts.cityscapes(num_classes=19) == (params + bn, madds + extra + 19 * 64)
 
 
 def test_rows_add_up_and_table_shows_them():
-    found = counted(mobilenet_v3_small())
-    assert sum(row.params for row in found.rows) == found.params
-    assert sum(row.madds for row in found.rows) == found.madds
-    first = found.rows[0]
+    counts = counted(mobilenet_v3_small())
+    assert sum(row.params for row in counts.rows) == counts.params
+    assert sum(row.madds for row in counts.rows) == counts.madds
+    first = counts.rows[0]
     assert (first.name, first.kind, first.output_shape) == ("backbone.stem.conv", "conv", (1, 16, 112, 112))
     assert (first.params, first.madds) == (27 * 16, 27 * 16 * 112 * 112)
-    text = found.table()
+    text = counts.table()
     assert "backbone.blocks.0.depthwise.conv" in text
     assert text.splitlines()[-1].split() == ["total", "2,542,856", "56,510,400"]
 
 
 def test_a_shared_layer_is_stored_once_and_paid_for_each_time():
     conv = nn.Conv2d(3, 3, 1, bias=False)
-    found = count(nn.Sequential(conv, conv), (2, 2))
-    assert (found.params, found.madds) == (9, 2 * 9 * 4)
-    assert [row.params for row in found.rows] == [9, 0]
+    counts = count(nn.Sequential(conv, conv), (2, 2))
+    assert (counts.params, counts.madds) == (9, 2 * 9 * 4)
+    assert [row.params for row in counts.rows] == [9, 0]
 
 
 def test_counting_leaves_the_module_alone():

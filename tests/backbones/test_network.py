@@ -1,4 +1,4 @@
-"""One contract for every network: any size, gradients, taps, export, compile, meta device."""
+"""What every network can do: any size, gradients, features, export, compile, meta device."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_nothing_is_built_beyond_the_deepest_tap(taps, deepest, absent):
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_taps_do_not_change_what_they_tap():
+def test_reading_features_does_not_change_them():
     spec = mobilenet_v3_small()
     net = MobileNet(spec, ("block3.expansion", "block3.depthwise", "block3", "last")).eval()
     alone = MobileNet(spec).eval()
@@ -75,7 +75,7 @@ def test_taps_do_not_change_what_they_tap():
 @pytest.mark.parametrize(
     ("taps", "says"),
     [
-        (("block16",), r"has no feature 'block16'; there are stem, block1..block15"),
+        (("block16",), r"has no feature 'block16'; it has stem, block1..block15"),
         (("block3.project",), "has no feature"),
         (("block0",), "has no feature"),
         (("block03",), "has no feature"),
@@ -110,7 +110,7 @@ def test_compiles_without_a_graph_break():
         torch.testing.assert_close(feature, net(x)[name])
 
 
-def test_initial_weights_are_the_reference_codes():
+def test_initial_weights_are_those_of_the_reference_code():
     torch.manual_seed(0)
     net = MobileNet(mobilenet_v3_large())
     weight = net.last.conv.weight

@@ -1,4 +1,4 @@
-"""Specs as values: validation, plain dicts, and the functions spec -> spec."""
+"""Specs as values: validation, plain dicts, and variants of a network."""
 
 import json
 from dataclasses import replace
@@ -107,23 +107,8 @@ def test_make_divisible(value, divisor):
 def test_width_rounds_expansions_from_the_scaled_input():
     spec = mobilenet_v3_large(width_mult=0.75)
     assert spec.stem == 16  # 12 -> 16: rounding down to 8 would lose over 10 %
-    assert [block.out for block in spec.blocks] == [
-        16,
-        24,
-        24,
-        32,
-        32,
-        32,
-        64,
-        64,
-        64,
-        64,
-        88,
-        88,
-        120,
-        120,
-        120,
-    ]
+    outs = [16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 88, 88, 120, 120, 120]
+    assert [block.out for block in spec.blocks] == outs
     # 24 * 72/24 = 72, 32 * 120/40 = 96, 64 * 200/80 = 160, 64 * 184/80 = 147.2 -> 144, 88 * 672/112 = 528
     assert [spec.blocks[i].exp for i in (2, 4, 7, 8, 12)] == [72, 96, 160, 144, 528]
     assert (spec.last, spec.hidden) == (720, 1280)
@@ -212,7 +197,7 @@ def test_minimalistic_has_only_plain_parts():
     assert (spec.stem_act, spec.last_act) == ("RE", "RE")
 
 
-def test_the_low_level_tap_of_lraspp():
+def test_the_skip_connection_of_lraspp_is_the_released_codes():
     # The released endpoints: bneck 6 of Large (120 channels), 3 of Small (88), block 6 of V2 (192).
     for spec, block, channels in (
         (SPECS[0], 6, 120),

@@ -1,4 +1,4 @@
-"""Each row of Tables 1 and 2, quoted from the paper, against what a network really does."""
+"""Each row of Tables 1 and 2, quoted from the paper, against the shapes in a network that runs."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ TABLE_1 = """
 1^2x1280  conv2d,1x1  -    k    -  -  1
 """
 
-# The paper's SE tick on the 576-channel conv is left out: with it the network would not have 2.5M parameters.
+# Without the paper's SE tick on the 576-channel conv, with which the network would not have 2.5M parameters.
 TABLE_2 = """
 224^2x3   conv2d,3x3  -    16   -  HS 2
 112^2x16  bneck,3x3   16   16   SE RE 2
@@ -94,7 +94,7 @@ def test_every_layer_is_the_papers_row(spec, table):
     check("backbone.stem", first, act=net.stem.act)
     assert net.stem.conv.stride == (int(first[6]),) * 2
     assert net.stem.conv.kernel_size == (3, 3)
-    # parts() is called on blocks, so their own hooks stay silent: their convolutions tell.
+    # Blocks run through parts(), which calls no hooks: look at their convolutions.
     for i, (block, row) in enumerate(zip(net.blocks, bnecks, strict=True)):
         size_in, operator, exp, out, se, nonlinearity, stride = row
         entry = "expand" if block.expand else "depthwise"
@@ -134,14 +134,6 @@ def test_se_squeezes_to_a_quarter_of_the_expansion():
     with torch.device("meta"):
         net = MobileNet(mobilenet_v3_large())
     squeezed = [block.se.reduce.out_channels for block in net.blocks if block.se]
-    assert squeezed == [
-        24,
-        32,
-        32,
-        120,
-        168,
-        168,
-        240,
-        240,
-    ]  # 72/4 = 18 and 120/4 = 30 round to multiples of 8
+    # 72/4 = 18 and 120/4 = 30 round to multiples of 8.
+    assert squeezed == [24, 32, 32, 120, 168, 168, 240, 240]
     assert all(type(block.se.gate) is nn.Hardsigmoid for block in net.blocks if block.se)

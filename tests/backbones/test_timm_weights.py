@@ -1,4 +1,4 @@
-"""timm's weights under our names: its names written out here, and its own outputs where it is installed."""
+"""timm's weights under our names: against names written out here, and against timm's own outputs."""
 
 from functools import partial
 
@@ -73,13 +73,13 @@ def test_the_names_written_out(spec, names):
     if spec.hidden:
         theirs["conv_head.weight"] = theirs["conv_head.weight"][:, :, None, None]  # a 1x1 convolution
     assert detect_format(theirs) == "timm"
-    found = classifier_state(theirs, spec)
-    assert found.keys() == model.state_dict().keys()
+    ours = classifier_state(theirs, spec)
+    assert ours.keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
-        assert torch.equal(found[key], tensor), key
+        assert torch.equal(ours[key], tensor), key
 
 
-def test_faults_are_named():
+def test_messages_name_what_does_not_fit():
     spec = mobilenet_v2()
     names = timm_names_of(V2_STAGES, v3=False)
     state = renamed(Classifier(backbone=spec, num_classes=2), names)
@@ -97,7 +97,7 @@ def test_faults_are_named():
 
 
 def test_a_backbone_from_a_model_without_classifier():
-    """timm's num_classes=0 leaves conv_head, which a MobileNetV3 backbone does not have."""
+    """timm's num_classes=0 keeps conv_head, which a MobileNetV3 backbone does not have."""
     spec = mobilenet_v3_large(bn_eps=1e-5)
     state = renamed(
         Classifier(backbone=spec, num_classes=2), timm_names_of(V3_LARGE_STAGES, se=(2, 4, 5), v3=True)
@@ -108,7 +108,7 @@ def test_a_backbone_from_a_model_without_classifier():
     assert torch.equal(network.stem.conv.weight, state["conv_stem.weight"])
 
 
-def randomise(model):
+def randomize(model):
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -151,7 +151,7 @@ def test_outputs_are_timms(name):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     theirs = timm.create_model(name, pretrained=False, num_classes=10).eval()
-    randomise(theirs)
+    randomize(theirs)
     spec = OF_TIMM[name]
     ours = Classifier(backbone=spec, num_classes=10).eval()
     ours.load_state_dict(classifier_state(theirs.state_dict(), spec), strict=True)

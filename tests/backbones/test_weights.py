@@ -28,7 +28,7 @@ from cls.model import Classifier
 models = torchvision.models
 
 
-def randomised(model):
+def randomized(model):
     """Random weights, and batch norm statistics that a swapped or lost tensor would show."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -90,12 +90,12 @@ def assert_same_logits(theirs, spec, size=(64, 97)):
 )
 def test_logits_are_torchvisions(build, spec):
     torch.manual_seed(1)
-    assert_same_logits(randomised(build()), spec)
+    assert_same_logits(randomized(build()), spec)
 
 
 def test_dense_trunk_is_torchvisions():
     torch.manual_seed(1)
-    theirs = randomised(
+    theirs = randomized(
         models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
     )
     state = theirs.state_dict()
@@ -113,9 +113,9 @@ def test_dense_trunk_is_torchvisions():
 
 def test_features_without_a_classifier():
     state = {k: v for k, v in models.mobilenet_v3_small().state_dict().items() if k.startswith("features.")}
-    found = from_torchvision(state, mobilenet_v3_small())
-    assert all(key.startswith("backbone.") for key in found)
-    MobileNet(mobilenet_v3_small()).load_state_dict(backbone_part(found), strict=True)
+    ours = from_torchvision(state, mobilenet_v3_small())
+    assert all(key.startswith("backbone.") for key in ours)
+    MobileNet(mobilenet_v3_small()).load_state_dict(backbone_part(ours), strict=True)
 
 
 def test_backbone_state_fits_a_network_that_ends_early():
@@ -133,11 +133,11 @@ def test_backbone_state_fits_a_network_that_ends_early():
 def test_half_precision_and_missing_counters():
     state = models.mobilenet_v3_small().half().state_dict()
     state = {key: tensor for key, tensor in state.items() if "num_batches_tracked" not in key}
-    found = from_torchvision(state, mobilenet_v3_small())
-    assert found["backbone.stem.conv.weight"].dtype == torch.float32
-    assert found["backbone.stem.bn.num_batches_tracked"].dtype == torch.long
-    assert state["features.0.0.weight"].dtype == torch.float16  # the given dict is left alone
-    Classifier(backbone=mobilenet_v3_small(), num_classes=1000).load_state_dict(found, strict=True)
+    ours = from_torchvision(state, mobilenet_v3_small())
+    assert ours["backbone.stem.conv.weight"].dtype == torch.float32
+    assert ours["backbone.stem.bn.num_batches_tracked"].dtype == torch.long
+    assert state["features.0.0.weight"].dtype == torch.float16  # the argument does not change
+    Classifier(backbone=mobilenet_v3_small(), num_classes=1000).load_state_dict(ours, strict=True)
 
 
 def test_every_missing_and_left_over_key_is_named():
@@ -165,20 +165,20 @@ def test_formats():
 
 def test_a_classifier_of_any_format():
     theirs = models.mobilenet_v3_small(num_classes=3).state_dict()
-    found = classifier_state(theirs, mobilenet_v3_small())
-    assert torch.equal(found["hidden.weight"], theirs["classifier.0.weight"])
-    assert torch.equal(found["classifier.bias"], theirs["classifier.3.bias"])
-    assert classifier_state(found, mobilenet_v3_small()) is found
+    ours = classifier_state(theirs, mobilenet_v3_small())
+    assert torch.equal(ours["hidden.weight"], theirs["classifier.0.weight"])
+    assert torch.equal(ours["classifier.bias"], theirs["classifier.3.bias"])
+    assert classifier_state(ours, mobilenet_v3_small()) is ours
     features = {key: tensor for key, tensor in theirs.items() if key.startswith("features.")}
-    for state in (features, backbone_part(found)):
+    for state in (features, backbone_part(ours)):
         with pytest.raises(ValueError, match="have no classifier"):
             classifier_state(state, mobilenet_v3_small())
-    del theirs["classifier.3.weight"]  # half of a classifier is none that was left out
+    del theirs["classifier.3.weight"]  # half a classifier is not a backbone alone
     with pytest.raises(ValueError, match=r"missing classifier\.3\.weight"):
         classifier_state(theirs, mobilenet_v3_small())
 
 
-def test_another_number_of_blocks_is_said():
+def test_a_wrong_number_of_blocks_is_named():
     spec = replace(mobilenet_v2(), blocks=mobilenet_v2().blocks[:3])
     with pytest.raises(ValueError, match="not those of mobilenet_v2 with these options: 17 blocks, not 3"):
         classifier_state(models.mnasnet0_5().state_dict(), spec)
@@ -186,10 +186,10 @@ def test_another_number_of_blocks_is_said():
 
 def test_the_background_is_row_0():
     state = {"classifier.weight": torch.arange(8.0).view(4, 2), "classifier.bias": torch.arange(4.0), "x": 1}
-    found = without_background(state, 3)
-    assert found["classifier.weight"].tolist() == [[2, 3], [4, 5], [6, 7]]
-    assert found["classifier.bias"].tolist() == [1, 2, 3]
-    assert found["x"] == 1
+    ours = without_background(state, 3)
+    assert ours["classifier.weight"].tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert ours["classifier.bias"].tolist() == [1, 2, 3]
+    assert ours["x"] == 1
     assert len(state["classifier.bias"]) == 4
     assert without_background(state, 4) is state
     with pytest.raises(ValueError, match="4 classes, or 3 and a background, and the model has 5"):
@@ -203,8 +203,8 @@ def photographs(data_folder):
     assert len(paths) == 1000
     transform = Compose([Resize(256), CenterCrop(224)])
     labels = torch.arange(0, 1000, 17)
-    pictures = [pil_to_tensor(transform(Image.open(paths[i]).convert("RGB"))) for i in labels]
-    return torch.stack(pictures).float() / 255, labels
+    images = [pil_to_tensor(transform(Image.open(paths[i]).convert("RGB"))) for i in labels]
+    return torch.stack(images).float() / 255, labels
 
 
 def weights_in(folder, name):
@@ -229,11 +229,10 @@ def test_published_weights_classify_photographs(data_folder, photographs, name, 
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = (images - mean[:, None, None]) / deviation[:, None, None]
     with torch.no_grad():
-        found = ours(images).argmax(1)
-        assert torch.equal(found, theirs(images).argmax(1))
-    assert (
-        found == labels
-    ).float().mean() > 0.7  # torchvision's own models: 0.81 and 0.82 on the whole sample
+        predicted = ours(images).argmax(1)
+        assert torch.equal(predicted, theirs(images).argmax(1))
+    accuracy = (predicted == labels).float().mean()
+    assert accuracy > 0.7  # torchvision's own models: 0.81 and 0.82 on the whole sample
 
 
 @pytest.mark.data
@@ -249,9 +248,9 @@ def test_tensorflow_weights_need_same_padding(data_folder, photographs):
         pruned.load_state_dict(without_background(classifier_state(state, spec), 1000))
         with torch.no_grad():
             logits = model(images * 2 - 1)
-            found = logits.argmax(1) - 1  # output 0 is the background
+            predicted = logits.argmax(1) - 1  # output 0 is the background
             torch.testing.assert_close(pruned(images[:4] * 2 - 1), logits[:4, 1:], rtol=1e-4, atol=1e-4)
-        right[padding] = (found == labels).float().mean().item()
+        right[padding] = (predicted == labels).float().mean().item()
     assert right["same"] > 0.75
     assert right["same"] > right["symmetric"]
 
