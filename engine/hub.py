@@ -18,7 +18,10 @@ import yaml
 from numpy.typing import NDArray
 
 from engine import model_card
-from engine.config.compose import load_config, load_trained, to_yaml, validate
+from engine.config.compose import to_yaml
+from engine.config.runs import load_trained
+from engine.config.saved import load_config
+from engine.config.training import validate
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
 from engine.errors import UserError

@@ -57,7 +57,7 @@ def write(model: Any, *, config: Any, license: str | None, description: str | No
     reader = f"`{config.data.source._target_}`"
     text = _TEXT.format(
         title=f"{head} on {network}",
-        summary=f"{head} for {_PIPELINES.get(config.room, config.room).replace('-', ' ')} on {network}, "
+        summary=f"{head} for {_PIPELINES.get(config.package, config.package).replace('-', ' ')} on {network}, "
         f"{params / 1e6:.2f} million parameters, written by {LIBRARY}.",
         source=source,
         library=LIBRARY,
@@ -67,7 +67,7 @@ def write(model: Any, *, config: Any, license: str | None, description: str | No
         results=_results(model, config),
         training=_training(config, model),
     )
-    return f"---\n{_header(config.room, network, license)}---\n{text}"
+    return f"---\n{_header(config.package, network, license)}---\n{text}"
 
 
 def _header(room: str, network: str, license: str | None) -> str:
@@ -107,7 +107,7 @@ def _training(config: Any, model: Any) -> str:
         return f"Not trained by {LIBRARY}: made of other weights ({start}) by tools/prepare.py."
     trainer, optimizer = config.trainer, config.optimizer
     length = f"{trainer.steps} steps" if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
-    chosen = f"experiment={config.experiment}" if config.get("experiment") else f"task={config.room}"
+    chosen = f"experiment={config.experiment}" if config.get("experiment") else f"task={config.package}"
     rows = {
         "command": f"`python tools/train.py {chosen}`, with the values of config.yaml",
         "length": f"{length} in batches of {trainer.get('batch')}; these weights: step {model.step}",

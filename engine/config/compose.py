@@ -16,6 +16,7 @@ from engine.config.instantiate import first_line
 from engine.config.overrides import (
     CONF,
     emptied,
+    extensions_in_use,
     groups,
     parsed,
     quoted,
@@ -69,6 +70,8 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
 
 def search_path() -> list[str]:
     """Hydra's override that adds the YAML files of extensions."""
+    if not extensions_in_use():
+        return []
     folders = [f"file://{folder}" for folder in extensions.conf_folders()]
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
@@ -77,7 +80,8 @@ def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictC
     """A composed configuration without Hydra's own part, with what only the composition knows."""
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    config.format, config.extensions = FORMAT, _extensions_in(config)
+    if "package" in config:  # of a training; tools/export.py has a `format` of its own
+        config.format, config.extensions = FORMAT, _extensions_in(config)
     config.experiment, config.overrides = choices.get("experiment"), list(for_run)
     OmegaConf.set_struct(config, True)
     return config
@@ -85,6 +89,8 @@ def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictC
 
 def _extensions_in(config: DictConfig) -> list[str]:
     """The extensions whose code a configuration names."""
+    if not extensions_in_use():
+        return []
     text = OmegaConf.to_yaml(config)
     return [
         name for name in extensions.names() if re.search(rf": {re.escape(name)}(\.|$)", text, re.MULTILINE)

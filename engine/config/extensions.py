@@ -28,14 +28,14 @@ def add(folders: Sequence[str]) -> None:
     """Let configs name the modules in these folders, in this process and those it starts.
 
     Raises:
-        UserError: if a folder does not exist, holds no Python module, or holds one with the name of a package
-            that is installed or belongs to this project.
+        UserError: if a folder does not exist, holds neither a Python module nor `conf`, or holds a module with
+            the name of a package that is installed or belongs to this project.
     """
     paths = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]
     for path in paths:
         names = _modules_in(path)
-        if not names:
-            raise UserError(f"extend={path}: no such folder, or no Python module in it")
+        if not names and not Path(path, "conf").is_dir():
+            raise UserError(f"extend={path}: no such folder, or neither a Python module nor conf/ in it")
         for name in names:
             spec = importlib.util.find_spec(name)
             if spec is not None and not _lies_in(spec.origin, path):

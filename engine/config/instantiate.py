@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,6 +45,28 @@ the rest of the engine and of deploy, which write, download and load files where
 
 _THIRD_PARTY = ("torch.", "albumentations.")
 _MARKS = ("_target_", "_partial_")
+
+
+class AtLeast(NamedTuple):
+    """A bound in a type: `Annotated[int, AtLeast(1)]`."""
+
+    least: float
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(value >= self.least)
+
+    def __str__(self) -> str:
+        return f"of at least {self.least:g}"
+
+
+class Share(NamedTuple):
+    """A bound in a type: `Annotated[float, Share()]` is a number in 0..1."""
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(0 <= value <= 1)
+
+    def __str__(self) -> str:
+        return "in 0..1"
 
 
 class ConfigError(UserError):
@@ -184,18 +206,17 @@ def check(node: Any, key: str, *, given: Collection[str] = (), complete: bool = 
         check(item, _join(key, name), complete=complete)
 
 
-def allowed() -> tuple[str, ...]:
-    """Prefixes of the dotted names that a config may use."""
-    return (*ALLOWED, *(f"{name}." for name in extensions.names()))
+def _is_allowed(dotted: str) -> bool:
+    """Whether a config may use this dotted name."""
+    return dotted.startswith(ALLOWED) or extensions.owner(dotted) is not None
 
 
 def _resolve(target: Any, key: str) -> Any:
     target = target if isinstance(target, str) and target.isprintable() else repr(target)
-    prefixes = allowed()
-    if not target.startswith(prefixes):
+    if not _is_allowed(target):
         raise ConfigError(
             _join(key, "_target_"),
-            f"={target}: configs may only build {', '.join(p + '*' for p in prefixes)}; for code of your own "
+            f"={target}: configs may only build {', '.join(p + '*' for p in ALLOWED)}; for code of your own "
             "give extend=<its folder>",
         )
     try:
@@ -205,7 +226,7 @@ def _resolve(target: Any, key: str) -> Any:
         raise ConfigError(_join(key, "_target_"), f"={target}: no such class or function{reason}") from None
     # A module of ours imports other things, and an attribute path must not lead to them.
     home = getattr(thing, "__module__", None) or ""
-    if not f"{home}.".startswith(prefixes) or not _makes_something(thing, target):
+    if not _is_allowed(f"{home}.") or not _makes_something(thing, target):
         raise ConfigError(
             _join(key, "_target_"), f"={target}: not a class or a function that is defined in its package"
         )
@@ -240,7 +261,8 @@ def _check_options(constructor: Any, node: dict[str, Any], key: str, given: Coll
     parameters = inspect.signature(constructor).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    function = constructor.__init__ if inspect.isclass(constructor) else constructor
+    hints = typing.get_type_hints(function, include_extras=True)
     for name, value in node.items():
         if name in _MARKS:
             continue
@@ -259,6 +281,9 @@ def _check_options(constructor: Any, node: dict[str, Any], key: str, given: Coll
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain config value fits a type hint; hints other than plain ones always fit."""
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        base, *bounds = typing.get_args(hint)
+        return _fits(value, base) and all(value in bound for bound in bounds if isinstance(bound, _BOUNDS))
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is type(None):
@@ -281,6 +306,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return origin is not Mapping
 
 
+_BOUNDS = (AtLeast, Share)
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -294,6 +320,8 @@ _WORDS = {
 def _in_words(hint: Any) -> str:
     """A type hint as users read it: "a whole number or null"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return " ".join([_in_words(arguments[0]), *map(str, arguments[1:])])
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):

@@ -5,19 +5,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from engine.config.instantiate import AtLeast, Share
 
 Checkpoint = Literal["best", "last"]
+Count = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What tools/train.py takes beside its groups; `conf/train.yaml` explains each.
-
-    Raises:
-        ValueError: a negative number.
-    """
+    """What tools/train.py takes beside its groups; `conf/train.yaml` explains each."""
 
     run: str | None = None
     resume: str | None = None
@@ -25,46 +25,29 @@ class TrainOptions:
     init_from: str | None = None
     weights: str | None = None
     checkpoint: Checkpoint = "best"
-    seed: int = 0
-    samples: int = 8
+    seed: Count = 0
+    samples: Count = 8
     freeze: Sequence[str] = ()
     skip: Sequence[str] = ()
     labels: str | None = None
 
-    def __post_init__(self) -> None:
-        at_least(self, 0, "seed", "samples")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The keys of `data` that say how files are read; the rest of `data` belongs to the task.
-
-    Raises:
-        ValueError: a number that is too small.
-    """
+    """The keys of `data` that say how files are read; the rest of `data` belongs to the task."""
 
     split: str
-    workers: int = 0
-    eval_batch: int = 1
-    limit: int | None = None
+    workers: Count = 0
+    eval_batch: Positive = 1
+    limit: Positive | None = None
     on_error: Literal["fail", "skip"] = "fail"
-    error_budget: float = 0.01
+    error_budget: Annotated[float, Share()] = 0.01
     cache: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "workers")
-        at_least(self, 1, "eval_batch", "limit")
-        if not 0 <= self.error_budget <= 1:
-            raise ValueError(f"error_budget must be a share in 0..1, got {self.error_budget}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What every tool that works on a trained run takes.
-
-    Raises:
-        ValueError: a number that is too small.
-    """
+    """What every tool that works on a trained run takes."""
 
     run: str
     checkpoint: Checkpoint = "best"
@@ -77,22 +60,15 @@ class InferenceOptions(RunOptions):
     """Where a network runs: PyTorch on a device, or an exported file in its runtime."""
 
     artifact: str | None = None
-    threads: int = 1
+    threads: Positive = 1
     device: str = "auto"
     precision: Precision = "fp32"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(InferenceOptions):
-    worst: int = 8
+    worst: Count = 8
     save_label_ids: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, "worst")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """What can be typed after a tool's name: groups and options of conf/, and `key=value` in Hydra's grammar."""
 
+import os
 import re
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def groups(tool: str = "train") -> dict[str, list[str]]:
     """All config groups and their options, as the YAML files have them, without those of other tools."""
     others = {group for root in CONF.glob("*.yaml") if root.stem != tool for group in own_groups(root.stem)}
     options: dict[str, list[str]] = {}
-    for conf in (CONF, *extensions.conf_folders()):
+    for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in others):
             names = [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml"))]
             public = [name for name in names if not name.rpartition("/")[2].startswith("_")]
@@ -118,6 +120,12 @@ def emptied(overrides: Sequence[str]) -> list[str]:
     return empty
 
 
+def extensions_in_use() -> bool:
+    """Whether there is any extension, without importing one."""
+    named = os.environ.get(extensions.VARIABLE)
+    return bool(named) or bool(entry_points(group=extensions.ENTRY_POINTS))
+
+
 def take_extensions(arguments: Sequence[str]) -> list[str]:
     """The arguments without `extend=<folder>` (or `[a, b]`), which is put into effect."""
     folders: list[str] = []
@@ -125,7 +133,8 @@ def take_extensions(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("extend=") and argument != "extend=":
             value = argument.partition("=")[2]
             folders += [part.strip() for part in value.strip("[]").split(",")]
-    extensions.add(folders)
+    if folders:
+        extensions.add(folders)
     return [argument for argument in arguments if not argument.startswith("extend=")]
 
 

@@ -103,7 +103,9 @@ def open_training(
         channels_last=settings.channels_last,
         deterministic=settings.deterministic,
     )
-    builder = DatasetBuilder.from_config(config.data, runtime=here, resumed_from=run.skipped if resumes else None)
+    builder = DatasetBuilder.from_config(
+        config.data, runtime=here, resumed_from=run.skipped if resumes else None
+    )
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)

@@ -102,7 +102,7 @@ def test_the_documented_layout_is_read(tmp_path):
         ('{"classes": {"id": 0}}', "expected"),
         ('{"classes": ["road"]}', '"id" and "name"'),
         ('{"classes": [{"id": 0}]}', '"id" and "name"'),
-        ('{"classes": [{"id": 0, "name": "a", "color": [0, 0, 0]}]}', "unknown keys .'color'"),
+        ('{"classes": [{"id": 0, "name": "a", "colour": [0, 0, 0]}]}', "unknown keys .'colour'"),
         ('{"classes": [{"id": 0, "name": "a"}], "ignored": [1]}', "unknown keys .'ignored'"),
         ('{"classes": [{"id": "0", "name": "a"}]}', "integers"),
         ('{"classes": [{"id": 0, "name": "a", "color": 3}]}', "wrong type"),

@@ -1,4 +1,4 @@
-"""Every way a picture file can be unusual or broken: the pixels are right, or a UserError names the file."""
+"""Unusual and damaged image files: the pixels are right, or a UserError names the file."""
 
 import struct
 import zlib
@@ -14,22 +14,22 @@ from engine.data.images import image_size, list_images, read_image, read_labels,
 from engine.errors import UserError
 
 RNG = np.random.default_rng(0)
-PICTURE = cv2.resize(
+IMAGE = cv2.resize(
     RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (40, 30)
 )  # [30, 40, 3]: smooth, not square
 
 
-def saved(path, picture, **options):
-    picture.save(path, **options)
+def saved(path, image, **options):
+    image.save(path, **options)
     return path
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_lossless_formats_give_the_same_pixels(tmp_path, suffix):
     options = {"lossless": True} if suffix == "webp" else {}
-    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(PICTURE), **options)
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(IMAGE), **options)
     read = read_image(path)
-    np.testing.assert_array_equal(read, PICTURE)
+    np.testing.assert_array_equal(read, IMAGE)
     assert read.dtype == np.uint8
     assert read.flags.c_contiguous
 
@@ -39,9 +39,9 @@ def test_lossless_formats_give_the_same_pixels(tmp_path, suffix):
 def test_exif_orientation_is_applied_like_pillow_does(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(PICTURE), exif=exif, quality=95)
-    with Image.open(path) as picture:
-        expected = np.asarray(ImageOps.exif_transpose(picture))
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(IMAGE), exif=exif, quality=95)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
     read = read_image(path)
     assert read.shape == expected.shape == ((40, 30, 3) if orientation >= 5 else (30, 40, 3))
     assert np.abs(read.astype(int) - expected).max() <= 3  # two JPEG decoders may round differently
@@ -49,17 +49,17 @@ def test_exif_orientation_is_applied_like_pillow_does(tmp_path, suffix, orientat
     assert image_size(path, upright=False) == (30, 40)
 
 
-def test_exif_of_a_png_is_found_after_its_pixels_and_without_decoding_them(tmp_path, monkeypatch):
+def test_exif_after_the_pixels_of_a_png_is_read_without_decoding_them(tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6
     body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    write_png(tmp_path / "a.png", PICTURE)
+    write_png(tmp_path / "a.png", IMAGE)
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])  # before IEND
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert image_size(tmp_path / "a.png") == (40, 30)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(IMAGE, -1))
 
 
 def test_sixteen_bits_are_scaled_so_that_white_stays_white(tmp_path):
@@ -75,22 +75,21 @@ def test_sixteen_bits_are_scaled_so_that_white_stays_white(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_other_modes_become_rgb_without_alpha(tmp_path, mode):
-    picture = Image.fromarray(PICTURE).convert(mode)
+    image = Image.fromarray(IMAGE).convert(mode)
     if mode in ("LA", "RGBA"):
-        picture.putalpha(Image.fromarray(PICTURE[..., 0]))
-    read = read_image(saved(tmp_path / "a.png", picture))
-    np.testing.assert_array_equal(read, np.asarray(picture.convert("RGB")))
+        image.putalpha(Image.fromarray(IMAGE[..., 0]))
+    read = read_image(saved(tmp_path / "a.png", image))
+    np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
 
 
 def test_cmyk_jpeg_has_the_colors_that_pillow_sees(tmp_path):
-    path = saved(tmp_path / "a.jpg", Image.fromarray(PICTURE).convert("CMYK"), quality=95)
-    assert np.abs(read_image(path).astype(int) - PICTURE).mean() < 6
+    path = saved(tmp_path / "a.jpg", Image.fromarray(IMAGE).convert("CMYK"), quality=95)
+    assert np.abs(read_image(path).astype(int) - IMAGE).mean() < 6
 
 
 def test_a_file_cut_anywhere_is_refused_or_complete(tmp_path):
-    """OpenCV alone returns a half-gray picture here."""
     for suffix, step in (("png", 7), ("jpg", 5)):
-        whole = saved(tmp_path / f"whole.{suffix}", Image.fromarray(PICTURE), quality=90)
+        whole = saved(tmp_path / f"whole.{suffix}", Image.fromarray(IMAGE), quality=90)
         data, pixels = whole.read_bytes(), read_image(whole)
         cut = tmp_path / f"cut.{suffix}"
         refused = 0
@@ -108,7 +107,7 @@ def test_a_file_cut_anywhere_is_refused_or_complete(tmp_path):
 
 def test_damaged_bytes_never_escape_as_another_error(tmp_path):
     for suffix in ("png", "jpg", "tif", "webp", "bmp"):
-        data = bytearray(saved(tmp_path / f"whole.{suffix}", Image.fromarray(PICTURE)).read_bytes())
+        data = bytearray(saved(tmp_path / f"whole.{suffix}", Image.fromarray(IMAGE)).read_bytes())
         path = tmp_path / f"damaged.{suffix}"
         for _ in range(60):
             damaged = bytearray(data)
@@ -122,30 +121,30 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path):
                     assert "damaged" in str(error)  # noqa: PT017
 
 
-def test_a_flipped_bit_in_png_data_is_noticed(tmp_path):
+def test_a_flipped_bit_in_png_data_is_refused(tmp_path):
     path = tmp_path / "a.png"
-    write_png(path, PICTURE)
+    write_png(path, IMAGE)
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 40] ^= 4
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"a\.png.*checksum"):
+    with pytest.raises(UserError, match=r"a\.png: truncated, corrupt or not an image"):
         read_image(path)
 
 
 def test_jpeg_with_bytes_after_its_end_is_read(tmp_path):
-    path = saved(tmp_path / "a.jpg", Image.fromarray(PICTURE), quality=95)
+    path = saved(tmp_path / "a.jpg", Image.fromarray(IMAGE), quality=95)
     whole = read_image(path)
     path.write_bytes(path.read_bytes() + b"\0" * 1000)
     assert np.abs(read_image(path).astype(int) - whole).max() <= 3
 
 
-def test_no_picture_at_all(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.png").mkdir()
     for name, why in [
-        ("text.png", "no picture"),
-        ("empty.jpg", "no picture"),
+        ("text.png", "not an image"),
+        ("empty.jpg", "not an image"),
         ("folder.png", "directory"),
         ("none.png", "No such file"),
     ]:
@@ -173,7 +172,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, side):
 
 
 def test_the_limit_is_inclusive(tmp_path, monkeypatch):
-    write_png(tmp_path / "a.png", PICTURE)
+    write_png(tmp_path / "a.png", IMAGE)
     monkeypatch.setattr(images, "MAX_PIXELS", 1200)
     assert read_image(tmp_path / "a.png").shape == (30, 40, 3)
     monkeypatch.setattr(images, "MAX_PIXELS", 1199)
@@ -192,8 +191,8 @@ def test_labels_are_ids_not_colors(tmp_path):
         read = read_labels(tmp_path / "ids.png")
         assert read.dtype == deep.dtype
         np.testing.assert_array_equal(read, deep)
-    write_png(tmp_path / "rgb.png", PICTURE)
-    np.testing.assert_array_equal(read_labels(tmp_path / "rgb.png"), PICTURE)
+    write_png(tmp_path / "rgb.png", IMAGE)
+    np.testing.assert_array_equal(read_labels(tmp_path / "rgb.png"), IMAGE)
     bits = Image.fromarray(ids > 10)
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "bits.png", bits)), ids > 10)
 
@@ -201,40 +200,40 @@ def test_labels_are_ids_not_colors(tmp_path):
 def test_labels_ignore_exif_and_alpha(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    ids = PICTURE[..., 0] % 20
+    ids = IMAGE[..., 0] % 20
     np.testing.assert_array_equal(
         read_labels(saved(tmp_path / "a.png", Image.fromarray(ids), exif=exif)), ids
     )
     alpha = np.full((30, 40, 1), 255, np.uint8)
-    rgba = Image.fromarray(np.concatenate([PICTURE, alpha], 2))
-    np.testing.assert_array_equal(read_labels(saved(tmp_path / "b.png", rgba)), PICTURE)
+    rgba = Image.fromarray(np.concatenate([IMAGE, alpha], 2))
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "b.png", rgba)), IMAGE)
     gray = Image.fromarray(np.concatenate([ids[..., None], alpha], 2))
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "c.png", gray)), ids)
 
 
 def test_masks_that_cannot_hold_ids_are_refused(tmp_path):
-    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "a.jpg")
+    Image.fromarray(IMAGE[..., 0]).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg.*JPEG.*PNG"):
         read_labels(tmp_path / "a.jpg")
-    cv2.imwrite(str(tmp_path / "b.png"), PICTURE.astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "b.png"), IMAGE.astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"b\.png.*16-bit colors"):
         read_labels(tmp_path / "b.png")
-    Image.fromarray(PICTURE[..., 0].astype(np.float32)).save(tmp_path / "c.tif")
+    Image.fromarray(IMAGE[..., 0].astype(np.float32)).save(tmp_path / "c.tif")
     for read in (read_labels, read_image):
         with pytest.raises(UserError, match=r"c\.tif.*float32"):
             read(tmp_path / "c.tif")
 
 
 def test_write_png_round_trip_and_refusals(tmp_path):
-    for pixels in (PICTURE, PICTURE[..., 0], PICTURE.astype(np.uint16) * 200):
+    for pixels in (IMAGE, IMAGE[..., 0], IMAGE.astype(np.uint16) * 200):
         write_png(tmp_path / "deep" / "a.png", pixels)
         read = np.asarray(cv2.imread(str(tmp_path / "deep" / "a.png"), cv2.IMREAD_UNCHANGED))
         np.testing.assert_array_equal(read[..., ::-1] if pixels.ndim == 3 else read, pixels)
-    for bad in (PICTURE.astype(np.float32), PICTURE[None], PICTURE[..., :2]):
+    for bad in (IMAGE.astype(np.float32), IMAGE[None], IMAGE[..., :2]):
         with pytest.raises(ValueError, match="uint8 or uint16"):
             write_png(tmp_path / "a.png", bad)
     with pytest.raises(UserError, match="cannot be written"):
-        write_png(tmp_path / "deep" / "a.png" / "b.png", PICTURE)
+        write_png(tmp_path / "deep" / "a.png" / "b.png", IMAGE)
 
 
 def test_list_images_is_sorted_and_skips_the_rest(tmp_path):
@@ -247,7 +246,7 @@ def test_list_images_is_sorted_and_skips_the_rest(tmp_path):
 
 def test_the_fast_path_agrees_with_pillow_bit_by_bit(tmp_path):
     buffer = BytesIO()
-    Image.fromarray(PICTURE).convert("P").save(buffer, "png", transparency=3)
+    Image.fromarray(IMAGE).convert("P").save(buffer, "png", transparency=3)
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
-    with Image.open(tmp_path / "a.png") as picture:
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))

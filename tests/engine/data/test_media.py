@@ -1,4 +1,4 @@
-"""What `predict` is given: files, folders, globs, videos."""
+"""The input of `predict`: files, folders, globs, videos."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def test_find_takes_files_folders_and_globs(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     (tmp_path / "sub.png").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert media.find_media("a [1].jpg") == [Path("a [1].jpg")]  # a file that is there, not a pattern
+    assert media.find_media("a [1].jpg") == [Path("a [1].jpg")]  # an existing file, not a pattern
     assert [path.name for path in media.find_media(str(tmp_path))] == ["a [1].jpg", "b.PNG", "c.MP4"]
     for nothing in ("*.tif", "none.png"):
-        with pytest.raises(UserError, match=r"no such file, folder or glob"):
+        with pytest.raises(UserError, match=r"no such file, or folder or glob"):
             media.find_media(nothing)
 
 
@@ -40,7 +40,7 @@ def test_results_of_different_files_have_different_names():
 
 @pytest.mark.parametrize("legend", [4, 5])
 def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
-    """The format wants even sides; OpenCV alone cuts the last row and column of an odd picture off."""
+    """The format needs even sides; OpenCV alone cuts off the last row and column of an odd image."""
     write_video(tmp_path / "in.avi", (38, 42))
     counted = []
 
@@ -50,7 +50,7 @@ def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
 
     assert media.map_video(tmp_path / "in.avi", tmp_path / "new" / "out.mp4", draw, counted.append) == 3
     assert counted == [1, 2, 3]
-    written = list(media.frames(tmp_path / "new" / "out.mp4"))
+    written = list(media.read_frames(tmp_path / "new" / "out.mp4"))
     assert written[0].shape == (38 + legend + legend % 2, 42 + legend + legend % 2, 3)
     assert [round(float(frame[-1, -1].mean()) / 10) for frame in written] == [4, 10, 16]
     capture = cv2.VideoCapture(str(tmp_path / "new" / "out.mp4"))
@@ -58,8 +58,8 @@ def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
     capture.release()
 
 
-def test_no_video_is_an_error_with_a_remedy(tmp_path):
+def test_an_unreadable_video_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(UserError, match=r"empty\.mp4: no readable video; convert it"):
-        list(media.frames(tmp_path / "empty.mp4"))
+    with pytest.raises(UserError, match=r"empty\.mp4: not a readable video; convert it"):
+        list(media.read_frames(tmp_path / "empty.mp4"))
     assert media.num_frames(tmp_path / "empty.mp4") == 0

@@ -1,4 +1,4 @@
-"""Decoded pixels kept beside the files: the same pixels, never old ones, built once whatever happens."""
+"""The cache of decoded pixels: the files' own pixels, never old ones, built once."""
 
 import errno
 import hashlib
@@ -18,14 +18,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from engine.data.pixel_store import PixelStore
-from engine.io.locks import locked
 from PIL import Image
 
-from engine.data import pixel_store
+from engine.data import mapped_pixels
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image, write_png
 from engine.data.loader import BatchLoader, SampleKey, TrainingSampler
+from engine.data.mapped_pixels import MappedPixels
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.errors import UserError
 from seg.data.dataset import LabelReader
@@ -36,22 +35,22 @@ fork = multiprocessing.get_context("fork")
 needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 
 
-def picture(*shape, seed=0):
+def noise(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).integers(0, 256, shape, np.uint8)
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Pictures of several sizes and formats, one of them turned by its EXIF orientation."""
+    """Images of several sizes and formats, one of them rotated by its EXIF orientation."""
     folder = tmp_path / "files"
     folder.mkdir()
-    write_png(folder / "a.png", picture(40, 60, 3))
-    write_png(folder / "gray.png", picture(33, 20))
-    Image.fromarray(picture(64, 48, 3)).save(folder / "c.jpg")
+    write_png(folder / "a.png", noise(40, 60, 3))
+    write_png(folder / "gray.png", noise(33, 20))
+    Image.fromarray(noise(64, 48, 3)).save(folder / "c.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(30, 50, 3)).save(folder / "turned.jpg", exif=exif)
-    write_png(folder / "straße, 1.png", picture(1, 1, 3))
+    Image.fromarray(noise(30, 50, 3)).save(folder / "turned.jpg", exif=exif)
+    write_png(folder / "straße, 1.png", noise(1, 1, 3))
     return [str(path) for path in sorted(folder.iterdir())]
 
 
@@ -64,15 +63,15 @@ def refuses(build, *parts):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_holds_what_the_files_hold(tmp_path, files, workers):
+def test_the_cache_holds_the_files_pixels(tmp_path, files, workers):
     cache = PixelCache.open_or_build(tmp_path / "cache", images=files, workers=workers)
     for path in reversed(files):
-        kept = cache.image(path)
-        np.testing.assert_array_equal(kept, read_image(path))
-        assert not kept.flags.writeable
-        assert type(kept) is np.ndarray
+        pixels = cache.image(path)
+        np.testing.assert_array_equal(pixels, read_image(path))
+        assert not pixels.flags.writeable
+        assert type(pixels) is np.ndarray
     assert cache.image(files[-1]).shape == (50, 30, 3)
-    assert cache.image(os.path.relpath(files[0])).shape == (40, 60, 3)  # the same file, called otherwise
+    assert cache.image(os.path.relpath(files[0])).shape == (40, 60, 3)  # the same file under another name
     for absent in (tmp_path / "b.png", tmp_path / ("z" * 300)):
         with pytest.raises(KeyError, match=absent.name):
             cache.image(str(absent))
@@ -80,7 +79,7 @@ def test_it_holds_what_the_files_hold(tmp_path, files, workers):
         cache.mask(files[0])
 
 
-def test_the_index_says_what_each_picture_was_made_from(tmp_path, files):
+def test_the_index_records_what_each_image_was_decoded_from(tmp_path, files):
     PixelCache.open_or_build(tmp_path, images=files)
     (store,) = tmp_path.glob("images-*")
     index = np.load(store / "index.npy")
@@ -95,14 +94,14 @@ def test_the_index_says_what_each_picture_was_made_from(tmp_path, files):
     assert len(pixels) == sum(int(np.prod(row["shape"])) for row in index)
 
 
-def test_it_is_built_once(tmp_path, files, monkeypatch):
+def test_the_cache_is_built_once(tmp_path, files, monkeypatch):
     first = PixelCache.open_or_build(tmp_path, images=files)
-    monkeypatch.setattr(pixel_store, "_build", None)
-    again = PixelCache.open_or_build(tmp_path, images=files[::-1])  # in whatever order
+    monkeypatch.setattr(mapped_pixels, "_build", None)
+    again = PixelCache.open_or_build(tmp_path, images=files[::-1])  # in any order
     np.testing.assert_array_equal(first.image(files[0]), again.image(files[0]))
 
 
-def test_other_files_get_a_store_of_their_own(tmp_path, files):
+def test_other_files_have_their_own_folder(tmp_path, files):
     for chosen in (files, files[:2], files[2:]):
         PixelCache.open_or_build(tmp_path, images=chosen)
     assert len(list(tmp_path.glob("images-*"))) == 3
@@ -118,16 +117,16 @@ def test_a_process_that_is_not_forked_maps_the_file_itself(tmp_path, files):
 # ------------------------------------------------------------------ files that change
 
 
-def test_another_date_is_accepted_where_the_content_is_the_same(tmp_path, files, monkeypatch):
+def test_another_date_is_accepted_if_the_content_is_the_same(tmp_path, files, monkeypatch):
     PixelCache.open_or_build(tmp_path, images=files)
     os.utime(files[1], (1, 1))
     read = []
     monkeypatch.setattr(
-        pixel_store, "_digest", lambda name, f=pixel_store._digest: read.append(name) or f(name)
+        mapped_pixels, "_digest", lambda name, f=mapped_pixels._digest: read.append(name) or f(name)
     )
     for _ in range(2):
         PixelCache.open_or_build(tmp_path, images=files)
-    assert read == [os.fsencode(files[1])]  # the new date is kept: content is compared once
+    assert read == [os.fsencode(files[1])]  # the new date is saved: contents are compared once
 
 
 @pytest.mark.parametrize("same_size", [True, False])
@@ -145,7 +144,7 @@ def test_another_content_is_refused(tmp_path, files, same_size):
 
 
 @pytest.mark.parametrize("part", ["pixels.bin", "index.npy"])
-def test_a_damaged_store_is_refused(tmp_path, files, part):
+def test_a_damaged_folder_is_refused(tmp_path, files, part):
     PixelCache.open_or_build(tmp_path, images=files)
     (store,) = tmp_path.glob("images-*")
     data = (store / part).read_bytes()
@@ -171,7 +170,7 @@ def test_an_unreadable_file_ends_the_build(tmp_path, files, workers, damage):
 def test_a_full_disk_is_one_line(tmp_path, files, monkeypatch):
     need = sum(read_image(path).nbytes for path in files)
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda path: usage(need - 1))
+    monkeypatch.setattr(mapped_pixels.shutil, "disk_usage", lambda path: usage(need - 1))
     refuses(
         lambda: PixelCache.open_or_build(tmp_path / "c", images=files),
         "5 images take 0.00 GB",
@@ -184,8 +183,8 @@ def test_a_full_disk_is_one_line(tmp_path, files, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return open(path, mode, **options)
 
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda path: usage(need))
-    monkeypatch.setattr(pixel_store, "open", full, raising=False)
+    monkeypatch.setattr(mapped_pixels.shutil, "disk_usage", lambda path: usage(need))
+    monkeypatch.setattr(mapped_pixels, "open", full, raising=False)
     refuses(
         lambda: PixelCache.open_or_build(tmp_path / "c", images=files), "No space left", "free some space"
     )
@@ -203,9 +202,11 @@ def _slow(path, started):
 
 
 def _open_slowly(folder, files, started, results):
-    kind = pixel_store.Kind(name="images", read=partial(_slow, started=started), size=_size, channels=3)
-    store = pixel_store.open_or_build(folder, files, kind)
-    results.put((os.getpid(), store(files[0]).sum().item(), store.index["mtime"].tolist()))
+    kind = mapped_pixels.PixelKind(
+        name="images", read=partial(_slow, started=started), size=_size, channels=3
+    )
+    pixels = mapped_pixels.open_or_build(folder, files, kind)
+    results.put((os.getpid(), pixels(files[0]).sum().item(), pixels.index["mtime"].tolist()))
 
 
 def _size(path):
@@ -213,7 +214,7 @@ def _size(path):
 
 
 @needs_fork
-def test_two_processes_build_it_once(tmp_path, files, capfd):
+def test_two_processes_build_the_cache_once(tmp_path, files, capfd):
     results, started = fork.Queue(), fork.Event()
     children = [fork.Process(target=_open_slowly, args=(tmp_path, files, started, results)) for _ in range(2)]
     for child in children:
@@ -224,13 +225,13 @@ def test_two_processes_build_it_once(tmp_path, files, capfd):
     assert one != two
     assert first == second
     assert first[0] == read_image(files[0]).sum()
-    said = capfd.readouterr().out
-    assert said.count("images to cache 5/5") == 1
-    assert said.count("waiting for") == 1
+    output = capfd.readouterr().out
+    assert output.count("images to cache 5/5") == 1
+    assert output.count("waiting for") == 1
 
 
 @needs_fork
-def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_a_cache(tmp_path, files):
+def test_a_killed_build_leaves_nothing_that_looks_like_a_cache(tmp_path, files):
     results, started = fork.Queue(), fork.Event()
     child = fork.Process(target=_open_slowly, args=(tmp_path, files, started, results))
     child.start()
@@ -246,24 +247,6 @@ def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_a_cache(tmp_pat
     assert not list(tmp_path.rglob("rest"))
 
 
-@needs_fork
-def test_a_lock_is_free_when_its_holder_has_died(tmp_path, capfd):
-    def hold(ready):
-        with locked(tmp_path / "lock", waiting_for="nothing"):
-            ready.set()
-            time.sleep(60)
-
-    ready = fork.Event()
-    child = fork.Process(target=hold, args=(ready,))
-    child.start()
-    assert ready.wait(30)
-    os.kill(child.pid, signal.SIGKILL)
-    with locked(tmp_path / "lock", waiting_for="the other"):
-        child.join(10)
-    with locked(tmp_path / "lock", waiting_for="what is free"):
-        assert "what is free" not in capfd.readouterr().out
-
-
 # ------------------------------------------------------------------ masks and data sets
 
 
@@ -276,8 +259,8 @@ def data(tmp_path):
     for split, count in (("train", 5), ("val", 2)):
         for number in range(count):
             size = (40 + 8 * number, 100)
-            write_png(root / "images" / split / f"{split}{number}.png", picture(*size, 3, seed=count))
-            ids = np.array([0, 3, 7], np.uint8)[picture(*size, seed=number) % 3]
+            write_png(root / "images" / split / f"{split}{number}.png", noise(*size, 3, seed=count))
+            ids = np.array([0, 3, 7], np.uint8)[noise(*size, seed=number) % 3]
             write_png(root / "masks" / split / f"{split}{number}.png", ids)
     (root / "classes.json").write_text(as_json(CLASSES))
     return root
@@ -298,7 +281,7 @@ def cached(data, split, transform, folder):
     ("split", "transform"),
     [
         ("train", TrainTransform(crop=48, color=0.5)),
-        ("train", TrainTransform(crop=(64, 100), scale=(1, 1))),  # the window is the picture itself
+        ("train", TrainTransform(crop=(64, 100), scale=(1, 1))),  # the window is the whole image
         ("val", EvalTransform()),
         ("val", EvalTransform(size=(33, 65))),
     ],
@@ -306,21 +289,21 @@ def cached(data, split, transform, folder):
 @pytest.mark.filterwarnings("error")  # among them torch's, about tensors on memory that cannot be written
 def test_a_data_set_gives_the_same_samples(tmp_path, data, split, transform):
     plain, fast = cached(masks(root=str(data)), split, transform, tmp_path / "cache")
-    for draw in [SampleKey(index, epoch) for index in range(len(plain)) for epoch in range(3)]:
-        expected, found = plain[draw], fast[draw]
-        assert expected.keys() == found.keys() == {"index", "image", "label"}
-        assert torch.equal(found["image"], expected["image"])
-        assert torch.equal(found["label"], expected["label"])
-        found["image"][0] = found["label"][0] = 9  # memory of its own
+    for key in [SampleKey(index, epoch) for index in range(len(plain)) for epoch in range(3)]:
+        expected, sample = plain[key], fast[key]
+        assert expected.keys() == sample.keys() == {"index", "image", "label"}
+        assert torch.equal(sample["image"], expected["image"])
+        assert torch.equal(sample["label"], expected["label"])
+        sample["image"][0] = sample["label"][0] = 9  # memory of its own
     again = fast[SampleKey(0, 0)]
     assert torch.equal(again["label"], plain[SampleKey(0, 0)]["label"])
 
 
 def test_workers_read_from_the_cache(tmp_path, data):
     plain, fast = cached(masks(root=str(data)), "train", TrainTransform(crop=48), tmp_path / "cache")
-    stream = TrainingSampler(num_samples=5, batch=3, seed=2)
-    shutil.rmtree(data)  # nothing of it is read any more
-    batch = next(iter(BatchLoader(fast, stream, workers=2)))
+    sampler = TrainingSampler(num_samples=5, batch=3, seed=2)
+    shutil.rmtree(data)  # nothing in it is read any more
+    batch = next(iter(BatchLoader(fast, sampler, workers=2)))
     assert batch["image"].shape == (3, 3, 48, 48)
     with pytest.raises(UserError):
         plain[SampleKey(0, 0)]
@@ -355,9 +338,9 @@ def test_readers_with_another_mapping_have_another_key():
 def test_a_mask_with_an_unknown_value_ends_the_build(tmp_path):
     write_png(tmp_path / "mask.png", np.full((8, 8), 5, np.uint8))
     reader = LabelReader(classes=ClassMap(names=("a",)), remedy="correct the mask")
-    made_of = MaskFiles(paths=[str(tmp_path / "mask.png")], read=reader, key=reader.key)
+    mask_files = MaskFiles(paths=[str(tmp_path / "mask.png")], read=reader, key=reader.key)
     refuses(
-        lambda: PixelCache.open_or_build(tmp_path, images=[], masks=made_of),
+        lambda: PixelCache.open_or_build(tmp_path, images=[], masks=mask_files),
         "mask.png",
         "unknown value 5 (64 pixels)",
     )
@@ -381,25 +364,25 @@ def resident(path):
     not os.path.exists("/proc/self/smaps"), reason="counts touched pages as Linux reports them"
 )
 def test_a_crop_touches_only_its_part_of_the_file(tmp_path):
-    """256 of 2048 rows: an eighth of the picture and the pages around it, where a copy would touch it all."""
-    cv2.imwrite(str(tmp_path / "wide.bmp"), picture(2048, 4096, 3))
+    """256 of 2048 rows: an eighth of the image and the pages around it, where a copy would touch it all."""
+    cv2.imwrite(str(tmp_path / "wide.bmp"), noise(2048, 4096, 3))
     files = [str(tmp_path / "wide.bmp")]
     PixelCache.open_or_build(tmp_path, images=files)
     (folder,) = tmp_path.glob("images-*")
     transform = TrainTransform(crop=256, scale=(1, 1), flip=1.0)
-    transform(picture(300, 300, 3), picture(300, 300), 0)
-    store = PixelStore(folder)
+    transform(noise(300, 300, 3), noise(300, 300), 0)
+    pixels = MappedPixels(folder)
     assert resident(folder / "pixels.bin") == 0
-    transform(store(files[0]), np.zeros((2048, 4096), np.uint8), 3)
+    transform(pixels(files[0]), np.zeros((2048, 4096), np.uint8), 3)
     assert 0 < resident(folder / "pixels.bin") < 0.4 * 2048 * 4096 * 3
-    store(files[0]).sum()
+    pixels(files[0]).sum()
     assert resident(folder / "pixels.bin") >= 2048 * 4096 * 3
 
 
 def test_transforms_after_the_crop_may_write():
-    image, label = picture(64, 100, 3), picture(64, 100)
+    image, label = noise(64, 100, 3), noise(64, 100)
     image.flags.writeable = label.flags.writeable = False
-    made = TrainTransform(crop=(64, 100), scale=(1, 1), flip=0.0)(image, label, 0)
-    for pixels, expected in zip(made, (image, label), strict=True):
+    outputs = TrainTransform(crop=(64, 100), scale=(1, 1), flip=0.0)(image, label, 0)
+    for pixels, expected in zip(outputs, (image, label), strict=True):
         assert pixels.flags.writeable
         np.testing.assert_array_equal(pixels, expected)

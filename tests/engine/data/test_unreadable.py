@@ -1,4 +1,4 @@
-"""Unreadable files are left out beforehand: as if they had never been there, and never silently."""
+"""Unreadable files are left out beforehand: as if they had never existed, and never silently."""
 
 import json
 import re
@@ -10,23 +10,24 @@ import pytest
 import torch
 
 from engine.config import compose
+from engine.config.options import DataOptions
 from engine.data import unreadable
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import SampleKey, sample_seed
-from engine.data.unreadable import UnreadableSample, check_budget
+from engine.data.unreadable import UnreadableSample, check_error_budget
 from engine.errors import UserError
 from engine.io.parallel import parallel_map
 from engine.runtime import Runtime
 from seg.data.masks import masks
 from seg.transforms import EvalTransform, TrainTransform
-from tests.engine.test_processes import in_processes
+from tests.engine.processes import in_processes
 from tests.tools.test_end_to_end import run
 
 ALONE = Runtime(torch.device("cpu"))
 
 
 def write_data(root, *, train=6, val=3):
-    """JPEG pictures and masks of two classes; returns root."""
+    """JPEG images and masks of two classes; returns root."""
     for split, count in (("train", train), ("val", val)):
         for number in range(count):
             random = np.random.default_rng([number, count])
@@ -40,7 +41,7 @@ def write_data(root, *, train=6, val=3):
 
 
 def cut(path, share=0.5):
-    """Damage a file in its pixels, which only reading it all reveals; returns its name as text."""
+    """Damage a file in its pixels, which only reading it completely reveals; returns its path."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return str(path)
@@ -51,23 +52,23 @@ def root(tmp_path):
     return write_data(tmp_path / "data")
 
 
-def test_sifting_names_each_broken_file_and_touches_none(root):
+def test_each_broken_file_is_named_and_none_is_changed(root):
     first = cut(root / "images/train/train1.jpg")
     cut(root / "masks/train/train4.png", 0.9)
     before = {path: path.read_bytes() for path in root.rglob("*.*")}
     dataset = data_of(root).dataset("train", TrainTransform(crop=32))
-    found = unreadable.find_unreadable(dataset, workers=2)
-    assert found == unreadable.find_unreadable(dataset)
-    assert [fault.index for fault in found] == [1, 4]
-    assert found[0].file == first
-    assert found[0].error.startswith(f"{first}: truncated")
-    assert found[1].file.endswith("images/train/train4.jpg")
-    assert "masks/train/train4.png: truncated" in found[1].error
+    samples = unreadable.find_unreadable(dataset, workers=2)
+    assert samples == unreadable.find_unreadable(dataset)
+    assert [sample.index for sample in samples] == [1, 4]
+    assert samples[0].file == first
+    assert samples[0].error.startswith(f"{first}: truncated")
+    assert samples[1].file.endswith("images/train/train4.jpg")
+    assert "masks/train/train4.png: truncated" in samples[1].error
     assert {path: path.read_bytes() for path in root.rglob("*.*")} == before
 
 
 def data_of(root):
-    """What the masks at `root` were read as before anything broke: reading them samples some files itself."""
+    """The source for `root` as it was read before anything broke: reading it checks some files itself."""
     intact = root.with_name("intact")
     if not intact.exists():
         write_data(intact)
@@ -90,7 +91,7 @@ def test_each_process_reads_its_share(root):
     assert shares == [[0, 4], [3]]
 
 
-def test_a_bug_is_no_unreadable_file():
+def test_a_bug_is_not_an_unreadable_file():
     def broken(index):
         raise KeyError(index)
 
@@ -110,18 +111,18 @@ def test_a_bug_is_no_unreadable_file():
     ],
 )
 def test_the_budget_is_a_share(bad, total, budget, allowed):
-    faults = [UnreadableSample(n, f"{n}.png", f"{n}.png: truncated") for n in range(3, 3 + bad)]
+    samples = [UnreadableSample(n, f"{n}.png", f"{n}.png: truncated") for n in range(3, 3 + bad)]
     if allowed:
-        check_budget(faults, total=total, budget=budget, split="train")
+        check_error_budget(samples, total=total, budget=budget, split="train")
         return
     with pytest.raises(UserError) as caught:
-        check_budget(faults, total=total, budget=budget, split="train")
+        check_error_budget(samples, total=total, budget=budget, split="train")
     message = str(caught.value)
     assert message.startswith(f"{bad} of {total} files of train cannot be read ({bad / total:.2%};")
     for part in (
         f"allows {budget:.2%}",
         "the first: 3.png: truncated",
-        "mend or remove",
+        "repair or remove",
         "raise data.error_budget",
     ):
         assert part in message
@@ -131,35 +132,35 @@ def test_the_budget_is_a_share(bad, total, budget, allowed):
 # ------------------------------------------------------------------ the data sets of a run
 
 
-def test_a_split_is_as_if_the_broken_files_had_never_been_there(root):
+def test_a_split_is_as_if_the_broken_files_had_never_existed(root):
     for name in ("images/train/train0.jpg", "masks/train/train3.png"):
         cut(root / name)
-    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
     data = data_of(root)
-    sifted = intake.dataset(data, "train", TrainTransform(crop=32), seed=5)
-    assert [sifted.name(index) for index in range(len(sifted))] == ["train1", "train2", "train4", "train5"]
-    assert len(data.splits["train"]) == 6  # what was built stays as it is
+    reduced = builder.dataset(data, "train", TrainTransform(crop=32), seed=5)
+    assert [reduced.name(index) for index in range(len(reduced))] == ["train1", "train2", "train4", "train5"]
+    assert len(data.splits["train"]) == 6  # the source is not changed
     for number in (0, 3):
         (root / f"images/train/train{number}.jpg").unlink()
         (root / f"masks/train/train{number}.png").unlink()
     expected = masks(root=str(root)).dataset("train", TrainTransform(crop=32), 5)
-    for draw in [SampleKey(index, epoch) for index in range(4) for epoch in range(2)]:
-        assert torch.equal(sifted[draw]["image"], expected[draw]["image"])
-        assert torch.equal(sifted[draw]["label"], expected[draw]["label"])
-    assert intake.counts == {"skipped": {"train": 2}}
+    for key in [SampleKey(index, epoch) for index in range(4) for epoch in range(2)]:
+        assert torch.equal(reduced[key]["image"], expected[key]["image"])
+        assert torch.equal(reduced[key]["label"], expected[key]["label"])
+    assert builder.skipped_counts == {"skipped": {"train": 2}}
     assert re.match(
-        r"2 train files left out \(skipped.json\), the first: .*train0.jpg: truncated", *intake.notes()
+        r"2 train files left out \(skipped.json\), the first: .*train0.jpg: truncated", *builder.notes()
     )
 
 
-def test_to_fail_is_the_default_and_reads_nothing(root, monkeypatch):
+def test_fail_is_the_default_and_reads_nothing(root, monkeypatch):
     monkeypatch.setattr(unreadable, "find_unreadable", None)
     cut(root / "images/train/train1.jpg")
-    intake = DatasetBuilder(runtime=ALONE)
-    dataset = intake.dataset(data_of(root), "train", TrainTransform(crop=32))
+    builder = DatasetBuilder(runtime=ALONE)
+    dataset = builder.dataset(data_of(root), "train", TrainTransform(crop=32))
     assert len(dataset) == 6
-    assert (intake.counts, intake.notes()) == ({}, [])
-    intake.write(root)
+    assert (builder.skipped_counts, builder.notes()) == ({}, [])
+    builder.write(root)
     assert not (root / "skipped.json").exists()
     with pytest.raises(UserError, match=r"train1.jpg: truncated"):
         dataset[SampleKey(1, 0)]
@@ -168,18 +169,18 @@ def test_to_fail_is_the_default_and_reads_nothing(root, monkeypatch):
 def test_a_limit_is_spread_over_the_split(root):
     cut(root / "images/train/train1.jpg")
     cut(root / "images/train/train5.jpg")
-    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
-    dataset = intake.dataset(data_of(root), "train", TrainTransform(crop=32), limit=3)
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    dataset = builder.dataset(data_of(root), "train", TrainTransform(crop=32), limit=3)
     assert [dataset.name(index) for index in range(len(dataset))] == ["train0", "train2"]
     assert (
         len(DatasetBuilder(runtime=ALONE).dataset(data_of(root), "train", TrainTransform(crop=32), limit=99))
         == 6
     )
-    with pytest.raises(ValueError, match=r"data.limit must be at least 1"):
-        intake.dataset(data_of(root), "train", TrainTransform(crop=32), limit=0)
+    with pytest.raises(UserError, match=r"data.limit must be at least 1"):
+        builder.dataset(data_of(root), "train", TrainTransform(crop=32), limit=0)
 
 
-def test_a_run_that_goes_on_takes_the_list_as_it_is(root, tmp_path, monkeypatch):
+def test_a_resumed_run_uses_its_list_as_it_is(root, tmp_path, monkeypatch):
     cut(root / "images/train/train1.jpg")
     options = {"runtime": ALONE, "on_error": "skip", "error_budget": 0.5}
     before = DatasetBuilder(**options)
@@ -192,35 +193,35 @@ def test_a_run_that_goes_on_takes_the_list_as_it_is(root, tmp_path, monkeypatch)
     assert listed["train"][0]["file"] == str(root / "images/train/train1.jpg")
     assert "truncated" in listed["train"][0]["error"]
 
-    write_data(root)  # mended, and another one broken since
+    write_data(root)  # repaired, and another one broken since
     cut(root / "images/train/train2.jpg")
     monkeypatch.setattr(unreadable, "find_unreadable", None)
     moved = tmp_path / "elsewhere" / "data"
     shutil.copytree(root, moved)
     write_data(moved)
     for data in (data_of(root), masks(root=str(moved))):
-        after = DatasetBuilder(runtime=ALONE, known=tmp_path / "skipped.json")
+        after = DatasetBuilder(runtime=ALONE, resumed_from=tmp_path / "skipped.json")
         dataset = after.dataset(data, "train", TrainTransform(crop=32))
         assert [dataset.name(index) for index in range(len(dataset))] == [
             f"train{n}" for n in (0, 2, 3, 4, 5)
         ]
-        after.write(tmp_path)  # of this split alone, and the other one's list stays
+        after.write(tmp_path)  # only this split was built, and the other one's list stays
         assert json.loads((tmp_path / "skipped.json").read_text()) == listed
 
 
-def test_evaluating_on_the_training_split_keeps_a_list_of_its_own(root):
+def test_evaluation_on_the_training_split_has_its_own_list(root):
     cut(root / "images/train/train1.jpg")
-    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.5)
     for transform in (TrainTransform(crop=32), EvalTransform()):
-        assert len(intake.dataset(data_of(root), "train", transform)) == 5
-    assert intake.counts == {"skipped": {"train": 1, "train, evaluated": 1}}
+        assert len(builder.dataset(data_of(root), "train", transform)) == 5
+    assert builder.skipped_counts == {"skipped": {"train": 1, "train, evaluated": 1}}
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"train": [{"file": "x"}]}', '{"train": 3}', "{", "\0"])
 def test_a_damaged_list_is_refused(tmp_path, content):
     (tmp_path / "skipped.json").write_text(content)
     with pytest.raises(UserError, match=r"skipped.json: unreadable"):
-        DatasetBuilder(runtime=ALONE, known=tmp_path / "skipped.json")
+        DatasetBuilder(runtime=ALONE, resumed_from=tmp_path / "skipped.json")
 
 
 @pytest.mark.parametrize(
@@ -232,14 +233,15 @@ def test_a_damaged_list_is_refused(tmp_path, content):
         ({"error_budget": "1%"}, "share"),
     ],
 )
-def test_optionsare_checked(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_options_are_checked(options, message):
+    with pytest.raises(UserError, match=message):
         DatasetBuilder(runtime=ALONE, **options)
 
 
-def test_an_older_run_lacks_the_options():
-    intake = DatasetBuilder.from_config({"workers": 3, "crop": 32}, runtime=ALONE)
-    assert (intake.on_error, intake.cache, intake.workers) == ("fail", None, 3)
+def test_the_options_come_from_the_data_config():
+    options = DataOptions(split="val", workers=3, on_error="skip", error_budget=0.2)
+    builder = DatasetBuilder.from_config(options, runtime=ALONE)
+    assert (builder.on_error, builder.error_budget, builder.cache, builder.workers) == ("skip", 0.2, None, 3)
 
 
 def test_two_processes_share_the_reading_and_agree(root, tmp_path):
@@ -247,23 +249,25 @@ def test_two_processes_share_the_reading_and_agree(root, tmp_path):
         cut(root / f"images/train/train{number}.jpg")
     data = data_of(root)
 
-    def prepare(where):
+    def prepare(group):
         options = {"on_error": "skip", "error_budget": 0.4, "cache": str(tmp_path / "cache")}
-        intake = DatasetBuilder(runtime=where, **options)
-        dataset = intake.dataset(data, "train", TrainTransform(crop=32))
-        too_few = DatasetBuilder(runtime=where, on_error="skip", error_budget=0.1)
+        builder = DatasetBuilder(runtime=group, **options)
+        dataset = builder.dataset(data, "train", TrainTransform(crop=32))
+        too_few = DatasetBuilder(runtime=group, on_error="skip", error_budget=0.1)
         try:
             too_few.dataset(data, "train", TrainTransform(crop=32))
         except UserError as error:
-            return intake.skipped, dataset[SampleKey(2, 1)]["image"].tolist(), str(error)
+            return builder.skipped, dataset[SampleKey(2, 1)]["image"].tolist(), str(error)
         return None
 
     first, second = in_processes(2, prepare)
     assert first is not None
     assert first == second
     assert [entry["name"] for entry in first[0]["train"]] == ["train1", "train4"]
-    # seeded by its new index, which is what it would have without the broken files
-    expected = TrainTransform(crop=32)(*data.dataset("train", None).read(3)[:2], sample_seed(0, SampleKey(2, 1)))[0]
+    # seeded by its new index, the one it would have without the broken files
+    expected = TrainTransform(crop=32)(
+        *data.dataset("train", None).read(3)[:2], sample_seed(0, SampleKey(2, 1))
+    )[0]
     assert first[1] == expected.transpose(2, 0, 1).tolist()
     assert first[2].startswith("2 of 6 files of train cannot be read")
 
@@ -271,25 +275,25 @@ def test_two_processes_share_the_reading_and_agree(root, tmp_path):
 # ------------------------------------------------------------------ the command line
 
 
-def small(root, folder):
+def small_training(root, folder):
     options = ["data.crop=32", "data.workers=2", "trainer.batch=2", "trainer.tensorboard=false", "samples=1"]
     return ["data=masks", f"data.root={root}", *options, "trainer.eval_every=2", f"run={folder}"]
 
 
 def result(folder):
-    """Metrics and the bytes of the weights that a run ended with."""
+    """Metrics of a run, and the bytes of its last checkpoint."""
     metrics = json.loads((folder / "metrics.json").read_text())
     return metrics, (folder / "checkpoints" / "last.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 def test_a_run_with_a_broken_file_equals_one_without_it(tmp_path):
-    """The one reads from a cache, too; and it goes on with the same samples after the file was mended."""
+    """Also through a cache; and a resumed run keeps the same samples after the file was repaired."""
     root = write_data(tmp_path / "data")
     whole = (root / "images/train/train2.jpg").read_bytes()
     broken = cut(root / "images/train/train2.jpg")
     skip = ["data.on_error=skip", "data.error_budget=0.2", "data.cache=pixels", "trainer.steps=4"]
-    output = run("train", *small(root, "skips"), *skip, cwd=tmp_path)
+    output = run("train", *small_training(root, "skips"), *skip, cwd=tmp_path)
     assert "train file read 6/6" in output
     assert "images to cache 5/5" in output
     assert f"1 train file left out (skipped.json), the first: {broken}: truncated" in output
@@ -309,13 +313,13 @@ def test_a_run_with_a_broken_file_equals_one_without_it(tmp_path):
 
     for folder, end in (("images", "jpg"), ("masks", "png")):
         (root / folder / "train" / f"train2.{end}").unlink()
-    run("train", *small(root, "without"), "trainer.steps=4", cwd=tmp_path)
+    run("train", *small_training(root, "without"), "trainer.steps=4", cwd=tmp_path)
     assert (metrics, weights) == result(tmp_path / "without")
 
 
 def test_eval_reads_the_cache_and_refuses_a_stale_one(tmp_path):
     root = write_data(tmp_path / "data")
-    options = [*small(root, "run"), "data.on_error=skip", "data.cache=pixels", "trainer.steps=2"]
+    options = [*small_training(root, "run"), "data.on_error=skip", "data.cache=pixels", "trainer.steps=2"]
     run("train", *options, cwd=tmp_path)
     evaluate = [f"run={tmp_path / 'run'}", "out=scores", "checkpoint=last"]
     run("eval", *evaluate, cwd=tmp_path)
@@ -334,15 +338,15 @@ def test_broken_masks_are_left_out_too(tmp_path):
     (root / "masks/val/val1.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"train0.png: truncated"):
         masks(root=str(root))
-    intake = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.4)
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.4)
     for split, left in (("train", 5), ("val", 2)):
-        assert len(intake.dataset(masks(root=str(root), on_error="skip"), split, EvalTransform())) == left
+        assert len(builder.dataset(masks(root=str(root), on_error="skip"), split, EvalTransform())) == left
 
 
 def test_more_broken_files_than_the_budget_end_the_run(tmp_path):
     root = write_data(tmp_path / "data")
     broken = cut(root / "images/train/train2.jpg")
-    output = run("train", *small(root, "run"), "data.on_error=skip", cwd=tmp_path, status=1)
+    output = run("train", *small_training(root, "run"), "data.on_error=skip", cwd=tmp_path, status=1)
     message = output.strip().splitlines()[-1]
     assert message.startswith(
         "error: 1 of 6 files of train cannot be read (16.67%; data.error_budget allows 1.00%)"
@@ -352,5 +356,5 @@ def test_more_broken_files_than_the_budget_end_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["my cache/a,b", "[x]=1"])
-def test_a_cache_folder_is_taken_as_it_is_typed(path):
+def test_a_cache_folder_is_used_as_typed(path):
     assert compose.compose_config("train", [f"data.cache={path}"]).data.cache == path
