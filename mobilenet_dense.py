@@ -108,7 +108,7 @@ def load(
     Args:
         source: the folder of a run; `user/name` on the Hub (needs the extra `hub`); or a file that
             tools/export.py wrote.
-        overrides: for the run's configuration, such as `inference.flip=true` or `task.shown=0.5`.
+        overrides: for the run's configuration, such as `inference.flip=true` or `task.draw_threshold=0.5`.
         run: for an exported file that does not lie in its run's folder: that folder.
         checkpoint: `best` or `last`.
         device: `cpu`, `cuda`, `cuda:1` ...; an exported file runs on the CPU.

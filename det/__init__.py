@@ -1,35 +1,36 @@
-"""Object detection: SSDLite on MobileNet backbones, trained on boxes."""
+"""Object detection: SSDLite on any backbone."""
+
+from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from engine.contracts import TaskInfo
 
 if TYPE_CHECKING:
-    from det.export import ExportedDetection
+    from det.export import DetectionWithFile, ExportedDetection
     from det.report import DetectionReporter
-    from det.task import Detection
 
 
-def _reporter(task: "Detection") -> "DetectionReporter":
+def _reporter(task: Any) -> DetectionReporter:
     from det.report import DetectionReporter
 
     return DetectionReporter(task)
 
 
-def _export(**options: Any) -> "ExportedDetection":
+def _export(**options: Any) -> ExportedDetection:
     from det.export import ExportedDetection
 
     return ExportedDetection(**options)
 
 
-def _with_file(*, task: "Detection", artifact: Any) -> "Detection":
-    from det.export import with_file
+def _with_file(*, task: Any, artifact: Any) -> DetectionWithFile:
+    from det.export import DetectionWithFile
 
-    return with_file(task=task, artifact=artifact)
+    return DetectionWithFile(task=task, artifact=artifact)
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
-    """Table 6: without batch norm."""
+    """Table 6 leaves out the parameters of batch norm."""
     params, madds = count.detection()
     return params, madds
 
@@ -47,4 +48,3 @@ TASK = TaskInfo(
     with_file=_with_file,
     totals=_totals,
 )
-"""What the tools read about this package."""

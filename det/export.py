@@ -1,4 +1,4 @@
-"""Detection as it ships: raw heads or finished detections, and a shipped file in the task's place.
+"""Detection in an exported file, raw or with the post-processing; and the task that predicts with one.
 
 The post-processing is that of `det.postprocess`, without steps whose number or size depends on the data:
 TensorFlow's and torchvision's do not export to every runtime, or only for one image.
@@ -6,7 +6,6 @@ TensorFlow's and torchvision's do not export to every runtime, or only for one i
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,29 +18,30 @@ from torchvision.ops import box_iou
 from det.boxes import Detections, areas, to_pixels
 from det.postprocess import FIRST_LOOK, Postprocess
 from det.task import Detection
-from engine.contracts import Batch
+from engine.contracts import Batch, Image
 
 OUTPUTS = {"raw": ("deltas", "scores"), "detections": ("boxes", "scores", "labels", "exact")}
 COMPARED = {"raw": ("deltas", "scores"), "detections": ()}
-"""Outputs whose numbers are compared: of two boxes that overlap as much as is allowed, rounding decides."""
+"""Outputs whose numbers are compared. Not those of suppression: rounding may decide between two boxes whose
+overlap is near the threshold."""
 SAME_IOU, SAME_SCORE = 0.9, 0.01
-"""Two boxes of a class are the same detection from this overlap on, and up to this difference of scores."""
+"""Two boxes of a class are the same detection if they overlap at least this much, and their scores differ by
+at most this much."""
 
 
-class Export(nn.Module):
-    """What is captured: normalization, network, and, for `detections`, what follows it.
+class ExportedDetection(nn.Module):
+    """What export captures: normalization, network and, with `output=detections`, the post-processing.
 
     Args:
         task: with its trained model.
-        output: `raw`, offsets [N, A, 4] and class scores [N, A, K + 1] as the network gives them; or
+        output: `raw`, box deltas [N, A, 4] and class scores [N, A, K + 1] as the network gives them; or
             `detections`, see `Suppression`.
-        look: see `Suppression`.
-        steps: see `Suppression`.
-        normalize: whether images are 0..255, or normalized already.
-        dtype: of images 0..255, `uint8` or `float32`; normalized ones are float32.
+        look, steps: see `Suppression`.
+        normalize: whether the graph normalizes images of 0..255; else it takes normalized ones.
+        dtype: of images of 0..255, `uint8` or `float32`; normalized ones are float32.
 
     Raises:
-        ValueError: an unknown option.
+        ValueError: if an option is unknown or out of range.
     """
 
     def __init__(
@@ -60,59 +60,68 @@ class Export(nn.Module):
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
-        self.normalizer, self.postprocess = task.normalize, task.postprocess
+        self.normalize, self.postprocess = task.normalize, task.postprocess
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.output, self.names, self.compared = output, OUTPUTS[output], COMPARED[output]
-        self.suppress = Suppression(postprocess=task.postprocess, look=look, steps=steps)
+        self.suppression = Suppression(postprocess=task.postprocess, look=look, steps=steps)
+
+    @property
+    def anchors(self) -> Tensor:
+        """float32 [A, 4], xyxy as fractions of the input."""
+        anchors: Tensor = self.model.anchors  # type: ignore[assignment]
+        return anchors
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images [N, 3, h, w] -> what `names` says."""
-        deltas, scores = self.model(self.normalizer(images) if self.normalized else images)
+        """Images [N, 3, h, w] -> the outputs that `names` lists."""
+        deltas, scores = self.model(self.normalize(images) if self.normalized else images)
         if self.output == "raw":
             return deltas, scores
         if self.postprocess.activation == "sigmoid":
-            rated = scores[..., 1:].float().sigmoid()
+            confidences = scores[..., 1:].float().sigmoid()
         else:
-            rated = scores.float().softmax(-1)[..., 1:]
-        boxes = self.postprocess.coder.decode(deltas.float(), self.model.anchors.float()).clamp(0, 1)
-        return self.suppress(boxes, rated)
+            confidences = scores.float().softmax(-1)[..., 1:]
+        boxes = self.postprocess.coder.decode(deltas.float(), self.anchors.float()).clamp(0, 1)
+        detections: tuple[Tensor, ...] = self.suppression(boxes, confidences)
+        return detections
 
-    def transform(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB [H, W, 3] -> what the network is given, [h, w, 3]."""
-        return self.eval_transform(picture)
+    def transform(self, image: Image) -> Image:
+        """RGB [H, W, 3] -> the network's input [h, w, 3]."""
+        return self.eval_transform(image)
 
     def agreement(self, ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:
-        """Share of the detections that both outputs hold; 1 where neither holds any."""
-        found = [self._detections(outputs) for outputs in (ours, theirs)]
-        pairs = [_shared(*pair) for pair in zip(*found, strict=True)]
-        total = sum(max(len(a.labels), len(b.labels)) for a, b in zip(*found, strict=True))
-        return sum(pairs) / total if total else 1.0
+        """Share of the detections that both outputs have in common; 1 if neither has any."""
+        pairs = list(zip(self._detections(ours), self._detections(theirs), strict=True))
+        total = sum(max(len(a.labels), len(b.labels)) for a, b in pairs)
+        return sum(_count_common(a, b) for a, b in pairs) / total if total else 1.0
 
     def _detections(self, outputs: Sequence[NDArray[Any]]) -> list[Detections]:
         tensors = [torch.from_numpy(np.asarray(output)) for output in outputs]
-        if self.output == "detections":
-            return finished(*tensors[:3], torch.ones(len(tensors[0]), 2))
         sizes = torch.ones(len(tensors[0]), 2)
-        return self.postprocess(*tensors, self.model.anchors.cpu(), sizes)
+        if self.output == "detections":
+            boxes, scores, labels = tensors[:3]
+            return unpadded(boxes, scores, labels, sizes)
+        deltas, scores = tensors
+        return self.postprocess(deltas, scores, self.anchors.cpu(), sizes)
 
 
 class Suppression(nn.Module):
-    """`Postprocess.select` for N images at once, as a fixed number of fixed steps.
+    """`Postprocess.select` for N images at once, as a fixed number of steps of fixed size.
 
-    Greedy suppression keeps a box unless a better one that is kept itself covers it. Read as an equation this
-    has one solution, and repeating "kept, unless covered by one that is kept so far" reaches it after as many
-    steps as the longest chain of boxes of which each decides about the next.
+    Greedy suppression keeps a box unless it overlaps too much with a better box that is itself kept. Applying
+    "kept, unless covered by a box that is kept so far" again and again ends at the same, only answer, after
+    as many steps as the longest chain of boxes in which each decides about the next.
 
     Args:
         postprocess: thresholds and limits.
-        look: best pairs of anchor and class that are looked at.
-        steps: of the repetition.
+        look: number of pairs of anchor and class, best first, that are considered.
+        steps: number of repetitions.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: if a number is below 1.
     """
 
-    earlier: Tensor
+    is_better: Tensor
+    """bool [better, worse]: pairs are in order of their scores."""
 
     def __init__(self, *, postprocess: Postprocess, look: int = FIRST_LOOK, steps: int = 16) -> None:
         super().__init__()
@@ -121,81 +130,83 @@ class Suppression(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.limits, self.steps = postprocess, steps
         self.look = max(look, postprocess.max_detections)
-        earlier = torch.ones(self.look, self.look, dtype=torch.bool).triu(1)
-        self.register_buffer("earlier", earlier, persistent=False)
+        is_better = torch.ones(self.look, self.look, dtype=torch.bool).triu(1)
+        self.register_buffer("is_better", is_better, persistent=False)
 
     def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """boxes [N, A, 4] as fractions of the image, scores [N, A, K] -> D detections of each, best first.
+        """Boxes [N, A, 4] as fractions of the image, scores [N, A, K] -> D detections of each, best first.
 
         Returns:
-            boxes [N, D, 4], scores [N, D], labels [N, D] int64 (where there are fewer: 0, 0 and -1), and
-            exact [N] bool: whether the steps and the look were enough, so that the detections are those of
-            `Postprocess`.
+            boxes [N, D, 4], scores [N, D] and labels [N, D] int64, padded by 0, 0 and -1 if there are fewer;
+            exact [N] bool, whether `steps` and `look` were large enough for the result of `Postprocess`.
         """
         classes, total = scores.shape[2], scores.shape[1] * scores.shape[2]
         look, wanted = min(self.look, total), min(self.limits.max_detections, total)
         best, index = scores.flatten(1).topk(look)
         labels = index % classes
-        places = boxes.gather(1, (index // classes)[..., None].expand(-1, -1, 4))
+        candidates = boxes.gather(1, (index // classes)[..., None].expand(-1, -1, 4))
         valid = best > self.limits.score_threshold
-        # [N, better, worse]: pairs of one class
-        rivals = self.earlier[:look, :look] & (labels[:, :, None] == labels[:, None, :])
+        same_class = labels[:, :, None] == labels[:, None, :]
+        better_of_class = self.is_better[:look, :look] & same_class  # [N, better, worse]
         allowed = valid
         if self.limits.candidates is not None:
-            allowed = allowed & (rivals.float().sum(1) < self.limits.candidates)
-        covers = (rivals & (overlaps(places) > self.limits.iou_threshold)).float()
+            allowed = allowed & (better_of_class.float().sum(1) < self.limits.candidates)
+        covers = (better_of_class & (batched_iou(candidates) > self.limits.iou_threshold)).float()
         kept, settled = self._settle(allowed, covers)
-        kept = kept & (areas(places) > 0)
-        if (
-            self.limits.per_class is not None and self.limits.per_class < wanted
-        ):  # else there is no such rival
-            kept = kept & (_among(kept, rivals.float()) < self.limits.per_class)
+        kept = kept & (areas(candidates) > 0)
+        # A limit per class that is not below the limit per image changes nothing.
+        if self.limits.per_class is not None and self.limits.per_class < wanted:
+            kept = kept & (_count_paired(kept, better_of_class.float()) < self.limits.per_class)
         enough = kept.sum(1) >= wanted
         exact = settled & (enough | (valid.sum(1) < look) if look < total else torch.ones_like(enough))
         order = torch.arange(look, 0, -1, device=boxes.device)
-        chosen, first = (kept * order).topk(wanted)
-        there = chosen > 0
+        rank, first = (kept * order).topk(wanted)
+        filled = rank > 0
         return (
-            places.gather(1, first[..., None].expand(-1, -1, 4)) * there[..., None],
-            best.gather(1, first) * there,
-            torch.where(there, labels.gather(1, first), -1),
+            candidates.gather(1, first[..., None].expand(-1, -1, 4)) * filled[..., None],
+            best.gather(1, first) * filled,
+            torch.where(filled, labels.gather(1, first), -1),
             exact,
         )
 
     def _settle(self, allowed: Tensor, covers: Tensor) -> tuple[Tensor, Tensor]:
-        """allowed [N, M] and covers [N, better, worse] -> kept [N, M], and whether it changes no more [N]."""
+        """allowed [N, M] and covers [N, better, worse] -> kept [N, M], and whether the last step changed
+        nothing [N]."""
         kept = before = allowed
         for _ in range(self.steps):
-            before, kept = kept, allowed & (_among(kept, covers) == 0)
+            before, kept = kept, allowed & (_count_paired(kept, covers) == 0)
         return kept, (kept == before).all(1)
 
 
-def _among(chosen: Tensor, pairs: Tensor) -> Tensor:
-    """How many of those that are chosen [N, M] each is paired with [N, M, M] -> [N, M] float."""
+def _count_paired(chosen: Tensor, pairs: Tensor) -> Tensor:
+    """How many of the chosen [N, M] each box is paired with, by pairs [N, M, M] -> float [N, M]."""
     return (chosen.float()[:, None] @ pairs)[:, 0]
 
 
-def overlaps(boxes: Tensor) -> Tensor:
-    """Boxes [N, M, 4] -> intersection over union of each two [N, M, M]; 0 where both are empty."""
-    left, top, right, bottom = (side[:, :, None] for side in boxes.unbind(-1))  # side by side: faster
+def batched_iou(boxes: Tensor) -> Tensor:
+    """Boxes [N, M, 4] -> intersection over union of each two in an image [N, M, M]; 0 if both are empty."""
+    # One tensor per coordinate is faster than slices of [..., 4].
+    left, top, right, bottom = (side[:, :, None] for side in boxes.unbind(-1))
     widths = (torch.minimum(right, right.mT) - torch.maximum(left, left.mT)).clamp(min=0)
     heights = (torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)).clamp(min=0)
-    shared = widths * heights
+    intersections = widths * heights
     sizes = areas(boxes)
-    return shared / (sizes[:, :, None] + sizes[:, None, :] - shared).clamp(min=1e-12)
+    unions = sizes[:, :, None] + sizes[:, None, :] - intersections
+    return intersections / unions.clamp(min=1e-12)
 
 
-def finished(boxes: Tensor, scores: Tensor, labels: Tensor, sizes: Tensor) -> list[Detections]:
-    """What `Suppression` gives for images of `sizes` [N, 2] (height, width) -> boxes in their pixels."""
-    found = []
-    for part, rated, named, (height, width) in zip(boxes, scores, labels, sizes.tolist(), strict=True):
-        there = named >= 0
-        found.append(Detections(to_pixels(part[there], (height, width)), rated[there], named[there]))
-    return found
+def unpadded(boxes: Tensor, scores: Tensor, labels: Tensor, sizes: Tensor) -> list[Detections]:
+    """The outputs of `Suppression`, and image sizes [N, 2] (height, width) -> detections in pixels."""
+    detections = []
+    for index, (height, width) in enumerate(sizes.tolist()):
+        filled = labels[index] >= 0
+        pixels = to_pixels(boxes[index][filled], (height, width))
+        detections.append(Detections(pixels, scores[index][filled], labels[index][filled]))
+    return detections
 
 
-def _shared(ours: Detections, theirs: Detections) -> int:
-    """How many of our detections are among theirs, each counted once."""
+def _count_common(ours: Detections, theirs: Detections) -> int:
+    """How many of our detections are among theirs; each of theirs counts once."""
     same = box_iou(ours.boxes, theirs.boxes) >= SAME_IOU
     same &= ours.labels[:, None] == theirs.labels[None]
     same &= (ours.scores[:, None] - theirs.scores[None]).abs() <= SAME_SCORE
@@ -207,23 +218,41 @@ def _shared(ours: Detections, theirs: Detections) -> int:
     return count
 
 
-def run_artifact(*, task: Detection, artifact: Any) -> Detection:
-    """`task`, predicting with a shipped file (`deploy.artifact.Artifact`) in place of its model.
+class DetectionWithFile(Detection):
+    """`task`, predicting with an exported file instead of its model.
+
+    Args:
+        task: a detection task with the classes of the file.
+        artifact: the file, a `deploy.artifact.Artifact`.
 
     Raises:
-        UserError: the file is of another task or of other classes.
+        UserError: if the file is of another task, or has other classes.
     """
-    artifact.check("det", task.classes.names)
-    anchors = task.model.anchors
-    task.model = artifact
-    task.normalize = artifact.normalize(task.normalize)
-    if artifact.output == "detections":
-        task.predict = functools.partial(_predict_finished, task)
-    else:
-        artifact.register_buffer("anchors", anchors, persistent=False)
-    return task.eval()
 
+    file_anchors: Tensor
 
-def _predict_finished(task: Detection, batch: Batch) -> list[Detections]:
-    boxes, scores, labels, _ = task.model(task.normalize(batch["image"]))
-    return finished(boxes, scores, labels, batch["size"])
+    def __init__(self, *, task: Detection, artifact: Any) -> None:
+        artifact.check("det", task.classes.names)
+        super().__init__(
+            model=artifact,
+            classes=task.classes,
+            eval_transform=task.eval_transform,
+            loss=task.loss,
+            matcher=task.matcher,
+            postprocess=task.postprocess,
+            draw_threshold=task.draw_threshold,
+        )
+        self.normalize = artifact.normalize(task.normalize)
+        self.register_buffer("file_anchors", task.anchors, persistent=False)
+        self.eval()
+
+    @property
+    def anchors(self) -> Tensor:
+        return self.file_anchors
+
+    def predict(self, batch: Batch) -> list[Detections]:
+        """Detections per image, with boxes in pixels of `size`."""
+        if self.model.output == "raw":
+            return super().predict(batch)
+        boxes, scores, labels, _ = self.model(self.normalize(batch["image"]))
+        return unpadded(boxes, scores, labels, batch["size"])

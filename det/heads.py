@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from backbones.blocks import ConvNormAct
 from backbones.contract import AnyBackbone, conv_settings
 
-DEVIATION = 0.03
-"""Of the normal distribution that the released configurations draw weights from."""
+WEIGHT_DEVIATION = 0.03
+"""Standard deviation of the initial weights (released configuration)."""
 
 
 class SSDLite(nn.Module):
-    """Extra feature maps behind the backbone's two, and predictions of boxes and classes on each map.
+    """Extra feature maps after the backbone's C4 and C5, and a predictor of boxes and classes on each map.
 
     Args:
         channels: of C4 and C5.
-        num_classes: K; every anchor has K + 1 scores, the first for background.
-        per_place: anchors per place of each map, from the anchor generator.
-        extras: channels of the extra maps, each of half the size of the one before.
-        net: the backbone, for its padding and batch norm settings.
-        score_bias: what class scores start with. -4.6 = log(0.01 / 0.99) for focal loss with a sigmoid, so
-            that at first nothing is an object; 0 for a softmax.
+        num_classes: K; each anchor has K + 1 scores, the first for background.
+        anchors_per_cell: for each map, from the anchor generator.
+        backbone: padding and batch norm are set as in the backbone.
+        extras: channels of the extra maps, each half as large as the map before.
+        score_bias: initial bias of the class scores. -4.6 = log(0.01 / 0.99) for focal loss with a sigmoid,
+            so that the network starts with predicting no objects; 0 for a softmax.
 
     Raises:
-        ValueError: the number of maps is not that of the anchors.
+        ValueError: if the anchors are for another number of maps.
     """
 
     class_layers = ("scores.*.predict",)
@@ -41,30 +41,31 @@ class SSDLite(nn.Module):
         *,
         channels: tuple[int, int],
         num_classes: int,
-        per_place: Sequence[int],
-        net: AnyBackbone,
+        anchors_per_cell: Sequence[int],
+        backbone: AnyBackbone,
         extras: Sequence[int] = (512, 256, 256, 128),
         score_bias: float = -4.6,
     ) -> None:
         super().__init__()
         maps = (*channels, *extras)
-        if len(maps) != len(per_place):
+        if len(maps) != len(anchors_per_cell):
             raise ValueError(
-                f"there are {len(maps)} feature maps, C4, C5 and {len(extras)} extras, and anchors for "
-                f"{len(per_place)}: set the anchors' maps to {len(maps)}"
+                f"there are {len(maps)} feature maps (C4, C5 and {len(extras)} extras) but anchors for "
+                f"{len(anchors_per_cell)}; set the anchors' maps to {len(maps)}"
             )
-        self.extras = nn.ModuleList(Extra(before, after, net=net) for before, after in pairwise(maps[1:]))
-        self.boxes = nn.ModuleList(
-            Predictor(width, count * 4, net=net) for width, count in zip(maps, per_place, strict=True)
+        settings = {"act": "RE6", **conv_settings(backbone)}
+        per_map = list(zip(maps, anchors_per_cell, strict=True))
+        self.extras = nn.ModuleList(
+            ExtraMap(before, after, **settings) for before, after in pairwise(maps[1:])
         )
+        self.boxes = nn.ModuleList(Predictor(width, 4 * anchors, **settings) for width, anchors in per_map)
         self.scores = nn.ModuleList(
-            Predictor(width, count * (num_classes + 1), net=net)
-            for width, count in zip(maps, per_place, strict=True)
+            Predictor(width, (num_classes + 1) * anchors, **settings) for width, anchors in per_map
         )
         self.num_classes = num_classes
-        _init(self)
+        _init_weights(self)
         for predictor in self.scores:
-            nn.init.constant_(predictor.predict.bias, score_bias)
+            nn.init.constant_(cast(Tensor, cast(Predictor, predictor).predict.bias), score_bias)
 
     def map_sizes(self, c4: tuple[int, int], c5: tuple[int, int]) -> list[tuple[int, int]]:
         """Sizes (height, width) of C4 and C5 -> those of all maps."""
@@ -75,9 +76,9 @@ class SSDLite(nn.Module):
         return sizes
 
     def forward(self, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C4, H/16, W/16], [N, C5, H/32, W/32] -> offsets [N, A, 4] and class scores [N, A, K + 1].
+        """[N, C4, H/16, W/16], [N, C5, H/32, W/32] -> box deltas [N, A, 4] and class scores [N, A, K + 1].
 
-        The order of the A predictions is that of the anchors: map, row, column, anchor at this place.
+        The A predictions are in the order of the anchors: map, row, column, anchor in this cell.
         """
         maps = [c4, c5]
         for extra in self.extras:
@@ -89,34 +90,37 @@ class SSDLite(nn.Module):
         return torch.cat(deltas, dim=1), torch.cat(scores, dim=1)
 
 
-class Extra(nn.Module):
+class ExtraMap(nn.Module):
     """[N, before, h, w] -> [N, after, h/2, w/2]: 1x1 to half of `after`, 3x3 depthwise, 1x1; all ReLU6."""
 
-    def __init__(self, before: int, after: int, *, net: AnyBackbone) -> None:
+    def __init__(self, before: int, after: int, **settings: Any) -> None:
         super().__init__()
         half = after // 2
-        self.reduce = SmallMapConv(before, half, **_settings(net))
-        self.depthwise = SmallMapConv(half, half, kernel=3, stride=2, groups=half, **_settings(net))
-        self.expand = SmallMapConv(half, after, **_settings(net))
+        self.reduce = SmallMapConv(before, half, **settings)
+        self.depthwise = SmallMapConv(half, half, kernel=3, stride=2, groups=half, **settings)
+        self.expand = SmallMapConv(half, after, **settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.expand(self.depthwise(self.reduce(x)))
+        expanded: Tensor = self.expand(self.depthwise(self.reduce(x)))
+        return expanded
 
 
 class Predictor(nn.Module):
     """3x3 depthwise with batch norm and ReLU6, then a 1x1 convolution with bias."""
 
-    def __init__(self, channels: int, outputs: int, *, net: AnyBackbone) -> None:
+    def __init__(self, channels: int, outputs: int, **settings: Any) -> None:
         super().__init__()
-        self.depthwise = SmallMapConv(channels, channels, kernel=3, groups=channels, **_settings(net))
+        self.depthwise = SmallMapConv(channels, channels, kernel=3, groups=channels, **settings)
         self.predict = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.predict(self.depthwise(x))
+        predictions: Tensor = self.predict(self.depthwise(x))
+        return predictions
 
 
 class SmallMapConv(ConvNormAct):
-    """`ConvNormAct` that also trains where one image leaves one value per channel, as on the last 1x1 map."""
+    """`ConvNormAct` that can be trained on one image with a single value per channel, as on the last, 1x1
+    map."""
 
     def __init__(self, channels_in: int, channels_out: int, **settings: Any) -> None:
         super().__init__(channels_in, channels_out, **settings)
@@ -124,7 +128,7 @@ class SmallMapConv(ConvNormAct):
 
 
 class SmallMapNorm(nn.BatchNorm2d):
-    """Batch norm that uses its running statistics where one value per channel has no variance."""
+    """Batch norm that uses its running statistics if a single value per channel has no variance."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:
@@ -134,19 +138,15 @@ class SmallMapNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def _settings(net: AnyBackbone) -> dict[str, Any]:
-    return {"act": "RE6", **conv_settings(net)}
-
-
 def _by_anchor(x: Tensor, values: int) -> Tensor:
     """[N, anchors * values, h, w] -> [N, h * w * anchors, values]"""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
 
 
-def _init(head: nn.Module) -> None:
-    """Weights are normal with deviation 0.03, biases 0, batch norm the identity (released configuration)."""
+def _init_weights(head: nn.Module) -> None:
+    """Normal weights, biases 0, and batch norm as the identity (released configuration)."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=DEVIATION)
+            nn.init.normal_(module.weight, std=WEIGHT_DEVIATION)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

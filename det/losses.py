@@ -1,8 +1,9 @@
-"""Losses on the two outputs of a detector: class scores and box offsets.
+"""Losses on the two outputs of a detector: box deltas and class scores.
 
-Both are called as loss(deltas [N, A, 4], scores [N, A, K + 1], targets) with `det.anchors.matcher.Targets`, and
-return {"classification": scalar, "localization": scalar}: sums over the anchors of the batch, divided by the
-number of matched anchors (at least 1). They are computed in float32 whatever the autocast.
+Both are called as loss(deltas [N, A, 4], scores [N, A, K + 1], targets), targets as of
+`det.anchors.matcher`, and return {"classification": scalar, "localization": scalar}: sums over the anchors of
+the batch, divided by the number of matched anchors (at least 1). They are computed in float32, also under
+autocast.
 """
 
 import torch
@@ -15,21 +16,21 @@ Losses = dict[str, Tensor]
 
 
 class FocalLoss(nn.Module):
-    """The loss of the released configuration: sigmoid focal loss and smooth L1, weighted 1 to 1.
+    """The loss of the released configuration: sigmoid focal loss plus smooth L1, with equal weights.
 
-    Classification: Lin et al. 2017, equation 5, over all K + 1 columns; the column of an anchor's object is
-    to be 1, and all are to be 0 at anchors without one, that of the background too
-    (`encode_background_as_zeros`). Localization: smooth L1 at matched anchors,
-    the mean of the four numbers (`normalize_loc_loss_by_codesize`).
+    Classification: Lin et al. 2017, equation 5, over all K + 1 columns. The target is 1 in the column of an
+    anchor's object, and 0 in all columns at anchors without one, including the background's
+    (`encode_background_as_zeros`). Localization: smooth L1 at matched anchors, the mean of the four deltas
+    (`normalize_loc_loss_by_codesize`).
 
     Args:
-        alpha: weight of the column that is to be 1; 1 - alpha for the others.
-        gamma: how much easy columns are played down; 0 for plain cross entropy.
-        delta: where smooth L1 turns from a square into a line.
-        background: treat the background as a class of its own, which is to be 1 at anchors without an object.
+        alpha: weight of columns whose target is 1; 1 - alpha for the others.
+        gamma: how strongly easy columns are weighted down; 0 for plain cross entropy.
+        delta: error at which smooth L1 turns from quadratic to linear.
+        background: make the background a class of its own, whose target is 1 at anchors without an object.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -40,17 +41,17 @@ class FocalLoss(nn.Module):
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
-        self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _checked(delta), background
+        self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _positive(delta), background
 
     def forward(self, deltas: Tensor, scores: Tensor, targets: Targets) -> Losses:
         counted = targets.labels != IGNORED_ANCHOR
         truth = targets.labels.clamp(min=0)[..., None]  # [N, A, 1]
         is_one = torch.ones_like(truth, dtype=torch.bool) if self.background else truth > 0
         scores = scores.float()
-        # With its sign turned where the truth is 1, every score is better the lower it is.
+        # With the sign of scores whose target is 1 turned, lower is better for every score.
         own = scores.gather(2, truth)
         wrong = scores.scatter(2, truth, torch.where(is_one, -own, own))
-        # Powers by way of the logarithm: the gradient of 0 ** gamma is infinite for gamma < 1.
+        # Powers through the logarithm, because the gradient of 0 ** gamma is infinite for gamma < 1.
         focal = torch.exp(self.gamma * F.logsigmoid(wrong)) * F.softplus(wrong)
         of_truth = (focal.gather(2, truth) * is_one)[..., 0]
         per_anchor = (1 - self.alpha) * focal.sum(2) + (2 * self.alpha - 1) * of_truth
@@ -62,21 +63,21 @@ class FocalLoss(nn.Module):
 
 
 class MultiboxLoss(nn.Module):
-    """The loss of the SSD paper (section 2.2): softmax cross entropy with mined negatives, and smooth L1.
+    """The loss of the SSD paper (section 2.2): softmax cross entropy with mined negatives, plus smooth L1.
 
-    Matched anchors count, and of the others of each image those with the largest loss, up to `negatives`
-    times as many. Localization: smooth L1 at matched anchors, the sum of the four numbers. Equal to
-    torchvision's `SSD.compute_loss`, but for images with more than a quarter of their anchors matched, where
-    torchvision counts matched anchors twice when it runs out of others.
+    Classification: over matched anchors and, in each image, over the unmatched ones with the largest loss, up
+    to `negatives` times as many. Localization: smooth L1 at matched anchors, the sum of the four deltas.
+    Equal to torchvision's `SSD.compute_loss`, except for images with more than a quarter of their anchors
+    matched: torchvision runs out of negatives there and counts matched anchors twice.
 
     Args:
         negatives: mined anchors per matched one.
-        min_negatives: mined anchors of an image at least, so that images without objects teach something. The
-            paper has 0.
-        delta: where smooth L1 turns from a square into a line.
+        min_negatives: least number of mined anchors in an image, so that images without objects are learned
+            from. The paper has 0.
+        delta: error at which smooth L1 turns from quadratic to linear.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, *, negatives: float = 3.0, min_negatives: int = 0, delta: float = 1.0) -> None:
@@ -85,7 +86,7 @@ class MultiboxLoss(nn.Module):
             raise ValueError(f"negatives must be above 0 (the SSD paper: 3), got {negatives}")
         if min_negatives < 0:
             raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
-        self.negatives, self.min_negatives, self.delta = negatives, min_negatives, _checked(delta)
+        self.negatives, self.min_negatives, self.delta = negatives, min_negatives, _positive(delta)
 
     def forward(self, deltas: Tensor, scores: Tensor, targets: Targets) -> Losses:
         labels = targets.labels
@@ -107,12 +108,12 @@ class MultiboxLoss(nn.Module):
 
 
 def _smooth_l1(deltas: Tensor, targets: Targets, delta: float) -> Tensor:
-    """Sum over matched anchors and the four numbers; at |x| <= delta half its square."""
+    """Sum over matched anchors and the four deltas; x² / 2 up to |x| = delta."""
     errors = F.huber_loss(deltas.float(), targets.deltas, reduction="none", delta=delta).sum(2)
     return torch.where(targets.labels > 0, errors, 0).sum()
 
 
-def _checked(delta: float) -> float:
+def _positive(delta: float) -> float:
     if delta <= 0:
         raise ValueError(f"delta must be above 0, got {delta}")
     return delta

@@ -1,4 +1,4 @@
-"""From offsets and scores of all anchors to the boxes that are found in an image."""
+"""From the deltas and scores of all anchors to the detections in an image."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from det.boxes import BoxCoder, Detections, areas, to_pixels
+from engine.errors import UserError
 
 FIRST_LOOK = 1000
-"""Best (anchor, class) pairs that are looked at first; more only where they leave too few detections."""
+"""Number of (anchor, class) pairs, best first, to start with; more are considered if too few remain."""
 
 
 class Postprocess:
-    """Decoding, suppression within each class, and the best of what is left.
+    """Decodes boxes, suppresses overlapping ones of each class, and keeps the best.
 
-    The defaults are the released configuration's but for the score threshold, which is 1e-8 there: COCO's
+    The defaults are the released configuration's, except for the score threshold, which is 1e-8 there: COCO's
     average precision counts every box, however low its score.
 
     Args:
         score_threshold: pairs of anchor and class must score more than this.
-        iou_threshold: of two boxes of a class that overlap more than this, the lower score goes.
-        per_class: detections of one class in an image, at most; None: any number.
-        max_detections: detections in an image, at most.
+        iou_threshold: of two boxes of a class that overlap more than this, the one with the lower score is
+            dropped.
+        per_class: largest number of detections of one class in an image; None: any number.
+        max_detections: largest number of detections in an image.
         activation: `sigmoid` of each score, or `softmax` over background and classes.
-        candidates: pairs of one class that suppression looks at, at most (torchvision's `topk_candidates`);
-            None: all.
-        coder: how boxes are coded.
+        candidates: largest number of pairs of one class that suppression considers (torchvision's
+            `topk_candidates`); None: all.
+        coder: how boxes are encoded.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: if a value is out of range.
     """
 
     def __init__(
@@ -63,34 +65,35 @@ class Postprocess:
         )
 
     def __call__(self, deltas: Tensor, scores: Tensor, anchors: Tensor, sizes: Tensor) -> list[Detections]:
-        """Raw outputs of a detector for N images -> what is found in each.
+        """Raw outputs of a detector for N images -> the detections in each.
 
         Args:
-            deltas: [N, A, 4]. scores: [N, A, K + 1], the first column for background.
+            deltas: [N, A, 4].
+            scores: [N, A, K + 1], the first column for background.
             anchors: [A, 4] as fractions of the input.
-            sizes: [N, 2], (height, width) of the original images, in whose pixels the boxes come back.
+            sizes: [N, 2], (height, width) of the original images; boxes are in their pixels.
 
         Raises:
-            ValueError: the outputs are those of an input of another size than the anchors'.
+            UserError: if the images had another size than the anchors are for.
         """
         if deltas.shape[1] != anchors.shape[0]:
-            raise ValueError(
-                f"the network gave {deltas.shape[1]} boxes and has {anchors.shape[0]} anchors: "
-                "give it images of its input_size"
+            raise UserError(
+                f"the network predicts {deltas.shape[1]} boxes but has {anchors.shape[0]} anchors; set "
+                "data.size, and leave model.input_size and task.eval_transform.size as they follow from it"
             )
         scores = scores.float()
         scores = scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(dim=-1)
         boxes = self.coder.decode(deltas.float(), anchors.float()).clamp(0, 1)
         return [
-            self.select(to_pixels(found, (height, width)), rated[:, 1:])
-            for found, rated, (height, width) in zip(boxes, scores, sizes.tolist(), strict=True)
+            self.select(to_pixels(image_boxes, (height, width)), image_scores[:, 1:])
+            for image_boxes, image_scores, (height, width) in zip(boxes, scores, sizes.tolist(), strict=True)
         ]
 
     def select(self, boxes: Tensor, scores: Tensor) -> Detections:
-        """boxes [A, 4] in pixels, scores [A, K] -> detections.
+        """Boxes [A, 4] in pixels, scores [A, K] -> detections.
 
-        Whether a pair survives depends on better pairs alone. So the best pairs are looked at first, and the
-        answer is exact as soon as they leave enough detections; only else is the look widened.
+        Whether a pair survives depends only on better pairs. So the best pairs are considered first, and the
+        result is exact as soon as enough of them survive; otherwise more are considered.
         """
         total, look = scores.numel(), FIRST_LOOK
         while True:
@@ -98,25 +101,25 @@ class Postprocess:
             chosen = best > self.score_threshold
             best, index = best[chosen], index[chosen]
             labels = index % scores.shape[1]
-            places = boxes[index // scores.shape[1]]
-            kept = self._surviving(places, best, labels)[: self.max_detections]
-            if len(kept) == self.max_detections or len(best) < look:  # enough, or no more to look at
-                return Detections(places[kept], best[kept], labels[kept])
+            candidates = boxes[index // scores.shape[1]]
+            kept = self._survivors(candidates, best, labels)[: self.max_detections]
+            if len(kept) == self.max_detections or len(best) < look:  # enough, or there are no more
+                return Detections(candidates[kept], best[kept], labels[kept])
             look *= 4
 
-    def _surviving(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """Indices of those that stay, ascending; all arguments are sorted by falling score."""
+    def _survivors(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """Indices of the boxes to keep, ascending; the arguments are sorted, highest score first."""
         index = torch.arange(len(scores), device=scores.device)
         if self.candidates is not None:
             index = index[_rank(labels) < self.candidates]
         kept = batched_nms(boxes[index], scores[index], labels[index], self.iou_threshold)
         index = index[kept.sort().values]
-        index = index[areas(boxes[index]) > 0]  # the others lie outside of the image
+        index = index[areas(boxes[index]) > 0]  # others were outside of the image
         return index if self.per_class is None else index[_rank(labels[index]) < self.per_class]
 
 
 def _rank(labels: Tensor) -> Tensor:
-    """How many earlier entries have the same label: [n] -> [n]."""
+    """How many earlier entries have the same label, [n] -> [n]."""
     ordered, order = labels.sort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)

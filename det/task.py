@@ -1,11 +1,9 @@
 """Object detection as the engine sees it: batch -> losses, batch -> boxes."""
 
-from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from det.anchors.coverage import anchor_report
@@ -15,14 +13,11 @@ from det.data.dataset import DetectionDataset
 from det.eval.evaluator import DetectionEvaluator
 from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
-from det.report import overlay, precision_recall_curves
 from det.transforms import EvalTransform
-from engine.contracts import Batch
+from engine.contracts import Batch, Image
 from engine.data.class_map import ClassMap
-from engine.data.images import read_image, write_png
 from engine.data.preprocessing import Normalize
-from engine.errors import UserError
-from engine.io.files import flat_name, spread
+from engine.errors import UserError, no_labels, some
 
 
 class Detection(nn.Module):
@@ -32,18 +27,22 @@ class Detection(nn.Module):
     (N tensors [M]); for evaluation `image`, `size` [N, 2] (height, width of the file) and `index` [N].
 
     Args:
-        model: normalized images -> box offsets [N, A, 4] and class scores [N, A, K + 1], with its `anchors`.
+        model: normalized images -> box deltas [N, A, 4] and class scores [N, A, K + 1]; its `anchors` are
+            [A, 4], as fractions of the input.
         classes: the data set's class map, of K classes.
-        loss: on offsets and scores, given what each anchor should say.
-        matcher: which anchor answers for which box.
-        postprocess: from offsets and scores to boxes.
+        loss: on deltas, scores and the matcher's targets.
+        matcher: which anchor is trained on which object.
+        postprocess: from deltas and scores to detections.
         pixels: input normalization, `inception` or `imagenet`.
-        eval_transform: what happens to a picture before it is predicted.
-        shown: the score from which boxes are drawn and listed by `predict`.
+        eval_transform: what happens to an image before it is predicted.
+        draw_threshold: lowest score of the boxes that are drawn, and listed in summary.json.
 
     Raises:
-        ValueError: `shown` out of range, or scores that are trained as something else than they are read as.
+        ValueError: if `draw_threshold` is out of range, or the loss trains the scores for another activation
+            than the post-processing applies.
     """
+
+    distillation = None  # not supported
 
     def __init__(
         self,
@@ -55,151 +54,103 @@ class Detection(nn.Module):
         matcher: Matcher | None = None,
         postprocess: Postprocess | None = None,
         pixels: str = "inception",
-        shown: float = 0.4,
+        draw_threshold: float = 0.4,
     ) -> None:
         super().__init__()
-        if not 0 <= shown <= 1:
-            raise ValueError(f"shown is a score in 0..1, got {shown}")
-        self.model, self.classes, self.shown = model, classes, shown
+        if not 0 <= draw_threshold <= 1:
+            raise ValueError(f"draw_threshold is a score and must be in 0..1, got {draw_threshold}")
+        self.model, self.classes, self.draw_threshold = model, classes, draw_threshold
         self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
         self.normalize = Normalize(pixels)
-        wanted = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
-        if self.postprocess.activation != wanted:
+        activation = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
+        if self.postprocess.activation != activation:
             raise ValueError(
-                f"{type(self.loss).__name__} trains scores for a {wanted}: give "
-                f"task.postprocess.activation={wanted}, got {self.postprocess.activation}"
+                f"{type(self.loss).__name__} trains scores for a {activation}; give "
+                f"task.postprocess.activation={activation}, got {self.postprocess.activation}"
             )
+
+    @property
+    def anchors(self) -> Tensor:
+        """float32 [A, 4], xyxy as fractions of the input."""
+        return cast(Tensor, self.model.anchors)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name, each the mean over the matched anchors.
 
-        Raises: ValueError for images of another size than the anchors are made for, or too few values for
-        batch norm.
+        Raises:
+            UserError: if the images have another size than the anchors are made for, or leave batch norm a
+                single value.
         """
         count, _, height, width = batch["image"].shape
         if self.training and count == 1 and max(height, width) <= 32:
-            raise ValueError(
-                f"one image of {height} x {width} leaves batch norm a single value on the map of stride 32: "
-                "raise data.size, or trainer.batch"
+            raise UserError(
+                f"one image of {height} x {width} leaves batch norm a single value on the map of stride 32; "
+                "raise data.size or trainer.batch"
             )
         deltas, scores = self.model(self.normalize(batch["image"]))
-        if deltas.shape[1] != len(self.model.anchors):
-            raise ValueError(
-                f"the augmentation makes images of {height} x {width}, and the anchors are made for another "
-                "size: set data.size, and leave augment.size and model.input_size to it"
+        if deltas.shape[1] != len(self.anchors):
+            raise UserError(
+                f"the augmentation makes images of {height} x {width}, but the anchors are for another size; "
+                "set data.size, and leave augment.size and model.input_size as they follow from it"
             )
-        return self.loss(deltas, scores, self._targets(batch))
+        losses: dict[str, Tensor] = self.loss(deltas, scores, self._targets(batch))
+        return losses
 
     def weight(self, batch: Batch) -> Tensor:
-        """Matched anchors of the batch, over which its losses are a mean; at least 1."""
+        """Number of matched anchors in the batch, over which its losses are a mean; at least 1."""
         return self._targets(batch).num_matched.clamp(min=1)
 
     def _targets(self, batch: Batch) -> Targets:
-        if (
-            "targets" not in batch
-        ):  # a step with several micro-batches or processes asks for the weights first
+        # Kept in the batch: with several micro-batches or processes, a step asks for the weights first.
+        if "targets" not in batch:
             height, width = batch["image"].shape[-2:]
             scale = torch.tensor([width, height] * 2, device=batch["image"].device)
             boxes = [boxes / scale for boxes in batch["boxes"]]
-            batch["targets"] = self.matcher(self.model.anchors, boxes, batch["labels"])
-        return batch["targets"]
+            batch["targets"] = self.matcher(self.anchors, boxes, batch["labels"])
+        targets: Targets = batch["targets"]
+        return targets
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Boxes per image, in pixels of `size`."""
+        """Detections per image, with boxes in pixels of `size`."""
         deltas, scores = self.model(self.normalize(batch["image"]))
-        return self.postprocess(deltas, scores, self.model.anchors, batch["size"])
+        return self.postprocess(deltas, scores, self.anchors, batch["size"])
 
     def notes(self, dataset: DetectionDataset) -> list[str]:
-        """What is worth knowing about a split before training: objects that no anchor can learn."""
-        height, width = self.eval_transform.size
-        return anchor_report(dataset.annotations, self.model.anchors, (height, width), self.matcher)
+        """How well the anchors fit the objects of a split."""
+        return anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher)
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError where a data set has classes that this task does not know."""
+        """Raises: UserError if a data set has classes that this task was not trained on."""
         unknown = [name for name in classes.names if name not in self.classes.names]
         if unknown:
             raise UserError(
-                f"the run was trained on other classes than this data set has: it does not know "
-                f"{', '.join(unknown[:4])}{' ...' if len(unknown) > 4 else ''}"
+                f"this data set has classes that the run was not trained on ({some(unknown)}); use data with "
+                "the run's classes, or some of them"
             )
 
     def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator:
-        """The evaluator for a split of this task's data, or of a data set with some of its classes.
+        """The evaluator for a split with the classes of this task, or some of them.
 
         Raises:
-            ValueError: the split is not annotated.
+            UserError: if the split has no annotations.
         """
         if not dataset.has_labels:
-            raise ValueError(
-                f"{dataset.image_path(0)}: this split has no boxes to score against; add them, choose "
-                "another data.split, or use tools/predict.py with input=<its folder>"
-            )
+            raise no_labels("boxes", first_image=dataset.image_path(0))
         return DetectionEvaluator(
             classes=dataset.classes,
-            annotations=dataset.annotations,
-            names=dataset.name,
+            split=dataset.split,
+            name_of=dataset.name,
             predicted_classes=self.classes,
             predicted=f"{self.eval_transform}, {self.postprocess}",
         )
 
     @torch.inference_mode()
-    def predict_image(self, image: NDArray[np.uint8]) -> Detections:
-        """RGB [H, W, 3] -> boxes in its pixels."""
+    def predict_image(self, image: Image) -> Detections:
+        """RGB [H, W, 3] -> detections, with boxes in its pixels, on the CPU."""
         pixels = self.eval_transform(image)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         size = torch.tensor([image.shape[:2]])
         device = self.normalize.device
-        found = self.predict({"image": tensor.to(device), "size": size.to(device)})[0]
-        return Detections(*(part.cpu() for part in found))
-
-    def picture(
-        self, image: NDArray[np.uint8], found: Detections, *, legend: bool = True, all_classes: bool = False
-    ) -> NDArray[np.uint8]:
-        """`image` with its boxes; `legend`: with names and scores."""
-        return overlay(image, found, self.classes, threshold=self.shown, names=legend)
-
-    def save_prediction(self, found: Detections, out: Path, name: str) -> dict[str, Any]:
-        """The image's part of the summary: every box from the score `shown` on."""
-        return {
-            "detections": [
-                {
-                    "class": self.classes.names[label],
-                    "category_id": self.classes.ids[label],
-                    "score": round(score, 4),
-                    "box_xyxy": [round(side, 2) for side in box],
-                }
-                for box, score, label in zip(*(part.tolist() for part in found), strict=True)
-                if score >= self.shown
-            ]
-        }
-
-    def save_samples(self, dataset: DetectionDataset, folder: Path, *, count: int) -> None:
-        """Draw predictions for `count` images spread over a split."""
-        for index in spread(len(dataset), count) if count else []:
-            self.save_sample(dataset, index, folder / f"{flat_name(dataset.name(index))}.png")
-
-    def save_sample(self, dataset: DetectionDataset, index: int, path: Path) -> None:
-        """Draw one sample of a split: image, prediction and truth."""
-        self.eval()
-        image = read_image(dataset.image_path(index))
-        boxes, labels, ignored = dataset.annotations.of(index)
-        kept = ~ignored
-        truth = Detections(
-            torch.from_numpy(boxes[kept]), torch.ones(int(kept.sum())), torch.from_numpy(labels[kept]).long()
-        )
-        panels = [
-            image,
-            self.picture(image, self.predict_image(image)),
-            overlay(image, truth, dataset.classes, threshold=0, scores=False),
-        ]
-        write_png(path, np.concatenate(panels, axis=1))
-
-    def save_report(
-        self, evaluator: DetectionEvaluator, dataset: DetectionDataset, out: Path, *, worst: int
-    ) -> None:
-        """Write the per-class table, precision-recall curves, detections.json and the worst images."""
-        evaluator.save(out)
-        precision_recall_curves(evaluator, out / "precision_recall.png")
-        for rank, (name, index, score) in enumerate(evaluator.worst(worst), start=1):
-            self.save_sample(dataset, index, out / "worst" / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png")
+        (detections,) = self.predict({"image": tensor.to(device), "size": size.to(device)})
+        return Detections(*(part.cpu() for part in detections))

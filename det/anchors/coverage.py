@@ -1,4 +1,4 @@
-"""Whether the anchors can learn the objects of a data set at an input size, known before training."""
+"""How well the anchors cover the objects of a split at an input size, reported before training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,29 +9,33 @@ from torch import Tensor
 
 from det.anchors.matcher import Matcher
 from det.boxes import areas, pairwise_iou
-from engine.io.files import spread
+from engine.io.files import evenly_spaced
 
 if TYPE_CHECKING:
-    from det.data.dataset import Annotations
+    from det.data.dataset import DetectionSplit
 
 
 TINY = 8.0
-"""Pixels: an object with a smaller side (root of its area) is less than a place of the finest feature map."""
+"""Pixels. An object with a shorter side (square root of its area) is smaller than a cell of the finest
+feature map."""
 
 
-_SAMPLE = 10_000  # objects; shares are then good to a percent
+_SAMPLED_OBJECTS = 10_000  # shares are then accurate to a percent
 
 
 _BATCH = 8  # images
 
 
 class Coverage(NamedTuple):
-    """How the anchors cover the objects that are not ignored; shares in 0..1.
+    """How the anchors cover the objects that are not ignored; shares are in 0..1.
 
-    num_objects: objects looked at. overlapping: overlap some anchor from the matcher's threshold on. reached:
-    have an anchor that answers for them, if only their nearest one: the best possible recall. too_small: so
-    much smaller than every anchor that they overlap none that far, wherever they lie. tiny: under `TINY`
-    pixels after resizing.
+    Attributes:
+        num_objects: objects in the sample.
+        overlapping: share that overlaps an anchor by the matcher's threshold or more.
+        reached: share that some anchor is trained on, if only the nearest: the best possible recall.
+        too_small: share that is so much smaller than every anchor that it cannot overlap any by the
+            threshold, wherever it lies.
+        tiny: share under `TINY` pixels after resizing.
     """
 
     num_objects: int
@@ -42,17 +46,17 @@ class Coverage(NamedTuple):
 
 
 def anchor_coverage(
-    annotations: "Annotations", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: "DetectionSplit", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> Coverage | None:
-    """The coverage of the objects of evenly spread images; None: there are no objects.
+    """The coverage of the objects in evenly spread images; None if there are no objects.
 
     Args:
         anchors: [A, 4] xyxy, as fractions of the image.
         input_size: (height, width) that images are resized to, in pixels.
-        matcher: the one of the training.
+        matcher: the one used in training.
     """
     anchors = anchors.detach().cpu().float()
-    images = _objects(annotations)
+    images = _sample_objects(split)
     if not images:
         return None
     reached, best = 0, []
@@ -61,23 +65,23 @@ def anchor_coverage(
         labels = [torch.zeros(len(boxes), dtype=torch.int64) for boxes in batch]
         reached += sum(map(len, batch)) - int(matcher(anchors, batch, labels).unmatched_objects)
         best += [pairwise_iou(boxes, anchors).amax(dim=1) for boxes in batch]
-    shares, overlap = areas(torch.cat(images)), torch.cat(best)
+    object_areas, best_iou = areas(torch.cat(images)), torch.cat(best)
     height, width = input_size
     return Coverage(
-        num_objects=len(shares),
-        overlapping=_share(overlap >= matcher.matched),
-        reached=reached / len(shares),
+        num_objects=len(object_areas),
+        overlapping=_share(best_iou >= matcher.matched),
+        reached=reached / len(object_areas),
         # An IoU is at most the ratio of the areas.
-        too_small=_share(shares < matcher.matched * areas(anchors).min()),
-        tiny=_share((shares * height * width).sqrt() < TINY),
+        too_small=_share(object_areas < matcher.matched * areas(anchors).min()),
+        tiny=_share((object_areas * height * width).sqrt() < TINY),
     )
 
 
 def anchor_report(
-    annotations: "Annotations", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: "DetectionSplit", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> list[str]:
-    """One line with the coverage, and one with the remedy where many objects can hardly be learnt."""
-    coverage = anchor_coverage(annotations, anchors, input_size, matcher)
+    """One line with the coverage, and one with the remedy if many objects are hard to learn."""
+    coverage = anchor_coverage(split, anchors, input_size, matcher)
     if coverage is None:
         return ["anchors: this split has no objects to learn"]
     size = "x".join(map(str, input_size))
@@ -88,7 +92,7 @@ def anchor_report(
     ]
     remedies = []
     if coverage.tiny > 0.05:
-        remedies.append(f"a data.size above {size}, or cut the images into tiles")
+        remedies.append(f"a data.size above {size}, or cutting the images into tiles")
     if coverage.too_small > 0.1:
         remedies.append(
             f"smaller anchors, or tiles ({coverage.too_small:.0%} of the objects are too small for any)"
@@ -96,22 +100,23 @@ def anchor_report(
     elif coverage.overlapping < 0.8:
         remedies.append("anchors of other scales and ratios")
     if remedies:
-        lines.append(f"many objects can hardly be learnt; consider {'; '.join(remedies)}")
+        lines.append(f"many objects are hard to learn; consider {'; '.join(remedies)}")
     return lines
 
 
-def _objects(annotations: "Annotations") -> list[Tensor]:
+def _sample_objects(split: "DetectionSplit") -> list[Tensor]:
     """Boxes [M, 4] as fractions of the image, of evenly spread images with objects."""
-    counts = np.diff(annotations.first)
+    counts = np.diff(split.offsets)
     owners = np.repeat(np.arange(len(counts)), counts)
-    boxes = annotations.boxes / np.tile(annotations.sizes[owners][:, ::-1], 2)
-    kept = ~annotations.ignored & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    boxes, owners = boxes[kept].astype(np.float32), owners[kept]
-    filled, first = np.unique(owners, return_index=True)
-    if not len(filled):
+    boxes = split.boxes / np.tile(split.sizes[owners][:, ::-1], 2)
+    used = ~split.ignored & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    boxes, owners = boxes[used].astype(np.float32), owners[used]
+    images, first = np.unique(owners, return_index=True)
+    if not len(images):
         return []
     parts = torch.from_numpy(boxes).tensor_split(torch.from_numpy(first[1:]))
-    return [parts[number] for number in spread(len(filled), max(1, _SAMPLE * len(filled) // len(boxes)))]
+    limit = max(1, _SAMPLED_OBJECTS * len(images) // len(boxes))
+    return [parts[position] for position in evenly_spaced(len(images), limit)]
 
 
 def _share(chosen: Tensor) -> float:

@@ -1,8 +1,8 @@
-"""Anchors: the boxes that each place of a feature map predicts offsets for.
+"""Anchors: the boxes that a detector predicts deltas from, at each cell of each feature map.
 
 A generator is called as `generator(maps, input_size)` and returns float32 [A, 4], xyxy as fractions of the
-input (x / W, y / H): map by map, row by row, place by place, and at each place in the order of its shapes.
-That is the order in which a head puts out its predictions. Boxes may reach over the image's edge.
+input (x / W, y / H): map by map, row by row, cell by cell, and in each cell in the order of its shapes, as a
+head orders its predictions. Anchors may reach over the image's edge.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Size = tuple[int, int]
-"""(height, width)"""
+from engine.data.preprocessing import Size
 
 
 class SSDAnchors:
     """The anchors of the released networks: Table 6, and `ssd_anchor_generator` of the TensorFlow Object
-    Detection API, whose settings in the released configuration are the defaults here.
+    Detection API with the settings of the released configuration.
 
-    Scales grow evenly from `min_scale` on the first map to `max_scale` on the last one and are fractions of
-    the input's shorter side. Each place has one box per ratio at its map's scale, and a square one at the
+    Scales grow evenly from `min_scale` on the first map to `max_scale` on the last and are fractions of the
+    input's shorter side. Each cell has one box per ratio at its map's scale, and a square one at the
     geometric mean of this scale and the next (1.0 after the last).
 
     Args:
         maps: number of feature maps.
-        ratios: width / height. The released configuration writes 0.3333, not a third.
-        reduce_lowest: the first map has three boxes only: a square one of 0.1, and the ratios 2 and 1/2.
-        interpolated: whether there is the square box between the scales.
+        ratios: width / height. The released configuration has 0.3333, not a third.
+        reduce_lowest: give the first map only three boxes per cell: a square of scale 0.1, and the ratios 2
+            and 1/2.
+        interpolated: add the square box between two scales.
 
     Raises:
-        ValueError: scales out of order, or ratios that are not positive.
+        ValueError: if scales are out of order or ratios are not positive.
     """
 
     def __init__(
@@ -50,35 +51,35 @@ class SSDAnchors:
         if not ratios or not all(ratio > 0 for ratio in ratios):
             raise ValueError(f"ratios must be positive numbers, got {list(ratios)}")
         shapes = []
-        for scale, following in zip(scales, [*scales[1:], 1.0], strict=True):
-            boxes = [_box(scale, ratio) for ratio in ratios]
+        for scale, next_scale in zip(scales, [*scales[1:], 1.0], strict=True):
+            boxes = [_shape(scale, ratio) for ratio in ratios]
             if interpolated:
-                boxes.append(_box(math.sqrt(scale * following), 1.0))
+                boxes.append(_shape(math.sqrt(scale * next_scale), 1.0))
             shapes.append(boxes)
         if reduce_lowest:
-            shapes[0] = [_box(0.1, 1.0), _box(min_scale, 2.0), _box(min_scale, 0.5)]
+            shapes[0] = [_shape(0.1, 1.0), _shape(min_scale, 2.0), _shape(min_scale, 0.5)]
         self._shapes = shapes
 
     @property
-    def per_place(self) -> tuple[int, ...]:
-        """Anchors at each place of each map."""
+    def per_cell(self) -> tuple[int, ...]:
+        """Anchors in each cell of each map."""
         return tuple(len(shapes) for shapes in self._shapes)
 
     def __call__(self, maps: Sequence[Size], input_size: Size) -> Tensor:
         """Sizes of the feature maps and of the input, (height, width) -> [A, 4]."""
         shorter = min(input_size) / np.array([input_size[1], input_size[0]])  # of width and height
-        return tiled([np.array(shapes) * shorter for shapes in self._shapes], maps)
+        return place_in_cells([np.array(shapes) * shorter for shapes in self._shapes], maps)
 
 
 class DefaultBoxes:
     """The anchors of torchvision's SSDLite (`DefaultBoxGenerator`).
 
-    Unlike `SSDAnchors`, sides are fractions of the width and the height each, all maps have all boxes, a
-    ratio r stands for r and 1 / r, the square box between the scales comes second, and no side is longer
-    than the image's.
+    Unlike in `SSDAnchors`, sides are fractions of the width and of the height, all maps have all boxes, a
+    ratio r means r and 1 / r, the square box between the scales comes second, and no side is longer than the
+    image's.
 
     Raises:
-        ValueError: as for `SSDAnchors`.
+        ValueError: as `SSDAnchors`.
     """
 
     def __init__(
@@ -94,25 +95,25 @@ class DefaultBoxes:
         if not all(ratio > 0 for ratio in ratios):
             raise ValueError(f"ratios must be positive numbers, got {list(ratios)}")
         both = [each for ratio in ratios for each in (ratio, 1 / ratio)]
-        self._shapes = [
-            [_box(scale, 1.0), _box(math.sqrt(scale * following), 1.0), *(_box(scale, each) for each in both)]
-            for scale, following in zip(scales, [*scales[1:], 1.0], strict=True)
-        ]
+        self._shapes = []
+        for scale, next_scale in zip(scales, [*scales[1:], 1.0], strict=True):
+            squares = [_shape(scale, 1.0), _shape(math.sqrt(scale * next_scale), 1.0)]
+            self._shapes.append([*squares, *(_shape(scale, ratio) for ratio in both)])
         self.clip = clip
 
     @property
-    def per_place(self) -> tuple[int, ...]:
-        """Anchors at each place of each map."""
+    def per_cell(self) -> tuple[int, ...]:
+        """Anchors in each cell of each map."""
         return tuple(len(shapes) for shapes in self._shapes)
 
     def __call__(self, maps: Sequence[Size], input_size: Size) -> Tensor:
-        """Sizes of the feature maps (height, width) -> [A, 4]; the input's size plays no part."""
+        """Sizes of the feature maps (height, width) -> [A, 4]; the input's size has no effect."""
         longest = 1.0 if self.clip else math.inf
-        return tiled([np.minimum(np.array(shapes), longest) for shapes in self._shapes], maps)
+        return place_in_cells([np.minimum(np.array(shapes), longest) for shapes in self._shapes], maps)
 
 
 def even_scales(maps: int, min_scale: float, max_scale: float) -> list[float]:
-    """Evenly spaced scales, one per map (SSD, equation 4). ValueError where they are out of order."""
+    """Evenly spaced scales, one per map (SSD, equation 4). Raises: ValueError if they are out of order."""
     if maps < 1 or not 0 < min_scale <= max_scale:
         raise ValueError(
             f"anchors need at least one map and 0 < min_scale <= max_scale, got {maps} maps, "
@@ -121,27 +122,27 @@ def even_scales(maps: int, min_scale: float, max_scale: float) -> list[float]:
     return [min_scale + (max_scale - min_scale) * i / max(maps - 1, 1) for i in range(maps)]
 
 
-def tiled(shapes: Sequence[np.ndarray], maps: Sequence[Size]) -> Tensor:
-    """Boxes of `shapes` (per map [n, 2], width and height) centerd on each place of each map -> [A, 4].
+def place_in_cells(shapes: Sequence[NDArray[np.float64]], maps: Sequence[Size]) -> Tensor:
+    """Boxes of `shapes` (per map [n, 2], width and height) centered on each cell of each map -> [A, 4].
 
     Raises:
-        ValueError: there are not as many maps as lists of shapes.
+        ValueError: if there are not as many maps as lists of shapes.
     """
     if len(shapes) != len(maps):
         raise ValueError(
-            f"the anchors are made for {len(shapes)} feature maps and the network has {len(maps)}: "
-            f"set the anchors' maps to {len(maps)}"
+            f"the anchors are for {len(shapes)} feature maps but the network has {len(maps)}; set the "
+            f"anchors' maps to {len(maps)}"
         )
-    found = []
+    anchors = []
     for half, (rows, columns) in zip((each / 2 for each in shapes), maps, strict=True):
         y, x = np.meshgrid(
             (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij"
         )
         centers = np.stack([x, y], axis=-1)[:, :, None]  # [rows, columns, 1, 2]
-        found.append(np.concatenate([centers - half, centers + half], axis=-1).reshape(-1, 4))
-    return torch.tensor(np.concatenate(found), dtype=torch.float32)
+        anchors.append(np.concatenate([centers - half, centers + half], axis=-1).reshape(-1, 4))
+    return torch.tensor(np.concatenate(anchors), dtype=torch.float32)
 
 
-def _box(scale: float, ratio: float) -> tuple[float, float]:
+def _shape(scale: float, ratio: float) -> tuple[float, float]:
     """Width and height of a box of area scale² and ratio width / height."""
     return scale * math.sqrt(ratio), scale / math.sqrt(ratio)

@@ -1,4 +1,4 @@
-"""Which anchor answers for which object: the training targets of a detector with anchors."""
+"""Training targets: which anchor predicts which object."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,11 +16,13 @@ IGNORED_ANCHOR = -1
 
 
 class Targets(NamedTuple):
-    """What each anchor should say, for a batch of N images.
+    """The targets of each anchor, for a batch of N images.
 
-    labels: int64 [N, A]; 0 background, k + 1 class k, -1 not counted. deltas: float32 [N, A, 4], the code of
-    the matched box, 0 where there is none. num_matched: int64 scalar, matched anchors of the batch.
-    unmatched_objects: int64 scalar, boxes that no anchor answers for (those with a label of -1 apart).
+    Attributes:
+        labels: int64 [N, A]; 0 background, k + 1 class k, -1 not counted.
+        deltas: float32 [N, A, 4], the encoded box of the matched object; 0 at other anchors.
+        num_matched: int64 scalar, matched anchors of the batch.
+        unmatched_objects: int64 scalar, objects without an anchor (not counting those with a label of -1).
     """
 
     labels: Tensor
@@ -32,21 +34,21 @@ class Targets(NamedTuple):
 class Matcher:
     """The matcher of the released configuration (`argmax_matcher` of the TensorFlow Object Detection API).
 
-    An anchor answers for the box with which it has its largest IoU, where that is at least `matched`. Below
-    `unmatched` it is background, and in between it is not counted. With `force`, each box moreover claims the
-    anchor with which it has *its* largest IoU, however small (but not 0), even from another box. Ties go to
-    the first, be it of two boxes that claim one anchor, that overlap one equally, or of two equal anchors.
+    An anchor is matched to the box with which it has its largest IoU, if that is at least `matched`. Below
+    `unmatched` it is background, and in between it is not counted. With `force`, each box also claims the
+    anchor with which it has *its* largest IoU, however small (but not 0), even from another box. The first
+    one wins ties: between boxes that claim one anchor, boxes that overlap one equally, and equal anchors.
 
-    Boxes with a label of -1 are to be ignored: they claim nothing, and anchors that would be background but
-    have an IoU of `unmatched` or more with one are not counted.
+    Boxes with a label of -1 are ignored: they claim nothing, and anchors that would be background but have an
+    IoU of `unmatched` or more with one are not counted.
 
     Args:
         matched, unmatched: the two thresholds.
         force: whether each box claims its best anchor.
-        coder: how a box is coded relative to its anchor.
+        coder: how boxes are encoded relative to their anchors.
 
     Raises:
-        ValueError: thresholds out of order.
+        ValueError: if the thresholds are out of order.
     """
 
     def __init__(
@@ -72,16 +74,16 @@ class Matcher:
             anchors: [A, 4], xyxy.
             boxes: per image [M, 4], xyxy in the unit of the anchors; empty, inverted and non-finite ones
                 match nothing.
-            labels: per image int64 [M]: class index from 0, or -1.
+            labels: per image int64 [M], class indices from 0, or -1.
 
         Raises:
-            ValueError: an image with another number of labels than boxes.
+            ValueError: if an image has not as many labels as boxes.
         """
         padded, classes = _padded(anchors, boxes, labels)
         usable = (padded.isfinite() & (padded[..., 2:] > padded[..., :2]).repeat(1, 1, 2)).all(-1)
         padded = torch.where(usable[..., None], padded, 0)
         iou = pairwise_iou(padded.flatten(0, 1), anchors).view(*padded.shape[:2], -1)  # [N, M, A]
-        # Boxes to be ignored count negatively: they win no maximum, and the minimum finds them.
+        # Ignored boxes count negatively: they win no maximum, and the minimum finds them.
         iou = iou * torch.where(classes >= 0, 1, -1)[..., None]
         best, owner = iou.max(dim=1)  # [N, A]
         owner = torch.where(best >= self.matched, owner, -1)
@@ -97,19 +99,19 @@ class Matcher:
         has_owner, index = owner >= 0, owner.clamp(min=0)
         rest = torch.where(excluded, IGNORED_ANCHOR, BACKGROUND)
         own_boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        # An anchor without a box is coded against itself, which is 0.
-        coded = self.coder.encode(torch.where(has_owner[..., None], own_boxes, anchors), anchors)
-        answered = torch.zeros_like(classes).scatter_reduce_(1, index, has_owner.long(), "amax")
+        # An anchor without a box is encoded relative to itself, which gives 0.
+        deltas = self.coder.encode(torch.where(has_owner[..., None], own_boxes, anchors), anchors)
+        has_anchor = torch.zeros_like(classes).scatter_reduce_(1, index, has_owner.long(), "amax")
         return Targets(
             labels=torch.where(has_owner, classes.gather(1, index) + 1, rest),
-            deltas=coded.float(),
+            deltas=deltas.float(),
             num_matched=has_owner.sum(),
-            unmatched_objects=((classes >= 0) & (answered == 0)).sum(),
+            unmatched_objects=((classes >= 0) & (has_anchor == 0)).sum(),
         )
 
 
 def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, filled up with boxes of label -1."""
+    """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, padded with boxes of label -1."""
     for image, (rows, numbers) in enumerate(zip(boxes, labels, strict=True)):
         if len(rows) != len(numbers):
             raise ValueError(f"image {image} of the batch has {len(rows)} boxes and {len(numbers)} labels")
@@ -120,10 +122,10 @@ def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) 
 
 
 def _claims(iou: Tensor) -> Tensor:
-    """Which box claims each anchor as its best one: [N, M, A] -> [N, A], -1 for none."""
+    """Which box claims each anchor as its best, [N, M, A] -> [N, A]; -1 for none."""
     images, boxes, anchors = iou.shape
     most, best = iou.max(dim=2)
-    best = torch.where(most > 0, best, anchors)  # the column past the last takes what claims nothing
+    best = torch.where(most > 0, best, anchors)  # boxes that claim nothing go to a column after the last
     order = torch.arange(boxes, device=iou.device).expand(images, -1)
     first = torch.full((images, anchors + 1), boxes, device=iou.device).scatter_reduce_(
         1, best, order, "amin"

@@ -1,7 +1,7 @@
-"""Mosaic: four pictures in one, so that a batch shows more objects, smaller, among other neighbors.
+"""Mosaic: four images in one, so that a batch shows more and smaller objects, among other neighbors.
 
 The idea is YOLOv4's (Bochkovskiy et al. 2020, section 3.4). Here no part of the result stays gray, and each
-picture is stretched as it would be alone, only smaller.
+image is stretched as it would be alone, only smaller.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from det.augment import windows
-from det.augment.windows import Placement
-from engine.data.preprocessing import Image, Size
+from det.augment import crop_geometry
+from det.augment.crop_geometry import Placement, Rect
+from engine.contracts import Image
+from engine.data.preprocessing import Size
 
 Sample = tuple[Image, NDArray[np.floating], NDArray[np.integer]]
 """(image uint8 [H, W, 3], boxes [M, 4] in its pixels, labels [M])"""
 
 
-NUM_PICTURES = 4
+NUM_IMAGES = 4
 
 
-CENTER = (0.3, 0.7)  # where the four meet, as a fraction of each side
+CENTER_RANGE = (0.3, 0.7)
+"""Where the four images meet, as a fraction of each side."""
 
 
 def mosaic(
@@ -28,35 +30,37 @@ def mosaic(
 ) -> Sample:
     """Four samples -> one of `size` (height, width).
 
-    Each picture is resized to between its quarter and the whole of `size`, and its quarter shows a random
-    window of that. Boxes of which less than `min_visible` is shown are dropped.
+    Each image is resized to between a quarter of `size` and all of it, and a random window of it fills its
+    quarter. Boxes of which less than `min_visible` is shown are dropped.
 
-    Raises: ValueError for another number of samples.
+    Raises:
+        ValueError: if there are not four samples.
     """
-    if len(samples) != NUM_PICTURES:
-        raise ValueError(f"a mosaic is made of {NUM_PICTURES} samples, got {len(samples)}")
+    if len(samples) != NUM_IMAGES:
+        raise ValueError(f"a mosaic is made of {NUM_IMAGES} samples, got {len(samples)}")
     height, width = size
     canvas = np.empty((height, width, 3), np.uint8)
-    x, y = (round(side * rng.uniform(*CENTER)) for side in (width, height))
+    x, y = (round(side * rng.uniform(*CENTER_RANGE)) for side in (width, height))
     quarters = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
     all_boxes, all_labels = [], []
     for (image, raw_boxes, raw_labels), quarter in zip(samples, quarters, strict=True):
-        boxes, labels = windows.clean(raw_boxes, raw_labels, image.shape[:2])
-        placement = _window(image.shape[:2], quarter, size, rng)
-        windows.draw_into(canvas, image, placement, area=area)
-        shown = windows.coverage(np.array([placement.source], np.float64), boxes)[0]
-        kept = shown >= min_visible - 1e-6
-        all_boxes.append(windows.move_boxes(boxes[kept], placement))
+        image_size = image.shape[:2]
+        boxes, labels = crop_geometry.clip_to_image(raw_boxes, raw_labels, image_size)
+        placement = _fill_quarter(image_size, quarter, size, rng)
+        crop_geometry.draw_into(canvas, image, placement, area=area)
+        visible = crop_geometry.visible_fractions(np.array([placement.source], np.float64), boxes)[0]
+        kept = visible >= min_visible - 1e-6
+        all_boxes.append(crop_geometry.move_boxes(boxes[kept], placement))
         all_labels.append(labels[kept])
     return canvas, np.concatenate(all_boxes), np.concatenate(all_labels)
 
 
-def _window(picture: Size, quarter: windows.Rect, size: Size, rng: np.random.Generator) -> Placement:
+def _fill_quarter(image_size: Size, quarter: Rect, size: Size, rng: np.random.Generator) -> Placement:
     left, top, right, bottom = quarter
     shares = (right - left) / size[1], (bottom - top) / size[0]
     scale = rng.uniform(max(shares), 1)
     spans = []
-    for side, share in zip((picture[1], picture[0]), shares, strict=True):
+    for side, share in zip((image_size[1], image_size[0]), shares, strict=True):
         length = min(side, max(1, round(side * share / scale)))
         start = int(rng.integers(0, side - length, endpoint=True))
         spans.append((start, start + length))

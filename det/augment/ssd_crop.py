@@ -1,6 +1,6 @@
 """SSD's zoom-out, random crop and resizing in one step of an albumentations pipeline.
 
-Cutting the window first and resizing only that is the same as resizing the whole picture, for less work.
+Cutting the window first and resizing only that is the same as resizing the whole image, for less work.
 """
 
 from typing import Any
@@ -9,17 +9,18 @@ import albumentations
 import numpy as np
 from numpy.typing import NDArray
 
-from det.augment import windows
-from det.augment.windows import GRAY, Floats, Placement, Rect
-from engine.data.preprocessing import Image, Size, resize_image
+from det.augment import crop_geometry
+from det.augment.crop_geometry import GRAY, Floats, Placement, Rect
+from engine.contracts import Image
+from engine.data.preprocessing import Size, resize_image
 
-RULES = {"ssd": windows.covering_crop, "iou": windows.overlapping_crop}
+CROPS = {"ssd": crop_geometry.covering_crop, "iou": crop_geometry.overlapping_crop}
 
 
-class SSDCrop(albumentations.DualTransform):
+class SSDCrop(albumentations.DualTransform):  # type: ignore[misc]  # untyped
     """A random window, resized to `size`. Arguments as in `det.transforms.TrainTransform`."""
 
-    class InitSchema(albumentations.DualTransform.InitSchema):
+    class InitSchema(albumentations.DualTransform.InitSchema):  # type: ignore[misc]
         size: Size
         crop: str | None
         scale: tuple[float, float]
@@ -42,19 +43,21 @@ class SSDCrop(albumentations.DualTransform):
         self.zoom_out, self.min_visible, self.area = zoom_out, min_visible, area
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        height, width = picture = params["shape"][:2]
-        boxes = _in_pixels(data.get("bboxes", np.empty((0, 4), np.float32)), picture)
+        height, width = size = params["shape"][:2]
+        boxes = _in_pixels(data.get("bboxes", np.empty((0, 4), np.float32)), size)
         rng = self.random_generator
         window: Rect = (0, 0, width, height)
         if rng.random() < self.zoom_out:
-            window = windows.zoomed_out(rng, picture)
+            window = crop_geometry.zoom_out(rng, size)
         kept = np.ones(len(boxes), bool)
         if self.crop is not None:
-            window, kept = RULES[self.crop](rng, boxes, picture, window, self.scale)
-        shown = windows.coverage(np.array([window], np.float64), boxes)[0] if len(boxes) else np.empty(0)
+            window, kept = CROPS[self.crop](rng, boxes, size, window, self.scale)
+        visible = np.empty(0)
+        if len(boxes):
+            visible = crop_geometry.visible_fractions(np.array([window], np.float64), boxes)[0]
         return {
-            "placement": windows.place(window, picture, self.size),
-            "kept": kept & (shown >= self.min_visible - 1e-6),
+            "placement": crop_geometry.place(window, size, self.size),
+            "kept": kept & (visible >= self.min_visible - 1e-6),
         }
 
     def apply(self, img: Image, placement: Placement, **params: Any) -> Image:
@@ -63,17 +66,18 @@ class SSDCrop(albumentations.DualTransform):
             left, top, right, bottom = placement.source
             return resize_image(img[top:bottom, left:right], self.size, area=self.area)
         canvas = np.full((*self.size, img.shape[2]), GRAY, np.uint8)
-        windows.draw_into(canvas, img, placement, area=self.area)
+        crop_geometry.draw_into(canvas, img, placement, area=self.area)
         return canvas
 
     def apply_to_bboxes(
         self, bboxes: Floats, placement: Placement, kept: NDArray[np.bool_], **params: Any
     ) -> Floats:
         rows = bboxes[kept] if len(bboxes) else bboxes
-        moved = windows.move_boxes(_in_pixels(rows, params["shape"][:2]), placement)
-        real = (moved[:, 2:] - moved[:, :2] >= windows.MIN_VISIBLE_SIDE).all(axis=1)
+        moved = crop_geometry.move_boxes(_in_pixels(rows, params["shape"][:2]), placement)
+        visible = (moved[:, 2:] - moved[:, :2] >= crop_geometry.MIN_VISIBLE_SIDE).all(axis=1)
         height, width = self.size
-        return np.concatenate([moved / ([width, height] * 2), rows[:, 4:]], axis=1, dtype=np.float32)[real]
+        fractions = moved / ([width, height] * 2)
+        return np.concatenate([fractions, rows[:, 4:]], axis=1, dtype=np.float32)[visible]
 
 
 def _in_pixels(bboxes: Floats, size: Size) -> Floats:

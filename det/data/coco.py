@@ -1,4 +1,4 @@
-"""COCO: instances as JSON, beside folders of pictures; the official layout of 2017 or any of one's own."""
+"""COCO: instances in JSON files, with folders of images; the official layout of 2017, or your own."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from det.data import coco_json, coco_split
-from det.data.assembly import SPLIT_NAMES, assemble
-from det.data.cleaning import AnnotationIssues, Sizes, finish
+from det.data.cleaning import AnnotationIssues, Sizes, clean_split
 from det.data.coco_json import CocoFile
-from det.data.dataset import DetectionData
-from engine.config.instantiate import nearest
+from det.data.dataset import DetectionSource
+from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
-from engine.errors import UserError
+from engine.errors import UserError, nearest
 
 _LAYOUT = (
     "expected train2017/, val2017/ and annotations/instances_train2017.json, instances_val2017.json below "
@@ -22,7 +21,7 @@ _LAYOUT = (
 
 
 Pair = tuple[Path, Path | None]
-"""Folder of pictures and JSON file."""
+"""Folder of images, and JSON file."""
 
 
 def coco(
@@ -34,29 +33,37 @@ def coco(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
-) -> DetectionData:
-    """Any JSON file and folder of pictures per split: {"images": folder, "annotations": file}.
+) -> DetectionSource:
+    """Boxes from a JSON file and images from a folder, per split.
 
-    What is not given is looked for below `root`: annotations/instances_<split>*.json with <split>*/ or
-    images/<split>*/, or, as Roboflow exports, <split>/_annotations.coco.json beside its pictures. Only `test`
-    may do without annotations.
+    Category ids may start anywhere, have gaps and be unsorted; classes are in the order of their ids, and all
+    files must agree on them. iscrowd regions are not trained on, and neither hit nor miss. Annotations of
+    unknown images or categories are left out, and so are repetitions of an id with the same box. If a box is
+    missing, it is drawn around the polygons. `det.data.cleaning` has the rules for boxes,
+    `det.data.source_checks` those for splits.
 
-    Category ids may start anywhere, have gaps and be unsorted: classes are in the order of their ids, and all
-    files must agree on them. classes: names to take instead, in this order; the boxes of others are left out.
-    iscrowd regions are neither trained nor counted as misses. Annotations of unknown images or categories are
-    left out, and repetitions of an id with the same box; a box that is missing is drawn around the polygons.
-    See `det.data.cleaning` for the rules about boxes and `sizes`, `det.data.assembly` for what splits must not share.
+    Args:
+        root: where the files of splits that are not given are looked for: annotations/instances_<split>*.json
+            with <split>*/ or images/<split>*/ or, as Roboflow exports them, <split>/_annotations.coco.json
+            beside its images.
+        train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
+        classes: names of the categories to use, in this order; the boxes of others are left out.
+        sizes: see `det.data.cleaning.clean_split`.
+        allow_same_names: whether images of train and val may have the same names.
 
-    Raises: UserError, before training, naming the file and key.
+    Raises:
+        UserError: naming the file and the key, before training.
     """
-    given = {"train": train or {}, "val": val or {}, "test": test or {}}
+    options = {"train": train or {}, "val": val or {}, "test": test or {}}
     base = None if root is None else Path(root).expanduser()
-    pairs = {split: pair for split, paths in given.items() if (pair := _pair(split, paths, base)) is not None}
+    pairs = {
+        split: pair for split, paths in options.items() if (pair := _pair(split, paths, base)) is not None
+    }
     if not pairs:
         raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
     return read_pairs(
         pairs,
-        source=f"COCO at {base or next(iter(pairs.values()))[0]}",
+        name=f"COCO at {base or next(iter(pairs.values()))[0]}",
         classes=classes,
         sizes=sizes,
         allow_same_names=allow_same_names,
@@ -66,26 +73,26 @@ def coco(
 def read_pairs(
     pairs: Mapping[str, Pair],
     *,
-    source: str,
+    name: str,
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
-) -> DetectionData:
-    """`coco` for files that are known already."""
-    findings = AnnotationIssues()
+) -> DetectionSource:
+    """`coco` for files that are known already; `name` says in messages which data they are about."""
+    issues = AnnotationIssues()
     files = {split: coco_json.read(path) for split, (_, path) in pairs.items() if path is not None}
     class_map = _classes(list(files.values()), classes)
     splits = {}
     for split, (folder, _) in pairs.items():
         if split in files:
-            raw = coco_split.annotated(files.pop(split), folder, class_map, findings)
+            raw = coco_split.annotated(files.pop(split), folder, class_map, issues)
         else:
-            raw = coco_split.pictures(folder)
+            raw = coco_split.unannotated(folder)
         if not raw.has_labels and split == "train":
             raise UserError(f"{pairs[split][1]}: annotations: is missing, and the training split needs them")
-        splits[split] = finish(raw, findings, sizes=sizes)
-    return assemble(
-        source=source, classes=class_map, splits=splits, findings=findings, allow_same_names=allow_same_names
+        splits[split] = clean_split(raw, issues, sizes=sizes)
+    return checked_source(
+        name=name, classes=class_map, splits=splits, issues=issues, allow_same_names=allow_same_names
     )
 
 
@@ -93,68 +100,69 @@ def _pair(split: str, paths: Mapping[str, str | None], base: Path | None) -> Pai
     if unknown := set(paths) - {"images", "annotations"}:
         raise UserError(f"data.{split}: unknown key {min(unknown)!r}; give images and annotations")
     images, annotations = (paths.get(key) for key in ("images", "annotations"))
-    found = _below(base, split) if base is not None and not (images and annotations) else None
-    folder = Path(images).expanduser() if images else found and found[0]
-    file = Path(annotations).expanduser() if annotations else found and found[1]
+    usual = _find_pair(base, split) if base is not None and not (images and annotations) else None
+    folder = Path(images).expanduser() if images else usual and usual[0]
+    file = Path(annotations).expanduser() if annotations else usual and usual[1]
     if folder is None and file is None:
         return None
     if folder is None or (file is None and split != "test"):
         missing = "images=<folder>" if folder is None else "annotations=<file>"
-        raise UserError(f"data.{split}: half of a pair; give data.{split}.{missing} too")
+        raise UserError(f"data.{split}: needs both images and annotations; give data.{split}.{missing} too")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; check data.{split}.images")
     return folder, file
 
 
-def _below(base: Path, split: str) -> Pair | None:
+def _find_pair(base: Path, split: str) -> Pair | None:
     """The pair of a split in one of the usual layouts; 2017 before other years."""
     if not base.is_dir():
         raise UserError(f"{base}: no such folder; check data.root")
     for name in SPLIT_NAMES[split]:
-        beside = base / name / "_annotations.coco.json"
-        if beside.is_file():
-            return beside.parent, beside
+        roboflow = base / name / "_annotations.coco.json"
+        if roboflow.is_file():
+            return roboflow.parent, roboflow
         kinds = ("instances", "image_info") if split == "test" else ("instances",)
         for kind in kinds:
-            found = sorted(
+            files = sorted(
                 base.glob(f"annotations/{kind}_{name}*.json"), key=lambda p: ("2017" not in p.name, p)
             )
-            for path in found:
-                tag = path.stem.removeprefix(f"{kind}_")
+            for file in files:
+                tag = file.stem.removeprefix(f"{kind}_")
                 for folder in (base / tag, base / "images" / tag, base / name, base / "images" / name):
                     if folder.is_dir():
-                        return folder, path
-            if found:
-                tag = found[0].stem.removeprefix(f"{kind}_")
+                        return folder, file
+            if files:
+                tag = files[0].stem.removeprefix(f"{kind}_")
                 raise UserError(
-                    f"{base / tag}: no such folder, which {found[0]} needs; give data.{split}.images"
+                    f"{base / tag}: no such folder, but {files[0]} needs its images; give data.{split}.images"
                 )
     return None
 
 
-def _classes(files: list[CocoFile], wanted: Sequence[str] | None) -> ClassMap:
+def _classes(files: list[CocoFile], selected: Sequence[str] | None) -> ClassMap:
     names: dict[int, str] = {}
-    said_by: dict[int, Path] = {}
+    named_by: dict[int, Path] = {}
     used: set[int] = set()
     for file in files:
-        used.update(np.unique(file.categories_of).tolist())
-        for number, name in file.categories.items():
-            if names.setdefault(number, name) != name:
+        used.update(np.unique(file.category_ids).tolist())
+        for id_, name in file.categories.items():
+            if names.setdefault(id_, name) != name:
                 raise UserError(
-                    f"{file.path}: category {number} is {name!r} but {names[number]!r} in {said_by[number]}; "
+                    f"{file.path}: category {id_} is {name!r} but {names[id_]!r} in {named_by[id_]}; "
                     "export all splits with the same categories"
                 )
-            said_by.setdefault(number, file.path)
-    # Some exports (Roboflow) list a class a second time, as a group of its own without any box.
-    ids = [n for n in sorted(names) if n in used or list(names.values()).count(names[n]) == 1]
+            named_by.setdefault(id_, file.path)
+    # Some exports (Roboflow) list a class a second time, as a parent category that has no boxes.
+    ids = [id_ for id_ in sorted(names) if id_ in used or list(names.values()).count(names[id_]) == 1]
     where = files[0].path if files else "data.train.annotations"
-    if wanted is not None:
-        by_name = {names[number]: number for number in ids}
-        for name in wanted:
+    if selected is not None:
+        by_name = {names[id_]: id_ for id_ in ids}
+        for name in selected:
             if not isinstance(name, str) or name not in by_name:
-                raise UserError(f"classes: {where} has no category {name!r}{nearest(str(name), by_name)}")
-        ids = [by_name[name] for name in wanted]
+                hint = nearest(str(name), by_name)
+                raise UserError(f"data.source.classes: {where} has no category {name!r}{hint}")
+        ids = [by_name[name] for name in selected]
     try:
-        return ClassMap(names=tuple(names[number] for number in ids), ids=tuple(ids))
+        return ClassMap(names=tuple(names[id_] for id_ in ids), ids=tuple(ids))
     except ValueError as error:
         raise UserError(f"{where}: categories: {error}") from None

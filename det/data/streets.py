@@ -1,12 +1,12 @@
-"""Streets that are drawn, not photographed: boxes around road users and signs without a download."""
+"""Drawn street scenes: boxes around road users and signs, without a download."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from det.data.coco import read_pairs
-from det.data.dataset import DetectionData
+from det.data.dataset import DetectionSource
 from engine.io.progress import with_progress
-from streets.cached import cached_streets
+from streets import cached_streets
 
 
 def streets(
@@ -17,14 +17,20 @@ def streets(
     num_test: int = 50,
     size: Sequence[int] = (128, 256),
     seed: int = 0,
-) -> DetectionData:
-    """Drawn street scenes with boxes of 10 classes, the same pictures as segmentation has.
+) -> DetectionSource:
+    """Drawn street scenes with boxes of 10 classes; the same images as for segmentation.
 
-    Traffic lights and signs, people, riders and six kinds of vehicles, with Cityscapes' label ids as ids. All
-    are kept: the rarest, truck, has 139 boxes in 400 scenes. root: where the tree is kept (default: a folder
-    named after the arguments in the user's cache). A tree made with the same arguments is used again.
+    The classes are traffic lights and signs, people, riders and six kinds of vehicles, with Cityscapes' label
+    ids. The rarest, truck, has 139 boxes in 400 scenes.
 
-    Raises: UserError for bad numbers, and when `root` holds something else or cannot be written.
+    Args:
+        root: folder of the scenes (None: one named after the arguments, in the user's cache); scenes drawn
+            with the same arguments are reused.
+        num_train, num_val, num_test: number of scenes.
+        size: (height, width) of the scenes.
+
+    Raises:
+        UserError: if a number is out of range, or `root` holds something else or cannot be written.
     """
     draw = partial(
         cached_streets,
@@ -42,4 +48,4 @@ def streets(
         for split, count in counts.items()
         if count
     }
-    return read_pairs(pairs, source=f"built-in street scenes at {folder}")
+    return read_pairs(pairs, name=f"built-in street scenes at {folder}")

@@ -1,4 +1,4 @@
-"""Where the pictures and XML files of a Pascal VOC data set lie, whatever the folders are called."""
+"""Where the images and XML files of a Pascal VOC data set are, whatever its folders are called."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from det.data.assembly import SPLIT_NAMES
+from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
 
@@ -26,8 +26,8 @@ Stems = dict[str, str]
 """Name without suffix -> path."""
 
 
-class Found(NamedTuple):
-    """A split: pictures by name, XML files by name, and the names that belong to it, in order."""
+class SplitFiles(NamedTuple):
+    """The files of a split: images by name, XML files by name, and the names that belong to it, in order."""
 
     images: Stems
     xmls: Stems
@@ -36,27 +36,29 @@ class Found(NamedTuple):
 
 def find_splits(
     root: Path, *, images: str | None, annotations: str | None, splits: Mapping[str, str] | None
-) -> tuple[dict[str, Found], list[str]]:
-    """The splits by name, and lines worth showing.
+) -> tuple[dict[str, SplitFiles], list[str]]:
+    """The splits by name, and lines to show before training.
 
-    `images`, `annotations`: folders below `root` or below that of a split; None: the usual names, else that
-    folder itself, else the only one in it that holds such files. `splits`: split -> list (a path, or a name
-    in ImageSets/Main) or folder; None: the lists of ImageSets/Main, else folders named as splits, else a
-    fifth of the names for val, by their hash.
+    Args:
+        images, annotations: folders below `root` or a split's folder. Default: one of the usual names, else
+            the folder itself, else the only one in it that has such files.
+        splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
+            ImageSets/Main, else folders named after splits, else a fifth of the images for val, by the hash
+            of their names.
 
-    Raises: UserError where there are no pictures or no XML files.
+    Raises:
+        UserError: if there are no images or no XML files.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check data.root")
     for split, place in (splits or {}).items():
         if not isinstance(place, str) or not place:
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
-    chosen = dict(splits) if splits else _usual_splits(root, images)
-    found = {split: _split(root, place, images, annotations) for split, place in chosen.items()}
-    if found:
-        return found, []
-    everything = _by_folders(root, images, annotations)
-    return _divided(root, everything)
+    places = dict(splits) if splits else _usual_splits(root, images)
+    files = {split: _split_files(root, place, images, annotations) for split, place in places.items()}
+    if files:
+        return files, []
+    return _divide(root, _all_files(root, images, annotations))
 
 
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
@@ -64,67 +66,70 @@ def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
     inner = [_subfolders(folder) for folder in outer if folder.is_dir()]
     lists = {path.stem: path.stem for path in (root / "ImageSets/Main").glob("*.txt")}
     for folders in (None, _subfolders(root), *inner):
-        there = lists if folders is None else {name: path.name for name, path in folders.items()}
+        places = lists if folders is None else {name: path.name for name, path in folders.items()}
         names = {
-            split: next((there[name] for name in options if name in there), None)
-            for split, options in SPLIT_NAMES.items()
+            split: next((places[name] for name in usual if name in places), None)
+            for split, usual in SPLIT_NAMES.items()
         }
-        names["train"] = names["train"] or there.get("trainval")
+        names["train"] = names["train"] or places.get("trainval")
         if any(names.values()):
             return {split: name for split, name in names.items() if name is not None}
     return {}
 
 
-def _split(root: Path, place: str, images: str | None, annotations: str | None) -> Found:
+def _split_files(root: Path, place: str, images: str | None, annotations: str | None) -> SplitFiles:
     base = root / place
     if base.is_dir():
-        pictures = _pictures(base, images)
-        xmls = _xmls(base, annotations, pictures)
-        return _pair(pictures, xmls or _of_split(root, place, annotations) or pictures)
+        image_folder = _image_folder(base, images)
+        xml_folder = _xml_folder(base, annotations, image_folder)
+        xml_folder = xml_folder or _shared_xml_folder(root, place, annotations)
+        return _pair(image_folder, xml_folder or image_folder)
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
-        everything = _by_folders(root, images, annotations)
-        return everything._replace(names=_read_list(path))
-    pictures = _pictures(root, images) / place
-    if pictures.is_dir():
-        xmls = _of_split(root, place, annotations) or _xmls(root, annotations, pictures)
-        return _pair(pictures, xmls or pictures)
+        return _all_files(root, images, annotations)._replace(names=_read_list(path))
+    image_folder = _image_folder(root, images) / place
+    if image_folder.is_dir():
+        xml_folder = _shared_xml_folder(root, place, annotations)
+        xml_folder = xml_folder or _xml_folder(root, annotations, image_folder)
+        return _pair(image_folder, xml_folder or image_folder)
     raise UserError(f"{base}: no such folder or list; check data.source.splits")
 
 
-def _by_folders(base: Path, images: str | None, annotations: str | None) -> Found:
-    pictures = _pictures(base, images)
-    xmls = _xmls(base, annotations, pictures)
-    if annotations and xmls is None:
+def _all_files(base: Path, images: str | None, annotations: str | None) -> SplitFiles:
+    image_folder = _image_folder(base, images)
+    xml_folder = _xml_folder(base, annotations, image_folder)
+    if annotations and xml_folder is None:
         raise UserError(f"{base / annotations}: no such folder; check data.source.annotations")
-    return _pair(pictures, xmls or pictures)
+    return _pair(image_folder, xml_folder or image_folder)
 
 
-def _pictures(base: Path, named: str | None) -> Path:
-    if named:
-        if not (base / named).is_dir():
-            raise UserError(f"{base / named}: no such folder; check data.source.images")
-        return base / named
+def _image_folder(base: Path, chosen: str | None) -> Path:
+    if chosen:
+        if not (base / chosen).is_dir():
+            raise UserError(f"{base / chosen}: no such folder; check data.source.images")
+        return base / chosen
     if (usual := next(_named(base, IMAGE_FOLDERS), None)) is not None:
         return usual
-    return base if _holds(base, IMAGE_SUFFIXES) else _only(base, IMAGE_SUFFIXES) or base
+    return base if _has_files(base, IMAGE_SUFFIXES) else _only_folder(base, IMAGE_SUFFIXES) or base
 
 
-def _xmls(base: Path, named: str | None, pictures: Path) -> Path | None:
-    """The folder of XML files below `base`, or with the pictures; None where there is none."""
-    if named:
-        return base / named if (base / named).is_dir() else None
+def _xml_folder(base: Path, chosen: str | None, image_folder: Path) -> Path | None:
+    """The folder of XML files below `base`, or that of the images; None if neither has any."""
+    if chosen:
+        return base / chosen if (base / chosen).is_dir() else None
     if (usual := next(_named(base, XML_FOLDERS), None)) is not None:
         return usual
-    return next((folder for folder in (base, pictures) if _holds(folder, _XML)), None) or _only(base, _XML)
+    candidates = (folder for folder in (base, image_folder) if _has_files(folder, _XML))
+    return next(candidates, None) or _only_folder(base, _XML)
 
 
-def _of_split(root: Path, place: str, named: str | None) -> Path | None:
-    """The folder of XML files of a split, or of all splits, below `root`; None where there is none.
+def _shared_xml_folder(root: Path, place: str, chosen: str | None) -> Path | None:
+    """A folder of XML files below `root`: that of the split, or one for all splits; None if there is none.
 
-    Of all splits only where its name says so: those of one split must not be taken for another's.
+    Only a folder with one of the usual names is taken for all splits: the files of one split must not be
+    taken for another's.
     """
-    folder = root / named if named else next(_named(root, XML_FOLDERS), None)
+    folder = root / chosen if chosen else next(_named(root, XML_FOLDERS), None)
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check data.source.annotations")
     return folder and (folder / place if (folder / place).is_dir() else folder)
@@ -136,13 +141,13 @@ def _named(base: Path, usual: tuple[str, ...]) -> Iterator[Path]:
     return (inside[name] for name in usual if name in inside)
 
 
-def _only(base: Path, suffixes: tuple[str, ...]) -> Path | None:
-    """The sub-folder with files of a kind, where there is a single one."""
-    holding = [folder for folder in _subfolders(base).values() if _holds(folder, suffixes)]
-    return holding[0] if len(holding) == 1 else None
+def _only_folder(base: Path, suffixes: tuple[str, ...]) -> Path | None:
+    """The sub-folder with files of a kind, if there is exactly one."""
+    folders = [folder for folder in _subfolders(base).values() if _has_files(folder, suffixes)]
+    return folders[0] if len(folders) == 1 else None
 
 
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+def _has_files(folder: Path, suffixes: tuple[str, ...]) -> bool:
     return any(name.lower().endswith(suffixes) and not name.startswith(".") for name in _list(folder))
 
 
@@ -158,15 +163,14 @@ def _list(folder: Path) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _pair(images: Path, xmls: Path) -> Found:
-    pictures, files = _stems(images, IMAGE_SUFFIXES), _stems(xmls, _XML)
-    if not pictures:
-        hint = next((path.parent for path in images.glob("*/*/Annotations")), None) or next(
-            (path.parent for path in images.glob("*/Annotations")), None
-        )
-        remedy = f"did you mean data.root={hint}?" if hint else "name it by data.source.images"
-        raise UserError(f"{images}: no pictures in this folder; {remedy}")
-    return Found(pictures, files, list(pictures))
+def _pair(image_folder: Path, xml_folder: Path) -> SplitFiles:
+    images, xmls = _stems(image_folder, IMAGE_SUFFIXES), _stems(xml_folder, _XML)
+    if not images:
+        nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
+        hint = nested[0].parent if nested else None
+        remedy = f"did you mean data.root={hint}?" if hint else "give data.source.images=<their folder>"
+        raise UserError(f"{image_folder}: no images in this folder; {remedy}")
+    return SplitFiles(images, xmls, list(images))
 
 
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
@@ -175,13 +179,13 @@ def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes and not name.startswith("."):
             if stem in stems:
-                raise UserError(f"{folder / name}: shares its name with {stems[stem]}; rename one")
+                raise UserError(f"{folder / name}: has the same name as {stems[stem]}; rename one")
             stems[stem] = str(folder / name)
     return stems
 
 
 def _read_list(path: Path) -> list[str]:
-    """The names of a list: one a line, a second column (of lists per class) and a suffix are passed over."""
+    """The names in a list, one a line, without a second column (of lists per class) and without suffixes."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -197,22 +201,23 @@ def _read_list(path: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _divided(root: Path, everything: Found) -> tuple[dict[str, Found], list[str]]:
-    """A fifth of the names for val: by hash, so that it stays the same when pictures are added."""
-    ranks = {name: _rank(name) for name in everything.names}
+def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
+    """A fifth of the images for val, by a hash of their names: it stays the same as images are added."""
+    ranks = {name: _rank(name) for name in files.names}
     if len(ranks) < 2:
-        raise UserError(f"{root}: a single picture; train and val need at least one each")
+        raise UserError(f"{root}: only one image; train and val need at least one each")
     val = [name for name, rank in ranks.items() if rank < _VAL_SHARE] or [min(ranks, key=ranks.__getitem__)]
     if len(val) == len(ranks):
         val.remove(max(ranks, key=ranks.__getitem__))
-    train = [name for name in everything.names if name not in set(val)]
+    train = [name for name in files.names if name not in set(val)]
     line = (
-        f"{root}: has no splits: {len(val)} of {len(ranks)} pictures are val, by a hash of their names; "
-        "decide yourself with ImageSets/Main/train.txt and val.txt, or folders train and val"
+        f"{root}: has no splits: {len(val)} of {len(ranks)} images are val, chosen by a hash of their names; "
+        "choose yourself with ImageSets/Main/train.txt and val.txt, or folders train and val"
     )
-    return {"train": everything._replace(names=train), "val": everything._replace(names=val)}, [line]
+    return {"train": files._replace(names=train), "val": files._replace(names=val)}, [line]
 
 
 def _rank(name: str) -> float:
+    """0..1, by the hash of the name."""
     digest = hashlib.blake2b(os.fsencode(name), digest_size=4).digest()
     return int.from_bytes(digest, "big") / 2**32

@@ -1,4 +1,4 @@
-"""One Pascal VOC annotation file: parsed without entities or document types, every value checked."""
+"""One Pascal VOC annotation file: parsed without entities or document types, with every value checked."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocObject(NamedTuple):
-    """`box` is xyxy as written; NaN where a number is none."""
+    """One object; `box` is xyxy as written, NaN if a number is not finite."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -26,7 +26,7 @@ class VocObject(NamedTuple):
 
 
 class VocFile(NamedTuple):
-    """size: (height, width) of the picture, or None where it is missing or zero."""
+    """The content of one file; `size` is (height, width) of the image, None if it is missing or zero."""
 
     size: tuple[int, int] | None
     objects: list[VocObject]
@@ -49,7 +49,7 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if len(content) > _MAX_BYTES:
         raise UserError(
-            f"{path}: more than {_MAX_BYTES // 10**6} MB are no annotations of one picture; remove it"
+            f"{path}: over {_MAX_BYTES // 10**6} MB, too large for the annotations of one image; remove it"
         )
     return content
 
@@ -59,7 +59,7 @@ def _parse(path: Path) -> Element:
 
     def refuse(*_: Any) -> None:
         raise UserError(
-            f"{path}: declares a document type or entities, which annotations never need; remove them"
+            f"{path}: declares a document type or entities, which annotations do not need; remove them"
         )
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -94,7 +94,7 @@ def _parse(path: Path) -> Element:
 def _object(node: Element, where: str) -> VocObject:
     name = _text(node, "name")
     if not name or not name.isprintable():
-        raise UserError(f"{where}: has no <name>; name its class")
+        raise UserError(f"{where}: has no <name>; add the name of its class")
     box = node.find("bndbox")
     if box is None:
         raise UserError(f"{where} ({name!r:.40}): has no <bndbox>; draw its box or remove the object")
@@ -120,7 +120,7 @@ def _size(root: Element, where: str) -> tuple[int, int] | None:
 def _number(node: Element, tag: str, where: str) -> float:
     text = _text(node, tag)
     try:
-        value = float(text.replace(",", "."))  # some programs write numbers as their user's country does
+        value = float(text.replace(",", "."))  # some programs write decimal commas
     except ValueError:
         raise UserError(f"{where}: <{tag}> must be a number, got {text!r:.40}") from None
     return value if math.isfinite(value) else math.nan

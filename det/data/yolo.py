@@ -1,6 +1,7 @@
-"""YOLO: data.yaml, folders of pictures, and label files where their path says labels instead of images."""
+"""YOLO: data.yaml, folders of images, and label files at the same path with `labels` instead of `images`."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from det.data.assembly import SPLIT_NAMES, assemble
-from det.data.cleaning import AnnotationIssues, RawSplit, finish, header_size
-from det.data.dataset import DetectionData
+from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
+from det.data.dataset import DetectionSource
+from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
@@ -18,39 +19,47 @@ from engine.errors import UserError
 _MAX_BYTES = 1_000_000
 
 
-def yolo(*, root: str, allow_same_names: bool = False) -> DetectionData:
-    """The folder `root` with its data.yaml (or another .yaml, where it is the only one), or that file itself.
+_SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
+"""Fractions beyond these are not due to rounding at the border: the numbers are pixels."""
 
-    data.yaml: `names`, a list or {0: name}; `train`, `val` (or `valid`) and `test`: a folder of pictures, a
-    list of pictures as .txt, or several of either; `path`, below which they lie (default: the yaml's folder).
-    The labels of a/images/b/c.jpg are a/labels/b/c.txt, or c.txt beside the picture where no folder is called
-    images. A picture without a label file has no objects; a split without any is not annotated.
 
-    The rules about boxes are in `det.data.cleaning`, what splits must not share in `det.data.assembly`.
+def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
+    """A data.yaml with the names of the classes and the places of the splits.
 
-    Raises: UserError, before training, naming the file and line or key.
+    data.yaml: `names`, a list or {0: name}; `train`, `val` (or `valid`) and `test`: a folder of images, a
+    list of images as .txt, or several of either; `path`, the folder that they are relative to (default: that
+    of the yaml file). The labels of a/images/b/c.jpg are a/labels/b/c.txt or, if no folder is called images,
+    c.txt beside the image. An image without a label file has no objects; a split without any is not
+    annotated. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
+
+    Args:
+        root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file.
+        allow_same_names: whether images of train and val may have the same names.
+
+    Raises:
+        UserError: naming the file and the line or key, before training.
     """
     file = _find_yaml(Path(root).expanduser().absolute())
     content = _load(file)
     classes = _classes(file, content)
-    findings, warnings, splits = AnnotationIssues(), [], {}
+    issues, warnings, splits = AnnotationIssues(), [], {}
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
             continue
         images = _images(file, content, split, place)
         if images is None:
-            warnings.append(f"{file}: {split}: {place} is not there; the split is left out")
+            warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        splits[split] = finish(_raw(images, split, len(classes), findings), findings)
+        splits[split] = clean_split(_raw_split(images, split, len(classes), issues), issues)
     if not splits:
         reason = warnings[0] if warnings else f"{file}: names no train, val or test"
-        raise UserError(f"{reason}; give folders of pictures below {file.parent}")
-    return assemble(
-        source=f"YOLO at {file}",
+        raise UserError(f"{reason}; give folders of images below {file.parent}")
+    return checked_source(
+        name=f"YOLO at {file}",
         classes=classes,
         splits=splits,
-        findings=findings,
+        issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
     )
@@ -61,12 +70,12 @@ def _find_yaml(root: Path) -> Path:
         return root
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check data.root")
-    found = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
-    if len(found) != 1:
+    files = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
+    if len(files) != 1:
         raise UserError(
-            f"{root}: {'several' if found else 'no'} .yaml files; give data.root=<that with names, train>"
+            f"{root}: {'several' if files else 'no'} .yaml files; give the file itself as data.root"
         )
-    return found[0]
+    return files[0]
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -74,7 +83,9 @@ def _load(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             text = stream.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise UserError(f"{file}: more than {_MAX_BYTES // 10**6} MB is no data.yaml; check data.root")
+            raise UserError(
+                f"{file}: over {_MAX_BYTES // 10**6} MB, too large for a data.yaml; check data.root"
+            )
         content = yaml.safe_load(text.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
@@ -83,7 +94,7 @@ def _load(file: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        # The yaml library stumbles over wrong tags ("!!int x") in any of these ways.
+        # Wrong tags ("!!int x") raise any of these in the yaml library.
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split()):.100}); correct it") from None
     if not isinstance(content, dict) or "names" not in content:
         raise UserError(f"{file}: names: is missing; list the classes, and train, val and test")
@@ -105,14 +116,14 @@ def _classes(file: Path, content: dict[str, Any]) -> ClassMap:
     if count != len(names):
         raise UserError(f"{file}: nc: is {count!r:.20} but there are {len(names)} names; correct one")
     try:
-        # A class may be called 1 or yes; yaml reads those as something else than text.
+        # A class may be called 1 or yes, which yaml does not read as text.
         return ClassMap(names=tuple(name if isinstance(name, str) else repr(name) for name in names))
     except ValueError as error:
         raise UserError(f"{file}: names: {error}") from None
 
 
 def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list[str] | None:
-    """The pictures of a split, sorted within each folder; None where none of its places exists."""
+    """The images of a split, sorted within each folder; None if none of its places exists."""
     places = place if isinstance(place, list) else [place]
     if not all(isinstance(item, str) and item.isprintable() for item in places):
         raise UserError(
@@ -121,17 +132,17 @@ def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list
     base = content.get("path") or "."
     if not isinstance(base, str) or not base.isprintable():
         raise UserError(f"{file}: path: must be a folder, got {base!r:.60}")
-    found = [where for item in places if (where := _resolve(file.parent, base, item)) is not None]
-    if not found:
+    existing = [path for item in places if (path := _resolve(file.parent, base, item)) is not None]
+    if not existing:
         return None
-    images = [image for where in found for image in (_walk(where) if where.is_dir() else _listed(where))]
+    images = [image for path in existing for image in (_walk(path) if path.is_dir() else _read_list(path))]
     if not images:
-        raise UserError(f"{found[0]}: no pictures; check {split} in {file}")
+        raise UserError(f"{existing[0]}: no images; check {split} in {file}")
     return list(dict.fromkeys(images))
 
 
 def _resolve(home: Path, base: str, item: str) -> Path | None:
-    # `path` is often that of another machine, and Roboflow writes ../train where it means ./train.
+    # `path` is often from another machine, and Roboflow writes ../train for ./train.
     inside = item
     while inside.startswith("../"):
         inside = inside.removeprefix("../")
@@ -142,48 +153,48 @@ def _resolve(home: Path, base: str, item: str) -> Path | None:
 
 
 def _walk(folder: Path) -> list[str]:
-    found = [
+    images = [
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
     ]
-    return sorted(found)
+    return sorted(images)
 
 
-def _listed(file: Path) -> list[str]:
+def _read_list(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable list of pictures ({error}); write one path a line") from None
+        raise UserError(f"{file}: not a readable list of images ({error}); write one path a line") from None
     images = [os.path.normpath(file.parent / line.strip()) for line in lines if line.strip()]
     missing = next((image for image in images if not os.path.isfile(image)), None)
     if missing is not None:
-        raise UserError(f"{missing}: no such picture; correct {file} (paths are relative to it)")
+        raise UserError(f"{missing}: no such image; correct {file} (paths are relative to it)")
     return images
 
 
-def _raw(images: list[str], split: str, num_classes: int, findings: AnnotationIssues) -> RawSplit:
+def _raw_split(images: list[str], split: str, num_classes: int, issues: AnnotationIssues) -> RawSplit:
     names = _names(images)
     files = [_label_file(image) for image in images]
-    there = [os.path.isfile(file) for file in files]
-    sizes = [header_size(image) for image in images]
-    if not any(there):
+    exist = [os.path.isfile(file) for file in files]
+    sizes = [read_size(image) for image in images]
+    if not any(exist):
         if split == "train":
             raise UserError(
-                f"{images[0]}: no {files[0]}, nor labels for any other picture of train; add them"
+                f"{images[0]}: no {files[0]}, and no labels for any other image of train; add them"
             )
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
     owners, boxes, labels = [], [], []
     for owner, file in enumerate(files):
-        if there[owner]:
-            found, fractions = read_rows(file, num_classes)
-            height, width = sizes[owner] or (0, 0)  # of a picture that cannot be read no box is taken
-            owners.append(np.full(len(found), owner, np.int64))
+        if exist[owner]:
+            row_labels, fractions = read_rows(file, num_classes)
+            height, width = sizes[owner] or (0, 0)  # unreadable: its boxes are left out later
+            owners.append(np.full(len(row_labels), owner, np.int64))
             boxes.append(fractions * (width, height, width, height))
-            labels.append(found)
-    absent = [os.path.basename(image) for image, exists in zip(images, there, strict=True) if not exists]
-    findings.note("image", "without a label file: taken as without objects", absent)
+            labels.append(row_labels)
+    absent = [os.path.basename(image) for image, exists in zip(images, exist, strict=True) if not exists]
+    issues.add("image", "without a label file: used as images without objects", absent)
     return RawSplit(
         images=images,
         names=names,
@@ -196,17 +207,13 @@ def _raw(images: list[str], split: str, num_classes: int, findings: AnnotationIs
 
 
 def _names(images: list[str]) -> list[str]:
-    """Names without suffix, below the folder that all pictures share."""
+    """Names without suffix, relative to the folder that all images share."""
     shared = os.path.dirname(images[0]) if len(images) == 1 else os.path.commonpath(images)
     names = [os.path.splitext(os.path.relpath(image, shared))[0] for image in images]
-    twice = (
-        next((name for name in names if names.count(name) > 1), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice is not None:
+    if len(set(names)) < len(names):
+        duplicate = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(
-            f"{os.path.join(shared, twice)}: two pictures share this name and its labels; rename one"
+            f"{os.path.join(shared, duplicate)}: two images have this name and its labels; rename one"
         )
     return names
 
@@ -216,17 +223,13 @@ def _label_file(image: str) -> str:
     return os.path.splitext(f"{head}{os.sep}labels{os.sep}{tail}" if middle else image)[0] + ".txt"
 
 
-_FURTHEST = 2.0
-"""A fraction beyond this, or below -1, is no rounding at the border: the numbers are pixels."""
-
-
 def read_rows(path: str | Path, num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Classes [M], and boxes [M, 4] xyxy as fractions of width and height.
+    """Labels [M], and boxes [M, 4] xyxy as fractions of width and height.
 
-    A row is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, of which the box around it is
-    taken.
+    A row is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which gives the box around it.
 
-    Raises: UserError naming the file and line.
+    Raises:
+        UserError: naming the file and the line.
     """
     path = Path(path)
     try:
@@ -256,11 +259,12 @@ def _row(values: list[str], num_classes: int, where: str) -> tuple[int, list[flo
         )
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise UserError(
-            f"{where}: must be class cx cy w h, or a class and a polygon's points, got {len(values)} values"
+            f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {len(values)} "
+            "values"
         )
-    if any(number > _FURTHEST or number < -1 for number in numbers):
+    if any(number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in numbers):
         raise UserError(
-            f"{where}: must be fractions of the picture in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
+            f"{where}: must be fractions of the image in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
             "by its width and height"
         )
     if len(numbers) == 4:

@@ -1,6 +1,6 @@
-"""COCO's average precision and recall, as arrays: by pycocotools or, with the same numbers, by hotcoco.
+"""COCO's average precision and recall as arrays, by pycocotools or, with the same numbers, by hotcoco.
 
-pycocotools is the reference and slow (about 25 s for 2000 images with 100 detections each); hotcoco is
+pycocotools is the reference, and slow: about 25 s for 2000 images with 100 detections each. hotcoco is
 compiled and takes a hundredth of that.
 """
 
@@ -19,20 +19,23 @@ BACKENDS = ("auto", "hotcoco", "pycocotools")
 
 
 AREAS = ("all", "small", "medium", "large")
-"""COCO's ranges of an object's area: all, below 32 x 32 pixels, up to 96 x 96, above."""
+"""COCO's ranges of an object's area: all, below 32 x 32 pixels, up to 96 x 96, above that."""
 
 
-# pycocotools overwrites the flag `ignore` of an object by `iscrowd`, and a crowd is matched differently (any
-# number of detections, by the share of the detection that lies inside). An object that is out of every range
-# of areas is ignored in either library and matched by IoU like any other.
-_OUT_OF_RANGE = 1e12
+# pycocotools overwrites an object's `ignore` flag by `iscrowd`, and crowds are matched differently: by any
+# number of detections, and by the share of the detection that lies inside. An object whose area is outside
+# of all ranges is ignored by both libraries and matched by IoU like any other.
+_OUTSIDE_OF_ALL_RANGES = 1e12
 
 
 class Objects(NamedTuple):
     """Ground truth in COCO's terms, ordered by image.
 
-    image_ids, category_ids: int64 [G]. boxes: float64 [G, 4], (x, y, width, height) in pixels. areas: float64
-    [G], which sorts objects into small, medium and large. crowd, ignored: bool [G]; a crowd is ignored too.
+    Attributes:
+        image_ids, category_ids: int64 [G].
+        boxes: float64 [G, 4], (x, y, width, height) in pixels.
+        areas: float64 [G], by which objects are small, medium or large.
+        crowd, ignored: bool [G]; crowds are ignored too.
     """
 
     image_ids: NDArray[np.int64]
@@ -44,16 +47,20 @@ class Objects(NamedTuple):
 
     @property
     def scored_areas(self) -> NDArray[np.float64]:
-        """The areas to score with: out of every range for what is ignored without being a crowd."""
-        return np.where(self.ignored & ~self.crowd, _OUT_OF_RANGE, self.areas)
+        """The areas to score with: outside of all ranges for objects that are ignored and not crowds."""
+        return np.where(self.ignored & ~self.crowd, _OUTSIDE_OF_ALL_RANGES, self.areas)
 
 
 class Curves(NamedTuple):
-    """What COCO's evaluation accumulates; NaN where there is nothing to score.
+    """What COCO's evaluation accumulates; NaN if there is nothing to score.
 
-    T = 10 IoU thresholds .50 to .95, R = 101 recalls 0 to 1, K categories, A = 4 `AREAS`, M limits on the
-    detections per image and category. precision, scores: [T, R, K, A, M], the precision at each recall and
-    the score from which it is reached. recall: [T, K, A, M], the largest recall.
+    T = 10 IoU thresholds from .50 to .95, R = 101 recalls from 0 to 1, K categories, A = 4 `AREAS`, M limits
+    on the detections per image and category.
+
+    Attributes:
+        precision: [T, R, K, A, M], at each recall.
+        recall: [T, K, A, M], the largest one.
+        scores: [T, R, K, A, M], the score threshold at which each recall is reached.
     """
 
     precision: NDArray[np.float64]
@@ -63,14 +70,17 @@ class Curves(NamedTuple):
     def ap(
         self, *, iou: int | slice = slice(None), category: int | slice = slice(None), area: int = 0
     ) -> float:
-        """Average precision at the largest limit on detections; the mean over what is not chosen by index."""
+        """Average precision at the largest limit on detections, averaged over IoUs and categories that are
+        not selected by index."""
         return mean(self.precision[iou, :, category, area, -1])
 
 
 def choose_backend(name: str) -> str:
-    """`hotcoco` or `pycocotools`; `auto` takes hotcoco where it is installed.
+    """`hotcoco` or `pycocotools`; `auto` chooses hotcoco if it is installed.
 
-    Raises: ValueError for another name; UserError when hotcoco is asked for and not installed.
+    Raises:
+        ValueError: if the name is unknown.
+        UserError: if hotcoco is asked for but not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
@@ -81,7 +91,7 @@ def choose_backend(name: str) -> str:
 
 
 def accumulate(
-    found: NDArray[np.float64],
+    detections: NDArray[np.float64],
     truth: Objects,
     *,
     image_ids: Sequence[int],
@@ -89,18 +99,19 @@ def accumulate(
     max_detections: Sequence[int],
     backend: str,
 ) -> Curves:
-    """Score detections against the truth.
+    """Score detections against the ground truth.
 
     Args:
-        found: [D, 7]: image id, x, y, width, height, score, category id; COCO's own layout for arrays.
-        image_ids: the images that count, with or without objects and detections.
+        detections: [D, 7], COCO's array of results: image id, x, y, width, height, score, category id.
+        truth: the objects of these images.
+        image_ids: the images to score, with or without objects and detections.
         category_ids: the categories, in the order of the result's K.
-        max_detections: rising limits on the detections per image and category.
+        max_detections: increasing limits on the detections per image and category.
         backend: from `choose_backend`.
     """
     categories = sorted(category_ids)  # both libraries sort them
     run = _hotcoco if backend == "hotcoco" else _pycocotools
-    result = run(found, truth, list(image_ids), categories, list(max_detections))
+    result = run(detections, truth, list(image_ids), categories, list(max_detections))
     order = np.searchsorted(categories, category_ids)
     precision, recall, scores = (np.asarray(result[name]) for name in ("precision", "recall", "scores"))
     parts = (precision[:, :, order], recall[:, order], scores[:, :, order])
@@ -108,9 +119,9 @@ def accumulate(
 
 
 def summarize(curves: Curves, max_detections: Sequence[int]) -> dict[str, float]:
-    """COCO's 12 numbers in 0..1 by name, NaN where there is nothing to score."""
-    half, three_quarters = 0, 5  # of .50, .55, ..., .95
-    result = {"map": curves.ap(), "map_50": curves.ap(iou=half), "map_75": curves.ap(iou=three_quarters)}
+    """COCO's 12 numbers in 0..1 by name; NaN if there is nothing to score."""
+    iou_50, iou_75 = 0, 5  # positions among .50, .55, ..., .95
+    result = {"map": curves.ap(), "map_50": curves.ap(iou=iou_50), "map_75": curves.ap(iou=iou_75)}
     for position, area in enumerate(AREAS[1:], start=1):
         result[f"map_{area}"] = curves.ap(area=position)
     for position, limit in enumerate(max_detections):
@@ -121,13 +132,13 @@ def summarize(curves: Curves, max_detections: Sequence[int]) -> dict[str, float]
 
 
 def mean(values: NDArray[np.float64]) -> float:
-    """The mean of what is not NaN; NaN where nothing is left."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
-def truth_json(truth: Objects) -> list[dict[str, Any]]:
-    """COCO's `annotations`; ids start at 1, since both libraries take an id of 0 for "no match"."""
+def truth_to_coco(truth: Objects) -> list[dict[str, Any]]:
+    """COCO's list of `annotations`. Ids start at 1, since to both libraries an id of 0 means "no match"."""
     columns = (
         truth.image_ids,
         truth.category_ids,
@@ -152,31 +163,35 @@ def truth_json(truth: Objects) -> list[dict[str, Any]]:
     ]
 
 
-def found_json(found: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """COCO's results format, of detections as in `accumulate`; nothing is rounded."""
-    images, categories = found[:, 0].astype(np.int64).tolist(), found[:, 6].astype(np.int64).tolist()
+def detections_to_coco(detections: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Detections as in `accumulate` -> COCO's results format, without rounding."""
+    images, categories = (detections[:, column].astype(np.int64).tolist() for column in (0, 6))
     return [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(
-            images, categories, found[:, 1:5].tolist(), found[:, 5].tolist(), strict=True
+            images, categories, detections[:, 1:5].tolist(), detections[:, 5].tolist(), strict=True
         )
     ]
 
 
 def _pycocotools(
-    found: NDArray[np.float64], truth: Objects, images: list[int], categories: list[int], limits: list[int]
+    detections: NDArray[np.float64],
+    truth: Objects,
+    images: list[int],
+    categories: list[int],
+    limits: list[int],
 ) -> dict[str, Any]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    results = found_json(found)
-    areas = (found[:, 3] * found[:, 4]).tolist()
+    results = detections_to_coco(detections)
+    areas = (detections[:, 3] * detections[:, 4]).tolist()
     for number, (result, area) in enumerate(zip(results, areas, strict=True), start=1):
         result.update(id=number, area=area, iscrowd=0)
     sides = []
     with contextlib.redirect_stdout(io.StringIO()):
-        for annotations in (truth_json(truth), results):
-            side = COCO()  # loadRes would raise IndexError where nothing was found
+        for annotations in (truth_to_coco(truth), results):
+            side = COCO()  # its loadRes raises IndexError if there are no detections
             side.dataset = {
                 "images": [{"id": image} for image in images],
                 "categories": [{"id": category} for category in categories],
@@ -192,7 +207,11 @@ def _pycocotools(
 
 
 def _hotcoco(
-    found: NDArray[np.float64], truth: Objects, images: list[int], categories: list[int], limits: list[int]
+    detections: NDArray[np.float64],
+    truth: Objects,
+    images: list[int],
+    categories: list[int],
+    limits: list[int],
 ) -> dict[str, Any]:
     from hotcoco import COCO, COCOeval
 
@@ -206,7 +225,7 @@ def _hotcoco(
         area=truth.scored_areas,
         iscrowd=truth.crowd,
     )
-    evaluation = COCOeval(reference, reference.load_res(np.ascontiguousarray(found)), "bbox")
+    evaluation = COCOeval(reference, reference.load_res(np.ascontiguousarray(detections)), "bbox")
     evaluation.params.max_dets = limits
     evaluation.evaluate()
     evaluation.accumulate()

@@ -4,27 +4,27 @@ import numpy as np
 import torch
 
 from det.boxes import Detections
-from det.data.dataset import Annotations, offsets
+from det.data.dataset import DetectionSplit, to_offsets
 from det.eval.evaluator import DetectionEvaluator
 from engine.data.class_map import ClassMap
-from engine.io.files import pack
+from engine.io.files import pack_paths
 
 CLASSES = ClassMap(names=("dog", "car", "person", "kite"), ids=(18, 3, 1, 90))  # gaps, not sorted
 
 
 def annotate(boxes, labels, *, crowd=None, difficult=None, image_ids=None, size=(480, 640)):
-    """Annotations from boxes [M, 4] and labels [M] per image."""
+    """DetectionSplit from boxes [M, 4] and labels [M] per image."""
     counts = np.array([len(part) for part in labels])
     flat = np.concatenate([np.reshape(part, (-1, 4)) for part in boxes]).astype(np.float32)
     crowd = np.zeros(len(flat), bool) if crowd is None else crowd
     difficult = np.zeros(len(flat), bool) if difficult is None else difficult
     names = [f"image_{index}" for index in range(len(counts))]
-    return Annotations(
-        images=pack([f"/somewhere/{name}.jpg" for name in names]),
-        names=pack(names),
+    return DetectionSplit(
+        images=pack_paths([f"/somewhere/{name}.jpg" for name in names]),
+        names=pack_paths(names),
         image_ids=np.arange(1, len(counts) + 1) if image_ids is None else image_ids,
         sizes=np.tile(np.array(size, np.int32), (len(counts), 1)),
-        first=offsets(counts),
+        offsets=to_offsets(counts),
         boxes=flat,
         labels=np.concatenate(labels).astype(np.int32),
         crowd=crowd,
@@ -55,7 +55,7 @@ def scene(seed=0, images=30):
     )  # fmt: skip
     outputs = []
     for index in range(images):
-        true, classes, _ = annotations.of(index)
+        true, classes, _ = annotations.objects(index)
         count = 0 if rng.random() < 0.15 else rng.integers(1, 130)
         pick = rng.integers(0, max(1, len(true)), count)
         near = true[pick] + rng.normal(0, 4, (count, 4)) if len(true) else np.zeros((count, 4))
@@ -71,7 +71,7 @@ def scene(seed=0, images=30):
 
 def evaluated(annotations, outputs, *, backend="auto", batch=4, **options):
     options = {"classes": CLASSES} | options
-    evaluator = DetectionEvaluator(annotations=annotations, backend=backend, **options)
+    evaluator = DetectionEvaluator(split=annotations, backend=backend, **options)
     for start in range(0, len(outputs), batch):
         indices = torch.arange(start, min(start + batch, len(outputs)))
         evaluator.update(outputs[start : start + batch], {"index": indices})

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.artifact import Artifact, describe
-from deploy.formats.export import export
-from deploy.formats.runtimes import SUFFIXES, eager, open_session
+from deploy.artifact import Artifact
+from deploy.eager import eager_session
+from deploy.export.module import export_module
+from deploy.formats import BUILT_IN, find, open_session
+from deploy.metadata import describe
 from det.boxes import pairwise_iou
-from det.export import Export, Suppression, finished, overlaps, run_artifact
+from det.export import DetectionWithFile, ExportedDetection, Suppression, batched_iou, unpadded
 from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
 from det.task import Detection
@@ -50,7 +52,7 @@ def test_fixed_steps_are_greedy_suppression(limits):
         boxes, scores = crowd(number)
         found = suppress(boxes, scores)
         assert found[3].all()
-        rows = finished(*found[:3], torch.ones(2, 2))
+        rows = unpadded(*found[:3], torch.ones(2, 2))
         for row, places, rated in zip(rows, boxes, scores, strict=True):
             expected = postprocess.select(places, rated)
             assert torch.equal(row.labels, expected.labels)
@@ -70,7 +72,7 @@ def test_too_few_steps_or_too_short_a_look_are_told():
         *found, told = Suppression(postprocess=postprocess, steps=steps)(boxes, scores)
         assert bool(told) is exact
         if exact:
-            assert torch.equal(finished(*found, torch.ones(1, 2))[0].scores, expected.scores)
+            assert torch.equal(unpadded(*found, torch.ones(1, 2))[0].scores, expected.scores)
     limited = Postprocess(iou_threshold=0.6, max_detections=5)
     assert not Suppression(postprocess=limited, look=6, steps=13)(boxes, scores)[3]
     assert Suppression(postprocess=limited, look=11, steps=13)(boxes, scores)[3]
@@ -85,13 +87,13 @@ def test_missing_detections_are_filled_up():
     assert not found[1].any()
     assert not rated[1].any()
     assert exact.all()
-    assert len(finished(found, rated, labels, torch.ones(2, 2))[1].labels) == 0
+    assert len(unpadded(found, rated, labels, torch.ones(2, 2))[1].labels) == 0
 
 
 def test_overlaps_are_intersection_over_union():
     boxes, _ = crowd(3)
     boxes[0, 5] = 0  # empty boxes overlap nothing, not even themselves
-    for found, places in zip(overlaps(boxes), boxes, strict=True):
+    for found, places in zip(batched_iou(boxes), boxes, strict=True):
         torch.testing.assert_close(found, pairwise_iou(places, places))
 
 
@@ -130,10 +132,10 @@ def pictures(count=1, seed=0):
 
 
 def shipped(module, path, **options):
-    kind = next(kind for kind, suffix in SUFFIXES.items() if path.name.endswith(suffix))
-    texts = describe(module, room="det", facts={})
+    kind = next(name for name in BUILT_IN if path.name.endswith(find(name).SUFFIX))
+    texts = describe(module, task="det", facts={})
     example = torch.from_numpy(pictures())
-    export(module, example, path, format=kind, names=module.names, metadata=texts, **options)
+    export_module(module, example, path, format=kind, names=module.names, metadata=texts, **options)
     return Artifact(open_session(path), path)
 
 
@@ -144,10 +146,10 @@ def test_finished_detections_are_those_of_the_task(activation):
     images = torch.from_numpy(pictures(3))
     with torch.inference_mode():
         expected = plain.predict({"image": images, "size": sizes})
-        *found, exact = Export(task=plain, output="detections")(images)
+        *found, exact = ExportedDetection(task=plain, output="detections")(images)
     assert exact.all()
     assert any(len(part.labels) for part in expected)
-    for one, other in zip(finished(*found, sizes), expected, strict=True):
+    for one, other in zip(unpadded(*found, sizes), expected, strict=True):
         assert torch.equal(one.labels, other.labels)
         torch.testing.assert_close(one.scores, other.scores)
         torch.testing.assert_close(one.boxes, other.boxes)
@@ -163,12 +165,12 @@ def test_finished_detections_are_those_of_the_task(activation):
 )
 def test_files_with_suppression_at_batch_1_and_n(tmp_path, name, library):
     pytest.importorskip(library)
-    module = Export(task=task(), output="detections")
+    module = ExportedDetection(task=task(), output="detections")
     session = shipped(module, tmp_path / name, dynamic_batch=True).session
     assert session.output_names == ("boxes", "scores", "labels", "exact")
     for count in (1, 3):
         images = pictures(count, seed=count)
-        expected, found = eager(module)(images), session(images)
+        expected, found = eager_session(module)(images), session(images)
         assert found[3].all()
         assert (found[2] == expected[2]).all()
         np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
@@ -183,8 +185,8 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     picture = pictures(1, seed=5)[0].transpose(1, 2, 0).repeat(2, 0)
     with torch.inference_mode():
         expected = [*plain.predict(batch), plain.predict_image(picture)]
-    artifact = shipped(Export(task=plain, output=output), tmp_path / "m.pt2")  # of one image at a time
-    placed = run_artifact(task=plain, artifact=artifact)
+    artifact = shipped(ExportedDetection(task=plain, output=output), tmp_path / "m.pt2")  # of one image at a time
+    placed = DetectionWithFile(task=plain, artifact=artifact)
     with torch.inference_mode():
         found = [*placed.predict(batch), placed.predict_image(picture)]
     for one, other in zip(found, expected, strict=True):
@@ -193,7 +195,7 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
 
 
 def test_agreement_counts_each_detection_once():
-    module = Export(task=task(), output="detections")
+    module = ExportedDetection(task=task(), output="detections")
     box = [0.1, 0.1, 0.5, 0.5]
 
     def found(*rows):
@@ -222,7 +224,7 @@ def test_agreement_counts_each_detection_once():
 )
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Export(task=task(), **options)
+        ExportedDetection(task=task(), **options)
 
 
 @pytest.mark.data
@@ -242,7 +244,7 @@ def test_the_released_detector_keeps_its_precision(tmp_path, data_folder, kind, 
         "export", "run=released", f"format={kind}", f"output={output}", "out=file", *data, cwd=tmp_path
     )
     assert "agreement: 1.0000" in text
-    file = tmp_path / "file" / f"model{SUFFIXES[kind]}"
+    file = tmp_path / "file" / f"model{find(kind).SUFFIX}"
     run("eval", "run=released", f"artifact={file}", "worst=0", *data, cwd=tmp_path)
     metrics = json.loads((tmp_path / "file" / "eval-val" / "metrics.json").read_text())
     assert metrics["map"] == pytest.approx(0.357, abs=0.001)

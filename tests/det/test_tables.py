@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from backbones.count import count
-from engine.config.compose import build, compose_config
-from engine.config.help import CONF
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
+from engine.config.overrides import CONF
 
 ROWS = [  # experiment, row, mAP, parameters (M), MAdds (B)
     ("ssdlite_v2", "V2", 22.1, 4.30, 0.80),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from det.augment import windows
+from det.augment import crop_geometry
 from det.transforms import EvalTransform, TrainTransform
 
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_pixels_of_a_box_fill_their_box(made, way, flip):
             image, boxes, labels = transform(*drawn(rng, (150, 200)), seed)
         assert image.shape == (96, 128, 3)
         for box, label in zip(boxes, labels, strict=True):
-            rows, columns = np.nonzero(image[..., label] > windows.GRAY)
+            rows, columns = np.nonzero(image[..., label] > crop_geometry.GRAY)
             if not len(rows):  # thinner than a pixel
                 assert (box[2:] - box[:2]).min() <= 1
                 continue

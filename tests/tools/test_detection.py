@@ -64,7 +64,7 @@ def test_predict_lists_boxes_in_pixels_of_the_file(trained):
     picture = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     (folder / "photos").mkdir(exist_ok=True)
     cv2.imwrite(str(folder / "photos" / "a.png"), picture)
-    every = ["task.shown=0.0", "task.postprocess.score_threshold=0.0"]
+    every = ["task.draw_threshold=0.0", "task.postprocess.score_threshold=0.0"]
     run("predict", f"run={path}", "input=photos", "out=found", *every, cwd=folder)
     (record,) = json.loads((folder / "found" / "summary.json").read_text())["files"]
     assert record["detections"]

@@ -19,7 +19,7 @@ def sides(anchors, size=(1.0, 1.0)):
 
 def test_as_many_as_the_released_graph_stores():
     generator = SSDAnchors()
-    assert generator.per_place == (3, 6, 6, 6, 6, 6)
+    assert generator.per_cell == (3, 6, 6, 6, 6, 6)
     anchors = generator(MAPS, (320, 320))
     assert anchors.shape == (2034, 4)
     assert anchors.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_default_boxes_are_torchvisions(size, maps, clip):
     images = ImageList(torch.zeros(1, 3, *size), [size])
     (expected,) = theirs(images, [torch.zeros(1, 1, *each) for each in maps])
     ours = DefaultBoxes(clip=clip)
-    assert list(ours.per_place) == theirs.num_anchors_per_location()
+    assert list(ours.per_cell) == theirs.num_anchors_per_location()
     height, width = size
     found = ours(maps, size) * torch.tensor([width, height, width, height])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from det.data.coco import coco
-from det.data.dataset import DetectionData
+from det.data.dataset import DetectionSource
 from engine.data.images import write_png
 from engine.errors import UserError
 from tests.refusals import check_line, refuses
@@ -66,10 +66,10 @@ def test_boxes_classes_and_flags_are_read(tmp_path):
     assert data.classes.names == ("cat", "dog", "bird")  # by id
     assert data.classes.ids == (1, 3, 90)
     assert train.image_ids.tolist() == [100, 99]
-    assert train.of(0)[0].tolist() == [[1, 2, 11, 22], [0, 0, 60, 40]]
-    assert train.of(0)[1].tolist() == [1, 0]
-    assert train.of(1)[0].tolist() == [[5.5, 6, 15.5, 26]]
-    assert train.of(1)[1].tolist() == [2]
+    assert train.objects(0)[0].tolist() == [[1, 2, 11, 22], [0, 0, 60, 40]]
+    assert train.objects(0)[1].tolist() == [1, 0]
+    assert train.objects(1)[0].tolist() == [[5.5, 6, 15.5, 26]]
+    assert train.objects(1)[1].tolist() == [2]
     assert train.crowd.tolist() == train.ignored.tolist() == [False, False, True]
     assert train.areas.tolist() == [150, 2400, 33.5]
     assert train.sizes.tolist() == [[40, 60], [40, 60]]
@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
 
 def test_images_without_objects_are_negatives(tmp_path):
     data, train = read(tmp_path, box(99))
-    assert train.first.tolist() == [0, 0, 1]
+    assert train.offsets.tolist() == [0, 0, 1]
     assert any("1 image without objects: kept as negatives (0.png)" in line for line in data.warnings)
 
 
@@ -407,7 +407,7 @@ def test_any_change_ends_in_a_valid_result_or_one_line(tmp_path, data):
     except UserError as error:
         check_line(error, tmp_path)
     else:
-        assert isinstance(result, DetectionData)
+        assert isinstance(result, DetectionSource)
         part = result.splits["train"]
         assert np.isfinite(part.boxes).all()
         assert (part.boxes[:, 2:] > part.boxes[:, :2]).all()
@@ -431,7 +431,7 @@ def test_coco128_as_pycocotools_reads_it(data_folder):
     assert len(val.boxes) == 898
     for index, image_id in enumerate(val.image_ids.tolist()):
         expected = reference.loadAnns(reference.getAnnIds(image_id))
-        boxes, labels, _ = val.of(index)
+        boxes, labels, _ = val.objects(index)
         assert [data.classes.ids[label] for label in labels] == [entry["category_id"] for entry in expected]
         corners = np.array([entry["bbox"] for entry in expected]).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]

@@ -1,4 +1,4 @@
-"""Annotations in flat arrays, the samples made of them, and the rules about boxes that all formats share."""
+"""DetectionSplit in flat arrays, the samples made of them, and the rules about boxes that all formats share."""
 
 import json
 import multiprocessing
@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from det.data.assembly import assemble
-from det.data.cleaning import AnnotationIssues, RawSplit, finish
-from det.data.dataset import Annotations, DetectionData, DetectionDataset
+from det.data.source_checks import checked_source
+from det.data.cleaning import AnnotationIssues, RawSplit, clean_split
+from det.data.dataset import DetectionSplit, DetectionSource, DetectionDataset
 from det.data.streets import streets
 from det.transforms import EvalTransform, TrainTransform
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import collate
 from engine.data.pixel_cache import PixelCache
-from engine.data.sample_stream import Draw
+from engine.data.loader import SampleKey
 from engine.errors import UserError
-from engine.io.files import pack
+from engine.io.files import pack_paths
 
 CLASSES = ClassMap(names=("cat", "dog"))
 
@@ -46,12 +46,12 @@ def split(folder, boxes_of, *, height=40, width=60, seed=0, **options):
         labels=options.pop("labels", np.zeros(len(boxes), np.int64)),
         **options,
     )
-    findings = AnnotationIssues()
-    return finish(raw, findings), findings.lines("here")
+    issues = AnnotationIssues()
+    return clean_split(raw, issues), issues.lines("here")
 
 
 def dataset(annotations, transform, **options):
-    return DetectionDataset(annotations=annotations, classes=CLASSES, transform=transform, **options)
+    return DetectionDataset(split=annotations, classes=CLASSES, transform=transform, **options)
 
 
 # ------------------------------------------------------------------- the rules
@@ -82,7 +82,7 @@ def dataset(annotations, transform, **options):
 )
 def test_each_rule_is_applied_and_reported_once_with_the_file(tmp_path, given, kept, line):
     part, lines = split(tmp_path, [[(1, 1, 9, 9)], [given]])
-    boxes, _, ignored = part.of(1)
+    boxes, _, ignored = part.objects(1)
     assert boxes.tolist() == ([] if kept is None else [list(kept)])
     assert boxes.dtype == np.float32
     assert not ignored.any()
@@ -112,13 +112,13 @@ def test_boxes_in_any_order_end_up_with_their_images(tmp_path):
         difficult=np.array([0, 1, 0, 0, 0], bool),
         areas=np.array([7, np.nan, 9, -1, 11.0]),
     )
-    part = finish(raw, AnnotationIssues())
-    assert part.first.tolist() == [0, 2, 2, 5]
-    assert part.of(0)[0][:, 0].tolist() == [1, 3]
-    assert part.of(2)[0][:, 0].tolist() == [0, 2, 4]
-    assert part.of(2)[1].tolist() == [0, 1, 0]
-    assert part.of(2)[2].tolist() == [False, True, False]
-    assert part.of(0)[2].tolist() == [True, False]
+    part = clean_split(raw, AnnotationIssues())
+    assert part.offsets.tolist() == [0, 2, 2, 5]
+    assert part.objects(0)[0][:, 0].tolist() == [1, 3]
+    assert part.objects(2)[0][:, 0].tolist() == [0, 2, 4]
+    assert part.objects(2)[1].tolist() == [0, 1, 0]
+    assert part.objects(2)[2].tolist() == [False, True, False]
+    assert part.objects(0)[2].tolist() == [True, False]
     assert part.crowd.tolist() == [False, False, False, True, False]
     assert part.areas.tolist() == [
         200,
@@ -144,7 +144,7 @@ def test_sizes_of_turned_pictures_are_those_of_the_upright_one(tmp_path):
 
     def read(size):
         raw = RawSplit(images=[str(tmp_path / "turned.jpg")], names=["t"], files=["t.xml"], sizes=[size])
-        return finish(raw, AnnotationIssues()).sizes.tolist()
+        return clean_split(raw, AnnotationIssues()).sizes.tolist()
 
     assert read((60, 40)) == [[60, 40]]  # upright: 60 high
     with pytest.raises(UserError, match=r"t\.xml: says 40 x 60 .* EXIF orientation"):
@@ -153,9 +153,9 @@ def test_sizes_of_turned_pictures_are_those_of_the_upright_one(tmp_path):
 
 def test_stated_sizes_can_be_ignored(tmp_path):
     raw = RawSplit(images=[picture(tmp_path / "a.png")], names=["a"], files=["a"], sizes=[(1, 1)])
-    assert finish(raw, AnnotationIssues(), sizes="file").sizes.tolist() == [[40, 60]]
+    assert clean_split(raw, AnnotationIssues(), sizes="file").sizes.tolist() == [[40, 60]]
     with pytest.raises(ValueError, match="sizes must be check or file"):
-        finish(raw, AnnotationIssues(), sizes="guess")
+        clean_split(raw, AnnotationIssues(), sizes="guess")
 
 
 def test_a_picture_that_cannot_be_read_fails_when_it_is_read(tmp_path):
@@ -170,12 +170,12 @@ def test_a_picture_that_cannot_be_read_fails_when_it_is_read(tmp_path):
         boxes=np.array([[1, 1, 9, 9]] * 2, np.float64),
         labels=np.zeros(2, np.int64),
     )
-    findings = AnnotationIssues()
-    part = finish(raw, findings)
-    assert findings.lines("here")[0] == "here: 1 image that cannot be read (1.txt)"
-    assert part.first.tolist() == [0, 1, 1]
+    issues = AnnotationIssues()
+    part = clean_split(raw, issues)
+    assert issues.lines("here")[0] == "here: 1 image that cannot be read (1.txt)"
+    assert part.offsets.tolist() == [0, 1, 1]
     with pytest.raises(UserError, match=r"1\.png.*(restore|remove)"):
-        dataset(part, EvalTransform(size=32))[Draw(1, 0)]
+        dataset(part, EvalTransform(size=32))[SampleKey(1, 0)]
 
 
 # ------------------------------------------------------------------ flat arrays
@@ -185,7 +185,7 @@ def test_images_can_be_left_out(tmp_path):
     part, _ = split(tmp_path, [[(1, 1, 9, 9)], [(2, 2, 9, 9), (3, 3, 9, 9)], [], [(4, 4, 9, 9)]])
     less = part.without([0, 2])
     assert len(less) == 2
-    assert less.first.tolist() == [0, 2, 3]
+    assert less.offsets.tolist() == [0, 2, 3]
     assert less.boxes[:, 0].tolist() == [2, 3, 4]
     assert less.image_ids.tolist() == [2, 4]
     assert [Path(path.decode()).name for path in less.images] == ["1.png", "3.png"]
@@ -195,13 +195,13 @@ def test_images_can_be_left_out(tmp_path):
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path):
     part, _ = split(tmp_path, [[(1, 1, 9, 9)]])
-    values = {name: getattr(part, name) for name in Annotations.__dataclass_fields__}
+    values = {name: getattr(part, name) for name in DetectionSplit.__dataclass_fields__}
     with pytest.raises(ValueError, match="labels must have 1 rows, got 0"):
-        Annotations(**{**values, "labels": values["labels"][:0]})
+        DetectionSplit(**{**values, "labels": values["labels"][:0]})
     with pytest.raises(ValueError, match="names must have 1 rows"):
-        Annotations(**{**values, "names": pack([])})
-    with pytest.raises(ValueError, match="first must be 2 offsets from 0 to 1"):
-        Annotations(**{**values, "first": np.array([0, 0])})
+        DetectionSplit(**{**values, "names": pack_paths([])})
+    with pytest.raises(ValueError, match="offsets must be 2 numbers from 0 to 1"):
+        DetectionSplit(**{**values, "offsets": np.array([0, 0])})
 
 
 def _private_kb(annotations, connection):
@@ -212,7 +212,7 @@ def _private_kb(annotations, connection):
     measured = []
     for _ in range(3):
         for index in range(len(annotations)):
-            annotations.of(index)
+            annotations.objects(index)
         measured.append(measure())
     connection.send(measured)
 
@@ -220,12 +220,12 @@ def _private_kb(annotations, connection):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux' /proc")
 def test_a_worker_goes_on_sharing_the_annotations():
     count = 50_000
-    part = Annotations(
-        images=pack([f"{n:060d}" for n in range(count)]),
-        names=pack([f"{n:060d}" for n in range(count)]),
+    part = DetectionSplit(
+        images=pack_paths([f"{n:060d}" for n in range(count)]),
+        names=pack_paths([f"{n:060d}" for n in range(count)]),
         image_ids=np.arange(count),
         sizes=np.full((count, 2), 100, np.int32),
-        first=np.arange(count + 1) * 8,
+        offsets=np.arange(count + 1) * 8,
         boxes=np.ones((count * 8, 4), np.float32),
         labels=np.ones(count * 8, np.int32),
         crowd=np.ones(count * 8, bool),
@@ -254,7 +254,7 @@ def test_a_training_sample_has_what_the_loss_needs(tmp_path):
         difficult=np.array([False, True, False]),
     )
     transform = TrainTransform(size=(80, 120), crop=None, flip=0)
-    first, second = (dataset(part, transform)[Draw(index, 0)] for index in range(2))
+    first, second = (dataset(part, transform)[SampleKey(index, 0)] for index in range(2))
     assert first["image"].shape == (3, 80, 120)
     assert first["image"].dtype == torch.uint8
     # twice as large; the difficult one is not trained on
@@ -271,7 +271,7 @@ def test_a_training_sample_has_what_the_loss_needs(tmp_path):
 
 def test_an_evaluation_sample_says_the_size_of_its_file(tmp_path):
     part, _ = split(tmp_path, [[(6, 4, 30, 20)]])
-    sample = dataset(part, EvalTransform(size=(32, 64)))[Draw(0, 0)]
+    sample = dataset(part, EvalTransform(size=(32, 64)))[SampleKey(0, 0)]
     assert set(sample) == {"image", "size", "index"}
     assert sample["size"].tolist() == [40, 60]
     assert sample["image"].shape == (3, 32, 64)
@@ -283,7 +283,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_only(tmp_path):
 
     def drawn(seed, index, epoch, mosaic=0.5):
         transform = TrainTransform(size=32, mosaic=mosaic)
-        sample = dataset(part, transform, seed=seed)[Draw(index, epoch)]
+        sample = dataset(part, transform, seed=seed)[SampleKey(index, epoch)]
         return sample["image"].numpy().tobytes(), sample["boxes"].rows.numpy().tobytes()
 
     assert drawn(1, 2, 3) == drawn(1, 2, 3)
@@ -312,7 +312,7 @@ def test_mosaics_are_made_of_the_drawn_sample_and_partners(tmp_path):
     data = dataset(part, transform)
     partners, counts = set(), set()
     for epoch in range(40):
-        data[Draw(3, epoch)]
+        data[SampleKey(3, epoch)]
         lefts = [int(boxes[0, 0]) for boxes in transform.given]
         assert lefts[0] == 3
         counts.add(len(lefts))
@@ -325,20 +325,20 @@ def test_a_picture_of_another_size_than_annotated_is_refused_when_read(tmp_path)
     part, _ = split(tmp_path, [[(1, 1, 9, 9)]])
     picture(tmp_path / "0.png", 20, 30)
     with pytest.raises(UserError, match=r"0\.png: 20 x 30 but annotated as 40 x 60"):
-        dataset(part, TrainTransform(size=32))[Draw(0, 0)]
+        dataset(part, TrainTransform(size=32))[SampleKey(0, 0)]
 
 
 def test_pictures_come_from_a_cache_where_there_is_one(tmp_path):
     part, _ = split(tmp_path, [[(1, 1, 9, 9)], [(6, 4, 30, 20)]])
     transform = TrainTransform(size=32)
-    expected = [dataset(part, transform)[Draw(index, 0)]["image"] for index in range(2)]
+    expected = [dataset(part, transform)[SampleKey(index, 0)]["image"] for index in range(2)]
     images = [path.decode() for path in part.images]
     cache = PixelCache.open_or_build(tmp_path / "cache", images=images)
     cached = dataset(part, transform, cache=cache)
     for index in range(2):
         (tmp_path / f"{index}.png").unlink()
-        assert torch.equal(cached[Draw(index, 0)]["image"], expected[index])
-    assert cached[Draw(0, 0)]["image"].add_(1) is not None  # a cache is read-only, a sample is not
+        assert torch.equal(cached[SampleKey(index, 0)]["image"], expected[index])
+    assert cached[SampleKey(0, 0)]["image"].add_(1) is not None  # a cache is read-only, a sample is not
 
 
 # ------------------------------------------------------------- splits together
@@ -347,7 +347,7 @@ def test_pictures_come_from_a_cache_where_there_is_one(tmp_path):
 def test_a_data_set_knows_its_splits(tmp_path):
     part, _ = split(tmp_path, [[(1, 1, 9, 9)]])
     warnings = ["data.yaml: val: away is not there; the split is left out"]
-    data = DetectionData(
+    data = DetectionSource(
         classes=CLASSES, splits={"train": part}, description="cats at home", warnings=warnings
     )
     assert data.dataset("train", EvalTransform(size=32)).name(0) == "0"
@@ -355,17 +355,17 @@ def test_a_data_set_knows_its_splits(tmp_path):
     reason = "data.yaml: val: away is not there; the split is left out; give data.split=train"
     with pytest.raises(UserError, match=f"no split 'val' in cats at home; {reason}"):
         data.dataset("val", EvalTransform(size=32))
-    only_val = DetectionData(classes=CLASSES, splits={"val": part}, description="cats away")
+    only_val = DetectionSource(classes=CLASSES, splits={"val": part}, description="cats away")
     with pytest.raises(UserError, match="no split 'train' in cats away; add pictures to train"):
         only_val.dataset("train", EvalTransform(size=32))
 
 
 def joined(train, val, **options):
-    return assemble(
-        source="home",
+    return checked_source(
+        name="home",
         classes=CLASSES,
         splits={"train": train, "val": val},
-        findings=AnnotationIssues(),
+        issues=AnnotationIssues(),
         **options,
     )
 
@@ -408,7 +408,7 @@ def test_streets_have_the_boxes_of_their_instances(tmp_path):
         path = Path(dataset.image_path(index))
         mask = Path(str(path).replace("leftImg8bit", "gtFine").removesuffix(".png") + "_instanceIds.png")
         ids = np.asarray(Image.open(mask))
-        boxes, labels, _ = data.splits["train"].of(index)
+        boxes, labels, _ = data.splits["train"].objects(index)
         for (x1, y1, x2, y2), label in zip(boxes.astype(int), labels, strict=True):
             inside = ids[y1:y2, x1:x2]
             # every side of a tight box touches a pixel of the class (instances as id * 1000 + n, lone as id)
@@ -429,7 +429,7 @@ def test_streets_are_drawn_once_and_refused_where_something_else_is(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.png")}
     (tmp_path / "other").mkdir()
     (tmp_path / "other/mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="not ours") as caught:
+    with pytest.raises(UserError, match="not written by this program") as caught:
         streets(root=str(tmp_path / "other"), **options)
     assert not re.search(r"\n", str(caught.value))
     with pytest.raises(UserError, match="size must be"):

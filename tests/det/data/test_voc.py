@@ -218,7 +218,7 @@ def test_pictures_and_files_that_do_not_match(tmp_path):
         lambda: voc(root=root), r"b\.png: no b\.xml \(1 of 2 pictures of train lack one\).*missing=negative"
     )
     data = voc(root=root, missing="negative")
-    assert data.splits["train"].first.tolist() == [0, 1, 1]
+    assert data.splits["train"].offsets.tolist() == [0, 1, 1]
     assert "1 image without an XML file: taken as without objects (b.png)" in data.warnings[0]
     os.remove(tmp_path / "Annotations/a.xml")  # none left: that is no statement about objects
     message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 pictures of train lack one")
@@ -380,4 +380,4 @@ def test_bccd_as_it_is(data_folder):
                 for node in parsed.iter("object")
             ]
             expected = [box for box in expected if box[0] < box[2] and box[1] < box[3]]
-            assert part.of(index)[0].tolist() == expected
+            assert part.objects(index)[0].tolist() == expected

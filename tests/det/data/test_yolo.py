@@ -56,7 +56,7 @@ def test_the_usual_layout(own):
     assert names(data) == {"train": ["a", "b"], "val": ["c"]}
     assert data.classes.names == ("cat", "dog")
     assert data.classes.ids == (0, 1)
-    assert data.splits["train"].of(0)[0].tolist() == [[15, 10, 45, 30]]
+    assert data.splits["train"].objects(0)[0].tolist() == [[15, 10, 45, 30]]
     assert data.splits["train"].sizes.tolist() == [[40, 60]] * 2
     assert names(yolo(root=str(own / "data.yaml"))) == names(data)
 
@@ -150,7 +150,7 @@ def test_a_picture_without_a_label_file_has_no_objects(own):
     os.remove(own / "labels/train/b.txt")
     (own / "labels/train/a.txt").write_text("1 0.5 0.5 0.1 0.1\n\n  0 0.25 0.5 0.5 1  \n")
     data = yolo(root=str(own))
-    assert data.splits["train"].first.tolist() == [0, 2, 2]
+    assert data.splits["train"].offsets.tolist() == [0, 2, 2]
     np.testing.assert_allclose(data.splits["train"].boxes, [[27, 18, 33, 22], [0, 0, 30, 40]], atol=1e-4)
     assert "1 image without a label file: taken as without objects (b.png)" in data.warnings[0]
     os.remove(own / "labels/val/c.txt")
@@ -169,7 +169,7 @@ def test_polygons_become_the_boxes_around_them(tmp_path):
 def test_boxes_over_the_border_are_cut(own):
     (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
     data = yolo(root=str(own))
-    assert data.splits["train"].of(0)[0].tolist() == [[0, 10, 15, 30]]
+    assert data.splits["train"].objects(0)[0].tolist() == [[0, 10, 15, 30]]
     assert [line.partition(": ")[2] for line in data.warnings[:2]] == [
         "1 box thinner than 1 pixel: left out (a.txt)",
         "1 box partly outside of the picture: cut off (a.txt)",
@@ -180,7 +180,7 @@ def test_a_picture_that_cannot_be_read_is_mentioned(own):
     (own / "images/train/b.png").write_bytes(b"no picture")
     data = yolo(root=str(own))
     assert "1 image that cannot be read (b.txt)" in data.warnings[0]
-    assert data.splits["train"].first.tolist() == [0, 1, 1]
+    assert data.splits["train"].offsets.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_coco128_is_the_same_as_yolo_and_as_coco(data_folder):
     assert found.classes.names == reference.classes.names
     first, second = found.splits["val"], reference.splits["val"]
     assert first.names.tolist() == second.names.tolist()
-    assert first.first.tolist() == second.first.tolist()
+    assert first.offsets.tolist() == second.offsets.tolist()
     assert first.labels.tolist() == second.labels.tolist()
     assert first.sizes.tolist() == second.sizes.tolist()
     np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)

@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from det.boxes import Detections
 from det.eval import average_precision
 from det.eval.evaluator import DetectionEvaluator
+from det.report import save_coco_files
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from tests.det.scenes import CLASSES, annotate, detections, evaluated, scene
@@ -41,7 +42,7 @@ def plain_pycocotools(truth_file, found_file, image_ids=None):
 def test_equal_to_plain_pycocotools_on_the_files_it_saves(tmp_path, backend, seed):
     evaluator = evaluated(*scene(seed), backend=backend)
     ours = evaluator.compute()
-    evaluator.save(tmp_path)
+    save_coco_files(evaluator, tmp_path)
     expected, evaluation = plain_pycocotools(tmp_path / "ground_truth.json", tmp_path / "detections.json")
     np.testing.assert_allclose([ours[name] for name in TWELVE], expected, rtol=0, atol=1e-9)
     assert 0.02 < ours["map"] < 0.9
@@ -69,7 +70,7 @@ def test_backends_agree_in_every_number(limits):
 
 
 def coco_files(folder, truth_file, found_file):
-    """Annotations and outputs of COCO's files, read here in the plainest way."""
+    """DetectionSplit and outputs of COCO's files, read here in the plainest way."""
     truth, found = (json.loads((folder / name).read_text()) for name in (truth_file, found_file))
     ids = [image["id"] for image in truth["images"]]
     categories = [category["id"] for category in truth["categories"]]
@@ -166,12 +167,12 @@ def test_no_object_at_all_has_no_ap(tmp_path, backend, found):
     assert all(math.isnan(result[name]) for name in TWELVE)
     assert "AP is n/a: the images hold no objects" in evaluator.table()
     assert evaluator.worst(3) == ([("0", 0, 0.0)] if found else [])
-    evaluator.save(tmp_path)
+    save_coco_files(evaluator, tmp_path)
     assert len(json.loads((tmp_path / "detections.json").read_text())) == found
 
 
 def test_nothing_counted_yet_is_no_crash():
-    evaluator = DetectionEvaluator(classes=CLASSES, annotations=scene()[0])
+    evaluator = DetectionEvaluator(classes=CLASSES, split=scene()[0])
     assert math.isnan(evaluator.compute()["map"])
     assert evaluator.worst(3) == []
 
@@ -180,8 +181,8 @@ def test_only_seen_images_count(tmp_path):
     annotations, outputs = scene(4)
     part = evaluated(annotations, outputs[:7], batch=3)
     result = part.compute()
-    part.save(tmp_path / "part")
-    evaluated(annotations, outputs).save(tmp_path / "all")
+    save_coco_files(part, tmp_path / "part")
+    save_coco_files(evaluated(annotations, outputs), tmp_path / "all")
     ids = annotations.image_ids[:7].tolist()
     expected, _ = plain_pycocotools(
         tmp_path / "all" / "ground_truth.json", tmp_path / "all" / "detections.json", ids
@@ -199,17 +200,17 @@ def test_split_over_processes_is_the_same():
     whole = evaluated(annotations, outputs)
     shares = []
     for rank in range(3):
-        evaluator = DetectionEvaluator(classes=CLASSES, annotations=annotations)
+        evaluator = DetectionEvaluator(classes=CLASSES, split=annotations)
         for index in range(rank, len(outputs), 3):
             evaluator.update([outputs[index]], {"index": torch.tensor([index])})
         shares.append(evaluator.state())
         assert all(isinstance(value, np.ndarray) for value in shares[-1].values())
-    merged = DetectionEvaluator(classes=CLASSES, annotations=annotations)
+    merged = DetectionEvaluator(classes=CLASSES, split=annotations)
     merged.compute()  # what was computed before is forgotten
-    merged.merge([*shares, DetectionEvaluator(classes=CLASSES, annotations=annotations).state()])
+    merged.merge([*shares, DetectionEvaluator(classes=CLASSES, split=annotations).state()])
     for name, value in whole.compute().items():
         np.testing.assert_equal(merged.compute()[name], value, err_msg=name)
-    np.testing.assert_array_equal(merged.found, whole.found)
+    np.testing.assert_array_equal(merged.detections, whole.detections)
     with pytest.raises(ValueError, match="counted by two processes"):
         merged.merge([shares[0], shares[0]])
     merged.reset()
@@ -254,7 +255,7 @@ def test_faults_of_the_caller_are_named():
         evaluator.update([detections([[0, 0, 1, 1]], [1], [4])], {"index": torch.tensor([3])})
     for limits in ((), (0, 10), (10, 1), (1, 1)):
         with pytest.raises(ValueError, match="rising positive"):
-            DetectionEvaluator(classes=CLASSES, annotations=annotations, max_detections=limits)
+            DetectionEvaluator(classes=CLASSES, split=annotations, max_detections=limits)
     with pytest.raises(ValueError, match="backend must be one of"):
         average_precision.choose_backend("fast")
 
@@ -283,7 +284,7 @@ def test_worst_images_by_f1():
         detections([box], [0.8], [0]),
         detections([box], [0.3], [0]),
     ]
-    evaluator = evaluated(annotations, outputs, names=("a", "b", "c", "d"))
+    evaluator = evaluated(annotations, outputs, name_of="abcd".__getitem__)
     assert evaluator.operating_point.threshold == pytest.approx(0.9)
     assert evaluator.worst(9) == [("b", 1, pytest.approx(2 / 3)), ("a", 0, 1.0)]
     assert evaluator.worst(1) == [("b", 1, pytest.approx(2 / 3))]

@@ -15,6 +15,7 @@ from backbones.mobilenet_v3 import LARGE, mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import SESpec
 from cls.model import Classifier
 from det.anchors.generators import SSDAnchors
+from det.heads import SSDLite
 from det.model import Detector
 from nas.netadapt.pruning import Unit, largest, narrowed, norms, shrink, uniform_cuts, units
 from seg.heads import LRASPP, RASPP
@@ -38,7 +39,7 @@ def raspp(spec):
 
 def detector(spec):
     return Detector(
-        backbone=spec, num_classes=3, input_size=SIZE, anchors=SSDAnchors(), extras=(64, 32, 32, 16)
+        backbone=spec, num_classes=3, input_size=SIZE, anchors=SSDAnchors(), head=partial(SSDLite, extras=(64, 32, 32, 16))
     )
 
 

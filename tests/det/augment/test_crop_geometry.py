@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from det.augment import windows
+from det.augment import crop_geometry
 
 BOXES = np.array([[10, 10, 60, 90], [70, 20, 150.5, 100], [0, 0, 20, 15], [100, 90, 160, 120]], np.float32)
 
@@ -14,7 +14,7 @@ def shown_windows(rule, boxes, scale=(0.1, 1.0), draws=400):
         yield rule(rng, boxes, (120, 160), (0, 0, 160, 120), scale)
 
 
-@pytest.mark.parametrize("rule", [windows.covering_crop, windows.overlapping_crop])
+@pytest.mark.parametrize("rule", [crop_geometry.covering_crop, crop_geometry.overlapping_crop])
 def test_windows_have_the_area_and_aspect_ratio_of_the_paper(rule):
     """SSD, section 2.2: size in [0.1, 1] of the original image, aspect ratio between 1/2 and 2."""
     areas, aspects, whole = [], [], 0
@@ -45,9 +45,9 @@ def overlap_with(window):
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9, 1.0])
 def test_the_released_crop_covers_an_object_and_drops_what_it_covers_less(monkeypatch, threshold):
     """`min_object_covered` and `overlap_thresh` of ssd_random_crop are the same seven numbers."""
-    monkeypatch.setattr(windows, "THRESHOLDS", (threshold,))
+    monkeypatch.setattr(crop_geometry, "THRESHOLDS", (threshold,))
     dropped = 0
-    for window, kept in shown_windows(windows.covering_crop, BOXES):
+    for window, kept in shown_windows(crop_geometry.covering_crop, BOXES):
         covered, _ = overlap_with(window)
         np.testing.assert_array_equal(kept, covered >= threshold - 1e-6)
         assert kept.any()
@@ -58,9 +58,9 @@ def test_the_released_crop_covers_an_object_and_drops_what_it_covers_less(monkey
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, 0.5])
 def test_the_papers_crop_has_an_iou_and_keeps_the_boxes_whose_center_it_holds(monkeypatch, threshold):
     """SSD, section 2.2: "if the center of it is in the sampled patch"."""
-    monkeypatch.setattr(windows, "THRESHOLDS", (threshold, 1.0))
+    monkeypatch.setattr(crop_geometry, "THRESHOLDS", (threshold, 1.0))
     centers, least = (BOXES[:, :2] + BOXES[:, 2:]) / 2, []
-    for window, kept in shown_windows(windows.overlapping_crop, BOXES):
+    for window, kept in shown_windows(crop_geometry.overlapping_crop, BOXES):
         inside = ((centers > window[:2]) & (centers < window[2:])).all(axis=1)
         np.testing.assert_array_equal(kept, inside)
         assert kept.any()
@@ -72,4 +72,4 @@ def test_the_papers_crop_has_an_iou_and_keeps_the_boxes_whose_center_it_holds(mo
 
 def test_all_seven_thresholds_are_in_use():
     """SSD's five, a random patch and the whole picture."""
-    assert windows.THRESHOLDS == (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    assert crop_geometry.THRESHOLDS == (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)

@@ -1,20 +1,20 @@
 """The results of a detection evaluation as text."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from det.eval.diagnosis import diagnose
+from det.eval.zero_ap_diagnosis import diagnose_zero_ap
 
 if TYPE_CHECKING:
     from det.eval.evaluator import DetectionEvaluator
 
 
-_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
+_AREA_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
 
 
 def results_table(evaluator: "DetectionEvaluator") -> str:
-    """One line per class, COCO's 12 numbers in percent, the best score threshold; where AP is 0, why."""
+    """A line per class, COCO's 12 numbers in percent, the best score threshold; if AP is 0, a diagnosis."""
     results = evaluator.compute()
     lines = [*_class_lines(evaluator, results), *_summary_lines(evaluator, results)]
     if (best := evaluator.operating_point) is not None:
@@ -23,48 +23,47 @@ def results_table(evaluator: "DetectionEvaluator") -> str:
             f"{_percent(best.precision).strip()}, recall {_percent(best.recall).strip()})"
         )
     if not results["num_objects"]:
-        lines.append("AP is n/a: the images hold no objects to score against; check data.split")
+        lines.append("AP is n/a: these images have no objects to score against; check data.split")
     elif results["map"] == 0:
-        lines += diagnose(evaluator.found, evaluator.truth, evaluator.annotations, evaluator.classes)
+        lines += diagnose_zero_ap(evaluator.detections, evaluator.truth, evaluator.split, evaluator.classes)
     return "\n".join(lines)
 
 
-def _class_lines(evaluator: "DetectionEvaluator", results: dict[str, float]) -> list[str]:
+def _class_lines(evaluator: "DetectionEvaluator", results: dict[str, Any]) -> list[str]:
     names, ids = evaluator.classes.names, evaluator.classes.ids
     width = max(len("all classes"), *(len(name) for name in names))
-    truth = evaluator.truth.category_ids[~evaluator.truth.ignored]
+    categories = evaluator.truth.category_ids[~evaluator.truth.ignored]
+    detected = evaluator.detections[:, 6]
     lines = [f"{'class':<{width}}    AP %  AP50 %   objects  detections"]
-    for index, (name, number) in enumerate(zip(names, ids, strict=True)):
-        half = evaluator.curves.ap(iou=0, category=index)
-        objects, found = int((truth == number).sum()), int((evaluator.found[:, 6] == number).sum())
-        lines.append(
-            f"{name:<{width}}  {_percent(results[f'ap/{name}'])}  {_percent(half)}  {objects:>8}  {found:>10}"
-        )
+    for index, (name, id_) in enumerate(zip(names, ids, strict=True)):
+        numbers = f"{_percent(results[f'ap/{name}'])}  {_percent(evaluator.curves.ap(iou=0, category=index))}"
+        counts = f"{int((categories == id_).sum()):>8}  {int((detected == id_).sum()):>10}"
+        lines.append(f"{name:<{width}}  {numbers}  {counts}")
     lines.append("-" * len(lines[0]))
     means = f"{_percent(results['map'])}  {_percent(results['map_50'])}"
     present = f"{results['num_classes_present']} of {len(names)} classes present"
     return [
         *lines,
-        f"{'all classes':<{width}}  {means}  {len(truth):>8}  {len(evaluator.found):>10}",
+        f"{'all classes':<{width}}  {means}  {len(categories):>8}  {len(detected):>10}",
         f"{present}, {results['num_images']} images",
         "",
     ]
 
 
-def _summary_lines(evaluator: "DetectionEvaluator", results: dict[str, float]) -> list[str]:
+def _summary_lines(evaluator: "DetectionEvaluator", results: dict[str, Any]) -> list[str]:
     limits = evaluator.max_detections
     rows = [
         ("AP", "map", f"IoU .50:.95, at most {limits[-1]} per image and class"),
         ("AP50", "map_50", "IoU .50"),
         ("AP75", "map_75", "IoU .75"),
-        *((f"AP {area}", f"map_{area}", text) for area, text in _RANGES.items()),
+        *((f"AP {area}", f"map_{area}", text) for area, text in _AREA_RANGES.items()),
         *((f"AR {limit}", f"ar_{limit}", f"at most {limit} per image and class") for limit in limits),
-        *((f"AR {area}", f"ar_{area}", text) for area, text in _RANGES.items()),
+        *((f"AR {area}", f"ar_{area}", text) for area, text in _AREA_RANGES.items()),
     ]
     width = max(len(title) for title, _, _ in rows)
     lines = []
     for title, key, text in rows:
-        missing = "  (no such object)" if np.isnan(results[key]) and title[3:] in _RANGES else ""
+        missing = "  (no such object)" if np.isnan(results[key]) and title[3:] in _AREA_RANGES else ""
         lines.append(f"{title:<{width}}  {_percent(results[key])}  {text}{missing}")
     return lines
 

@@ -1,12 +1,11 @@
-"""Pictures for people: boxes where they belong, names that can be read, curves that are written."""
+"""Boxes are drawn in the right place, and names can be read."""
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
-from det.report import overlay, precision_recall_curves
-from engine.data.class_map import ClassMap
-from tests.det.scenes import CLASSES, annotate, detections, evaluated, scene
+from det.drawing import overlay
+from tests.det.scenes import CLASSES, detections
 
 COLORS = [np.array(color) for color in CLASSES.colors]
 
@@ -126,21 +125,3 @@ def test_boxes_over_the_edge_and_no_boxes():
     np.testing.assert_array_equal(overlay(image, detections([], [], []), CLASSES), image)
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3"):
         overlay(image, detections([[1, 1, 5, 5]], [1], [4]), CLASSES)
-
-
-@pytest.mark.parametrize("count", [4, 40])
-def test_curves_are_written(tmp_path, count):
-    annotations, outputs = scene()
-    classes = ClassMap(names=tuple(f"class {index}" for index in range(count)))
-    evaluator = evaluated(annotations, outputs, classes=classes)
-    precision_recall_curves(evaluator, tmp_path / "new" / "curves.png")
-    with Image.open(tmp_path / "new" / "curves.png") as picture:
-        assert min(picture.size) > 500
-        assert len(set(picture.convert("RGB").get_flattened_data())) > 100
-
-
-def test_curves_without_objects_or_detections(tmp_path):
-    nothing = detections([], [], [])
-    precision_recall_curves(evaluated(annotate([[]], [[]]), [nothing]), tmp_path / "a.png")
-    precision_recall_curves(evaluated(annotate([[[1, 1, 20, 20]]], [[0]]), [nothing]), tmp_path / "b.png")
-    assert (tmp_path / "b.png").stat().st_size > 1000

@@ -1,0 +1,68 @@
+"""A data source out of its splits, with the checks that need all of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from det.data.cleaning import AnnotationIssues, plural
+from det.data.dataset import DetectionSource, DetectionSplit
+from engine.data.class_map import ClassMap
+from engine.data.splits import refuse_shared_files, refuse_shared_names
+from engine.errors import UserError, some
+from engine.io.files import evenly_spaced
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The splits, and what their folders and lists may be called."""
+
+
+_FILES_COMPARED = 1000  # images of val that are compared with those of train
+
+
+def checked_source(
+    *,
+    name: str,
+    classes: ClassMap,
+    splits: Mapping[str, DetectionSplit],
+    issues: AnnotationIssues,
+    warnings: Sequence[str] = (),
+    allow_same_names: bool = False,
+) -> DetectionSource:
+    """The source of these splits; `name` says in all messages which data they are about.
+
+    Raises:
+        UserError: if the training split has no boxes, or train and val share an image, by name (unless
+            `allow_same_names`) or by content (of a sample).
+    """
+    if (train := splits.get("train")) is not None:
+        if train.ignored.all():  # also if there are none
+            raise UserError(f"{name}: the training split has no box to train on; check its annotations")
+        if (val := splits.get("val")) is not None:
+            if not allow_same_names:
+                refuse_shared_names(name, train.names, val.names)
+            refuse_shared_files(train.images, val.images[evenly_spaced(len(val), _FILES_COMPARED)])
+    counts = ", ".join(
+        f"{split} {len(part)} images {len(part.boxes)} boxes"
+        if part.has_labels
+        else f"{split} {len(part)} images"
+        for split, part in splits.items()
+    )
+    return DetectionSource(
+        classes=classes,
+        splits=splits,
+        description=f"{name} ({counts}; {len(classes)} {plural('class', len(classes))})",
+        warnings=[*warnings, *issues.lines(name), *_absent_classes(name, classes, splits)],
+    )
+
+
+def _absent_classes(name: str, classes: ClassMap, splits: Mapping[str, DetectionSplit]) -> list[str]:
+    lines = []
+    for split in ("train", "val"):
+        if split not in splits or not splits[split].has_labels:
+            continue
+        part = splits[split]
+        counts = np.bincount(part.labels[~part.ignored], minlength=len(classes))
+        absent = [classes.names[index] for index in np.flatnonzero(counts == 0)]
+        if absent:
+            noun = plural("class", len(absent))
+            lines.append(f"{name}: {len(absent)} {noun} without a box in {split} ({some(absent, 3)})")
+    return lines
