@@ -1,10 +1,11 @@
-"""The time of one layer, as it will be inside of a network.
+"""The time of one layer as it will be inside a network.
 
 A layer that runs by itself also pays for crossing the edges of its graph: the call, the copying of its input
-and output, and where a runtime keeps feature maps in an order of its own (ONNX Runtime in blocks of channels)
-the conversions there and back. Inside a network nobody pays for that. It is measured for each feature map
-with the cheapest layer there is, a 1x1 depthwise convolution: run once it costs two edges and itself, two in
-a row cost two edges and itself twice, so that one edge is once - twice / 2. The edges are then taken off.
+and output and, in runtimes that store feature maps in an order of their own (ONNX Runtime in blocks of
+channels), the conversions there and back. Inside a network nobody pays for that. The cost of an edge is
+measured for each feature map with the cheapest layer there is, a 1x1 depthwise convolution: one of them costs
+two edges and itself, two in a row cost two edges and itself twice, so that one edge is once - twice / 2. The
+edges are then subtracted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deploy.formats.export import OPSET
-from deploy.formats.runtimes import onnxruntime, require
+from deploy.formats.onnx import INSTALL, OPSET, inference_session, onnxruntime
 from deploy.latency_table.layers import HeadOf, Layer, module_of
+from deploy.libraries import require
 from deploy.timing.latency import Latency, Rounds, clocked, take_rounds
 from engine.errors import UserError
 from engine.runtime import keep_freed_memory
@@ -28,11 +29,11 @@ RUNTIMES = ("torch", "onnx")
 
 
 QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
-"""For one layer: a second at the most."""
+"""For one layer: at most a second."""
 
 
 class Measurer(Protocol):
-    """Runs modules in one runtime; `about` says which, and how it measures."""
+    """Runs modules in one runtime; `about` says in which and how it measures."""
 
     about: dict[str, Any]
 
@@ -49,13 +50,13 @@ class TorchMeasurer:
         rounds: how often.
 
     Raises:
-        ValueError: threads below 1.
+        UserError: if `threads` is below 1.
     """
 
     def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
         self.threads, self.rounds = _checked(threads), rounds
         self.about = _about("torch", version("torch"), threads, rounds)
-        # Else every large feature map is asked of the kernel anew, which can cost more than the layer.
+        # Otherwise the kernel is asked for each large feature map again, which can cost more than the layer.
         keep_freed_memory()
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
@@ -69,45 +70,41 @@ class TorchMeasurer:
 
 
 class OnnxMeasurer:
-    """ONNX Runtime on the CPU: what is timed is the graph that `deploy.formats.export` would write.
+    """ONNX Runtime on the CPU, on the graph that the export to ONNX writes.
 
     Raises:
-        ValueError: threads below 1.
-        UserError: ONNX Runtime, or what the export needs, is not installed.
+        UserError: if `threads` is below 1, or if ONNX Runtime or the exporter is not installed.
     """
 
     def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
         self.threads, self.rounds = _checked(threads), rounds
-        self._library = onnxruntime()
-        require("onnxscript", "onnx")
-        self.about = _about("onnx", self._library.__version__, threads, rounds)
+        library = onnxruntime()
+        require("onnxscript", INSTALL)
+        self.about = _about("onnx", library.__version__, threads, rounds)
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
-        options = self._library.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
         graph = _onnx_graph(module.eval(), tuple(inputs))
-        session = self._library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        names = [given.name for given in session.get_inputs()]
+        session = inference_session(graph, threads=self.threads)
+        names = [entry.name for entry in session.get_inputs()]
         feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
         return _median(lambda: session.run(None, feed), self.rounds)
 
 
 def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measurer:
-    """The measurer of a runtime, `torch` or `onnx`. ValueError for another one."""
+    """The measurer of a runtime, `torch` or `onnx`. Raises: UserError for another one."""
     if runtime == "torch":
         return TorchMeasurer(threads=threads, rounds=rounds)
     if runtime == "onnx":
         return OnnxMeasurer(threads=threads, rounds=rounds)
-    raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    raise UserError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
 
 
 class LayerTimer:
-    """Times layers by a measurer, less the edges of their graphs.
+    """Times layers with a measurer, without the edges of their graphs.
 
     Args:
         measure: times a module.
-        known: times of edges that were measured before.
+        known: the time of an edge that was measured before; None for others.
     """
 
     def __init__(self, measure: Measurer, *, known: Callable[[Layer], float | None] = lambda _: None) -> None:
@@ -115,13 +112,13 @@ class LayerTimer:
         self.edges: dict[Layer, float] = {}
 
     def __call__(self, layer: Layer, model: Callable[[], nn.Module] | None = None) -> float:
-        """The layer's part in the time of a network, in ms; 0 for one that costs no more than its edges.
+        """The layer's part in the time of a network, in ms; 0 if it costs no more than its edges.
 
         Args:
-            model: makes the whole model, which a head is taken from.
+            model: makes the whole model that a head belongs to.
 
         Raises:
-            UserError: a head without its model.
+            UserError: for a head without its model.
         """
         if layer.kind == "edge":
             return self._edge(layer)
@@ -137,8 +134,8 @@ class LayerTimer:
 
     def _edge(self, edge: Layer) -> float:
         if edge not in self.edges:
-            found = self._known(edge)
-            self.edges[edge] = self._measured_edge(edge) if found is None else found
+            known = self._known(edge)
+            self.edges[edge] = self._measured_edge(edge) if known is None else known
         return self.edges[edge]
 
     def _measured_edge(self, edge: Layer) -> float:
@@ -157,23 +154,23 @@ def input_sizes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
 
 
 def inner_edges(layer: Layer) -> Iterable[Layer]:
-    """The edges that a layer has by itself and not within its network.
+    """The edges that a layer has by itself but not within its network.
 
     The stem's input and the head's output are edges of the network too.
     """
-    found = list(input_sizes(layer)) if layer.kind != "stem" else []
+    maps = list(input_sizes(layer)) if layer.kind != "stem" else []
     if channels := layer.out or layer.exp:
-        found.append((channels, -(-layer.height // layer.stride), -(-layer.width // layer.stride)))
-    return [Layer(kind="edge", channels_in=c, height=h, width=w) for c, h, w in found]
+        maps.append((channels, -(-layer.height // layer.stride), -(-layer.width // layer.stride)))
+    return [Layer(kind="edge", channels_in=c, height=h, width=w) for c, h, w in maps]
 
 
 def _onnx_graph(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, inputs)
-        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
-    assert made is not None
-    graph: bytes = made.model_proto.SerializeToString()
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    assert exported is not None
+    graph: bytes = exported.model_proto.SerializeToString()
     return graph
 
 
@@ -189,12 +186,12 @@ def _median(run: Callable[[], Any], rounds: Rounds) -> float:
     return Latency.of(take_rounds({"": clocked(run)}, rounds)[""]).p50
 
 
-def _about(runtime: str, found: str, threads: int, rounds: Rounds) -> dict[str, Any]:
+def _about(runtime: str, library_version: str, threads: int, rounds: Rounds) -> dict[str, Any]:
     settings = {"warmup": rounds.warmup, "repeats": [rounds.least, rounds.most], "statistic": "median"}
-    return {"runtime": runtime, "runtime_version": found, "threads": threads, **settings}
+    return {"runtime": runtime, "runtime_version": library_version, "threads": threads, **settings}
 
 
 def _checked(threads: int) -> int:
     if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+        raise UserError(f"threads must be at least 1, got {threads}")
     return threads

@@ -1,7 +1,7 @@
-"""A network as a list of layers, each with all that its latency depends on.
+"""A network as a list of layers, each with everything that its latency depends on.
 
-The layers are the stem, the blocks, the last convolution and the head: what a model does with the features
-of its backbone, as one layer. Each can be built and run by itself.
+The layers are the stem, the blocks, the last convolution and the head: what a model does with its backbone's
+features, as one layer. Each can be built and run by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 from backbones.blocks import ConvNormAct, InvertedResidual, Part, SqueezeExcite
 from backbones.network import PARTS, MobileNet
 from backbones.spec import STEM_STRIDE, BlockSpec, NetSpec
-from engine.config import network_file
-from engine.errors import UserError
 
 KINDS = ("stem", "block", "last", "head", "edge")
 
@@ -31,9 +28,9 @@ class Layer:
     """One layer on one feature map: the key of a latency table.
 
     Attributes:
-        kind: `stem`, `block`, `last`, `head`, or `edge` (no layer: see `deploy.latency_table.table`).
+        kind: `stem`, `block`, `last`, `head`, or `edge` (see `deploy.latency_table.layer_timing`).
         channels_in, exp, out: channels of the input, between the convolutions of a block, and of the output.
-        squeezed: channels between the two convolutions of the squeeze-and-excite; 0: it has none.
+        squeezed: channels between the two convolutions of the squeeze-and-excite; 0: there is none.
         gate: of the squeeze-and-excite.
         height, width: of the input.
         until: the last part of a block that is built (see `backbones.blocks.InvertedResidual`).
@@ -41,7 +38,7 @@ class Layer:
         inputs: (channels, height, width) of each feature that a head reads.
 
     Raises:
-        ValueError: an unknown kind, or a size that is not positive.
+        ValueError: if the kind is unknown, or if a size is not positive.
     """
 
     kind: str
@@ -76,21 +73,21 @@ class Layer:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, for JSON."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {**found, "inputs": [list(size) for size in self.inputs]} if self.inputs else found
+        """The fields that differ from their defaults, for JSON."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {**data, "inputs": [list(size) for size in self.inputs]} if self.inputs else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Layer:
-        """The inverse of `to_dict`. ValueError for an unknown key."""
+        """The inverse of `to_dict`. Raises: ValueError for an unknown key."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise ValueError(f"a layer has no key {unknown[0]!r}; there are {', '.join(sorted(known))}")
+            raise ValueError(f"a layer has no key {unknown[0]!r}; its keys are {', '.join(sorted(known))}")
         return cls(**data)
 
     @property
     def name(self) -> str:
-        """For tables that people read."""
+        """For people."""
         if self.kind == "head":
             return f"head {self.head} on {', '.join('x'.join(map(str, size)) for size in self.inputs)}"
         text = f"{self.kind} {self.channels_in}"
@@ -100,23 +97,23 @@ class Layer:
         return text + (f" se{self.squeezed}" if self.squeezed else "") + f" @{self.height}x{self.width}"
 
 
-def layers(
+def layers_of(
     spec: NetSpec, *, size: tuple[int, int], taps: Sequence[str] | None = None, head: str = ""
 ) -> list[Layer]:
     """The layers that a network of `spec` runs for an image of `size` (height, width).
 
     Args:
         taps: the features that are read, which decide how far the network is built (None: the last one).
-        head: name of what reads them; "" where there is only the backbone.
+        head: name of what reads them; "" if there is only the backbone.
 
     Raises:
-        ValueError: an unknown feature.
+        ValueError: for an unknown feature.
     """
     taps = (default_tap(spec),) if taps is None else tuple(taps)
     with torch.device("meta"):
         network = MobileNet(spec, taps=taps)
     height, width = size
-    found = [
+    network_layers = [
         Layer(
             kind="stem",
             channels_in=3,
@@ -132,11 +129,13 @@ def layers(
     height, width = _after(height, STEM_STRIDE), _after(width, STEM_STRIDE)
     for number, module in enumerate(network.blocks):
         block, channels_in = spec.blocks[number], spec.block_inputs[number]
-        found.append(_block(spec, block, channels_in, cast(InvertedResidual, module), (height, width)))
+        network_layers.append(
+            _block(spec, block, channels_in, cast(InvertedResidual, module), (height, width))
+        )
         height, width = _after(height, block.stride), _after(width, block.stride)
     if network.last is not None:
         channels = spec.blocks[-1].out
-        found.append(
+        network_layers.append(
             Layer(
                 kind="last",
                 channels_in=channels,
@@ -147,8 +146,8 @@ def layers(
             )
         )
     if head:
-        found.append(Layer(kind="head", head=head, inputs=_features(network, size)))
-    return found
+        network_layers.append(Layer(kind="head", head=head, inputs=_features(network, size)))
+    return network_layers
 
 
 def default_tap(spec: NetSpec) -> str:
@@ -159,7 +158,7 @@ def default_tap(spec: NetSpec) -> str:
 def head_name(model: nn.Module, options: Mapping[str, Any], num_classes: int) -> str:
     """The name of a head in a latency table: its class, and a hash of what it is built with.
 
-    options: the model's configuration, plain values; its backbone and input size do not matter.
+    options: the model's configuration, plain values; its backbone and input size do not count.
     """
     own = {key: value for key, value in options.items() if key not in ("backbone", "input_size")}
     text = json.dumps([own, num_classes], sort_keys=True)
@@ -171,7 +170,7 @@ def module_of(layer: Layer) -> nn.Module:
     """A module that does what a stem, block or last layer does, in eval mode, with random weights.
 
     Raises:
-        ValueError: a head, which only its model can build (`HeadOf`).
+        ValueError: for a head, which only its model can build (`HeadOf`).
     """
     if layer.kind in ("stem", "last"):
         module: nn.Module = ConvNormAct(
@@ -204,7 +203,7 @@ def module_of(layer: Layer) -> nn.Module:
 
 
 class HeadOf(nn.Module):
-    """What a model does with its backbone's features: features, in the order of the taps -> its outputs.
+    """What a model does with its backbone's features: features, in the order of the taps -> outputs.
 
     Works for any model that has a `backbone` and reads images through it alone. `model` is copied.
     """
@@ -213,15 +212,15 @@ class HeadOf(nn.Module):
         super().__init__()
         backbone = cast(MobileNet, model.backbone)
         self.taps = backbone.taps
-        memo: dict[int, Any] = {id(backbone): _Given()}
+        memo: dict[int, Any] = {id(backbone): _PassThrough()}
         self.model = copy.deepcopy(model, memo).eval()
 
     def forward(self, *features: Tensor) -> Any:
         return self.model(dict(zip(self.taps, features, strict=True)))
 
 
-class _Given(nn.Module):
-    """Stands for a backbone whose features are there already."""
+class _PassThrough(nn.Module):
+    """In place of the backbone: its features are the input."""
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return features
@@ -255,7 +254,7 @@ def _block(
 
 
 def _padding(spec: NetSpec, stride: int) -> str:
-    return spec.padding if stride > 1 else "symmetric"  # the two are the same at stride 1
+    return spec.padding if stride > 1 else "symmetric"  # at stride 1 there is no difference
 
 
 def _features(network: MobileNet, size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
@@ -273,12 +272,3 @@ def _after(side: int, stride: int) -> int:
 def _sizes(feature: Sequence[int]) -> tuple[int, int, int]:
     channels, height, width = feature
     return int(channels), int(height), int(width)
-
-
-def read_spec(file: Path) -> NetSpec:
-    """The network in a YAML file. Raises: UserError where it is unreadable or holds none."""
-    fields = network_file.read(file)
-    try:
-        return NetSpec.from_dict(fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: holds no network ({error})") from None

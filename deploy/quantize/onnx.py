@@ -1,14 +1,14 @@
 """ONNX files in 8 bits: QuantizeLinear and DequantizeLinear around the layers, by ONNX Runtime's own tool.
 
-Activations are unsigned and have one range for each tensor, weights are signed and symmetric, with one scale
-for each output channel: the only combination that ONNX Runtime runs fast on x86 (signed activations are 2.3
-times slower than float32). Batch normalization is in the convolutions already: the export folds it.
+Activations are unsigned and have one range per tensor; weights are signed and symmetric, with one scale per
+output channel: the only combination that ONNX Runtime runs fast on x86 (with signed activations it takes 2.3
+times as long as float32). Batch normalization is already in the convolutions: the export folds it.
 
-Ranges before a hard activation are cut to where it does anything. Of a convolution's outputs below -3
-nothing is left behind h-swish, and minimum and maximum over images would spend most of the 256 steps on
-them: this is one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a
-tensor with ranges a hundred times those of its others, shows in the sensitivities, and is what layers that
-stay float are for.
+Ranges before a hard activation are cut to where the activation does something. h-swish makes nothing of a
+convolution's outputs below -3, and minimum and maximum over images would spend most of the 256 steps on them:
+this is one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a tensor
+whose ranges are a hundred times those of its others, shows in the sensitivities and is what float layers are
+for.
 """
 
 from __future__ import annotations
@@ -24,34 +24,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.formats.runtimes import INPUT, onnxruntime, require
-from deploy.quantize.sensitivity import layer_name
+from deploy.formats.onnx import INSTALL, onnxruntime
+from deploy.libraries import require
+from deploy.quantize.quantizer import layer_name
+from deploy.session import INPUT
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-
-
 BETWEEN = ("Add", "Mul")
-"""Quantized as well where they lie between layers with weights: a residual sum, a squeeze-and-excite."""
-
-
-ALIVE = {"Relu": (0.0, np.inf), "HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
-"""Beyond this interval an activation's output is constant (that of h-swish: the identity above 3)."""
-
-
+"""Also quantized if they lie between layers with weights: a residual sum, a squeeze-and-excite."""
+ACTIVE_RANGES = {"Relu": (0.0, np.inf), "HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
+"""Outside of this interval an activation's output is constant (that of h-swish above 3: the identity)."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where PyTorch's exporter notes the modules that a node comes from."""
 
 
 class OnnxQuantizer:
-    """See `deploy.quantize.sensitivity.Quantizer`; batches are of images [N, 3, h, w], as the file takes them.
+    """See `deploy.quantize.quantizer.Quantizer`; `batches` are images [N, 3, h, w] as the file takes them.
 
     The last layers with weights stay float: of scores in 256 steps many are equal, and the first class wins.
     """
 
     def __init__(self, source: Path, batches: Sequence[NDArray[Any]], *, per_channel: bool = True) -> None:
-        self._onnx = require("onnx", "onnx")
+        self._onnx = require("onnx", INSTALL)
         onnxruntime()
-        self._tool = require("onnxruntime.quantization", "onnx")
+        self._tool = require("onnxruntime.quantization", INSTALL)
         self.per_channel = per_channel
         properties = self._onnx.load(str(source)).metadata_props
         self._metadata = {entry.key: entry.value for entry in properties} | {"precision": "int8"}
@@ -66,12 +62,12 @@ class OnnxQuantizer:
             self._ranges = self._calibrate(prepared, batches)
         self.layers = tuple(self._layers)
 
-    def write(self, path: Path, *, floating: Collection[str]) -> Path:
+    def write(self, path: Path, *, float_layers: Collection[str]) -> Path:
         """See `Quantizer.write`."""
-        chosen = [node for layer, node in self._layers.items() if layer not in floating]
+        nodes = [node for layer, node in self._layers.items() if layer not in float_layers]
         model = self._onnx.ModelProto()
         model.CopyFrom(self._model)
-        if chosen:  # an empty list means all of them to the library
+        if nodes:  # the library takes an empty list for all nodes
             with _quiet():
                 quantizer = self._tool.qdq_quantizer.QDQQuantizer(
                     model,
@@ -80,7 +76,7 @@ class OnnxQuantizer:
                     self._tool.QuantType.QInt8,
                     self._tool.QuantType.QUInt8,
                     self._ranges,
-                    chosen,
+                    nodes,
                     [],
                     [*WEIGHTED, *BETWEEN],
                     {},
@@ -92,7 +88,7 @@ class OnnxQuantizer:
         return path
 
     def _calibrate(self, prepared: Path, batches: Sequence[NDArray[Any]]) -> Any:
-        """Least and largest value of each activation over the images, as the library keeps them."""
+        """Minimum and maximum of each activation over the images, in the library's own type."""
         calibrator = self._tool.calibrate.create_calibrator(
             prepared,
             [*WEIGHTED, *BETWEEN],
@@ -102,10 +98,10 @@ class OnnxQuantizer:
         calibrator.collect_data(_Reader(batches))
         ranges = calibrator.compute_data()
         kind = self._tool.calibrate.TensorData
-        for tensor, interval in alive(self._model).items():
+        for tensor, interval in active_ranges(self._model).items():
             if tensor in ranges:
-                found = [np.asarray(side, np.float32) for side in ranges[tensor].range_value]
-                low, high = (np.clip(side, *interval).astype(np.float32) for side in found)
+                sides = [np.asarray(side, np.float32) for side in ranges[tensor].range_value]
+                low, high = (np.clip(side, *interval).astype(np.float32) for side in sides)
                 ranges[tensor] = kind(lowest=low, highest=high)
         return ranges
 
@@ -123,7 +119,7 @@ class _Reader:
 
 
 def find_layers(model: Any) -> dict[str, str]:
-    """Name of each layer that can be quantized -> its node's, in the graph's order."""
+    """Name of each layer that can be quantized -> name of its node, in the graph's order."""
     weights = {constant.name for constant in model.graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
@@ -133,40 +129,40 @@ def find_layers(model: Any) -> dict[str, str]:
     for node in reversed(model.graph.node):  # the graph is in topological order
         after = [reader for tensor in node.output for reader in readers.get(tensor, [])]
         before_weights[node.name] = any(
-            _weighted(reader, weights) or before_weights[reader.name] for reader in after
+            _has_weights(reader, weights) or before_weights[reader.name] for reader in after
         )
     layers: dict[str, str] = {}
     for node in model.graph.node:
-        if before_weights[node.name] and (_weighted(node, weights) or node.op_type in BETWEEN):
+        if before_weights[node.name] and (_has_weights(node, weights) or node.op_type in BETWEEN):
             name = _name(node, weights)
             layers[f"{name} ({node.name})" if name in layers else name] = node.name
     return layers
 
 
-def alive(model: Any) -> dict[str, tuple[float, float]]:
-    """Tensors that only hard activations read -> the interval within which one of these does anything."""
-    found: dict[str, list[tuple[float, float] | None]] = {}
+def active_ranges(model: Any) -> dict[str, tuple[float, float]]:
+    """Tensors that only hard activations read -> the interval in which one of these does something."""
+    by_tensor: dict[str, list[tuple[float, float] | None]] = {}
     for node in model.graph.node:
         for tensor in node.input:
-            found.setdefault(tensor, []).append(ALIVE.get(node.op_type))
+            by_tensor.setdefault(tensor, []).append(ACTIVE_RANGES.get(node.op_type))
     for output in model.graph.output:
-        found.setdefault(output.name, []).append(None)
+        by_tensor.setdefault(output.name, []).append(None)
     return {
         tensor: (min(low for low, _ in intervals), max(high for _, high in intervals))
-        for tensor, known in found.items()
-        if len(intervals := [interval for interval in known if interval is not None]) == len(known)
+        for tensor, readers in by_tensor.items()
+        if len(intervals := [interval for interval in readers if interval is not None]) == len(readers)
     }
 
 
-def _weighted(node: Any, weights: Collection[str]) -> bool:
+def _has_weights(node: Any, weights: Collection[str]) -> bool:
     return node.op_type in WEIGHTED and node.input[1] in weights
 
 
 def _name(node: Any, weights: Collection[str]) -> str:
-    if _weighted(node, weights) and node.input[1].endswith(".weight"):
+    if _has_weights(node, weights) and node.input[1].endswith(".weight"):
         return layer_name(node.input[1])
     for entry in node.metadata_props:
-        if entry.key == SCOPES:  # of the modules around the node, and its own name at last
+        if entry.key == SCOPES:  # the modules around the node, and last its own name
             return f"{layer_name(ast.literal_eval(entry.value)[-2])}.{node.name}"
     return str(node.name)
 

@@ -1,15 +1,14 @@
-"""OpenVINO files in 8 bits, by NNCF: signed weights, a scale for each output channel; unsigned activations.
+"""OpenVINO files in 8 bits, by NNCF: signed weights with a scale per output channel, unsigned activations.
 
 NNCF knows which operations OpenVINO fuses and quantizes nothing between a convolution and its h-swish; the
-inputs of depthwise convolutions get a range for each channel; biases are corrected for what the weights lost.
-The two convolutions in a squeeze-and-excite, which see one pixel, it leaves float.
+inputs of depthwise convolutions get a range per channel; biases are corrected for what the weights lost. It
+leaves the two convolutions of a squeeze-and-excite in float: they see one pixel.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,24 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.formats.runtimes import openvino_core, require
-from deploy.quantize.sensitivity import layer_name
+from deploy.formats.openvino import INSTALL, core, metadata_of, set_metadata
+from deploy.libraries import require
+from deploy.quantize.quantizer import layer_name
 
-RT_INFO = ["metadata", "export"]
-"""Where the export keeps a file's metadata."""
-
-
-SAME = 1e-3
+SAME_WEIGHTS = 1e-3
 """Weights that differ by less than this share of their channel's largest are the same."""
-
-
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 class OpenVinoQuantizer:
-    """See `deploy.quantize.sensitivity.Quantizer`; batches are of images [N, 3, h, w], as the file takes them.
+    """See `deploy.quantize.quantizer.Quantizer`; `batches` are images [N, 3, h, w] as the file takes them.
 
-    The file has no names of modules: layers are called by `weights`, PyTorch's by name, where these tell.
+    The file has no names of modules: a layer is named after those of PyTorch's `weights` that equal its own.
     """
 
     def __init__(
@@ -47,11 +41,11 @@ class OpenVinoQuantizer:
         per_channel: bool = True,
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        # Whether it reports its use to its makers is settled when NNCF is imported; this is its only switch.
+        # NNCF decides when it is imported whether to report its use to its makers; this is its only switch.
         os.environ.setdefault("NNCF_CI", "1")
-        self._ov = require("openvino", "openvino")
-        nncf = require("nncf", "openvino")
-        self._float = openvino_core().read_model(source)
+        self._ov = require("openvino", INSTALL)
+        nncf = require("nncf", INSTALL)
+        self._float = core().read_model(source)
         advanced = nncf.AdvancedQuantizationParameters()
         if not per_channel:
             kind = nncf.quantization.advanced_parameters.QuantizationParameters
@@ -69,36 +63,36 @@ class OpenVinoQuantizer:
         self._layers = self._find_layers(weights or {})
         self.layers = tuple(self._layers)
 
-    def write(self, path: Path, *, floating: Collection[str]) -> Path:
+    def write(self, path: Path, *, float_layers: Collection[str]) -> Path:
         """See `Quantizer.write`."""
         model = self._quantized.clone()
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         for layer in self.layers:
-            if layer in floating:
+            if layer in float_layers:
                 self._revert(nodes[self._layers[layer]])
         model.validate_nodes_and_infer_types()
-        metadata = json.loads(self._float.get_rt_info(RT_INFO).astype(str))
-        model.set_rt_info(json.dumps(metadata | {"precision": "int8"}), RT_INFO)
+        set_metadata(model, metadata_of(self._float) | {"precision": "int8"})
         self._ov.save_model(model, path, compress_to_fp16=False)
         return path
 
     def _find_layers(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-        """Name of each layer -> its operation's, of all that have an input in 8 bits."""
-        known = {layer_name(name): directions(values) for name, values in weights.items() if values.ndim > 1}
-        found: dict[str, str] = {}
+        """Name of each layer that has an input in 8 bits -> name of its operation."""
+        known = {
+            layer_name(name): without_scales(values) for name, values in weights.items() if values.ndim > 1
+        }
+        layers: dict[str, str] = {}
         for node in self._quantized.get_ordered_ops():
             operation = node.get_friendly_name()
-            sources = _sources(node)
-            if operation not in self._operations or not any(
-                _rounds(source) or _unpacks(source) for source in sources
-            ):
+            in_8_bits = any(_rounds(source) or _unpacks(source) for source in _sources(node))
+            if operation not in self._operations or not in_8_bits:
                 continue
             name = operation.partition("/")[0]
             if node.get_type_name() in WEIGHTED:
-                kept = self._operations[operation].input_value(1).get_node()
-                name = (nearest(directions(kept.data), known) if _is_constant(kept) else None) or name
-            found[f"{name} ({operation})" if name in found else name] = operation
-        return found
+                constant = self._operations[operation].input_value(1).get_node()
+                if _is_constant(constant):
+                    name = layer_with(without_scales(constant.data), known) or name
+            layers[f"{name} ({operation})" if name in layers else name] = operation
+        return layers
 
     def _revert(self, node: Any) -> None:
         """Give an operation the inputs that it has in the float file, and its own bias."""
@@ -118,12 +112,12 @@ class OpenVinoQuantizer:
                     reader.input(place).replace_source_output(self._copy(bias))
 
     def _copy(self, constant: Any) -> Any:
-        # A node belongs to one model; what it holds can be copied into another.
+        # A node belongs to one model; its values can be copied into another.
         return self._ov.op.Constant(np.array(constant.data)).output(0)
 
 
-def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
-    """What is left of a layer's weights [out, ...] without the scale of each output channel: [out, n].
+def without_scales(weight: NDArray[Any]) -> NDArray[np.float64]:
+    """Weights [out, ...] over the largest of their output channel, absolute: [out, n].
 
     Batch normalization that was folded into them changes nothing else.
     """
@@ -135,15 +129,15 @@ def directions(weight: NDArray[Any]) -> NDArray[np.float64]:
     return relative
 
 
-def nearest(found: NDArray[np.float64], known: Mapping[str, NDArray[np.float64]]) -> str | None:
-    """Name of the layer of which these `directions` are; None: of none."""
-    alike = {  # the middle one of the channels: one that is switched off has lost its direction
-        name: float(np.median(np.abs(found - other).max(axis=1)))
+def layer_with(weights: NDArray[np.float64], known: Mapping[str, NDArray[np.float64]]) -> str | None:
+    """Name of the layer with these weights, all `without_scales`; None if there is none."""
+    differences = {  # the median over channels: one that is switched off has lost its direction
+        name: float(np.median(np.abs(weights - other).max(axis=1)))
         for name, other in known.items()
-        if other.shape == found.shape
+        if other.shape == weights.shape
     }
-    best = min(alike, key=lambda name: alike[name], default=None)
-    return best if best is not None and alike[best] < SAME else None
+    best = min(differences, key=lambda name: differences[name], default=None)
+    return best if best is not None and differences[best] < SAME_WEIGHTS else None
 
 
 def _sources(node: Any) -> list[Any]:
@@ -156,7 +150,7 @@ def _rounds(node: Any) -> bool:
 
 
 def _unpacks(node: Any) -> bool:
-    """Whether an operation gives weights that are stored in 8 bits, as NNCF leaves them: scaled at last."""
+    """Whether an operation turns NNCF's weights of 8 bits into floats: scaled at last."""
     if node.get_type_name() not in ("Multiply", "Subtract"):
         return False
     inner = _sources(node)[0]

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from deploy.formats.runtimes import open_session
-from deploy.quantize.sensitivity import FallBack, Quantizer, Sensitivity, fall_back, file_bytes, sensitivities
+from deploy.quantize.fallback import Fallback
+from deploy.quantize.sensitivity import Sensitivity
 from deploy.timing import machine
-from deploy.timing.latency import Latency, Ratio, Rounds, clocked, take_rounds
+from deploy.timing.latency import Latency, Ratio
 from engine.errors import UserError
 from engine.io.files import write_json, write_text
 
-SHOWN = 20
+NUM_LISTED = 20
+"""Layers in the text; all are in the JSON file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCard:
-    """Attributes:
+    """What is known about a file in 8 bits and the float file that it was made from.
 
-    runtime: that ran both files, with `threads` threads. metric: its name; `before` and `fallback.score` are
-    points of 100 of the float file and of this one, over `split`; the layers in float were chosen on it too.
-    budget: points that may be lost. calibration: `images`, their `split`, `probes` (images of the
-    sensitivities), `per_channel`. layers: that could be 8 bit. sensitivity: the worst first.
-    latency, ratio: milliseconds of one call with `input` numbers, and 8 bit over float; None: not measured.
-    tuned: of a second file that was fine-tuned: `file`, `steps`, `score`; None: there is none.
+    Attributes:
+        runtime, threads: what ran both files.
+        metric, split: what `before` and `fallback.score` are of, in points of 100: the float file's score and
+            this one's. The float layers were chosen on the same split.
+        budget: points that may be lost.
+        calibration: `images`, their `split`, `probes` (images of the sensitivities), `per_channel`.
+        layers: how many can be in 8 bits.
+        sensitivity: of each of them, the worst first.
+        bytes_before, bytes_after: sizes of the two files.
+        input: shape of the images of one call.
+        latency: of one call, by `float32` and `int8`; None: not measured.
+        ratio: 8-bit time over float time; None: not measured.
+        tuned: of a second, fine-tuned file: `file`, `steps`, `score`; None: there is none.
     """
 
     runtime: str
@@ -42,7 +46,7 @@ class ReportCard:
     calibration: Mapping[str, Any]
     layers: int
     sensitivity: Sequence[Sensitivity]
-    fallback: FallBack
+    fallback: Fallback
     bytes_before: int
     bytes_after: int
     input: Sequence[int]
@@ -52,11 +56,11 @@ class ReportCard:
 
     @property
     def lost(self) -> float:
-        """Points that the file loses; negative: it gains some."""
+        """Points that the file loses; negative if it gains some."""
         return self.before - self.fallback.score
 
     def write(self, folder: Path) -> None:
-        """Write `report_card.json` and `report_card.md`. Raises: UserError when they cannot be written."""
+        """Write `report_card.json` and `report_card.md`. Raises: UserError if they cannot be written."""
         content = {
             **asdict(self),
             "after": self.fallback.score,
@@ -71,9 +75,11 @@ class ReportCard:
 
     def text(self) -> str:
         """The card for people, Markdown."""
-        floating = self.fallback.floating
+        return "\n".join([*self._summary(), *self._layers()]) + "\n"
+
+    def _summary(self) -> list[str]:
         scales = "a scale per output channel" if self.calibration["per_channel"] else "one scale per tensor"
-        rows = [
+        return [
             "# Int8 report card\n",
             f"{self.runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}; calibrated on "
             f"{self.calibration['images']} images of {self.calibration['split']}, {scales}\n",
@@ -83,19 +89,26 @@ class ReportCard:
             f"{self.bytes_before / self.bytes_after:.2f}x smaller |",
             *self._times(),
             *self._tuned(),
-            f"\n{self.layers - len(floating)} of {self.layers} layers are in 8 bits, {len(floating)} in float"
-            + ("; which, was chosen on the same images that are scored here." if floating else "."),
+        ]
+
+    def _layers(self) -> list[str]:
+        float_layers = self.fallback.float_layers
+        listed = max(NUM_LISTED, len(float_layers))
+        left_out = len(self.sensitivity) - listed
+        chosen_here = "; they were chosen on the same images that are scored here." if float_layers else "."
+        return [
+            f"\n{self.layers - len(float_layers)} of {self.layers} layers are in 8 bits, "
+            f"{len(float_layers)} in float{chosen_here}",
             f"\n| layers in float | {self.metric} |\n|---|---|",
             *(f"| {count} | {score:.2f} |" for count, score in sorted(self.fallback.tried)),
-            "\nEach layer alone in 8 bits: signal over error at the outputs "
+            "\nEach layer alone in 8 bits: signal-to-noise ratio of the outputs "
             f"({self.calibration['probes']} images)\n\n| layer | dB | |\n|---|---|---|",
             *(
-                f"| {entry.layer} | {entry.snr_db:.1f} | {'float' if entry.layer in floating else ''} |"
-                for entry in self.sensitivity[: max(SHOWN, len(floating))]
+                f"| {entry.layer} | {entry.snr_db:.1f} | {'float' if entry.layer in float_layers else ''} |"
+                for entry in self.sensitivity[:listed]
             ),
+            *([f"\n{left_out} more in report_card.json"] if left_out > 0 else []),
         ]
-        left = len(self.sensitivity) - max(SHOWN, len(floating))
-        return "\n".join([*rows, *([f"\n{left} more in report_card.json"] if left > 0 else [])]) + "\n"
 
     def _tuned(self) -> list[str]:
         if self.tuned is None:
@@ -108,71 +121,3 @@ class ReportCard:
             return []
         before, after = (self.latency[name].p50 for name in ("float32", "int8"))
         return [f"| ms, median | {before:.2f} | {after:.2f} | {1 / self.ratio.p50:.2f}x faster |"]
-
-
-def grade(
-    quantizer: Quantizer,
-    source: Path,
-    path: Path,
-    *,
-    images: Sequence[NDArray[Any]],
-    calibration: Mapping[str, Any],
-    score: Callable[[Path], float],
-    metric: str,
-    split: str,
-    budget: float,
-    threads: int = 1,
-    rounds: Rounds | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> ReportCard:
-    """Choose the layers that stay float, write the file to `path`, and say what came of it.
-
-    Args:
-        source: the float file that `quantizer` was opened with.
-        images: [3, h, w] each: those of the sensitivities; the first is timed.
-        calibration: notes for the card.
-        score: points of 100 of a file on labeled data.
-        budget: points that may be lost.
-        rounds: of the timing; None: no timing.
-
-    Raises:
-        UserError: no file with layers in 8 bits is within the budget.
-    """
-    before = score(source)
-    say(f"float32: {metric} {before:.2f}")
-    found = sensitivities(quantizer, source, images, threads=threads)
-    order = [entry.layer for entry in found]
-    chosen = fall_back(quantizer, path, order=order, score=score, least=before - budget, say=say)
-    image = images[0][None]
-    latency, ratio = (None, None) if rounds is None else timed(source, path, image, threads, rounds)
-    return ReportCard(
-        runtime=open_session(path, threads=threads).runtime,
-        threads=threads,
-        metric=metric,
-        split=split,
-        before=before,
-        budget=budget,
-        calibration={**calibration, "probes": len(images)},
-        layers=len(order),
-        sensitivity=found,
-        fallback=chosen,
-        bytes_before=file_bytes(source),
-        bytes_after=file_bytes(path),
-        input=list(image.shape),
-        latency=latency,
-        ratio=ratio,
-    )
-
-
-def timed(
-    source: Path, path: Path, image: NDArray[Any], threads: int, rounds: Rounds
-) -> tuple[dict[str, Latency], Ratio]:
-    """The float file and the other in turns, on one image [1, 3, h, w]."""
-    sessions = {"float32": open_session(source, threads=threads), "int8": open_session(path, threads=threads)}
-    batches = {name: np.repeat(image, session.shape[0] or 1, axis=0) for name, session in sessions.items()}
-    calls = {name: clocked(partial(session, batches[name])) for name, session in sessions.items()}
-    seconds = take_rounds(calls, rounds)
-    return (
-        {name: Latency.of(values) for name, values in seconds.items()},
-        Ratio.of(seconds["int8"], seconds["float32"]),
-    )

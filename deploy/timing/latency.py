@@ -1,7 +1,7 @@
-"""How long a network takes, said with how sure that is.
+"""How long a network takes, and how certain that figure is.
 
-Candidates take turns, one call each in every round, so that a load that comes and goes meets all alike, and a
-ratio is formed within rounds. Rounds go on until the median of every candidate is known well enough, or time
+Candidates take turns, one call each in every round, so that a varying load hits all of them alike, and ratios
+are formed within rounds. Rounds go on until the median of every candidate is known precisely enough, or time
 is up.
 """
 
@@ -18,19 +18,22 @@ import numpy as np
 import torch
 
 Timer = Callable[[], float]
-"""Runs something once; returns the seconds that it took."""
+"""Runs something once and returns the seconds that it took."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
     """When there are enough rounds.
 
-    warmup: rounds that are thrown away. least, most: rounds that count, at the least and at the most.
-    interval: rounds end when the 95 % interval of every median reaches at most this far from it (0.02: 2 %).
-    budget_s: seconds after which no further round begins, warm-up included; two rounds are always counted.
+    Args:
+        warmup: rounds that are thrown away.
+        least, most: limits of the number of rounds that count.
+        interval: rounds end when the 95 % interval of every median reaches at most this far from it (0.02:
+            2 %).
+        budget_s: seconds after which no further round begins, warm-up included; two rounds always count.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: if a value is out of range.
     """
 
     warmup: int = 2
@@ -62,13 +65,13 @@ def take_rounds(
     The order is reversed from round to round, so that no candidate always follows the same other.
 
     Args:
-        progress: called with the number of counted rounds and a few words, after each of them.
+        progress: called after each counted round with its number and a few words.
     """
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     names, started = list(timers), clock()
     collects = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection in the middle of a call would be counted to it
+    gc.disable()  # a collection in the middle of a call would count as its time
     try:
         for number in range(rounds.warmup):
             if number and clock() - started > rounds.budget_s / 2:
@@ -80,8 +83,8 @@ def take_rounds(
                 seconds[name].append(timers[name]())
             widest = max((relative_interval(values) for values in seconds.values()), default=0.0)
             if progress is not None:
-                told = "" if math.isinf(widest) else f"medians known to {widest:.1%}"
-                progress(number + 1, told)
+                text = "" if math.isinf(widest) else f"medians known to {widest:.1%}"
+                progress(number + 1, text)
             enough = number + 1 >= rounds.least and widest <= rounds.interval
             if enough or (number >= 1 and clock() - started > rounds.budget_s):
                 break
@@ -94,8 +97,8 @@ def take_rounds(
 def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
     """The narrowest interval of order statistics, the same number from each end, that holds the median.
 
-    It assumes nothing about the distribution, but that the values are independent. None where there are too
-    few: 95 % needs six of them.
+    It assumes nothing about the distribution, only that the values are independent. None for too few values:
+    95 % needs six of them.
     """
     count, ordered = len(values), sorted(values)
     outside, best = 0.0, None
@@ -109,16 +112,16 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
 
 def relative_interval(values: Sequence[float]) -> float:
     """How far the 95 % interval of the median reaches from it, as a share of it; infinite for few values."""
-    found = median_interval(values)
-    if found is None:
+    interval = median_interval(values)
+    if interval is None:
         return math.inf
     middle = float(np.median(values))
-    return max(middle - found[0], found[1] - middle) / middle if middle else math.inf
+    return max(middle - interval[0], interval[1] - middle) / middle if middle else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What the rounds of one candidate say, in milliseconds. interval: 95 %, of the median."""
+    """One candidate's rounds in milliseconds. interval: the 95 % interval of the median."""
 
     p50: float
     p95: float
@@ -140,7 +143,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One candidate's time over another's, round by round: the median, where nine of ten rounds lie (p5 to
+    """One candidate's time over another's, round by round: the median, the range of nine of ten rounds (p5 to
     p95), and the 95 % interval of the median."""
 
     p50: float
@@ -150,7 +153,7 @@ class Ratio:
 
     @classmethod
     def of(cls, seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
-        """Raises: ValueError where the two were not timed in the same rounds."""
+        """Raises: ValueError if the two were not timed in the same rounds."""
         if len(seconds) != len(baseline):
             raise ValueError(f"a ratio needs the same rounds, got {len(seconds)} and {len(baseline)}")
         ratios = np.asarray(seconds) / np.asarray(baseline)
@@ -164,17 +167,17 @@ def clocked(
     run: Callable[[], Any],
     *,
     clock: Callable[[], float] = time.perf_counter,
-    synchronise: Callable[[], Any] | None = None,
+    synchronize: Callable[[], Any] | None = None,
 ) -> Timer:
-    """By the wall clock; `synchronise` waits for a device's work before and after."""
+    """By the wall clock; `synchronize` waits for a device's work before and after."""
 
     def timed() -> float:
-        if synchronise is not None:
-            synchronise()
+        if synchronize is not None:
+            synchronize()
         started = clock()
         run()
-        if synchronise is not None:
-            synchronise()
+        if synchronize is not None:
+            synchronize()
         return clock() - started
 
     return timed

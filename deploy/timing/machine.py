@@ -1,27 +1,18 @@
-"""What a figure was measured on: without it, milliseconds mean nothing."""
+"""The machine and the versions that a figure was measured on, without which milliseconds mean nothing."""
 
 import os
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deploy import formats, libraries
 from engine.run.run_folder import git_revision
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "onnxruntime",
-    "onnx",
-    "openvino",
-    "nncf",
-    "executorch",
-    "ai-edge-litert",
-)
+LIBRARIES = ("torch", "torchvision", "numpy", "nncf", "torchao")
+"""Besides those of the formats."""
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -33,7 +24,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": {**libraries.versions(LIBRARIES), **formats.versions()},
         "openmp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": git_revision(),
@@ -46,29 +37,19 @@ def cores() -> int:
 
 
 def cpu_model() -> str:
-    """The CPU's name; on Linux with family and model number, since virtual machines hide the name."""
+    """The CPU's name; on Linux with family and model number, because virtual machines hide the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found: dict[str, str] = {}
+    facts: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    name = found.get("model name") or platform.machine()
-    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or platform.machine()
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else name
 
 
 def _device(name: str) -> str:
     device = torch.device(name)
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,4 +1,4 @@
-"""Peak memory of a network, measured in a process of its own, where nothing else is."""
+"""Peak memory of a network, measured in a process that does nothing else."""
 
 import multiprocessing
 import pickle
@@ -13,27 +13,25 @@ import torch
 from engine.errors import UserError
 
 MB = 1024 * 1024
-
-
-RUNS = 2  # the second shows what stays allocated beside what it allocates
+RUNS = 2  # the second shows what stays allocated besides what it allocates
 
 
 def peak_mb(prepare: Callable[[], Callable[[], Any]], *, device: str = "cpu") -> float | None:
     """Megabytes that loading and running a network adds at its peak.
 
-    On the CPU: growth of the resident set of a fresh process over what it held with torch alone; libraries of
-    the runtime, weights, activations, and what the runtime keeps. On CUDA: the most that torch's allocator
-    gave out.
+    On the CPU: growth of the resident set of a fresh process that has loaded torch; it includes the runtime's
+    libraries, weights, activations, and what the runtime keeps. On CUDA: the most that torch's allocator
+    handed out.
 
     Args:
-        prepare: makes what is then run, twice; it is pickled and called in the new process.
-        device: where it runs.
+        prepare: pickled and called in the new process; returns a function that is then called twice.
+        device: where the network runs.
 
     Returns:
-        Megabytes, or None on systems that do not say how much a process holds.
+        Megabytes, or None on systems that do not say how much memory a process holds.
 
     Raises:
-        UserError: the process ended without an answer: killed, most likely for want of memory.
+        UserError: if the process failed, or was killed, most likely for lack of memory.
     """
     context = multiprocessing.get_context("spawn")
     answer, end = context.Pipe(duplex=False)
@@ -41,17 +39,17 @@ def peak_mb(prepare: Callable[[], Callable[[], Any]], *, device: str = "cpu") ->
     child.start()
     end.close()
     try:
-        found: float | str | None = answer.recv()
+        result: float | str | None = answer.recv()
     except EOFError:
         child.join()
         raise UserError(
-            f"measuring memory: the process ended with status {child.exitcode}; -9 says that memory ran out: "
-            "give a smaller size=, or memory=false"
+            f"measuring memory: the process ended with status {child.exitcode} (-9: the system ran out of "
+            "memory); give a smaller size=, or memory=false"
         ) from None
     child.join()
-    if isinstance(found, str):
-        raise UserError(f"measuring memory: {found}; memory=false leaves it out")
-    return found
+    if isinstance(result, str):
+        raise UserError(f"measuring memory: {result}; memory=false leaves it out")
+    return result
 
 
 def _child(pickled: bytes, device: str, end: Connection) -> None:

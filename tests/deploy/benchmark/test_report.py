@@ -1,12 +1,14 @@
-"""Tables, the document and the picture of a benchmark."""
+"""Tables, the document and the chart of a benchmark."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from deploy.benchmark.records import result
-from deploy.benchmark.report import accuracy, document, draw, pareto_front, save, tables
+from deploy.benchmark.pareto import accuracy, draw_pareto, pareto_front
+from deploy.benchmark.report import document, save
+from deploy.benchmark.results import result
+from deploy.benchmark.tables import tables
 from tests.deploy.rows import row
 from tests.refusals import refuses
 
@@ -61,7 +63,7 @@ def test_pareto_front(points, front):
     assert pareto_front(points) == front
 
 
-def test_table_7s_own_front():
+def test_table_7s_own_pareto_front():
     """By the paper's latencies and mIoUs: rows 11, 9, 8, 7, 4 and 3; the other decoder is never on it."""
     seconds = [3.90, 3.03, 2.98, 2.89, 3.55, 2.60, 2.55, 2.47, 1.59, 1.27, 1.21]
     miou = [72.84, 72.56, 72.97, 72.74, 72.64, 71.91, 72.37, 72.36, 68.57, 66.83, 68.38]
@@ -78,17 +80,17 @@ def test_a_table_has_our_figures_and_the_papers_in_columns_of_their_own():
     paper = {"row": 8, "params_m": 1.51, "madds_b": 9.74, "cpu_s": 2.47, "input_size": [1025, 2049]}
     text = tables([measured("raspp_v2"), measured("lraspp", ms=61.25, ratio=0.612, **paper)])
     header = cells(text, "name")
-    found = dict(zip(header, cells(text, "lraspp"), strict=True))
+    shown = dict(zip(header, cells(text, "lraspp"), strict=True))
     assert header[:6] == ["name", "row", "params M", "paper's", "MAdds B", "paper's"]
-    assert (found["params M"], found["MAdds B"], found["p50 ms"]) == ("2.000", "20.000", "61.25")
-    assert (found["paper's ms"], found["paper's ratio"]) == ("2470", "0.633")
-    assert found["ratio (p5-p95)"] == "0.612 (0.512-0.712)"
-    assert found["+-"] == "3.0% !"
+    assert (shown["params M"], shown["MAdds B"], shown["p50 ms"]) == ("2.000", "20.000", "61.25")
+    assert (shown["paper's ms"], shown["paper's ratio"]) == ("2470", "0.633")
+    assert shown["ratio (p5-p95)"] == "0.612 (0.512-0.712)"
+    assert shown["+-"] == "3.0% !"
     assert "MB" not in header  # nothing was measured
     assert text.startswith("eager, 1 thread, network alone, 1024x2048, 12 rounds; ratios are to raspp_v2,")
 
 
-def test_the_papers_milliseconds_say_their_size_where_it_is_another():
+def test_the_papers_milliseconds_have_their_size_if_it_is_another():
     paper = {"cpu_s": 2.47, "input_size": [1025, 2049]}
     assert "2470 at 1024x2048" in tables([measured("a", size=(256, 512), **paper)])
 
@@ -111,7 +113,7 @@ def test_counts_alone_have_no_columns_of_time():
     assert cells(text, "name") == ["name", "row", "params M", "MAdds B"]
 
 
-def test_the_document_says_what_it_was_measured_on_and_that_the_paper_had_a_phone():
+def test_the_document_names_the_machine_and_the_papers_phone():
     paper = {"cpu_s": 2.47, "input_size": [1025, 2049]}
     text = document([measured("a", **paper)], command="python tools/benchmark.py suite=table7")
     for part in ("benchmark.py suite=table7", "Some CPU, 2 cores", "torch 2.14", "2026-11-24", "Pixel 3"):
@@ -119,28 +121,28 @@ def test_the_document_says_what_it_was_measured_on_and_that_the_paper_had_a_phon
     assert "Pixel" not in document([measured("a")], command="x")
 
 
-def test_measured_accuracy_goes_before_the_published():
+def test_measured_accuracy_is_preferred_to_the_published_one():
     assert accuracy(measured("a", miou=72.4)) == (72.4, "published")
     assert accuracy(measured("a", miou=72.4, accuracy={"miou": 0.7})) == (70.0, "measured")
     assert accuracy(measured("a", miou=None)) is None
 
 
-def test_results_are_a_list_of_rows_and_a_picture_is_drawn(tmp_path):
+def test_results_are_a_list_of_rows_and_a_chart_is_drawn(tmp_path):
     rows = [
         measured("a", miou=70.0),
         measured("b", ms=50.0, miou=60.0),
         measured("c", accuracy={"miou": 0.5}),
     ]
     save(rows, tmp_path, command="x")
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [one["name"] for one in found] == ["a", "b", "c"]
-    assert found[0]["paper"]["miou"] == 70.0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [entry["name"] for entry in stored] == ["a", "b", "c"]
+    assert stored[0]["paper"]["miou"] == 70.0
     assert (tmp_path / "results.md").read_text().startswith("# Benchmark")
     assert Image.open(tmp_path / "pareto.png").size[0] > 500
 
 
-def test_without_accuracies_or_latencies_there_is_no_picture(tmp_path):
-    draw([measured("a"), result(row("b", miou=70.0), baseline=row("b"))], tmp_path / "x.png")
+def test_without_accuracies_or_latencies_there_is_no_chart(tmp_path):
+    draw_pareto([measured("a"), result(row("b", miou=70.0), baseline=row("b"))], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 

@@ -1,6 +1,7 @@
 """One interface to every runtime: the same numbers, and refusals in one line."""
 
 import builtins
+import importlib
 import os
 import subprocess
 import sys
@@ -11,21 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.formats.export import export
-from deploy.formats.runtimes import SUFFIXES, eager, onnxruntime, open_session
+from deploy.eager import eager_session
+from deploy.export.module import export_module
+from deploy.formats import find, open_session
+from deploy.formats.onnx import onnxruntime
 from tests.refusals import refuses
 
-LIBRARIES = {
-    "onnx": ["onnx", "onnxscript", "onnxruntime"],
-    "openvino": ["openvino"],
-    "torch_export": [],
-    "litert": ["litert_torch", "ai_edge_litert"],
-    "executorch": ["executorch"],
-}
+FAST = ("onnx", "openvino", "torch_export")
+SLOW = ("litert", "executorch")
 
 
 class Toy(nn.Module):
-    """Two outputs, one of them of whole numbers, from pixels of 0..255."""
+    """Two outputs, one of them of whole numbers, from pixels 0..255."""
 
     def __init__(self):
         super().__init__()
@@ -43,30 +41,30 @@ def pixels(count=1, height=12, width=20, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, height, width), np.uint8)
 
 
-FAST = ("onnx", "openvino", "torch_export")
-PARAMETERS = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in LIBRARIES]
-
-
-@pytest.fixture(scope="module", params=PARAMETERS)
+@pytest.fixture(
+    scope="module", params=[*FAST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)]
+)
 def session(request, tmp_path_factory):
-    """(format, session of Toy) for every runtime that is installed."""
-    for library in LIBRARIES[request.param]:
-        pytest.importorskip(library)
-    path = tmp_path_factory.mktemp("toy") / f"toy{SUFFIXES[request.param]}"
+    """(format, session of Toy) for each runtime that is installed."""
+    if reason := find(request.param).missing():
+        pytest.skip(reason)
+    path = tmp_path_factory.mktemp("toy") / f"toy{find(request.param).SUFFIX}"
     example = torch.from_numpy(pixels())
-    export(Toy(), example, path, format=request.param, names=["scores", "labels"], metadata={"who": "Ä 1"})
+    export_module(
+        Toy(), example, path, format=request.param, names=["scores", "labels"], metadata={"who": "Ä 1"}
+    )
     return request.param, open_session(path)
 
 
 def test_a_runtime_gives_what_pytorch_gives(session):
-    expected = eager(Toy())(pixels(seed=1))
-    found = session[1](pixels(seed=1))
-    assert [part.shape for part in found] == [(1, 4, 12, 20), (1, 12, 20)]
-    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
-    assert (found[1] == expected[1]).all()
+    expected = eager_session(Toy())(pixels(seed=1))
+    outputs = session[1](pixels(seed=1))
+    assert [output.shape for output in outputs] == [(1, 4, 12, 20), (1, 12, 20)]
+    np.testing.assert_allclose(outputs[0], expected[0], atol=1e-5)
+    assert (outputs[1] == expected[1]).all()
 
 
-def test_a_session_says_what_it_is_and_takes(session):
+def test_a_session_describes_its_network(session):
     _, opened = session
     assert opened.output_names == ("scores", "labels")
     assert (opened.dtype, opened.shape) == ("uint8", (1, 12, 20))
@@ -74,7 +72,7 @@ def test_a_session_says_what_it_is_and_takes(session):
     assert any(character.isdigit() for character in opened.runtime)
 
 
-def test_a_later_call_leaves_earlier_results_alone(session):
+def test_a_later_call_does_not_change_earlier_results(session):
     first = session[1](pixels(seed=1))
     copies = [part.copy() for part in first]
     session[1](pixels(seed=2))
@@ -87,14 +85,14 @@ def test_images_of_another_size_or_type_are_refused(session):
 
 
 def test_pytorch_itself_is_a_session():
-    opened = eager(nn.Flatten(), names=["flat"])
+    opened = eager_session(nn.Flatten(), names=["flat"])
     images = np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4)
     assert (opened(images)[0] == np.arange(24)).all()
     assert opened.output_names == ("flat",)
     assert opened.runtime.startswith("PyTorch 2")
 
 
-def test_threads_are_those_that_were_asked_for():
+def test_pytorch_runs_with_the_given_number_of_threads():
     before = torch.get_num_threads()
     seen = []
 
@@ -104,8 +102,8 @@ def test_threads_are_those_that_were_asked_for():
             return images
 
     images = np.zeros((1, 3, 2, 2), np.float32)
-    eager(Count(), threads=2)(images)
-    eager(Count(), threads=1)(images)
+    eager_session(Count(), threads=2)(images)
+    eager_session(Count(), threads=1)(images)
     torch.set_num_threads(before)
     assert seen == [2, 1]
 
@@ -122,9 +120,9 @@ def test_openvino_computes_in_float32_where_its_default_is_bf16(tmp_path):
     layer = nn.Conv2d(3, 1, 1, bias=False)
     nn.init.constant_(layer.weight, 1 + 2**-10)
     path = tmp_path / "m.xml"
-    export(layer, torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={})
-    found = open_session(path)(np.ones((1, 3, 8, 8), np.float32))[0]
-    assert found.min() == pytest.approx(3 * (1 + 2**-10), abs=1e-6)
+    export_module(layer, torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={})
+    output = open_session(path)(np.ones((1, 3, 8, 8), np.float32))[0]
+    assert output.min() == pytest.approx(3 * (1 + 2**-10), abs=1e-6)
 
 
 def test_files_that_cannot_be_opened(tmp_path):
@@ -137,7 +135,10 @@ def test_files_that_cannot_be_opened(tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "m.onnx").write_bytes(b"no network")
     refuses(lambda: open_session(tmp_path / "m.onnx"), "m.onnx", "cannot be loaded")
-    refuses(lambda: open_session(tmp_path / "m.onnx", precision="bf16"), "only OpenVINO")
+    refuses(
+        lambda: open_session(tmp_path / "m.onnx", precision="bf16"),
+        "computes in fp32; export with format=openvino",
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_files_that_cannot_be_opened(tmp_path):
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix, library, extra):
-    plain = builtins.__import__
+    plain, import_module = builtins.__import__, importlib.import_module
 
     def without(name, *arguments, **options):
         if name.partition(".")[0] == library:
@@ -157,15 +158,15 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
         return plain(name, *arguments, **options)
 
     def without_module(name, package=None):
-        return without(name)
+        return without(name) if name.partition(".")[0] == library else import_module(name, package)
 
-    monkeypatch.setattr("deploy.formats.session.importlib.import_module", without_module)
+    monkeypatch.setattr("deploy.libraries.importlib.import_module", without_module)
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"x")
     refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
 
 
-def test_litert_has_no_extra_to_be_named(tmp_path, monkeypatch):
+def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     path = tmp_path / "m.tflite"
     path.write_bytes(b"x")
@@ -177,7 +178,7 @@ def test_litert_has_no_extra_to_be_named(tmp_path, monkeypatch):
 SIGNALLED = """
 import gc, os, signal, sys
 from pathlib import Path
-from deploy.formats.runtimes import open_session
+from deploy.formats import open_session
 
 first, second = (open_session(Path(sys.argv[1]), threads=1) for _ in range(2))
 del first
@@ -189,11 +190,11 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
-def test_a_signal_after_openvino_sessions_have_gone_is_handled(tmp_path):
-    """Two cores of OpenVINO, destroyed in the order of their making, leave a dangling stack for signals."""
+def test_a_signal_after_openvino_sessions_are_gone_is_handled(tmp_path):
+    """Two cores of OpenVINO, destroyed in the order of creation, leave a dangling stack for signals."""
     pytest.importorskip("openvino")
     path = tmp_path / "toy.xml"
-    export(
+    export_module(
         nn.Conv2d(3, 2, 1).eval(), torch.ones(1, 3, 8, 8), path, format="openvino", names=["y"], metadata={}
     )
     command = [sys.executable, "-c", SIGNALLED, str(path)]

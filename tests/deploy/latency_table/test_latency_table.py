@@ -1,4 +1,4 @@
-"""The table's arithmetic on layers of a known cost; and real timings, as far as a busy machine allows."""
+"""The table's arithmetic on layers of a known cost, and real timings as far as a busy machine allows."""
 
 import json
 from functools import partial
@@ -12,9 +12,11 @@ from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import SMALL, mobilenet_v3_large
 from backbones.spec import BlockSpec, NetSpec, SESpec
 from cls.model import Classifier
+from deploy.latency_table.build import build_table
 from deploy.latency_table.layer_timing import LayerTimer, TorchMeasurer, measurer
-from deploy.latency_table.layers import HeadOf, Layer, head_name, layers, module_of
-from deploy.latency_table.table import LatencyTable, NetworkLatency, build_table
+from deploy.latency_table.layers import HeadOf, Layer, head_name, layers_of, module_of
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
 from deploy.timing.latency import Rounds
 from det.anchors.generators import SSDAnchors
 from det.model import Detector
@@ -37,7 +39,7 @@ TINY = NetSpec(
 
 
 class MAdds:
-    """A device that takes a nanosecond per multiply-add, 0.002 ms to call, and as much for each edge."""
+    """A device that takes a nanosecond per multiply-add, 0.002 ms per call, and as much for each edge."""
 
     def __init__(self):
         self.about = {"runtime": "abacus", "threads": 1}
@@ -45,21 +47,21 @@ class MAdds:
 
     def __call__(self, module, inputs):
         self.calls += 1
-        found = []
+        madds = []
 
         def see(layer, _, output):
             if isinstance(layer, nn.Conv2d):
                 height, width = layer.kernel_size
-                found.append(output.numel() * layer.in_channels // layer.groups * height * width)
+                madds.append(output.numel() * layer.in_channels // layer.groups * height * width)
             elif isinstance(layer, nn.Linear):
-                found.append(output.numel() * layer.in_features)
+                madds.append(output.numel() * layer.in_features)
 
         hooks = [layer.register_forward_hook(see) for layer in module.modules()]
         with torch.no_grad():
             module(*inputs)
         for hook in hooks:
             hook.remove()
-        return sum(found) * 1e-6 + 0.004
+        return sum(madds) * 1e-6 + 0.004
 
 
 def classifier(spec):
@@ -86,10 +88,10 @@ MODELS = [
 def test_the_layers_are_the_whole_network(make, spec):
     """No multiply-add is lost or counted twice, and each layer's output is the next one's input."""
     model = make(spec).eval()
-    found = layers(spec, size=SIZE, taps=model.backbone.taps, head="head")
+    network = layers_of(spec, size=SIZE, taps=model.backbone.taps, head="head")
     total = 0
     x = torch.rand(1, 3, *SIZE)
-    for layer in found[:-1]:
+    for layer in network[:-1]:
         assert x.shape == (1, layer.channels_in, layer.height, layer.width)
         module = module_of(layer)
         total += count(module, x.shape[2:], channels=x.shape[1]).madds
@@ -100,7 +102,7 @@ def test_the_layers_are_the_whole_network(make, spec):
     for part in head.modules():
         part.register_forward_hook(lambda layer, _, out: seen.append((layer, out)))
     with torch.no_grad():
-        head(*(torch.rand(1, *size) for size in found[-1].inputs))
+        head(*(torch.rand(1, *size) for size in network[-1].inputs))
     for layer, out in seen:
         if isinstance(layer, nn.Conv2d):
             total += out.numel() * layer.weight[0].numel()
@@ -109,18 +111,18 @@ def test_the_layers_are_the_whole_network(make, spec):
     assert total == count(model, SIZE).madds
 
 
-def test_a_head_gives_what_its_model_gives():
+def test_a_head_returns_what_its_model_returns():
     model = segmenter(SMALL).eval()
     image = torch.rand(1, 3, *SIZE)
     with torch.no_grad():
         features = model.backbone(image)
         assert torch.equal(HeadOf(model)(*features.values()), model(image))
-    assert type(model.backbone).__name__ == "MobileNet"  # the model itself is left as it is
+    assert type(model.backbone).__name__ == "MobileNet"  # the model itself does not change
 
 
-def test_a_block_s_key_has_all_that_changes_its_time():
-    found = layers(mobilenet_v3_large(output_stride=16), size=(224, 224))
-    c4, dilated = found[4], found[15]  # Table 1: 5x5, 24 -> 72 -> 40, SE, stride 2, from 56x56
+def test_a_blocks_key_has_everything_that_changes_its_time():
+    network = layers_of(mobilenet_v3_large(output_stride=16), size=(224, 224))
+    c4, dilated = network[4], network[15]  # Table 1: 5x5, 24 -> 72 -> 40, SE, stride 2, from 56x56
     assert c4 == Layer(
         kind="block",
         channels_in=24,
@@ -137,7 +139,9 @@ def test_a_block_s_key_has_all_that_changes_its_time():
     assert (dilated.dilation, dilated.residual, dilated.height) == (2, True, 14)
 
 
-@pytest.mark.parametrize("layer", layers(SMALL, size=(64, 64), taps=("block3.depthwise", "last"), head="x"))
+@pytest.mark.parametrize(
+    "layer", layers_of(SMALL, size=(64, 64), taps=("block3.depthwise", "last"), head="x")
+)
 def test_keys_survive_json(layer):
     assert Layer.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
 
@@ -151,12 +155,12 @@ def test_keys_survive_json(layer):
         {"kind": "block", "channels_in": 8, "height": 1, "width": 1, "depth": 3},
     ],
 )
-def test_keys_are_checked(data):
+def test_a_wrong_key_is_refused(data):
     with pytest.raises(ValueError, match=r"layer|needs"):
         Layer.from_dict(data)
 
 
-def test_the_sum_is_the_whole_and_edges_are_taken_off():
+def test_the_sum_over_layers_is_the_time_of_the_network():
     device = MAdds()
     model = classifier(TINY).eval()
     latency = NetworkLatency(
@@ -167,13 +171,13 @@ def test_the_sum_is_the_whole_and_edges_are_taken_off():
         model=classifier,
         measure=device,
     )
-    # Each layer by itself pays 0.004 ms; an edge is half of that. The network itself: 0.002 at its input (the
-    # stem keeps it) and as much at its output (the head keeps that).
+    # Each layer by itself pays 0.004 ms; an edge is half of that. The network pays 0.002 at its input,
+    # counted for the stem, and as much at its output, counted for the head.
     assert latency(TINY) == pytest.approx(count(model, SIZE).madds * 1e-6 + 0.004, abs=1e-5)
     assert latency.measured_ms(model, torch.rand(1, 3, *SIZE)) == pytest.approx(latency(TINY), abs=1e-5)
 
 
-def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
+def test_what_was_measured_is_saved_and_not_measured_again(tmp_path):
     device, path = MAdds(), tmp_path / "table.json"
     options = {"size": SIZE, "measure": device, "path": path}
     first = NetworkLatency(table=LatencyTable(about={"device": "abacus"}), **options)(TINY)
@@ -200,7 +204,7 @@ def test_a_table_interpolates_between_channels():
     data["blocks"][2] |= {"exp": 56, "out": 16}
     data |= {"last": 40}
     smaller = NetSpec.from_dict(data)
-    # Multiply-adds of a block without SE are linear in each of its channels, so that nothing is lost.
+    # Multiply-adds of a block without SE are linear in each of its channels: interpolation is exact.
     assert latency(smaller) == pytest.approx(exact(smaller), rel=1e-3)
     assert latency(TINY) == pytest.approx(exact(TINY), abs=1e-5)
 
@@ -226,7 +230,7 @@ def test_interpolation_is_multilinear():
     [{"out": 80}, {"out": 8}, {"channels_in": 40}, {"height": 5}, {"act": "RE"}],
     ids=["above", "below", "input", "size", "activation"],
 )
-def test_nothing_is_made_up_beyond_what_was_measured(change):
+def test_there_is_no_extrapolation(change):
     table = LatencyTable(about={})
     entry = {"kind": "last", "channels_in": 8, "act": "HS", "height": 4, "width": 4}
     for out in (16, 64):
@@ -236,35 +240,35 @@ def test_nothing_is_made_up_beyond_what_was_measured(change):
         table.layer_ms(Layer(**{**entry, "out": 40, **change}))
 
 
-def test_a_block_without_expansion_or_with_residual_is_another_kind():
+def test_a_block_with_expansion_is_not_interpolated_from_one_without():
     table = build_table(TINY, size=SIZE, measure=MAdds(), shares=(1.0, 0.5))
-    plain = layers(TINY, size=SIZE)[1]  # 16 -> 16 -> 16, with a residual
+    plain = layers_of(TINY, size=SIZE)[1]  # 16 -> 16 -> 16, with a residual
     assert table.layer_ms(plain) > 0
     expanding = Layer.from_dict({**plain.to_dict(), "exp": 12})
     with pytest.raises(UserError, match="no entry"):
         table.layer_ms(expanding)
 
 
-def test_the_grid_knows_the_rule_of_squeeze_and_excite():
+def test_squeeze_and_excite_shrinks_by_its_own_rule():
     spec = NetSpec.from_dict({**TINY.to_dict(), "se": SESpec(ratio=0.5).to_dict()})
     table = build_table(spec, size=SIZE, measure=MAdds(), shares=(1.0, 0.5))
-    found = {layer.exp: layer.squeezed for layer in table.entries if layer.squeezed}
-    assert found == {16: 8, 8: 8}
-    assert all(layer in table.entries for layer in layers(spec, size=SIZE))
+    squeezed = {layer.exp: layer.squeezed for layer in table.entries if layer.squeezed}
+    assert squeezed == {16: 8, 8: 8}
+    assert all(layer in table.entries for layer in layers_of(spec, size=SIZE))
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,), (1.5,)])
-def test_shares_are_checked(shares):
-    with pytest.raises(ValueError, match="shares must lie"):
+def test_shares_out_of_range_are_refused(shares):
+    with pytest.raises(ValueError, match="shares must be above 0"):
         build_table(TINY, size=SIZE, measure=MAdds(), shares=shares)
 
 
-def test_a_head_needs_its_model():
+def test_a_head_cannot_be_timed_without_its_model():
     with pytest.raises(UserError, match="no model to measure it with"):
         build_table(TINY, size=SIZE, measure=MAdds(), head="x")
 
 
-def test_a_head_s_name_says_what_it_is_built_with():
+def test_a_heads_name_depends_on_what_it_is_built_with():
     model = segmenter(SMALL)
     name = head_name(model, {"head": {"filters": 128}, "input_size": 300, "backbone": 1}, 4)
     assert name.startswith("LRASPP-")
@@ -273,7 +277,7 @@ def test_a_head_s_name_says_what_it_is_built_with():
     assert name != head_name(model, {"head": {"filters": 128}}, 5)
 
 
-def test_provenance_is_in_the_file(tmp_path):
+def test_the_file_says_what_it_was_measured_on(tmp_path):
     build_table(TINY, size=SIZE, measure=MAdds()).save(tmp_path / "t.json")
     content = json.loads((tmp_path / "t.json").read_text())
     assert {"cpu", "date", "versions"} <= content.keys()
@@ -284,9 +288,9 @@ def test_provenance_is_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "unreadable latency table"),
-        ("[]", "no latency table of format 1"),
-        ('{"format": 2}', "no latency table of format 1"),
+        ("{", "not a readable latency table"),
+        ("[]", "not a latency table of format 1"),
+        ('{"format": 2}', "not a latency table of format 1"),
         ('{"format": 1}', "layers must be a list"),
         ('{"format": 1, "layers": [{"kind": "stem"}]}', r"layers\[0\] has no latency_ms"),
         ('{"format": 1, "layers": [3]}', r"layers\[0\]"),
@@ -298,15 +302,15 @@ def test_provenance_is_in_the_file(tmp_path):
         ),
     ],
 )
-def test_files_that_are_no_tables(tmp_path, text, message):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, text, message):
     path = tmp_path / "t.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         LatencyTable.load(path)
 
 
-def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="unreadable latency table"):
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a readable latency table"):
         LatencyTable.load(tmp_path / "none.json")
 
 
@@ -314,14 +318,14 @@ QUICK = Rounds(warmup=1, least=6, most=10, interval=0.5, budget_s=0.5)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_layers_can_be_timed(runtime):
+def test_real_layers_can_be_timed(runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     measure = measurer(runtime, rounds=QUICK)
     assert measure.about["runtime"] == runtime
     timer = LayerTimer(measure)
-    network = layers(TINY, size=(64, 64), taps=("block2.depthwise", "last"), head="LRASPP")
+    network = layers_of(TINY, size=(64, 64), taps=("block2.depthwise", "last"), head="LRASPP")
 
     def model():
         return Segmenter(
@@ -336,7 +340,7 @@ def test_layers_can_be_timed(runtime):
         assert 0 <= timer(layer, model) < 1000
 
 
-def test_threads_are_given_back():
+def test_torchs_number_of_threads_is_restored():
     before = torch.get_num_threads()
     measure = TorchMeasurer(threads=before + 1, rounds=QUICK)
     seen = []
@@ -352,6 +356,6 @@ def test_threads_are_given_back():
 
 
 @pytest.mark.parametrize(("runtime", "threads"), [("abacus", 1), ("torch", 0)])
-def test_runtimes_are_checked(runtime, threads):
+def test_unknown_runtimes_and_thread_counts_are_refused(runtime, threads):
     with pytest.raises(ValueError, match=r"runtime must be|threads must be"):
         measurer(runtime, threads=threads)

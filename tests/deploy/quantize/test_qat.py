@@ -1,4 +1,4 @@
-"""Fine-tuning in 8 bits: nearer to the float network, and the file does what the tuned graph does."""
+"""Fine-tuning in 8 bits: closer to the float network, and the file computes what the tuned graph does."""
 
 from collections import OrderedDict
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.formats.runtimes import open_session
+from deploy.formats import open_session
 from deploy.quantize.qat import fine_tune, fold_batch_norm, write_openvino
-from tests.deploy.quantize.test_quantize import pictures, stored
+from tests.deploy.quantize.test_quantize import colored, stored
 from tests.refusals import refuses
 
 
@@ -35,24 +35,24 @@ def net():
 
     net = Net(OrderedDict(parts, head=nn.Linear(8, 3)))
     with torch.no_grad():
-        net.train()(torch.from_numpy(pictures(16)[0]))
+        net.train()(torch.from_numpy(colored(16)[0]))
     return net.eval()
 
 
 def test_folded_batch_norm_changes_nothing(net):
-    images = torch.from_numpy(pictures(2)[0])
+    images = torch.from_numpy(colored(2)[0])
     folded = fold_batch_norm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(images), net(images), atol=1e-5, rtol=1e-4)
 
 
-def test_tuning_lowers_the_error_and_travels_to_openvino(net, tmp_path):
+def test_tuning_lowers_the_error_and_openvino_computes_the_same(net, tmp_path):
     for library in ("torchao", "openvino", "onnx", "onnxscript"):
         pytest.importorskip(library)
-    images = list(pictures(12, seed=1)[0])
+    images = list(colored(12, seed=1)[0])
     errors = []
     tuned = fine_tune(
-        net, images, steps=30, batch=4, learning_rate=1e-3, say=lambda step, error: errors.append(error)
+        net, images, steps=30, batch=4, learning_rate=1e-3, on_step=lambda step, error: errors.append(error)
     )
     assert len(errors) == 30
     assert np.mean(errors[-8:]) < np.mean(errors[:8])
@@ -68,14 +68,14 @@ def test_tuning_lowers_the_error_and_travels_to_openvino(net, tmp_path):
         np.testing.assert_allclose(session(image[None])[0], expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_a_module_may_stay_float(net, tmp_path):
+def test_a_module_can_stay_float(net, tmp_path):
     for library in ("torchao", "openvino", "onnx", "onnxscript"):
         pytest.importorskip(library)
-    images = list(pictures(4, seed=1)[0])
-    tuned = fine_tune(net, images, steps=1, batch=1, floating=["first.conv"])
+    images = list(colored(4, seed=1)[0])
+    tuned = fine_tune(net, images, steps=1, batch=1, float_modules=["first.conv"])
     path = write_openvino(tuned, images[0], tmp_path / "m.xml", names=["logits"], metadata={})
     assert stored(path)[0]["int8"] == 1
 
 
-def test_refusals(net):
+def test_zero_steps_are_refused(net):
     refuses(lambda: fine_tune(net, [], steps=0), "qat.steps must be at least 1")

@@ -1,4 +1,4 @@
-"""8 bits: what is in the files, what they compute, which layers stay float, and what the card says."""
+"""8 bits: what the files store and compute, which layers stay float, and what the report card says."""
 
 import json
 from collections import Counter
@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.formats.export import export
-from deploy.formats.runtimes import SUFFIXES, open_session
-from deploy.quantize import sensitivity
-from deploy.quantize.report_card import grade
-from deploy.quantize.sensitivity import fall_back, layer_name, open_quantizer, sensitivities, snr_db
+from deploy.export.module import export_module
+from deploy.formats import find, open_session
+from deploy.quantize.fallback import fall_back
+from deploy.quantize.quantizer import layer_name, open_quantizer
+from deploy.quantize.sensitivity import MAX_SNR_DB, sensitivities, snr_db
+from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds
 from tests.refusals import refuses
 
 LIBRARIES = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino", "nncf"]}
 SENSITIVE = {"onnx": "mid.1", "openvino": "mul"}
-"""Where the outputs of `wild` are rounded: those of the convolution itself, and what its h-swish gives."""
+"""Where the outputs of `wild` are rounded: at the convolution itself, or after its h-swish."""
 
 
 class Net(nn.Module):
@@ -46,8 +47,8 @@ class Net(nn.Module):
         return self.classifier((features + self.mid["2"](inner)).mean((2, 3)))
 
 
-def pictures(count, seed=0):
-    """Colors of three kinds: (images [N, 3, 16, 16] uint8, their kinds [N])."""
+def colored(count, seed=0):
+    """Noise with one strong channel: (images [N, 3, 16, 16] uint8, the channels [N])."""
     generator = np.random.default_rng(seed)
     kinds = generator.integers(0, 3, count)
     images = generator.integers(0, 160, (count, 3, 16, 16))
@@ -57,8 +58,8 @@ def pictures(count, seed=0):
 
 @pytest.fixture(scope="module")
 def net():
-    """Trained to tell the kinds apart."""
-    net, (images, kinds) = Net(), pictures(128)
+    """Trained to name the strong channel."""
+    net, (images, kinds) = Net(), colored(128)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(40):
         optimizer.zero_grad()
@@ -68,7 +69,7 @@ def net():
 
 
 def wild(net):
-    """The same, but for two channels of `mid.1`: a thousand times the rest, and ignored by what follows."""
+    """The same network, with two channels of `mid.1` a thousand times the rest, which nothing reads."""
     other = Net()
     other.load_state_dict(net.state_dict())
     with torch.no_grad():
@@ -84,8 +85,8 @@ def write(net, folder, format):
     for library in LIBRARIES[format]:
         pytest.importorskip(library)
     example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    path = folder / f"float{SUFFIXES[format]}"
-    return export(
+    path = folder / f"float{find(format).SUFFIX}"
+    return export_module(
         net, example, path, format=format, names=["logits"], metadata={"precision": "fp32", "a": "b"}
     )
 
@@ -96,8 +97,8 @@ def quantized(request, net, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
     source = write(net, folder, request.param)
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
-    quantizer = open_quantizer(source, list(pictures(32)[0]), format=request.param, weights=weights)
-    path = quantizer.write(folder / f"all{source.suffix}", floating=[])
+    quantizer = open_quantizer(source, list(colored(32)[0]), format=request.param, weights=weights)
+    path = quantizer.write(folder / f"all{source.suffix}", float_layers=[])
     return request.param, source, quantizer, path
 
 
@@ -107,12 +108,12 @@ def answers(path, images):
 
 
 def accuracy(path):
-    images, kinds = pictures(200, seed=1)
+    images, kinds = colored(200, seed=1)
     return 100 * float((answers(path, images).argmax(1) == kinds).mean())
 
 
 def stored(path):
-    """What a file holds: (Counter of the types of large constants, Counter of operations)."""
+    """What a file stores: (Counter of the types of large constants, Counter of operations)."""
     if path.suffix == ".onnx":
         import onnx
 
@@ -126,7 +127,7 @@ def stored(path):
     return Counter(str(a.dtype) for a in arrays if a.size >= 48), Counter(n.get_type_name() for n in nodes)
 
 
-def test_the_file_holds_bytes(quantized):
+def test_the_file_stores_weights_in_8_bits(quantized):
     format, source, _, path = quantized
     before, _ = stored(source)
     after, operations = stored(path)
@@ -136,7 +137,7 @@ def test_the_file_holds_bytes(quantized):
     assert operations["BatchNormalization"] == 0
 
 
-def test_the_metadata_travels_along(quantized):
+def test_the_metadata_are_those_of_the_float_file(quantized):
     _, source, _, path = quantized
     session = open_session(path)
     assert dict(session.metadata) == {**open_session(source).metadata, "precision": "int8"}
@@ -148,67 +149,67 @@ def test_a_trained_network_keeps_its_answers(quantized):
     _, source, _, path = quantized
     assert accuracy(source) > 97
     assert accuracy(path) > accuracy(source) - 2
-    images = pictures(50, seed=2)[0]
-    found = snr_db(answers(source, images), answers(path, images))
-    assert 20 < found < 80  # 8 bits, and not float32 unawares
+    images = colored(50, seed=2)[0]
+    snr = snr_db(answers(source, images), answers(path, images))
+    assert 20 < snr < 80  # 8 bits, and not float32 by mistake
 
 
-def test_layers_are_called_by_their_modules(quantized):
+def test_layers_are_named_after_their_modules(quantized):
     _, _, quantizer, _ = quantized
     assert {"stem.0", "mid.1", "mid.2"} <= set(quantizer.layers)
 
 
 def test_with_all_layers_in_float_the_file_is_the_float_file(quantized, tmp_path):
     _, source, quantizer, _ = quantized
-    path = quantizer.write(tmp_path / f"none{source.suffix}", floating=quantizer.layers)
-    images = pictures(4, seed=3)[0]
+    path = quantizer.write(tmp_path / f"none{source.suffix}", float_layers=quantizer.layers)
+    images = colored(4, seed=3)[0]
     np.testing.assert_allclose(answers(path, images), answers(source, images), atol=1e-4)
     assert stored(path)[0]["int8"] == 0
 
 
 def test_a_layer_in_float_keeps_its_weights(quantized, net, tmp_path):
     _, source, quantizer, path = quantized
-    other = quantizer.write(tmp_path / f"one{source.suffix}", floating=["mid.2"])
+    other = quantizer.write(tmp_path / f"one{source.suffix}", float_layers=["mid.2"])
     assert stored(other)[0]["int8"] == stored(path)[0]["int8"] - 1
     assert stored(other)[0]["float32"] == stored(path)[0]["float32"] + 1
 
 
 @pytest.mark.parametrize("format", LIBRARIES)
-def test_the_fall_back_finds_the_layer_that_was_made_sensitive(net, format, tmp_path):
-    """What `mid.1` gives to those that follow has 256 steps, of which two channels take all but one."""
+def test_the_fallback_chooses_the_layer_that_was_made_sensitive(net, format, tmp_path):
+    """The outputs of `mid.1` have 256 steps, and two channels take all but one of them."""
     source = write(wild(net), tmp_path, format)
-    images = list(pictures(32)[0])
+    images = list(colored(32)[0])
     weights = {name: value.numpy() for name, value in wild(net).state_dict().items()}
     quantizer = open_quantizer(source, images, format=format, weights=weights)
-    found = sensitivities(quantizer, source, images[:8])
-    assert {entry.layer for entry in found} == set(quantizer.layers)
-    assert [entry.snr_db for entry in found] == sorted(entry.snr_db for entry in found)
-    worst = [entry.layer for entry in found]
+    ranking = sensitivities(quantizer, source, images[:8])
+    assert {entry.layer for entry in ranking} == set(quantizer.layers)
+    assert [entry.snr_db for entry in ranking] == sorted(entry.snr_db for entry in ranking)
+    worst = [entry.layer for entry in ranking]
     path = tmp_path / f"model{source.suffix}"
 
     def score(file):
-        probes = pictures(20, seed=5)[0]
+        probes = colored(20, seed=5)[0]
         return snr_db(answers(source, probes), answers(file, probes))
 
-    all_in_8_bits = score(quantizer.write(path, floating=[]))
-    chosen = fall_back(quantizer, path, order=worst, score=score, least=all_in_8_bits + 3)
-    assert 0 < len(chosen.floating) < len(worst)
-    assert SENSITIVE[format] in chosen.floating
-    assert chosen.floating == tuple(worst[: len(chosen.floating)])
+    all_in_8_bits = score(quantizer.write(path, float_layers=[]))
+    chosen = fall_back(quantizer, path, order=worst, score=score, min_score=all_in_8_bits + 3)
+    assert 0 < len(chosen.float_layers) < len(worst)
+    assert SENSITIVE[format] in chosen.float_layers
+    assert chosen.float_layers == tuple(worst[: len(chosen.float_layers)])
     assert score(path) == pytest.approx(chosen.score)
     assert chosen.score >= all_in_8_bits + 3
 
 
-def test_ranges_end_where_the_activation_does_nothing(net, tmp_path):
+def test_ranges_end_where_the_activation_is_constant(net, tmp_path):
     """h-swish is 0 up to -3 (paper, section 5.2: x ReLU6(x + 3) / 6)."""
     onnx = pytest.importorskip("onnx")
-    from deploy.quantize.onnx import alive
+    from deploy.quantize.onnx import active_ranges
 
     graph = onnx.load(write(net, tmp_path, "onnx"))
-    found = alive(graph)
+    ranges = active_ranges(graph)
     producers = {node.output[0]: node.op_type for node in graph.graph.node}
-    assert sorted(found.values()) == [(-3.0, 3.0), (-3.0, np.inf), (-3.0, np.inf)]
-    assert {producers[tensor] for tensor in found} == {"Conv"}
+    assert sorted(ranges.values()) == [(-3.0, 3.0), (-3.0, np.inf), (-3.0, np.inf)]
+    assert {producers[tensor] for tensor in ranges} == {"Conv"}
 
 
 class Steps:
@@ -216,13 +217,13 @@ class Steps:
 
     layers = tuple("abcdefghij")
 
-    def write(self, path, *, floating):
-        path.write_text(str(len(floating)))
+    def write(self, path, *, float_layers):
+        path.write_text(str(len(float_layers)))
         return path
 
 
 @pytest.mark.parametrize("needed", range(10))
-def test_no_more_layers_than_needed_stay_float(tmp_path, needed):
+def test_as_few_layers_as_possible_stay_float(tmp_path, needed):
     path = tmp_path / "m.onnx"
     scores = []
 
@@ -230,55 +231,54 @@ def test_no_more_layers_than_needed_stay_float(tmp_path, needed):
         scores.append(int(file.read_text()))
         return 100.0 if scores[-1] >= needed else 0.0
 
-    found = fall_back(Steps(), path, order=Steps.layers, score=score, least=50)
-    assert found.floating == Steps.layers[:needed]
-    assert path.read_text() == str(needed)  # the file is the one that was chosen, not the last that was tried
+    fallback = fall_back(Steps(), path, order=Steps.layers, score=score, min_score=50)
+    assert fallback.float_layers == Steps.layers[:needed]
+    assert path.read_text() == str(needed)  # the chosen file, not the last one that was tried
     assert len(scores) <= 8
 
 
-def test_a_budget_that_nothing_meets_is_refused(tmp_path):
-    options = {"order": Steps.layers, "score": lambda _: 1.0, "least": 50}
+def test_a_budget_that_no_file_meets_is_refused(tmp_path):
+    options = {"order": Steps.layers, "score": lambda _: 1.0, "min_score": 50}
     refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")
-    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx.rejected"]  # nothing that may ship
+    assert [file.name for file in tmp_path.iterdir()] == [
+        "m.onnx.rejected"
+    ]  # no file that could be deployed by mistake
 
 
-def test_the_report_card(quantized, tmp_path):
+def test_the_report_card_has_scores_sizes_and_times(quantized, tmp_path):
     _, source, quantizer, _ = quantized
     path = tmp_path / source.name
-    card = grade(
+    card = quantize_within_budget(
         quantizer,
         source,
         path,
-        images=list(pictures(4)[0]),
+        budget=AccuracyBudget(score=accuracy, metric="top1", split="val", points=2.0),
+        images=list(colored(4)[0]),
         calibration={"images": 32, "split": "train", "per_channel": True},
-        score=accuracy,
-        metric="top1",
-        split="val",
-        budget=2.0,
         rounds=Rounds(least=6, most=6, budget_s=5),
     )
     card.write(tmp_path)
-    told = json.loads((tmp_path / "report_card.json").read_text())
-    assert told["before"] == accuracy(source)
-    assert told["after"] == accuracy(path)
-    assert told["before"] - told["after"] <= 2
-    assert len(told["sensitivity"]) == told["layers"] == len(quantizer.layers)
-    assert set(told["latency"]) == {"float32", "int8"}
-    assert told["latency"]["int8"]["rounds"] == 6
-    assert "versions" in told["machine"]
+    stored_card = json.loads((tmp_path / "report_card.json").read_text())
+    assert stored_card["before"] == accuracy(source)
+    assert stored_card["after"] == accuracy(path)
+    assert stored_card["before"] - stored_card["after"] <= 2
+    assert len(stored_card["sensitivity"]) == stored_card["layers"] == len(quantizer.layers)
+    assert set(stored_card["latency"]) == {"float32", "int8"}
+    assert stored_card["latency"]["int8"]["rounds"] == 6
+    assert "versions" in stored_card["machine"]
     text = (tmp_path / "report_card.md").read_text()
-    assert f"| top1, val | {told['before']:.2f} | {told['after']:.2f} |" in text
+    assert f"| top1, val | {stored_card['before']:.2f} | {stored_card['after']:.2f} |" in text
     assert f"of {len(quantizer.layers)} layers are in 8 bits" in text
 
 
-def test_signal_to_noise():
+def test_signal_to_noise_ratio_is_in_decibels():
     signal = np.array([3.0, 4.0])
     assert snr_db(signal, signal * 1.1) == pytest.approx(20)  # a tenth of the amplitude
-    assert snr_db(signal, signal) == sensitivity.CEILING_DB
+    assert snr_db(signal, signal) == MAX_SNR_DB
     assert snr_db(signal, signal * np.nan) == -np.inf
 
 
-def test_layer_names():
+def test_a_layer_is_named_without_the_wrappers_around_it():
     assert layer_name("module.model.backbone.stem.conv.weight") == "backbone.stem.conv"
     assert layer_name("head.weight") == "head"
 
@@ -287,5 +287,5 @@ def test_layer_names():
     ("format", "images", "part"),
     [("litert", [1], "format=onnx and format=openvino"), ("onnx", [], "calibration.images")],
 )
-def test_refusals(tmp_path, format, images, part):
+def test_a_format_or_calibration_that_cannot_work_is_refused(tmp_path, format, images, part):
     refuses(lambda: open_quantizer(tmp_path / "m.onnx", images, format=format), part)

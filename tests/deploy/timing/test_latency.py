@@ -1,4 +1,4 @@
-"""Statistics of timings, by scripted durations: nothing here reads a clock."""
+"""Statistics of timings, with scripted durations: nothing here reads a clock."""
 
 import gc
 import math
@@ -18,7 +18,7 @@ from deploy.timing.latency import (
 
 
 class Scripted:
-    """Candidates whose seconds are written down, and a clock that moves by them."""
+    """Candidates whose seconds are given in advance, and a clock that advances by them."""
 
     def __init__(self, **seconds):
         self.seconds = {name: iter(values) for name, values in seconds.items()}
@@ -47,9 +47,9 @@ def endless(*values):
 
 def test_candidates_take_turns_and_the_order_is_reversed_every_other_round():
     script = Scripted(a=endless(1), b=endless(2), c=endless(3))
-    found = script.run(Rounds(warmup=1, least=2, most=3, budget_s=1e9))
+    seconds = script.run(Rounds(warmup=1, least=2, most=3, budget_s=1e9))
     assert "".join(script.order) == "abc" + "abc" + "cba" + "abc"
-    assert found == {"a": [1, 1, 1], "b": [2, 2, 2], "c": [3, 3, 3]}
+    assert seconds == {"a": [1, 1, 1], "b": [2, 2, 2], "c": [3, 3, 3]}
 
 
 def test_warm_up_is_thrown_away():
@@ -60,18 +60,18 @@ def test_warm_up_is_thrown_away():
 def test_rounds_end_when_the_interval_of_every_median_is_narrow_enough():
     steady = Scripted(a=endless(1.0), b=endless(2.0))
     assert len(steady.run(Rounds(least=10, most=100, budget_s=1e9))["a"]) == 10
-    # b swings by a fifth around its median: that is never known to 2 %
+    # b swings by a fifth around its median, which is never known to 2 %
     swinging = Scripted(a=endless(1.0), b=endless(0.8, 1.2))
     assert len(swinging.run(Rounds(least=10, most=100, budget_s=1e9))["a"]) == 100
     assert len(Scripted(a=endless(0.8, 1.2)).run(Rounds(least=10, most=100, interval=0.3))["a"]) == 10
 
 
-def test_no_median_is_taken_for_known_after_less_than_six_rounds():
+def test_no_median_counts_as_known_after_fewer_than_six_rounds():
     script = Scripted(a=endless(1.0))
     assert len(script.run(Rounds(least=2, most=100, budget_s=1e9))["a"]) == 6
 
 
-def test_time_that_is_up_ends_the_rounds_after_two_at_least():
+def test_rounds_end_when_time_is_up_but_not_before_two():
     script = Scripted(a=endless(10.0), b=endless(10.0))
     assert len(script.run(Rounds(warmup=1, least=10, most=100, budget_s=70))["a"]) == 3  # 20 + 3 * 20 s
     script = Scripted(a=endless(100.0))
@@ -79,11 +79,11 @@ def test_time_that_is_up_ends_the_rounds_after_two_at_least():
     assert len(script.order) == 3  # one of the warm-up took more than half of the time
 
 
-def test_progress_says_what_is_known():
-    told = []
-    Scripted(a=endless(1.0)).run(Rounds(least=6, most=9), progress=lambda *words: told.append(words))
-    assert told[0] == (1, "")
-    assert told[-1] == (6, "medians known to 0.0%")
+def test_progress_shows_how_well_medians_are_known():
+    shown = []
+    Scripted(a=endless(1.0)).run(Rounds(least=6, most=9), progress=lambda *words: shown.append(words))
+    assert shown[0] == (1, "")
+    assert shown[-1] == (6, "medians known to 0.0%")
 
 
 def test_the_collector_is_off_during_rounds_and_on_again_after_an_error():
@@ -110,7 +110,7 @@ def test_five_values_know_no_median_to_95_percent():
     assert math.isinf(relative_interval([1, 2, 3, 4, 5]))
 
 
-def test_the_interval_holds_the_median_as_often_as_it_says():
+def test_the_interval_contains_the_median_as_often_as_promised():
     random = np.random.default_rng(1)
     held = 0
     for _ in range(2000):
@@ -120,24 +120,24 @@ def test_the_interval_holds_the_median_as_often_as_it_says():
 
 
 def test_latency_in_milliseconds():
-    found = Latency.of([0.001 * value for value in range(1, 101)])
-    assert (found.p50, found.minimum, found.rounds) == (pytest.approx(50.5), pytest.approx(1), 100)
-    assert found.p95 == pytest.approx(95.05)
-    assert found.interval == (pytest.approx(40), pytest.approx(61))
+    latency = Latency.of([0.001 * value for value in range(1, 101)])
+    assert (latency.p50, latency.minimum, latency.rounds) == (pytest.approx(50.5), pytest.approx(1), 100)
+    assert latency.p95 == pytest.approx(95.05)
+    assert latency.interval == (pytest.approx(40), pytest.approx(61))
 
 
 def test_a_ratio_is_formed_within_rounds():
     # A load doubles every other round for both: medians of each would hide that a is always 3/4 of b.
     baseline = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]
-    found = Ratio.of([0.75 * value for value in baseline], baseline)
-    assert (found.p50, found.p5, found.p95) == (0.75, 0.75, 0.75)
+    steady = Ratio.of([0.75 * value for value in baseline], baseline)
+    assert (steady.p50, steady.p5, steady.p95) == (0.75, 0.75, 0.75)
     spread = Ratio.of([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
     assert (spread.p50, spread.p5, spread.p95) == (2.0, pytest.approx(1.1), pytest.approx(2.9))
     with pytest.raises(ValueError, match="same rounds, got 2 and 1"):
         Ratio.of([1.0, 2.0], [1.0])
 
 
-def test_a_timer_waits_for_the_device_before_it_looks_at_the_clock():
+def test_a_timer_waits_for_the_device_before_it_reads_the_clock():
     now, log = [0.0], []
 
     def work():
@@ -152,7 +152,7 @@ def test_a_timer_waits_for_the_device_before_it_looks_at_the_clock():
         log.append("look")
         return now[0]
 
-    assert clocked(work, clock=look, synchronise=wait)() == 11
+    assert clocked(work, clock=look, synchronize=wait)() == 11
     assert log == ["wait", "look", "run", "wait", "look"]
     assert clocked(work, clock=look)() == 1
 
@@ -169,6 +169,6 @@ def test_a_timer_waits_for_the_device_before_it_looks_at_the_clock():
         ({"budget_s": math.nan}, "budget_s must be a positive"),
     ],
 )
-def test_rounds_refuse(options, message):
+def test_rounds_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Rounds(**options)

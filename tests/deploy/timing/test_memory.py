@@ -1,4 +1,4 @@
-"""Peak memory, in a process of its own."""
+"""Peak memory, measured in another process."""
 
 import sys
 from functools import partial
@@ -26,15 +26,17 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much a process holds")
-def test_weights_and_what_a_run_makes_of_them_are_counted():
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems do not say how much memory a process holds"
+)
+def test_weights_and_activations_are_counted():
     assert peak_mb(partial(allocating, 100)) == pytest.approx(200, abs=30)
 
 
-def test_what_goes_wrong_there_is_said_here_in_one_line():
+def test_an_error_in_the_process_is_reported_in_one_line():
     refuses(lambda: peak_mb(broken), "RuntimeError: no such", "memory=false")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
-def test_a_process_that_is_killed_is_said_to_be():
-    refuses(lambda: peak_mb(killed), "ended with status -9", "memory ran out")
+def test_a_killed_process_is_reported():
+    refuses(lambda: peak_mb(killed), "ended with status -9", "ran out of memory")

@@ -1,4 +1,4 @@
-"""Files for runtimes: size, precision, what may vary, what is refused."""
+"""Exported files: precision, metadata, dynamic sizes, and what is refused."""
 
 import io
 import zipfile
@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.formats.export import export
-from deploy.formats.runtimes import METADATA, SUFFIXES, eager, open_session
+from deploy.binary_files import METADATA_FILE, append_metadata, read_appended_metadata
+from deploy.eager import eager_session
+from deploy.export.module import export_module
+from deploy.formats import BUILT_IN, find, open_session
 from tests.deploy.formats.test_runtimes import Toy, pixels
 from tests.refusals import refuses
 
@@ -35,15 +37,14 @@ class WindowOfTheSize(nn.Module):
 
 
 def write(module, path, *, example=None, names=("y",), metadata=None, **options):
-    kind = max(
-        (kind for kind in SUFFIXES if path.name.endswith(SUFFIXES[kind])), key=lambda k: len(SUFFIXES[k])
-    )
+    matches = [name for name in BUILT_IN if path.name.endswith(find(name).SUFFIX)]
+    kind = max(matches, key=lambda name: len(find(name).SUFFIX))
     example = torch.rand(1, 3, 16, 24) if example is None else example
-    return export(module, example, path, format=kind, names=names, metadata=metadata or {}, **options)
+    return export_module(module, example, path, format=kind, names=names, metadata=metadata or {}, **options)
 
 
 @pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino"), ("m.pt2", "torch")])
-def test_any_number_and_size_of_images(tmp_path, name, library):
+def test_a_dynamic_file_takes_any_number_and_size_of_images(tmp_path, name, library):
     pytest.importorskip(library)
     options = {"dynamic_batch": True, "dynamic_size": True}
     session = open_session(
@@ -52,8 +53,8 @@ def test_any_number_and_size_of_images(tmp_path, name, library):
     assert session.shape == (None, None, None)
     for count, height, width in ((1, 12, 20), (3, 12, 20), (2, 33, 7)):
         images = pixels(count, height, width, seed=height)
-        for found, expected in zip(session(images), eager(Toy())(images), strict=True):
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+        for output, expected in zip(session(images), eager_session(Toy())(images), strict=True):
+            np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def test_what_is_not_dynamic_stays_fixed(tmp_path):
@@ -70,7 +71,7 @@ def test_a_window_of_the_images_size_cannot_be_dynamic(tmp_path):
 
 
 class WindowOfNine(nn.Module):
-    """A window of 9 pixels, or of the whole image where that is smaller: free of its size from 9 on."""
+    """A window of 9 pixels, or of the whole image if it is smaller: takes any size from 9 on."""
 
     def forward(self, images):
         height, width = images.shape[-2:]
@@ -80,26 +81,26 @@ class WindowOfNine(nn.Module):
 @pytest.mark.parametrize(
     ("name", "library"), [("m.onnx", "onnxruntime"), ("m.xml", "openvino"), ("m.pt2", "torch")]
 )
-def test_a_size_below_what_the_graph_holds_for_is_refused(tmp_path, name, library):
+def test_a_size_for_which_the_graph_does_not_hold_is_refused(tmp_path, name, library):
     pytest.importorskip(library)
     example = torch.rand(1, 3, 16, 24)
     session = open_session(write(WindowOfNine(), tmp_path / name, example=example, dynamic_size=True))
-    assert session.least_size == (9, 9)
+    assert session.min_size == (9, 9)
     for size in ((9, 9), (9, 30), (13, 9), (40, 50)):
         image = torch.rand(1, 3, *size)
         np.testing.assert_allclose(session(image.numpy())[0], WindowOfNine()(image).numpy(), atol=1e-6)
     refuses(lambda: session(image.numpy()[:, :, :8]), "at least 9x9, got 8x50", "dynamic=none")
 
 
-def test_the_example_may_have_one_window_in_one_direction(tmp_path):
+def test_the_example_can_have_one_window_in_one_direction(tmp_path):
     example = torch.rand(
         1, 3, 10, 60
     )  # as 1024x2048 has for the window of 769; 32 rows more give more windows
     session = open_session(write(WindowOfNine(), tmp_path / "m.pt2", example=example, dynamic_size=True))
-    assert session.least_size == (9, 9)
+    assert session.min_size == (9, 9)
 
 
-def test_what_a_runtime_refuses_is_a_users_mistake(tmp_path):
+def test_an_error_of_a_runtime_is_one_line_for_the_user(tmp_path):
     session = open_session(write(Scaled(), tmp_path / "m.pt2"))
     broken = replace(session, run=lambda images: 1 / 0)
     refuses(lambda: broken(np.zeros((1, 3, 16, 24), np.float32)), "1x16x24", "division", "dynamic=none")
@@ -108,7 +109,7 @@ def test_what_a_runtime_refuses_is_a_users_mistake(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino")])
-def test_half_precision_halves_the_file_and_hardly_changes_the_result(tmp_path, name, library):
+def test_half_precision_halves_the_file_and_barely_changes_the_result(tmp_path, name, library):
     pytest.importorskip(library)
     sizes, outputs = {}, {}
     images = np.random.default_rng(0).random((1, 3, 16, 24), np.float32)
@@ -132,10 +133,10 @@ def test_batch_norm_is_folded_and_h_swish_is_one_node(tmp_path):
     assert model.graph.input[0].name == "images"
 
 
-def test_metadata_is_where_each_formats_own_tools_find_it(tmp_path):
+def test_the_formats_own_tools_find_the_metadata(tmp_path):
     texts = {"license": "CC0", "classes": '["a"]'}
     with zipfile.ZipFile(write(Scaled(), tmp_path / "m.pt2", metadata=texts)) as archive:
-        assert any(name.endswith(METADATA) for name in archive.namelist())
+        assert any(name.endswith(METADATA_FILE) for name in archive.namelist())
     onnx = pytest.importorskip("onnx")
     model = onnx.load(write(Scaled(), tmp_path / "m.onnx", metadata=texts))
     properties = {entry.key: entry.value for entry in model.metadata_props}
@@ -143,52 +144,55 @@ def test_metadata_is_where_each_formats_own_tools_find_it(tmp_path):
     assert '"float32"' in properties["input"]
 
 
-def test_an_example_does_not_change_the_network(tmp_path):
+def test_an_export_does_not_change_the_network(tmp_path):
     module = Scaled().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     write(module, tmp_path / "m.pt2")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_what_is_refused(tmp_path):
+def test_options_that_a_format_lacks_are_refused(tmp_path):
     path, example = tmp_path / "m.onnx", torch.rand(1, 3, 4, 4)
     common = {"names": ["y"], "metadata": {}}
-    refuses(lambda: export(Scaled(), example, path, format="onyx", **common), "format must be one of onnx")
     refuses(
-        lambda: export(Scaled(), example, path, format="onnx", precision="int4", **common), "fp32 or fp16"
+        lambda: export_module(Scaled(), example, path, format="onyx", **common),
+        "format must be one of aot_inductor",
     )
     refuses(
-        lambda: export(Scaled(), example, path, format="torch_export", precision="fp16", **common),
+        lambda: export_module(Scaled(), example, path, format="onnx", precision="int4", **common),
+        "fp32 or fp16",
+    )
+    refuses(
+        lambda: export_module(Scaled(), example, path, format="torch_export", precision="fp16", **common),
         "precision=fp16 is for format=onnx",
     )
     refuses(
-        lambda: export(Scaled(), example, path, format="litert", dynamic_batch=True, **common),
+        lambda: export_module(Scaled(), example, path, format="litert", dynamic_batch=True, **common),
         "format=litert", "dynamic=none",
     )  # fmt: skip
     (tmp_path / "taken").write_text("a file")
     inside = tmp_path / "taken" / "m.pt2"
-    refuses(lambda: export(Scaled(), example, inside, format="torch_export", **common), "cannot be written")
+    refuses(
+        lambda: export_module(Scaled(), example, inside, format="torch_export", **common), "cannot be written"
+    )
 
 
 @pytest.mark.slow
-def test_a_compiled_package(tmp_path):
+def test_a_compiled_package_gives_what_pytorch_gives(tmp_path):
     path = write(Toy(), tmp_path / "m.aoti.pt2", example=torch.from_numpy(pixels()), names=["s", "l"])
     session = open_session(path)
     assert session.runtime.startswith("AOTInductor")
     assert session.output_names == ("s", "l")
-    for found, expected in zip(session(pixels(seed=1)), eager(Toy())(pixels(seed=1)), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for output, expected in zip(session(pixels(seed=1)), eager_session(Toy())(pixels(seed=1)), strict=True):
+        np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
-def test_metadata_at_the_end_of_a_flatbuffer(tmp_path):
-    from deploy.formats import export as writer
-    from deploy.formats import runtimes
-
+def test_metadata_are_appended_to_a_flatbuffer(tmp_path):
     path = tmp_path / "m.tflite"
     content = bytes(range(256)) * 8
     path.write_bytes(content)
-    assert runtimes._appended(path) == {}
-    writer._append(path, {"a": "ß"})
+    assert read_appended_metadata(path) == {}
+    append_metadata(path, {"a": "ß"})
     assert path.read_bytes().startswith(content)
-    assert runtimes._appended(path) == {"a": "ß"}
+    assert read_appended_metadata(path) == {"a": "ß"}
     assert zipfile.ZipFile(io.BytesIO(path.read_bytes())).testzip() is None
