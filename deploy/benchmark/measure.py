@@ -1,0 +1,86 @@
+"""Timing candidates together, and what is written down about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from deploy.benchmark.candidate import Candidate, set_threads
+from deploy.benchmark.results import result, timing
+from deploy.benchmark.rows import BenchmarkRow
+from deploy.timing import machine
+from deploy.timing.latency import Rounds, clocked, take_rounds
+from deploy.timing.memory import peak_mb
+
+
+def measure_together(
+    candidates: Sequence[Candidate],
+    rounds: Rounds,
+    *,
+    baseline: BenchmarkRow,
+    memory: bool = True,
+    progress: Callable[[int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Time candidates with the same number of threads in turns; one result for each, in their order.
+
+    Args:
+        baseline: the row that ratios refer to, on its first runtime here.
+        memory: measure peak memory too, each in a process of its own.
+    """
+    reference = next(candidate for candidate in candidates if candidate.row is baseline)
+    set_threads(reference.threads)
+    about: dict[str, Any] = {"machine": machine.describe(reference.device)}
+    if torch.device(reference.device).type == "cpu":
+        about["gemm_gmadds_per_s"] = gemm_gmadds()
+    timers = {candidate.name: candidate.timer(candidate.open()) for candidate in candidates}
+    assert len(timers) == len(candidates), "two candidates of one name would be measured as one"
+    seconds = take_rounds(timers, rounds, progress=progress)
+    timers.clear()  # frees the networks before memory is measured
+    results = []
+    for candidate in candidates:
+        figures = timing(seconds[candidate.name], seconds[reference.name], rounds)
+        figures["peak_memory_mb"] = peak_mb(candidate.open, device=reference.device) if memory else None
+        how = _how(candidate, reference)
+        results.append(result(candidate.row, baseline=baseline, **how, **figures, **about))
+    return results
+
+
+def _how(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
+    """How a candidate was run, for its result."""
+    return {
+        "runtime": candidate.runtime,
+        "threads": candidate.threads,
+        "include": candidate.include,
+        "channels_last": candidate.channels_last if candidate.file is None else None,
+        "baseline_runtime": reference.runtime,
+    }
+
+
+def groups(
+    rows: Sequence[BenchmarkRow], runtimes: Sequence[str], threads: Sequence[int]
+) -> list[tuple[int, list[tuple[BenchmarkRow, str]]]]:
+    """What is measured together, as (threads, rows with a runtime): all rows on one runtime, or one row on
+    all runtimes.
+
+    So the ratios of interest, between rows or between runtimes, are formed within rounds, and no more
+    networks are in memory than there are rows or runtimes.
+    """
+    if len(rows) == 1:
+        return [(count, [(rows[0], runtime) for runtime in runtimes]) for count in threads]
+    return [(count, [(row, runtime) for row in rows]) for count in threads for runtime in runtimes]
+
+
+def gemm_gmadds(*, seconds: float = 0.5, side: int = 1024) -> float:
+    """Billions of multiply-adds per second in a large float32 matrix product: about the best of this CPU.
+
+    By torch, with the number of threads that it has.
+    """
+    left, right = torch.rand(side, side), torch.rand(side, side)
+    best, until = float("inf"), time.perf_counter() + seconds
+    multiply = clocked(lambda: torch.mm(left, right))
+    while time.perf_counter() < until:
+        best = min(best, multiply())
+    return side**3 / best / 1e9

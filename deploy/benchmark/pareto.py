@@ -1,0 +1,91 @@
+"""Latency against accuracy: the chart of a benchmark, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.benchmark.results import Result
+from deploy.benchmark.tables import threads_text
+
+
+def accuracy(result: Result) -> tuple[float, str] | None:
+    """(percent, where it is from): what was measured here, else what was published, else None."""
+    metric = result["metric"]
+    if (measured := result["accuracy"].get(metric)) is not None:
+        return 100 * measured, "measured"
+    published = result["paper"].get(metric)
+    return None if published is None else (float(published), "published")
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of (cost, value) that no other point beats in both, by rising cost.
+
+    A point that another one equals in one and beats in the other is not on the front; of equals the first is.
+    """
+    front: list[int] = []
+    for at in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if not front or points[at][1] > points[front[-1]][1]:
+            front.append(at)
+    return front
+
+
+def draw_pareto(results: Sequence[Result], path: Path) -> None:
+    """Latency against accuracy, with the Pareto front of each runtime and thread count.
+
+    Nothing is drawn if no result has both.
+    """
+    shown = [row for row in results if row["latency_ms_p50"] is not None and accuracy(row) is not None]
+    if not shown:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    label = "name" if len({row["name"] for row in shown}) > 1 else "runtime"
+    panels = _panels(shown, label)
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    width = 9 if columns == 1 else 6 * columns
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width, 5.5 * lines), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, (title, members) in zip(axes.flat, panels.items(), strict=False):
+        _draw_panel(axis, members, label)
+        axis.set_title(title, fontsize=10)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    metrics = " / ".join(dict.fromkeys(row["metric"] for row in shown))
+    sources = sorted({known[1] for row in shown if (known := accuracy(row))})  # measured, published
+    origin = " (filled) or ".join(sources) + (" (hollow)" if len(sources) > 1 else "")
+    figure.supylabel(f"{metrics} [%], {origin}", fontsize=10)
+    figure.supxlabel(f"latency here [ms], median of rounds ({shown[0]['machine']['device']})", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panels(results: Sequence[Result], label: str) -> dict[str, list[Result]]:
+    """One per runtime: beside a slow one's points, those of a fast one would lie on top of each other."""
+    panels: dict[str, list[Result]] = {}
+    for row in results:
+        title = threads_text(row) if label == "runtime" else f"{row['runtime']}, {threads_text(row)}"
+        panels.setdefault(title, []).append(row)
+    return panels
+
+
+def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
+    members = sorted(members, key=lambda row: row["latency_ms_p50"])
+    accuracies = [accuracy(row) or (0.0, "") for row in members]
+    points = [(row["latency_ms_p50"], percent) for row, (percent, _) in zip(members, accuracies, strict=True)]
+    front = [points[at] for at in pareto_front(points)]
+    axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
+    for at, (row, point) in enumerate(zip(members, points, strict=True)):
+        hollow = accuracies[at][1] == "published"
+        axis.plot(*point, "o", color="C0", markerfacecolor="white" if hollow else "C0")
+        offset = (4, 6) if at % 2 else (4, -12)  # neighbors' labels on different sides
+        axis.annotate(row[label], point, textcoords="offset points", xytext=offset, fontsize=7)
+    axis.set_xlim(0, 1.25 * points[-1][0])
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="lower right")

@@ -1,0 +1,182 @@
+"""The rows of a benchmark: the networks of a suite and of a run, with their counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones.count import count
+from deploy.benchmark import paper as papers
+from deploy.options import BenchmarkOptions
+from engine.config.compose import compose_config
+from engine.config.instantiate import build, plain, task_info
+from engine.config.runs import TrainedRun
+from engine.config.training import build_task
+from engine.contracts import TaskInfo
+from engine.data.class_map import ClassMap
+from engine.data.preprocessing import Size, as_size
+from engine.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRow:
+    """One network in a benchmark.
+
+    Attributes:
+        name: short, unique in a benchmark.
+        source: the experiment or the run folder that it comes from.
+        task: name of the task.
+        metric: that the task is scored by.
+        params, madds: by the counting convention of the paper's table, at the size that the table counts at.
+        size: (height, width) that is timed.
+        executed_madds: of convolutions and linear layers at that size; None if nothing is timed.
+        paper: the published figures; empty if there are none.
+        accuracy: ours, by metric, if it was measured.
+        predictor: the task (`predictor.model` is the network); None if only counts are wanted.
+    """
+
+    name: str
+    source: str
+    task: str
+    metric: str
+    params: float
+    madds: float
+    size: Size
+    executed_madds: int | None
+    paper: Mapping[str, Any]
+    accuracy: Mapping[str, float]
+    predictor: nn.Module | None = None
+
+
+def benchmark_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
+    """The rows of the suite, its baseline if that is a row of another table, and the run."""
+    run_rows = [] if options.run is None else [_run_row(options.run, options)]
+    return [*_suite_rows(options), *run_rows]
+
+
+def _suite_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
+    suite = options.chosen_suite
+    if suite is None:
+        return []
+    published = papers.papers_of(suite)
+    baseline = options.baseline or suite.baseline
+    if options.latency and baseline and baseline not in published and papers.is_experiment(baseline):
+        published = {baseline: papers.paper_block(baseline), **published}
+    sizes = papers.timed_sizes(published, options.image_size)
+    return [
+        _experiment_row(name, paper, sizes[name], timed=options.latency) for name, paper in published.items()
+    ]
+
+
+def _experiment_row(experiment: str, paper: Mapping[str, Any], size: Size, *, timed: bool) -> BenchmarkRow:
+    as_published = compose_config("train", [f"experiment={experiment}"])
+    info = task_info(as_published)
+    classes = paper.get("num_classes", info.paper_classes)
+    task = None
+    if timed:
+        height, width = size
+        as_timed = compose_config(
+            "train", [f"experiment={experiment}", f"{info.size_key}=[{height},{width}]"]
+        )
+        task = build_task(as_timed, ClassMap(names=tuple(f"class {number}" for number in range(classes))))
+    return _row(
+        as_published.model,
+        info,
+        classes=classes,
+        count_size=papers.count_size(paper, size),
+        size=size,
+        name=experiment.partition("/")[2],
+        source=experiment,
+        paper=paper,
+        accuracy={},
+        predictor=task,
+    )
+
+
+def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
+    """The run at `path`, with the accuracy of its last evaluation."""
+    open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint)
+    run, size = open_run(overrides=options.overrides), options.image_size
+    if size is not None:
+        run = open_run(overrides=[*options.overrides, f"{run.info.size_key}=[{size[0]},{size[1]}]"])
+    size = size or _run_size(run)
+    metrics = run.folder.metrics
+    stored = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+    accuracy = stored.get(run.info.metric)
+    return _row(
+        run.config.model,
+        run.info,
+        classes=len(run.classes),
+        count_size=size,
+        size=size,
+        name="/".join(run.folder.path.resolve().parts[-2:]),
+        source=str(run.folder.path),
+        paper=plain(run.config.get("paper"), "paper") or {},
+        accuracy={} if accuracy is None else {run.info.metric: accuracy},
+        predictor=run.task() if options.latency else None,
+    )
+
+
+def _run_size(run: TrainedRun) -> Size:
+    """(height, width) at which a run's network sees images: that of its training crops if it takes images of
+    any size."""
+    for key in (run.info.size_key, "data.crop"):
+        value: Any = run.config
+        for name in key.split("."):
+            value = value.get(name) if hasattr(value, "get") else None
+        value = plain(value, key)
+        if isinstance(value, int | list):
+            return as_size(key, value)
+    raise UserError(f"the run takes images of any size; give size=[height,width] or {run.info.size_key}=")
+
+
+def _row(
+    model: Any, info: TaskInfo, *, classes: int, count_size: Size, size: Size, **facts: Any
+) -> BenchmarkRow:
+    """A row with its counts: the paper's at `count_size`, what is executed at `size`."""
+    with torch.device("meta"):
+        network = build(model, key="model", num_classes=classes)
+    params, madds = info.totals(count(network, count_size), classes)
+    executed = count(network, size).madds if facts["predictor"] is not None else None
+    return BenchmarkRow(
+        task=info.name,
+        metric=info.metric,
+        params=params,
+        madds=madds,
+        size=size,
+        executed_madds=executed,
+        **facts,
+    )
+
+
+def baseline_row(options: BenchmarkOptions, rows: Sequence[BenchmarkRow]) -> BenchmarkRow:
+    """The row that ratios refer to: `options.baseline`, else the suite's, else the first MobileNetV2."""
+    suite = options.chosen_suite
+    if options.baseline is None and suite is not None:
+        for row in rows:
+            if row.source == suite.baseline:
+                return row
+    return choose_baseline(rows, options.baseline)
+
+
+def choose_baseline(rows: Sequence[BenchmarkRow], wanted: str | None) -> BenchmarkRow:
+    """A row by name or source; by default the first MobileNetV2, else the first row.
+
+    Raises:
+        UserError: if no row has this name, with the nearest.
+    """
+    if wanted is None:
+        return next((row for row in rows if "v2" in row.source.rpartition("/")[2]), rows[0])
+    for row in rows:
+        if wanted in (row.name, row.source):
+            return row
+    names = [row.name for row in rows]
+    raise UserError(
+        f"baseline={wanted}: no such row{nearest(wanted, names)}; the rows are {', '.join(names)}"
+    )

@@ -1,0 +1,88 @@
+"""Measure rows of the paper's tables, or a run on the runtimes that it can be exported to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.benchmark import report
+from deploy.benchmark.candidate import Candidate, noise
+from deploy.benchmark.measure import groups, measure_together
+from deploy.benchmark.results import Result, result
+from deploy.benchmark.rows import BenchmarkRow, baseline_row, benchmark_rows
+from deploy.benchmark.runtimes import EAGER, ExportCache, choose_runtimes, files_by_name
+from deploy.benchmark.tables import tables
+from deploy.options import BenchmarkOptions
+from engine import runtime
+from engine.data.images import read_image
+from engine.io.progress import Progress
+from engine.run import run_folder
+
+
+def run_benchmark(
+    options: BenchmarkOptions, *, command: str, log: Callable[[str], None] = print
+) -> tuple[Path, list[Result]]:
+    """Benchmark a suite and/or a run; returns the folder with the report, and its results.
+
+    Args:
+        command: what was typed, for the report.
+
+    Raises:
+        UserError: if an option is wrong, if a runtime is not installed, or if nothing can be written.
+    """
+    device = str(runtime.start(device=options.device).device)
+    runtimes, remarks = choose_runtimes(options.runtimes, device=device)
+    default = run_folder.default_path("benchmark", options.suite or "run")
+    out = run_folder.make(Path(options.out or default))
+    rows = benchmark_rows(options)
+    baseline = baseline_row(options, rows)
+    results = [result(row, baseline=baseline) for row in rows]
+    report.save(results, out, command=command)  # shows before an hour is spent whether `out` can be written
+    if not options.latency:
+        log(tables(results))
+        return out, results
+    log("\n".join(remarks))
+    measured: list[Result] = []
+    for entries in _measure(options, rows, runtimes, baseline, device):
+        log(f"\n{tables(entries)}")
+        measured += entries
+        report.save(measured, out, command=command)
+    return out, measured
+
+
+def _measure(
+    options: BenchmarkOptions,
+    rows: Sequence[BenchmarkRow],
+    runtimes: Sequence[str],
+    baseline: BenchmarkRow,
+    device: str,
+) -> Iterator[list[Result]]:
+    """The results of each set of candidates that is measured together."""
+    common: dict[str, Any] = {"device": device, "channels_last": options.channels_last}
+    if options.include == "all":
+        largest = max(row.size for row in rows)
+        common["image"] = read_image(Path(options.input)) if options.input else noise(largest)
+    artifacts = files_by_name(options.artifact or "")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ExportCache(Path(folder))
+        for threads, members in groups(rows, runtimes, options.thread_counts):
+            pairs = [
+                (row, name, None if name == EAGER else cache.file(row, name, threads=threads))
+                for row, name in members
+            ]
+            pairs += [(rows[-1], name, file) for name, file in artifacts.items()]
+            candidates = [
+                Candidate(row=row, runtime=name, file=file, threads=threads, **common)
+                for row, name, file in pairs
+            ]
+            progress = Progress(options.measure.most, unit="round")
+            yield measure_together(
+                candidates,
+                options.measure,
+                baseline=baseline,
+                memory=options.memory,
+                progress=progress.update,
+            )
+            progress.close()

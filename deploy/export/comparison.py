@@ -1,0 +1,96 @@
+"""Whether a file returns what PyTorch returns, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from deploy.eager import eager_session
+from deploy.session import Session, run_in_batches
+from engine.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A file's outputs beside PyTorch's.
+
+    Attributes:
+        num_images: how many images were compared.
+        max_difference: largest absolute difference of the outputs that are compared number by number; 0 if
+            there are none.
+        largest: the largest absolute value among PyTorch's.
+        agreement: share of pixels, detections or images with the same answer.
+        exact: share of images whose detections are those of the full post-processing; None if the file does
+            no suppression.
+        batches: numbers of images in one call that were tried.
+    """
+
+    num_images: int
+    max_difference: float
+    largest: float
+    agreement: float
+    exact: float | None
+    batches: tuple[int, ...]
+
+    def check(self, *, max_difference: float, agreement: float) -> None:
+        """Raises: UserError if the file is beyond this budget; NaN is beyond every budget."""
+        if not self.max_difference <= max_difference:
+            raise UserError(
+                f"outputs differ by {self.max_difference:.4g} from PyTorch's (whose largest is "
+                f"{self.largest:.4g}); the budget is budget.max_difference={max_difference:g}"
+            )
+        if not self.agreement >= agreement:
+            raise UserError(
+                f"{self.agreement:.6f} of the answers agree with PyTorch's; the budget is "
+                f"budget.agreement={agreement:g}"
+            )
+
+    def text(self) -> str:
+        """For people."""
+        lines = [f"images: {self.num_images}, in batches of {', '.join(map(str, self.batches))}"]
+        if self.largest:
+            lines.append(f"max difference: {self.max_difference:.3g} (of {self.largest:.3g})")
+        lines.append(f"agreement: {self.agreement:.6f}")
+        if self.exact is not None:
+            lines.append(f"exact: {self.exact:.4f} of the images (for the others, give a larger look)")
+        return "\n".join(lines)
+
+
+def compare_outputs(module: nn.Module, session: Session, images: Sequence[NDArray[Any]]) -> Comparison:
+    """Run an `ExportedTask` in PyTorch and a file made of it on the same images [3, h, w].
+
+    Each image alone and, if all have one size, several at once: a fixed batch of them, or up to four.
+
+    Raises:
+        UserError: if an output has another shape than PyTorch's.
+    """
+    reference: Any = module
+    pytorch = eager_session(module)
+    groups = [image[None] for image in images]
+    together = session.shape[0] or 4  # a fixed batch is filled up with copies, which hide a mix-up of images
+    if together > 1 and len({image.shape for image in images}) == 1 and len(images) > 1:
+        groups.append(np.stack(images[:together]))
+    differences, largest, agreements, exact = [], [0.0], [], []
+    for group in groups:
+        ours, theirs = pytorch(group), run_in_batches(session, group)
+        for name, expected, output in zip(reference.names, ours, theirs, strict=True):
+            if expected.shape != output.shape:
+                raise UserError(f"output {name} has shape {output.shape}, PyTorch's has {expected.shape}")
+            if name in reference.compared:
+                differences.append(float(np.abs(expected - output).max()))
+                largest.append(float(np.abs(expected).max()))
+        agreements.append(reference.agreement(ours, theirs))
+        exact += [theirs[reference.names.index("exact")].mean()] if "exact" in reference.names else []
+    return Comparison(
+        num_images=len(images),
+        max_difference=float(np.max(differences)) if differences else 0.0,
+        largest=float(np.max(largest)),
+        agreement=float(np.mean(agreements)),
+        exact=float(np.mean(exact)) if exact else None,
+        batches=tuple(sorted({len(group) for group in groups})),
+    )

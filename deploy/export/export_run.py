@@ -1,0 +1,91 @@
+"""Export a trained run to a file, and hold the file to PyTorch on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deploy import formats
+from deploy.export.comparison import Comparison, compare_outputs
+from deploy.export.golden import write_golden
+from deploy.export.int8 import write_int8
+from deploy.export.job import ExportJob
+from deploy.export.module import export_module
+from deploy.export.samples import Sample
+from deploy.options import ExportOptions
+from engine.config.runs import TrainedRun
+from engine.errors import UserError
+from engine.run import run_folder
+
+DEFAULT_BUDGETS = {"fp32": (0.01, 0.995), "fp16": (1.0, 0.98)}
+"""Largest difference of an output and least agreement, by precision."""
+
+
+def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], None] = print) -> Path:
+    """Export a run; returns the file.
+
+    The file is run beside PyTorch on real images and, if a budget is set for the task's metric, scored.
+    `preprocess.json` and `golden.npz` are written beside it; with precision=int8 also the report card.
+
+    Raises:
+        UserError: if an option does not fit the run, if the export fails, or if the file is beyond its
+            budget: it is then renamed to `<file>.rejected`.
+    """
+    job = ExportJob(run, options, log)
+    samples = job.comparison_samples()
+    path = _write(job, samples[0])
+    try:
+        session = formats.open_session(path, threads=options.threads)
+        comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+        _check(comparison, options)
+        scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
+    except UserError as error:
+        rejected = path.replace(path.with_name(f"{path.name}.rejected"))
+        raise UserError(f"{rejected}: {error}") from None
+    write_golden(path, session, samples, comparison, scores)
+    lines = [f"runtime: {session.runtime}", comparison.text()]
+    log("\n".join([*lines, *(f"{name}: {points}" for name, points in scores.items())]))
+    return write_int8(job, path, samples) if options.precision == "int8" else path
+
+
+def _write(job: ExportJob, sample: Sample) -> Path:
+    """Write the float file."""
+    options = job.options
+    folder = run_folder.make(job.folder / "float32" if options.precision == "int8" else job.folder)
+    return export_module(
+        job.module,
+        torch.from_numpy(np.stack([sample.input] * options.batch)),
+        folder / f"model{formats.find(options.format).SUFFIX}",
+        format=options.format,
+        names=job.module.names,
+        dynamic_batch=options.dynamic_batch,
+        dynamic_size=options.dynamic_size,
+        metadata=job.metadata,
+        precision=options.float_precision,
+    )
+
+
+def _check(comparison: Comparison, options: ExportOptions) -> None:
+    max_difference, agreement = DEFAULT_BUDGETS[options.float_precision]
+    budget = options.budget
+    comparison.check(
+        max_difference=max_difference if budget.max_difference is None else budget.max_difference,
+        agreement=agreement if budget.agreement is None else budget.agreement,
+    )
+
+
+def _scores_within_budget(job: ExportJob, path: Path) -> dict[str, float]:
+    """The metric of PyTorch and of the file, if a budget is set for it.
+
+    Raises: UserError if the file is beyond the budget.
+    """
+    if job.budget_points is None:
+        return {}
+    metric = job.run.info.metric
+    before, after = job.score(None), job.score(path)
+    if not before - after <= job.budget_points:
+        raise UserError(f"loses {before - after:.2f} points of {metric}; the budget is {job.budget_points:g}")
+    return {f"{metric}_pytorch": before, f"{metric}_file": after}

@@ -1,0 +1,99 @@
+"""Golden examples: images, network inputs and outputs, to check a port of the preprocessing with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.export.comparison import Comparison
+from deploy.export.samples import Sample
+from deploy.session import Arrays, Session, run_in_batches
+from engine.contracts import Image
+from engine.errors import UserError
+from engine.io.files import write_json
+
+NUM_EXAMPLES = 3
+MAX_STORED_NUMBERS = 50_000
+"""Of one output of one example."""
+
+
+def write_golden(
+    path: Path,
+    session: Session,
+    samples: Sequence[Sample],
+    comparison: Comparison,
+    scores: Mapping[str, float],
+) -> None:
+    """Write `preprocess.json` and `golden.npz` beside the file at `path`.
+
+    `golden.npz` has for each example i `image_i`, `input_i` and every output as `<name>_i`: flattened, each
+    `step`-th of its numbers.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    arrays: dict[str, Any] = {}
+    examples = []
+    for number, sample in enumerate(samples[:NUM_EXAMPLES]):
+        arrays[f"image_{number}"], arrays[f"input_{number}"] = sample.image, sample.input
+        results = run_in_batches(session, sample.input[None])
+        outputs = dict(zip(session.output_names, results, strict=True))
+        steps = {key: subsampling_step(value) for key, value in outputs.items()}
+        arrays |= {f"{key}_{number}": subsample(value, steps[key]) for key, value in outputs.items()}
+        shapes = {key: list(value.shape) for key, value in outputs.items()}
+        examples.append({"image": sample.name, "shapes": shapes, "steps": steps})
+    try:
+        np.savez_compressed(path.parent / "golden.npz", **arrays)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another out=") from None
+    write_json(
+        path.parent / "preprocess.json",
+        {
+            "file": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "runtime": session.runtime,
+            **{key: _plain(text) for key, text in session.metadata.items()},
+            **scores,
+            "compared_with_pytorch": asdict(comparison),
+            "golden": examples,
+        },
+    )
+
+
+def read_golden(folder: Path) -> list[tuple[Image, NDArray[Any], Arrays]]:
+    """(image, input, outputs) of each example; the outputs as `golden.npz` stores them."""
+    with np.load(folder / "golden.npz", allow_pickle=False) as stored:
+        numbers = sorted(int(name.rpartition("_")[2]) for name in stored if name.startswith("image_"))
+        return [
+            (
+                stored[f"image_{number}"],
+                stored[f"input_{number}"],
+                [
+                    stored[name]
+                    for name in stored
+                    if name.endswith(f"_{number}") and not name.startswith(("image_", "input_"))
+                ],
+            )
+            for number in numbers
+        ]
+
+
+def subsampling_step(values: NDArray[Any]) -> int:
+    """The step at which an output is stored in `golden.npz`."""
+    return -(-values.size // MAX_STORED_NUMBERS)
+
+
+def subsample(values: NDArray[Any], step: int) -> NDArray[Any]:
+    """Every `step`-th number of an output."""
+    return values.ravel()[::step]
+
+
+def _plain(text: str) -> Any:
+    return json.loads(text) if text[:1] in ("{", "[") else text

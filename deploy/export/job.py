@@ -1,0 +1,95 @@
+"""One export of a run: what all of its steps share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.artifact import with_exported_file
+from deploy.export.samples import Sample, image_files, read_samples, split_files
+from deploy.metadata import describe
+from deploy.options import ExportOptions
+from engine import runtime
+from engine.config.runs import TrainedRun
+from engine.errors import UserError
+
+
+class ExportJob:
+    """The export of a run with some options.
+
+    Attributes:
+        module: what is exported, an `ExportedTask`.
+        metadata: what the file says about itself.
+        folder: that the file is written to.
+        log: where lines for the user go.
+
+    Raises:
+        UserError: if the run cannot be loaded, if the task refuses an option, or if the budget is for another
+            task.
+    """
+
+    def __init__(self, run: TrainedRun, options: ExportOptions, log: Callable[[str], None]) -> None:
+        self.run, self.options, self.log = run, options, log
+        self.budget_points = options.budget.points(run.info.metric)
+        torch.set_num_threads(options.threads)
+        self.module = exported_task(run, options.for_task)
+        self.metadata = describe(self.module, task=run.info.name, facts=self._facts())
+        default_folder = run.folder.path / "export" / f"{options.format}-{options.precision}"
+        self.folder = Path(options.out or default_folder)
+
+    def comparison_samples(self) -> list[Sample]:
+        """The images that the file is compared on."""
+        options = self.options
+        if options.input is None:
+            return self.split_samples(self.run.split, options.images)
+        files = image_files(options.input, options.images)
+        return read_samples(files, self.module, dynamic_size=options.dynamic_size)
+
+    def split_samples(self, split: str, count: int) -> list[Sample]:
+        """At most `count` images, spread over a split of the run's data."""
+        files = split_files(self.run.source, split, self.module, count)
+        return read_samples(files, self.module, dynamic_size=self.options.dynamic_size)
+
+    def score(self, file: Path | None) -> float:
+        """Points of 100 of PyTorch (None) or of a file, by the task's metric on the run's split."""
+        task = self.run.task()
+        if file is not None:
+            threads = self.options.threads
+            task = with_exported_file(task, self.run.info, file, threads=threads, precision="fp32")
+        cpu = runtime.start(device="cpu", precision="fp32")
+        metrics = self.run.evaluate(task, runtime=cpu, quiet=True).metrics
+        return round(100 * float(metrics[self.run.info.metric]), 4)
+
+    def _facts(self) -> dict[str, str]:
+        weights = self.run.folder.checkpoint(self.options.checkpoint)
+        unknown = "not stated; see the licenses of the training data and of the initial weights"
+        return {
+            "run": self.run.folder.path.name,
+            "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "license": self.options.license or unknown,
+            "precision": self.options.float_precision,
+            "made_by": f"mobilenet-dense, PyTorch {torch.__version__}",
+        }
+
+
+def exported_task(run: TrainedRun, options: Mapping[str, Any]) -> Any:
+    """The run's network as an `ExportedTask`.
+
+    Raises:
+        UserError: if the task refuses an option, or does not have it.
+    """
+    try:
+        return run.info.export(task=run.task(), **options)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except TypeError as error:
+        unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
+        if not unknown:
+            raise
+        raise UserError(f"{unknown[0]}: unknown option; task={run.info.name} cannot export with it") from None

@@ -1,0 +1,90 @@
+"""From an `nn.Module` to a file: its graph is captured once and written in some format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from deploy import formats
+from deploy.capture import NamedInput, capture, min_size, quiet
+from deploy.metadata import describe_graph
+from deploy.session import MIN_SIZE
+from engine.errors import UserError
+
+
+def export_module(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    format: str,
+    names: Sequence[str],
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    metadata: Mapping[str, str],
+    precision: str = "fp32",
+) -> Path:
+    """Write a module as a file of some format; the file holds the metadata too.
+
+    Args:
+        module: images -> a tensor, or a tuple of tensors.
+        example: images [N, 3, H, W], uint8 or float32, as the file will get them; fixes what is not dynamic.
+        path: of the file; its folder is created.
+        format: a name that `deploy.formats.find` knows.
+        names: of the outputs.
+        dynamic_batch, dynamic_size: whether N, and H and W, may be any number.
+        metadata: texts that travel in the file; `input` and `outputs` are added, and with `dynamic_size` the
+            smallest size for which the graph holds.
+        precision: `fp32`, or `fp16` for weights that are stored in half the bytes and computed with in
+            float32.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: if the format is unknown or does not have the option, if a library is not installed, if the
+            network cannot have a dynamic size, or if the file cannot be written.
+    """
+    check_format(format, precision=precision, dynamic=dynamic_batch or dynamic_size)
+    texts = {
+        **metadata,
+        **describe_graph(
+            shape=[
+                None if dynamic_batch else example.shape[0],
+                3,
+                *([None] * 2 if dynamic_size else example.shape[2:]),
+            ],
+            dtype=str(example.dtype).removeprefix("torch."),
+            names=names,
+        ),
+    }
+    module = NamedInput(module).eval()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            program = capture(module, example, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+            if dynamic_size:
+                texts[MIN_SIZE] = json.dumps(min_size(program))
+            formats.find(format).write(program, path, names=tuple(names), metadata=texts, precision=precision)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another out=") from None
+    return path
+
+
+def check_format(format: str, *, precision: str, dynamic: bool) -> None:
+    """Raises: UserError if the format is unknown, or cannot store `precision` or leave a size open."""
+    chosen = formats.find(format)
+    if precision not in chosen.WEIGHT_PRECISIONS:
+        able = [name for name in formats.BUILT_IN if precision in formats.find(name).WEIGHT_PRECISIONS]
+        if not able:
+            raise UserError(f"precision must be fp32 or fp16, got {precision!r}")
+        raise UserError(f"precision={precision} is for format={' and format='.join(able)}, not {format}")
+    if dynamic and not chosen.DYNAMIC:
+        raise UserError(
+            f"format={format}: its files have a fixed number and size of images; give dynamic=none"
+        )

@@ -1,0 +1,59 @@
+"""ExecuTorch with XNNPACK, for phones; with a fixed number and size of images."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from deploy.binary_files import append_metadata, read_appended_metadata, write_bytes
+from deploy.libraries import not_installed, require
+from deploy.session import Session
+from engine.errors import UserError
+
+SUFFIX = ".pte"
+LIBRARIES = ("executorch",)
+INSTALL = "pip install -e '.[executorch]'"
+WEIGHT_PRECISIONS = ("fp32",)
+COMPUTE_PRECISIONS = ("fp32",)
+DYNAMIC = False
+
+_thread_pools: set[int] = set()
+"""The size of the process's thread pool, once it is known."""
+
+
+def missing() -> str:
+    return not_installed(LIBRARIES)
+
+
+def write(
+    program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
+) -> None:
+    exir = require("executorch.exir", INSTALL)
+    xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", INSTALL)
+    lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+    write_bytes(path, lowered.to_executorch().buffer)
+    append_metadata(path, metadata)
+
+
+def open(path: Path, *, threads: int, precision: str) -> Session:
+    runtime = require("executorch.runtime", INSTALL)
+    _set_threads(threads)
+    program = runtime.Runtime.get().load_program(path)
+    method = program.load_method("forward")
+    return Session.described_by(
+        read_appended_metadata(path),
+        run=lambda images: [output.numpy().copy() for output in method.execute([torch.from_numpy(images)])],
+        runtime=f"ExecuTorch {version('executorch')}",
+    )
+
+
+def _set_threads(threads: int) -> None:
+    """The pool can only be sized before a program runs; once one has, resizing aborts the process."""
+    if threads in _thread_pools:
+        return
+    if _thread_pools:
+        raise UserError(f"ExecuTorch already runs with {max(_thread_pools)} threads in this process")
+    pool = require("executorch.extension.pybindings.portable_lib", INSTALL)
+    pool._unsafe_reset_threadpool(threads)
+    _thread_pools.add(threads)

@@ -1,0 +1,111 @@
+"""ONNX, run by ONNX Runtime."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from deploy.binary_files import write_bytes
+from deploy.libraries import not_installed, require
+from deploy.session import INPUT, Session, without_channels
+
+SUFFIX = ".onnx"
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = "pip install -e '.[onnx]'"
+WEIGHT_PRECISIONS = ("fp32", "fp16")
+COMPUTE_PRECISIONS = ("fp32",)
+DYNAMIC = True
+
+OPSET = 20
+MIN_HALF_SIZE = 64
+"""Tensors of fewer numbers (biases, the coder's variances) stay float32 in a file with half precision."""
+
+
+def missing() -> str:
+    return not_installed(LIBRARIES)
+
+
+def write(
+    program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
+) -> None:
+    onnx = require("onnx", INSTALL)
+    require("onnxscript", INSTALL)
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(names),
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    if precision == "fp16":
+        _store_in_half_precision(onnx, model)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    write_bytes(path, model.SerializeToString())
+
+
+def open(path: Path, *, threads: int, precision: str) -> Session:
+    session = inference_session(str(path), threads=threads)
+    (images,) = session.get_inputs()
+    return Session(
+        run=lambda array: session.run(None, {images.name: array}),
+        output_names=tuple(output.name for output in session.get_outputs()),
+        runtime=f"ONNX Runtime {onnxruntime().__version__}",
+        dtype={"tensor(uint8)": "uint8"}.get(images.type, "float32"),
+        shape=without_channels([side if isinstance(side, int) else None for side in images.shape]),
+        metadata=dict(session.get_modelmeta().custom_metadata_map),
+    )
+
+
+def inference_session(graph: str | bytes, *, threads: int) -> Any:
+    """ONNX Runtime's session of a file or of a graph in memory, on the CPU."""
+    library = onnxruntime()
+    options = library.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # what it logs as an error, it also raises
+    return library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime() -> Any:
+    """ONNX Runtime without its telemetry, on by default since 1.29, which writes to the user's cache."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require("onnxruntime", INSTALL)
+
+
+def _store_in_half_precision(onnx: Any, model: Any) -> None:
+    """Store the large float32 constants in float16, each behind a cast that runtimes fold when they load."""
+    constants, casts = [], []
+    for constant in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(constant)
+        if values.dtype != "float32" or values.size < MIN_HALF_SIZE:
+            constants.append(constant)
+            continue
+        half = f"{constant.name}.half"
+        constants.append(onnx.numpy_helper.from_array(values.astype("float16"), half))
+        casts.append(onnx.helper.make_node("Cast", [half], [constant.name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    for field, entries in (("initializer", constants), ("node", nodes)):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(entries)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

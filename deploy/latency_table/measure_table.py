@@ -1,0 +1,62 @@
+"""table=latency: measure the layers of a network one by one, for a search that adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from backbones.spec import NetSpec
+from deploy.latency_table.build import build_table
+from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
+from deploy.latency_table.timed_network import read_network
+from deploy.options import BenchmarkOptions
+from engine.io.progress import Progress
+from engine.run import run_folder
+
+
+def measure_table(
+    options: BenchmarkOptions, *, search_space: Callable[[NetSpec], Iterable[NetSpec]]
+) -> LatencyTable:
+    """Measure the table of `options.spec` and write it to `options.out`.
+
+    Args:
+        search_space: networks whose layers are all those that a search around a network can ask for; used
+            with `space=true`.
+
+    Raises:
+        UserError: if the network cannot be read, a runtime is not installed, or the file cannot be written.
+    """
+    spec, size, out = options.for_table
+    (runtime,), (threads,) = options.runtimes, options.thread_counts
+    measure = measurer("torch" if runtime == "eager" else runtime, threads=threads)
+    network = read_network(spec)
+    run_folder.make(out.parent)
+    bar: list[Progress] = []
+    table = build_table(
+        network.spec,
+        size=size,
+        measure=measure,
+        shares=tuple(options.shares),
+        progress=partial(_show, bar, "layer"),
+        **network.around,
+    )
+    table.save(out)
+    if options.space:  # each network adds what the table lacks
+        variants = list(search_space(network.spec))
+        measure_missing = NetworkLatency(table=table, size=size, measure=measure, path=out, **network.around)
+        bar = []
+        for done, variant in enumerate(variants, start=1):
+            measure_missing(variant)
+            _show(bar, "network", done, len(variants))
+    return table
+
+
+def _show(bar: list[Progress], unit: str, done: int, total: int) -> None:
+    """Update the bar, which is made when the total is known, and close it at the end."""
+    if not bar:
+        bar.append(Progress(total, unit=unit))
+    bar[0].update(done)
+    if done == total:
+        bar[0].close()

@@ -1,0 +1,72 @@
+"""The latency of networks that are variants of one model, by a table that may grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from backbones.spec import NetSpec
+from deploy.latency_table.layer_timing import LayerTimer, Measurer
+from deploy.latency_table.layers import Layer, layers_of
+from deploy.latency_table.table import LatencyTable
+
+
+class NetworkLatency:
+    """Predicts and measures the latency of networks that are variants of one model.
+
+    Args:
+        table: what is known; what is measured is added to it.
+        size: (height, width) of the image.
+        taps: features that the model reads, or a function of the spec that names them.
+        head: name of what the model does with them ("": only the backbone counts).
+        model: makes the whole model of a spec, for its head and to be measured as a whole.
+        measure: times what the table lacks (None: interpolate).
+        path: file that the table is saved to whenever it has grown.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: LatencyTable,
+        size: tuple[int, int],
+        taps: Sequence[str] | Callable[[NetSpec], Sequence[str]] | None = None,
+        head: str = "",
+        model: Callable[[NetSpec], nn.Module] | None = None,
+        measure: Measurer | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.table, self.size, self.taps, self.head = table, size, taps, head
+        self.model, self.measure, self.path = model, measure, path
+        self._timer = None if measure is None else LayerTimer(measure, known=table.entries.get)
+
+    def layers(self, spec: NetSpec) -> list[Layer]:
+        taps = self.taps(spec) if callable(self.taps) else self.taps
+        return layers_of(spec, size=self.size, taps=taps, head=self.head)
+
+    def __call__(self, spec: NetSpec) -> float:
+        """The predicted latency in ms. Raises: UserError if the table has too little."""
+        network = self.layers(spec)
+        self.complete(network, spec)
+        return self.table.latency_ms(network)
+
+    def complete(self, network: Sequence[Layer], spec: NetSpec) -> None:
+        """Measure what the table lacks, if there is something to measure with."""
+        if self._timer is None:
+            return
+        missing = [layer for layer in dict.fromkeys(network) if layer not in self.table.entries]
+        model = None if self.model is None else partial(self.model, spec)
+        for layer in missing:
+            self.table.add(layer, self._timer(layer, model))
+        for edge, ms in self._timer.edges.items():
+            if edge not in self.table.entries:
+                self.table.add(edge, ms)
+        if missing and self.path is not None:
+            self.table.save(self.path)
+
+    def measured_ms(self, module: nn.Module, image: Any) -> float | None:
+        """The latency of a whole model on one image [1, 3, H, W]; None if nothing is measured here."""
+        return None if self.measure is None else self.measure(module, (image,))

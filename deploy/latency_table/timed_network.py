@@ -1,0 +1,86 @@
+"""The network whose layers are timed, with the model around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones.spec import NetSpec
+from deploy.latency_table.layers import head_name
+from engine.config import network_file
+from engine.config.compose import compose_config
+from engine.config.instantiate import build, plain, task_info
+from engine.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedNetwork:
+    """A network and what `build_table` and `NetworkLatency` need to know of the model around it.
+
+    taps: spec -> the features that the model reads. head: name of what it does with them. model: makes the
+    model of a spec. All of them are None or "" for a network without a model.
+    """
+
+    spec: NetSpec
+    taps: Callable[[NetSpec], Sequence[str]] | None = None
+    head: str = ""
+    model: Callable[[NetSpec], nn.Module] | None = None
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """The arguments of `build_table` and `NetworkLatency` by name."""
+        return {"taps": self.taps, "head": self.head, "model": self.model}
+
+
+def read_network(name: str) -> TimedNetwork:
+    """The network of an experiment (with its model), or the one in a YAML file (by itself).
+
+    Raises:
+        UserError: if there is no such experiment, or if the file cannot be read or holds no network.
+    """
+    file = Path(name)
+    return (
+        TimedNetwork(spec=read_spec(file))
+        if file.suffix in (".yaml", ".yml")
+        else network_of_experiment(name)
+    )
+
+
+def read_spec(file: Path) -> NetSpec:
+    """The network in a YAML file. Raises: UserError if the file cannot be read or holds no network."""
+    fields = network_file.read(file)
+    try:
+        return NetSpec.from_dict(fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: not a network ({error})") from None
+
+
+def network_of_experiment(experiment: str) -> TimedNetwork:
+    """The network that an experiment trains, in its model."""
+    config = compose_config("train", [f"experiment={experiment}"])
+    num_classes = task_info(config).paper_classes
+    spec = build(config.backbone, key="backbone")
+    options = plain(config.model, "model")
+    options.pop("backbone")
+    model = partial(_build_model, options, num_classes)
+
+    def taps(spec: NetSpec) -> Sequence[str]:
+        with torch.device("meta"):
+            backbone: Any = model(spec).backbone
+        features: Sequence[str] = backbone.taps
+        return features
+
+    with torch.device("meta"):
+        head = head_name(model(spec), options, num_classes)
+    return TimedNetwork(spec=spec, taps=taps, head=head, model=model)
+
+
+def _build_model(options: dict[str, Any], num_classes: int, spec: NetSpec) -> nn.Module:
+    built: nn.Module = build(options, key="model", num_classes=num_classes, backbone=spec)
+    return built

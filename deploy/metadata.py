@@ -1,0 +1,58 @@
+"""What an exported file says about itself, and how its user turns an image into the network's input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.session import INPUT
+from engine.contracts import ExportedTask, Image
+
+
+def describe(module: ExportedTask, *, task: str, facts: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of an export: all that the file's user needs to know, texts by name.
+
+    Args:
+        module: what is exported.
+        task: name of the task.
+        facts: further entries, such as `run`, `checkpoint_sha256` and `license`.
+    """
+    mean, std = (part.flatten().tolist() for part in (module.normalize.mean, module.normalize.std))
+    preprocessing = {
+        "image": "decoded as RGB, upright (EXIF)",
+        "transform": str(module.eval_transform),
+        "layout": "NCHW",
+        "mean": [round(value, 6) for value in mean],
+        "std": [round(value, 6) for value in std],
+        "in_graph": module.normalized,
+    }
+    return {
+        "task": task,
+        "output": module.output,
+        "classes": json.dumps(module.classes.to_dict()),
+        "preprocessing": json.dumps(preprocessing),
+        **facts,
+    }
+
+
+def describe_graph(*, shape: Sequence[int | None], dtype: str, names: Sequence[str]) -> dict[str, str]:
+    """The metadata `input` and `outputs`; None in `shape` is what may be any number."""
+    images = {"name": INPUT, "shape": list(shape), "dtype": dtype}
+    return {"input": json.dumps(images), "outputs": json.dumps(list(names))}
+
+
+def network_input(image: Image, metadata: Mapping[str, str], *, dtype: str | None = None) -> NDArray[Any]:
+    """What the transform returns, RGB [h, w, 3] -> the network's input [3, h, w].
+
+    dtype: of an input that is not normalized; by default the one that a file's metadata state.
+    """
+    preprocessing = json.loads(metadata["preprocessing"])
+    pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+    if not preprocessing["in_graph"]:
+        mean, std = (np.array(preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
+        return (pixels.astype(np.float32) - mean) / std
+    return pixels.astype(dtype or json.loads(metadata["input"])["dtype"])

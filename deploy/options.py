@@ -1,0 +1,249 @@
+"""The options of tools/export.py and tools/benchmark.py as typed dataclasses; conf/ explains each key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from deploy.export.module import check_format
+from deploy.quantize.quantizer import check_quantizable
+from deploy.timing import machine
+from deploy.timing.latency import Rounds
+from engine.config.options import Checkpoint, RunOptions, at_least
+from engine.data.preprocessing import Size
+from engine.errors import UserError, nearest
+
+
+class Budget:
+    """How far a file may differ from PyTorch; None: by default, see `deploy.export.run`.
+
+    Args:
+        max_difference: of an output.
+        agreement: least share of equal answers.
+        metrics: points of 100 that the labeled split may lose, by the name of the metric.
+
+    Raises:
+        ValueError: if one of them is not a number.
+    """
+
+    def __init__(
+        self, *, max_difference: float | None = None, agreement: float | None = None, **metrics: float | None
+    ) -> None:
+        self.max_difference, self.agreement = max_difference, agreement
+        self.metrics = {name: points for name, points in metrics.items() if points is not None}
+        for name, points in self.metrics.items():
+            if type(points) not in (int, float):
+                raise ValueError(f"{name} must be a number, got {points!r}")
+
+    def points(self, metric: str) -> float | None:
+        """The points of `metric` that may be lost.
+
+        Raises:
+            UserError: if the budget is for the metric of another task.
+        """
+        for name in self.metrics:
+            if name != metric:
+                raise UserError(f"budget.{name}: this task is scored by {metric}; give budget.{metric}")
+        return self.metrics.get(metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a file in 8 bits is calibrated and graded.
+
+    Raises:
+        ValueError: if a number is too small.
+    """
+
+    split: str = "train"
+    images: int = 128
+    probes: int = 16
+    per_channel: bool = True
+    timing_s: float = 20
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "images", "probes")
+        at_least(self, 0, "timing_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """Fine-tuning in 8 bits; 0 steps: none.
+
+    Raises:
+        ValueError: if a number is too small.
+    """
+
+    steps: int = 0
+    lr: float = 1e-5
+    floating: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "steps")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(RunOptions):
+    """What tools/export.py takes.
+
+    Raises:
+        ValueError: if a number is too small, or if options contradict each other.
+        UserError: if the format is unknown, or cannot have the precision or dynamic sizes.
+    """
+
+    format: str = "onnx"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    output: str | None = None
+    full_size: bool | None = None
+    upsample: str | None = None
+    look: int | None = None
+    steps: int | None = None
+    normalize: bool | None = None
+    dtype: str | None = None
+    batch: int = 1
+    dynamic: Literal["none", "batch", "size", "both"] = "none"
+    input: str | None = None
+    images: int = 8
+    license: str | None = None
+    threads: int = 1
+    budget: Budget
+    calibration: Calibration = Calibration()
+    qat: FineTuning = FineTuning()
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch", "images", "threads")
+        check_format(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
+        if self.precision == "int8":
+            check_quantizable(self.format)
+        tunable = (self.precision, self.format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)
+        if self.qat.steps and not tunable:
+            raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
+
+    @property
+    def float_precision(self) -> str:
+        """Of the file that is exported; one in 8 bits is made from it."""
+        return "fp32" if self.precision == "int8" else self.precision
+
+    @property
+    def dynamic_batch(self) -> bool:
+        return self.dynamic in ("batch", "both")
+
+    @property
+    def dynamic_size(self) -> bool:
+        return self.dynamic in ("size", "both")
+
+    @property
+    def for_task(self) -> dict[str, Any]:
+        """The options that `TaskInfo.export` takes; what is not set stays the task's default."""
+        names = ("output", "full_size", "upsample", "look", "steps", "normalize", "dtype")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Tables of the paper, by number.
+
+    baseline: the experiment that ratios refer to; None: the first MobileNetV2 among the rows.
+    """
+
+    task: str
+    tables: Sequence[int]
+    baseline: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """What tools/benchmark.py takes.
+
+    Raises:
+        ValueError: if a number is out of range, if an option is missing, or if options contradict each other.
+    """
+
+    suite: str | None = None
+    run: str | None = None
+    artifact: str | None = None
+    table: Literal["latency"] | None = None
+    spec: str | None = None
+    shares: Sequence[float] = (1,)
+    space: bool = False
+    runtime: str | Sequence[str] = "eager"
+    threads: int | Sequence[int] = 1
+    size: Sequence[int] | None = None
+    include: Literal["network", "all"] = "network"
+    input: str | None = None
+    latency: bool = True
+    memory: bool = True
+    baseline: str | None = None
+    channels_last: bool = True
+    checkpoint: Checkpoint = "best"
+    out: str | None = None
+    device: str = "auto"
+    measure: Rounds
+    suites: Mapping[str, Suite]
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.run is None and self.overrides:
+            key = self.overrides[0].partition("=")[0]
+            known = [field.name for field in fields(self) if field.name != "overrides"]
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+        if (self.suite is None and self.run is None) == (self.table is None):
+            suites = ", ".join(self.suites)
+            raise ValueError(f"give suite=<{suites}> and/or run=<run folder>, or table=latency by itself")
+        if self.suite is not None and self.suite not in self.suites:
+            known_suites = ", ".join(self.suites)
+            raise ValueError(
+                f"suite must be one of {known_suites}, got {self.suite!r}{nearest(self.suite, self.suites)}"
+            )
+        if self.artifact is not None and (self.run is None or self.suite is not None):
+            raise ValueError(
+                "artifact is measured beside the run that it was exported from: give run= and no suite="
+            )
+        for count in self.thread_counts:
+            if not 1 <= count <= machine.cores():
+                raise ValueError(
+                    f"threads must be 1 to {machine.cores()}, the cores of this machine, got {count}"
+                )
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 32):
+            raise ValueError(f"size must be [height, width], each at least 32, got {list(self.size)}")
+        if self.table is not None:
+            self._check_table()
+
+    def _check_table(self) -> None:
+        if self.spec is None or self.size is None or self.out is None:
+            raise ValueError(
+                "table=latency needs spec=<experiment or YAML file>, size=[height,width] and out=<file>"
+            )
+        if len(self.runtimes) != 1 or len(self.thread_counts) != 1:
+            raise ValueError("table=latency is for one runtime and one number of threads")
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
+
+    @property
+    def runtimes(self) -> list[str]:
+        return [self.runtime] if isinstance(self.runtime, str) else list(self.runtime)
+
+    @property
+    def thread_counts(self) -> list[int]:
+        return [self.threads] if isinstance(self.threads, int) else list(self.threads)
+
+    @property
+    def image_size(self) -> Size | None:
+        """(height, width) of the largest rows, if it was given."""
+        return None if self.size is None else (self.size[0], self.size[1])
+
+    @property
+    def for_table(self) -> tuple[str, Size, Path]:
+        """(spec, size, out) of table=latency, all of which are checked to be set."""
+        assert self.spec is not None
+        assert self.image_size is not None
+        assert self.out is not None
+        return self.spec, self.image_size, Path(self.out)
+
+    @property
+    def chosen_suite(self) -> Suite | None:
+        return None if self.suite is None else self.suites[self.suite]

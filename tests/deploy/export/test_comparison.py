@@ -1,0 +1,66 @@
+"""A comparison with PyTorch shows what differs, and is held to a budget."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deploy.eager import eager_session
+from deploy.export.comparison import Comparison, compare_outputs
+from deploy.session import Session
+from tests.deploy.toys import ToyExport, toy_images, toy_session
+from tests.refusals import refuses
+
+
+def test_a_comparison_shows_what_differs():
+    same = compare_outputs(ToyExport(), toy_session(), list(toy_images()))
+    assert same.max_difference < 1e-3
+    assert same.agreement == 1
+    assert same.batches == (1, 4)
+    other = compare_outputs(ToyExport(offset=2.0), toy_session(2), list(toy_images()))
+    assert other.max_difference == pytest.approx(2, abs=1e-3)
+    assert other.agreement == 0
+    assert other.batches == (1, 2)
+
+
+def test_a_mix_up_of_images_in_a_fixed_batch_shows():
+    inner = toy_session(2)
+    mixed = replace(inner, run=lambda images: inner.run(images[::-1]))
+    assert compare_outputs(ToyExport(), mixed, list(toy_images())).max_difference > 1
+
+
+def test_pytorch_does_not_differ_from_itself():
+    comparison = compare_outputs(ToyExport(), eager_session(ToyExport()), list(toy_images()))
+    assert (comparison.max_difference, comparison.agreement) == (0, 1)
+
+
+def test_a_file_beyond_the_budget_is_refused():
+    comparison = Comparison(
+        num_images=1, max_difference=0.5, largest=9, agreement=0.9, exact=None, batches=(1,)
+    )
+    comparison.check(max_difference=0.5, agreement=0.9)
+    refuses(
+        lambda: comparison.check(max_difference=0.4, agreement=0.9), "differ by 0.5", "budget.max_difference"
+    )
+    refuses(lambda: comparison.check(max_difference=1, agreement=0.95), "0.900000", "budget.agreement")
+    nan = replace(comparison, max_difference=float("nan"), agreement=1.0)
+    refuses(lambda: nan.check(max_difference=1e9, agreement=0), "budget")
+
+
+def test_outputs_of_another_shape_are_refused():
+    wrong = Session(run=lambda x: [np.zeros((1, 2), np.float32)], output_names=("mean",), runtime="toy")
+    refuses(
+        lambda: compare_outputs(ToyExport(), wrong, list(toy_images(1))), "mean", r"\(1, 2\)", r"\(1, 1\)"
+    )
+
+
+def test_the_text_has_a_line_for_each_figure():
+    comparison = Comparison(
+        num_images=3, max_difference=0.5, largest=9, agreement=0.9, exact=0.75, batches=(1, 4)
+    )
+    assert comparison.text().splitlines() == [
+        "images: 3, in batches of 1, 4",
+        "max difference: 0.5 (of 9)",
+        "agreement: 0.900000",
+        "exact: 0.7500 of the images (for the others, give a larger look)",
+    ]
