@@ -80,8 +80,7 @@ def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictC
     """A composed configuration without Hydra's own part, with what only the composition knows."""
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    if "package" in config:  # of a training; tools/export.py has a `format` of its own
-        if "package" in config:  # a training, whose configuration is saved
+    if "package" in config:  # a training, whose configuration is saved
         config.format, config.extensions = FORMAT, _extensions_in(config)
     config.experiment, config.overrides = choices.get("experiment"), list(for_run)
     OmegaConf.set_struct(config, True)
