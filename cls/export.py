@@ -44,7 +44,7 @@ class ExportedClassification(nn.Module):
         return scores
 
     def transform(self, image: Image) -> Image:
-        """RGB [H, W, 3] -> what the network is given, [h, w, 3]."""
+        """RGB [H, W, 3] -> the network's input, [h, w, 3]."""
         return self.eval_transform(image, 0)
 
     def agreement(self, ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:

@@ -61,7 +61,9 @@ class ClassificationReporter:
     ) -> None:
         """Write the per-class table, the most frequent confusions, the confusion matrix and the `worst`
         images: those whose label got the least probability."""
-        pairs = [f"{count:5d}  {label}  taken for  {other}" for label, other, count in evaluator.confused(30)]
+        pairs = [
+            f"{count:5d}  {label}  predicted as  {other}" for label, other, count in evaluator.confused(30)
+        ]
         text = "\n".join([evaluator.table(), "", "confused most often:", *pairs])
         (out / "per_class.txt").write_text(text + "\n", encoding="utf-8")
         if len(self.classes) <= MAX_LISTED:

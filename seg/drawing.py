@@ -16,7 +16,7 @@ _BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (120, 120, 120)
 
 
 def colorize(labels: NDArray[np.integer], classes: ClassMap) -> Image:
-    """[H, W] of contiguous indices -> RGB [H, W, 3]; whatever is not a class (255) is black."""
+    """[H, W] of contiguous indices -> RGB [H, W, 3]; other values (255) are black."""
     colored: Image = _palette(classes)[np.clip(labels, 0, 255)]
     return colored
 

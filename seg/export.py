@@ -73,7 +73,7 @@ class ExportedSegmentation(nn.Module):
         return labels
 
     def transform(self, image: Image) -> Image:
-        """RGB [H, W, 3] -> what the network is given, [h, w, 3]."""
+        """RGB [H, W, 3] -> the network's input, [h, w, 3]."""
         pixels: Image = self.eval_transform(image, None, 0)[0]
         return pixels
 

@@ -71,8 +71,8 @@ class CrossEntropy(nn.Module):
         with torch.no_grad():
             truth = logits.float().softmax(1).gather(1, labels.clamp(max=logits.shape[1] - 1).unsqueeze(1))
             hard = (truth.squeeze(1)[counted] < self.ohem_threshold).sum()
-            kept = max(int(losses.numel() * self.ohem), int(hard), 1)  # type: ignore[operator]
-        return losses.topk(kept).values.mean()
+            num_hardest = max(int(losses.numel() * self.ohem), int(hard), 1)  # type: ignore[operator]
+        return losses.topk(num_hardest).values.mean()
 
 
 class Dice(nn.Module):

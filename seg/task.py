@@ -31,7 +31,7 @@ class Segmentation(nn.Module):
     Args:
         model: normalized images -> class scores at some stride.
         classes: the data set's class map.
-        loss: pixel loss; its `weight(labels)` says over how many pixels it averages.
+        loss: pixel loss; its `weight(labels)` is the number of pixels that it averages over.
         dice: factor on an additional Dice loss; 0: none.
         pixels: input normalization, `inception` or `imagenet`.
         align_corners: how scores are resized to the labels.

@@ -66,7 +66,7 @@ def test_mixing_gives_both_labels_a_share(kind):
     pixels, shares = Mix(**{kind: 1.0})(one["image"].float(), one["label"], 3)
     assert shares.shape == (2, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(2))
-    # An image's mean is its share of white, in mixup and CutMix alike.
+    # An image's mean is its share of white, in mixup and in CutMix.
     torch.testing.assert_close(pixels.mean((1, 2, 3)) / 255, shares[:, 2], atol=1e-5, rtol=0)
     assert 0 < shares[0, 2] < 1
 
@@ -78,8 +78,8 @@ def test_mixing_happens_only_in_training_and_with_its_probability():
     torch.manual_seed(0)
     assert mixed.train()(batch())["cross_entropy"] > plain
     half = Mix(mixup=1.0, probability=0.5)
-    taken = [half(batch()["image"].float(), batch()["label"], 3)[1].dim() == 2 for _ in range(100)]
-    assert 25 < sum(taken) < 75
+    mixed_batches = [half(batch()["image"].float(), batch()["label"], 3)[1].dim() == 2 for _ in range(100)]
+    assert 25 < sum(mixed_batches) < 75
     assert Mix()(batch()["image"].float(), batch()["label"], 3)[1].dim() == 1
 
 
@@ -134,7 +134,7 @@ def test_predictions_drawings_and_evaluations_are_saved(tmp_path):
     evaluator.update(one.predict(rows), rows)
     reporter.save_evaluation(evaluator, dataset, tmp_path, worst=2)
     text = (tmp_path / "per_class.txt").read_text()
-    assert "light  taken for  gray" in text
+    assert "light  predicted as  gray" in text
     assert (tmp_path / "confusion.png").exists()
     assert [path.name[:3] for path in (tmp_path / "worst").iterdir()] == ["01_"]
     reporter.save_samples(dataset, tmp_path / "samples", count=2)

@@ -44,7 +44,7 @@ def test_table_7(row, experiment, params_m, madds_b):
     model, paper = segmenter(experiment)
     assert (paper.table, paper.row, paper.params_m, paper.madds_b) == (7, row, params_m, madds_b)
     params, madds = count(model, (1025, 2049)).cityscapes(num_classes=19)
-    # Row 10 prints 0.16 where the same rules that fit the ten other rows give 0.1685.
+    # Row 10 prints 0.16; the rules that fit the ten other rows give 0.1685.
     assert params / 1e6 == pytest.approx(params_m, rel=0.06 if row == 10 else 0.0115)
     assert madds / 1e9 == pytest.approx(madds_b, rel=0.01)
 

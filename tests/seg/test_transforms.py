@@ -33,7 +33,7 @@ def scaled_then_cropped(image, label, scale, corner, crop):
 # either is nearest, so such scales are left to the alignment test below.
 @pytest.mark.parametrize("scale", [0.5, 2 / 3, 1.0, 4 / 3, 2.0, 8 / 3])
 def test_crop_first_equals_scale_then_crop(scale):
-    """Labels are equal everywhere; pixels too, but for the rim, where the crop cannot see its neighbors."""
+    """Labels are equal everywhere; pixels too, except at the border, whose neighbors the crop lacks."""
     from seg.augment.scale_crop import ScaleCrop
 
     step = ScaleCrop(crop=(72, 72), scale=(scale, scale), scale_step=0, fill=127, area=False)
@@ -173,9 +173,9 @@ def test_eval_transform_resizes_the_image_and_never_the_label():
 
 
 @pytest.fixture(scope="module")
-def twelve_alike(tmp_path_factory):
+def twelve_equal_samples(tmp_path_factory):
     """Twelve samples of one image, so that samples differ by nothing but their randomness."""
-    folder = tmp_path_factory.mktemp("alike")
+    folder = tmp_path_factory.mktemp("equal")
     write_png(folder / "image.png", IMAGE)
     write_png(folder / "mask.png", LABEL)
     split = SegmentationSplit(
@@ -200,10 +200,12 @@ def epoch_of(dataset, epoch, workers, **options):
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_does(twelve_alike, context):
+def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_does(
+    twelve_equal_samples, context
+):
     """albumentations copies one random state to all workers: they repeat each other, and epochs repeat."""
-    alone = [epoch_of(twelve_alike, epoch, 0) for epoch in (0, 1)]
+    alone = [epoch_of(twelve_equal_samples, epoch, 0) for epoch in (0, 1)]
     assert len({*alone[0], *alone[1]}) == 24  # no sample of two epochs repeats another
     epochs = (0, 1) if context == "fork" else (1,)  # spawning imports everything again
     for epoch in epochs:
-        assert epoch_of(twelve_alike, epoch, 2, multiprocessing_context=context) == alone[epoch]
+        assert epoch_of(twelve_equal_samples, epoch, 2, multiprocessing_context=context) == alone[epoch]

@@ -213,7 +213,7 @@ def test_missing_parts_of_the_tree_are_named(city, tmp_path):
     shutil.rmtree(city / "leftImg8bit/train")
     shutil.rmtree(city / "gtFine/train")
     data = cityscapes(root=str(city))
-    refuses(lambda: data.dataset("train", EvalTransform()), "no split 'train'", "add pictures to train")
+    refuses(lambda: data.dataset("train", EvalTransform()), "no split 'train'", "add images to train")
 
 
 @pytest.mark.data
@@ -430,7 +430,7 @@ def test_streets_are_drawn_once_and_then_reused(tmp_path, monkeypatch):
     assert sample["label"].shape == (64, 128)
     assert sample["image"].shape == (3, 64, 128)
     folders = list((tmp_path / "mobilenet-dense").iterdir())
-    assert len(folders) == 1  # nothing half-made is left beside it
+    assert len(folders) == 1  # no partial copy beside it
     assert "64x128" in folders[0].name
     before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*.png")}
     streets(**options)
@@ -442,7 +442,7 @@ def test_streets_are_drawn_once_and_then_reused(tmp_path, monkeypatch):
 def test_streets_are_described_as_drawn(tmp_path):
     data = streets(root=str(tmp_path / "s"), num_train=1, num_val=1, num_test=0, size=(64, 128))
     assert data.description.startswith("built-in street scenes at")
-    assert data.warnings == ()  # the official split has 2975, but nobody wants as many
+    assert data.warnings == ()  # not that the official split has 2975
 
 
 def test_streets_that_cannot_be_written_are_a_user_error(tmp_path):
