@@ -1,4 +1,4 @@
-"""What a model starts from: which names count for which weights, and what is said about it."""
+"""Initial weights: which ones a model gets, and what the report says."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch import nn
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.run import checkpoint
-from engine.run.initial_weights import backbone_weights, carry_rows, class_names, init_from, read_state
+from engine.run.initial_weights import backbone_weights, carry_rows, class_names, load_whole, read_state
 
 
 class Model(nn.Module):
@@ -45,12 +45,12 @@ def test_rows_follow_their_names():
     assert rows.tolist() == [4, 0, 2]
 
 
-def test_known_classes_are_carried_over_and_said(tmp_path):
+def test_known_classes_are_carried_over_and_reported(tmp_path):
     path, source = saved(tmp_path, 2)
     (tmp_path / "labels.txt").write_text("car\r\nsky\r\n")
     model = Model(3)
     fresh = model.scores.weight.detach().clone()
-    report = init_from(path, model, ClassMap(names=("sky", "dog", "car")), skip=[])
+    report = load_whole(path, model, ClassMap(names=("sky", "dog", "car")), skip=[])
     assert "2 of 3 classes carried over by name, the others new" in report
     assert torch.equal(model.backbone.weight, source.backbone.weight)
     expected = torch.stack([source.scores.weight[1], fresh[1], source.scores.weight[0]])
@@ -61,11 +61,11 @@ def test_unknown_classes_of_another_number_stay_new(tmp_path):
     path, _ = saved(tmp_path, 2)
     model = Model(3)
     fresh = model.scores.weight.detach().clone()
-    assert "2 skipped, 2 new" in init_from(path, model, ClassMap(names=("a", "b", "c")), skip=[])
+    assert "2 skipped, 2 new" in load_whole(path, model, ClassMap(names=("a", "b", "c")), skip=[])
     assert torch.equal(model.scores.weight, fresh)
 
 
-def test_a_backbone_alone(tmp_path):
+def test_only_the_backbone_is_loaded(tmp_path):
     path, source = saved(tmp_path, 2)
     model = Model(2)
     scores = model.scores.weight.detach().clone()
@@ -74,10 +74,10 @@ def test_a_backbone_alone(tmp_path):
     assert torch.equal(model.scores.weight, scores)
 
 
-def test_what_does_not_fit_is_named_with_its_file(tmp_path):
+def test_weights_that_do_not_fit_are_named_with_their_file(tmp_path):
     torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth: weights do not fit.*other\.weight"):
-        init_from(tmp_path / "other.pth", Model(2), ClassMap(names=("a", "b")), skip=[])
+        load_whole(tmp_path / "other.pth", Model(2), ClassMap(names=("a", "b")), skip=[])
 
 
 def test_lines_of_labels_keep_their_numbers(tmp_path):
@@ -87,7 +87,7 @@ def test_lines_of_labels_keep_their_numbers(tmp_path):
     assert class_names(tmp_path / "w.npz", tmp_path / "names") == ("cat",)
 
 
-def test_no_list_of_classes(tmp_path):
+def test_without_a_list_the_classes_are_unknown(tmp_path):
     assert class_names(tmp_path / "w.pth") is None
     with pytest.raises(UserError, match="missing"):
         class_names(tmp_path / "w.pth", tmp_path / "missing")

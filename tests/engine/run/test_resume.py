@@ -20,7 +20,7 @@ from tests.engine.toy import OPTIMIZERS, Accuracy, make_trainer, weights
 RATES = ("time", "images_per_s", "data_wait")
 
 
-def go_on(folder, **options):
+def resume_to_end(folder, **options):
     """Resume a run as tools/train.py does, up to its end."""
     trainer = make_trainer(folder, **options)
     if checkpoint.exists(trainer.run.last):
@@ -36,12 +36,12 @@ def traces(trainer):
         "last": trainer.run.last.read_bytes(),
         "best": trainer.run.best.read_bytes(),
         "metrics": trainer.run.metrics.read_text(),
-        "log": [row for row in rows if row["kind"] == "eval" or row["step"] % trainer.plan.log_every == 0],
+        "log": [row for row in rows if row["kind"] == "eval" or row["step"] % trainer.options.log_every == 0],
     }
 
 
 def stop_at(trainer, step):
-    """End a run after `step` as a kill would, without a word."""
+    """End a run after `step` as abruptly as a kill would."""
 
     class Killed(Exception):
         pass
@@ -63,30 +63,30 @@ def stop_at(trainer, step):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, optimizer, ema):
     options = {"optimizer": optimizer, "ema": ema, "accumulate": 2, "clip": 1.0}
-    whole = go_on(tmp_path / "whole", **options)
+    whole = resume_to_end(tmp_path / "whole", **options)
     stop_at(make_trainer(tmp_path / "killed", **options), step=7)
     assert checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.safetensors")[1]["state"]["step"] == 6
-    resumed = go_on(tmp_path / "killed", **options)
+    resumed = resume_to_end(tmp_path / "killed", **options)
     assert traces(resumed) == traces(whole)
     assert resumed.state == whole.state
 
 
 def test_a_run_resumes_with_another_number_of_workers(tmp_path):
-    whole = go_on(tmp_path / "whole")
+    whole = resume_to_end(tmp_path / "whole")
     stop_at(make_trainer(tmp_path / "killed", workers=2), step=5)
-    assert traces(go_on(tmp_path / "killed", workers=1)) == traces(whole)
+    assert traces(resume_to_end(tmp_path / "killed", workers=1)) == traces(whole)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path):
-    whole = go_on(tmp_path / "whole", log_every=1)
+    whole = resume_to_end(tmp_path / "whole", log_every=1)
     stop_at(make_trainer(tmp_path / "killed", log_every=1), step=2)
-    assert traces(go_on(tmp_path / "killed", log_every=1)) == traces(whole)
+    assert traces(resume_to_end(tmp_path / "killed", log_every=1)) == traces(whole)
 
 
 def test_dropout_and_norms_take_part(tmp_path):
     # Otherwise the tests above would say nothing about random numbers and buffers.
-    with_dropout = go_on(tmp_path / "a", dropout=0.5)
-    without = go_on(tmp_path / "b", dropout=0.0)
+    with_dropout = resume_to_end(tmp_path / "a", dropout=0.5)
+    without = resume_to_end(tmp_path / "b", dropout=0.0)
     assert not torch.equal(weights(with_dropout)["conv.weight"], weights(without)["conv.weight"])
     assert weights(without)["norm.running_mean"].abs().sum() > 0
 
@@ -96,7 +96,7 @@ SHORT = {"steps": 4, "eval_every": 2, "save_every": 1, "eval_size": 1, "ema": 0.
 
 
 def _run_until(folder, event):
-    """Train, and die at the event of this number: before a file is synced or renamed, mid-evaluation ..."""
+    """Train, and die at the event with this number: before a file is synced or renamed, mid-evaluation ..."""
     left = [event]
 
     def deadly(function):
@@ -110,12 +110,12 @@ def _run_until(folder, event):
 
     for owner, name in EVENTS:
         setattr(owner, name, deadly(getattr(owner, name)))
-    go_on(folder, **SHORT)
+    resume_to_end(folder, **SHORT)
     os._exit(0)
 
 
 def test_a_run_survives_a_kill_at_any_moment(tmp_path):
-    whole = traces(go_on(tmp_path / "whole", **SHORT))
+    whole = traces(resume_to_end(tmp_path / "whole", **SHORT))
     fork = multiprocessing.get_context("fork")
     for event in range(1000):
         folder = tmp_path / str(event)
@@ -123,14 +123,14 @@ def test_a_run_survives_a_kill_at_any_moment(tmp_path):
         child.start()
         child.join(30)
         assert child.exitcode in (0, 9)
-        assert traces(go_on(folder, **SHORT)) == whole, f"killed at event {event}"
+        assert traces(resume_to_end(folder, **SHORT)) == whole, f"killed at event {event}"
         if child.exitcode == 0:
             break
     assert event > 30
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
-    whole = go_on(tmp_path / "whole")
+    whole = resume_to_end(tmp_path / "whole")
     stop_at(make_trainer(tmp_path / "killed"), step=9)
     trainer = make_trainer(tmp_path / "killed")
     content = bytearray(trainer.run.last.read_bytes())
@@ -148,40 +148,40 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_the_run(tmp_path, number):
-    whole = go_on(tmp_path / "whole")
+    whole = resume_to_end(tmp_path / "whole")
     trainer = make_trainer(tmp_path / "stopped")
     step = trainer.learner.update
     trainer.learner.update = lambda: (os.kill(os.getpid(), number) if trainer.state.step == 4 else None, step())
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match=rf"stopped by {number.name} at step 6 of 12; go on with resume="):
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} at step 6 of 12; continue with resume="):
         trainer.fit()
     assert signal.getsignal(number) is before
     assert checkpoint.read(trainer.run.last)[1]["state"]["step"] == 6
-    assert traces(go_on(tmp_path / "stopped")) == traces(whole)
+    assert traces(resume_to_end(tmp_path / "stopped")) == traces(whole)
 
 
 def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
-    whole = go_on(tmp_path / "whole")
+    whole = resume_to_end(tmp_path / "whole")
     trainer, update, seen = make_trainer(tmp_path / "stopped"), Accuracy.update, []
 
-    def noted(self, outputs, batch):
+    def signal_at_the_third(self, outputs, batch):
         seen.append(1)
         if len(seen) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         update(self, outputs, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Accuracy, "update", noted)
+        patch.setattr(Accuracy, "update", signal_at_the_third)
         with pytest.raises(Stopped, match="at step 6 of 12"):
             trainer.fit()
-    assert 3 <= len(seen) < 7  # batches that were on their way may still be counted
+    assert 3 <= len(seen) < 7  # predicted batches may still be scored
     assert trainer.state.evaluated_step == 0
-    assert traces(go_on(tmp_path / "stopped")) == traces(whole)
+    assert traces(resume_to_end(tmp_path / "stopped")) == traces(whole)
 
 
 @pytest.mark.parametrize("room", range(2, 8))
 def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path, monkeypatch, room):
-    whole = go_on(tmp_path / "whole")
+    whole = resume_to_end(tmp_path / "whole")
     trainer, fsync, calls = make_trainer(tmp_path / "full"), os.fsync, []
 
     def full(handle):
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path,
         ):
             trainer.fit()
     assert checkpoint.read_latest(trainer.run.last)[1]["state"]["step"] in (4, 6, 8)
-    assert traces(go_on(tmp_path / "full")) == traces(whole)
+    assert traces(resume_to_end(tmp_path / "full")) == traces(whole)
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
@@ -208,7 +208,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
-    trainer = go_on(tmp_path)
+    trainer = resume_to_end(tmp_path)
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     again = make_trainer(tmp_path)
     assert not again.finished
@@ -219,7 +219,7 @@ def test_a_finished_run_does_nothing_more(tmp_path):
 
 
 def test_a_run_can_be_extended(tmp_path):
-    go_on(tmp_path)
+    resume_to_end(tmp_path)
     trainer = make_trainer(tmp_path, steps=16)
     assert trainer.restore().endswith(
         "step 12 of 16; it had 12 steps: the learning rate now follows the schedule of 16"
@@ -233,7 +233,7 @@ def test_a_run_can_be_extended(tmp_path):
 
 
 def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
-    go_on(tmp_path)
+    resume_to_end(tmp_path)
     with pytest.raises(UserError, match=r"at step 12 already.*set trainer\.steps to more"):
         make_trainer(tmp_path, steps=8).restore()
 
@@ -247,12 +247,12 @@ def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
     ],
 )
 def test_another_run_is_no_continuation(tmp_path, options, message):
-    go_on(tmp_path)
+    resume_to_end(tmp_path)
     with pytest.raises(UserError, match=rf"{message}: that is no continuation; .*init_from={tmp_path}"):
         make_trainer(tmp_path, **options).restore()
 
 
-def test_averaging_may_begin_late(tmp_path):
+def test_averaging_may_start_late(tmp_path):
     stop_at(make_trainer(tmp_path), step=8)
     trainer = make_trainer(tmp_path, ema=0.9)
     trainer.restore()
@@ -265,7 +265,7 @@ def test_averaging_may_begin_late(tmp_path):
 
 def test_averaging_may_end_early(tmp_path):
     stop_at(make_trainer(tmp_path, ema=0.9), step=8)
-    trainer = go_on(tmp_path)
+    trainer = resume_to_end(tmp_path)
     assert trainer.inference_task is trainer.learner.task
 
 
