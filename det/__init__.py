@@ -41,6 +41,7 @@ TASK = TaskInfo(
     metric="map",
     size_key="data.size",
     paper_classes=90,
+    hub_pipeline="object-detection",
     first_id=1,
     distills=False,
     reporter=_reporter,

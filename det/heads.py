@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.blocks import ConvNormAct
-from backbones.contract import AnyBackbone, conv_settings
+from backbones.contract import AnyBackbone
+from backbones.network import conv_settings
 
 WEIGHT_DEVIATION = 0.03
 """Standard deviation of the initial weights (released configuration)."""

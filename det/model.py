@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from backbones.contract import AnyBackbone, build_backbone, default_feature
-from backbones.network import MobileNet
+from backbones.contract import AnyBackbone
+from backbones.network import MobileNet, build_backbone, default_feature
 from backbones.weights.state_dict import StateDict
 from det.anchors.generators import DefaultBoxes, SSDAnchors
 from det.heads import SSDLite

@@ -164,9 +164,7 @@ def _explain(path: Path, content: Any, reason: str) -> NoReturn:
     """Turn msgspec's "Expected `int`, got `str` - at `$.annotations[17].image_id`" into words, with the
     value."""
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: holds a {type(content).__name__}, not COCO's lists of images, annotations, categories"
-        )
+        raise UserError(f"{path}: holds {content!r:.40}, not COCO's lists of images, annotations, categories")
     place = re.search(r"at `\$\.?(.*)`$", reason)
     where = place[1] if place else ""
     if missing := re.match(r"Object missing required field `(\w+)`", reason):

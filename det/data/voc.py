@@ -106,7 +106,7 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
         )
     issues.add(
         "image",
-        "without an XML file: used as images without objects",
+        "without an XML file: used as one without objects",
         (os.path.basename(files.images[name]) for name in absent),
     )
     return {name: voc_xml.read(files.xmls[name]) for name in files.names if name in files.xmls}

@@ -194,7 +194,7 @@ def _raw_split(images: list[str], split: str, num_classes: int, issues: Annotati
             boxes.append(fractions * (width, height, width, height))
             labels.append(row_labels)
     absent = [os.path.basename(image) for image, exists in zip(images, exist, strict=True) if not exists]
-    issues.add("image", "without a label file: used as images without objects", absent)
+    issues.add("image", "without a label file: used as one without objects", absent)
     return RawSplit(
         images=images,
         names=names,

@@ -185,7 +185,9 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     picture = pictures(1, seed=5)[0].transpose(1, 2, 0).repeat(2, 0)
     with torch.inference_mode():
         expected = [*plain.predict(batch), plain.predict_image(picture)]
-    artifact = shipped(ExportedDetection(task=plain, output=output), tmp_path / "m.pt2")  # of one image at a time
+    artifact = shipped(
+        ExportedDetection(task=plain, output=output), tmp_path / "m.pt2"
+    )  # of one image at a time
     placed = DetectionWithFile(task=plain, artifact=artifact)
     with torch.inference_mode():
         found = [*placed.predict(batch), placed.predict_image(picture)]

@@ -1,4 +1,4 @@
-"""COCO's JSON: what is read from it, and that a wrong file ends in one line, whatever it holds."""
+"""COCO's JSON: what is read from it; any wrong file ends in one line."""
 
 import copy
 import json
@@ -35,16 +35,16 @@ def box(image=100, category=1, bbox=(1, 2, 10, 20), **more):
 
 
 def write(folder, data, name="train", images=None):
-    """The pair of options for a folder of pictures and a JSON file."""
-    pictures = folder / name
-    pictures.mkdir(parents=True, exist_ok=True)
+    """The pair of options for a folder of images and a JSON file."""
+    image_folder = folder / name
+    image_folder.mkdir(parents=True, exist_ok=True)
     for entry in data["images"] if images is None else images:
         seed = zlib.crc32((name + entry["file_name"]).encode())
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        write_png(pictures / entry["file_name"], pixels)
+        write_png(image_folder / entry["file_name"], pixels)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(data))
-    return {"images": str(pictures), "annotations": str(path)}
+    return {"images": str(image_folder), "annotations": str(path)}
 
 
 def read(folder, *annotations, **options):
@@ -105,11 +105,11 @@ def test_classes_can_be_selected(tmp_path):
     data, train = read(tmp_path, box(100, 1), box(100, 3), box(99, 90), classes=["dog", "cat"])
     assert data.classes.ids == (3, 1)
     assert train.labels.tolist() == [1, 0]
-    assert any("1 annotation of a class that is not asked for: left out (1.png)" in w for w in data.warnings)
+    assert any("1 annotation of a class that is not selected: left out (1.png)" in w for w in data.warnings)
     refuses(lambda: read(tmp_path, box(), classes=["dgo"]), "no category 'dgo'; did you mean 'dog'")
 
 
-def test_a_class_that_is_listed_twice_counts_where_it_is_used(tmp_path):
+def test_of_a_class_that_is_listed_twice_the_entry_with_boxes_is_used(tmp_path):
     # Roboflow lists the name of the project as a category without boxes
     categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     data = coco(train=write(tmp_path, content(annotations=[box(), box(99, 2)], categories=categories)))
@@ -119,7 +119,7 @@ def test_a_class_that_is_listed_twice_counts_where_it_is_used(tmp_path):
     refuses(lambda: coco(train=train), "train.json: categories: duplicate class name: 'cat'")
 
 
-def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
+def test_wrong_annotations_are_left_out_and_counted(tmp_path):
     twice = box(99, 1, (3, 3, 9, 9)) | {"id": 5}
     data, train = read(
         tmp_path,
@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
         "1 annotation of an unknown image: left out (train.json)",
         "1 annotation of an unknown category: left out (1.png)",
         "1 annotation with the id and the box of another: left out (1.png)",
-        "1 box with left and right, or top and bottom, exchanged: put right (0.png)",
+        "1 box with left and right, or top and bottom, exchanged: swapped (0.png)",
         "1 box thinner than 1 pixel: left out (0.png)",
     ]
 
@@ -147,6 +147,18 @@ def test_images_without_objects_are_negatives(tmp_path):
     data, train = read(tmp_path, box(99))
     assert train.offsets.tolist() == [0, 0, 1]
     assert any("1 image without objects: kept as negatives (0.png)" in line for line in data.warnings)
+
+
+def test_broken_numbers_and_a_byte_order_mark_do_not_hide_the_other_boxes(tmp_path):
+    """Other programs write NaN and Infinity for broken boxes, although JSON has no such numbers."""
+    text = json.dumps(content(annotations=[box(), box(bbox=(1, 2, 10, 20)), box(99, bbox=(3, 3, 9, 9))]))
+    train = write(tmp_path, content(annotations=[box()]))
+    for broken_number in ("NaN", "-Infinity", "1e999"):
+        changed = text.replace("[1, 2, 10, 20]", f"[{broken_number}, 2, 10, 20]", 1)
+        (tmp_path / "train.json").write_text(changed, encoding="utf-8-sig")
+        data = coco(train=train)
+        assert data.splits["train"].boxes.tolist() == [[1, 2, 11, 22], [3, 3, 12, 12]]
+        assert any("1 box with coordinates that are not finite: left out (0.png)" in w for w in data.warnings)
 
 
 def test_a_missing_box_is_drawn_around_the_polygons(tmp_path):
@@ -161,7 +173,7 @@ def test_a_missing_box_is_drawn_around_the_polygons(tmp_path):
         refuses(lambda: read(tmp_path, entry), r"train\.json: annotations\[0\]\.bbox: is missing")
 
 
-def test_sizes_come_from_the_picture_where_they_are_missing(tmp_path):
+def test_missing_sizes_are_read_from_the_images(tmp_path):
     data = content(annotations=[box()])
     del data["images"][0]["height"]
     data["images"][1].update(height=0, width=None)
@@ -196,7 +208,7 @@ def test_file_names_with_folders_of_another_machine(tmp_path):
     refuses(lambda: coco(train=train), r"train\.json: images: .*0\.png is listed 2 times; merge")
 
 
-def test_file_names_may_lie_in_folders(tmp_path):
+def test_file_names_may_have_folders(tmp_path):
     data = content(annotations=[box()])
     for entry in data["images"]:
         entry["file_name"] = "ulm/" + entry["file_name"]
@@ -214,18 +226,18 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_usual_layouts_are_found_below_root(tmp_path, layout):
-    for number, (pictures, file) in enumerate((layout[:2], layout[2:])):
+    for number, (image_folder, file) in enumerate((layout[:2], layout[2:])):
         data = content(annotations=[box()], start=5 * number)
         write(tmp_path / "made", data, str(number))
-        (tmp_path / pictures).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "made" / str(number)).rename(tmp_path / pictures)
+        (tmp_path / image_folder).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / str(number)).rename(tmp_path / image_folder)
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "made" / f"{number}.json").rename(tmp_path / file)
     data = coco(root=str(tmp_path))
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 2, "val": 2}
 
 
-def test_what_is_named_takes_precedence_over_the_layout(tmp_path):
+def test_named_files_take_precedence_over_the_layout(tmp_path):
     train = write(tmp_path, content(annotations=[box()]), "train2017")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train2017.json").rename(tmp_path / "annotations/instances_train2017.json")
@@ -241,7 +253,7 @@ def test_what_is_named_takes_precedence_over_the_layout(tmp_path):
     refuses(lambda: coco(train={**train, "images": str(tmp_path / "no")}), "no: no such folder")
 
 
-def test_nothing_to_read_is_explained(tmp_path):
+def test_a_folder_without_annotations_is_explained(tmp_path):
     refuses(lambda: coco(root=str(tmp_path)), "no COCO annotations; expected train2017/", "data.train.images")
     refuses(coco, "no COCO annotations")
     refuses(lambda: coco(root=str(tmp_path / "no")), "no: no such folder; check data.root")
@@ -264,7 +276,7 @@ def test_a_test_split_may_have_no_annotations(tmp_path):
     refuses(lambda: coco(train=test), r"test\.json: annotations: is missing, and the training split")
 
 
-# ----------------------------------------------------------------------- faults
+# ----------------------------------------------------------------- wrong files
 
 
 def broken(change):
@@ -277,30 +289,45 @@ def broken(change):
     ("change", "message"),
     [
         (lambda d: d.pop("images"), r"images: must be a list, got nothing"),
-        (lambda d: d.update(images={}), r"images: must be a list, got dict"),
+        (lambda d: d.update(images={}), r"images: must be a list, got \{\}"),
         (lambda d: d.update(images=[]), r"images: is empty"),
-        (lambda d: d.update(images=[1]), r"images\[0\]: must be an object with keys, got int"),
+        (lambda d: d.update(images=[1]), r"images\[0\]: must be an object with keys, got 1"),
         (lambda d: d.pop("categories"), r"categories: must be a list"),
         (lambda d: d.update(categories=[]), r"categories: a class map needs 1"),
         (
             lambda d: d.update(categories=[{"id": 9, "name": "x"}]),
             r"no category_id is an id of its categories",
         ),
-        (lambda d: d.update(annotations=5), r"annotations: must be a list, got int"),
+        (lambda d: d.update(annotations=5), r"annotations: must be a list, got 5"),
         (
             lambda d: d["annotations"].append(None),
-            r"annotations\[2\]: must be an object with keys, got nothing",
+            r"annotations\[2\]: must be an object with keys, got None",
         ),
         (lambda d: d["images"][1].pop("id"), r"images\[1\]\.id: must be a whole number, got nothing"),
         (lambda d: d["images"][1].update(id="7"), r"images\[1\]\.id: must be a whole number, got '7'"),
         (lambda d: d["images"][1].update(id=True), r"images\[1\]\.id: must be a whole number, got True"),
         (lambda d: d["images"][1].update(id=10**30), r"images\[1\]\.id: must be a whole number"),
         (lambda d: d["images"][1].update(id=100), r"images\[1\]\.id: 100 is also the id of '0\.png'"),
-        (lambda d: d["images"][0].pop("file_name"), r"images\[0\]\.file_name: must be a text"),
-        (lambda d: d["images"][0].update(file_name=["a"]), r"images\[0\]\.file_name: must be a text"),
-        (lambda d: d["images"][0].update(file_name="a\0b"), r"images\[0\]\.file_name: must be a text"),
-        (lambda d: d["images"][0].update(file_name="\ud800"), r"images\[0\]\.file_name: must be a text"),
-        (lambda d: d["images"][0].update(width="60"), r"images\[0\]\.width: must be a number, got '60'"),
+        (
+            lambda d: d["images"][0].pop("file_name"),
+            r"images\[0\]\.file_name: must be text",
+        ),
+        (
+            lambda d: d["images"][0].update(file_name=["a"]),
+            r"images\[0\]\.file_name: must be text",
+        ),
+        (
+            lambda d: d["images"][0].update(file_name="a\0b"),
+            r"images\[0\]\.file_name: must be text",
+        ),
+        (
+            lambda d: d["images"][0].update(file_name="\ud800"),
+            r"images\[0\]\.file_name: must be text",
+        ),
+        (
+            lambda d: d["images"][0].update(width="60"),
+            r"images\[0\]\.width: must be a number of pixels, got '60",
+        ),
         (lambda d: d["images"][0].update(width=-60), r"images\[0\]\.width: must be a number of pixels"),
         (lambda d: d["images"][0].update(width=60.5), r"images\[0\]\.width: must be a number of pixels"),
         (
@@ -313,7 +340,7 @@ def broken(change):
         ),
         (lambda d: d["categories"][0].update(id=1), r"categories\[1\]\.id: 1 is also 'dog'"),
         (lambda d: d["categories"][0].update(id=-3), r"class and ignore ids must be"),
-        (lambda d: d["categories"][0].update(name=5), r"categories\[0\]\.name: must be a text"),
+        (lambda d: d["categories"][0].update(name=5), r"categories\[0\]\.name: must be text"),
         (lambda d: d["categories"][0].update(name="cat"), r"duplicate class name: 'cat'"),
         (
             lambda d: d["annotations"][1].pop("image_id"),
@@ -337,7 +364,7 @@ def broken(change):
         (lambda d: d["annotations"][1].update(bbox=[1, 2, True, 4]), r"annotations\[1\]\.bbox: must be four"),
         (
             lambda d: d["annotations"][1].update(bbox=[1, 2, 10**400, 4]),
-            r"annotations\[1\]\.bbox: a number is",
+            r"annotations\[1\]\.bbox: must be four numbers",
         ),
         (
             lambda d: d["annotations"][0].update(area="3"),
@@ -362,14 +389,14 @@ def test_a_wrong_value_is_named_by_file_and_key(tmp_path, change, message):
     [
         (b"", "not valid JSON"),
         (b'{"images": [', "not valid JSON"),
-        (b"[1, 2]", "holds a list"),
+        (b"[1, 2]", r"holds \[1, 2\], not COCO's lists"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
-        (b"null", "holds a nothing"),
+        (b"null", "holds None, not COCO's lists"),
     ],
 )
-def test_what_is_no_coco_file_is_said(tmp_path, text, message):
+def test_other_files_are_refused(tmp_path, text, message):
     train = write(tmp_path, content(annotations=[box()]))
     (tmp_path / "train.json").write_bytes(text)
     refuses(lambda: coco(train=train), r"train\.json: ", message)

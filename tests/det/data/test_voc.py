@@ -1,4 +1,4 @@
-"""Pascal VOC: where its files are looked for, what is read from them, and what is refused."""
+"""Pascal VOC: where files are looked for, what is read from them, and what is refused."""
 
 import os
 import xml.etree.ElementTree as ElementTree
@@ -34,7 +34,7 @@ def xml(*objects, size=(40, 60)):
 
 
 def add(images, xmls, name, text=None):
-    """A picture and its XML file."""
+    """An image and its XML file."""
     pixels = np.random.default_rng(zlib.crc32(f"{images}{name}".encode())).integers(0, 256, (40, 60, 3))
     write_png(images / f"{name}.png", pixels.astype(np.uint8))
     if text is not False:
@@ -56,7 +56,7 @@ def counts(data):
 
 
 def one(tmp_path, *objects, size=(40, 60), **options):
-    """The training split of one picture with these objects, and one more."""
+    """The data and its training split, of one image with these objects."""
     tree(tmp_path, "ab", train="a", val="b")
     (tmp_path / "Annotations/a.xml").write_text(xml(*objects, size=size))
     data = voc(root=str(tmp_path), **options)
@@ -100,15 +100,15 @@ def test_lists_can_be_chosen(tmp_path):
         (".", "Annotations"),
     ],
 )
-def test_folders_of_other_names_are_found(tmp_path, images, xmls):
+def test_folders_with_other_usual_names_are_recognized(tmp_path, images, xmls):
     data = voc(root=tree(tmp_path, "abcd", images, xmls, train="abc", val="d"))
     assert counts(data) == {"train": ["a", "b", "c"], "val": ["d"]}
 
 
 def test_folders_can_be_named(tmp_path):
     root = tree(tmp_path, "abcd", "fotos", "kisten", train="abc", val="d")
-    add(tmp_path / "old", tmp_path / "older", "z")  # now there are two folders of each kind
-    refuses(lambda: voc(root=root), "no pictures in this folder; name it by data.source.images")
+    add(tmp_path / "old", tmp_path / "older", "z")  # a second folder of each kind
+    refuses(lambda: voc(root=root), "no images in this folder; give data.source.images=")
     assert len(voc(root=root, images="fotos", annotations="kisten").splits["train"]) == 3
     refuses(lambda: voc(root=root, images="photos"), "photos: no such folder; check data.source.images")
     refuses(
@@ -118,7 +118,7 @@ def test_folders_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize(("images", "xmls"), [("fotos", "kisten"), ("images", "kisten"), (".", "kisten")])
-def test_the_only_folder_of_its_kind_needs_no_name(tmp_path, images, xmls):
+def test_the_only_folder_of_a_kind_need_not_be_named(tmp_path, images, xmls):
     data = voc(root=tree(tmp_path, "abcd", images, xmls, train="abc", val="d"))
     assert counts(data) == {"train": ["a", "b", "c"], "val": ["d"]}
     assert len(data.splits["train"].boxes) == 3
@@ -160,7 +160,7 @@ def test_folders_of_splits_in_any_case_below_named_folders(tmp_path):
 
 
 def test_annotations_of_one_split_are_not_taken_for_those_of_another(tmp_path):
-    """Pictures that are numbered in each split, and a test split without XML files."""
+    """The images of all splits have the same names, and the test split has no XML files."""
     for split in ("train", "val", "test"):
         for name in "ab":
             add(tmp_path / split, tmp_path / split, name, False if split == "test" else None)
@@ -168,7 +168,7 @@ def test_annotations_of_one_split_are_not_taken_for_those_of_another(tmp_path):
     assert not data.splits["test"].has_labels
 
 
-def test_a_place_of_a_split_must_be_a_text(tmp_path):
+def test_the_place_of_a_split_must_be_text(tmp_path):
     root = tree(tmp_path, "ab", train="a", val="b")
     for wrong in (None, 5, ""):
         refuses(
@@ -177,52 +177,49 @@ def test_a_place_of_a_split_must_be_a_text(tmp_path):
         )
 
 
-def test_xml_files_without_a_picture_are_counted(tmp_path):
+def test_xml_files_without_an_image_are_counted(tmp_path):
     root = tree(tmp_path, "abc", train="a", val="b")
     os.remove(tmp_path / "JPEGImages/c.png")
-    assert f"VOC at {tmp_path}: 1 XML file without a picture: left out (c.xml)" in voc(root=root).warnings
+    assert f"VOC at {tmp_path}: 1 XML file without an image: left out (c.xml)" in voc(root=root).warnings
 
 
-def test_without_splits_a_fifth_is_val_always_the_same(tmp_path):
+def test_without_splits_the_same_fifth_is_always_val(tmp_path):
     names = [f"{n:03d}" for n in range(60)]
     root = tree(tmp_path / "first", names)
     data = voc(root=root)
-    found = counts(data)
-    assert sorted(found["train"] + found["val"]) == names
-    assert 5 <= len(found["val"]) <= 20
-    assert f"has no splits: {len(found['val'])} of 60 pictures are val" in data.warnings[0]
-    more = counts(voc(root=tree(tmp_path / "second", [*names, "new", "newer"])))
-    assert set(found["val"]) == set(more["val"]) - {
-        "new",
-        "newer",
-    }  # pictures that come do not move the others
+    before = counts(data)
+    assert sorted(before["train"] + before["val"]) == names
+    assert 5 <= len(before["val"]) <= 20
+    assert f"has no splits: {len(before['val'])} of 60 images are val" in data.warnings[0]
+    after = counts(voc(root=tree(tmp_path / "second", [*names, "new", "newer"])))
+    assert set(before["val"]) == set(after["val"]) - {"new", "newer"}  # new images do not move the others
     for few in ("ab", "xy", "abc"):
         few_counts = counts(voc(root=tree(tmp_path / few, few)))
         assert min(map(len, few_counts.values())) >= 1
-    refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "a single picture")
+    refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "only one image; train and val need")
 
 
-def test_a_root_one_folder_too_high_is_noticed(tmp_path):
+def test_the_right_root_is_suggested(tmp_path):
     tree(tmp_path / "VOCdevkit/VOC2012", train="ab", val="c")
-    message = refuses(lambda: voc(root=str(tmp_path)), "no pictures in this folder")
+    message = refuses(lambda: voc(root=str(tmp_path)), "no images in this folder")
     assert message.endswith(f"did you mean data.root={tmp_path / 'VOCdevkit/VOC2012'}?")
     refuses(lambda: voc(root=str(tmp_path / "no")), "no such folder; check data.root")
 
 
-def test_pictures_and_files_that_do_not_match(tmp_path):
+def test_missing_images_and_xml_files_are_refused(tmp_path):
     root = tree(tmp_path, "abc", train="abx", val="c")
-    refuses(lambda: voc(root=root), r"JPEGImages/x: no such picture \(1 of the 3 names of train", "list")
+    refuses(lambda: voc(root=root), r"JPEGImages/x: no such image \(1 of the 3 names of train", "list")
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
     os.remove(tmp_path / "Annotations/b.xml")
     refuses(
-        lambda: voc(root=root), r"b\.png: no b\.xml \(1 of 2 pictures of train lack one\).*missing=negative"
+        lambda: voc(root=root), r"b\.png: no b\.xml \(1 of 2 images of train have none\).*missing=negative"
     )
     data = voc(root=root, missing="negative")
     assert data.splits["train"].offsets.tolist() == [0, 1, 1]
-    assert "1 image without an XML file: taken as without objects (b.png)" in data.warnings[0]
-    os.remove(tmp_path / "Annotations/a.xml")  # none left: that is no statement about objects
-    message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 pictures of train lack one")
-    assert "missing=negative" not in message  # which is no remedy
+    assert "1 image without an XML file: used as one without objects (b.png)" in data.warnings[0]
+    os.remove(tmp_path / "Annotations/a.xml")  # now there are none, so their absence means nothing
+    message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 images of train have none")
+    assert "missing=negative" not in message  # which would not help
     (tmp_path / "ImageSets/Main/val.txt").write_text("\n")
     refuses(lambda: voc(root=root), r"val\.txt: lists no names")
 
@@ -235,16 +232,16 @@ def test_a_test_split_may_have_no_annotations(tmp_path):
     assert "test 1 images;" in data.description
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     root = tree(tmp_path, "ab", train="a", val="b")
     (tmp_path / "JPEGImages/a.jpg").write_bytes((tmp_path / "JPEGImages/a.png").read_bytes())
-    refuses(lambda: voc(root=root), r"a\.png: shares its name with .*a\.jpg; rename one")
+    refuses(lambda: voc(root=root), r"a\.png: has the same name as .*a\.jpg; rename one")
 
 
 # ---------------------------------------------------------------------- reading
 
 
-def test_boxes_are_corners_from_0_unless_told_otherwise(tmp_path):
+def test_boxes_are_corners_from_0_unless_one_based(tmp_path):
     objects = ("cat", (1, 1, 60, 40)), ("cat", (10.5, 5, 30, "25,5"))
     assert one(tmp_path, *objects)[1].boxes.tolist() == [[1, 1, 60, 40], [10.5, 5, 30, 25.5]]
     # VOC's own: the first pixel is 1, the last belongs to the box
@@ -264,7 +261,7 @@ def test_parts_of_objects_are_not_objects(tmp_path):
     assert data.classes.names == ("cat",)
 
 
-def test_classes_are_those_of_the_files_or_given(tmp_path):
+def test_classes_are_those_of_the_files_or_selected(tmp_path):
     objects = [(name, (10, 5, 30, 25)) for name in ("dog", "cat", " dog ", "ant")]
     data, train = one(tmp_path, *objects)
     assert data.classes.names == ("ant", "cat", "dog")
@@ -284,7 +281,7 @@ def test_classes_are_those_of_the_files_or_given(tmp_path):
         one(tmp_path, CAT, missing="keep")
 
 
-def test_a_missing_or_empty_size_is_that_of_the_picture(tmp_path):
+def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):
     for size in (None, (0, 0)):
         assert one(tmp_path, CAT, size=size)[1].sizes.tolist() == [[40, 60]]
     refuses(lambda: one(tmp_path, CAT, size=(60, 40)), r"a\.xml: says 60 x 40 but .*a\.png is 40 x 60")
@@ -329,9 +326,9 @@ def test_a_wrong_file_is_named_with_its_element(tmp_path, text, message):
     refuses(lambda: voc(root=root), r"Annotations/a\.xml: ", message)
 
 
-def test_a_file_beyond_all_measure_is_not_parsed(tmp_path):
+def test_a_huge_file_is_not_parsed(tmp_path):
     (tmp_path / "a.xml").write_bytes(b"<annotation>" + b" " * 9_000_000 + b"</annotation>")
-    refuses(lambda: voc_xml.read(tmp_path / "a.xml"), "more than 8 MB")
+    refuses(lambda: voc_xml.read(tmp_path / "a.xml"), "over 8 MB, too large")
     refuses(lambda: voc_xml.read(tmp_path / "b.xml"), r"b\.xml: cannot be read \(No such file")
 
 
@@ -351,19 +348,19 @@ def test_any_change_ends_in_objects_or_one_line(tmp_path, cut, put):
     path = tmp_path / "a.xml"
     path.write_bytes(GOOD[:start] + put + GOOD[start + length :])
     try:
-        found = voc_xml.read(path)
+        file = voc_xml.read(path)
     except UserError as error:
         check_line(error, path)
     else:
-        assert found.size is None or min(found.size) > 0
-        assert all(thing.name and len(thing.box) == 4 for thing in found.objects)
+        assert file.size is None or min(file.size) > 0
+        assert all(item.name and len(item.box) == 4 for item in file.objects)
 
 
 # -------------------------------------------------------------------- real data
 
 
 @pytest.mark.data
-def test_bccd_as_it_is(data_folder):
+def test_bccd(data_folder):
     root = data_folder / "bccd"
     data = voc(root=str(root))
     assert data.classes.names == ("Platelets", "RBC", "WBC")

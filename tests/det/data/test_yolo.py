@@ -1,4 +1,4 @@
-"""YOLO: data.yaml, the rule from images to labels, and rows of fractions."""
+"""YOLO: data.yaml, where labels are looked for, and rows of fractions."""
 
 import os
 import zlib
@@ -17,7 +17,7 @@ from tests.refusals import check_line, refuses
 
 
 def add(folder, name, rows="0 0.5 0.5 0.5 0.5", height=40, width=60):
-    """A picture below folder/images and its rows below folder/labels (None: no label file)."""
+    """An image in folder/images and its rows in folder/labels (None: no label file)."""
     pixels = np.random.default_rng(zlib.crc32(f"{folder}{name}".encode())).integers(
         0, 256, (height, width, 3)
     )
@@ -61,11 +61,11 @@ def test_the_usual_layout(own):
     assert names(yolo(root=str(own / "data.yaml"))) == names(data)
 
 
-def test_another_name_for_the_yaml_where_it_is_the_only_one(own):
+def test_the_only_yaml_may_have_another_name(own):
     (own / "data.yaml").rename(own / "coco8.yaml")
     assert len(yolo(root=str(own)).splits["train"]) == 2
     (own / "other.yml").write_text("names: [a]")
-    refuses(lambda: yolo(root=str(own)), "several .yaml files; give data.root=")
+    refuses(lambda: yolo(root=str(own)), "several .yaml files; give the file itself as data.root")
     refuses(lambda: yolo(root=str(own / "images")), "no .yaml files")
     refuses(lambda: yolo(root=str(own / "no")), "no: no such folder")
 
@@ -76,20 +76,20 @@ def test_another_name_for_the_yaml_where_it_is_the_only_one(own):
         {"names": {0: "cat", 1: "dog"}},
         {"names": {"1": "dog", "0": "cat"}, "nc": 2},
         {"path": "."},
-        {"path": "/somewhere/else"},  # of another machine
+        {"path": "/somewhere/else"},  # from another machine
         {"train": "../images/train", "val": "../images/val"},  # as Roboflow writes
         {"train": ["images/train"]},
         {"val": None, "valid": "images/val"},
         {"download": "https://example.com", "extra": [1, 2]},
     ],
 )
-def test_ways_to_say_the_same(own, content):
+def test_equivalent_yaml_files(own, content):
     data = yolo(root=describe(own, **content))
     assert names(data) == {"train": ["a", "b"], "val": ["c"]}
     assert data.classes.names == ("cat", "dog")
 
 
-def test_path_is_where_the_pictures_are(own):
+def test_path_is_the_folder_of_the_images(own):
     (own / "deep").mkdir()
     for folder in ("images", "labels"):
         (own / folder).rename(own / "deep" / folder)
@@ -105,7 +105,7 @@ def test_roboflow_has_images_and_labels_below_each_split(tmp_path):
     assert len(data.splits["train"].boxes) == 1
 
 
-def test_lists_of_pictures_and_folders_below_folders(own):
+def test_lists_of_images_and_nested_folders(own):
     add(own, "train/deep/d", "1 0.5 0.5 1 1")
     assert names(yolo(root=str(own)))["train"] == ["a", "b", "deep/d"]
     (own / "train.txt").write_text("./images/train/deep/d.png\nimages/train/a.png\n\n")
@@ -113,10 +113,10 @@ def test_lists_of_pictures_and_folders_below_folders(own):
     assert names(data)["train"] == ["deep/d", "a"]
     assert data.splits["train"].labels.tolist() == [1, 0]
     (own / "train.txt").write_text("images/train/x.png")
-    refuses(lambda: yolo(root=str(own)), r"images/train/x\.png: no such picture; correct .*train\.txt")
+    refuses(lambda: yolo(root=str(own)), r"images/train/x\.png: no such image; correct .*train\.txt")
 
 
-def test_labels_beside_the_pictures(tmp_path):
+def test_labels_beside_the_images(tmp_path):
     for split, name in (("train", "a"), ("val", "b")):
         add(tmp_path, name)
         (tmp_path / split).mkdir()
@@ -126,18 +126,18 @@ def test_labels_beside_the_pictures(tmp_path):
     assert len(data.splits["train"].boxes) == 1
 
 
-def test_the_last_folder_called_images_counts(tmp_path):
+def test_the_last_folder_called_images_is_replaced(tmp_path):
     home = tmp_path / "images" / "set"
     add(home, "train/a")
     add(home, "val/b")
     assert len(yolo(root=describe(home)).splits["train"].boxes) == 1
 
 
-def test_a_split_that_is_not_there_is_left_out_and_said(own):
+def test_a_missing_split_is_left_out_and_reported(own):
     data = yolo(root=describe(own, test="images/test"))
     assert list(data.splits) == ["train", "val"]
-    assert data.warnings[0].endswith("data.yaml: test: images/test is not there; the split is left out")
-    refuses(lambda: yolo(root=describe(own, train="x", val="y")), r"data\.yaml: train: x is not there")
+    assert data.warnings[0].endswith("data.yaml: test: images/test does not exist; the split is left out")
+    refuses(lambda: yolo(root=describe(own, train="x", val="y")), r"data\.yaml: train: x does not exist")
     refuses(
         lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: names no train, val or test"
     )
@@ -146,17 +146,17 @@ def test_a_split_that_is_not_there_is_left_out_and_said(own):
 # ---------------------------------------------------------------------- reading
 
 
-def test_a_picture_without_a_label_file_has_no_objects(own):
+def test_an_image_without_a_label_file_has_no_objects(own):
     os.remove(own / "labels/train/b.txt")
     (own / "labels/train/a.txt").write_text("1 0.5 0.5 0.1 0.1\n\n  0 0.25 0.5 0.5 1  \n")
     data = yolo(root=str(own))
     assert data.splits["train"].offsets.tolist() == [0, 2, 2]
     np.testing.assert_allclose(data.splits["train"].boxes, [[27, 18, 33, 22], [0, 0, 30, 40]], atol=1e-4)
-    assert "1 image without a label file: taken as without objects (b.png)" in data.warnings[0]
+    assert "1 image without a label file: used as one without objects (b.png)" in data.warnings[0]
     os.remove(own / "labels/val/c.txt")
     assert not yolo(root=str(own)).splits["val"].has_labels
     os.remove(own / "labels/train/a.txt")
-    refuses(lambda: yolo(root=str(own)), r"a\.png: no .*labels/train/a\.txt, nor labels for any other")
+    refuses(lambda: yolo(root=str(own)), r"a\.png: no .*labels/train/a\.txt, and no labels for any other")
 
 
 def test_polygons_become_the_boxes_around_them(tmp_path):
@@ -166,18 +166,18 @@ def test_polygons_become_the_boxes_around_them(tmp_path):
     np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
 
 
-def test_boxes_over_the_border_are_cut(own):
+def test_boxes_over_the_edge_are_cut_off(own):
     (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
     data = yolo(root=str(own))
     assert data.splits["train"].objects(0)[0].tolist() == [[0, 10, 15, 30]]
     assert [line.partition(": ")[2] for line in data.warnings[:2]] == [
         "1 box thinner than 1 pixel: left out (a.txt)",
-        "1 box partly outside of the picture: cut off (a.txt)",
+        "1 box partly outside of the image: cut off (a.txt)",
     ]
 
 
-def test_a_picture_that_cannot_be_read_is_mentioned(own):
-    (own / "images/train/b.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_reported(own):
+    (own / "images/train/b.png").write_bytes(b"not an image")
     data = yolo(root=str(own))
     assert "1 image that cannot be read (b.txt)" in data.warnings[0]
     assert data.splits["train"].offsets.tolist() == [0, 1, 1]
@@ -196,7 +196,7 @@ def test_a_picture_that_cannot_be_read_is_mentioned(own):
         ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
         ("0 0.5 0.5 0.5 0.5 0.9", "line 1: must be class cx cy w h.*got 6 values"),
         ("0", "line 1: must be class cx cy w h.*got 1 values"),
-        ("0 30 20 10 10", r"line 1: must be fractions of the picture in 0\.\.1, got '30 20 10 10'; divide"),
+        ("0 30 20 10 10", r"line 1: must be fractions of the image in 0\.\.1, got '30 20 10 10'; divide"),
         ("\xff\xfe\x00", "not a text file"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_wrong_row_is_named_by_file_and_line(own, rows, message):
         ("a: !!timestamp x", "not valid YAML"),
         ("\tnames: [a]", "not valid YAML"),
         ("names: " + "[" * 5000, "not valid YAML|nested too deeply"),
-        ("x: " + "y" * 1_000_001, "more than 1 MB"),
+        ("x: " + "y" * 1_000_001, "over 1 MB, too large"),
     ],
 )
 def test_a_wrong_yaml_is_named_with_its_key(own, text, message):
@@ -263,18 +263,18 @@ def test_any_change_ends_in_a_valid_result_or_one_line(own, described, rows):
 @pytest.mark.data
 def test_coco128_is_the_same_as_yolo_and_as_coco(data_folder):
     folder = data_folder / "coco128"
-    found = yolo(root=str(folder))
+    data = yolo(root=str(folder))
     reference = coco(
         val={
             "images": str(folder / "images/val2017"),
             "annotations": str(folder / "instances_val2017_128.json"),
         }
     )
-    assert found.classes.names == reference.classes.names
-    first, second = found.splits["val"], reference.splits["val"]
+    assert data.classes.names == reference.classes.names
+    first, second = data.splits["val"], reference.splits["val"]
     assert first.names.tolist() == second.names.tolist()
     assert first.offsets.tolist() == second.offsets.tolist()
     assert first.labels.tolist() == second.labels.tolist()
     assert first.sizes.tolist() == second.sizes.tolist()
     np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)
-    assert "train: images/train2017 is not there" in found.warnings[0]
+    assert "train: images/train2017 does not exist" in data.warnings[0]

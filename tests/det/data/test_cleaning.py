@@ -1,0 +1,129 @@
+"""The rules for boxes that all formats share."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from det.data.cleaning import AnnotationIssues, RawSplit, clean_split
+from det.transforms import EvalTransform
+from engine.data.loader import SampleKey
+from engine.errors import UserError
+from tests.det.data.small_splits import make_dataset, make_split, write_image
+
+
+@pytest.mark.parametrize(
+    ("annotated", "cleaned", "line"),
+    [
+        ((1, 2, 30, 20), (1, 2, 30, 20), None),
+        ((0, 0, 60, 40), (0, 0, 60, 40), None),
+        (
+            (30, 20, 1, 2),
+            (1, 2, 30, 20),
+            "1 box with left and right, or top and bottom, exchanged: swapped",
+        ),
+        ((-5, 2, 30, 50), (0, 2, 30, 40), "1 box partly outside of the image: cut off"),
+        ((-0.2, 2, 30, 40.3), (0, 2, 30, 40), None),  # a rounding error is not reported
+        ((61, 2, 70, 20), None, "1 box outside of the image: left out"),
+        ((-9, -9, -1, 20), None, "1 box outside of the image: left out"),
+        ((5, 5, 5, 30), None, "1 box thinner than 1 pixel: left out"),
+        ((5, 5, 20, 5.5), None, "1 box thinner than 1 pixel: left out"),
+        ((59.5, 5, 80, 30), None, "1 box thinner than 1 pixel: left out"),  # after clipping
+        ((5, 5, 6, 7), (5, 5, 6, 7), None),
+        ((np.nan, 5, 20, 7), None, "1 box with coordinates that are not finite: left out"),
+        ((1, 5, np.inf, 7), None, "1 box with coordinates that are not finite: left out"),
+        ((-1e308, -1e308, 1e308, 1e308), (0, 0, 60, 40), "1 box partly outside of the image: cut off"),
+    ],
+)
+def test_each_rule_is_applied_and_reported_once_with_the_file(tmp_path, annotated, cleaned, line):
+    part, lines = make_split(tmp_path, [[(1, 1, 9, 9)], [annotated]])
+    boxes, _, ignored = part.objects(1)
+    assert boxes.tolist() == ([] if cleaned is None else [list(cleaned)])
+    assert boxes.dtype == np.float32
+    assert not ignored.any()
+    expected = [] if line is None else [f"source: {line} (1.png)"]
+    assert [text for text in lines if "negatives" not in text] == expected
+
+
+def test_many_issues_of_a_kind_are_one_line_with_two_files(tmp_path):
+    _, lines = make_split(
+        tmp_path, [[(1, 1, 1, 9)], [(1, 1, 9, 9)], [(2, 2, 2, 2), (3, 3, 3, 3)], [(1, 1, 5, 1)]]
+    )
+    assert lines == [
+        "source: 4 boxes thinner than 1 pixel: left out (0.png, 2.png)",
+        "source: 3 images without objects: kept as negatives (0.png, 2.png)",
+    ]
+
+
+def test_boxes_in_any_order_end_up_with_their_images(tmp_path):
+    images = [write_image(tmp_path / f"{n}.png") for n in range(3)]
+    raw = RawSplit(
+        images=images,
+        names=["a", "b", "c"],
+        files=["a", "b", "c"],
+        sizes=[(40, 60)] * 3,
+        owners=np.array([2, 0, 2, 0, 2]),
+        boxes=np.array([[n, 0, n + 10, 20] for n in range(5)], np.float64),
+        labels=np.array([0, 1, 1, 0, 0]),
+        crowd=np.array([0, 0, 1, 0, 0], bool),
+        difficult=np.array([0, 1, 0, 0, 0], bool),
+        areas=np.array([7, np.nan, 9, -1, 11.0]),
+    )
+    part = clean_split(raw, AnnotationIssues())
+    assert part.offsets.tolist() == [0, 2, 2, 5]
+    assert part.objects(0)[0][:, 0].tolist() == [1, 3]
+    assert part.objects(2)[0][:, 0].tolist() == [0, 2, 4]
+    assert part.objects(2)[1].tolist() == [0, 1, 0]
+    assert part.objects(2)[2].tolist() == [False, True, False]
+    assert part.objects(0)[2].tolist() == [True, False]
+    assert part.crowd.tolist() == [False, False, False, True, False]
+    # NaN and negative areas are replaced by those of the boxes.
+    assert part.areas.tolist() == [200, 200, 7, 9, 11]
+    assert part.image_ids.tolist() == [1, 2, 3]
+
+
+def test_sizes_are_compared_with_the_files(tmp_path):
+    with pytest.raises(UserError, match=r"0\.png: says 80 x 120 but .*0\.png is 40 x 60 .*scale.*sizes=file"):
+        make_split(tmp_path, [[(1, 1, 9, 9)]], sizes=[(80, 120)])
+    part, _ = make_split(tmp_path, [[(1, 1, 9, 9)]], sizes=[None])
+    assert part.sizes.tolist() == [[40, 60]]
+
+
+def test_the_size_of_an_image_with_exif_orientation_is_that_of_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
+
+    def read(size):
+        raw = RawSplit(images=[str(tmp_path / "turned.jpg")], names=["t"], files=["t.xml"], sizes=[size])
+        return clean_split(raw, AnnotationIssues()).sizes.tolist()
+
+    assert read((60, 40)) == [[60, 40]]  # upright: 60 high
+    with pytest.raises(UserError, match=r"t\.xml: says 40 x 60 .* EXIF orientation"):
+        read((40, 60))
+
+
+def test_annotated_sizes_can_be_ignored(tmp_path):
+    raw = RawSplit(images=[write_image(tmp_path / "a.png")], names=["a"], files=["a"], sizes=[(1, 1)])
+    assert clean_split(raw, AnnotationIssues(), sizes="file").sizes.tolist() == [[40, 60]]
+    with pytest.raises(ValueError, match="sizes must be check or file"):
+        clean_split(raw, AnnotationIssues(), sizes="guess")
+
+
+def test_an_unreadable_image_is_counted_now_and_an_error_when_it_is_read(tmp_path):
+    part, _ = make_split(tmp_path, [[(1, 1, 9, 9)], [(1, 1, 9, 9)]])
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    raw = RawSplit(
+        images=[str(tmp_path / f"{n}.png") for n in range(2)],
+        names=["0", "1"],
+        files=["0.txt", "1.txt"],
+        sizes=[None, None],
+        owners=np.array([0, 1]),
+        boxes=np.array([[1, 1, 9, 9]] * 2, np.float64),
+        labels=np.zeros(2, np.int64),
+    )
+    issues = AnnotationIssues()
+    part = clean_split(raw, issues)
+    assert issues.lines("source")[0] == "source: 1 image that cannot be read (1.txt)"
+    assert part.offsets.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match=r"1\.png.*(restore|remove)"):
+        make_dataset(part, EvalTransform(size=32))[SampleKey(1, 0)]

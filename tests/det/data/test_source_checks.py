@@ -1,0 +1,40 @@
+"""What the splits of a data source must not share, and what they need."""
+
+import pytest
+
+from det.data.cleaning import AnnotationIssues
+from det.data.source_checks import checked_source
+from engine.errors import UserError
+from tests.det.data.small_splits import CLASSES, make_split
+
+
+def checked(train, val, **options):
+    return checked_source(
+        name="home",
+        classes=CLASSES,
+        splits={"train": train, "val": val},
+        issues=AnnotationIssues(),
+        **options,
+    )
+
+
+def test_images_in_both_train_and_val_are_refused(tmp_path):
+    train, _ = make_split(tmp_path / "train", [[(1, 1, 9, 9)]])
+    val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]], seed=5)
+    with pytest.raises(UserError, match=r"'0' is an image of both train and val.*allow_same_names=true"):
+        checked(train, val)
+    data = checked(train, val, allow_same_names=True)
+    assert data.warnings == (
+        "home: 1 class without a box in train (dog)",
+        "home: 1 class without a box in val (dog)",
+    )
+    same, _ = make_split(tmp_path / "same", [[(1, 1, 9, 9)]])
+    with pytest.raises(UserError, match=r"same/0\.png: the same image as .*train/0\.png"):
+        checked(train, same, allow_same_names=True)
+
+
+def test_a_training_split_without_boxes_is_refused(tmp_path):
+    train, _ = make_split(tmp_path / "train", [[(1, 1, 1, 9)]])
+    val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]], seed=5)
+    with pytest.raises(UserError, match="home: the training split has no box"):
+        checked(train, val)
