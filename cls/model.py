@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from backbones.blocks import activation
-from backbones.contract import AnyBackbone, build_backbone, default_feature
-from backbones.network import MobileNet, init_weights
+from backbones.contract import AnyBackbone
+from backbones.network import MobileNet, build_backbone, default_feature, init_weights
 from backbones.spec import NetSpec
 from backbones.weights.state_dict import StateDict, backbone_state
 from cls.weights import own_classes_state

@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from backbones.contract import AnyBackbone, build_backbone, default_feature
-from backbones.network import MobileNet
+from backbones.contract import AnyBackbone
+from backbones.network import MobileNet, build_backbone, default_feature
 from backbones.weights.state_dict import StateDict, backbone_state
 from engine.data.preprocessing import Size, as_size
 from engine.run.initial_weights import carry_rows

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.contract import build_backbone, conv_settings, default_feature
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
-from backbones.network import MobileNet
+from backbones.network import MobileNet, build_backbone, conv_settings, default_feature
 from cls.model import Classifier
 from det.anchors.generators import SSDAnchors
 from det.model import Detector

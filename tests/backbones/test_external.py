@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from backbones.contract import build_backbone, default_feature
 from backbones.external import timm_features, torchvision_features
+from backbones.network import build_backbone, default_feature
 from backbones.weights.state_dict import backbone_state
 from cls.model import Classifier
 from det.anchors.generators import SSDAnchors
