@@ -48,6 +48,7 @@ TASK = TaskInfo(
     metric="top1",
     size_key="data.size",
     paper_classes=1000,
+    hub_pipeline="image-classification",
     background=True,
     distills=True,
     default_names=_default_names,

@@ -198,6 +198,7 @@ class TaskInfo:
         name: what users type, `task=<name>`; also the name of the package.
         title: in words, for messages and model cards.
         metric: the metric that `best` means, a key of metrics.json; larger is better.
+        hub_pipeline: the Hugging Face Hub's name of the task, for model cards; empty: it has none.
         size_key: the config key that says at which size the network sees an image.
         paper_classes: number of classes of the paper's rows, for benchmarks without data.
         first_id: id of the first class where a data set gives none (detectors: 1, because 0 is background).
@@ -216,6 +217,7 @@ class TaskInfo:
     metric: str
     size_key: str
     paper_classes: int
+    hub_pipeline: str = ""
     first_id: int = 0
     background: bool = False
     distills: bool = False

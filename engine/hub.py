@@ -1,8 +1,8 @@
 """Trained models as folders and on the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
-What is published is a run folder reduced to what inference needs, so that every tool that takes `run=` takes
-it too. Its configuration is judged like any stranger's before something is made of it (`engine.config.untrusted`,
-`engine.config.instantiate`). The Hub itself is an extra: pip install -e '.[hub]'.
+A published folder is a run folder reduced to what inference needs, so every tool that takes `run=` takes it
+too. Its configuration is checked like any untrusted one before anything is built from it
+(`engine.config.untrusted`, `engine.config.instantiate`). The Hub itself is an extra: pip install -e '.[hub]'.
 """
 
 import importlib
@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from engine import model_card
 from engine.config.compose import to_yaml
-from engine.config.runs import load_trained
+from engine.config.runs import TrainedRun
 from engine.config.saved import load_config
 from engine.config.training import validate
-from engine.data.class_map import ClassMap
 from engine.data.images import read_image
 from engine.errors import UserError
 from engine.io.files import write_json, write_text
@@ -31,7 +30,7 @@ from engine.run.initial_weights import is_name
 from engine.run.run_folder import RunFolder
 
 FILES = ("config.yaml", "classes.json", "metrics.json", "checkpoints/best.safetensors", "README.md")
-"""What a published folder holds, and all that is fetched of one."""
+"""The files of a published folder, and all that is downloaded of one."""
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _PATH_KEY = re.compile(
@@ -43,30 +42,22 @@ _ABSOLUTE = re.compile(r"(^|=)([/~\\]|[A-Za-z]:[\\/]|file:|\$\{oc\.env:)")
 class Pretrained:
     """A trained model to predict with, and to publish.
 
-    Attributes: task (in evaluation mode), classes, config, run (its folder), step (of training; 0 where it
-    is not known), metrics (of that step), withheld (keys of the configuration that a published one lacks).
+    Attributes: task (in evaluation mode), classes, config, info (the `TaskInfo` of its task), run (its
+    `RunFolder`), step (of training; 0 if unknown), metrics (of that step), withheld (keys of the
+    configuration that are not published).
     """
 
-    def __init__(
-        self,
-        run: RunFolder,
-        *,
-        checkpoint_name: str = "best",
-        overrides: Sequence[str] = (),
-        device: str = "cpu",
-    ) -> None:
-        self.run, self._overrides = run, list(overrides)
-        self.config = load_config(run.config, self._overrides)
-        validate(self.config)
-        self.classes = ClassMap.read(run.classes)
-        self.task = load_trained(run, self.config, self.classes, checkpoint_name)
+    def __init__(self, trained: TrainedRun, *, overrides: Sequence[str] = (), device: str = "cpu") -> None:
+        self.run, self.config, self.info = trained.folder, trained.config, trained.info
+        self.classes, self._overrides = trained.classes, list(overrides)
+        self.task = trained.task()
         try:
             self.task.to(device)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise UserError(f"device={device!r}: {str(error).splitlines()[0]}") from None
-        _, metadata = checkpoint.inference_weights(run.checkpoint(checkpoint_name))
+        _, metadata = checkpoint.inference_weights(self.run.checkpoint(trained.checkpoint_name))
         self.step, self.metrics = _evaluation(metadata.get("state"))
-        self.withheld = tuple(_personal(yaml.safe_load(to_yaml(self.config))))
+        self.withheld = tuple(_local_keys(yaml.safe_load(to_yaml(self.config))))
 
     @classmethod
     def from_pretrained(
@@ -85,13 +76,13 @@ class Pretrained:
 
         Args:
             revision: branch, tag or commit of the repository.
-            checkpoint_name: `best` or `last`; only best is ever published.
+            checkpoint_name: `best` or `last`; only `best` is published.
             overrides: `key=value` for the run's configuration, such as `inference.flip=true`.
-            token, cache_dir, local_files_only: huggingface_hub's own.
+            token, cache_dir, local_files_only: as in huggingface_hub.
 
         Raises:
-            UserError: there is neither such a folder nor such a repository, the Hub cannot be reached or
-                needs its package, or what was found is no run that may be loaded.
+            UserError: if there is no such folder or repository, the Hub cannot be reached or its package is
+                missing, or the folder is not a run that may be loaded.
         """
         folder = Path(source)
         if not folder.is_dir():
@@ -103,19 +94,19 @@ class Pretrained:
                 local_files_only=local_files_only,
             )
         elif revision is not None:
-            raise UserError(f"{source}: is a folder here, and revision= is for repositories")
-        run = run_folder.find(folder)
-        return cls(run, checkpoint_name=checkpoint_name, overrides=overrides, device=device)
+            raise UserError(f"{source}: a local folder, and revision= is for repositories")
+        trained = TrainedRun.open(folder, overrides=overrides, checkpoint=checkpoint_name)
+        return cls(trained, overrides=overrides, device=device)
 
     def predict_image(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Any:
-        """RGB uint8 [H, W, 3], or a picture's path -> what the task predicts for it, at its own size.
+        """The task's prediction for an image (RGB uint8 [H, W, 3], or its path), at the image's own size.
 
         Raises:
-            UserError: the picture cannot be read, or is of another type or shape.
+            UserError: if the image cannot be read, or is of another type or shape.
         """
         pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise UserError(f"a picture is uint8 [H, W, 3], RGB; got {pixels.dtype} {list(pixels.shape)}")
+            raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         return self.task.predict_image(pixels)
 
     def save_pretrained(
@@ -130,17 +121,17 @@ class Pretrained:
         paths of this machine.
 
         Args:
-            license: of the weights, an identifier of the Hub's such as `apache-2.0` or `cc-by-nc-4.0`.
-            description: of the data that the model was trained on, for the card.
-            repo_id: where the card says that the model is.
+            license: of the weights, an identifier of the Hub such as `apache-2.0` or `cc-by-nc-4.0`.
+            description: of the training data, for the card.
+            repo_id: the repository that the card's example loads.
 
         Raises:
-            UserError: the folder holds something else, or cannot be written.
+            UserError: if the folder holds something else, or cannot be written.
         """
         out = run_folder.make(Path(folder))
-        here = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+        files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
         foreign = sorted(
-            str(path) for path in here if path.as_posix() not in FILES and path.parts[0][0] != "."
+            str(path) for path in files if path.as_posix() not in FILES and path.parts[0][0] != "."
         )
         if foreign or out.resolve() == self.run.path.resolve():
             raise UserError(f"{out}: holds {', '.join(foreign[:3]) or 'this run'}; choose another folder")
@@ -150,7 +141,7 @@ class Pretrained:
         )
         write_json(published.classes, self.classes.to_dict())
         write_json(published.metrics, {**self.metrics, "step": self.step})
-        published.best.unlink(missing_ok=True)  # else it would be kept as the one before
+        published.best.unlink(missing_ok=True)  # otherwise it would be kept as the previous one
         tensors = checkpoint.prefixed("model", self.task.model.state_dict())
         state = {"step": self.step, "evaluated_step": self.step, "metrics": self.metrics}
         checkpoint.write(published.best, tensors, {"format": 1, "state": state})
@@ -172,10 +163,10 @@ class Pretrained:
         token: str | bool | None = None,
         commit_message: str = "Publish a trained model",
     ) -> str:
-        """Make the repository where there is none, and upload what `save_pretrained` writes; returns its URL.
+        """Upload what `save_pretrained` writes, creating the repository if needed; returns its URL.
 
         Raises:
-            UserError: huggingface_hub is missing, or the Hub refuses or cannot be reached.
+            UserError: if huggingface_hub is missing, or the Hub refuses or cannot be reached.
         """
         hub = _huggingface_hub(repo_id)
         with tempfile.TemporaryDirectory() as temporary:
@@ -193,26 +184,28 @@ class Pretrained:
         return str(url)
 
     def _shareable(self) -> Any:
-        """The configuration without paths: null, or where a reader insists on one, the key in brackets."""
+        """The configuration without paths: null instead, or, if that is not accepted, `<key>` or []."""
         path, overrides = self.run.config, list(self._overrides)
         for key in self.withheld:
-            try:
-                validate(load_config(path, [*overrides, f"{key}=null"]))
-                overrides.append(f"{key}=null")
-            except UserError:
-                overrides.append(f"{key}='<{key}>'")
+            for value in ("null", f"'<{key}>'", "[]"):
+                try:
+                    validate(load_config(path, [*overrides, f"{key}={value}"]))
+                except UserError:
+                    continue
+                overrides.append(f"{key}={value}")
+                break
         config = load_config(path, overrides)
         validate(config)
         return config
 
 
-def _personal(plain: Any, key: str = "") -> Iterator[str]:
-    """The keys of values that lead to places of one machine."""
+def _local_keys(plain: Any, key: str = "") -> Iterator[str]:
+    """The keys whose values are paths of this machine."""
     if isinstance(plain, dict):
         for name, item in plain.items():
-            yield from _personal(item, f"{key}.{name}" if key else str(name))
+            yield from _local_keys(item, f"{key}.{name}" if key else str(name))
     elif isinstance(plain, list):
-        if any(True for item in plain for _ in _personal(item)):
+        if any(True for item in plain for _ in _local_keys(item)):
             yield key
     elif isinstance(plain, str):
         home = os.path.expanduser("~")
@@ -225,7 +218,7 @@ def _personal(plain: Any, key: str = "") -> Iterator[str]:
 
 
 def _evaluation(state: Any) -> tuple[int, dict[str, Any]]:
-    """Step of a checkpoint, and its metrics where it was evaluated at that step; nothing but numbers."""
+    """A checkpoint's step, and its metrics if it was evaluated at that step; only numbers."""
     state = state if isinstance(state, Mapping) else {}
     step, metrics = state.get("step"), state.get("metrics")
     known = isinstance(metrics, Mapping) and state.get("evaluated_step") == step
@@ -236,7 +229,7 @@ def _evaluation(state: Any) -> tuple[int, dict[str, Any]]:
 
 def _download(repo_id: str, **options: Any) -> Path:
     if not _REPOSITORY.fullmatch(repo_id):
-        raise UserError(f"{repo_id}: no run folder here, and no repository of the Hub, which is user/name")
+        raise UserError(f"{repo_id}: neither a run folder nor a repository of the Hub, which is user/name")
     hub = _huggingface_hub(repo_id)
     try:
         return Path(hub.snapshot_download(repo_id, allow_patterns=list(FILES), **options))
@@ -254,6 +247,6 @@ def _huggingface_hub(repo_id: str) -> Any:
 
 
 def _one_line(repo_id: str, error: Exception) -> UserError:
-    # huggingface_hub raises its own errors, those of its http client and Python's.
+    # huggingface_hub raises its own errors, those of its HTTP client and Python's.
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return UserError(f"{repo_id}: {text}")

@@ -41,6 +41,7 @@ TASK = TaskInfo(
     metric="miou",
     size_key="data.eval_size",
     paper_classes=19,
+    hub_pipeline="image-segmentation",
     distills=True,
     reporter=_reporter,
     export=_export,

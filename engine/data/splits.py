@@ -21,7 +21,8 @@ def split_folders(folder: Path, *, example: str) -> list[str]:
     Raises: UserError if there is no sub-folder, or the folder cannot be read.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."]
+        # os.path.isdir is false for a link to itself, where a directory entry would raise.
+        names = [name for name in os.listdir(folder) if os.path.isdir(folder / name) and name[0] != "."]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     if not names:

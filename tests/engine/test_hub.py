@@ -1,4 +1,4 @@
-"""Models that are published and loaded again: the same predictions, no paths of this machine, nothing run."""
+"""Published models, loaded again: the same predictions, no paths of this machine, no code run."""
 
 import inspect
 import json
@@ -16,7 +16,7 @@ from engine.hub import FILES, Pretrained
 from engine.run import checkpoint
 from tests.engine.run_folders import METRICS, STATE, make_run
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +51,29 @@ def test_predictions_are_those_of_the_run(seg_run, published):
     ours, theirs = Pretrained.from_pretrained(seg_run), Pretrained.from_pretrained(str(published))
     assert not theirs.task.training
     assert theirs.classes == ours.classes
-    expected = ours.predict_image(PICTURE)
-    assert np.array_equal(theirs.predict_image(PICTURE), expected)
-    assert len(np.unique(expected)) == 2  # a picture of one class would prove little
+    expected = ours.predict_image(IMAGE)
+    assert np.array_equal(theirs.predict_image(IMAGE), expected)
+    assert len(np.unique(expected)) == 2  # an image of one class would prove little
     for name, tensor in ours.task.model.state_dict().items():
         assert torch.equal(theirs.task.model.state_dict()[name], tensor)
 
 
-def test_a_picture_may_be_a_file(published, tmp_path):
+def test_an_image_may_be_a_file(published, tmp_path):
     cv2 = pytest.importorskip("cv2")
-    cv2.imwrite(str(tmp_path / "p.png"), PICTURE[..., ::-1])
+    cv2.imwrite(str(tmp_path / "p.png"), IMAGE[..., ::-1])
     model = Pretrained.from_pretrained(published)
-    assert np.array_equal(model.predict_image(tmp_path / "p.png"), model.predict_image(PICTURE))
-    for wrong in (PICTURE[..., 0], PICTURE.astype(np.float32)):
-        with pytest.raises(UserError, match=r"a picture is uint8 \[H, W, 3\]"):
+    assert np.array_equal(model.predict_image(tmp_path / "p.png"), model.predict_image(IMAGE))
+    for wrong in (IMAGE[..., 0], IMAGE.astype(np.float32)):
+        with pytest.raises(UserError, match=r"an image must be RGB uint8 \[H, W, 3\]"):
             model.predict_image(wrong)
 
 
-def test_detections_survive_too(tmp_path):
+def test_detections_are_the_same_too(tmp_path):
     run = make_run(tmp_path / "run", "task=det", "data.size=[64,64]", "backbone.width_mult=0.35")
     model = Pretrained.from_pretrained(run)
     again = Pretrained.from_pretrained(model.save_pretrained(tmp_path / "out"))
-    for found, expected in zip(again.predict_image(PICTURE), model.predict_image(PICTURE), strict=True):
-        assert torch.equal(found, expected)
+    for detection, expected in zip(again.predict_image(IMAGE), model.predict_image(IMAGE), strict=True):
+        assert torch.equal(detection, expected)
 
 
 def test_only_what_inference_needs_is_published(published):
@@ -97,7 +97,7 @@ def test_no_path_of_this_machine_is_published(seg_run, published):
     assert Pretrained.from_pretrained(published).withheld == ()
 
 
-def test_names_of_published_weights_and_lists_of_paths(tmp_path, monkeypatch):
+def test_names_of_published_weights_stay_and_lists_with_paths_do_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "run", "task=seg", "weights=mobilenet_v3_small")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -111,7 +111,7 @@ def test_names_of_published_weights_and_lists_of_paths(tmp_path, monkeypatch):
     assert "started from: mobilenet_v3_small" in (out / "README.md").read_text()
 
 
-def test_the_card_says_what_the_run_knows(seg_run, tmp_path):
+def test_the_model_card_has_what_the_run_knows(seg_run, tmp_path):
     model = Pretrained.from_pretrained(seg_run)
     out = model.save_pretrained(
         tmp_path / "out", license="apache-2.0", description="Two kinds of things.", repo_id="me/things"
@@ -137,6 +137,13 @@ def test_the_card_says_what_the_run_knows(seg_run, tmp_path):
     assert "iou/a" not in body
 
 
+def test_the_hub_understands_the_card(published):
+    library = pytest.importorskip("huggingface_hub")
+    data = library.ModelCard.load(published / "README.md").data
+    assert (data.license, data.pipeline_tag) == ("cc-by-nc-4.0", "image-segmentation")
+    assert data.library_name == "mobilenet-dense"
+
+
 def test_a_run_that_was_neither_trained_nor_evaluated(tmp_path):
     run = make_run(tmp_path / "run", "task=seg", state=None)
     card = (Pretrained.from_pretrained(run).save_pretrained(tmp_path / "out") / "README.md").read_text()
@@ -158,7 +165,7 @@ def test_overrides_are_published(seg_run, tmp_path):
         Pretrained.from_pretrained(seg_run, overrides=["inference.flp=true"])
 
 
-def test_writing_twice_and_never_over_something_else(seg_run, tmp_path):
+def test_a_folder_is_overwritten_only_if_it_was_published(seg_run, tmp_path):
     model = Pretrained.from_pretrained(seg_run)
     (tmp_path / "out" / ".git").mkdir(parents=True)
     (tmp_path / "out" / ".git" / "HEAD").write_text("ref")
@@ -182,13 +189,13 @@ def test_writing_twice_and_never_over_something_else(seg_run, tmp_path):
         (
             "_target_: seg.model.Segmenter",
             "_target_: seg.data.masks.os.system",
-            "no class or function of its own",
+            "not a class or a function that is defined in its package",
         ),
         ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
         ("seed: 0", "seed: ${env:HOME}", "only"),
     ],
 )
-def test_a_strangers_configuration_is_judged_first(published, tmp_path, old, new, message):
+def test_an_untrusted_configuration_is_checked_first(published, tmp_path, old, new, message):
     shutil.copytree(published, tmp_path / "evil")
     path = tmp_path / "evil" / "config.yaml"
     assert old in path.read_text()
@@ -197,10 +204,10 @@ def test_a_strangers_configuration_is_judged_first(published, tmp_path, old, new
         Pretrained.from_pretrained(tmp_path / "evil")
 
 
-def test_what_is_no_model(tmp_path, published):
+def test_folders_that_are_not_models(tmp_path, published):
     with pytest.raises(UserError, match="no run folder"):
         Pretrained.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no run folder here, and no repository"):
+    with pytest.raises(UserError, match="neither a run folder nor a repository of the Hub"):
         Pretrained.from_pretrained("a/b/c")
     with pytest.raises(UserError, match="revision= is for repositories"):
         Pretrained.from_pretrained(published, revision="main")
@@ -226,9 +233,9 @@ def hub(tmp_path, monkeypatch):
         signature = inspect.signature(getattr(owner, name))
 
         def call(*args, **kwargs):
-            given = signature.bind(*args, **kwargs).arguments
-            calls.append((name, given))
-            return act(**{key: value for key, value in given.items() if key != "self"})
+            arguments = signature.bind(*args, **kwargs).arguments
+            calls.append((name, arguments))
+            return act(**{key: value for key, value in arguments.items() if key != "self"})
 
         monkeypatch.setattr(owner, name, call)
 
@@ -258,11 +265,11 @@ def test_pushed_and_loaded_by_name(seg_run, hub, tmp_path, monkeypatch):
     assert files_of(tmp_path / "hub" / "me" / "things") == sorted(FILES)
     assert 'from_pretrained("me/things")' in (tmp_path / "hub" / "me" / "things" / "README.md").read_text()
     again = Pretrained.from_pretrained("me/things", revision="v1")
-    assert np.array_equal(again.predict_image(PICTURE), model.predict_image(PICTURE))
-    asked = dict(hub)
-    assert asked["create_repo"]["private"] is True
-    assert asked["upload_folder"]["revision"] == asked["snapshot_download"]["revision"] == "v1"
-    assert asked["snapshot_download"]["allow_patterns"] == list(FILES)
+    assert np.array_equal(again.predict_image(IMAGE), model.predict_image(IMAGE))
+    requests = dict(hub)
+    assert requests["create_repo"]["private"] is True
+    assert requests["upload_folder"]["revision"] == requests["snapshot_download"]["revision"] == "v1"
+    assert requests["snapshot_download"]["allow_patterns"] == list(FILES)
 
 
 def test_the_hubs_errors_are_one_line(hub, seg_run, monkeypatch):
