@@ -9,9 +9,9 @@ For a task of your own, write a test module like this one and run it with pytest
 
         def source(self, folder): ...           # data with the labeled splits train and val
         def train_transform(self): ...
-        def task(self, classes): ...            # a small network, its own loss terms only
+        def task(self, classes): ...            # a task with a small network
 
-Each test builds what it needs from these three. Everything is small and runs on the CPU.
+Each test builds what it needs from these three. Keep them small: everything runs on the CPU.
 """
 
 import copy
@@ -41,6 +41,10 @@ ZEBRA = ClassMap(names=("zebra", "yeti"))
 
 class TaskContract:
     info: TaskInfo
+    augments = True
+    """Whether training samples are augmented at random."""
+    per_class = True
+    """Whether evaluations list every class."""
 
     def source(self, folder: Path) -> DataSource:
         """A data source with at least three labeled samples in each of `train` and `val`.
@@ -50,11 +54,11 @@ class TaskContract:
         raise NotImplementedError
 
     def train_transform(self):
-        """The transform of training samples, with random augmentation."""
+        """The transform of training samples."""
         raise NotImplementedError
 
     def task(self, classes: ClassMap) -> Task:
-        """A task with a small network that predicts different things for different images."""
+        """A task with a small network, whose losses are means over what `weight` counts."""
         raise NotImplementedError
 
     def another_output(self, outputs):
@@ -146,6 +150,8 @@ class TaskContract:
         for index in (2, 0):
             again[SampleKey(index, 5)]
         assert equal(first[SampleKey(1, 3)], again[SampleKey(1, 3)])
+        if not self.augments:
+            return
         epochs = [first[SampleKey(1, epoch)] for epoch in range(6)]
         seeds = [self.train(data, seed=seed)[SampleKey(1, 0)] for seed in range(6)]
         for samples in (epochs, seeds):
@@ -207,14 +213,15 @@ class TaskContract:
 
     # --------------------------------------------------------------- evaluation
 
-    def test_an_evaluation_gives_numbers_and_a_table_with_every_class(self, data, built):
+    def test_an_evaluation_gives_numbers_and_a_table(self, data, built):
         evaluator = self.evaluated(built, self.val(data, built))
         results = evaluator.compute()
         assert isinstance(results[evaluator.main_metric], float)
         assert all(isinstance(name, str) for name in results)
         assert all(isinstance(value, int | float | str) for value in results.values())
-        for name in data.classes.names:
-            assert name in evaluator.table()
+        table = evaluator.table()
+        assert table.strip()
+        assert not self.per_class or all(name in table for name in data.classes.names)
 
     def test_shards_merge_to_one_pass(self, data, built):
         dataset = self.val(data, built)
@@ -229,7 +236,7 @@ class TaskContract:
         dataset = self.val(data, built)
         evaluator = self.evaluated(built, dataset)
         evaluator.reset()
-        assert equal(evaluator.compute(), built.evaluator(dataset).compute())
+        assert equal(evaluator.state(), built.evaluator(dataset).state())
 
     def test_other_classes_are_refused_by_name(self, built):
         built.check_classes(built.classes)
@@ -281,9 +288,11 @@ class TaskContract:
         out = tmp_path / "eval"
         out.mkdir()
         reporter.save_evaluation(self.evaluated(built, dataset), dataset, out, worst=1)
-        text = (out / "per_class.txt").read_text(encoding="utf-8")
-        assert all(name in text for name in data.classes.names)
+        assert list(out.iterdir())
         assert len(list(out.glob("worst/*.png"))) <= 1
+        if self.per_class:
+            text = (out / "per_class.txt").read_text(encoding="utf-8")
+            assert all(name in text for name in data.classes.names)
 
     # ------------------------------------------------------------------- export
 
