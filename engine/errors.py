@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence[str] = ()) -> UserError:
     """The error for a split that `source` lacks; what can be done differs for the one that is trained on."""
-    remedy = "add pictures to train" if split == "train" else f"give data.split={' or '.join(sorted(known))}"
+    remedy = "add images to train" if split == "train" else f"give data.split={' or '.join(sorted(known))}"
     return UserError(f"there is no split {split!r} in {source}; {'; '.join([*reasons, remedy])}")
 
 
