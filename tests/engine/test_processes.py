@@ -241,7 +241,8 @@ from tests.engine.toy import make_trainer
 
 def job():
     group = runtime.start(device="cpu", channels_last=False)
-    trainer = make_trainer(Path(sys.argv[1]), runtime=group, steps=9999, batch=4, eval_every=9999, save_every=9999)
+    length = dict(steps=9999, eval_every=9999, save_every=9999)
+    trainer = make_trainer(Path(sys.argv[1]), runtime=group, batch=4, **length)
     update = trainer.learner.update
     def until_step_5():
         if trainer.state.step == 5 and group.rank == 1:
@@ -375,8 +376,8 @@ def children_of(pid):
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc to find the workers")
 @pytest.mark.parametrize("asked", [True, False])
 def test_killed_workers_end_a_run_in_good_order(tmp_path, asked):
-    # `scancel --full` signals every process of the job, in any order. A system that is out of memory kills one
-    # worker.
+    # `scancel --full` signals every process of the job, in any order. A system that is out of memory kills
+    # one worker.
     folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
     child = start(folder, workers=2, slow=0.02)
     wait_for_a_save(last, child)

@@ -150,8 +150,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 def test_a_request_to_stop_saves_the_run(tmp_path, number):
     whole = resume_to_end(tmp_path / "whole")
     trainer = make_trainer(tmp_path / "stopped")
-    step = trainer.learner.update
-    trainer.learner.update = lambda: (os.kill(os.getpid(), number) if trainer.state.step == 4 else None, step())
+    update = trainer.learner.update
+
+    def signal_in_step_4():
+        if trainer.state.step == 4:
+            os.kill(os.getpid(), number)
+        update()
+
+    trainer.learner.update = signal_in_step_4
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=rf"stopped by {number.name} at step 6 of 12; continue with resume="):
         trainer.fit()
