@@ -25,14 +25,9 @@ class ClassificationEvaluator:
     main_metric = "top1"
 
     def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        name_of: Callable[[int], str] = str,
-        predicted: str = "",
+        self, *, classes: ClassMap, name_of: Callable[[int], str] = str, predicted: str = ""
     ) -> None:
-        self.classes, self._predicted = classes, predicted
-        self._name_of = name_of
+        self.classes, self._name_of, self._predicted = classes, name_of, predicted
         self.reset()
 
     def reset(self) -> None:

@@ -17,9 +17,7 @@ from engine.data.class_map import IGNORE, MAX_ID, ClassMap
 State = dict[str, NDArray[Any]]
 
 
-_INSTANCE_BASE = (
-    1000  # an instance id is (dataset id of the class) * 1000 + number; smaller values are not instances
-)
+_INSTANCE_BASE = 1000  # an instance id is (dataset id of the class) * 1000 + number; others are not instances
 
 
 class SegmentationEvaluator:
@@ -32,14 +30,9 @@ class SegmentationEvaluator:
     main_metric = "miou"
 
     def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        name_of: Callable[[int], str] = str,
-        predicted: str = "",
+        self, *, classes: ClassMap, name_of: Callable[[int], str] = str, predicted: str = ""
     ) -> None:
-        self.classes, self._predicted = classes, predicted
-        self._name_of = name_of
+        self.classes, self._name_of, self._predicted = classes, name_of, predicted
         self._groups = np.array(
             [[category == name for category in classes.categories] for name in classes.category_names], bool
         ).reshape(-1, len(classes))
