@@ -51,7 +51,7 @@ def read_image(path: PathLike) -> NDArray[np.uint8]:
         orientation = _orientation(header)
         if _is_sixteen_bit(header, data):
             deep = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
-            pixels = _to_rgb(_eight_bits(deep))
+            pixels = _to_rgb(_eight_bits(path, deep))
         elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             pixels = _decode_fast(path, header, data, flags)
@@ -239,20 +239,20 @@ def _check_tiles(path: PathLike, header: Image.Image) -> None:
 
 def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
     _check_tiles(path, header)
+    deep = header.mode in ("I", "I;16", "I;16B", "F")
     try:
-        if header.mode in ("I", "I;16", "I;16B", "F"):
-            return _to_rgb(_eight_bits(np.asarray(header)))
-        return np.asarray(header.convert("RGB"))
+        pixels = np.asarray(header if deep else header.convert("RGB"))
     except Exception as error:
         raise UserError(_broken(path, str(error))) from error
+    return _to_rgb(_eight_bits(path, pixels))
 
 
-def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _eight_bits(path: PathLike, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale 0..65535 to 0..255, rounded to nearest, so that white stays white."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"{pixels.dtype} values that are not in 0..65535")
+        raise UserError(f"{path}: {pixels.dtype} values outside 0..65535 or not whole; save 8 or 16 bits per channel")
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

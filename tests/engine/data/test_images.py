@@ -224,6 +224,15 @@ def test_masks_that_cannot_hold_ids_are_refused(tmp_path):
             read(tmp_path / "c.tif")
 
 
+def test_signed_sixteen_bits_are_read_if_none_is_negative(tmp_path):
+    values = np.array([[0, 257], [2570, 25700]], np.int16)
+    cv2.imwrite(str(tmp_path / "a.tif"), values)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], [[0, 1], [10, 100]])
+    cv2.imwrite(str(tmp_path / "a.tif"), -values)
+    with pytest.raises(UserError, match=r"a\.tif: int16 values outside 0\.\.65535 or not whole; save 8 or 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_write_png_round_trip_and_refusals(tmp_path):
     for pixels in (IMAGE, IMAGE[..., 0], IMAGE.astype(np.uint16) * 200):
         write_png(tmp_path / "deep" / "a.png", pixels)
