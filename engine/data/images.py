@@ -252,7 +252,9 @@ def _eight_bits(path: PathLike, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise UserError(f"{path}: {pixels.dtype} values outside 0..65535 or not whole; save 8 or 16 bits per channel")
+        raise UserError(
+            f"{path}: {pixels.dtype} values outside 0..65535 or not whole; save 8 or 16 bits per channel"
+        )
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

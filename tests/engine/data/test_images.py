@@ -229,7 +229,7 @@ def test_signed_sixteen_bits_are_read_if_none_is_negative(tmp_path):
     cv2.imwrite(str(tmp_path / "a.tif"), values)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], [[0, 1], [10, 100]])
     cv2.imwrite(str(tmp_path / "a.tif"), -values)
-    with pytest.raises(UserError, match=r"a\.tif: int16 values outside 0\.\.65535 or not whole; save 8 or 16 bits"):
+    with pytest.raises(UserError, match=r"a\.tif: int16 values outside 0\.\.65535 .*; save 8 or 16 bits"):
         read_image(tmp_path / "a.tif")
 
 
