@@ -5,7 +5,7 @@ from PIL import Image
 
 from det.eval.charts import save_charts
 from engine.data.class_map import ClassMap
-from tests.det.scenes import annotate, detections, evaluated, scene
+from tests.det.eval.scenes import annotate, detections, evaluated, scene
 
 
 @pytest.mark.parametrize("count", [4, 40])
