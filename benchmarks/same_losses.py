@@ -1,72 +1,108 @@
-"""Does a change that should change nothing give identical losses? Trains two revisions, compares their logs.
+"""Do two revisions train the same? Trains both on a small data set and compares their logs, digit by digit.
 
-Usage: python benchmarks/same_losses.py REVISION_A REVISION_B [override ...]
-Example: python benchmarks/same_losses.py main HEAD model=raspp trainer.accumulate=2
+Usage: python benchmarks/same_losses.py REVISION REVISION [override ...]
 
-Each revision is checked out into a temporary worktree and trained for 10 steps on small built-in streets, on
-the CPU, with the Python that runs this script. Exit status 0: every logged loss and metric is the same to the
-last digit; 1: not.
+Examples:
+  python benchmarks/same_losses.py main HEAD                          segmentation, 10 steps
+  python benchmarks/same_losses.py main HEAD task=det trainer.steps=40
+  python benchmarks/same_losses.py main . model=raspp trainer.accumulate=2
+
+Each revision is checked out into a temporary worktree ("." is the working tree as it is) and trained on the
+CPU, with the Python that runs this script, on drawn scenes unless an override names other data. Exit status:
+0 if every loss and metric in the logs is the same, 1 if not.
 """
 
+import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = [
-    "data.source.num_train=12",
-    "data.source.num_val=4",
-    "data.source.num_test=0",
-    "data.source.size=[64,128]",
-    "data.crop=[64,96]",
+TRAINING = (
     "trainer.steps=10",
     "trainer.batch=4",
     "trainer.log_every=1",
     "trainer.ema=0.9",
     "trainer.device=cpu",
     "samples=0",
-]
-
-
-def rows(revision: str, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Train `revision` in a worktree below `folder` and read its log, less what is measured with a clock."""
-    tree, run = folder / "tree", folder / "run"
-    git = ["git", "-C", str(ROOT), "worktree"]
-    subprocess.run([*git, "add", "--detach", "--quiet", str(tree), revision], check=True)
-    try:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(folder / "cache")}
-        command = [sys.executable, str(tree / "tools" / "train.py"), *SETTINGS, *overrides, f"run={run}"]
-        subprocess.run(command, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
-    finally:
-        subprocess.run([*git, "remove", "--force", str(tree)], check=True)
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    clocked = ("images_per_s", "data_wait")
-    return [{k: v for k, v in json.loads(line).items() if k not in clocked} for line in lines]
+)
+_FEW = ("data.source.num_train=12", "data.source.num_val=4", "data.source.num_test=0")
+_SMALL = "data.source.size=[64,128]"
+SCENES = {
+    "seg": (*_FEW, _SMALL, "data.crop=[64,96]"),
+    "det": (*_FEW, _SMALL, "data.size=[64,128]"),
+    "cls": _FEW,
+}
+CLOCKED = ("time", "images_per_s", "data_wait")
 
 
 def main() -> int:
-    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return 2
-    revisions, overrides = sys.argv[1:3], sys.argv[3:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("revisions", nargs=2, metavar="REVISION", help="a commit, or . for the working tree")
+    parser.add_argument("overrides", nargs="*", help="for tools/train.py of both")
+    options = parser.parse_args()
+    revisions, overrides = options.revisions, with_defaults(options.overrides)
     logs = []
     for revision in revisions:
-        with tempfile.TemporaryDirectory() as folder:
-            logs.append(rows(revision, overrides, Path(folder)))
-    for first, second in zip(*logs, strict=False):
-        differing = [key for key in first if first[key] != second.get(key)]
-        if differing:
-            key = differing[0]
-            values = f"{first[key]} in {revisions[0]}, {second.get(key)} in {revisions[1]}"
-            print(f"step {first['step']}: {key} is {values}")
-            return 1
-    same = len(logs[0]) == len(logs[1])
-    print(f"{len(logs[0])} rows, identical" if same else f"{len(logs[0])} rows against {len(logs[1])}")
-    return 0 if same else 1
+        with tempfile.TemporaryDirectory() as folder, checked_out(revision, Path(folder)) as tree:
+            logs.append(train(tree, overrides, Path(folder)))
+    difference = first_difference(*logs)
+    if difference is None:
+        print(f"{len(logs[0])} rows, identical")
+        return 0
+    print(difference.format(*revisions))
+    return 1
+
+
+def with_defaults(overrides: list[str]) -> list[str]:
+    """The overrides, after the settings of a small training."""
+    keys = dict(override.partition("=")[::2] for override in overrides)
+    task = keys.get("task", "seg")
+    scenes = () if {"data", "experiment"} & keys.keys() else SCENES.get(task, ())
+    return [f"task={task}", *TRAINING, *scenes, *(o for o in overrides if not o.startswith("task="))]
+
+
+@contextlib.contextmanager
+def checked_out(revision: str, folder: Path) -> Iterator[Path]:
+    if revision == ".":
+        yield ROOT
+        return
+    tree, worktree = folder / "tree", ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*worktree, "add", "--detach", "--quiet", str(tree), revision], check=True)
+    try:
+        yield tree
+    finally:
+        subprocess.run([*worktree, "remove", "--force", str(tree)], check=True)
+
+
+def train(tree: Path, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Train with the code in `tree`. Returns: the rows of its log, without what a clock measured."""
+    run = folder / "run"
+    environment = {**os.environ, "PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, str(tree / "tools" / "train.py"), *overrides, f"run={run}"]
+    subprocess.run(command, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
+
+
+def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str | None:
+    """A sentence with {0} and {1} for the names of the two revisions; None if the logs are the same."""
+    for one, other in zip(ours, theirs, strict=False):
+        for key in {**one, **other}:
+            if one.get(key) != other.get(key):
+                values = f"{one.get(key)} in {{0}}, {other.get(key)} in {{1}}"
+                return f"step {one.get('step')} ({one.get('kind')}): {key} is {values}"
+    if len(ours) != len(theirs):
+        return f"{len(ours)} rows in {{0}}, {len(theirs)} in {{1}}"
+    return None
 
 
 if __name__ == "__main__":

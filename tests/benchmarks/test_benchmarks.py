@@ -1,24 +1,25 @@
-"""Each benchmark at its smallest setting prints a table with the rows it promises, of positive numbers."""
+"""Each benchmark, at its smallest setting, prints a table with all its rows, of positive numbers."""
 
 import importlib
 import re
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks import files_to_first_loss, same_losses
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """run("loader", "--rounds 1") -> its Markdown tables, each a dict from a row's name to its cells."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    """run("data_loading", "--rounds 1") -> its Markdown tables, each a dict of rows: name -> cells."""
 
     def call(script: str, options: str) -> list[dict[str, list[str]]]:
         arguments = options.split()
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        importlib.import_module(script).main(arguments)
+        importlib.import_module(f"benchmarks.{script}").main(arguments)
         text = capsys.readouterr().out
         assert f"python benchmarks/{script}.py {options}" in text
         assert re.search(r"\d+ cores, \d+ torch threads", text)
@@ -28,29 +29,30 @@ def run(monkeypatch, capsys):
 
 
 def tables(text: str) -> list[dict[str, list[str]]]:
-    """The Markdown tables of a text; rows of the same name are numbered apart."""
-    found: list[dict[str, list[str]]] = []
+    """The Markdown tables in a text; rows with the same name get a number."""
+    result: list[dict[str, list[str]]] = []
     lines = text.splitlines()
     for at, line in enumerate(lines):
         if re.fullmatch(r"\|(-+:?\|)+", line):
-            found.append({})
+            result.append({})
             for row in lines[at + 1 :]:
                 if not row.startswith("|"):
                     break
                 name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
-                found[-1][name if name not in found[-1] else f"{name} #{len(found[-1])}"] = cells
-    return found
+                result[-1][name if name not in result[-1] else f"{name} #{len(result[-1])}"] = cells
+    return result
 
 
 def number(cell: str) -> float:
-    """The first number of a cell."""
-    found = re.match(r"[+-]?[\d.]+", cell)
-    assert found is not None, cell
-    return float(found[0])
+    """The first number in a cell."""
+    match = re.match(r"[+-]?[\d.]+", cell)
+    assert match is not None, cell
+    return float(match[0])
 
 
-def test_loader(run):
-    (rows,) = run("loader", "--size 64 128 --crop 48 --workers 1 --samples 4 --rounds 1 --pictures 4")
+def test_data_loading(run):
+    options = "--size 64 128 --crop 48 --workers 1 --samples 4 --rounds 1 --images 4"
+    (rows,) = run("data_loading", options)
     assert list(rows) == ["Pillow and torchvision", "ours", "ours, data.cache"]
     for workers, rate, times in rows.values():
         assert workers == "1"
@@ -58,9 +60,9 @@ def test_loader(run):
         assert number(times) > 0
 
 
-def test_metric(run):
-    # Above all that it ends at all: it compares its scores with those of cityscapesScripts.
-    (rows,) = run("metric", "--size 128 256 --images 2 --rounds 1")
+def test_miou_evaluation(run):
+    # It ends only if its scores are those of cityscapesScripts.
+    (rows,) = run("miou_evaluation", "--size 128 256 --images 2 --rounds 1")
     assert [(name.split(" #")[0], cells[0]) for name, cells in rows.items()] == [
         ("cityscapesScripts, files", "no"),
         ("ours, files", "no"),
@@ -72,28 +74,29 @@ def test_metric(run):
     assert all(number(cells[1]) > 0 for cells in rows.values())
 
 
-def test_overhead(run):
-    (rows,) = run("overhead", "--steps 6 --rounds 1")
+def test_loop_overhead(run):
+    (rows,) = run("loop_overhead", "--steps 6 --rounds 1")
     sizes = ["1 x 64x64", "8 x 128x256"]
-    names = ["tiny, 1 x 16x16", "toy, 8 x 32x32", *(f"default network, {size}" for size in sizes)]
+    names = ["two convolutions, 1 x 16x16", "four convolutions, 8 x 32x32"]
+    names += [f"default network, {size}" for size in sizes]
     assert list(rows) == names
     assert all(number(cell) > 0 for cells in rows.values() for cell in cells[:2])
     assert all(cells[3].endswith(" %") for cells in rows.values())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/<pid>/smaps_rollup")
-def test_memory(run):
-    (rows,) = run("memory", "--entries 500 --workers 2 --images 60 --steps 60")
+def test_memory_growth(run):
+    (rows,) = run("memory_growth", "--entries 500 --workers 2 --images 60 --steps 60")
     assert [name.split(",")[0] for name in rows] == ["loader", "lists of paths", "evaluation", "training"]
     for *thirds, growth in rows.values():
         assert all(number(third) > 0 for third in thirds)
-        # The columns are rounded each for itself.
+        # Each column is rounded separately.
         assert number(growth) == pytest.approx(number(thirds[2]) - number(thirds[1]), abs=0.11)
 
 
 @pytest.mark.slow
-def test_startup(run):
-    times, costs, loaded = run("startup", "--rounds 1 --top 3 --tools train --first-step")
+def test_tool_startup(run):
+    times, costs, loaded = run("tool_startup", "--rounds 1 --top 3 --tools train --first-step")
     assert list(times) == ["train --help", "imports of train", "train, to the first step", "import torch"]
     assert all(number(cells[0]) > 0 for cells in times.values())
     assert len(costs) == 3
@@ -101,23 +104,22 @@ def test_startup(run):
     assert "tensorboard" not in loaded["a training"][0].split()
 
 
-def test_tools_import_what_they_use(monkeypatch):
-    """Curves, TensorBoard, augmentation and torchvision are imported where they are used: seconds less."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import startup
+def test_tools_import_heavy_packages_only_when_they_use_them():
+    """Curves, TensorBoard, augmentation and torchvision take seconds to import."""
+    from benchmarks import tool_startup
 
-    found = startup.loaded("train", "imported", []).split()
-    assert "torch" in found
-    assert not {"matplotlib", "tensorboard", "albumentations", "torchvision", "scipy"} & set(found)
+    loaded = tool_startup.loaded("train", "imported", []).split()
+    assert "torch" in loaded
+    assert not {"matplotlib", "tensorboard", "albumentations", "torchvision", "scipy"} & set(loaded)
 
 
 @pytest.mark.slow
-def test_reference_loop(run):
-    small = "--size 64 128 --crop 64 --base 65 --batch 2 --workers 1 --steps 2 --rounds 1 --pictures 4"
-    speeds, details = run("reference_loop", small)
+def test_training_speed(run):
+    small = "--size 64 128 --crop 64 --base 65 --batch 2 --workers 1 --steps 2 --rounds 1 --images 4"
+    speeds, details = run("training_speed", small)
     sides = [
-        "torchvision's way",
-        "torchvision's way, our process settings",
+        "torchvision",
+        "torchvision, our process settings",
         "ours, torchvision's network",
         "ours, paper's LR-ASPP on V3-Large",
         "ours, default (V3-Small, Dice, EMA)",
@@ -131,13 +133,11 @@ def test_reference_loop(run):
         assert sum(parts) == pytest.approx(float(whole), rel=0.02, abs=0.5)
 
 
-def test_the_same_network_on_both_sides(monkeypatch):
-    """The row that is to differ in pipeline and loop alone trains torchvision's parameters, one for one."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from reference_loop import SIDES
+def test_both_sides_of_training_speed_train_the_same_network():
+    """The row that differs only in data pipeline and loop has torchvision's parameters, one for one."""
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-    from engine.config.compose import build, compose_config
+    from benchmarks.training_speed import SIDES
 
     config = compose_config("train", SIDES["ours, torchvision's network"])
     ours = build(config.model, key="model", num_classes=19)
@@ -146,3 +146,28 @@ def test_the_same_network_on_both_sides(monkeypatch):
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     assert config.trainer.ema is None
     assert config.task.dice == 0.0
+
+
+def test_the_files_to_the_first_loss_are_those_that_run():
+    backward = torch.Tensor.backward
+    files = files_to_first_loss.files_to_first_loss([])
+    assert {"tools/train.py", "seg/losses.py", "backbones/network.py"} <= set(files)
+    assert not {file for file in files if file.startswith(("det/", "cls/", "streets/", "nas/"))}
+    assert torch.Tensor.backward is backward
+
+
+def test_logs_differ_from_the_first_row_with_another_value():
+    log = [{"step": 1, "kind": "train", "loss": 2.0}, {"step": 2, "kind": "train", "loss": 1.0}]
+    assert same_losses.first_difference(log, [dict(row) for row in log]) is None
+    other = [log[0], {**log[1], "loss": 1.5}]
+    assert same_losses.first_difference(log, other) == "step 2 (train): loss is 1.0 in {0}, 1.5 in {1}"
+    assert same_losses.first_difference(log, log[:1]) == "2 rows in {0}, 1 in {1}"
+
+
+def test_same_losses_trains_a_small_task_by_default():
+    assert same_losses.with_defaults([])[0] == "task=seg"
+    det = same_losses.with_defaults(["task=det", "trainer.steps=40"])
+    assert det[0] == "task=det"
+    assert "data.size=[64,128]" in det
+    assert det.index("trainer.steps=10") < det.index("trainer.steps=40")
+    assert not [o for o in same_losses.with_defaults(["data=masks"]) if o.startswith("data.source")]

@@ -1,12 +1,13 @@
-"""Segmentation training the way of torchvision's reference script, from what its documentation says it does.
+"""Segmentation training as torchvision's reference script does it, according to its documentation.
 
-Pillow decodes; the whole picture is resized so that its shorter side is a random number of pixels between 0.5
-and 2 times `base` (520), then flipped, cropped, and made a normalized float tensor; torch's loader with its
-default settings; torchvision's own `lraspp_mobilenet_v3_large`; SGD with momentum 0.9, the rate falling by
-power 0.9 each step; cross entropy on scores at the input's size; the loss read each step.
+Pillow decodes; the whole image is resized so that its shorter side is a random number of pixels between 0.5
+and 2 times `base` (520), then flipped, cropped, and made a normalized float tensor; torch's loader has its
+default settings; the network is torchvision's `lraspp_mobilenet_v3_large`; SGD has momentum 0.9, and its
+learning rate decays by power 0.9 each step; cross entropy is computed at the input's size; the loss is read
+each step.
 
-As a script it is one side of `reference_loop.py`: it trains once for every line on its standard input. It
-imports nothing of this project, so that its process is set up as torchvision's would be.
+As a script it is one side of `training_speed.py`: it trains once per line on its standard input. It does not
+import this project, so that its process is set up as torchvision's would be.
 """
 
 import json
@@ -29,8 +30,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IGNORE = 255
 
 
-class Pictures(Dataset[dict[str, Any]]):
-    """Pictures and masks of contiguous classes; a sample also tells what it cost (CPU seconds)."""
+class ImageMaskDataset(Dataset[dict[str, Any]]):
+    """Images and masks of contiguous classes; a sample includes what it cost, in CPU seconds."""
 
     def __init__(self, images: Sequence[str], masks: Sequence[str], *, base: int, crop: int) -> None:
         self.images, self.masks = list(images), list(masks)
@@ -64,20 +65,20 @@ class Pictures(Dataset[dict[str, Any]]):
         return pixels, T.pil_to_tensor(mask)[0].long()
 
 
-def loader(dataset: Pictures, *, samples: int, batch: int, workers: int) -> DataLoader[dict[str, Any]]:
-    """torch's loader as it comes, over `samples` random samples."""
+def loader(
+    dataset: ImageMaskDataset, *, samples: int, batch: int, workers: int
+) -> DataLoader[dict[str, Any]]:
+    """torch's loader with its defaults, over `samples` random samples."""
     sampler = RandomSampler(dataset, num_samples=samples)
     return DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=workers, drop_last=True)
 
 
 class Training:
-    """torchvision's network and its loop.
+    """torchvision's network and loop, with `steps` steps per round."""
 
-    Args:
-        steps: per round.
-    """
-
-    def __init__(self, dataset: Pictures, *, classes: int, batch: int, workers: int, steps: int) -> None:
+    def __init__(
+        self, dataset: ImageMaskDataset, *, classes: int, batch: int, workers: int, steps: int
+    ) -> None:
         self.dataset, self.batch, self.workers, self.steps = dataset, batch, workers, steps
         self.model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
         self.model.train()
@@ -88,7 +89,7 @@ class Training:
         )
 
     def round(self) -> dict[str, float]:
-        """Train for `steps` batches, the start of the loader included: seconds, and what they went to."""
+        """Train for `steps` batches, from the start of the loader on: seconds, in total and by part."""
         spent = dict.fromkeys(("wait", "forward", "backward", "optimizer", "decode", "augment"), 0.0)
         started = time.perf_counter()
         batches: Iterator[dict[str, Any]] = iter(
@@ -106,7 +107,7 @@ class Training:
         loss = F.cross_entropy(scores, batch["label"], ignore_index=IGNORE)
         marks.append(time.perf_counter())
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         marks.append(time.perf_counter())
         self.optimizer.step()
         self.schedule.step()
@@ -127,7 +128,7 @@ def main() -> None:
 
         keep_freed_memory()
     images, masks = options.pop("images"), options.pop("masks")
-    dataset = Pictures(images, masks, base=options.pop("base"), crop=options.pop("crop"))
+    dataset = ImageMaskDataset(images, masks, base=options.pop("base"), crop=options.pop("crop"))
     training = Training(dataset, **options)
     for _ in sys.stdin:
         print(json.dumps(training.round()), flush=True)

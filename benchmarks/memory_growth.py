@@ -1,16 +1,16 @@
-"""Memory over time: loader processes on a large data set, an evaluation, a training. Linux.
+"""Does memory grow with time? In loader workers on a large data set, an evaluation and a training. Linux.
 
-Usage: python benchmarks/memory.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
+Usage: python benchmarks/memory_growth.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
 
-Each row tells where memory stood in the first, second and last third of a job, its start left out, in MB: the
-sum over the process and its workers of their proportional shares (PSS), so that pages that forked workers
-share count once. What grows goes on growing in the last third.
+Each row has the median memory in MB in the first, second and last third of a job, without its start: the sum
+of the proportional shares (PSS) of the process and its workers, so that pages shared by forked workers count
+once. A leak shows as growth in the last third.
 
-1. Loader: two epochs over a data set of `entries` files (links to one small picture), in the sampler's order.
+1. Loader: two epochs over a data set of `entries` files (links to one small image), in the sampler's order.
 2. The same entries as Python lists of paths, for comparison: each access writes a reference count into a page
-   that the workers shared until then.
+   that the workers shared before.
 3. Evaluation: `images` label maps through `evaluate` with instance scores.
-4. Training: `steps` steps of `Trainer.fit` on a tiny network, the rows of its log included.
+4. Training: `steps` steps of `Trainer.fit` on a tiny network, with its log.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -19,17 +19,19 @@ import argparse
 import contextlib
 import io
 import multiprocessing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import measuring
 import numpy as np
-import overhead
 import torch
 from torch import nn
 
+from benchmarks.support.processes import shared_mb
+from benchmarks.support.report import heading, table
+from benchmarks.support.tiny_task import Batch, PixelTask, UnreadSplit, random_batch, tiny_network
 from engine import runtime
 from engine.data.images import write_png
 from engine.data.loader import BatchLoader, DataLoaders, EvaluationSampler, SampleKey, TrainingSampler
@@ -48,15 +50,15 @@ SIDE = 32
 
 
 def total_mb() -> float:
-    """Of this process and its workers."""
+    """Memory of this process and its workers."""
     children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-    return sum(measuring.pss_mb(pid) for pid in [multiprocessing.current_process().pid, *children])
+    return sum([shared_mb(pid) for pid in (os.getpid(), *children)])
 
 
 class Gauge:
-    """Reads memory at regular calls out of `total`, the first tenth and the very end left out.
+    """Reads memory at regular intervals among `total` calls, without the first tenth and the very end.
 
-    At the start workers are still loading code, and at the end they have nothing left to do.
+    At the start workers still load code, and at the end they idle.
     """
 
     def __init__(self, total: int, readings: int = 21) -> None:
@@ -78,8 +80,8 @@ class Gauge:
 
 
 def linked(folder: Path, entries: int) -> tuple[list[str], list[str]]:
-    """`entries` names for one picture, and for one mask."""
-    image, mask = folder / "picture.png", folder / "mask.png"
+    """`entries` links to one image, and to one mask."""
+    image, mask = folder / "image.png", folder / "mask.png"
     write_png(image, np.full((SIDE, SIDE, 3), 99, np.uint8))
     write_png(mask, np.full((SIDE, SIDE), 7, np.uint8))
     images, masks = [], []
@@ -92,15 +94,15 @@ def linked(folder: Path, entries: int) -> tuple[list[str], list[str]]:
 
 
 def packed(images: list[str], masks: list[str]) -> SegmentationDataset:
-    """The data set as this project keeps it."""
+    """The entries as this project stores them: packed arrays."""
     names = pack_paths([Path(path).stem for path in images])
     split = SegmentationSplit(images=pack_paths(images), names=names, labels=pack_paths(masks))
     read = label_reader("labelIds")
     return SegmentationDataset(split=split, read_label=read, transform=EvalTransform(), seed=0)
 
 
-class Listed:
-    """The same entries as Python objects: a dict of strings each."""
+class ListDataset:
+    """The entries as Python objects: a dict of strings each."""
 
     def __init__(self, images: list[str], masks: list[str]) -> None:
         pairs = zip(images, masks, strict=True)
@@ -109,33 +111,34 @@ class Listed:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
-        entry = self.entries[draw.index]
-        return {"index": draw.index, "length": sum(len(value) for value in entry.values())}
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        entry = self.entries[key.index]
+        return {"index": key.index, "length": sum(len(value) for value in entry.values())}
 
 
-def over_epochs(dataset: Any, *, workers: int, epochs: int = 2) -> tuple[float, ...]:
-    """Memory while a loader reads the data set `epochs` times."""
-    stream = TrainingSampler(num_samples=len(dataset), batch=BATCH, seed=0)
+def memory_over_epochs(dataset: Any, *, workers: int, epochs: int = 2) -> tuple[float, ...]:
+    """Memory in each third of `epochs` epochs of a loader."""
+    sampler = TrainingSampler(num_samples=len(dataset), batch=BATCH, seed=0)
     steps = epochs * len(dataset) // BATCH
     gauge = Gauge(steps)
-    batches: Any = (stream.step_batches(step)[0] for step in range(steps))
+    batches: Any = (sampler.step_batches(step)[0] for step in range(steps))
     for _ in BatchLoader(dataset, batches, workers=workers):
         gauge()
     return gauge.thirds
 
 
-class Echo(nn.Module):
-    """Predicts the truth."""
+class PerfectTask(nn.Module):
+    """Predicts the labels."""
 
     model: nn.Module = nn.Identity()
 
     def predict(self, batch: dict[str, Any]) -> torch.Tensor:
-        return batch["label"].clamp(max=len(CITYSCAPES_CLASSES) - 1)
+        label: torch.Tensor = batch["label"]
+        return label.clamp(max=len(CITYSCAPES_CLASSES) - 1)
 
 
-class Scenes:
-    """Label maps with instances, made up."""
+class RandomLabels:
+    """Random label maps with instances."""
 
     def __init__(self, images: int, side: int = 128) -> None:
         self.images, self.side = images, side
@@ -143,23 +146,23 @@ class Scenes:
     def __len__(self) -> int:
         return self.images
 
-    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
-        label = np.random.default_rng(draw.index).integers(0, 19, (self.side, self.side), np.uint8)
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        label = np.random.default_rng(key.index).integers(0, 19, (self.side, self.side), np.uint8)
         instances = np.array(CITYSCAPES_CLASSES.ids, np.int32)[label] * 1000 + 1
         return {
             "label": torch.from_numpy(label),
             "instances": torch.from_numpy(instances),
-            "index": draw.index,
+            "index": key.index,
         }
 
 
-def over_images(images: int) -> tuple[float, ...]:
-    """Memory while an evaluation counts `images` label maps."""
+def memory_over_images(images: int) -> tuple[float, ...]:
+    """Memory in each third of an evaluation of `images` label maps."""
     gauge = Gauge(images)
-    scenes = Scenes(images)
+    labels: Any = RandomLabels(images)
     evaluate(
-        Echo(),
-        BatchLoader(scenes, EvaluationSampler(num_samples=images)),
+        PerfectTask(),
+        BatchLoader(labels, EvaluationSampler(num_samples=images)),
         SegmentationEvaluator(classes=CITYSCAPES_CLASSES),
         runtime.Runtime(torch.device("cpu")),
         on_batch=lambda *_: gauge(),
@@ -167,34 +170,34 @@ def over_images(images: int) -> tuple[float, ...]:
     return gauge.thirds
 
 
-def over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
-    """Memory while a tiny network trains, from step to step."""
+def memory_over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, ...]:
+    """Memory in each third of a training of a tiny network."""
     gauge = Gauge(steps)
 
-    class Gauged(DataLoaders):
-        def train_batches(self, *_: Any, **__: Any) -> Iterator[overhead.Batch]:
+    class MeasuredBatches(DataLoaders):
+        def train_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
             while True:
                 yield batch
                 gauge()
 
-        def eval_batches(self, **_: Any) -> Iterator[overhead.Batch]:
+        def eval_batches(self, **_: Any) -> Iterator[Batch]:
             return iter(())
 
-    model = overhead.tiny()
-    batch = overhead.batch_for(model, (16, 16), 1)
+    model = tiny_network()
+    batch = random_batch(model, (16, 16), 1)
     every = max(1, steps // 4)
-    plan = TrainerOptions(
+    training = TrainerOptions(
         steps=steps + 1, eval_every=every, save_every=every, ema=0.9, tensorboard=tensorboard
     )
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
-            options=plan.in_steps(64),
-            task=overhead.PixelTask(model),
+            options=training.in_steps(64),
+            task=PixelTask(model),
             optimizer=optimizers.adamw(model, lr=1e-4),
             schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.Runtime(torch.device("cpu")),
             run=RunFolder(Path(folder)),
-            data=Gauged(train_set=[None] * 64, eval_set=overhead.NoImages()),  # type: ignore[arg-type]
+            data=MeasuredBatches(train_set=[None] * 64, eval_set=UnreadSplit()),  # type: ignore[arg-type]
         ).fit()
     return gauge.thirds
 
@@ -211,18 +214,18 @@ def main(arguments: list[str] | None = None) -> None:
     with TemporaryDirectory() as folder:
         files = linked(Path(folder), options.entries)
         what = f"{options.entries} entries, {options.workers} workers, 2 epochs"
-        found = {
-            f"loader, {what}": over_epochs(packed(*files), workers=options.workers),
-            f"lists of paths, {what}": over_epochs(Listed(*files), workers=options.workers),
+        thirds_of = {
+            f"loader, {what}": memory_over_epochs(packed(*files), workers=options.workers),
+            f"lists of paths, {what}": memory_over_epochs(ListDataset(*files), workers=options.workers),
         }
-    found[f"evaluation, {options.images} images"] = over_images(options.images)
-    found[f"training, {options.steps} steps"] = over_steps(options.steps)
+    thirds_of[f"evaluation, {options.images} images"] = memory_over_images(options.images)
+    thirds_of[f"training, {options.steps} steps"] = memory_over_steps(options.steps)
     rows = [
         [name, *(f"{third:.1f}" for third in thirds), f"{thirds[2] - thirds[1]:+.1f}"]
-        for name, thirds in found.items()
+        for name, thirds in thirds_of.items()
     ]
-    print(measuring.heading(__file__))
-    print(measuring.table(["MB", "first third", "second", "last", "growth"], rows))
+    print(heading(__file__))
+    print(table(["MB", "first third", "second", "last", "growth"], rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Segmentation training the way of `python tools/train.py`, clocked: one side of `reference_loop.py`.
+"""Segmentation training as `python tools/train.py` does it, clocked: one side of `training_speed.py`.
 
-Its argument is JSON: `overrides`, as on the tool's command line, and `steps`. It trains once for every line
-on its standard input, each time from the start of the loader to the end of the last step.
+Its argument is JSON: `overrides`, as on the tool's command line, and `steps`. It trains once per line on its
+standard input, each time from the start of the loader to the end of the last step.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -31,27 +31,28 @@ from engine.train.trainer import Trainer
 PARTS = ("wait", "forward", "backward", "optimizer", "decode", "augment")
 
 
-class Costed:
-    """The training split; a sample also tells what it cost (CPU seconds)."""
+class ClockedDataset:
+    """The training split; a sample includes what it cost, in CPU seconds."""
 
-    def __init__(self, data: Any, transform: Any) -> None:
+    def __init__(self, source: Any, transform: Any) -> None:
         self.transform, self.augmenting = transform, 0.0
-        self.dataset = data.dataset("train", self._augment)
+        self.dataset = source.dataset("train", self._augment)
+        self.has_labels = True
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         started = time.process_time()
-        sample = self.dataset[draw]
+        sample = self.dataset[key]
         whole = time.process_time() - started
         return {**sample, "decode": whole - self.augmenting, "augment": self.augmenting}
 
     def _augment(self, image: Any, label: Any, seed: int) -> Any:
         started = time.process_time()
-        made = self.transform(image, label, seed)
+        augmented = self.transform(image, label, seed)
         self.augmenting = time.process_time() - started
-        return made
+        return augmented
 
 
 @dataclass
@@ -63,14 +64,14 @@ class Clock:
     running: bool = True
 
     def mark(self, part: str | None) -> None:
-        """What passed since the last mark was spent on `part`."""
+        """The time since the last mark went to `part`."""
         now = time.perf_counter()
         if part is not None and self.running:
             self.spent[part] += now - self.last
         self.last = now
 
     def watch(self, task: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Mark the parts of a step; returns the hooks that do, to be removed."""
+        """Mark the parts of a step. Returns: the hooks that do it, to be removed."""
         return [
             task.register_forward_pre_hook(lambda *_: self.mark(None)),
             task.register_forward_hook(lambda *_: self.mark("forward")),
@@ -80,28 +81,28 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round(DataLoaders):
-    """Exactly `steps` batches are read: all work of the loader falls into the time that is measured."""
+class ClockedLoaders(DataLoaders):
+    """Reads exactly `steps` batches: all work of the loader falls into the time that is measured."""
 
     steps: int
     clock: Clock
 
     def train_batches(self, first_step: int, *, batch: int, **options: Any) -> Iterator[dict[str, Any]]:
         sampler = TrainingSampler(num_samples=len(self.train_set), batch=batch, seed=self.seed)
-        chosen: Any = [sampler.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
+        keys: Any = [sampler.step_batches(step)[0] for step in range(first_step, first_step + self.steps)]
         clock, started = self.clock, time.perf_counter()
         clock.mark(None)
-        batches = iter(BatchLoader(self.train_set, chosen, workers=self.workers))
+        batches = iter(BatchLoader(self.train_set, keys, workers=self.workers))
         for _ in range(self.steps):  # up to the last batch, not to the end of the workers
-            taken = next(batches)
+            read = next(batches)
             clock.mark("wait")
             for part in ("decode", "augment"):
-                clock.spent[part] += float(taken[part].sum())
-            yield taken
+                clock.spent[part] += float(read[part].sum())
+            yield read
             clock.mark(None)
         clock.spent["seconds"] = time.perf_counter() - started
         clock.running = False
-        yield taken  # the trainer evaluates after its last step, so it gets one more, which does not count
+        yield read  # the trainer evaluates after its last step, so it gets one more, which does not count
 
     def eval_batches(self, **_: Any) -> Iterator[dict[str, Any]]:
         return iter(())
@@ -115,19 +116,19 @@ class Training:
         # Neither an evaluation nor a checkpoint before the last step, which does not count.
         length = [f"trainer.{key}={steps + 1}" for key in ("steps", "eval_every", "save_every")]
         self.config = compose_config("train", [*overrides, *length])
-        self.plan = build(self.config.trainer, key="trainer")
-        self.where = runtime.start(device="cpu", channels_last=self.plan.channels_last)
-        self.data = build(self.config.data.source, key="data.source")
-        self.task = self.where.place(build_task(self.config, self.data.classes))
+        self.options = build(self.config.trainer, key="trainer")
+        self.runtime = runtime.start(device="cpu", channels_last=self.options.channels_last)
+        self.source = build(self.config.data.source, key="data.source")
+        self.task = self.runtime.place(build_task(self.config, self.source.classes))
         self.augment = build(self.config.augment, key="augment")
 
     def round(self) -> dict[str, float]:
-        """Train for `steps` batches: seconds, and what they went to."""
+        """Train for `steps` batches: seconds, in total and by part."""
         clock = Clock()
         optimizer = build(self.config.optimizer, key="optimizer", model=self.task.model)
-        feed = Round(
-            train_set=Costed(self.data, self.augment),
-            eval_set=self.data.dataset("val", self.task.eval_transform),
+        data = ClockedLoaders(
+            train_set=ClockedDataset(self.source, self.augment),  # type: ignore[arg-type]
+            eval_set=self.source.dataset("val", self.task.eval_transform),
             workers=self.config.data.workers,
             steps=self.steps,
             clock=clock,
@@ -135,17 +136,17 @@ class Training:
         hooks = clock.watch(self.task, optimizer)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             Trainer(
-                options=self.plan.in_steps(len(feed.train_set)),
+                options=self.options.in_steps(len(data.train_set)),
                 task=self.task,
                 optimizer=optimizer,
                 schedule=build(self.config.schedule, key="schedule", steps=self.steps + 1),
-                runtime=self.where,
+                runtime=self.runtime,
                 run=RunFolder(Path(folder)),
-                data=feed,
+                data=data,
             ).fit()
         for hook in hooks:
             hook.remove()
-        return {"images": self.steps * self.plan.batch, **clock.spent}
+        return {"images": self.steps * self.options.batch, **clock.spent}
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
 """Microseconds per step that the training loop adds to a bare torch loop.
 
-Usage: python benchmarks/overhead.py [--steps 200] [--rounds 9] [--cpu] [--profile]
+Usage: python benchmarks/loop_overhead.py [--steps 200] [--rounds 9] [--cpu] [--profile]
 
 Network, optimizer, batch (in memory) and loss are the same on both sides. The bare loop is forward, loss,
 backward, step, zero_grad and reading the loss. Ours is `Trainer.fit`, with its log on disk; it also moves the
-batch, seeds the step, sets the learning rate, refuses losses and gradients that are not finite, and reports.
-Four networks: two convolutions on one picture of 16x16, where little but the loop is left; a toy of four
-convolutions on pictures of CIFAR's size, eight at a time; and the default network at two sizes of crop.
-`--cpu` counts CPU time of all threads instead of wall time, for a machine that does other work meanwhile.
-`--profile` prints which functions the steps of the tiny one go to.
+batch, seeds the step, sets the learning rate, checks that losses and gradients are finite, and reports. Four
+networks: two convolutions on one image of 16x16, for which the loop is most of the work; four convolutions on
+images of CIFAR's size, eight at a time; and the default network at two crop sizes. `--cpu` counts CPU time of
+all threads instead of wall time, for a machine that does other work at the same time. `--profile` prints in
+which functions the steps of the smallest network spend their time.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -28,12 +28,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import measuring
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
+from benchmarks.support.report import heading, table
+from benchmarks.support.rounds import spread, take_turns
+from benchmarks.support.tiny_task import CLASSES, Batch, PixelTask, UnreadSplit, random_batch, tiny_network
 from engine import runtime
 from engine.data.loader import DataLoaders
 from engine.run.run_folder import RunFolder
@@ -42,95 +43,39 @@ from engine.train.trainer import Trainer, TrainerOptions
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
-CLASSES = 19
-Batch = dict[str, Tensor]
-
-
-class PixelTask(nn.Module):
-    """Cross entropy at the network's own resolution: nothing here that is not in both loops."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": F.cross_entropy(self.model(batch["image"]), batch["label"])}
-
-    def weight(self, batch: Batch) -> Tensor:
-        return torch.tensor(float(batch["label"].numel()))
-
-    def evaluator(self, dataset: Any) -> "NoScore":
-        return NoScore()
-
-
-class NoImages(list[Any]):
-    """An evaluation split that is never read."""
-
-    has_labels = True
-
-
-class NoScore:
-    """An evaluator with nothing to count."""
-
-    main_metric = "score"
-
-    def reset(self) -> None: ...
-
-    def update(self, outputs: Any, batch: Any) -> None: ...
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def merge(self, states: list[dict[str, Any]]) -> None: ...
-
-    def compute(self) -> dict[str, Any]:
-        return {"score": 0.0}
-
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(DataLoaders):
-    """The same batch at every step; notes when the first and the one after `steps` were asked for.
+class RepeatedBatch(DataLoaders):
+    """The same batch at every step. Records when the first was requested, and the one after `steps`.
 
-    Not each of them: a clock of CPU time is a system call, of up to 0.1 ms, which the bare loop does not pay.
+    Not the others: reading the CPU clock is a system call of up to 0.1 ms, which the bare loop does not make.
     """
 
     batch: Batch
     steps: int
     clock: Callable[[], float]
-    asked: list[float] = field(default_factory=list)
+    requested: list[float] = field(default_factory=list)
 
     def train_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
         for step in count():
             if step in (0, self.steps):
-                self.asked.append(self.clock())
+                self.requested.append(self.clock())
             yield self.batch
 
     def eval_batches(self, **_: Any) -> Iterator[Batch]:
         return iter(())
 
 
-def tiny() -> nn.Module:
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, CLASSES, 1)]
-    return nn.Sequential(*layers)
-
-
-def toy() -> nn.Module:
+def four_convolutions() -> nn.Module:
     layers: list[nn.Module] = []
     for channels_in, out in ((3, 32), (32, 64), (64, 64)):
         layers += [nn.Conv2d(channels_in, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(64, CLASSES, 1))
 
 
-def default() -> nn.Module:
+def default_network() -> nn.Module:
     head = partial(LRASPP, pool="large_kernel", align_corners=False)
     return Segmenter(backbone=mobilenet_v3_small(output_stride=16), head=head, num_classes=CLASSES)
-
-
-def batch_for(model: nn.Module, size: tuple[int, int], images: int) -> Batch:
-    pictures = torch.randn(images, 3, *size).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        grid = model(pictures).shape[-2:]
-    return {"image": pictures, "label": torch.randint(0, CLASSES, (images, *grid))}
 
 
 def bare(
@@ -152,32 +97,34 @@ def ours(
     task: PixelTask, optimizer: torch.optim.Optimizer, batch: Batch, steps: int, clock: Callable[[], float]
 ) -> float:
     """Seconds per step of `Trainer.fit`, from its first batch to the batch after `steps`."""
-    feed = InMemory(train_set=[None] * 64, eval_set=NoImages(), batch=batch, steps=steps, clock=clock)  # type: ignore[arg-type]
-    plan = TrainerOptions(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).in_steps(64)
+    data = RepeatedBatch(train_set=[None] * 64, eval_set=UnreadSplit(), batch=batch, steps=steps, clock=clock)  # type: ignore[arg-type]
+    training = TrainerOptions(steps=steps + 1, eval_every=steps + 1, save_every=steps + 1).in_steps(64)
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Trainer(
-            options=plan,
+            options=training,
             task=task,
             optimizer=optimizer,
             schedule=schedules.poly(steps=steps + 1),
             runtime=runtime.start(device="cpu"),
             run=RunFolder(Path(folder)),
-            data=feed,
+            data=data,
         ).fit()
-    first, last = feed.asked
+    first, last = data.requested
     return (last - first) / steps
 
 
 def sides(
     make: Callable[[], nn.Module], size: tuple[int, int], images: int, steps: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """The two loops, each with a network and an optimizer of its own."""
+    """The two loops, each with its own network and optimizer."""
     jobs = {}
     for name, loop in (("bare", bare), ("ours", ours)):
         torch.manual_seed(0)
         model = make().to(memory_format=torch.channels_last)
         optimizer = optimizers.adamw(model, lr=1e-4)
-        jobs[name] = partial(loop, PixelTask(model), optimizer, batch_for(model, size, images), steps, clock)
+        jobs[name] = partial(
+            loop, PixelTask(model), optimizer, random_batch(model, size, images), steps, clock
+        )
     return jobs
 
 
@@ -201,29 +148,27 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     runtime.start(device="cpu")  # its settings are for both
     clock = time.process_time if options.cpu else time.perf_counter
-    few = max(1, options.steps // 10)
+    fewer = max(1, options.steps // 10)
     cases = {
-        "tiny, 1 x 16x16": (tiny, (16, 16), 1, options.steps),
-        "toy, 8 x 32x32": (toy, (32, 32), 8, few),
-        "default network, 1 x 64x64": (default, (64, 64), 1, few),
-        "default network, 8 x 128x256": (default, (128, 256), 8, few),
+        "two convolutions, 1 x 16x16": (tiny_network, (16, 16), 1, options.steps),
+        "four convolutions, 8 x 32x32": (four_convolutions, (32, 32), 8, fewer),
+        "default network, 1 x 64x64": (default_network, (64, 64), 1, fewer),
+        "default network, 8 x 128x256": (default_network, (128, 256), 8, fewer),
     }
     if options.profile:
-        print(profile(sides(*cases["tiny, 1 x 16x16"], clock)["ours"]))
+        print(profile(sides(*cases["two convolutions, 1 x 16x16"], clock)["ours"]))
         return
     rows = []
     for name, case in cases.items():
-        seconds = measuring.take_turns(sides(*case, clock), rounds=options.rounds)
+        seconds = take_turns(sides(*case, clock), rounds=options.rounds)
         extra = [1e6 * (mine - other) for mine, other in zip(seconds["ours"], seconds["bare"], strict=True)]
         microseconds = {side: [1e6 * time for time in times] for side, times in seconds.items()}
         share = statistics.median(extra) / statistics.median(microseconds["bare"])
-        shown = [
-            measuring.spread(values, 0) for values in (microseconds["bare"], microseconds["ours"], extra)
-        ]
+        shown = [spread(values, 0) for values in (microseconds["bare"], microseconds["ours"], extra)]
         rows.append([name, *shown, f"{100 * share:.1f} %"])
-    print(measuring.heading(__file__))
+    print(heading(__file__))
     print(
-        measuring.table(
+        table(
             [
                 "us of CPU time per step" if options.cpu else "us per step",
                 "bare loop",

@@ -1,17 +1,18 @@
 """Images/s of segmentation training: `tools/train.py` against torchvision's reference script.
 
-Usage: python benchmarks/reference_loop.py [--size 512 1024] [--crop 480] [--base 520] [--batch 4]
-                                           [--workers 2] [--steps 12] [--rounds 3] [--pictures 48]
+Usage: python benchmarks/training_speed.py [--size 512 1024] [--crop 480] [--base 520] [--batch 4]
+                                           [--workers 2] [--steps 12] [--rounds 3] [--images 48]
                                            [--only ROW ...]
 
-Both sides train on the same drawn pictures from PNG files, at the same crop and the same magnifications (half
-to twice `base` pixels on the shorter side), batch, workers and threads, each in a process of its own, set up
-as its script would set it up; the processes take turns and stand still in between. torchvision's way is
-written from its documented behavior (`torchvision_way.py`). Rows: torchvision's way; the same with this
-project's process settings (memory kept, OpenMP threads that wait passively); this project with torchvision's
-network and optimizer, so that only pipeline and loop differ; with the paper's LR-ASPP; and with the default.
+All sides train on the same drawn images from PNG files, with the same crop, magnification (half to twice
+`base` pixels on the shorter side), batch, workers and threads. Each has a process of its own, set up as its
+script would set it up; the processes take turns and idle in between. torchvision's side follows its
+documented behavior (`support/torchvision_training.py`). Rows: torchvision; torchvision with this project's
+process settings (freed memory kept, OpenMP threads that wait passively); this project with torchvision's
+network and optimizer, so that only data pipeline and loop differ; with the paper's LR-ASPP; and with the
+defaults.
 
-A round begins with the start of the loader and reads just what it trains on. The second table says where
+A round begins with the start of the loader and reads exactly what it trains on. The second table shows where
 the time goes, per image: decoding and augmentation in CPU time of the workers, the rest in seconds of the
 main process.
 """
@@ -28,14 +29,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import measuring
-from pictures import drawn, paths, write_training_ids
+from benchmarks.support.images import as_strings, drawn_images, write_training_ids
+from benchmarks.support.processes import child_environment
+from benchmarks.support.report import heading, table
+from benchmarks.support.rounds import ratio, spread, take_turns
 
-HERE = Path(__file__).resolve().parent
-REFERENCE = "torchvision's way"
+SUPPORT = Path(__file__).resolve().parent / "support"
+REFERENCE = "torchvision"
 SIDES = {
     REFERENCE: None,
-    "torchvision's way, our process settings": None,
+    "torchvision, our process settings": None,
     "ours, torchvision's network": [
         "experiment=seg/lraspp_torchvision",
         "optimizer=sgd",
@@ -50,15 +53,16 @@ PARTS = ("wait", "forward", "backward", "optimizer", "other")
 
 
 class Side:
-    """A process that trains one round whenever it is told to."""
+    """A process that trains one round on demand."""
 
     def __init__(self, script: str, options: dict[str, Any], *, without: Sequence[str] = ()) -> None:
+        self.script = script
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / script), json.dumps(options)],
+            [sys.executable, str(SUPPORT / script), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=measuring.child_environment(without=without),
+            env=child_environment(without=without),
         )
 
     def round(self) -> dict[str, float]:
@@ -68,8 +72,9 @@ class Side:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.process.args}: ended with status {self.process.wait()}")
-        return json.loads(line)
+            raise SystemExit(f"{self.script} ended with status {self.process.wait()}")
+        seconds: dict[str, float] = json.loads(line)
+        return seconds
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -77,19 +82,20 @@ class Side:
         self.process.wait()
 
 
-def start(name: str, options: argparse.Namespace, data: Any, masks: list[str], root: str) -> Side:
+def start(name: str, options: argparse.Namespace, source: Any, masks: list[str], root: str) -> Side:
     """Start the process of one row."""
     overrides = SIDES[name]
     if overrides is None:
-        job = {"images": paths(data.splits["train"].images), "masks": masks, "classes": len(data.classes)}
+        images = as_strings(source.splits["train"].images)
+        job = {"images": images, "masks": masks, "classes": len(source.classes)}
         job |= {key: getattr(options, key) for key in ("base", "crop", "batch", "workers", "steps")}
         tuned = name != REFERENCE
         without = () if tuned else ("OMP_WAIT_POLICY",)  # which engine.environment has set in this process
-        return Side("torchvision_way.py", {**job, "keep_memory": tuned}, without=without)
+        return Side("torchvision_training.py", {**job, "keep_memory": tuned}, without=without)
     factor = options.base / options.size[0]
     settings = [
         f"data.root={root}",
-        f"data.source.num_train={options.pictures}",
+        f"data.source.num_train={options.images}",
         "data.source.num_val=1",
         "data.source.num_test=0",
         f"data.source.size=[{options.size[0]},{options.size[1]}]",
@@ -99,18 +105,16 @@ def start(name: str, options: argparse.Namespace, data: Any, masks: list[str], r
         f"trainer.batch={options.batch}",
         "trainer.device=cpu",
     ]
-    return Side("our_way.py", {"overrides": [*settings, *overrides], "steps": options.steps})
+    return Side("project_training.py", {"overrides": [*settings, *overrides], "steps": options.steps})
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    with drawn(options.pictures, tuple(options.size)) as data, TemporaryDirectory() as folder:
-        masks = write_training_ids(data, Path(folder))
-        root = str(Path(paths(data.splits["train"].images)[0]).parents[3])
-        sides = {name: start(name, options, data, masks, root) for name in options.only or SIDES}
+    with drawn_images(options.images, tuple(options.size)) as source, TemporaryDirectory() as folder:
+        masks = write_training_ids(source, Path(folder))
+        root = str(Path(as_strings(source.splits["train"].images)[0]).parents[3])
+        sides = {name: start(name, options, source, masks, root) for name in options.only or SIDES}
         try:
-            return measuring.take_turns(
-                {name: side.round for name, side in sides.items()}, rounds=options.rounds
-            )
+            return take_turns({name: side.round for name, side in sides.items()}, rounds=options.rounds)
         finally:
             for side in sides.values():
                 side.close()
@@ -121,9 +125,9 @@ def report(results: dict[str, list[dict[str, float]]]) -> str:
     others = [name for name in rates if SIDES[name] is None] or list(rates)[:1]
     rows = []
     for name, rate in rates.items():
-        ratios = [measuring.spread(measuring.ratio(rate, rates[other]), 2) for other in others]
-        rows.append([name, measuring.spread(rate, 2), *ratios])
-    speeds = measuring.table(["training", "images/s", *(f"times {other}" for other in others)], rows)
+        ratios = [spread(ratio(rate, rates[other]), 2) for other in others]
+        rows.append([name, spread(rate, 2), *ratios])
+    speeds = table(["training", "images/s", *(f"times {other}" for other in others)], rows)
     details = []
     for name, rounds in results.items():
         parts = {
@@ -135,25 +139,25 @@ def report(results: dict[str, list[dict[str, float]]]) -> str:
         shown = ("decode", "augment", *PARTS, "seconds")
         details.append([name, *(f"{max(parts[part], 0.0):.1f}" for part in shown)])
     header = ["ms per image", "decode (CPU)", "augment (CPU)", *PARTS, "in all"]
-    return f"{speeds}\n\n{measuring.table(header, details)}"
+    return f"{speeds}\n\n{table(header, details)}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="of the pictures")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="of the images")
     parser.add_argument("--crop", type=int, default=480)
     parser.add_argument("--base", type=int, default=520, help="shorter side, before the random scale")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--only", nargs="+", choices=SIDES, metavar="ROW", help="rows: " + "; ".join(SIDES))
     options = parser.parse_args(arguments)
     results = measure(options)
-    print(measuring.heading(__file__))
+    print(heading(__file__))
     print(report(results))
 
 

@@ -1,11 +1,11 @@
 """How long the tools take to start: `--help`, imports, and a tiny training up to its first step.
 
-Usage: python benchmarks/startup.py [--rounds 5] [--top 10] [--tools train eval ...] [--first-step]
+Usage: python benchmarks/tool_startup.py [--rounds 5] [--top 10] [--tools train eval ...] [--first-step]
 
-Each figure is that of fresh Python processes. The second table adds up, by package, what importing a tool
-costs (`python -X importtime`, which is slower than the import alone; the packages that cost most), and the
-third says which heavy packages are there after `--help`, after the tool's own imports and, with
-`--first-step`, after a training without TensorBoard and pictures.
+All figures are of new Python processes. The second table shows what importing a tool costs by package (with
+`python -X importtime`, which is slower than the import alone; only the most expensive packages). The third
+shows which heavy packages are loaded after `--help`, after the tool's own imports and, with `--first-step`,
+after a training without TensorBoard and sample images.
 """
 
 import argparse
@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import measuring
+from benchmarks.support.processes import ROOT, python
+from benchmarks.support.report import heading, table
+from benchmarks.support.rounds import clocked, spread, take_turns
 
-TOOLS = sorted(path.stem for path in (measuring.ROOT / "tools").glob("*.py"))
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 HEAVY = [
     "torch",
     "torchvision",
@@ -52,14 +54,14 @@ runpy.run_path({tool!r}, run_name={name!r})
 
 
 def run(*arguments: str) -> tuple[str, str]:
-    done = measuring.python(*arguments)
+    done = python(*arguments)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
     return done.stdout, done.stderr
 
 
 def path_of(tool: str) -> str:
-    return str(measuring.ROOT / "tools" / f"{tool}.py")
+    return str(ROOT / "tools" / f"{tool}.py")
 
 
 def importing(tool: str) -> None:
@@ -71,7 +73,7 @@ def helping(tool: str) -> None:
 
 
 def training(folder: Path) -> list[str]:
-    """Arguments of a training of one step on pictures in `folder`, which the first call draws."""
+    """Arguments of a training of one step on scenes in `folder`, which the first call draws."""
     return [*TINY, f"data.root={folder / 'streets'}", f"run={folder / f'run-{time.monotonic_ns()}'}"]
 
 
@@ -81,13 +83,13 @@ def first_step(folder: Path) -> float:
     started = time.time()
     run(path_of("train"), *arguments)
     log = Path(arguments[-1].removeprefix("run=")) / "log.jsonl"
-    found = re.search(r'"time": ([\d.]+)', log.read_text(encoding="utf-8"))
-    assert found is not None
-    return float(found[1]) - started
+    logged = re.search(r'"time": ([\d.]+)', log.read_text(encoding="utf-8"))
+    assert logged is not None
+    return float(logged[1]) - started
 
 
 def cost_by_package(tool: str) -> dict[str, float]:
-    """Package -> ms that its modules take to import, without what they import of other packages."""
+    """Package -> ms that its own modules take to import."""
     _, text = run("-X", "importtime", "-c", IMPORTED.format(tool=path_of(tool)))
     costs: dict[str, float] = {}
     for own, module in re.findall(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)", text):
@@ -97,7 +99,7 @@ def cost_by_package(tool: str) -> dict[str, float]:
 
 
 def loaded(tool: str, name: str, arguments: list[str]) -> str:
-    """The heavy packages that are there when the process ends."""
+    """The heavy packages that are loaded when the process ends."""
     script = RUN.format(tool=path_of(tool), heavy=HEAVY, name=name, arguments=arguments)
     return run("-c", script)[0].rpartition("loaded:")[2].strip() or "none"
 
@@ -105,38 +107,38 @@ def loaded(tool: str, name: str, arguments: list[str]) -> str:
 def times(options: argparse.Namespace, folder: Path) -> str:
     jobs = {}
     for tool in options.tools:
-        jobs[f"{tool} --help"] = measuring.clocked(partial(helping, tool))
-        jobs[f"imports of {tool}"] = measuring.clocked(partial(importing, tool))
+        jobs[f"{tool} --help"] = clocked(partial(helping, tool))
+        jobs[f"imports of {tool}"] = clocked(partial(importing, tool))
     if options.first_step:
         jobs["train, to the first step"] = partial(first_step, folder)
-    jobs["import torch"] = measuring.clocked(partial(run, "-c", "import torch"))
-    seconds = measuring.take_turns(jobs, rounds=options.rounds)
-    rows = [[name, measuring.spread(values, 2)] for name, values in seconds.items()]
-    return measuring.table(["start", "seconds"], rows)
+    jobs["import torch"] = clocked(partial(run, "-c", "import torch"))
+    seconds = take_turns(jobs, rounds=options.rounds)
+    rows = [[name, spread(values, 2)] for name, values in seconds.items()]
+    return table(["start", "seconds"], rows)
 
 
 def costs(options: argparse.Namespace) -> str:
-    found = {tool: cost_by_package(tool) for tool in options.tools}
+    by_tool = {tool: cost_by_package(tool) for tool in options.tools}
     most = {
-        package: max(costs.get(package, 0.0) for costs in found.values())
-        for costs in found.values()
+        package: max(costs.get(package, 0.0) for costs in by_tool.values())
+        for costs in by_tool.values()
         for package in costs
     }
     rows = [
-        [package, *(f"{found[tool].get(package, 0.0):.0f}" for tool in options.tools)]
+        [package, *(f"{by_tool[tool].get(package, 0.0):.0f}" for tool in options.tools)]
         for package in sorted(most, key=lambda package: -most[package])[: options.top]
     ]
-    return measuring.table(["ms to import", *options.tools], rows)
+    return table(["ms to import", *options.tools], rows)
 
 
-def presence(options: argparse.Namespace, folder: Path) -> str:
+def loaded_packages(options: argparse.Namespace, folder: Path) -> str:
     rows = []
     for tool in options.tools:
         rows.append([f"{tool} --help", loaded(tool, "__main__", ["--help"])])
         rows.append([f"imports of {tool}", loaded(tool, "imported", [])])
     if options.first_step:
         rows.append(["a training", loaded("train", "__main__", [*training(folder), "samples=0"])])
-    return measuring.table(["after", "loaded"], rows)
+    return table(["after", "loaded"], rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -149,8 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first-step", action="store_true", help="also train for a step")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
-        parts = [times(options, Path(folder)), costs(options), presence(options, Path(folder))]
-    print(measuring.heading(__file__))
+        parts = [times(options, Path(folder)), costs(options), loaded_packages(options, Path(folder))]
+    print(heading(__file__))
     print("\n\n".join(parts))
 
 

@@ -1,10 +1,10 @@
-"""How near the sum of a latency table's layers comes to the measured network, which the searches rely on.
+"""The error of latency tables: the sum of a network's layers against the whole network, both measured.
 
-Usage: python benchmarks/layer_sum.py [--size 256 512] [--threads 1] [--runtime torch onnx]
+Usage: python benchmarks/search/latency_table_error.py [--size 256 512] [--threads 1] [--runtime torch onnx]
 
-Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11) and the Large one at three quarters of its width.
-Run it on a machine that does nothing else: short calls slip between other jobs, long ones do not, and the sum
-comes out too low.
+Searches rely on this sum. Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11), and the Large one at
+three quarters of its width. Run it on an idle machine: other jobs interrupt long calls more often than short
+ones, so the sum would be too low.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -12,13 +12,14 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 import argparse
 from functools import partial
 
-import measuring
 import torch
 
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import NetSpec
+from benchmarks.support.report import heading, table
 from deploy.latency_table.layer_timing import measurer
-from deploy.latency_table.table import LatencyTable, NetworkLatency
+from deploy.latency_table.network_latency import NetworkLatency
+from deploy.latency_table.table import LatencyTable
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
@@ -48,17 +49,18 @@ def main() -> None:
             latency = NetworkLatency(
                 table=LatencyTable(about={}),
                 size=tuple(options.size),
-                taps=model.backbone.taps,
+                taps=model.features,
                 head="LRASPP",
                 model=segmenter,
                 measure=measurer(runtime, threads=options.threads),
             )
             predicted = latency(spec)
             measured = latency.measured_ms(model, torch.rand(1, 3, *options.size))
+            assert measured is not None
             error = f"{100 * (predicted / measured - 1):+.1f} %"
             rows.append([runtime, name, f"{predicted:.2f}", f"{measured:.2f}", error])
-    print(measuring.heading(__file__))
-    print(measuring.table(["runtime", "network", "sum of layers, ms", "measured, ms", "error"], rows))
+    print(heading(__file__))
+    print(table(["runtime", "network", "sum of layers, ms", "measured, ms", "error"], rows))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What the exponent w of the reward does: two searches with real trainings, and their scatter as a picture.
+"""The effect of the reward's exponent w: two searches with real trainings, and a scatter plot of both.
 
-Usage: python benchmarks/nas_w.py [key=value of tools/train.py ...] [--samples 48] [--steps 60] ...
+Usage: python benchmarks/search/reward_exponent.py [key=value for tools/train.py ...] [--samples 48] ...
 
 Examples:
-  python benchmarks/nas_w.py --samples 48 --steps 60                        built-in streets, around V3-Small
-  python benchmarks/nas_w.py task=cls --samples 48 --steps 150              their road users and signs, faster
-  python benchmarks/nas_w.py data=masks data.root=my_data --latency phone.json --target-ms 20
+  python benchmarks/search/reward_exponent.py --samples 48 --steps 60
+  python benchmarks/search/reward_exponent.py task=cls --samples 48 --steps 150
+  python benchmarks/search/reward_exponent.py data=masks data.root=my_data --latency phone.json --target-ms 20
 
-Both searches (w = -0.07, and -0.15) train every network they ask for, from new weights, for `steps` steps,
-and score it on a held-out part of train. They share the space, the seed, the target and one latency table,
-whose gaps are measured on this machine. The target is the latency of the skeleton, unless it is given. After
-`--seconds` no further trial begins; the same command goes on where it ended.
+Both searches (w = -0.07 and w = -0.15) train every network that they try from new weights for `steps` steps
+and score it on a held-out part of train. They share the space, the seed, the target and one latency table;
+layers that it lacks are measured on this machine. The target is the latency of the skeleton by default. After
+`--seconds` no further trial begins; the same command continues the searches.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -48,19 +48,19 @@ ROUNDS = Rounds(warmup=3, least=7, most=100, interval=0.01, budget_s=0.4)
 
 
 class OutOfTime(BaseException):
-    """Ends a search between two trials; no crash of a trial, so it is no Exception."""
+    """Ends a search between two trials; not an Exception, because it is not the failure of a trial."""
 
 
 @dataclass(frozen=True)
-class Until:
-    """`evaluate`, until a moment of `time.monotonic`; a network of both searches is trained once."""
+class UntilDeadline:
+    """`evaluate` until `deadline` (of `time.monotonic`); a network that both searches try is trained once."""
 
     evaluate: Callable[[NetSpec, int], float]
-    moment: float
+    deadline: float
     known: dict[NetSpec, float] = field(default_factory=dict)
 
     def __call__(self, spec: NetSpec, seed: int) -> float:
-        if time.monotonic() > self.moment:
+        if time.monotonic() > self.deadline:
             raise OutOfTime
         if spec not in self.known:
             self.known[spec] = self.evaluate(spec, seed)
@@ -68,69 +68,72 @@ class Until:
 
 
 def main() -> None:
-    given, overrides = parsed()
-    out = make_folder(Path(given.out))
+    options, overrides = parsed()
+    out = make_folder(Path(options.out))
     factory = NewTrainerFactory(
-        overrides=tuple(overrides), trials=TrialOptions(held_out=given.held_out, device=given.device)
+        overrides=tuple(overrides), trials=TrialOptions(held_out=options.held_out, device=options.device)
     )
     trainer = factory()
-    latency = latency_of(trainer, out / "latency.json", given.latency, given.runtime)
-    target_ms = given.target_ms or latency(trainer.spec)
+    latency = latency_model(trainer, out / "latency.json", options.latency, options.runtime)
+    target_ms = options.target_ms or latency(trainer.spec)
     print(
         f"skeleton {trainer.spec.name}: {latency(trainer.spec):.3f} ms; target {target_ms:.3f} ms", flush=True
     )
-    evaluate = Until(ShortTraining(make_trainer=factory, steps=given.steps), time.monotonic() + given.seconds)
+    evaluate = UntilDeadline(
+        ShortTraining(make_trainer=factory, steps=options.steps), time.monotonic() + options.seconds
+    )
     results = {}
     for w in EXPONENTS:
         method = MnasSearch(
-            samples=given.samples,
-            batch=given.batch,
-            steps=given.steps,
+            samples=options.samples,
+            batch=options.batch,
+            steps=options.steps,
             reward=Reward(target_ms=target_ms, w=w),
             space=MnasSpace,
-            strategy=partial(Controller, **({} if given.lr is None else {"lr": given.lr})),
+            strategy=partial(Controller, **({} if options.lr is None else {"lr": options.lr})),
         )
         try:
             results[f"w = {w:g}"] = run(method, trainer, evaluate, latency, out / f"w{w:g}", overrides)
         except OutOfTime:
-            raise SystemExit(f"out of time at w={w:g}; the same command goes on") from None
-    draw_scatter(out / "nas_w.png", results, metric=trainer.metric)
+            raise SystemExit(f"out of time at w={w:g}; the same command continues") from None
+    draw_scatter(out / "reward_exponent.png", results, metric=trainer.metric)
     rows = [summary(label, result) for label, result in results.items()]
-    write_json(out / "nas_w.json", {"target_ms": target_ms, "steps": given.steps, "searches": rows})
+    write_json(
+        out / "reward_exponent.json", {"target_ms": target_ms, "steps": options.steps, "searches": rows}
+    )
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    print(f"picture: {out / 'nas_w.png'}")
+    print(f"chart: {out / 'reward_exponent.png'}")
 
 
 def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--samples", type=int, default=48, help="networks of each search")
-    parser.add_argument("--steps", type=int, default=60, help="of the proxy training")
-    parser.add_argument(
-        "--batch", type=int, default=4, help="networks that the controller is told of at once"
-    )
+    parser.add_argument("--samples", type=int, default=48, help="networks per search")
+    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--batch", type=int, default=4, help="networks per update of the controller")
     parser.add_argument("--lr", type=float, help="of the controller")
-    parser.add_argument("--held-out", type=float, default=0.1, help="share of train that is scored on")
-    parser.add_argument("--device", default="auto", help="of the trainings; latency is the processor's")
-    parser.add_argument("--latency", help="table of a device; default: measured here")
+    parser.add_argument("--held-out", type=float, default=0.1, help="share of train to score on")
+    parser.add_argument("--device", default="auto", help="of the trainings; latency is always the CPU's")
+    parser.add_argument("--latency", help="latency table of a device; default: measured here")
     parser.add_argument(
-        "--runtime", default="torch", help="what the table's gaps are measured in: torch, onnx"
+        "--runtime", default="torch", help="that measures what the table lacks: torch or onnx"
     )
     parser.add_argument("--target-ms", type=float, help="default: the skeleton's latency")
     parser.add_argument("--seconds", type=float, default=3600, help="after which no trial begins")
-    parser.add_argument("--out", default="runs/nas_w")
-    given, overrides = parser.parse_known_args()
+    parser.add_argument("--out", default="runs/reward_exponent")
+    options, overrides = parser.parse_known_args()
     if wrong := [override for override in overrides if "=" not in override or override[0] == "-"]:
         parser.error(f"unknown: {' '.join(wrong)}")
-    return given, overrides if any(o.startswith("task=") for o in overrides) else ["task=seg", *overrides]
+    has_task = any(override.startswith("task=") for override in overrides)
+    return options, overrides if has_task else ["task=seg", *overrides]
 
 
-def latency_of(trainer: TaskTrainer, path: Path, given: str | None, runtime: str) -> LatencyModel:
-    """By the table kept at `path`, at first the one that was given; what it lacks is measured here."""
-    clock = None if given else measurer(runtime, rounds=ROUNDS)
+def latency_model(trainer: TaskTrainer, path: Path, initial: str | None, runtime: str) -> LatencyModel:
+    """Latency by the table at `path`, at first a copy of `initial`; without that, layers are measured."""
+    clock = None if initial else measurer(runtime, rounds=ROUNDS)
     size = trainer.input_size()
-    if path.exists() or given:
-        table = LatencyTable.load(path if path.exists() else Path(str(given)))
+    if path.exists() or initial:
+        table = LatencyTable.load(path if path.exists() else Path(str(initial)))
     else:
         assert clock is not None
         table = LatencyTable(about=provenance(clock, size))
@@ -148,7 +151,7 @@ def latency_of(trainer: TaskTrainer, path: Path, given: str | None, runtime: str
 def run(
     method: MnasSearch,
     trainer: TaskTrainer,
-    evaluate: Until,
+    evaluate: UntilDeadline,
     latency: LatencyModel,
     folder: Path,
     overrides: list[str],
@@ -166,13 +169,13 @@ def run(
 
 
 def summary(label: str, result: MnasResult) -> dict[str, object]:
-    """The best network, and where the last third of the samples lay: what the controller had come to like."""
+    """The best network, and the last third of the samples, which shows what the controller has learned."""
     late = [t for t in result.trials[-(len(result.trials) // 3 or 1) :] if t.scored]
-    found = result.best
+    best = result.best
     return {
         "search": label,
-        "best_accuracy": round(found.accuracy, 4),
-        "best_ms": round(found.latency_ms, 3),
+        "best_accuracy": round(best.accuracy, 4),
+        "best_ms": round(best.latency_ms, 3),
         "late_accuracy": round(statistics.mean(t.accuracy for t in late), 4) if late else None,
         "late_ms": round(statistics.mean(t.latency_ms for t in late), 3) if late else None,
         "failed": sum(not trial.scored for trial in result.trials),

@@ -1,34 +1,35 @@
-"""Images/s of a training step: memory format, precision and compilation side by side, interleaved.
+"""Images/s of a training step: memory format, precision and compilation compared.
 
-Usage: python benchmarks/train_step.py [--backbone mobilenet_v3_large] [--size 360 480] [--batch 4]
-                                       [--rounds 5] [--compile] [--memory]
+Usage: python benchmarks/training_step.py [--backbone mobilenet_v3_large] [--size 360 480] [--batch 4]
+                                          [--rounds 5] [--compile] [--memory]
 
-The median over the rounds is printed for each variant, with its ratio to the first. Rounds are interleaved,
-so a load that comes and goes meets all variants alike.
+Prints the median over the rounds for each variant, and its ratio to the first. The variants take turns, so
+that other load on the machine meets them alike.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 from backbones import mobilenet_v2, mobilenet_v3
+from backbones.spec import NetSpec
 from engine.runtime import keep_freed_memory
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., NetSpec]] = {
     "mobilenet_v3_large": mobilenet_v3.mobilenet_v3_large,
     "mobilenet_v3_small": mobilenet_v3.mobilenet_v3_small,
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
 }
 
 
-def head(**options: object) -> LRASPP:
-    return LRASPP(pool="large_kernel", align_corners=False, **options)  # type: ignore[arg-type]
+HEAD = partial(LRASPP, pool="large_kernel", align_corners=False)
 
 
 def step(
@@ -38,7 +39,7 @@ def step(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     spec = BACKBONES[arguments.backbone](output_stride=16)
-    model = Segmenter(backbone=spec, head=head, num_classes=19).to(device, memory_format=layout)
+    model = Segmenter(backbone=spec, head=HEAD, num_classes=19).to(device).to(memory_format=layout)
     if compiled:
         model.compile()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -49,7 +50,7 @@ def step(
     def run() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             scores = F.interpolate(model(images), size, mode="bilinear")
-        F.cross_entropy(scores.float(), labels).backward()
+        F.cross_entropy(scores.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":

@@ -1,10 +1,10 @@
-"""What reading COCO's training annotations costs: seconds, memory, and what workers add to it.
+"""The cost of reading COCO's training annotations: seconds, memory, and the memory of each worker. Linux.
 
-Usage: python benchmarks/coco_startup.py [--images N] [--boxes N] [--points N] [--workers N]
+Usage: python benchmarks/coco_annotations.py [--images N] [--boxes N] [--points N] [--workers N]
 
-Made up here, in the size of instances_train2017.json (448 MB), are a JSON file and as many links to one
-picture. Each worker then goes through all images twice; the memory it does not share should not grow from one
-epoch to the next. Linux only (/proc).
+Reads a generated JSON file of the size of instances_train2017.json (448 MB), for as many links to one image.
+Each worker then goes through all annotations twice; its private memory should not grow from one epoch to the
+next.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.support.processes import private_mb
 from det.data.coco import coco
 from det.data.dataset import DetectionDataset
 from det.transforms import EvalTransform
@@ -27,14 +28,14 @@ from engine.data.images import write_png
 HEIGHT, WIDTH = 480, 640
 
 
-def write(folder: Path, *, images: int, boxes: int, points: int) -> Path:
-    """The JSON file, with outlines of `points` points; a tenth of the images has no box."""
+def write_coco(folder: Path, *, images: int, boxes: int, points: int) -> Path:
+    """Write the JSON file, with outlines of `points` points; a tenth of the images has no box."""
     rng = random.Random(0)
-    write_png(folder / "picture.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    write_png(folder / "image.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     (folder / "train").mkdir()
     names = [f"{number:012d}.png" for number in range(images)]
     for name in names:
-        (folder / "train" / name).symlink_to("../picture.png")
+        (folder / "train" / name).symlink_to("../image.png")
     outlines = [
         json.dumps([[round(rng.uniform(0, HEIGHT), 2) for _ in range(2 * points)]]) for _ in range(100)
     ]
@@ -58,18 +59,12 @@ def write(folder: Path, *, images: int, boxes: int, points: int) -> Path:
     return path
 
 
-def private_mb() -> float:
-    """Memory of this process that it shares with no other."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
-
-
-def go_through(dataset: DetectionDataset, result: Connection) -> None:
-    """A worker: two epochs over the annotations; private megabytes at the start and after each."""
+def read_twice(dataset: DetectionDataset, result: Connection) -> None:
+    """A worker: two epochs over the annotations. Sends its private MB at the start and after each."""
     measured = [private_mb()]
     for _ in range(2):
         for index in range(len(dataset)):
-            dataset.annotations.of(index)
+            dataset.split.objects(index)
             dataset.image_path(index)
         measured.append(private_mb())
     result.send(measured)
@@ -86,23 +81,23 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = write(folder, images=arguments.images, boxes=arguments.boxes, points=arguments.points)
+        path = write_coco(folder, images=arguments.images, boxes=arguments.boxes, points=arguments.points)
         before = private_mb()
         started, busy = time.perf_counter(), time.process_time()
-        data = coco(train={"images": str(folder / "train"), "annotations": str(path)})
+        source = coco(train={"images": str(folder / "train"), "annotations": str(path)})
         seconds, busy = time.perf_counter() - started, time.process_time() - busy
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         after = private_mb()
-        arrays = data.splits["train"].num_bytes / 2**20
-        print(f"{data.description}; a file of {path.stat().st_size / 2**20:.0f} MB")
-        print(f"read in {seconds:.1f} s, {busy:.1f} s of them computing")
-        print(f"memory: {before:.0f} MB before, {peak:.0f} at most, {after:.0f} after")
+        arrays = source.splits["train"].num_bytes / 2**20
+        print(f"{source.description}; a file of {path.stat().st_size / 2**20:.0f} MB")
+        print(f"read in {seconds:.1f} s, {busy:.1f} s of them CPU time")
+        print(f"memory: {before:.0f} MB before, {peak:.0f} at the peak, {after:.0f} after")
         print(f"arrays of {arrays:.0f} MB")
-        dataset = data.dataset("train", EvalTransform(size=320))
+        dataset = source.dataset("train", EvalTransform(size=320))
         context = multiprocessing.get_context("fork")
         for number in range(arguments.workers):
             receive, send = context.Pipe(duplex=False)
-            worker = context.Process(target=go_through, args=(dataset, send))
+            worker = context.Process(target=read_twice, args=(dataset, send))
             worker.start()
             start, first, second = receive.recv()
             worker.join()

@@ -1,0 +1,38 @@
+"""Child processes with this project on their path, and the memory of a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python with this project on its path; the output is captured."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=child_environment(), **options)
+
+
+def child_environment(*, without: Sequence[str] = ()) -> dict[str, str]:
+    """This process's environment, with the project on Python's path."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {name: value for name, value in environment.items() if name not in without}
+
+
+def shared_mb(pid: int) -> float:
+    """Memory of a process in MB, in which each page counts by its share: PSS (Linux)."""
+    return _smaps_mb(pid, "Pss:")
+
+
+def private_mb() -> float:
+    """Memory of this process in MB that it shares with no other (Linux)."""
+    return _smaps_mb(os.getpid(), "Private_")
+
+
+def _smaps_mb(pid: int, prefix: str) -> float:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith(prefix)) / 1024

@@ -1,0 +1,48 @@
+"""Comparisons in rounds: every side runs once per round, so that other load on the machine meets them alike.
+
+Figures are medians over the rounds, with the lowest and the highest in parentheses.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def take_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[Any]]:
+    """What each side returns, once per round; a first round, as warm-up, does not count.
+
+    The order is reversed from round to round, so that no side always follows the same other.
+    """
+    results: dict[str, list[Any]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        names = list(sides) if number % 2 else list(sides)[::-1]
+        for name in names:
+            result = sides[name]()
+            if number:
+                results[name].append(result)
+        print(f"round {number} of {rounds}", file=sys.stderr)
+    return results
+
+
+def clocked(run: Callable[[], Any]) -> Callable[[], float]:
+    """The same job, but it returns the seconds that it takes."""
+
+    def timed() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """'median (lowest-highest)'."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
+    """Round by round: how many times as long `slow` took as `fast`."""
+    return [one / other for one, other in zip(slow, fast, strict=True)]
