@@ -1,4 +1,4 @@
-"""Boxes: overlaps and the offsets' code against hand-made values and torchvision."""
+"""Boxes: overlaps and encoding by hand, and equal to torchvision's."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_decoding_undoes_encoding(seed, size):
     )
 
 
-def test_the_code_is_torchvisions():
+def test_encoding_equals_torchvision():
     theirs = torchvision.models.detection._utils.BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     boxes, anchors = random_boxes(50, 0), random_boxes(50, 1)
     torch.testing.assert_close(BoxCoder().encode(boxes, anchors), theirs.encode_single(boxes, anchors))
@@ -44,13 +44,13 @@ def test_the_code_is_torchvisions():
     torch.testing.assert_close(BoxCoder().decode(deltas, anchors), theirs.decode_single(deltas, anchors))
 
 
-def test_one_set_of_anchors_serves_a_batch():
+def test_anchors_broadcast_over_a_batch():
     anchors, deltas = random_boxes(7, 0), torch.randn(3, 7, 4)
     batch = BoxCoder().decode(deltas, anchors)
     torch.testing.assert_close(batch[2], BoxCoder().decode(deltas[2], anchors))
 
 
-def test_no_prediction_overflows():
+def test_decoding_does_not_overflow():
     wild = torch.full((1, 4), 1e4)
     anchor = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     assert BoxCoder().decode(wild, anchor).isfinite().all()
@@ -58,28 +58,28 @@ def test_no_prediction_overflows():
 
 
 @pytest.mark.parametrize("scales", [(10, 10, 5), (10, 10, 5, 0), (10, 10, -5, 5)])
-def test_scales_are_four_positive_numbers(scales):
+def test_scales_must_be_four_positive_numbers(scales):
     with pytest.raises(ValueError, match="four positive"):
         BoxCoder(scales=scales)
 
 
-def test_overlap_by_hand():
+def test_iou_by_hand():
     a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     b = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 2.0, 2.0], [8.0, 8.0, 9.0, 9.0], [5.0, 5.0, 5.0, 5.0]])
     torch.testing.assert_close(pairwise_iou(a, b), torch.tensor([[1 / 3, 1.0, 0.0, 0.0], [0.0] * 4]))
 
 
-def test_overlap_is_torchvisions():
+def test_iou_equals_torchvision():
     a, b = random_boxes(40, 3), random_boxes(30, 4)
     torch.testing.assert_close(pairwise_iou(a, b), torchvision.ops.box_iou(a, b))
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
-def test_overlap_with_nothing(n, m):
+def test_iou_without_boxes(n, m):
     assert pairwise_iou(torch.zeros(n, 4), torch.zeros(m, 4)).shape == (n, m)
 
 
-def test_clipping_keeps_height_and_width_apart():
+def test_clipping_does_not_exchange_height_and_width():
     box = torch.tensor([[-5.0, -5.0, 500.0, 500.0]])
     assert clip(box, (100, 300)).tolist() == [[0.0, 0.0, 300.0, 100.0]]
 
@@ -90,5 +90,5 @@ def test_fractions_and_pixels():
     torch.testing.assert_close(to_pixels(to_fractions(box, (100, 300)), (100, 300)), box)
 
 
-def test_a_box_turned_inside_out_has_no_area():
+def test_a_box_with_exchanged_corners_has_no_area():
     assert areas(torch.tensor([[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, 2.0, 3.0]])).tolist() == [0.0, 6.0]

@@ -1,4 +1,4 @@
-"""Detection as it ships: suppression in fixed steps is greedy suppression."""
+"""Exported detection: fixed steps equal greedy suppression, and files predict like the task."""
 
 import json
 
@@ -25,7 +25,7 @@ CLASSES = ClassMap(names=("dog", "car", "kite"), ids=(18, 3, 90))
 
 
 def crowd(number, *, places=60, classes=3, count=2):
-    """Boxes as fractions of an image around few centers, so that chains of overlaps are long."""
+    """Boxes as fractions of an image around a few centers, so that chains of overlaps are long."""
     rng = torch.Generator().manual_seed(number)
     centers = torch.rand(count, 3, 2, generator=rng)[:, torch.randint(0, 3, (places,), generator=rng)]
     centers = centers + 0.08 * torch.randn(count, places, 2, generator=rng)
@@ -45,23 +45,23 @@ def crowd(number, *, places=60, classes=3, count=2):
         {"max_detections": 5, "score_threshold": 0.0},
     ],
 )
-def test_fixed_steps_are_greedy_suppression(limits):
+def test_fixed_steps_equal_greedy_suppression(limits):
     postprocess = Postprocess(**limits)
-    suppress = Suppression(postprocess=postprocess)
+    suppression = Suppression(postprocess=postprocess)
     for number in range(20):
         boxes, scores = crowd(number)
-        found = suppress(boxes, scores)
-        assert found[3].all()
-        rows = unpadded(*found[:3], torch.ones(2, 2))
-        for row, places, rated in zip(rows, boxes, scores, strict=True):
-            expected = postprocess.select(places, rated)
+        *padded, exact = suppression(boxes, scores)
+        assert exact.all()
+        rows = unpadded(*padded, torch.ones(2, 2))
+        for row, image_boxes, image_scores in zip(rows, boxes, scores, strict=True):
+            expected = postprocess.select(image_boxes, image_scores)
             assert torch.equal(row.labels, expected.labels)
             assert torch.equal(row.scores, expected.scores)
             assert torch.equal(row.boxes, expected.boxes)
 
 
-def test_too_few_steps_or_too_short_a_look_are_told():
-    """A row of boxes of which each covers the next: it takes a step per box until all is decided."""
+def test_exact_is_false_if_steps_or_look_are_too_small():
+    """A row of boxes, each of which covers the next: it takes a step per box until all are decided."""
     left = torch.arange(12) * 0.02
     boxes = torch.stack([left, torch.zeros(12), left + 0.1, torch.ones(12)], 1)[None]
     scores = torch.linspace(0.9, 0.5, 12)[None, :, None]
@@ -69,36 +69,36 @@ def test_too_few_steps_or_too_short_a_look_are_told():
     expected = postprocess.select(boxes[0], scores[0])
     assert len(expected.labels) == 6  # every second one
     for steps, exact in ((3, False), (11, False), (13, True)):
-        *found, told = Suppression(postprocess=postprocess, steps=steps)(boxes, scores)
-        assert bool(told) is exact
+        *padded, is_exact = Suppression(postprocess=postprocess, steps=steps)(boxes, scores)
+        assert bool(is_exact) is exact
         if exact:
-            assert torch.equal(unpadded(*found, torch.ones(1, 2))[0].scores, expected.scores)
+            assert torch.equal(unpadded(*padded, torch.ones(1, 2))[0].scores, expected.scores)
     limited = Postprocess(iou_threshold=0.6, max_detections=5)
     assert not Suppression(postprocess=limited, look=6, steps=13)(boxes, scores)[3]
     assert Suppression(postprocess=limited, look=11, steps=13)(boxes, scores)[3]
 
 
-def test_missing_detections_are_filled_up():
+def test_missing_detections_are_padded():
     boxes, scores = crowd(0)
     scores[1] = 0
-    found, rated, labels, exact = Suppression(postprocess=Postprocess(max_detections=50))(boxes, scores)
-    assert found.shape == (2, 50, 4)
+    boxes, scores, labels, exact = Suppression(postprocess=Postprocess(max_detections=50))(boxes, scores)
+    assert boxes.shape == (2, 50, 4)
     assert (labels[1] == -1).all()
-    assert not found[1].any()
-    assert not rated[1].any()
+    assert not boxes[1].any()
+    assert not scores[1].any()
     assert exact.all()
-    assert len(unpadded(found, rated, labels, torch.ones(2, 2))[1].labels) == 0
+    assert len(unpadded(boxes, scores, labels, torch.ones(2, 2))[1].labels) == 0
 
 
-def test_overlaps_are_intersection_over_union():
+def test_batched_iou_equals_pairwise_iou():
     boxes, _ = crowd(3)
     boxes[0, 5] = 0  # empty boxes overlap nothing, not even themselves
-    for found, places in zip(batched_iou(boxes), boxes, strict=True):
-        torch.testing.assert_close(found, pairwise_iou(places, places))
+    for iou, image_boxes in zip(batched_iou(boxes), boxes, strict=True):
+        torch.testing.assert_close(iou, pairwise_iou(image_boxes, image_boxes))
 
 
 class Net(nn.Module):
-    """Offsets and scores that depend on the picture."""
+    """Deltas and scores that depend on the image."""
 
     def __init__(self, places=80):
         super().__init__()
@@ -126,30 +126,30 @@ def task(activation="sigmoid", **limits):
     ).eval()
 
 
-def pictures(count=1, seed=0):
+def images_of(count=1, seed=0):
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 4, 6), np.uint8)
     return coarse.repeat(8, 2).repeat(8, 3)
 
 
-def shipped(module, path, **options):
+def exported(module, path, **options):
     kind = next(name for name in BUILT_IN if path.name.endswith(find(name).SUFFIX))
     texts = describe(module, task="det", facts={})
-    example = torch.from_numpy(pictures())
+    example = torch.from_numpy(images_of())
     export_module(module, example, path, format=kind, names=module.names, metadata=texts, **options)
     return Artifact(open_session(path), path)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_finished_detections_are_those_of_the_task(activation):
+def test_exported_detections_equal_those_of_the_task(activation):
     plain = task(activation, score_threshold=0.3, iou_threshold=0.4)
     sizes = torch.tensor([[100, 200], [64, 48], [30, 40]])
-    images = torch.from_numpy(pictures(3))
+    images = torch.from_numpy(images_of(3))
     with torch.inference_mode():
         expected = plain.predict({"image": images, "size": sizes})
-        *found, exact = ExportedDetection(task=plain, output="detections")(images)
+        *padded, exact = ExportedDetection(task=plain, output="detections")(images)
     assert exact.all()
     assert any(len(part.labels) for part in expected)
-    for one, other in zip(unpadded(*found, sizes), expected, strict=True):
+    for one, other in zip(unpadded(*padded, sizes), expected, strict=True):
         assert torch.equal(one.labels, other.labels)
         torch.testing.assert_close(one.scores, other.scores)
         torch.testing.assert_close(one.boxes, other.boxes)
@@ -166,32 +166,32 @@ def test_finished_detections_are_those_of_the_task(activation):
 def test_files_with_suppression_at_batch_1_and_n(tmp_path, name, library):
     pytest.importorskip(library)
     module = ExportedDetection(task=task(), output="detections")
-    session = shipped(module, tmp_path / name, dynamic_batch=True).session
+    session = exported(module, tmp_path / name, dynamic_batch=True).session
     assert session.output_names == ("boxes", "scores", "labels", "exact")
     for count in (1, 3):
-        images = pictures(count, seed=count)
-        expected, found = eager_session(module)(images), session(images)
-        assert found[3].all()
-        assert (found[2] == expected[2]).all()
-        np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
-        np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
-        assert module.agreement(expected, found) == 1
+        images = images_of(count, seed=count)
+        expected, actual = eager_session(module)(images), session(images)
+        assert actual[3].all()
+        assert (actual[2] == expected[2]).all()
+        np.testing.assert_allclose(actual[0], expected[0], atol=1e-4)
+        np.testing.assert_allclose(actual[1], expected[1], atol=1e-5)
+        assert module.agreement(expected, actual) == 1
 
 
 @pytest.mark.parametrize("output", ["raw", "detections"])
 def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     plain = task()
-    batch = {"image": torch.from_numpy(pictures(3)), "size": torch.tensor([[100, 200], [64, 48], [30, 40]])}
-    picture = pictures(1, seed=5)[0].transpose(1, 2, 0).repeat(2, 0)
+    batch = {"image": torch.from_numpy(images_of(3)), "size": torch.tensor([[100, 200], [64, 48], [30, 40]])}
+    image = images_of(1, seed=5)[0].transpose(1, 2, 0).repeat(2, 0)
     with torch.inference_mode():
-        expected = [*plain.predict(batch), plain.predict_image(picture)]
-    artifact = shipped(
+        expected = [*plain.predict(batch), plain.predict_image(image)]
+    artifact = exported(
         ExportedDetection(task=plain, output=output), tmp_path / "m.pt2"
-    )  # of one image at a time
-    placed = DetectionWithFile(task=plain, artifact=artifact)
+    )  # for one image at a time
+    with_file = DetectionWithFile(task=plain, artifact=artifact)
     with torch.inference_mode():
-        found = [*placed.predict(batch), placed.predict_image(picture)]
-    for one, other in zip(found, expected, strict=True):
+        actual = [*with_file.predict(batch), with_file.predict_image(image)]
+    for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one.labels, other.labels)
         torch.testing.assert_close(one.boxes, other.boxes)
 
@@ -200,18 +200,18 @@ def test_agreement_counts_each_detection_once():
     module = ExportedDetection(task=task(), output="detections")
     box = [0.1, 0.1, 0.5, 0.5]
 
-    def found(*rows):
+    def outputs(*rows):
         boxes, scores, labels = (np.array([part]) for part in zip(*rows, strict=True))
         return [boxes.astype(np.float32), scores.astype(np.float32), labels]
 
-    ours = found((box, 0.9, 0), (box, 0.8, 1))
+    ours = outputs((box, 0.9, 0), (box, 0.8, 1))
     assert module.agreement(ours, ours) == 1
-    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.8, 2))) == 0.5  # another class
-    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.7, 1))) == 0.5  # another score
-    assert module.agreement(ours, found((box, 0.9, 0), ([0.1, 0.1, 0.5, 0.4], 0.8, 1))) == 0.5  # IoU 0.75
-    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.9, 0))) == 0.5  # one of ours, twice
-    assert module.agreement(ours, found((box, 0.9, 0), (box, 0.0, -1))) == 0.5  # one less
-    nothing = found((box, 0.0, -1))
+    assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.8, 2))) == 0.5  # another class
+    assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.7, 1))) == 0.5  # another score
+    assert module.agreement(ours, outputs((box, 0.9, 0), ([0.1, 0.1, 0.5, 0.4], 0.8, 1))) == 0.5  # IoU 0.75
+    assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.9, 0))) == 0.5  # one of ours twice
+    assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.0, -1))) == 0.5  # one missing
+    nothing = outputs((box, 0.0, -1))
     assert module.agreement(nothing, nothing) == 1
 
 

@@ -1,4 +1,4 @@
-"""The losses by hand, against numpy in float64, against torchvision, and where they could break."""
+"""The losses by hand, against numpy in float64, against torchvision, and at extreme values."""
 
 import math
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def test_focal_by_hand():
 
 
 def test_multibox_by_hand():
-    """One match and five others, of which the three worst count: their background scores are 0, 1 and 2."""
+    """One match, and of five others the three with the largest loss: background scores 0, 1 and 2."""
     scores = torch.zeros(1, 6, 2)
     scores[0, 1:, 0] = torch.tensor([4.0, 2.0, 0.0, 3.0, 1.0])
     targets = targets_of([[1, 0, 0, 0, 0, 0]], torch.tensor([0.5, 0, 0, 3.0]).expand(1, 6, 4))
@@ -62,7 +62,7 @@ def test_multibox_by_hand():
 
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize(("alpha", "gamma", "delta"), [(0.75, 2.0, 1.0), (0.25, 0.5, 0.3), (0.5, 0.0, 2.0)])
-def test_focal_is_that_of_numpy(alpha, gamma, delta, background):
+def test_focal_equals_numpy(alpha, gamma, delta, background):
     deltas, scores, labels, truth = random_case(seed=int(gamma * 10))
     probability = 1 / (1 + np.exp(-scores.astype(np.float64)))
     one = np.arange(scores.shape[2]) == labels[..., None]
@@ -79,26 +79,26 @@ def test_focal_is_that_of_numpy(alpha, gamma, delta, background):
 
 
 @pytest.mark.parametrize(("negatives", "least"), [(3, 0), (1, 0), (0.5, 4), (100, 0)])
-def test_multibox_is_that_of_numpy(negatives, least):
+def test_multibox_equals_numpy(negatives, least):
     deltas, scores, labels, truth = random_case(seed=3)
     labels[1][labels[1] > 0] = 0  # an image without matches
     wide = scores.astype(np.float64)
     of_truth = np.take_along_axis(wide, labels.clip(min=0)[..., None], 2)[..., 0]
-    losses = np.log(np.exp(wide).sum(2)) - of_truth
-    total = losses[labels > 0].sum()
-    for row, label in zip(losses, labels, strict=True):
+    entropies = np.log(np.exp(wide).sum(2)) - of_truth
+    total = entropies[labels > 0].sum()
+    for row, label in zip(entropies, labels, strict=True):
         count = max(least, int(np.ceil(negatives * (label > 0).sum())))
         total += np.sort(row[label == 0])[::-1][:count].sum()
-    found = MultiboxLoss(negatives=negatives, min_negatives=least)(
+    losses = MultiboxLoss(negatives=negatives, min_negatives=least)(
         torch.tensor(deltas), torch.tensor(scores), targets_of(labels, truth)
     )
     matches = (labels > 0).sum()
-    assert found["classification"].item() == pytest.approx(total / matches, rel=1e-5)
+    assert losses["classification"].item() == pytest.approx(total / matches, rel=1e-5)
     expected = localization_in_numpy(deltas, labels, truth, 1) / matches
-    assert found["localization"].item() == pytest.approx(expected, rel=1e-5)
+    assert losses["localization"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_multibox_is_torchvisions():
+def test_multibox_equals_torchvision():
     generator = torch.Generator().manual_seed(0)
     corner, side = torch.rand(2, 2, 2, 80, 2, generator=generator)
     boxes, anchors = torch.cat([corner, corner + side + 0.1], -1)  # each [2, 80, 4]
@@ -118,14 +118,14 @@ def test_multibox_is_torchvisions():
         [coder.encode_single(box, anchor) for box, anchor in zip(boxes, anchors, strict=True)]
     )
     labels = torch.where(owners >= 0, classes, 0)
-    found = MultiboxLoss()(deltas, scores, targets_of(labels, coded))
+    losses = MultiboxLoss()(deltas, scores, targets_of(labels, coded))
     assert (labels > 0).sum() > 8
-    torch.testing.assert_close(found["classification"], expected["classification"])
-    torch.testing.assert_close(found["localization"], expected["bbox_regression"])
+    torch.testing.assert_close(losses["classification"], expected["classification"])
+    torch.testing.assert_close(losses["localization"], expected["bbox_regression"])
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_gradients_come_from_counted_anchors_only(loss):
+def test_gradients_come_only_from_counted_anchors(loss):
     deltas, scores = torch.zeros(1, 4, 4, requires_grad=True), torch.zeros(1, 4, 3, requires_grad=True)
     sum(loss(deltas, scores, targets_of([[2, 0, -1, 0]], torch.ones(1, 4, 4))).values()).backward()
     assert (scores.grad.abs().sum(2) > 0).tolist() == [[True, True, False, True]]
@@ -134,7 +134,7 @@ def test_gradients_come_from_counted_anchors_only(loss):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_a_batch_without_objects(loss):
-    """Focal loss still learns the background; the SSD paper mines 3 x 0 anchors, unless told otherwise."""
+    """Focal loss still learns the background; the SSD paper mines 3 x 0 anchors by default."""
     deltas, scores = torch.randn(2, 5, 4).requires_grad_(), torch.zeros(2, 5, 3, requires_grad=True)
     losses = loss(deltas, scores, targets_of(torch.zeros(2, 5, dtype=torch.int64)))
     sum(losses.values()).backward()
@@ -162,10 +162,10 @@ def test_float32_under_autocast(loss):
     rounded = [torch.tensor(part).bfloat16() for part in (deltas, scores)]
     exact = loss(*(part.float() for part in rounded), targets_of(labels, truth))
     with torch.autocast("cpu", torch.bfloat16):
-        found = loss(*rounded, targets_of(labels, truth))
+        losses = loss(*rounded, targets_of(labels, truth))
     for name in exact:
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name], exact[name])
+        assert losses[name].dtype == torch.float32
+        torch.testing.assert_close(losses[name], exact[name])
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,6 @@ def test_float32_under_autocast(loss):
         (lambda: MultiboxLoss(min_negatives=-1), "min_negatives must be"),
     ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_arguments_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,6 +1,7 @@
-"""The detector as a network: shapes, anchors, gradients, batch 1, other people's weights, other classes."""
+"""The detector as a network: shapes, anchors, gradients, batch 1, torchvision's weights, other classes."""
 
 from fnmatch import fnmatch
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
 from det.anchors.generators import DefaultBoxes, SSDAnchors
+from det.heads import SSDLite
 from det.model import Detector
 from det.postprocess import Postprocess
+from engine.errors import UserError
 
 
 def small(*, num_classes=5, input_size=64, padding="symmetric", anchors=None, **options):
@@ -44,8 +47,8 @@ def test_maps_of_the_paper_at_320():
     assert model.anchors.shape == (2034, 4)
 
 
-def test_predictions_stand_where_their_anchor_is():
-    """A change in one corner of the image changes what is predicted there, and not in the corner opposite."""
+def test_predictions_belong_to_the_place_of_their_anchor():
+    """A change in one corner of the image changes the predictions there, and not in the opposite corner."""
     # Without squeeze-and-excite no layer sees the whole image, and at 640 no layer before the extras does.
     model = Detector(
         backbone=mobilenet_v3_small(minimalistic=True),
@@ -76,7 +79,7 @@ def test_batch_of_one_trains_and_every_parameter_gets_a_gradient(size):
 
 @pytest.mark.parametrize(
     ("spec", "channels"),
-    [  # attachment points as released: the expansion behind stride 16, and the last convolution
+    [  # as released: the expansion of the block after stride 16, and the last convolution
         (mobilenet_v3_large(tail="dagger"), {"block13.expansion": 672, "last": 480}),
         (mobilenet_v3_large(), {"block13.expansion": 672, "last": 960}),
         (mobilenet_v3_small(tail="dagger"), {"block9.expansion": 288, "last": 288}),
@@ -85,7 +88,7 @@ def test_batch_of_one_trains_and_every_parameter_gets_a_gradient(size):
         (mnasnet_a1(), {"block13.expansion": 672, "last": 1280}),
     ],
 )
-def test_the_head_taps_what_the_released_code_taps(spec, channels):
+def test_the_head_reads_the_features_of_the_released_code(spec, channels):
     with torch.device("meta"):
         model = Detector(backbone=spec, num_classes=90, input_size=320, anchors=SSDAnchors())
     assert model.backbone.channels == channels
@@ -99,7 +102,7 @@ def test_batch_norm_follows_the_backbones_settings():
     assert norms == {(0.002, 0.03)}
 
 
-def test_starts_as_the_released_configuration_says():
+def test_initial_weights_are_those_of_the_released_configuration():
     torch.manual_seed(0)
     model = small()
     for name, parameter in model.head.named_parameters():
@@ -108,9 +111,12 @@ def test_starts_as_the_released_configuration_says():
             assert parameter.tolist() == pytest.approx([expected] * len(parameter))
         elif name.endswith("predict.weight"):
             assert parameter.std().item() == pytest.approx(0.03, rel=0.1)
-    # With that bias no anchor starts out as an object, which is what keeps focal loss from exploding.
+    # With this bias no object is predicted at first, which keeps focal loss from exploding.
     assert model.eval()(torch.rand(1, 3, 64, 64))[1].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
-    assert all(predictor.predict.bias.eq(0).all() for predictor in small(score_bias=0.0).head.scores)
+    assert all(
+        predictor.predict.bias.eq(0).all()
+        for predictor in small(head=partial(SSDLite, score_bias=0.0)).head.scores
+    )
 
 
 def test_anchors_are_not_stored_with_the_weights():
@@ -123,11 +129,14 @@ def test_anchors_are_not_stored_with_the_weights():
     [
         ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"input_size": (0, 320)}, "input_size"),
-        ({"extras": (256, 128)}, r"4 feature maps.*anchors for 6: set the anchors' maps to 4"),
+        (
+            {"head": partial(SSDLite, extras=(256, 128))},
+            r"4 feature maps.*anchors for 6; set the anchors' maps to 4",
+        ),
         ({"c4": "block77"}, "no feature"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, message):
+def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
 
@@ -140,7 +149,7 @@ def test_a_dilated_backbone_is_refused_with_the_remedy():
 
 
 def test_fewer_maps():
-    model = small(extras=(256, 128), anchors=SSDAnchors(maps=4)).eval()
+    model = small(head=partial(SSDLite, extras=(256, 128)), anchors=SSDAnchors(maps=4)).eval()
     assert model(torch.rand(1, 3, 64, 64))[0].shape[1] == len(model.anchors)
 
 
@@ -151,12 +160,12 @@ def test_exports():
     torch.testing.assert_close(exported(images), model(images))
 
 
-# Other people's weights
+# torchvision's weights
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    """torchvision's network with random weights whose batch norms have seen data, and spread scores."""
+    """torchvision's network with random weights, whose batch norms have seen data and whose scores vary."""
     torch.manual_seed(0)
     model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=8
@@ -179,13 +188,13 @@ def torchvision_variant(num_classes=7):
         num_classes=num_classes,
         input_size=320,
         anchors=DefaultBoxes(),
-        score_bias=0.0,
+        head=partial(SSDLite, score_bias=0.0),
     ).eval()
 
 
 def test_torchvision_weights_give_torchvision_outputs(theirs):
     ours = torchvision_variant()
-    ours.load_state_dict(ours.adapt(theirs.state_dict()))  # strict: no key left over on either side
+    ours.load_state_dict(ours.adapt(theirs.state_dict()))  # strict: the keys are the same
     images = torch.rand(2, 3, 320, 320)
     with torch.inference_mode():
         expected = theirs.head(list(theirs.backbone(images).values()))
@@ -198,8 +207,8 @@ def test_torchvision_weights_give_torchvision_outputs(theirs):
 def test_torchvision_weights_give_torchvision_detections(theirs):
     ours = torchvision_variant()
     ours.load_state_dict(ours.adapt(theirs.state_dict()))
-    pictures = [torch.rand(3, 240, 426), torch.rand(3, 500, 333)]
-    resized, _ = theirs.transform(pictures)
+    images = [torch.rand(3, 240, 426), torch.rand(3, 500, 333)]
+    resized, _ = theirs.transform(images)
     process = Postprocess(
         score_threshold=0.001,
         iou_threshold=0.55,
@@ -209,36 +218,36 @@ def test_torchvision_weights_give_torchvision_detections(theirs):
         candidates=300,
     )
     with torch.inference_mode():
-        expected = theirs(pictures)
-        sizes = torch.tensor([picture.shape[1:] for picture in pictures])
-        found = process(*ours(resized.tensors), ours.anchors, sizes)
-    for mine, other in zip(found, expected, strict=True):
+        expected = theirs(images)
+        sizes = torch.tensor([image.shape[1:] for image in images])
+        detections = process(*ours(resized.tensors), ours.anchors, sizes)
+    for mine, other in zip(detections, expected, strict=True):
         assert len(other["scores"]) == 300
         assert (mine.labels + 1).tolist() == other["labels"].tolist()
         torch.testing.assert_close(mine.scores, other["scores"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(mine.boxes, other["boxes"], atol=1e-2, rtol=1e-5)
 
 
-def test_a_foreign_head_is_refused_by_name(theirs):
+def test_an_unknown_tensor_is_named(theirs):
     state = theirs.state_dict() | {"head.mask_head.weight": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"head\.mask_head\.weight"):
+    with pytest.raises(UserError, match=r"head\.mask_head\.weight"):
         torchvision_variant().adapt(state)
 
 
-def test_a_classifiers_weights_are_for_the_backbone():
+def test_the_weights_of_a_classifier_are_for_the_backbone():
     state = torchvision.models.mobilenet_v3_small().state_dict()
     model = Detector(backbone=mobilenet_v3_small(), num_classes=3, input_size=64, anchors=SSDAnchors())
-    with pytest.raises(ValueError, match=r"not of a detector.*weights="):
+    with pytest.raises(UserError, match=r"another model than a detector.*weights="):
         model.adapt(state)
     model.backbone.load_state_dict(model.adapt_backbone(state))
 
 
-def test_the_backbone_of_a_detector_starts_another(theirs):
+def test_the_backbone_of_a_detector_initializes_another(theirs):
     model = torchvision_variant(num_classes=2)
-    trunk = model.adapt_backbone(theirs.state_dict())
+    state = model.adapt_backbone(theirs.state_dict())
     assert isinstance(model.backbone, MobileNet)
-    model.backbone.load_state_dict(trunk)
-    assert torch.equal(trunk["last.conv.weight"], theirs.state_dict()["backbone.features.1.3.0.weight"])
+    model.backbone.load_state_dict(state)
+    assert torch.equal(state["last.conv.weight"], theirs.state_dict()["backbone.features.1.3.0.weight"])
 
 
 # Other classes
@@ -253,43 +262,43 @@ def test_classes_with_the_same_name_are_carried_over():
     with torch.no_grad():
         for predictor in before.head.scores:
             predictor.predict.bias.normal_()
-    given = before.state_dict()
-    state = after.carry(given, ("cat", "dog", "cow"), ("horse", "cow", "cat", "sheep"))
-    fresh = {key: value.clone() for key, value in after.state_dict().items()}
-    after.load_state_dict(state)  # strict: all shapes are those of the new classes
+    loaded = before.state_dict()
+    state = after.carry(loaded, ("cat", "dog", "cow"), ("horse", "cow", "cat", "sheep"))
+    initial = {key: value.clone() for key, value in after.state_dict().items()}
+    after.load_state_dict(state)  # strict: all shapes fit the new classes
     for number in range(6):
         for kind in ("weight", "bias"):
             key = f"head.scores.{number}.predict.{kind}"
-            found, old, new = (
+            rows, old, new = (
                 per_anchor(state[key], 4),
-                per_anchor(given[key], 3),
-                per_anchor(fresh[key], 4),
+                per_anchor(loaded[key], 3),
+                per_anchor(initial[key], 4),
             )
-            assert torch.equal(found[:, 0], old[:, 0])  # background
-            assert torch.equal(found[:, [2, 3]], old[:, [3, 1]])  # cow, cat
-            assert torch.equal(found[:, [1, 4]], new[:, [1, 4]])  # horse, sheep
-    assert torch.equal(state["head.boxes.0.predict.weight"], given["head.boxes.0.predict.weight"])
+            assert torch.equal(rows[:, 0], old[:, 0])  # background
+            assert torch.equal(rows[:, [2, 3]], old[:, [3, 1]])  # cow, cat
+            assert torch.equal(rows[:, [1, 4]], new[:, [1, 4]])  # horse, sheep
+    assert torch.equal(state["head.boxes.0.predict.weight"], loaded["head.boxes.0.predict.weight"])
 
 
-def test_names_beyond_the_classes_are_passed_over():
+def test_names_beyond_the_classes_are_ignored():
     before, after = small(num_classes=2), small(num_classes=1)
     state = after.carry(before.state_dict(), ("cat", "dog", "hair brush"), ("hair brush",))
     key = "head.scores.0.predict.weight"
     assert torch.equal(per_anchor(state[key], 1)[:, 1], per_anchor(after.state_dict()[key], 1)[:, 1])
 
 
-def test_another_number_of_anchors_is_no_class():
+def test_another_number_of_anchors_is_refused():
     one = small(num_classes=2)
     other = small(num_classes=2, anchors=SSDAnchors(reduce_lowest=False, ratios=[1.0, 2.0, 0.5, 4.0]))
-    with pytest.raises(ValueError, match=r"head\.scores\.0\.predict\..*no multiple"):
+    with pytest.raises(UserError, match=r"head\.scores\.0\.predict\..*not a multiple of 5 anchors"):
         other.carry(
             one.state_dict() | {"head.scores.0.predict.weight": torch.zeros(9, 288, 1, 1)}, ("a",), ("a", "b")
         )
 
 
-def test_class_layers_name_what_the_classes_shape():
+def test_class_layers_name_the_tensors_that_depend_on_the_classes():
     first, second = small(num_classes=2).state_dict(), small(num_classes=3).state_dict()
-    shaped = {key for key in first if first[key].shape != second[key].shape}
+    dependent = {key for key in first if first[key].shape != second[key].shape}
     layers = small().class_layers
     named = {key for key in first if any(fnmatch(key, layer) for layer in layers)}
-    assert named == shaped
+    assert named == dependent

@@ -1,4 +1,4 @@
-"""Post-processing against a plain loop over classes, and what it must never do."""
+"""Post-processing: equal to a plain loop over classes, and correct at its limits."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 from det import postprocess
 from det.boxes import BoxCoder, pairwise_iou
 from det.postprocess import Postprocess
+from engine.errors import UserError
 
 
 def outputs(seed, *, images=2, anchors=120, classes=5, spread=2.0):
@@ -26,7 +27,7 @@ def plain(deltas, scores, anchors, size, *, threshold, iou, per_class, most, sof
     height, width = size.tolist()
     boxes = BoxCoder().decode(deltas, anchors).clamp(0, 1) * torch.tensor([width, height, width, height])
     overlap = pairwise_iou(boxes, boxes).numpy()
-    found = []
+    detections = []
     for label in range(scores.shape[1] - 1):
         column = scores[:, label + 1]
         order = [i for i in np.argsort(-column) if column[i] > threshold][:candidates]
@@ -34,8 +35,8 @@ def plain(deltas, scores, anchors, size, *, threshold, iou, per_class, most, sof
         for i in order:
             if all(overlap[i, j] <= iou for j in kept):
                 kept.append(i)
-        found += [(float(column[i]), label, boxes[i].tolist()) for i in kept[:per_class]]
-    return sorted(found, reverse=True)[:most]
+        detections += [(float(column[i]), label, boxes[i].tolist()) for i in kept[:per_class]]
+    return sorted(detections, reverse=True)[:most]
 
 
 @pytest.mark.parametrize("first_look", [7, 1000])
@@ -55,7 +56,7 @@ def test_equals_a_plain_loop(monkeypatch, first_look, per_class, candidates, mos
         activation=activation,
         candidates=candidates,
     )
-    for index, found in enumerate(process(deltas, scores, anchors, sizes)):
+    for index, detections in enumerate(process(deltas, scores, anchors, sizes)):
         expected = plain(
             deltas[index],
             scores[index],
@@ -68,10 +69,11 @@ def test_equals_a_plain_loop(monkeypatch, first_look, per_class, candidates, mos
             softmax=activation == "softmax",
             candidates=candidates,
         )
-        assert found.labels.tolist() == [label for _, label, _ in expected]
-        torch.testing.assert_close(found.scores, torch.tensor([score for score, _, _ in expected]))
-        torch.testing.assert_close(found.boxes, torch.tensor([box for _, _, box in expected]).reshape(-1, 4))
-        assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (
+        assert detections.labels.tolist() == [label for _, label, _ in expected]
+        torch.testing.assert_close(detections.scores, torch.tensor([score for score, _, _ in expected]))
+        boxes = torch.tensor([box for _, _, box in expected]).reshape(-1, 4)
+        torch.testing.assert_close(detections.boxes, boxes)
+        assert tuple(part.dtype for part in detections) == (
             torch.float32,
             torch.float32,
             torch.int64,
@@ -79,53 +81,54 @@ def test_equals_a_plain_loop(monkeypatch, first_look, per_class, candidates, mos
 
 
 def test_boxes_are_in_pixels_of_each_image_and_within_it():
-    for found, (height, width) in zip(Postprocess()(*outputs(seed=1)), [(100, 200), (90, 50)], strict=True):
-        assert found.boxes.min() >= 0
-        assert (found.boxes[:, 2].max(), found.boxes[:, 3].max()) <= (width, height)
-        assert found.boxes[:, 2].max() > 0.6 * width
-        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    per_image = Postprocess()(*outputs(seed=1))
+    for (boxes, scores, _), (height, width) in zip(per_image, [(100, 200), (90, 50)], strict=True):
+        assert boxes.min() >= 0
+        assert (boxes[:, 2].max(), boxes[:, 3].max()) <= (width, height)
+        assert boxes[:, 2].max() > 0.6 * width
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
 
 
-def test_nothing_found():
+def test_no_detections():
     deltas, _, anchors, sizes = outputs(seed=0)
-    found = Postprocess()(deltas, torch.full((2, 120, 6), -20.0), anchors, sizes)
-    assert [tuple(part.shape) for part in found[0]] == [(0, 4), (0,), (0,)]
+    first, _ = Postprocess()(deltas, torch.full((2, 120, 6), -20.0), anchors, sizes)
+    assert [tuple(part.shape) for part in first] == [(0, 4), (0,), (0,)]
 
 
-def test_background_is_never_found():
+def test_background_is_never_detected():
     scores = torch.full((1, 1, 3), -20.0)
     scores[..., 0], scores[..., 2] = 20.0, 5.0
-    (found,) = Postprocess()(
+    (detections,) = Postprocess()(
         torch.zeros(1, 1, 4), scores, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[10, 20]])
     )
-    assert found.labels.tolist() == [1]  # column 2
-    assert found.boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
+    assert detections.labels.tolist() == [1]  # column 2
+    assert detections.boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
 
 
-def test_a_box_outside_of_the_image_is_none():
+def test_boxes_outside_of_the_image_are_dropped():
     anchors = torch.tensor([[0.4, 0.4, 0.6, 0.6], [0.4, 0.4, 0.6, 0.6]])
     deltas = torch.tensor([[[-100.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
-    (found,) = Postprocess()(deltas, torch.ones(1, 2, 2), anchors, torch.tensor([[10, 20]]))
-    assert found.boxes.tolist() == [pytest.approx([8, 4, 12, 6])]
+    (detections,) = Postprocess()(deltas, torch.ones(1, 2, 2), anchors, torch.tensor([[10, 20]]))
+    assert detections.boxes.tolist() == [pytest.approx([8, 4, 12, 6])]
 
 
 def test_half_precision_outputs():
     deltas, scores, anchors, sizes = outputs(seed=3)
-    (found, _) = Postprocess()(deltas.bfloat16(), scores.bfloat16(), anchors, sizes)
+    (detections, _) = Postprocess()(deltas.bfloat16(), scores.bfloat16(), anchors, sizes)
     (expected, _) = Postprocess()(deltas.bfloat16().float(), scores.bfloat16().float(), anchors, sizes)
-    assert found.boxes.dtype == torch.float32
-    torch.testing.assert_close(found.boxes, expected.boxes)
+    assert detections.boxes.dtype == torch.float32
+    torch.testing.assert_close(detections.boxes, expected.boxes)
 
 
-def test_a_network_gone_wrong_gives_no_boxes():
+def test_scores_that_are_nan_give_no_detections():
     deltas, scores, anchors, sizes = outputs(seed=3)
-    (found, _) = Postprocess()(deltas, scores * torch.nan, anchors, sizes)
-    assert len(found.scores) == 0
+    (detections, _) = Postprocess()(deltas, scores * torch.nan, anchors, sizes)
+    assert len(detections.scores) == 0
 
 
 def test_outputs_of_another_size_are_refused():
     deltas, scores, anchors, sizes = outputs(seed=3)
-    with pytest.raises(ValueError, match=r"120 boxes and has 100 anchors.*input_size"):
+    with pytest.raises(UserError, match=r"120 boxes but has 100 anchors; set data\.size.*input_size"):
         Postprocess()(deltas, scores, anchors[:100], sizes)
 
 

@@ -1,4 +1,4 @@
-"""Detection as a task: losses over micro-batches, boxes in pixels, and what is refused."""
+"""Detection as a task: losses over micro-batches, boxes in pixels, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform
 from engine.data.class_map import ClassMap
+from engine.errors import UserError
 
 CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
 ANCHORS = torch.tensor(
@@ -21,7 +22,7 @@ ANCHORS = torch.tensor(
 
 
 class FourAnchors(nn.Module):
-    """Says the same of every image, as long as it is 64 x 128."""
+    """Predicts the same for every image of 64 x 128."""
 
     def __init__(self, scores):
         super().__init__()
@@ -76,30 +77,30 @@ def test_images_without_boxes_have_a_finite_loss_and_weight_1():
     assert detection.weight(empty) == 1
 
 
-def test_boxes_come_back_in_pixels_of_the_file_with_the_ids_of_the_data(tmp_path):
-    """The second anchor sees a dog: the right upper quarter."""
+def test_boxes_are_in_pixels_of_the_image():
+    """The second anchor, the top right quarter, sees a dog."""
     scores = [[0.0, -9.0, -9.0] for _ in range(4)]
     scores[1][2] = 2.0
     detection = task(scores).eval()
-    found = detection.predict_image(np.zeros((100, 300, 3), np.uint8))
-    (record,) = detection.save_prediction(found, tmp_path, "a")["detections"]
-    assert (record["class"], record["category_id"]) == ("dog", 3)
-    assert record["box_xyxy"] == [150, 0, 300, 50]
-    assert record["score"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-4)
+    boxes, scores, labels = detection.predict_image(np.zeros((100, 300, 3), np.uint8))
+    best = int(scores.argmax())
+    assert boxes[best].tolist() == [150, 0, 300, 50]
+    assert scores[best].item() == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-4)
+    assert labels[best].item() == 1
 
 
-def test_scores_are_read_as_what_they_are_trained_as():
+def test_the_activation_must_be_that_of_the_loss():
     task(loss=MultiboxLoss(), postprocess=Postprocess(activation="softmax"))
     with pytest.raises(ValueError, match=r"give task\.postprocess.activation=softmax, got sigmoid"):
         task(loss=MultiboxLoss())
     with pytest.raises(ValueError, match=r"give task\.postprocess.activation=sigmoid, got softmax"):
         task(loss=FocalLoss(), postprocess=Postprocess(activation="softmax"))
-    with pytest.raises(ValueError, match="shown is a score"):
-        task(shown=1.5)
+    with pytest.raises(ValueError, match="draw_threshold is a score"):
+        task(draw_threshold=1.5)
 
 
 def test_images_of_another_size_than_the_anchors_are_refused():
-    with pytest.raises(ValueError, match=r"makes images of 64 x 64, .* set data\.size"):
+    with pytest.raises(UserError, match=r"makes images of 64 x 64, .* set data\.size"):
         task()(batch([LEFT_TOP], size=(64, 64)))
 
 
@@ -107,7 +108,7 @@ def test_a_single_image_that_leaves_batch_norm_one_value_is_refused():
     net = mobilenet_v3_small(output_stride=32)
     model = Detector(backbone=net, num_classes=2, input_size=32, anchors=SSDAnchors())
     detection = Detection(model=model, classes=CLASSES, eval_transform=EvalTransform(size=32)).train()
-    with pytest.raises(ValueError, match=r"raise data\.size, or trainer\.batch"):
+    with pytest.raises(UserError, match=r"raise data\.size or trainer\.batch"):
         detection(batch([(0, 0, 20, 20)], size=(32, 32)))
     losses = detection(batch([(0, 0, 20, 20)], [], size=(32, 32)))
     assert all(loss.isfinite() for loss in losses.values())

@@ -1,4 +1,4 @@
-"""Crops, mirrors and mosaics move boxes exactly with their pixels, and no boxes can stop them."""
+"""Crops, mirrors and mosaics move boxes exactly with their pixels, and accept any boxes."""
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def made():
+def build():
     """Transforms by their options, each built once."""
     built = {}
 
@@ -42,7 +42,7 @@ def made():
 
 
 def drawn(rng, size, channels=(0, 1, 2)):
-    """A black picture with one bright box per channel, at whole pixels, and the label is the channel."""
+    """A black image with one bright box per channel, at whole pixels; the label is the channel."""
     height, width = size
     image, boxes = np.zeros((height, width, 3), np.uint8), []
     for channel in channels:
@@ -54,9 +54,9 @@ def drawn(rng, size, channels=(0, 1, 2)):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_pixels_of_a_box_fill_their_box(made, way, flip):
-    """Half of a channel's brightness is where its edge is, whatever the scale."""
-    transform = made(size=(96, 128), flip=flip, **WAYS[way])
+def test_pixels_of_a_box_fill_their_box(build, way, flip):
+    """A box ends where its channel has half of its brightness, at any scale."""
+    transform = build(size=(96, 128), flip=flip, **WAYS[way])
     rng = np.random.default_rng(1)
     checked = 0
     for seed in range(150):
@@ -71,14 +71,14 @@ def test_pixels_of_a_box_fill_their_box(made, way, flip):
             if not len(rows):  # thinner than a pixel
                 assert (box[2:] - box[:2]).min() <= 1
                 continue
-            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            np.testing.assert_allclose(box, found, atol=1.01)
+            bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, bright, atol=1.01)
             checked += 1
     assert checked >= 100
 
 
-def test_a_mirror_is_exact_and_the_whole_picture_keeps_every_box(made):
-    transform = made(size=(120, 160), crop=None, flip=1.0)
+def test_a_mirror_is_exact_and_the_whole_image_keeps_every_box(build):
+    transform = build(size=(120, 160), crop=None, flip=1.0)
     image, boxes, labels = transform(IMAGE, BOXES, LABELS, 0)
     np.testing.assert_array_equal(image, IMAGE[:, ::-1])
     x1, y1, x2, y2 = BOXES.T
@@ -87,8 +87,8 @@ def test_a_mirror_is_exact_and_the_whole_picture_keeps_every_box(made):
 
 
 @pytest.mark.parametrize("crop", ["ssd", "iou"])
-def test_pictures_without_objects_are_samples(made, crop):
-    transform = made(size=64, crop=crop)
+def test_images_without_objects_are_samples(build, crop):
+    transform = build(size=64, crop=crop)
     shapes = set()
     for seed in range(20):
         image, boxes, labels = transform(IMAGE, np.empty((0, 4)), np.empty(0, np.int64), seed)
@@ -96,23 +96,23 @@ def test_pictures_without_objects_are_samples(made, crop):
     assert shapes == {((64, 64, 3), (0, 4), (0,), np.dtype(np.float32), np.dtype(np.int64))}
 
 
-def test_min_visible_drops_slivers(made):
-    """A box of the picture's whole width, of which a crop shows as much as its own width."""
+def test_min_visible_drops_slivers(build):
+    """A box as wide as the image: a crop shows as much of it as the crop is wide."""
     box = np.array([[0, 50, 160, 70], [70, 50, 90, 70]], np.float32)
     fractions = []
     for seed in range(150):
-        _, boxes, labels = made(size=160, min_visible=0.6, flip=0)(IMAGE, box, np.array([0, 1]), seed)
-        _, everything, _ = made(size=160, min_visible=0.0, flip=0)(IMAGE, box, np.array([0, 1]), seed)
+        _, boxes, labels = build(size=160, min_visible=0.6, flip=0)(IMAGE, box, np.array([0, 1]), seed)
+        _, everything, _ = build(size=160, min_visible=0.0, flip=0)(IMAGE, box, np.array([0, 1]), seed)
         assert len(boxes) <= len(everything)
         if set(labels) == {0, 1} and (boxes[1] > 0).all() and (boxes[1] < 160).all():
             (wide, _), (narrow, _) = boxes[:, 2:] - boxes[:, :2]
-            fractions.append(wide / narrow / 8)  # the second box is an eighth as wide and wholly shown
+            fractions.append(wide / narrow / 8)  # the second box is an eighth as wide and fully visible
     assert len(fractions) > 20
     assert min(fractions) > 0.58
 
 
-def test_mosaics_show_four_pictures(made):
-    transform = made(size=(64, 96), mosaic=1.0, flip=0)
+def test_mosaics_show_four_images(build):
+    transform = build(size=(64, 96), mosaic=1.0, flip=0)
     plain = [np.full((50, 70, 3), value, np.uint8) for value in (10, 60, 110, 200)]
     everywhere = np.array([[0, 0, 70, 50]], np.float32)
     samples = [(image, everywhere, np.array([label])) for label, image in enumerate(plain)]
@@ -130,15 +130,15 @@ def test_mosaics_show_four_pictures(made):
         transform.combine(samples[:3], 0)
 
 
-def test_mosaics_are_drawn_as_often_as_asked(made):
-    assert 0.25 < np.mean([made(size=64, mosaic=0.3).partners(seed) == 3 for seed in range(1000)]) < 0.35
-    assert not any(made(size=64).partners(seed) for seed in range(100))
+def test_mosaics_are_as_frequent_as_their_probability(build):
+    assert 0.25 < np.mean([build(size=64, mosaic=0.3).partners(seed) == 3 for seed in range(1000)]) < 0.35
+    assert not any(build(size=64).partners(seed) for seed in range(100))
 
 
-def test_color_changes_pixels_only_and_extra_transforms_move_boxes(made):
+def test_color_changes_pixels_only_and_extra_transforms_move_boxes(build):
     import albumentations
 
-    plain, jittered = (made(size=64, color=color)(IMAGE, BOXES, LABELS, 5) for color in (0.0, 0.5))
+    plain, jittered = (build(size=64, color=color)(IMAGE, BOXES, LABELS, 5) for color in (0.0, 0.5))
     np.testing.assert_array_equal(plain[1], jittered[1])
     assert np.abs(plain[0].astype(int) - jittered[0]).mean() > 3
     upside_down = TrainTransform(size=64, extra=[albumentations.VerticalFlip(p=1)])(IMAGE, BOXES, LABELS, 5)
@@ -156,9 +156,9 @@ numbers = st.one_of(st.floats(width=64), st.floats(-50, 250), st.integers(0, 160
     way=st.sampled_from(sorted(WAYS)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_boxes_give_boxes_inside_of_the_picture(made, boxes, shape, way, seed):
-    """NaN, infinite, inverted, empty, outside; pictures of one pixel: no exception, labels stay aligned."""
-    transform = made(size=(64, 96), color=0.2, **WAYS[way])
+def test_any_boxes_give_boxes_inside_of_the_image(build, boxes, shape, way, seed):
+    """NaN, infinite, inverted, empty, outside; images of one pixel: no exception, labels stay aligned."""
+    transform = build(size=(64, 96), color=0.2, **WAYS[way])
     image = np.full((*shape, 3), 50, np.uint8)
     labels = np.arange(len(boxes))
     before = image.copy(), boxes.copy(), labels.copy()
@@ -187,15 +187,15 @@ def test_any_boxes_give_boxes_inside_of_the_picture(made, boxes, shape, way, see
         np.testing.assert_array_equal(first, second)
 
 
-def test_labels_keep_their_boxes_when_others_are_dropped(made):
-    """Four corners of a picture, of which crops show different ones: the place tells the label."""
+def test_labels_keep_their_boxes_when_others_are_dropped(build):
+    """Crops show different corners of an image, and the color of a corner tells its label."""
     corners = np.array([[0, 0, 40, 40], [120, 0, 160, 40], [0, 80, 40, 120], [120, 80, 160, 120]], np.float32)
     image = np.zeros((120, 160, 3), np.uint8)
     for value, (x1, y1, x2, y2) in enumerate(corners.astype(int)):
         image[y1:y2, x1:x2] = 60 * (value + 1)
     numbers = set()
     for seed in range(100):
-        pixels, boxes, labels = made(size=128)(image, corners, np.array([1000, 1, 70000, -1]), seed)
+        pixels, boxes, labels = build(size=128)(image, corners, np.array([1000, 1, 70000, -1]), seed)
         for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
             center = pixels[int((y1 + y2) / 2), int((x1 + x2) / 2), 0]
             if (x2 - x1) > 3 and (y2 - y1) > 3:
@@ -203,12 +203,12 @@ def test_labels_keep_their_boxes_when_others_are_dropped(made):
         numbers.add(tuple(sorted(labels)))
     assert len(numbers) > 6
     with pytest.raises(ValueError, match="4 boxes with 3 labels"):
-        made(size=128)(image, corners, np.arange(3), 0)
+        build(size=128)(image, corners, np.arange(3), 0)
 
 
-def test_seeds_give_different_samples(made):
-    samples = {made(size=64)(IMAGE, BOXES, LABELS, seed)[0].tobytes() for seed in range(50)}
-    assert len(samples) > 40  # some are the whole picture, mirrored or not
+def test_seeds_give_different_samples(build):
+    samples = {build(size=64)(IMAGE, BOXES, LABELS, seed)[0].tobytes() for seed in range(50)}
+    assert len(samples) > 40  # some are the whole image, mirrored or not
 
 
 def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
@@ -221,7 +221,7 @@ def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
     assert EvalTransform(size=(120, 160))(IMAGE) is IMAGE
     checker = (np.indices((96, 192)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     assert np.ptp(EvalTransform(size=(32, 64), area=True)(checker).astype(int)) <= 29  # averages of 9 pixels
-    # The picture of a whole-picture training sample is the one of evaluation.
+    # Without crop and mirror, training images equal those of evaluation.
     whole = TrainTransform(size=(64, 100), crop=None, flip=0)(IMAGE, BOXES, LABELS, 0)
     np.testing.assert_array_equal(whole[0], transform(IMAGE))
 
@@ -241,6 +241,6 @@ def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
         ({"size": 64, "min_visible": -1}, "min_visible must be a fraction in 0..1"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**options)

@@ -1,4 +1,4 @@
-"""What the anchors can learn: counted by hand, and said in words with the remedy."""
+"""Coverage of objects by anchors: counted by hand, and reported with the remedy."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 
 from det.anchors.coverage import anchor_coverage, anchor_report
 from det.anchors.matcher import Matcher
-from tests.det.scenes import annotate
+from tests.det.eval.scenes import annotate
 
-# Four anchors: the quarters of the picture.
+# Four anchors: the quarters of the image.
 QUARTERS = torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]])
-SIZE = (480, 640)  # of the pictures: a quarter is 320 x 240
+SIZE = (480, 640)  # of the images: a quarter is 320 x 240
 
 
 def test_a_case_counted_by_hand():
@@ -22,7 +22,7 @@ def test_a_case_counted_by_hand():
     coverage = anchor_coverage(annotations, QUARTERS, (48, 64), Matcher())
     assert coverage.num_objects == 4
     assert coverage.overlapping == 2 / 4
-    assert coverage.reached == 3 / 4  # the first of the two that claim one anchor has it
+    assert coverage.reached == 3 / 4  # of two that claim one anchor, the first gets it
     assert coverage.too_small == 2 / 4  # less than half of a quarter's area
     assert coverage.tiny == 1 / 4  # at a tenth of their size: 32 x 24, 32 x 18, 10 x 10 and 6 x 6 pixels
     assert anchor_coverage(annotations, QUARTERS, (48, 64), Matcher(force=False)).reached == 2 / 4

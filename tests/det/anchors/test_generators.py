@@ -1,4 +1,4 @@
-"""Anchors: the released configuration's numbers, inputs that are not square, torchvision's generator."""
+"""Anchors: the released configuration's numbers, rectangular inputs, and torchvision's generator."""
 
 import math
 
@@ -17,7 +17,7 @@ def sides(anchors, size=(1.0, 1.0)):
     return ((anchors[:, 2:] - anchors[:, :2]) * torch.tensor([width, height])).tolist()
 
 
-def test_as_many_as_the_released_graph_stores():
+def test_there_are_as_many_as_the_released_graph_stores():
     generator = SSDAnchors()
     assert generator.per_cell == (3, 6, 6, 6, 6, 6)
     anchors = generator(MAPS, (320, 320))
@@ -35,7 +35,7 @@ def test_first_map_has_the_three_boxes_of_the_reduced_layer():
 
 
 def test_second_map_by_hand():
-    place = SSDAnchors()(MAPS, (320, 320))[1200:1206]
+    cell = SSDAnchors()(MAPS, (320, 320))[1200:1206]
     between = math.sqrt(0.35 * 0.5)
     expected = [
         (0.35, 0.35),
@@ -45,7 +45,7 @@ def test_second_map_by_hand():
         (0.35 * math.sqrt(0.3333), 0.35 / math.sqrt(0.3333)),
         (between, between),
     ]
-    assert sides(place) == [pytest.approx(box, abs=1e-6) for box in expected]
+    assert sides(cell) == [pytest.approx(box, abs=1e-6) for box in expected]
 
 
 def test_the_last_scale_is_interpolated_with_one():
@@ -53,16 +53,16 @@ def test_the_last_scale_is_interpolated_with_one():
     assert last == pytest.approx([math.sqrt(0.95)] * 2)
 
 
-def test_inputs_that_are_not_square_keep_the_boxes_shapes():
+def test_rectangular_inputs_keep_the_shapes_of_boxes():
     maps = [(10, 40), (5, 20), (3, 10), (2, 5), (1, 3), (1, 2)]
     anchors = SSDAnchors()(maps, (160, 640))
     first = sides(anchors[:2], (160, 640))
-    wide = 0.2 * math.sqrt(2) * 160  # scales count in the shorter side
+    wide = 0.2 * math.sqrt(2) * 160  # scales are fractions of the shorter side
     assert first == [pytest.approx((16, 16)), pytest.approx((wide, wide / 2))]
     assert len(anchors) == 10 * 40 * 3 + 6 * (100 + 30 + 10 + 3 + 2)
 
 
-def test_places_go_by_rows():
+def test_cells_are_ordered_by_rows():
     anchors = SSDAnchors(maps=1, reduce_lowest=False, ratios=[1.0], interpolated=False)([(2, 3)], (200, 300))
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2 * torch.tensor([6.0, 4.0])
     torch.testing.assert_close(centers, torch.tensor([[1, 1], [3, 1], [5, 1], [1, 3], [3, 3], [5, 3.0]]))
@@ -79,12 +79,12 @@ def test_default_boxes_are_torchvisions(size, maps, clip):
     ours = DefaultBoxes(clip=clip)
     assert list(ours.per_cell) == theirs.num_anchors_per_location()
     height, width = size
-    found = ours(maps, size) * torch.tensor([width, height, width, height])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    anchors = ours(maps, size) * torch.tensor([width, height, width, height])
+    torch.testing.assert_close(anchors, expected, atol=1e-4, rtol=0)
 
 
-def test_one_list_of_shapes_per_map():
-    with pytest.raises(ValueError, match=r"6 feature maps and the network has 2: set the anchors' maps to 2"):
+def test_another_number_of_maps_is_refused():
+    with pytest.raises(ValueError, match=r"6 feature maps but the network has 2; set the anchors' maps to 2"):
         SSDAnchors()([(4, 4), (2, 2)], (64, 64))
 
 
@@ -97,6 +97,6 @@ def test_one_list_of_shapes_per_map():
         ({"ratios": [1.0, -2.0]}, "ratios"),
     ],
 )
-def test_what_makes_no_boxes_is_refused(generator, options, message):
+def test_options_out_of_range_are_refused(generator, options, message):
     with pytest.raises(ValueError, match=message):
         generator(**options)

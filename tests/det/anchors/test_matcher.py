@@ -1,4 +1,4 @@
-"""Who answers for whom: by hand, against a loop in numpy, and against torchvision."""
+"""Matching by hand, against a loop in numpy, and against torchvision."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def random_boxes(generator, count, smallest=0.02, largest=0.5):
 
 
 def matched_by_loop(iou, labels, matched, unmatched, force):
-    """The rule word by word on iou [M, A]: owner of each anchor, or -1 background, -2 not counted."""
+    """The rule as a loop over iou [M, A]: the box of each anchor, or -1 background, -2 not counted."""
     owners = []
     for column in iou.T:
         real = [(value, -box) for box, value in enumerate(column) if labels[box] >= 0]
         value, box = max(real, default=(0.0, 0))
-        blurred = any(column[box] >= unmatched for box in range(len(labels)) if labels[box] < 0)
-        owners.append(-box if value >= matched else -2 if value >= unmatched or blurred else -1)
-    for box in reversed(range(len(labels))):  # the first box claims last, and so keeps what it claims
+        near_ignored = any(column[box] >= unmatched for box in range(len(labels)) if labels[box] < 0)
+        owners.append(-box if value >= matched else -2 if value >= unmatched or near_ignored else -1)
+    for box in reversed(range(len(labels))):  # the first box claims last, so it wins
         if force and labels[box] >= 0 and iou[box].max() > 0:
             owners[iou[box].argmax()] = box
     return owners
@@ -53,15 +53,15 @@ def test_a_box_claims_its_best_anchor_however_small_the_overlap():
     small = boxes_of([3.4, 0.4, 3.5, 0.5])
     targets = Matcher()(ANCHORS, [small], [torch.tensor([2])])
     assert targets.labels.tolist() == [[0, 0, 0, 3, 0]]
-    left_alone = Matcher(force=False)(ANCHORS, [small], [torch.tensor([2])])
-    assert left_alone.labels.tolist() == [[0] * 5]
-    assert (left_alone.num_matched, left_alone.unmatched_objects) == (0, 1)
+    unforced = Matcher(force=False)(ANCHORS, [small], [torch.tensor([2])])
+    assert unforced.labels.tolist() == [[0] * 5]
+    assert (unforced.num_matched, unforced.unmatched_objects) == (0, 1)
     outside = Matcher()(ANCHORS, [boxes_of([9, 9, 10, 10])], [torch.tensor([2])])
     assert outside.labels.tolist() == [[0] * 5]
     assert outside.unmatched_objects == 1
 
 
-def test_the_first_of_two_boxes_has_the_anchor_that_both_claim():
+def test_the_first_of_two_boxes_gets_the_anchor_that_both_claim():
     both = boxes_of([3.4, 0.4, 3.5, 0.5], [3, 0, 4, 0.4])
     targets = Matcher()(ANCHORS, [both], [torch.tensor([0, 1])])
     assert targets.labels.tolist() == [[0, 0, 0, 1, 0]]
@@ -71,7 +71,7 @@ def test_the_first_of_two_boxes_has_the_anchor_that_both_claim():
 def test_a_claim_takes_an_anchor_from_the_box_that_overlaps_it_more():
     both = boxes_of([0, 0, 2, 1], [0, 0, 2, 0.1])  # the second has an IoU of 0.1 with the last anchor
     targets = Matcher()(ANCHORS[4:], [both], [torch.tensor([7, 8])])
-    assert targets.labels.tolist() == [[8]]  # claimed by both, the first has it
+    assert targets.labels.tolist() == [[8]]  # claimed by both, and the first gets it
     swapped = Matcher()(ANCHORS[4:], [both.flip(0)], [torch.tensor([8, 7])])
     assert swapped.labels.tolist() == [[9]]
 
@@ -93,7 +93,7 @@ def test_between_the_thresholds_nothing_is_counted():
     assert targets.deltas.abs().max() == 0
 
 
-def test_ignored_boxes_exclude_their_anchors_but_take_none_from_an_object():
+def test_anchors_near_ignored_boxes_are_not_counted_unless_matched():
     boxes = boxes_of([0, 0, 2, 1], [2, 0, 3, 0.9], [2, 0, 3, 1])
     targets = Matcher()(ANCHORS, [boxes], [torch.tensor([-1, 3, -1])])
     # The first two anchors have an IoU of exactly 0.5 with the first box.
@@ -113,7 +113,7 @@ def test_images_without_boxes_and_with_more_boxes_than_anchors():
     assert (empty.num_matched, empty.unmatched_objects) == (0, 0)
 
 
-def test_boxes_that_are_none_match_nothing():
+def test_empty_inverted_and_non_finite_boxes_match_nothing():
     broken = boxes_of([1, 0, 1, 1], [2, 1, 1, 0], [np.nan, 0, 1, 1], [0, 0, np.inf, 1], [3, 0, 4, 1])
     targets = Matcher()(ANCHORS, [broken], [torch.arange(5)])
     assert targets.labels.tolist() == [[0, 0, 0, 5, 0]]
@@ -123,27 +123,27 @@ def test_boxes_that_are_none_match_nothing():
 
 @pytest.mark.parametrize(("matched", "unmatched"), [(0.5, 0.5), (0.5, 0.35), (0.3, 0.3)])
 @pytest.mark.parametrize("force", [True, False])
-def test_random_batches_are_those_of_the_loop(matched, unmatched, force):
+def test_random_batches_equal_the_loop(matched, unmatched, force):
     generator = torch.Generator().manual_seed(int(matched * 10))
     anchors = random_boxes(generator, 300, smallest=0.2)
     boxes = [random_boxes(generator, count, smallest=0.2) for count in (0, 1, 7, 30, 3)]
-    labels = [torch.randint(-1, 5, (len(some),), generator=generator) for some in boxes]
+    labels = [torch.randint(-1, 5, (len(image_boxes),), generator=generator) for image_boxes in boxes]
     targets = Matcher(matched=matched, unmatched=unmatched, force=force)(anchors, boxes, labels)
-    unanswered = excluded = 0
-    for image, (some, classes) in enumerate(zip(boxes, labels, strict=True)):
-        iou = box_iou(some, anchors).numpy()
+    unmatched_objects = excluded = 0
+    for image, (image_boxes, classes) in enumerate(zip(boxes, labels, strict=True)):
+        iou = box_iou(image_boxes, anchors).numpy()
         owners = matched_by_loop(iou, classes.tolist(), matched, unmatched, force)
         expected = [int(classes[owner]) + 1 if owner >= 0 else owner + 1 for owner in owners]
         assert targets.labels[image].tolist() == expected
-        unanswered += len({box for box in range(len(some)) if classes[box] >= 0} - set(owners))
+        unmatched_objects += len({box for box in range(len(image_boxes)) if classes[box] >= 0} - set(owners))
         excluded += owners.count(-2)
-    assert targets.unmatched_objects == unanswered
+    assert targets.unmatched_objects == unmatched_objects
     assert targets.num_matched == (targets.labels > 0).sum() > 20
     assert excluded > 0
 
 
 def test_equal_to_torchvisions_matcher_and_coder():
-    """Where no two boxes claim one anchor, which torchvision leaves to the last, TensorFlow to the first."""
+    """If no two boxes claim one anchor: it goes to the last in torchvision, to the first in TensorFlow."""
     generator = torch.Generator().manual_seed(1)
     compared = 0
     for _ in range(60):
@@ -158,19 +158,22 @@ def test_equal_to_torchvisions_matcher_and_coder():
             targets.labels[0], torch.where(owners >= 0, labels[owners.clamp(min=0)] + 1, 0)
         )
         own = owners >= 0
-        coded = TorchvisionCoder((10.0, 10.0, 5.0, 5.0)).encode_single(boxes[owners[own]], anchors[own])
-        torch.testing.assert_close(targets.deltas[0][own], coded, rtol=1e-4, atol=1e-4)
+        deltas = TorchvisionCoder((10.0, 10.0, 5.0, 5.0)).encode_single(boxes[owners[own]], anchors[own])
+        torch.testing.assert_close(targets.deltas[0][own], deltas, rtol=1e-4, atol=1e-4)
         compared += 1
     assert compared > 30
 
 
-def test_a_batch_is_its_images_one_by_one():
+def test_a_batch_equals_its_images_one_by_one():
     generator = torch.Generator().manual_seed(2)
     anchors = random_boxes(generator, 200)
     boxes = [random_boxes(generator, count) for count in (5, 0, 12)]
-    labels = [torch.arange(len(some)) for some in boxes]
+    labels = [torch.arange(len(image_boxes)) for image_boxes in boxes]
     together = Matcher()(anchors, boxes, labels)
-    alone = [Matcher()(anchors, [some], [classes]) for some, classes in zip(boxes, labels, strict=True)]
+    alone = [
+        Matcher()(anchors, [image_boxes], [classes])
+        for image_boxes, classes in zip(boxes, labels, strict=True)
+    ]
     torch.testing.assert_close(together.labels, torch.cat([one.labels for one in alone]))
     torch.testing.assert_close(together.deltas, torch.cat([one.deltas for one in alone]))
     assert together.num_matched == sum(one.num_matched for one in alone)

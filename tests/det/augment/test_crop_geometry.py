@@ -66,10 +66,10 @@ def test_the_papers_crop_has_an_iou_and_keeps_the_boxes_whose_center_it_holds(mo
         assert kept.any()
         if window != (0, 0, 160, 120):
             least.append(overlap_with(window)[1][inside].max())
-    assert 120 < len(least) < 280  # the other half is the whole picture
+    assert 120 < len(least) < 280  # the others are the whole image
     assert threshold <= min(least) < threshold + 0.2
 
 
 def test_all_seven_thresholds_are_in_use():
-    """SSD's five, a random patch and the whole picture."""
+    """SSD's five, a random patch and the whole image."""
     assert crop_geometry.THRESHOLDS == (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)

@@ -1,4 +1,4 @@
-"""COCO's numbers: the same by either backend, by plain pycocotools on files, and by hand."""
+"""COCO's numbers: equal with either backend, to plain pycocotools on files, and by hand."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from det.eval.evaluator import DetectionEvaluator
 from det.report import save_coco_files
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
-from tests.det.scenes import CLASSES, annotate, detections, evaluated, scene
+from tests.det.eval.scenes import CLASSES, annotate, detections, evaluated, scene
 
 TWELVE = (
     "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
@@ -26,9 +26,9 @@ BACKENDS = ["pycocotools", pytest.param("hotcoco", marks=pytest.mark.skipif(
     average_precision.choose_backend("auto") != "hotcoco", reason="hotcoco is not installed"))]  # fmt: skip
 
 
-def plain_pycocotools(truth_file, found_file, image_ids=None):
+def plain_pycocotools(truth_file, detections_file, image_ids=None):
     truth = COCO(str(truth_file))
-    evaluation = COCOeval(truth, truth.loadRes(str(found_file)), "bbox")
+    evaluation = COCOeval(truth, truth.loadRes(str(detections_file)), "bbox")
     if image_ids is not None:
         evaluation.params.imgIds = image_ids
     evaluation.evaluate()
@@ -65,13 +65,13 @@ def test_backends_agree_in_every_number(limits):
     )
     for ours, reference in zip(first.curves, second.curves, strict=True):
         np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-9)
-    assert first.compute()[f"ar_{limits[-1]}"] > 0  # no -1 where the limit is not 100
+    assert first.compute()[f"ar_{limits[-1]}"] > 0  # no -1 if the limit is not 100
     assert first.compute()["map"] > 0
 
 
-def coco_files(folder, truth_file, found_file):
-    """DetectionSplit and outputs of COCO's files, read here in the plainest way."""
-    truth, found = (json.loads((folder / name).read_text()) for name in (truth_file, found_file))
+def coco_files(folder, truth_file, detections_file):
+    """Annotations, outputs and classes of COCO's files, read in the simplest way."""
+    truth, results = (json.loads((folder / name).read_text()) for name in (truth_file, detections_file))
     ids = [image["id"] for image in truth["images"]]
     categories = [category["id"] for category in truth["categories"]]
     classes = ClassMap(
@@ -87,7 +87,7 @@ def coco_files(folder, truth_file, found_file):
     annotations.areas[:] = [a["area"] for a in rows]
     outputs = []
     for number in ids:
-        mine = [one for one in found if one["image_id"] == number]
+        mine = [one for one in results if one["image_id"] == number]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in mine)]
         labels = [categories.index(one["category_id"]) for one in mine]
         outputs.append(detections(corners, [one["score"] for one in mine], labels))
@@ -107,10 +107,11 @@ def test_the_example_of_cocoapi(data_folder, backend):
     np.testing.assert_allclose([result[name] for name in TWELVE], plain, rtol=0, atol=1e-6)
 
 
-def test_a_case_counted_by_hand():
-    """Two objects of one class. Right, wrong, right by falling score: precision 1 up to recall 1/2, then 2/3.
+def test_by_hand():
+    """Two objects of one class; the detections by score are right, wrong, right.
 
-    At 101 recalls: 51 times 1 (0 to .50) and 50 times 2/3. Both fit exactly, so at every IoU.
+    So precision is 1 up to recall 1/2, then 2/3: at 101 recalls, 51 times 1 (0 to .50) and 50 times 2/3. Both
+    right ones fit exactly, so this holds at every IoU.
     """
     annotations = annotate([[[10, 10, 50, 50], [100, 100, 160, 160]], []], [[0, 0], []])
     outputs = [
@@ -140,7 +141,7 @@ def test_ignored_objects_are_neither_hits_nor_misses(backend, kind):
     boxes = [[[10, 10, 50, 50], [100, 100, 300, 300]]]
     annotations = annotate(boxes, [[0, 0]], **{kind: np.array([False, True])})
     hit, on_ignored = [10, 10, 50, 50], [102, 100, 300, 300]
-    inside = [120, 120, 160, 160]  # within the ignored object, but no such box: forgiven by a crowd only
+    inside = [120, 120, 160, 160]  # inside of the ignored object, with a small IoU: ignored only for a crowd
     right = [detections([on_ignored, hit], [0.9, 0.8], [0, 0])]
     assert evaluated(annotations, right, backend=backend).compute()["map"] == pytest.approx(1)
     assert evaluated(annotations, right, backend=backend).compute()["num_objects"] == 1
@@ -158,20 +159,20 @@ def test_nothing_detected_is_zero(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("found", [0, 5])
-def test_no_object_at_all_has_no_ap(tmp_path, backend, found):
+@pytest.mark.parametrize("count", [0, 5])
+def test_without_objects_there_is_no_ap(tmp_path, backend, count):
     annotations = annotate([[], []], [[], []])
-    outputs = [detections([[1, 1, 9, 9]] * found, [0.5] * found, [0] * found), detections([], [], [])]
+    outputs = [detections([[1, 1, 9, 9]] * count, [0.5] * count, [0] * count), detections([], [], [])]
     evaluator = evaluated(annotations, outputs, backend=backend)
     result = evaluator.compute()
     assert all(math.isnan(result[name]) for name in TWELVE)
-    assert "AP is n/a: the images hold no objects" in evaluator.table()
-    assert evaluator.worst(3) == ([("0", 0, 0.0)] if found else [])
+    assert "AP is n/a: these images have no objects" in evaluator.table()
+    assert evaluator.worst(3) == ([("0", 0, 0.0)] if count else [])
     save_coco_files(evaluator, tmp_path)
-    assert len(json.loads((tmp_path / "detections.json").read_text())) == found
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == count
 
 
-def test_nothing_counted_yet_is_no_crash():
+def test_nothing_counted_yet():
     evaluator = DetectionEvaluator(classes=CLASSES, split=scene()[0])
     assert math.isnan(evaluator.compute()["map"])
     assert evaluator.worst(3) == []
@@ -206,7 +207,7 @@ def test_split_over_processes_is_the_same():
         shares.append(evaluator.state())
         assert all(isinstance(value, np.ndarray) for value in shares[-1].values())
     merged = DetectionEvaluator(classes=CLASSES, split=annotations)
-    merged.compute()  # what was computed before is forgotten
+    merged.compute()  # cached results are dropped
     merged.merge([*shares, DetectionEvaluator(classes=CLASSES, split=annotations).state()])
     for name, value in whole.compute().items():
         np.testing.assert_equal(merged.compute()[name], value, err_msg=name)
@@ -218,16 +219,16 @@ def test_split_over_processes_is_the_same():
 
 
 def test_classes_of_the_model_are_translated_by_name():
-    """The model knows more classes, in another order; what the data set does not know is not counted."""
+    """The model has more classes, in another order; those that the data set lacks are not counted."""
     model = ClassMap(names=("cat", "person", "dog", "car", "kite"))
     annotations = annotate([[[10, 10, 50, 50], [60, 60, 90, 90]]], [[2, 0]])  # person, dog
-    found = [detections([[10, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]], [0.9, 0.8, 1.0], [1, 2, 0])]
-    result = evaluated(annotations, found, predicted_classes=model).compute()
+    outputs = [detections([[10, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]], [0.9, 0.8, 1.0], [1, 2, 0])]
+    result = evaluated(annotations, outputs, predicted_classes=model).compute()
     assert result["map"] == pytest.approx(1)
     assert result["num_detections"] == 2
 
 
-def test_what_is_not_finite_is_left_out_and_said():
+def test_detections_that_are_not_finite_are_left_out_and_reported():
     annotations = annotate([[[10, 10, 50, 50]]], [[0]])
     boxes = [[10, 10, 50, 50], [np.nan, 0, 9, 9], [0, 0, 9, 9]]
     result = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])]).compute()
@@ -235,32 +236,32 @@ def test_what_is_not_finite_is_left_out_and_said():
     assert "2 detections that were not finite" in result["protocol"]
 
 
-def test_half_precision_is_taken():
+def test_half_precision_is_accepted():
     annotations = annotate([[[10, 10, 50, 50]]], [[0]])
-    found = detections([[10, 10, 50, 50]], [0.5], [0])
-    half = Detections(found.boxes.bfloat16(), found.scores.bfloat16(), found.labels)
+    single = detections([[10, 10, 50, 50]], [0.5], [0])
+    half = Detections(single.boxes.bfloat16(), single.scores.bfloat16(), single.labels)
     assert evaluated(annotations, [half]).compute()["map"] == pytest.approx(1)
 
 
-def test_faults_of_the_caller_are_named():
+def test_wrong_arguments_are_refused():
     annotations, outputs = scene()
     evaluator = evaluated(annotations, outputs[:2])
-    with pytest.raises(ValueError, match=r"image 1 .* counted already"):
+    with pytest.raises(ValueError, match=r"image 1 .* counted before"):
         evaluator.update([outputs[1]], {"index": torch.tensor([1])})
-    with pytest.raises(ValueError, match="no image 30"):
+    with pytest.raises(ValueError, match=r"index must be in 0\.\.29, got 30"):
         evaluator.update([outputs[0]], {"index": torch.tensor([30])})
     with pytest.raises(ValueError, match="for 1 images, but 2 indices"):
         evaluator.update([outputs[0]], {"index": torch.tensor([3, 4])})
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 4\.\.4"):
         evaluator.update([detections([[0, 0, 1, 1]], [1], [4])], {"index": torch.tensor([3])})
     for limits in ((), (0, 10), (10, 1), (1, 1)):
-        with pytest.raises(ValueError, match="rising positive"):
+        with pytest.raises(ValueError, match="increasing and positive"):
             DetectionEvaluator(classes=CLASSES, split=annotations, max_detections=limits)
     with pytest.raises(ValueError, match="backend must be one of"):
         average_precision.choose_backend("fast")
 
 
-def test_hotcoco_that_is_not_installed(monkeypatch):
+def test_without_hotcoco(monkeypatch):
     monkeypatch.setattr(
         average_precision, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: None))
     )
@@ -275,7 +276,7 @@ def test_pycocotools_prints_nothing(capsys):
 
 
 def test_worst_images_by_f1():
-    """From .9 on (F1 4/5 of all): image 0 is perfect, 1 has one of two; 2 and 3 have nothing to say."""
+    """At scores >= .9 (F1 4/5 over all): image 0 is perfect, 1 has one of two objects, 2 and 3 have none."""
     box, other, third = [10, 10, 50, 50], [100, 100, 160, 160], [200, 200, 260, 260]
     annotations = annotate([[box], [box, other], [], []], [[0], [1, 1], [], []])
     outputs = [
@@ -290,7 +291,7 @@ def test_worst_images_by_f1():
     assert evaluator.worst(1) == [("b", 1, pytest.approx(2 / 3))]
 
 
-def test_table_names_everything_and_says_what_is_missing():
+def test_the_table_has_all_numbers_and_says_what_is_missing():
     evaluator = evaluated(*scene(6))
     result = evaluator.compute()
     table = evaluator.table()
@@ -311,8 +312,8 @@ def test_table_names_everything_and_says_what_is_missing():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_detections_of_the_released_network(data_folder, backend):
     """OpenCV's run of the released SSDLite on 128 images of val2017: .357, .550 and .361 by pycocotools."""
-    found = "weights/ssd_mobilenet_v3_large_coco/detections_coco128_val2017.json"
-    files = ("coco128/instances_val2017_128.json", found)
+    results = "weights/ssd_mobilenet_v3_large_coco/detections_coco128_val2017.json"
+    files = ("coco128/instances_val2017_128.json", results)
     annotations, outputs, classes = coco_files(data_folder, *files)
     result = evaluated(annotations, outputs, backend=backend, classes=classes).compute()
     expected = (0.357, 0.550, 0.361)
