@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from engine.config import extensions
 from engine.contracts import TaskInfo
@@ -355,7 +355,8 @@ def _unreadable(error: OmegaConfBaseException, key: str) -> UserError:
         where = getattr(error, "full_key", None) or key or "the configuration"
         return UserError(f"{where}: {first_line(error)}")
     name = getattr(error, "full_key", None) or missing[1]
-    name = missing[1] if "." in missing[1] or not name else name
+    if "." in missing[1] or isinstance(error, InterpolationToMissingValueError):
+        name = missing[1]  # the key that the other one refers to
     return UserError(f"{name} is not set; give {name}=<value>")
 
 
