@@ -1,4 +1,4 @@
-"""The chain of NetAdapt as a user types it: train, search, go on, train and evaluate what was found."""
+"""tools/search.py as users run it: train, search, resume, and use the network that was found."""
 
 import json
 import re
@@ -10,15 +10,22 @@ import pytest
 import yaml
 
 from backbones.spec import NetSpec
-from deploy.latency_table.table import build_table
+from deploy.latency_table.build import build_table
 from engine.config.compose import compose_config
-from nas.training_problem import OpenRun, OpenTraining, with_held_out
+from engine.config.instantiate import tool_options
+from nas.latency import combined_table, network_latency
+from nas.options import SearchOptions
+from nas.task_trainer import NewTrainerFactory, RunTrainerFactory, with_held_out
 from tests.deploy.latency_table.test_latency_table import MAdds
 from tests.tools.commands import run
 from tests.tools.test_end_to_end import SMALL
-from tools.search import known_table, network_latency, search
+from tools.search import search
 
 OPTIONS = ["budget=0.8", "method.steps=2", "method.delta=0.2", "method.widths=1"]
+
+
+def options(*overrides: str) -> SearchOptions:
+    return tool_options(compose_config("search", list(overrides)))
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +33,20 @@ def trained(tmp_path_factory):
     """A folder with a run, and a latency table of its network from another device."""
     folder = tmp_path_factory.mktemp("work")
     run("train", *SMALL, "data.source.num_train=10", "trainer.steps=4", "run=run", cwd=folder)
-    monkey = pytest.MonkeyPatch()
-    monkey.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # where the command has drawn its streets
-    problem = OpenRun(run=str(folder / "run"))()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # the street scenes that the command has drawn
+    trainer = RunTrainerFactory(run=str(folder / "run"))()
     table = build_table(
-        problem.spec,
+        trainer.spec,
         size=(64, 128),
         measure=MAdds(),
-        model=problem.make_model,
+        model=trainer.make_model,
         shares=(1.0, 0.6, 0.3, 0.1),
-        taps=problem.taps(problem.spec),
-        head=problem.head,
+        taps=trainer.taps(trainer.spec),
+        head=trainer.head,
     )
     table.save(folder / "phone.json")
-    monkey.undo()
+    patch.undo()
     return folder
 
 
@@ -49,49 +56,66 @@ def _cache(trained, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found(trained):
+def adapted(trained):
     output = run("search", "run=run", "latency=phone.json", "out=adapted", *OPTIONS, cwd=trained)
     return output, trained / "adapted"
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def spec_of(path):
     return NetSpec.from_dict(yaml.safe_load(path.read_text()))
 
 
-def test_the_budget_is_met_and_all_is_written_down(trained, found):
-    output, out = found
+def test_a_search_reaches_its_budget_and_writes_everything_down(trained, adapted):
+    output, out = adapted
     assert "network: adapted/network.yaml" in output
-    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    seed = next(row for row in rows if row["kind"] == "seed")
-    steps = [row for row in rows if row["kind"] == "step"]
+    seed = next(row for row in rows(out) if row["kind"] == "seed")
+    steps = [row for row in rows(out) if row["kind"] == "step"]
     assert steps[-1]["latency_ms"] <= 0.8 * seed["latency_ms"]
     assert NetSpec.from_dict(steps[-1]["spec"]) == spec_of(out / "network.yaml")
-    trials = [row for row in rows if row["kind"] == "trial"]
+    trials = [row for row in rows(out) if row["kind"] == "trial"]
     assert all(row["status"] == "done" and 0 <= row["metric"] <= 1 and row["seconds"] > 0 for row in trials)
     for name in ("report.md", "trajectory.png", "latency.json"):
         assert (out / name).stat().st_size > 0
     report = (out / "report.md").read_text()
     assert "python tools/train.py task=seg backbone=adapted/network.yaml" in report
     assert "all channels x" in report
-    wide, narrow = (OpenRun(run=str(folder))() for folder in (trained / "run", out / "width"))
+
+
+def test_the_width_multiplier_is_a_run_and_a_backbone_too(trained, adapted):
+    _, out = adapted
+    wide, narrow = (RunTrainerFactory(run=str(folder))() for folder in (trained / "run", out / "width"))
     pairs = zip(wide.spec.blocks, narrow.spec.blocks, strict=True)
     assert all(after.exp <= before.exp for before, after in pairs)
     assert narrow.spec.last < wide.spec.last
     assert narrow.spec == spec_of(out / "width.yaml")
-    model = narrow.make_model(narrow.spec)
-    model.load_state_dict(narrow.weights())  # to be trained for as long as the found network
+    narrow.make_model(narrow.spec).load_state_dict(narrow.weights())
 
 
-def test_the_same_command_again_repeats_nothing(trained, found):
-    _, out = found
+def test_the_same_command_repeats_nothing(trained, adapted):
+    _, out = adapted
     before = (out / "history.jsonl").read_bytes()
     output = run("search", "run=run", "latency=phone.json", "out=adapted", *OPTIONS, cwd=trained)
-    assert "going on with adapted/history.jsonl" in output
+    assert "resuming adapted/history.jsonl" in output
     assert (out / "history.jsonl").read_bytes() == before
 
 
-def test_what_was_found_is_a_run_and_a_backbone(trained, found):
-    _, out = found
+def test_trials_in_several_processes_have_the_same_results(trained, adapted):
+    _, serial = adapted
+    arguments = ["run=run", "latency=phone.json", "out=parallel", *OPTIONS]
+    run("search", *arguments, "executor=processes", "workers=2", cwd=trained)
+    untimed = [
+        sorted(json.dumps({key: row[key] for key in row if key != "seconds"}) for row in rows(folder))
+        for folder in (serial, trained / "parallel")
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_the_final_network_is_a_run_and_a_backbone(trained, adapted):
+    _, out = adapted
     run("eval", "run=adapted/found", "out=scores", "worst=0", cwd=trained)
     assert json.loads((trained / "scores" / "metrics.json").read_text())["num_images"] == 3
     output = run(
@@ -103,56 +127,59 @@ def test_what_was_found_is_a_run_and_a_backbone(trained, found):
     assert NetSpec.from_dict(config["backbone"]["data"]) == spec_of(out / "network.yaml")
 
 
-def test_a_search_from_new_weights_and_its_network(trained):
-    options = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
-    output = run("search", *options, "runtime=torch", "size=[32,64]", "out=by chance", *SMALL, cwd=trained)
-    assert "network: by chance/network.yaml" in output
-    assert spec_of(trained / "by chance" / "network.yaml").blocks
-    report = (trained / "by chance" / "report.md").read_text()
+def test_a_search_from_new_weights_writes_its_best_network(trained):
+    arguments = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
+    run("search", *arguments, "runtime=torch", "size=[32,64]", "out=at random", *SMALL, cwd=trained)
+    assert spec_of(trained / "at random" / "network.yaml").blocks
+    report = (trained / "at random" / "report.md").read_text()
     (line,) = [line for line in report.splitlines() if line.startswith("python tools/train.py")]
-    assert shlex.split(line)[-1] == "backbone=by chance/network.yaml"  # one word in a shell
+    assert shlex.split(line)[-1] == "backbone=at random/network.yaml"  # one word in a shell
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["budget=0.8"], "give run=<run folder>"),
-        (["run=nowhere"], "nowhere: no run folder"),
-        (["run=run", "budget=2"], "method: budget is a share"),
-        (["run=run", "latency=none.json"], "none.json: unreadable latency table"),
-        (["run=run", "latency=phone.json", "executor=threads"], "executor must be serial or ray"),
-        (["run=run", "measure=false"], "measure=false needs the table of a device"),
+        (["run=nowhere"], "nowhere: "),
+        (["run=run", "budget=2"], "budget must be a share of the seed's latency between 0 and 1, got 2"),
+        (["run=run", "latency=none.json"], "none.json: "),
+        (["run=run", "executor=threads"], "executor must be one of serial, processes, ray, got 'threads'"),
+        (["run=run", "executor=processes", "workers=0"], "workers must be at least 1, got 0"),
+        (["run=run", "measure=false"], "measure=false needs the latency table of a device"),
+        (["run=run", "measure=maybe"], "measure must be one of"),
         (["run=run", "latency=phone.json", "size=[32,64]"], "the latency table has no entry for stem"),
+        (["run=run", "size=[32,0]"], "size must be a side or (height, width)"),
         (["run=run", "method.stepz=3"], "unknown key 'method.stepz'; did you mean 'method.steps'?"),
-        (["method=mnas", "task=seg"], "give target_ms=<milliseconds>"),
+        (["method=mnas", "task=seg"], "target_ms is not set; give target_ms=<value>"),
+        (["method=mnas", "target_ms=1", "method.space.kernels=[4]"], "method.space: kernels must be odd"),
         (["run=run", "method=netadept"], "method=netadept: no such option; did you mean 'netadapt'?"),
-        (["run=run", "held_out=0", "latency=phone.json"], "held_out is a share"),
+        (["run=run", "held_out=0"], "held_out must be a share of train between 0 and 1, got 0"),
     ],
 )
 def test_mistakes_are_explained(trained, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     with pytest.raises(ValueError, match=re.escape(message)):
-        search(compose_config("search", [*arguments, f"out={tmp_path}"]))
+        search(options(*arguments, f"out={tmp_path}"))
 
 
-def test_a_table_without_the_head_counts_the_backbone(trained, monkeypatch, tmp_path, capsys):
+def test_without_the_head_in_the_table_the_backbone_counts(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     content = json.loads((trained / "phone.json").read_text())
     content["layers"] = [row for row in content["layers"] if row["kind"] != "head"]
-    (tmp_path / "bare.json").write_text(json.dumps(content))
-    config = compose_config("search", ["run=run", f"latency={tmp_path}/bare.json"])
-    problem = OpenRun(run="run")()
-    latency = network_latency(config, problem, tmp_path, problem.taps(problem.spec))
-    assert f"no head {problem.head}: only the backbone's latency counts" in capsys.readouterr().out
-    whole = network_latency(
-        compose_config("search", ["run=run", "latency=phone.json"]), problem, trained, latency.taps
+    (tmp_path / "headless.json").write_text(json.dumps(content))
+    trainer = RunTrainerFactory(run="run")()
+    taps, lines = trainer.taps(trainer.spec), []
+    headless, whole = (
+        network_latency(options("run=run", f"latency={table}"), trainer, folder, taps, lines.append)
+        for table, folder in ((tmp_path / "headless.json", tmp_path), ("phone.json", trained))
     )
-    head = whole.layers(problem.spec)[-1]
-    assert latency(problem.spec) == pytest.approx(whole(problem.spec) - whole.table.layer_ms(head))
+    assert lines == [f"the latency table has no head {trainer.head}: only the backbone's latency counts"]
+    head = whole.layers(trainer.spec)[-1]
+    assert headless(trainer.spec) == pytest.approx(whole(trainer.spec) - whole.table.layer_ms(head))
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "difference"),
     [
         ("seed=1", "seed=0, not 1"),
         ("held_out=0.3", "held_out=0.1, not 0.3"),
@@ -161,64 +188,71 @@ def test_a_table_without_the_head_counts_the_backbone(trained, monkeypatch, tmp_
         ("optimizer.lr=9", "training=[], not ['optimizer.lr=9']"),
     ],
 )
-def test_a_search_of_other_options_does_not_go_on(trained, found, option, said, monkeypatch):
+def test_a_search_with_other_options_does_not_resume(trained, adapted, option, difference, monkeypatch):
     monkeypatch.chdir(trained)
-    with pytest.raises(ValueError, match=re.escape(f"belongs to a search with {said}; choose another out=")):
-        search(compose_config("search", ["run=run", "latency=phone.json", "out=adapted", *OPTIONS, option]))
+    with pytest.raises(
+        ValueError, match=re.escape(f"belongs to a search with {difference}; choose another out=")
+    ):
+        search(options("run=run", "latency=phone.json", "out=adapted", *OPTIONS, option))
 
 
-def test_a_table_may_grow_but_not_change(trained, found, tmp_path):
-    kept, given = tmp_path / "latency.json", tmp_path / "phone.json"
-    assert known_table(kept, None) is None
-    shutil.copy(trained / "phone.json", given)
-    shutil.copy(given, kept)
-    content = json.loads(given.read_text())
+def test_a_table_may_grow_but_not_change(trained, tmp_path):
+    own, other = tmp_path / "latency.json", tmp_path / "phone.json"
+    assert combined_table(own, None) is None
+    shutil.copy(trained / "phone.json", other)
+    shutil.copy(other, own)
+    content = json.loads(other.read_text())
     more = {"kind": "block", "channels_in": 8, "exp": 24, "out": 8, "kernel": 3, "act": "RE"}
     content["layers"].append({**more, "height": 9, "width": 9, "latency_ms": 0.5})
-    given.write_text(json.dumps(content))
-    assert len(known_table(kept, given).entries) == len(content["layers"])
+    other.write_text(json.dumps(content))
+    assert len(combined_table(own, other).entries) == len(content["layers"])
     content["layers"][0]["latency_ms"] += 1
-    given.write_text(json.dumps(content))
+    other.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has other latencies than"):
-        known_table(kept, given)
-    given.unlink()
-    assert len(known_table(kept, given).entries) == len(content["layers"]) - 1
+        combined_table(own, other)
+    other.unlink()
+    assert len(combined_table(own, other).entries) == len(content["layers"]) - 1
 
 
 def test_the_held_out_samples_are_not_trained_on(trained):
-    data = OpenRun(run=str(trained / "run"))().data
-    divided = with_held_out(data, 0.3)
+    source = RunTrainerFactory(run=str(trained / "run"))().source
+    divided = with_held_out(source, 0.3)
     names = {
-        split: [data_name(divided, split, i) for i in range(n)]
-        for split, n in (("train", 7), ("held out", 3))
+        split: [image_name(divided, split, index) for index in range(count)]
+        for split, count in (("train", 7), ("held out", 3))
     }
     assert not set(names["train"]) & set(names["held out"])
-    assert len(data.splits["train"]) == 10  # the data themselves are left as they are
+    assert len(source.splits["train"]) == 10  # the source itself is unchanged
 
 
-def data_name(data, split, index):
-    return Path(data.dataset(split, None).image_path(index)).name
+def image_name(source, split, index):
+    return Path(source.dataset(split, None).image_path(index)).name
 
 
-def test_a_trial_is_a_function_of_its_seed(trained):
-    problem = OpenRun(run=str(trained / "run"))()
+def test_a_trial_depends_only_on_its_seed(trained):
+    trainer = RunTrainerFactory(run=str(trained / "run"))()
 
     def weights(seed):
-        task = problem.make_task(problem.spec)
-        task.model.load_state_dict(problem.weights())
-        problem.finetune(task, 2, seed)
+        task = trainer.make_task(trainer.spec)
+        task.model.load_state_dict(trainer.weights())
+        trainer.train(task, 2, seed)
         return task.model.state_dict()["backbone.stem.conv.weight"]
 
     assert weights(1).equal(weights(1))
     assert not weights(1).equal(weights(2))
 
 
-def test_a_training_is_a_problem_too():
-    """What a search from new weights needs: the task of a composed configuration, its own schedule."""
-    problem = OpenTraining(overrides=(*SMALL, "data.source.num_train=10"))()
-    task = problem.make_task(problem.spec)
+def test_a_new_training_can_be_searched_too():
+    trainer = NewTrainerFactory(overrides=(*SMALL, "data.source.num_train=10"))()
+    task = trainer.make_task(trainer.spec)
     before = task.model.state_dict()["backbone.stem.conv.weight"].clone()
-    problem.finetune(task, 2, 0)
+    trainer.train(task, 2, 0)
     assert not task.model.state_dict()["backbone.stem.conv.weight"].equal(before)
-    assert 0 <= problem.score(task) <= 1
-    assert (problem.metric, problem.input_size()) == ("miou", (64, 128))
+    assert 0 <= trainer.score(task) <= 1
+    assert (trainer.metric, trainer.input_size()) == ("miou", (64, 128))
+
+
+def test_a_backbone_that_no_table_describes_cannot_be_searched(trained):
+    overrides = ("backbone=torchvision", "backbone.name=resnet18")
+    with pytest.raises(ValueError, match="a search needs a network that a table describes"):
+        NewTrainerFactory(overrides=(*SMALL, *overrides))()

@@ -1,4 +1,4 @@
-"""The controller: its distribution, what PPO does to it, its state; and that it beats random search."""
+"""The controller: its distribution, how PPO changes it, its state; and that it beats random search."""
 
 import math
 from itertools import pairwise, product
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backbones.mobilenet_v2 import mobilenet_v2
+from engine.errors import UserError
 from nas.mnas.baselines import Evolution, RandomSearch
 from nas.mnas.controller import Controller, Policy
 from nas.mnas.space import MnasSpace
@@ -30,14 +31,14 @@ def test_samples_follow_the_probabilities_that_training_sees() -> None:
         for weight in policy.parameters():
             weight.mul_(25)  # far from uniform
         everything = torch.tensor(list(product(range(2), range(3))))
-        wanted = policy(everything).gather(-1, everything[..., None])[..., 0].sum(1).exp()
+        expected = policy(everything).gather(-1, everything[..., None])[..., 0].sum(1).exp()
     drawn = policy.sample(20_000, torch.Generator().manual_seed(2))
-    found = torch.tensor([(drawn == row).all(1).float().mean().item() for row in everything])
-    assert wanted.max() > 2 / 6
-    assert torch.allclose(found, wanted, atol=0.012)  # three standard deviations are 0.0106
+    frequencies = torch.tensor([(drawn == row).all(1).float().mean().item() for row in everything])
+    assert expected.max() > 2 / 6
+    assert torch.allclose(frequencies, expected, atol=0.012)  # three standard deviations are 0.0106
 
 
-def test_a_token_depends_on_those_before_it_and_on_no_later_one() -> None:
+def test_a_token_depends_only_on_earlier_ones() -> None:
     policy = Policy((3, 3, 3), hidden=8)
     policy.reset(torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -47,7 +48,7 @@ def test_a_token_depends_on_those_before_it_and_on_no_later_one() -> None:
     assert torch.equal(first, third)
 
 
-def test_a_starting_policy_is_nearly_uniform() -> None:
+def test_an_untrained_policy_is_nearly_uniform() -> None:
     policy = Policy((2, 3), hidden=64)
     policy.reset(torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -56,7 +57,7 @@ def test_a_starting_policy_is_nearly_uniform() -> None:
     assert probabilities[1].tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
 
 
-def test_one_update_raises_the_probability_of_what_was_rewarded() -> None:
+def test_one_update_raises_the_probability_of_rewarded_tokens() -> None:
     controller = Controller((2, 2), seed=0, entropy=0.0)
     good, bad = (0, 1), (1, 0)
     before = _probability(controller, good), _probability(controller, bad)
@@ -76,7 +77,7 @@ def test_the_clip_bounds_how_far_one_batch_moves_the_policy() -> None:
     assert 1.05 < moved[0.05] < 1.3 < moved[0.9]  # the optimizer's momentum carries it a little further
 
 
-def test_the_entropy_bonus_keeps_the_policy_open() -> None:
+def test_the_entropy_bonus_keeps_the_policy_undecided() -> None:
     entropies = []
     for entropy in (0.0, 1.0):
         controller = Controller((2, 3, 2), seed=0, entropy=entropy)
@@ -98,7 +99,7 @@ def test_the_baseline_is_a_moving_average() -> None:
     assert controller.baseline == pytest.approx(0.9 * 0.3 + 0.1 * 0.6)
 
 
-def test_equal_rewards_are_no_reason_to_diverge() -> None:
+def test_equal_rewards_do_not_make_the_policy_diverge() -> None:
     controller = Controller((2, 3))
     for reward in (0.0, 0.0, 0.5):
         controller.tell(controller.ask(4), [reward] * 4)
@@ -106,26 +107,26 @@ def test_equal_rewards_are_no_reason_to_diverge() -> None:
 
 
 @pytest.mark.parametrize("make", [Controller, RandomSearch, Evolution])
-def test_the_seed_decides(make: type) -> None:
+def test_proposals_depend_on_the_seed(make: type) -> None:
     options = (2, 3, 4) * 4
-    drawn = [_course(make(options, seed=seed), steps=3) for seed in (0, 0, 1)]
+    drawn = [_proposals(make(options, seed=seed), steps=3) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize("make", [Controller, RandomSearch, Evolution])
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_loaded_state_goes_on_the_same(make: type, steps: int) -> None:
+def test_a_loaded_state_continues_identically(make: type, steps: int) -> None:
     options = (2, 3, 4) * 4
     whole, cut, loaded = (make(options, seed=3) for _ in range(3))
-    wanted = _course(whole, steps=steps + 4)[steps:]
-    _course(cut, steps=steps)
-    torch.rand(7)  # the global generator is nobody's business
+    expected = _proposals(whole, steps=steps + 4)[steps:]
+    _proposals(cut, steps=steps)
+    torch.rand(7)  # the global generator must not matter
     loaded.load(cut.state())
-    assert _course(loaded, steps=4) == wanted
+    assert _proposals(loaded, steps=4) == expected
 
 
 def test_a_state_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="another space or hidden size"):
+    with pytest.raises(UserError, match="another space or hidden size"):
         Controller((2, 3)).load(Controller((2, 4)).state())
 
 
@@ -136,11 +137,11 @@ def test_a_state_of_another_size_is_refused() -> None:
         ({"num_options": (2, 0)}, "num_options must be positive"),
         ({"hidden": 0}, "hidden and updates must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
-        ({"clip": 1.0}, "clip must lie between 0 and 1"),
+        ({"clip": 1.0}, "clip must be between 0 and 1"),
         ({"baseline_decay": 1.0}, "baseline_decay in"),
     ],
 )
-def test_wrong_options(options: dict, message: str) -> None:
+def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Controller(**{"num_options": (2, 3), **options})
 
@@ -148,24 +149,24 @@ def test_wrong_options(options: dict, message: str) -> None:
 def test_learning_beats_random_search() -> None:
     """256 samples in the space around MobileNetV2 (10^15.6), on four landscapes whose best value is known.
 
-    Regret is how far the best sample stays below it, as a share of what lies between it and the mean
-    network. On average over the landscapes the controller must have a third less regret than random search,
-    and evolution half of it; and where the controller has arrived (the mean of its last batch) must lie above
-    the best of random search.
+    Regret is the distance of the best sample from that value, as a share of the mean network's distance. On
+    average over the landscapes, the controller must have at most two thirds and evolution at most half of the
+    regret of random search, and the mean of the controller's last batch must be above the best of random
+    search.
     """
     options = MnasSpace(mobilenet_v2()).num_options
     regrets: dict[str, list[float]] = {"random": [], "controller": [], "evolution": [], "last": []}
     for seed in range(4):
         value = _landscape(options, seed)
         for name, make in (("random", RandomSearch), ("controller", Controller), ("evolution", Evolution)):
-            strategy, found = make(options, seed=seed), []
+            strategy, values = make(options, seed=seed), []
             for _ in range(32):
                 asked = strategy.ask(8)
-                found.append([value(tokens) for tokens in asked])
-                strategy.tell(asked, found[-1])
-            regrets[name].append(1 - np.max(found))
+                values.append([value(tokens) for tokens in asked])
+                strategy.tell(asked, values[-1])
+            regrets[name].append(1 - np.max(values))
             if name == "controller":
-                regrets["last"].append(1 - np.mean(found[-1]))
+                regrets["last"].append(1 - np.mean(values[-1]))
     means = {name: float(np.mean(values)) for name, values in regrets.items()}
     assert means["controller"] < 2 / 3 * means["random"], means
     assert means["evolution"] < 0.5 * means["random"], means
@@ -173,7 +174,7 @@ def test_learning_beats_random_search() -> None:
 
 
 def _landscape(options: tuple[int, ...], seed: int):
-    """Each token has a value, and each pair of neighbors one of its own. Scaled: mean 0, best 1."""
+    """Each token and each pair of neighboring tokens has a value. Scaled to a mean of 0 and a best of 1."""
     random = np.random.default_rng(seed)
     single = [random.normal(size=count) for count in options]
     pairs = [0.7 * random.normal(size=shape) for shape in pairwise(options)]
@@ -190,7 +191,7 @@ def _landscape(options: tuple[int, ...], seed: int):
     return value
 
 
-def _course(strategy, *, steps: int) -> list:
+def _proposals(strategy, *, steps: int) -> list:
     asked = []
     for _ in range(steps):
         asked.append(strategy.ask(4))
@@ -199,6 +200,6 @@ def _course(strategy, *, steps: int) -> list:
 
 
 def _probability(controller: Controller, tokens: tuple[int, ...]) -> float:
-    taken = torch.tensor([tokens])
+    actions = torch.tensor([tokens])
     with torch.no_grad():
-        return controller.policy(taken).gather(-1, taken[..., None]).sum().exp().item()
+        return controller.policy(actions).gather(-1, actions[..., None]).sum().exp().item()

@@ -1,4 +1,4 @@
-"""The loop of platform-aware NAS: what it records, that it resumes, and what it does about crashes."""
+"""Platform-aware NAS: what it records, that it resumes, and how it treats failures."""
 
 import json
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from engine.errors import UserError
 from engine.run import checkpoint
-from nas.executors import Serial
-from nas.history import History
+from nas.executors import Executor, ProcessExecutor, SerialExecutor
+from nas.history import SearchHistory
 from nas.mnas.baselines import Evolution, RandomSearch
 from nas.mnas.controller import Controller
 from nas.mnas.reward import Reward
-from nas.mnas.search import Mnas
+from nas.mnas.search import MnasSearch
 from nas.mnas.space import MnasSpace
-from nas.mnas.trials import MnasResult
+from nas.mnas.trials import MnasResult, SampledTrial
 
 SKELETON = with_width(SMALL, 0.5)
 
 
 def accuracy(spec: NetSpec, seed: int) -> float:
-    """Saturates with capacity, and likes SE: something to find, at once."""
+    """Saturates with capacity, and SE helps: there is something to find, without training."""
     capacity = sum(block.exp * (1.2 if block.se else 1.0) for block in spec.blocks)
     return capacity / (capacity + 2000)
 
@@ -36,8 +36,8 @@ def latency(spec: NetSpec) -> float:
     return sum(block.exp * (block.kernel**2 + block.out) for block in spec.blocks) / 1e4
 
 
-def method(samples: int = 20, batch: int = 4, strategy: Callable = Controller, **reward: float) -> Mnas:
-    return Mnas(
+def method(samples: int = 20, batch: int = 4, strategy: Callable = Controller, **reward: float) -> MnasSearch:
+    return MnasSearch(
         samples=samples,
         batch=batch,
         reward=Reward(**{"target_ms": 20.0, **reward}),
@@ -47,27 +47,27 @@ def method(samples: int = 20, batch: int = 4, strategy: Callable = Controller, *
 
 
 class Search:
-    """A search in a folder, which can be killed and begun again."""
+    """A search in a folder, which can be killed and started again."""
 
     def __init__(self, folder: Path, skeleton: NetSpec = SKELETON, seed: int = 0) -> None:
         self.folder, self.skeleton, self.seed = folder, skeleton, seed
         self.lines: list[str] = []
         self.evaluated: list[NetSpec] = []
 
-    def __call__(self, mnas: Mnas, evaluate: Callable = accuracy) -> MnasResult:
+    def __call__(self, mnas: MnasSearch, score: Callable = accuracy) -> MnasResult:
         def counted(spec: NetSpec, seed: int) -> float:
             self.evaluated.append(spec)
-            return evaluate(spec, seed)
+            return score(spec, seed)
 
         return mnas.search(
             self.skeleton,
             counted,
             latency=latency,
-            history=History(self.folder / "history.jsonl", identity={"method": "mnas"}),
+            history=SearchHistory(self.folder / "history.jsonl", identity={"method": "mnas"}),
             folder=self.folder,
-            executor=Serial(),
+            executor=SerialExecutor(),
             seed=self.seed,
-            say=self.lines.append,
+            log=self.lines.append,
         )
 
     def rows(self) -> list[dict]:
@@ -78,27 +78,27 @@ class Search:
 def killed_after(trials: int) -> Callable:
     left = [trials]
 
-    def evaluate(spec: NetSpec, seed: int) -> float:
+    def score(spec: NetSpec, seed: int) -> float:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
         return accuracy(spec, seed)
 
-    return evaluate
+    return score
 
 
 @pytest.mark.parametrize(
     "strategy", [Controller, RandomSearch, partial(Evolution, population=8, tournament=3)]
 )
 @pytest.mark.parametrize("trials", [0, 3, 4, 9])
-def test_a_killed_search_resumes_and_gives_the_same(tmp_path: Path, strategy: Callable, trials: int) -> None:
+def test_a_killed_search_resumes_to_the_same_result(tmp_path: Path, strategy: Callable, trials: int) -> None:
     whole, cut, again = Search(tmp_path / "whole"), Search(tmp_path / "cut"), Search(tmp_path / "cut")
-    wanted = whole(method(strategy=strategy))
+    expected = whole(method(strategy=strategy))
     with pytest.raises(KeyboardInterrupt):
         cut(method(strategy=strategy), killed_after(trials))
-    found = again(method(strategy=strategy))
-    assert found.trials == wanted.trials
-    assert found.found == wanted.found
+    resumed = again(method(strategy=strategy))
+    assert resumed.trials == expected.trials
+    assert resumed.best == expected.best
     assert again.evaluated == whole.evaluated[trials:]
     states = [checkpoint.read(tmp_path / name / "strategy.safetensors")[0] for name in ("whole", "cut")]
     assert states[0].keys() == states[1].keys()
@@ -106,8 +106,8 @@ def test_a_killed_search_resumes_and_gives_the_same(tmp_path: Path, strategy: Ca
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged", "ahead"])
-def test_without_its_state_the_history_is_enough(tmp_path: Path, damage: str) -> None:
-    wanted = Search(tmp_path / "whole")(method())
+def test_the_history_suffices_if_the_state_is_lost(tmp_path: Path, damage: str) -> None:
+    expected = Search(tmp_path / "whole")(method())
     with pytest.raises(KeyboardInterrupt):
         Search(tmp_path / "cut")(method(), killed_after(14))
     state = tmp_path / "cut/strategy.safetensors"
@@ -118,11 +118,11 @@ def test_without_its_state_the_history_is_enough(tmp_path: Path, damage: str) ->
         state.write_bytes(state.read_bytes()[:-5])
     else:
         state.write_bytes((tmp_path / "whole/strategy.safetensors").read_bytes())
-    assert Search(tmp_path / "cut")(method()).trials == wanted.trials
+    assert Search(tmp_path / "cut")(method()).trials == expected.trials
 
 
 @pytest.mark.parametrize("key", ["number", "tokens", "spec", "latency_ms", "reward"])
-def test_a_trial_that_lacks_something_is_named(tmp_path: Path, key: str) -> None:
+def test_a_trial_without_one_of_its_keys_is_reported(tmp_path: Path, key: str) -> None:
     search = Search(tmp_path)
     search(method(samples=4))
     path = tmp_path / "history.jsonl"
@@ -133,16 +133,16 @@ def test_a_trial_that_lacks_something_is_named(tmp_path: Path, key: str) -> None
         search(method(samples=8))
 
 
-def test_more_samples_go_on_where_the_search_ended(tmp_path: Path) -> None:
-    wanted = Search(tmp_path / "whole")(method(samples=20))
+def test_a_search_with_more_samples_continues_where_it_ended(tmp_path: Path) -> None:
+    expected = Search(tmp_path / "whole")(method(samples=20))
     Search(tmp_path / "short")(method(samples=12))
     longer = Search(tmp_path / "short")
-    assert longer(method(samples=20)).trials == wanted.trials
+    assert longer(method(samples=20)).trials == expected.trials
     assert len(longer.evaluated) <= 8
-    assert Search(tmp_path / "short")(method(samples=12)).trials == wanted.trials[:12]
+    assert Search(tmp_path / "short")(method(samples=12)).trials == expected.trials[:12]
 
 
-def test_what_is_recorded_can_be_recomputed(tmp_path: Path) -> None:
+def test_recorded_numbers_can_be_recomputed(tmp_path: Path) -> None:
     search = Search(tmp_path, seed=5)
     result = search(method(w=-0.15))
     rows = search.rows()
@@ -155,43 +155,43 @@ def test_what_is_recorded_can_be_recomputed(tmp_path: Path) -> None:
         assert row["latency_ms"] == latency(spec)
         assert row["reward"] == pytest.approx(row["metric"] * (row["latency_ms"] / 20) ** -0.15)
         assert row["seconds"] >= 0
-    assert result.found.reward == max(row["reward"] for row in rows)
+    assert result.best.reward == max(row["reward"] for row in rows)
     assert [trial.reward for trial in result.top(5)] == sorted(
         (t.reward for t in result.top(5)), reverse=True
     )
 
 
-def test_a_crashed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
-    def evaluate(spec: NetSpec, seed: int) -> float:
+def test_a_failed_trial_is_recorded_and_the_search_continues(tmp_path: Path) -> None:
+    def score(spec: NetSpec, seed: int) -> float:
         if len(spec.blocks) % 2:
             raise RuntimeError("out of\nmemory")
         return accuracy(spec, seed) if spec.blocks[0].kernel == 3 else float("nan")
 
     search = Search(tmp_path)
-    result = search(method(), evaluate)
+    result = search(method(), score)
     failed = [row for row in search.rows() if row["status"] == "failed"]
     errors = {row["error"] for row in failed}
-    assert errors == {"RuntimeError: out of memory", "ValueError: the accuracy is nan"}
+    assert errors == {"RuntimeError: out of memory", "the accuracy is nan"}
     assert all(row["reward"] == 0.0 for row in failed)
     assert len(result.trials) == 20
-    assert result.found.scored
+    assert result.best.scored
     assert [t.number for t in result.trials if not t.scored] == sorted(row["number"] for row in failed)
     assert any("out of memory" in line for line in search.lines)
     again = Search(tmp_path)(method(), killed_after(0))
     assert repr(again.trials) == repr(result.trials)  # NaN is not equal to itself
 
 
-def test_a_search_in_which_everything_crashes_says_why(tmp_path: Path) -> None:
-    def evaluate(spec: NetSpec, seed: int) -> float:
+def test_a_search_in_which_all_trials_fail_says_why(tmp_path: Path) -> None:
+    def score(spec: NetSpec, seed: int) -> float:
         raise ValueError("no such data")
 
     with pytest.raises(
-        UserError, match="all of the first 4 trials failed, the first with ValueError: no such data"
+        UserError, match="all of the first 4 trials failed; the first one: ValueError: no such data"
     ):
-        Search(tmp_path)(method(), evaluate)
+        Search(tmp_path)(method(), score)
 
 
-def test_an_architecture_is_trained_once(tmp_path: Path) -> None:
+def test_equal_networks_are_trained_once(tmp_path: Path) -> None:
     mnas = method(samples=24, strategy=RandomSearch)
     small = {"kernels": (3,), "expansions": (3,), "se": (False,), "skip": (True,), "filters": (1.0,)}
     mnas.space = partial(MnasSpace, **small, layers=(0, 1))
@@ -208,7 +208,7 @@ def test_an_architecture_is_trained_once(tmp_path: Path) -> None:
         assert "same_as" not in first
         assert all(row[key] == first[key] for key in ("spec", "metric", "latency_ms", "reward"))
     assert len(result.top(100)) == len(distinct)
-    assert any("as trial" in line for line in search.lines)
+    assert any("same network as trial" in line for line in search.lines)
 
 
 def test_the_best_so_far_is_shown_after_every_batch(tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_the_best_so_far_is_shown_after_every_batch(tmp_path: Path) -> None:
     tables = [line for line in search.lines if "mean reward" in line]
     assert len(tables) == 5
     best = tables[-1].splitlines()[1]
-    found = result.found
-    assert best.split()[0] == f"{found.reward:.4f}"
-    assert f"accuracy {found.accuracy:.4f}" in best
-    assert best.endswith(result.space.describe(found.tokens))
+    trial = result.best
+    assert best.split()[0] == f"{trial.reward:.4f}"
+    assert f"accuracy {trial.accuracy:.4f}" in best
+    assert best.endswith(result.space.describe(trial.tokens))
     assert "10^" in search.lines[0]
 
 
@@ -228,7 +228,7 @@ def test_a_history_of_another_search_is_refused(tmp_path: Path) -> None:
     Search(tmp_path)(method())
     (tmp_path / "strategy.safetensors").unlink()
     checkpoint.previous(tmp_path / "strategy.safetensors").unlink()
-    with pytest.raises(UserError, match="trial 1 is of another architecture than this search asks for"):
+    with pytest.raises(UserError, match="trial 1 has another architecture than this search asks for"):
         Search(tmp_path, seed=1)(method())
 
 
@@ -241,23 +241,48 @@ def test_a_latency_that_the_table_lacks_ends_the_search(tmp_path: Path) -> None:
             SKELETON,
             accuracy,
             latency=lacking,
-            history=History(tmp_path / "history.jsonl", identity={}),
+            history=SearchHistory(tmp_path / "history.jsonl", identity={}),
             folder=tmp_path,
-            executor=Serial(),
-            say=lambda _: None,
+            executor=SerialExecutor(),
+            log=lambda _: None,
         )
 
 
 def test_a_steeper_w_finds_faster_networks(tmp_path: Path) -> None:
-    found = {}
+    latencies = {}
     for w in (-0.07, -0.6):
         mnas = method(samples=160, batch=8, w=w)
         result = Search(tmp_path / str(w))(mnas)
-        found[w] = sum(trial.latency_ms for trial in result.trials[-40:]) / 40
-    assert found[-0.6] < 0.8 * found[-0.07]
+        latencies[w] = sum(trial.latency_ms for trial in result.trials[-40:]) / 40
+    assert latencies[-0.6] < 0.8 * latencies[-0.07]
 
 
-def test_the_identity_tells_searches_apart_and_lets_them_grow() -> None:
+def test_processes_give_the_same_result(tmp_path: Path) -> None:
+    def trials(folder: Path, executor: Executor) -> tuple[SampledTrial, ...]:
+        history = SearchHistory(folder / "history.jsonl", identity={})
+        result = method().search(
+            SKELETON,
+            accuracy,
+            latency=latency,
+            history=history,
+            folder=folder,
+            executor=executor,
+            log=lambda _: None,
+        )
+        return result.trials
+
+    serial = trials(tmp_path / "serial", SerialExecutor())
+    assert trials(tmp_path / "processes", ProcessExecutor(workers=2)) == serial
+
+
+def test_an_option_of_the_space_that_is_out_of_range_is_named(tmp_path: Path) -> None:
+    mnas = method()
+    mnas.space = partial(MnasSpace, kernels=(3, 4))
+    with pytest.raises(UserError, match=r"method\.space: kernels must be odd"):
+        Search(tmp_path)(mnas)
+
+
+def test_the_identity_differs_between_searches_but_not_with_samples() -> None:
     identity = method().identity()
     assert identity == json.loads(json.dumps(identity))
     assert method(samples=99).identity() == identity
@@ -268,16 +293,16 @@ def test_the_identity_tells_searches_apart_and_lets_them_grow() -> None:
 
 
 @pytest.mark.parametrize("name", ["samples", "steps", "batch"])
-def test_wrong_options(name: str) -> None:
+def test_options_are_checked(name: str) -> None:
     options = {"samples": 1, "reward": Reward(target_ms=1), "space": MnasSpace, "strategy": Controller}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        Mnas(**{**options, name: 0})
+        MnasSearch(**{**options, name: 0})
 
 
 @pytest.mark.parametrize(
     ("name", "strategy"), [("mnas", Controller), ("evolution", Evolution), ("random", RandomSearch)]
 )
-def test_the_configured_methods_are_built_and_search(tmp_path: Path, name: str, strategy: type) -> None:
+def test_the_configured_methods_can_be_built_and_search(tmp_path: Path, name: str, strategy: type) -> None:
     config = compose_config(
         "search", [f"method={name}", "target_ms=20", "samples=6", "method.reward.w=-0.15"]
     )

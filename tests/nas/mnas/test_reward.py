@@ -1,4 +1,4 @@
-"""The reward of MnasNet and MobileNetV3, held to what the papers say of it."""
+"""The reward of MnasNet and MobileNetV3 has the properties that the papers give."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from nas.mnas.reward import Reward
 
 
-def test_five_percent_of_accuracy_pay_for_twice_the_latency() -> None:
+def test_five_percent_more_accuracy_outweigh_twice_the_latency() -> None:
     # MnasNet, section 3: "doubling the latency usually brings about 5 % relative accuracy gain", so
     # Reward(M2) = a (1 + 5 %) (2l / T)^beta ~ Reward(M1) = a (l / T)^beta, thus beta ~ -0.07.
     reward = Reward(target_ms=75)
@@ -15,18 +15,18 @@ def test_five_percent_of_accuracy_pay_for_twice_the_latency() -> None:
     assert reward(0.70 * 1.05, 2 * 60) == pytest.approx(reward(0.70, 60), rel=1e-3)
 
 
-def test_small_networks_have_eleven_percent_for_it() -> None:
+def test_for_small_networks_it_takes_eleven_percent() -> None:
     # MobileNetV3, section 4.1: w = -0.15 instead of -0.07; 2^0.15 = 1.1096.
     reward = Reward(target_ms=20, w=-0.15)
     assert reward(0.5 * 1.1096, 30) == pytest.approx(reward(0.5, 15), rel=1e-4)
 
 
-def test_at_the_target_it_is_the_accuracy() -> None:
+def test_at_the_target_the_reward_is_the_accuracy() -> None:
     for form in ("soft", "hard"):
         assert Reward(target_ms=80, form=form)(0.752, 80) == 0.752
 
 
-def test_hard_is_free_below_and_inverse_above() -> None:
+def test_a_hard_target_is_free_below_and_inverse_above() -> None:
     # MnasNet, Figure 3: alpha = 0, beta = -1.
     reward = Reward(target_ms=80, form="hard")
     assert (reward.alpha, reward.beta) == (0.0, -1.0)
@@ -34,7 +34,7 @@ def test_hard_is_free_below_and_inverse_above() -> None:
     assert reward(0.7, 160) == pytest.approx(0.35)
 
 
-def test_soft_also_pays_below_the_target() -> None:
+def test_a_soft_target_also_rewards_lower_latency() -> None:
     reward = Reward(target_ms=80)
     assert (reward.alpha, reward.beta) == (-0.07, -0.07)
     assert reward(0.7, 40) == pytest.approx(0.7 * 2**0.07)
@@ -49,12 +49,12 @@ def test_soft_also_pays_below_the_target() -> None:
         ({"target_ms": 80, "form": "medium"}, "form must be soft or hard"),
     ],
 )
-def test_wrong_options(options: dict, message: str) -> None:
+def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Reward(**options)
 
 
 @pytest.mark.parametrize(("accuracy", "latency"), [(math.nan, 1), (-0.1, 1), (0.5, 0), (0.5, math.inf)])
-def test_wrong_measurements(accuracy: float, latency: float) -> None:
+def test_invalid_measurements_are_refused(accuracy: float, latency: float) -> None:
     with pytest.raises(ValueError, match="must be"):
         Reward(target_ms=80)(accuracy, latency)

@@ -1,4 +1,4 @@
-"""The space of MnasNet: tokens and networks say each other, for every architecture."""
+"""The search space of MnasNet: tokens and networks translate into each other, for every architecture."""
 
 import math
 from dataclasses import replace
@@ -39,19 +39,19 @@ def architectures(draw: st.DrawFn) -> tuple[MnasSpace, tuple[int, ...]]:
 
 @given(architectures())
 @settings(max_examples=300, deadline=None)
-def test_tokens_and_networks_say_each_other(drawn: tuple[MnasSpace, tuple[int, ...]]) -> None:
+def test_tokens_and_networks_translate_into_each_other(drawn: tuple[MnasSpace, tuple[int, ...]]) -> None:
     space, tokens = drawn
     spec = space.decode(tokens)
     first = space.encode(spec)
     assert space.decode(first) == spec
     assert space.encode(space.decode(first)) == first
-    assert first <= tokens  # the first of those that say it
+    assert first <= tokens  # the first of those that describe it
     assert NetSpec.from_dict(spec.to_dict()) == spec
 
 
 @given(architectures())
 @settings(max_examples=100, deadline=None)
-def test_every_network_keeps_what_the_skeleton_fixes(drawn: tuple[MnasSpace, tuple[int, ...]]) -> None:
+def test_every_network_has_the_skeleton_s_fixed_parts(drawn: tuple[MnasSpace, tuple[int, ...]]) -> None:
     space, tokens = drawn
     skeleton, spec = space.skeleton, space.decode(tokens)
     assert spec.strides[-1] == skeleton.strides[-1]
@@ -62,7 +62,7 @@ def test_every_network_keeps_what_the_skeleton_fixes(drawn: tuple[MnasSpace, tup
 
 
 @pytest.mark.parametrize("skeleton", UNDILATED, ids=lambda s: s.name)
-def test_output_stride_before_or_after_is_the_same(skeleton: NetSpec) -> None:
+def test_the_output_stride_can_be_set_before_or_after(skeleton: NetSpec) -> None:
     for output_stride, number in product((8, 16), (0, 1)):
         tokens = [number % count for count in MnasSpace(skeleton).num_options]
         after = with_output_stride(MnasSpace(skeleton).decode(tokens), output_stride)
@@ -111,7 +111,7 @@ def test_a_small_space_is_counted_whole() -> None:
     assert len(networks) < len(sequences)
 
 
-def test_a_residual_that_is_impossible_is_not_told_apart() -> None:
+def test_an_impossible_residual_makes_no_difference() -> None:
     space = MnasSpace(SMALL)
     names = [(c.stage, c.factor) for c in space.choices]
     tokens = [0] * len(names)  # the second stage has one layer, of stride 2
@@ -122,7 +122,7 @@ def test_a_residual_that_is_impossible_is_not_told_apart() -> None:
     assert space.decode(tokens) != space.decode(other)
 
 
-def test_wrong_tokens_are_named() -> None:
+def test_invalid_tokens_are_named() -> None:
     space = MnasSpace(mobilenet_v2())
     tokens = [0] * 42
     tokens[2 * 6 + 4] = 3
@@ -134,7 +134,7 @@ def test_wrong_tokens_are_named() -> None:
         space.decode([0, 0, 0])
 
 
-def test_networks_outside_are_named() -> None:
+def test_networks_outside_of_the_space_are_refused() -> None:
     # NetAdapt cut Large's expansions: 64 of 16 is a factor of 4.
     with pytest.raises(ValueError, match=r"mobilenet_v3_large is not in the space.*block 2 .*exp=64"):
         MnasSpace(LARGE).encode(LARGE)
@@ -153,7 +153,7 @@ def test_networks_outside_are_named() -> None:
         ({"expansions": (0, 6)}, "expansions and filters must be positive"),
     ],
 )
-def test_wrong_options_are_named(options: dict, message: str) -> None:
+def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MnasSpace(SMALL, **options)
 
@@ -182,7 +182,7 @@ def _layers(spec: NetSpec) -> list[tuple]:
     return list(zip(inputs, spec.block_inputs, spec.blocks, strict=True))
 
 
-def test_a_network_is_built_and_runs_at_every_corner() -> None:
+def test_networks_at_the_corners_of_the_space_can_be_built() -> None:
     space = MnasSpace(with_width(SMALL, 0.35))
     for token in (0, 1, 2):
         spec = space.decode([min(token, count - 1) for count in space.num_options])

@@ -1,4 +1,4 @@
-"""Pruning is exact: what was zero goes, and nothing changes."""
+"""Pruning is exact: removing channels that are zero changes nothing."""
 
 import copy
 from dataclasses import replace
@@ -17,10 +17,19 @@ from cls.model import Classifier
 from det.anchors.generators import SSDAnchors
 from det.heads import SSDLite
 from det.model import Detector
-from nas.netadapt.pruning import Unit, largest, narrowed, norms, shrink, uniform_cuts, units
+from engine.errors import UserError
+from nas.netadapt.pruning import (
+    PrunableUnit,
+    channel_norms,
+    largest_channels,
+    prunable_units,
+    prune,
+    pruned_spec,
+    uniform_cuts,
+)
 from seg.heads import LRASPP, RASPP
 from seg.model import Segmenter
-from tests.nas.problems import TINY, lively, tiny_classifier
+from tests.nas.toy_trainer import TINY, tiny_classifier, with_random_norms
 
 SIZE = (64, 96)
 
@@ -39,7 +48,11 @@ def raspp(spec):
 
 def detector(spec):
     return Detector(
-        backbone=spec, num_classes=3, input_size=SIZE, anchors=SSDAnchors(), head=partial(SSDLite, extras=(64, 32, 32, 16))
+        backbone=spec,
+        num_classes=3,
+        input_size=SIZE,
+        anchors=SSDAnchors(),
+        head=partial(SSDLite, extras=(64, 32, 32, 16)),
     )
 
 
@@ -53,7 +66,7 @@ MODELS = {
 
 
 def silence(model, spec, unit, dead):
-    """Make the channels `dead` of a unit zero for every input, by the layers that compute them."""
+    """Zero the channels `dead` of a unit, in all layers that compute them."""
     state = model.state_dict()
     layers = []
     if unit.kind == "last":
@@ -69,7 +82,7 @@ def silence(model, spec, unit, dead):
                 layers.append(f"backbone.blocks.{n}.depthwise")
     for tap, head in zip(model.backbone.taps, ("0", "1"), strict=False):
         if tap in (unit.kind, f"block{unit.blocks[0] if unit.blocks else ''}.{unit.kind}"):
-            # What SSDLite does to each channel by itself; other heads have no such layers.
+            # SSDLite's own depthwise layers; other heads have none.
             layers += [f"head.{kind}.{head}.depthwise" for kind in ("boxes", "scores")]
     for layer in layers:
         if f"{layer}.conv.weight" in state:
@@ -79,7 +92,7 @@ def silence(model, spec, unit, dead):
 
 
 def silence_squeezed(state, smaller):
-    """Make what the narrower squeeze-and-excites lack do nothing: the last of their inner channels."""
+    """Zero the inner channels that the narrower squeeze-and-excites lack: their last ones."""
     for name, tensor in smaller.state_dict().items():
         if name.endswith("se.reduce.weight") and tensor.shape[0] < state[name].shape[0]:
             state[name][tensor.shape[0] :] = 0.0
@@ -88,25 +101,25 @@ def silence_squeezed(state, smaller):
 
 def outputs(model, images):
     with torch.no_grad():
-        found = model.eval()(images)
-    return found if isinstance(found, tuple) else (found,)
+        out = model.eval()(images)
+    return out if isinstance(out, tuple) else (out,)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_channels_that_are_zero_can_go(name):
+def test_channels_that_are_zero_can_be_removed(name):
     make, spec = MODELS[name]
     torch.manual_seed(1)
-    model = lively(make(spec))
+    model = with_random_norms(make(spec))
     images = torch.randn(1, 3, *SIZE)
-    found = units(spec, model.state_dict())
-    expansions = [unit for unit in found if unit.kind == "expansion"]
+    units = prunable_units(spec, model.state_dict())
+    expansions = [unit for unit in units if unit.kind == "expansion"]
     c4 = [unit for unit in expansions if any(f"block{unit.blocks[0]}." in tap for tap in model.backbone.taps)]
-    for unit in {*expansions[::3], *c4, *(unit for unit in found if unit.kind != "expansion")}:
+    for unit in {*expansions[::3], *c4, *(unit for unit in units if unit.kind != "expansion")}:
         fresh = copy.deepcopy(model)
         channels = max(unit.channels // 2 // 8 * 8, 4)
         while True:
             try:
-                smaller_spec = narrowed(spec, unit, channels)
+                smaller_spec = pruned_spec(spec, unit, channels)
                 break
             except ValueError:
                 channels -= 1
@@ -115,8 +128,8 @@ def test_channels_that_are_zero_can_go(name):
         smaller = make(smaller_spec)
         silence_squeezed(state, smaller)
         before = outputs(fresh, images)
-        found, pruned = shrink(spec, state, unit, channels, make_model=make)
-        assert found == smaller_spec
+        new_spec, pruned = prune(spec, state, unit, channels, make_model=make)
+        assert new_spec == smaller_spec
         smaller.load_state_dict(pruned)
         scale = max(1.0, max(float(out.abs().max()) for out in before))
         for old, new in zip(before, outputs(smaller, images), strict=True):
@@ -125,9 +138,9 @@ def test_channels_that_are_zero_can_go(name):
 
 def test_units_of_the_paper_s_large_network():
     state = Classifier(backbone=LARGE, num_classes=2).state_dict()
-    found = {unit.name: unit.channels for unit in units(LARGE, state)}
+    units = {unit.name: unit.channels for unit in prunable_units(LARGE, state)}
     # Table 1: the first row has no expansion, and residuals join rows of equal width.
-    assert {name: n for name, n in found.items() if name.endswith(".out")} == {
+    assert {name: n for name, n in units.items() if name.endswith(".out")} == {
         "stem-block1.out": 16,
         "block2-block3.out": 24,
         "block4-block6.out": 40,
@@ -135,72 +148,72 @@ def test_units_of_the_paper_s_large_network():
         "block11-block12.out": 112,
         "block13-block15.out": 160,
     }
-    assert [n for name, n in found.items() if name.endswith(".exp")] == [b.exp for b in LARGE.blocks[1:]]
-    assert found["last"] == 960
+    assert [n for name, n in units.items() if name.endswith(".exp")] == [b.exp for b in LARGE.blocks[1:]]
+    assert units["last"] == 960
 
 
-def test_only_what_is_built_can_be_cut():
+def test_a_layer_that_is_not_built_is_not_a_unit():
     spec = mobilenet_v2()
     state = raspp(replace(spec, dropout=0.0)).state_dict()
-    assert "last" not in {unit.name for unit in units(spec, state)}
+    assert "last" not in {unit.name for unit in prunable_units(spec, state)}
 
 
 def test_a_shared_bottleneck_is_cut_in_all_blocks_that_share_it():
-    unit = Unit(kind="bottleneck", blocks=(0, 1), channels=16)
-    smaller = narrowed(TINY, unit, 8)
+    unit = PrunableUnit(kind="bottleneck", blocks=(0, 1), channels=16)
+    smaller = pruned_spec(TINY, unit, 8)
     assert (smaller.stem, smaller.blocks[0].exp, smaller.blocks[0].out) == (8, 8, 8)
     assert smaller.blocks[1:] == TINY.blocks[1:]
 
 
-def test_widths_that_meet_make_no_residual_and_no_missing_expansion():
-    unit = Unit(kind="bottleneck", blocks=(4,), channels=32)
-    smaller = narrowed(TINY, unit, 24)  # block 4 reads 24 channels and now gives 24
+def test_equal_widths_create_no_residual_and_remove_no_expansion():
+    unit = PrunableUnit(kind="bottleneck", blocks=(4,), channels=32)
+    smaller = pruned_spec(TINY, unit, 24)  # block 4 reads 24 channels and now writes 24
     assert not smaller.blocks[3].residual
-    unit = Unit(kind="expansion", blocks=(4,), channels=96)
-    with pytest.raises(ValueError, match="take another size"):
-        narrowed(TINY, unit, 24)
+    unit = PrunableUnit(kind="expansion", blocks=(4,), channels=96)
+    with pytest.raises(ValueError, match="use another number of channels"):
+        pruned_spec(TINY, unit, 24)
 
 
 @pytest.mark.parametrize("channels", [0, 96, 104])
-def test_a_unit_is_only_ever_narrowed(channels):
+def test_a_unit_can_only_be_narrowed(channels):
     with pytest.raises(ValueError, match="cannot be cut"):
-        narrowed(TINY, Unit(kind="expansion", blocks=(4,), channels=96), channels)
+        pruned_spec(TINY, PrunableUnit(kind="expansion", blocks=(4,), channels=96), channels)
 
 
-def test_the_largest_channels_stay_in_their_order():
-    assert largest(torch.tensor([3.0, 1.0, 5.0, 3.0, 4.0]), 3).tolist() == [0, 2, 4]
+def test_the_largest_channels_stay_in_order():
+    assert largest_channels(torch.tensor([3.0, 1.0, 5.0, 3.0, 4.0]), 3).tolist() == [0, 2, 4]
     torch.manual_seed(0)
-    model = lively(tiny_classifier(TINY))
+    model = with_random_norms(tiny_classifier(TINY))
     block = model.backbone.blocks[3]
     with torch.no_grad():
         block.expand.conv.weight[::2] *= 100  # even channels matter most
-    unit = Unit(kind="expansion", blocks=(4,), channels=96)
-    _, state = shrink(TINY, model.state_dict(), unit, 48, make_model=tiny_classifier)
-    kept = state["backbone.blocks.3.expand.conv.weight"]
-    assert torch.equal(kept, block.expand.conv.weight[::2])
+    unit = PrunableUnit(kind="expansion", blocks=(4,), channels=96)
+    _, state = prune(TINY, model.state_dict(), unit, 48, make_model=tiny_classifier)
+    weight = state["backbone.blocks.3.expand.conv.weight"]
+    assert torch.equal(weight, block.expand.conv.weight[::2])
 
 
 def test_a_filter_s_scale_before_a_batch_norm_does_not_count():
-    model = lively(tiny_classifier(TINY))
-    unit = Unit(kind="last", blocks=(), channels=64)
-    before = norms(TINY, model.state_dict(), unit)
+    model = with_random_norms(tiny_classifier(TINY))
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    before = channel_norms(TINY, model.state_dict(), unit)
     with torch.no_grad():  # the same function: ten times the filter, a hundred times the variance
         model.backbone.last.conv.weight[3] *= 10
         variance = model.backbone.last.bn.running_var
         variance[3] = (variance[3] + TINY.bn_eps) * 100 - TINY.bn_eps
-    assert torch.allclose(norms(TINY, model.state_dict(), unit), before, rtol=1e-4)
+    assert torch.allclose(channel_norms(TINY, model.state_dict(), unit), before, rtol=1e-4)
 
 
-def test_squeeze_and_excite_follows_the_spec_s_rule():
+def test_squeeze_and_excites_follow_the_spec_s_rule():
     spec = replace(TINY, se=SESpec(ratio=0.5))
-    model = lively(tiny_classifier(spec))
-    unit = Unit(kind="expansion", blocks=(3,), channels=72)
-    found, state = shrink(spec, model.state_dict(), unit, 32, make_model=tiny_classifier)
+    model = with_random_norms(tiny_classifier(spec))
+    unit = PrunableUnit(kind="expansion", blocks=(3,), channels=72)
+    smaller, state = prune(spec, model.state_dict(), unit, 32, make_model=tiny_classifier)
     assert state["backbone.blocks.2.se.reduce.weight"].shape[:2] == (16, 32)  # half of 32
-    assert tiny_classifier(found).load_state_dict(state).missing_keys == []
+    assert tiny_classifier(smaller).load_state_dict(state).missing_keys == []
 
 
-def test_a_model_that_mixes_its_features_cannot_be_pruned():
+def test_a_model_that_mixes_its_features_is_refused():
     class Doubled(nn.Module):
         def __init__(self, spec):
             super().__init__()
@@ -208,20 +221,20 @@ def test_a_model_that_mixes_its_features_cannot_be_pruned():
             self.mix = nn.Linear(2 * spec.last, 1)
 
     state = Doubled(TINY).state_dict()
-    unit = Unit(kind="last", blocks=(), channels=64)
-    with pytest.raises(ValueError, match=r"mix\.weight goes from 128 to 64"):
-        shrink(TINY, state, unit, 32, make_model=Doubled)
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    with pytest.raises(UserError, match=r"mix\.weight goes from 128 to 64 .* cannot be pruned"):
+        prune(TINY, state, unit, 32, make_model=Doubled)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pruned_networks_train_and_count_right(name):
+def test_pruned_networks_can_be_trained_and_counted(name):
     make, spec = MODELS[name]
     torch.manual_seed(0)
     model = make(spec)
     state = model.state_dict()
     smaller, cuts = uniform_cuts(spec, state, 0.6)
     for unit, channels in cuts:
-        spec, state = shrink(spec, state, unit, channels, make_model=make)
+        spec, state = prune(spec, state, unit, channels, make_model=make)
     assert spec == smaller
     pruned = make(spec)
     pruned.load_state_dict(state)
@@ -230,8 +243,8 @@ def test_pruned_networks_train_and_count_right(name):
     assert counted.madds < 0.6 * count(model, SIZE).madds
     pruned.train()
     optimizer = torch.optim.SGD(pruned.parameters(), lr=1e-2)
-    found = pruned(torch.randn(2, 3, *SIZE))
-    sum(out.square().mean() for out in (found if isinstance(found, tuple) else (found,))).backward()
+    outs = pruned(torch.randn(2, 3, *SIZE))
+    sum(out.square().mean() for out in (outs if isinstance(outs, tuple) else (outs,))).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in pruned.parameters())
     before = pruned.backbone.stem.conv.weight.clone()
     optimizer.step()
@@ -241,5 +254,5 @@ def test_pruned_networks_train_and_count_right(name):
 def test_a_width_factor_is_a_share():
     state = tiny_classifier(TINY).state_dict()
     assert uniform_cuts(TINY, state, 1.0) == (TINY, [])
-    with pytest.raises(ValueError, match="width factor"):
+    with pytest.raises(ValueError, match="factor must be in"):
         uniform_cuts(TINY, state, 1.5)

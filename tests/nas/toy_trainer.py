@@ -1,4 +1,4 @@
-"""A small network, batch norms that are not those of a new one, and a problem whose answer is known."""
+"""A small network, random batch norms, and a trainer whose best network is known."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +29,8 @@ def tiny_classifier(spec: NetSpec) -> Classifier:
     return Classifier(backbone=spec, num_classes=3, dropout=0.0)
 
 
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in eval mode, with random batch norms, so that every channel matters."""
+def with_random_norms(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in eval mode, with random batch norms and biases, so that every channel matters."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -43,25 +43,27 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class OpenToy:
-    """A problem whose score is known: the more of `worth` is left, the better; training does next to nothing.
+class ToyTrainerFactory:
+    """Makes a `ToyTrainer`.
 
-    worth: what the expansion of a block adds to the score, by the block's name; where there are any, all
-    outputs together add 1. log: file that gets a line per trial. crash: the expansion (block number,
-    channels) whose trial raises.
+    worth: what the expansion of a block adds to the score, by the block's name; if there are any, all outputs
+    together add 1. log: file that gets a line per trial. crash: the expansion (block number, channels) whose
+    trial raises an error.
     """
 
     worth: tuple[tuple[str, float], ...] = ()
     log: str = ""
     crash: tuple[int, int] | None = None
 
-    def __call__(self) -> "Toy":
-        return Toy(self)
+    def __call__(self) -> "ToyTrainer":
+        return ToyTrainer(self)
 
 
 @dataclass
-class Toy:
-    options: OpenToy
+class ToyTrainer:
+    """Scores networks by how much of `worth` they keep; training changes next to nothing."""
+
+    options: ToyTrainerFactory
     spec: NetSpec = field(default=TINY)
 
     def make_model(self, spec: NetSpec) -> nn.Module:
@@ -74,9 +76,9 @@ class Toy:
 
     def weights(self) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        return lively(self.make_model(self.spec)).state_dict()
+        return with_random_norms(self.make_model(self.spec)).state_dict()
 
-    def finetune(self, task: nn.Module, steps: int, seed: int) -> None:
+    def train(self, task: nn.Module, steps: int, seed: int) -> None:
         if self.options.log:
             with Path(self.options.log).open("a") as file:
                 file.write(f"{steps} {seed}\n")
@@ -97,7 +99,7 @@ class Toy:
         if self.options.worth:
             outs, seed_outs = (sum(block.out for block in net.blocks) for net in (spec, self.spec))
             score -= 1 - outs / seed_outs
-        # A trace of the weights, so that a trial that starts from others has another score.
+        # A small part depends on the weights, so that a trial from other weights has another score.
         return score + 1e-6 * float(sum(p.detach().abs().sum() for p in task.model.parameters()) % 1)
 
 

@@ -1,4 +1,4 @@
-"""What platform-aware NAS does to one network: a short training from new weights, and its latency."""
+"""One trial of platform-aware NAS: a short training from new weights, and the latency."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,27 +15,27 @@ from backbones.variants import with_width
 from deploy.latency_table.layers import layers_of
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
-from nas.mnas.search import Proxy
 from nas.mnas.space import MnasSpace
-from nas.training_problem import OpenTraining
+from nas.mnas.trials import ShortTraining
+from nas.task_trainer import NewTrainerFactory, TrialOptions
 from seg.heads import LRASPP
 from seg.model import Segmenter
 
 SKELETON = with_width(SMALL, 0.5)
 
 
-class Counting:
-    """A task whose score tells how it was trained."""
+class CountingTrainer:
+    """Its score shows how a network was trained."""
 
-    opened = 0
+    made = 0
 
     def __init__(self) -> None:
-        Counting.opened += 1
+        CountingTrainer.made += 1
 
     def make_task(self, spec: NetSpec) -> nn.Module:
         return MobileNet(spec)
 
-    def finetune(self, task: nn.Module, steps: int, seed: int) -> None:
+    def train(self, task: nn.Module, steps: int, seed: int) -> None:
         self.steps = steps + seed
 
     def score(self, task: nn.Module) -> float:
@@ -43,29 +43,33 @@ class Counting:
         return count(task, (32, 32)).params + self.steps + abs(weight)
 
 
-def test_a_proxy_trains_from_new_weights_of_the_seed() -> None:
-    Counting.opened = 0
-    proxy = Proxy(open=Counting, steps=100)
-    first, again, other = (proxy(SKELETON, seed) for seed in (1, 1, 2))
+def test_a_short_training_starts_from_new_weights_that_depend_on_the_seed() -> None:
+    CountingTrainer.made = 0
+    score = ShortTraining(make_trainer=CountingTrainer, steps=100)
+    first, again, other = (score(SKELETON, seed) for seed in (1, 1, 2))
     assert first == again
     assert other != first
     assert int(first - count(MobileNet(SKELETON), (32, 32)).params) >= 101
-    assert Counting.opened == 1
+    assert CountingTrainer.made == 1
 
 
-def test_a_proxy_trains_a_task_for_real(tmp_path: Path) -> None:
+def test_a_short_training_trains_a_real_task(tmp_path: Path) -> None:
     streets = {"root": tmp_path, "num_train": 6, "num_val": 2, "num_test": 1, "size": "[64,96]"}
     source = [f"data.source.{key}={value}" for key, value in streets.items()]
     options = ["task=seg", "data.crop=[32,64]", "data.workers=0", "trainer.batch=2", "trainer.device=cpu"]
-    opener = OpenTraining(overrides=(*options, *source), held_out=0.3, device="cpu")
+    trials = TrialOptions(held_out=0.3, device="cpu")
+    factory = NewTrainerFactory(overrides=(*options, *source), trials=trials)
     specs = [MnasSpace(SKELETON).decode([token] * 24) for token in (0, 1)]
-    scores = [Proxy(open=opener, steps=2)(spec, seed) for spec, seed in zip(specs, (0, 1), strict=True)]
+    scores = [
+        ShortTraining(make_trainer=factory, steps=2)(spec, seed)
+        for spec, seed in zip(specs, (0, 1), strict=True)
+    ]
     assert all(0 <= score <= 1 for score in scores)
-    assert Proxy(open=opener, steps=2)(specs[0], 0) == scores[0]
+    assert ShortTraining(make_trainer=factory, steps=2)(specs[0], 0) == scores[0]
 
 
 class Sized:
-    """Measures nothing: a module takes as many ms as it has parameters."""
+    """Measures nothing: a module takes as many milliseconds as it has parameters."""
 
     def __init__(self) -> None:
         self.about: dict[str, str] = {}
@@ -76,7 +80,7 @@ class Sized:
         return float(sum(p.numel() for p in module.parameters()))
 
 
-def test_latency_follows_the_blocks_that_a_head_reads() -> None:
+def test_latency_counts_the_layers_that_a_head_reads() -> None:
     def segmenter(spec: NetSpec) -> Segmenter:
         return Segmenter(backbone=spec, head=partial(LRASPP, pool="global"), num_classes=3)
 
@@ -92,6 +96,6 @@ def test_latency_follows_the_blocks_that_a_head_reads() -> None:
     for token in (0, 1, 2):
         spec = space.decode([min(token, count - 1) for count in space.num_options])
         model = segmenter(spec)
-        wanted = layers_of(spec, size=(64, 64), taps=model.backbone.taps, head="LRASPP")
-        assert ms(spec) == table.latency_ms(wanted) > 0
-        assert wanted[-1].inputs[0][0] == model.backbone.channels[spec.skip_feature]
+        expected = layers_of(spec, size=(64, 64), taps=model.backbone.taps, head="LRASPP")
+        assert ms(spec) == table.latency_ms(expected) > 0
+        assert expected[-1].inputs[0][0] == model.backbone.channels[spec.skip_feature]
