@@ -1,4 +1,4 @@
-"""Export by the commands of the documentation: the file, its golden examples, and the tools that take it."""
+"""Export by the commands in the docs: the file, its golden examples, and the tools that run it."""
 
 import json
 
@@ -6,13 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from deploy.artifact import prepared
-from deploy.formats.runtimes import open_session
-from deploy.verification import read_golden, thin
+from deploy.export.golden import read_golden, subsample
+from deploy.formats import open_session
+from deploy.metadata import network_input
 from engine.config.compose import compose_config
+from engine.config.instantiate import tool_options
 from tests.refusals import refuses
 from tests.tools.commands import run
-from tools.export import export_run
+from tools.export import export
 
 SMALL = [
     "data.source.num_train=6", "data.source.num_val=3", "data.source.num_test=2", "data.source.size=[64,96]",
@@ -22,7 +23,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(folder, path of the ONNX file) of a run of each room that was exported with the defaults."""
+    """(folder, path of the ONNX file) of a run that was exported with the defaults."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("work")
@@ -35,16 +36,16 @@ def trained(tmp_path_factory):
 
 
 def test_golden_examples_can_be_replayed(trained):
-    """What a deployer does with the file, `preprocess.json` and `golden.npz`."""
+    """As a port does with the file, `preprocess.json` and `golden.npz`."""
     _, path = trained
     text = json.loads((path.parent / "preprocess.json").read_text())
     session = open_session(path)
     golden = read_golden(path.parent)
     assert len(golden) == len(text["golden"]) == 3
-    for (picture, image, outputs), entry in zip(golden, text["golden"], strict=True):
-        assert (prepared(picture, session.metadata) == image).all()  # stored at the network's size
-        found = session(image[None])[0]
-        np.testing.assert_allclose(thin(found, entry["steps"]["logits"]), outputs[0], atol=1e-5)
+    for (image, pixels, outputs), entry in zip(golden, text["golden"], strict=True):
+        assert (network_input(image, session.metadata) == pixels).all()  # stored at the network's size
+        logits = session(pixels[None])[0]
+        np.testing.assert_allclose(subsample(logits, entry["steps"]["logits"]), outputs[0], atol=1e-5)
     assert text["file"] == "model.onnx"
     assert text["input"] == {"name": "images", "shape": [1, 3, 64, 96], "dtype": "uint8"}
     assert text["preprocessing"]["in_graph"] is True
@@ -52,22 +53,22 @@ def test_golden_examples_can_be_replayed(trained):
     assert text["compared_with_pytorch"]["agreement"] == 1
 
 
-def test_eval_gives_the_same_metrics_with_the_file(trained):
+def test_eval_computes_the_same_metrics_with_the_file(trained):
     folder, path = trained
     run("eval", "run=seg", "out=torch", "worst=0", cwd=folder)
     run("eval", "run=seg", f"artifact={path}", "worst=1", cwd=folder)
     plain = json.loads((folder / "torch" / "metrics.json").read_text())
-    found = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
-    assert found["miou"] == pytest.approx(plain["miou"], abs=1e-4)
-    assert found["runtime"].startswith("ONNX Runtime")
-    assert found["artifact"] == str(path)
+    with_file = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
+    assert with_file["miou"] == pytest.approx(plain["miou"], abs=1e-4)
+    assert with_file["runtime"].startswith("ONNX Runtime")
+    assert with_file["artifact"] == str(path)
 
 
-def test_predict_gives_the_same_masks_with_the_file(trained):
+def test_predict_writes_the_same_masks_with_the_file(trained):
     folder, path = trained
-    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     (folder / "photos").mkdir()
-    cv2.imwrite(str(folder / "photos" / "a.png"), picture)
+    cv2.imwrite(str(folder / "photos" / "a.png"), image)
     run("predict", "run=seg", "input=photos", "out=p1", cwd=folder)
     run("predict", "run=seg", "input=photos", "out=p2", f"artifact={path}", cwd=folder)
     masks = [cv2.imread(str(folder / out / "masks" / "a.png"), cv2.IMREAD_UNCHANGED) for out in ("p1", "p2")]
@@ -75,7 +76,7 @@ def test_predict_gives_the_same_masks_with_the_file(trained):
 
 
 @pytest.mark.slow
-def test_the_files_metric_is_held_to_a_budget(trained):
+def test_the_files_metric_is_compared_with_a_budget(trained):
     folder, _ = trained
     options = ["format=torch_export", "output=argmax", "full_size=true", "budget.miou=0.1", "out=scored"]
     text = run("export", "run=seg", *options, cwd=folder)
@@ -86,7 +87,7 @@ def test_the_files_metric_is_held_to_a_budget(trained):
 
 
 @pytest.mark.slow
-def test_a_file_beyond_the_budget_is_put_aside(trained):
+def test_a_file_beyond_the_budget_is_renamed(trained):
     folder, _ = trained
     options = ["format=torch_export", "budget.agreement=1.5", "out=bad"]
     text = run("export", "run=seg", *options, cwd=folder, status=1)
@@ -96,7 +97,7 @@ def test_a_file_beyond_the_budget_is_put_aside(trained):
 
 
 @pytest.mark.slow
-def test_detections_travel_through_the_tools(tmp_path):
+def test_a_file_with_detections_goes_through_the_tools(tmp_path):
     run("train", "task=det", *SMALL, "data.size=[64,96]", "run=det", cwd=tmp_path)
     options = ["format=torch_export", "output=detections", "dynamic=batch", "budget.map=0.1"]
     text = run("export", "run=det", *options, cwd=tmp_path)
@@ -106,16 +107,16 @@ def test_detections_travel_through_the_tools(tmp_path):
     run("eval", "run=det", "out=torch", "worst=0", cwd=tmp_path)
     run("eval", "run=det", f"artifact={path}", "worst=0", "data.eval_batch=2", cwd=tmp_path)
     plain = json.loads((tmp_path / "torch" / "metrics.json").read_text())
-    found = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
-    assert found["map"] == pytest.approx(plain["map"], abs=1e-6)
+    with_file = json.loads((path.parent / "eval-val" / "metrics.json").read_text())
+    assert with_file["map"] == pytest.approx(plain["map"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["format=onyx"], "format must be one of onnx"),
+        (["format=onyx"], "format must be one of aot_inductor"),
         (["dynamic=yes"], "dynamic must be one of none"),
-        (["batch=0"], "batch must be a whole number"),
+        (["batch=0"], "batch must be at least 1, got 0"),
         (["output=boxes"], "output must be logits or argmax"),
         (["steps=3"], "steps: unknown option"),
         (["input=/nowhere"], "/nowhere"),
@@ -127,7 +128,8 @@ def test_detections_travel_through_the_tools(tmp_path):
 )
 def test_a_users_mistake_is_one_line(trained, monkeypatch, options, expected):
     monkeypatch.chdir(trained[0])
-    refuses(lambda: export_run(compose_config("export", ["run=seg", "out=wrong", *options])), expected)
+    command = ["run=seg", "out=wrong", *options]
+    refuses(lambda: export(tool_options(compose_config("export", command))), expected)
 
 
 @pytest.mark.slow

@@ -1,14 +1,15 @@
-"""precision=int8 by the commands of the documentation."""
+"""precision=int8 by the commands in the docs."""
 
 import json
 
 import pytest
 
 from engine.config.compose import compose_config
+from engine.config.instantiate import tool_options
 from tests.refusals import refuses
 from tests.tools.commands import run
 from tests.tools.test_export import SMALL
-from tools.export import export_run
+from tools.export import export
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_run_in_8_bits(folder):
+def test_a_run_is_exported_in_8_bits(folder):
     options = ["precision=int8", "calibration.images=6", "calibration.probes=1", "calibration.timing_s=0"]
     text = run("export", "run=seg", *options, "budget.miou=3", cwd=folder)
     out = folder / "seg" / "export" / "onnx-int8"
@@ -36,16 +37,16 @@ def test_a_run_in_8_bits(folder):
     assert (out / "model.onnx").stat().st_size < 0.6 * (out / "float32" / "model.onnx").stat().st_size
     run("eval", "run=seg", f"artifact={out / 'model.onnx'}", "worst=0", cwd=folder)
     scored = json.loads((out / "eval-val" / "metrics.json").read_text())
-    assert 100 * scored["miou"] == pytest.approx(card["after"], abs=1e-3)  # the same path to the same figure
+    assert 100 * scored["miou"] == pytest.approx(card["after"], abs=1e-3)  # the same file scores the same
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["format=torch_export"], "format=onnx and format=openvino"),
-        (["calibration.images=0"], "calibration.images must be a whole number"),
+        (["calibration.images=0"], "calibration.images must be at least 1, got 0"),
         (["calibration.split=nowhere"], "nowhere"),
-        (["calibration.per_channel=3"], "true or false"),
+        (["calibration.per_channel=3"], "calibration.per_channel must be true or false, got 3"),
         (["qat.steps=3"], "format=openvino dynamic=none batch=1"),
         (["budget.map=1"], "budget.map: this task is scored by miou"),
     ],
@@ -53,4 +54,4 @@ def test_a_run_in_8_bits(folder):
 def test_a_users_mistake_is_one_line(folder, monkeypatch, options, expected):
     monkeypatch.chdir(folder)
     command = ["run=seg", "out=wrong", "precision=int8", "images=1", *options]
-    refuses(lambda: export_run(compose_config("export", command)), expected)
+    refuses(lambda: export(tool_options(compose_config("export", command))), expected)
