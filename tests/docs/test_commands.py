@@ -53,7 +53,7 @@ def tool_of(command):
 
 def benchmark_of(command):
     for at, word in enumerate(command.words):
-        if match := re.fullmatch(r"benchmarks/(\w+)\.py", word):
+        if match := re.fullmatch(r"benchmarks/([\w/]+)\.py", word):
             return match[1], list(command.words[at + 1 :])
     return None
 
