@@ -282,7 +282,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc asks the kernel for each large block anew and gives it back when it is freed. A training
     step frees and asks for all its activations, gigabytes of them, and every page of them is then zeroed and
-    mapped again: see `benchmarks/train_step.py --memory` for what that costs.
+    mapped again: see `benchmarks/training_step.py --memory` for what that costs.
     """
     if not sys.platform.startswith("linux"):
         return False
