@@ -2,7 +2,8 @@
 
 import torch
 
-from engine.config.compose import build_task, compose_config, to_yaml
+from engine.config.compose import compose_config, to_yaml
+from engine.config.training import build_task
 from engine.data.class_map import ClassMap
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder

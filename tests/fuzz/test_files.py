@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine.data import media
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
-from engine.io.files import pack, write_json
-from engine.plots import draw_curves
+from engine.io.files import pack_paths, write_json
+from engine.plots import save_curves
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog, read_rows
 from seg.data.cityscapes import cityscapes
@@ -116,7 +116,7 @@ def test_logs(folder, data):
 @fuzzed(logs(), examples=3)
 def test_curves_of_any_log(folder, data):
     (folder / "log.jsonl").write_bytes(data)
-    draw_curves(read_rows(folder / "log.jsonl"), "mIoU", folder / "curves.png")
+    save_curves(read_rows(folder / "log.jsonl"), "mIoU", folder / "curves.png")
     assert (folder / "curves.png").stat().st_size > 1000
 
 
@@ -167,7 +167,7 @@ def test_damaged_videos(folder, example):
     path = folder / f"a.{suffix}"
     path.write_bytes(data)
     assert 0 <= media.num_frames(path) < 2**31
-    outcome(lambda: [frame.shape for frame in media.frames(path)], path)
+    outcome(lambda: [frame.shape for frame in media.read_frames(path)], path)
     outcome(lambda: media.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder)
 
 
@@ -258,4 +258,4 @@ def test_names_in_any_encoding_are_written_and_read_back(folder, names):
 
 
 def test_packed_paths_of_any_encoding():
-    assert os.fsdecode(pack(["caf\udce9.png"])[0]) == "caf\udce9.png"
+    assert os.fsdecode(pack_paths(["caf\udce9.png"])[0]) == "caf\udce9.png"

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.data.class_map import ClassMap
 from engine.data.images import MAX_PIXELS, image_size, read_image, read_labels
 from seg.data.cityscapes import label_reader, mask_kind
-from seg.data.labels import LabelReader
+from seg.data.dataset import LabelReader
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8), (20, 14))

@@ -17,7 +17,7 @@ from engine.data import media
 from engine.data.images import list_images, read_image, read_labels, write_png
 from engine.errors import UserError
 from engine.io.files import write_json
-from engine.plots import draw_curves
+from engine.plots import save_curves
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog, read_rows
@@ -131,7 +131,7 @@ def test_curves_and_events_of_rows_without_numbers(tmp_path):
     ]
     run = RunFolder(tmp_path)
     run.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw_curves(read_rows(run.log), "mIoU", run.curves)
+    save_curves(read_rows(run.log), "mIoU", run.curves)
     assert run.curves.stat().st_size > 1000
     log = RunLog(run, step=9, evaluated_step=9)
     log.close()
@@ -175,13 +175,13 @@ def test_videos_that_say_anything(tmp_path, monkeypatch):
     for count, expected in ((math.nan, 0), (math.inf, 0), (-5.0, 0), (1e30, 0), (7.0, 7)):
         monkeypatch.setattr(cv2, "VideoCapture", lambda path, c=count: Capture(FRAME_COUNT=c))
         assert media.num_frames(tmp_path / "a.mp4") == expected
-    with pytest.raises(UserError, match=r"a\.mp4: no readable video"):
-        list(media.frames(tmp_path / "a.mp4"))
+    with pytest.raises(UserError, match=r"a\.mp4: not a readable video"):
+        list(media.read_frames(tmp_path / "a.mp4"))
     monkeypatch.setattr(
         cv2, "VideoCapture", lambda path: Capture(FRAME_WIDTH=60_000.0, FRAME_HEIGHT=60_000.0)
     )
     with pytest.raises(UserError, match=r"a\.mp4: frames of more than 89 megapixels"):
-        list(media.frames(tmp_path / "a.mp4"))
+        list(media.read_frames(tmp_path / "a.mp4"))
 
 
 def test_a_tiff_whose_numbers_are_text(tmp_path):
@@ -191,7 +191,7 @@ def test_a_tiff_whose_numbers_are_text(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(904))
     for read in (read_image, read_labels):
-        with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or no picture"):
+        with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or not an image"):
             read(path)
 
 
@@ -215,6 +215,6 @@ def test_a_tiff_with_fewer_rows_than_its_header_says(tmp_path):
     path.write_bytes(data)
     for read in (read_image, read_labels):
         with pytest.raises(
-            UserError, match=r"a\.tif: truncated, corrupt or no picture \(pixels are missing\)"
+            UserError, match=r"a\.tif: truncated, corrupt or not an image \(pixels are missing\)"
         ):
             read(path)
