@@ -107,9 +107,10 @@ class ExportedDetection(nn.Module):
 class Suppression(nn.Module):
     """`Postprocess.select` for N images at once, as a fixed number of steps of fixed size.
 
-    Greedy suppression keeps a box unless it overlaps too much with a better box that is itself kept. Applying
-    "kept, unless covered by a box that is kept so far" again and again ends at the same, only answer, after
-    as many steps as the longest chain of boxes in which each decides about the next.
+    Greedy suppression keeps a box unless it overlaps too much with a better box that is kept. Here all boxes
+    start as kept, and each step drops those that are covered by a better box that the last step kept. This
+    converges to the same result, after as many steps as the longest chain of boxes in which each decides
+    about the next.
 
     Args:
         postprocess: thresholds and limits.
@@ -138,7 +139,8 @@ class Suppression(nn.Module):
 
         Returns:
             boxes [N, D, 4], scores [N, D] and labels [N, D] int64, padded by 0, 0 and -1 if there are fewer;
-            exact [N] bool, whether `steps` and `look` were large enough for the result of `Postprocess`.
+            exact [N] bool: whether `steps` and `look` were large enough, so that the result is that of
+            `Postprocess`.
         """
         classes, total = scores.shape[2], scores.shape[1] * scores.shape[2]
         look, wanted = min(self.look, total), min(self.limits.max_detections, total)

@@ -48,7 +48,7 @@ class FocalLoss(nn.Module):
         truth = targets.labels.clamp(min=0)[..., None]  # [N, A, 1]
         is_one = torch.ones_like(truth, dtype=torch.bool) if self.background else truth > 0
         scores = scores.float()
-        # With the sign of scores whose target is 1 turned, lower is better for every score.
+        # Scores whose target is 1 are negated, so that lower is better everywhere.
         own = scores.gather(2, truth)
         wrong = scores.scatter(2, truth, torch.where(is_one, -own, own))
         # Powers through the logarithm, because the gradient of 0 ** gamma is infinite for gamma < 1.

@@ -79,7 +79,7 @@ class Postprocess:
         if deltas.shape[1] != anchors.shape[0]:
             raise UserError(
                 f"the network predicts {deltas.shape[1]} boxes but has {anchors.shape[0]} anchors; set "
-                "data.size, and leave model.input_size and task.eval_transform.size as they follow from it"
+                "data.size, and neither model.input_size nor task.eval_transform.size"
             )
         scores = scores.float()
         scores = scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(dim=-1)

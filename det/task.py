@@ -92,7 +92,7 @@ class Detection(nn.Module):
         if deltas.shape[1] != len(self.anchors):
             raise UserError(
                 f"the augmentation makes images of {height} x {width}, but the anchors are for another size; "
-                "set data.size, and leave augment.size and model.input_size as they follow from it"
+                "set data.size, and neither augment.size nor model.input_size"
             )
         losses: dict[str, Tensor] = self.loss(deltas, scores, self._targets(batch))
         return losses

@@ -43,7 +43,7 @@ def coco(
     `det.data.source_checks` those for splits.
 
     Args:
-        root: where the files of splits that are not given are looked for: annotations/instances_<split>*.json
+        root: folder that is searched for the files of the other splits: annotations/instances_<split>*.json
             with <split>*/ or images/<split>*/ or, as Roboflow exports them, <split>/_annotations.coco.json
             beside its images.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
