@@ -22,7 +22,6 @@ from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import TrainOptions
 from engine.config.training import build_task, open_run
-from engine.contracts import TaskInfo
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import write_json
@@ -57,7 +56,7 @@ def load(
     """The task with the weights, for as many classes as they have."""
     info, state = task_info(config), initial_weights.read_state(source, chosen.checkpoint)
     try:
-        model = build_task(config, numbered(info, names or ("one",))).model
+        model = build_task(config, ClassMap.numbered(names or ("one",), first_id=info.first_id)).model
         count = model.num_classes_in(model.adapt(state))
         names = names or (info.default_names(count) if info.default_names else None)
         if names is None:
@@ -66,17 +65,12 @@ def load(
         # A detector's list may be longer; a classifier's first output may be a background without a name.
         if extra not in (0, -1) if info.background else extra < 0:
             raise UserError(f"labels: {len(names)} names for weights of {count} classes")
-        classes = numbered(info, names[:count])
+        classes = ClassMap.numbered(names[:count], first_id=info.first_id)
         task = build_task(config, classes)
         report = checkpoint.load_strict(task.model, task.model.adapt(state), skip=list(chosen.skip))
         return task, classes, report
     except ValueError as error:
         raise UserError(str(error) if isinstance(error, UserError) else f"{source}: {error}") from None
-
-
-def numbered(info: TaskInfo, names: Names) -> ClassMap:
-    """Classes with ids that count from the task's first id."""
-    return ClassMap(names=names, ids=tuple(range(info.first_id, info.first_id + len(names))))
 
 
 if __name__ == "__main__":

@@ -55,20 +55,25 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     statuses = [0]
-    rest, network = split_network(with_task(tool, take_extensions(arguments)))
+    sys.argv[1:], network = hydra_arguments(tool, arguments)
 
     def hydra_job(config: DictConfig) -> None:
         choices = HydraConfig.get().runtime.choices
         whole = with_network_file(completed(config, choices, []), network)
         statuses.append(guarded(lambda: job(_typed(tool, whole))))
 
+    main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    return max(statuses)
+
+
+def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """What Hydra is started with for these arguments, and the file of `backbone=<file>`."""
+    rest, network = split_network(with_task(tool, take_extensions(arguments)))
     # Hydra takes overrides in one piece, before or after its flags: what is added follows the last one.
     typed = [at for at, argument in enumerate(rest) if "=" in argument and argument[0] != "-"]
     end = max(typed, default=-1) + 1
     added = [*emptied([rest[at] for at in typed]), *_IN_PLACE, *search_path()]
-    sys.argv[1:] = [*rest[:end], *added, *rest[end:]]
-    main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
-    return max(statuses)
+    return [*rest[:end], *added, *rest[end:]], network
 
 
 def _typed(tool: str, config: DictConfig) -> Any:

@@ -163,14 +163,3 @@ def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
     teacher = distillation.load_teacher(config.distill.teacher, classes, load_run)
     loss = {name: config.distill[name] for name in ("weight", "temperature")}
     return distillation.Distillation(teacher=teacher, **loss)
-
-
-def open_trained(config: DictConfig) -> tuple[RunFolder, DictConfig]:
-    run = TrainedRun.open(config.run, overrides=list(config.overrides))
-    return run.folder, run.config
-
-
-def load_trained(run: RunFolder, config: DictConfig, classes: Any, checkpoint_name: str) -> Any:
-    trained = TrainedRun(run, config, checkpoint_name=checkpoint_name).task()
-    trained.check_classes(classes)
-    return trained

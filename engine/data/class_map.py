@@ -159,6 +159,11 @@ class ClassMap:
         return result
 
     @classmethod
+    def numbered(cls, names: Sequence[str], *, first_id: int = 0) -> "ClassMap":
+        """Classes whose ids count from `first_id` on."""
+        return cls(names=tuple(names), ids=tuple(range(first_id, first_id + len(names))))
+
+    @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ClassMap":
         """The inverse of `to_dict`; "color" may be left out for all classes.
 

@@ -200,14 +200,11 @@ def assert_same_predictions(sample, weights, run_path, theirs):
     from PIL import Image
     from torchvision.transforms._presets import ImageClassification
 
-    from engine.config.compose import load_config, load_trained
-    from engine.data.class_map import ClassMap
-    from engine.run.run_folder import RunFolder
+    from engine.config.runs import TrainedRun
 
     theirs.load_state_dict(torch.load(weights, weights_only=True))
     theirs.eval()
-    folder = RunFolder(run_path)
-    task = load_trained(folder, load_config(folder.config, []), ClassMap.read(folder.classes), "best")
+    task = TrainedRun.open(run_path).task()
     preset = ImageClassification(crop_size=224, antialias=True)
     with torch.inference_mode():
         for path in sorted((sample / "val").iterdir()):

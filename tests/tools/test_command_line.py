@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import compose
+from engine.config import compose, launch, overrides, saved
+from engine.config.launch import guarded
 from engine.errors import UserError
 
 
@@ -31,7 +32,7 @@ def test_a_path_is_taken_as_it_is_typed(path):
 def test_any_path_survives_the_grammar(path):
     if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:
         return  # quoted by the user, nothing at all, or a reference
-    key, value = compose._parsed(compose._quoted(f"input={path}"))
+    key, value = overrides.parsed(overrides.quoted(f"input={path}"))
     assert (key, value) == ("input", path)
 
 
@@ -43,9 +44,9 @@ def test_quotes_and_null_keep_their_meaning(typed, expected):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.steps", "trainer.steps: not understood; write key=value"),
-        ('optimizer.lr_factors={"x":1}', "lr_factors.*not understood"),
-        ("inference.scales=[1,", "scales.*not understood"),
+        ("trainer.steps", "trainer.steps: cannot be parsed; write key=value"),
+        ('optimizer.lr_factors={"x":1}', "lr_factors.*cannot be parsed"),
+        ("inference.scales=[1,", "scales.*cannot be parsed"),
         ("trainer.steps=1,2", "a sweep, which needs -m"),
     ],
 )
@@ -54,10 +55,10 @@ def test_what_cannot_be_parsed_is_named_alone(tmp_path, override, message):
         compose.compose_config("train", ["seed=3", override])
     assert "seed" not in str(caught.value)
     with pytest.raises(UserError, match=message):
-        compose.load_config(saved(tmp_path), [override])
+        saved.load_config(saved_run(tmp_path), [override])
 
 
-def saved(folder):
+def saved_run(folder):
     text = compose.to_yaml(compose.compose_config("train", ["trainer.epochs=3"]))
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     return folder / "config.yaml"
@@ -71,7 +72,7 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
         "trainer.clip=null",
         "seed=7",
     ]
-    for loaded in (compose.load_config(saved(tmp_path), typed), compose.compose_config("train", typed)):
+    for loaded in (saved.load_config(saved_run(tmp_path), typed), compose.compose_config("train", typed)):
         assert loaded.optimizer.lr == 0.001
         assert loaded.inference.scales == [0.5, 1]
         assert (loaded.data.root, loaded.trainer.clip, loaded.seed) == ("a b", None, 7)
@@ -80,14 +81,17 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
 @pytest.mark.parametrize("override", ["experiment=seg/camvid", "debug=overfit", "task=seg"])
 def test_a_run_keeps_what_only_composing_can_change(tmp_path, override):
     with pytest.raises(UserError, match="a run keeps its"):
-        compose.load_config(saved(tmp_path), [override])
+        saved.load_config(saved_run(tmp_path), [override])
 
 
 @pytest.mark.parametrize("content", ["a: 1", "a: ${b", ""])
-def test_a_folder_that_holds_another_configuration_is_no_run(tmp_path, content):
+def test_a_folder_with_another_configuration_is_not_a_run(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"config\.yaml: (holds no|unreadable) configuration"):
-        compose.load_config(tmp_path / "config.yaml", [])
+    with pytest.raises(
+        UserError,
+        match=r"config\.yaml: (not the configuration of a training|not a readable configuration|unreadable)",
+    ):
+        saved.load_config(tmp_path / "config.yaml", [])
 
 
 @pytest.mark.parametrize(
@@ -96,13 +100,18 @@ def test_a_folder_that_holds_another_configuration_is_no_run(tmp_path, content):
         (["-m", "trainer.steps=1,2", "seed=1"], ["-m", "trainer.steps=1,2", "seed=1", "trainer.epochs=null"]),
         (["trainer.epochs=3", "--cfg", "job"], ["trainer.epochs=3", "trainer.steps=null", "--cfg", "job"]),
         (["--cfg", "job"], ["--cfg", "job"]),
+        (["-m", "data=masks,streets"], ["-m", "data=seg/masks,seg/streets"]),
     ],
 )
-def test_a_sweep_over_steps_empties_epochs(typed, passed):
-    assert compose._with_emptied(typed) == passed
+def test_what_hydra_gets_from_flags_and_overrides(typed, passed):
+    """Steps empty epochs, options get their task's folder, and Hydra leaves no folders of its own."""
+    arguments, network = launch.hydra_arguments("train", typed)
+    assert network is None
+    assert [argument for argument in arguments if not argument.startswith("hydra")] == passed
+    assert set(arguments) - set(passed) == set(launch._IN_PLACE)
 
 
-def test_a_value_error_is_the_users_only_where_we_raise_it():
+def test_a_value_error_that_is_not_ours_is_a_bug():
     with pytest.raises(ValueError, match="invalid literal"):
-        compose._guarded(lambda: int("x"))
-    assert compose._guarded(lambda: compose.compose_config("train", ["nope=1"])) == 1
+        guarded(lambda: int("x"))
+    assert guarded(lambda: compose.compose_config("train", ["nope=1"])) == 1
