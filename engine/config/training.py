@@ -190,7 +190,8 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
 
 def _make_paths_absolute(config: DictConfig) -> None:
     """A run can be opened from any folder later."""
-    splits = [key for key, node in config.data.items_ex(resolve=False) if isinstance(node, DictConfig)]
+    nodes = config.data.items_ex(resolve=False)
+    splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
     in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
     for key in (*_PATHS, *in_splits):
         value = OmegaConf.select(config, key)

@@ -136,7 +136,7 @@ def test_a_split_without_the_runs_classes_is_refused(trained):
     message = run(
         "eval", f"run={path}", "data=voc", "data.root=own", "data.size=[96,192]", cwd=folder, status=1
     )
-    assert "does not know dog" in message
+    assert "classes that the run was not trained on (dog)" in message
 
 
 @pytest.mark.data
