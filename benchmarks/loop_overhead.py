@@ -38,7 +38,7 @@ from benchmarks.support.tiny_task import CLASSES, Batch, PixelTask, UnreadSplit,
 from engine import runtime
 from engine.data.loader import DataLoaders
 from engine.run.run_folder import RunFolder
-from engine.train import optimizers, schedules
+from engine.train import optimization
 from engine.train.trainer import Trainer, TrainerOptions
 from seg.heads import LRASPP
 from seg.model import Segmenter
@@ -104,7 +104,7 @@ def ours(
             options=training,
             task=task,
             optimizer=optimizer,
-            schedule=schedules.poly(steps=steps + 1),
+            schedule=optimization.poly(steps=steps + 1),
             runtime=runtime.start(device="cpu"),
             run=RunFolder(Path(folder)),
             data=data,
@@ -121,7 +121,7 @@ def sides(
     for name, loop in (("bare", bare), ("ours", ours)):
         torch.manual_seed(0)
         model = make().to(memory_format=torch.channels_last)
-        optimizer = optimizers.adamw(model, lr=1e-4)
+        optimizer = optimization.adamw(model, lr=1e-4)
         jobs[name] = partial(
             loop, PixelTask(model), optimizer, random_batch(model, size, images), steps, clock
         )

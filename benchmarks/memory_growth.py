@@ -37,7 +37,7 @@ from engine.data.images import write_png
 from engine.data.loader import BatchLoader, DataLoaders, EvaluationSampler, SampleKey, TrainingSampler
 from engine.io.files import pack_paths
 from engine.run.run_folder import RunFolder
-from engine.train import optimizers, schedules
+from engine.train import optimization
 from engine.train.evaluation import evaluate
 from engine.train.trainer import Trainer, TrainerOptions
 from seg.data.cityscapes import CITYSCAPES_CLASSES, label_reader
@@ -193,8 +193,8 @@ def memory_over_steps(steps: int, *, tensorboard: bool = True) -> tuple[float, .
         Trainer(
             options=training.in_steps(64),
             task=PixelTask(model),
-            optimizer=optimizers.adamw(model, lr=1e-4),
-            schedule=schedules.poly(steps=steps + 1),
+            optimizer=optimization.adamw(model, lr=1e-4),
+            schedule=optimization.poly(steps=steps + 1),
             runtime=runtime.Runtime(torch.device("cpu")),
             run=RunFolder(Path(folder)),
             data=MeasuredBatches(train_set=[None] * 64, eval_set=UnreadSplit()),  # type: ignore[arg-type]

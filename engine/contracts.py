@@ -34,8 +34,8 @@ class Split(Protocol):
 
 
 class Dataset(Protocol):
-    """A map-style data set. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers, and depends on
-    nothing but the seed, the epoch and the index.
+    """A map-style data set. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers that depends
+    on nothing but the seed, the epoch and the index.
 
     A data set whose samples have masks may also have `masks()` (see `engine.data.pixel_cache`).
     """
@@ -192,7 +192,7 @@ class ExportedTask(Protocol):
 class TaskInfo:
     """What a task package says about itself, as `TASK` in its `__init__.py`. The tools read nothing else.
 
-    The functions import what they need when they are called, so that a package costs nothing until it is used.
+    The functions import what they need when they are called: a package costs nothing until it is used.
 
     Attributes:
         name: what users type, `task=<name>`; also the name of the package.
@@ -203,7 +203,7 @@ class TaskInfo:
         paper_classes: number of classes of the paper's rows, for benchmarks without data.
         first_id: id of the first class where a data set gives none (detectors: 1, because 0 is background).
         background: whether a weight file may have one more output than it has named classes, for background.
-        default_names: number of classes -> their names, for weights that come without names (ImageNet's 1000).
+        default_names: number of classes -> their names, for weights without names (ImageNet's 1000).
         distills: whether `distill.teacher` works.
         reporter: task -> `Reporter`.
         export: `export(task=..., **options)` -> `ExportedTask`.

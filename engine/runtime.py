@@ -7,12 +7,16 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -24,6 +28,12 @@ from engine.errors import UserError
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others, at the start and in every exchange, before it gives up."""
 
+
+EXIT_STOPPED = 75
+"""Exit status of a run that was stopped, has saved itself and can be resumed (EX_TEMPFAIL of sysexits.h)."""
+
+ONE_REQUEST_S = 2.0
+"""Signals within this many seconds are one request: a terminal and torchrun both pass Ctrl-C on."""
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,7 +71,7 @@ class Runtime:
     def move(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch's tensors, and lists of them, to the device."""
         return {
-            name: _tensors(value, lambda tensor: tensor.to(self.device, non_blocking=True))
+            name: map_tensors(value, lambda tensor: tensor.to(self.device, non_blocking=True))
             for name, value in batch.items()
         }
 
@@ -135,42 +145,16 @@ class Runtime:
             dist.destroy_process_group()
 
 
-class DeviceCopy:
-    """A value on its way from the device: tensors, also within lists and dicts, sent early and read late.
-
-    The copies go to pinned memory, so neither this process nor the device waits for them before `value`.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        self._value = _tensors(value, self._send)
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_cuda:
-            return tensor
-        here = torch.empty_like(tensor, device="cpu", pin_memory=True)
-        here.copy_(tensor, non_blocking=True)
-        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._arrived.record()
-        return here
-
-    def value(self) -> Any:
-        """The value, with its tensors on the CPU."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._value
-
-
-def _tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """`value` with every tensor in it changed, through lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _tensors(part, change) for key, part in value.items()}
+        return {key: map_tensors(part, change) for key, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_tensors(part, change) for part in value))
+        return type(value)(*(map_tensors(part, change) for part in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_tensors(part, change) for part in value)
+        return type(value)(map_tensors(part, change) for part in value)
     return value
 
 
@@ -249,6 +233,40 @@ def exit_process(status: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself."""
+
+
+class StopRequest:
+    """Records SIGTERM and SIGINT while installed; a second one, seconds later, ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._received_at = 0.0
+        self._previous: dict[int, object] = {}
+
+    def install(self) -> None:
+        """Start listening; without effect outside the main thread, where signals cannot be caught."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._record)
+
+    def remove(self) -> None:
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._received_at = signal.Signals(number).name, now
+        elif now - self._received_at > ONE_REQUEST_S:
+            self.remove()
+            os.kill(os.getpid(), number)
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from engine.io.files import evenly_spaced
 from engine.run import checkpoint
 from engine.train.evaluation import evaluate
 from engine.train.learner import Learner, step_seed
-from engine.train.optimizers import set_lr
+from engine.train.optimization import set_lr
 from engine.train.trainer import TrainerOptions
 
 HELD_OUT = "held out"

@@ -28,8 +28,8 @@ def add(folders: Sequence[str]) -> None:
     """Let configs name the modules in these folders, in this process and those it starts.
 
     Raises:
-        UserError: if a folder does not exist, holds neither a Python module nor `conf`, or holds a module with
-            the name of a package that is installed or belongs to this project.
+        UserError: if a folder does not exist, holds neither a Python module nor `conf`, or holds a module
+            with the name of a package that is installed or belongs to this project.
     """
     paths = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]
     for path in paths:

@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 ALLOWED = (
     "engine.config.options.",
-    "engine.train.optimizers.",
+    "engine.train.optimization.",
     "engine.train.trainer.",
     "engine.train.trainer.",
-    "engine.train.schedules.",
+    "engine.train.optimization.",
     "backbones.",
     "cls.",
     "seg.",

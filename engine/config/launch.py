@@ -16,8 +16,7 @@ from engine.config.compose import (
 from engine.config.instantiate import tool_options
 from engine.config.overrides import CONF, TRAINING_TOOLS, emptied, take_extensions, with_task
 from engine.errors import UserError
-from engine.runtime import exit_process
-from engine.train.signals import EXIT_STOPPED, Stopped
+from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 
 Job = Callable[[Any], Any]
 _IN_PLACE = (
@@ -89,9 +88,7 @@ def guarded(job: Callable[[], Any]) -> int:
         print(str(stopped), file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
-        # A DataLoader worker passes an error on as the text of its whole traceback: the message comes last.
-        text = str(error).rpartition("engine.errors.UserError: ")[2].strip()
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,7 +13,7 @@ from engine import runtime
 from engine.config.compose import to_yaml
 from engine.config.instantiate import build, check_node, options, task_info
 from engine.config.options import DataOptions, TrainOptions
-from engine.contracts import TaskInfo
+from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders
@@ -36,7 +36,7 @@ class Training:
         resumes: whether the run folder is that of an earlier training.
         trainer: holds the task, the data and the runtime.
         notes: lines to read before it starts.
-        builder: what was left out of the data.
+        builder: knows what was left out of the data; None if files are read as they are.
         classes: of the data source.
     """
 
@@ -46,7 +46,7 @@ class Training:
     resumes: bool
     trainer: Trainer
     notes: list[str]
-    builder: DatasetBuilder
+    builder: DatasetBuilder | None
     classes: ClassMap
 
     def fit(self) -> None:
@@ -59,7 +59,8 @@ class Training:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
             write_json(self.run.classes, self.classes.to_dict())
-            self.builder.write(self.run.path)
+            if self.builder is not None:
+                self.builder.write(self.run.path)
             print("\n".join(self.notes))
         trainer.fit()
         if is_main:
@@ -103,9 +104,7 @@ def open_training(
         channels_last=settings.channels_last,
         deterministic=settings.deterministic,
     )
-    builder = DatasetBuilder.from_config(
-        config.data, runtime=here, resumed_from=run.skipped if resumes else None
-    )
+    builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
     torch.manual_seed(config.seed)
@@ -117,12 +116,12 @@ def open_training(
     frozen = freeze(config, task)
     here.place(task)
     data = DataLoaders(
-        train_set=builder.dataset(source, "train", augment, seed=config.seed, limit=config.data.limit),
-        eval_set=builder.dataset(source, config.data.split, task.eval_transform),
+        train_set=_dataset(source, builder, "train", augment, seed=config.seed, limit=config.data.limit),
+        eval_set=_dataset(source, builder, config.data.split, task.eval_transform),
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
-        extra_metrics=builder.skipped_counts,
+        extra_metrics=builder.skipped_counts if builder else {},
     )
     settings = settings.in_steps(len(data.train_set))
     trainer = Trainer(
@@ -136,7 +135,8 @@ def open_training(
     )
     if restores:
         started_from = trainer.restore()
-    notes = [*source.warnings, source.description, *builder.notes(), *task.notes(data.train_set), *frozen]
+    skipped = builder.notes() if builder else []
+    notes = [*source.warnings, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
         run=trainer.run,
@@ -147,6 +147,29 @@ def open_training(
         builder=builder,
         classes=source.classes,
     )
+
+
+def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
+    """What leaves out samples or caches pixels, if the options ask for it; else None."""
+    data = config.data
+    wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
+    if not wanted and (skipped is None or not skipped.exists()):
+        return None
+    return DatasetBuilder.from_config(data, runtime=here, resumed_from=skipped)
+
+
+def _dataset(
+    source: DataSource,
+    builder: DatasetBuilder | None,
+    split: str,
+    transform: Any,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Any:
+    if builder is None:
+        return source.dataset(split, transform, seed=seed)
+    return builder.dataset(source, split, transform, seed=seed, limit=limit)
 
 
 def validate(config: DictConfig) -> TrainOptions:

@@ -14,7 +14,8 @@ from torch import nn
 
 from engine.contracts import Batch, Evaluator, Task
 from engine.data.loader import WorkerKilled
-from engine.runtime import DeviceCopy, Runtime
+from engine.runtime import Runtime
+from engine.train.device_copy import DeviceCopy
 
 MAX_UNSCORED = 2
 """Batches that may be predicted and not yet scored: two, so that neither side waits for a slow moment."""

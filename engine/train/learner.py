@@ -15,8 +15,9 @@ from engine.contracts import Batch
 from engine.errors import UserError
 from engine.run import checkpoint
 from engine.run.checkpoint import Tensors
-from engine.runtime import DeviceCopy, Runtime
-from engine.train import optimizers
+from engine.runtime import Runtime
+from engine.train import optimization
+from engine.train.device_copy import DeviceCopy
 
 
 class StepResult(NamedTuple):
@@ -169,7 +170,7 @@ class Learner:
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a step changes: tensors, and plain data."""
-        moments, numbers = optimizers.state_tensors(self.model, self.optimizer)
+        moments, numbers = optimization.state_tensors(self.model, self.optimizer)
         tensors = checkpoint.prefixed("model", self.model.state_dict())
         tensors |= checkpoint.prefixed("optimizer", moments)
         if self.average is not None:
@@ -186,7 +187,7 @@ class Learner:
         weights = checkpoint.under("model", tensors)
         checkpoint.load_strict(self.model, weights)
         moments = checkpoint.under("optimizer", tensors)
-        optimizers.load_state(self.model, self.optimizer, moments, metadata["optimizer"])
+        optimization.load_state(self.model, self.optimizer, moments, metadata["optimizer"])
         if self.average is not None:
             averaged = checkpoint.under("ema", tensors)
             checkpoint.load_strict(self.average.model, averaged or weights)

@@ -23,13 +23,11 @@ from engine.io.progress import Progress
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.run.training_state import RunIdentity, TrainingState
-from engine.runtime import Runtime
+from engine.runtime import Runtime, Stopped, StopRequest
 from engine.train.evaluation import evaluate_unless_stopped
 from engine.train.learner import Learner, StepResult, step_seed
-from engine.train.optimizers import set_lr
+from engine.train.optimization import Schedule, set_lr
 from engine.train.run_log import RunLog, TrainingMonitor
-from engine.train.schedules import Schedule
-from engine.train.signals import Stopped, StopRequest
 
 _POSITIVE = ("steps", "epochs", "batch", "accumulate", "eval_every", "save_every", "log_every", "clip")
 

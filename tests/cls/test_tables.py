@@ -114,7 +114,7 @@ def test_the_recipe_is_the_papers():
     assert config.optimizer.lr == pytest.approx(
         0.1 * batch / 4096
     )  # "initial learning rate of 0.1, batch 4096"
-    assert config.optimizer._target_ == "engine.train.optimizers.rmsprop_tf"
+    assert config.optimizer._target_ == "engine.train.optimization.rmsprop_tf"
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-5)
     assert config.schedule.rate == pytest.approx(1 - 0.01)  # "decay rate of 0.01 every 3 epochs"
     assert config.schedule.every_steps == round(3 * 1281167 / batch)

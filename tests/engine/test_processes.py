@@ -19,10 +19,10 @@ from engine.config.launch import guarded
 from engine.data.loader import DataLoaders, WorkerKilled
 from engine.errors import UserError
 from engine.run import checkpoint
+from engine.runtime import EXIT_STOPPED, Stopped, StopRequest
 from engine.train import run_log
 from engine.train.evaluation import evaluate_unless_stopped
 from engine.train.learner import step_seed
-from engine.train.signals import EXIT_STOPPED, Stopped, StopRequest
 from tests.engine.processes import free_port, in_processes
 from tests.engine.toy import NoiseImages, make_trainer, weights
 
@@ -448,7 +448,7 @@ def test_a_second_request_ends_the_process_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # The same request, passed on by a terminal and by torchrun.
         assert request.signal == "SIGTERM"
-        monkeypatch.setattr("engine.train.signals.ONE_REQUEST_S", 0.0)
+        monkeypatch.setattr("engine.runtime.ONE_REQUEST_S", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         os._exit(0)

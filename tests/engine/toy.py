@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from engine.data.loader import DataLoaders, SampleKey, sample_seed
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
-from engine.train import optimizers, schedules
+from engine.train import optimization
 from engine.train.trainer import Trainer, TrainerOptions
 
 CPU = Runtime(torch.device("cpu"))
@@ -126,9 +126,9 @@ class Accuracy:
 
 
 OPTIMIZERS = {
-    "sgd": lambda model: optimizers.sgd(model, lr=0.2, weight_decay=1e-3),
-    "adamw": lambda model: optimizers.adamw(model, lr=0.02),
-    "rmsprop_tf": lambda model: optimizers.rmsprop_tf(model, lr=0.01, weight_decay=1e-3),
+    "sgd": lambda model: optimization.sgd(model, lr=0.2, weight_decay=1e-3),
+    "adamw": lambda model: optimization.adamw(model, lr=0.02),
+    "rmsprop_tf": lambda model: optimization.rmsprop_tf(model, lr=0.01, weight_decay=1e-3),
 }
 
 
@@ -156,7 +156,7 @@ def make_trainer(
         options=resolved,
         task=task,
         optimizer=OPTIMIZERS[optimizer](task.model),
-        schedule=schedules.poly(steps=resolved.steps, warmup_steps=2),
+        schedule=optimization.poly(steps=resolved.steps, warmup_steps=2),
         runtime=runtime,
         run=RunFolder(folder),
         data=DataLoaders(

@@ -44,7 +44,9 @@ def test_without_extend_neither_its_files_nor_its_code_are_there(folder):
     with pytest.raises(UserError, match="schedule=sawtooth: no such option"):
         compose.compose_config("train", ["schedule=sawtooth"])
     node = {"_target_": "saw_ext.schedules.sawtooth"}
-    with pytest.raises(UserError, match=r"configs may only build .*for code of your own give extend=<its folder>"):
+    with pytest.raises(
+        UserError, match=r"configs may only build .*for code of your own give extend=<its folder>"
+    ):
         instantiate.check(node, "schedule")
 
 

@@ -11,10 +11,10 @@ import torch
 
 from engine.errors import UserError
 from engine.run import checkpoint
+from engine.runtime import Stopped
 from engine.train import run_log
 from engine.train.learner import Learner
 from engine.train.run_log import RunLog
-from engine.train.signals import Stopped
 from tests.engine.toy import OPTIMIZERS, Accuracy, make_trainer, weights
 
 RATES = ("time", "images_per_s", "data_wait")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.train import optimizers
+from engine.train import optimization
 
 LR, DECAY, MOMENTUM, EPS, WEIGHT_DECAY = 0.05, 0.9, 0.9, 1e-3, 0.01
 
@@ -42,7 +42,7 @@ def test_rmsprop_tf_is_tensorflows(weight_decay):
         LR * 0.8**step for step in range(8)
     ]  # A rate that changes: it is inside of TensorFlow's momentum.
     parameter = nn.Parameter(torch.tensor(start))
-    optimizer = optimizers.RMSpropTF(
+    optimizer = optimization.RMSpropTF(
         [parameter], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS, weight_decay=weight_decay
     )
     expected = tensorflow_rmsprop(start, grads, rates, weight_decay)
@@ -52,7 +52,7 @@ def test_rmsprop_tf_is_tensorflows(weight_decay):
 def test_rmsprop_tf_is_not_torchs():
     start, grads, rates = np.linspace(-1, 1, 6), gradients(8), [LR] * 8
     ours, theirs = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor(start))
-    optimizer = optimizers.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
+    optimizer = optimization.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
     torchs = torch.optim.RMSprop([theirs], lr=LR, alpha=DECAY, momentum=MOMENTUM, eps=EPS)
     difference = run(optimizer, ours, grads, rates) - run(torchs, theirs, grads, rates)
     assert np.abs(difference).max() > 0.1
@@ -60,7 +60,7 @@ def test_rmsprop_tf_is_not_torchs():
 
 def test_rmsprop_tf_refuses_nonsense():
     with pytest.raises(ValueError, match="decay and momentum must be in"):
-        optimizers.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, decay=1.0)
+        optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, decay=1.0)
 
 
 class Model(nn.Module):
@@ -78,7 +78,7 @@ def by_name(model, groups):
 
 def test_norms_and_biases_are_not_decayed():
     model = Model()
-    assert by_name(model, optimizers.parameter_groups(model, 0.1, 0.5)) == {
+    assert by_name(model, optimization.parameter_groups(model, 0.1, 0.5)) == {
         "backbone.0.weight": (0.1, 0.5),
         "backbone.0.bias": (0.1, 0.0),
         "backbone.1.weight": (0.1, 0.0),
@@ -90,13 +90,15 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_norms_and_biases_can_be_decayed():
     model = Model()
-    groups = optimizers.parameter_groups(model, 0.1, 0.5, decay_norm_and_bias=True)
+    groups = optimization.parameter_groups(model, 0.1, 0.5, decay_norm_and_bias=True)
     assert set(by_name(model, groups).values()) == {(0.1, 0.5)}
 
 
 def test_lr_factors_go_by_name_and_the_first_counts():
     model = Model()
-    groups = optimizers.parameter_groups(model, 1.0, 0.0, lr_factors={"backbone.0.*": 0.5, "backbone.*": 0.1})
+    groups = optimization.parameter_groups(
+        model, 1.0, 0.0, lr_factors={"backbone.0.*": 0.5, "backbone.*": 0.1}
+    )
     rates = {name: lr for name, (lr, _) in by_name(model, groups).items()}
     assert rates["backbone.0.weight"] == 0.5
     assert rates["backbone.1.weight"] == 0.1
@@ -105,17 +107,17 @@ def test_lr_factors_go_by_name_and_the_first_counts():
 
 def test_a_pattern_without_parameters_is_an_error():
     with pytest.raises(ValueError, match=r"lr_factors: \['bakbone.\*'\] match no parameter"):
-        optimizers.sgd(Model(), lr=0.1, lr_factors={"bakbone.*": 0.1})
+        optimization.sgd(Model(), lr=0.1, lr_factors={"bakbone.*": 0.1})
 
 
 def test_negative_rates_are_an_error():
     with pytest.raises(ValueError, match="must not be negative"):
-        optimizers.adamw(Model(), lr=-0.1)
+        optimization.adamw(Model(), lr=-0.1)
 
 
 def test_set_lr_keeps_the_factors():
     model = Model()
-    optimizer = optimizers.sgd(model, lr=2.0, lr_factors={"backbone.*": 0.1})
-    assert optimizers.set_lr(optimizer, 0.25) == 0.5
-    assert optimizers.set_lr(optimizer, 0.5) == 1.0
+    optimizer = optimization.sgd(model, lr=2.0, lr_factors={"backbone.*": 0.1})
+    assert optimization.set_lr(optimizer, 0.25) == 0.5
+    assert optimization.set_lr(optimizer, 0.5) == 1.0
     assert {group["lr"] for group in optimizer.param_groups} == {1.0, 0.1}

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from engine.train import schedules
+from engine.train import optimization
 
 
 def test_poly_is_deeplabs():
-    factor = schedules.poly(steps=100, power=0.9)
+    factor = optimization.poly(steps=100, power=0.9)
     assert factor(0) == 1.0
     assert factor(50) == pytest.approx(0.5358867312681466)  # 0.5 ** 0.9
     assert factor(99) == pytest.approx(0.01**0.9)
@@ -16,12 +16,12 @@ def test_poly_is_deeplabs():
 
 
 def test_poly_ends_at_end():
-    factor = schedules.poly(steps=10, power=1.0, end=0.2)
+    factor = optimization.poly(steps=10, power=1.0, end=0.2)
     assert [factor(step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.6, 0.2])
 
 
 def test_cosine_goes_through_its_middle():
-    factor = schedules.cosine(steps=110, warmup_steps=10, warmup_factor=0.5)
+    factor = optimization.cosine(steps=110, warmup_steps=10, warmup_factor=0.5)
     assert factor(0) == 0.5
     assert factor(5) == pytest.approx(0.75)
     assert factor(10) == 1.0
@@ -33,17 +33,20 @@ def test_cosine_goes_through_its_middle():
 
 def test_exponential_falls_in_stairs():
     # Section 6.1.1 of the paper: 0.01 every 3 epochs.
-    factor = schedules.exponential(steps=100, rate=0.5, every_steps=10)
+    factor = optimization.exponential(steps=100, rate=0.5, every_steps=10)
     assert [factor(step) for step in (0, 9, 10, 29, 30)] == [1.0, 1.0, 0.5, 0.25, 0.125]
 
 
 def test_constant_after_a_linear_warm_up():
-    factor = schedules.constant(steps=10, warmup_steps=4, warmup_factor=0.2)
+    factor = optimization.constant(steps=10, warmup_steps=4, warmup_factor=0.2)
     assert [factor(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
 def test_warm_up_multiplies_the_decay():
-    plain, warm = schedules.poly(steps=100), schedules.poly(steps=100, warmup_steps=10, warmup_factor=0.0)
+    plain, warm = (
+        optimization.poly(steps=100),
+        optimization.poly(steps=100, warmup_steps=10, warmup_factor=0.0),
+    )
     assert warm(0) == 0.0
     assert warm(5) == pytest.approx(plain(5) / 2)
     assert warm(10) == plain(10)
@@ -52,13 +55,13 @@ def test_warm_up_multiplies_the_decay():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schedules.poly(steps=0), "steps must be at least 1"),
-        (lambda: schedules.poly(steps=9, power=0), "power must be positive"),
-        (lambda: schedules.poly(steps=9, end=2), "end is a factor"),
-        (lambda: schedules.cosine(steps=9, warmup_steps=-1), "warmup_steps must be >= 0"),
-        (lambda: schedules.constant(steps=9, warmup_factor=1.5), r"warmup_factor in \[0, 1\]"),
-        (lambda: schedules.exponential(steps=9, every_steps=0), "every_steps must be >= 1"),
-        (lambda: schedules.exponential(steps=9, every_steps=1, rate=1.1), "rate in"),
+        (lambda: optimization.poly(steps=0), "steps must be at least 1"),
+        (lambda: optimization.poly(steps=9, power=0), "power must be positive"),
+        (lambda: optimization.poly(steps=9, end=2), "end is a factor"),
+        (lambda: optimization.cosine(steps=9, warmup_steps=-1), "warmup_steps must be >= 0"),
+        (lambda: optimization.constant(steps=9, warmup_factor=1.5), r"warmup_factor in \[0, 1\]"),
+        (lambda: optimization.exponential(steps=9, every_steps=0), "every_steps must be >= 1"),
+        (lambda: optimization.exponential(steps=9, every_steps=1, rate=1.1), "rate in"),
     ],
 )
 def test_bad_options_are_refused(make, message):
