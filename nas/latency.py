@@ -11,7 +11,7 @@ from deploy.latency_table.layer_timing import RUNTIMES, Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from deploy.timing.machine import cpu_model
-from engine.data.preprocessing import as_size
+from engine.data.preprocessing import Size, as_size
 from engine.errors import UserError
 from nas.candidates import LogLine
 from nas.task_trainer import TaskTrainer
@@ -60,8 +60,7 @@ def network_latency(
     path = folder / TABLE_FILE
     table = combined_table(path, Path(options.latency) if options.latency else None)
     measure = _measurer(options, table)
-    size = options.size or (table.about.get("size") if table else None)
-    size = as_size("size", list(size) if size is not None else trainer.input_size())
+    size = _size(options, table) or trainer.input_size()
     if table is None:
         assert measure is not None
         table = LatencyTable(about=provenance(measure, size))
@@ -91,6 +90,18 @@ def combined_table(own: Path, other: Path | None) -> LatencyTable | None:
             raise UserError(f"{own}: has other latencies than {other}; choose another out=")
         table.entries = {**table.entries, **entries}
     return table
+
+
+def _size(options: LatencyOptions, table: LatencyTable | None) -> Size | None:
+    """(height, width) that the options or the table give."""
+    if options.size is not None:
+        return as_size("size", list(options.size))
+    if table is None or table.about.get("size") is None:
+        return None
+    try:
+        return as_size("size", table.about["size"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the latency table has an invalid size: {error}; give size=[height,width]") from None
 
 
 def _measurer(options: LatencyOptions, table: LatencyTable | None) -> Measurer | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.config.options import Checkpoint
 from nas.executors import ExecutorOptions
@@ -36,8 +37,24 @@ class SearchOptions(LatencyOptions, ExecutorOptions):
         LatencyOptions.__post_init__(self)
         ExecutorOptions.__post_init__(self)
         self.trial_options(default_lr_factor=1.0)
+        if not isinstance(self.method, NetAdaptSearch | MnasSearch):
+            name = type(self.method).__name__  # type: ignore[unreachable]
+            raise ValueError(f"method must be NetAdaptSearch or MnasSearch, got {name}")
 
     def trial_options(self, *, default_lr_factor: float) -> TrialOptions:
-        """How candidates are trained, if `lr_factor` is not set with the method's own factor."""
+        """How candidates are trained; `default_lr_factor` is used if `lr_factor` is not set."""
         lr_factor = default_lr_factor if self.lr_factor is None else self.lr_factor
         return TrialOptions(held_out=self.held_out, lr_factor=lr_factor, device=self.device)
+
+    def identity(self, trials: TrialOptions, size: Sequence[int]) -> dict[str, Any]:
+        """What trials depend on besides the method, and so must be the same for a search to resume.
+
+        size: (height, width) that latency counts at.
+        """
+        return {
+            "training": list(self.overrides),
+            "held_out": trials.held_out,
+            "lr_factor": trials.lr_factor,
+            "seed": self.seed,
+            "size": list(size),
+        }

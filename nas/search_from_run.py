@@ -43,7 +43,9 @@ def search_from_run(options: SearchOptions, method: NetAdaptSearch) -> None:
     out = run_folder.make(Path(options.out or Path(options.run) / f"netadapt-{method.budget}"))
     trainer = factory()
     latency = network_latency(options, trainer, out, trainer.taps(trainer.spec), log)
-    history = SearchHistory(out / "history.jsonl", identity=_identity(options, factory, latency, method))
+    run = {"run": factory.run, "checkpoint": options.checkpoint}
+    identity = {**run, **options.identity(factory.trials, latency.size), "method": vars(method)}
+    history = SearchHistory(out / "history.jsonl", identity=identity)
     log(f"{'resuming' if history.resumes else 'history:'} {history.path}")
     result = method.search(
         factory,
@@ -74,22 +76,6 @@ def _factory(options: SearchOptions, run: str) -> RunTrainerFactory:
         checkpoint=options.checkpoint,
         trials=options.trial_options(default_lr_factor=0.1),
     )
-
-
-def _identity(
-    options: SearchOptions, factory: RunTrainerFactory, latency: NetworkLatency, method: NetAdaptSearch
-) -> dict[str, Any]:
-    """What must be the same for a search to resume."""
-    return {
-        "run": factory.run,
-        "checkpoint": options.checkpoint,
-        "training": list(factory.overrides),
-        "held_out": factory.trials.held_out,
-        "lr_factor": factory.trials.lr_factor,
-        "seed": options.seed,
-        "size": list(latency.size),
-        "method": vars(method),
-    }
 
 
 def _save_networks(

@@ -33,14 +33,7 @@ def search_from_scratch(options: SearchOptions, method: MnasSearch) -> None:
     default = run_folder.default_path(trainer.info.name, f"search-{strategy}")
     out = run_folder.make(Path(options.out or default))
     latency = network_latency(options, trainer, out, trainer.taps, log)
-    identity = {
-        "training": list(factory.overrides),
-        "held_out": trials.held_out,
-        "lr_factor": trials.lr_factor,
-        "seed": options.seed,
-        "size": list(latency.size),
-        "method": method.identity(),
-    }
+    identity = {**options.identity(trials, latency.size), "method": method.identity()}
     history = SearchHistory(out / "history.jsonl", identity=identity)
     log(f"{'resuming' if history.resumes else 'history:'} {history.path}")
     result = method.search(

@@ -17,10 +17,10 @@ Examples:
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 from engine.config.launch import launch
-from nas.mnas.command import search_from_scratch
 from nas.mnas.search import MnasSearch
-from nas.netadapt.command import search_from_run
 from nas.options import SearchOptions
+from nas.search_from_run import search_from_run
+from nas.search_from_scratch import search_from_scratch
 
 
 def search(options: SearchOptions) -> None:

@@ -50,11 +50,12 @@ def write_netadapt_report(
     """
     draw_trajectory(folder / "trajectory.png", result, metric=metric, trials=trials, other_runs=other_runs)
     seed, final = result.seed, result.final
+    failed = sum(row["status"] != "done" for row in trials)
     parts = [
         "# NetAdapt",
         f"{final.latency_ms / seed.latency_ms:.1%} of the seed's latency by the table. {metric} on the "
-        f"samples held out from train: {final.score:.4f}, the seed's {seed.score:.4f}. {len(trials)} trials, "
-        f"{sum(row['status'] != 'done' for row in trials)} of them failed.",
+        f"samples held out from train: {final.score:.4f}, the seed's {seed.score:.4f}. "
+        f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}, {failed} failed.",
         "![trajectory](trajectory.png)",
         "## Steps",
         networks_table(result.trajectory, seed, metric),
