@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.export.module import check_format
+from deploy import formats
 from deploy.quantize.quantizer import check_quantizable
 from deploy.timing import machine
 from deploy.timing.latency import Rounds
@@ -17,7 +17,7 @@ from engine.errors import UserError, nearest
 
 
 class Budget:
-    """How far a file may differ from PyTorch; None: by default, see `deploy.export.run`.
+    """How far a file may differ from PyTorch; None: the default, see `deploy.export.export_run`.
 
     Args:
         max_difference: of an output.
@@ -31,11 +31,12 @@ class Budget:
     def __init__(
         self, *, max_difference: float | None = None, agreement: float | None = None, **metrics: float | None
     ) -> None:
+        # The configuration does not check the types of a constructor with `**metrics`.
+        for name, value in {"max_difference": max_difference, "agreement": agreement, **metrics}.items():
+            if value is not None and type(value) not in (int, float):
+                raise ValueError(f"{name} must be a number, got {value!r}")
         self.max_difference, self.agreement = max_difference, agreement
         self.metrics = {name: points for name, points in metrics.items() if points is not None}
-        for name, points in self.metrics.items():
-            if type(points) not in (int, float):
-                raise ValueError(f"{name} must be a number, got {points!r}")
 
     def points(self, metric: str) -> float | None:
         """The points of `metric` that may be lost.
@@ -116,7 +117,7 @@ class ExportOptions(RunOptions):
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch", "images", "threads")
-        check_format(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
+        formats.check(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
         if self.precision == "int8":
             check_quantizable(self.format)
         tunable = (self.precision, self.format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)

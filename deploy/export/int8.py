@@ -14,8 +14,8 @@ from deploy.export.golden import write_golden
 from deploy.export.job import ExportJob
 from deploy.export.samples import Sample
 from deploy.formats import open_session
+from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.qat import fine_tune, write_openvino
-from deploy.quantize.quantizer import open_quantizer
 from deploy.quantize.report_card import ReportCard
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds

@@ -48,7 +48,7 @@ def export_module(
         UserError: if the format is unknown or does not have the option, if a library is not installed, if the
             network cannot have a dynamic size, or if the file cannot be written.
     """
-    check_format(format, precision=precision, dynamic=dynamic_batch or dynamic_size)
+    formats.check(format, precision=precision, dynamic=dynamic_batch or dynamic_size)
     texts = {
         **metadata,
         **describe_graph(
@@ -74,17 +74,3 @@ def export_module(
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another out=") from None
     return path
-
-
-def check_format(format: str, *, precision: str, dynamic: bool) -> None:
-    """Raises: UserError if the format is unknown, or cannot store `precision` or leave a size open."""
-    chosen = formats.find(format)
-    if precision not in chosen.WEIGHT_PRECISIONS:
-        able = [name for name in formats.BUILT_IN if precision in formats.find(name).WEIGHT_PRECISIONS]
-        if not able:
-            raise UserError(f"precision must be fp32 or fp16, got {precision!r}")
-        raise UserError(f"precision={precision} is for format={' and format='.join(able)}, not {format}")
-    if dynamic and not chosen.DYNAMIC:
-        raise UserError(
-            f"format={format}: its files have a fixed number and size of images; give dynamic=none"
-        )

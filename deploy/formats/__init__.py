@@ -88,6 +88,18 @@ def find(name: str, *, key: str = "format") -> Format:
     return module
 
 
+def check(name: str, *, precision: str, dynamic: bool) -> None:
+    """Raises: UserError if there is no such format, or it cannot store `precision` or leave a size open."""
+    format = find(name)
+    if precision not in format.WEIGHT_PRECISIONS:
+        able = [other for other in BUILT_IN if precision in find(other).WEIGHT_PRECISIONS]
+        if not able:
+            raise UserError(f"precision must be fp32 or fp16, got {precision!r}")
+        raise UserError(f"precision={precision} is for format={' and format='.join(able)}, not {name}")
+    if dynamic and not format.DYNAMIC:
+        raise UserError(f"format={name}: its files have a fixed number and size of images; give dynamic=none")
+
+
 def of_file(path: Path) -> Format:
     """The format of a file, by its suffix.
 

@@ -123,6 +123,10 @@ def test_a_file_with_detections_goes_through_the_tools(tmp_path):
         (["precision=int4"], "precision must be one of fp32, fp16, int8"),
         (["budget.map=1", "input=/nowhere"], "budget.map: this task is scored by miou; give budget.miou"),
         (["budget.miou=half", "input=/nowhere"], "budget.miou must be a number, got 'half'"),
+        (["budget.agreement=half"], "budget.agreement must be a number, got 'half'"),
+        (["+budget.pck=1"], "budget.pck: this task is scored by miou; give budget.miou"),
+        (["format=litert", "dynamic=size"], "format=litert: its files have a fixed number and size"),
+        (["qat.lr=0"], "qat.lr must be above 0, got 0"),
         (["fromat=onnx"], "fromat"),
     ],
 )

@@ -10,8 +10,9 @@ from torch import nn
 
 from deploy.export.module import export_module
 from deploy.formats import find, open_session
+from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.fallback import fall_back
-from deploy.quantize.quantizer import layer_name, open_quantizer
+from deploy.quantize.quantizer import layer_name
 from deploy.quantize.sensitivity import MAX_SNR_DB, sensitivities, snr_db
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds

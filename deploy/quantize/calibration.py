@@ -1,0 +1,56 @@
+"""A file in 8 bits, made from an exported float file after training.
+
+The file's own graph is quantized, not the network's Python: `deploy.quantize.onnx` and
+`deploy.quantize.openvino` know how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.formats import open_session
+from deploy.quantize.onnx import OnnxQuantizer
+from deploy.quantize.openvino import OpenVinoQuantizer
+from deploy.quantize.quantizer import Quantizer, check_quantizable
+from engine.errors import UserError
+
+
+def open_quantizer(
+    source: Path,
+    images: Sequence[NDArray[Any]],
+    *,
+    format: str,
+    per_channel: bool = True,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+) -> Quantizer:
+    """Calibrate an exported float file.
+
+    Args:
+        source: `.onnx`, or `.xml` with its `.bin`.
+        images: [3, h, w] each, as the file takes them; the ranges of activations are measured on these.
+        format: one of `FORMATS`.
+        per_channel: a scale for each output channel of a layer's weights; False: one for the whole layer,
+            which makes MobileNetV3 collapse (the option exists to show that).
+        weights: PyTorch's, by name; layers of a file without names are named after these.
+
+    Raises:
+        UserError: if the format cannot be quantized, if there are no images, if a library is not installed,
+            or if the file has no layer to quantize.
+    """
+    check_quantizable(format)
+    if not images:
+        raise UserError("calibration needs images; set calibration.images to at least 1")
+    count = open_session(source).shape[0] or 1
+    batches = [np.repeat(image[None], count, axis=0) for image in images]
+    if format == "onnx":
+        quantizer: Quantizer = OnnxQuantizer(source, batches, per_channel=per_channel)
+    else:
+        quantizer = OpenVinoQuantizer(source, batches, per_channel=per_channel, weights=weights)
+    if not quantizer.layers:
+        raise UserError(f"{source}: has no layer that can be quantized")
+    return quantizer
