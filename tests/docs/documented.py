@@ -3,7 +3,7 @@
 import ast
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +14,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 TOOLS = sorted(ROOT.glob("tools/*.py"))
+BENCHMARKS = sorted(path for path in ROOT.glob("benchmarks/**/*.py") if path.name != "__init__.py")
 EXPERIMENTS = sorted(ROOT.glob("conf/experiment/*/*.yaml"))
 HEADER_FIELDS = ("Paper", "Command", "Hardware", "Time", "Expected", "Obtained")
 
@@ -30,10 +31,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command as it is printed; placeholders such as <run folder> are replaced by made-up names."""
+    """One command as it is printed; placeholders such as <run folder> are replaced by made-up names.
+
+    `is_fragment`: it is part of a sentence and leaves out what every command needs, such as `run=`.
+    """
 
     words: tuple[str, ...]
     source: str
+    is_fragment: bool = False
 
     def __str__(self) -> str:
         return f"{self.source}: {shlex.join(self.words)}"
@@ -66,13 +71,14 @@ def page_commands(page: Path) -> list[Command]:
         for offset, line in _joined(block.text):
             commands += split_line(line, f"{page.relative_to(ROOT)}:{block.line + offset}")
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-        for code in re.findall(r"`(python (?:tools|benchmarks)/[^`]+)`", line):
-            commands += split_line(code, f"{page.relative_to(ROOT)}:{number}")
+        for code in re.findall(r"`(?:python )?((?:tools|benchmarks)/[\w/]+\.py [^`]+)`", line):
+            source = f"{page.relative_to(ROOT)}:{number}"
+            commands += [replace(part, is_fragment=True) for part in split_line(f"python {code}", source)]
     return commands
 
 
 def help_commands(tool: Path) -> list[Command]:
-    """The examples in a tool's --help text: a command, and two or more spaces before what it does."""
+    """The examples in the --help text of a script: a command, two or more spaces, and what it does."""
     text = ast.get_docstring(ast.parse(tool.read_text(encoding="utf-8"))) or ""
     commands: list[Command] = []
     typed: list[str] = []
@@ -107,7 +113,7 @@ def header(experiment: Path) -> dict[str, str]:
 def all_commands() -> list[Command]:
     """Every command that the project prints for people to type."""
     commands = [command for page in PAGES for command in page_commands(page)]
-    commands += [command for tool in TOOLS for command in help_commands(tool)]
+    commands += [command for script in [*TOOLS, *BENCHMARKS] for command in help_commands(script)]
     for path in EXPERIMENTS:
         commands += split_line(header(path).get("Command", ""), str(path.relative_to(ROOT)))
     return commands

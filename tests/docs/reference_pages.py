@@ -62,7 +62,7 @@ def _tool(tool: Path) -> str:
         " ".join(summary.split()),
         f"```text\n{_dedented(usage)}\n```",
         f"```bash\n{_commented(examples)}\n```",
-        _table(_keys(path)),
+        _table(keys_of(path)),
     ]
     if tool.stem == "train":
         shown.append("Groups and their keys: [configuration keys](configuration-keys.md).")
@@ -91,7 +91,7 @@ def _group(group: Path) -> str:
     parts = [f"## {group.name}"]
     if group.name == "data":
         loader = CONF / "loader" / "default.yaml"
-        parts += ["### All data", _comment(loader), _table(_keys(loader))]
+        parts += ["### All data", _comment(loader), _table(keys_of(loader))]
     if group.name == "method":
         parts.append("For `tools/search.py` only.")
     files = sorted(
@@ -102,7 +102,7 @@ def _group(group: Path) -> str:
         of_task = f" ({TASKS.get(task, task)})" if task else ""
         common = path.stem.startswith("_")
         title = f"All data of {TASKS[task]}" if common else f"`{group.name}={path.stem}`{of_task}"
-        parts += [f"### {title}", _comment(path), _table(_keys(path))]
+        parts += [f"### {title}", _comment(path), _table(keys_of(path))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -128,7 +128,7 @@ def _comment(path: Path) -> str:
     return " ".join(lines)
 
 
-def _keys(path: Path) -> list[tuple[str, str, str]]:
+def keys_of(path: Path) -> list[tuple[str, str, str]]:
     """(key, value, comment) of each key that a YAML file sets."""
     rows = []
     parents: list[tuple[int, str]] = []

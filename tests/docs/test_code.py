@@ -1,0 +1,134 @@
+"""Python code, and keys named in sentences, in the README and the docs."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from engine.config.overrides import by_task, groups, top_keys
+from tests.docs import reference_pages
+from tests.docs.documented import PAGES, ROOT, TOOLS, blocks
+from tests.tools.commands import run
+
+PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+OURS = ("mobilenet_dense", "engine", "backbones", "seg", "det", "cls", "deploy", "nas", "streets")
+
+
+def name_of(value):
+    page = getattr(value, "page", value)
+    return f"{page.relative_to(ROOT)}:{value.line}" if hasattr(value, "line") else str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=name_of)
+def test_python_blocks_import_what_exists(block):
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name), f"{node.module} has no {name.name}"
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "mobilenet_dense":
+            assert hasattr(importlib.import_module("mobilenet_dense"), node.attr)
+
+
+def test_the_network_of_the_guide(capsys):
+    """It prints the counts of Table 7, row 8: 1.51M parameters."""
+    (block,) = (block for block in PYTHON if block.page.name == "networks.md")
+    exec(block.text, {})
+    assert re.search(r"^total +1,507,198 ", capsys.readouterr().out, re.MULTILINE)
+
+
+SMALL = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1", "trainer.steps=2",
+         "data.source.size=[64,128]", "trainer.batch=2", "trainer.device=cpu", "data.workers=0", "samples=0",
+         "trainer.tensorboard=false"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "output"),
+    [
+        ("seg", ["data.crop=[64,96]"], ["output=argmax", "full_size=true", "data.eval_size=[64,128]"]),
+        ("det", ["data.size=[64,128]"], ["output=detections", "budget.agreement=0"]),
+    ],
+)
+def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):
+    """It prints what the run itself predicts for the same image."""
+    (script,) = (block.text for block in PYTHON if block.text.startswith("# pi.py"))
+    (tmp_path / "pi.py").write_text(script)
+    image = np.random.default_rng(0).integers(0, 255, (96, 160, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), image)
+    run("train", f"task={task}", *options, *SMALL, "run=trained", cwd=tmp_path)
+    run("export", "run=trained", "images=1", *output, cwd=tmp_path)
+    model = "trained/export/onnx-fp32/model.onnx"
+    same_size = [option for option in output if option.startswith("data.")]
+    run(
+        "predict",
+        "run=trained",
+        "input=photo.png",
+        f"artifact={model}",
+        "device=cpu",
+        *same_size,
+        cwd=tmp_path,
+    )
+    (summary,) = json.loads((tmp_path / "trained" / "predict" / "summary.json").read_text())["files"]
+    done = subprocess.run(
+        [sys.executable, "pi.py", model, "photo.png"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\d+\.\d ms$", done.stdout, re.MULTILINE)
+    printed = dict(re.findall(r"^(.+?):? (\S+)%$", done.stdout, re.MULTILINE))
+    if task == "seg":  # the file's label map is resized to the image by the tool only
+        for name, share in summary["classes"].items():
+            assert float(printed.get(name, 0)) == pytest.approx(100 * share, abs=3)
+
+
+def known_keys():
+    """Every key that some tool or some option of a group sets."""
+    keys = {key for tool in TOOLS for key in top_keys(tool.stem)}
+    for path in reference_pages.CONF.rglob("*.yaml"):
+        group = path.relative_to(reference_pages.CONF).parts[0]
+        in_root = path.parent == reference_pages.CONF or "@package _global_" in path.read_text(
+            encoding="utf-8"
+        )
+        for key, _, _ in reference_pages.keys_of(path):
+            keys.add(key if in_root else f"{group}.{key}")
+            keys.add(f"data.{key}" if group == "loader" else key)
+    prefixes = {key.rpartition(".")[0] for key in keys}
+    return keys | prefixes
+
+
+NOT_KEYS = ("extend", "key", "group", "group.key")
+OF_PAGES = ("tiny", "fcn", "two_maps", "resnet18", "labelme", "brightness")
+"""Options that a page of docs/extend adds."""
+
+
+def option_exists(group, option):
+    for tool in TOOLS:
+        known = groups(tool.stem)
+        names = known.get(group, [])
+        short = [name for listed in by_task(group, names).values() for name in listed]
+        if option in (*names, *short):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_keys_in_sentences_exist(page):
+    """`trainer.epochs=60` in a sentence or a table names a key that there is, and an option that there is."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    known, wrong = known_keys(), []
+    all_groups = {group for tool in TOOLS for group in groups(tool.stem)}
+    for code in re.findall(r"`'?([a-z_]+(?:\.\w+)*=[^`]*)`", text):
+        for key, value in re.findall(r"(?:^| )'?\+?([a-z_][\w.]*)=(\S*)", code):
+            if key in all_groups:
+                is_name = re.fullmatch(r"\w[\w/]*", value)
+                if is_name and value not in ("null", *OF_PAGES) and not option_exists(key, value):
+                    wrong.append(f"{key}={value}")
+            elif key not in known and key not in NOT_KEYS:
+                wrong.append(key)
+    assert not wrong
