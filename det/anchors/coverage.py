@@ -1,7 +1,7 @@
 """How well the anchors cover the objects of a split at an input size, reported before training."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,11 +9,8 @@ from torch import Tensor
 
 from det.anchors.matcher import Matcher
 from det.boxes import areas, pairwise_iou
+from det.data.dataset import DetectionSplit
 from engine.io.files import evenly_spaced
-
-if TYPE_CHECKING:
-    from det.data.dataset import DetectionSplit
-
 
 TINY = 8.0
 """Pixels. An object with a shorter side (square root of its area) is smaller than a cell of the finest
@@ -46,7 +43,7 @@ class Coverage(NamedTuple):
 
 
 def anchor_coverage(
-    split: "DetectionSplit", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> Coverage | None:
     """The coverage of the objects in evenly spread images; None if there are no objects.
 
@@ -78,7 +75,7 @@ def anchor_coverage(
 
 
 def anchor_report(
-    split: "DetectionSplit", anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> list[str]:
     """One line with the coverage, and one with the remedy if many objects are hard to learn."""
     coverage = anchor_coverage(split, anchors, input_size, matcher)
@@ -104,7 +101,7 @@ def anchor_report(
     return lines
 
 
-def _sample_objects(split: "DetectionSplit") -> list[Tensor]:
+def _sample_objects(split: DetectionSplit) -> list[Tensor]:
     """Boxes [M, 4] as fractions of the image, of evenly spread images with objects."""
     counts = np.diff(split.offsets)
     owners = np.repeat(np.arange(len(counts)), counts)

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from det.eval.average_precision import mean
+from det.eval.evaluator import DetectionEvaluator
 from det.eval.true_positives import IGNORED_MATCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from det.eval.evaluator import DetectionEvaluator
-
 
 _MAX_NAMED_CURVES = 12  # more cannot be told apart
 
 
-def save_charts(evaluator: "DetectionEvaluator", path: str | Path) -> None:
+def save_charts(evaluator: DetectionEvaluator, path: str | Path) -> None:
     """Write an image with three charts: the precision-recall curves of the classes at IoU .5, their means at
     each IoU threshold, and a histogram of the scores."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,7 +32,7 @@ def save_charts(evaluator: "DetectionEvaluator", path: str | Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _plot_classes(axes: "Axes", evaluator: "DetectionEvaluator") -> None:
+def _plot_classes(axes: "Axes", evaluator: DetectionEvaluator) -> None:
     """With names for all classes or, if there are too many, for those with the lowest and highest AP."""
     curves, classes = evaluator.curves.precision[0, :, :, 0, -1], evaluator.classes
     scored = sorted(
@@ -52,7 +51,7 @@ def _plot_classes(axes: "Axes", evaluator: "DetectionEvaluator") -> None:
     _label_axes(axes, "classes at IoU .5 (AP50 %)", legend=title)
 
 
-def _plot_means(axes: "Axes", evaluator: "DetectionEvaluator") -> None:
+def _plot_means(axes: "Axes", evaluator: DetectionEvaluator) -> None:
     curves = evaluator.curves.precision[:, :, :, 0, -1]
     present = ~np.isnan(curves[0, 0])
     if present.any():
@@ -73,7 +72,7 @@ def _label_axes(axes: "Axes", title: str, *, legend: str | None = None) -> None:
         axes.legend(fontsize=7, title_fontsize=7, title=legend, loc="best", framealpha=0.7)
 
 
-def _plot_scores(axes: "Axes", evaluator: "DetectionEvaluator") -> None:
+def _plot_scores(axes: "Axes", evaluator: DetectionEvaluator) -> None:
     scores, matches = evaluator.detections[:, 5], evaluator.matches
     right, wrong = scores[matches >= 0], scores[(matches < 0) & (matches != IGNORED_MATCH)]
     bins = np.linspace(0, 1, 41)

@@ -8,22 +8,19 @@ difficult are neither hits nor misses. All numbers equal those of pycocotools (`
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from det.boxes import Detections
+from det.data.dataset import DetectionSplit
 from det.eval import average_precision
 from det.eval.average_precision import Curves, Objects
 from det.eval.results_table import results_table
 from det.eval.true_positives import OperatingPoint, best_threshold, image_scores, match_detections
 from engine.data.class_map import ClassMap
-
-if TYPE_CHECKING:
-    from det.data.dataset import DetectionSplit
-
 
 State = dict[str, NDArray[Any]]
 
@@ -57,7 +54,7 @@ class DetectionEvaluator:
         self,
         *,
         classes: ClassMap,
-        split: "DetectionSplit",
+        split: DetectionSplit,
         name_of: Callable[[int], str] = str,
         predicted_classes: ClassMap | None = None,
         predicted: str = "",

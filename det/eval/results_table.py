@@ -1,19 +1,42 @@
 """The results of a detection evaluation as text."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from det.data.dataset import DetectionSplit
+from det.eval.average_precision import Curves, Objects
+from det.eval.true_positives import OperatingPoint
 from det.eval.zero_ap_diagnosis import diagnose_zero_ap
-
-if TYPE_CHECKING:
-    from det.eval.evaluator import DetectionEvaluator
-
+from engine.data.class_map import ClassMap
 
 _AREA_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
 
 
-def results_table(evaluator: "DetectionEvaluator") -> str:
+class Scored(Protocol):
+    """What the table is made of: a `DetectionEvaluator`."""
+
+    classes: ClassMap
+    split: DetectionSplit
+    max_detections: list[int]
+
+    @property
+    def detections(self) -> NDArray[np.float64]: ...
+
+    @property
+    def truth(self) -> Objects: ...
+
+    @property
+    def curves(self) -> Curves: ...
+
+    @property
+    def operating_point(self) -> OperatingPoint | None: ...
+
+    def compute(self) -> dict[str, Any]: ...
+
+
+def results_table(evaluator: Scored) -> str:
     """A line per class, COCO's 12 numbers in percent, the best score threshold; if AP is 0, a diagnosis."""
     results = evaluator.compute()
     lines = [*_class_lines(evaluator, results), *_summary_lines(evaluator, results)]
@@ -29,7 +52,7 @@ def results_table(evaluator: "DetectionEvaluator") -> str:
     return "\n".join(lines)
 
 
-def _class_lines(evaluator: "DetectionEvaluator", results: dict[str, Any]) -> list[str]:
+def _class_lines(evaluator: Scored, results: dict[str, Any]) -> list[str]:
     names, ids = evaluator.classes.names, evaluator.classes.ids
     width = max(len("all classes"), *(len(name) for name in names))
     categories = evaluator.truth.category_ids[~evaluator.truth.ignored]
@@ -50,7 +73,7 @@ def _class_lines(evaluator: "DetectionEvaluator", results: dict[str, Any]) -> li
     ]
 
 
-def _summary_lines(evaluator: "DetectionEvaluator", results: dict[str, Any]) -> list[str]:
+def _summary_lines(evaluator: Scored, results: dict[str, Any]) -> list[str]:
     limits = evaluator.max_detections
     rows = [
         ("AP", "map", f"IoU .50:.95, at most {limits[-1]} per image and class"),

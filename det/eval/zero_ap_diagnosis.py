@@ -2,19 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from det.data.dataset import DetectionSplit
 from det.eval import average_precision
 from det.eval.average_precision import Objects
 from det.eval.true_positives import match_detections
 from engine.data.class_map import ClassMap
-
-if TYPE_CHECKING:
-    from det.data.dataset import DetectionSplit
-
 
 Boxes = NDArray[np.float64]
 
@@ -37,7 +33,7 @@ images, into (x1, y1, x2, y2)."""
 
 
 def diagnose_zero_ap(
-    detections: NDArray[np.float64], truth: Objects, split: "DetectionSplit", classes: ClassMap
+    detections: NDArray[np.float64], truth: Objects, split: DetectionSplit, classes: ClassMap
 ) -> list[str]:
     """A short diagnosis, one observation a line.
 
@@ -101,7 +97,7 @@ def _find_confusions(detections: NDArray[np.float64], truth: Objects, classes: C
     return [text]
 
 
-def _find_misreadings(detections: NDArray[np.float64], truth: Objects, split: "DetectionSplit") -> list[str]:
+def _find_misreadings(detections: NDArray[np.float64], truth: Objects, split: DetectionSplit) -> list[str]:
     """Boxes that are right if they are read in another format."""
     lines = [f"- median box: detected {_median(detections[:, 1:5])}, true {_median(truth.boxes)}"]
     size_of = dict(zip(split.image_ids.tolist(), split.sizes[:, ::-1].tolist(), strict=True))
