@@ -142,8 +142,11 @@ def _row(
     """A row with its counts: the paper's at `count_size`, what is executed at `size`."""
     with torch.device("meta"):
         network = build(model, key="model", num_classes=classes)
-    params, madds = info.totals(count(network, count_size), classes)
-    executed = count(network, size).madds if facts["predictor"] is not None else None
+    try:
+        params, madds = info.totals(count(network, count_size), classes)
+        executed = count(network, size).madds if facts["predictor"] is not None else None
+    except ValueError as error:  # a backbone from elsewhere has layers of its own
+        raise UserError(f"{facts['name']}: {error}") from None
     return BenchmarkRow(
         task=info.name,
         metric=info.metric,
