@@ -14,9 +14,9 @@ class UserError(ValueError):
 
 
 def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence[str] = ()) -> UserError:
-    """The error for a split that `source` lacks; what can be done differs for the one that is trained on."""
+    """The error for a split that `source` does not have."""
     remedy = "add images to train" if split == "train" else f"give data.split={' or '.join(sorted(known))}"
-    return UserError(f"there is no split {split!r} in {source}; {'; '.join([*reasons, remedy])}")
+    return UserError(f"no split {split!r} in {source}; {'; '.join([*reasons, remedy])}")
 
 
 def no_labels(what: str, *, first_image: str) -> UserError:
@@ -28,7 +28,7 @@ def no_labels(what: str, *, first_image: str) -> UserError:
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first of them, and how many more there are, for a message of one line."""
+    """The first few names, and how many more there are, for a message of one line."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -1,4 +1,4 @@
-"""Where a run happens: device, precision, memory format, processes.
+"""What a run runs on: device, precision, memory format, processes and their signals.
 
 With one process every collective is a no-op.
 """
@@ -27,7 +27,6 @@ from engine.errors import UserError
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others, at the start and in every exchange, before it gives up."""
-
 
 EXIT_STOPPED = 75
 """Exit status of a run that was stopped, has saved itself and can be resumed (EX_TEMPFAIL of sysexits.h)."""
@@ -76,19 +75,19 @@ class Runtime:
         }
 
     def parallel(self, task: nn.Module) -> nn.Module:
-        """Wrap for data-parallel training where there are several processes."""
+        """Wrap for data-parallel training if there are several processes."""
         if self.world_size == 1:
             return task
         devices = [self.device.index] if self.device.type == "cuda" else None
-        with self.company():
+        with self.collective():
             return nn.parallel.DistributedDataParallel(task, device_ids=devices)
 
     @contextmanager
-    def company(self) -> Iterator[None]:
-        """Around everything that needs the other processes.
+    def collective(self) -> Iterator[None]:
+        """A context for everything that needs the other processes.
 
         Raises:
-            UserError: one of them has ended, or did not answer for `PATIENCE`.
+            UserError: one of them has ended, or has not answered for `PATIENCE`.
         """
         try:
             yield
@@ -97,15 +96,15 @@ class Runtime:
                 raise
             raise UserError(
                 f"another process of this run ended or is stuck (this is process {self.rank} of "
-                f"{self.world_size}); what it printed says why; go on with resume=<run folder>"
+                f"{self.world_size}); its output says why; continue with resume=<run folder>"
             ) from None
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks."""
+        """The values of all processes, by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with self.company():
+        with self.collective():
             dist.all_gather_object(values, value)
         return values
 
@@ -114,21 +113,21 @@ class Runtime:
         if self.world_size == 1:
             return value
         values = [value]
-        with self.company():
+        with self.collective():
             dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.world_size > 1:
-            with self.company():
+            with self.collective():
                 dist.all_reduce(value)
         return value
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process rank 0's buffers, such as running statistics."""
         if self.world_size > 1:
-            with torch.no_grad(), self.company():
+            with torch.no_grad(), self.collective():
                 for buffer in module.buffers():
                     dist.broadcast(buffer, src=0)
 
@@ -164,15 +163,14 @@ def start(
     """Find the device and join the other processes that torchrun started.
 
     Raises:
-        ValueError: an unknown precision or device, or fp16 without CUDA.
-        UserError: the other processes do not come.
+        UserError: an unknown precision or device, fp16 without CUDA, or the other processes do not join.
     """
     if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        raise UserError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if precision == "fp16" and chosen.type != "cuda":
-        raise ValueError(f"precision=fp16 needs a CUDA device, this is {chosen}: use bf16 or fp32")
+        raise UserError(f"precision=fp16 needs a CUDA device, and this is {chosen}; use bf16 or fp32")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = not deterministic
@@ -197,7 +195,7 @@ def _join(backend: str, rank: int, world_size: int) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"process {rank} of {world_size} did not find the others at {place[0]}:{place[1]} ({reason})"
+            f"process {rank} of {world_size} could not reach the others at {place[0]}:{place[1]} ({reason})"
         ) from None
 
 
@@ -207,24 +205,24 @@ def _device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device={name!r} is no device: use auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name}: this machine has no CUDA device; use cpu or auto")
+        raise UserError(f"device={name}: this machine has no CUDA device; use cpu or auto")
     if name == "cuda":
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={name}: there is no device {device}, only {torch.cuda.device_count()} of them; "
-            "start as many processes as there are devices"
+        raise UserError(
+            f"device={name}: no device {device}; this machine has {torch.cuda.device_count()}; start no more "
+            "processes than that"
         )
     return device
 
 
 def exit_process(status: int) -> NoReturn:
-    """End this process with `status`; at once where it has not left the others in good order (`close`).
+    """End this process with `status`; at once if it has not called `Runtime.close`.
 
-    Their threads wait for a process that is gone then: NCCL's would never end, and under gloo's the ordinary
-    end of Python aborts now and then, with another status.
+    Then its threads may wait for a process that has ended: NCCL's would never return, and with gloo the
+    normal shutdown of Python aborts now and then, with another status.
     """
     if dist.is_available() and dist.is_initialized():
         for child in multiprocessing.active_children():
@@ -290,17 +288,15 @@ def describe(runtime: Runtime) -> dict[str, Any]:
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
-
-
 _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep memory that was freed, for this process; returns whether it does.
+    """Tell glibc to keep memory that was freed, in this process; returns whether it will.
 
-    By default glibc asks the kernel for each large block anew and gives it back when it is freed. A training
-    step frees and asks for all its activations, gigabytes of them, and every page of them is then zeroed and
-    mapped again: see `benchmarks/training_step.py --memory` for what that costs.
+    By default glibc asks the kernel for each large block and returns it when it is freed. A training step
+    allocates and frees gigabytes of activations, and each time every page is zeroed and mapped again: see
+    `benchmarks/training_step.py --memory` for what that costs.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -309,6 +305,6 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 << 20))
-    # A list: each setting is made, whatever becomes of the others.
+    # A list, not a generator: every setting is tried.
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)

@@ -13,20 +13,10 @@ import yaml
 from engine.errors import UserError
 
 _MAX_BYTES = 1_000_000
-
-
 _MAX_DEPTH = 40
-
-
 _MAX_DIGITS = 100
-
-
 _MAX_EXPANDED = 200_000
-
-
 _REFERENCE = re.compile(r"\$\{(?:(\.*[\w.\[\]-]+)|(?:oc\.env|now):[^${}]*)\}")
-
-
 _NEEDED = {
     "package": str,
     "data": dict,
@@ -42,16 +32,16 @@ def read(path: Path) -> str:
     """The text of a `config.yaml`, one that can be parsed in time and memory of its own size.
 
     Raises:
-        UserError: the file is unreadable, too large, nested too deeply, no YAML, or has aliases.
+        UserError: the file is unreadable, too large, nested too deeply, not YAML, or has aliases.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: unreadable configuration ({reason})") from None
+        raise UserError(f"{path}: not a readable configuration ({reason})") from None
     if len(text) > _MAX_BYTES:
-        raise UserError(f"{path}: more than {_MAX_BYTES} characters are no configuration of a training")
+        raise UserError(f"{path}: more than {_MAX_BYTES} characters; not the configuration of a training")
     depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -60,11 +50,13 @@ def read(path: Path) -> str:
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             if fault := _fault(event, depth):
-                raise UserError(f"{path}: {fault}; no training writes that")
+                raise UserError(f"{path}: {fault}; not the configuration of a training")
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: unreadable configuration ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(
+            f"{path}: not a readable configuration ({' '.join(str(error).split())[:200]})"
+        ) from None
     return text
 
 
@@ -87,7 +79,7 @@ def check(config: Any, path: Path, *, format_number: int) -> None:
         format_number: the only `format` that this version reads.
 
     Raises:
-        UserError: a needed key is missing or of another kind; a reference in other than `${key}`,
+        UserError: a needed key is missing or of another kind; a reference other than `${key}`,
             `${oc.env:NAME}` or `${now:format}`; more than 200,000 values and characters once all are
             followed.
     """
@@ -110,7 +102,7 @@ _NAMES = {str: "name", dict: "group of keys"}
 
 
 class _Expansion:
-    """Counts what a configuration becomes when every reference is followed; stops where it is too much."""
+    """Counts what a configuration expands to when every reference is followed; stops if it is too much."""
 
     def __init__(self, config: Any, path: Path) -> None:
         self._config, self._path, self._left = config, path, _MAX_EXPANDED
@@ -118,7 +110,7 @@ class _Expansion:
     def count(self, value: Any, parents: tuple[str, ...], depth: int) -> None:
         self._left -= 1
         if depth > 3 * _MAX_DEPTH or self._left < 0:
-            raise UserError(f"{self._path}: its references lead to each other without end, or to too much")
+            raise UserError(f"{self._path}: its references are circular, or expand to too much")
         if isinstance(value, dict):
             for key, item in value.items():
                 self.count(item, (*parents, str(key)), depth + 1)
@@ -133,21 +125,21 @@ class _Expansion:
         if "${" in _REFERENCE.sub("", text):
             place = ".".join(parents)
             raise UserError(
-                f"{self._path}: {place}={text[:80]!r}: of references only ${{key}}, ${{oc.env:NAME}} and "
-                "${now:format} are followed; write the value itself"
+                f"{self._path}: {place}={text[:80]!r}: only the references ${{key}}, ${{oc.env:NAME}} and "
+                "${now:format} are allowed; write the value itself"
             )
-        for found in _REFERENCE.finditer(text):
-            if (name := found[1]) is None:
+        for match in _REFERENCE.finditer(text):
+            if (name := match[1]) is None:
                 continue
             target = name.lstrip(".")
-            up = len(name) - len(target)  # ${.a} is a neighbor, ${..a} one of the level above
+            up = len(name) - len(target)  # ${.a} is a sibling, ${..a} one of the level above
             base = parents[: max(len(parents) - up, 0)] if up else ()
             keys = (*base, *(key for key in re.split(r"[.\[\]]+", target) if key))
             self.count(_at(self._config, keys), keys, depth + 1)
 
 
 def _at(config: Any, key: str | tuple[str, ...]) -> Any:
-    """What stands at a key, None where nothing does."""
+    """The value at a key; None if there is none."""
     for name in key.split(".") if isinstance(key, str) else key:
         if isinstance(config, list) and name.isdecimal() and int(name) < len(config):
             config = config[int(name)]

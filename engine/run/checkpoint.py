@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, with its metadata and its own hash in the header.
 
 Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one
-before it is kept; on load the hash is verified, and a damaged file falls back to its predecessor.
+before it is kept. On load the hash is verified; if the file is damaged, the one before it is used.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(metadata))
-    # One entry: safetensors writes several in random order, and equal runs shall have equal files.
+    # One entry: safetensors writes several in random order, and equal runs should have equal files.
     header = {_ENTRY: json.dumps({"sha256": digest(plain, text), "metadata": text})}
     partial = path.with_name(path.name + ".partial")
     try:
@@ -64,39 +64,39 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read a checkpoint of ours, verified: (tensors, metadata).
+    """Read and verify a checkpoint: (tensors, metadata).
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint of ours.
+        UserError: the file is missing, damaged, or not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such checkpoint") from None
+        raise UserError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
+        raise UserError(f"{path}: damaged, or not a safetensors file ({_reason(error)})") from None
     try:
         entry = json.loads(header[_ENTRY])
         text, expected = str(entry["metadata"]), entry["sha256"]
         metadata = dict(json.loads(text))
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise UserError(f"{path}: not a checkpoint written by this framework") from None
+        raise UserError(f"{path}: not a checkpoint of this project") from None
     if expected != digest(tensors, text):
         raise UserError(f"{path}: the contents do not match their hash; the file is damaged")
     return tensors, metadata
 
 
 def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
-    """Read `path` or, where it is damaged or missing, the one before: tensors, metadata, message or None."""
+    """Read `path` or, if it is damaged, the checkpoint before it: tensors, metadata, message or None."""
     try:
         return *read(path), None
     except UserError as error:
         if not previous(path).exists():
             raise
         tensors, metadata = read(previous(path))
-        return tensors, metadata, f"{error}; going on from {previous(path).name}"
+        return tensors, metadata, f"{error}; continuing from {previous(path).name}"
 
 
 def exists(path: Path) -> bool:
@@ -105,7 +105,7 @@ def exists(path: Path) -> bool:
 
 
 def step_of(path: Path) -> int | None:
-    """The step that a checkpoint was written at; None where there is no readable one."""
+    """The step that a checkpoint was written at; None if it cannot be read."""
     try:
         return int(read(path)[1]["state"]["step"])
     except (KeyError, TypeError, ValueError, OverflowError):  # a UserError is a ValueError
@@ -113,7 +113,7 @@ def step_of(path: Path) -> int | None:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, so that the next `write` does not put it in the place of the good one."""
+    """Rename a damaged checkpoint, so that the next `write` does not keep it instead of the good one."""
     if path.exists():
         os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
 
@@ -143,13 +143,13 @@ def read_weights(path: Path) -> Tensors:
             be read.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such weight file")
+        raise UserError(f"{path}: no such weight file")
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({_reason(error)})") from None
+            raise UserError(f"{path}: damaged, or not a safetensors file ({_reason(error)})") from None
     _refuse_bombs(path)
     if path.suffix == ".npz":
         return _read_arrays(path)
@@ -165,7 +165,7 @@ def read_weights(path: Path) -> Tensors:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(_is_weight(*item, path) for item in loaded.items()):
-        raise UserError(f"{path}: holds no state dict of tensors")
+        raise UserError(f"{path}: not a state dict of tensors")
     return dict(loaded)
 
 
@@ -183,7 +183,7 @@ def _refuse_bombs(path: Path) -> None:
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # no zip, or none that can be read
     if unpacked > _MOST_UNPACKED * path.stat().st_size + (1 << 20):
-        raise UserError(f"{path}: {unpacked} bytes when unpacked; no weights can be packed so tightly")
+        raise UserError(f"{path}: {unpacked} bytes when unpacked, more than weights can be; not read")
 
 
 def _read_arrays(path: Path) -> Tensors:
@@ -195,19 +195,19 @@ def _read_arrays(path: Path) -> Tensors:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a library's message, which may repeat what stands in the file."""
+    """The first line of a library's message, which may quote the file."""
     line = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
     return line if line.isprintable() else repr(line)
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """A checkpoint's weights to predict with (the averaged ones where there are any), and its metadata."""
+    """A checkpoint's weights to predict with (the averaged ones if there are any), and its metadata."""
     tensors, metadata, _ = read_latest(path)
     return under("ema", tensors) or under("model", tensors), metadata
 
 
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:
-    """Tensors as they are named inside of a checkpoint: `<prefix>/<name>`."""
+    """Tensors under their names in a checkpoint: `<prefix>/<name>`."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
@@ -220,7 +220,7 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
 
 @dataclass
 class LoadReport:
-    """What a load did, by name."""
+    """Which tensors were loaded, by name."""
 
     loaded: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -236,15 +236,15 @@ class LoadReport:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], *, skip: Iterable[str] = (), resized: Iterable[str] = ()
 ) -> LoadReport:
-    """Load a state dict; whatever does not match must be excused by name.
+    """Load a state dict; tensors that do not match must be named in `skip` or `resized`.
 
     Args:
-        skip: patterns of names that are neither loaded nor missed.
-        resized: patterns of names that are left new where their shape differs (a classifier for
-            other classes).
+        skip: patterns of names that are not loaded and may be missing.
+        resized: patterns of names that are not loaded if their shape differs (a classifier for other
+            classes).
 
     Raises:
-        UserError: names or shapes differ beyond what is excused; both sides are named.
+        UserError: other names or shapes differ; the message lists both sides.
     """
     own = module.state_dict()
     patterns, soft = list(skip), list(resized)

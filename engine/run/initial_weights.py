@@ -1,8 +1,8 @@
-"""What a model starts from. The order: resume > init_from > weights > random.
+"""The weights that a training starts from, in this order: resume > init_from > weights > random.
 
 `init_from` takes a whole model (a run folder, a weight file or the name of published weights), `weights` only
-its backbone. Loading is strict: what does not fit must be excused by name, and the report names what was
-loaded, skipped and new.
+its backbone. Loading is strict: tensors that do not fit must be named in `skip`, and the report lists what
+was loaded, skipped and newly initialized.
 """
 
 import os
@@ -39,7 +39,7 @@ class Remote(Protocol):
 
 
 class Adaptable(Protocol):
-    """A model that knows its own weights under other people's names."""
+    """A model that can read its weights under the names that other libraries use."""
 
     backbone: nn.Module
     class_layers: tuple[str, ...]
@@ -93,8 +93,8 @@ def load_initial(
 
 
 def is_name(text: str) -> bool:
-    """Whether a value of `weights` or `init_from` can only be the name of published weights: nothing lies
-    there, and it has neither a folder nor the suffix of a weight file."""
+    """Whether a value of `weights` or `init_from` can only be the name of published weights: no such file
+    exists, and it has neither a folder nor the suffix of a weight file."""
     path = Path(text)
     return not _is_there(text) and path.name == text and path.suffix not in _SUFFIXES
 
@@ -102,38 +102,40 @@ def is_name(text: str) -> bool:
 def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None = None) -> Path:
     """The run folder or weight file that a value of `weights` or `init_from` means.
 
-    What is there is returned as it is; published weights are fetched once and checked against their hash.
+    Existing paths are returned; published weights are downloaded once and checked against their hash.
 
     Args:
-        published: name -> file; ValueError, which names the nearest, where there is none.
-        folder: where fetched files are kept; by default where torchvision keeps its own, so that files it
-            has fetched already are used: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, else `~/.cache/torch`.
+        published: name -> file; raises ValueError, with the nearest name, if there is no such name.
+        folder: where downloads are kept; by default in torchvision's folder, so that files it has already
+            downloaded are used: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, else `~/.cache/torch`.
 
     Raises:
-        UserError: there is neither such a file nor such a name; the file cannot be fetched (with its URL,
-            and where to put it), or is another one than was published.
+        UserError: no such file or name; the download failed (with its URL, and where to put the file), or
+            its hash is wrong.
     """
     if _is_there(text):
         return Path(os.path.expanduser(text))
-    missing = f"{text}: there is no such weight file or run folder"
+    missing = f"{text}: no such weight file or run folder"
     if not is_name(text):
         raise UserError(missing)
     try:
-        found = published(text)
+        remote = published(text)
     except ValueError as error:
         raise UserError(f"{missing}, and {error}") from None
     try:
-        return fetch(found.url, sha256=found.sha256, folder=folder or weights_folder())
+        return fetch(remote.url, sha256=remote.sha256, folder=folder or weights_folder())
     except UserError as error:
         raise UserError(f"{text}: {error}") from None
 
 
 def _is_there(text: str) -> bool:
-    return os.path.exists(os.path.expanduser(text))  # unlike Path's, false for what can be no path
+    return os.path.exists(
+        os.path.expanduser(text)
+    )  # unlike Path.exists, False for text that cannot be a path
 
 
 def weights_folder() -> Path:
-    """Where fetched weights are kept: torch.hub's folder of checkpoints."""
+    """Where downloaded weights are kept: torch.hub's folder of checkpoints."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -141,7 +143,7 @@ def read_state(path: Path, name: str = "best") -> Tensors:
     """The tensors of a weight file, of a checkpoint, or of the checkpoint `name` of a run folder.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: no such file, or it holds no weights.
     """
     if path.is_dir():
         return checkpoint.inference_weights(run_folder.find(path).checkpoint(name))[0]
@@ -150,8 +152,8 @@ def read_state(path: Path, name: str = "best") -> Tensors:
 
 
 def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | None:
-    """The classes that weights were trained on, where the run folder, or `labels` (by default labels.txt
-    beside the weight file), tell.
+    """The classes that weights were trained on, from their run folder or from `labels` (by default
+    labels.txt beside the weight file); None if unknown.
 
     Raises:
         UserError: the list cannot be read.
@@ -170,18 +172,18 @@ def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | Non
 
 
 def load_whole(path: Path, model: Any, classes: ClassMap, *, name: str = "best", skip: list[str]) -> str:
-    """Load a whole model into `model`, whose classes are `classes`; says what was done.
+    """Load a whole model's weights into `model`, which has these classes; returns a report.
 
-    Class rows with the same name are carried over where the weights' classes are known; the other class
-    layers stay new.
+    If the classes of the weights are known, rows of classes with the same name are carried over; other class
+    layers keep their initial values.
 
     Raises:
         UserError: the weights are unreadable or do not fit.
     """
-    found = read_state(path, name)
+    weights = read_state(path, name)
     theirs = class_names(path)
     try:
-        state, carried = model.adapt(found), ""
+        state, carried = model.adapt(weights), ""
         if theirs is not None and theirs != classes.names:
             shared = sum(name in theirs for name in classes.names)
             state = model.carry(state, theirs, classes.names)
@@ -193,23 +195,23 @@ def load_whole(path: Path, model: Any, classes: ClassMap, *, name: str = "best",
 
 
 def backbone_weights(path: Path, model: Any, *, name: str = "best", skip: list[str]) -> str:
-    """Load a backbone's weights into `model.backbone`; says what was done.
+    """Load a backbone's weights into `model.backbone`; returns a report.
 
     Raises:
         UserError: the weights are unreadable or do not fit.
     """
-    found = read_state(path, name)
+    weights = read_state(path, name)
     try:
-        report = checkpoint.load_strict(model.backbone, model.adapt_backbone(found), skip=skip)
+        report = checkpoint.load_strict(model.backbone, model.adapt_backbone(weights), skip=skip)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     return f"{path} (backbone): {report}"
 
 
-def carry_rows(own: Tensor, found: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
-    """Rows [K, ...] of class scores for `ours`: of `found` where `theirs` has the name, else of `own`."""
+def carry_rows(own: Tensor, loaded: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
+    """Rows [K, ...] of class scores for `ours`: of `loaded` if `theirs` has the name, else of `own`."""
     rows = own.clone()
     for index, name in enumerate(ours):
         if name in theirs:
-            rows[index] = found[theirs.index(name)]
+            rows[index] = loaded[theirs.index(name)]
     return rows

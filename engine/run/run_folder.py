@@ -8,7 +8,7 @@ metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
 skipped.json       with data.on_error=skip: the files that could not be read
-replay.safetensors where the loss was not finite: the state before that step
+replay.safetensors if the loss was not finite: the state before that step
 tensorboard/       the same numbers as events
 samples/           predictions on the evaluation split
 """
@@ -78,20 +78,20 @@ class RunFolder:
 
 
 def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> None:
-    """Make a new run folder that holds its configuration (YAML text) and its environment.
+    """Create a run folder with its configuration (YAML text) and its environment.
 
     Raises:
-        UserError: the folder already holds a run, or cannot be made.
+        UserError: the folder already holds a run, or cannot be created.
     """
     if run.config.exists():
         raise UserError(
-            f"{run.path}: already holds a run; go on with resume={run.path} or choose another run="
+            f"{run.path}: already holds a run; continue it with resume={run.path}, or choose another run="
         )
     update(run, config=config, environment=environment)
 
 
 def update(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> None:
-    """Write down the configuration and the environment that a run goes on with.
+    """Save the configuration and the environment that a run continues with.
 
     Raises:
         UserError: the folder cannot be written.
@@ -102,7 +102,7 @@ def update(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
         write_text(run.config, config)
     except OSError as error:
         raise UserError(
-            f"{run.path}: cannot make the run folder ({error.strerror}); choose another run="
+            f"{run.path}: cannot create the run folder ({error.strerror}); choose another run="
         ) from None
 
 
@@ -114,25 +114,25 @@ def find(path: Path) -> RunFolder:
     """
     run = RunFolder(path)
     if not run.config.is_file():
-        raise UserError(f"{path}: no run folder (it holds no config.yaml)")
+        raise UserError(f"{path}: not a run folder (it has no config.yaml)")
     return run
 
 
 def make(folder: Path) -> Path:
-    """Make an output folder.
+    """Create an output folder.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another out=") from None
+        raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another out=") from None
     return folder
 
 
 def default_path(task: str, experiment: str) -> Path:
-    """`runs/<task>/<experiment>/<time>`, not yet taken."""
+    """`runs/<task>/<experiment>/<time>`, one that does not exist yet."""
     stem = Path("runs") / task / experiment / time.strftime("%Y-%m-%d_%H-%M-%S")
     path, number = stem, 1
     while path.exists():
@@ -142,7 +142,7 @@ def default_path(task: str, experiment: str) -> Path:
 
 
 def git_revision() -> str | None:
-    """Revision of the working copy this code runs from, with `+` where it has uncommitted changes."""
+    """Revision of the working copy this code runs from, with `+` if it has uncommitted changes."""
     folder = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(folder)]

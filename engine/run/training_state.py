@@ -1,4 +1,4 @@
-"""Where a run stands: the numbers in a checkpoint beside its tensors, and what they must agree with."""
+"""How far a run has come: the numbers in a checkpoint beside its tensors, and what they must match."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ class TrainingState:
 
     @property
     def is_best(self) -> bool:
-        """Whether this very step was evaluated, and better than all before."""
+        """Whether this step was evaluated and is the best so far."""
         return self.step == self.evaluated_step == self.best_step > 0
 
     def results(self, metric: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class TrainingState:
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What a checkpoint must agree with to be continued; and the length of the run, which may change."""
+    """What must not change when a run is resumed, and the length of the run, which may."""
 
     seed: int
     batch: int
@@ -40,20 +40,21 @@ class RunIdentity:
     steps: int
 
     def check(self, then: dict[str, Any], state: TrainingState, path: Path) -> str | None:
-        """Compare with what a checkpoint at `path` holds; says where the run's length has changed.
+        """Compare with the checkpoint at `path`; returns a note if the run's length has changed.
 
         Raises:
-            UserError: it belongs to another run, or is further than this one shall go.
+            UserError: the checkpoint belongs to another run, or is past the end of this one.
         """
         for name in ("seed", "batch", "num_samples", "optimizer"):
             if then.get(name) != getattr(self, name):
                 raise UserError(
-                    f"{path}: was trained with {name}={then.get(name)}, now {getattr(self, name)}: that is "
-                    f"no continuation; start a new run with init_from={path.parent.parent}"
+                    f"{path}: was trained with {name}={then.get(name)}, now {getattr(self, name)}: this "
+                    f"is not the same run; start a new one with init_from={path.parent.parent}"
                 )
         if state.step > self.steps:
             raise UserError(
-                f"{path}: is at step {state.step} already, past the end asked for; set trainer.steps to more"
+                f"{path}: is already at step {state.step}, past trainer.steps={self.steps}; set a larger "
+                "trainer.steps"
             )
         if then["steps"] == self.steps:
             return None

@@ -91,7 +91,7 @@ class Learner:
         Raises:
             UserError: if another process has ended.
         """
-        with self.runtime.company():
+        with self.runtime.collective():
             shares = self._shares(micro_batches)
             sums: list[Tensor] = []
             for number, batch in enumerate(micro_batches):

@@ -205,7 +205,7 @@ def test_an_untrusted_configuration_is_checked_first(published, tmp_path, old, n
 
 
 def test_folders_that_are_not_models(tmp_path, published):
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         Pretrained.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="neither a run folder nor a repository of the Hub"):
         Pretrained.from_pretrained("a/b/c")

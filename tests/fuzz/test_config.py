@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from engine.config import compose, untrusted
+from engine.config import compose, saved, training, untrusted
 from engine.errors import UserError
 from engine.run import run_folder
 from tests.fuzz.harness import damaged, fuzzed, outcome
@@ -26,10 +26,10 @@ def read_run(folder, text):
     path = folder / "config.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     run = run_folder.find(folder)
-    loaded = outcome(lambda: compose.load_config(run.config, []), path)
+    loaded = outcome(lambda: saved.load_config(run.config, []), path)
     if loaded is None:
         return False
-    outcome(lambda: compose.validate(loaded), "")
+    outcome(lambda: training.validate(loaded), "")
     for key in ("data.source", "model", "task", "trainer"):
         assert key.split(".")[0] in loaded
     return True
@@ -115,13 +115,13 @@ def chain(first, link, count=60):
     [
         ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)), "alias"),
         ("a: &a {b: *a}\n", "an alias"),
-        (chain("lol", "'${@}${@}'"), "its references lead to each other without end, or to too much"),
-        (chain("{x: 1}", "{x: '${@}', y: '${@}'}"), "to too much"),
-        (chain("[1, 1]", "['${@}', '${@}']"), "to too much"),
-        (chain("lol", "{x: '${..@}${..@}', y: 1}").replace(".a0}", ".a0}"), "to too much"),
-        (chain("lol", "'${oc.select:@}${oc.select:@}'"), "of references only"),
-        ("a: ${b}\nb: ${a}\n", "without end"),
-        ("a: {b: '${a}'}\n", "without end"),
+        (chain("lol", "'${@}${@}'"), "its references are circular, or expand to too much"),
+        (chain("{x: 1}", "{x: '${@}', y: '${@}'}"), "expand to too much"),
+        (chain("[1, 1]", "['${@}', '${@}']"), "expand to too much"),
+        (chain("lol", "{x: '${..@}${..@}', y: 1}").replace(".a0}", ".a0}"), "expand to too much"),
+        (chain("lol", "'${oc.select:@}${oc.select:@}'"), "only the references"),
+        ("a: ${b}\nb: ${a}\n", "are circular"),
+        ("a: {b: '${a}'}\n", "are circular"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested more than 40 deep"),
         ("a: " + "{b: " * 3000, "nested more than 40 deep"),
         ("a: " + "9" * 5000, "a number of 5000 digits"),
@@ -131,12 +131,12 @@ def chain(first, link, count=60):
         (f"a: !!python/object/apply:os.system ['touch {MARKER}']\n", "constructor"),
         (f"a: !!python/object/new:os.system ['touch {MARKER}']\n", "constructor"),
         ("a: !!python/name:os.system\n", "constructor"),
-        ("a: ${oc.create:{_target_: os.system}}\n", "unreadable|of references only"),
-        ("seed: 1\n", "duplicate|unreadable"),
+        ("a: ${oc.create:{_target_: os.system}}\n", "not a readable|only the references"),
+        ("seed: 1\n", "duplicate|not a readable"),
         ("---\na: 1\n", "single document"),
-        ("? [1, 2]\n: 3\n", "unreadable"),
-        ("a: \x07\n", "unreadable"),
-        ("a: !!set {b, c}\n", "unreadable"),
+        ("? [1, 2]\n: 3\n", "not a readable"),
+        ("a: \x07\n", "not a readable"),
+        ("a: !!set {b, c}\n", "not a readable"),
     ],
 )  # fmt: skip
 def test_a_few_lines_that_mean_gigabytes_or_code(tmp_path, monkeypatch, text, why):
@@ -144,7 +144,7 @@ def test_a_few_lines_that_mean_gigabytes_or_code(tmp_path, monkeypatch, text, wh
     path = tmp_path / "config.yaml"
     path.write_text(with_extra(text))
     with pytest.raises(UserError, match=why) as caught:
-        compose.validate(compose.load_config(path, []))
+        training.validate(saved.load_config(path, []))
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value).splitlines()) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
@@ -154,12 +154,12 @@ def test_references_that_a_run_has_are_followed(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_FOLDER", "/data")
     path = tmp_path / "config.yaml"
     path.write_text(
-        with_extra("a: ${oc.env:SOME_FOLDER}/b\nc: {d: '${.e}', e: '${..seed}', f: '${room}.${a}'}\n")
+        with_extra("a: ${oc.env:SOME_FOLDER}/b\nc: {d: '${.e}', e: '${..seed}', f: '${package}.${a}'}\n")
     )
-    loaded = compose.load_config(path, [])
+    loaded = saved.load_config(path, [])
     assert loaded.a == "/data/b"
     assert loaded.c == {"d": 0, "e": 0, "f": "seg./data/b"}
-    compose.validate(loaded)
+    training.validate(loaded)
 
 
 def test_every_configuration_of_ours_is_taken(tmp_path):
@@ -173,12 +173,12 @@ def test_every_configuration_of_ours_is_taken(tmp_path):
 
 
 def test_a_missing_or_unreadable_file(tmp_path):
-    with pytest.raises(UserError, match=r"none.*unreadable configuration \(No such file"):
+    with pytest.raises(UserError, match=r"none.*not a readable configuration \(No such file"):
         untrusted.read(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"a: \xe9\n")
-    with pytest.raises(UserError, match="latin: unreadable configuration"):
+    with pytest.raises(UserError, match="latin: not a readable configuration"):
         untrusted.read(tmp_path / "latin")
-    with pytest.raises(UserError, match="unreadable configuration"):
+    with pytest.raises(UserError, match="not a readable configuration"):
         untrusted.read(tmp_path)
 
 
@@ -212,13 +212,13 @@ OVERRIDES = st.lists(
 @fuzzed(st.tuples(st.sampled_from(["train", "eval", "predict"]), OVERRIDES), examples=20)
 def test_command_lines_of_any_kind(folder, example):
     tool, overrides = example
-    outcome(lambda: compose.validate(compose.compose_config(tool, overrides)), "")
+    outcome(lambda: training.validate(compose.compose_config(tool, overrides)), "")
 
 
 @fuzzed(OVERRIDES, examples=30)
 def test_overrides_of_any_kind_for_a_run(folder, overrides):
     path = folder / "config.yaml"
     path.write_text(GOOD)
-    loaded = outcome(lambda: compose.load_config(path, overrides), "")
+    loaded = outcome(lambda: saved.load_config(path, overrides), "")
     if loaded is not None:
-        outcome(lambda: compose.validate(loaded), "")
+        outcome(lambda: training.validate(loaded), "")

@@ -151,7 +151,7 @@ def test_nothing_is_built_before_all_is_checked(tmp_path):
         "engine.run.initial_weights.locate",
         "engine.io.download.fetch",
         "engine.run.checkpoint.write",
-        "deploy.artifact.open_artifact",
+        "deploy.artifact.with_exported_file",
         "albumentations.save",
         "albumentations.Compose.from_pretrained",
         "torch.optim.Adam.load_state_dict",

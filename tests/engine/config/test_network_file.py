@@ -78,7 +78,7 @@ def test_files_that_hold_no_network(tmp_path, change, message):
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(UserError, match=r"nowhere\.yaml: unreadable"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: not a readable"):
         compose_config("train", ["backbone=nowhere.yaml"])
 
 

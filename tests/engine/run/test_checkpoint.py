@@ -76,7 +76,7 @@ OTHER_STEP = rb'"step\\\": 2', rb'"step\\\": 9'  # In JSON in JSON.
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(b"\xff" * 400), "damaged"),
         (lambda path: path.unlink(), "no such checkpoint"),
-        (lambda path: save_file({"a": torch.ones(1)}, path), "not a checkpoint written by this framework"),
+        (lambda path: save_file({"a": torch.ones(1)}, path), "not a checkpoint of this project"),
     ],
 )  # fmt: skip
 def test_damage_is_noticed_and_the_one_before_is_read(tmp_path, damage, reason):
@@ -89,7 +89,7 @@ def test_damage_is_noticed_and_the_one_before_is_read(tmp_path, damage, reason):
     _, metadata, message = checkpoint.read_latest(path)
     assert metadata == {"step": 1}
     assert reason in message
-    assert message.endswith("going on from last.previous.safetensors")
+    assert message.endswith("continuing from last.previous.safetensors")
 
 
 def test_without_one_before_damage_is_an_error(tmp_path):
@@ -190,9 +190,9 @@ def test_foreign_weights_are_read(tmp_path, key):
 
 def test_files_without_weights_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match=r"list\.pth: holds no state dict"):
+    with pytest.raises(UserError, match=r"list\.pth: not a state dict"):
         checkpoint.read_weights(tmp_path / "list.pth")
-    with pytest.raises(UserError, match=r"none\.pth: there is no such weight file"):
+    with pytest.raises(UserError, match=r"none\.pth: no such weight file"):
         checkpoint.read_weights(tmp_path / "none.pth")
 
 

@@ -70,7 +70,7 @@ def test_an_existing_path_is_used_as_it_is(tmp_path, monkeypatch):
 )
 def test_a_path_that_does_not_exist(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="there is no such weight file or run folder"):
+    with pytest.raises(UserError, match="no such weight file or run folder"):
         locate(text, published=nothing)
 
 
@@ -116,7 +116,5 @@ def test_a_file_with_another_hash_is_not_used(site, tmp_path):
 
 def test_an_unknown_name_is_reported_with_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"^nett: there is no such weight file or run folder, and no published"
-    ):
+    with pytest.raises(UserError, match=r"^nett: no such weight file or run folder, and no published"):
         locate("nett", published=published({"net": File("", "")}))

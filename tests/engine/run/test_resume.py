@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     trainer.run.last.write_bytes(content)
     message = trainer.restore()
     assert "do not match their hash" in message
-    assert "going on from last.previous.safetensors" in message
+    assert "continuing from last.previous.safetensors" in message
     # It must not become the one before when the next is written.
     assert trainer.run.last.with_name("last.damaged.safetensors").read_bytes() == bytes(content)
     assert not trainer.run.last.exists()
@@ -240,7 +240,9 @@ def test_a_run_can_be_extended(tmp_path):
 
 def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
     resume_to_end(tmp_path)
-    with pytest.raises(UserError, match=r"at step 12 already.*set trainer\.steps to more"):
+    with pytest.raises(
+        UserError, match=r"already at step 12, past trainer\.steps=\d+; set a larger trainer\.steps"
+    ):
         make_trainer(tmp_path, steps=8).restore()
 
 
@@ -254,7 +256,7 @@ def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
 )
 def test_another_run_is_no_continuation(tmp_path, options, message):
     resume_to_end(tmp_path)
-    with pytest.raises(UserError, match=rf"{message}: that is no continuation; .*init_from={tmp_path}"):
+    with pytest.raises(UserError, match=rf"{message}: this is not the same run; .*init_from={tmp_path}"):
         make_trainer(tmp_path, **options).restore()
 
 

@@ -15,7 +15,7 @@ def test_a_new_run_describes_itself_and_is_not_written_over(tmp_path):
     assert run.config.read_text() == "seed: 1\n"
     assert json.loads((run.path / "environment.json").read_text()).keys() == {"torch", "git"}
     assert run_folder.find(run.path) == run
-    with pytest.raises(UserError, match="already holds a run; go on with resume="):
+    with pytest.raises(UserError, match="already holds a run; continue it with resume="):
         run_folder.create(run, config="", environment={})
     run_folder.update(run, config="seed: 2\n", environment={})
     assert run.config.read_text() == "seed: 2\n"
@@ -23,9 +23,9 @@ def test_a_new_run_describes_itself_and_is_not_written_over(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot make the run folder .*choose another run="):
+    with pytest.raises(UserError, match=r"cannot create the run folder .*choose another run="):
         run_folder.create(RunFolder(tmp_path / "file" / "run"), config="", environment={})
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         run_folder.find(tmp_path / "nowhere")
 
 
