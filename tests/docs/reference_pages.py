@@ -74,7 +74,10 @@ def _dedented(usage: str) -> str:
 
 
 def _commented(examples: str) -> str:
-    """`command    what it does` -> `command  # what it does`; options on a line of their own are attached."""
+    """`command    what it does` -> the description as a comment above the command.
+
+    Options on a line of their own follow the command before them.
+    """
     lines: list[str] = []
     command = ""
     for line in examples.splitlines():
@@ -83,7 +86,8 @@ def _commented(examples: str) -> str:
             command = typed
         else:
             typed = f"{command} {typed}"
-        lines.append(f"{typed}  # {described[0]}" if described else typed)
+        lines += [f"# {described[0]}" for _ in described]
+        lines.append(typed)
     return "\n".join(lines)
 
 
