@@ -19,6 +19,7 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from deploy.benchmark.run_benchmark import run_benchmark
 from deploy.latency_table.measure_table import measure_table
@@ -33,7 +34,8 @@ def benchmark(options: BenchmarkOptions) -> None:
         table = measure_table(options, search_space=lambda spec: MnasSpace(spec).covering())
         print(f"{len(table.entries)} layers\nout: {options.out}")
         return
-    out, _ = run_benchmark(options, command=shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]])
+    out, _ = run_benchmark(options, command=command, log=partial(print, flush=True))
     print(f"out: {out}")
 
 

@@ -14,6 +14,7 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from functools import partial
 from pathlib import Path
 
 from deploy.export.export_run import export_run
@@ -25,7 +26,7 @@ from engine.config.runs import TrainedRun
 def export(options: ExportOptions) -> Path:
     """Export a run; returns the file."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    path = export_run(run, options)
+    path = export_run(run, options, log=partial(print, flush=True))
     print(f"out: {path}")
     return path
 

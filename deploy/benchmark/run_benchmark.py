@@ -43,7 +43,8 @@ def run_benchmark(
     if not options.latency:
         log(tables(results))
         return out, results
-    log("\n".join(remarks))
+    if remarks:
+        log("\n".join(remarks))
     measured: list[Result] = []
     for entries in _measure(options, rows, runtimes, baseline, device):
         log(f"\n{tables(entries)}")

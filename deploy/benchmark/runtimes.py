@@ -13,6 +13,7 @@ from deploy import formats
 from deploy.benchmark.candidate import example, set_threads
 from deploy.benchmark.rows import BenchmarkRow
 from deploy.export.module import export_module
+from engine.config import extensions
 from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
 
@@ -43,9 +44,12 @@ def choose_runtimes(wanted: Sequence[str], *, device: str) -> tuple[list[str], l
 
 
 def _check(name: str, *, device: str) -> None:
-    if name not in RUNTIMES and "." not in name:
+    if name not in RUNTIMES and extensions.owner(name) is None:
         known = [*RUNTIMES, "all"]
-        raise UserError(f"runtime must be one of {', '.join(known)}, got {name!r}{nearest(name, known)}")
+        raise UserError(
+            f"runtime must be one of {', '.join(known)} (or a format of your own, with extend=<its folder>), "
+            f"got {name!r}{nearest(name, known)}"
+        )
     if device != "cpu":
         raise UserError(f"runtime={name} runs on the CPU, not on {device}; give device=cpu")
     format = formats.find(name, key="runtime")

@@ -73,6 +73,21 @@ def fine_tune(
     with torch.no_grad():
         for image in inputs:
             tuned(image)
+    _train(tuned, inputs, targets, steps, batch, learning_rate, seed, on_step)
+    converted: nn.Module = pt2e.convert_pt2e(tuned)
+    return _WithoutModes(converted)
+
+
+def _train(
+    tuned: nn.Module,
+    inputs: Sequence[Tensor],
+    targets: Sequence[list[Tensor]],
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    on_step: Callable[[int, float], None],
+) -> None:
     optimizer = torch.optim.Adam([p for p in tuned.parameters() if p.is_floating_point()], lr=learning_rate)
     generator = np.random.default_rng(seed)
     for step in range(steps):
@@ -84,8 +99,6 @@ def fine_tune(
             error += float(loss.detach())
         optimizer.step()
         on_step(step, error)
-    converted: nn.Module = pt2e.convert_pt2e(tuned)
-    return _WithoutModes(converted)
 
 
 class _WithoutModes(nn.Module):

@@ -1,14 +1,16 @@
 """Which runtimes are measured, and the files that they run."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from deploy import libraries
+from deploy import formats, libraries
 from deploy.benchmark.runtimes import RUNTIMES, ExportCache, choose_runtimes, files_by_name, num_outputs
 from deploy.formats import aot_inductor, open_session
+from engine.config import extensions
 from tests.deploy.rows import row
 from tests.refusals import refuses
 
@@ -52,6 +54,20 @@ def test_unknown_runtimes_are_refused():
     refuses(lambda: choose_runtimes(["onxx"], device="cpu"), "got 'onxx'", "did you mean 'onnx'")
     refuses(lambda: choose_runtimes(["my.format"], device="cpu"), "runtime must be one of", "extend=")
     refuses(lambda: choose_runtimes([], device="cpu"), "runtime is empty")
+
+
+def test_a_format_of_your_own_is_a_runtime(monkeypatch, tmp_path):
+    monkeypatch.setenv(extensions.VARIABLE, "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = inspect.getsource(formats.find("torch_export"))
+    (tmp_path / "format_for_benchmark.py").write_text(source.replace('".pt2"', '".own"'))
+    extensions.add([str(tmp_path)])
+    runtimes, _ = choose_runtimes(["format_for_benchmark", "eager"], device="cpu")
+    assert runtimes == ["eager", "format_for_benchmark"]
+    task = nn.Module()
+    task.model = TwoOutputs()
+    path = ExportCache(tmp_path).file(row("a", size=(8, 8), predictor=task), runtimes[1], threads=1)
+    assert path == tmp_path / "a.own"
 
 
 class TwoOutputs(nn.Module):
