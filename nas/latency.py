@@ -51,7 +51,7 @@ def network_latency(
 
     Args:
         folder: of the search.
-        log: told if the table has no entry for the model's head.
+        log: gets a line if the table has no entry for the model's head.
 
     Raises:
         UserError: if a table cannot be read, differs from the one that the search used before, or is missing

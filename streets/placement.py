@@ -41,11 +41,11 @@ def place_objects(rng: Random, street: Street) -> list[SceneItem]:
 
 def _lots(rng: Random, street: Street, featured: set[str]) -> Iterator[SceneItem]:
     """Houses and gardens along both sides; a featured wall or fence is placed where it is well visible."""
-    wanted = [kind for kind in ("wall", "fence") if kind in featured]
+    boundaries = [kind for kind in ("wall", "fence") if kind in featured]
     sides = list(street.sides)
     rng.shuffle(sides)
     for i, side in enumerate(sides):
-        first = wanted[i : i + 1] if len(wanted) > 1 else (wanted if i == 0 else [])
+        first = boundaries[i : i + 1] if len(boundaries) > 1 else (boundaries if i == 0 else [])
         z, hidden = _START_M, False
         tall = rng.uniform(7, 15)
         while z < FAR_M:

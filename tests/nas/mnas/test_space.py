@@ -107,7 +107,7 @@ def test_a_small_space_is_counted_whole() -> None:
     networks = {space.decode(tokens) for tokens in sequences}
     assert len(sequences) == space.size
     assert {space.encode(spec) for spec in networks} <= sequences
-    # A stage of one layer without a possible residual says the same with and without skip.
+    # A stage of one layer without a possible residual is the same network with and without skip.
     assert len(networks) < len(sequences)
 
 
