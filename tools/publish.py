@@ -20,15 +20,24 @@ def publish(options: PublishOptions) -> None:
     model = Pretrained.from_pretrained(
         options.run, checkpoint_name=options.checkpoint, overrides=options.overrides
     )
-    card = {"license": options.license, "description": options.description}
+    license, description = options.license, options.description
     if options.out is not None:
-        print(f"out: {model.save_pretrained(options.out, repo_id=options.repo, **card)}")
+        folder = model.save_pretrained(
+            options.out, repo_id=options.repo, license=license, description=description
+        )
+        print(f"out: {folder}")
     if options.repo is not None:
-        url = model.push_to_hub(options.repo, private=options.private, revision=options.revision, **card)
+        url = model.push_to_hub(
+            options.repo,
+            private=options.private,
+            revision=options.revision,
+            license=license,
+            description=description,
+        )
         print(f"repo: {url}")
     if model.withheld:
         print(f"left out of config.yaml because they are paths on this machine: {', '.join(model.withheld)}")
-    if options.license is None:
+    if license is None:
         print("the model card states no license; add one with license=<identifier>")
 
 

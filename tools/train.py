@@ -34,7 +34,7 @@ def train(config: DictConfig) -> Path:
 
 
 def replay(config: DictConfig) -> Path:
-    """Repeat the step at which a run met a loss or a gradient that is not finite, and print where it began."""
+    """Repeat the step at which a loss or a gradient was not finite; print where it began."""
     from engine.train import failed_step
 
     failed = failed_step.read(Path(config.replay))

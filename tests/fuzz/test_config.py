@@ -54,8 +54,8 @@ TARGETS = st.sampled_from(
         "os.system", "builtins.eval", "subprocess.Popen", "engine.run_folder.subprocess.run", "engine.",
         "seg", "engine.checkpoint.torch.load", "engine.errors.UserError.__init__.__globals__",
         "engine.config.main", "seg.task.Segmentation", "torch.optim.Adam", "albumentations.Compose",
-        "albumentations.core.serialization.load", "engine.train.run_log.read_rows", "engine..log", "engine:log",
-        "engine/../os", "", 3, None, ["os.system"], {"a": 1},
+        "albumentations.core.serialization.load", "engine.train.run_log.read_rows", "engine..log",
+        "engine:log", "engine/../os", "", 3, None, ["os.system"], {"a": 1},
     ]
 )  # fmt: skip
 NODES = st.recursive(
@@ -71,7 +71,7 @@ NODES = st.recursive(
 )
 KEYS = st.sampled_from(
     [
-        "room", "data", "data.source", "data.source._target_", "data.split", "data.workers", "task",
+        "package", "data", "data.source", "data.source._target_", "data.split", "data.workers", "task",
         "task._target_", "model", "model.backbone", "trainer", "trainer.steps", "optimizer", "schedule",
         "augment", "seed", "weights", "init_from", "freeze", "skip", "new", "inference", "experiment",
     ]
@@ -187,7 +187,7 @@ OVERRIDE_KEYS = st.sampled_from(
         "seed", "trainer.steps", "data", "data.root", "task", "experiment", "optimizer", "optimizer.lr",
         "run", "resume", "replay", "init_from", "", "+x", "~x", "~seed", "~data", "++a.b", "hydra",
         "hydra.run.dir", "task._target_", "trainer.", "..", "a/b", "data@x", "data@:y", "skip", "freeze",
-        "trainer", "weights", "room", "backbone",
+        "trainer", "weights", "package", "backbone",
     ]
 )  # fmt: skip
 OVERRIDE_VALUES = st.sampled_from(

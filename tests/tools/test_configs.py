@@ -24,7 +24,7 @@ def options(group):
 
 
 def tasks_of(group):
-    """[(task, option)]: for groups with a folder per task the options as they are typed, else all with all."""
+    """[(task, option)]: for groups with a folder per task, options as they are typed; else all pairs."""
     sorted_out = by_task(group, options(group))
     if sorted_out:
         return [(task, name) for task, names in sorted_out.items() for name in names]
