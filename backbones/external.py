@@ -9,19 +9,16 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from backbones.count import weightless
+from backbones.feature_maps import FeatureMap, dilate, feature_maps, run_weightless, stride_of
 
 OutputStride = Literal[8, 16, 32]
 Extract = Callable[[nn.Module, dict[str, str]], nn.Module]
-
-_SIDE = 256
-"""Side of the input at which strides are measured; large enough that stride 32 leaves several pixels."""
 
 
 def torchvision_features(
@@ -122,12 +119,12 @@ class ExternalNetwork:
             raise ValueError(f"bn_momentum must be in (0, 1], got {bn_momentum}")
         self.name = name
         self._classifier, self._extract = classifier, extract
-        maps = _feature_maps(classifier, name)
-        chosen = _one_per_stride(maps) if features is None else _named(features, maps, name)
+        maps = feature_maps(classifier, name)
+        chosen = _one_perstride_of(maps) if features is None else _named(features, maps, name)
         self._undilated = {feature: maps[feature].stride for feature in chosen}
         self.channels = {feature: maps[feature].channels for feature in chosen}
         self.strides = {feature: min(stride, output_stride) for feature, stride in self._undilated.items()}
-        _dilate(classifier, output_stride)
+        dilate(classifier, output_stride)
         if bn_momentum is not None:
             self.bn_momentum = bn_momentum  # a head's batch norms take it too
             for module in classifier.modules():
@@ -158,11 +155,11 @@ class ExternalNetwork:
         """
         network = self._extract(self._classifier, {feature: feature for feature in features})
         try:
-            maps = _run(weightless(network))
+            maps = run_weightless(weightless(network))
         except RuntimeError:  # the branches of a block do not fit each other
             maps = {}
         for feature in features:
-            if feature not in maps or _stride(maps[feature]) != self.strides[feature]:
+            if feature not in maps or stride_of(maps[feature]) != self.strides[feature]:
                 raise ValueError(
                     f"{self.name} cannot be dilated to output_stride {max(self.strides.values())}; "
                     f"set it to {max(self._undilated.values())}"
@@ -228,11 +225,6 @@ class ExternalBackbone(nn.Module):
         return {f"network.{key}": tensor for key, tensor in state.items() if key not in self._left_out}
 
 
-class _FeatureMap(NamedTuple):
-    channels: int
-    stride: int
-
-
 def _check_name(name: str, known: Collection[str], library: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -240,79 +232,18 @@ def _check_name(name: str, known: Collection[str], library: str) -> None:
         raise ValueError(f"{library} has no network {name!r}{meant}")
 
 
-def _feature_maps(classifier: nn.Module, name: str) -> dict[str, _FeatureMap]:
-    """The modules whose output is a map [N, C, H / stride, W / stride], in the order in which they finish."""
-    maps: dict[str, _FeatureMap] = {}
-
-    def see(module: str, _layer: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and (stride := _stride(output)):
-            maps.pop(module, None)  # a module that runs twice counts where it ends
-            maps[module] = _FeatureMap(output.shape[1], stride)
-
-    twin = weightless(classifier)
-    for module, layer in twin.named_modules():
-        if module:
-            layer.register_forward_hook(partial(see, module))
-    try:
-        _run(twin)
-    except (AssertionError, RuntimeError) as error:  # such as vision transformers
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name} does not run on {_SIDE}x{_SIDE} inputs ({reason})") from None
-    if not maps:
-        raise ValueError(f"{name} has no feature maps of stride 1 to 32; choose a convolutional network")
-    return maps
-
-
-def _run(network: nn.Module) -> Any:
-    with torch.no_grad():
-        return network(torch.empty(1, 3, _SIDE, _SIDE, device="meta"))
-
-
-def _stride(feature: Tensor) -> int:
-    """1, 2, 4, 8, 16 or 32; 0 for any other size."""
-    height, width = feature.shape[-2:]
-    return _SIDE // height if height == width and height in (256, 128, 64, 32, 16, 8) else 0
-
-
-def _one_per_stride(maps: Mapping[str, _FeatureMap]) -> list[str]:
+def _one_perstride_of(maps: Mapping[str, FeatureMap]) -> list[str]:
     """For each stride the last module of the first two levels."""
     last = {own.stride: module for module, own in maps.items() if module.count(".") < 2}
     return list(last.values())
 
 
-def _named(features: Sequence[str], maps: Mapping[str, _FeatureMap], name: str) -> list[str]:
+def _named(features: Sequence[str], maps: Mapping[str, FeatureMap], name: str) -> list[str]:
     for feature in features:
         if feature not in maps:
             some = ", ".join(
                 f"{module} ({maps[module].channels} channels, stride {maps[module].stride})"
-                for module in _one_per_stride(maps)
+                for module in _one_perstride_of(maps)
             )
             raise ValueError(f"{name} has no feature {feature!r}; among others it has {some}")
     return [module for module in maps if module in features]
-
-
-def _dilate(classifier: nn.Module, output_stride: int) -> None:
-    """Trade the strides beyond `output_stride` for dilation.
-
-    As in the reference code and torchvision's `replace_stride_with_dilation`, a convolution is dilated by as
-    much as its input is larger than without dilation, so the one that loses its stride is not dilated yet.
-    """
-    strides: dict[str, tuple[int, int]] = {}
-
-    def see(module: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        strides[module] = (_stride(inputs[0]), _stride(output))
-
-    twin = weightless(classifier)
-    for module, layer in twin.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(partial(see, module))
-    _run(twin)
-    for module, layer in classifier.named_modules():
-        before, after = strides.get(module, (0, 0))
-        if isinstance(layer, nn.Conv2d) and after > output_stride:
-            dilation = max(1, before // output_stride)
-            if max(layer.kernel_size) > 1:
-                layer.dilation = tuple(dilation * own for own in layer.dilation)
-                if not isinstance(layer.padding, str):
-                    layer.padding = tuple(dilation * own for own in layer.padding)
-            layer.stride = (max(1, output_stride // before),) * 2
