@@ -147,7 +147,7 @@ def keys_of(path: Path) -> list[tuple[str, str, str]]:
             rows.append((dotted, value, comment))
         if not value:
             parents.append((indent, key))
-    return [row for row in rows if not (path.parent == CONF and row[0] == "_target_")]
+    return [row for row in rows if not (path.parent == CONF and row[0].endswith("_target_"))]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str, str]]:

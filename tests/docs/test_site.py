@@ -60,6 +60,15 @@ def test_links_to_files_and_images_exist(page):
     assert not missing
 
 
+def test_pages_named_in_code_and_configuration_exist():
+    named = set()
+    for folder in ("engine", "backbones", "seg", "det", "cls", "deploy", "nas", "streets", "tools", "conf"):
+        for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
+            named |= set(re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
+    assert named
+    assert not [page for page in named if not (ROOT / page).is_file()]
+
+
 def test_every_image_is_used():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     unused = [path.name for path in (DOCS / "images").iterdir() if f"images/{path.name}" not in text]
