@@ -45,7 +45,7 @@ def capture(
     free: dict[int, Any] = {}
     if dynamic_batch:
         free[0] = Dim.DYNAMIC
-        # torch.export takes sizes 0 and 1 for constants.
+        # torch.export treats sizes 0 and 1 as constants.
         example = example if example.shape[0] > 1 else example.expand(2, -1, -1, -1).contiguous()
     if dynamic_size:
         free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
@@ -54,7 +54,7 @@ def capture(
         oblivious = fx_config.patch(backed_size_oblivious=bool(free))  # type: ignore[attr-defined]
         with torch.no_grad(), oblivious:
             program = torch.export.export(module, (example,), dynamic_shapes={INPUT: free} if free else None)
-            # A window that grows with the image is not refused but taken for a constant, with a guard.
+            # A window that grows with the image is not refused but treated as a constant, with a guard.
             program.module()(_other_size(example, free))
         return program
     except Exception as error:

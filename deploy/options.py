@@ -126,7 +126,7 @@ class ExportOptions(RunOptions):
 
     @property
     def float_precision(self) -> str:
-        """Of the file that is exported; one in 8 bits is made from it."""
+        """Of the exported file, from which one in 8 bits is quantized."""
         return "fp32" if self.precision == "int8" else self.precision
 
     @property

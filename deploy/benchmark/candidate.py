@@ -79,7 +79,7 @@ class Candidate:
         return lambda: whole.predict_image(image)
 
     def _placed(self, model: Any) -> nn.Module:
-        # A copy: a row stays as it is, whatever runs on it next.
+        # A copy: the row must not change, because other candidates run it too.
         placed: nn.Module = copy.deepcopy(model).eval().to(self.device)
         return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
 
@@ -90,7 +90,7 @@ class SessionNetwork(nn.Module):
     def __init__(self, session: Session, model: nn.Module) -> None:
         super().__init__()
         self._session = session
-        self._replaced = (model,)  # in a tuple, so that it is no submodule
+        self._replaced = (model,)  # in a tuple: not registered as a submodule
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -47,7 +47,7 @@ def _check(name: str, *, device: str) -> None:
     if name not in RUNTIMES and extensions.owner(name) is None:
         known = [*RUNTIMES, "all"]
         raise UserError(
-            f"runtime must be one of {', '.join(known)} (or a format of your own, with extend=<its folder>), "
+            f"runtime must be one of {', '.join(known)} (or a format of yours, with extend=<its folder>), "
             f"got {name!r}{nearest(name, known)}"
         )
     if device != "cpu":

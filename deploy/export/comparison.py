@@ -62,7 +62,7 @@ class Comparison:
 
 
 def compare_outputs(module: nn.Module, session: Session, images: Sequence[NDArray[Any]]) -> Comparison:
-    """Run an `ExportedTask` in PyTorch and a file made of it on the same images [3, h, w].
+    """Run an `ExportedTask` in PyTorch and its file in a runtime on the same images [3, h, w].
 
     Each image alone and, if all have one size, several at once: a fixed batch of them, or up to four.
 

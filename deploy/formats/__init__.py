@@ -77,7 +77,7 @@ def find(name: str, *, key: str = "format") -> Format:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
         raise UserError(
-            f"{key} must be one of {', '.join(BUILT_IN)} (or a module of your own, with extend=<its folder>), "
+            f"{key} must be one of {', '.join(BUILT_IN)} (or a module of yours, with extend=<its folder>), "
             f"got {name!r}{nearest(name, BUILT_IN)}"
         )
     module = extensions.load_module(name, key=key)

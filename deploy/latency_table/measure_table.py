@@ -54,7 +54,7 @@ def measure_table(
 
 
 def _show(bar: list[Progress], unit: str, done: int, total: int) -> None:
-    """Update the bar, which is made when the total is known, and close it at the end."""
+    """Update the bar, created once the total is known, and close it at the end."""
     if not bar:
         bar.append(Progress(total, unit=unit))
     bar[0].update(done)

@@ -1,4 +1,4 @@
-"""A file in 8 bits, made from an exported float file after training.
+"""Post-training quantization of an exported float file.
 
 The file's own graph is quantized, not the network's Python: `deploy.quantize.onnx` and
 `deploy.quantize.openvino` know how.

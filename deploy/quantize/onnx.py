@@ -4,11 +4,10 @@ Activations are unsigned and have one range per tensor; weights are signed and s
 output channel: the only combination that ONNX Runtime runs fast on x86 (with signed activations it takes 2.3
 times as long as float32). Batch normalization is already in the convolutions: the export folds it.
 
-Ranges before a hard activation are cut to where the activation does something. h-swish makes nothing of a
-convolution's outputs below -3, and minimum and maximum over images would spend most of the 256 steps on them:
-this is one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a tensor
-whose ranges are a hundred times those of its others, shows in the sensitivities and is what float layers are
-for.
+Ranges before a hard activation are cut to where the activation does something. h-swish maps a convolution's
+outputs below -3 to 0, and minimum and maximum over images would spend most of the 256 steps on them: this is
+one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a tensor with ranges
+a hundred times those of the rest, shows in the sensitivities and is what float layers are for.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def take_rounds(
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[int, str], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Time all candidates in turns: the n-th seconds of each were taken in the same round.
+    """Time all candidates in turns: the n-th times of all of them are from the same round.
 
     The order is reversed from round to round, so that no candidate always follows the same other.
 
