@@ -3,11 +3,15 @@ commands through the tools, on tiny data. So nothing of the project has to be ed
 
 import json
 import re
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from engine.config import extensions
+from engine.config.compose import compose_config
+from tests.docs.documented import PAGES as ALL_PAGES
 from tests.docs.documented import ROOT, blocks, page_commands
 from tests.tools.commands import run
 
@@ -30,7 +34,7 @@ SMALL = {
 REST = {"train": TRAIN, "eval": ["device=cpu", "worst=1"], "predict": ["device=cpu"], "export": ["images=2"]}
 """Appended to each command of a page: few steps, few images, the CPU."""
 NEEDS_MORE = ("weights=", "backbone=timm", "backbone.name=")
-"""Commands that need a download or another library: test_commands.py composes those."""
+"""Commands that need a download or another library are only composed."""
 
 
 def page(name):
@@ -96,6 +100,23 @@ def test_the_page_works_as_it_is_printed(name, tmp_path):
         output = run("eval", "run=runs/fcn", cwd=tmp_path, status=1)
         assert "was trained with code from fcn_head" in output
         assert "give extend=" in output
+
+
+def test_every_printed_command_composes(tmp_path, monkeypatch):
+    """Also those that need a download, and those of the overview and of other pages."""
+    for name in PAGES:
+        write_tree(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(extensions.VARIABLE, "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    commands = [command for path in ALL_PAGES for command in page_commands(path)]
+    extended = [command for command in commands if any(word.startswith("extend=") for word in command.words)]
+    assert len(extended) > 20
+    for command in extended:
+        tool = command.words[1].removeprefix("tools/").removesuffix(".py")
+        config = compose_config(tool, list(command.words[2:]))
+        if tool == "train":
+            assert set(config.extensions) <= {file.stem for file in (tmp_path / "my_ext").iterdir()}
 
 
 @pytest.mark.parametrize("name", PAGES)
