@@ -109,7 +109,7 @@ def layers_of(
     Raises:
         ValueError: for an unknown feature.
     """
-    taps = (default_tap(spec),) if taps is None else tuple(taps)
+    taps = (spec.last_feature,) if taps is None else tuple(taps)
     with torch.device("meta"):
         network = MobileNet(spec, taps=taps)
     height, width = size
@@ -148,11 +148,6 @@ def layers_of(
     if head:
         network_layers.append(Layer(kind="head", head=head, inputs=_features(network, size)))
     return network_layers
-
-
-def default_tap(spec: NetSpec) -> str:
-    """The last feature of a network."""
-    return "last" if spec.last else f"block{len(spec.blocks)}"
 
 
 def head_name(model: nn.Module, options: Mapping[str, Any], num_classes: int) -> str:
