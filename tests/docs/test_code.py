@@ -117,7 +117,7 @@ def option_exists(group, option):
     return False
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
 def test_keys_in_sentences_exist(page):
     """`trainer.epochs=60` in a sentence or a table names a key that there is, and an option that there is."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
