@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from backbones.spec import BlockSpec, NetSpec, SESpec
-from backbones.variants import with_output_stride, with_width
+from backbones.spec import BlockSpec, NetSpec, SESpec, with_output_stride, with_width
 
 SE = SESpec(ratio=0.25, of="in", divisor=1, gate="sigmoid")
 

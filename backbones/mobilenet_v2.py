@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from backbones.spec import BlockSpec, NetSpec
-from backbones.variants import with_output_stride, with_reduced_tail, with_width
+from backbones.spec import BlockSpec, NetSpec, with_output_stride, with_reduced_tail, with_width
 
 V2 = NetSpec(
     name="mobilenet_v2",

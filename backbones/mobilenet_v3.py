@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from backbones.spec import BlockSpec, NetSpec, SESpec, make_divisible
-from backbones.variants import (
-    with_hswish_from,
-    with_minimalistic,
-    with_original_last_stage,
+from backbones.spec import (
+    BlockSpec,
+    NetSpec,
+    SESpec,
+    make_divisible,
     with_output_stride,
     with_reduced_tail,
-    with_stem,
     with_width,
 )
 
@@ -173,3 +172,41 @@ def _build(
     if last_stage == "original":
         spec = with_original_last_stage(spec)
     return with_output_stride(with_width(spec, width_mult), output_stride, dilate_first=dilate_first)
+
+
+def with_hswish_from(spec: NetSpec, channels: int | Literal["none"]) -> NetSpec:
+    """Table 5, "h-swish @N": h-swish from the first block with N output channels on, ReLU before it.
+
+    The stem keeps its h-swish (Table 1, which is N = 80, has it); "none" is ReLU everywhere, stem included.
+    """
+    if channels == "none":
+        blocks = tuple(replace(block, act="RE") for block in spec.blocks)
+        return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
+    outs = [block.out for block in spec.blocks]
+    if channels not in outs:
+        raise ValueError(f'hswish_from must be "none" or one of {sorted(set(outs))}, got {channels!r}')
+    start = outs.index(channels)
+    blocks = tuple(replace(b, act="HS" if i >= start else "RE") for i, b in enumerate(spec.blocks))
+    return replace(spec, blocks=blocks, stem_act="HS", last_act="HS")
+
+
+def with_original_last_stage(spec: NetSpec) -> NetSpec:
+    """Figure 5, top: one more 3x3 bottleneck (160 -> 960 -> 320), 1x1 conv to 1280 before pooling, FC."""
+    if not spec.hidden:
+        raise ValueError(f"{spec.name} has no hidden layer: its last stage is the original one already")
+    channels = spec.blocks[-1].out
+    block = BlockSpec(kernel=3, exp=spec.last, out=2 * channels, act=spec.last_act)
+    return replace(spec, blocks=(*spec.blocks, block), last=spec.hidden, hidden=0)
+
+
+def with_minimalistic(spec: NetSpec) -> NetSpec:
+    """The released "minimalistic" networks: no SE, ReLU instead of h-swish, 3x3 instead of 5x5."""
+    blocks = tuple(replace(block, se=False, act="RE", kernel=3) for block in spec.blocks)
+    return replace(spec, blocks=blocks, stem_act="RE", last_act="RE")
+
+
+def with_stem(spec: NetSpec, channels: int) -> NetSpec:
+    """Another number of stem filters (section 5.2: 32 or 16); the first block keeps its expansion ratio."""
+    first = spec.blocks[0]
+    exp = make_divisible(first.exp / spec.stem * channels)
+    return replace(spec, stem=channels, blocks=(replace(first, exp=exp), *spec.blocks[1:]))

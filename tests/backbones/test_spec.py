@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 
 from backbones.mnasnet import mnasnet_a1, mnasnet_small
 from backbones.mobilenet_v2 import mobilenet_v2
-from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
-from backbones.spec import BlockSpec, NetSpec, SESpec, make_divisible
-from backbones.variants import (
+from backbones.mobilenet_v3 import (
+    mobilenet_v3_large,
+    mobilenet_v3_small,
     with_hswish_from,
     with_original_last_stage,
+)
+from backbones.spec import (
+    BlockSpec,
+    NetSpec,
+    SESpec,
+    make_divisible,
     with_output_stride,
     with_reduced_tail,
     with_width,

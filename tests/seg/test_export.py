@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
-from backbones.variants import with_output_stride, with_width
+from backbones.spec import with_output_stride, with_width
 from deploy.artifact import Artifact
 from deploy.eager import eager_session
 from deploy.export.module import export_module

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from backbones.variants import with_width
+from backbones.spec import with_width
 from deploy.latency_table import measure_table as module
 from deploy.latency_table.layers import Layer
 from deploy.latency_table.measure_table import measure_table

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from backbones.mobilenet_v3 import SMALL
-from backbones.spec import NetSpec
-from backbones.variants import with_width
+from backbones.spec import NetSpec, with_width
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from engine.errors import UserError

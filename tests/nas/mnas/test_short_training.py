@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from backbones.count import count
 from backbones.mobilenet_v3 import SMALL
 from backbones.network import MobileNet
-from backbones.spec import NetSpec
-from backbones.variants import with_width
+from backbones.spec import NetSpec, with_width
 from deploy.latency_table.layers import layers_of
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable

@@ -12,8 +12,7 @@ from backbones import mnasnet
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import LARGE, SMALL, mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from backbones.spec import BlockSpec, NetSpec
-from backbones.variants import with_output_stride, with_width
+from backbones.spec import BlockSpec, NetSpec, with_output_stride, with_width
 from nas.mnas.space import FACTORS, MnasSpace
 
 SKELETONS = [
