@@ -1,7 +1,7 @@
 """NetSpec: a network as a table, one `BlockSpec` per row, with expansion sizes (72, 184, 672), not ratios.
 
-A spec is a frozen value. `backbones.network.MobileNet` builds it; the `with_*` functions below derive other networks
-from it: another width, output stride or tail. A built network is never changed.
+A spec is a frozen value. `backbones.network.MobileNet` builds it; the `with_*` functions below derive other
+networks from it: another width, output stride or tail. A built network is never changed.
 """
 
 from __future__ import annotations
