@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.config.overrides import by_task, groups, top_keys
+from engine.config.overrides import groups, options_by_task, top_keys
 from tests.docs import reference_pages
 from tests.docs.documented import PAGES, ROOT, TOOLS, blocks
 from tests.tools.commands import run
@@ -111,7 +111,7 @@ def option_exists(group, option):
     for tool in TOOLS:
         known = groups(tool.stem)
         names = known.get(group, [])
-        short = [name for listed in by_task(group, names).values() for name in listed]
+        short = [name for listed in options_by_task(group, names).values() for name in listed]
         if option in (*names, *short):
             return True
     return False

@@ -1,5 +1,6 @@
 """The documentation site builds strictly; its pages, images and generated pages are complete."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ def test_the_site_builds_strictly(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "--clean"],
         cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         timeout=200,
