@@ -30,13 +30,13 @@ def _with_file(*, task: Any, artifact: Any) -> ClassificationWithFile:
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
-    """Tables 3 and 9."""
+    """Parameters and MAdds as in Tables 3 and 9."""
     params, madds = count.classification()
     return params, madds
 
 
 def _default_names(count: int) -> tuple[str, ...] | None:
-    """ImageNet's names, for 1000 outputs or 1001 with a background."""
+    """ImageNet's class names, for 1000 outputs or 1001 with background."""
     from cls.data.imagenet import class_names
 
     return class_names() if count in (1000, 1001) else None

@@ -1,4 +1,4 @@
-"""Drawings of classifications: the image above its most probable classes."""
+"""Draws classifications: the image above its most probable classes."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ Image = NDArray[np.uint8]
 
 
 Line = tuple[str, float | None, bool | None]
-"""A class's name, its probability (None: no bar), and whether it is right (None: unknown)."""
+"""A class's name, its probability (None: no bar), and whether it is correct (None: unknown)."""
 
 
 _BACKGROUND, _TEXT = (250, 250, 250), (25, 25, 25)
 
 
 _BAR_COLORS = {None: (150, 180, 215), True: (150, 205, 155), False: (235, 170, 160)}
-"""By whether the class is right."""
+"""Key: whether the class is correct."""
 
 
 _MIN_WIDTH = 240
@@ -34,11 +34,11 @@ def with_lines(image: Image, lines: Sequence[Line]) -> Image:
     font, pitch, gap = ImageFont.load_default(size=size), size + max(6, size // 2), max(4, size // 3)
     strip = Pillow.new("RGB", (width, len(lines) * pitch + gap), _BACKGROUND)
     pen = ImageDraw.Draw(strip)
-    for row, (name, probability, right) in enumerate(lines):
+    for row, (name, probability, correct) in enumerate(lines):
         top = row * pitch + gap
         if probability is not None:
             pen.rectangle(
-                (0, top, round(probability * (width - 1)), top + pitch - gap), fill=_BAR_COLORS[right]
+                (0, top, round(probability * (width - 1)), top + pitch - gap), fill=_BAR_COLORS[correct]
             )
         text = name if probability is None else f"{100 * probability:.1f} %  {name}"
         pen.text((gap, top + (pitch - gap) / 2), text, fill=_TEXT, font=font, anchor="lm")

@@ -18,8 +18,8 @@ class ExportedClassification(nn.Module):
     Args:
         task: with its trained model.
         output: `logits`, class scores [N, K] before the softmax.
-        normalize: whether the graph normalizes images of 0..255; else it takes normalized ones.
-        dtype: of images of 0..255, `uint8` or `float32`; normalized ones are float32.
+        normalize: whether the graph normalizes images in 0..255; else it takes normalized images.
+        dtype: of images in 0..255, `uint8` or `float32`; normalized images are float32.
 
     Raises:
         ValueError: if an option is unknown.
@@ -48,7 +48,7 @@ class ExportedClassification(nn.Module):
         return self.eval_transform(image, 0)
 
     def agreement(self, ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:
-        """Share of the images that two outputs give the same class, in 0..1."""
+        """Share of the images with the same class in both outputs, in 0..1."""
         return float((ours[0].argmax(1) == theirs[0].argmax(1)).mean())
 
 
@@ -56,7 +56,7 @@ class ClassificationWithFile(Classification):
     """`task`, predicting with an exported file (`deploy.artifact.Artifact`) instead of its model.
 
     Raises:
-        UserError: if the file is of another task or other classes.
+        UserError: if the file is for another task or other classes.
     """
 
     def __init__(self, *, task: Classification, artifact: Any) -> None:

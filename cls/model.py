@@ -22,14 +22,14 @@ class Classifier(nn.Module):
     Args:
         backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), which gets no hidden layer.
         num_classes: number of logits.
-        dropout: share of the features that is dropped; None: the spec's, 0.2 for a network from elsewhere.
+        dropout: share of the features that are dropped; None: the spec's, or 0.2 for other networks.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
     class_layers = ("classifier.*",)
-    """Patterns of the tensors shaped by the classes: not loaded from a weight file of other classes."""
+    """Patterns of the tensors whose shape depends on the classes, not loaded from weights for other ones."""
 
     def __init__(self, *, backbone: AnyBackbone, num_classes: int, dropout: float | None = None) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class Classifier(nn.Module):
         """A state dict of this model in any known format -> under our names.
 
         Raises:
-            ValueError: if the names are unknown, or those of another network.
+            ValueError: if the names are unknown or belong to another network.
         """
         if not isinstance(self.backbone, MobileNet):
             return state
         return own_classes_state(state, self.backbone.spec, num_classes=self.classifier.out_features)
 
     def num_classes_in(self, state: StateDict) -> int:
-        """Number of classes of an adapted state dict, which need not be this model's."""
+        """Number of classes in an adapted state dict, which can differ from this model's."""
         return len(state["classifier.bias"])
 
     def adapt_backbone(self, state: StateDict) -> StateDict:
@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` of classes `theirs` -> of `ours`; see `engine.run.initial_weights.Adaptable`."""
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
         own = self.state_dict()
         class_keys = ("classifier.weight", "classifier.bias")
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in class_keys}

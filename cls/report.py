@@ -1,4 +1,4 @@
-"""What people see of a classification: drawn probabilities, and the tables and charts of an evaluation."""
+"""Classification results for people: drawn probabilities, and the tables and charts of an evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ClassificationReporter:
         return with_lines(image, self._lines(self.task.predict_image(image), label))
 
     def save_prediction(self, probabilities: Probabilities, out: Path, name: str) -> dict[str, Any]:
-        """The image's part of summary.json: its most probable classes. Writes no file."""
+        """The image's entry in summary.json: its most probable classes. Writes no file."""
         return {
             "classes": [
                 {
@@ -60,11 +60,11 @@ class ClassificationReporter:
         self, evaluator: ClassificationEvaluator, dataset: ClassificationDataset, out: Path, *, worst: int
     ) -> None:
         """Write the per-class table, the most frequent confusions, the confusion matrix and the `worst`
-        images: those whose label got the least probability."""
+        images: those whose label has the lowest probability."""
         pairs = [
             f"{count:5d}  {label}  predicted as  {other}" for label, other, count in evaluator.confused(30)
         ]
-        text = "\n".join([evaluator.table(), "", "confused most often:", *pairs])
+        text = "\n".join([evaluator.table(), "", "most frequent confusions:", *pairs])
         (out / "per_class.txt").write_text(text + "\n", encoding="utf-8")
         if len(self.classes) <= MAX_LISTED:
             save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="images")
@@ -76,7 +76,7 @@ class ClassificationReporter:
             (names[i], float(probabilities[i]), None if label is None else i == label)
             for i in _most_probable(probabilities)
         ]
-        return lines if label is None else [(f"is: {names[label]}", None, None), *lines]
+        return lines if label is None else [(f"label: {names[label]}", None, None), *lines]
 
 
 def _most_probable(probabilities: Probabilities) -> list[int]:

@@ -1,4 +1,4 @@
-"""Image classification as the engine sees it: batch -> losses, batch -> class scores."""
+"""The image classification task, for the engine: batch -> losses, batch -> class scores."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from engine.train.distillation import Distillation
 class Classification(nn.Module):
     """Image classification, an `engine.contracts.Task`.
 
-    A batch holds `image` [N, 3, h, w] uint8, `label` [N] and `index` [N].
+    A batch contains `image` [N, 3, h, w] uint8, `label` [N] and `index` [N].
 
     Args:
         model: normalized images -> class scores [N, K].
@@ -29,10 +29,10 @@ class Classification(nn.Module):
         label_smoothing: share of the target spread evenly over the classes.
         mix: mixup and CutMix in training (None: neither).
         pixels: input normalization, `inception` or `imagenet`.
-        eval_transform: what happens to an image before it is classified.
+        eval_transform: applied to an image before prediction.
 
     Attributes:
-        distillation: a loss that draws the scores towards a teacher's, or None.
+        distillation: a loss that pulls the scores toward a teacher's, or None.
     """
 
     distillation: Distillation | None = None
@@ -75,7 +75,7 @@ class Classification(nn.Module):
         return scores
 
     def notes(self, dataset: ClassificationDataset) -> list[str]:
-        """Lines worth reading before training on this split: none."""
+        """Notes to show before training on this split: none."""
         return []
 
     def check_classes(self, classes: ClassMap) -> None:
@@ -83,7 +83,7 @@ class Classification(nn.Module):
         self.classes.check_same_names(classes)
 
     def evaluator(self, dataset: ClassificationDataset) -> ClassificationEvaluator:
-        """The evaluator for a split of this task's data.
+        """The evaluator for a split with this task's classes.
 
         Raises:
             UserError: if the split has no labels.

@@ -1,7 +1,7 @@
-"""Between the file and the batch: Inception's crops for training, a resize and a central crop for evaluation.
+"""Transforms of samples: Inception's crops for training, a resize and a central crop for evaluation.
 
 A transform is called as transform(image, seed): image uint8 [H, W, 3] -> uint8 [h, w, 3]. Its result depends
-on the seed alone, not on the worker process that runs it.
+only on the arguments, not on the worker process that runs it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from engine.data.preprocessing import Image, Size, as_size, flip_and_jitter, imp
 
 
 class TrainTransform:
-    """A random part of the image, resized (Szegedy et al., 2015), flipped and altered.
+    """A random part of the image, resized (Szegedy et al., 2015), flipped, with random colors.
 
     Args:
         size: side or (height, width) of the result.
-        area: smallest and largest area of the crop, as a share of the image's. Inception: (0.08, 1); the
-            Inception preprocessing of TensorFlow's slim, which the paper names: from 0.05.
-        aspect: smallest and largest width over height of the crop.
+        area: smallest and largest area of the crop, as a share of the image's. Inception has (0.08, 1); the
+            Inception preprocessing of TensorFlow slim, which the paper cites, starts at 0.05.
+        aspect: smallest and largest aspect ratio (width over height) of the crop.
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         rand_augment: magnitude of RandAugment (Cubuk et al., 2020) in 0..30, two operations per image; None:
@@ -61,7 +61,7 @@ class TrainTransform:
         return result if self._magnitude is None else self._augmented(result, seed)
 
     def _augmented(self, image: Image, seed: int) -> Image:
-        if self._rand_augment is None:  # late: torchvision's transforms take a second to import
+        if self._rand_augment is None:  # imported late: torchvision's transforms take a second
             from torchvision.transforms import v2
 
             self._rand_augment = v2.RandAugment(num_ops=2, magnitude=self._magnitude, fill=127)
@@ -71,15 +71,15 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The shorter side resized, then a central crop: how published accuracies are measured.
+    """Resizes the shorter side, then crops the center: how published accuracies are measured.
 
-    With Pillow's bilinear filter: equal to torchvision's presets, pixel for pixel.
+    Uses Pillow's bilinear filter, and equals torchvision's presets pixel for pixel.
 
     Args:
         resize: shorter side in pixels; None: 8/7 of the crop's longer side (256 for 224), so that the crop is
             Inception's central 87.5 %.
         crop: side or (height, width) of the result.
-        square: resize to the crop's size whatever the aspect ratio, without cropping.
+        square: resize to the crop's size without keeping the aspect ratio or cropping.
 
     Raises: ValueError if the crop is larger than the resized image.
     """

@@ -7,12 +7,12 @@ IMAGENET_CLASSES = 1000
 
 
 def own_classes_state(state: StateDict, spec: NetSpec, *, num_classes: int) -> StateDict:
-    """A classifier of any known format under our names.
+    """The state dict of a classifier in any known format -> under our names.
 
-    TensorFlow's 1001 classes of ImageNet lose the first, background, for a model of 1000.
+    For a model of 1000 classes, the first of TensorFlow's 1001 ImageNet classes, background, is dropped.
 
     Raises:
-        ValueError: if the names are unknown, those of another network than `spec`, or without a classifier.
+        ValueError: if the names are unknown, belong to another network than `spec`, or lack a classifier.
     """
     ours = classifier_state(state, spec)
     if num_classes == IMAGENET_CLASSES and detect_format(state) != "ours":

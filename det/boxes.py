@@ -1,6 +1,6 @@
-"""Boxes: overlaps, units, and the encoding in which a network predicts them.
+"""Boxes: overlaps, units, and the encoding that a network predicts.
 
-Everywhere `[..., 4]` means (x1, y1, x2, y2): x to the right, y down, continuous coordinates, so that a width
+Everywhere `[..., 4]` means (x1, y1, x2, y2): x to the right, y down, continuous coordinates, so a width
 is x2 - x1. The unit (pixels, or fractions of the image) is up to the caller, and the same for all arguments.
 """
 
@@ -77,7 +77,7 @@ class BoxCoder:
 
 
 def areas(boxes: Tensor) -> Tensor:
-    """Boxes [..., 4] -> areas [...]; 0 for a box with exchanged corners."""
+    """Boxes [..., 4] -> areas [...]; 0 for a box with swapped corners."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 

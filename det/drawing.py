@@ -1,4 +1,4 @@
-"""Boxes with class names and scores, drawn on an image."""
+"""Draws boxes with class names and scores on an image."""
 
 from typing import Any
 
@@ -31,11 +31,11 @@ def overlay(
 ) -> Image:
     """A copy of `image` [H, W, 3] with the boxes that score at least `threshold`, the highest score on top.
 
-    Lines and letters grow with the image.
+    Lines and text scale with the image.
 
     Args:
         names: write the class on each box, unless it would cover the name of a box with a higher score.
-        scores: write the score behind the name.
+        scores: write the score after the name.
 
     Raises:
         ValueError: if a label is out of range.
@@ -53,9 +53,11 @@ def overlay(
         return drawn
     canvas = Pillow.fromarray(drawn)
     pen = ImageDraw.Draw(canvas)
-    font: Any = ImageFont.load_default(size=_letter_size(image))  # with a size: FreeType, which scales
+    font: Any = ImageFont.load_default(
+        size=_letter_size(image)
+    )  # with a size, it is a scalable FreeType font
     occupied: list[_Plate] = []
-    for row in reversed(shown):  # the highest score chooses its place first
+    for row in reversed(shown):  # names of higher scores are placed first
         text = classes.names[labels[row]] + (f" {values[row]:.2f}" if scores else "")
         plate = _place_plate(font, text, boxes[row], image.shape[:2], width, occupied)
         if plate is not None:
@@ -77,7 +79,7 @@ def _padding(line_width: int) -> int:
 
 
 def _draw_box(image: Image, box: NDArray[np.float64], color: tuple[int, int, int], width: int) -> None:
-    # Clipped, so that the sides of a box that reaches over the image's edge can be seen.
+    # Clipped, so the sides of a box that extends beyond the image are visible.
     limits = np.array(image.shape[1::-1] * 2) - 1
     x1, y1, x2, y2 = (round(side * 2**_SUBPIXEL_BITS) for side in np.clip(box, 0, limits))
     cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, _SUBPIXEL_BITS)

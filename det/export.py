@@ -1,7 +1,7 @@
-"""Detection in an exported file, raw or with the post-processing; and the task that predicts with one.
+"""Detection for export, with or without post-processing; and a task that predicts with the file.
 
-The post-processing is that of `det.postprocess`, without steps whose number or size depends on the data:
-TensorFlow's and torchvision's do not export to every runtime, or only for one image.
+The post-processing is that of `det.postprocess` in a fixed number of steps of fixed size: TensorFlow's and
+torchvision's do not export to every runtime, or only for a single image.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from engine.contracts import Batch, Image
 
 OUTPUTS = {"raw": ("deltas", "scores"), "detections": ("boxes", "scores", "labels", "exact")}
 COMPARED = {"raw": ("deltas", "scores"), "detections": ()}
-"""Outputs whose numbers are compared. Not those of suppression: rounding may decide between two boxes whose
-overlap is near the threshold."""
+"""Outputs whose values are compared. Not those of suppression: if an overlap is near the threshold, rounding
+can decide which box is kept."""
 SAME_IOU, SAME_SCORE = 0.9, 0.01
 """Two boxes of a class are the same detection if they overlap at least this much, and their scores differ by
 at most this much."""
 
 
 class ExportedDetection(nn.Module):
-    """What export captures: normalization, network and, with `output=detections`, the post-processing.
+    """The module to export: normalization, network and, with `output=detections`, post-processing.
 
     Args:
         task: with its trained model.
-        output: `raw`, box deltas [N, A, 4] and class scores [N, A, K + 1] as the network gives them; or
+        output: `raw`, the network's box deltas [N, A, 4] and class scores [N, A, K + 1]; or
             `detections`, see `Suppression`.
         look, steps: see `Suppression`.
-        normalize: whether the graph normalizes images of 0..255; else it takes normalized ones.
-        dtype: of images of 0..255, `uint8` or `float32`; normalized ones are float32.
+        normalize: whether the graph normalizes images in 0..255; else it takes normalized images.
+        dtype: of images in 0..255, `uint8` or `float32`; normalized images are float32.
 
     Raises:
         ValueError: if an option is unknown or out of range.
@@ -108,21 +108,21 @@ class Suppression(nn.Module):
     """`Postprocess.select` for N images at once, as a fixed number of steps of fixed size.
 
     Greedy suppression keeps a box unless it overlaps too much with a better box that is kept. Here all boxes
-    start as kept, and each step drops those that are covered by a better box that the last step kept. This
-    converges to the same result, after as many steps as the longest chain of boxes in which each decides
+    are kept at first, and each step drops those covered by a better box that the previous step kept. This
+    converges to the same result in as many steps as the longest chain of boxes in which each one decides
     about the next.
 
     Args:
         postprocess: thresholds and limits.
         look: number of pairs of anchor and class, best first, that are considered.
-        steps: number of repetitions.
+        steps: number of steps.
 
     Raises:
         ValueError: if a number is below 1.
     """
 
     is_better: Tensor
-    """bool [better, worse]: pairs are in order of their scores."""
+    """bool [better, worse]; candidates are ordered by score."""
 
     def __init__(self, *, postprocess: Postprocess, look: int = FIRST_LOOK, steps: int = 16) -> None:
         super().__init__()
@@ -135,11 +135,11 @@ class Suppression(nn.Module):
         self.register_buffer("is_better", is_better, persistent=False)
 
     def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes [N, A, 4] as fractions of the image, scores [N, A, K] -> D detections of each, best first.
+        """Boxes [N, A, 4] as fractions of the image, scores [N, A, K] -> D detections per image, best first.
 
         Returns:
-            boxes [N, D, 4], scores [N, D] and labels [N, D] int64, padded by 0, 0 and -1 if there are fewer;
-            exact [N] bool: whether `steps` and `look` were large enough, so that the result is that of
+            boxes [N, D, 4], scores [N, D] and labels [N, D] int64, padded with 0, 0 and -1 if needed;
+            exact [N] bool: whether `steps` and `look` were large enough for the result to equal that of
             `Postprocess`.
         """
         classes, total = scores.shape[2], scores.shape[1] * scores.shape[2]
@@ -156,7 +156,7 @@ class Suppression(nn.Module):
         covers = (better_of_class & (batched_iou(candidates) > self.limits.iou_threshold)).float()
         kept, settled = self._settle(allowed, covers)
         kept = kept & (areas(candidates) > 0)
-        # A limit per class that is not below the limit per image changes nothing.
+        # A limit per class that is at least the limit per image has no effect.
         if self.limits.per_class is not None and self.limits.per_class < wanted:
             kept = kept & (_count_paired(kept, better_of_class.float()) < self.limits.per_class)
         enough = kept.sum(1) >= wanted
@@ -228,7 +228,7 @@ class DetectionWithFile(Detection):
         artifact: the file, a `deploy.artifact.Artifact`.
 
     Raises:
-        UserError: if the file is of another task, or has other classes.
+        UserError: if the file is for another task, or has other classes.
     """
 
     file_anchors: Tensor

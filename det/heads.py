@@ -29,10 +29,10 @@ class SSDLite(nn.Module):
         backbone: padding and batch norm are set as in the backbone.
         extras: channels of the extra maps, each half as large as the map before.
         score_bias: initial bias of the class scores. -4.6 = log(0.01 / 0.99) for focal loss with a sigmoid,
-            so that the network starts with predicting no objects; 0 for a softmax.
+            so that the network predicts no objects at first; 0 for a softmax.
 
     Raises:
-        ValueError: if the anchors are for another number of maps.
+        ValueError: if the anchors are for a different number of maps.
     """
 
     class_layers = ("scores.*.predict",)
@@ -120,8 +120,8 @@ class Predictor(nn.Module):
 
 
 class SmallMapConv(ConvNormAct):
-    """`ConvNormAct` that can be trained on one image with a single value per channel, as on the last, 1x1
-    map."""
+    """`ConvNormAct` that can be trained on one image even if a map has a single value per channel, like the
+    last one (1x1)."""
 
     def __init__(self, channels_in: int, channels_out: int, **settings: Any) -> None:
         super().__init__(channels_in, channels_out, **settings)

@@ -1,8 +1,8 @@
 """Losses on the two outputs of a detector: box deltas and class scores.
 
-Both are called as loss(deltas [N, A, 4], scores [N, A, K + 1], targets), targets as of
+Both are called as loss(deltas [N, A, 4], scores [N, A, K + 1], targets), with the targets of
 `det.anchors.matcher`, and return {"classification": scalar, "localization": scalar}: sums over the anchors of
-the batch, divided by the number of matched anchors (at least 1). They are computed in float32, also under
+the batch, divided by the number of matched anchors (at least 1). They are computed in float32, even under
 autocast.
 """
 
@@ -25,7 +25,7 @@ class FocalLoss(nn.Module):
 
     Args:
         alpha: weight of columns whose target is 1; 1 - alpha for the others.
-        gamma: how strongly easy columns are weighted down; 0 for plain cross entropy.
+        gamma: how strongly easy columns are down-weighted; 0 for plain cross entropy.
         delta: error at which smooth L1 turns from quadratic to linear.
         background: make the background a class of its own, whose target is 1 at anchors without an object.
 
@@ -38,7 +38,7 @@ class FocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+            raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _positive(delta), background
@@ -72,8 +72,8 @@ class MultiboxLoss(nn.Module):
 
     Args:
         negatives: mined anchors per matched one.
-        min_negatives: least number of mined anchors in an image, so that images without objects are learned
-            from. The paper has 0.
+        min_negatives: minimum number of mined anchors per image, so that images without objects contribute
+            too. The paper has 0.
         delta: error at which smooth L1 turns from quadratic to linear.
 
     Raises:

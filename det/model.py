@@ -27,7 +27,7 @@ class Detector(nn.Module):
         input_size: side or (height, width) of the images that the anchors are for.
         anchors: a generator, see `det.anchors.generators`.
         head: head class with its own options, called with `channels`, `num_classes`, `anchors_per_cell` and
-            `backbone`; see `SSDLite` for what else it needs.
+            `backbone`; see `SSDLite` for its other members.
         c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3).
         c5: feature at stride 32: `auto` is the backbone's `last_feature`.
 
@@ -35,7 +35,7 @@ class Detector(nn.Module):
         anchors: float32 [A, 4], xyxy as fractions of the input; not part of the state dict.
 
     Raises:
-        ValueError: if a feature is unknown, the backbone is dilated, or the anchors are for other maps.
+        ValueError: if a feature is unknown, the backbone is dilated, or the anchors do not match the maps.
     """
 
     anchors: Tensor
@@ -93,7 +93,7 @@ class Detector(nn.Module):
         return backbone_state_of(state, self.backbone)
 
     def num_classes_in(self, state: StateDict) -> int:
-        """K of an adapted state dict, which may have other classes than this model."""
+        """K of an adapted state dict, whose classes may differ from this model's."""
         first_map = self._class_keys()[0]
         return state[first_map].shape[0] // self.anchors_per_cell[0] - 1
 

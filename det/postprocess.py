@@ -74,12 +74,12 @@ class Postprocess:
             sizes: [N, 2], (height, width) of the original images; boxes are in their pixels.
 
         Raises:
-            UserError: if the images had another size than the anchors are for.
+            UserError: if the images do not have the size that the anchors are for.
         """
         if deltas.shape[1] != anchors.shape[0]:
             raise UserError(
                 f"the network predicts {deltas.shape[1]} boxes but has {anchors.shape[0]} anchors; set "
-                "data.size, and neither model.input_size nor task.eval_transform.size"
+                "only data.size, not model.input_size or task.eval_transform.size"
             )
         scores = scores.float()
         scores = scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(dim=-1)
@@ -92,7 +92,7 @@ class Postprocess:
     def select(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Boxes [A, 4] in pixels, scores [A, K] -> detections.
 
-        Whether a pair survives depends only on better pairs. So the best pairs are considered first, and the
+        Whether a pair survives depends only on better pairs, so the best pairs are considered first. The
         result is exact as soon as enough of them survive; otherwise more are considered.
         """
         total, look = scores.numel(), FIRST_LOOK
@@ -114,12 +114,12 @@ class Postprocess:
             index = index[_rank(labels) < self.candidates]
         kept = batched_nms(boxes[index], scores[index], labels[index], self.iou_threshold)
         index = index[kept.sort().values]
-        index = index[areas(boxes[index]) > 0]  # others were outside of the image
+        index = index[areas(boxes[index]) > 0]  # the others were outside the image
         return index if self.per_class is None else index[_rank(labels[index]) < self.per_class]
 
 
 def _rank(labels: Tensor) -> Tensor:
-    """How many earlier entries have the same label, [n] -> [n]."""
+    """The number of earlier entries with the same label, [n] -> [n]."""
     ordered, order = labels.sort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)

@@ -1,4 +1,4 @@
-"""What people see of a detection: images with boxes, and the tables and charts of an evaluation."""
+"""Detection results for people: images with boxes, and the tables and charts of an evaluation."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ class DetectionReporter:
         return np.concatenate(panels, axis=1)
 
     def save_prediction(self, prediction: Detections, out: Path, name: str) -> dict[str, Any]:
-        """The image's part of summary.json; no other file is written."""
+        """The image's entry in summary.json; writes no file."""
         rows = zip(*(part.tolist() for part in prediction), strict=True)
         return {
             "detections": [

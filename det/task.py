@@ -1,4 +1,4 @@
-"""Object detection as the engine sees it: batch -> losses, batch -> boxes."""
+"""The object detection task, for the engine: batch -> losses, batch -> boxes."""
 
 from typing import cast
 
@@ -23,23 +23,24 @@ from engine.errors import UserError, no_labels, some
 class Detection(nn.Module):
     """Object detection with anchors.
 
-    A training batch holds `image` [N, 3, h, w] uint8, `boxes` (N tensors [M, 4], xyxy in pixels) and `labels`
-    (N tensors [M]); for evaluation `image`, `size` [N, 2] (height, width of the file) and `index` [N].
+    A training batch contains `image` [N, 3, h, w] uint8, `boxes` (N tensors [M, 4], xyxy in pixels) and
+    `labels` (N tensors [M]); an evaluation batch `image`, `size` [N, 2] (height, width of the file) and
+    `index` [N].
 
     Args:
         model: normalized images -> box deltas [N, A, 4] and class scores [N, A, K + 1]; its `anchors` are
             [A, 4], as fractions of the input.
         classes: the data set's class map, of K classes.
         loss: on deltas, scores and the matcher's targets.
-        matcher: which anchor is trained on which object.
+        matcher: decides which anchor is trained on which object.
         postprocess: from deltas and scores to detections.
         pixels: input normalization, `inception` or `imagenet`.
-        eval_transform: what happens to an image before it is predicted.
-        draw_threshold: lowest score of the boxes that are drawn, and listed in summary.json.
+        eval_transform: applied to an image before prediction.
+        draw_threshold: lowest score of the boxes that are drawn and listed in summary.json.
 
     Raises:
-        ValueError: if `draw_threshold` is out of range, or the loss trains the scores for another activation
-            than the post-processing applies.
+        ValueError: if `draw_threshold` is out of range, or the loss and the post-processing use different
+            activations.
     """
 
     distillation = None  # not supported
@@ -66,8 +67,8 @@ class Detection(nn.Module):
         activation = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
         if self.postprocess.activation != activation:
             raise ValueError(
-                f"{type(self.loss).__name__} trains scores for a {activation}; give "
-                f"task.postprocess.activation={activation}, got {self.postprocess.activation}"
+                f"{type(self.loss).__name__} trains scores for a {activation}; set "
+                f"task.postprocess.activation={activation}, not {self.postprocess.activation}"
             )
 
     @property
@@ -79,20 +80,20 @@ class Detection(nn.Module):
         """Losses by name, each the mean over the matched anchors.
 
         Raises:
-            UserError: if the images have another size than the anchors are made for, or leave batch norm a
-                single value.
+            UserError: if the images do not have the size that the anchors are for, or are so small that batch
+                norm has a single value.
         """
         count, _, height, width = batch["image"].shape
         if self.training and count == 1 and max(height, width) <= 32:
             raise UserError(
-                f"one image of {height} x {width} leaves batch norm a single value on the map of stride 32; "
-                "raise data.size or trainer.batch"
+                f"one image of {height} x {width} gives batch norm a single value per channel at stride 32; "
+                "increase data.size or trainer.batch"
             )
         deltas, scores = self.model(self.normalize(batch["image"]))
         if deltas.shape[1] != len(self.anchors):
             raise UserError(
-                f"the augmentation makes images of {height} x {width}, but the anchors are for another size; "
-                "set data.size, and neither augment.size nor model.input_size"
+                f"the augmentation produces images of {height} x {width}, but the anchors are for another "
+                "size; set only data.size, not augment.size or model.input_size"
             )
         losses: dict[str, Tensor] = self.loss(deltas, scores, self._targets(batch))
         return losses
@@ -102,7 +103,7 @@ class Detection(nn.Module):
         return self._targets(batch).num_matched.clamp(min=1)
 
     def _targets(self, batch: Batch) -> Targets:
-        # Kept in the batch: with several micro-batches or processes, a step asks for the weights first.
+        # Cached in the batch: with several micro-batches or processes, a step calls `weight` first.
         if "targets" not in batch:
             height, width = batch["image"].shape[-2:]
             scale = torch.tensor([width, height] * 2, device=batch["image"].device)
@@ -121,7 +122,7 @@ class Detection(nn.Module):
         return anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher)
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError if a data set has classes that this task was not trained on."""
+        """Raises: UserError if the data set has classes that this task was not trained on."""
         unknown = [name for name in classes.names if name not in self.classes.names]
         if unknown:
             raise UserError(

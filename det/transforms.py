@@ -1,9 +1,9 @@
-"""Between the file and the batch: SSD's augmentation for training, resizing alone for evaluation.
+"""Transforms of samples: SSD's augmentation for training, only resizing for evaluation.
 
 A training transform is called as transform(image, boxes, labels, seed): image uint8 [H, W, 3], boxes [M, 4]
-xyxy in its pixels, labels [M]. The result depends only on the arguments, not on the worker that makes it. No
-boxes can stop a run: before albumentations sees them they are clipped to the image, and those that are not
-finite, inverted, empty or outside are dropped.
+xyxy in its pixels, labels [M]. The result depends only on the arguments, not on the worker that computes it.
+Invalid boxes never stop a run: before they reach albumentations, boxes are clipped to the image, and those
+that are not finite, inverted, empty or outside are dropped.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,32 @@ from det.augment.mosaic import NUM_IMAGES, Sample, mosaic
 from engine.contracts import Image
 from engine.data.preprocessing import as_size, flip_and_jitter, import_albumentations, resize_image
 
-SMALLEST = 32
-"""Pixels: with smaller inputs, the backbone's deepest feature map is less than one cell."""
+MIN_SIDE = 32
+"""Pixels: in smaller inputs, the backbone's deepest feature map would have less than one cell."""
 
 Augmented = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
 
 
 class TrainTransform:
-    """SSD's random crop, resized to `size`, horizontal mirror and color jitter, by albumentations.
+    """SSD's random crop, resized to `size`, horizontal flip and color jitter, by albumentations.
 
-    A mosaic needs further samples, which only the data set can read. It asks `partners(seed)` how many, and
-    if that is not 0, calls `combine([this sample, *partners], seed)` instead of `transform(*sample, seed)`.
+    A mosaic needs more samples, which only the data set can read. The data set calls `partners(seed)` to ask
+    how many and, if that is not 0, `combine([this sample, *partners], seed)` instead of
+    `transform(*sample, seed)`.
 
     Args:
         size: side or (height, width) of the result; the aspect ratio is not kept, as in the released SSD.
         crop: "ssd", the `ssd_random_crop` of the released configuration; "iou", the crop of the SSD paper
             (section 2.2) and of torchvision; None, the whole image.
         scale: range of the crop's area, as a fraction of the image's.
-        min_visible: boxes of which a crop shows less than this fraction are dropped.
+        min_visible: boxes are dropped if a crop shows less than this fraction of them.
         zoom_out: probability of placing the image on a gray canvas of up to 16 times its area before the
             crop, for small objects (SSD, section 3.6).
-        flip: probability of a horizontal mirror.
+        flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         mosaic: probability of a mosaic of four images instead of zoom-out and crop.
         area: average over pixels when scaling down (slower, without aliasing).
-        extra: further albumentations transforms that keep the size, applied last.
+        extra: more albumentations transforms that keep the size, applied last.
 
     Raises:
         ValueError: naming the argument that is out of range.
@@ -62,7 +63,7 @@ class TrainTransform:
         area: bool = False,
         extra: Sequence[Any] = (),
     ) -> None:
-        self.size = as_size("size", size, least=SMALLEST)
+        self.size = as_size("size", size, least=MIN_SIDE)
         self.mosaic, self._min_visible, self._area = mosaic, min_visible, area
         if crop not in ("ssd", "iou", None):
             raise ValueError(f"crop must be ssd, iou or null (the whole image), got {crop!r}")
@@ -85,17 +86,17 @@ class TrainTransform:
             area=area,
         )
         steps = [*flip_and_jitter(flip, color), *extra]
-        least_side = crop_geometry.MIN_VISIBLE_SIDE
-        params = albumentations.BboxParams(format="pascal_voc", min_width=least_side, min_height=least_side)
+        min_side = crop_geometry.MIN_VISIBLE_SIDE
+        params = albumentations.BboxParams(format="pascal_voc", min_width=min_side, min_height=min_side)
         self._pipeline = albumentations.Compose([random_crop, *steps], bbox_params=params)
         self._pipeline_of_mosaics = albumentations.Compose(steps, bbox_params=params)
 
     def __call__(self, image: Image, boxes: Floats, labels: NDArray[np.integer], seed: int) -> Augmented:
-        """-> image [h, w, 3], boxes float32 [M', 4] in its pixels and inside of it, labels int64 [M']."""
+        """-> image [h, w, 3], boxes float32 [M', 4] in its pixels and inside it, labels int64 [M']."""
         return self._run(self._pipeline, (image, boxes, labels), seed)
 
     def partners(self, seed: int) -> int:
-        """How many further samples `combine` needs for this draw: 3, or 0 if there is no mosaic."""
+        """How many more samples `combine` needs for this seed: 3, or 0 if there is no mosaic."""
         drawn = self.mosaic > 0 and np.random.default_rng([seed, 1]).random() < self.mosaic
         return NUM_IMAGES - 1 if drawn else 0
 
@@ -115,7 +116,7 @@ class TrainTransform:
         # Seeded for every sample: albumentations copies one generator into all workers, which would then
         # draw the same augmentations, and again in every epoch.
         pipeline.set_random_seed(seed)
-        # The label travels as a fifth column (exact in float32 up to 2^24).
+        # The label is passed as a fifth column (exact in float32 up to 2^24).
         result = pipeline(image=image, bboxes=np.column_stack([boxes, labels]).astype(np.float32))
         rows = np.asarray(result["bboxes"], np.float32)
         rows = rows if rows.size else np.empty((0, 5), np.float32)
@@ -132,7 +133,7 @@ class EvalTransform:
     """
 
     def __init__(self, *, size: int | Sequence[int], area: bool = False) -> None:
-        self.size = as_size("size", size, least=SMALLEST)
+        self.size = as_size("size", size, least=MIN_SIDE)
         self._area = area
 
     def __str__(self) -> str:

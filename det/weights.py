@@ -1,8 +1,8 @@
 """Published weights under our names: the paper's authors' TensorFlow graphs, and torchvision's SSDLite.
 
-The authors' weights come as an .npz of a frozen graph's constants with TensorFlow's names (SSDLite on
-MobileNetV3, trained on COCO with 90 classes: the category ids 1 to 90, ten of which no image has), and
-labels.txt, whose line n names category n. The network needs `padding="same"`; its input is 320x320,
+The authors' weights are an .npz of a frozen graph's constants with TensorFlow's names (SSDLite on
+MobileNetV3, trained on COCO with 90 classes: the category ids 1 to 90, ten of which are unused), and
+labels.txt, whose line n is the name of category n. The network needs `padding="same"`; its input is 320x320,
 (x - 127.5) / 127.5.
 """
 
@@ -51,15 +51,17 @@ def translated(state: StateDict, backbone: MobileNet) -> StateDict:
     """A state dict of a `Detector` with this backbone, under any known names -> under ours.
 
     Raises:
-        UserError: if the names are neither ours, torchvision's nor the released graphs', or the weights are
-            of another architecture.
+        UserError: if the names are not ours, torchvision's or those of the released graphs, or the weights
+            are for another architecture.
     """
     if is_tensorflow(state):
         return from_tensorflow(state, backbone.spec)
     if TORCHVISION_STEM in state:
         return from_torchvision_ssdlite(state, backbone.spec, backbone.taps[0])
     if detect_format(state) != "ours":
-        raise UserError("holds the weights of another model than a detector; give the file as weights=")
+        raise UserError(
+            "these are not the weights of a detector; use the file as weights= instead, for the backbone"
+        )
     return state
 
 
@@ -76,11 +78,11 @@ def carry_class_rows(
     """A class predictor's tensor for classes `ours`: rows of `loaded` for classes that `theirs` has too, and
     for background; the other rows of `own`.
 
-    There is one row per anchor and class. Names beyond the loaded classes are ignored (the released list of
-    labels has one more).
+    There is one row per anchor and class. Surplus names in `theirs` are ignored (the released list of labels
+    has one more than the weights).
 
     Raises:
-        UserError: if `loaded` is for another number of anchors.
+        UserError: if `loaded` is for a different number of anchors.
     """
     rows = own.reshape(-1, len(ours) + 1, *own.shape[1:]).clone()
     if loaded.shape[0] % len(rows):
@@ -102,10 +104,10 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> StateDict
     """Constants of a released graph -> the state dict of a `Detector` with this backbone.
 
     Raises:
-        UserError: if the backbone pads symmetrically, or a constant is missing or left over.
+        UserError: if the backbone pads symmetrically, or constants are missing or unexpected.
     """
     if spec.padding != "same":
-        raise UserError("weights from TensorFlow need its padding; give backbone.padding=same")
+        raise UserError("TensorFlow weights need TensorFlow's padding; set backbone.padding=same")
     state: StateDict = {}
     used: set[str] = set()
     for ours, theirs in _tensorflow_names(constants, spec):
@@ -115,9 +117,9 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> StateDict
         state[ours] = _from_tensorflow_layout(theirs, constants[theirs])
         if ours.endswith(".running_var"):
             state[f"{ours.removesuffix('.running_var')}.num_batches_tracked"] = torch.tensor(0)
-    left_over = sorted(name for name in constants.keys() - used if not re.fullmatch(NOT_WEIGHTS, name))
-    if left_over:
-        raise UserError(f"not the weights of {spec.name} with these options: {left_over[:4]} are left over")
+    unexpected = sorted(name for name in constants.keys() - used if not re.fullmatch(NOT_WEIGHTS, name))
+    if unexpected:
+        raise UserError(f"not the weights of {spec.name} with these options: {unexpected[:4]} are unexpected")
     return state
 
 
@@ -167,7 +169,7 @@ def _biased_names(ours: str, theirs: str) -> Names:
 def _from_tensorflow_layout(name: str, constant: Tensor) -> Tensor:
     """Convolutions from [h, w, in, out] (depthwise: [h, w, channels, 1]) to torch's [out, in, h, w].
 
-    Per anchor, the released box predictors put out (y, x, h, w), and ours (x, y, w, h).
+    Per anchor, the released box predictors return (y, x, h, w), ours (x, y, w, h).
     """
     if "/BoxEncodingPredictor/" in name:
         by_anchor = constant.reshape(*constant.shape[:-1], -1, 4)
@@ -181,10 +183,10 @@ def _from_tensorflow_layout(name: str, constant: Tensor) -> Tensor:
 def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateDict:
     """The state of torchvision's `ssdlite320_mobilenet_v3_large` under our names.
 
-    Its backbone is cut in two inside of the block of C4, after the expansion.
+    Its backbone is split in two inside the block of C4, after the expansion.
 
     Raises:
-        UserError: if keys are missing or left over.
+        UserError: if keys are missing or unexpected.
     """
     cut = int(re.sub(r"\D", "", c4.partition(".")[0]))
     plain: StateDict = {}

@@ -30,7 +30,7 @@ def _with_file(*, task: Any, artifact: Any) -> SegmentationWithFile:
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
-    """Tables 7 and 8 add the resizing of the class scores to the image."""
+    """Parameters and MAdds as in Tables 7 and 8, which include resizing the class scores to the image."""
     params, madds = count.cityscapes(num_classes=classes)
     return params, madds
 

@@ -1,4 +1,4 @@
-"""Drawings of label maps: colors, overlay, legend."""
+"""Draws label maps: colors, overlay, legend."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ _BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (120, 120, 120)
 
 
 def colorize(labels: NDArray[np.integer], classes: ClassMap) -> Image:
-    """[H, W] of contiguous indices -> RGB [H, W, 3]; other values (255) are black."""
+    """Contiguous class indices [H, W] -> RGB [H, W, 3]; other values (255) are black."""
     colored: Image = _palette(classes)[np.clip(labels, 0, 255)]
     return colored
 
@@ -41,7 +41,7 @@ def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha:
 
 
 def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]:
-    """The class indices that occur in `labels`, the largest area first."""
+    """The class indices that occur in `labels`, by decreasing area."""
     inside = labels[(labels >= 0) & (labels < len(classes))]
     areas = np.bincount(inside.astype(np.int64).ravel(), minlength=len(classes))
     return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
@@ -50,7 +50,7 @@ def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]
 def with_legend(image: Image, classes: ClassMap, present: Iterable[int] | None = None) -> Image:
     """`image` [H, W, 3] above a strip that names the colors of the classes `present` (default: all).
 
-    The font grows with the image and is readable from a width of 200 pixels; names that do not fit are cut.
+    The font scales with the image and is readable from a width of 200 pixels; names that do not fit are cut.
     """
     indices = list(range(len(classes)) if present is None else present)
     width = image.shape[1]

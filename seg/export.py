@@ -16,17 +16,17 @@ from seg.task import Segmentation, output_size, resize
 
 
 class ExportedSegmentation(nn.Module):
-    """Normalization, network and what follows it: an `engine.contracts.ExportedTask`.
+    """Normalization, network and post-processing: an `engine.contracts.ExportedTask`.
 
     Args:
         task: with its trained model.
         output: `logits`, class scores [N, K, h, w] float32; or `argmax`, label maps [N, h, w] uint8.
-        full_size: whether the output has the input's size; else it stays on the network's grid (1/8 for
+        full_size: whether the output has the input's size; else that of the network's grid (1/8 for
             LR-ASPP).
-        upsample: what `argmax` at full size enlarges: `logits` (as PyTorch predicts), or `labels`, to the
-            nearest: K times less work, with edges on the network's grid.
-        normalize: whether the graph normalizes images of 0..255; else it takes normalized ones.
-        dtype: of images of 0..255, `uint8` or `float32`; normalized ones are float32.
+        upsample: what is enlarged for `argmax` at full size: `logits` (as in PyTorch), or `labels`, by nearest
+            neighbor: K times less work, with edges on the network's grid.
+        normalize: whether the graph normalizes images in 0..255; else it takes normalized images.
+        dtype: of images in 0..255, `uint8` or `float32`; normalized images are float32.
 
     Raises:
         ValueError: if an option is unknown, or has no effect.
@@ -78,7 +78,7 @@ class ExportedSegmentation(nn.Module):
         return pixels
 
     def agreement(self, ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:
-        """Share of the pixels that two outputs give the same class, in 0..1."""
+        """Share of the pixels with the same class in both outputs, in 0..1."""
         first, second = (out[0].argmax(1) if self.output == "logits" else out[0] for out in (ours, theirs))
         return float((first == second).mean())
 
@@ -87,7 +87,7 @@ class SegmentationWithFile(Segmentation):
     """`task`, predicting with an exported file (`deploy.artifact.Artifact`) instead of its model.
 
     Raises:
-        UserError: if the file is of another task or other classes, or gives label maps and the task's
+        UserError: if the file is for another task or other classes, or returns label maps although the task's
             inference averages scores.
     """
 
@@ -95,7 +95,7 @@ class SegmentationWithFile(Segmentation):
         artifact.check("seg", task.classes.names)
         if artifact.output == "argmax" and not task.inference.is_single_pass:
             raise UserError(
-                f"{artifact.path}: gives label maps, but {task.inference} averages scores; export with "
+                f"{artifact.path}: returns label maps, but {task.inference} averages scores; export with "
                 "output=logits, or use inference=whole"
             )
         super().__init__(
@@ -111,7 +111,7 @@ class SegmentationWithFile(Segmentation):
         self.eval()
 
     def predict(self, batch: Batch) -> Tensor:
-        """Class indices [N, H, W] uint8; label maps from the file are resized to the nearest."""
+        """Class indices [N, H, W] uint8; label maps from the file are resized by nearest neighbor."""
         if self.model.output != "argmax":
             return super().predict(batch)
         labels = self.model(self.normalize(batch["image"]))
@@ -121,7 +121,7 @@ class SegmentationWithFile(Segmentation):
 def resize_nearest(labels: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     """Label maps [N, h, w] -> [N, *size]: each pixel takes the nearest label, on the grid of `resize`.
 
-    In integers, so that every runtime gives the same result.
+    Uses integers only, so every runtime gives the same result.
     """
     rows = _nearest(labels.shape[1], size[0], align_corners, labels.device)
     columns = _nearest(labels.shape[2], size[1], align_corners, labels.device)
@@ -129,7 +129,7 @@ def resize_nearest(labels: Tensor, size: Size, *, align_corners: bool) -> Tensor
 
 
 def _nearest(length: int, new_length: int, align_corners: bool, device: torch.device) -> Tensor:
-    """For each new position the old one that is nearest."""
+    """The nearest old index for each new index."""
     places = torch.arange(new_length, device=device)
     if align_corners:  # x (length - 1) / (new_length - 1), rounded
         steps = new_length - 1

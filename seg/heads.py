@@ -19,14 +19,14 @@ _PAPER_POOL = {8: (97, (32, 40)), 16: (49, (16, 20)), 32: (25, (4, 5))}
 
 
 class Head(Protocol):
-    """What `seg.model.Segmenter` needs of a head, an `nn.Module`: feature maps -> class scores [N, K, h, w].
+    """The interface of a segmentation head, an `nn.Module`: feature maps -> class scores [N, K, h, w].
 
-    It is built with `channels` (of each feature map), `num_classes` and `output_stride` (of the last map). It
-    may have a method `check_input_size((height, width))` that raises ValueError if it cannot be trained at
-    that size.
+    `seg.model.Segmenter` builds it with `channels` (of each feature map), `num_classes` and `output_stride`
+    (of the last map). An optional method `check_input_size((height, width))` raises ValueError if the head
+    cannot be trained at that size.
 
     Attributes:
-        class_layers: names of the layers shaped by the classes, which have a bias.
+        class_layers: names of the layers whose shape depends on the classes; they have a bias.
     """
 
     class_layers: tuple[str, ...]
@@ -35,11 +35,11 @@ class Head(Protocol):
 
 
 class GatePool(nn.Module):
-    """Average pooling before the gate, which resembles squeeze-and-excite.
+    """Average pooling in front of the gate, which is similar to squeeze-and-excite.
 
     Args:
         kind: `paper`: the fixed window of Figure 10 (clipped to smaller maps); `global`: one value per
-            channel; `large_kernel`: a window of three quarters of the map with a stride of a quarter, so 2x2
+            channel; `large_kernel`: a window of 3/4 of the map with a stride of 1/4, which gives 2x2
             values at any size.
         output_stride: of the feature map that is pooled.
     """
@@ -138,7 +138,7 @@ class RASPP(nn.Module):
 
     Args:
         pool_norm: BatchNorm on the pooled map, as in the paper's graph.
-        dropout: share of the features that is dropped before the last layer.
+        dropout: share of the features that are dropped before the last layer.
     """
 
     class_layers = ("classify",)
@@ -180,7 +180,7 @@ class RASPP(nn.Module):
 
 
 class PooledNorm(nn.BatchNorm2d):
-    """BatchNorm for pooled maps: a single value per channel has no variance, so the running one is used."""
+    """BatchNorm for pooled maps: uses running statistics if there is only one value per channel."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:

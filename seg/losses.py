@@ -1,4 +1,4 @@
-"""Losses over label maps, in which pixels labeled 255 are not counted."""
+"""Losses on label maps, in which pixels labeled 255 are ignored."""
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,12 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: one factor per class (None: 1 for all).
         label_smoothing: share of the target spread evenly over the classes.
-        ohem: share of the counted pixels, the hardest, over which the mean is taken (online hard example
-            mining); None: all.
-        ohem_threshold: pixels whose true class gets less probability than this always count as hard.
+        ohem: online hard example mining: average over this share of the counted pixels, the hardest ones;
+            None: over all.
+        ohem_threshold: pixels whose true class has a lower probability than this are always among the hard.
 
     Raises:
-        ValueError: if an argument is out of range; on the first call, if the number of weights is not that of
-            the classes.
+        ValueError: if an argument is out of range; on the first call, if there is not one weight per class.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Dice(nn.Module):
         num_classes = logits.shape[1]
         counted = (labels != IGNORE).flatten()
         truth = labels.flatten().masked_fill(~counted, 0)
-        # One row per pixel, as channels-last scores lie in memory: rows are faster to sum.
+        # One row per pixel, the memory layout of channels-last scores: rows are faster to sum.
         probabilities = logits.float().permute(0, 2, 3, 1).reshape(-1, num_classes).softmax(1)
         weight = counted.to(probabilities.dtype)
         of_truth = probabilities.gather(1, truth[:, None]).squeeze(1) * weight

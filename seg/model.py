@@ -20,14 +20,14 @@ class Segmenter(nn.Module):
 
     Args:
         backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`).
-        head: a `seg.heads.Head` class with its own options; it is called with `channels` (of the features it
-            gets), `num_classes` and `output_stride`.
+        head: a `seg.heads.Head` class with its own options, called with `channels` (of its features),
+            `num_classes` and `output_stride`.
         low: feature for the skip connection: `auto` is the backbone's `skip_feature`; None: no skip.
         high: feature for the head: `auto` is the backbone's `dense_output`.
         input_size: side or (height, width) of the training images, for the head to check.
 
     Raises:
-        ValueError: if a feature is unknown, or the head refuses the input size.
+        ValueError: if a feature is unknown, or the head rejects the input size.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class Segmenter(nn.Module):
 
     @property
     def class_layers(self) -> tuple[str, ...]:
-        """Patterns of the tensors shaped by the classes: not loaded from a weight file of other classes."""
+        """Patterns of the tensors whose shape depends on the classes, not loaded from weights for others."""
         return tuple(f"head.{name}.*" for name in cast(Head, self.head).class_layers)
 
     def adapt(self, state: StateDict) -> StateDict:
         """A state dict of this model in any known format -> under our names.
 
         Raises:
-            ValueError: if the names are unknown, or those of another network.
+            ValueError: if the names are unknown or belong to another network.
         """
         if not isinstance(self.backbone, MobileNet):
             return state
         return segmenter_state(state, self.backbone.spec)
 
     def num_classes_in(self, state: StateDict) -> int:
-        """Number of classes of an adapted state dict, which need not be this model's."""
+        """Number of classes in an adapted state dict, which can differ from this model's."""
         return len(state[f"head.{cast(Head, self.head).class_layers[0]}.bias"])
 
     def adapt_backbone(self, state: StateDict) -> StateDict:
@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` of classes `theirs` -> of `ours`; see `engine.run.initial_weights.Adaptable`."""
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
         own = self.state_dict()
         class_keys = [key for key in state if any(fnmatch(key, layer) for layer in self.class_layers)]
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in class_keys}

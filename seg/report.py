@@ -1,4 +1,4 @@
-"""What people see of a segmentation: overlays, id masks, and the tables and charts of an evaluation."""
+"""Segmentation results for people: overlays, id masks, and the tables and charts of an evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from seg.eval.evaluator import SegmentationEvaluator
 from seg.task import Segmentation
 
 Labels = NDArray[np.uint8]
-"""Class indices [H, W]; 255: not counted."""
+"""Class indices [H, W]; 255: ignored."""
 
 
 class SegmentationReporter:
@@ -48,7 +48,7 @@ class SegmentationReporter:
         return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
-        """Write `masks/<name>.png` with the data set's ids; returns the image's part of summary.json."""
+        """Write `masks/<name>.png` with the data set's ids; returns the image's entry in summary.json."""
         write_png(out / "masks" / f"{name}.png", self._to_ids(labels))
         values, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts)

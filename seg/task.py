@@ -1,4 +1,4 @@
-"""Semantic segmentation as the engine sees it: batch -> losses, batch -> label maps."""
+"""The semantic segmentation task, for the engine: batch -> losses, batch -> label maps."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from seg.transforms import EvalTransform
 class Segmentation(nn.Module):
     """Semantic segmentation, an `engine.contracts.Task`.
 
-    A batch holds `image` [N, 3, h, w] uint8, `label` [N, H, W] uint8 (255: not counted) and `index` [N].
+    A batch contains `image` [N, 3, h, w] uint8, `label` [N, H, W] uint8 (255: ignored) and `index` [N].
 
     Args:
         model: normalized images -> class scores at some stride.
         classes: the data set's class map.
-        loss: pixel loss; its `weight(labels)` is the number of pixels that it averages over.
+        loss: per-pixel loss; its `weight(labels)` is the number of pixels that it averages over.
         dice: factor on an additional Dice loss; 0: none.
         pixels: input normalization, `inception` or `imagenet`.
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: from the whole image, once).
-        eval_transform: what happens to an image before it is predicted (None: nothing).
+        eval_transform: applied to an image before prediction (None: nothing).
 
     Attributes:
-        distillation: a loss that draws the scores towards a teacher's, or None.
+        distillation: a loss that pulls the scores toward a teacher's, or None.
     """
 
     distillation: Distillation | None = None
@@ -62,7 +62,7 @@ class Segmentation(nn.Module):
         weights = None if loss is None else loss.class_weights
         if weights is not None and len(weights) != len(classes):
             raise ValueError(
-                f"loss.class_weights must hold one weight per class ({', '.join(classes.names)}: "
+                f"loss.class_weights must have one weight per class ({', '.join(classes.names)}: "
                 f"{len(classes)}), got {len(weights)}"
             )
         self.model, self.classes = model, classes
@@ -104,7 +104,7 @@ class Segmentation(nn.Module):
         return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """Lines worth reading before training on this split: none."""
+        """Notes to show before training on this split: none."""
         return []
 
     def check_classes(self, classes: ClassMap) -> None:
@@ -112,7 +112,7 @@ class Segmentation(nn.Module):
         self.classes.check_same_names(classes)
 
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
-        """The evaluator for a split of this task's data.
+        """The evaluator for a split with this task's classes.
 
         Raises:
             UserError: if the split has no masks.
@@ -133,7 +133,7 @@ class Inference:
     Args:
         scales: factors on the image; with several, or with `flip`, probabilities are averaged.
         flip: also score the mirrored image.
-        window: (height, width) of a sliding window (None: the whole image at once).
+        window: (height, width) of a sliding window (None: the whole image).
         overlap: share of a window that overlaps its neighbor, in [0, 1).
 
     Raises:
@@ -206,7 +206,7 @@ class Inference:
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:
-    # Evenly spaced so that the last window ends at the border: no tile is padded.
+    # Evenly spaced, so the last window ends at the border and no window is padded.
     number = 1 if length == window else math.ceil((length - window) / max(window * (1 - overlap), 1)) + 1
     return [round(start) for start in torch.linspace(0, length - window, number).tolist()]
 

@@ -1,7 +1,7 @@
-"""Between the file and the batch: DeepLab's protocol for training, an optional resize for evaluation.
+"""Transforms of samples: DeepLab's protocol for training, an optional resize for evaluation.
 
 A transform is called as transform(image, label, seed): image uint8 [H, W, 3], label uint8 [H, W] or None. Its
-result depends on the seed alone, not on the worker process that runs it.
+result depends only on the arguments, not on the worker process that runs it.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ class TrainTransform:
     Args:
         crop: side or (height, width) of the result.
         scale: smallest and largest random scale.
-        scale_step: 0: scales are uniform; else multiples of it above the smallest (DeepLab: 0.25).
+        scale_step: distance between possible scales, starting at the smallest (DeepLab: 0.25); 0: uniform.
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         fill: gray value of padded pixels, whose label is 255.
         area: average over pixels when scaling down (slower, no aliasing).
-        extra: further albumentations transforms that keep the size, applied last.
+        extra: more albumentations transforms that keep the size, applied last.
 
     Raises: ValueError naming the argument.
     """
@@ -47,7 +47,7 @@ class TrainTransform:
         area: bool = False,
         extra: Sequence[Any] = (),
     ) -> None:
-        self.crop = as_size("crop", crop, least=32)  # below, the deepest feature map is a single value
+        self.crop = as_size("crop", crop, least=32)  # smaller, the deepest feature map is a single value
         low, high = _as_scale(scale)
         if not 0 <= fill <= 255:
             raise ValueError(f"fill must be a gray value in 0..255, got {fill}")
@@ -70,7 +70,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The image as stored, or resized; the label keeps its full resolution, at which it is scored.
+    """The image as stored, or resized; the label keeps its full resolution for scoring.
 
     Args:
         size: None (as stored), a factor (0.5 halves both sides) or (height, width).

@@ -14,15 +14,15 @@ _LRASPP_NAMES = {
 
 
 def segmenter_state(state: StateDict, spec: NetSpec) -> StateDict:
-    """A state dict of ours, unchanged, or one of torchvision's LR-ASPP under our names, float32.
+    """Translate a state dict of torchvision's LR-ASPP to our names, float32; ours is returned unchanged.
 
     Raises:
-        ValueError: if the names are unknown, or those of another network than `spec`.
+        ValueError: if the names are unknown or belong to another network than `spec`.
     """
     state_format = detect_format(state)
     if state_format == "torchvision":
         raise ValueError(
-            "these weights are a classifier's and have no segmentation head: give them as weights="
+            "these are the weights of a classifier, without a segmentation head; use them as weights= instead"
         )
     if state_format == "ours":
         return state

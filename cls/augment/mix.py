@@ -1,4 +1,4 @@
-"""Mixup and CutMix: two images of a batch become one, with a share of both labels."""
+"""Mixup and CutMix: two images of a batch are combined into one, and so are their labels."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class Mix:
     Args:
         mixup: alpha of mixup's Beta distribution; 0: no mixup.
         cutmix: alpha of CutMix's; 0: no CutMix. If both are on, each batch gets one of them at random.
-        probability: that a batch is mixed at all.
+        probability: of mixing a batch.
 
     Raises: ValueError naming the argument.
     """

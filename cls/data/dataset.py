@@ -26,8 +26,9 @@ Transform = Callable[[Image, int], Image]
 class ClassificationSplit:
     """The files of one split, as packed arrays of equal length.
 
-    root: the folder that `files` are relative to. labels: class index of each (None: unknown). windows: the
-    part of each image that is the sample, [N, 4] as (left, top, right, bottom) in pixels (None: all of it).
+    root: the folder that `files` are relative to. labels: class index of each file (None: unknown). windows:
+    the part of each image to use as the sample, [N, 4] as (left, top, right, bottom) in pixels (None: the
+    whole image).
     """
 
     root: str
@@ -55,7 +56,7 @@ class ClassificationSplit:
 
 
 class ClassificationDataset(Dataset[dict[str, Any]]):
-    """Map-style: `dataset[SampleKey(index, epoch)]` depends on nothing but (seed, epoch, index).
+    """Map-style: `dataset[SampleKey(index, epoch)]` depends only on (seed, epoch, index).
 
     A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, if the split has labels, "label": int.
 
@@ -76,7 +77,7 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         return self._split.labels is not None
 
     def name(self, index: int) -> str:
-        """What the sample is called in reports: its file under the split's folder, without the suffix."""
+        """The sample's name in reports: its file, relative to the split's folder, without the suffix."""
         name = os.path.splitext(os.fsdecode(self._split.files[index]))[0]
         if self._split.windows is None:
             return name
@@ -106,7 +107,7 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
 
 
 class ClassificationSource:
-    """What a classification `data` config builds: classes, splits by name, and a data set per split.
+    """A classification data source: classes, splits by name, and a data set per split.
 
     An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
     """

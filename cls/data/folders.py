@@ -18,14 +18,14 @@ from engine.io.files import pack_paths
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
     """A folder per split with a folder per class in it.
 
-    Classes are the folders of train, sorted by name, or what `<root>/classes.json` lists; a split may lack
-    some. Folders inside a class folder belong to that class.
+    Classes are the folders of train, sorted by name, or those listed in `<root>/classes.json`; a split need
+    not have all of them. Folders inside a class folder belong to that class.
 
     Args:
         allow_same_files: whether train and val may share an image.
 
     Raises:
-        UserError: if there is no split, class or image, a split has a class that train lacks, or train and
+        UserError: if there is no split, class or image, a split has an unknown class, or train and
             val share an image.
     """
     base = existing_root(root)
@@ -46,10 +46,10 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
 
 
 def read_tree(folder: Path, classes: Mapping[str, int]) -> ClassificationSplit:
-    """The split in `folder`, whose sub-folders are `classes` (name -> index).
+    """The split in `folder`, which has a subfolder for each of `classes` (name -> index).
 
     Raises:
-        UserError: if a sub-folder is not one of `classes`, or the folder cannot be read.
+        UserError: if a subfolder is not one of `classes`, or the folder cannot be read.
     """
     files: list[NDArray[np.bytes_]] = []
     labels: list[NDArray[np.int32]] = []
@@ -63,12 +63,12 @@ def read_tree(folder: Path, classes: Mapping[str, int]) -> ClassificationSplit:
         files.append(paths)
         labels.append(np.full(len(paths), classes[name], np.int32))
     if not files:
-        raise UserError(f"{folder}: no folders of classes; put the images into {folder.name}/<class>")
+        raise UserError(f"{folder}: no class folders; put the images into {folder.name}/<class>")
     return ClassificationSplit(root=str(folder), files=np.concatenate(files), labels=np.concatenate(labels))
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones are left out.
+    """Names of the subfolders, sorted; hidden ones are left out.
 
     Raises: UserError if the folder cannot be read.
     """
@@ -81,7 +81,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def existing_root(root: str) -> Path:
-    """Raises: UserError if the folder `root` does not exist."""
+    """`root` as a path. Raises: UserError if there is no such folder."""
     base = Path(root).expanduser()
     if not base.is_dir():
         raise UserError(f"data.root={root}: no such folder")
@@ -94,7 +94,7 @@ def _classes(base: Path, splits: list[str]) -> ClassMap:
     first = splits[0]
     names = class_folders(base / first)
     if not names:
-        raise UserError(f"{base / first}: no folders of classes; put the images into {first}/<class>")
+        raise UserError(f"{base / first}: no class folders; put the images into {first}/<class>")
     return ClassMap(names=tuple(names))
 
 

@@ -1,6 +1,6 @@
-"""ImageNet (ILSVRC 2012) as unpacked: synset folders, or validation files with the devkit.
+"""ImageNet (ILSVRC 2012) as unpacked: synset folders, lists, or validation files with the devkit.
 
-Classes are in the order of the sorted synset ids, which all published weights share (TensorFlow's have a
+Classes are in the order of the sorted synset ids, like in all published weights (TensorFlow's have a
 background class before the first).
 """
 
@@ -29,10 +29,10 @@ _COUNTS = {"train": 1281167, "val": 50000}
 def imagenet(*, root: str) -> ClassificationSource:
     """ImageNet's train and val, either of which may be missing.
 
-    Each holds synset folders (`val/n01440764/*.JPEG`), or images that a list beside it assigns to classes
-    (`<root>/<split>.txt`, a line "<file> <class index>" for each). val may also hold the archive's bare files
-    if the devkit, which lists their classes, is unpacked in `<root>`. If there are not 1000 synsets, the
-    synset ids are the classes' names.
+    Each contains synset folders (`val/n01440764/*.JPEG`), or images whose classes are listed in
+    `<root>/<split>.txt` (one line "<file> <class index>" per image). val can also contain the files of the
+    archive directly, if the devkit, which lists their classes, is unpacked in `<root>`. If there are not 1000
+    synsets, classes are named by their synset ids.
 
     Raises:
         UserError: if there is neither train nor val, or the images' classes are unknown.
@@ -42,7 +42,7 @@ def imagenet(*, root: str) -> ClassificationSource:
     if not present:
         raise UserError(
             f"{base}: neither train nor val; unpack ILSVRC2012_img_train.tar into train/<synset>/ and "
-            "ILSVRC2012_img_val.tar into val/ (from image-net.org), with ILSVRC2012_devkit_t12 beside them"
+            "ILSVRC2012_img_val.tar into val/ (from image-net.org), with ILSVRC2012_devkit_t12 next to them"
         )
     synsets = _synsets(base, present)
     splits = {name: _split(base, name, synsets) for name in present}
@@ -66,13 +66,15 @@ def imagenet(*, root: str) -> ClassificationSource:
 
 def class_names() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, as torchvision's weights list them."""
-    from torchvision.models import MobileNet_V3_Large_Weights  # late: imports all of torchvision's models
+    from torchvision.models import (
+        MobileNet_V3_Large_Weights,
+    )  # imported late: it imports all of torchvision's models
 
     return tuple(MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def _synsets(base: Path, splits: list[str]) -> list[str]:
-    """Sorted ids of the synset folders of the first split that has any; empty if none has."""
+    """Sorted ids of the synset folders of the first split that has any; empty if there are none."""
     for name in splits:
         if synsets := class_folders(base / name):
             return synsets
@@ -106,7 +108,7 @@ def _listed(folder: Path, listed: Path) -> ClassificationSplit:
         files.append(file)
         labels.append(int(label))
     if not files:
-        raise UserError(f'{listed}: lists no image; write a line "<file> <class index>" for each')
+        raise UserError(f'{listed}: lists no images; write a line "<file> <class index>" for each image')
     return ClassificationSplit(root=str(folder), files=pack_paths(files), labels=np.array(labels, np.int32))
 
 
@@ -114,7 +116,7 @@ def _with_devkit(base: Path) -> ClassificationSplit:
     truth, meta, files = base / DEVKIT / _TRUTH, base / DEVKIT / "meta.mat", list_images(base / "val")
     if not truth.is_file() or not meta.is_file():
         raise UserError(
-            f"{base / 'val'}: bare files, whose classes the devkit lists; unpack "
+            f"{base / 'val'}: no synset folders, so the devkit is needed to find the classes; unpack "
             f"ILSVRC2012_devkit_t12.tar.gz in {base}, or sort the files into synset folders"
         )
     wnids = _devkit_synsets(meta)
@@ -145,8 +147,8 @@ def _devkit_synsets(meta: Path) -> dict[int, str]:
         rows: Any = loadmat(os.fspath(meta), squeeze_me=True)["synsets"]
         leaves = [row for row in rows if int(row["num_children"]) == 0]
         synsets = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{meta}: not the devkit's meta.mat ({type(error).__name__})") from None
     if not synsets:
-        raise UserError(f"{meta}: lists no synset")
+        raise UserError(f"{meta}: lists no synsets")
     return synsets

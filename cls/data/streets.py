@@ -16,7 +16,7 @@ from engine.io.progress import with_progress
 from streets import cached_streets
 
 CONTEXT = 1.2
-"""Side of a crop over the longer side of its box: some of the street is visible around the object."""
+"""Side of a crop relative to the longer side of its box: some of the street is visible around the object."""
 
 
 def street_crops(
@@ -38,11 +38,11 @@ def street_crops(
             with the same arguments are reused.
         num_train, num_val, num_test: number of scenes, not of crops.
         size: (height, width) of the scenes.
-        smallest: boxes whose longer side has fewer pixels are left out.
+        smallest: minimum length of a box's longer side in pixels; smaller boxes are left out.
 
     Raises:
         ValueError: if `smallest` is below 1.
-        UserError: if another number is out of range, or `root` holds something else or cannot be written.
+        UserError: if another number is out of range, or `root` contains something else or cannot be written.
     """
     if smallest < 1:
         raise ValueError(f"smallest must be at least 1 pixel, got {smallest}")

@@ -12,7 +12,7 @@ State = dict[str, NDArray[Any]]
 
 
 MAX_LISTED = 60
-"""Classes up to which the table has a line for each, and the confusion matrix is drawn."""
+"""With more classes, the table lists only the lowest, and the confusion matrix is not drawn."""
 
 
 class ClassificationEvaluator:
@@ -75,7 +75,7 @@ class ClassificationEvaluator:
         }
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace everything counted so far by the sum of `states`.
+        """Replace everything counted so far with the sum of `states`.
 
         Raises: ValueError if an image was counted in two of them.
         """
@@ -90,7 +90,7 @@ class ClassificationEvaluator:
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """[K, K]: rows are labels, columns predictions."""
+        """[K, K]: rows are labels, columns are predictions."""
         counts, size = self.state()["counts"], len(self.classes)
         return np.bincount(counts[:, 0] * size + counts[:, 1], minlength=size * size).reshape(size, size)
 
@@ -121,14 +121,14 @@ class ClassificationEvaluator:
         }
 
     def worst(self, count: int) -> list[tuple[str, int, float]]:
-        """(name, index, probability of the true class), lowest first; wrong predictions alone."""
+        """(name, index, probability of the true class), lowest first; only wrong predictions."""
         wrong = sorted(
             (row[3], index) for index, row in self._rows.items() if row[2] > 0 and np.isfinite(row[3])
         )
         return [(self._name_of(index), index, probability) for probability, index in wrong[:count]]
 
     def confused(self, count: int) -> list[tuple[str, str, int]]:
-        """(label, prediction, number of images) of the pairs that are confused most often."""
+        """(label, prediction, number of images) of the most frequent confusions."""
         matrix = self.confusion.copy()
         np.fill_diagonal(matrix, 0)
         best = np.argsort(-matrix, axis=None, kind="stable")[:count]
@@ -141,7 +141,7 @@ class ClassificationEvaluator:
         ]
 
     def table(self) -> str:
-        """The results as text: a line per class (the lowest of many), then the means."""
+        """The results as text: a line per class (of many, only the lowest), then the means."""
         results, totals = self.compute(), self.confusion.sum(1)
         scores = [(results[f"accuracy/{name}"], name, totals[i]) for i, name in enumerate(self.classes.names)]
         if len(scores) > MAX_LISTED:
@@ -164,7 +164,9 @@ def _array(values: Any) -> NDArray[Any]:
     if not hasattr(values, "detach"):
         return np.asarray(values)
     values = values.detach().cpu()
-    array: NDArray[Any] = (values.float() if values.is_floating_point() else values).numpy()  # no bfloat16
+    array: NDArray[Any] = (
+        values.float() if values.is_floating_point() else values
+    ).numpy()  # NumPy has no bfloat16
     return array
 
 

@@ -13,26 +13,26 @@ from det.data.dataset import DetectionSplit
 from engine.io.files import evenly_spaced
 
 TINY = 8.0
-"""Pixels. An object with a shorter side (square root of its area) is smaller than a cell of the finest
-feature map."""
+"""Pixels. An object whose side (the square root of its area) is shorter than this is smaller than a cell of
+the finest feature map."""
 
 
-_SAMPLED_OBJECTS = 10_000  # shares are then accurate to a percent
+_SAMPLED_OBJECTS = 10_000  # enough for shares that are accurate to one percent
 
 
 _BATCH = 8  # images
 
 
 class Coverage(NamedTuple):
-    """How the anchors cover the objects that are not ignored; shares are in 0..1.
+    """How well the anchors cover the objects that are not ignored. Shares are in 0..1.
 
     Attributes:
         num_objects: objects in the sample.
-        overlapping: share that overlaps an anchor by the matcher's threshold or more.
-        reached: share that some anchor is trained on, if only the nearest: the best possible recall.
-        too_small: share that is so much smaller than every anchor that it cannot overlap any by the
-            threshold, wherever it lies.
-        tiny: share under `TINY` pixels after resizing.
+        overlapping: share whose IoU with an anchor reaches the matcher's threshold.
+        reached: share that at least one anchor is trained on: the best possible recall.
+        too_small: share that is so much smaller than every anchor that its IoU is below the threshold at any
+            position.
+        tiny: share smaller than `TINY` pixels after resizing.
     """
 
     num_objects: int
@@ -45,7 +45,7 @@ class Coverage(NamedTuple):
 def anchor_coverage(
     split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> Coverage | None:
-    """The coverage of the objects in evenly spread images; None if there are no objects.
+    """The coverage of the objects in evenly spaced images of a split; None if it has no objects.
 
     Args:
         anchors: [A, 4] xyxy, as fractions of the image.
@@ -77,32 +77,32 @@ def anchor_coverage(
 def anchor_report(
     split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
 ) -> list[str]:
-    """One line with the coverage, and one with the remedy if many objects are hard to learn."""
+    """One line with the coverage and, if many objects are hard to learn, one with a remedy."""
     coverage = anchor_coverage(split, anchors, input_size, matcher)
     if coverage is None:
-        return ["anchors: this split has no objects to learn"]
+        return ["anchors: this split has no objects to train on"]
     size = "x".join(map(str, input_size))
     lines = [
-        f"anchors at {size}: {coverage.overlapping:.1%} of {coverage.num_objects} objects overlap one by IoU "
-        f"{matcher.matched:g}, {coverage.reached:.1%} have one to learn from (best possible recall), "
-        f"{coverage.tiny:.1%} are under {TINY:g} pixels"
+        f"anchors at {size}: {coverage.overlapping:.1%} of {coverage.num_objects} objects overlap an anchor "
+        f"with IoU >= {matcher.matched:g}, {coverage.reached:.1%} are matched to an anchor (best possible "
+        f"recall), {coverage.tiny:.1%} are smaller than {TINY:g} pixels"
     ]
     remedies = []
     if coverage.tiny > 0.05:
-        remedies.append(f"a data.size above {size}, or cutting the images into tiles")
+        remedies.append(f"a data.size above {size}, or splitting the images into tiles")
     if coverage.too_small > 0.1:
         remedies.append(
-            f"smaller anchors, or tiles ({coverage.too_small:.0%} of the objects are too small for any)"
+            f"smaller anchors, or tiles ({coverage.too_small:.0%} of the objects are too small for all)"
         )
     elif coverage.overlapping < 0.8:
-        remedies.append("anchors of other scales and ratios")
+        remedies.append("anchors with other scales and aspect ratios")
     if remedies:
         lines.append(f"many objects are hard to learn; consider {'; '.join(remedies)}")
     return lines
 
 
 def _sample_objects(split: DetectionSplit) -> list[Tensor]:
-    """Boxes [M, 4] as fractions of the image, of evenly spread images with objects."""
+    """Boxes [M, 4] of evenly spaced images that have objects, as fractions of the image."""
     counts = np.diff(split.offsets)
     owners = np.repeat(np.arange(len(counts)), counts)
     boxes = split.boxes / np.tile(split.sizes[owners][:, ::-1], 2)

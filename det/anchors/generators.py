@@ -1,8 +1,8 @@
-"""Anchors: the boxes that a detector predicts deltas from, at each cell of each feature map.
+"""Anchors: the reference boxes of a detector's deltas, at each cell of each feature map.
 
 A generator is called as `generator(maps, input_size)` and returns float32 [A, 4], xyxy as fractions of the
-input (x / W, y / H): map by map, row by row, cell by cell, and in each cell in the order of its shapes, as a
-head orders its predictions. Anchors may reach over the image's edge.
+input (x / W, y / H). Anchors are ordered by map, row, column and shape, like the predictions of a head, and
+can extend beyond the image.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class DefaultBoxes:
     image's.
 
     Raises:
-        ValueError: as `SSDAnchors`.
+        ValueError: as in `SSDAnchors`.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def place_in_cells(shapes: Sequence[NDArray[np.float64]], maps: Sequence[Size]) 
     """Boxes of `shapes` (per map [n, 2], width and height) centered on each cell of each map -> [A, 4].
 
     Raises:
-        ValueError: if there are not as many maps as lists of shapes.
+        ValueError: if the number of maps is not the number of shape arrays.
     """
     if len(shapes) != len(maps):
         raise ValueError(

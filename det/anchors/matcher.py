@@ -19,10 +19,10 @@ class Targets(NamedTuple):
     """The targets of each anchor, for a batch of N images.
 
     Attributes:
-        labels: int64 [N, A]; 0 background, k + 1 class k, -1 not counted.
+        labels: int64 [N, A]; 0 background, k + 1 class k, -1 ignored.
         deltas: float32 [N, A, 4], the encoded box of the matched object; 0 at other anchors.
-        num_matched: int64 scalar, matched anchors of the batch.
-        unmatched_objects: int64 scalar, objects without an anchor (not counting those with a label of -1).
+        num_matched: int64 scalar, number of matched anchors in the batch.
+        unmatched_objects: int64 scalar, number of objects without an anchor (except those with label -1).
     """
 
     labels: Tensor
@@ -34,13 +34,14 @@ class Targets(NamedTuple):
 class Matcher:
     """The matcher of the released configuration (`argmax_matcher` of the TensorFlow Object Detection API).
 
-    An anchor is matched to the box with which it has its largest IoU, if that is at least `matched`. Below
-    `unmatched` it is background, and in between it is not counted. With `force`, each box also claims the
-    anchor with which it has *its* largest IoU, however small (but not 0), even from another box. The first
-    one wins ties: between boxes that claim one anchor, boxes that overlap one equally, and equal anchors.
+    An anchor is matched to the box that it overlaps most, if their IoU is at least `matched`. Below
+    `unmatched` it is background, and in between it is ignored. With `force`, each box also claims the anchor
+    that *it* overlaps most, even if the IoU is small (but not 0) or the anchor is matched to another box. The
+    first one wins ties: between boxes that claim the same anchor, boxes that overlap an anchor equally, and
+    equal anchors.
 
-    Boxes with a label of -1 are ignored: they claim nothing, and anchors that would be background but have an
-    IoU of `unmatched` or more with one are not counted.
+    Boxes with label -1 are ignored: they claim nothing, and anchors that would be background but have an IoU
+    of `unmatched` or more with such a box are ignored too.
 
     Args:
         matched, unmatched: the two thresholds.
@@ -72,18 +73,18 @@ class Matcher:
 
         Args:
             anchors: [A, 4], xyxy.
-            boxes: per image [M, 4], xyxy in the unit of the anchors; empty, inverted and non-finite ones
+            boxes: per image [M, 4], xyxy in the same unit as the anchors; empty, inverted and non-finite ones
                 match nothing.
             labels: per image int64 [M], class indices from 0, or -1.
 
         Raises:
-            ValueError: if an image has not as many labels as boxes.
+            ValueError: if the numbers of boxes and labels of an image differ.
         """
         padded, classes = _padded(anchors, boxes, labels)
         usable = (padded.isfinite() & (padded[..., 2:] > padded[..., :2]).repeat(1, 1, 2)).all(-1)
         padded = torch.where(usable[..., None], padded, 0)
         iou = pairwise_iou(padded.flatten(0, 1), anchors).view(*padded.shape[:2], -1)  # [N, M, A]
-        # Ignored boxes count negatively: they win no maximum, and the minimum finds them.
+        # Ignored boxes get a negative IoU: they never win the maximum, and the minimum finds them.
         iou = iou * torch.where(classes >= 0, 1, -1)[..., None]
         best, owner = iou.max(dim=1)  # [N, A]
         owner = torch.where(best >= self.matched, owner, -1)
@@ -114,7 +115,7 @@ def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) 
     """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, padded with boxes of label -1."""
     for image, (rows, numbers) in enumerate(zip(boxes, labels, strict=True)):
         if len(rows) != len(numbers):
-            raise ValueError(f"image {image} of the batch has {len(rows)} boxes and {len(numbers)} labels")
+            raise ValueError(f"image {image} of the batch has {len(rows)} boxes but {len(numbers)} labels")
     one = anchors.new_zeros(1, 4)
     all_boxes = [*(rows.reshape(-1, 4).to(one) for rows in boxes), one]
     all_labels = [*(numbers.reshape(-1).to(one.device, torch.int64) for numbers in labels), one[:, 0].long()]
@@ -122,10 +123,10 @@ def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) 
 
 
 def _claims(iou: Tensor) -> Tensor:
-    """Which box claims each anchor as its best, [N, M, A] -> [N, A]; -1 for none."""
+    """The box that claims each anchor as its best: IoU [N, M, A] -> index [N, A], -1 for none."""
     images, boxes, anchors = iou.shape
     most, best = iou.max(dim=2)
-    best = torch.where(most > 0, best, anchors)  # boxes that claim nothing go to a column after the last
+    best = torch.where(most > 0, best, anchors)  # boxes that claim nothing go to an extra last column
     order = torch.arange(boxes, device=iou.device).expand(images, -1)
     first = torch.full((images, anchors + 1), boxes, device=iou.device).scatter_reduce_(
         1, best, order, "amin"

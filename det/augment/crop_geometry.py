@@ -1,8 +1,8 @@
-"""SSD's random crops as geometry: which window of an image is shown, and how pixels and boxes move.
+"""Geometry of SSD's random crops: which window of an image is used, and where pixels and boxes end up.
 
-Rectangles and boxes are (x1, y1, x2, y2) in pixels, continuous coordinates. A window may reach over the edge
-of the image (zoomed out). The shown part is always a whole number of pixels, stretched over a whole number of
-pixels, so that an image and its boxes move by exactly the same map.
+Rectangles and boxes are (x1, y1, x2, y2) in pixels, continuous coordinates. A window can extend beyond the
+image (zoom out). The visible part always covers whole pixels and is resized to whole pixels, so an image and
+its boxes are mapped in exactly the same way.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ Rect = tuple[int, int, int, int]
 
 
 GRAY = 127
-"""The color outside of the image: 0 after `inception` normalization."""
+"""The color outside the image: 0 after `inception` normalization."""
 
 
 THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -29,7 +29,7 @@ THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ASPECT_RATIOS = (0.5, 2.0)
 
 
-WHOLE_CANVAS_SHARE = 0.15  # `random_coef` of the released configuration
+WHOLE_CANVAS_PROBABILITY = 0.15  # `random_coef` of the released configuration
 
 
 TRIALS = 100
@@ -43,7 +43,7 @@ MIN_VISIBLE_SIDE = 0.1
 
 
 class Placement(NamedTuple):
-    """Stretches the part `source` of an image over the part `target` of the result."""
+    """Maps the rectangle `source` of an image to the rectangle `target` of the result."""
 
     source: Rect
     target: Rect
@@ -52,13 +52,13 @@ class Placement(NamedTuple):
 def clip_to_image(
     boxes: Floats, labels: NDArray[np.integer], size: Size
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes [M, 4] clipped to an image of `size`, without those that are not finite or lie outside.
+    """Clip boxes [M, 4] to an image of `size`, and drop those that are outside or not finite.
 
     Returns: copies, float32 [M', 4] and int64 [M'].
     """
     boxes, labels = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(labels, np.int64).reshape(-1)
     if len(boxes) != len(labels):
-        raise ValueError(f"{len(boxes)} boxes with {len(labels)} labels; each box needs one")
+        raise ValueError(f"{len(boxes)} boxes but {len(labels)} labels; each box needs one label")
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(boxes).all(axis=1))
     height, width = size
     clipped = np.clip(np.where(finite[:, None], boxes, 0), 0, [width, height] * 2).astype(np.float32)
@@ -82,21 +82,21 @@ def covering_crop(
 ) -> tuple[Rect, NDArray[np.bool_]]:
     """`ssd_random_crop` of the released configuration: a window that covers an object well enough.
 
-    One threshold of `THRESHOLDS` is drawn. The window covers at least this fraction of some box, and boxes of
-    which it covers less are dropped. If no window does, and in 15 of 100 draws, it is the whole canvas.
+    Draws a threshold from `THRESHOLDS`. The window covers at least this fraction of at least one box, and
+    boxes that it covers less are dropped. The whole canvas is used if no window does, and in 15 of 100 draws.
 
     Args:
-        boxes: [M, 4]; without any, the window must cover that fraction of the canvas.
+        boxes: [M, 4]; if there are none, the window must cover that fraction of the canvas.
         size: (height, width) of the image.
-        canvas: the image, or what it was zoomed out to.
+        canvas: the image's own rectangle, or the larger one after zooming out.
         area_range: of the window, as a fraction of the canvas.
 
-    Returns: the window, and which boxes remain [M].
+    Returns: the window, and bool [M]: the boxes to keep.
     """
     all_boxes = np.ones(len(boxes), bool)
-    if rng.random() < WHOLE_CANVAS_SHARE:
+    if rng.random() < WHOLE_CANVAS_PROBABILITY:
         return canvas, all_boxes
-    threshold = rng.choice(THRESHOLDS) - 1e-6  # a whole box is covered by 1 up to rounding
+    threshold = rng.choice(THRESHOLDS) - 1e-6  # a fully covered box has a fraction of 1 up to rounding
     windows = _draw_windows(rng, size, canvas, area_range)
     covered = visible_fractions(windows, boxes if len(boxes) else np.array([canvas], np.float64))
     fit = np.flatnonzero(covered.max(axis=1) >= threshold)
@@ -108,10 +108,10 @@ def covering_crop(
 def overlapping_crop(
     rng: np.random.Generator, boxes: Floats, size: Size, canvas: Rect, area_range: tuple[float, float]
 ) -> tuple[Rect, NDArray[np.bool_]]:
-    """The SSD paper's crop (section 2.2): a window with some least IoU with an object whose center it holds.
+    """The SSD paper's crop (section 2.2): a window with a minimum IoU with an object centered in it.
 
     The threshold is drawn from `THRESHOLDS` (1 means the whole canvas), and drawn again if no window reaches
-    it. Boxes whose center is outside of the window are dropped. Without boxes it is the whole canvas.
+    it. Boxes whose center is outside the window are dropped. Without boxes, the whole canvas is used.
 
     Arguments and result: as for `covering_crop`.
     """
@@ -135,7 +135,7 @@ def visible_fractions(windows: Floats, boxes: Floats) -> Floats:
 
 
 def place(window: Rect, size: Size, result_size: Size) -> Placement:
-    """Where a window of an image of `size` lands in a result of `result_size`; it must touch the image."""
+    """Map a window of an image of `size` to a result of `result_size`; it must overlap the image."""
     source, target = [], []
     for axis, (side, result_side) in enumerate(((size[1], result_size[1]), (size[0], result_size[0]))):
         low, high = window[axis], window[axis + 2]
@@ -157,7 +157,7 @@ def draw_into(canvas: Image, image: Image, placement: Placement, *, area: bool) 
 
 
 def move_boxes(boxes: Floats, placement: Placement) -> Floats:
-    """Boxes [M, 4] of the image, in the result, clipped to the part that shows the image."""
+    """Map boxes [M, 4] of the image to the result, clipped to the part that shows the image."""
     source, target = (np.array(rect, np.float64) for rect in placement)
     ratio = (target[2:] - target[:2]) / (source[2:] - source[:2])
     moved = (boxes.reshape(-1, 2, 2) - source[:2]) * ratio + target[:2]
@@ -167,7 +167,7 @@ def move_boxes(boxes: Floats, placement: Placement) -> Floats:
 def _draw_windows(
     rng: np.random.Generator, size: Size, canvas: Rect, area_range: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """Up to `TRIALS` windows [T, 4] in the canvas that show some of the image.
+    """Up to `TRIALS` windows [T, 4] in the canvas that overlap the image.
 
     As in TensorFlow's `sample_distorted_bounding_box`, the aspect ratio is drawn first, then a height that
     fits, then the position.

@@ -1,7 +1,7 @@
-"""Mosaic: four images in one, so that a batch shows more and smaller objects, among other neighbors.
+"""Mosaic: four images in one, so a batch shows more and smaller objects in other surroundings.
 
-The idea is YOLOv4's (Bochkovskiy et al. 2020, section 3.4). Here no part of the result stays gray, and each
-image is stretched as it would be alone, only smaller.
+The idea is from YOLOv4 (Bochkovskiy et al. 2020, section 3.4). Here no part of the result stays gray, and
+each image has the same aspect ratio as without a mosaic, only smaller.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def mosaic(
     """Four samples -> one of `size` (height, width).
 
     Each image is resized to between a quarter of `size` and all of it, and a random window of it fills its
-    quarter. Boxes of which less than `min_visible` is shown are dropped.
+    quarter. Boxes are dropped if less than `min_visible` of them is visible.
 
     Raises:
         ValueError: if there are not four samples.

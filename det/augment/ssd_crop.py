@@ -1,6 +1,6 @@
 """SSD's zoom-out, random crop and resizing in one step of an albumentations pipeline.
 
-Cutting the window first and resizing only that is the same as resizing the whole image, for less work.
+Cropping first and resizing only the crop gives the same result as resizing the whole image, with less work.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""From annotated boxes to boxes that can be trained on, by the same rules for all formats.
+"""Cleans annotated boxes for training, with the same rules for all formats.
 
-Boxes that are not finite are left out; exchanged sides are swapped; the part of a box outside of its image is
-cut off, and a box wholly outside left out; then boxes thinner than `MIN_BOX_SIDE` pixels are left out. Images
-without objects stay, as negatives. Every kind of change is counted and reported once, with files.
+Boxes with non-finite coordinates are left out. Swapped corners are corrected. Boxes are clipped to their
+image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Images without
+objects are kept as negatives. Every kind of change is counted and reported once, with example files.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,10 @@ from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 
 MIN_BOX_SIDE = 0.99
-"""Pixels: one, minus what a normalized coordinate loses when it is rounded to six digits."""
+"""Pixels: one, minus the error of normalized coordinates that are rounded to six digits."""
 
 
-_UNREPORTED_OVERRUN = 0.5  # pixels by which a box may reach over its image's edge
+_UNREPORTED_OVERRUN = 0.5  # pixels; boxes that extend less beyond the image are clipped silently
 
 
 _SIZES_CHECKED = 1000  # per split; reading a header takes about 0.15 ms
@@ -38,7 +38,7 @@ class AnnotationIssues:
         self._files: dict[tuple[str, str], list[str]] = {}
 
     def add(self, noun: str, what: str, files: Iterable[str]) -> None:
-        """One `noun` per item of `files`, such as "3 boxes thinner than 1 pixel: left out (a.xml)"."""
+        """Count a `noun` per file, to be reported as "3 boxes thinner than 1 pixel: left out (a.xml)"."""
         kind = (noun, what)
         for file in files:
             self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -47,7 +47,7 @@ class AnnotationIssues:
                 examples.append(file)
 
     def lines(self, source: str) -> list[str]:
-        """The report; `source` says which data it is about."""
+        """The report; each line begins with `source`, the name of the data set."""
         return [
             f"{source}: {count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
             for (noun, what), count in self._counts.items()
@@ -55,7 +55,7 @@ class AnnotationIssues:
 
 
 def plural(noun: str, count: int) -> str:
-    """The noun as it is written after `count`."""
+    """`noun`, in the plural unless `count` is 1."""
     if count == 1:
         return noun
     return f"{noun}es" if noun.endswith(("x", "ss")) else f"{noun}s"
@@ -63,18 +63,18 @@ def plural(noun: str, count: int) -> str:
 
 @dataclass(kw_only=True)
 class RawSplit:
-    """One split as it was read: N images and B boxes, in any order.
+    """One split as read from its files: N images and B boxes, in any order.
 
     Attributes:
         images, names: paths and names.
-        files: what to name in messages about an image's boxes.
+        files: per image, the file to name in messages about its boxes.
         sizes: (height, width) as annotated; None if unknown.
         image_ids: COCO's; None for 1..N.
         owners: int64 [B], the index of the box's image.
         boxes: float64 [B, 4], xyxy in pixels.
         labels: int64 [B].
-        crowd, difficult: bool [B]; None: no box is.
-        areas: float64 [B], NaN for the area of the box.
+        crowd, difficult: bool [B]; None if no box is.
+        areas: float64 [B], NaN to use the box's area.
         has_labels: whether the split is annotated.
     """
 
@@ -93,19 +93,19 @@ class RawSplit:
 
 
 def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "check") -> DetectionSplit:
-    """Apply the rules.
+    """Clean a split by the rules of this module.
 
-    An image that cannot be read is counted now, and an error only when it is read; if its size is not
+    An unreadable image is only counted here; it is an error when its pixels are read. If its size is not
     annotated either, its boxes are left out.
 
     Args:
         issues: counts what was changed.
-        sizes: `check` compares the annotated sizes with a sample of the files; `file` ignores them and reads
-            every file's.
+        sizes: `check` compares the annotated sizes with those of a sample of the files; `file` ignores them
+            and reads the size of every file.
 
     Raises:
-        UserError: if an image has another size than annotated.
-        ValueError: if `sizes` is neither.
+        UserError: if an image's size differs from the annotated one.
+        ValueError: if `sizes` is unknown.
     """
     image_sizes = _image_sizes(raw, sizes, issues)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
@@ -141,27 +141,27 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
 def _clean_boxes(
     raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Corrected boxes [B, 4], and the rows to keep."""
+    """Cleaned boxes [B, 4], and the rows to keep."""
 
     def add(what: str, rows: NDArray[np.bool_]) -> None:
         issues.add("box", what, (raw.files[raw.owners[row]] for row in np.flatnonzero(rows)))
 
     usable: NDArray[np.bool_] = np.asarray(np.isfinite(raw.boxes).all(axis=1))
-    add("with coordinates that are not finite: left out", ~usable)
+    add("with non-finite coordinates: left out", ~usable)
     limits = sizes[raw.owners][:, None, ::-1].astype(np.float64)  # width, height of each box's image
     usable &= limits[:, 0, 0] > 0
     corners = np.where(usable[:, None], raw.boxes, 0).reshape(-1, 2, 2)
-    x_exchanged, y_exchanged = (corners[:, 0] > corners[:, 1]).T
-    add("with left and right, or top and bottom, exchanged: swapped", x_exchanged | y_exchanged)
+    x_swapped, y_swapped = (corners[:, 0] > corners[:, 1]).T
+    add("with left and right, or top and bottom, swapped: corrected", x_swapped | y_swapped)
     corners = np.sort(corners, axis=1)
     outside = usable & ((corners[:, 1] < 0) | (corners[:, 0] > limits[:, 0])).any(axis=1)
-    add("outside of the image: left out", outside)
+    add("outside the image: left out", outside)
     clipped = np.clip(corners, 0, limits)
     thin = (clipped[:, 1] - clipped[:, 0] < MIN_BOX_SIDE).any(axis=1) & usable & ~outside
     add("thinner than 1 pixel: left out", thin)
     kept = usable & ~outside & ~thin
     overruns = (np.abs(clipped - corners) > _UNREPORTED_OVERRUN).any(axis=(1, 2))
-    add("partly outside of the image: cut off", overruns & kept)
+    add("partly outside the image: clipped", overruns & kept)
     return clipped.reshape(-1, 4), np.flatnonzero(kept)
 
 
@@ -192,10 +192,10 @@ def _check_size(image: str, file: str, annotated: tuple[int, int]) -> None:
     if size is None or size == annotated:
         return
     if image_size(image, upright=False) == annotated:
-        reason = "it is turned by its EXIF orientation, and boxes must be those of the upright image"
+        remedy = "it is rotated by its EXIF orientation, and boxes must refer to the upright image"
     else:
-        reason = "scale the boxes with the image"
+        remedy = "scale the boxes with the image"
     raise UserError(
-        f"{file}: says {annotated[0]} x {annotated[1]} but {image} is {size[0]} x {size[1]} (height x "
-        f"width); {reason}, or, if only the annotated size is wrong, give data.source.sizes=file"
+        f"{file}: the annotated size is {annotated[0]} x {annotated[1]} but {image} is {size[0]} x {size[1]} "
+        f"(height x width); {remedy} or, if only the annotated size is wrong, set data.source.sizes=file"
     )

@@ -36,23 +36,23 @@ def coco(
 ) -> DetectionSource:
     """Boxes from a JSON file and images from a folder, per split.
 
-    Category ids may start anywhere, have gaps and be unsorted; classes are in the order of their ids, and all
-    files must agree on them. iscrowd regions are not trained on, and neither hit nor miss. Annotations of
-    unknown images or categories are left out, and so are repetitions of an id with the same box. If a box is
-    missing, it is drawn around the polygons. `det.data.cleaning` has the rules for boxes,
-    `det.data.source_checks` those for splits.
+    Category ids can start anywhere, have gaps and be unsorted. Classes are in the order of their ids, and all
+    files must agree on them. iscrowd regions are not trained on, and are neither hits nor misses. Annotations
+    of unknown images or categories are left out, and so are duplicates (the same id and box). A missing box
+    is computed from the polygons. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those
+    for splits.
 
     Args:
-        root: folder that is searched for the files of the other splits: annotations/instances_<split>*.json
-            with <split>*/ or images/<split>*/ or, as Roboflow exports them, <split>/_annotations.coco.json
-            beside its images.
+        root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
+            <split>*/ or images/<split>*/ or, as exported by Roboflow, <split>/_annotations.coco.json next to
+            its images.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
 
     Raises:
-        UserError: naming the file and the key, before training.
+        UserError: if a file is wrong; names the file and the key, before training.
     """
     options = {"train": train or {}, "val": val or {}, "test": test or {}}
     base = None if root is None else Path(root).expanduser()
@@ -78,7 +78,7 @@ def read_pairs(
     sizes: Sizes = "check",
     allow_same_names: bool = False,
 ) -> DetectionSource:
-    """`coco` for files that are known already; `name` says in messages which data they are about."""
+    """The data source for known folders and files; `name` is what messages call it."""
     issues = AnnotationIssues()
     files = {split: coco_json.read(path) for split, (_, path) in pairs.items() if path is not None}
     class_map = _classes(list(files.values()), classes)
@@ -89,7 +89,7 @@ def read_pairs(
         else:
             raw = coco_split.unannotated(folder)
         if not raw.has_labels and split == "train":
-            raise UserError(f"{pairs[split][1]}: annotations: is missing, and the training split needs them")
+            raise UserError(f"{pairs[split][1]}: annotations: is missing, but the training split needs it")
         splits[split] = clean_split(raw, issues, sizes=sizes)
     return checked_source(
         name=name, classes=class_map, splits=splits, issues=issues, allow_same_names=allow_same_names
@@ -98,23 +98,23 @@ def read_pairs(
 
 def _pair(split: str, paths: Mapping[str, str | None], base: Path | None) -> Pair | None:
     if unknown := set(paths) - {"images", "annotations"}:
-        raise UserError(f"data.{split}: unknown key {min(unknown)!r}; give images and annotations")
+        raise UserError(f"data.{split}: unknown key {min(unknown)!r}; its keys are images and annotations")
     images, annotations = (paths.get(key) for key in ("images", "annotations"))
-    usual = _find_pair(base, split) if base is not None and not (images and annotations) else None
-    folder = Path(images).expanduser() if images else usual and usual[0]
-    file = Path(annotations).expanduser() if annotations else usual and usual[1]
+    default = _find_pair(base, split) if base is not None and not (images and annotations) else None
+    folder = Path(images).expanduser() if images else default and default[0]
+    file = Path(annotations).expanduser() if annotations else default and default[1]
     if folder is None and file is None:
         return None
     if folder is None or (file is None and split != "test"):
         missing = "images=<folder>" if folder is None else "annotations=<file>"
-        raise UserError(f"data.{split}: needs both images and annotations; give data.{split}.{missing} too")
+        raise UserError(f"data.{split}: needs both images and annotations; set data.{split}.{missing} too")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; check data.{split}.images")
     return folder, file
 
 
 def _find_pair(base: Path, split: str) -> Pair | None:
-    """The pair of a split in one of the usual layouts; 2017 before other years."""
+    """The folder and file of a split in one of the usual layouts; prefers 2017 to other years."""
     if not base.is_dir():
         raise UserError(f"{base}: no such folder; check data.root")
     for name in SPLIT_NAMES[split]:
@@ -134,7 +134,7 @@ def _find_pair(base: Path, split: str) -> Pair | None:
             if files:
                 tag = files[0].stem.removeprefix(f"{kind}_")
                 raise UserError(
-                    f"{base / tag}: no such folder, but {files[0]} needs its images; give data.{split}.images"
+                    f"{base / tag}: no such folder, but {files[0]} needs its images; set data.{split}.images"
                 )
     return None
 

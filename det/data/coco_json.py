@@ -1,6 +1,6 @@
-"""COCO's JSON of instances as arrays, with every value checked.
+"""Reads COCO's instance JSON into arrays, and checks every value.
 
-msgspec decodes and checks types, without building what is not used (outlines are two thirds of COCO's file).
+msgspec decodes and checks types, and skips what is not used (polygons are two thirds of COCO's file).
 """
 
 import json
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 
-_LARGEST_IMAGE_ID = 2**53  # COCO's arrays of results hold image ids as floats, which are exact up to here
+_LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
 
 
 _LARGEST_NUMBER = 1e300
@@ -80,7 +80,7 @@ _EXPECTED = {
     "area": "a number",
     "iscrowd": "0 or 1",
 }
-"""What the value of each key must be, for messages."""
+"""The expected value of each key, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class CocoFile:
         boxes: float64 [B, 4], xyxy.
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
-        annotated: whether the file has a list of annotations at all.
+        annotated: whether the file has a list of annotations, even an empty one.
     """
 
     path: Path
@@ -113,7 +113,7 @@ class CocoFile:
 
 
 def read(path: str | Path) -> CocoFile:
-    """Raises: UserError naming the file and the key that is missing or wrong."""
+    """Read and check a file. Raises: UserError naming the file and the key that is missing or wrong."""
     path = Path(path)
     data = _read_bytes(path)
     file = _decode(path, data, _File)
@@ -121,7 +121,7 @@ def read(path: str | Path) -> CocoFile:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
     if any(entry.bbox is None for entry in annotations):
-        _draw_missing_boxes(path, annotations, _decode(path, data, _Outlines).annotations)
+        _fill_missing_boxes(path, annotations, _decode(path, data, _Outlines).annotations)
     return CocoFile(
         path=path,
         **_images(path, file.images),
@@ -161,15 +161,17 @@ def _parse(path: Path, data: bytes) -> Any:
 
 
 def _explain(path: Path, content: Any, reason: str) -> NoReturn:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.annotations[17].image_id`" into words, with the
-    value."""
+    """Raise msgspec's "Expected `int`, got `str` - at `$.annotations[17].image_id`" as a UserError that shows
+    the value."""
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {content!r:.40}, not COCO's lists of images, annotations, categories")
+        raise UserError(
+            f"{path}: contains {content!r:.40}, not COCO's lists of images, annotations, categories"
+        )
     place = re.search(r"at `\$\.?(.*)`$", reason)
     where = place[1] if place else ""
     if missing := re.match(r"Object missing required field `(\w+)`", reason):
         where = f"{where}.{missing[1]}".lstrip(".")
-    # Of a box, all four numbers are shown: annotations[17].bbox instead of annotations[17].bbox[2].
+    # For a box, show all four numbers: annotations[17].bbox instead of annotations[17].bbox[2].
     where = re.sub(r"(\.\w+)\[\d+\]$", r"\1", where)
     keys = re.findall(r"\w+", where)
     value = content
@@ -225,7 +227,7 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
     count = len(entries)
     boxes = np.fromiter(chain.from_iterable(entry.bbox or () for entry in entries), np.float64, 4 * count)
     boxes = boxes.reshape(-1, 4)
-    with np.errstate(over="ignore"):  # an infinite side is left out later
+    with np.errstate(over="ignore"):  # a box with an infinite side is left out later
         boxes[:, 2:] += boxes[:, :2]  # in the file: x, y, width, height
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN
     if len(too_large := np.flatnonzero(np.abs(areas) > _LARGEST_NUMBER)):
@@ -246,8 +248,8 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
     }
 
 
-def _draw_missing_boxes(path: Path, entries: list[_Annotation], outlines: Sequence[_Outline]) -> None:
-    """Give annotations without a box the one around their polygons."""
+def _fill_missing_boxes(path: Path, entries: list[_Annotation], outlines: Sequence[_Outline]) -> None:
+    """Set each missing box to the bounding box of the polygons."""
     for row, entry in enumerate(entries):
         if entry.bbox is None:
             entry.bbox = _box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
@@ -257,14 +259,14 @@ def _box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
     """x, y, width, height around polygons [[x1, y1, x2, y2, ...], ...]."""
     if isinstance(polygons, dict):
         raise UserError(
-            f"{where}.bbox: is missing, and the segmentation is run-length encoded; add bbox, for instance "
+            f"{where}.bbox: is missing, and the segmentation is run-length encoded; add bbox, for example "
             "with pycocotools.mask.toBbox"
         )
     points: list[Any] = []
     for polygon in polygons if isinstance(polygons, list) else ():
         points += polygon if isinstance(polygon, list) and len(polygon) % 2 == 0 else [None]
     if not points or not all(type(value) in (int, float) and not abs(value) > 1e300 for value in points):
-        raise UserError(f"{where}.bbox: is missing, and there are no polygons to draw it around; add bbox")
+        raise UserError(f"{where}.bbox: is missing, and there are no polygons to compute it from; add bbox")
     left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
     return left, top, right - left, bottom - top
 

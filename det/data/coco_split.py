@@ -15,10 +15,10 @@ from engine.errors import UserError
 
 
 def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: AnnotationIssues) -> RawSplit:
-    """The split, without annotations whose image or class does not exist, and without repetitions.
+    """The split, without duplicates and annotations whose image or class does not exist.
 
     Raises:
-        UserError: if images have no file, or no annotation belongs to an image and a category.
+        UserError: if image files are missing, or no annotation belongs to a listed image and category.
     """
     images = _image_paths(file, folder)
     owners, known = _positions(np.array(file.image_ids, np.int64), file.owners)
@@ -26,18 +26,18 @@ def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: Annotatio
     listed = np.isin(file.category_ids, list(file.categories))
     if len(known) and not (known & listed).any():
         key, other = ("category_id", "categories") if known.any() else ("image_id", "images")
-        raise UserError(f"{file.path}: annotations: no {key} is an id of its {other}; export the file again")
-    repeated = _repetitions(file)
+        raise UserError(f"{file.path}: annotations: no {key} matches an id in {other}; export the file again")
+    duplicate = _duplicates(file)
     names = np.array([os.path.basename(name) for name in file.file_names], object)
     name_of_image = np.where(known, names[owners], file.path.name)
     for what, rows in (
         ("of an unknown image: left out", ~known),
         ("of an unknown category: left out", known & ~listed),
         ("of a class that is not selected: left out", known & listed & ~selected),
-        ("with the id and the box of another: left out", known & selected & repeated),
+        ("with the same id and box as another: left out", known & selected & duplicate),
     ):
         issues.add("annotation", what, name_of_image[rows])
-    rows = known & selected & ~repeated
+    rows = known & selected & ~duplicate
     return RawSplit(
         images=images,
         names=[os.path.splitext(name)[0] for name in file.file_names],
@@ -57,7 +57,7 @@ def unannotated(folder: Path) -> RawSplit:
     """The images of a folder. Raises: UserError if there are none."""
     images = list_images(folder)
     if not images:
-        raise UserError(f"{folder}: no images; add some, or leave the split out")
+        raise UserError(f"{folder}: no images; add some, or remove the split")
     return RawSplit(
         images=[str(image) for image in images],
         names=[image.stem for image in images],
@@ -70,13 +70,13 @@ def unannotated(folder: Path) -> RawSplit:
 def _positions(
     ids: NDArray[np.int64], wanted: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The position in `ids` of each of `wanted`, and whether it is among them (if not, any position)."""
+    """The index in `ids` of each of `wanted`, and whether it was found (if not, the index is arbitrary)."""
     order = np.argsort(ids)
     positions = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     return positions, ids[positions] == wanted
 
 
-def _repetitions(file: CocoFile) -> NDArray[np.bool_]:
+def _duplicates(file: CocoFile) -> NDArray[np.bool_]:
     """Rows with the same id and content as an earlier row."""
     result = np.zeros(len(file.ids), bool)
     first = np.unique(file.ids, return_index=True)[1]
@@ -94,7 +94,7 @@ def _repetitions(file: CocoFile) -> NDArray[np.bool_]:
 
 
 def _image_paths(file: CocoFile, folder: Path) -> list[str]:
-    """The file of each entry: its name below `folder`, or else only the last part of its name."""
+    """The path of each image: its file name below `folder`, else only the last part of the name."""
     listed: dict[str, set[str]] = {}  # one listing per folder instead of a check per file
     paths, missing = [], []
     for name in file.file_names:
@@ -112,7 +112,7 @@ def _image_paths(file: CocoFile, folder: Path) -> list[str]:
     if missing:
         raise UserError(
             f"{os.path.join(folder, missing[0])}: no such file ({len(missing)} of {len(file.file_names)} "
-            f"images of {file.path} are missing); check the folder of images, or remove them from the JSON"
+            f"images of {file.path} are missing); check the image folder, or remove them from the JSON"
         )
     path, count = Counter(paths).most_common(1)[0]
     if count > 1:

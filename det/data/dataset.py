@@ -1,4 +1,4 @@
-"""Detection samples: files in, tensors out; all randomness comes from the draw."""
+"""Detection samples: files in, tensors out; all randomness comes from the sample key."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ Sample = tuple[Image, Boxes, Labels]
 
 
 Augment = Callable[[Image, Boxes, Labels, int], Sample]
-"""(image, boxes, labels, seed) -> the same at the size of the network's input."""
+"""(image, boxes, labels, seed) -> image, boxes and labels at the network's input size."""
 
 
 @runtime_checkable
@@ -38,11 +38,11 @@ class MixesSamples(Protocol):
     """An augmentation that may combine a sample with others of the split, as a mosaic does."""
 
     def partners(self, seed: int) -> int:
-        """How many other samples this draw needs; 0: it is called like any augmentation."""
+        """How many other samples `seed` needs; 0: it is called like any other augmentation."""
         ...
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Sample:
-        """The drawn sample and its partners -> one sample."""
+        """A sample and its partners -> one sample."""
         ...
 
     def __call__(self, image: Image, boxes: Boxes, labels: Labels, seed: int, /) -> Sample: ...
@@ -59,7 +59,7 @@ _PER_BOX = ("boxes", "labels", "crowd", "ignored", "areas")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSplit:
-    """One split as flat arrays, which forked workers share without copying: N images with B boxes in all.
+    """One split of N images and B boxes, as flat arrays, which forked workers share without copying.
 
     Attributes:
         images, names: packed paths and names [N].
@@ -69,12 +69,12 @@ class DetectionSplit:
         boxes: float32 [B, 4], xyxy in pixels.
         labels: int32 [B], the class index.
         crowd: bool [B], COCO's iscrowd.
-        ignored: bool [B], crowds and difficult objects: not trained on, and neither hit nor miss.
-        areas: float32 [B], by which evaluation sorts objects into small, medium and large.
-        has_labels: False if the split is not annotated, which differs from images without objects.
+        ignored: bool [B], crowds and difficult objects: not trained on, and neither hits nor misses.
+        areas: float32 [B]; evaluation uses them to sort objects into small, medium and large.
+        has_labels: False if the split is not annotated (not the same as having no objects).
 
     Raises:
-        ValueError: if the arrays do not fit together.
+        ValueError: if the lengths of the arrays do not match.
     """
 
     images: NDArray[np.bytes_]
@@ -117,7 +117,7 @@ class DetectionSplit:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all arrays."""
+        """Memory used by all arrays."""
         arrays = (getattr(self, field.name) for field in fields(self))
         return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
@@ -135,10 +135,10 @@ class DetectionDataset(Dataset[dict[str, Any]]):
     `EvalTransform` it is {"image", "size": int64 [2], (height, width) of the file, "index"}.
 
     Args:
-        cache: where decoded images are read from, instead of their files.
+        cache: decoded images, read instead of the files.
 
     Raises (from `[]` and `read`):
-        UserError: naming a file that is unreadable or of another size than annotated.
+        UserError: naming a file that is unreadable or does not have the annotated size.
     """
 
     def __init__(
@@ -164,52 +164,52 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         return self.split.has_labels
 
     def name(self, index: int) -> str:
-        """What the image is called in reports and in names of output files (no suffix)."""
+        """The image's name in reports and output files (no suffix)."""
         return os.fsdecode(self.split.names[index])
 
     def image_path(self, index: int) -> str:
         return os.fsdecode(self.split.images[index])
 
-    def __getitem__(self, draw: SampleKey) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         if isinstance(self._transform, EvalTransform):
-            image = self.read(draw.index)[0]
+            image = self.read(key.index)[0]
             size = torch.tensor(image.shape[:2])
             return {
                 "image": as_tensor(self._transform(image).transpose(2, 0, 1)),
                 "size": size,
-                "index": draw.index,
+                "index": key.index,
             }
-        image, boxes, labels = self._augmented(self._transform, draw.index, sample_seed(self._seed, draw))
+        image, boxes, labels = self._augmented(self._transform, key.index, sample_seed(self._seed, key))
         return {
             "image": as_tensor(image.transpose(2, 0, 1)),
             "boxes": VariableLength(torch.from_numpy(np.ascontiguousarray(boxes, np.float32).reshape(-1, 4))),
             "labels": VariableLength(torch.from_numpy(np.ascontiguousarray(labels, np.int64))),
-            "index": draw.index,
+            "index": key.index,
         }
 
     def _augmented(self, augment: Augment | MixesSamples, index: int, seed: int) -> Sample:
         if isinstance(augment, MixesSamples) and (partners := augment.partners(seed)):
-            # Another stream than the transform's, which draws from the same seed.
+            # A different random stream than the transform's, which starts from the same seed.
             others = np.random.default_rng([seed, 3]).integers(len(self), size=partners).tolist()
             return augment.combine([self.read(other) for other in (index, *others)], seed)
         return augment(*self.read(index), seed)
 
     def read(self, index: int) -> Sample:
-        """Stored image [H, W, 3], read-only from a cache; boxes [M, 4] and labels [M] to train on."""
+        """Image [H, W, 3] as stored (read-only if cached), boxes [M, 4] and labels [M] to train on."""
         path = self.image_path(index)
         image = self._image(path)
         height, width = self.split.sizes[index]
         if image.shape[:2] != (height, width):
             raise UserError(
-                f"{path}: {image.shape[0]} x {image.shape[1]} but annotated as {height} x {width} (height x "
-                "width); scale the boxes with the image, or restore the file"
+                f"{path}: is {image.shape[0]} x {image.shape[1]} but annotated as {height} x {width} "
+                "(height x width); scale the boxes with the image, or restore the file"
             )
         boxes, labels, ignored = self.split.objects(index)
         return image, boxes[~ignored], labels[~ignored].astype(np.int64)
 
 
 class DetectionSource:
-    """What a data config builds: the classes, the splits, and a data set per split.
+    """A detection data source: classes, splits by name, and a data set per split.
 
     Attributes:
         classes: of all splits.
@@ -234,7 +234,7 @@ class DetectionSource:
     def dataset(
         self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
     ) -> DetectionDataset:
-        """Raises: UserError if there is no such split."""
+        """The samples of one split. Raises: UserError if there is no such split."""
         if split not in self.splits:
             reasons = [line for line in self.warnings if f": {split}: " in line]
             raise no_split(split, self.splits, source=self.description, reasons=reasons)

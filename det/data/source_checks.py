@@ -1,4 +1,4 @@
-"""A data source out of its splits, with the checks that need all of them."""
+"""Builds a data source from its splits, after checks that involve all of them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""The splits, and what their folders and lists may be called."""
+"""Each split, and the accepted names of its folder or list."""
 
 
 _FILES_COMPARED = 1000  # images of val that are compared with those of train
@@ -27,7 +27,7 @@ def checked_source(
     warnings: Sequence[str] = (),
     allow_same_names: bool = False,
 ) -> DetectionSource:
-    """The source of these splits; `name` says in all messages which data they are about.
+    """The data source of these splits; `name` is what all messages call it.
 
     Raises:
         UserError: if the training split has no boxes, or train and val share an image, by name (unless
@@ -35,7 +35,7 @@ def checked_source(
     """
     if (train := splits.get("train")) is not None:
         if train.ignored.all():  # also if there are none
-            raise UserError(f"{name}: the training split has no box to train on; check its annotations")
+            raise UserError(f"{name}: the training split has no boxes to train on; check its annotations")
         if (val := splits.get("val")) is not None:
             if not allow_same_names:
                 refuse_shared_names(name, train.names, val.names)

@@ -30,7 +30,7 @@ def streets(
         size: (height, width) of the scenes.
 
     Raises:
-        UserError: if a number is out of range, or `root` holds something else or cannot be written.
+        UserError: if a number is out of range, or `root` contains something else or cannot be written.
     """
     draw = partial(
         cached_streets,

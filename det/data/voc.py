@@ -35,25 +35,25 @@ def voc(
     sizes: Sizes = "check",
     allow_same_names: bool = False,
 ) -> DetectionSource:
-    """Images and XML files of the same names below `root`; `det.data.voc_layout` says where.
+    """Images and XML files with the same names below `root`; `det.data.voc_layout` lists the layouts.
 
-    Objects marked difficult are not trained on, and neither hit nor miss, as in VOC's own evaluation.
+    Objects marked difficult are not trained on, and are neither hits nor misses, as in VOC's own evaluation.
     `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:
         images, annotations: names of the two folders.
         splits: split -> list or folder.
-        classes: names in their order (default: those in the files, sorted).
-        others: what to do with objects of other names.
-        missing: what an image without an XML file means, if other images of its split have one.
-        one_based: pixels are counted from 1 and the last one belongs to the box, as in the data of the VOC
+        classes: names, in order (default: those in the files, sorted).
+        others: what to do with objects of other classes.
+        missing: how to treat images without an XML file, if other images of the split have one.
+        one_based: pixels are counted from 1 and boxes include their last pixel, as in the data of the VOC
             challenge: x1 = xmin - 1, x2 = xmax. By default coordinates are corners counted from 0, as current
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
 
     Raises:
-        UserError: naming the file and the element, before training.
+        UserError: if a file is wrong; names the file and the element, before training.
         ValueError: if an option is unknown.
     """
     if others not in ("refuse", "ignore"):
@@ -63,8 +63,8 @@ def voc(
     base, issues = Path(root).expanduser(), AnnotationIssues()
     files, warnings = find_splits(base, images=images, annotations=annotations, splits=splits)
     with_image = {name for part in files.values() for name in part.images}
-    alone = {path for part in files.values() for name, path in part.xmls.items() if name not in with_image}
-    issues.add("XML file", "without an image: left out", map(os.path.basename, sorted(alone)))
+    unused = {path for part in files.values() for name, path in part.xmls.items() if name not in with_image}
+    issues.add("XML file", "without an image: left out", map(os.path.basename, sorted(unused)))
     contents = {split: _read(split, part, missing, issues) for split, part in files.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
     class_map = _classes(base, classes, names)
@@ -85,7 +85,7 @@ def voc(
 
 
 def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues) -> dict[str, VocFile]:
-    """The content of a split's XML files by name; a test split needs none."""
+    """The content of a split's XML files, by name; a test split needs no XML files."""
     without_image = [name for name in files.names if name not in files.images]
     if without_image:
         folder = os.path.dirname(next(iter(files.images.values())))
@@ -97,7 +97,7 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
     if len(absent) == len(files.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(files.names)):
-        remedy = "give data.source.annotations=<their folder>"
+        remedy = "set data.source.annotations=<their folder>"
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
         raise UserError(
@@ -106,7 +106,7 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
         )
     issues.add(
         "image",
-        "without an XML file: used as one without objects",
+        "without an XML file: treated as having no objects",
         (os.path.basename(files.images[name]) for name in absent),
     )
     return {name: voc_xml.read(files.xmls[name]) for name in files.names if name in files.xmls}
@@ -138,7 +138,7 @@ def _raw_split(
                 if others == "refuse":
                     raise UserError(
                         f"{files.xmls[name]}: class {item.name!r} is not one of {', '.join(classes.names)}; "
-                        "add it to data.source.classes, or give data.source.others=ignore"
+                        "add it to data.source.classes, or set data.source.others=ignore"
                     )
                 issues.add("object", "of other classes: left out", [os.path.basename(files.xmls[name])])
                 continue

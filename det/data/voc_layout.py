@@ -1,4 +1,4 @@
-"""Where the images and XML files of a Pascal VOC data set are, whatever its folders are called."""
+"""Finds the images and XML files of a Pascal VOC data set under various folder names."""
 
 import hashlib
 import os
@@ -37,10 +37,10 @@ class SplitFiles(NamedTuple):
 def find_splits(
     root: Path, *, images: str | None, annotations: str | None, splits: Mapping[str, str] | None
 ) -> tuple[dict[str, SplitFiles], list[str]]:
-    """The splits by name, and lines to show before training.
+    """The files of each split, and warnings to show before training.
 
     Args:
-        images, annotations: folders below `root` or a split's folder. Default: one of the usual names, else
+        images, annotations: folders below `root` or a split's folder. Default: one with a usual name, else
             the folder itself, else the only one in it that has such files.
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
             ImageSets/Main, else folders named after splits, else a fifth of the images for val, by the hash
@@ -126,8 +126,8 @@ def _xml_folder(base: Path, chosen: str | None, image_folder: Path) -> Path | No
 def _shared_xml_folder(root: Path, place: str, chosen: str | None) -> Path | None:
     """A folder of XML files below `root`: that of the split, or one for all splits; None if there is none.
 
-    Only a folder with one of the usual names is taken for all splits: the files of one split must not be
-    taken for another's.
+    Only a folder with one of the usual names is shared by all splits: the files of one split must not be
+    used for another.
     """
     folder = root / chosen if chosen else next(_named(root, XML_FOLDERS), None)
     if folder is not None and not folder.is_dir():
@@ -136,13 +136,13 @@ def _shared_xml_folder(root: Path, place: str, chosen: str | None) -> Path | Non
 
 
 def _named(base: Path, usual: tuple[str, ...]) -> Iterator[Path]:
-    """The sub-folders with one of these names, in any case, in the order of the names."""
+    """The subfolders with one of these names, in upper or lower case, in the order of the names."""
     inside = _subfolders(base)
     return (inside[name] for name in usual if name in inside)
 
 
 def _only_folder(base: Path, suffixes: tuple[str, ...]) -> Path | None:
-    """The sub-folder with files of a kind, if there is exactly one."""
+    """The subfolder that contains files of a kind, if there is exactly one."""
     folders = [folder for folder in _subfolders(base).values() if _has_files(folder, suffixes)]
     return folders[0] if len(folders) == 1 else None
 
@@ -152,7 +152,7 @@ def _has_files(folder: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _subfolders(base: Path) -> dict[str, Path]:
-    """Name in lower case -> folder."""
+    """Name in lower case -> subfolder."""
     return {name.lower(): base / name for name in _list(base) if os.path.isdir(base / name)}
 
 
@@ -168,7 +168,7 @@ def _pair(image_folder: Path, xml_folder: Path) -> SplitFiles:
     if not images:
         nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
         hint = nested[0].parent if nested else None
-        remedy = f"did you mean data.root={hint}?" if hint else "give data.source.images=<their folder>"
+        remedy = f"did you mean data.root={hint}?" if hint else "set data.source.images=<their folder>"
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
     return SplitFiles(images, xmls, list(images))
 
@@ -185,11 +185,11 @@ def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
 
 
 def _read_list(path: Path) -> list[str]:
-    """The names in a list, one a line, without a second column (of lists per class) and without suffixes."""
+    """The names in a list, one per line, without suffixes or the second column of per-class lists."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of names ({error}); write one name a line") from None
+        raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
     names = []
     for line in filter(None, map(str.strip, lines)):
         name, _, second = line.rpartition(" ")
@@ -197,12 +197,12 @@ def _read_list(path: Path) -> list[str]:
         stem, suffix = os.path.splitext(name)
         names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml") else name)
     if not names:
-        raise UserError(f"{path}: lists no names; fill it, or remove the file")
+        raise UserError(f"{path}: contains no names; add some, or remove the file")
     return list(dict.fromkeys(names))
 
 
 def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
-    """A fifth of the images for val, by a hash of their names: it stays the same as images are added."""
+    """A fifth of the images for val, by a hash of their names, so new images do not move the others."""
     ranks = {name: _rank(name) for name in files.names}
     if len(ranks) < 2:
         raise UserError(f"{root}: only one image; train and val need at least one each")
@@ -211,8 +211,8 @@ def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[
         val.remove(max(ranks, key=ranks.__getitem__))
     train = [name for name in files.names if name not in set(val)]
     line = (
-        f"{root}: has no splits: {len(val)} of {len(ranks)} images are val, chosen by a hash of their names; "
-        "choose yourself with ImageSets/Main/train.txt and val.txt, or folders train and val"
+        f"{root}: no splits; {len(val)} of {len(ranks)} images are used as val, chosen by a hash of their "
+        "names; to choose them yourself, add ImageSets/Main/train.txt and val.txt, or folders train and val"
     )
     return {"train": files._replace(names=train), "val": files._replace(names=val)}, [line]
 

@@ -1,4 +1,4 @@
-"""One Pascal VOC annotation file: parsed without entities or document types, with every value checked."""
+"""Reads a Pascal VOC annotation file, without entities or document types, and checks every value."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from xml.parsers import expat
 
 from engine.errors import UserError
 
-_MAX_BYTES = 8_000_000  # some 25,000 objects
+_MAX_BYTES = 8_000_000  # about 25,000 objects
 
 
 _MAX_DEPTH = 50
@@ -33,7 +33,7 @@ class VocFile(NamedTuple):
 
 
 def read(path: str | Path) -> VocFile:
-    """Raises: UserError naming the file and the element that is missing or wrong."""
+    """Read and check a file. Raises: UserError naming the file and the element that is missing or wrong."""
     root = _parse(Path(path))
     objects = [
         _object(node, f"{path}: object {number}") for number, node in enumerate(root.findall("object"), 1)
@@ -66,7 +66,9 @@ def _parse(path: Path) -> Element:
         nonlocal depth
         depth += 1
         if depth > _MAX_DEPTH:
-            raise UserError(f"{path}: nested more than {_MAX_DEPTH} deep; export the annotations again")
+            raise UserError(
+                f"{path}: nested more than {_MAX_DEPTH} levels deep; export the annotations again"
+            )
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -87,7 +89,9 @@ def _parse(path: Path) -> Element:
         raise UserError(f"{path}: not valid XML ({error}); export the annotations again") from None
     root = builder.close()
     if root.tag != "annotation":
-        raise UserError(f"{path}: holds <{root.tag!s:.40}>, not Pascal VOC's <annotation>; remove the file")
+        raise UserError(
+            f"{path}: contains <{root.tag!s:.40}>, not Pascal VOC's <annotation>; remove the file"
+        )
     return root
 
 

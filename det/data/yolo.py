@@ -20,16 +20,16 @@ _MAX_BYTES = 1_000_000
 
 
 _SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
-"""Fractions beyond these are not due to rounding at the border: the numbers are pixels."""
+"""Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
 
 
 def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
-    """A data.yaml with the names of the classes and the places of the splits.
+    """A data set described by a data.yaml with class names and the paths of the splits.
 
     data.yaml: `names`, a list or {0: name}; `train`, `val` (or `valid`) and `test`: a folder of images, a
-    list of images as .txt, or several of either; `path`, the folder that they are relative to (default: that
+    .txt list of images, or several of either; `path`, the folder that they are relative to (default: that
     of the yaml file). The labels of a/images/b/c.jpg are a/labels/b/c.txt or, if no folder is called images,
-    c.txt beside the image. An image without a label file has no objects; a split without any is not
+    c.txt next to the image. An image without a label file has no objects; a split without any is not
     annotated. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:
@@ -37,7 +37,7 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
         allow_same_names: whether images of train and val may have the same names.
 
     Raises:
-        UserError: naming the file and the line or key, before training.
+        UserError: if a file is wrong; names the file and the line or key, before training.
     """
     file = _find_yaml(Path(root).expanduser().absolute())
     content = _load(file)
@@ -53,8 +53,8 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
             continue
         splits[split] = clean_split(_raw_split(images, split, len(classes), issues), issues)
     if not splits:
-        reason = warnings[0] if warnings else f"{file}: names no train, val or test"
-        raise UserError(f"{reason}; give folders of images below {file.parent}")
+        reason = warnings[0] if warnings else f"{file}: has no train, val or test"
+        raise UserError(f"{reason}; add folders of images below {file.parent}")
     return checked_source(
         name=f"YOLO at {file}",
         classes=classes,
@@ -73,7 +73,7 @@ def _find_yaml(root: Path) -> Path:
     files = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
     if len(files) != 1:
         raise UserError(
-            f"{root}: {'several' if files else 'no'} .yaml files; give the file itself as data.root"
+            f"{root}: {'several' if files else 'no'} .yaml files; set data.root to the file itself"
         )
     return files[0]
 
@@ -94,7 +94,7 @@ def _load(file: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        # Wrong tags ("!!int x") raise any of these in the yaml library.
+        # Wrong tags ("!!int x") make the yaml library raise any of these.
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split()):.100}); correct it") from None
     if not isinstance(content, dict) or "names" not in content:
         raise UserError(f"{file}: names: is missing; list the classes, and train, val and test")
@@ -116,14 +116,14 @@ def _classes(file: Path, content: dict[str, Any]) -> ClassMap:
     if count != len(names):
         raise UserError(f"{file}: nc: is {count!r:.20} but there are {len(names)} names; correct one")
     try:
-        # A class may be called 1 or yes, which yaml does not read as text.
+        # A class can be named 1 or yes, which yaml does not read as text.
         return ClassMap(names=tuple(name if isinstance(name, str) else repr(name) for name in names))
     except ValueError as error:
         raise UserError(f"{file}: names: {error}") from None
 
 
 def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list[str] | None:
-    """The images of a split, sorted within each folder; None if none of its places exists."""
+    """The images of a split, sorted within each folder; None if none of its paths exists."""
     places = place if isinstance(place, list) else [place]
     if not all(isinstance(item, str) and item.isprintable() for item in places):
         raise UserError(
@@ -166,7 +166,7 @@ def _read_list(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable list of images ({error}); write one path a line") from None
+        raise UserError(f"{file}: not a readable list of images ({error}); write one path per line") from None
     images = [os.path.normpath(file.parent / line.strip()) for line in lines if line.strip()]
     missing = next((image for image in images if not os.path.isfile(image)), None)
     if missing is not None:
@@ -182,19 +182,19 @@ def _raw_split(images: list[str], split: str, num_classes: int, issues: Annotati
     if not any(exist):
         if split == "train":
             raise UserError(
-                f"{images[0]}: no {files[0]}, and no labels for any other image of train; add them"
+                f"{images[0]}: no label file {files[0]}, and none for the other images of train; add them"
             )
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
     owners, boxes, labels = [], [], []
     for owner, file in enumerate(files):
         if exist[owner]:
             row_labels, fractions = read_rows(file, num_classes)
-            height, width = sizes[owner] or (0, 0)  # unreadable: its boxes are left out later
+            height, width = sizes[owner] or (0, 0)  # boxes of unreadable images are left out later
             owners.append(np.full(len(row_labels), owner, np.int64))
             boxes.append(fractions * (width, height, width, height))
             labels.append(row_labels)
     absent = [os.path.basename(image) for image, exists in zip(images, exist, strict=True) if not exists]
-    issues.add("image", "without a label file: used as one without objects", absent)
+    issues.add("image", "without a label file: treated as having no objects", absent)
     return RawSplit(
         images=images,
         names=names,
@@ -213,7 +213,7 @@ def _names(images: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         duplicate = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(
-            f"{os.path.join(shared, duplicate)}: two images have this name and its labels; rename one"
+            f"{os.path.join(shared, duplicate)}: two images share this name and its label file; rename one"
         )
     return names
 
@@ -224,9 +224,9 @@ def _label_file(image: str) -> str:
 
 
 def read_rows(path: str | Path, num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labels [M], and boxes [M, 4] xyxy as fractions of width and height.
+    """Read a label file: labels [M], and boxes [M, 4] xyxy as fractions of width and height.
 
-    A row is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which gives the box around it.
+    A row is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which becomes its bounding box.
 
     Raises:
         UserError: naming the file and the line.

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall as arrays, by pycocotools or, with the same numbers, by hotcoco.
+"""COCO's average precision and recall as arrays, computed by pycocotools or hotcoco with equal results.
 
 pycocotools is the reference, and slow: about 25 s for 2000 images with 100 detections each. hotcoco is
 compiled and takes a hundredth of that.
@@ -23,18 +23,18 @@ AREAS = ("all", "small", "medium", "large")
 
 
 # pycocotools overwrites an object's `ignore` flag by `iscrowd`, and crowds are matched differently: by any
-# number of detections, and by the share of the detection that lies inside. An object whose area is outside
-# of all ranges is ignored by both libraries and matched by IoU like any other.
-_OUTSIDE_OF_ALL_RANGES = 1e12
+# number of detections, and by the share of the detection that is inside. An object whose area is outside
+# all ranges is ignored by both libraries and matched by IoU like any other.
+_OUTSIDE_ALL_RANGES = 1e12
 
 
 class Objects(NamedTuple):
-    """Ground truth in COCO's terms, ordered by image.
+    """Ground truth in COCO's format, ordered by image.
 
     Attributes:
         image_ids, category_ids: int64 [G].
         boxes: float64 [G, 4], (x, y, width, height) in pixels.
-        areas: float64 [G], by which objects are small, medium or large.
+        areas: float64 [G]; they decide whether an object is small, medium or large.
         crowd, ignored: bool [G]; crowds are ignored too.
     """
 
@@ -47,19 +47,19 @@ class Objects(NamedTuple):
 
     @property
     def scored_areas(self) -> NDArray[np.float64]:
-        """The areas to score with: outside of all ranges for objects that are ignored and not crowds."""
-        return np.where(self.ignored & ~self.crowd, _OUTSIDE_OF_ALL_RANGES, self.areas)
+        """The areas to score with: outside all ranges for objects that are ignored but not crowds."""
+        return np.where(self.ignored & ~self.crowd, _OUTSIDE_ALL_RANGES, self.areas)
 
 
 class Curves(NamedTuple):
-    """What COCO's evaluation accumulates; NaN if there is nothing to score.
+    """The arrays that COCO's evaluation accumulates; NaN if there is nothing to score.
 
     T = 10 IoU thresholds from .50 to .95, R = 101 recalls from 0 to 1, K categories, A = 4 `AREAS`, M limits
     on the detections per image and category.
 
     Attributes:
         precision: [T, R, K, A, M], at each recall.
-        recall: [T, K, A, M], the largest one.
+        recall: [T, K, A, M], the highest one.
         scores: [T, R, K, A, M], the score threshold at which each recall is reached.
     """
 
@@ -80,13 +80,15 @@ def choose_backend(name: str) -> str:
 
     Raises:
         ValueError: if the name is unknown.
-        UserError: if hotcoco is asked for but not installed.
+        UserError: if hotcoco is requested but not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     installed = importlib.util.find_spec("hotcoco") is not None
     if name == "hotcoco" and not installed:
-        raise UserError("backend=hotcoco: not installed; pip install hotcoco, or choose backend=pycocotools")
+        raise UserError(
+            "backend=hotcoco: not installed; run `pip install hotcoco` or set backend=pycocotools"
+        )
     return "hotcoco" if installed and name != "pycocotools" else "pycocotools"
 
 
@@ -102,14 +104,14 @@ def accumulate(
     """Score detections against the ground truth.
 
     Args:
-        detections: [D, 7], COCO's array of results: image id, x, y, width, height, score, category id.
+        detections: [D, 7], COCO's results array: image id, x, y, width, height, score, category id.
         truth: the objects of these images.
         image_ids: the images to score, with or without objects and detections.
         category_ids: the categories, in the order of the result's K.
         max_detections: increasing limits on the detections per image and category.
         backend: from `choose_backend`.
     """
-    categories = sorted(category_ids)  # both libraries sort them
+    categories = sorted(category_ids)  # both libraries sort the ids
     run = _hotcoco if backend == "hotcoco" else _pycocotools
     result = run(detections, truth, list(image_ids), categories, list(max_detections))
     order = np.searchsorted(categories, category_ids)

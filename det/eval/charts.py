@@ -1,4 +1,4 @@
-"""Charts of an evaluation: precision over recall, and a histogram of the scores."""
+"""Charts of an evaluation: precision-recall curves, and a histogram of the scores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def save_charts(evaluator: DetectionEvaluator, path: str | Path) -> None:
 
 
 def _plot_classes(axes: "Axes", evaluator: DetectionEvaluator) -> None:
-    """With names for all classes or, if there are too many, for those with the lowest and highest AP."""
+    """Names all classes or, if there are too many, those with the lowest and the highest AP."""
     curves, classes = evaluator.curves.precision[0, :, :, 0, -1], evaluator.classes
     scored = sorted(
         (mean(curves[:, index]), index) for index in range(len(classes)) if not np.isnan(curves[0, index])
@@ -74,11 +74,11 @@ def _label_axes(axes: "Axes", title: str, *, legend: str | None = None) -> None:
 
 def _plot_scores(axes: "Axes", evaluator: DetectionEvaluator) -> None:
     scores, matches = evaluator.detections[:, 5], evaluator.matches
-    right, wrong = scores[matches >= 0], scores[(matches < 0) & (matches != IGNORED_MATCH)]
+    correct, wrong = scores[matches >= 0], scores[(matches < 0) & (matches != IGNORED_MATCH)]
     bins = np.linspace(0, 1, 41)
     axes.hist(
-        [right, wrong], bins=bins.tolist(), stacked=True, color=["#2a7f3b", "#d08770"],
-        label=[f"right at IoU .5: {len(right)}", f"wrong: {len(wrong)}"],
+        [correct, wrong], bins=bins.tolist(), stacked=True, color=["#2a7f3b", "#d08770"],
+        label=[f"correct at IoU .5: {len(correct)}", f"wrong: {len(wrong)}"],
     )  # fmt: skip
     if len(scores):
         axes.set_yscale("log")

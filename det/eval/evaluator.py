@@ -35,11 +35,11 @@ class DetectionEvaluator:
     """Collects the detections of a split and scores them; needs 28 bytes per detection.
 
     Args:
-        classes: the data set's classes, whose indices the split holds.
+        classes: the data set's classes; the split's labels are their indices.
         split: the ground truth of all images; only images that were seen are scored.
         name_of: index -> name of the image, for `worst` and messages.
         predicted_classes: the classes whose indices are predicted, if not `classes`; they are translated by
-            name, and detections of classes that the data set lacks are not counted.
+            name, and detections of classes that the data set does not have are not counted.
         predicted: how the predictions were made, for the protocol.
         max_detections: increasing limits on the detections per image and class; AP is at the last one.
         backend: `hotcoco`, `pycocotools`, or `auto`: hotcoco if it is installed.
@@ -63,7 +63,9 @@ class DetectionEvaluator:
     ) -> None:
         limits = list(max_detections)
         if not limits or limits[0] < 1 or limits != sorted(set(limits)):
-            raise ValueError(f"max_detections must be increasing and positive, as 1, 10, 100; got {limits}")
+            raise ValueError(
+                f"max_detections must be increasing and positive, such as 1, 10, 100; got {limits}"
+            )
         self.classes, self.split, self._predicted = classes, split, predicted
         self.max_detections, self.backend = limits, average_precision.choose_backend(backend)
         self._name_of = name_of
@@ -85,7 +87,7 @@ class DetectionEvaluator:
 
         Args:
             outputs: per image, in pixels of the original image.
-            batch: holds "index" [N].
+            batch: contains "index" [N].
 
         Raises:
             ValueError: if the number of images differs, an index or a label is out of range, or an image was
@@ -105,7 +107,7 @@ class DetectionEvaluator:
         self._clear_results()
 
     def _to_arrays(self, outputs: Sequence[Detections]) -> list[_ImageDetections]:
-        """On the CPU, by one transfer per batch, with class indices of the data set."""
+        """On the CPU (one transfer per batch), with labels translated to the data set's classes."""
         if not outputs:
             return []
         columns = zip(*outputs, strict=True)
@@ -129,7 +131,7 @@ class DetectionEvaluator:
         ]
 
     def state(self) -> State:
-        """What was counted so far."""
+        """Everything counted so far, as plain arrays."""
         indices = sorted(self._by_image)
         images = [self._by_image[index] for index in indices]
         return {
@@ -142,7 +144,7 @@ class DetectionEvaluator:
         }
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace the own state by the sum of `states`.
+        """Replace everything counted so far with the sum of `states`.
 
         Raises:
             ValueError: if an image is in two of them.
@@ -180,7 +182,7 @@ class DetectionEvaluator:
 
     @cached_property
     def detections(self) -> NDArray[np.float64]:
-        """COCO's array of results [D, 7]: image id, x, y, width, height, score, category id; ordered by the
+        """COCO's results array [D, 7]: image id, x, y, width, height, score, category id; ordered by the
         index of the image."""
         state = self.state()
         boxes = state["boxes"].astype(np.float64)
@@ -227,13 +229,13 @@ class DetectionEvaluator:
 
     @cached_property
     def operating_point(self) -> OperatingPoint | None:
-        """The score threshold with the best F1 at IoU .5; None if no detection is right."""
+        """The score threshold with the best F1 at IoU .5; None if no detection is correct."""
         return best_threshold(self.detections[:, 5], self.matches, int((~self.truth.ignored).sum()))
 
     def worst(self, count: int) -> list[tuple[str, int, float]]:
         """The images with the lowest F1 at IoU .5 and the `operating_point`'s threshold: (name, index, F1).
 
-        Of images with the same F1 the one with more mistakes comes first. Images without objects and without
+        Among images with the same F1, those with more mistakes come first. Images without objects and without
         detections have no F1.
         """
         threshold = self.operating_point.threshold if self.operating_point else 0.5
@@ -269,7 +271,7 @@ class DetectionEvaluator:
         return average_precision.detections_to_coco(self.detections), ground_truth
 
     def _clear_results(self) -> None:
-        """Results are cached until the next update."""
+        """Drop the cached results, which are only valid until the next update."""
         for name in ("detections", "truth", "curves", "matches", "operating_point"):
             self.__dict__.pop(name, None)
 

@@ -15,7 +15,7 @@ _AREA_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "la
 
 
 class Scored(Protocol):
-    """What the table is made of: a `DetectionEvaluator`."""
+    """The part of `DetectionEvaluator` that the table uses."""
 
     classes: ClassMap
     split: DetectionSplit
@@ -86,7 +86,7 @@ def _summary_lines(evaluator: Scored, results: dict[str, Any]) -> list[str]:
     width = max(len(title) for title, _, _ in rows)
     lines = []
     for title, key, text in rows:
-        missing = "  (no such object)" if np.isnan(results[key]) and title[3:] in _AREA_RANGES else ""
+        missing = "  (no such objects)" if np.isnan(results[key]) and title[3:] in _AREA_RANGES else ""
         lines.append(f"{title:<{width}}  {_percent(results[key])}  {text}{missing}")
     return lines
 

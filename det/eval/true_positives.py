@@ -1,4 +1,4 @@
-"""Which detections are right at one IoU, for score thresholds, worst images and diagnoses.
+"""Which detections are correct at one IoU, for score thresholds, worst images and diagnoses.
 
 COCO's 12 numbers do not come from here but from `det.eval.average_precision`.
 """
@@ -12,7 +12,7 @@ from pycocotools import mask
 from det.eval.average_precision import Objects
 
 FALSE_POSITIVE, IGNORED_MATCH = -1, -2
-"""Marks of detections that hit no object, or only ignored ones."""
+"""Markers of detections that hit no object, or only an ignored one."""
 
 
 class OperatingPoint(NamedTuple):
@@ -29,12 +29,12 @@ def match_detections(
 ) -> NDArray[np.int64]:
     """The object that each detection hits.
 
-    In order of their scores, each detection takes the free object of its class that it overlaps most, by
-    `iou` or more. A detection that overlaps an ignored object and no free one is not counted.
+    In order of their scores, each detection takes the unmatched object of its class that it overlaps most, by
+    `iou` or more. A detection that overlaps an ignored object but no unmatched one is not counted.
 
     Args:
         detections: [D, 7] as in `average_precision.accumulate`.
-        any_class: take objects of other classes too.
+        any_class: match objects of other classes too.
 
     Returns:
         int64 [D]: the row in `truth`, `FALSE_POSITIVE` or `IGNORED_MATCH`.
@@ -71,20 +71,20 @@ def _match_image(
         best = int(overlaps[row].argmax())
         if overlaps[row, best] >= iou:
             result[row] = objects[best]
-            overlaps[:, best] = 0  # no longer free
+            overlaps[:, best] = 0  # matched
     return result
 
 
 def best_threshold(
     scores: NDArray[np.float64], matches: NDArray[np.int64], num_objects: int
 ) -> OperatingPoint | None:
-    """The operating point of detections with these `scores` [D] and `matches` [D]; None if none is right."""
+    """The operating point of detections with `scores` [D] and `matches` [D]; None if none is correct."""
     counted = matches != IGNORED_MATCH
-    scores, right = scores[counted], matches[counted] >= 0
-    if not right.any():
+    scores, correct = scores[counted], matches[counted] >= 0
+    if not correct.any():
         return None
     order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(right[order])
+    scores, hits = scores[order], np.cumsum(correct[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + num_objects)
     f1[:-1][scores[:-1] == scores[1:]] = 0  # a threshold cannot separate equal scores
     best = int(f1.argmax())
@@ -104,6 +104,6 @@ def image_scores(
     hits = detections[shown & (matches >= 0), 0].astype(np.int64)
     counted = np.concatenate([detections[shown, 0].astype(np.int64), truth.image_ids[~truth.ignored]])
     images, both = np.unique(counted, return_counts=True)
-    right = np.bincount(np.searchsorted(images, hits), minlength=len(images))
-    columns = (images.tolist(), (2 * right / both).tolist(), (both - 2 * right).tolist())
+    correct = np.bincount(np.searchsorted(images, hits), minlength=len(images))
+    columns = (images.tolist(), (2 * correct / both).tolist(), (both - 2 * correct).tolist())
     return list(zip(*columns, strict=True))

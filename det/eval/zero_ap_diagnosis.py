@@ -23,28 +23,28 @@ _MISREADINGS: dict[str, Callable[[Boxes, NDArray[np.float64]], Boxes]] = {
     "they are (center x, center y, width, height), but (x1, y1, x2, y2) is expected": (
         lambda b, wh: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1)
     ),
-    "x and y are exchanged": lambda b, wh: b[:, [1, 0, 3, 2]],
-    "they are fractions of the image with x and y exchanged": (
+    "x and y are swapped": lambda b, wh: b[:, [1, 0, 3, 2]],
+    "they are fractions of the image with x and y swapped": (
         lambda b, wh: b[:, [1, 0, 3, 2]] * np.tile(wh, 2)
     ),
 }
-"""What the boxes may be by mistake -> a function that turns them, and the sizes (width, height) of their
-images, into (x1, y1, x2, y2)."""
+"""Possible mistake in the format of the boxes -> function of the boxes and the sizes (width, height) of their
+images that returns (x1, y1, x2, y2)."""
 
 
 def diagnose_zero_ap(
     detections: NDArray[np.float64], truth: Objects, split: DetectionSplit, classes: ClassMap
 ) -> list[str]:
-    """A short diagnosis, one observation a line.
+    """A short diagnosis, one finding per line.
 
     Args:
         detections: [D, 7] as in `average_precision.accumulate`.
         truth: the objects, at least one of which is not ignored.
     """
-    lines = ["AP is 0. What was checked:"]
+    lines = ["AP is 0. Findings:"]
     if not len(detections):
         remedy = "train longer, or lower the score threshold (task.postprocess.score_threshold)"
-        return [*lines, f"- nothing at all was detected: {remedy}", _check_truth(truth, classes)]
+        return [*lines, f"- there are no detections at all: {remedy}", _check_truth(truth, classes)]
     return [
         *lines,
         _describe_images(detections, truth),
@@ -80,25 +80,25 @@ def _compare_classes(detections: NDArray[np.float64], truth: Objects, classes: C
 
 
 def _find_confusions(detections: NDArray[np.float64], truth: Objects, classes: ClassMap) -> list[str]:
-    """Boxes that are right, with the wrong class."""
+    """Correct boxes with the wrong class."""
     rows = match_detections(detections, truth, any_class=True)
-    right = rows >= 0
-    if not right.any():
-        return ["- boxes: none overlaps an object by IoU .5, whatever its class"]
+    correct = rows >= 0
+    if not correct.any():
+        return ["- boxes: none overlaps an object of any class with IoU >= .5"]
     names = dict(zip(classes.ids, classes.names, strict=True))
-    true_ids = truth.category_ids[rows[right]].tolist()
-    detected_ids = detections[right, 6].astype(np.int64).tolist()
+    true_ids = truth.category_ids[rows[correct]].tolist()
+    detected_ids = detections[correct, 6].astype(np.int64).tolist()
     (true, detected), count = Counter(zip(true_ids, detected_ids, strict=True)).most_common(1)[0]
-    share = right.sum() / max(1, (~truth.ignored).sum())
+    share = correct.sum() / max(1, (~truth.ignored).sum())
     text = f"- boxes: {share:.0%} of the objects are detected at IoU .5 if classes are ignored"
     if true != detected:
-        text += f"; most often {names[true]} is taken for {names[detected]} ({count}x)"
+        text += f"; most often {names[true]} is detected as {names[detected]} ({count}x)"
         text += ": class indices may be shifted"
     return [text]
 
 
 def _find_misreadings(detections: NDArray[np.float64], truth: Objects, split: DetectionSplit) -> list[str]:
-    """Boxes that are right if they are read in another format."""
+    """Boxes that are correct if they are read in another format."""
     lines = [f"- median box: detected {_median(detections[:, 1:5])}, true {_median(truth.boxes)}"]
     size_of = dict(zip(split.image_ids.tolist(), split.sizes[:, ::-1].tolist(), strict=True))
     sizes = np.array([size_of[image] for image in detections[:, 0].astype(np.int64).tolist()], np.float64)
@@ -134,7 +134,7 @@ def _score_histogram(scores: NDArray[np.float64]) -> str:
 
 
 def _check_truth(truth: Objects, classes: ClassMap) -> str:
-    """The ground truth as detections must score 1."""
+    """Score the ground truth as detections, which must give 1."""
     scored = ~truth.ignored
     rows = np.column_stack(
         [truth.image_ids[scored], truth.boxes[scored], np.ones(scored.sum()), truth.category_ids[scored]]
@@ -149,8 +149,8 @@ def _check_truth(truth: Objects, classes: ClassMap) -> str:
         backend=average_precision.choose_backend("auto"),
     )
     score = curves.ap()
-    text = f"- the objects themselves, taken as detections, score {score:.3f}"
+    text = f"- the objects themselves, scored as detections, have an AP of {score:.3f}"
     if score > 0.999:
-        return f"{text}: the evaluation and the annotations are sound"
+        return f"{text}: the evaluation and the annotations are fine"
     flat = int((truth.boxes[scored, 2:] <= 0).any(axis=1).sum())
-    return f"{text} and should score 1: {flat} of {scored.sum()} have no area; correct the annotations"
+    return f"{text}, not 1: {flat} of {scored.sum()} have no area; correct the annotations"

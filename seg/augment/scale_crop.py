@@ -1,7 +1,7 @@
-"""Random scale and crop in one step of an albumentations pipeline: crop first, then resize only the crop.
+"""Random scale and crop in one albumentations transform: crop first, then resize only the crop.
 
-Scaling by s and cropping c pixels is the same as cutting c/s pixels and resizing them to c, but touches only
-the pixels that remain: for 769 of 1024 x 2048 pixels several times less work.
+Scaling by s and then cropping c pixels gives the same result as cropping c/s pixels and resizing them to c,
+but the latter processes only the pixels that remain: several times less work for a 769 crop of 1024 x 2048.
 """
 
 from random import Random
@@ -17,7 +17,7 @@ from engine.data.preprocessing import Image, Size, resize_image
 
 
 class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albumentations has no types
-    """A window of about crop / s pixels, s random, resized to `crop`; padded if the image is smaller.
+    """A window of about crop / s pixels with a random s, resized to `crop`; padded if the image is smaller.
 
     Arguments as in `seg.transforms.TrainTransform`.
     """
@@ -72,14 +72,14 @@ class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albument
 
 
 def _writable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    # A window that was not resized may be a view of a cached image, and later transforms may write into it.
+    # A window that was not resized can be a view of a cached image, and later transforms can write into it.
     return pixels if pixels.flags.writeable else pixels.copy()
 
 
 def resize_label(label: Image, size: Size) -> Image:
-    """Nearest neighbor between pixel centers.
+    """Resize a label map by nearest neighbor, measured between pixel centers.
 
-    cv2.INTER_NEAREST measures from pixel corners, which shifts labels against their image by up to half a
+    cv2.INTER_NEAREST measures from pixel corners, which shifts labels relative to their image by up to half a
     pixel.
     """
     if label.shape == tuple(size):

@@ -1,7 +1,7 @@
 """Cityscapes as distributed: `leftImg8bit/` and `gtFine/` side by side, 19 scored classes.
 
-Masks of label ids are read directly, without a preparation step. Whether a mask file holds label ids or
-training ids is decided by its content, because files of one kind under the other's name are common.
+Masks of label ids are read directly, without a preparation step. Whether a mask contains label ids or
+training ids is detected from its content, because files with the wrong name are common.
 """
 
 import os
@@ -35,7 +35,7 @@ _INSTANCE_END = "_gtFine_instanceIds.png"
 _DOWNLOAD = (
     "Cityscapes needs a manual download: 1. register at https://www.cityscapes-dataset.com, 2. download "
     "leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), 3. unpack both into one "
-    "folder, 4. give that folder, which then holds leftImg8bit/ and gtFine/, as data.root"
+    "folder, 4. set data.root to that folder, which now contains leftImg8bit/ and gtFine/"
 )
 
 
@@ -73,12 +73,12 @@ _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
 def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
-    """The official tree under `root`; any split may be absent, and the test split may lack masks.
+    """The official tree under `root`; any split can be missing, and the test split needs no masks.
 
-    on_error: `skip` leaves damaged files to `engine.data.unreadable`, which reads every file.
+    on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads every file.
 
     Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image, or
-    some masks hold label ids and others training ids.
+    some masks contain label ids and others training ids.
     """
     base = Path(root).expanduser()
     splits: dict[str, SegmentationSplit] = {}
@@ -99,7 +99,7 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
         if len(files) != OFFICIAL_COUNTS[split]
     ]
     if kind != kind_by_name:
-        warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} hold {kind} and are read as {kind}")
+        warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} contain {kind} and are read as such")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=CITYSCAPES_CLASSES,
@@ -111,7 +111,7 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
 
 
 def label_reader(kind: str) -> LabelReader:
-    """Reads masks of "labelIds" or "labelTrainIds" as the 19 contiguous classes."""
+    """A reader of masks of "labelIds" or "labelTrainIds" as the 19 contiguous classes."""
     remedy = f"not among Cityscapes' {kind}; restore the file from gtFine_trainvaltest.zip"
     if kind == "labelIds":
         return LabelReader(classes=CITYSCAPES_CLASSES, remedy=remedy)
@@ -121,12 +121,12 @@ def label_reader(kind: str) -> LabelReader:
 
 
 def mask_kind(path: str) -> str | None:
-    """What a mask holds: "labelIds", "labelTrainIds", or None if its values could be either.
+    """The kind of ids in a mask: "labelIds", "labelTrainIds", or None if its values could be either.
 
     Only label ids have the values 19..33 (traffic light, vegetation, sky, car, ...), and only training ids
     have 255 (everything not scored), so practically every real mask is one or the other.
 
-    Raises: UserError if it can be neither.
+    Raises: UserError if its values can be neither.
     """
     mask = read_labels(path)
     if mask.ndim == 3:
@@ -136,9 +136,9 @@ def mask_kind(path: str) -> str | None:
     values = set(np.unique(mask).tolist())
     fits = [kind for kind, ids in (("labelIds", _LABEL_IDS), ("labelTrainIds", _TRAIN_IDS)) if values <= ids]
     if not fits:
-        odd = sorted(values - _LABEL_IDS)
+        unknown = sorted(values - _LABEL_IDS)
         raise UserError(
-            f"{path}: values {odd[:5]} are not label ids (0..33), and together its values are not training "
+            f"{path}: values {unknown[:5]} are not label ids (0..33), and its values are not all training "
             "ids (0..18, 255) either; restore it from gtFine_trainvaltest.zip"
         )
     return fits[0] if len(fits) == 1 else None
@@ -160,7 +160,7 @@ def _files(base: Path, folder: str, split: str, end: str) -> dict[str, str]:
 
 
 def _kind_by_name(base: Path, splits: list[str]) -> str:
-    """Label ids if there are any: training ids are derived from them."""
+    """Label ids if there are any, because training ids are derived from them."""
     any_ids = any(_files(base, "gtFine", split, _MASK_END["labelIds"]) for split in splits)
     return "labelIds" if any_ids else "labelTrainIds"
 
@@ -175,13 +175,13 @@ def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
     if unmasked and (masks or split != "test"):
         raise UserError(
             f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
-            f"({len(unmasked)} of {len(images)} {split} images lack one); "
+            f"({len(unmasked)} of {len(images)} {split} images have none); "
             f"unpack gtFine_trainvaltest.zip into {base}"
         )
     if orphans:
         raise UserError(
             f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
-            f"({len(orphans)} of {len(masks)} {split} masks lack one); "
+            f"({len(orphans)} of {len(masks)} {split} masks have none); "
             f"unpack leftImg8bit_trainvaltest.zip into {base}"
         )
     instances = _files(base, "gtFine", split, _INSTANCE_END)
@@ -196,7 +196,7 @@ def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
 
 
 def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str | None:
-    """What a sample of the masks holds; None if all could be either. Raises: UserError if they differ."""
+    """The kind of ids in a sample of masks; None if all could be either. Raises: UserError if they differ."""
     example: dict[str, str] = {}
     tally: Counter[str] = Counter()
     for files in splits.values():
@@ -215,7 +215,7 @@ def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str
                 tally[kind] += 1
     if len(example) > 1:
         raise UserError(
-            f"{example['labelTrainIds']} holds training ids but {example['labelIds']} label ids "
+            f"{example['labelTrainIds']} contains training ids but {example['labelIds']} contains label ids "
             f"({dict(tally)} in a sample); use one kind: restore gtFine/ from gtFine_trainvaltest.zip"
         )
     return next(iter(example), None)

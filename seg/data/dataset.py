@@ -24,7 +24,7 @@ from engine.data.splits import keep_all_but
 from engine.errors import UserError, no_split
 
 Label = NDArray[np.uint8]
-"""Contiguous class indices [H, W]; 255: not counted."""
+"""Contiguous class indices [H, W]; 255: ignored."""
 
 
 Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
@@ -62,16 +62,16 @@ class SegmentationSplit:
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Map-style: `dataset[SampleKey(index, epoch)]` depends on nothing but (seed, epoch, index).
+    """Map-style: `dataset[SampleKey(index, epoch)]` depends only on (seed, epoch, index).
 
     A sample is {"image": uint8 [3, h, w] RGB, "index": int} and, if the split has masks, "label": uint8
     [H, W] of contiguous indices or 255; with a transform that `keeps_labels` (evaluation) also "instances":
     int32 [H, W].
 
-    cache: decoded images and masks, read instead of their files; it must have been built from them.
+    cache: decoded images and masks, read instead of the files; it must have been built from the same files.
 
-    Raises (from `[]` and `read`): UserError naming a file that is unreadable, a mask of another size than its
-    image, or one that holds an unknown value.
+    Raises (from `[]` and `read`): UserError naming the file, if it is unreadable, a mask's size differs from
+    its image's, or a mask contains an unknown value.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self._split.labels is not None
 
     def name(self, index: int) -> str:
-        """What the image is called in reports and in names of output files (no folder, no suffix)."""
+        """The image's name in reports and output files (no folder, no suffix)."""
         return os.fsdecode(self._split.names[index])
 
     def image_path(self, index: int) -> str:
@@ -138,7 +138,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
 
 class SegmentationSource:
-    """What a segmentation `data` config builds: classes, splits by name, and a data set per split.
+    """A segmentation data source: classes, splits by name, and a data set per split.
 
     An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
     """
@@ -174,7 +174,7 @@ class SegmentationSource:
 
 
 class LabelReader:
-    """Reads a mask of ids [H, W] or of RGB colors [H, W, 3] as contiguous indices: one table look-up.
+    """Reads a mask of ids [H, W] or of RGB colors [H, W, 3] as contiguous indices, with one table lookup.
 
     table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
@@ -187,7 +187,7 @@ class LabelReader:
 
     @property
     def key(self) -> str:
-        """A digest of the mapping: readers with the same key read every file the same way."""
+        """A digest of the mapping: readers with the same key read every file in the same way."""
         colors = repr((self._classes.ignore_colors, self._classes.colors))
         return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
@@ -213,7 +213,7 @@ class LabelReader:
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} but its image {image.shape[0]} x "
+            f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} but its image is {image.shape[0]} x "
             f"{image.shape[1]} (height x width); export both at the same size"
         )
 

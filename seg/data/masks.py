@@ -19,14 +19,15 @@ _MASKS_CHECKED = 24  # per split, every pixel
 def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") -> SegmentationSource:
     """Folders of images and masks under `root`.
 
-    A mask holds class ids (8- or 16-bit, one channel or palette) or the RGB colors of classes.json, and has
-    its image's name. Only the split "test" may lack masks; it can then be predicted, not evaluated.
-    allow_same_names: train and val number their files independently (equal content is still refused).
-    on_error: `skip` leaves damaged files to `engine.data.unreadable`, which reads every file.
+    A mask contains class ids (8- or 16-bit, one channel or palette) or the RGB colors of classes.json, and
+    has the same name as its image. Only the split "test" can do without masks; it can then be predicted but
+    not evaluated. allow_same_names: for train and val that number their files independently (equal content
+    is still an error). on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads
+    every file.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
-    a mask holds values that classes.json does not list (a sample is checked now, every mask when it is read),
-    or train and val share an image.
+    a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
+    read), or train and val share an image.
     """
     base = Path(root).expanduser()
     classes = ClassMap.read(base / "classes.json")
@@ -75,7 +76,7 @@ def _find_split(base: Path, split: str, warnings: list[str]) -> SegmentationSpli
     if missing:
         raise UserError(
             f"{images[missing[0]]}: no mask {folder / missing[0]}.png ({len(missing)} of {len(images)} "
-            f"images of {split} lack one); add the masks or remove the images"
+            f"images of {split} have none); add the masks or remove the images"
         )
     if len(masks) > len(images):
         orphan = next(stem for stem in masks if stem not in images)
@@ -94,7 +95,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in list_images(folder):
         if path.stem in stems:
             raise UserError(
-                f"{path}: shares its name with {stems[path.stem].name}; rename one (and its mask)"
+                f"{path}: has the same name as {stems[path.stem].name}; rename one (and its mask)"
             )
         stems[path.stem] = path
     return stems
@@ -109,7 +110,7 @@ def _check_masks(files: SegmentationSplit, read_label: LabelReader) -> None:
         if image_hw != label_hw:
             rotated = " (the image is rotated by its EXIF orientation)" if image_hw == label_hw[::-1] else ""
             raise UserError(
-                f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} {image_hw[0]} x "
+                f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} is {image_hw[0]} x "
                 f"{image_hw[1]} (height x width){rotated}; export both at the same size"
             )
     for index in evenly_spaced(len(files), _MASKS_CHECKED):

@@ -1,4 +1,4 @@
-"""Street scenes that are drawn, not photographed: a Cityscapes tree without a download."""
+"""Drawn street scenes in the layout of Cityscapes, without a download."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +26,7 @@ def streets(
         num_train, num_val, num_test: number of scenes.
         size: (height, width) of the scenes.
 
-    Raises: UserError if a number is out of range, or `root` holds something else or cannot be written.
+    Raises: UserError if a number is out of range, or `root` contains something else or cannot be written.
     """
     draw = partial(
         cached_streets,
@@ -40,5 +40,5 @@ def streets(
     folder = with_progress(draw, num_train + num_val + num_test, unit="street scene")
     source = cityscapes(root=str(folder))
     source.description = source.description.replace("Cityscapes at", "built-in street scenes at")
-    source.warnings = ()  # they say that the numbers of images are not Cityscapes'
+    source.warnings = ()  # they are about the official numbers of images
     return source

@@ -2,8 +2,9 @@
 
 One confusion matrix over the whole data set (int64, at the resolution of the labels); pixels labeled
 "ignore" are not counted; IoU = tp / (tp + fp + fn); a class that occurs neither in the labels nor in the
-predictions has no IoU (NaN) and is left out of the mean. With instance ids also the instance-level iIoU of
-Cityscapes, where each pixel of an instance weighs (mean area of the class) / (area of the instance).
+predictions has no IoU (NaN) and is left out of the mean. If there are instance ids, also the instance-level
+iIoU of Cityscapes: each pixel of an instance is weighted by (mean area of the class) / (area of the
+instance).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ class SegmentationEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        # The last column counts predictions outside the classes: misses, but no class's false positives.
+        # The last column counts predictions that are no class: misses, but not false positives of any class.
         self._confusion = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
         self._scores: dict[int, float] = {}
         # Weighted instance pixels are kept per image and added in the order of the images: floating-point
@@ -49,7 +50,7 @@ class SegmentationEvaluator:
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """[C, C + 1]: rows are labels, columns predictions, the last one "none of the classes"."""
+        """[C, C + 1]: rows are labels, columns are predictions, the last one "none of the classes"."""
         return self._confusion
 
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
@@ -92,7 +93,7 @@ class SegmentationEvaluator:
         }
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace everything counted so far by the sum of `states`.
+        """Replace everything counted so far with the sum of `states`.
 
         Raises: ValueError if an image was counted in two of them.
         """
@@ -234,7 +235,7 @@ class SegmentationEvaluator:
 def confusion_matrix(
     label: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
 ) -> NDArray[np.int64]:
-    """int64 [C, C + 1] of one image [H, W]; predictions >= C go to the last column, labels of 255 nowhere.
+    """int64 [C, C + 1] of one image [H, W]; predictions >= C go to the last column; skips labels of 255.
 
     Raises: ValueError if a label is neither a class nor 255.
     """
@@ -251,7 +252,7 @@ def confusion_matrix(
 
 
 def _numbered(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """The distinct values, ascending, and for each value its position among them."""
+    """The distinct values, ascending, and the index of each value among them."""
     if values.max(initial=0) >= 1 << 20:
         return np.unique(values, return_inverse=True)
     ids = np.flatnonzero(np.bincount(values))  # np.unique sorts, which takes ten times as long

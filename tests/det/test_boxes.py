@@ -90,5 +90,5 @@ def test_fractions_and_pixels():
     torch.testing.assert_close(to_pixels(to_fractions(box, (100, 300)), (100, 300)), box)
 
 
-def test_a_box_with_exchanged_corners_has_no_area():
+def test_a_box_with_swapped_corners_has_no_area():
     assert areas(torch.tensor([[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, 2.0, 3.0]])).tolist() == [0.0, 6.0]

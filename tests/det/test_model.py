@@ -237,7 +237,7 @@ def test_an_unknown_tensor_is_named(theirs):
 def test_the_weights_of_a_classifier_are_for_the_backbone():
     state = torchvision.models.mobilenet_v3_small().state_dict()
     model = Detector(backbone=mobilenet_v3_small(), num_classes=3, input_size=64, anchors=SSDAnchors())
-    with pytest.raises(UserError, match=r"another model than a detector.*weights="):
+    with pytest.raises(UserError, match=r"not the weights of a detector.*weights="):
         model.adapt(state)
     model.backbone.load_state_dict(model.adapt_backbone(state))
 

@@ -128,7 +128,7 @@ def test_scores_that_are_nan_give_no_detections():
 
 def test_outputs_of_another_size_are_refused():
     deltas, scores, anchors, sizes = outputs(seed=3)
-    with pytest.raises(UserError, match=r"120 boxes but has 100 anchors; set data\.size.*input_size"):
+    with pytest.raises(UserError, match=r"120 boxes but has 100 anchors; set only data\.size.*input_size"):
         Postprocess()(deltas, scores, anchors[:100], sizes)
 
 

@@ -91,16 +91,16 @@ def test_boxes_are_in_pixels_of_the_image():
 
 def test_the_activation_must_be_that_of_the_loss():
     task(loss=MultiboxLoss(), postprocess=Postprocess(activation="softmax"))
-    with pytest.raises(ValueError, match=r"give task\.postprocess.activation=softmax, got sigmoid"):
+    with pytest.raises(ValueError, match=r"set task\.postprocess.activation=softmax, not sigmoid"):
         task(loss=MultiboxLoss())
-    with pytest.raises(ValueError, match=r"give task\.postprocess.activation=sigmoid, got softmax"):
+    with pytest.raises(ValueError, match=r"set task\.postprocess.activation=sigmoid, not softmax"):
         task(loss=FocalLoss(), postprocess=Postprocess(activation="softmax"))
     with pytest.raises(ValueError, match="draw_threshold is a score"):
         task(draw_threshold=1.5)
 
 
 def test_images_of_another_size_than_the_anchors_are_refused():
-    with pytest.raises(UserError, match=r"makes images of 64 x 64, .* set data\.size"):
+    with pytest.raises(UserError, match=r"produces images of 64 x 64, .* set only data\.size"):
         task()(batch([LEFT_TOP], size=(64, 64)))
 
 
@@ -108,7 +108,7 @@ def test_a_single_image_that_leaves_batch_norm_one_value_is_refused():
     net = mobilenet_v3_small(output_stride=32)
     model = Detector(backbone=net, num_classes=2, input_size=32, anchors=SSDAnchors())
     detection = Detection(model=model, classes=CLASSES, eval_transform=EvalTransform(size=32)).train()
-    with pytest.raises(UserError, match=r"raise data\.size or trainer\.batch"):
+    with pytest.raises(UserError, match=r"increase data\.size or trainer\.batch"):
         detection(batch([(0, 0, 20, 20)], size=(32, 32)))
     losses = detection(batch([(0, 0, 20, 20)], [], size=(32, 32)))
     assert all(loss.isfinite() for loss in losses.values())

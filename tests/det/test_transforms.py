@@ -202,7 +202,7 @@ def test_labels_keep_their_boxes_when_others_are_dropped(build):
                 assert label == {60: 1000, 120: 1, 180: 70000, 240: -1}[int(center)]
         numbers.add(tuple(sorted(labels)))
     assert len(numbers) > 6
-    with pytest.raises(ValueError, match="4 boxes with 3 labels"):
+    with pytest.raises(ValueError, match="4 boxes but 3 labels"):
         build(size=128)(image, corners, np.arange(3), 0)
 
 

@@ -35,7 +35,7 @@ def dagger(**options):
 
 
 def test_tensorflow_pads_its_own_way():
-    with pytest.raises(UserError, match=r"give backbone\.padding=same"):
+    with pytest.raises(UserError, match=r"set backbone\.padding=same"):
         detector(mobilenet_v3_large(tail="dagger")).adapt({STEM: torch.zeros(3, 3, 3, 16)})
 
 
@@ -48,7 +48,7 @@ def test_a_missing_constant_is_named():
 
 def test_the_weights_of_a_classifier_are_refused():
     state = {"stem.conv.weight": torch.zeros(16, 3, 3, 3), "conv_stem.weight": torch.zeros(16, 3, 3, 3)}
-    with pytest.raises(UserError, match="another model than a detector; give the file as weights="):
+    with pytest.raises(UserError, match="not the weights of a detector; use the file as weights="):
         detector(dagger()).adapt({"conv_stem.weight": state["conv_stem.weight"]})
     assert detector(dagger()).adapt({"backbone.stem.conv.weight": state["stem.conv.weight"]})
 
@@ -125,7 +125,7 @@ def test_line_n_of_the_released_labels_names_category_n(released):
 def test_the_weights_of_large_are_not_those_of_small(constants):
     with pytest.raises(UserError, match="not the weights of mobilenet_v3_small"):
         detector(mobilenet_v3_small(tail="dagger", padding="same")).adapt(constants)
-    with pytest.raises(UserError, match=r"not the weights of mobilenet_v3_large.*left over"):
+    with pytest.raises(UserError, match=r"not the weights of mobilenet_v3_large.*are unexpected"):
         detector(mobilenet_v3_large(minimalistic=True, tail="dagger", padding="same")).adapt(constants)
 
 

@@ -75,7 +75,7 @@ def test_an_image_of_train_in_val_is_refused_whatever_its_name(tree):
     ("make", "message"),
     [
         (lambda root: None, "no folders of splits"),
-        (lambda root: (root / "train").mkdir(), "train: no folders of classes"),
+        (lambda root: (root / "train").mkdir(), "train: no class folders"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no images"),
     ],
 )

@@ -1,4 +1,4 @@
-"""ImageNet's three layouts. The devkit orders classes differently than the synset ids."""
+"""ImageNet's three layouts. The devkit does not order classes by synset id."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_there_are_a_thousand_class_names():
         ("a.png", "line 1 is not"),
         ("a.png x", "line 1 is not"),
         ("a.png -1", "line 1 is not"),
-        ("\n", "val.txt: lists no image"),
+        ("\n", "val.txt: lists no images"),
         ("a.png 1000", "class index 1000, but there are 1000 classes"),
     ],
 )

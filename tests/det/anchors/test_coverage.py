@@ -55,16 +55,16 @@ def test_the_report_names_the_share_and_the_remedy():
     fits = annotate([[[0, 0, 320, 240]]], [[0]], size=SIZE)
     lines = anchor_report(fits, QUARTERS, (320, 320), Matcher())
     assert len(lines) == 1
-    assert "anchors at 320x320: 100.0% of 1 objects overlap one by IoU 0.5" in lines[0]
+    assert "anchors at 320x320: 100.0% of 1 objects overlap an anchor with IoU >= 0.5" in lines[0]
     small = annotate([[[0, 0, 12, 12], [300, 200, 312, 212]]], [[0, 0]], size=SIZE)
     lines = anchor_report(small, QUARTERS, (240, 320), Matcher())
     assert "0.0% of 2 objects" in lines[0]
-    assert "100.0% are under 8 pixels" in lines[0]
+    assert "100.0% are smaller than 8 pixels" in lines[0]
     assert "data.size above 240x320" in lines[1]
     assert "tiles" in lines[1]
     assert "smaller anchors" in lines[1]
     thin = annotate([[[0, 0, 640, 60], [0, 100, 640, 160]]], [[0, 0]], size=SIZE)
-    assert "other scales and ratios" in anchor_report(thin, QUARTERS, (480, 640), Matcher())[1]
+    assert "other scales and aspect ratios" in anchor_report(thin, QUARTERS, (480, 640), Matcher())[1]
     assert anchor_report(annotate([[]], [[]]), QUARTERS, (320, 320), Matcher()) == [
-        "anchors: this split has no objects to learn"
+        "anchors: this split has no objects to train on"
     ]

@@ -183,5 +183,5 @@ def test_a_batch_equals_its_images_one_by_one():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="unmatched <= matched"):
         Matcher(matched=0.4, unmatched=0.5)
-    with pytest.raises(ValueError, match="image 1 of the batch has 1 boxes and 2 labels"):
+    with pytest.raises(ValueError, match="image 1 of the batch has 1 boxes but 2 labels"):
         Matcher()(ANCHORS, [ANCHORS, ANCHORS[:1]], [torch.arange(5), torch.arange(2)])

@@ -19,19 +19,19 @@ from tests.det.data.small_splits import make_dataset, make_split, write_image
         (
             (30, 20, 1, 2),
             (1, 2, 30, 20),
-            "1 box with left and right, or top and bottom, exchanged: swapped",
+            "1 box with left and right, or top and bottom, swapped: corrected",
         ),
-        ((-5, 2, 30, 50), (0, 2, 30, 40), "1 box partly outside of the image: cut off"),
+        ((-5, 2, 30, 50), (0, 2, 30, 40), "1 box partly outside the image: clipped"),
         ((-0.2, 2, 30, 40.3), (0, 2, 30, 40), None),  # a rounding error is not reported
-        ((61, 2, 70, 20), None, "1 box outside of the image: left out"),
-        ((-9, -9, -1, 20), None, "1 box outside of the image: left out"),
+        ((61, 2, 70, 20), None, "1 box outside the image: left out"),
+        ((-9, -9, -1, 20), None, "1 box outside the image: left out"),
         ((5, 5, 5, 30), None, "1 box thinner than 1 pixel: left out"),
         ((5, 5, 20, 5.5), None, "1 box thinner than 1 pixel: left out"),
         ((59.5, 5, 80, 30), None, "1 box thinner than 1 pixel: left out"),  # after clipping
         ((5, 5, 6, 7), (5, 5, 6, 7), None),
-        ((np.nan, 5, 20, 7), None, "1 box with coordinates that are not finite: left out"),
-        ((1, 5, np.inf, 7), None, "1 box with coordinates that are not finite: left out"),
-        ((-1e308, -1e308, 1e308, 1e308), (0, 0, 60, 40), "1 box partly outside of the image: cut off"),
+        ((np.nan, 5, 20, 7), None, "1 box with non-finite coordinates: left out"),
+        ((1, 5, np.inf, 7), None, "1 box with non-finite coordinates: left out"),
+        ((-1e308, -1e308, 1e308, 1e308), (0, 0, 60, 40), "1 box partly outside the image: clipped"),
     ],
 )
 def test_each_rule_is_applied_and_reported_once_with_the_file(tmp_path, annotated, cleaned, line):
@@ -82,7 +82,9 @@ def test_boxes_in_any_order_end_up_with_their_images(tmp_path):
 
 
 def test_sizes_are_compared_with_the_files(tmp_path):
-    with pytest.raises(UserError, match=r"0\.png: says 80 x 120 but .*0\.png is 40 x 60 .*scale.*sizes=file"):
+    with pytest.raises(
+        UserError, match=r"0\.png: the annotated size is 80 x 120 but .*0\.png is 40 x 60 .*scale.*sizes=file"
+    ):
         make_split(tmp_path, [[(1, 1, 9, 9)]], sizes=[(80, 120)])
     part, _ = make_split(tmp_path, [[(1, 1, 9, 9)]], sizes=[None])
     assert part.sizes.tolist() == [[40, 60]]
@@ -98,7 +100,7 @@ def test_the_size_of_an_image_with_exif_orientation_is_that_of_the_upright_image
         return clean_split(raw, AnnotationIssues()).sizes.tolist()
 
     assert read((60, 40)) == [[60, 40]]  # upright: 60 high
-    with pytest.raises(UserError, match=r"t\.xml: says 40 x 60 .* EXIF orientation"):
+    with pytest.raises(UserError, match=r"t\.xml: the annotated size is 40 x 60 .* EXIF orientation"):
         read((40, 60))
 
 

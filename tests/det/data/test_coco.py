@@ -78,7 +78,7 @@ def test_boxes_classes_and_flags_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (7, 300, 20), (2, 0, 1)])
-def test_category_ids_may_start_anywhere_and_have_gaps(tmp_path, ids):
+def test_category_ids_can_start_anywhere_and_have_gaps(tmp_path, ids):
     names = ("cat", "dog", "bird")
     categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     annotations = [box(100, number) for number in ids]
@@ -109,7 +109,7 @@ def test_classes_can_be_selected(tmp_path):
     refuses(lambda: read(tmp_path, box(), classes=["dgo"]), "no category 'dgo'; did you mean 'dog'")
 
 
-def test_of_a_class_that_is_listed_twice_the_entry_with_boxes_is_used(tmp_path):
+def test_if_a_class_is_listed_twice_the_entry_with_boxes_is_used(tmp_path):
     # Roboflow lists the name of the project as a category without boxes
     categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     data = coco(train=write(tmp_path, content(annotations=[box(), box(99, 2)], categories=categories)))
@@ -137,8 +137,8 @@ def test_wrong_annotations_are_left_out_and_counted(tmp_path):
     assert lines[:5] == [
         "1 annotation of an unknown image: left out (train.json)",
         "1 annotation of an unknown category: left out (1.png)",
-        "1 annotation with the id and the box of another: left out (1.png)",
-        "1 box with left and right, or top and bottom, exchanged: swapped (0.png)",
+        "1 annotation with the same id and box as another: left out (1.png)",
+        "1 box with left and right, or top and bottom, swapped: corrected (0.png)",
         "1 box thinner than 1 pixel: left out (0.png)",
     ]
 
@@ -158,10 +158,10 @@ def test_broken_numbers_and_a_byte_order_mark_do_not_hide_the_other_boxes(tmp_pa
         (tmp_path / "train.json").write_text(changed, encoding="utf-8-sig")
         data = coco(train=train)
         assert data.splits["train"].boxes.tolist() == [[1, 2, 11, 22], [3, 3, 12, 12]]
-        assert any("1 box with coordinates that are not finite: left out (0.png)" in w for w in data.warnings)
+        assert any("1 box with non-finite coordinates: left out (0.png)" in w for w in data.warnings)
 
 
-def test_a_missing_box_is_drawn_around_the_polygons(tmp_path):
+def test_a_missing_box_is_computed_from_the_polygons(tmp_path):
     polygons = [[5, 6, 20, 6, 20, 30], [2, 10, 4, 12, 3, 14.5]]
     entry = box(segmentation=polygons)
     del entry["bbox"]
@@ -180,7 +180,7 @@ def test_missing_sizes_are_read_from_the_images(tmp_path):
     assert coco(train=write(tmp_path, data)).splits["train"].sizes.tolist() == [[40, 60], [40, 60]]
     data["images"][1].update(height=80, width=120)
     train = write(tmp_path, data)
-    refuses(lambda: coco(train=train), "1.png: says 80 x 120 but .*1.png is 40 x 60")
+    refuses(lambda: coco(train=train), "1.png: the annotated size is 80 x 120 but .*1.png is 40 x 60")
     assert coco(train=train, sizes="file").splits["train"].sizes.tolist() == [[40, 60], [40, 60]]
 
 
@@ -273,7 +273,7 @@ def test_a_test_split_may_have_no_annotations(tmp_path):
         assert len(data.splits["test"]) == 2
         assert "test 2 images;" in data.description
         assert not any("negatives (5.png" in line for line in data.warnings)
-    refuses(lambda: coco(train=test), r"test\.json: annotations: is missing, and the training split")
+    refuses(lambda: coco(train=test), r"test\.json: annotations: is missing, but the training split")
 
 
 # ----------------------------------------------------------------- wrong files
@@ -296,7 +296,7 @@ def broken(change):
         (lambda d: d.update(categories=[]), r"categories: a class map needs 1"),
         (
             lambda d: d.update(categories=[{"id": 9, "name": "x"}]),
-            r"no category_id is an id of its categories",
+            r"no category_id matches an id in categories",
         ),
         (lambda d: d.update(annotations=5), r"annotations: must be a list, got 5"),
         (
@@ -375,7 +375,7 @@ def broken(change):
             r"annotations\[0\]\.iscrowd: must be 0 or 1, got 2",
         ),
         (lambda d: d["annotations"][0].update(iscrowd=[1]), r"annotations\[0\]\.iscrowd: must be 0 or 1"),
-        (lambda d: [a.update(image_id=1) for a in d["annotations"]], r"no image_id is an id of its images"),
+        (lambda d: [a.update(image_id=1) for a in d["annotations"]], r"no image_id matches an id in images"),
     ],
 )
 def test_a_wrong_value_is_named_by_file_and_key(tmp_path, change, message):
@@ -389,11 +389,11 @@ def test_a_wrong_value_is_named_by_file_and_key(tmp_path, change, message):
     [
         (b"", "not valid JSON"),
         (b'{"images": [', "not valid JSON"),
-        (b"[1, 2]", r"holds \[1, 2\], not COCO's lists"),
+        (b"[1, 2]", r"contains \[1, 2\], not COCO's lists"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
-        (b"null", "holds None, not COCO's lists"),
+        (b"null", "contains None, not COCO's lists"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):

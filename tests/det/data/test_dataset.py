@@ -161,7 +161,7 @@ def test_mosaics_consist_of_the_drawn_sample_and_its_partners(tmp_path):
 def test_an_image_of_another_size_than_annotated_is_refused_when_read(tmp_path):
     part, _ = make_split(tmp_path, [[(1, 1, 9, 9)]])
     write_image(tmp_path / "0.png", 20, 30)
-    with pytest.raises(UserError, match=r"0\.png: 20 x 30 but annotated as 40 x 60"):
+    with pytest.raises(UserError, match=r"0\.png: is 20 x 30 but annotated as 40 x 60"):
         make_dataset(part, TrainTransform(size=32))[SampleKey(0, 0)]
 
 

@@ -108,7 +108,7 @@ def test_folders_with_other_usual_names_are_recognized(tmp_path, images, xmls):
 def test_folders_can_be_named(tmp_path):
     root = tree(tmp_path, "abcd", "fotos", "kisten", train="abc", val="d")
     add(tmp_path / "old", tmp_path / "older", "z")  # a second folder of each kind
-    refuses(lambda: voc(root=root), "no images in this folder; give data.source.images=")
+    refuses(lambda: voc(root=root), "no images in this folder; set data.source.images=")
     assert len(voc(root=root, images="fotos", annotations="kisten").splits["train"]) == 3
     refuses(lambda: voc(root=root, images="photos"), "photos: no such folder; check data.source.images")
     refuses(
@@ -168,7 +168,7 @@ def test_annotations_of_one_split_are_not_taken_for_those_of_another(tmp_path):
     assert not data.splits["test"].has_labels
 
 
-def test_the_place_of_a_split_must_be_text(tmp_path):
+def test_the_path_of_a_split_must_be_text(tmp_path):
     root = tree(tmp_path, "ab", train="a", val="b")
     for wrong in (None, 5, ""):
         refuses(
@@ -190,7 +190,7 @@ def test_without_splits_the_same_fifth_is_always_val(tmp_path):
     before = counts(data)
     assert sorted(before["train"] + before["val"]) == names
     assert 5 <= len(before["val"]) <= 20
-    assert f"has no splits: {len(before['val'])} of 60 images are val" in data.warnings[0]
+    assert f"no splits; {len(before['val'])} of 60 images are used as val" in data.warnings[0]
     after = counts(voc(root=tree(tmp_path / "second", [*names, "new", "newer"])))
     assert set(before["val"]) == set(after["val"]) - {"new", "newer"}  # new images do not move the others
     for few in ("ab", "xy", "abc"):
@@ -216,12 +216,12 @@ def test_missing_images_and_xml_files_are_refused(tmp_path):
     )
     data = voc(root=root, missing="negative")
     assert data.splits["train"].offsets.tolist() == [0, 1, 1]
-    assert "1 image without an XML file: used as one without objects (b.png)" in data.warnings[0]
+    assert "1 image without an XML file: treated as having no objects (b.png)" in data.warnings[0]
     os.remove(tmp_path / "Annotations/a.xml")  # now there are none, so their absence means nothing
     message = refuses(lambda: voc(root=root, missing="negative"), "2 of 2 images of train have none")
     assert "missing=negative" not in message  # which would not help
     (tmp_path / "ImageSets/Main/val.txt").write_text("\n")
-    refuses(lambda: voc(root=root), r"val\.txt: lists no names")
+    refuses(lambda: voc(root=root), r"val\.txt: contains no names")
 
 
 def test_a_test_split_may_have_no_annotations(tmp_path):
@@ -284,7 +284,10 @@ def test_classes_are_those_of_the_files_or_selected(tmp_path):
 def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):
     for size in (None, (0, 0)):
         assert one(tmp_path, CAT, size=size)[1].sizes.tolist() == [[40, 60]]
-    refuses(lambda: one(tmp_path, CAT, size=(60, 40)), r"a\.xml: says 60 x 40 but .*a\.png is 40 x 60")
+    refuses(
+        lambda: one(tmp_path, CAT, size=(60, 40)),
+        r"a\.xml: the annotated size is 60 x 40 but .*a\.png is 40 x 60",
+    )
     assert one(tmp_path, CAT, size=(60, 40), sizes="file")[1].sizes.tolist() == [[40, 60]]
     refuses(lambda: one(tmp_path, CAT, size=(40.5, 60)), r"a\.xml: <size> must be whole numbers")
 
@@ -294,7 +297,7 @@ def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):
     [
         ("", "not valid XML"),
         ("<annotation>", "not valid XML"),
-        ("<html></html>", r"holds <html>, not Pascal VOC's <annotation>"),
+        ("<html></html>", r"contains <html>, not Pascal VOC's <annotation>"),
         ("<annotation><object/></annotation>", r"object 1: has no <name>"),
         (
             "<annotation><object><name>cat</name></object></annotation>",
@@ -306,7 +309,7 @@ def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):
             xml(CAT, (*CAT, "<difficult>maybe</difficult>")),
             r"object 2: <difficult> must be 0 or 1, got 'maybe'",
         ),
-        ("<annotation>" * 60 + "</annotation>" * 60, "nested more than 50 deep"),
+        ("<annotation>" * 60 + "</annotation>" * 60, "nested more than 50 levels deep"),
         ('<?xml version="1.0" encoding="no-such"?><annotation/>', "not valid XML"),
         ("<!DOCTYPE annotation><annotation/>", "declares a document type or entities"),
         (

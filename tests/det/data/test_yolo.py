@@ -65,7 +65,7 @@ def test_the_only_yaml_may_have_another_name(own):
     (own / "data.yaml").rename(own / "coco8.yaml")
     assert len(yolo(root=str(own)).splits["train"]) == 2
     (own / "other.yml").write_text("names: [a]")
-    refuses(lambda: yolo(root=str(own)), "several .yaml files; give the file itself as data.root")
+    refuses(lambda: yolo(root=str(own)), "several .yaml files; set data.root to the file itself")
     refuses(lambda: yolo(root=str(own / "images")), "no .yaml files")
     refuses(lambda: yolo(root=str(own / "no")), "no: no such folder")
 
@@ -138,9 +138,7 @@ def test_a_missing_split_is_left_out_and_reported(own):
     assert list(data.splits) == ["train", "val"]
     assert data.warnings[0].endswith("data.yaml: test: images/test does not exist; the split is left out")
     refuses(lambda: yolo(root=describe(own, train="x", val="y")), r"data\.yaml: train: x does not exist")
-    refuses(
-        lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: names no train, val or test"
-    )
+    refuses(lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: has no train, val or test")
 
 
 # ---------------------------------------------------------------------- reading
@@ -152,11 +150,13 @@ def test_an_image_without_a_label_file_has_no_objects(own):
     data = yolo(root=str(own))
     assert data.splits["train"].offsets.tolist() == [0, 2, 2]
     np.testing.assert_allclose(data.splits["train"].boxes, [[27, 18, 33, 22], [0, 0, 30, 40]], atol=1e-4)
-    assert "1 image without a label file: used as one without objects (b.png)" in data.warnings[0]
+    assert "1 image without a label file: treated as having no objects (b.png)" in data.warnings[0]
     os.remove(own / "labels/val/c.txt")
     assert not yolo(root=str(own)).splits["val"].has_labels
     os.remove(own / "labels/train/a.txt")
-    refuses(lambda: yolo(root=str(own)), r"a\.png: no .*labels/train/a\.txt, and no labels for any other")
+    refuses(
+        lambda: yolo(root=str(own)), r"a\.png: no label file .*labels/train/a\.txt, and none for the other"
+    )
 
 
 def test_polygons_become_the_boxes_around_them(tmp_path):
@@ -166,13 +166,13 @@ def test_polygons_become_the_boxes_around_them(tmp_path):
     np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
 
 
-def test_boxes_over_the_edge_are_cut_off(own):
+def test_boxes_over_the_edge_are_clipped(own):
     (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
     data = yolo(root=str(own))
     assert data.splits["train"].objects(0)[0].tolist() == [[0, 10, 15, 30]]
     assert [line.partition(": ")[2] for line in data.warnings[:2]] == [
         "1 box thinner than 1 pixel: left out (a.txt)",
-        "1 box partly outside of the image: cut off (a.txt)",
+        "1 box partly outside the image: clipped (a.txt)",
     ]
 
 

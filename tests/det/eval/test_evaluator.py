@@ -305,7 +305,7 @@ def test_the_table_has_all_numbers_and_says_what_is_missing():
     assert "-1" not in table
     only_small = annotate([[[10, 10, 20, 20]]], [[0]])
     table = evaluated(only_small, [detections([[10, 10, 20, 20]], [1], [0])]).table()
-    assert "n/a  > 96 x 96  (no such object)" in table
+    assert "n/a  > 96 x 96  (no such objects)" in table
 
 
 @pytest.mark.data

@@ -1,4 +1,4 @@
-"""Data sets on disk: what is read, and what is refused before the first step, with file and remedy."""
+"""Data sets on disk: what is read, and errors that name file and remedy before the first step."""
 
 import json
 import os
@@ -108,10 +108,10 @@ def replace_masks(root, convert, keep=()):
 
 def test_the_kind_of_a_mask_follows_from_its_content(city):
     expected = cityscapes(root=str(city)).dataset("val", EvalTransform())[SampleKey(0, 0)]["label"]
-    replace_masks(city, lambda ids: LUT[ids])  # training ids under the name of label ids
+    replace_masks(city, lambda ids: LUT[ids])  # training ids in files named like label ids
     data = cityscapes(root=str(city))
     assert "labelTrainIds" in data.description
-    assert any("labelIds.png hold labelTrainIds" in line for line in data.warnings)
+    assert any("labelIds.png contain labelTrainIds" in line for line in data.warnings)
     assert torch.equal(data.dataset("val", EvalTransform())[SampleKey(0, 0)]["label"], expected)
     for path in (city / "gtFine").rglob("*_labelIds.png"):  # and the same under their own name
         path.rename(str(path).replace("labelIds", "labelTrainIds"))
@@ -134,7 +134,7 @@ def test_label_ids_are_preferred_to_training_ids(city):
         ((0, 1, 19), "labelIds"),
         ((0, 1, 2, 10, 255), "labelTrainIds"),
         ((255,), "labelTrainIds"),
-        ((0, 1, 2, 3), None),  # an official test mask, or a street without sky: the name decides
+        ((0, 1, 2, 3), None),  # an official test mask, or a street without sky: decided by name
         (tuple(range(19)), None),
     ],
 )
@@ -326,7 +326,9 @@ def test_broken_pairs_are_refused_before_training(masks_tree):
 def test_differing_sizes_are_refused_even_if_exif_rotates_the_image(masks_tree):
     write_png(masks_tree / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
     refuses(
-        lambda: build(masks_tree), r"masks/val/y\.png: the mask is 12 x 21 but .*y\.png 12 x 20", "same size"
+        lambda: build(masks_tree),
+        r"masks/val/y\.png: the mask is 12 x 21 but .*y\.png is 12 x 20",
+        "same size",
     )
     write_png(masks_tree / "masks/val/y.png", np.full((12, 20), 5, np.uint8))
     exif = Image.Exif()
@@ -369,7 +371,7 @@ def test_masks_without_image_are_reported_and_equal_stems_refused(masks_tree):
     write_png(masks_tree / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
     assert "masks/val/z.png: no image of that name (1 masks" in build(masks_tree).warnings[0]
     Image.open(masks_tree / "images/val/x.png").save(masks_tree / "images/val/x.jpg")
-    refuses(lambda: build(masks_tree), "shares its name", "rename")
+    refuses(lambda: build(masks_tree), "has the same name", "rename")
 
 
 @pytest.mark.data
@@ -430,7 +432,7 @@ def test_streets_are_drawn_once_and_then_reused(tmp_path, monkeypatch):
     assert sample["label"].shape == (64, 128)
     assert sample["image"].shape == (3, 64, 128)
     folders = list((tmp_path / "mobilenet-dense").iterdir())
-    assert len(folders) == 1  # no partial copy beside it
+    assert len(folders) == 1  # no partial copy next to it
     assert "64x128" in folders[0].name
     before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*.png")}
     streets(**options)
@@ -442,7 +444,7 @@ def test_streets_are_drawn_once_and_then_reused(tmp_path, monkeypatch):
 def test_streets_are_described_as_drawn(tmp_path):
     data = streets(root=str(tmp_path / "s"), num_train=1, num_val=1, num_test=0, size=(64, 128))
     assert data.description.startswith("built-in street scenes at")
-    assert data.warnings == ()  # not that the official split has 2975
+    assert data.warnings == ()  # no warning that the official split has 2975
 
 
 def test_streets_that_cannot_be_written_are_a_user_error(tmp_path):
