@@ -10,7 +10,7 @@
     mobilenet_dense.export(run, "format=openvino")
 
 The functions take the same overrides as the tools (`python tools/train.py --help`), as strings, and raise
-`UserError` for whatever a user can get wrong.
+`UserError` for invalid input.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ AnyImage = str | os.PathLike[str] | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts for one image.
+    """The prediction for one image.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
         output: segmentation: class indices uint8 [H, W]. Detection: `Detections` of boxes [N, 4] (xyxy in
             pixels), scores [N] and labels [N]. Classification: probabilities float32 [K].
-        classes: class names; `output` holds indices into them.
+        classes: class names; class indices in `output` refer to this list.
     """
 
     image: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Prediction:
     _reporter: Any
 
     def draw(self, *, legend: bool = True) -> NDArray[np.uint8]:
-        """The image with the prediction drawn on it, uint8 [H', W, 3]; higher with a legend."""
+        """The image with the prediction drawn on it, uint8 [H', W, 3]; H' > H with a legend."""
         drawing: NDArray[np.uint8] = self._reporter.draw(self.image, self.output, legend=legend)
         return drawing
 
@@ -58,7 +58,7 @@ class Prediction:
         """Write the drawing as a PNG file.
 
         Raises:
-            UserError: the path does not end in .png, or the file cannot be written.
+            UserError: if the path does not end in .png, or the file cannot be written.
         """
         from engine.data.images import write_png
 
@@ -70,7 +70,7 @@ class Prediction:
 
 
 class Predictor:
-    """A trained network that takes one image at a time.
+    """A trained network that predicts for one image at a time.
 
     Attributes:
         classes: class names.
@@ -85,13 +85,13 @@ class Predictor:
         """Predict for an image file, or for RGB pixels uint8 [H, W, 3].
 
         Raises:
-            UserError: the file cannot be read, or the array is not an image.
+            UserError: if the file cannot be read, or the array is not an image.
         """
         from engine.data.images import read_image
 
         pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise UserError(f"an image is uint8 [H, W, 3], RGB; got {pixels.dtype} {list(pixels.shape)}")
+            raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         return Prediction(pixels, self.task.predict_image(pixels), self.classes, self._reporter)
 
 
@@ -103,35 +103,35 @@ def load(
     device: str = "cpu",
     threads: int = 1,
 ) -> Predictor:
-    """A predictor from a run folder, a published folder, a Hugging Face repository, or an exported file.
+    """Load a predictor from a run folder, a published folder, a Hugging Face repository or an exported file.
 
     Args:
-        source: the folder of a run; `user/name` on the Hub (needs the extra `hub`); or a file that
-            tools/export.py wrote.
+        source: a run folder, `user/name` on the Hub (requires the extra `hub`), or a file written by
+            tools/export.py.
         overrides: for the run's configuration, such as `inference.flip=true` or `task.draw_threshold=0.5`.
-        run: for an exported file that does not lie in its run's folder: that folder.
+        run: the run folder of an exported file that is stored somewhere else.
         checkpoint: `best` or `last`.
         device: `cpu`, `cuda`, `cuda:1` ...; an exported file runs on the CPU.
-        threads: of an exported file's runtime.
+        threads: number of threads for an exported file.
 
     Raises:
-        UserError: there is no such run or file, or it cannot be loaded.
+        UserError: if there is no such run or file, or it cannot be loaded.
     """
     from engine import runtime
     from engine.config.instantiate import task_info
-    from engine.config.overrides import take_extensions
+    from engine.config.overrides import apply_extend
     from engine.config.runs import TrainedRun
 
-    arguments = take_extensions(overrides)
+    arguments = apply_extend(overrides)
     path = Path(source).expanduser()
     if path.is_file():
         from deploy.artifact import with_exported_file
 
-        trained = TrainedRun.open(run or _run_around(path), overrides=arguments, checkpoint=checkpoint)
+        trained = TrainedRun.open(run or _enclosing_run(path), overrides=arguments, checkpoint=checkpoint)
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
         return Predictor(task, trained.info.reporter(task))
     if run is not None:
-        raise UserError(f"{path}: no such file; run= goes with an exported file")
+        raise UserError(f"{path}: no such file; run= is only for exported files")
     from engine.hub import Pretrained
 
     pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
@@ -140,10 +140,10 @@ def load(
 
 
 def train(*overrides: str) -> Path:
-    """Train, as `python tools/train.py <overrides>` does; returns the run folder.
+    """Train a model, like `python tools/train.py <overrides>`; returns the run folder.
 
     Raises:
-        UserError: an override, the data or the weights are wrong.
+        UserError: if an override, the data or the weights are invalid.
     """
     from engine.config.compose import compose_config
     from tools import train as tool
@@ -152,10 +152,10 @@ def train(*overrides: str) -> Path:
 
 
 def evaluate(run: str | os.PathLike[str], *overrides: str) -> dict[str, Any]:
-    """Evaluate a run, as `python tools/eval.py run=<run> <overrides>` does; returns the metrics, in 0..1.
+    """Evaluate a run, like `python tools/eval.py run=<run> <overrides>`; returns the metrics, in 0..1.
 
     Raises:
-        UserError: an override or the run's data are wrong.
+        UserError: if an override or the data are invalid.
     """
     from tools import eval as tool
 
@@ -164,10 +164,11 @@ def evaluate(run: str | os.PathLike[str], *overrides: str) -> dict[str, Any]:
 
 
 def export(run: str | os.PathLike[str], *overrides: str) -> Path:
-    """Export a run, as `python tools/export.py run=<run> <overrides>` does; returns the file.
+    """Export a run, like `python tools/export.py run=<run> <overrides>`; returns the file.
 
     Raises:
-        UserError: an override is wrong, a library is missing, or the file does not do what the network does.
+        UserError: if an override is invalid, a library is missing, or the outputs of the file differ from the
+            network's.
     """
     from tools import export as tool
 
@@ -182,9 +183,9 @@ def _options(tool: str, run: str | os.PathLike[str], overrides: Sequence[str]) -
     return tool_options(compose_config(tool, [f"run={os.fspath(run)}", *overrides]))
 
 
-def _run_around(file: Path) -> Path:
-    """The run folder that an exported file lies in."""
+def _enclosing_run(file: Path) -> Path:
+    """The run folder that contains an exported file."""
     for folder in file.resolve().parents:
         if (folder / "config.yaml").is_file() and (folder / "classes.json").is_file():
             return folder
-    raise UserError(f"{file}: lies in no run folder; give run=<the run that it was exported from>")
+    raise UserError(f"{file}: not inside a run folder; pass run=<the run it was exported from>")

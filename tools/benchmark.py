@@ -1,17 +1,17 @@
-"""Measure latency: rows of the paper's tables, or a run on the runtimes that it can be exported to.
+"""Measure the latency of the paper's networks, or of a run in PyTorch and in export runtimes.
 
 Usage: python tools/benchmark.py suite=<name> | run=<folder> | table=latency spec=<network> [key=value ...]
 
 Examples:
-  python tools/benchmark.py suite=table7                          LR-ASPP on V3 against R-ASPP on V2
-  python tools/benchmark.py suite=table7 latency=false            parameters and multiply-adds, in seconds
+  python tools/benchmark.py suite=table7                          V3 with LR-ASPP and V2 with R-ASPP
+  python tools/benchmark.py suite=table7 latency=false            only parameters and multiply-adds (fast)
   python tools/benchmark.py suite=table7 size=[512,1024] runtime=eager,onnx,openvino measure.budget_s=600
-  python tools/benchmark.py suite=table6 include=all              from pixels to boxes
+  python tools/benchmark.py suite=table6 include=all              including pre- and postprocessing
   python tools/benchmark.py run=<run folder> runtime=all threads=1,2
   python tools/benchmark.py run=<run folder> runtime=onnx artifact=[model_int8.onnx]
   python tools/benchmark.py table=latency spec=seg/lraspp_v3_large runtime=onnx size=[512,1024] out=phone.json
-      shares=[1,0.75,0.5,0.25]      narrower layers too: for NetAdapt on another machine
-      space=true                    all layers that method=mnas can ask for
+      shares=[1,0.75,0.5,0.25]      also narrower layers, for NetAdapt on another machine
+      space=true                    all layers in the search space of method=mnas
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -39,8 +39,8 @@ def benchmark(options: BenchmarkOptions) -> None:
     print(f"out: {out}")
 
 
-def with_lists(arguments: Sequence[str]) -> list[str]:
-    """`threads=1,2` means both, in one run; Hydra would take it for a sweep, its lists have brackets."""
+def bracket_lists(arguments: Sequence[str]) -> list[str]:
+    """Turn `threads=1,2` into `threads=[1,2]`; Hydra would treat it as a sweep."""
     bracketed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -51,5 +51,5 @@ def with_lists(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     if not {"-m", "--multirun"}.intersection(sys.argv):
-        sys.argv[1:] = with_lists(sys.argv[1:])
+        sys.argv[1:] = bracket_lists(sys.argv[1:])
     launch(benchmark, "benchmark", __doc__)

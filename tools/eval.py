@@ -1,13 +1,13 @@
-"""Evaluate a run on a split: metrics.json, per-class table, charts, worst images.
+"""Evaluate a run on a split; saves metrics.json, a per-class table, charts and the worst images.
 
 Usage: python tools/eval.py run=<run folder> [key=value ...]
 
 Examples:
   python tools/eval.py run=runs/seg/streets/2026-11-24_12-00-00
   python tools/eval.py run=<run folder> data.split=test out=results
-  python tools/eval.py run=<run folder> inference=multi_scale              flip and six scales
+  python tools/eval.py run=<run folder> inference=multi_scale              flipping and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
-  python tools/eval.py run=<run folder> artifact=<exported file>           the very file that you deploy
+  python tools/eval.py run=<run folder> artifact=<exported file>           the exported file that you deploy
   python tools/eval.py run=<run folder> data.root=/data/cityscapes save_label_ids=true
 """
 
@@ -27,25 +27,32 @@ from engine.run import run_folder
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
-    """Evaluate a run, write everything into a folder, and return the metrics."""
+    """Evaluate a run and write the results into a folder; returns the metrics."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     here = runtime.start(device=options.device, precision=options.precision)
-    task, facts, beside = run.task(), {}, run.folder.path
+    task, artifact_info, parent = run.task(), {}, run.folder.path
     if options.artifact is not None:
         file = Path(options.artifact)
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
-        facts = {"artifact": str(file), "runtime": task.model.session.runtime}
-        beside = file.parent
+        artifact_info = {"artifact": str(file), "runtime": task.model.session.runtime}
+        parent = file.parent
     reporter: Any = run.info.reporter(task)
     if options.save_label_ids and not hasattr(reporter, "save_label_ids"):
-        raise UserError(f"save_label_ids=true writes label maps, and task={run.info.name} predicts none")
-    out = run_folder.make(Path(options.out or beside / f"eval-{run.split}"))
+        raise UserError(
+            f"save_label_ids=true: task={run.info.name} does not predict label maps; leave it out"
+        )
+    out = run_folder.make(Path(options.out or parent / f"eval-{run.split}"))
 
     def save_label_ids(dataset: Any, batch: dict[str, Any], outputs: Any) -> None:
         reporter.save_label_ids(outputs, batch, dataset, out / "label_ids")
 
     result = run.evaluate(task, runtime=here, on_batch=save_label_ids if options.save_label_ids else None)
-    metrics = {**result.metrics, "checkpoint": options.checkpoint, "run": str(run.folder.path), **facts}
+    metrics = {
+        **result.metrics,
+        "checkpoint": options.checkpoint,
+        "run": str(run.folder.path),
+        **artifact_info,
+    }
     if here.is_main:
         write_json(out / "metrics.json", metrics)
         reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)

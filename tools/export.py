@@ -1,4 +1,4 @@
-"""Export a run as a file for a runtime, and hold the file to PyTorch on real images.
+"""Export a run to a file for an inference runtime and compare its outputs with PyTorch's.
 
 Usage: python tools/export.py run=<run folder> [format=<format>] [key=value ...]
 
@@ -7,8 +7,8 @@ Examples:
   python tools/export.py run=<run folder> format=openvino precision=fp16
   python tools/export.py run=<run folder> format=openvino precision=int8 budget.miou=1
   python tools/export.py run=<run folder> output=argmax full_size=true           label maps (segmentation)
-  python tools/export.py run=<run folder> output=detections dynamic=batch        with suppression (detection)
-  python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           scored on the labeled split
+  python tools/export.py run=<run folder> output=detections dynamic=batch        including NMS (detection)
+  python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           also score the labeled split
   python tools/export.py run=<run folder> data.eval_size=[512,1024] input=photos
 """
 

@@ -1,4 +1,4 @@
-"""Predict on images or videos: drawings with a legend, label maps, a JSON summary.
+"""Predict on images or videos; saves overlays with a legend, the predictions and a JSON summary.
 
 Usage: python tools/predict.py run=<run folder> input=<image | folder | glob | video> [key=value ...]
 
@@ -30,6 +30,7 @@ from engine.run import run_folder
 
 
 def predict(options: PredictOptions) -> int:
+    """Predict on all input files; returns the exit status: 1 if a file was skipped."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     files = media.find_media(options.input)
     here = runtime.start(device=options.device, precision=options.precision)

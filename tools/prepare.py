@@ -1,4 +1,4 @@
-"""Make a run folder out of a published weight file, for eval, predict and init_from.
+"""Create a run folder from a published weight file, for use with eval, predict and init_from.
 
 Usage: python tools/prepare.py experiment=<name> init_from=<weights> run=<run folder> [key=value ...]
 
@@ -35,9 +35,7 @@ def prepare(config: DictConfig) -> None:
     config, run, _ = open_run(config)
     chosen = options(TrainOptions, config)
     if chosen.init_from is None:
-        raise UserError(
-            "init_from is not set; give init_from=<weight file, or the name of published weights>"
-        )
+        raise UserError("init_from is not set; pass init_from=<weight file or name of published weights>")
     source = initial_weights.locate(chosen.init_from, published=catalog.find)
     names = initial_weights.class_names(source, Path(chosen.labels) if chosen.labels else None)
     if names is None and initial_weights.is_name(chosen.init_from):
@@ -53,18 +51,22 @@ def prepare(config: DictConfig) -> None:
 def load(
     config: DictConfig, source: Path, names: Names | None, chosen: TrainOptions
 ) -> tuple[Any, ClassMap, LoadReport]:
-    """The task with the weights, for as many classes as they have."""
+    """Build the task for the classes of the weights, and load the weights."""
     info, state = task_info(config), initial_weights.read_state(source, chosen.checkpoint)
     try:
         model = build_task(config, ClassMap.numbered(names or ("one",), first_id=info.first_id)).model
         count = model.num_classes_in(model.adapt(state))
         names = names or (info.default_names(count) if info.default_names else None)
         if names is None:
-            raise UserError(f"{source}: its class names are unknown; give labels=<file>, line n for class n")
+            raise UserError(
+                f"{source}: its class names are unknown; pass labels=<file> (line n names class n)"
+            )
         extra = len(names) - count
-        # A detector's list may be longer; a classifier's first output may be a background without a name.
+        # A detector's label list can be longer. A classifier's first output can be an unnamed background.
         if extra not in (0, -1) if info.background else extra < 0:
-            raise UserError(f"labels: {len(names)} names for weights of {count} classes")
+            raise UserError(
+                f"labels: {len(names)} names, but the weights have {count} classes; correct the file"
+            )
         classes = ClassMap.numbered(names[:count], first_id=info.first_id)
         task = build_task(config, classes)
         report = checkpoint.load_strict(task.model, task.model.adapt(state), skip=list(chosen.skip))

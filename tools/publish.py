@@ -1,4 +1,4 @@
-"""Publish a run: a folder with what inference needs and a model card, on disk or on the Hugging Face Hub.
+"""Publish a run: save the files needed for inference and a model card to disk or the Hugging Face Hub.
 
 Usage: python tools/publish.py run=<run folder> out=<folder> | repo=<user>/<name> [key=value ...]
 
@@ -36,9 +36,9 @@ def publish(options: PublishOptions) -> None:
         )
         print(f"repo: {url}")
     if model.withheld:
-        print(f"left out of config.yaml because they are paths on this machine: {', '.join(model.withheld)}")
+        print(f"removed from config.yaml because they are local paths: {', '.join(model.withheld)}")
     if license is None:
-        print("the model card states no license; add one with license=<identifier>")
+        print("the model card has no license; add one with license=<identifier>")
 
 
 if __name__ == "__main__":

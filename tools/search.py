@@ -1,17 +1,17 @@
 """Search for a network that is faster on a device and nearly as accurate.
 
-Usage: python tools/search.py run=<run folder> [latency=<table>.json] [budget=<share>] [key=value ...]
+Usage: python tools/search.py run=<run folder> [latency=<table>.json] [budget=<fraction>] [key=value ...]
        python tools/search.py method=mnas task=<task> latency=<table>.json target_ms=<ms> [key=value ...]
 
 Examples:
-  python tools/search.py run=<run folder> budget=0.7                70 % of its latency on this machine
+  python tools/search.py run=<run folder> budget=0.7                70% of its latency on this machine
   python tools/search.py run=<run folder> latency=phone.json budget=0.7 method.steps=500
   python tools/search.py run=<run folder> runtime=onnx threads=1 size=[360,480] data.root=camvid
-  python tools/search.py run=<run folder> executor=processes workers=4   several trials at the same time
+  python tools/search.py run=<run folder> executor=processes workers=4   trials in parallel
   python tools/search.py run=<run folder> executor=ray cpus=2       trials on Ray workers
   python tools/search.py method=mnas task=seg target_ms=8 samples=400
   python tools/search.py run=<run folder> out=<folder>              resume a search that was stopped
-  python tools/train.py task=seg backbone=<folder>/network.yaml     train the network that was found
+  python tools/train.py task=seg backbone=<folder>/network.yaml     train the resulting network
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

@@ -1,4 +1,4 @@
-"""Train a task on a data set.
+"""Train a model for a task on a dataset.
 
 Usage: python tools/train.py [group=option ...] [key=value ...]
 
@@ -8,8 +8,8 @@ Examples:
   python tools/train.py data=cityscapes data.root=/data/cityscapes experiment=seg/lraspp_v3_large
   python tools/train.py experiment=seg/camvid data.root=camvid trainer.epochs=20 seed=1
   python tools/train.py task=cls                                            built-in images of road users
-  python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         continue a run that was stopped
-  python tools/train.py replay=<run folder>/replay.safetensors              repeat a step that went wrong
+  python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         resume a run that was stopped
+  python tools/train.py replay=<run folder>/replay.safetensors              repeat a step that failed
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -25,7 +25,7 @@ from engine.config.training import open_training
 
 
 def train(config: DictConfig) -> Path:
-    """Train what a configuration describes; returns the run folder."""
+    """Train a model; returns the run folder."""
     if config.replay is not None:
         return replay(config)
     training = open_training(config, published=catalog.find, load_teacher=load_teacher)
@@ -34,7 +34,7 @@ def train(config: DictConfig) -> Path:
 
 
 def replay(config: DictConfig) -> Path:
-    """Repeat the step at which a loss or a gradient was not finite; print where it began."""
+    """Repeat the step at which the loss or gradient was not finite, and print where it happened."""
     from engine.train import failed_step
 
     failed = failed_step.read(Path(config.replay))

@@ -1,4 +1,4 @@
-"""From the command line to a configuration: `conf/<tool>.yaml`, composed by Hydra with what was typed."""
+"""Composes a tool's configuration with Hydra, from `conf/<tool>.yaml` and the command line."""
 
 import copy
 import re
@@ -15,22 +15,22 @@ from engine.config import extensions
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     CONF,
-    emptied,
+    add_task_prefix,
+    apply_extend,
+    cleared_alternatives,
     extensions_in_use,
     groups,
-    parsed,
-    quoted,
-    shown,
-    split,
-    take_extensions,
-    with_task,
+    parse_override,
+    printable,
+    quote_path,
+    split_overrides,
 )
 from engine.errors import UserError, nearest
 
 FORMAT = 2
-"""Of a run's config.yaml. Format 1 names classes of the packages as they were arranged before."""
+"""Format number of a run's config.yaml. Format 1 refers to classes by their old module paths."""
 
-# In configs: a learning rate for a batch, scaled linearly to another; and epochs of some images, in steps.
+# Resolvers for configs: scale a learning rate linearly with the batch size; convert epochs to steps.
 OmegaConf.register_new_resolver("linear", lambda lr, of_batch, batch: lr * batch / of_batch)
 OmegaConf.register_new_resolver("steps", lambda epochs, images, batch: max(1, round(epochs * images / batch)))
 
@@ -38,30 +38,29 @@ OmegaConf.register_new_resolver("steps", lambda epochs, images, batch: max(1, ro
 def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
     """Compose `conf/<tool>.yaml` with command-line overrides.
 
-    `backbone=<file>.yaml` takes the network in a file (`engine.config.network_file`), `extend=<folder>` lets
-    the configuration use the modules and YAML files in a folder (`engine.config.extensions`). The name of the
-    chosen experiment is stored as `experiment`. Overrides meant for the configuration of an existing run (in
-    all tools that take one, and in train with `resume=` or `replay=`) are stored as `overrides`.
+    `backbone=<file>.yaml` reads the network from a file (`engine.config.network_file`). `extend=<folder>`
+    makes the modules and YAML files in a folder available to the configuration (`engine.config.extensions`).
+    The name of the chosen experiment is stored as `experiment`. Overrides of an existing run's configuration
+    (in every tool that takes a run, and in train with `resume=` or `replay=`) are stored as `overrides`.
 
     Raises:
-        UserError: an unknown key, group or option (with the nearest known one), or a value that cannot be
-            parsed.
+        UserError: if a key, group or option is unknown (the message suggests the nearest known one), or a
+            value cannot be parsed.
     """
-    own, for_run = split(tool, [quoted(override) for override in take_extensions(overrides)])
-    own, network = split_network(with_task(tool, own))
+    own, for_run = split_overrides(tool, [quote_path(override) for override in apply_extend(overrides)])
+    own, network = split_network(add_task_prefix(tool, own))
     for override in own:
-        parsed(override)
+        parse_override(override)
     outer = Singleton.get_state()  # within a sweep, Hydra already holds a configuration
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             try:
-                searched = [*own, *emptied(own), *search_path()]
+                searched = [*own, *cleared_alternatives(own), *search_path()]
                 config = compose(tool, searched, return_hydra_config=True)
-                config = completed(config, config.hydra.runtime.choices, for_run)
-            except (
-                Exception
-            ) as error:  # for backbone=null, trainer=-1 or data=[[]] Hydra raises what Python does
+                config = finish_config(config, config.hydra.runtime.choices, for_run)
+            # For backbone=null, trainer=-1 or data=[[]], Hydra fails with built-in exceptions of all kinds.
+            except Exception as error:
                 raise UserError(_explain(tool, own or for_run, error)) from None
     finally:
         Singleton.set_state(outer)
@@ -76,11 +75,11 @@ def search_path() -> list[str]:
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
-def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictConfig:
-    """A composed configuration without Hydra's own part, with what only the composition knows."""
+def finish_config(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictConfig:
+    """Remove Hydra's own node; add the format, the extensions, the experiment's name and the overrides."""
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    if "package" in config:  # a training, whose configuration is saved
+    if "package" in config:  # a training configuration, which is saved with the run
         config.format, config.extensions = FORMAT, _extensions_in(config)
     config.experiment, config.overrides = choices.get("experiment"), list(for_run)
     OmegaConf.set_struct(config, True)
@@ -88,7 +87,7 @@ def completed(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictC
 
 
 def _extensions_in(config: DictConfig) -> list[str]:
-    """The extensions whose code a configuration names."""
+    """The extensions whose code the configuration refers to."""
     if not extensions_in_use():
         return []
     text = OmegaConf.to_yaml(config)
@@ -98,10 +97,10 @@ def _extensions_in(config: DictConfig) -> list[str]:
 
 
 def split_network(overrides: Sequence[str]) -> tuple[list[str], str | None]:
-    """The overrides without `backbone=<file>`, and that file."""
+    """Separate `backbone=<file>` from the other overrides: (the others, the file or None)."""
     files = [o for o in overrides if o.startswith("backbone=") and o.endswith((".yaml", ".yml"))]
     if files and (options := [o for o in overrides if o.startswith("backbone.")]):
-        raise UserError(f"{options[0]}: {files[-1]} is a whole network, without options; edit the file")
+        raise UserError(f"{options[0]}: {files[-1]} describes the whole network; edit the file instead")
     return [o for o in overrides if o not in files], files[-1].partition("=")[2] if files else None
 
 
@@ -114,7 +113,7 @@ def with_network_file(config: DictConfig, file: str | None) -> DictConfig:
 
 
 def with_backbone(config: DictConfig, fields: Mapping[str, Any]) -> DictConfig:
-    """A copy of a training's configuration with the network of these fields (`NetSpec.to_dict`)."""
+    """A copy of a training configuration whose backbone is the network in `fields` (`NetSpec.to_dict`)."""
     from engine.config import network_file
 
     changed = copy.deepcopy(config)
@@ -125,7 +124,7 @@ def with_backbone(config: DictConfig, fields: Mapping[str, Any]) -> DictConfig:
 
 
 def to_yaml(config: DictConfig) -> str:
-    """A configuration as text; references between keys stay references."""
+    """A configuration as YAML text; references between keys are kept."""
     return OmegaConf.to_yaml(config, resolve=False)
 
 
@@ -149,7 +148,7 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         known = groups(tool).get(group, [])
         return f"{group}={name}: no such option{nearest(name, known)}"
     if key:
-        # Composed without the overrides that were refused, just to know what could have been meant.
+        # Compose again without the user's overrides, to list the known keys for a suggestion.
         known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
         return f"unknown key {key[1]!r}{nearest(key[1], known_keys - {key[1]})}"
-    return f"{shown(' '.join(overrides))}: {first_line(error)}"
+    return f"{printable(' '.join(overrides))}: {first_line(error)}"

@@ -1,10 +1,10 @@
-"""Your own code in a config: folders that you name with `extend=<folder>`, and installed extensions.
+"""Extensions: your own code in configs, from folders named by `extend=<folder>` or from installed packages.
 
-A config is data and may come from a stranger, so it can never make Python import code that you did not ask
-for. What may be imported, beside this project, is what you name on the command line (`extend=`), in the
-environment variable MOBILENET_DENSE_EXTEND (child processes inherit it), or have installed with an entry
-point in the group `mobilenet_dense.extensions`. An extension's modules may then be named in `_target_`, and
-the YAML files below its folder `conf` join the built-in ones.
+A config is data and may come from an untrusted source, so it can never make Python import code that you did
+not ask for. Besides this project, configs can only import code from folders that you name on the command line
+(`extend=`) or in the environment variable MOBILENET_DENSE_EXTEND (inherited by child processes), and from
+installed packages with an entry point in the group `mobilenet_dense.extensions`. A `_target_` can then refer
+to an extension's modules, and the YAML files in its `conf` folder are added to the built-in ones.
 """
 
 import functools
@@ -25,21 +25,25 @@ VARIABLE = "MOBILENET_DENSE_EXTEND"
 
 
 def add(folders: Sequence[str]) -> None:
-    """Let configs name the modules in these folders, in this process and those it starts.
+    """Make the modules in these folders available to configs, in this process and its child processes.
 
     Raises:
-        UserError: if a folder does not exist, holds neither a Python module nor `conf`, or holds a module
-            with the name of a package that is installed or belongs to this project.
+        UserError: if a folder does not exist, contains neither a Python module nor `conf`, or contains a
+            module with the same name as an installed package or a package of this project.
     """
     paths = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]
     for path in paths:
         names = _modules_in(path)
         if not names and not Path(path, "conf").is_dir():
-            raise UserError(f"extend={path}: no such folder, or neither a Python module nor conf/ in it")
+            raise UserError(
+                f"extend={path}: not a folder with a Python module or conf/ in it; check the path"
+            )
         for name in names:
             spec = importlib.util.find_spec(name)
-            if spec is not None and not _lies_in(spec.origin, path):
-                raise UserError(f"extend={path}: {name!r} is also the name of {spec.origin}; rename yours")
+            if spec is not None and not _is_inside(spec.origin, path):
+                raise UserError(
+                    f"extend={path}: module {name!r} has the same name as {spec.origin}; rename it"
+                )
     known = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*known, *paths]))
     _make_importable()
@@ -52,16 +56,16 @@ def names() -> tuple[str, ...]:
 
 
 def conf_folders() -> list[Path]:
-    """The folders of YAML files that extensions bring along."""
+    """The `conf` folders of all extensions."""
     folders = [Path(folder) / "conf" for folder in _folders()]
     for name in _installed():
         spec = importlib.util.find_spec(name)
-        folders += [Path(place) / "conf" for place in (spec.submodule_search_locations or ())] if spec else []
+        folders += [Path(path) / "conf" for path in (spec.submodule_search_locations or ())] if spec else []
     return [folder for folder in folders if folder.is_dir()]
 
 
 def owner(dotted: str) -> str | None:
-    """The extension that a dotted name belongs to; None if it belongs to no known extension."""
+    """The extension that a dotted name belongs to, or None."""
     top = dotted.partition(".")[0]
     return top if top in names() else None
 
@@ -70,21 +74,21 @@ def load_module(dotted: str, *, key: str) -> ModuleType:
     """Import a module of an extension.
 
     Raises:
-        UserError: naming `key`, if no extension has this module.
+        UserError: if no extension contains this module; the message names `key`.
     """
     if owner(dotted) is None:
         raise UserError(
-            f"{key}={dotted}: no built-in option, and not a module of an extension; to use a module of your "
-            "own, give extend=<its folder>"
+            f"{key}={dotted}: neither a built-in option nor a module of an extension; to use your own "
+            "module, pass extend=<its folder>"
         )
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError as error:
-        raise UserError(f"{key}={dotted}: no such module ({error.name} is missing)") from None
+        raise UserError(f"{key}={dotted}: cannot be imported ({error.name} is missing)") from None
 
 
 def modules() -> Iterator[ModuleType]:
-    """All modules that lie directly in an extension, imported."""
+    """Import and return the top-level modules and packages of all extensions, and their direct submodules."""
     for name in names():
         module = importlib.import_module(name)
         yield module
@@ -112,5 +116,5 @@ def _installed() -> tuple[str, ...]:
     return tuple(point.value for point in entry_points(group=ENTRY_POINTS))
 
 
-def _lies_in(origin: str | None, folder: str) -> bool:
+def _is_inside(origin: str | None, folder: str) -> bool:
     return origin is not None and Path(folder) in Path(origin).parents

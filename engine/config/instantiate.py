@@ -1,7 +1,8 @@
-"""From a config node to an object, in one jump, and to nothing but what is allowed.
+"""Builds objects from config nodes, restricted to an allow-list.
 
-A node is a dict with `_target_`, the dotted name of a class or function, and its keyword arguments: the
-constructor is the schema. Everything is checked before anything is built: a config is data, whoever wrote it.
+A node is a dict with `_target_` (the dotted name of a class or function) and its keyword arguments. The
+constructor's signature is the schema. Configs are untrusted, so everything is checked before anything is
+built.
 """
 
 import functools
@@ -28,8 +29,6 @@ ALLOWED = (
     "engine.config.options.",
     "engine.train.optimization.",
     "engine.train.trainer.",
-    "engine.train.trainer.",
-    "engine.train.optimization.",
     "backbones.",
     "cls.",
     "seg.",
@@ -40,27 +39,27 @@ ALLOWED = (
     "torch.optim.",
     "albumentations.",
 )
-"""What a config may build: this project, torch's optimizers, albumentations' transforms, and extensions. Not
-the rest of the engine and of deploy, which write, download and load files wherever they are told."""
+"""Packages that a config can build objects from, in addition to extensions. The rest of `engine` and `deploy`
+is excluded, because it can write, download and load arbitrary files."""
 
 _THIRD_PARTY = ("torch.", "albumentations.")
-_MARKS = ("_target_", "_partial_")
+_SPECIAL_KEYS = ("_target_", "_partial_")
 
 
 class AtLeast(NamedTuple):
-    """A bound in a type: `Annotated[int, AtLeast(1)]`."""
+    """A lower bound in a type hint: `Annotated[int, AtLeast(1)]`."""
 
-    least: float
+    minimum: float
 
     def __contains__(self, value: Any) -> bool:
-        return bool(value >= self.least)
+        return bool(value >= self.minimum)
 
     def __str__(self) -> str:
-        return f"of at least {self.least:g}"
+        return f"of at least {self.minimum:g}"
 
 
-class Share(NamedTuple):
-    """A bound in a type: `Annotated[float, Share()]` is a number in 0..1."""
+class UnitInterval(NamedTuple):
+    """The bounds 0..1 in a type hint: `Annotated[float, UnitInterval()]`."""
 
     def __contains__(self, value: Any) -> bool:
         return bool(0 <= value <= 1)
@@ -70,7 +69,7 @@ class Share(NamedTuple):
 
 
 class ConfigError(UserError):
-    """Something is wrong with the value at `key` of a configuration."""
+    """The value at `key` of a configuration is invalid."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(f"{key}{text}")
@@ -81,58 +80,59 @@ def build(node: Any, *, key: str, **arguments: Any) -> Any:
     """Build the object that a node of a configuration describes.
 
     Args:
-        key: where the node stands in the configuration, for messages.
+        key: the node's key in the configuration, for messages.
         arguments: passed on to the outermost constructor.
 
     Raises:
-        UserError: a value is missing, or whatever `make` refuses, naming the key that the user set: a value
-            that was taken over from another key (`${data.crop}`) is reported under that key.
+        UserError: if a value is missing, or for the reasons listed in `build_plain`. The message names the
+            key that the user set: an error in a value that refers to another key (`${data.crop}`) is
+            reported under that key.
     """
     try:
-        return make(plain(node, key), key, **arguments)
+        return build_plain(plain(node, key), key, **arguments)
     except ConfigError as error:
-        raise _under_typed_key(error, node, key) from None
+        raise _with_user_key(error, node, key) from None
 
 
 def check_node(node: Any, key: str, *, complete: bool = False) -> None:
-    """Check a node without building it. Raises: UserError, as `build` does."""
+    """Check a node without building it. Raises: UserError, like `build`."""
     try:
         check(plain(node, key), key, complete=complete)
     except ConfigError as error:
-        raise _under_typed_key(error, node, key) from None
+        raise _with_user_key(error, node, key) from None
 
 
 def options(kind: type[T], node: DictConfig, key: str = "", **arguments: Any) -> T:
-    """The dataclass `kind`, filled from the keys of `node` that are named like its fields.
+    """Build the dataclass `kind` from the keys of `node` that match its fields.
 
     Raises:
-        UserError: a value of the wrong type, or one that the dataclass refuses.
+        UserError: if a value has the wrong type, or the dataclass rejects it.
     """
     fields = [
         name for name in inspect.signature(kind).parameters if name in set(node) and name not in arguments
     ]
-    values = {name: plain(_value(node, name), _join(key, name)) for name in fields}
+    values = {name: plain(_get(node, name), _join_keys(key, name)) for name in fields}
     target = f"{kind.__module__}.{kind.__qualname__}"
     try:
         _check_options(kind, {"_target_": target, **values}, key, None)
         for name, value in values.items():
-            check(value, _join(key, name))
-        built: T = _make({"_target_": target, **values}, key, arguments, constructor=kind)
+            check(value, _join_keys(key, name))
+        built: T = _build({"_target_": target, **values}, key, arguments, constructor=kind)
         return built
     except ConfigError as error:
-        raise _under_typed_key(error, node, key) from None
+        raise _with_user_key(error, node, key) from None
 
 
 def tool_options(config: DictConfig) -> Any:
-    """The options of a tool: the dataclass that its YAML file names with `_target_`, filled from its keys."""
+    """Build a tool's options: the dataclass that `_target_` names in its YAML file, filled from its keys."""
     return options(_resolve(config["_target_"], ""), config)
 
 
 def task_info(config: DictConfig) -> TaskInfo:
-    """The `TASK` of the package that a training's configuration names.
+    """The `TASK` of the task package that a training configuration names.
 
     Raises:
-        UserError: no such package among the built-in tasks and the extensions, or one without a `TASK`.
+        UserError: if neither the built-in tasks nor the extensions include the package, or it has no `TASK`.
     """
     return find_task(str(config.package))
 
@@ -145,27 +145,33 @@ def find_task(package: str) -> TaskInfo:
         module = extensions.load_module(package, key="package")
     info = getattr(module, "TASK", None)
     if not isinstance(info, TaskInfo):
-        raise UserError(f"package={package}: has no TASK of type TaskInfo; see docs/extend/task.md")
+        raise UserError(
+            f"package={package}: this package does not define TASK (a TaskInfo); see docs/extend/task.md"
+        )
     return info
 
 
-def make(node: Any, key: str, **arguments: Any) -> Any:
+def build_plain(node: Any, key: str, **arguments: Any) -> Any:
     """Build the object that a plain node (dicts, lists, numbers, strings) describes.
 
     Raises:
-        ConfigError: a target outside of the allowed packages, an unknown or missing option, a value of the
-            wrong type, or whatever the constructor refuses.
+        ConfigError: if a target is outside the allowed packages, an option is unknown or missing, a value has
+            the wrong type, or the constructor raises a ValueError.
     """
-    check(node, key, given=set(arguments))
-    return _make(node, key, arguments)
+    check(node, key, passed=set(arguments))
+    return _build(node, key, arguments)
 
 
-def _make(node: Any, key: str, arguments: dict[str, Any], constructor: Any = None) -> Any:
+def _build(node: Any, key: str, arguments: dict[str, Any], constructor: Any = None) -> Any:
     if isinstance(node, list):
-        return [_make(item, f"{key}[{number}]", {}) for number, item in enumerate(node)]
+        return [_build(item, f"{key}[{number}]", {}) for number, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    made = {name: _make(item, _join(key, name), {}) for name, item in node.items() if name not in _MARKS}
+    made = {
+        name: _build(item, _join_keys(key, name), {})
+        for name, item in node.items()
+        if name not in _SPECIAL_KEYS
+    }
     if "_target_" not in node:
         return made
     constructor = constructor or pkgutil.resolve_name(node["_target_"])
@@ -180,20 +186,20 @@ def _make(node: Any, key: str, arguments: dict[str, Any], constructor: Any = Non
 
 
 def _constructor_error(error: ValueError, made: Mapping[str, Any], key: str) -> ConfigError:
-    """A constructor's message under its key: that of the option if the message begins with its name."""
+    """The constructor's error, under the option's key if the message starts with the option's name."""
     text = str(error)
     option = re.match(r"\w+", text)
     if option and option[0] in made:
-        return ConfigError(_join(key, option[0]), text[option.end() :])
+        return ConfigError(_join_keys(key, option[0]), text[option.end() :])
     return ConfigError(key, f": {text}" if key else text)
 
 
-def check(node: Any, key: str, *, given: Collection[str] = (), complete: bool = True) -> None:
-    """Check all `_target_`s in and below `node`: allowed package, known options, plain types, all present.
+def check(node: Any, key: str, *, passed: Collection[str] = (), complete: bool = True) -> None:
+    """Check every `_target_` in `node`, recursively: allowed packages, known options, types, nothing missing.
 
     Args:
-        given: arguments that the caller will add.
-        complete: False if it is not known yet what the caller will add.
+        passed: names of arguments that the caller will add.
+        complete: False if those are not known yet; missing options are then accepted.
     """
     if isinstance(node, list):
         for number, item in enumerate(node):
@@ -201,13 +207,13 @@ def check(node: Any, key: str, *, given: Collection[str] = (), complete: bool = 
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        _check_options(_resolve(node["_target_"], key), node, key, given if complete else None)
+        _check_options(_resolve(node["_target_"], key), node, key, passed if complete else None)
     for name, item in node.items():
-        check(item, _join(key, name), complete=complete)
+        check(item, _join_keys(key, name), complete=complete)
 
 
 def _is_allowed(dotted: str) -> bool:
-    """Whether a config may use this dotted name."""
+    """Whether a config can use this dotted name."""
     return dotted.startswith(ALLOWED) or extensions.owner(dotted) is not None
 
 
@@ -215,26 +221,29 @@ def _resolve(target: Any, key: str) -> Any:
     target = target if isinstance(target, str) and target.isprintable() else repr(target)
     if not _is_allowed(target):
         raise ConfigError(
-            _join(key, "_target_"),
-            f"={target}: configs may only build {', '.join(p + '*' for p in ALLOWED)}; for code of your own "
-            "give extend=<its folder>",
+            _join_keys(key, "_target_"),
+            f"={target}: configs can only build {', '.join(p + '*' for p in ALLOWED)}; to use your own code, "
+            "pass extend=<its folder>",
         )
     try:
         thing = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError):
         reason = _why_not_imported(target) if extensions.owner(target) else ""
-        raise ConfigError(_join(key, "_target_"), f"={target}: no such class or function{reason}") from None
-    # A module of ours imports other things, and an attribute path must not lead to them.
-    home = getattr(thing, "__module__", None) or ""
-    if not _is_allowed(f"{home}.") or not _makes_something(thing, target):
         raise ConfigError(
-            _join(key, "_target_"), f"={target}: not a class or a function that is defined in its package"
+            _join_keys(key, "_target_"), f"={target}: no such class or function{reason}"
+        ) from None
+    # The path must not reach other packages through what our modules import, as in cls.data.imagenet.os.
+    home = getattr(thing, "__module__", None) or ""
+    if not _is_allowed(f"{home}.") or not _is_constructor(thing, target):
+        raise ConfigError(
+            _join_keys(key, "_target_"),
+            f"={target}: not a public class or factory function defined in its package",
         )
     return thing
 
 
 def _why_not_imported(target: str) -> str:
-    """What is missing in an extension's module, which `resolve_name` does not tell."""
+    """The import error of an extension's module, which `resolve_name` hides."""
     try:
         importlib.import_module(target.rpartition(".")[0])
     except ImportError as error:
@@ -242,55 +251,55 @@ def _why_not_imported(target: str) -> str:
     return ""
 
 
-def _makes_something(thing: Any, target: str) -> bool:
-    """Whether it is a public class or, of ours, a function or class method that returns something.
+def _is_constructor(thing: Any, target: str) -> bool:
+    """Whether `thing` is a public class, or one of our own functions or class methods that returns a value.
 
-    Other functions and methods act: albumentations.save, say, writes to any path.
+    Other functions can have side effects: albumentations.save, for example, writes to any path.
     """
     if any(part.startswith("_") for part in target.split(".")):
         return False
     if inspect.isclass(thing):
         return True
-    alone = inspect.isfunction(thing) and thing.__qualname__ == thing.__name__
-    if target.startswith(_THIRD_PARTY) or not (alone or inspect.ismethod(thing)):
+    is_plain_function = inspect.isfunction(thing) and thing.__qualname__ == thing.__name__
+    if target.startswith(_THIRD_PARTY) or not (is_plain_function or inspect.ismethod(thing)):
         return False
     return inspect.signature(thing).return_annotation not in (None, "None", inspect.Signature.empty)
 
 
-def _check_options(constructor: Any, node: dict[str, Any], key: str, given: Collection[str] | None) -> None:
+def _check_options(constructor: Any, node: dict[str, Any], key: str, passed: Collection[str] | None) -> None:
     parameters = inspect.signature(constructor).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     function = constructor.__init__ if inspect.isclass(constructor) else constructor
     hints = typing.get_type_hints(function, include_extras=True)
     for name, value in node.items():
-        if name in _MARKS:
+        if name in _SPECIAL_KEYS:
             continue
         if name not in parameters:
-            raise ConfigError(_join(key, name), f": unknown option{nearest(name, parameters)}")
-        if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(_join(key, name), f" must be {_in_words(hints[name])}, got {value!r}")
-    if given is None or node.get("_partial_"):
+            raise ConfigError(_join_keys(key, name), f": unknown option{nearest(name, parameters)}")
+        if name in hints and not _matches(value, hints[name]):
+            raise ConfigError(_join_keys(key, name), f" must be {_describe_type(hints[name])}, got {value!r}")
+    if passed is None or node.get("_partial_"):
         return
     needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL}
-    if missing := sorted(needed - node.keys() - set(given)):
-        name = _join(key, missing[0])
-        raise ConfigError(name, f" is not set; give {name}=<value>")
+    if missing := sorted(needed - node.keys() - set(passed)):
+        name = _join_keys(key, missing[0])
+        raise ConfigError(name, f" is not set; pass {name}=<value>")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain config value fits a type hint; hints other than plain ones always fit."""
+def _matches(value: Any, hint: Any) -> bool:
+    """Whether a plain config value matches a type hint; unsupported hints match any value."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *bounds = typing.get_args(hint)
-        return _fits(value, base) and all(value in bound for bound in bounds if isinstance(bound, _BOUNDS))
+        return _matches(value, base) and all(value in bound for bound in bounds if isinstance(bound, _BOUNDS))
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+        return any(_matches(value, option) for option in typing.get_args(hint))
     if hint is type(None):
         return value is None
     if isinstance(value, dict):
         values = typing.get_args(hint)[1] if origin is Mapping else None
-        return values is None or "_target_" in value or all(_fits(item, values) for item in value.values())
+        return values is None or "_target_" in value or all(_matches(item, values) for item in value.values())
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if hint is float:
@@ -302,12 +311,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is Path:
         return isinstance(value, str)
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+        return isinstance(value, list) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
     return origin is not Mapping
 
 
-_BOUNDS = (AtLeast, Share)
-_WORDS = {
+_BOUNDS = (AtLeast, UnitInterval)
+_TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -317,51 +326,51 @@ _WORDS = {
 }
 
 
-def _in_words(hint: Any) -> str:
-    """A type hint as users read it: "a whole number or null"."""
+def _describe_type(hint: Any) -> str:
+    """A type hint in words for messages, such as "a whole number or null"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return " ".join([_in_words(arguments[0]), *map(str, arguments[1:])])
+        return " ".join([_describe_type(arguments[0]), *map(str, arguments[1:])])
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_in_words(option) for option in arguments)
+        return " or ".join(_describe_type(option) for option in arguments)
     if origin in (list, tuple, Sequence):
-        several = _in_words(arguments[0]).removeprefix("a ")
-        return f"a list, such as [{several}, ...]"
-    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+        item = _describe_type(arguments[0]).removeprefix("a ")
+        return f"a list, such as [{item}, ...]"
+    return _TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def plain(node: Any, key: str) -> Any:
-    """A config node as plain values, references followed. Raises: UserError if a value is missing."""
+    """A config node as plain values, with references resolved. Raises: UserError if a value is missing."""
     if not OmegaConf.is_config(node):
         return node
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise _unreadable(error, key) from None
+        raise _missing_or_invalid(error, key) from None
 
 
-def _value(node: DictConfig, name: str) -> Any:
+def _get(node: DictConfig, name: str) -> Any:
     try:
         return node[name]
     except OmegaConfBaseException as error:
-        raise _unreadable(error, name) from None
+        raise _missing_or_invalid(error, name) from None
 
 
-def _unreadable(error: OmegaConfBaseException, key: str) -> UserError:
+def _missing_or_invalid(error: OmegaConfBaseException, key: str) -> UserError:
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing is None:
         where = getattr(error, "full_key", None) or key or "the configuration"
         return UserError(f"{where}: {first_line(error)}")
     name = getattr(error, "full_key", None) or missing[1]
     if "." in missing[1] or isinstance(error, InterpolationToMissingValueError):
-        name = missing[1]  # the key that the other one refers to
-    return UserError(f"{name} is not set; give {name}=<value>")
+        name = missing[1]  # the key that this one refers to
+    return UserError(f"{name} is not set; pass {name}=<value>")
 
 
 def source_key(root: DictConfig, key: str) -> str:
-    """The key that a value comes from: `data.crop` for `model.input_size` where that is `${data.crop}`."""
+    """The key that a value comes from: `data.crop` for `model.input_size` if that is `${data.crop}`."""
     for _ in range(10):
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(root, parent, throw_on_missing=False) if parent else root
@@ -374,7 +383,7 @@ def source_key(root: DictConfig, key: str) -> str:
     return key
 
 
-def _under_typed_key(error: ConfigError, node: Any, key: str) -> ConfigError:
+def _with_user_key(error: ConfigError, node: Any, key: str) -> ConfigError:
     root = node._get_root() if OmegaConf.is_config(node) else None
     if not isinstance(root, DictConfig):
         return error
@@ -382,7 +391,7 @@ def _under_typed_key(error: ConfigError, node: Any, key: str) -> ConfigError:
     return error if typed == error.key else ConfigError(typed, error.text.replace(error.key, typed))
 
 
-def _join(key: str, name: str) -> str:
+def _join_keys(key: str, name: str) -> str:
     return f"{key}.{name}" if key else str(name)
 
 

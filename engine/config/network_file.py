@@ -1,4 +1,4 @@
-"""A network in a YAML file, one block to a line: what searches write and trainings read."""
+"""Network descriptions as YAML files, one block per line. Searches write them, trainings read them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,30 +17,32 @@ _BUILDER = "backbones.spec.NetSpec.from_dict"
 
 
 def node(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The `backbone` node of a configuration that builds this network."""
+    """The `backbone` config node that builds this network."""
     return {"_target_": _BUILDER, "data": dict(fields)}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The fields of the network in a file.
+    """Read the fields of a network description.
 
     Raises:
-        UserError: the file is unreadable or holds no network.
+        UserError: if the file is unreadable or does not describe a network.
     """
     fields = yaml.safe_load(untrusted.read(path))
-    whole = isinstance(fields, dict) and isinstance(fields.get("blocks"), list)
-    if not whole or not all(isinstance(block, dict) for block in fields["blocks"]):
-        raise UserError(f"{path}: holds no network: name, stem, blocks (a list of rows), last, ...")
+    has_blocks = isinstance(fields, dict) and isinstance(fields.get("blocks"), list)
+    if not has_blocks or not all(isinstance(block, dict) for block in fields["blocks"]):
+        raise UserError(
+            f"{path}: not a network description; expected the keys name, stem, blocks (a list), last, ..."
+        )
     if not isinstance(fields.get("se", {}), dict):
-        raise UserError(f"{path}: se must be a group of keys, such as ratio: 0.25")
+        raise UserError(f"{path}: se must be a mapping, such as {{ratio: 0.25}}")
     return {str(key): value for key, value in fields.items()}
 
 
 def write(path: Path, fields: Mapping[str, Any], *, header: str = "") -> None:
-    """Write a network, one block to a line, below `header` as comments.
+    """Write a network description, one block per line, with `header` as comments at the top.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: if the file cannot be written.
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     for key, value in fields.items():

@@ -1,13 +1,13 @@
-"""The options of the tools, as typed dataclasses: conf/<tool>.yaml names them with `_target_`.
+"""Typed dataclasses with the options of the tools. conf/<tool>.yaml names them with `_target_`.
 
-`engine.config.launch` fills in `overrides`: what was typed for the run that a tool works on.
+`overrides` contains the command-line overrides of the configuration of the run that a tool works on.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from engine.config.instantiate import AtLeast, Share
+from engine.config.instantiate import AtLeast, UnitInterval
 
 Checkpoint = Literal["best", "last"]
 Count = Annotated[int, AtLeast(0)]
@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What tools/train.py takes beside its groups; `conf/train.yaml` explains each."""
+    """The options of tools/train.py that belong to no config group; `conf/train.yaml` explains them."""
 
     run: str | None = None
     resume: str | None = None
@@ -34,20 +34,20 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The keys of `data` that say how files are read; the rest of `data` belongs to the task."""
+    """The keys of `data` that control how files are read; the other keys belong to the task."""
 
     split: str
     workers: Count = 0
     eval_batch: Positive = 1
     limit: Positive | None = None
     on_error: Literal["fail", "skip"] = "fail"
-    error_budget: Annotated[float, Share()] = 0.01
+    error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What every tool that works on a trained run takes."""
+    """The options shared by all tools that work on a trained run."""
 
     run: str
     checkpoint: Checkpoint = "best"
@@ -57,7 +57,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions(RunOptions):
-    """Where a network runs: PyTorch on a device, or an exported file in its runtime."""
+    """How to run inference: in PyTorch on a device, or with an exported file in its runtime."""
 
     artifact: str | None = None
     threads: Positive = 1
@@ -87,11 +87,11 @@ class PublishOptions(RunOptions):
 
     def __post_init__(self) -> None:
         if self.out is None and self.repo is None:
-            raise ValueError("give out=<folder>, repo=<user>/<name>, or both")
+            raise ValueError("set out=<folder>, repo=<user>/<name>, or both")
 
 
 def at_least(options: object, least: int, *names: str) -> None:
-    """Raises: ValueError if one of these options is a number below `least`."""
+    """Raise a ValueError if one of these options is a number below `least`."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < least:

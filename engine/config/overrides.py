@@ -1,4 +1,4 @@
-"""What can be typed after a tool's name: groups and options of conf/, and `key=value` in Hydra's grammar."""
+"""Command-line arguments of the tools: the groups and options in conf/, and overrides in Hydra's syntax."""
 
 import os
 import re
@@ -16,20 +16,20 @@ from engine.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAINING_TOOLS = ("train", "prepare")
-"""Tools that compose a whole training configuration; the others work on a run that has one."""
-_SPELLED_OUT = ("experiment",)
-"""Groups whose options are typed with the name of their task: experiment=seg/camvid."""
-EITHER_OR = (("trainer.steps", "trainer.epochs"),)
-"""Keys of which only one may be set: naming one on the command line empties the other."""
+"""Tools that compose a whole training configuration; the others work on an existing run."""
+_FULL_NAME_GROUPS = ("experiment",)
+"""Groups whose options include the task when typed: experiment=seg/camvid."""
+EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs"),)
+"""Mutually exclusive keys: setting one on the command line sets the other to null."""
 PATH_KEYS = re.compile(
     r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache)"
     r"|data\.\w+\.(images|annotations)"
 )
-"""Keys whose values are paths, which may hold characters that mean something in Hydra's grammar."""
+"""Keys whose values are paths, which can contain special characters of Hydra's syntax."""
 
 
 def top_keys(tool: str) -> list[str]:
-    """The keys that `conf/<tool>.yaml` sets beside its groups."""
+    """The keys of `conf/<tool>.yaml` that are not groups."""
     content = _read(CONF / f"{tool}.yaml")
     inherited = [root for root in content["defaults"] if root in TRAINING_TOOLS]
     own = [key for key in content if key not in ("defaults", "hydra", "_target_")]
@@ -37,7 +37,7 @@ def top_keys(tool: str) -> list[str]:
 
 
 def own_groups(tool: str) -> list[str]:
-    """The groups that belong to a tool which works on runs, and to no training."""
+    """The groups of a tool that works on runs; training configurations do not include them."""
     if tool in TRAINING_TOOLS:
         return []
     keys = [
@@ -47,7 +47,7 @@ def own_groups(tool: str) -> list[str]:
 
 
 def groups(tool: str = "train") -> dict[str, list[str]]:
-    """All config groups and their options, as the YAML files have them, without those of other tools."""
+    """All config groups and their options, from the YAML files, except groups of other tools."""
     others = {group for root in CONF.glob("*.yaml") if root.stem != tool for group in own_groups(root.stem)}
     options: dict[str, list[str]] = {}
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
@@ -63,16 +63,16 @@ def tasks() -> list[str]:
     return groups()["task"]
 
 
-def by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
-    """{task: its options} for a group whose files lie in a folder per task; {} for any other group."""
-    if group in _SPELLED_OUT or not any("/" in option for option in options):
+def options_by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
+    """{task: its options} for a group with one folder per task; {} for any other group."""
+    if group in _FULL_NAME_GROUPS or not any("/" in option for option in options):
         return {}
-    sorted_out: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for option in options:
         task, slash, name = option.partition("/")
         if slash:
-            sorted_out.setdefault(task, []).append(name)
-    return sorted_out
+            grouped.setdefault(task, []).append(name)
+    return grouped
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -80,29 +80,29 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def parsed(override: str) -> tuple[str, Any]:
-    """(key, value) of one `key=value`.
+def parse_override(override: str) -> tuple[str, Any]:
+    """Parse one `key=value` override: (key, value).
 
     Raises:
-        UserError: it cannot be parsed, or has several values where one is expected.
+        UserError: if it cannot be parsed, or has several values where one is expected.
     """
     try:
-        parsed_override = OverridesParser.create().parse_override(override)
-        if parsed_override.is_sweep_override():
-            raise UserError(f"{shown(override)}: several values are a sweep, which needs -m")
-        value = None if parsed_override.is_delete() else parsed_override.value()
-        return parsed_override.key_or_group, value
+        result = OverridesParser.create().parse_override(override)
+        if result.is_sweep_override():
+            raise UserError(f"{printable(override)}: several values are a sweep; add -m to run it")
+        value = None if result.is_delete() else result.value()
+        return result.key_or_group, value
     except UserError:
         raise
-    except (HydraException, ValueError, RecursionError):  # Python itself refuses numbers of 4300 digits
+    except (HydraException, ValueError, RecursionError):  # Python rejects numbers of more than 4300 digits
         raise UserError(
-            f"{shown(override)}: cannot be parsed; write key=value, and put a value with special characters "
-            "in quotes inside of quotes: 'key=\"value\"'"
+            f"{printable(override)}: cannot be parsed; write key=value, and quote values with special "
+            "characters twice: 'key=\"value\"'"
         ) from None
 
 
-def quoted(override: str) -> str:
-    """A path in quotes: commas, brackets and equals signs have a meaning in Hydra's grammar."""
+def quote_path(override: str) -> str:
+    """Quote the value if it is a path: commas, brackets and equals signs are special in Hydra's syntax."""
     key, _, value = override.partition("=")
     if not PATH_KEYS.fullmatch(key) or value in ("", "null", "???") or value[0] in "'\"$":
         return override
@@ -110,24 +110,24 @@ def quoted(override: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def emptied(overrides: Sequence[str]) -> list[str]:
-    """`trainer.epochs=null` for `trainer.steps=...`, and the other way round."""
+def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
+    """`trainer.epochs=null` if `trainer.steps=...` is set, and vice versa."""
     named = {override.partition("=")[0].lstrip("+") for override in overrides}
     empty = []
-    for keys in EITHER_OR:
+    for keys in EXCLUSIVE_KEYS:
         if len(named.intersection(keys)) == 1:
             empty += [f"{key}=null" for key in keys if key not in named]
     return empty
 
 
 def extensions_in_use() -> bool:
-    """Whether there is any extension, without importing one."""
+    """Whether any extension is in use, without importing it."""
     named = os.environ.get(extensions.VARIABLE)
     return bool(named) or bool(entry_points(group=extensions.ENTRY_POINTS))
 
 
-def take_extensions(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `extend=<folder>` (or `[a, b]`), which is put into effect."""
+def apply_extend(arguments: Sequence[str]) -> list[str]:
+    """Register the folders of `extend=<folder>` (or `extend=[a,b]`); returns the other arguments."""
     folders: list[str] = []
     for argument in arguments:
         if argument.startswith("extend=") and argument != "extend=":
@@ -138,8 +138,8 @@ def take_extensions(arguments: Sequence[str]) -> list[str]:
     return [argument for argument in arguments if not argument.startswith("extend=")]
 
 
-def split(tool: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the tool itself, and those meant for the run that it works on."""
+def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate overrides of the tool's own options from overrides of the run that it works on."""
     if tool in TRAINING_TOOLS:
         own = [o for o in overrides if o.startswith(("resume=", "replay="))]
         return (own, [o for o in overrides if o not in own]) if own else (list(overrides), [])
@@ -148,22 +148,22 @@ def split(tool: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, [o for o in overrides if o not in own]
 
 
-def with_task(tool: str, overrides: Sequence[str], task: str | None = None) -> list[str]:
-    """`data=masks` -> `data=seg/masks`: options that belong to one task are typed without its name.
+def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None) -> list[str]:
+    """`data=masks` -> `data=seg/masks`: add the task, which users leave out, to the names of options.
 
     Args:
-        task: of the run that the overrides are for; by default the one that they choose.
+        task: the task of the run that the overrides are for; by default, the task that they choose.
 
     Raises:
-        UserError: an unknown task, or an option that belongs to another task.
+        UserError: if the task is unknown, or an option belongs to another task.
     """
     known = groups(tool)
     task = task or chosen_task(overrides)
-    return [_with_task(override, known, task) for override in overrides]
+    return [_add_task_prefix(override, known, task) for override in overrides]
 
 
 def chosen_task(overrides: Sequence[str]) -> str:
-    """The task that these overrides of a training choose, by task= or by the folder of experiment=."""
+    """The task that these training overrides choose with task= or with the folder of experiment=."""
     values = {key: value for key, _, value in (o.partition("=") for o in overrides)}
     task = values.get("task") or values.get("experiment", "").partition("/")[0]
     if "task" in values and "," not in task and task not in tasks():
@@ -172,29 +172,29 @@ def chosen_task(overrides: Sequence[str]) -> str:
     return task if task in tasks() else "seg"
 
 
-def _with_task(override: str, known: dict[str, list[str]], task: str) -> str:
+def _add_task_prefix(override: str, known: dict[str, list[str]], task: str) -> str:
     group, equals, value = override.partition("=")
-    sorted_out = by_task(group, known.get(group, ()))
-    if not sorted_out or not equals or value in ("", "null"):
+    grouped = options_by_task(group, known.get(group, ()))
+    if not grouped or not equals or value in ("", "null"):
         return override
-    names = [_option(group, name.strip(), sorted_out, task) for name in value.split(",")]
+    names = [_option(group, name.strip(), grouped, task) for name in value.split(",")]
     return f"{group}={','.join(names)}"
 
 
-def _option(group: str, name: str, sorted_out: dict[str, list[str]], task: str) -> str:
+def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> str:
     if "/" in name or name[:1] in "[{$'\"":
         return name
-    own = sorted_out.get(task, [])
+    own = grouped.get(task, [])
     if name in own:
         return f"{task}/{name}"
-    takes = f"task={task} takes {', '.join(own)}" if own else f"task={task} has no {group}= to choose"
-    others = [other for other, names in sorted_out.items() if name in names]
+    takes = f"task={task} takes {', '.join(own)}" if own else f"task={task} has no {group}= options"
+    others = [other for other, names in grouped.items() if name in names]
     if others:
         raise UserError(f"{group}={name} is for task={' and task='.join(others)}; {takes}")
     raise UserError(f"{group}={name}: no such option; {takes}{nearest(name, own)}")
 
 
-def shown(override: str) -> str:
-    """An override on one line of readable length."""
+def printable(override: str) -> str:
+    """An override as one printable line of limited length."""
     text = override if override.isprintable() else repr(override)
     return text if len(text) <= 200 else f"{text[:200]}..."

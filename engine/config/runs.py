@@ -1,4 +1,4 @@
-"""A trained run to work with: evaluate, predict, export, search."""
+"""Opens a trained run, for evaluation, prediction, export and search."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from engine.train.evaluation import evaluate
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation of a run came to.
+    """The result of evaluating a run.
 
     Attributes:
-        metrics: as metrics.json holds them, with the split and what was left out of it.
-        evaluator: holds what `Reporter.save_evaluation` draws.
-        dataset: the split.
-        notes: lines about samples that were left out.
-        write_skipped: writes `skipped.json` into a folder if anything was left out.
+        metrics: the content of metrics.json, including the split and the number of skipped samples.
+        evaluator: the input of `Reporter.save_evaluation`.
+        dataset: the evaluated split.
+        notes: lines about skipped samples, for the console.
+        write_skipped: writes `skipped.json` into a folder if samples were checked.
     """
 
     metrics: dict[str, Any]
@@ -45,9 +45,9 @@ class Evaluation:
 
 
 class TrainedRun:
-    """A run folder, opened to work with: its configuration, its classes, its network with trained weights.
+    """A run folder with its configuration, classes and trained network.
 
-    Attributes: folder, config, info (the `TaskInfo` of its task), classes (that it was trained on),
+    Attributes: folder, config, info (the `TaskInfo` of its task), classes (the classes it was trained on),
     checkpoint_name (`best` or `last`).
     """
 
@@ -63,7 +63,8 @@ class TrainedRun:
         """Open the run at `path`, with `key=value` overrides for its configuration.
 
         Raises:
-            UserError: there is no run, its configuration cannot be used, or an override names an unknown key.
+            UserError: if there is no run at `path`, its configuration is invalid, or an override has an
+                unknown key.
         """
         folder = run_folder.find(Path(path))
         config = load_config(folder.config, overrides)
@@ -74,7 +75,7 @@ class TrainedRun:
         """A new task with the trained weights, in evaluation mode.
 
         Raises:
-            UserError: the checkpoint cannot be read or does not fit.
+            UserError: if the checkpoint cannot be read or does not match the network.
         """
         task = build_task(self.config, self.classes)
         state, _ = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
@@ -83,12 +84,12 @@ class TrainedRun:
 
     @cached_property
     def source(self) -> Any:
-        """The data source (`engine.contracts.DataSource`) of the run's configuration."""
+        """The run's data source (`engine.contracts.DataSource`)."""
         return build(self.config.data.source, key="data.source")
 
     @property
     def split(self) -> str:
-        """The split that is evaluated: `data.split`."""
+        """The split to evaluate: `data.split`."""
         return str(self.config.data.split)
 
     def evaluate(
@@ -99,16 +100,16 @@ class TrainedRun:
         on_batch: Callable[[Any, dict[str, Any], Any], None] | None = None,
         quiet: bool = False,
     ) -> Evaluation:
-        """Score a task on the run's split (`data.split`), every sample once.
+        """Evaluate a task on the run's split (`data.split`), each sample once.
 
         Args:
-            task: by default the run's own, with its trained weights.
+            task: by default, the run's own task with its trained weights.
             runtime: device and precision; its processes share the work.
-            on_batch: called with the data set, each batch and its predictions.
-            quiet: no progress bar.
+            on_batch: called with the dataset, each batch and its predictions.
+            quiet: show no progress bar.
 
         Raises:
-            UserError: the split is missing, unlabeled or unreadable, or has other classes than the run.
+            UserError: if the split is missing, unlabeled or unreadable, or its classes differ from the run's.
         """
         task = runtime.place(self.task() if task is None else task)
         task.check_classes(self.source.classes)
@@ -141,22 +142,23 @@ class TrainedRun:
 
 
 def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
-    """The distillation loss of a training towards its `distill.teacher`, a run or a model of torchvision.
+    """Build the distillation loss for `distill.teacher`, a run folder or a torchvision model.
 
     Raises:
-        UserError: there is no such teacher, it knows other classes, or the task cannot be distilled.
+        UserError: if the teacher does not exist or has other classes, or the task does not support
+            distillation.
     """
     from engine.train import distillation
 
     info = task_info(config)
     if not info.distills:
-        raise UserError(f"distill.teacher: not available for task={info.name}; leave it out")
+        raise UserError(f"distill.teacher: task={info.name} does not support distillation; leave it out")
 
     def load_run(path: Path) -> Any:
         teacher = TrainedRun.open(path)
         if teacher.info.name != info.name:
             raise UserError(
-                f"distill.teacher={path}: a run of task={teacher.info.name}, and this is task={info.name}"
+                f"distill.teacher={path}: a run of task={teacher.info.name}, not {info.name}; choose another"
             )
         return teacher.task()
 

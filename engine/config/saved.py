@@ -1,4 +1,4 @@
-"""A run's `config.yaml`: read, judged, and changed by overrides."""
+"""Reads a run's `config.yaml`, checks it, and applies overrides."""
 
 import copy
 import io
@@ -12,21 +12,28 @@ from omegaconf.errors import OmegaConfBaseException
 from engine.config import extensions, untrusted
 from engine.config.compose import FORMAT, compose_config, keys
 from engine.config.instantiate import first_line
-from engine.config.overrides import emptied, groups, parsed, quoted, shown, with_task
+from engine.config.overrides import (
+    add_task_prefix,
+    cleared_alternatives,
+    groups,
+    parse_override,
+    printable,
+    quote_path,
+)
 from engine.errors import UserError, nearest
 
-_COMPOSED_ONLY = ("task", "experiment", "debug")
-"""Groups that write to keys of other groups."""
-_OF_THE_NETWORK = "of_the_network"
-"""The key of a data config that lists the keys which a run keeps when it reads other data."""
+_FIXED_GROUPS = ("task", "experiment", "debug")
+"""Groups that cannot be changed for an existing run, because they set keys of other groups."""
+_NETWORK_KEYS = "of_the_network"
+"""The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
 
 
 def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
-    """Read a run's `config.yaml` and apply `key=value` overrides to keys that it has.
+    """Read a run's `config.yaml` and apply `key=value` overrides to its existing keys.
 
     Raises:
-        UserError: the file is unreadable or of another format, it needs code that `extend=` did not name, or
-            an override names a key that the run's configuration lacks.
+        UserError: if the file is unreadable or has another format, it needs an extension that `extend=` did
+            not name, or an override has a key that the configuration does not contain.
     """
     try:
         config = OmegaConf.load(io.StringIO(untrusted.read(path)))
@@ -36,7 +43,7 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     untrusted.check(contents, path, format_number=FORMAT)
     assert isinstance(config, DictConfig)
     _require_extensions(config, path)
-    _apply(config, [quoted(override) for override in overrides])
+    _apply(config, [quote_path(override) for override in overrides])
     untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
     OmegaConf.set_struct(config, True)
     return config
@@ -47,38 +54,40 @@ def _require_extensions(config: DictConfig, path: Path) -> None:
     missing = [str(name) for name in needed if str(name) not in extensions.names()]
     if missing:
         raise UserError(
-            f"{path}: was trained with code from {', '.join(missing)}, which is not imported just because a "
-            f"file asks for it; give extend=<the folder that holds {missing[0]}>"
+            f"{path}: needs code from {', '.join(missing)}, which is not imported without your consent; "
+            f"pass extend=<the folder that contains {missing[0]}>"
         )
 
 
 def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
     known = set(keys(config))
     options = groups()
-    typed = with_task("train", [*overrides, *emptied(overrides)], task=str(config.package))
-    parts = [(override, *parsed(override)) for override in typed]
-    # A group first, whatever the order, as when a training is composed.
+    typed = add_task_prefix("train", [*overrides, *cleared_alternatives(overrides)], task=str(config.package))
+    parts = [(override, *parse_override(override)) for override in typed]
+    # Groups come first, whatever the order on the command line, as in composition.
     for override, key, value in sorted(parts, key=lambda part: part[2] not in options.get(part[1], ())):
-        if key in _COMPOSED_ONLY:
-            raise UserError(f"{override!r}: a run keeps its {key}; override single keys, or train a new run")
+        if key in _FIXED_GROUPS:
+            raise UserError(
+                f"{override!r}: the {key} of a run cannot be changed; override single keys or train a new run"
+            )
         if key in known and value in options.get(key, ()):
             _replace_group(config, key, str(value))
             known = set(keys(config))
             continue
         if key not in known and not override.startswith("+"):
-            raise UserError(f"{override!r}: the run has no key {key!r}{nearest(key, known)}")
+            raise UserError(f"{override!r}: the run's config.yaml has no key {key!r}{nearest(key, known)}")
         try:
             OmegaConf.update(config, key, value, force_add=True)
         except OmegaConfBaseException as error:
-            raise UserError(f"{shown(override)}: {first_line(error)}") from None
+            raise UserError(f"{printable(override)}: {first_line(error)}") from None
 
 
 def _replace_group(config: DictConfig, group: str, option: str) -> None:
-    """Choose another option of a group, such as other data, as a training would compose it."""
+    """Switch a group of the configuration to another option, composed as for a new training."""
     composed = compose_config("train", [f"task={config.package}", f"{group}={option}"])
     node = copy.deepcopy(composed[group])
     OmegaConf.set_struct(node, False)
-    for name in config[group].get(_OF_THE_NETWORK) or ():
+    for name in config[group].get(_NETWORK_KEYS) or ():
         if name in config[group] and name in node:
             OmegaConf.update(node, name, config[group][name])
     OmegaConf.update(config, group, node, merge=False)

@@ -1,4 +1,4 @@
-"""A training from its configuration: the run folder, the data, the task, the initial weights, the trainer."""
+"""Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
 import os
 from collections.abc import Callable
@@ -29,15 +29,16 @@ _PATHS_OF_SPLITS = ("images", "annotations")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything that a training consists of, ready to go.
+    """A training that is ready to run.
 
     Attributes:
-        config, run, info: its configuration, run folder and kind of task.
-        resumes: whether the run folder is that of an earlier training.
-        trainer: holds the task, the data and the runtime.
-        notes: lines to read before it starts.
-        builder: knows what was left out of the data; None if files are read as they are.
-        classes: of the data source.
+        config, run, info: the configuration, the run folder and the `TaskInfo`.
+        resumes: whether it continues an existing run.
+        trainer: the trainer, with the task, the data and the runtime.
+        notes: lines to print before training starts.
+        builder: builds the datasets and records skipped samples; None if neither `data.limit`,
+            `data.on_error` nor `data.cache` is used.
+        classes: the classes of the data source.
     """
 
     config: DictConfig
@@ -50,11 +51,11 @@ class Training:
     classes: ClassMap
 
     def fit(self) -> None:
-        """Save the configuration, train to the end, and draw curves and samples into the run folder."""
+        """Save the configuration, train to the last step, and save curves and sample predictions."""
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
-            print(f"this run is finished, at step {trainer.steps}; trainer.steps=<more> continues it")
+            print(f"this run is finished, at step {trainer.steps}; to continue it, raise trainer.steps")
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
@@ -86,14 +87,14 @@ def open_training(
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
-    """Build all that a configuration describes: for a new run, or to continue that of `resume=` or `replay=`.
+    """Build a training from its configuration: a new run, or the run named by `resume=` or `replay=`.
 
     Args:
         published: name -> published weight file, for `init_from` and `weights`.
-        load_teacher: (configuration, classes) -> the loss towards `distill.teacher` (`engine.config.runs`).
+        load_teacher: (configuration, classes) -> distillation loss (`engine.config.runs.load_teacher`).
 
     Raises:
-        UserError: anything in the configuration, the data or the weights is wrong.
+        UserError: if the configuration, the data or the weights are invalid.
     """
     replays = config.replay is not None
     config, run, resumes = open_run(config)
@@ -150,7 +151,7 @@ def open_training(
 
 
 def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
-    """What leaves out samples or caches pixels, if the options ask for it; else None."""
+    """A `DatasetBuilder` if the options limit, check or cache the data; otherwise None."""
     data = config.data
     wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
     if not wanted and (skipped is None or not skipped.exists()):
@@ -173,11 +174,11 @@ def _dataset(
 
 
 def validate(config: DictConfig) -> TrainOptions:
-    """Check whatever can be checked of a training before any data is read: nothing missing, targets, options,
-    types; returns the options that belong to no group.
+    """Check a training configuration as far as possible without reading data: missing values, targets,
+    options and types. Returns the options that belong to no group.
 
     Raises:
-        UserError: naming the first key that is wrong.
+        UserError: if a value is invalid; the message names the first such key.
     """
     trained = options(TrainOptions, config)
     task_info(config)
@@ -189,13 +190,13 @@ def validate(config: DictConfig) -> TrainOptions:
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
-    """The configuration and the run folder of a training: a new one, or that of `resume=` or `replay=`.
+    """Open the run folder of a training: a new one, or the one named by `resume=` or `replay=`.
 
     Returns:
         (configuration, run folder, whether it resumes)
     """
     if config.resume is not None and config.replay is not None:
-        raise UserError("give one of resume= and replay=")
+        raise UserError("resume= and replay= cannot be combined; pass only one of them")
     if config.resume is not None or config.replay is not None:
         path = Path(config.resume) if config.replay is None else Path(config.replay).parent
         run = run_folder.find(path)
@@ -212,7 +213,7 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
 
 
 def _make_paths_absolute(config: DictConfig) -> None:
-    """A run can be opened from any folder later."""
+    """Make relative paths absolute, so that the run can later be opened from any working directory."""
     nodes = config.data.items_ex(resolve=False)
     splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
     in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
@@ -229,19 +230,19 @@ def _is_name(value: str) -> bool:
 
 
 def build_task(config: DictConfig, classes: Any) -> Any:
-    """Build the model for a data set's classes, and the task around it."""
+    """Build the model for the given classes, and its task."""
     model = build(config.model, key="model", num_classes=len(classes))
     return build(config.task, key="task", model=model, classes=classes)
 
 
 def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[str], Any]) -> str:
-    """Load what a training starts from (`init_from`, `weights`) into a new task; returns what was loaded.
+    """Load the initial weights (`init_from`, `weights`) into a new task; returns a description of them.
 
     Args:
         published: name -> published weight file.
 
     Raises:
-        UserError: there is no such file or name, or the weights do not fit.
+        UserError: if there is no such file or name, or the weights do not match the model.
     """
     if config.init_from is None and config.weights is None:
         return "random weights"
@@ -260,7 +261,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
 
 
 def freeze(config: DictConfig, task: Any) -> list[str]:
-    """Freeze the parameters that `freeze` names; a line that says how many."""
+    """Freeze the parameters that `freeze` names; returns a line with their number, for the console."""
     if not config.freeze:
         return []
     from engine.train import freezing

@@ -1,7 +1,7 @@
-"""The config.yaml of a run folder, which may come from anyone: checked before anything is built from it.
+"""Checks the config.yaml of a run folder from an untrusted source before anything is built from it.
 
-A few lines of YAML can mean gigabytes: aliases of aliases, references to references. A run's own file has no
-aliases, and its references lead to keys of the same file.
+A few lines of YAML can expand to gigabytes, with aliases of aliases or references to references. The files
+that runs write contain no aliases, and their references only lead to keys of the same file.
 """
 
 import re
@@ -17,7 +17,7 @@ _MAX_DEPTH = 40
 _MAX_DIGITS = 100
 _MAX_EXPANDED = 200_000
 _REFERENCE = re.compile(r"\$\{(?:(\.*[\w.\[\]-]+)|(?:oc\.env|now):[^${}]*)\}")
-_NEEDED = {
+_REQUIRED = {
     "package": str,
     "data": dict,
     "data.source": dict,
@@ -29,10 +29,10 @@ _NEEDED = {
 
 
 def read(path: Path) -> str:
-    """The text of a `config.yaml`, one that can be parsed in time and memory of its own size.
+    """Read the text of a `config.yaml` after checking that parsing it takes little time and memory.
 
     Raises:
-        UserError: the file is unreadable, too large, nested too deeply, not YAML, or has aliases.
+        UserError: if the file is unreadable, too large, nested too deeply, not YAML, or contains aliases.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -41,7 +41,7 @@ def read(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable configuration ({reason})") from None
     if len(text) > _MAX_BYTES:
-        raise UserError(f"{path}: more than {_MAX_BYTES} characters; not the configuration of a training")
+        raise UserError(f"{path}: more than {_MAX_BYTES} characters; not a training configuration")
     depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -49,8 +49,8 @@ def read(path: Path) -> str:
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
-            if fault := _fault(event, depth):
-                raise UserError(f"{path}: {fault}; not the configuration of a training")
+            if problem := _find_problem(event, depth):
+                raise UserError(f"{path}: {problem}; not a training configuration")
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -60,49 +60,49 @@ def read(path: Path) -> str:
     return text
 
 
-def _fault(event: Any, depth: int) -> str | None:
+def _find_problem(event: Any, depth: int) -> str | None:
     if isinstance(event, yaml.AliasEvent):
-        return f"an alias, *{event.anchor}"
+        return f"contains an alias, *{event.anchor}"
     if depth > _MAX_DEPTH:
-        return f"values nested more than {_MAX_DEPTH} deep"
-    # Python refuses numbers of more than 4300 digits with an error of its own.
+        return f"nested more than {_MAX_DEPTH} levels deep"
+    # Python raises its own error for numbers of more than 4300 digits.
     if isinstance(event, yaml.ScalarEvent) and event.style is None and len(event.value) > _MAX_DIGITS:
         number = re.fullmatch(r"[-+]?[\d_a-fA-FxXoO.:]+", event.value)
-        return f"a number of {len(event.value)} digits" if number else None
+        return f"contains a number of {len(event.value)} digits" if number else None
     return None
 
 
 def check(config: Any, path: Path, *, format_number: int) -> None:
-    """Check that plain, unresolved contents are those of a training, and that references do not multiply.
+    """Check that plain, unresolved contents are a training configuration of limited size once expanded.
 
     Args:
-        format_number: the only `format` that this version reads.
+        format_number: the `format` that this version reads.
 
     Raises:
-        UserError: a needed key is missing or of another kind; a reference other than `${key}`,
-            `${oc.env:NAME}` or `${now:format}`; more than 200,000 values and characters once all are
-            followed.
+        UserError: if a required key is missing or has the wrong type, a reference is not `${key}`,
+            `${oc.env:NAME}` or `${now:format}`, or values and characters exceed 200,000 after all
+            references are resolved.
     """
     if not isinstance(config, dict):
-        raise UserError(f"{path}: not the configuration of a training")
+        raise UserError(f"{path}: not a training configuration")
     if config.get("format", 1) != format_number and ("format" in config or "room" in config):
         raise UserError(
-            f"{path}: format {config.get('format', 1)}, and this version reads format {format_number}; use "
+            f"{path}: has format {config.get('format', 1)}, this version reads format {format_number}; use "
             "the version that trained the run, or train it again"
         )
-    for key, kind in _NEEDED.items():
+    for key, kind in _REQUIRED.items():
         if not isinstance(_at(config, key), kind):
             raise UserError(
-                f"{path}: not the configuration of a training ({key} is missing or not a {_NAMES[kind]})"
+                f"{path}: not a training configuration ({key} is missing or not a {_TYPE_NAMES[kind]})"
             )
     _Expansion(config, path).count(config, (), 0)
 
 
-_NAMES = {str: "name", dict: "group of keys"}
+_TYPE_NAMES = {str: "string", dict: "mapping"}
 
 
 class _Expansion:
-    """Counts what a configuration expands to when every reference is followed; stops if it is too much."""
+    """Counts the values of a configuration with all references resolved; raises if there are too many."""
 
     def __init__(self, config: Any, path: Path) -> None:
         self._config, self._path, self._left = config, path, _MAX_EXPANDED
@@ -110,7 +110,7 @@ class _Expansion:
     def count(self, value: Any, parents: tuple[str, ...], depth: int) -> None:
         self._left -= 1
         if depth > 3 * _MAX_DEPTH or self._left < 0:
-            raise UserError(f"{self._path}: its references are circular, or expand to too much")
+            raise UserError(f"{self._path}: its references are circular or expand to too many values")
         if isinstance(value, dict):
             for key, item in value.items():
                 self.count(item, (*parents, str(key)), depth + 1)
@@ -126,20 +126,20 @@ class _Expansion:
             place = ".".join(parents)
             raise UserError(
                 f"{self._path}: {place}={text[:80]!r}: only the references ${{key}}, ${{oc.env:NAME}} and "
-                "${now:format} are allowed; write the value itself"
+                "${now:format} are allowed; replace this one with its value"
             )
         for match in _REFERENCE.finditer(text):
             if (name := match[1]) is None:
                 continue
             target = name.lstrip(".")
-            up = len(name) - len(target)  # ${.a} is a sibling, ${..a} one of the level above
+            up = len(name) - len(target)  # ${.a} is a sibling, ${..a} is one level up
             base = parents[: max(len(parents) - up, 0)] if up else ()
             keys = (*base, *(key for key in re.split(r"[.\[\]]+", target) if key))
             self.count(_at(self._config, keys), keys, depth + 1)
 
 
 def _at(config: Any, key: str | tuple[str, ...]) -> Any:
-    """The value at a key; None if there is none."""
+    """The value at a key, or None if it does not exist."""
     for name in key.split(".") if isinstance(key, str) else key:
         if isinstance(config, list) and name.isdecimal() and int(name) < len(config):
             config = config[int(name)]

@@ -98,7 +98,7 @@ def test_the_page_works_as_it_is_printed(name, tmp_path):
     assert any(trained.glob("export/*/preprocess.json"))
     if name == "segmentation-head":  # a run does not import code because its config asks for it
         output = run("eval", "run=runs/fcn", cwd=tmp_path, status=1)
-        assert "was trained with code from fcn_head" in output
+        assert "needs code from fcn_head" in output
         assert "pass extend=" in output
 
 

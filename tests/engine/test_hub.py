@@ -185,11 +185,11 @@ def test_a_folder_is_overwritten_only_if_it_was_published(seg_run, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("_target_: seg.task.Segmentation", "_target_: os.system", "may only build"),
+        ("_target_: seg.task.Segmentation", "_target_: os.system", "can only build"),
         (
             "_target_: seg.model.Segmenter",
             "_target_: seg.data.masks.os.system",
-            "not a class or a function that is defined in its package",
+            "not a public class or factory function defined in its package",
         ),
         ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
         ("seed: 0", "seed: ${env:HOME}", "only"),

@@ -15,7 +15,7 @@ from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
 from tests.seg.test_tables import ROWS
 from tests.tools.commands import run
-from tools.benchmark import benchmark, with_lists
+from tools.benchmark import benchmark, bracket_lists
 
 
 def results_in(out):
@@ -38,7 +38,7 @@ def test_table_7s_counts_are_the_papers(tmp_path):
 
 
 def options(*overrides):
-    return tool_options(compose_config("benchmark", with_lists(overrides)))
+    return tool_options(compose_config("benchmark", bracket_lists(overrides)))
 
 
 SHORT = ["measure.warmup=0", "measure.least=2", "measure.most=2", "out=report"]
@@ -124,7 +124,7 @@ def test_a_run_and_its_peak_memory(tmp_path, monkeypatch, trained):
         (["suite=table7", "measure.budget=1"], "did you mean 'measure.budget_s'"),
         (["suite=table7", "latency=false", "out=file/below"], "choose another out="),
         (["suite=table7", "latency=maybe"], "latency must be true or false"),
-        (["run=nowhere"], "no run folder"),
+        (["run=nowhere"], "not a run folder"),
         (["suite=table7", "artifact=[x.onnx]"], "give run= and no suite="),
         (["table=latency"], "needs spec="),
         (["table=latency", "spec=seg/lraspp_v3_larg", "size=[64,64]", "out=x.json"], "did you mean"),
@@ -156,7 +156,7 @@ def test_an_error_ends_with_one_line_and_status_1(tmp_path):
     ],
 )
 def test_several_values_of_threads_and_runtimes_are_a_list(typed, composed):
-    assert with_lists([typed]) == [composed]
+    assert bracket_lists([typed]) == [composed]
 
 
 def test_threads_and_runtimes_are_one_value_or_several():

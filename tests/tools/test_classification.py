@@ -96,10 +96,10 @@ def test_a_run_teaches_another(trained, room):
     ("overrides", "message"),
     [
         (["task=cls", "distill.teacher=nowhere/else"], "no such run folder"),
-        (["task=cls", "distill.teacher=resnet51"], "neither a run folder nor a model of torchvision"),
+        (["task=cls", "distill.teacher=resnet51"], "neither a run folder nor a torchvision model"),
         (["task=cls", "distill.teacher=resnet18"], "its 1000 classes .* are not those of the data"),
         (["task=cls", "distill=null", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
-        (["task=det", "distill.teacher=resnet18"], "for classification and segmentation"),
+        (["task=det", "distill.teacher=resnet18"], "task=det does not support distillation"),
         (["task=cls", "data=folders", "data.root=nowhere"], "no such folder"),
         (["task=cls", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
     ],
@@ -121,7 +121,7 @@ def test_a_teacher_of_another_task_is_refused(trained):
     folder, path = trained
     small = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0", "data.workers=0"]
     output = run("train", "task=seg", *small, f"distill.teacher={path}", cwd=folder, status=1)
-    assert output.strip().endswith("a run of task=cls, not seg")
+    assert "a run of task=cls, not seg" in output
 
 
 def test_own_folders_of_pictures(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import compose, launch, overrides, saved
-from engine.config.launch import guarded
+from engine.config.launch import run_job
 from engine.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_a_path_is_taken_as_it_is_typed(path):
 def test_any_path_survives_the_grammar(path):
     if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:
         return  # quoted by the user, nothing at all, or a reference
-    key, value = overrides.parsed(overrides.quoted(f"input={path}"))
+    key, value = overrides.parse_override(overrides.quote_path(f"input={path}"))
     assert (key, value) == ("input", path)
 
 
@@ -47,7 +47,7 @@ def test_quotes_and_null_keep_their_meaning(typed, expected):
         ("trainer.steps", "trainer.steps: cannot be parsed; write key=value"),
         ('optimizer.lr_factors={"x":1}', "lr_factors.*cannot be parsed"),
         ("inference.scales=[1,", "scales.*cannot be parsed"),
-        ("trainer.steps=1,2", "a sweep, which needs -m"),
+        ("trainer.steps=1,2", "several values are a sweep"),
     ],
 )
 def test_what_cannot_be_parsed_is_named_alone(tmp_path, override, message):
@@ -80,7 +80,7 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
 
 @pytest.mark.parametrize("override", ["experiment=seg/camvid", "debug=overfit", "task=seg"])
 def test_a_run_keeps_what_only_composing_can_change(tmp_path, override):
-    with pytest.raises(UserError, match="a run keeps its"):
+    with pytest.raises(UserError, match="of a run cannot be changed"):
         saved.load_config(saved_run(tmp_path), [override])
 
 
@@ -89,7 +89,7 @@ def test_a_folder_with_another_configuration_is_not_a_run(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(
         UserError,
-        match=r"config\.yaml: (not the configuration of a training|not a readable configuration|unreadable)",
+        match=r"config\.yaml: (not a training configuration|not a readable configuration|unreadable)",
     ):
         saved.load_config(tmp_path / "config.yaml", [])
 
@@ -108,10 +108,10 @@ def test_what_hydra_gets_from_flags_and_overrides(typed, passed):
     arguments, network = launch.hydra_arguments("train", typed)
     assert network is None
     assert [argument for argument in arguments if not argument.startswith("hydra")] == passed
-    assert set(arguments) - set(passed) == set(launch._IN_PLACE)
+    assert set(arguments) - set(passed) == set(launch._HYDRA_SETTINGS)
 
 
 def test_a_value_error_that_is_not_ours_is_a_bug():
     with pytest.raises(ValueError, match="invalid literal"):
-        guarded(lambda: int("x"))
-    assert guarded(lambda: compose.compose_config("train", ["nope=1"])) == 1
+        run_job(lambda: int("x"))
+    assert run_job(lambda: compose.compose_config("train", ["nope=1"])) == 1

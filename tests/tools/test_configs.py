@@ -6,7 +6,7 @@ import torch
 from engine.config.compose import compose_config
 from engine.config.help import readable_help
 from engine.config.instantiate import build
-from engine.config.overrides import CONF, by_task, groups
+from engine.config.overrides import CONF, groups, options_by_task
 from engine.config.training import validate
 from engine.data.class_map import ClassMap
 
@@ -25,9 +25,9 @@ def options(group):
 
 def tasks_of(group):
     """[(task, option)]: for groups with a folder per task, options as they are typed; else all pairs."""
-    sorted_out = by_task(group, options(group))
-    if sorted_out:
-        return [(task, name) for task, names in sorted_out.items() for name in names]
+    grouped = options_by_task(group, options(group))
+    if grouped:
+        return [(task, name) for task, names in grouped.items() for name in names]
     return [(task, option) for task in TASKS for option in options(group)]
 
 

@@ -175,8 +175,8 @@ def test_help_of_eval_names_only_what_it_takes(tmp_path):
         (["trainer.steps=-1"], "steps must be positive"),
         (["data.crop=16"], "at least 32"),
         (["weights=/nowhere.pth", *SMALL], "/nowhere.pth"),
-        (["task._target_=os.system"], "may only build"),
-        (["resume=/nowhere"], "no run folder"),
+        (["task._target_=os.system"], "can only build"),
+        (["resume=/nowhere"], "not a run folder"),
         (["data=masks", "data.root=/now,here"], "/now,here"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_search_from_new_weights_writes_its_best_network(trained):
         (["run=run", "latency=phone.json", "size=[32,64]"], "the latency table has no entry for stem"),
         (["run=run", "size=[32,0]"], "size must be a side or (height, width)"),
         (["run=run", "method.stepz=3"], "unknown key 'method.stepz'; did you mean 'method.steps'?"),
-        (["method=mnas", "task=seg"], "target_ms is not set; give target_ms=<value>"),
+        (["method=mnas", "task=seg"], "target_ms is not set; pass target_ms=<value>"),
         (["method=mnas", "target_ms=1", "method.space.kernels=[4]"], "method.space: kernels must be odd"),
         (["run=run", "method=netadept"], "method=netadept: no such option; did you mean 'netadapt'?"),
         (["run=run", "held_out=0"], "held_out must be a share of train between 0 and 1, got 0"),

@@ -1,4 +1,4 @@
-"""What a user can get wrong in a configuration: one line that names the key and the nearest known one."""
+"""Configuration errors are reported in one line that names the key and suggests the nearest known one."""
 
 import os
 import subprocess
@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from engine.config import compose, help, instantiate, overrides, saved, training
-from engine.config.launch import guarded
+from engine.config.launch import run_job
 from engine.errors import UserError
 
 
-def refused(*typed, tool="train"):
-    """The message for overrides that composing or validating refuses."""
+def error_message(*typed, tool="train"):
+    """The error message for overrides that are rejected when the configuration is composed or validated."""
 
     def check():
         config = compose.compose_config(tool, list(typed))
@@ -41,49 +41,49 @@ def refused(*typed, tool="train"):
         ("seed=-1", ["seed", "at least 0", "-1"]),
         ("data.workers=two", ["data.workers", "whole number", "'two'"]),
         ("+optimizer.lrr=1", ["optimizer.lrr", "unknown option", "did you mean 'lr'?"]),
-        ("task._target_=os.system", ["task._target_=os.system", "may only build", "seg.*"]),
-        ("task._target_=builtins.eval", ["builtins.eval", "may only build"]),
+        ("task._target_=os.system", ["task._target_=os.system", "can only build", "seg.*"]),
+        ("task._target_=builtins.eval", ["builtins.eval", "can only build"]),
         ("task._target_=cls.data.imagenet.os.system", ["imagenet.os.system", "defined in its package"]),
         ("task._target_=seg.data.masks.os.system", ["seg.data.masks.os.system", "defined in its package"]),
         ("task._target_=seg.task.Segmentatoin", ["seg.task.Segmentatoin", "no such class or function"]),
-        ("data=masks", ["data.root is not set; give data.root=<value>"]),
+        ("data=masks", ["data.root is not set; pass data.root=<value>"]),
         ("data=voc", ["data=voc is for task=det; task=seg takes cityscapes, masks, streets"]),
-        ("loss=focal", ["loss=focal is for task=det; task=seg has no loss= to choose"]),
+        ("loss=focal", ["loss=focal is for task=det; task=seg has no loss= options"]),
         ("task=segmentation", ["task=segmentation: no such task; choose one of cls, det, seg"]),
         ("data.crop=abc", ["data.crop must be", "'abc'"]),
         ("data.on_error=ignore", ["data.on_error must be one of fail, skip, got 'ignore'"]),
         ("data.error_budget=2", ["data.error_budget must be a number in 0..1, got 2"]),
         ("checkpoint=first", ["checkpoint must be one of best, last, got 'first'"]),
         ("package=os", ["package=os"]),
-        ("extend=no_such_folder", ["no_such_folder: no such folder"]),
+        ("extend=no_such_folder", ["no_such_folder: not a folder with a Python module"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_its_remedy(override, parts):
-    message = refused(override)
+def test_invalid_overrides_are_reported_with_a_hint(override, parts):
+    message = error_message(override)
     for part in parts:
         assert part in message
 
 
-def test_a_missing_run_is_asked_for():
-    assert refused(tool="eval") == "run is not set; give run=<value>"
+def test_a_missing_run_is_reported():
+    assert error_message(tool="eval") == "run is not set; pass run=<value>"
 
 
 @pytest.mark.parametrize(
     ("typed", "steps", "epochs"),
     [([], None, 16), (["trainer.steps=7"], 7, None), (["trainer.epochs=3"], None, 3)],
 )
-def test_naming_steps_empties_epochs(typed, steps, epochs):
+def test_setting_steps_clears_epochs_and_vice_versa(typed, steps, epochs):
     trainer = compose.compose_config("train", typed).trainer
     assert (trainer.steps, trainer.epochs) == (steps, epochs)
 
 
-def test_steps_and_epochs_together_are_refused():
+def test_setting_both_steps_and_epochs_is_rejected():
     composed = compose.compose_config("train", ["trainer.steps=7", "trainer.epochs=3"])
     with pytest.raises(UserError, match="trainer: set one of steps and epochs, got steps=7, epochs=3"):
         instantiate.build(composed.trainer, key="trainer")
 
 
-def test_negative_steps_are_refused():
+def test_negative_steps_are_rejected():
     composed = compose.compose_config("train", ["trainer.steps=-7"])
     with pytest.raises(UserError, match=r"trainer\.steps must be positive, got -7"):
         instantiate.build(composed.trainer, key="trainer")
@@ -95,13 +95,13 @@ def saved_config(folder):
     return folder / "config.yaml"
 
 
-def test_a_saved_configuration_takes_overrides_of_its_own_keys(tmp_path):
+def test_existing_keys_of_a_saved_configuration_can_be_overridden(tmp_path):
     path = saved_config(tmp_path)
     loaded = saved.load_config(path, ["trainer.steps=9", "optimizer=adamw"])
     assert (loaded.trainer.steps, loaded.trainer.epochs) == (9, None)
     assert loaded.optimizer._target_ == "engine.train.optimization.adamw"
     with pytest.raises(
-        UserError, match=r"the run has no key 'trainer\.stesp'; did you mean 'trainer\.steps'"
+        UserError, match=r"the run's config\.yaml has no key 'trainer\.stesp'; did you mean 'trainer\.steps'"
     ):
         saved.load_config(path, ["trainer.stesp=9"])
 
@@ -116,7 +116,7 @@ def test_a_saved_configuration_takes_overrides_of_its_own_keys(tmp_path):
         "!!python/object/apply:os.system ['touch executed']",
     ],
 )
-def test_a_damaged_saved_configuration_names_its_file(tmp_path, content, monkeypatch):
+def test_the_error_for_a_damaged_configuration_names_the_file(tmp_path, content, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
@@ -124,23 +124,23 @@ def test_a_damaged_saved_configuration_names_its_file(tmp_path, content, monkeyp
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_hostile_saved_configuration_builds_nothing(tmp_path, monkeypatch):
+def test_nothing_is_built_from_a_malicious_configuration(tmp_path, monkeypatch):
     path = saved_config(tmp_path)
     hostile = yaml.safe_load(path.read_text())
     hostile["task"]["loss"] = {"_target_": "os.system", "command": f"touch {tmp_path}/executed"}
     path.write_text(yaml.safe_dump(hostile))
     loaded = saved.load_config(path, [])
-    with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system: configs may only build"):
+    with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system: configs can only build"):
         training.validate(loaded)
     with pytest.raises(UserError, match=r"task\.loss\._target_"):
         instantiate.build(loaded.task, key="task", model=None, classes=None)
     assert not (tmp_path / "executed").exists()
 
 
-def test_nothing_is_built_before_all_is_checked(tmp_path):
+def test_everything_is_checked_before_anything_is_built(tmp_path):
     node = {"_target_": "cls.data.streets.street_crops", "root": str(tmp_path / "made")}
     with pytest.raises(UserError, match=r"x\[1\]\._target_"):
-        instantiate.make([node, {"_target_": "shutil.rmtree"}], "x")
+        instantiate.build_plain([node, {"_target_": "shutil.rmtree"}], "x")
     assert not (tmp_path / "made").exists()
 
 
@@ -160,9 +160,10 @@ def test_nothing_is_built_before_all_is_checked(tmp_path):
         "det.eval.charts.save_charts",  # writes to a path, returns nothing
     ],
 )
-def test_a_configuration_makes_objects_and_does_nothing_else(target):
+def test_configurations_cannot_call_functions_with_side_effects(target):
     with pytest.raises(
-        UserError, match=r"x\._target_=.*(may only build|no such class or function|not a class or a function)"
+        UserError,
+        match=r"x\._target_=.*(can only build|no such class or function|not a public class)",
     ):
         instantiate.check({"_target_": target}, "x", complete=False)
 
@@ -170,15 +171,17 @@ def test_a_configuration_makes_objects_and_does_nothing_else(target):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"rate": 0.5}, "schedule.every_steps is not set; give schedule.every_steps=<value>"),
+        ({"rate": 0.5}, "schedule.every_steps is not set; pass schedule.every_steps=<value>"),
         ({"every_steps": 0}, "schedule.every_steps must be >= 1"),
         ({"every_steps": True}, "schedule.every_steps must be a whole number, got True"),
         ({"every_steps": 3, "rat": 1}, "schedule.rat: unknown option; did you mean 'rate'?"),
     ],
 )
-def test_a_constructor_is_the_schema(node, message):
+def test_options_are_checked_against_the_constructor(node, message):
     with pytest.raises(UserError) as caught:
-        instantiate.make({"_target_": "engine.train.optimization.exponential", **node}, "schedule", steps=3)
+        instantiate.build_plain(
+            {"_target_": "engine.train.optimization.exponential", **node}, "schedule", steps=3
+        )
     assert message in str(caught.value)
 
 
@@ -199,7 +202,7 @@ def test_help_is_readable(tool):
     assert max(map(len, lines)) <= 120
 
 
-def test_help_comes_without_heavy_imports(tmp_path):
+def test_help_does_not_import_heavy_packages(tmp_path):
     script = (
         "import sys\nfrom engine.config.launch import launch\nsys.argv = ['train.py', '--help']\n"
         "try: launch(print, 'train', 'Train.')\n"
@@ -221,15 +224,15 @@ def test_help_comes_without_heavy_imports(tmp_path):
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_errors_of_the_user_are_one_line(capsys, error, status, line):
+def test_user_errors_are_printed_as_one_line(capsys, error, status, line):
     def job():
         raise error
 
-    assert guarded(job) == status
+    assert run_job(job) == status
     assert capsys.readouterr().err == line
 
 
-def test_an_error_from_a_worker_is_one_line(capsys):
+def test_a_user_error_in_a_worker_is_printed_as_one_line(capsys):
     class Broken:
         def __len__(self):
             return 2
@@ -239,18 +242,18 @@ def test_an_error_from_a_worker_is_one_line(capsys):
 
     from engine.data.loader import BatchLoader, EvaluationSampler
 
-    assert guarded(lambda: list(BatchLoader(Broken(), EvaluationSampler(num_samples=2), workers=1))) == 1
+    assert run_job(lambda: list(BatchLoader(Broken(), EvaluationSampler(num_samples=2), workers=1))) == 1
     assert capsys.readouterr().err == "error: a.png: truncated\n"
 
 
-def test_bugs_keep_their_traceback():
+def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        guarded(lambda: 1 / 0)
+        run_job(lambda: 1 / 0)
 
 
-def test_bugs_that_are_value_errors_keep_their_traceback():
+def test_value_errors_that_are_not_user_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="invalid literal"):
-        guarded(lambda: int("x"))
+        run_job(lambda: int("x"))
 
 
 def saved_run(folder, *typed):
@@ -259,8 +262,8 @@ def saved_run(folder, *typed):
     return folder / "config.yaml"
 
 
-def test_a_run_keeps_its_input_and_anchors_when_it_reads_other_data(tmp_path):
-    """Anchors that are made for other sizes would decode every box wrongly, without a word."""
+def test_a_run_keeps_its_input_size_and_anchors_when_evaluated_on_other_data(tmp_path):
+    """With anchors for another size, every box would silently be decoded incorrectly."""
     path = saved_run(tmp_path, "task=det", "data.size=[96,192]", "data.min_scale=0.1")
     loaded = saved.load_config(path, ["data=coco", "data.root=/coco"])
     assert loaded.data.source._target_ == "det.data.coco.coco"
@@ -268,21 +271,21 @@ def test_a_run_keeps_its_input_and_anchors_when_it_reads_other_data(tmp_path):
     assert saved.load_config(path, ["data=coco", "data.size=[320,320]"]).data.size == [320, 320]
 
 
-def test_a_group_comes_first_whatever_the_order(tmp_path):
+def test_groups_are_applied_before_keys_whatever_the_order(tmp_path):
     path = saved_run(tmp_path, "task=det")
     loaded = saved.load_config(path, ["data.root=/voc", "data=voc"])
     assert (loaded.data.root, loaded.data.source._target_) == ("/voc", "det.data.voc.voc")
 
 
-def test_a_group_that_the_run_has_not_is_refused(tmp_path):
+def test_a_group_that_the_run_does_not_have_is_rejected(tmp_path):
     with pytest.raises(
-        UserError, match="inference=multi_scale is for task=seg; task=det has no inference= to choose"
+        UserError, match="inference=multi_scale is for task=seg; task=det has no inference= options"
     ):
         saved.load_config(saved_run(tmp_path, "task=det"), ["inference=multi_scale"])
 
 
 @pytest.mark.parametrize("override", ["freeze=backbone.*", "freeze=[5]", "skip=head.*"])
-def test_patterns_are_a_list_of_texts(override):
+def test_patterns_must_be_lists_of_strings(override):
     with pytest.raises(UserError, match=r"must be a list, such as \[text, \.\.\.\]"):
         training.validate(compose.compose_config("train", [override]))
 
@@ -297,18 +300,18 @@ def test_patterns_are_a_list_of_texts(override):
         "optimizer.lr_factors=3",
     ],
 )
-def test_sequences_and_mappings_are_checked_inside(override):
+def test_items_of_sequences_and_mappings_are_checked(override):
     with pytest.raises(UserError, match="must be"):
         training.validate(compose.compose_config("train", ["task=det", override]))
 
 
-def test_a_wrong_pair_is_refused_for_an_existing_run_too(tmp_path):
+def test_options_of_another_task_are_rejected_for_an_existing_run(tmp_path):
     with pytest.raises(UserError, match="data=voc is for task=det; task=seg takes"):
         saved.load_config(saved_run(tmp_path, "task=seg"), ["data=voc", "data.root=/voc"])
 
 
 @pytest.mark.parametrize(("format_number", "text"), [(None, "format 1"), (3, "format 3")])
-def test_runs_of_another_format_are_refused_in_one_line(tmp_path, format_number, text):
+def test_runs_of_another_format_are_rejected(tmp_path, format_number, text):
     path = saved_run(tmp_path, "task=seg")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config.pop("format")
@@ -318,12 +321,12 @@ def test_runs_of_another_format_are_refused_in_one_line(tmp_path, format_number,
         config["format"] = format_number
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(
-        UserError, match=rf"config\.yaml: {text}, and this version reads format 2; use the version"
+        UserError, match=rf"config\.yaml: has {text}, this version reads format 2; use the version"
     ):
         saved.load_config(path, [])
 
 
-def test_the_options_of_a_tool_are_typed():
+def test_tool_options_are_type_checked():
     config = compose.compose_config("eval", ["run=x", "threads=two"])
     with pytest.raises(UserError, match="threads must be a whole number of at least 1, got 'two'"):
         instantiate.tool_options(config)
@@ -339,7 +342,7 @@ def test_the_options_of_a_tool_are_typed():
         ("augment.flip=2", "augment.flip must be a probability in 0..1, got 2"),
     ],
 )
-def test_what_a_constructor_refuses_is_named_by_the_key_that_was_typed(override, message):
+def test_constructor_errors_name_the_key_that_the_user_set(override, message):
     config = compose.compose_config("train", ["task=seg", override])
     with pytest.raises(UserError) as caught:
         instantiate.build(config.augment, key="augment")

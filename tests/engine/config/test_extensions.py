@@ -1,4 +1,4 @@
-"""Code of the user's own may be named in configs if the user names its folder, and only then."""
+"""Configs can use a user's own code only if the user names its folder."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from engine.errors import UserError
 
 SCHEDULE = '''
 def sawtooth(*, steps: int, teeth: int = 2) -> object:
-    """A factor that rises to 1 several times."""
+    """A sawtooth factor that rises to 1 several times."""
     return lambda step: (step * teeth % steps + 1) / steps
 '''
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_its_yaml_files_join_the_groups_and_its_code_is_built(folder):
+def test_yaml_files_and_code_of_an_extension_are_used(folder):
     config = compose.compose_config("train", [f"extend={folder}", "schedule=sawtooth"])
     assert (config.schedule._target_, list(config.extensions)) == ("saw_ext.schedules.sawtooth", ["saw_ext"])
     schedule = instantiate.build(config.schedule, key="schedule", steps=9)
@@ -40,44 +40,44 @@ def test_its_yaml_files_join_the_groups_and_its_code_is_built(folder):
     training.validate(config)
 
 
-def test_without_extend_neither_its_files_nor_its_code_are_there(folder):
+def test_without_extend_an_extension_is_not_used(folder):
     with pytest.raises(UserError, match="schedule=sawtooth: no such option"):
         compose.compose_config("train", ["schedule=sawtooth"])
     node = {"_target_": "saw_ext.schedules.sawtooth"}
     with pytest.raises(
-        UserError, match=r"configs may only build .*for code of your own give extend=<its folder>"
+        UserError, match=r"configs can only build .*to use your own code, pass extend=<its folder>"
     ):
         instantiate.check(node, "schedule")
 
 
-def test_a_run_does_not_import_code_because_its_config_asks_for_it(folder, monkeypatch, tmp_path):
+def test_opening_a_run_does_not_import_an_extension_without_extend(folder, monkeypatch, tmp_path):
     config = compose.compose_config("train", [f"extend={folder}", "schedule=sawtooth"])
     path = tmp_path / "config.yaml"
     path.write_text(compose.to_yaml(config), encoding="utf-8")
     assert saved.load_config(path, []).schedule.teeth == 3
     monkeypatch.setenv(extensions.VARIABLE, "")
-    with pytest.raises(UserError, match=r"config\.yaml: was trained with code from saw_ext.*give extend="):
+    with pytest.raises(UserError, match=r"config\.yaml: needs code from saw_ext.*pass extend="):
         saved.load_config(path, [])
 
 
 @pytest.mark.parametrize("name", ["json", "seg"])
-def test_a_module_that_hides_another_is_refused(folder, name):
+def test_a_module_that_shadows_another_is_rejected(folder, name):
     (folder / f"{name}.py").write_text("")
     extensions._modules_in.cache_clear()
-    with pytest.raises(UserError, match=f"'{name}' is also the name of"):
+    with pytest.raises(UserError, match=f"'{name}' has the same name as"):
         extensions.add([str(folder)])
     assert str(folder) not in sys.path
 
 
-def test_a_module_that_cannot_be_imported_says_why(folder):
+def test_the_reason_for_a_failed_import_is_reported(folder):
     (folder / "saw_ext" / "schedules.py").write_text("import no_such_library\n" + SCHEDULE)
     extensions.add([str(folder)])
     with pytest.raises(UserError, match=r"no such class or function \(No module named 'no_such_library'\)"):
         instantiate.check({"_target_": "saw_ext.schedules.sawtooth"}, "schedule")
 
 
-def test_an_installed_extension_needs_no_option(folder):
-    """An entry point in the group mobilenet_dense.extensions names a package, whose conf/ joins ours."""
+def test_an_installed_extension_works_without_extend(folder):
+    """An entry point in the group mobilenet_dense.extensions names a package; its conf/ is added to ours."""
     (folder / "conf").rename(folder / "saw_ext" / "conf")
     info = folder / "saw_ext-1.0.dist-info"
     info.mkdir()

@@ -1,4 +1,4 @@
-"""A network in a YAML file, and a training that takes it."""
+"""Network description files, and trainings that use them."""
 
 import pytest
 import yaml
@@ -22,15 +22,15 @@ def path(tmp_path):
     return tmp_path / "new" / "found.yaml"
 
 
-def test_a_network_comes_back(path):
+def test_a_written_network_is_read_back_unchanged(path):
     assert NetSpec.from_dict(network_file.read(path)) == FOUND
     lines = path.read_text().splitlines()
     assert lines[:2] == ["# Found on a phone.", "# Budget 0.7"]
     assert sum(line.startswith("- {kernel: ") for line in lines) == len(FOUND.blocks)
 
 
-def test_a_training_takes_a_file_for_its_backbone(path):
-    """The file is the whole network: what task=seg says of a backbone (bn_momentum) does not touch it."""
+def test_a_training_uses_the_network_in_a_file(path):
+    """The file describes the whole network: the backbone settings of task=seg (bn_momentum) do not apply."""
     config = compose_config("train", ["task=seg", f"backbone={path}", "trainer.steps=3"])
     assert build(config.backbone, key="backbone") == FOUND
     assert config.trainer.steps == 3
@@ -38,12 +38,12 @@ def test_a_training_takes_a_file_for_its_backbone(path):
     assert model.backbone.spec == FOUND
 
 
-def test_an_experiment_s_backbone_gives_way(path):
+def test_the_file_replaces_the_backbone_of_an_experiment(path):
     config = compose_config("train", ["experiment=seg/lraspp_v3_large", f"backbone={path}", "data.root=x"])
     assert build(config.backbone, key="backbone") == FOUND
 
 
-def test_a_run_with_a_file_s_network_describes_itself(path, tmp_path):
+def test_the_network_is_saved_in_the_config_of_the_run(path, tmp_path):
     config = compose_config("train", [f"backbone={path}"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     path.unlink()
@@ -51,7 +51,7 @@ def test_a_run_with_a_file_s_network_describes_itself(path, tmp_path):
     assert build(again.backbone, key="backbone").dropout == 0.5
 
 
-def test_a_configuration_with_another_network_leaves_the_old_one():
+def test_replacing_the_network_copies_the_configuration():
     config = compose_config("train", [])
     before = to_yaml(config)
     changed = with_backbone(config, LARGE.to_dict())
@@ -62,26 +62,26 @@ def test_a_configuration_with_another_network_leaves_the_old_one():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blocks": 3}, "holds no network"),
-        ({"blocks": [3]}, "holds no network"),
-        ({"se": 0.25}, "se must be a group of keys"),
+        ({"blocks": 3}, "not a network description"),
+        ({"blocks": [3]}, "not a network description"),
+        ({"se": 0.25}, "se must be a mapping"),
         ({"kernle": 3}, "NetSpec has no key 'kernle'"),
         ({"stem": 0}, "stem must be an integer of at least 1"),
         ({"stem": "wide"}, "stem must be an integer"),
     ],
 )
-def test_files_that_hold_no_network(tmp_path, change, message):
+def test_invalid_network_files(tmp_path, change, message):
     path = tmp_path / "net.yaml"
     path.write_text(yaml.safe_dump(FOUND.to_dict() | change))
     with pytest.raises(UserError, match=message):
         build(compose_config("train", [f"backbone={path}"]).backbone, key="backbone")
 
 
-def test_a_file_that_is_not_there():
+def test_a_missing_file():
     with pytest.raises(UserError, match=r"nowhere\.yaml: not a readable"):
         compose_config("train", ["backbone=nowhere.yaml"])
 
 
-def test_a_file_has_no_options(path):
-    with pytest.raises(UserError, match="is a whole network, without options"):
+def test_backbone_options_cannot_be_combined_with_a_file(path):
+    with pytest.raises(UserError, match="describes the whole network; edit the file"):
         compose_config("train", [f"backbone={path}", "backbone.width_mult=0.5"])
