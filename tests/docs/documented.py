@@ -146,6 +146,6 @@ def _joined(text: str) -> list[tuple[int, str]]:
 
 
 def _filled(line: str) -> str:
-    """A command with names in the place of `<placeholders>` and without the `...` of an abbreviated one."""
+    """A command with names instead of `<placeholders>`, and without the `...` of an abbreviated command."""
     named = re.sub(r"<(\w+)[^<>]*>", lambda match: f"made_up/{match[1]}", line)
     return re.sub(r"(?<=\s)\.\.\.(?=\s)", "", named)

@@ -23,16 +23,17 @@ TASKS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 COMMAND_LINE_INTRODUCTION = """
 Every tool takes `key=value` arguments: `python tools/<tool>.py key=value ...`. `--help` lists a tool's
 groups and keys, `--cfg job` prints the composed configuration instead of running, and `-m` runs a sweep
-([configuration](../guides/configuration.md)). All tools take `extend=<folder>` for [code of your
-own](../extend/index.md).
+([configuration](../guides/configuration.md)). All tools take `extend=<folder>` for [your own
+code](../extend/index.md).
 
-Exit status: 0 if all went well, 1 after an error of one line, 75 if a signal stopped a training after it
-saved, 130 after Ctrl-C in any other tool.
+Exit status: 0 on success, 1 after an error, 75 if a signal stopped a training after it saved, 130 after
+Ctrl-C in any other tool.
 """
 KEYS_INTRODUCTION = """
-The groups of `conf/`, their options and keys. `group=option` chooses a file, `group.key=value` sets a
-key. `???` has to be set, `${...}` refers to another key. How it works:
-[configuration](../guides/configuration.md). Keys outside of groups belong to a [tool](command-line.md).
+The groups of `conf/` with their options and keys. `group=option` chooses a file, and `group.key=value`
+sets a key. A key with the default `???` must be set; `${...}` refers to another key.
+[Configuration](../guides/configuration.md) explains how they work together. Keys outside of groups belong
+to a [tool](command-line.md).
 """
 
 
@@ -167,7 +168,7 @@ def _table(rows: list[tuple[str, str, str]]) -> str:
 
 
 def _escaped(comment: str) -> str:
-    """Text for a cell of a table: no column marks, and no tags in the place of `<placeholders>`."""
+    """Text for a table cell, with column marks and `<placeholders>` escaped."""
     return re.sub(r"[^\s,;(]*<[^<>]+>[^\s,;)]*", lambda match: f"`{match[0]}`", comment).replace("|", "\\|")
 
 

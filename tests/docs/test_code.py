@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.config.compose import compose_config
 from engine.config.overrides import groups, options_by_task, top_keys
+from engine.errors import UserError
 from tests.docs import reference_pages
 from tests.docs.documented import PAGES, ROOT, TOOLS, blocks
 from tests.tools.commands import run
@@ -57,7 +59,7 @@ SMALL = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_te
     ],
 )
 def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):
-    """It prints what the run itself predicts for the same image."""
+    """It prints the same predictions as the run itself for the same image."""
     (script,) = (block.text for block in PYTHON if block.text.startswith("# pi.py"))
     (tmp_path / "pi.py").write_text(script)
     image = np.random.default_rng(0).integers(0, 255, (96, 160, 3), np.uint8)
@@ -85,6 +87,16 @@ def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):
     if task == "seg":  # the file's label map is resized to the image by the tool only
         for name, share in summary["classes"].items():
             assert float(printed.get(name, 0)) == pytest.approx(100 * share, abs=3)
+
+
+def test_the_error_messages_of_the_guide():
+    (block,) = (
+        block for block in blocks(ROOT / "docs/guides/configuration.md") if block.text.startswith("error: ")
+    )
+    for line, override in zip(block.text.splitlines(), ("trainer.epoch=3", "data=voc"), strict=True):
+        with pytest.raises(UserError) as caught:
+            compose_config("train", [override])
+        assert line == f"error: {caught.value}"
 
 
 def known_keys():
@@ -119,7 +131,7 @@ def option_exists(group, option):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
 def test_keys_in_sentences_exist(page):
-    """`trainer.epochs=60` in a sentence or a table names a key that there is, and an option that there is."""
+    """`trainer.epochs=60` in a sentence or a table names an existing key, and an existing option."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     known, wrong = known_keys(), []
     all_groups = {group for tool in TOOLS for group in groups(tool.stem)}

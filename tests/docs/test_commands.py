@@ -44,7 +44,7 @@ EXTENSION = re.compile(r"extend=")
 
 
 def tool_of(command):
-    """(tool, arguments) of a command that starts one of tools/*.py, by whatever launcher; None for others."""
+    """(tool, arguments) of a command that starts one of tools/*.py with any launcher; None for others."""
     for at, word in enumerate(command.words):
         if match := re.fullmatch(r"tools/(\w+)\.py", word):
             return match[1], list(command.words[at + 1 :])
@@ -190,7 +190,7 @@ def test_every_command_of_a_benchmark_parses(command, folder):
     try:
         parser.parse_known_args([word for word in arguments if word not in overrides])
     except SystemExit:
-        pytest.fail(f"{command}: the script's parser refuses it")
+        pytest.fail(f"{command}: the script's parser rejects it")
     if overrides:
         compose("train", overrides, folder, str(command))
 

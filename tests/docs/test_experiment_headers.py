@@ -1,4 +1,4 @@
-"""The comment at the top of every experiment says where its numbers come from and what became of them."""
+"""The comment at the top of every experiment gives the source of its numbers and the results of its run."""
 
 import re
 

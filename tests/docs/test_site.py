@@ -77,7 +77,7 @@ def test_every_image_is_used():
     assert not unused
 
 
-def test_no_folder_is_crowded():
+def test_no_folder_has_too_many_files():
     folders = [DOCS, *(path for path in DOCS.rglob("*") if path.is_dir())]
     crowded = [str(folder) for folder in folders if len(list(folder.iterdir())) > MAX_FILES]
     assert not crowded

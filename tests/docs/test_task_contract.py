@@ -1,4 +1,4 @@
-"""The task of docs/extend/task.md keeps the contract of a task, as seg, det and cls do."""
+"""The task of docs/extend/task.md fulfills the contract of a task, as seg, det and cls do."""
 
 import importlib
 import sys
