@@ -1,7 +1,7 @@
-"""What a model asks of its backbone: named features, their channels and their strides.
+"""The interface between a model and its backbone: named features, their channels and their strides.
 
-This project's networks are described by a `NetSpec`. Any other `nn.Module` that fits `Backbone` can stand in
-their place; `backbones.external` makes such modules of the classifiers of torchvision and timm.
+This project's networks are described by a `NetSpec`. Any other `nn.Module` that fits `Backbone` works too;
+`backbones.external` makes such modules from the classifiers of torchvision and timm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Architecture(Protocol):
-    """A network of which only those layers are built that some features need.
+    """A network that builds only the layers that the requested features need.
 
     Attributes: channels, strides: of all features it offers, as for `Backbone`.
     """
@@ -47,7 +47,7 @@ class Architecture(Protocol):
 
 
 AnyBackbone = NetSpec | Architecture | Backbone
-"""What the `backbone` of a model may be."""
+"""The types that a model accepts as its `backbone`."""
 
 FeatureRole = Literal["skip_feature", "c4_feature", "dense_output", "last_feature"]
-"""What a head may ask a backbone for; see `backbones.network.default_feature`."""
+"""The features that a head can ask for by their role; see `backbones.network.default_feature`."""

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of any module, and the paper's three ways of adding them up.
+"""Parameters and multiply-adds of any module, and the paper's three conventions for totals.
 
 A weightless copy of the module runs on the meta device: nothing is computed or allocated, and the module
 itself does not change.
@@ -21,7 +21,7 @@ LAYERS = (nn.Conv2d, nn.Linear, *NORMS)
 
 
 class Totals(NamedTuple):
-    """What a paper's table prints; plain numbers, not millions."""
+    """Parameters and multiply-adds as a table of the paper counts them, not in millions."""
 
     params: int
     madds: int
@@ -43,7 +43,7 @@ class Count:
     """Parameters and multiply-adds of a module for one image.
 
     rows: the layers, in the order of the forward pass.
-    madds: convolutions (depthwise and squeeze-and-excite included) and fully connected layers, nothing else.
+    madds: of convolutions (including depthwise and squeeze-and-excite) and fully connected layers only.
     hswish_elements, resize_elements: output elements of h-swish and of `blocks.Resize` modules.
     """
 
@@ -72,7 +72,7 @@ class Count:
         """Tables 7 and 8, whose graph was profiled at 1025x2049: all parameters; `madds`, 1 per resized and
         per input element, 2 per h-swish element.
 
-        num_classes: of logits that are resized to the image outside of the module, which adds to the count.
+        num_classes: channels of logits that are resized to the image outside the module; adds to the count.
 
         These coefficients are not published but inferred from the tables: all 11 rows of Table 7 agree within
         0.4 % and the 8 MobileNetV3 rows of Table 8 within 0.7 %.
@@ -126,7 +126,7 @@ def count(module: nn.Module, input_size: tuple[int, int], *, channels: int = 3) 
 
 
 class _Tally:
-    """Collects what the forward hooks see."""
+    """Collects the layers that the forward hooks see."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -177,7 +177,7 @@ def _check_countable(name: str, layer: nn.Module) -> None:
 
 def weightless(module: nn.Module) -> nn.Module:
     """A copy on the meta device, in eval mode, made without copying a weight."""
-    memo: dict[int, Any] = {  # deepcopy takes what it has a memo of
+    memo: dict[int, Any] = {  # deepcopy reuses the objects in its memo
         id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()
     }
     memo |= {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}

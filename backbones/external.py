@@ -1,7 +1,7 @@
 """Backbones of torchvision and timm: any of their convolutional classifiers, with named features.
 
 A feature is the output of one of the network's modules and has its name: `layer2`, `features.3`, `blocks.1`.
-Weights are never downloaded here: `weights=` loads them when a training starts (docs/guides/weights.md).
+Weights are never downloaded here: `weights=` loads them when training starts (docs/guides/weights.md).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def torchvision_features(
 
     Args:
         name: torchvision's, such as `resnet18`, `mobilenet_v3_small` or `regnet_y_400mf`.
-        features: modules whose outputs heads may read, from the first to the last. By default, for each
-            stride the last module of the first two levels that has it.
+        features: modules whose outputs heads can read, from the first to the last. By default, the last
+            module of each stride among the first two levels.
         output_stride: strides beyond it become dilation.
         bn_momentum: of all batch norms, torch's convention; None: the network's own.
 
     Raises:
-        ValueError: there is no such network or module, or the network cannot be dilated.
+        ValueError: the network or module does not exist, or the network cannot be dilated.
     """
     from torchvision import models  # takes a second to import
     from torchvision.models.feature_extraction import create_feature_extractor
 
     _check_name(name, models.list_models(models), "torchvision")
-    with torch.device("cpu"):  # some builders compute sizes with tensors, which the meta device cannot
+    with torch.device("cpu"):  # some builders compute sizes with tensors, which fails on the meta device
         classifier = models.get_model(name, weights=None)
     return ExternalNetwork(
         classifier,
@@ -70,7 +70,7 @@ def timm_features(
         features, output_stride, bn_momentum: as for `torchvision_features`.
 
     Raises:
-        ValueError: timm is not installed, there is no such network or module, or the network cannot be
+        ValueError: timm is not installed, the network or module does not exist, or the network cannot be
             dilated.
     """
     try:
@@ -92,10 +92,10 @@ def timm_features(
 
 
 class ExternalNetwork:
-    """A classifier of another library; `build` makes the backbone with the features that a head reads.
+    """A classifier from another library; `build` makes the backbone with the features that a head reads.
 
     Args:
-        extract: (classifier, {module: feature}) -> a module that returns {feature: tensor} and holds no other
+        extract: (classifier, {module: feature}) -> a module that returns {feature: tensor} and has no other
             layers, such as torchvision's `create_feature_extractor`.
         features, output_stride, bn_momentum: as for `torchvision_features`.
 
@@ -120,7 +120,7 @@ class ExternalNetwork:
         self.name = name
         self._classifier, self._extract = classifier, extract
         maps = feature_maps(classifier, name)
-        chosen = _one_perstride_of(maps) if features is None else _named(features, maps, name)
+        chosen = _one_per_stride(maps) if features is None else _named(features, maps, name)
         self._undilated = {feature: maps[feature].stride for feature in chosen}
         self.channels = {feature: maps[feature].channels for feature in chosen}
         self.strides = {feature: min(stride, output_stride) for feature, stride in self._undilated.items()}
@@ -143,12 +143,12 @@ class ExternalNetwork:
         if last != 32:
             raise ValueError(
                 f"{self.name} ends at stride {last} and SSDLite needs 32: set the backbone's output_stride "
-                "to 32, or name c4 and c5"
+                "to 32, or set the model's c4 and c5"
             )
         return self._last_at(16)
 
     def build(self, features: Sequence[str]) -> ExternalBackbone:
-        """The layers that these features need; all that are built share their weights.
+        """The layers that these features need. All backbones built from this network share its weights.
 
         Raises:
             ValueError: the network cannot run at the output stride.
@@ -156,7 +156,7 @@ class ExternalNetwork:
         network = self._extract(self._classifier, {feature: feature for feature in features})
         try:
             maps = run_weightless(weightless(network))
-        except RuntimeError:  # the branches of a block do not fit each other
+        except RuntimeError:  # the branches of a block have different sizes
             maps = {}
         for feature in features:
             if feature not in maps or stride_of(maps[feature]) != self.strides[feature]:
@@ -185,7 +185,7 @@ class ExternalBackbone(nn.Module):
 
     Args:
         network: images -> {feature: tensor}.
-        whole: names of the tensors of the whole classifier, of which `network` has a part.
+        whole: names of the tensors of the whole classifier; `network` has some of them.
 
     forward: see `backbones.contract.Backbone`.
     """
@@ -218,7 +218,7 @@ class ExternalBackbone(nn.Module):
         return twin
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `load_state_dict` takes, out of the whole classifier's state dict with its library's names.
+        """Convert the state dict of the whole classifier, with its library's names, for `load_state_dict`.
 
         Layers that this backbone does not have are left out.
         """
@@ -232,8 +232,8 @@ def _check_name(name: str, known: Collection[str], library: str) -> None:
         raise ValueError(f"{library} has no network {name!r}{meant}")
 
 
-def _one_perstride_of(maps: Mapping[str, FeatureMap]) -> list[str]:
-    """For each stride the last module of the first two levels."""
+def _one_per_stride(maps: Mapping[str, FeatureMap]) -> list[str]:
+    """The last module of each stride among the first two levels."""
     last = {own.stride: module for module, own in maps.items() if module.count(".") < 2}
     return list(last.values())
 
@@ -243,7 +243,7 @@ def _named(features: Sequence[str], maps: Mapping[str, FeatureMap], name: str) -
         if feature not in maps:
             some = ", ".join(
                 f"{module} ({maps[module].channels} channels, stride {maps[module].stride})"
-                for module in _one_perstride_of(maps)
+                for module in _one_per_stride(maps)
             )
             raise ValueError(f"{name} has no feature {feature!r}; among others it has {some}")
     return [module for module in maps if module in features]

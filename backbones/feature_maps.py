@@ -29,7 +29,7 @@ def feature_maps(network: nn.Module, name: str) -> dict[str, FeatureMap]:
 
     def see(module: str, _layer: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and (stride := stride_of(output)):
-            maps.pop(module, None)  # a module that runs twice counts where it ends
+            maps.pop(module, None)  # a module that runs twice counts at its last call
             maps[module] = FeatureMap(output.shape[1], stride)
 
     twin = weightless(network)

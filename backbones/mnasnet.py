@@ -142,6 +142,6 @@ def mnasnet_small(
     bn_momentum: float = 0.01,
     dropout: float = 0.2,
 ) -> NetSpec:
-    """MnasNet-small as released; options of `mnasnet_a1`."""
+    """MnasNet-small as released; for the options see `mnasnet_a1`."""
     spec = replace(SMALL, padding=padding, bn_eps=bn_eps, bn_momentum=bn_momentum, dropout=dropout)
     return with_output_stride(with_width(spec, width_mult), output_stride, dilate_first=dilate_first)

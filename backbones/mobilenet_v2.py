@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018, Table 2), which the paper compares MobileNetV3 with."""
+"""MobileNetV2 (Sandler et al., 2018, Table 2), the paper's baseline."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def mobilenet_v3_small(
     bn_momentum: float = 0.01,
     dropout: float = 0.2,
 ) -> NetSpec:
-    """MobileNetV3-Small (Table 2); the options of `mobilenet_v3_large`.
+    """MobileNetV3-Small (Table 2); for the options see `mobilenet_v3_large`.
 
     The hidden layer has 1024 units and grows with width_mult > 1 (to 1280 at 1.25, judging by the parameters
     in Table 9).
@@ -193,7 +193,7 @@ def with_hswish_from(spec: NetSpec, channels: int | Literal["none"]) -> NetSpec:
 def with_original_last_stage(spec: NetSpec) -> NetSpec:
     """Figure 5, top: one more 3x3 bottleneck (160 -> 960 -> 320), 1x1 conv to 1280 before pooling, FC."""
     if not spec.hidden:
-        raise ValueError(f"{spec.name} has no hidden layer: its last stage is the original one already")
+        raise ValueError(f"{spec.name} has no hidden layer: it already has the original last stage")
     channels = spec.blocks[-1].out
     block = BlockSpec(kernel=3, exp=spec.last, out=2 * channels, act=spec.last_act)
     return replace(spec, blocks=(*spec.blocks, block), last=spec.hidden, hidden=0)

@@ -1,4 +1,4 @@
-"""MobileNet, the network of a `NetSpec`; and how models build any backbone and choose its features."""
+"""MobileNet, the network of a `NetSpec`; functions to build any backbone and choose its features."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class MobileNet(nn.Module):
 
 
 def build_backbone(backbone: AnyBackbone, features: Sequence[str]) -> Backbone:
-    """The network that returns these features. A plain module is returned as it is, and may return more.
+    """The network that returns these features. A plain module is returned unchanged and can return more.
 
     Raises:
-        ValueError: it has no feature of one of these names, or two of them are the same.
+        ValueError: a feature is unknown, or named twice.
     """
     if isinstance(backbone, NetSpec):
         return cast(Backbone, MobileNet(backbone, taps=features))
@@ -92,10 +92,10 @@ def build_backbone(backbone: AnyBackbone, features: Sequence[str]) -> Backbone:
 def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
     """The feature that a head reads if the configuration names none.
 
-    An attribute of the backbone with the role's name decides. Without one, `skip_feature` (for LR-ASPP's skip
-    connection) is the last feature of stride 8, `c4_feature` (SSDLite's first map) the last of stride 16, and
-    `dense_output` (for segmentation heads) and `last_feature` (SSDLite's second map, and what classifiers
-    pool) the last of all.
+    A backbone can set it with an attribute that has the role's name. Otherwise `skip_feature` (for LR-ASPP's
+    skip connection) is the last feature of stride 8, `c4_feature` (SSDLite's first map) the last of stride
+    16, and `dense_output` (for segmentation heads) and `last_feature` (SSDLite's second map, and the map that
+    classifiers pool) the last of all.
 
     Raises:
         ValueError: no feature has that stride.
@@ -114,9 +114,9 @@ def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
 
 
 def conv_settings(backbone: AnyBackbone) -> dict[str, Any]:
-    """Padding and batch norm of a head's convolutions, as options of `ConvNormAct`: the backbone's own.
+    """Padding and batch norm options of `ConvNormAct` for a head: those of its backbone.
 
-    From a backbone that does not say, those of this project's networks.
+    If the backbone does not define an option, the default of this project's networks.
     """
     defaults = {"padding": "symmetric", "bn_eps": 1e-3, "bn_momentum": 0.01}
     return {name: getattr(backbone, name, default) for name, default in defaults.items()}
@@ -125,8 +125,8 @@ def conv_settings(backbone: AnyBackbone) -> dict[str, Any]:
 def init_weights(module: nn.Module) -> None:
     """Draw initial weights as the reference code's `training_scope` does.
 
-    Convolutions: normal with deviation 0.09, cut at two deviations. Fully connected layers: N(0, 0.01).
-    Batch norm starts as the identity, biases at 0.
+    Convolutions: normal with standard deviation 0.09, truncated at two standard deviations. Fully connected
+    layers: N(0, 0.01). Batch norm starts as the identity, biases at 0.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

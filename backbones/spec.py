@@ -111,7 +111,7 @@ class NetSpec:
     last_act: activation of the last conv and of the hidden layer.
     hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0: no such layer.
     bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
-    skip_block: number of the last block of the stride-8 stage, if dilation hides it; 0: the strides tell.
+    skip_block: number of the last block of the stride-8 stage, if dilation hides it; 0: found by stride.
     """
 
     name: str
@@ -189,7 +189,7 @@ class NetSpec:
         if self.strides[-1] != 32:
             raise ValueError(
                 f"{self.name} ends at stride {self.strides[-1]} and SSDLite needs 32: set the backbone's "
-                "output_stride to 32, or name c4 and c5"
+                "output_stride to 32, or set the model's c4 and c5"
             )
         return f"block{self.last_block_at_stride(16) + 1}.expansion"
 
@@ -273,9 +273,8 @@ def with_output_stride(
 ) -> NetSpec:
     """The network with dilation instead of the strides beyond `output_stride`.
 
-    As in the reference code, the block that loses its stride keeps the dilation so far and the blocks after
-    it get twice as much. dilate_first=True dilates the block that loses its stride as well, as torchvision
-    does.
+    As in the reference code, the block that loses its stride keeps the current dilation and the blocks after
+    it get twice as much. dilate_first=True also dilates the block that loses its stride, as torchvision does.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
@@ -314,4 +313,4 @@ def with_reduced_tail(spec: NetSpec, *, halve_first_expansion: bool) -> NetSpec:
 
 def _check_undilated(spec: NetSpec, what: str) -> None:
     if any(block.dilation > 1 for block in spec.blocks):
-        raise ValueError(f"{spec.name} is dilated already; choose the {what} before dilating")
+        raise ValueError(f"{spec.name} is already dilated; choose the {what} before dilating")

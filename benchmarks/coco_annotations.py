@@ -1,8 +1,8 @@
-"""The cost of reading COCO's training annotations: seconds, memory, and the memory of each worker. Linux.
+"""The cost of reading COCO's training annotations: time, memory, and memory per worker (Linux only).
 
 Usage: python benchmarks/coco_annotations.py [--images N] [--boxes N] [--points N] [--workers N]
 
-Reads a generated JSON file of the size of instances_train2017.json (448 MB), for as many links to one image.
+Reads a generated JSON file as large as instances_train2017.json (448 MB); its images are links to one file.
 Each worker then goes through all annotations twice; its private memory should not grow from one epoch to the
 next.
 """
@@ -29,7 +29,7 @@ HEIGHT, WIDTH = 480, 640
 
 
 def write_coco(folder: Path, *, images: int, boxes: int, points: int) -> Path:
-    """Write the JSON file, with outlines of `points` points; a tenth of the images has no box."""
+    """Write the JSON file, with outlines of `points` points; a tenth of the images have no boxes."""
     rng = random.Random(0)
     write_png(folder / "image.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     (folder / "train").mkdir()
@@ -90,7 +90,7 @@ def main() -> None:
         after = private_mb()
         arrays = source.splits["train"].num_bytes / 2**20
         print(f"{source.description}; a file of {path.stat().st_size / 2**20:.0f} MB")
-        print(f"read in {seconds:.1f} s, {busy:.1f} s of them CPU time")
+        print(f"read in {seconds:.1f} s, {busy:.1f} s of it CPU time")
         print(f"memory: {before:.0f} MB before, {peak:.0f} at the peak, {after:.0f} after")
         print(f"arrays of {arrays:.0f} MB")
         dataset = source.dataset("train", EvalTransform(size=320))

@@ -9,7 +9,7 @@ here in the system's page cache), against Pillow and torchvision's transforms as
 loader and reads exactly the samples that it counts. torchvision returns normalized floats; ours are bytes,
 which the model normalizes on its device.
 
-`--root` measures on the images of a Cityscapes tree instead of drawn ones.
+`--root` uses the images of a Cityscapes tree instead of drawn ones.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

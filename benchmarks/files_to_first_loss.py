@@ -1,9 +1,9 @@
-"""The project files whose code runs up to the first loss: what a newcomer has to read.
+"""The project files whose code runs before the first loss: the files a newcomer has to read.
 
 Usage: python benchmarks/files_to_first_loss.py [override ...]
 
 Runs `python tools/train.py task=seg data=cityscapes` on a tiny drawn Cityscapes tree, in this process, until
-the first backward pass, and prints the files of this project of which a function ran, and their number.
+the first backward pass, and prints the files of this project that had a function called, and their number.
 Overrides are those of tools/train.py, for another task or model.
 """
 
@@ -64,7 +64,7 @@ class FunctionFiles:
 
 
 def files_to_first_loss(overrides: list[str]) -> list[str]:
-    """Train until the first backward pass. Returns: the project files of which a function ran."""
+    """Train until the first backward pass. Returns: the project files that had a function called."""
     import torch
 
     from benchmarks.support.processes import python
@@ -74,7 +74,7 @@ def files_to_first_loss(overrides: list[str]) -> list[str]:
 
     arguments, backward = sys.argv, torch.Tensor.backward
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: what is imported and called for drawing does not count.
+        # In a separate process, because imports and calls for drawing do not count.
         python("-c", DRAW.format(SCENES), f"{folder}/scenes", check=True)
         own = [f"data.root={folder}/scenes", f"run={folder}/run"]
         sys.argv = ["tools/train.py", *SETTINGS, *own, *overrides]

@@ -4,7 +4,7 @@ Usage: python benchmarks/inference_speed.py [--size 512 1024] [--threads 1] [--r
                                             [--artifact FILE ...]
 
 The networks take turns, one call each per round, at batch 1 on noise, without pre- and post-processing.
-torchvision's network runs as its documentation shows it. Ours is the paper's (Table 7, row 8), with random
+torchvision's network runs as in its documentation. Ours is the paper's (Table 7, row 8), with random
 weights, eager and exported to ONNX and OpenVINO. `--artifact` adds files of tools/export.py, such as 8-bit
 ones, assuming the same multiply-adds. The last columns compare the multiply-adds per second with those of a
 large float32 matrix product on the same threads.
@@ -92,7 +92,7 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
 
 
 def reference_twin() -> Segmenter:
-    """torchvision's network in our layers, whose multiply-adds can be counted; a test compares the two."""
+    """torchvision's network built from our layers, to count its multiply-adds; a test compares the two."""
     from engine.config.compose import compose_config
     from engine.config.instantiate import build
 

@@ -5,10 +5,10 @@ Usage: python benchmarks/loop_overhead.py [--steps 200] [--rounds 9] [--cpu] [--
 Network, optimizer, batch (in memory) and loss are the same on both sides. The bare loop is forward, loss,
 backward, step, zero_grad and reading the loss. Ours is `Trainer.fit`, with its log on disk; it also moves the
 batch, seeds the step, sets the learning rate, checks that losses and gradients are finite, and reports. Four
-networks: two convolutions on one image of 16x16, for which the loop is most of the work; four convolutions on
+networks: two convolutions on one image of 16x16, where the loop is most of the work; four convolutions on
 images of CIFAR's size, eight at a time; and the default network at two crop sizes. `--cpu` counts CPU time of
-all threads instead of wall time, for a machine that does other work at the same time. `--profile` prints in
-which functions the steps of the smallest network spend their time.
+all threads instead of wall time, for a machine that runs other jobs at the same time. `--profile` prints
+the functions where the steps of the smallest network spend their time.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -48,7 +48,8 @@ from seg.model import Segmenter
 class RepeatedBatch(DataLoaders):
     """The same batch at every step. Records when the first was requested, and the one after `steps`.
 
-    Not the others: reading the CPU clock is a system call of up to 0.1 ms, which the bare loop does not make.
+    The others are not recorded: reading the CPU clock is a system call of up to 0.1 ms, which the bare loop
+    does not make.
     """
 
     batch: Batch
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cpu", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args(arguments)
-    runtime.start(device="cpu")  # its settings are for both
+    runtime.start(device="cpu")  # both loops use its settings
     clock = time.process_time if options.cpu else time.perf_counter
     fewer = max(1, options.steps // 10)
     cases = {

@@ -1,9 +1,9 @@
-"""Does memory grow with time? In loader workers on a large data set, an evaluation and a training. Linux.
+"""Memory growth in loader workers on a large data set, in an evaluation and in a training (Linux only).
 
 Usage: python benchmarks/memory_growth.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
 
-Each row has the median memory in MB in the first, second and last third of a job, without its start: the sum
-of the proportional shares (PSS) of the process and its workers, so that pages shared by forked workers count
+Each row has the median memory in MB in the first, second and last third of a job, after its start-up: the sum
+of the proportional set sizes (PSS) of the process and its workers, so pages shared by forked workers count
 once. A leak shows as growth in the last third.
 
 1. Loader: two epochs over a data set of `entries` files (links to one small image), in the sampler's order.
@@ -56,7 +56,7 @@ def total_mb() -> float:
 
 
 class Gauge:
-    """Reads memory at regular intervals among `total` calls, without the first tenth and the very end.
+    """Reads memory at regular intervals during `total` calls, except in the first tenth and at the very end.
 
     At the start workers still load code, and at the end they idle.
     """

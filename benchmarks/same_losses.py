@@ -1,4 +1,4 @@
-"""Do two revisions train the same? Trains both on a small data set and compares their logs, digit by digit.
+"""Check that two revisions train identically: train both on a small data set and compare their logs exactly.
 
 Usage: python benchmarks/same_losses.py REVISION REVISION [override ...]
 

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/tool_startup.py [--rounds 5] [--top 10] [--tools train eval ...] [--first-step]
 
-All figures are of new Python processes. The second table shows what importing a tool costs by package (with
+All figures are for new Python processes. The second table shows what importing a tool costs by package (with
 `python -X importtime`, which is slower than the import alone; only the most expensive packages). The third
 shows which heavy packages are loaded after `--help`, after the tool's own imports and, with `--first-step`,
 after a training without TensorBoard and sample images.

@@ -5,8 +5,8 @@ Usage: python benchmarks/training_speed.py [--size 512 1024] [--crop 480] [--bas
                                            [--only ROW ...]
 
 All sides train on the same drawn images from PNG files, with the same crop, magnification (half to twice
-`base` pixels on the shorter side), batch, workers and threads. Each has a process of its own, set up as its
-script would set it up; the processes take turns and idle in between. torchvision's side follows its
+`base` pixels on the shorter side), batch, workers and threads. Each runs in its own process, set up as its
+script would do it; the processes take turns and idle in between. torchvision's side follows its
 documented behavior (`support/torchvision_training.py`). Rows: torchvision; torchvision with this project's
 process settings (freed memory kept, OpenMP threads that wait passively); this project with torchvision's
 network and optimizer, so that only data pipeline and loop differ; with the paper's LR-ASPP; and with the
@@ -90,7 +90,7 @@ def start(name: str, options: argparse.Namespace, source: Any, masks: list[str],
         job = {"images": images, "masks": masks, "classes": len(source.classes)}
         job |= {key: getattr(options, key) for key in ("base", "crop", "batch", "workers", "steps")}
         tuned = name != REFERENCE
-        without = () if tuned else ("OMP_WAIT_POLICY",)  # which engine.environment has set in this process
+        without = () if tuned else ("OMP_WAIT_POLICY",)  # set by engine.environment in this process
         return Side("torchvision_training.py", {**job, "keep_memory": tuned}, without=without)
     factor = options.base / options.size[0]
     settings = [

@@ -4,7 +4,7 @@ Usage: python benchmarks/training_step.py [--backbone mobilenet_v3_large] [--siz
                                           [--rounds 5] [--compile] [--memory]
 
 Prints the median over the rounds for each variant, and its ratio to the first. The variants take turns, so
-that other load on the machine meets them alike.
+other load on the machine affects them equally.
 """
 
 import argparse

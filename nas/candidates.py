@@ -1,4 +1,4 @@
-"""What a search asks for: networks that can be built, trained and scored, and their latency."""
+"""The interfaces that a search uses: trainers, which build, train and score networks, and latency models."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class CandidateTrainer(Protocol):
         ...
 
     def score(self, task: nn.Module) -> float:
-        """Accuracy on samples that are not trained on; higher is better."""
+        """Accuracy on samples that are not used for training; higher is better."""
         ...
 
 
 class PretrainedTrainer(CandidateTrainer, Protocol):
-    """A `CandidateTrainer` with a trained network, whose spec is `spec`, to start from."""
+    """A `CandidateTrainer` with a trained network to start from; its spec is `spec`."""
 
     spec: NetSpec
 
     def make_model(self, spec: NetSpec) -> nn.Module:
-        """The model of `make_task` by itself."""
+        """The model of `make_task` without the task."""
         ...
 
     def weights(self) -> Mapping[str, Tensor]:

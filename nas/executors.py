@@ -61,7 +61,7 @@ def make_executor(options: ExecutorOptions) -> Executor:
     """The executor that the options name.
 
     Raises:
-        UserError: if Ray is asked for and is not installed or does not start.
+        UserError: if the options ask for Ray and it is not installed or does not start.
     """
     if options.executor == "ray":
         return RayExecutor(address=options.address, cpus=options.cpus, gpus=options.gpus)
@@ -111,8 +111,8 @@ class ProcessExecutor:
         except BrokenProcessPool:
             self._pool = None
             raise UserError(
-                "a worker process of executor=processes ended abruptly (killed, or out of memory?); the same "
-                "command with this search's out= resumes it; fewer workers= need less memory"
+                "a worker process of executor=processes ended abruptly (killed, or out of memory?); repeat "
+                "the command with this search's out= to resume it, with fewer workers= to use less memory"
             ) from None
         finally:
             for future in pending:
@@ -126,7 +126,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, which would wait for work forever."""
+    """Exit when the parent dies: a killed parent cannot stop its workers, which would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -161,7 +161,7 @@ class RayExecutor:
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"executor=ray: Ray does not start ({str(error).partition(chr(10))[0]})"
+                f"executor=ray: Ray failed to start ({str(error).partition(chr(10))[0]})"
             ) from None
 
     def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -15,8 +15,8 @@ from engine.io.files import write_text
 class SearchHistory:
     """The rows of a search, in a file that is only appended to.
 
-    The first row is the identity: what must be the same for a search to resume. A last line that was cut off
-    when the search was killed is dropped.
+    The first row is the identity: the settings that must match for a search to resume. A last line that was
+    cut off when the search was killed is dropped.
 
     Args:
         path: of the file; created if it does not exist.
@@ -44,7 +44,7 @@ class SearchHistory:
         return bool(self.rows)
 
     def append(self, **row: Any) -> dict[str, Any]:
-        """Add a row of JSON values, on the disk before this returns; returns it as it will be read back."""
+        """Add a row of JSON values and flush it to disk; returns the row as it will be read back."""
         text = json.dumps(row)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -83,15 +83,15 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    # A kill may leave an incomplete last line, and a power failure may damage the line before it. Trials
-    # after a damaged line took hours and are not thrown away.
+    # A kill can leave an incomplete last line, and a power failure can damage the line before it. Trials
+    # after a damaged line may have taken hours, so they are not discarded.
     rows = [_parse(line) for line in lines[:-1]]
     if rows and rows[-1] is None:
         rows.pop()
     if None in rows:
         raise UserError(
-            f"{path}: line {rows.index(None) + 1} is damaged; restore it, delete it and all after it, or "
-            "choose another out="
+            f"{path}: line {rows.index(None) + 1} is damaged; restore it, delete it and all lines after "
+            "it, or choose another out="
         )
     return [row for row in rows if row is not None]
 

@@ -1,4 +1,4 @@
-"""The latency of candidate networks: by the table of a device, or measured layer by layer on this machine."""
+"""The latency of candidate networks: from a device's table, or measured layer by layer on this machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from nas.candidates import LogLine
 from nas.task_trainer import TaskTrainer
 
 TABLE_FILE = "latency.json"
-"""In a search's folder: all latencies that the search has used."""
+"""The file in a search's folder with all latencies that the search has used."""
 
 Taps = Sequence[str] | Callable[[NetSpec], Sequence[str]]
 """The features that a model reads, or a function that returns them for a spec."""
@@ -47,7 +47,7 @@ class LatencyOptions:
 def network_latency(
     options: LatencyOptions, trainer: TaskTrainer, folder: Path, taps: Taps, log: LogLine
 ) -> NetworkLatency:
-    """Latency by the table in the search's folder, which starts as a copy of the one in the options.
+    """Latency according to the table in the search's folder, which starts as a copy of the options' table.
 
     Args:
         folder: of the search.
@@ -55,7 +55,7 @@ def network_latency(
 
     Raises:
         UserError: if a table cannot be read, differs from the one that the search used before, or is missing
-            and must not be measured.
+            although measuring is turned off.
     """
     path = folder / TABLE_FILE
     table = combined_table(path, Path(options.latency) if options.latency else None)
@@ -75,19 +75,19 @@ def network_latency(
 
 
 def combined_table(own: Path, other: Path | None) -> LatencyTable | None:
-    """The table of a search, with the entries that only the other one has; without an own table, the other.
+    """The search's own table plus the entries that only the other one has; the other one if there is no own.
 
     Raises:
-        UserError: if they have different latencies, so that earlier trials could not be compared with later
-            ones.
+        UserError: if they have different latencies for a layer, which would make earlier trials incomparable
+            with later ones.
     """
     if not own.exists():
         return LatencyTable.load(other) if other else None
     table = LatencyTable.load(own)
-    if other is not None and other.exists():  # a search resumes without it, too
+    if other is not None and other.exists():  # a search can resume without it
         entries = LatencyTable.load(other).entries
         if any(table.entries.get(layer, ms) != ms for layer, ms in entries.items()):
-            raise UserError(f"{own}: has other latencies than {other}; choose another out=")
+            raise UserError(f"{own}: its latencies differ from those in {other}; choose another out=")
         table.entries = {**table.entries, **entries}
     return table
 
@@ -101,14 +101,14 @@ def _size(options: LatencyOptions, table: LatencyTable | None) -> Size | None:
     try:
         return as_size("size", table.about["size"])
     except (TypeError, ValueError) as error:
-        raise UserError(f"the latency table has an invalid size: {error}; give size=[height,width]") from None
+        raise UserError(f"the latency table has an invalid size: {error}; set size=[height,width]") from None
 
 
 def _measurer(options: LatencyOptions, table: LatencyTable | None) -> Measurer | None:
     """Times layers that the table lacks; None if they are interpolated."""
     if table is None:
         if options.measure is False:
-            raise UserError("measure=false needs the latency table of a device: give latency=<file>")
+            raise UserError("measure=false needs the latency table of a device; set latency=<file>")
         return measurer(options.runtime, threads=options.threads)
     runtime, threads = table.about.get("runtime"), table.about.get("threads", 1)
     made_here = table.about.get("cpu") == cpu_model() and runtime in RUNTIMES
@@ -118,5 +118,5 @@ def _measurer(options: LatencyOptions, table: LatencyTable | None) -> Measurer |
         return measurer(str(runtime), threads=threads)
     except ValueError as error:
         raise UserError(
-            f"measure={options.measure}: layers cannot be measured as in the table: {error}"
+            f"measure={options.measure}: layers cannot be measured the way the table was: {error}"
         ) from None

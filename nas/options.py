@@ -1,4 +1,4 @@
-"""The options of tools/search.py, as conf/search.yaml has them."""
+"""The options of tools/search.py, which are the keys of conf/search.yaml."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from nas.task_trainer import TrialOptions
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(LatencyOptions, ExecutorOptions):
-    """What a search takes; conf/search.yaml explains each option.
+    """All options of a search; conf/search.yaml explains each one.
 
-    `overrides` are `key=value` for the training: for that of the run, or for the one that is composed.
+    `overrides` are `key=value` arguments for the training of candidates.
 
     Raises:
         ValueError: if a value is out of range.
@@ -47,9 +47,9 @@ class SearchOptions(LatencyOptions, ExecutorOptions):
         return TrialOptions(held_out=self.held_out, lr_factor=lr_factor, device=self.device)
 
     def identity(self, trials: TrialOptions, size: Sequence[int]) -> dict[str, Any]:
-        """What trials depend on besides the method, and so must be the same for a search to resume.
+        """The settings besides the method that trials depend on, and that must match for a search to resume.
 
-        size: (height, width) that latency counts at.
+        size: (height, width) that latency is computed for.
         """
         return {
             "training": list(self.overrides),

@@ -1,4 +1,4 @@
-"""What the reports of all searches share: Markdown, the chart of accuracy over latency, the next commands."""
+"""Shared parts of search reports: Markdown, the chart of accuracy over latency, the next commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_report(path: Path, parts: Sequence[str], commands: Sequence[str] = ()) -> None:
-    """Write the parts of a report, and the commands that one may want to run next.
+    """Write the parts of a report, followed by the commands to run next.
 
     Raises:
         UserError: if the file cannot be written.
@@ -52,7 +52,7 @@ def latency_chart(path: Path, *, accuracy: str) -> Iterator[Axes]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     yield axes
-    axes.set_xlabel("latency by the table, ms")
+    axes.set_xlabel("predicted latency, ms")
     axes.set_ylabel(accuracy)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -35,10 +35,10 @@ def search_from_run(options: SearchOptions, method: NetAdaptSearch) -> None:
     """Narrow the network of `options.run`.
 
     Raises:
-        UserError: if there is no such run, or the search cannot reach its budget.
+        UserError: if the run does not exist, or the search cannot reach its budget.
     """
     if options.run is None:
-        raise UserError("method=netadapt starts from the network of a run: give run=<run folder>")
+        raise UserError("method=netadapt starts from the network of a run; set run=<run folder>")
     factory, executor = _factory(options, options.run), make_executor(options)
     out = run_folder.make(Path(options.out or Path(options.run) / f"netadapt-{method.budget}"))
     trainer = factory()
@@ -85,8 +85,8 @@ def _save_networks(
     seed, final = result.seed, result.final
     header = (
         f"Found by NetAdapt from {seed.spec.name} ({run}), budget {method.budget}.\n"
-        f"Latency by the table {seed.latency_ms:.3f} -> {final.latency_ms:.3f} ms; {trainer.metric} on the "
-        f"held-out part of train {seed.score:.4f} -> {final.score:.4f}, before any longer training."
+        f"Predicted latency {seed.latency_ms:.3f} -> {final.latency_ms:.3f} ms; {trainer.metric} on the "
+        f"held-out part of train {seed.score:.4f} -> {final.score:.4f}, before any further training."
     )
     _save_network(trainer, final, out / "network.yaml", run=out / "found", header=header)
     if result.width_multipliers:
@@ -154,7 +154,7 @@ def _next_commands(trainer: TaskTrainer, out: Path) -> list[str]:
     train = [f"task={trainer.info.name}", f"backbone={out / 'network.yaml'}"]
     return [
         f"{shell_command('train', *train)}  # from new weights; add the run's experiment= and data.*",
-        f"{shell_command('train', *train, f'init_from={found}')}  # from the weights that the search left",
+        f"{shell_command('train', *train, f'init_from={found}')}  # from the weights that the search found",
         shell_command("eval", f"run={found}"),
         shell_command("export", f"run={found}"),
     ]

@@ -35,7 +35,7 @@ from engine.train.optimization import set_lr
 from engine.train.trainer import TrainerOptions
 
 HELD_OUT = "held out"
-"""Name of the split that candidates are scored on: a part of train that none is trained on."""
+"""Name of the split that candidates are scored on: a part of train that is not used for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class RunTrainerFactory:
 
 @dataclass(frozen=True, kw_only=True)
 class NewTrainerFactory:
-    """Makes a trainer, in any process, of what `tools/train.py` would train with these overrides.
+    """Makes, in any process, a trainer for the training that `tools/train.py` would run with these overrides.
 
     Candidates are trained from new weights, with the configuration's learning rate schedule.
     """
@@ -167,7 +167,7 @@ class TaskTrainer:
         return checkpoint.inference_weights(self._checkpoint_file)[0]
 
     def train(self, task: nn.Module, steps: int, seed: int) -> None:
-        """Train as the configuration says, without averaged weights.
+        """Train as configured, but without weight averaging.
 
         Raises:
             UserError: if the loss or its gradient is not finite.
@@ -220,7 +220,7 @@ class TaskTrainer:
         return head_name(model, plain(self.config.model, "model"), len(self.classes))
 
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of the first image that is scored, as the network gets it."""
+        """(height, width) of the first image that is scored, as fed to the network."""
         height, width = self._loaders.eval_set[SampleKey(0, 0)]["image"].shape[-2:]
         return int(height), int(width)
 
@@ -259,8 +259,7 @@ def _net_spec(config: Any) -> NetSpec:
     if isinstance(spec, NetSpec):
         return spec
     raise UserError(
-        "backbone: a search needs a network that a table describes (backbones.spec.NetSpec), not "
-        f"{type(spec).__name__}"
+        f"backbone: a search needs a network described by a backbones.spec.NetSpec, not {type(spec).__name__}"
     )
 
 

@@ -29,7 +29,7 @@ class SceneItem:
 def small_item(
     street: Street, x: float, z: float, draw: Callable[[Canvas], None], *, radius_m: float = 0.4
 ) -> SceneItem:
-    """An item that stands on a small spot, with a round shadow of radius `radius_m`."""
+    """An item with a small base, such as a post, and a round shadow of radius `radius_m`."""
     block = street.block(z)
     from_middle = 0.0 if block == 1 or abs(x) < street.lane_m / 2 else abs(x)
     angles = np.linspace(0, 2 * math.pi, 10, endpoint=False)

@@ -1,7 +1,7 @@
-"""Weights that torchvision publishes, by name: of this project's networks and of torchvision's classifiers.
+"""Weights that torchvision publishes, by name: for this project's networks and torchvision's classifiers.
 
-Addresses, categories, metrics and the evaluation's resize and crop come from torchvision's enumerations;
-which network and which options they fit is written here. Names are `<torchvision's model>.<weights>` in lower
+URLs, categories, metrics and the evaluation's resize and crop come from torchvision's enumerations; the
+network and options that they fit are defined here. Names are `<torchvision's model>.<weights>` in lower
 case, such as `mobilenet_v3_large.imagenet1k_v2`; without the second part it is torchvision's default.
 """
 
@@ -31,13 +31,13 @@ class Published:
     """A published weight file.
 
     url, sha256: address, and the first eight digits of the hash (torchvision puts them into the file's name).
-    task: what kind of model the file holds.
+    task: the kind of model in the file.
     categories: a name per class, without detection's background, all different.
     data, metrics: what it was evaluated on, and the published results, in percent.
     pixels: the normalization it was trained with (`engine.data.preprocessing`).
     resize, crop: shorter side and center crop of the published evaluation, in pixels; None: no such step.
     spec: the network; None: a network of torchvision's own (`backbones.external`).
-    overrides: what to type for a model that the file fits, evaluated as it was published.
+    overrides: command-line overrides for a model that the file fits, evaluated as published.
     """
 
     name: str
@@ -67,12 +67,12 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Published:
-    """The weights of this name; a model's name alone means torchvision's default.
+    """The weights with this name; a model's name alone means torchvision's default.
 
     Names of torchvision's other classifiers work too: their weights fit `backbones.external`.
 
     Raises:
-        ValueError: the name is unknown; the message has the nearest name, and all.
+        ValueError: the name is unknown; the message lists the nearest name and all others.
     """
     model, _, weights = name.lower().partition(".")
     known = {entry.model: entry for entry in _entries()}
@@ -103,7 +103,7 @@ class _Entry:
 
 @cache
 def _entries() -> tuple[_Entry, ...]:
-    from backbones.mnasnet import mnasnet_b1  # tables that a training without published weights never reads
+    from backbones.mnasnet import mnasnet_b1  # not needed without published weights
     from backbones.mobilenet_v2 import mobilenet_v2
     from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
@@ -131,13 +131,13 @@ def _entries() -> tuple[_Entry, ...]:
             large_dagger,
             "det/ssdlite_torchvision",
             task="det",
-            pixels="inception",  # torchvision's builder sets mean and deviation 0.5; its enumeration does not
+            pixels="inception",  # torchvision's builder sets mean and std to 0.5; its enumeration does not
         ),
     )
 
 
 def _external(model: str) -> _Entry | None:
-    """A classifier of torchvision that is not one of this project's networks."""
+    """A torchvision classifier that is not one of this project's networks."""
     from torchvision import models
 
     if model not in models.list_models(models):
@@ -147,7 +147,7 @@ def _external(model: str) -> _Entry | None:
 
 
 def _enumeration(model: str) -> Any:
-    from torchvision.models import get_model_weights  # takes a second, and a file's path needs none of it
+    from torchvision.models import get_model_weights  # takes a second; not needed for a file
 
     return get_model_weights(model)
 
@@ -164,7 +164,7 @@ def _published(entry: _Entry, weights: Any) -> Published:
     assert hashed is not None, weights.url
     transform = weights.transforms()
     resize, crop = _side(transform, "resize_size"), _side(transform, "crop_size")
-    sizes: tuple[str, ...] = ()  # 256 for a crop of 224 is what conf/data/cls/imagenet.yaml does by default
+    sizes: tuple[str, ...] = ()  # conf/data/cls/imagenet.yaml defaults to 256 for a crop of 224
     if entry.task == "cls":
         sizes += (f"data.size={crop}",) if crop != 224 else ()
         sizes += (f"data.resize={resize}",) if resize != 256 else ()

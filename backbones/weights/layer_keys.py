@@ -1,4 +1,4 @@
-"""Pairs of tensor names, {our key: their key}, for the layers that all libraries have.
+"""Pairs of tensor names, {our key: their key}, for the layers that all libraries share.
 
 Our keys are those of `cls.model.Classifier`, whose `MobileNet` is `backbone`.
 """
@@ -22,26 +22,26 @@ def tensors(ours: str, theirs: str, names: tuple[str, ...] = WITH_BIAS) -> Keys:
 
 
 def conv_and_norm(ours: str, conv: str, norm: str) -> Keys:
-    """A `ConvNormAct` of ours, whose convolution and batch norm have these names there."""
+    """The tensors of our `ConvNormAct`, given the other library's names of its convolution and batch norm."""
     return tensors(f"{ours}.conv", conv, ("weight",)) | tensors(f"{ours}.bn", norm, _BATCH_NORM)
 
 
 def stage_positions(
     pattern: str, keys: Iterable[str], spec: NetSpec, *, elsewhere: int
 ) -> list[tuple[int, int]]:
-    """(stage, number in the stage) of the blocks in their order, read off a state dict's keys.
+    """(stage, number in the stage) of the blocks in order, derived from a state dict's keys.
 
     Args:
         pattern: of the keys of a block, with a group for the stage and one for the number.
-        elsewhere: how many blocks of `spec` match no such key; -1: one match more than there are blocks.
+        elsewhere: number of blocks of `spec` that do not match the pattern; -1: one match is not a block.
 
     Raises:
-        ValueError: there is another number of blocks.
+        ValueError: the number of blocks differs from the spec's.
     """
     positions = sorted({(int(m[1]), int(m[2])) for key in keys if (m := re.match(pattern, key))})
     if len(positions) != len(spec.blocks) - elsewhere:
         raise ValueError(
-            f"these weights are not those of {spec.name} with these options: {len(positions) + elsewhere} "
-            f"blocks, not {len(spec.blocks)}"
+            f"these weights do not fit {spec.name} with these options: {len(positions) + elsewhere} blocks, "
+            f"not {len(spec.blocks)}"
         )
     return positions

@@ -1,6 +1,6 @@
-"""Other libraries' state dicts under our names. Pure functions; they leave their arguments unchanged.
+"""Convert other libraries' state dicts to our names, with pure functions.
 
-Classifier, Segmenter and Detector all hold their `MobileNet` as `backbone`, so its keys start with
+Classifier, Segmenter and Detector all have their `MobileNet` as `backbone`, so its keys start with
 "backbone." here. `backbones.weights.torchvision` and `.timm` list the names, `.catalog` the published files.
 """
 
@@ -24,7 +24,7 @@ _DENSE, _MNASNET = "backbone.0.0.weight", "layers.0.weight"
 
 
 def detect_format(state: StateDict) -> Format:
-    """Whose names a state dict has, judging by its first convolution.
+    """Which library's names a state dict has, judging by its first convolution.
 
     "torchvision": mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2 or mnasnet*, with or without its
     classifier. "torchvision_dense": a torchvision segmentation model, whose backbone is numbered directly
@@ -53,24 +53,24 @@ def detect_format(state: StateDict) -> Format:
 def from_torchvision(state: StateDict, spec: NetSpec) -> StateDict:
     """A torchvision state dict under the names of `cls.model.Classifier`; half precision becomes float32.
 
-    Without classifier keys the result has only "backbone.*". Of a segmentation model the result is the
-    backbone; its head is the caller's.
+    Without classifier keys the result has only "backbone.*". For a segmentation model, the result is the
+    backbone; the caller handles its head.
 
     Raises:
         ValueError: the names are not torchvision's; keys that `spec` needs are missing or left over.
     """
     match detect_format(state):
         case "ours":
-            raise ValueError("this state dict has our names already; load it as it is")
+            raise ValueError("this state dict already has this project's names; load it directly")
         case "timm":
-            raise ValueError("this state dict has timm's names and is a classifier's; give it as weights=")
+            raise ValueError("this state dict is from a timm classifier; pass it as weights=")
     return translated(state, spec)
 
 
 def translated(state: StateDict, spec: NetSpec) -> StateDict:
     """A state dict of any known format under the names of `cls.model.Classifier`, float32.
 
-    One with our names is returned as it is. A classifier that is missing there is missing here too.
+    A state dict with our names is returned unchanged. The result has a classifier only if `state` has one.
 
     Raises:
         ValueError: unknown names; keys that `spec` needs are missing, or keys are left over.
@@ -87,7 +87,7 @@ def translated(state: StateDict, spec: NetSpec) -> StateDict:
     left_over = sorted(theirs_to_use - set(keys.values()))
     if missing or left_over:
         raise ValueError(
-            f"these weights are not those of {spec.name} with these options: "
+            f"these weights do not fit {spec.name} with these options: "
             f"missing {_listed(missing)}; left over {_listed(left_over)}"
         )
     # Files from before torch 0.4.1 have no batch counters; only a momentum of None would read them.
@@ -100,23 +100,23 @@ def translated(state: StateDict, spec: NetSpec) -> StateDict:
 
 
 def classifier_state(state: StateDict, spec: NetSpec) -> StateDict:
-    """A whole classifier of any known format as `cls.model.Classifier` loads it.
+    """A whole classifier of any known format, for `cls.model.Classifier`.
 
     The number of classes is that of the state dict; see `without_background`.
 
     Raises:
-        ValueError: it is of another network, or has no classifier.
+        ValueError: the state dict is from a different network, or has no classifier.
     """
     ours = translated(state, spec)
     if "classifier.weight" not in ours:
-        raise ValueError("these weights have no classifier: give them as weights=, for the backbone alone")
+        raise ValueError("these weights have no classifier; pass them as weights= to load only the backbone")
     return ours
 
 
 def without_background(state: StateDict, num_classes: int) -> StateDict:
     """A classifier under our names, without its row 0 if it has one class too many.
 
-    The ImageNet networks released by Google, and only those, count 1001 classes, of which 0 is background.
+    Only the ImageNet networks released by Google have 1001 classes, where class 0 is background.
 
     Raises:
         ValueError: it has neither `num_classes` classes nor one more.
@@ -126,26 +126,25 @@ def without_background(state: StateDict, num_classes: int) -> StateDict:
         return state
     if rows != num_classes + 1:
         raise ValueError(
-            f"the weights have {rows} classes, or {rows - 1} and a background, and the model has "
-            f"{num_classes}"
+            f"the weights have {rows} classes (or {rows - 1} and background), but the model has {num_classes}"
         )
     return state | {key: state[key][1:] for key in ("classifier.weight", "classifier.bias")}
 
 
 def backbone_part(state: StateDict) -> StateDict:
-    """The "backbone.*" part of our names, without the prefix: what `MobileNet.load_state_dict` takes."""
+    """The "backbone.*" tensors, without the prefix, for `MobileNet.load_state_dict`."""
     return {key.removeprefix("backbone."): t for key, t in state.items() if key.startswith("backbone.")}
 
 
 def backbone_state(state: StateDict, network: Any) -> StateDict:
-    """What `network.load_state_dict` takes, out of a state dict of ours or of a known library.
+    """Convert a state dict of ours or of a known library for `network.load_state_dict`.
 
-    It may be that of a backbone, a classifier or a dense model. Layers that `network` does not have (those
-    after its last feature) are left out. A network that is not a `MobileNet` may translate its library's
-    names itself, with a method `adapt`.
+    The state dict can be that of a backbone, a classifier or a dense model. Layers that `network` does not
+    have (those after its last feature) are left out. A network that is not a `MobileNet` can translate its
+    library's names itself, with a method `adapt`.
 
     Raises:
-        ValueError: the names are unknown, or of another network.
+        ValueError: the names are unknown, or belong to a different network.
     """
     if not isinstance(network, MobileNet):
         if any(key.startswith("backbone.") for key in state):

@@ -11,8 +11,8 @@ from backbones.weights.layer_keys import Keys, conv_and_norm, stage_positions, t
 def classifier_keys(spec: NetSpec, keys: Iterable[str]) -> Keys:
     """{our key: timm's key} for the whole classifier; see `backbones.weights.layer_keys`.
 
-    The last conv of MobileNetV3 is a stage of its own there, and timm's `conv_head`, a 1x1 convolution after
-    the pooling, is our hidden layer.
+    In timm, the last conv of MobileNetV3 is a separate stage, and `conv_head`, a 1x1 convolution after the
+    pooling, is our hidden layer.
     """
     positions = stage_positions(r"blocks\.(\d+)\.(\d+)\.", keys, spec, elsewhere=-1 if spec.hidden else 0)
     names = conv_and_norm("backbone.stem", "conv_stem", "bn1")
@@ -21,7 +21,7 @@ def classifier_keys(spec: NetSpec, keys: Iterable[str]) -> Keys:
     ):
         ours, theirs = f"backbone.blocks.{i}", f"blocks.{stage}.{number}"
         convs = [("expand", "conv_pw")] if block.exp != channels_in else []
-        # Without an expansion it is called a depthwise-separable block, whose pointwise conv is conv_pw.
+        # timm's block without an expansion is depthwise-separable, and its pointwise conv is conv_pw.
         convs += [("depthwise", "conv_dw"), ("project", "conv_pwl" if convs else "conv_pw")]
         for norm, (part, conv) in enumerate(convs, start=1):
             names |= conv_and_norm(f"{ours}.{part}", f"{theirs}.{conv}", f"{theirs}.bn{norm}")

@@ -28,7 +28,7 @@ def mobilenet_keys(spec: NetSpec, keys: Iterable[str], prefix: str) -> Keys:
             names |= tensors(f"{ours}.se.reduce", f"{theirs}.{at}.fc1")
             names |= tensors(f"{ours}.se.expand", f"{theirs}.{at}.fc2")
             at += 1
-        if v2:  # its projection and the batch norm stand side by side
+        if v2:  # the projection and its batch norm are separate entries
             names |= conv_and_norm(f"{ours}.project", f"{theirs}.{at}", f"{theirs}.{at + 1}")
         else:
             names |= _wrapped(f"{ours}.project", f"{theirs}.{at}")
@@ -39,7 +39,7 @@ def mobilenet_keys(spec: NetSpec, keys: Iterable[str], prefix: str) -> Keys:
 
 
 def mnasnet_keys(spec: NetSpec, keys: Iterable[str]) -> Keys:
-    """mnasnet*: one list of layers, activations included, of which six are stacks of blocks."""
+    """mnasnet*: one list of layers, including activations; six of them are stacks of blocks."""
     positions = stage_positions(r"layers\.(\d+)\.(\d+)\.layers\.", keys, spec, elsewhere=1)
     names = conv_and_norm("backbone.stem", "layers.0", "layers.1")
     names |= conv_and_norm("backbone.blocks.0.depthwise", "layers.3", "layers.4")

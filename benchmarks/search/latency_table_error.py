@@ -1,4 +1,4 @@
-"""The error of latency tables: the sum of a network's layers against the whole network, both measured.
+"""The error of latency tables: the sum of a network's layers compared with the whole network, both measured.
 
 Usage: python benchmarks/search/latency_table_error.py [--size 256 512] [--threads 1] [--runtime torch onnx]
 

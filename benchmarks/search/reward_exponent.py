@@ -10,7 +10,7 @@ Examples:
 Both searches (w = -0.07 and w = -0.15) train every network that they try from new weights for `steps` steps
 and score it on a held-out part of train. They share the space, the seed, the target and one latency table;
 layers that it lacks are measured on this machine. The target is the latency of the skeleton by default. After
-`--seconds` no further trial begins; the same command continues the searches.
+`--seconds` no further trial starts; repeat the command to continue the searches.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -95,7 +95,7 @@ def main() -> None:
         try:
             results[f"w = {w:g}"] = run(method, trainer, evaluate, latency, out / f"w{w:g}", overrides)
         except OutOfTime:
-            raise SystemExit(f"out of time at w={w:g}; the same command continues") from None
+            raise SystemExit(f"out of time at w={w:g}; repeat the command to continue") from None
     draw_scatter(out / "reward_exponent.png", results, metric=trainer.metric)
     rows = [summary(label, result) for label, result in results.items()]
     write_json(
@@ -116,10 +116,10 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--device", default="auto", help="of the trainings; latency is always the CPU's")
     parser.add_argument("--latency", help="latency table of a device; default: measured here")
     parser.add_argument(
-        "--runtime", default="torch", help="that measures what the table lacks: torch or onnx"
+        "--runtime", default="torch", help="measures layers that the table lacks: torch or onnx"
     )
     parser.add_argument("--target-ms", type=float, help="default: the skeleton's latency")
-    parser.add_argument("--seconds", type=float, default=3600, help="after which no trial begins")
+    parser.add_argument("--seconds", type=float, default=3600, help="after which no trial starts")
     parser.add_argument("--out", default="runs/reward_exponent")
     options, overrides = parser.parse_known_args()
     if wrong := [override for override in overrides if "=" not in override or override[0] == "-"]:

@@ -1,4 +1,4 @@
-"""Images to measure with: those of a Cityscapes tree, or scenes drawn into a temporary folder."""
+"""Images for benchmarks: those of a Cityscapes tree, or scenes drawn into a temporary folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def cityscapes_images(root: str, count: int) -> Iterator[SegmentationSource]:
     """The first `count` training images of a Cityscapes tree."""
     source = cityscapes(root=root)
     if "train" not in source.splits:
-        raise SystemExit(f"{root}: no training split; give the root of a whole Cityscapes tree")
+        raise SystemExit(f"{root}: no training split; pass the root of a whole Cityscapes tree")
     split = source.splits["train"]
     source.splits["train"] = split.without(range(count, len(split)))
     yield source

@@ -24,12 +24,12 @@ def child_environment(*, without: Sequence[str] = ()) -> dict[str, str]:
 
 
 def shared_mb(pid: int) -> float:
-    """Memory of a process in MB, in which each page counts by its share: PSS (Linux)."""
+    """Memory of a process in MB, where shared pages count proportionally: PSS (Linux)."""
     return _smaps_mb(pid, "Pss:")
 
 
 def private_mb() -> float:
-    """Memory of this process in MB that it shares with no other (Linux)."""
+    """Memory of this process in MB that it does not share with other processes (Linux)."""
     return _smaps_mb(os.getpid(), "Private_")
 
 

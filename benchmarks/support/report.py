@@ -1,4 +1,4 @@
-"""How a result is printed: the command and the machine, and Markdown tables."""
+"""Output of the benchmarks: the command and the machine, and Markdown tables."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def machine() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
+    """A Markdown table; all columns except the first are right-aligned."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
     lines = [_line(row, widths) for row in cells]

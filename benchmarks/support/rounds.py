@@ -1,4 +1,4 @@
-"""Comparisons in rounds: every side runs once per round, so that other load on the machine meets them alike.
+"""Comparisons in rounds: every side runs once per round, so other load on the machine affects all equally.
 
 Figures are medians over the rounds, with the lowest and the highest in parentheses.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[Any]]:
-    """What each side returns, once per round; a first round, as warm-up, does not count.
+    """The results of each side, one per round; a warm-up round before them does not count.
 
-    The order is reversed from round to round, so that no side always follows the same other.
+    The order is reversed from round to round, so no side always runs after the same one.
     """
     results: dict[str, list[Any]] = {name: [] for name in sides}
     for number in range(rounds + 1):
@@ -27,7 +27,7 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[s
 
 
 def clocked(run: Callable[[], Any]) -> Callable[[], float]:
-    """The same job, but it returns the seconds that it takes."""
+    """Wrap a job so that it returns the seconds it takes."""
 
     def timed() -> float:
         started = time.perf_counter()

@@ -10,7 +10,7 @@ from nas.mnas.space import Tokens
 
 
 class RandomSearch:
-    """Draws every token uniformly, whatever the rewards.
+    """Draws every token uniformly, regardless of the rewards.
 
     Args:
         num_options: number of options of each token (`MnasSpace.num_options`).
@@ -75,7 +75,7 @@ class Evolution:
         ]
 
     def _child(self, random: np.random.Generator) -> Tokens:
-        if not self.members:  # more architectures were asked for at once than the population has members
+        if not self.members:  # `ask` was called for more architectures than the population has members
             return _random_tokens(self.num_options, random)
         drawn = random.choice(len(self.members), size=min(self.tournament, len(self.members)), replace=False)
         parent: Tokens = max((self.members[number] for number in drawn), key=lambda member: member[1])[0]

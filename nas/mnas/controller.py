@@ -161,7 +161,7 @@ class Controller:
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`: what follows is the same as without an interruption.
+        """The inverse of `state`; the search then continues as if it had not been interrupted.
 
         Raises:
             UserError: if the state belongs to a controller of another size.
@@ -169,7 +169,9 @@ class Controller:
         weights = {n.removeprefix("policy."): t for n, t in state.items() if n.startswith("policy.")}
         own = self.policy.state_dict()
         if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
-            raise UserError("the saved controller has another space or hidden size; use the same as before")
+            raise UserError(
+                "the saved controller has a different space or hidden size; use the same as before"
+            )
         self.policy.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():

@@ -10,7 +10,7 @@ from nas.mnas.trials import MnasResult, SampledTrial
 from nas.report import latency_chart, markdown_table, write_report
 
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
-_LISTED = 15  # MnasNet trained its 15 best to the end
+_LISTED = 15  # MnasNet fully trained its 15 best
 
 
 def write_mnas_report(folder: Path, result: MnasResult, *, metric: str, commands: Sequence[str] = ()) -> None:

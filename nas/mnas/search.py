@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Strategy(Protocol):
-    """Decides what is tried next, depending only on its seed and on the rewards that it was told."""
+    """Decides which architectures to try next; depends only on its seed and the rewards passed to `tell`."""
 
     def ask(self, count: int) -> list[Tokens]:
         """The next `count` architectures; the same ones until it is told their rewards."""
@@ -41,17 +41,17 @@ class Strategy(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`: what follows is the same as without an interruption."""
+        """The inverse of `state`; the search then continues as if it had not been interrupted."""
         ...
 
 
 class MnasSearch:
-    """The search, whatever the task.
+    """The search; it works for any task.
 
     Args:
         samples: architectures to try; about 8000 in the paper.
         steps: of the short training, for the caller that makes it; 5 epochs of ImageNet in the paper.
-        batch: architectures that are asked for, and told, at once.
+        batch: architectures per `ask` and `tell`.
         reward: of an accuracy and a latency.
         space: makes the search space around a skeleton (a partial `MnasSpace`).
         strategy: makes the strategy, from the space's numbers of options and a seed.
@@ -81,7 +81,7 @@ class MnasSearch:
         return str(_class_and_options(self.strategy)["name"])
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a search to resume, as JSON values; the number of samples may grow."""
+        """The settings that must match for a search to resume, as JSON values; `samples` may grow."""
         return {
             "batch": self.batch,
             "steps": self.steps,
@@ -108,7 +108,7 @@ class MnasSearch:
         trials have the same seed, so that they are comparable.
 
         Args:
-            history: trials that it holds are not repeated.
+            history: trials that it contains are not repeated.
             folder: for the strategy's state.
             log: shows progress.
 
@@ -156,8 +156,7 @@ def _make(key: str, make: Callable[..., T], *arguments: Any, **options: Any) -> 
 def _restore(strategy: Strategy, path: Path, *, known: int) -> int:
     """Load the state that was saved last; returns how many trials it was told.
 
-    Without a state that fits the history, the strategy is told all trials again: the same result, a little
-    later.
+    If no saved state fits the history, the strategy replays all trials, which gives the same result.
     """
     if not checkpoint.exists(path):
         return 0

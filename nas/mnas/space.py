@@ -32,7 +32,7 @@ class TokenOptions:
         """The option with this number.
 
         Raises:
-            ValueError: if there is no such option.
+            ValueError: if the number is out of range.
         """
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(self.options):
             raise ValueError(
@@ -155,7 +155,7 @@ class MnasSpace:
         return replace(self.skeleton, blocks=blocks, skip_block=skip_block)
 
     def encode(self, spec: NetSpec) -> Tokens:
-        """The first tokens that describe `spec`, whatever its name: the inverse of `decode`.
+        """The first tokens that describe `spec`, ignoring its name: the inverse of `decode`.
 
         Raises:
             ValueError: if the network is not in the space, naming the first block that does not fit.
@@ -252,7 +252,7 @@ class MnasSpace:
 
 
 def _normalized_residual(block: BlockSpec, channels_in: int) -> BlockSpec:
-    # If a residual is impossible, the flag means nothing; equal networks must have equal specs.
+    # If a residual is impossible, the flag has no effect; equal networks must have equal specs.
     possible = block.stride == 1 and channels_in == block.out
     return block if possible else replace(block, residual=True)
 

@@ -142,7 +142,7 @@ class TrialRunner:
         return next(number for number in range(len(self.rows) + 1) if number not in self.rows)
 
     def run(self, first: int, architectures: Sequence[Tokens]) -> list[float]:
-        """The rewards of some architectures, the first of which is trial number `first`.
+        """The rewards of these architectures; the first one is trial number `first`.
 
         Raises:
             UserError: if the history has another architecture for one of the trials, or no trial of the
@@ -153,8 +153,8 @@ class TrialRunner:
         for number in specs:
             if number in self.rows and tuple(self.rows[number]["tokens"]) != tokens[number]:
                 raise UserError(
-                    f"{self.history.path}: trial {number + 1} has another architecture than this search asks "
-                    "for, so its settings or libraries have changed; choose another out="
+                    f"{self.history.path}: trial {number + 1} has a different architecture than this search "
+                    "proposes, so its settings or libraries have changed; choose another out="
                 )
         missing = {number: spec for number, spec in specs.items() if number not in self.rows}
         for number, outcome in self._outcomes(missing):
@@ -165,7 +165,7 @@ class TrialRunner:
         return [self.rows[number]["reward"] for number in specs]
 
     def _outcomes(self, missing: Mapping[int, NetSpec]) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Of equal networks the first is trained, and the others share its outcome.
+        # Equal networks are trained once and share the outcome.
         first_numbers: dict[NetSpec, int] = {}
         for number, spec in missing.items():
             if spec not in self.scored:

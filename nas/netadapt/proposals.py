@@ -32,8 +32,8 @@ def propose(
 ) -> list[Proposal]:
     """For each unit, the largest multiple of `divisor` at which the network takes at most `target_ms`.
 
-    Units for which no such number exists, or none in the latency table, are left out. Latency is assumed to
-    grow with channels, apart from the steps of real devices: the result is a size that is fast enough, while
+    Units without such a number, or with none in the latency table, are left out. Latency is assumed to grow
+    with the number of channels, apart from the steps of real devices: the resulting size is fast enough, and
     the next wider one is not.
 
     Raises:
@@ -63,12 +63,12 @@ def _widest(
             per_size = (low_ms - high_ms) / (high - low)
         else:
             per_size = (before_ms - low_ms) / low if low else math.inf
-        # A latency may have to be measured, so the next guess is where the line through two known ones ends.
+        # Measuring a latency takes time, so the next guess comes from a line through two known latencies.
         steps = math.ceil((low_ms - target_ms) / per_size) if per_size > 0 else max(low, 1)
         guess = min(low + max(steps, 1), high - 1)
         try:
             guess_ms = latency(pruned_spec(spec, unit, sizes[guess - 1]))
-        except NotInTable:  # nor are narrower ones
+        except NotInTable:  # narrower ones are not in it either
             high, high_ms = guess, math.nan
             continue
         if guess_ms <= target_ms:

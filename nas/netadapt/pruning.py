@@ -1,4 +1,4 @@
-"""Pruning: a trained network with some channels removed, and the weights of the others.
+"""Pruning: remove channels of a trained network and keep the weights of the others.
 
 Two kinds of cut (section 4.2 of "Searching for MobileNetV3"): the expansion of one block (the last 1x1
 convolution counts as one), and the bottleneck that all blocks in a chain of residual connections share,
@@ -33,7 +33,7 @@ class PrunableUnit:
     Attributes:
         kind: `expansion` (of `blocks[0]`), `bottleneck` (output of all `blocks`; 0 is the stem) or `last`.
         blocks: numbers from 1, as in the paper's tables.
-        channels: how many it has.
+        channels: number of channels.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class PrunableUnit:
 
 
 def prunable_units(spec: NetSpec, state: StateDict) -> list[PrunableUnit]:
-    """All units of a model, given by its state dict, whose `backbone` is the network of `spec`."""
+    """All units of a model with the network of `spec` as its `backbone`; `state` is its state dict."""
     units = [
         PrunableUnit(kind="expansion", blocks=(number,), channels=block.exp)
         for number, block in enumerate(spec.blocks, start=1)
@@ -118,7 +118,7 @@ def prune(
         The new spec and the new state dict, which shares no memory with the old one.
 
     Raises:
-        ValueError: if `pruned_spec` refuses the cut.
+        ValueError: if `pruned_spec` rejects the cut.
         UserError: if the model cannot be pruned, because other dimensions would change too.
     """
     smaller = pruned_spec(spec, unit, channels)
@@ -141,8 +141,8 @@ def prune(
                 tensor = tensor.index_select(dimension, remaining)
             else:
                 raise UserError(
-                    f"a model whose {name} goes from {old} to {new} when {unit.name} goes from "
-                    f"{unit.channels} to {channels} cannot be pruned"
+                    f"this model cannot be pruned: {name} goes from {old} to {new} when {unit.name} goes "
+                    f"from {unit.channels} to {channels}"
                 )
         result[name] = tensor.clone()
     return smaller, result

@@ -53,8 +53,8 @@ def write_netadapt_report(
     failed = sum(row["status"] != "done" for row in trials)
     parts = [
         "# NetAdapt",
-        f"{final.latency_ms / seed.latency_ms:.1%} of the seed's latency by the table. {metric} on the "
-        f"samples held out from train: {final.score:.4f}, the seed's {seed.score:.4f}. "
+        f"{final.latency_ms / seed.latency_ms:.1%} of the seed's predicted latency. {metric} on the "
+        f"samples held out from train: {final.score:.4f}, compared with {seed.score:.4f} for the seed. "
         f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}, {failed} failed.",
         "![trajectory](trajectory.png)",
         "## Steps",

@@ -1,6 +1,6 @@
 """NetAdapt (section 4.2 of "Searching for MobileNetV3"): narrow a trained network step by step.
 
-1. Proposals: each unit that can be cut, by as little as saves `delta` of the seed's latency.
+1. Proposals: each unit that can be cut, by the smallest amount that saves `delta` of the seed's latency.
 2. Each proposal starts from the weights of the previous step, pruned, and is fine-tuned for `steps` steps.
 3. The proposal with the best change of accuracy per saved latency is kept.
 
@@ -31,9 +31,10 @@ from nas.netadapt.trials import Cuts, PruningTrials, ScoredNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class NetAdaptResult:
-    """What a search arrived at.
+    """The result of a search.
 
-    trajectory: from the seed to the final network. width_multipliers: the seed with all channels cut alike.
+    trajectory: from the seed to the final network. width_multipliers: the seed with all channels cut by the
+    same factor.
     """
 
     trajectory: tuple[ScoredNetwork, ...]
@@ -49,7 +50,7 @@ class NetAdaptResult:
 
 
 class NetAdaptSearch:
-    """The search, whatever the task.
+    """The search; it works for any task.
 
     Args:
         budget: latency to reach, as a share of the seed's.
@@ -103,7 +104,7 @@ class NetAdaptSearch:
         """Run the search, or resume it.
 
         Args:
-            history: trials that it holds are not repeated.
+            history: trials that it contains are not repeated.
             folder: for weights.
             log: shows progress.
 
@@ -136,8 +137,8 @@ class NetAdaptSearch:
     def _width_multipliers(
         self, trials: PruningTrials, trajectory: list[ScoredNetwork], latency: LatencyModel
     ) -> tuple[ScoredNetwork, ...]:
-        """The seed with all channels cut alike, at latencies evenly spaced between the seed's and the final
-        network's, each fine-tuned for as many steps as the trajectory took to get there."""
+        """The seed with all channels cut by the same factor, at latencies evenly spaced between the seed's
+        and the final network's, each fine-tuned for as many steps as the trajectory took to get there."""
         seed, final = trajectory[0], trajectory[-1]
         networks = []
         for number in range(1, self.widths + 1 if final.step else 1):
@@ -191,7 +192,7 @@ class NetAdaptSearch:
         return proposals
 
     def _choose(self, network: ScoredNetwork, proposals: Sequence[Proposal], scores: Sequence[float]) -> int:
-        """The index of the best proposal; of equally good ones, that with the largest saving."""
+        """The index of the best proposal; ties go to the largest saving."""
 
         def rank(index: int) -> tuple[float, float]:
             saved_ms = network.latency_ms - proposals[index].latency_ms
@@ -215,7 +216,7 @@ def _largest_multiplier(
     seed: ScoredNetwork, latency: LatencyModel, target_ms: float, divisor: int
 ) -> tuple[float, NetSpec, Cuts] | None:
     """The largest width multiplier of the seed, in hundredths, that takes at most `target_ms`, with its spec
-    and cuts; None if the latency table has no such narrow network."""
+    and cuts; None if the latency table has no network that is narrow enough."""
     state = checkpoint.inference_weights(seed.weights)[0]
     low, high, best = 0, 100, None
     while high - low > 1:

@@ -1,4 +1,4 @@
-"""The trials of NetAdapt: prune, fine-tune, score; and the weights of the networks that are chosen."""
+"""The trials of NetAdapt: prune, fine-tune, score, and keep the weights of the chosen networks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ScoredNetwork:
 
 
 class PruningTrials:
-    """Runs the trials that are not in the history yet, and keeps the weights of the networks that are chosen.
+    """Runs the trials that are not in the history yet, and keeps the weights of the chosen networks.
 
     Args:
         folder: for weights.
@@ -212,13 +212,13 @@ class PruningTrials:
         row = self.history.last(kind="trial", step=step, number=index)
         if row is not None and row["spec"] != proposal.spec.to_dict():
             raise UserError(
-                f"{self.history.path}: trial {index} of step {step} has another network than is proposed, "
-                "so the latency table or the run has changed; choose another out="
+                f"{self.history.path}: trial {index} of step {step} has a different network than the search "
+                "proposes now, so the latency table or the run has changed; choose another out="
             )
         return row
 
     def _keep_weights(self, job: PruningJob, path: Path) -> None:
-        """Move a trial's weights to `path`; if a kill has lost them, the trial is repeated."""
+        """Move a trial's weights to `path`; if a killed search has lost them, repeat the trial."""
         if path.exists():
             return
         if not job.result.exists():

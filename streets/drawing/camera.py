@@ -1,6 +1,6 @@
 """The camera, which projects points of the world to pixels, and the light, which turns colors into seen ones.
 
-World coordinates are in meters: x to the right, y up, z forward. The road lies at y = 0, and the camera is
+World coordinates are in meters: x to the right, y up, z forward. The road is at y = 0, and the camera is
 above the origin.
 """
 

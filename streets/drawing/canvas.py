@@ -73,7 +73,7 @@ class Canvas:
         return xy
 
     def add_part(self, points: Points) -> None:
-        """Add a part to the current object without painting it, for objects that one can see through."""
+        """Add a part to the current object without painting it, for see-through objects."""
         self._parts.append(self.camera.project(np.asarray(points, dtype=np.float64)))
 
     def paint_part_pixels(self, xy: np.ndarray, color: Color) -> None:

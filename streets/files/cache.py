@@ -24,7 +24,7 @@ def cached_streets(
         progress: called with (scenes done, scenes in total) after each scene.
 
     Raises:
-        ValueError: if a number is out of range, or the folder holds something else or cannot be written.
+        ValueError: if a number is out of range, or the folder contains something else or cannot be written.
     """
     if len(size) != 2 or min(size) < 32:
         raise ValueError(f"size must be (height, width), each at least 32, got {tuple(size)}")

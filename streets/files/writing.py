@@ -49,7 +49,7 @@ def write_streets(
         progress: called with (scenes done, scenes in total) after each scene.
 
     Raises:
-        ValueError: if `root` holds other scenes, or files that were not written here.
+        ValueError: if `root` contains other scenes, or files that were not written here.
         OSError: if a file cannot be written.
     """
     counts = {"train": num_train, "val": num_val, "test": num_test}
@@ -73,7 +73,7 @@ def write_streets(
 
 
 def _is_complete(root: Path, manifest: dict[str, Any]) -> bool:
-    """Whether `root` holds these scenes; False if it is empty or missing, an error for anything else."""
+    """Whether `root` contains these scenes; False if it is empty or missing, an error for anything else."""
     path = root / "streets.json"
     remedy = "choose another folder, or delete this one to have it written again"
     if not path.is_file():
@@ -91,7 +91,7 @@ def _is_complete(root: Path, manifest: dict[str, Any]) -> bool:
             ", ".join(f"{key} {existing.get(key)!r} instead of {manifest[key]!r}" for key in keys)
             or "unknown keys"
         )
-        raise ValueError(f"{root} holds other scenes ({differences}): use the same arguments, {remedy}")
+        raise ValueError(f"{root} contains other scenes ({differences}): use the same arguments, {remedy}")
     return True
 
 

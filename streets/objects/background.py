@@ -1,4 +1,4 @@
-"""Sky, ground and skyline: what all other objects stand on or in front of."""
+"""Sky, ground and skyline: the background of all other objects."""
 
 import math
 from random import Random

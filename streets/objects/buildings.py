@@ -173,7 +173,7 @@ def freestanding_wall(canvas: Canvas, rng: Random, *, x: float, z0: float, z1: f
 
 
 def fence(canvas: Canvas, rng: Random, *, x: float, z0: float, z1: float, tall: float) -> None:
-    """Pickets or railings along the street. One can see through it, but its label covers the gaps too."""
+    """Pickets or railings along the street. It is see-through, but its label covers the gaps too."""
     street, long = Plane(x, z0, math.pi / 2), z1 - z0
     wooden = rng.random() < 0.5
     color = rng.choice(

@@ -90,7 +90,7 @@ def test_a_spec_is_built_as_far_as_its_last_feature():
     assert len(network.blocks) == 3
 
 
-def test_unknown_and_repeated_features_are_refused():
+def test_unknown_and_repeated_features_are_rejected():
     with pytest.raises(
         ValueError, match=r"Pyramid has no feature 'last'; it has stage1 \(8 channels, stride"
     ):

@@ -249,7 +249,7 @@ def test_counting_leaves_the_module_alone():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_unknown_layer_is_refused():
+def test_unknown_layer_is_rejected():
     with pytest.raises(ValueError, match="ConvTranspose2d"):
         count(nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), (8, 8))
     with pytest.raises(ValueError, match="height, width"):

@@ -186,12 +186,12 @@ def test_a_trained_model_starts_another(network):
         (partial(torchvision_features, name="resnet18", bn_momentum=0.0), r"bn_momentum must be in \(0, 1\]"),
     ],
 )
-def test_what_does_not_work_is_refused(make, says):
+def test_invalid_options_are_rejected(make, says):
     with pytest.raises(ValueError, match=says):
         make()
 
 
-def test_a_network_that_cannot_be_dilated_is_refused():
+def test_a_network_that_cannot_be_dilated_is_rejected():
     # Its 2x2 convolutions have no padding.
     source = torchvision_features(name="convnext_tiny", output_stride=16)
     with pytest.raises(ValueError, match="convnext_tiny cannot be dilated to output_stride 16; set it to 32"):

@@ -149,13 +149,13 @@ def test_output_stride_of_large(output_stride, dilate_first, dilations):
     assert list(spec.strides) == [min(stride, output_stride) for stride in strides]
 
 
-def test_output_stride_refusals():
+def test_invalid_output_strides_are_rejected():
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 12"):
         mobilenet_v3_large(output_stride=12)
     dilated = mobilenet_v3_large(output_stride=16)
-    with pytest.raises(ValueError, match="dilated already"):
+    with pytest.raises(ValueError, match="already dilated"):
         with_output_stride(dilated, 8)
-    with pytest.raises(ValueError, match="dilated already"):
+    with pytest.raises(ValueError, match="already dilated"):
         with_reduced_tail(dilated, halve_first_expansion=True)
 
 
@@ -193,7 +193,7 @@ def test_original_last_stage():
     assert spec.blocks[:15] == mobilenet_v3_large().blocks
     assert spec.blocks[15] == BlockSpec(kernel=3, exp=960, out=320, act="HS")
     assert (spec.last, spec.hidden) == (1280, 0)
-    with pytest.raises(ValueError, match="original one already"):
+    with pytest.raises(ValueError, match="already has the original last stage"):
         with_original_last_stage(mobilenet_v2())
 
 
@@ -218,7 +218,7 @@ def test_the_skip_connection_of_lraspp_is_the_released_codes():
         SPECS[0].last_block_at_stride(64)
 
 
-def test_builder_refusals():
+def test_invalid_builder_options_are_rejected():
     with pytest.raises(ValueError, match="tail must be full, rf2 or dagger"):
         mobilenet_v3_large(tail="half")
     with pytest.raises(ValueError, match="tail must be full or rf2"):

@@ -51,7 +51,7 @@ def timm_names_of(stages, *, se=(), v3):
 
 
 def renamed(model, names):
-    """A state dict of ours, whose tensors stand in the order of the forward pass, under other names."""
+    """Our state dict, with its tensors in the order of the forward pass, under other names."""
     tensors = list(model.state_dict().values())
     assert len(tensors) == len(names)
     return dict(zip(names, tensors, strict=True))
@@ -87,7 +87,7 @@ def test_messages_name_what_does_not_fit():
         classifier_state({k: v for k, v in state.items() if not k.startswith("classifier.")}, spec)
     with pytest.raises(ValueError, match="16 blocks, not 15"):
         classifier_state(state, mobilenet_v3_large())
-    with pytest.raises(ValueError, match="timm's names"):
+    with pytest.raises(ValueError, match="from a timm classifier"):
         from_torchvision(state, spec)
     state["blocks.6.0.se.conv_reduce.weight"] = state.pop("blocks.6.0.bn3.bias")
     with pytest.raises(

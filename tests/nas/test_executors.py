@@ -71,7 +71,7 @@ def test_a_killed_process_ends_the_search_in_one_line_and_the_next_call_works():
     executor = ProcessExecutor(workers=1)
     outcomes = executor(trial, [2, "kill", 3])
     assert next(outcomes) == (0, {"status": "done", "metric": 4})
-    with pytest.raises(UserError, match=r"a worker process .* ended abruptly .* out= resumes it") as caught:
+    with pytest.raises(UserError, match=r"a worker process .* ended abruptly .* out= to resume it") as caught:
         list(outcomes)
     assert "\n" not in str(caught.value)
     assert dict(executor(trial, [3])) == {0: {"status": "done", "metric": 9}}

@@ -1,4 +1,4 @@
-"""A search's history survives kills, and refuses to serve another search."""
+"""A search's history survives kills and cannot be used by another search."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path, rest):
 
 
 @pytest.mark.parametrize("line", [0, 1])
-def test_trials_after_a_damaged_line_are_not_thrown_away(tmp_path, line):
+def test_trials_after_a_damaged_line_are_not_discarded(tmp_path, line):
     path = tmp_path / "h.jsonl"
     history = SearchHistory(path, identity=IDENTITY)
     for step in range(3):

@@ -50,7 +50,7 @@ def test_images_and_ground_truth_are_paired_as_in_cityscapes(root):
     assert not set.intersection(*cities)
 
 
-def test_the_files_hold_the_drawn_scene(root):
+def test_the_files_contain_the_drawn_scene(root):
     stem = image_stem("train", 1)
     drawn = draw_scene(7, 1, (64, 128), split="train")
     image = cv2.imread(str(root / f"leftImg8bit/train/{stem}_leftImg8bit.png"), cv2.IMREAD_UNCHANGED)
@@ -107,16 +107,16 @@ def test_worker_processes_write_the_same_bytes(root, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"size": (64, 96)}, {"num_val": 4}])
-def test_other_arguments_for_the_same_folder_are_refused(root, change):
+def test_other_arguments_for_the_same_folder_are_rejected(root, change):
     before = files(root)
     with pytest.raises(
-        ValueError, match=r"holds other scenes .* instead of .* choose another folder, or delete"
+        ValueError, match=r"contains other scenes .* instead of .* choose another folder, or delete"
     ):
         write_streets(root, **{**FEW, **change})
     assert files(root) == before
 
 
-def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_rejected_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("thesis")
     with pytest.raises(ValueError, match=r"has no streets\.json"):
         write_streets(tmp_path, **FEW)
@@ -129,7 +129,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         write_streets(tmp_path, **FEW)
 
 
-def test_a_negative_count_is_refused(tmp_path):
+def test_a_negative_count_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="num_val must not be negative, got -1"):
         write_streets(tmp_path / "x", num_val=-1)
 

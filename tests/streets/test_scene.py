@@ -56,7 +56,7 @@ def test_any_size_is_possible(size):
     assert drawn.label_ids.shape == size
 
 
-def test_a_size_that_is_too_small_is_refused():
+def test_a_size_that_is_too_small_is_rejected():
     with pytest.raises(ValueError, match="at least 32x32 pixels, got 16x64"):
         draw_scene(0, 0, (16, 64))
 

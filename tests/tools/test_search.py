@@ -139,7 +139,7 @@ def test_a_search_from_new_weights_writes_its_best_network(trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["budget=0.8"], "give run=<run folder>"),
+        (["budget=0.8"], "set run=<run folder>"),
         (["run=nowhere"], "nowhere: "),
         (["run=run", "budget=2"], "budget must be a share of the seed's latency between 0 and 1, got 2"),
         (["run=run", "latency=none.json"], "none.json: "),
@@ -208,7 +208,7 @@ def test_a_table_may_grow_but_not_change(trained, tmp_path):
     assert len(combined_table(own, other).entries) == len(content["layers"])
     content["layers"][0]["latency_ms"] += 1
     other.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has other latencies than"):
+    with pytest.raises(ValueError, match="its latencies differ from those in"):
         combined_table(own, other)
     other.unlink()
     assert len(combined_table(own, other).entries) == len(content["layers"]) - 1
@@ -254,5 +254,5 @@ def test_a_new_training_can_be_searched_too():
 
 def test_a_backbone_that_no_table_describes_cannot_be_searched(trained):
     overrides = ("backbone=torchvision", "backbone.name=resnet18")
-    with pytest.raises(ValueError, match="a search needs a network that a table describes"):
+    with pytest.raises(ValueError, match="a search needs a network described by"):
         NewTrainerFactory(overrides=(*SMALL, *overrides))()

@@ -125,8 +125,8 @@ def test_a_loaded_state_continues_identically(make: type, steps: int) -> None:
     assert _proposals(loaded, steps=4) == expected
 
 
-def test_a_state_of_another_size_is_refused() -> None:
-    with pytest.raises(UserError, match="another space or hidden size"):
+def test_a_state_of_another_size_is_rejected() -> None:
+    with pytest.raises(UserError, match="a different space or hidden size"):
         Controller((2, 3)).load(Controller((2, 4)).state())
 
 

@@ -223,11 +223,11 @@ def test_the_best_so_far_is_shown_after_every_batch(tmp_path: Path) -> None:
     assert "10^" in search.lines[0]
 
 
-def test_a_history_of_another_search_is_refused(tmp_path: Path) -> None:
+def test_a_history_of_another_search_is_rejected(tmp_path: Path) -> None:
     Search(tmp_path)(method())
     (tmp_path / "strategy.safetensors").unlink()
     checkpoint.previous(tmp_path / "strategy.safetensors").unlink()
-    with pytest.raises(UserError, match="trial 1 has another architecture than this search asks for"):
+    with pytest.raises(UserError, match="trial 1 has a different architecture than this search proposes"):
         Search(tmp_path, seed=1)(method())
 
 

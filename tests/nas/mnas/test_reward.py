@@ -55,6 +55,6 @@ def test_options_are_checked(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(("accuracy", "latency"), [(math.nan, 1), (-0.1, 1), (0.5, 0), (0.5, math.inf)])
-def test_invalid_measurements_are_refused(accuracy: float, latency: float) -> None:
+def test_invalid_measurements_are_rejected(accuracy: float, latency: float) -> None:
     with pytest.raises(ValueError, match="must be"):
         Reward(target_ms=80)(accuracy, latency)

@@ -133,7 +133,7 @@ def test_invalid_tokens_are_named() -> None:
         space.decode([0, 0, 0])
 
 
-def test_networks_outside_of_the_space_are_refused() -> None:
+def test_networks_outside_the_space_are_rejected() -> None:
     # NetAdapt cut Large's expansions: 64 of 16 is a factor of 4.
     with pytest.raises(ValueError, match=r"mobilenet_v3_large is not in the space.*block 2 .*exp=64"):
         MnasSpace(LARGE).encode(LARGE)

@@ -213,7 +213,7 @@ def test_squeeze_and_excites_follow_the_spec_s_rule():
     assert tiny_classifier(smaller).load_state_dict(state).missing_keys == []
 
 
-def test_a_model_that_mixes_its_features_is_refused():
+def test_a_model_that_mixes_its_features_is_rejected():
     class Doubled(nn.Module):
         def __init__(self, spec):
             super().__init__()
@@ -222,7 +222,7 @@ def test_a_model_that_mixes_its_features_is_refused():
 
     state = Doubled(TINY).state_dict()
     unit = PrunableUnit(kind="last", blocks=(), channels=64)
-    with pytest.raises(UserError, match=r"mix\.weight goes from 128 to 64 .* cannot be pruned"):
+    with pytest.raises(UserError, match=r"cannot be pruned: .*mix\.weight goes from 128 to 64"):
         prune(TINY, state, unit, 32, make_model=Doubled)
 
 
