@@ -1,4 +1,4 @@
-"""An exported file that takes the place of a task's network: the same task, data and evaluator around it."""
+"""An exported file used as a task's network, with the same task, data and evaluator around it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
     """`task`, predicting with the file at `path` instead of its model.
 
     Raises:
-        UserError: if the file cannot be loaded, or is of another task or of other classes.
+        UserError: if the file cannot be loaded, or is for another task or other classes.
     """
     artifact = Artifact(open_session(path, threads=threads, precision=precision), path)
     return info.with_file(task=task, artifact=artifact)
@@ -31,13 +31,13 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
 class Artifact(nn.Module):
     """An exported file as a module: images -> its outputs, as tensors on the images' device.
 
-    `TaskInfo.with_file` puts it in a task.
+    `TaskInfo.with_file` builds a task around it.
 
     Attributes:
-        task: name of the task that the file is of.
+        task: name of the task that the file was exported from.
         output: what the file returns, such as `logits`.
-        classes: their names.
-        preprocessing: what happens to an image before the network, see `deploy.metadata.describe`.
+        classes: names of the classes.
+        preprocessing: how an image becomes the network's input, see `deploy.metadata.describe`.
         normalized: whether the file normalizes the images itself.
 
     Raises:
@@ -56,29 +56,31 @@ class Artifact(nn.Module):
             self.normalized = bool(self.preprocessing["in_graph"])
         except (KeyError, TypeError, ValueError):
             raise UserError(
-                f"{path}: has no metadata of its task and classes; export it with tools/export.py"
+                f"{path}: has no metadata about its task and classes; export it with tools/export.py"
             ) from None
 
     def check(self, task: str, classes: Sequence[str]) -> None:
-        """Raises: UserError if the file is of another task, of other classes or of another order of them."""
+        """Raises: UserError if the file is for another task, other classes or another order of classes."""
         if self.task != task:
-            raise UserError(f"{self.path}: was exported from a run of task={self.task}, this run's is {task}")
+            raise UserError(
+                f"{self.path}: was exported from a run with task={self.task}, but this run has task={task}"
+            )
         if self.classes != tuple(classes):
             raise UserError(
-                f"{self.path}: its classes ({', '.join(self.classes[:4])}, ...) are not those of the run"
+                f"{self.path}: its classes ({', '.join(self.classes[:4])}, ...) are not the run's"
             )
 
     def normalize(self, own: Normalize) -> Normalize:
-        """What the task does to pixels before this file: its own normalization, or nothing."""
-        unchanged = Normalize("inception")
+        """The normalization to apply before this file: the task's own, or none."""
+        identity = Normalize("inception")
         if self.normalized:
-            unchanged.mean.zero_()
-            unchanged.std.fill_(1)
-            return unchanged
+            identity.mean.zero_()
+            identity.std.fill_(1)
+            return identity
         for name, values in (("mean", own.mean), ("std", own.std)):
             if not np.allclose(values.flatten().tolist(), self.preprocessing[name]):
                 raise UserError(
-                    f"{self.path}: expects images with another normalization than the run's ({name})"
+                    f"{self.path}: expects images with another normalization than the run's ({name} differs)"
                 )
         return own
 

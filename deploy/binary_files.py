@@ -1,4 +1,4 @@
-"""Writing a file in one rename, and metadata at the end of a file that has no place for them."""
+"""Writes files atomically, and appends metadata to file formats without a place for it."""
 
 import io
 import json
@@ -13,7 +13,7 @@ METADATA_FILE = "metadata.json"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one rename, so that it is never half written."""
+    """Write a file in one rename, so it is never left half written."""
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -37,7 +37,7 @@ def append_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def read_appended_metadata(path: Path) -> dict[str, str]:
-    """What `append_metadata` wrote; empty if the file has none."""
+    """The metadata that `append_metadata` wrote; empty if the file has none."""
     if not zipfile.is_zipfile(path):
         return {}
     with zipfile.ZipFile(path) as archive:

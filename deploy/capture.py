@@ -1,4 +1,4 @@
-"""A module's graph, as torch.export captures it: the one source of every format."""
+"""Captures a module's graph with torch.export; all formats are written from this graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.errors import UserError
 
 
 class NamedInput(nn.Module):
-    """A module whose one input is called `images`, as in every exported network."""
+    """A module whose only input is called `images`, as in every exported network."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ def capture(
 
     Args:
         module: images -> a tensor or a tuple of tensors; its `forward` calls them `images`.
-        example: images [N, 3, H, W]; they fix what is not dynamic.
-        dynamic_batch, dynamic_size: whether N, and H and W, may be any number.
+        example: images [N, 3, H, W]; dimensions that are not dynamic are fixed at its size.
+        dynamic_batch, dynamic_size: whether N, or H and W, can vary.
 
     Raises:
-        UserError: if the module's computation depends on what is to be dynamic.
+        UserError: if the module's computation depends on a dimension that should be dynamic.
     """
     free: dict[int, Any] = {}
     if dynamic_batch:
@@ -50,11 +50,11 @@ def capture(
     if dynamic_size:
         free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        # Oblivious: a pooled map of one row is a case like any other, not one with a guard of its own.
+        # Oblivious: a pooled map with one row is not a special case with its own guard.
         oblivious = fx_config.patch(backed_size_oblivious=bool(free))  # type: ignore[attr-defined]
         with torch.no_grad(), oblivious:
             program = torch.export.export(module, (example,), dynamic_shapes={INPUT: free} if free else None)
-            # A window that grows with the image is not refused but treated as a constant, with a guard.
+            # A window that grows with the image is not rejected, but becomes a constant with a guard.
             program.module()(_other_size(example, free))
         return program
     except Exception as error:
@@ -62,13 +62,13 @@ def capture(
             raise
         what = "size" if dynamic_size else "batch"
         raise UserError(
-            f"dynamic={what}: this network computes with its input's {what} ({first_line(error)[:120]}); "
-            f"export with dynamic={'batch' if dynamic_size else 'none'}"
+            f"dynamic={what}: this network's computation depends on the input's {what} "
+            f"({first_line(error)[:120]}); export with dynamic={'batch' if dynamic_size else 'none'}"
         ) from None
 
 
 def min_size(program: ExportedProgram) -> list[int]:
-    """[height, width] from which on the graph equals the module: smaller images may not fill its windows."""
+    """The smallest [height, width] at which the graph equals the module; below, images do not fill windows."""
     (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUT)
     ranges = program.range_constraints
     sides = (side.node.expr for side in image.meta["val"].shape[2:])
@@ -84,7 +84,7 @@ def _other_size(example: Tensor, free: Mapping[int, Any]) -> Tensor:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' notes on their own workings, about which a user can do nothing."""
+    """Suppress the exporters' output and warnings, which users cannot act on."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -12,7 +12,7 @@ from deploy.session import Arrays, Session
 
 
 def eager_session(module: nn.Module, *, threads: int = 1, names: Sequence[str] = ()) -> Session:
-    """A module as it is, on the CPU: images -> a tensor or a tuple of tensors.
+    """A session that runs a module in eager PyTorch on the CPU: images -> a tensor or a tuple of tensors.
 
     `names` of the outputs and the images' type default to the module's own attributes `names` and `dtype`.
     """
@@ -25,7 +25,7 @@ def eager_session(module: nn.Module, *, threads: int = 1, names: Sequence[str] =
 
 
 def array_function(module: Callable[..., Any], threads: int) -> Callable[[NDArray[Any]], Arrays]:
-    """A function of tensors as a function of arrays that runs with `threads` threads."""
+    """Wraps a function of tensors as a function of arrays that runs with `threads` threads."""
 
     def run(images: NDArray[Any]) -> Arrays:
         if torch.get_num_threads() != threads:

@@ -1,4 +1,4 @@
-"""Optional libraries: how they are imported, and their errors in one line."""
+"""Imports optional libraries, and shortens their errors to one line."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ def require(module: str, install: str) -> Any:
 
 
 def not_installed(libraries: Iterable[str]) -> str:
-    """`onnx is not installed` for the first of the libraries that is missing; an empty text if none is."""
+    """`onnx is not installed` for the first missing library; an empty string if none is missing."""
     for library in libraries:
         if importlib.util.find_spec(library.replace("-", "_")) is None:
             return f"{library} is not installed"
@@ -34,7 +34,7 @@ def not_installed(libraries: Iterable[str]) -> str:
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """The versions of the libraries that are installed."""
     installed = {}
     for library in libraries:
         try:
@@ -45,8 +45,8 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
 
 
 def first_line(error: BaseException) -> str:
-    """A library's error in one line."""
+    """The first informative line of a library's error."""
     lines = [line.strip() for line in str(error).splitlines()]
-    # OpenVINO begins with the places in its own source.
+    # OpenVINO's errors begin with locations in its own source.
     lines = [line for line in lines if line and not line.startswith("Exception from src/")]
     return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, and how its user turns an image into the network's input."""
+"""The metadata of an exported file, and how it turns an image into the network's input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.contracts import ExportedTask, Image
 
 
 def describe(module: ExportedTask, *, task: str, facts: Mapping[str, str]) -> dict[str, str]:
-    """The metadata of an export: all that the file's user needs to know, texts by name.
+    """The metadata of an export as strings: everything that the file's user needs to know.
 
     Args:
-        module: what is exported.
+        module: the module that is exported.
         task: name of the task.
-        facts: further entries, such as `run`, `checkpoint_sha256` and `license`.
+        facts: more entries, such as `run`, `checkpoint_sha256` and `license`.
     """
     mean, std = (part.flatten().tolist() for part in (module.normalize.mean, module.normalize.std))
     preprocessing = {
@@ -40,15 +40,15 @@ def describe(module: ExportedTask, *, task: str, facts: Mapping[str, str]) -> di
 
 
 def describe_graph(*, shape: Sequence[int | None], dtype: str, names: Sequence[str]) -> dict[str, str]:
-    """The metadata `input` and `outputs`; None in `shape` is what may be any number."""
+    """The metadata `input` and `outputs`; None in `shape` stands for any number."""
     images = {"name": INPUT, "shape": list(shape), "dtype": dtype}
     return {"input": json.dumps(images), "outputs": json.dumps(list(names))}
 
 
 def network_input(image: Image, metadata: Mapping[str, str], *, dtype: str | None = None) -> NDArray[Any]:
-    """What the transform returns, RGB [h, w, 3] -> the network's input [3, h, w].
+    """The transformed image, RGB [h, w, 3] -> the network's input [3, h, w].
 
-    dtype: of an input that is not normalized; by default the one that a file's metadata state.
+    dtype: type of an input that is not normalized; default: the one in the file's metadata.
     """
     preprocessing = json.loads(metadata["preprocessing"])
     pixels = np.ascontiguousarray(image.transpose(2, 0, 1))

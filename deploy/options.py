@@ -17,21 +17,21 @@ from engine.errors import UserError, nearest
 
 
 class Budget:
-    """How far a file may differ from PyTorch; None: the default, see `deploy.export.export_run`.
+    """How much a file may differ from PyTorch; None: the default, see `deploy.export.export_run`.
 
     Args:
-        max_difference: of an output.
-        agreement: least share of equal answers.
-        metrics: points of 100 that the labeled split may lose, by the name of the metric.
+        max_difference: largest absolute difference in an output.
+        agreement: lowest share of equal results.
+        metrics: name of the task's metric -> points (of 100) that it may lose on the labeled split.
 
     Raises:
-        ValueError: if one of them is not a number.
+        ValueError: if an argument is not a number.
     """
 
     def __init__(
         self, *, max_difference: float | None = None, agreement: float | None = None, **metrics: float | None
     ) -> None:
-        # The configuration does not check the types of a constructor with `**metrics`.
+        # The configuration cannot check the types of `**metrics`.
         for name, value in {"max_difference": max_difference, "agreement": agreement, **metrics}.items():
             if value is not None and type(value) not in (int, float):
                 raise ValueError(f"{name} must be a number, got {value!r}")
@@ -46,13 +46,13 @@ class Budget:
         """
         for name in self.metrics:
             if name != metric:
-                raise UserError(f"budget.{name}: this task is scored by {metric}; give budget.{metric}")
+                raise UserError(f"budget.{name}: this task is scored by {metric}; set budget.{metric}")
         return self.metrics.get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How a file in 8 bits is calibrated and graded.
+    """How an 8-bit file is calibrated and evaluated.
 
     Raises:
         ValueError: if a number is too small.
@@ -71,7 +71,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """Fine-tuning in 8 bits; 0 steps: none.
+    """Quantization-aware fine-tuning; 0 steps: none.
 
     Raises:
         ValueError: if a number is too small.
@@ -89,11 +89,11 @@ class FineTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(RunOptions):
-    """What tools/export.py takes.
+    """The options of tools/export.py.
 
     Raises:
-        ValueError: if a number is too small, or if options contradict each other.
-        UserError: if the format is unknown, or cannot have the precision or dynamic sizes.
+        ValueError: if a number is too small, or options contradict each other.
+        UserError: if the format is unknown, or does not support the precision or dynamic sizes.
     """
 
     format: str = "onnx"
@@ -126,7 +126,7 @@ class ExportOptions(RunOptions):
 
     @property
     def float_precision(self) -> str:
-        """Of the exported file, from which one in 8 bits is quantized."""
+        """Precision of the exported file; an 8-bit file is quantized from a float32 one."""
         return "fp32" if self.precision == "int8" else self.precision
 
     @property
@@ -139,7 +139,7 @@ class ExportOptions(RunOptions):
 
     @property
     def for_task(self) -> dict[str, Any]:
-        """The options that `TaskInfo.export` takes; what is not set stays the task's default."""
+        """The arguments for `TaskInfo.export`; options that are not set keep the task's default."""
         names = ("output", "full_size", "upsample", "look", "steps", "normalize", "dtype")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -158,7 +158,7 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """What tools/benchmark.py takes.
+    """The options of tools/benchmark.py.
 
     Raises:
         ValueError: if a number is out of range, if an option is missing, or if options contradict each other.
@@ -194,7 +194,7 @@ class BenchmarkOptions:
             raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
         if (self.suite is None and self.run is None) == (self.table is None):
             suites = ", ".join(self.suites)
-            raise ValueError(f"give suite=<{suites}> and/or run=<run folder>, or table=latency by itself")
+            raise ValueError(f"set suite=<{suites}> and/or run=<run folder>, or only table=latency")
         if self.suite is not None and self.suite not in self.suites:
             known_suites = ", ".join(self.suites)
             raise ValueError(
@@ -202,12 +202,12 @@ class BenchmarkOptions:
             )
         if self.artifact is not None and (self.run is None or self.suite is not None):
             raise ValueError(
-                "artifact is measured beside the run that it was exported from: give run= and no suite="
+                "artifact is measured together with the run that it was exported from; set run=, not suite="
             )
         for count in self.thread_counts:
             if not 1 <= count <= machine.cores():
                 raise ValueError(
-                    f"threads must be 1 to {machine.cores()}, the cores of this machine, got {count}"
+                    f"threads must be 1 to {machine.cores()} (the cores of this machine), got {count}"
                 )
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 32):
             raise ValueError(f"size must be [height, width], each at least 32, got {list(self.size)}")
@@ -220,7 +220,7 @@ class BenchmarkOptions:
                 "table=latency needs spec=<experiment or YAML file>, size=[height,width] and out=<file>"
             )
         if len(self.runtimes) != 1 or len(self.thread_counts) != 1:
-            raise ValueError("table=latency is for one runtime and one number of threads")
+            raise ValueError("table=latency needs exactly one runtime and one number of threads")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
 
@@ -234,12 +234,12 @@ class BenchmarkOptions:
 
     @property
     def image_size(self) -> Size | None:
-        """(height, width) of the largest rows, if it was given."""
+        """(height, width) of the largest rows; None if not set."""
         return None if self.size is None else (self.size[0], self.size[1])
 
     @property
     def for_table(self) -> tuple[str, Size, Path]:
-        """(spec, size, out) of table=latency, all of which are checked to be set."""
+        """(spec, size, out) of table=latency; they were checked to be set."""
         assert self.spec is not None
         assert self.image_size is not None
         assert self.out is not None

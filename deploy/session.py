@@ -1,4 +1,4 @@
-"""A network that is loaded in a runtime and ready to run, whatever the runtime."""
+"""A network that is loaded and ready to run, with the same interface for every runtime."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deploy.libraries import first_line
 from engine.errors import UserError
 
 INPUT = "images"
-"""Name of the one input of every exported network."""
+"""Name of the only input of every exported network."""
 
 MIN_SIZE = "min_size"
-"""Metadata key: the smallest (height, width) that a file with a dynamic size takes."""
+"""Metadata key: the smallest (height, width) for a file with a dynamic size."""
 
 Arrays = list[NDArray[Any]]
 
@@ -31,9 +31,9 @@ class Session:
         run: images [N, 3, H, W] of `dtype` -> the outputs, in the graph's order.
         output_names: their names.
         runtime: name and version of the library that runs the network.
-        dtype: of the images, `uint8` or `float32`; None if it takes either.
-        shape: (N, H, W) that it takes; None for what may be any number.
-        metadata: what the file says about itself, texts by name; empty for PyTorch itself.
+        dtype: type of the images, `uint8` or `float32`; None if it takes either.
+        shape: (N, H, W) that it takes; None where any number is allowed.
+        metadata: the file's metadata, all values are strings; empty for PyTorch itself.
     """
 
     run: Callable[[NDArray[Any]], Arrays]
@@ -47,7 +47,7 @@ class Session:
     def described_by(
         cls, metadata: Mapping[str, str], *, run: Callable[[NDArray[Any]], Arrays], runtime: str
     ) -> Session:
-        """A session whose runtime does not say what the network takes and returns: the metadata do."""
+        """A session for a runtime that does not know the inputs and outputs: they are in the metadata."""
         images = json.loads(metadata.get("input", "{}"))
         return cls(
             run=run,
@@ -60,7 +60,7 @@ class Session:
 
     @functools.cached_property
     def min_size(self) -> tuple[int, int]:
-        """The smallest (height, width) that a network with a dynamic size takes."""
+        """The smallest (height, width) for a network with a dynamic size."""
         height, width = json.loads(self.metadata.get(MIN_SIZE, "[1, 1]"))
         return height, width
 
@@ -68,36 +68,36 @@ class Session:
         """Images [N, 3, H, W] -> outputs.
 
         Raises:
-            UserError: if the images have another type or size than the network takes.
+            UserError: if the network does not take images of this type or size.
         """
         if self.dtype is not None and str(images.dtype) != self.dtype:
-            raise UserError(f"the network takes images of {self.dtype}, got {images.dtype}")
+            raise UserError(f"the network takes {self.dtype} images, got {images.dtype}")
         size = (images.shape[0], *images.shape[2:])
         if any(want is not None and want != got for want, got in zip(self.shape, size, strict=True)):
             wanted = "x".join("any" if side is None else str(side) for side in self.shape)
             raise UserError(
-                f"the network takes images of [N x height x width] {wanted}, got {'x'.join(map(str, size))}: "
+                f"the network takes images of [N x height x width] {wanted}, got {'x'.join(map(str, size))}; "
                 "resize them (data.eval_size, data.size), or export at their size or with dynamic=size"
             )
         if any(got < smallest for smallest, got in zip(self.min_size, size[1:], strict=True)):
-            # Runtimes disagree on a window that is larger than its feature map, and none of them refuses it.
+            # Runtimes disagree on windows larger than their feature map, and none of them reports an error.
             raise UserError(
                 f"the network takes images of at least {'x'.join(map(str, self.min_size))}, got "
-                f"{'x'.join(map(str, size[1:]))}: resize them, or export at their size with dynamic=none"
+                f"{'x'.join(map(str, size[1:]))}; resize them, or export at their size with dynamic=none"
             )
         try:
             return self.run(np.ascontiguousarray(images))
-        except Exception as error:  # each library has exceptions of its own
-            if not self.metadata:  # not a file that a user chose: our own mistake
+        except Exception as error:  # each library has its own exceptions
+            if not self.metadata:  # not a file that a user chose, so a bug of ours
                 raise
             raise UserError(
-                f"{self.runtime} cannot run images of {'x'.join(map(str, size))} ({first_line(error)}): "
+                f"{self.runtime} cannot run images of {'x'.join(map(str, size))} ({first_line(error)}); "
                 "resize them, or export at their size with dynamic=none"
             ) from None
 
 
 def run_in_batches(session: Session, images: NDArray[Any]) -> Arrays:
-    """Run any number of images through a network that may take only a fixed number at once."""
+    """Run any number of images through a network that can have a fixed batch size."""
     count = session.shape[0]
     if count is None or count == len(images):
         return session(images)

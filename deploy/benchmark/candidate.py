@@ -1,4 +1,4 @@
-"""One row on one runtime, ready to be timed."""
+"""A network on a runtime, ready to be timed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Candidate:
     Attributes:
         runtime: `eager`, a format, or the name of an exported file.
         file: the exported network; None for `eager`.
-        image: RGB [H, W, 3]: the whole way from it to label map, boxes or class is timed. None: the network
-            alone, from a normalized image to its raw outputs. Both at batch 1.
+        image: RGB [H, W, 3]; everything from this image to the label map, boxes or class is timed. None: only
+            the network, from a normalized image to its raw outputs. Both at batch size 1.
     """
 
     row: BenchmarkRow
@@ -50,14 +50,14 @@ class Candidate:
         return "network" if self.image is None else "all"
 
     def open(self) -> Callable[[], Any]:
-        """Load it; the returned function runs it once."""
+        """Load the network; the returned function runs it once."""
         set_threads(self.threads)
         task: Any = self.row.predictor
         assert task is not None
         if self.image is not None:
             return self._from_image(task, self.image)
         if self.file is None:
-            return _eager_call(self._placed(task.model), example(self.row.size).to(self.device))
+            return _eager_call(self._on_device(task.model), example(self.row.size).to(self.device))
         session = open_session(self.file, threads=self.threads)
         array = input_for(session, self.row.size)
         return lambda: session(array)
@@ -71,21 +71,21 @@ class Candidate:
         return clocked(run, synchronize=lambda: torch.cuda.synchronize(device))
 
     def _from_image(self, task: nn.Module, image: Image) -> Callable[[], Any]:
-        whole: Any = copy.deepcopy(task).eval().to(self.device)
+        predictor: Any = copy.deepcopy(task).eval().to(self.device)
         if self.file is None:
-            whole.model = self._placed(whole.model)
+            predictor.model = self._on_device(predictor.model)
         else:
-            whole.model = SessionNetwork(open_session(self.file, threads=self.threads), whole.model)
-        return lambda: whole.predict_image(image)
+            predictor.model = SessionNetwork(open_session(self.file, threads=self.threads), predictor.model)
+        return lambda: predictor.predict_image(image)
 
-    def _placed(self, model: Any) -> nn.Module:
-        # A copy: the row must not change, because other candidates run it too.
-        placed: nn.Module = copy.deepcopy(model).eval().to(self.device)
-        return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
+    def _on_device(self, model: Any) -> nn.Module:
+        # A copy, because other candidates use the row's model too.
+        copied: nn.Module = copy.deepcopy(model).eval().to(self.device)
+        return copied.to(memory_format=torch.channels_last) if self.channels_last else copied
 
 
 class SessionNetwork(nn.Module):
-    """An exported network in place of the module that it was exported from, whose attributes it has."""
+    """An exported network that replaces the module it was exported from and has the same attributes."""
 
     def __init__(self, session: Session, model: nn.Module) -> None:
         super().__init__()
@@ -117,8 +117,8 @@ def example(size: Size) -> Tensor:
 
 
 def input_for(session: Session, size: Size) -> NDArray[Any]:
-    """Noise [N, 3, H, W] of the type and size that an exported network takes; what it leaves open is 1 and
-    `size`."""
+    """Noise [N, 3, H, W] with the type and size that an exported network takes; where it takes any, N is 1
+    and H and W are `size`."""
     count, height, width = session.shape
     size = (height or size[0], width or size[1])
     pixels = torch.from_numpy(noise(size)).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""Timing candidates together, and what is written down about them."""
+"""Times candidates together, and returns their results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def measure_together(
     memory: bool = True,
     progress: Callable[[int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time candidates with the same number of threads in turns; one result for each, in their order.
+    """Time candidates with the same number of threads in turns; returns one result for each, in order.
 
     Args:
         baseline: the row that ratios refer to, on its first runtime here.
-        memory: measure peak memory too, each in a process of its own.
+        memory: measure peak memory too, each in its own process.
     """
     reference = next(candidate for candidate in candidates if candidate.row is baseline)
     set_threads(reference.threads)
@@ -36,19 +36,19 @@ def measure_together(
     if torch.device(reference.device).type == "cpu":
         about["gemm_gmadds_per_s"] = gemm_gmadds()
     timers = {candidate.name: candidate.timer(candidate.open()) for candidate in candidates}
-    assert len(timers) == len(candidates), "two candidates of one name would be measured as one"
+    assert len(timers) == len(candidates), "two candidates with the same name would be measured as one"
     seconds = take_rounds(timers, rounds, progress=progress)
     timers.clear()  # frees the networks before memory is measured
     results = []
     for candidate in candidates:
         figures = timing(seconds[candidate.name], seconds[reference.name], rounds)
         figures["peak_memory_mb"] = peak_mb(candidate.open, device=reference.device) if memory else None
-        how = _how(candidate, reference)
-        results.append(result(candidate.row, baseline=baseline, **how, **figures, **about))
+        setup = _setup(candidate, reference)
+        results.append(result(candidate.row, baseline=baseline, **setup, **figures, **about))
     return results
 
 
-def _how(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
+def _setup(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
     """How a candidate was run, for its result."""
     return {
         "runtime": candidate.runtime,
@@ -62,10 +62,10 @@ def _how(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
 def groups(
     rows: Sequence[BenchmarkRow], runtimes: Sequence[str], threads: Sequence[int]
 ) -> list[tuple[int, list[tuple[BenchmarkRow, str]]]]:
-    """What is measured together, as (threads, rows with a runtime): all rows on one runtime, or one row on
-    all runtimes.
+    """The groups that are measured together, as (threads, rows with a runtime): all rows on one runtime, or
+    one row on all runtimes.
 
-    So the ratios of interest, between rows or between runtimes, are formed within rounds, and no more
+    The ratios of interest, between rows or between runtimes, are then computed within rounds, and no more
     networks are in memory than there are rows or runtimes.
     """
     if len(rows) == 1:
@@ -74,9 +74,9 @@ def groups(
 
 
 def gemm_gmadds(*, seconds: float = 0.5, side: int = 1024) -> float:
-    """Billions of multiply-adds per second in a large float32 matrix product: about the best of this CPU.
+    """Billions of multiply-adds per second in a large float32 matrix product: close to this CPU's peak.
 
-    By torch, with the number of threads that it has.
+    Computed by torch with its current number of threads.
     """
     left, right = torch.rand(side, side), torch.rand(side, side)
     best, until = float("inf"), time.perf_counter() + seconds

@@ -1,7 +1,7 @@
-"""What the paper's tables print, read from the experiments' own files.
+"""The figures of the paper's tables, read from the experiment files.
 
-Every experiment that is a row of a table says so under `paper:`, with the table, the row and the published
-figures; nothing is listed a second time here.
+Every experiment that is a row of a table has a `paper:` block with the table, the row and the published
+figures; nothing is repeated here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def papers_of(suite: Suite) -> dict[str, dict[str, Any]]:
     if not papers:
         tables = " or ".join(map(str, suite.tables))
         raise UserError(f"no file in conf/experiment/{suite.task} is a row of table {tables}")
-    return dict(sorted(papers.items(), key=lambda item: _place(item[1], suite.tables)))
+    return dict(sorted(papers.items(), key=lambda item: _sort_key(item[1], suite.tables)))
 
 
 def is_experiment(name: str) -> bool:
@@ -47,7 +47,7 @@ def paper_block(experiment: str) -> dict[str, Any]:
     """The `paper` block of an experiment's file; empty if it has none.
 
     Raises:
-        UserError: if there is no such experiment, naming the nearest.
+        UserError: if there is no such experiment; suggests the nearest.
     """
     if not is_experiment(experiment):
         known = [str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml")]
@@ -56,7 +56,7 @@ def paper_block(experiment: str) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")).get("paper") or {}
 
 
-def _place(paper: Mapping[str, Any], tables: Sequence[int]) -> tuple[Any, ...]:
+def _sort_key(paper: Mapping[str, Any], tables: Sequence[int]) -> tuple[Any, ...]:
     row = paper.get("row")
     numbered = isinstance(row, int)
     return (
@@ -68,12 +68,12 @@ def _place(paper: Mapping[str, Any], tables: Sequence[int]) -> tuple[Any, ...]:
 
 
 def madds_b(paper: Mapping[str, Any]) -> float:
-    """The printed multiply-adds in billions, in whichever unit the block has them; 0 if it has none."""
+    """The printed multiply-adds in billions, from the block's `madds_b` or `madds_m`; 0 if it has neither."""
     return float(paper.get("madds_b") or (paper.get("madds_m") or 0) / 1000)
 
 
 def count_size(paper: Mapping[str, Any], default: Size) -> Size:
-    """(height, width) that the paper's multiply-adds were counted at: 1025 x 2049 for Cityscapes."""
+    """(height, width) at which the paper counts multiply-adds: 1025 x 2049 for Cityscapes."""
     height, width = paper.get("input_size") or default
     return height, width
 
@@ -81,8 +81,8 @@ def count_size(paper: Mapping[str, Any], default: Size) -> Size:
 def timed_sizes(papers: Mapping[str, Mapping[str, Any]], size: Size | None) -> dict[str, Size]:
     """(height, width) at which each row is timed.
 
-    The paper's own, odd sides rounded down (it counts at 1025 x 2049 and times 1024 x 2048). `size` is for
-    the rows with the largest input; the others keep their share of it, as half resolution does.
+    The paper's own, with odd sides rounded down (it counts at 1025 x 2049 and times at 1024 x 2048). `size`
+    replaces that of the rows with the largest input; the others (half resolution) keep their ratio to it.
     """
     own = {name: _even(count_size(paper, (224, 224))) for name, paper in papers.items()}
     if size is None:
@@ -109,7 +109,7 @@ class PublishedLatency:
 
 
 def published_latency(paper: Mapping[str, Any], size: Size) -> PublishedLatency | None:
-    """The paper's latency: at half resolution if that is `size`, else at the row's own.
+    """The paper's latency: at half resolution if that is `size`, else at the row's own resolution.
 
     Tables 7 and 8 were measured on a Pixel 3, the others on a Pixel 1.
     """

@@ -1,4 +1,4 @@
-"""Latency against accuracy: the chart of a benchmark, with the Pareto front."""
+"""The chart of a benchmark: latency against accuracy, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deploy.benchmark.tables import threads_text
 
 
 def accuracy(result: Result) -> tuple[float, str] | None:
-    """(percent, where it is from): what was measured here, else what was published, else None."""
+    """(percent, its origin): the value measured here, else the published one, else None."""
     metric = result["metric"]
     if (measured := result["accuracy"].get(metric)) is not None:
         return 100 * measured, "measured"
@@ -20,14 +20,15 @@ def accuracy(result: Result) -> tuple[float, str] | None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of (cost, value) that no other point beats in both, by rising cost.
+    """Indices of the (cost, value) points that no other point dominates, by increasing cost.
 
-    A point that another one equals in one and beats in the other is not on the front; of equals the first is.
+    A point is dominated if another one is at least as good in both and better in one. Of equal points, only
+    the first is on the front.
     """
     front: list[int] = []
-    for at in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
-        if not front or points[at][1] > points[front[-1]][1]:
-            front.append(at)
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
     return front
 
 
@@ -67,7 +68,7 @@ def draw_pareto(results: Sequence[Result], path: Path) -> None:
 
 
 def _panels(results: Sequence[Result], label: str) -> dict[str, list[Result]]:
-    """One per runtime: beside a slow one's points, those of a fast one would lie on top of each other."""
+    """One panel per runtime: on the axis of a slow one, the points of a fast one would overlap."""
     panels: dict[str, list[Result]] = {}
     for row in results:
         title = threads_text(row) if label == "runtime" else f"{row['runtime']}, {threads_text(row)}"
@@ -79,12 +80,12 @@ def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
     members = sorted(members, key=lambda row: row["latency_ms_p50"])
     accuracies = [accuracy(row) or (0.0, "") for row in members]
     points = [(row["latency_ms_p50"], percent) for row, (percent, _) in zip(members, accuracies, strict=True)]
-    front = [points[at] for at in pareto_front(points)]
+    front = [points[index] for index in pareto_front(points)]
     axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
-    for at, (row, point) in enumerate(zip(members, points, strict=True)):
-        hollow = accuracies[at][1] == "published"
+    for index, (row, point) in enumerate(zip(members, points, strict=True)):
+        hollow = accuracies[index][1] == "published"
         axis.plot(*point, "o", color="C0", markerfacecolor="white" if hollow else "C0")
-        offset = (4, 6) if at % 2 else (4, -12)  # neighbors' labels on different sides
+        offset = (4, 6) if index % 2 else (4, -12)  # labels of neighbors on different sides
         axis.annotate(row[label], point, textcoords="offset points", xytext=offset, fontsize=7)
     axis.set_xlim(0, 1.25 * points[-1][0])
     axis.grid(alpha=0.3)

@@ -50,12 +50,12 @@ def _notes(results: Sequence[Result]) -> list[str]:
         }
         peak = "; ".join(f"{value:.0f} with threads={count}" for count, value in peaks.items())
         notes.append(
-            "Networks took turns, one call each per round, after warm-up. `+-`: how far the 95 % interval of "
-            "the median reaches (order statistics; rounds are taken as independent; `!`: further than was "
-            "asked for when time was up). Ratios are formed round by round: their median, and the range of "
-            "nine of ten rounds. GMAdd/s: multiply-adds of convolutions and linear layers, in billions per "
-            "second" + (f" (a large float32 matrix product reaches {peak})" if peak else "") + ". MB: what a "
-            "fresh process adds for loading and running the network, including the runtime's libraries. "
+            "Networks took turns, one call each per round, after warm-up. `+-`: half-width of the 95 % "
+            "interval of the median (from order statistics; rounds are assumed independent; `!`: wider than "
+            "requested when time was up). Ratios are computed per round: their median, and the range of nine "
+            "out of ten rounds. GMAdd/s: multiply-adds of convolutions and linear layers, in billions per "
+            "second" + (f" (a large float32 matrix product reaches {peak})" if peak else "") + ". MB: "
+            "memory that a new process needs to load and run the network, including the runtime's libraries. "
             "Weights are random unless a run is benchmarked."
         )
     devices = dict.fromkeys(

@@ -32,11 +32,11 @@ MEASURED = (
     "peak_memory_mb",
     "machine",
 )
-"""Keys that are null if only counts are wanted."""
+"""Keys that are null if only parameters and multiply-adds are counted."""
 
 
 def timing(seconds: Sequence[float], baseline: Sequence[float], rounds: Rounds) -> dict[str, Any]:
-    """The figures of a candidate's rounds, and of their ratio to the baseline's."""
+    """Statistics of a candidate's rounds, and of their ratio to the baseline's."""
     latency, ratio = Latency.of(seconds), Ratio.of(seconds, baseline)
     return {
         "latency_ms_p50": latency.p50,
@@ -53,10 +53,10 @@ def timing(seconds: Sequence[float], baseline: Sequence[float], rounds: Rounds) 
 
 
 def result(row: BenchmarkRow, *, baseline: BenchmarkRow, **measured: Any) -> Result:
-    """One entry of results.json; what is missing from `measured` is null.
+    """One entry of results.json; keys missing from `measured` are null.
 
     `gmadds_per_s` counts the multiply-adds of convolutions and linear layers, in billions per second;
-    published figures are under `paper` and nowhere else.
+    published figures are only under `paper`.
     """
     values = dict.fromkeys(MEASURED) | measured
     executed = row.executed_madds
@@ -81,7 +81,8 @@ def result(row: BenchmarkRow, *, baseline: BenchmarkRow, **measured: Any) -> Res
 def _paper_figures(row: BenchmarkRow, baseline: BenchmarkRow) -> dict[str, Any]:
     """The row's published figures; null if the paper has none.
 
-    `latency_ms` is that for `latency_size` on `latency_device`; `ratio_to_baseline` compares such latencies.
+    `latency_ms` was measured at `latency_size` on `latency_device`; `ratio_to_baseline` is a ratio of such
+    latencies.
     """
     own, other = published_latency(row.paper, row.size), published_latency(baseline.paper, baseline.size)
     return {

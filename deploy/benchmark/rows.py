@@ -1,4 +1,4 @@
-"""The rows of a benchmark: the networks of a suite and of a run, with their counts."""
+"""The rows of a benchmark: the networks of a suite and of a run, with parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class BenchmarkRow:
         name: short, unique in a benchmark.
         source: the experiment or the run folder that it comes from.
         task: name of the task.
-        metric: that the task is scored by.
-        params, madds: by the counting convention of the paper's table, at the size that the table counts at.
-        size: (height, width) that is timed.
+        metric: the task's main metric.
+        params, madds: by the counting convention of the paper's table, at the table's size.
+        size: (height, width) at which the network is timed.
         executed_madds: of convolutions and linear layers at that size; None if nothing is timed.
-        paper: the published figures; empty if there are none.
-        accuracy: ours, by metric, if it was measured.
-        predictor: the task (`predictor.model` is the network); None if only counts are wanted.
+        paper: published figures; empty if there are none.
+        accuracy: our measured values, by metric; empty if there are none.
+        predictor: the task (`predictor.model` is the network); None if nothing is timed.
     """
 
     name: str
@@ -55,7 +55,7 @@ class BenchmarkRow:
 
 
 def benchmark_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
-    """The rows of the suite, its baseline if that is a row of another table, and the run."""
+    """The rows of the suite, its baseline if that is in another table, and the run."""
     run_rows = [] if options.run is None else [_run_row(options.run, options)]
     return [*_suite_rows(options), *run_rows]
 
@@ -124,8 +124,8 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
 
 
 def _run_size(run: TrainedRun) -> Size:
-    """(height, width) at which a run's network sees images: that of its training crops if it takes images of
-    any size."""
+    """(height, width) of the images that a run's network sees: that of its training crops if it takes images
+    of any size."""
     for key in (run.info.size_key, "data.crop"):
         value: Any = run.config
         for name in key.split("."):
@@ -133,19 +133,19 @@ def _run_size(run: TrainedRun) -> Size:
         value = plain(value, key)
         if isinstance(value, int | list):
             return as_size(key, value)
-    raise UserError(f"the run takes images of any size; give size=[height,width] or {run.info.size_key}=")
+    raise UserError(f"the run takes images of any size; set size=[height,width] or {run.info.size_key}=")
 
 
 def _row(
     model: Any, info: TaskInfo, *, classes: int, count_size: Size, size: Size, **facts: Any
 ) -> BenchmarkRow:
-    """A row with its counts: the paper's at `count_size`, what is executed at `size`."""
+    """A row with its counts: the paper's at `count_size`, the executed ones at `size`."""
     with torch.device("meta"):
         network = build(model, key="model", num_classes=classes)
     try:
         params, madds = info.totals(count(network, count_size), classes)
         executed = count(network, size).madds if facts["predictor"] is not None else None
-    except ValueError as error:  # a backbone from elsewhere has layers of its own
+    except ValueError as error:  # a backbone from another library can have unknown layers
         raise UserError(f"{facts['name']}: {error}") from None
     return BenchmarkRow(
         task=info.name,
@@ -172,7 +172,7 @@ def choose_baseline(rows: Sequence[BenchmarkRow], wanted: str | None) -> Benchma
     """A row by name or source; by default the first MobileNetV2, else the first row.
 
     Raises:
-        UserError: if no row has this name, with the nearest.
+        UserError: if no row has this name; suggests the nearest.
     """
     if wanted is None:
         return next((row for row in rows if "v2" in row.source.rpartition("/")[2]), rows[0])

@@ -1,4 +1,4 @@
-"""Measure rows of the paper's tables, or a run on the runtimes that it can be exported to."""
+"""Measures rows of the paper's tables, or a run on the runtimes that it can be exported to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_benchmark(
     """Benchmark a suite and/or a run; returns the folder with the report, and its results.
 
     Args:
-        command: what was typed, for the report.
+        command: the command that was typed, for the report.
 
     Raises:
         UserError: if an option is wrong, if a runtime is not installed, or if nothing can be written.
@@ -39,7 +39,7 @@ def run_benchmark(
     rows = benchmark_rows(options)
     baseline = baseline_row(options, rows)
     results = [result(row, baseline=baseline) for row in rows]
-    report.save(results, out, command=command)  # shows before an hour is spent whether `out` can be written
+    report.save(results, out, command=command)  # fails now, not after an hour, if `out` cannot be written
     if not options.latency:
         log(tables(results))
         return out, results
@@ -60,7 +60,7 @@ def _measure(
     baseline: BenchmarkRow,
     device: str,
 ) -> Iterator[list[Result]]:
-    """The results of each set of candidates that is measured together."""
+    """Yields the results of each group of candidates that are measured together."""
     common: dict[str, Any] = {"device": device, "channels_last": options.channels_last}
     if options.include == "all":
         largest = max(row.size for row in rows)

@@ -22,13 +22,13 @@ RUNTIMES = (EAGER, *formats.BUILT_IN)
 
 
 def choose_runtimes(wanted: Sequence[str], *, device: str) -> tuple[list[str], list[str]]:
-    """Names, or `all`, -> (runtimes to measure, eager PyTorch first; remarks on those that `all` leaves out).
+    """Names, or `all`, -> (runtimes to measure, eager PyTorch first; notes on those that `all` leaves out).
 
     Raises:
-        UserError: for an unknown name, if a library is not installed, or if a runtime is not for `device`.
+        UserError: if a name is unknown, a library is not installed, or a runtime does not support `device`.
     """
     if not wanted:
-        raise UserError(f"runtime is empty; give one or more of {', '.join(RUNTIMES)}, or all")
+        raise UserError(f"runtime is empty; set one or more of {', '.join(RUNTIMES)}, or all")
     on_cpu = device == "cpu"
     if "all" in wanted:
         reasons = {
@@ -47,11 +47,11 @@ def _check(name: str, *, device: str) -> None:
     if name not in RUNTIMES and extensions.owner(name) is None:
         known = [*RUNTIMES, "all"]
         raise UserError(
-            f"runtime must be one of {', '.join(known)} (or a format of yours, with extend=<its folder>), "
+            f"runtime must be one of {', '.join(known)} (or your own format, with extend=<its folder>), "
             f"got {name!r}{nearest(name, known)}"
         )
     if device != "cpu":
-        raise UserError(f"runtime={name} runs on the CPU, not on {device}; give device=cpu")
+        raise UserError(f"runtime={name} runs on the CPU, not on {device}; set device=cpu")
     format = formats.find(name, key="runtime")
     if reason := format.missing():
         raise UserError(f"runtime={name}: {reason}" + (f"; {format.INSTALL}" if format.INSTALL else ""))
@@ -88,8 +88,8 @@ def num_outputs(model: nn.Module, size: Size) -> int:
 
 
 def files_by_name(text: str) -> dict[str, Path]:
-    """`a.onnx,b.xml`, with or without brackets -> files, by as much of their paths as tells them apart."""
-    # The option is one text, as all paths are; and every export is called `model`.
+    """`a.onnx,b.xml`, with or without brackets -> files by name, the shortest unique end of each path."""
+    # The option is a single string, as all paths are, and every exported file is called `model`.
     texts = text.removeprefix("[").removesuffix("]").split(",")
     files = list(dict.fromkeys(Path(text.strip()).absolute() for text in texts if text.strip()))
     count = 1

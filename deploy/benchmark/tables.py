@@ -12,9 +12,9 @@ Column = tuple[str, Callable[[Result], str]]
 
 
 def tables(results: Sequence[Result]) -> str:
-    """One table for each set of results that was measured together, under a line that says how."""
+    """One table per group of results that were measured together, under a line that describes the setup."""
     parts = []
-    for _, members in groupby(results, key=_together):
+    for _, members in groupby(results, key=_group_key):
         rows = list(members)
         columns = COUNTS if rows[0]["latency_ms_p50"] is None else [*COUNTS, *TIMES]
         if len({row["runtime"] for row in rows}) > 1:
@@ -22,15 +22,15 @@ def tables(results: Sequence[Result]) -> str:
         if len({_size(row) for row in rows}) > 1:
             columns = [columns[0], ("size", _size), *columns[1:]]
         text = [[value(row) for _, value in columns] for row in rows]
-        filled = [at for at in range(len(columns)) if at == 0 or any(line[at] for line in text)]
-        header = [columns[at][0] for at in filled]
-        body = [[line[at] for at in filled] for line in text]
+        filled = [i for i in range(len(columns)) if i == 0 or any(line[i] for line in text)]
+        header = [columns[i][0] for i in filled]
+        body = [[line[i] for i in filled] for line in text]
         parts.append(f"{_caption(rows)}\n\n{markdown(header, body)}")
     return "\n\n".join(parts)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
+    """A Markdown table; all columns but the first are right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
     lines = [_line(row, widths) for row in (header, *rows)]
@@ -46,7 +46,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join([row[0].ljust(widths[0]), *cells[1:]]) + " |"
 
 
-def _together(result: Result) -> tuple[Any, ...]:
+def _group_key(result: Result) -> tuple[Any, ...]:
     # Rows on one runtime, or one row on all.
     return result["threads"], (result["machine"] or {}).get("date")
 
@@ -70,7 +70,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    """Three digits or more."""
+    """With at least three significant digits."""
     return _number(value, 1 if value is not None and value >= 100 else 2)
 
 
@@ -84,8 +84,8 @@ def _interval(result: Result) -> str:
     interval, p50 = result["latency_ms_interval"], result["latency_ms_p50"]
     if not interval:
         return "unknown"
-    reach = max(p50 - interval[0], interval[1] - p50) / p50
-    return f"{reach:.1%}" + ("" if result["interval_reached"] else " !")
+    half_width = max(p50 - interval[0], interval[1] - p50) / p50
+    return f"{half_width:.1%}" + ("" if result["interval_reached"] else " !")
 
 
 def _size(result: Result) -> str:

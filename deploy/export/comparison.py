@@ -1,4 +1,4 @@
-"""Whether a file returns what PyTorch returns, on real images."""
+"""Checks on real images that a file returns the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from engine.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A file's outputs beside PyTorch's.
+    """A file's outputs compared with PyTorch's.
 
     Attributes:
-        num_images: how many images were compared.
-        max_difference: largest absolute difference of the outputs that are compared number by number; 0 if
+        num_images: number of compared images.
+        max_difference: largest absolute difference of the outputs whose values are compared; 0 if
             there are none.
-        largest: the largest absolute value among PyTorch's.
-        agreement: share of pixels, detections or images with the same answer.
+        largest: largest absolute value in PyTorch's outputs.
+        agreement: share of pixels, detections or images with the same result.
         exact: share of images whose detections are those of the full post-processing; None if the file does
             no suppression.
-        batches: numbers of images in one call that were tried.
+        batches: batch sizes that were tried.
     """
 
     num_images: int
@@ -38,7 +38,7 @@ class Comparison:
     batches: tuple[int, ...]
 
     def check(self, *, max_difference: float, agreement: float) -> None:
-        """Raises: UserError if the file is beyond this budget; NaN is beyond every budget."""
+        """Raises: UserError if the file exceeds this budget; NaN exceeds every budget."""
         if not self.max_difference <= max_difference:
             raise UserError(
                 f"outputs differ by {self.max_difference:.4g} from PyTorch's (whose largest is "
@@ -46,33 +46,33 @@ class Comparison:
             )
         if not self.agreement >= agreement:
             raise UserError(
-                f"{self.agreement:.6f} of the answers agree with PyTorch's; the budget is "
+                f"{self.agreement:.6f} of the results agree with PyTorch's; the budget is "
                 f"budget.agreement={agreement:g}"
             )
 
     def text(self) -> str:
-        """For people."""
+        """The comparison for people, one line per figure."""
         lines = [f"images: {self.num_images}, in batches of {', '.join(map(str, self.batches))}"]
         if self.largest:
             lines.append(f"max difference: {self.max_difference:.3g} (of {self.largest:.3g})")
         lines.append(f"agreement: {self.agreement:.6f}")
         if self.exact is not None:
-            lines.append(f"exact: {self.exact:.4f} of the images (for the others, give a larger look)")
+            lines.append(f"exact: {self.exact:.4f} of the images (for the others, increase look)")
         return "\n".join(lines)
 
 
 def compare_outputs(module: nn.Module, session: Session, images: Sequence[NDArray[Any]]) -> Comparison:
     """Run an `ExportedTask` in PyTorch and its file in a runtime on the same images [3, h, w].
 
-    Each image alone and, if all have one size, several at once: a fixed batch of them, or up to four.
+    Each image alone and, if all have the same size, several at once: the fixed batch size, or up to four.
 
     Raises:
-        UserError: if an output has another shape than PyTorch's.
+        UserError: if an output's shape differs from PyTorch's.
     """
     reference: Any = module
     pytorch = eager_session(module)
     groups = [image[None] for image in images]
-    together = session.shape[0] or 4  # a fixed batch is filled up with copies, which hide a mix-up of images
+    together = session.shape[0] or 4  # a fixed batch is padded with copies, which would hide mixed-up images
     if together > 1 and len({image.shape for image in images}) == 1 and len(images) > 1:
         groups.append(np.stack(images[:together]))
     differences, largest, agreements, exact = [], [0.0], [], []

@@ -1,4 +1,4 @@
-"""Export a trained run to a file, and hold the file to PyTorch on real images."""
+"""Exports a trained run to a file, and compares the file with PyTorch on real images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from engine.errors import UserError
 from engine.run import run_folder
 
 DEFAULT_BUDGETS = {"fp32": (0.01, 0.995), "fp16": (1.0, 0.98)}
-"""Largest difference of an output and least agreement, by precision."""
+"""Largest difference in an output and lowest agreement, by precision."""
 
 
 def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], None] = print) -> Path:
     """Export a run; returns the file.
 
-    The file is run beside PyTorch on real images and, if a budget is set for the task's metric, scored.
-    `preprocess.json` and `golden.npz` are written beside it; with precision=int8 also the report card.
+    The file is compared with PyTorch on real images and, if a budget is set for the task's metric, scored.
+    `preprocess.json`, `golden.npz` and, with precision=int8, the report card are written next to it.
 
     Raises:
-        UserError: if an option does not fit the run, if the export fails, or if the file is beyond its
-            budget: it is then renamed to `<file>.rejected`.
+        UserError: if an option does not fit the run, if the export fails, or if the file exceeds its budget:
+            it is then renamed to `<file>.rejected`.
     """
     job = ExportJob(run, options, log)
     samples = job.comparison_samples()
@@ -80,7 +80,7 @@ def _check(comparison: Comparison, options: ExportOptions) -> None:
 def _scores_within_budget(job: ExportJob, path: Path) -> dict[str, float]:
     """The metric of PyTorch and of the file, if a budget is set for it.
 
-    Raises: UserError if the file is beyond the budget.
+    Raises: UserError if the file exceeds the budget.
     """
     if job.budget_points is None:
         return {}

@@ -1,4 +1,4 @@
-"""Golden examples: images, network inputs and outputs, to check a port of the preprocessing with."""
+"""Golden examples: images, network inputs and outputs for testing a port of the preprocessing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.io.files import write_json
 
 NUM_EXAMPLES = 3
 MAX_STORED_NUMBERS = 50_000
-"""Of one output of one example."""
+"""Per output and example."""
 
 
 def write_golden(
@@ -31,10 +31,10 @@ def write_golden(
     comparison: Comparison,
     scores: Mapping[str, float],
 ) -> None:
-    """Write `preprocess.json` and `golden.npz` beside the file at `path`.
+    """Write `preprocess.json` and `golden.npz` next to the file at `path`.
 
-    `golden.npz` has for each example i `image_i`, `input_i` and every output as `<name>_i`: flattened, each
-    `step`-th of its numbers.
+    For each example i, `golden.npz` contains `image_i`, `input_i` and every output as `<name>_i`: flattened,
+    with every `step`-th of its numbers.
 
     Raises:
         UserError: if they cannot be written.
@@ -86,7 +86,7 @@ def read_golden(folder: Path) -> list[tuple[Image, NDArray[Any], Arrays]]:
 
 
 def subsampling_step(values: NDArray[Any]) -> int:
-    """The step at which an output is stored in `golden.npz`."""
+    """The step between the stored numbers of an output in `golden.npz`."""
     return -(-values.size // MAX_STORED_NUMBERS)
 
 

@@ -1,4 +1,4 @@
-"""precision=int8: the exported float file in 8 bits, with its report card."""
+"""precision=int8: quantizes the exported float file to 8 bits, with a report card."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from engine.errors import UserError
 from engine.io.progress import Progress
 
 DEFAULT_POINTS = 1.0
-"""Points of 100 that a file in 8 bits may lose."""
+"""Points (of 100) that an 8-bit file may lose."""
 
 
 def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
-    """Write the float file `source` in 8 bits into the job's folder; returns the new file."""
+    """Quantize the float file `source` to 8 bits in the job's folder; returns the new file."""
     options, metric = job.options, job.run.info.metric
     calibration = options.calibration
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
@@ -68,7 +68,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
 
 
 def with_fine_tuned(job: ExportJob, card: ReportCard, images: Sequence[NDArray[Any]]) -> ReportCard:
-    """Write a second file in 8 bits, fine-tuned, beside the first; returns the card with its score."""
+    """Write a second, fine-tuned 8-bit file next to the first; returns the card with its score."""
     qat, module = job.options.qat, job.module
     modules = dict(module.named_modules())
     if unknown := [name for name in qat.floating if f"model.{name}" not in modules]:

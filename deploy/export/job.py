@@ -1,4 +1,4 @@
-"""One export of a run: what all of its steps share."""
+"""One export of a run: the state that its steps share."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from engine.errors import UserError
 
 
 class ExportJob:
-    """The export of a run with some options.
+    """The export of a run with the given options.
 
     Attributes:
-        module: what is exported, an `ExportedTask`.
-        metadata: what the file says about itself.
-        folder: that the file is written to.
-        log: where lines for the user go.
+        module: the module to export, an `ExportedTask`.
+        metadata: the entries to store in the file.
+        folder: where the file is written.
+        log: called with lines for the user.
 
     Raises:
-        UserError: if the run cannot be loaded, if the task refuses an option, or if the budget is for another
+        UserError: if the run cannot be loaded, if the task rejects an option, or if the budget is for another
             task.
     """
 
@@ -42,7 +42,7 @@ class ExportJob:
         self.folder = Path(options.out or default_folder)
 
     def comparison_samples(self) -> list[Sample]:
-        """The images that the file is compared on."""
+        """The images for comparing the file with PyTorch."""
         options = self.options
         if options.input is None:
             return self.split_samples(self.run.split, options.images)
@@ -55,7 +55,7 @@ class ExportJob:
         return read_samples(files, self.module, dynamic_size=self.options.dynamic_size)
 
     def score(self, file: Path | None) -> float:
-        """Points of 100 of PyTorch (None) or of a file, by the task's metric on the run's split."""
+        """The task's metric on the run's split, in points of 100, of PyTorch (None) or of a file."""
         task = self.run.task()
         if file is not None:
             threads = self.options.threads
@@ -80,7 +80,7 @@ def exported_task(run: TrainedRun, options: Mapping[str, Any]) -> Any:
     """The run's network as an `ExportedTask`.
 
     Raises:
-        UserError: if the task refuses an option, or does not have it.
+        UserError: if the task rejects an option, or does not have it.
     """
     try:
         return run.info.export(task=run.task(), **options)
@@ -92,4 +92,4 @@ def exported_task(run: TrainedRun, options: Mapping[str, Any]) -> Any:
         unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
         if not unknown:
             raise
-        raise UserError(f"{unknown[0]}: unknown option; task={run.info.name} cannot export with it") from None
+        raise UserError(f"{unknown[0]}: not an option of task={run.info.name}") from None

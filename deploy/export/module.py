@@ -1,4 +1,4 @@
-"""From an `nn.Module` to a file: its graph is captured once and written in some format."""
+"""Exports an `nn.Module` to a file: captures its graph and writes it in a format."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def export_module(
     metadata: Mapping[str, str],
     precision: str = "fp32",
 ) -> Path:
-    """Write a module as a file of some format; the file holds the metadata too.
+    """Write a module and metadata as a file of the given format.
 
     Args:
         module: images -> a tensor, or a tuple of tensors.
-        example: images [N, 3, H, W], uint8 or float32, as the file will get them; fixes what is not dynamic.
-        path: of the file; its folder is created.
+        example: images [N, 3, H, W], uint8 or float32, like the file's inputs; fixes sizes that are not
+            dynamic.
+        path: the file to write; its folder is created.
         format: a name that `deploy.formats.find` knows.
-        names: of the outputs.
-        dynamic_batch, dynamic_size: whether N, and H and W, may be any number.
-        metadata: texts that travel in the file; `input` and `outputs` are added, and with `dynamic_size` the
-            smallest size for which the graph holds.
-        precision: `fp32`, or `fp16` for weights that are stored in half the bytes and computed with in
-            float32.
+        names: names of the outputs.
+        dynamic_batch, dynamic_size: whether N, or H and W, can vary.
+        metadata: strings to store in the file; `input` and `outputs` are added and, with `dynamic_size`, the
+            smallest size for which the graph is valid.
+        precision: `fp32`, or `fp16` to store weights in half the bytes (the arithmetic stays float32).
 
     Returns:
         `path`.

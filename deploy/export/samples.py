@@ -1,4 +1,4 @@
-"""Real images, as they are and as the exported network takes them."""
+"""Real images, and the inputs of the exported network that they become."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.io.files import evenly_spaced
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image of `name`, RGB [H, W, 3], and the network's `input` [3, h, w]."""
+    """An image, RGB [H, W, 3], and the network's input [3, h, w] for it."""
 
     name: str
     image: Image
@@ -31,7 +31,7 @@ def image_files(input: str, count: int) -> list[Path]:
     """The first images of a file, folder or glob. Raises: UserError if there are none."""
     images = [file for file in media.find_media(input) if not media.is_video(file)]
     if not images:
-        raise UserError(f"input={input}: holds no images, only videos")
+        raise UserError(f"input={input}: contains no images, only videos")
     return images[:count]
 
 
@@ -39,7 +39,7 @@ def split_files(source: Any, split: str, module: ExportedTask, count: int) -> li
     """At most `count` images, spread over a split of a data source. Raises: UserError if it has none."""
     dataset = source.dataset(split, module.eval_transform, seed=0)
     if not len(dataset):
-        raise UserError(f"split {split!r} holds no images; give input=<images> or another data.split")
+        raise UserError(f"split {split!r} has no images; set input=<images> or another data.split")
     return [Path(dataset.image_path(index)) for index in evenly_spaced(len(dataset), count)]
 
 
@@ -47,7 +47,7 @@ def read_samples(files: Sequence[Path], module: ExportedTask, *, dynamic_size: b
     """Read images and transform them as the task does.
 
     Raises:
-        UserError: if a file cannot be read, or if the inputs differ in size and the network's is fixed.
+        UserError: if a file cannot be read, or if the inputs differ in size but the network's size is fixed.
     """
     metadata = describe(module, task="", facts={})
     samples = []
@@ -58,5 +58,5 @@ def read_samples(files: Sequence[Path], module: ExportedTask, *, dynamic_size: b
     sizes = {sample.input.shape[1:] for sample in samples}
     if len(sizes) > 1 and not dynamic_size:
         some = " and ".join(f"{height}x{width}" for height, width in itertools.islice(sorted(sizes), 2))
-        raise UserError(f"the images have several sizes ({some}): give dynamic=size or data.eval_size=[h,w]")
+        raise UserError(f"the images have different sizes ({some}); set dynamic=size or data.eval_size=[h,w]")
     return samples

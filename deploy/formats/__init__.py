@@ -1,7 +1,7 @@
-"""The formats that a network can be exported to: one module each, named like the format.
+"""The formats that a network can be exported to: one module per format, with its name.
 
-`format=onnx` is `deploy.formats.onnx`. `format=my_package.ncnn` is a module of your own with the same members
-(`extend=<its folder>` allows it, docs/extend/export-format.md). Nothing else has to know about a new format.
+`format=onnx` is `deploy.formats.onnx`. `format=my_package.ncnn` is your own module with the same members
+(allowed by `extend=<its folder>`, see docs/extend/export-format.md). No other code changes for a new format.
 """
 
 import importlib
@@ -20,23 +20,23 @@ from engine.errors import UserError, nearest
 
 @runtime_checkable
 class Format(Protocol):
-    """The members of a format's module. Its libraries are optional: it imports them when it needs them."""
+    """The members of a format's module. Its libraries are optional, and imported when they are needed."""
 
     SUFFIX: str
-    """Of its files, such as `.onnx`."""
+    """Suffix of its files, such as `.onnx`."""
     LIBRARIES: tuple[str, ...]
-    """What it needs besides PyTorch, by the names that pip knows; their versions are written into reports."""
+    """The libraries it needs besides PyTorch, by their pip names; reports list their versions."""
     INSTALL: str
     """The command that installs them."""
     WEIGHT_PRECISIONS: tuple[str, ...]
-    """How its weights can be stored, of `fp32` and `fp16`."""
+    """Types that weights can be stored in: `fp32`, `fp16`."""
     COMPUTE_PRECISIONS: tuple[str, ...]
-    """What its runtime can compute in, of `fp32`, `bf16` and `fp16`."""
+    """Types that the runtime can compute in: `fp32`, `bf16`, `fp16`."""
     DYNAMIC: bool
-    """Whether the number of images and their size can stay open."""
+    """Whether the number of images and their size can vary."""
 
     def missing(self) -> str:
-        """Why the format cannot be used on this machine; an empty text if it can."""
+        """Why the format cannot be used on this machine; an empty string if it can."""
         ...
 
     def write(
@@ -48,7 +48,7 @@ class Format(Protocol):
         metadata: dict[str, str],
         precision: str,
     ) -> None:
-        """Write a file whose input is called `images`, whose outputs are called `names`, with `metadata`.
+        """Write a file with an input called `images`, outputs called `names`, and `metadata`.
 
         Raises:
             UserError: if a library is missing or cannot write the graph.
@@ -57,7 +57,7 @@ class Format(Protocol):
         ...
 
     def open(self, path: Path, *, threads: int, precision: str) -> Session:
-        """Load a file. Whatever the library raises becomes a user error with the path."""
+        """Load a file. The caller turns any exception of the library into a UserError with the path."""
         ...
 
 
@@ -65,39 +65,39 @@ BUILT_IN = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)
 
 
 def find(name: str, *, key: str = "format") -> Format:
-    """The format of a name.
+    """The format with this name.
 
     Args:
-        key: what the user typed the name for, for messages.
+        key: the option that the user set, for messages.
 
     Raises:
-        UserError: if there is no such format, or if a module of the user's own lacks a member.
+        UserError: if there is no such format, or if the user's own module lacks a member.
     """
     if name in BUILT_IN:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
         raise UserError(
-            f"{key} must be one of {', '.join(BUILT_IN)} (or a module of yours, with extend=<its folder>), "
+            f"{key} must be one of {', '.join(BUILT_IN)} (or your own module, with extend=<its folder>), "
             f"got {name!r}{nearest(name, BUILT_IN)}"
         )
     module = extensions.load_module(name, key=key)
     if not isinstance(module, Format):
         members = (*Format.__annotations__, "missing", "write", "open")
-        lacks = next(member for member in members if not hasattr(module, member))
-        raise UserError(f"{key}={name}: the module has no {lacks}; see docs/extend/export-format.md")
+        lacking = next(member for member in members if not hasattr(module, member))
+        raise UserError(f"{key}={name}: the module has no {lacking}; see docs/extend/export-format.md")
     return module
 
 
 def check(name: str, *, precision: str, dynamic: bool) -> None:
-    """Raises: UserError if there is no such format, or it cannot store `precision` or leave a size open."""
+    """Raises: UserError if there is no such format, or it does not support `precision` or dynamic sizes."""
     format = find(name)
     if precision not in format.WEIGHT_PRECISIONS:
-        able = [other for other in BUILT_IN if precision in find(other).WEIGHT_PRECISIONS]
-        if not able:
+        supporting = [other for other in BUILT_IN if precision in find(other).WEIGHT_PRECISIONS]
+        if not supporting:
             raise UserError(f"precision must be fp32 or fp16, got {precision!r}")
-        raise UserError(f"precision={precision} is for format={' and format='.join(able)}, not {name}")
+        raise UserError(f"precision={precision} is for format={' and format='.join(supporting)}, not {name}")
     if dynamic and not format.DYNAMIC:
-        raise UserError(f"format={name}: its files have a fixed number and size of images; give dynamic=none")
+        raise UserError(f"format={name}: its files have a fixed number and size of images; set dynamic=none")
 
 
 def of_file(path: Path) -> Format:
@@ -113,7 +113,7 @@ def of_file(path: Path) -> Format:
     suffixes = sorted(format.SUFFIX for format in built_in)
     raise UserError(
         f"{path}: not an exported network; its suffix must be one of {', '.join(suffixes)} (for a format of "
-        "your own, give extend=<its folder>)"
+        "your own, pass extend=<its folder>)"
     )
 
 
@@ -121,13 +121,13 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     """Load an exported file in its runtime, on the CPU.
 
     Args:
-        path: its suffix says the format.
-        threads: of the runtime's own pool; PyTorch's and AOTInductor's is that of the process.
+        path: its suffix determines the format.
+        threads: size of the runtime's own pool; PyTorch and AOTInductor use the pool of the process.
         precision: of the arithmetic: `fp32` or, if the runtime can, `bf16` or `fp16`.
 
     Raises:
         UserError: if there is no such file, if its suffix is unknown, if the runtime is not installed or
-            refuses the file, or if it does not compute in `precision`.
+            cannot load the file, or if it does not compute in `precision`.
     """
     if threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
@@ -135,15 +135,15 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
         raise UserError(f"{path}: no such file; export one with tools/export.py")
     format = of_file(path)
     if precision not in format.COMPUTE_PRECISIONS:
-        able = [name for name in BUILT_IN if precision in find(name).COMPUTE_PRECISIONS]
-        remedy = f"; export with format={' or format='.join(able)} for that" if able else ""
+        supporting = [name for name in BUILT_IN if precision in find(name).COMPUTE_PRECISIONS]
+        remedy = f"; export with format={' or format='.join(supporting)} for that" if supporting else ""
         computes = " or ".join(format.COMPUTE_PRECISIONS)
         raise UserError(f"precision={precision}: the runtime of {path} computes in {computes}{remedy}")
     try:
         return format.open(path, threads=threads, precision=precision)
     except UserError:
         raise
-    except Exception as error:  # each library has exceptions of its own
+    except Exception as error:  # each library has its own exceptions
         reason = libraries.first_line(error)
         raise UserError(f"{path}: cannot be loaded ({reason}); export it again") from None
 

@@ -1,4 +1,4 @@
-"""Machine code, compiled ahead of time by TorchInductor. As with any program, open only what you trust."""
+"""Machine code, compiled ahead of time by TorchInductor. As with any program, open only files you trust."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def write(
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except Exception as error:
         raise UserError(
-            f"format=aot_inductor: cannot be compiled ({first_line(error)}); install a C++ compiler, or use "
+            f"format=aot_inductor: compilation failed ({first_line(error)}); install a C++ compiler, or use "
             "format=torch_export"
         ) from None
 

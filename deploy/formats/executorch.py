@@ -1,4 +1,4 @@
-"""ExecuTorch with XNNPACK, for phones; with a fixed number and size of images."""
+"""ExecuTorch with XNNPACK, for phones; the number and size of images are fixed."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = False
 
 _thread_pools: set[int] = set()
-"""The size of the process's thread pool, once it is known."""
+"""The size of the process's thread pool, once it is set."""
 
 
 def missing() -> str:
@@ -49,11 +49,12 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
 
 
 def _set_threads(threads: int) -> None:
-    """The pool can only be sized before a program runs; once one has, resizing aborts the process."""
+    """The pool can only be sized before the first program runs; resizing it later aborts the process."""
     if threads in _thread_pools:
         return
     if _thread_pools:
-        raise UserError(f"ExecuTorch already runs with {max(_thread_pools)} threads in this process")
+        size = max(_thread_pools)
+        raise UserError(f"ExecuTorch already uses {size} threads in this process; set threads={size}")
     pool = require("executorch.extension.pybindings.portable_lib", INSTALL)
     pool._unsafe_reset_threadpool(threads)
     _thread_pools.add(threads)

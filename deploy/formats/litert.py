@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite), with a fixed number and size of images."""
+"""LiteRT (TensorFlow Lite); the number and size of images are fixed."""
 
 import json
 from importlib.metadata import version
@@ -15,8 +15,8 @@ from deploy.session import Arrays, Session, without_channels
 
 SUFFIX = ".tflite"
 LIBRARIES = ("litert-torch", "ai-edge-litert")
-# Not an extra of this package: the versions that it pins exclude those of the other formats.
-INSTALL = "pip install litert-torch in an environment of its own (docs/guides/export.md)"
+# Not an extra of this package: it pins versions that conflict with those of the other formats.
+INSTALL = "pip install litert-torch in a separate environment (docs/guides/export.md)"
 WEIGHT_PRECISIONS = ("fp32",)
 COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = False

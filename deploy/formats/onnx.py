@@ -23,7 +23,7 @@ DYNAMIC = True
 
 OPSET = 20
 MIN_HALF_SIZE = 64
-"""Tensors of fewer numbers (biases, the coder's variances) stay float32 in a file with half precision."""
+"""Tensors with fewer elements (biases, the coder's variances) stay float32 in a half-precision file."""
 
 
 def missing() -> str:
@@ -67,22 +67,22 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
 
 
 def inference_session(graph: str | bytes, *, threads: int) -> Any:
-    """ONNX Runtime's session of a file or of a graph in memory, on the CPU."""
+    """An ONNX Runtime session for a file or a graph in memory, on the CPU."""
     library = onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4  # what it logs as an error, it also raises
+    options.log_severity_level = 4  # errors that it logs are also raised
     return library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def onnxruntime() -> Any:
-    """ONNX Runtime without its telemetry, on by default since 1.29, which writes to the user's cache."""
+    """ONNX Runtime without its telemetry (on by default since 1.29), which writes to the user's cache."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return require("onnxruntime", INSTALL)
 
 
 def _store_in_half_precision(onnx: Any, model: Any) -> None:
-    """Store the large float32 constants in float16, each behind a cast that runtimes fold when they load."""
+    """Store large float32 constants as float16, each followed by a cast that runtimes fold at load time."""
     constants, casts = [], []
     for constant in model.graph.initializer:
         values = onnx.numpy_helper.to_array(constant)

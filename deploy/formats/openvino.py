@@ -1,4 +1,4 @@
-"""OpenVINO's IR: `.xml`, with the weights in a `.bin` beside it."""
+"""OpenVINO's IR: `.xml`, with the weights in a `.bin` next to it."""
 
 import functools
 import json
@@ -48,7 +48,7 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
     ov = require("openvino", INSTALL)
     model = core().read_model(path)
     options = {
-        # Its own default is bf16 on CPUs that have it: other results (arg-max agreement 0.95, with f32 1).
+        # The default is bf16 on CPUs that support it, which changes results (argmax agreement 0.95, f32: 1).
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -80,7 +80,7 @@ def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
 
 
 def metadata_of(model: Any) -> dict[str, str]:
-    """What `set_metadata` wrote; empty if the model has none."""
+    """The metadata that `set_metadata` wrote; empty if the model has none."""
     if not model.has_rt_info(_METADATA):
         return {}
     return dict(json.loads(model.get_rt_info(_METADATA).astype(str)))
@@ -90,8 +90,8 @@ def metadata_of(model: Any) -> dict[str, str]:
 def core() -> Any:
     """OpenVINO's core, one for the whole process.
 
-    A core's CPU plugin gives the thread a stack for signal handlers and, when it is destroyed, puts back the
-    one before it, which may have been freed with another core by then: the next signal (when a DataLoader
+    A core's CPU plugin gives the thread a stack for signal handlers and, when it is destroyed, restores the
+    previous one, which may have been freed with another core by then: the next signal (when a DataLoader
     worker ends) would kill the process.
     """
     return require("openvino", INSTALL).Core()

@@ -1,4 +1,4 @@
-"""PyTorch's own archive of a captured graph, run as PyTorch runs it."""
+"""PyTorch's own archive of a captured graph, run by PyTorch."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""Making a latency table: the layers of a network, with all or a share of their channels."""
+"""Builds a latency table: the layers of a network, with all or a share of their channels."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def build_table(
     shares: Sequence[float] = (1.0,),
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
-    """Measure the layers of a network, each also with shares of its channels.
+    """Measure the layers of a network, each with all and with shares of its channels.
 
     Args:
         size, taps, head, model: as for `NetworkLatency`.
         shares: of the channels of every input, expansion and output, rounded to multiples of 8: with
             (1, 0.75, 0.5, 0.25) a search on another machine can interpolate down to a quarter.
-        progress: called with the number of layers done and of all layers.
+        progress: called with the number of finished layers and of all layers.
 
     Raises:
-        UserError: if a share is not in (0, 1], if there are none, or for a head without `model`.
+        UserError: if a share is not in (0, 1], if there are none, or if there is a head but no `model`.
     """
     if not shares or not all(0 < share <= 1 for share in shares):
         raise UserError(f"shares must be above 0 and at most 1, got {list(shares)}")
@@ -60,13 +60,13 @@ def build_table(
 
 
 def provenance(measure: Measurer, size: tuple[int, int]) -> dict[str, Any]:
-    """What a table says about where it comes from."""
+    """The `about` entries of a table: machine, runtime and settings."""
     batch = {"dtype": "float32", "batch": 1, "size": list(size), "edges": "subtracted"}
     return {**describe(), **measure.about, **batch}
 
 
 def _grid(network: Sequence[Layer], spec: NetSpec, shares: Sequence[float]) -> Iterator[Layer]:
-    """The layers, and each of them (except the head) at the given shares of its channels."""
+    """The layers, followed by each of them (except the head) at the given shares of its channels."""
     yield from network
     for layer, (first, middle, end) in product(network, product(shares, repeat=3)):
         if layer.kind == "head":
@@ -74,14 +74,14 @@ def _grid(network: Sequence[Layer], spec: NetSpec, shares: Sequence[float]) -> I
         channels_in = 3 if layer.kind == "stem" else _share(layer.channels_in, first)
         exp = channels_in if layer.exp == layer.channels_in else _share(layer.exp, middle)
         if exp == channels_in and layer.exp != layer.channels_in:
-            continue  # a block without expansion, which is another kind
+            continue  # a block without expansion, which is a different kind
         out = channels_in if layer.residual else _share(layer.out, end)
         squeezed = spec.se.squeezed(channels_in=channels_in, exp=exp) if layer.squeezed else 0
         yield replace(layer, channels_in=channels_in, exp=exp, out=out, squeezed=squeezed)
 
 
 def _heads(spec: NetSpec, shares: Sequence[float], **options: Any) -> Iterator[tuple[Layer, NetSpec]]:
-    """The head on shares of the expansions' channels and of the others, with a network for each."""
+    """The head at shares of the expansions' channels and of all others, each with its network."""
     for inner, outer in product(shares, repeat=2):
         blocks = tuple(
             replace(block, exp=_share(block.exp, inner), out=_share(block.out, outer), residual=False)

@@ -1,4 +1,4 @@
-"""The time of a layer between measured ones that differ from it in nothing but channels."""
+"""Interpolates the time of a layer between measured layers that differ only in channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from deploy.latency_table.layers import Layer
 
 _NEAREST = 3
-"""How many entries on each side of an axis may become a corner of the box that is interpolated in."""
+"""How many entries on each side, per axis, are tried as corners of the interpolation box."""
 
 _CHANNELS = ("channels_in", "exp", "out", "squeezed", "inputs")
 
@@ -19,9 +19,9 @@ _CHANNELS = ("channels_in", "exp", "out", "squeezed", "inputs")
 def interpolated_ms(layer: Layer, entries: Mapping[Layer, float]) -> float | None:
     """Milliseconds of a layer from those of `entries`; None if none of them surround it.
 
-    Multilinear in the channels (input, expansion, output; those of each feature for a head): the times at the
-    corners of the smallest box, by the product of its sides' ratios, that has an entry at every corner and
-    the layer inside. Never outside of what was measured.
+    Multilinear in the channels (input, expansion, output; for a head those of each feature), between the
+    corners of the smallest box (by the product of its sides' ratios) that has an entry at every corner and
+    the layer inside. Never extrapolates.
     """
     known = {_axes(other): ms for other, ms in entries.items() if _is_alike(other, layer)}
     at = _axes(layer)
@@ -33,7 +33,7 @@ def interpolated_ms(layer: Layer, entries: Mapping[Layer, float]) -> float | Non
 
 
 def num_alike(layer: Layer, entries: Mapping[Layer, float]) -> int:
-    """How many entries differ from a layer in nothing but channels."""
+    """How many entries differ from a layer only in channels."""
     return sum(_is_alike(other, layer) for other in entries)
 
 
@@ -48,7 +48,7 @@ def _all_but_channels(layer: Layer) -> tuple[Any, ...]:
 
 
 def _axes(layer: Layer) -> tuple[int, ...]:
-    """The channels that may differ: without those that follow from others (residual, no expansion)."""
+    """The channels that can vary, without those that follow from others (residual, no expansion)."""
     if layer.kind == "head":
         return tuple(channels for channels, _, _ in layer.inputs)
     exp = (layer.exp,) if layer.exp != layer.channels_in else ()
@@ -57,7 +57,7 @@ def _axes(layer: Layer) -> tuple[int, ...]:
 
 
 def _sides(value: int, known: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sides of a box with `value` inside: itself if it is known, and pairs of known values around it."""
+    """Sides of boxes around `value`: the value itself if it is known, and pairs of known values around it."""
     below = [other for other in known if other < value][-_NEAREST:]
     above = [other for other in known if other > value][:_NEAREST]
     return [(value,)] * (value in known) + list(product(below, above))

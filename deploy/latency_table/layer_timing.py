@@ -1,11 +1,10 @@
-"""The time of one layer as it will be inside a network.
+"""Measures the time of one layer as part of a network.
 
-A layer that runs by itself also pays for crossing the edges of its graph: the call, the copying of its input
-and output and, in runtimes that store feature maps in an order of their own (ONNX Runtime in blocks of
-channels), the conversions there and back. Inside a network nobody pays for that. The cost of an edge is
-measured for each feature map with the cheapest layer there is, a 1x1 depthwise convolution: one of them costs
-two edges and itself, two in a row cost two edges and itself twice, so that one edge is once - twice / 2. The
-edges are then subtracted.
+A layer that runs alone has extra costs at the edges of its graph: the call, copying its input and output and,
+in runtimes with their own memory layout for feature maps (ONNX Runtime uses blocks of channels), converting
+them. Inside a network these costs do not occur, so they are subtracted. The cost of an edge is measured per
+feature map with the cheapest layer, a 1x1 depthwise convolution: one of them takes its own time and two
+edges, two in a row take twice their own time and two edges, so an edge costs once - twice / 2.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ RUNTIMES = ("torch", "onnx")
 
 
 QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
-"""For one layer: at most a second."""
+"""Rounds for one layer: at most a second."""
 
 
 class Measurer(Protocol):
-    """Runs modules in one runtime; `about` says in which and how it measures."""
+    """Times modules in one runtime; `about` describes the runtime and the settings."""
 
     about: dict[str, Any]
 
@@ -46,8 +45,8 @@ class TorchMeasurer:
     """Eager torch on the CPU, in eval mode.
 
     Args:
-        threads: of torch, while something is measured.
-        rounds: how often.
+        threads: number of torch threads while measuring.
+        rounds: number of rounds.
 
     Raises:
         UserError: if `threads` is below 1.
@@ -56,7 +55,7 @@ class TorchMeasurer:
     def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
         self.threads, self.rounds = _checked(threads), rounds
         self.about = _about("torch", version("torch"), threads, rounds)
-        # Otherwise the kernel is asked for each large feature map again, which can cost more than the layer.
+        # Otherwise the kernel allocates each large feature map again, which can cost more than the layer.
         keep_freed_memory()
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
@@ -70,7 +69,7 @@ class TorchMeasurer:
 
 
 class OnnxMeasurer:
-    """ONNX Runtime on the CPU, on the graph that the export to ONNX writes.
+    """ONNX Runtime on the CPU, with the graph that the ONNX export writes.
 
     Raises:
         UserError: if `threads` is below 1, or if ONNX Runtime or the exporter is not installed.
@@ -91,7 +90,7 @@ class OnnxMeasurer:
 
 
 def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measurer:
-    """The measurer of a runtime, `torch` or `onnx`. Raises: UserError for another one."""
+    """The measurer for a runtime, `torch` or `onnx`. Raises: UserError if it is unknown."""
     if runtime == "torch":
         return TorchMeasurer(threads=threads, rounds=rounds)
     if runtime == "onnx":
@@ -100,11 +99,11 @@ def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measu
 
 
 class LayerTimer:
-    """Times layers with a measurer, without the edges of their graphs.
+    """Times layers with a measurer, and subtracts the edges of their graphs.
 
     Args:
         measure: times a module.
-        known: the time of an edge that was measured before; None for others.
+        known: returns the time of an edge that was measured before, None for others.
     """
 
     def __init__(self, measure: Measurer, *, known: Callable[[Layer], float | None] = lambda _: None) -> None:
@@ -112,19 +111,21 @@ class LayerTimer:
         self.edges: dict[Layer, float] = {}
 
     def __call__(self, layer: Layer, model: Callable[[], nn.Module] | None = None) -> float:
-        """The layer's part in the time of a network, in ms; 0 if it costs no more than its edges.
+        """The layer's share of a network's time, in ms; 0 if it takes no longer than its edges.
 
         Args:
-            model: makes the whole model that a head belongs to.
+            model: builds the whole model that a head belongs to.
 
         Raises:
-            UserError: for a head without its model.
+            UserError: if the layer is a head and there is no `model`.
         """
         if layer.kind == "edge":
             return self._edge(layer)
         if layer.kind == "head":
             if model is None:
-                raise UserError(f"the table has no {layer.name}, and there is no model to measure it with")
+                raise UserError(
+                    f"the table has no entry for {layer.name}, and there is no model to measure it with"
+                )
             module: nn.Module = HeadOf(model())
         else:
             module = module_of(layer)
@@ -149,12 +150,12 @@ class LayerTimer:
 
 
 def input_sizes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
-    """(channels, height, width) of everything that a layer reads."""
+    """(channels, height, width) of each input of a layer."""
     return layer.inputs or ((layer.channels_in, layer.height, layer.width),)
 
 
 def inner_edges(layer: Layer) -> Iterable[Layer]:
-    """The edges that a layer has by itself but not within its network.
+    """The edges that a layer has when it runs alone but not in its network.
 
     The stem's input and the head's output are edges of the network too.
     """

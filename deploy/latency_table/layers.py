@@ -1,7 +1,7 @@
-"""A network as a list of layers, each with everything that its latency depends on.
+"""Describes a network as a list of layers, each with everything that its latency depends on.
 
-The layers are the stem, the blocks, the last convolution and the head: what a model does with its backbone's
-features, as one layer. Each can be built and run by itself.
+The layers are the stem, the blocks, the last convolution and the head. The head is everything that a model
+does with its backbone's features, as one layer. Each layer can be built and run alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Layer:
     Attributes:
         kind: `stem`, `block`, `last`, `head`, or `edge` (see `deploy.latency_table.layer_timing`).
         channels_in, exp, out: channels of the input, between the convolutions of a block, and of the output.
-        squeezed: channels between the two convolutions of the squeeze-and-excite; 0: there is none.
-        gate: of the squeeze-and-excite.
-        height, width: of the input.
+        squeezed: channels between the two convolutions of the squeeze-and-excite; 0 if there is none.
+        gate: activation that gates the squeeze-and-excite.
+        height, width: size of the input.
         until: the last part of a block that is built (see `backbones.blocks.InvertedResidual`).
-        head: which head; its inputs are `inputs`.
+        head: name of the head.
         inputs: (channels, height, width) of each feature that a head reads.
 
     Raises:
@@ -66,7 +66,9 @@ class Layer:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not type(field.default) and field.name != "kind":
-                raise ValueError(f"{field.name} of a layer must be like {field.default!r}, got {value!r}")
+                raise ValueError(
+                    f"{field.name} of a layer must have the type of {field.default!r}, got {value!r}"
+                )
         if self.kind != "head" and min(self.channels_in, self.height, self.width) < 1:
             raise ValueError(
                 f"a {self.kind} needs channels_in, height and width of at least 1, got {self.name}"
@@ -87,7 +89,7 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A short description for people."""
         if self.kind == "head":
             return f"head {self.head} on {', '.join('x'.join(map(str, size)) for size in self.inputs)}"
         text = f"{self.kind} {self.channels_in}"
@@ -103,8 +105,8 @@ def layers_of(
     """The layers that a network of `spec` runs for an image of `size` (height, width).
 
     Args:
-        taps: the features that are read, which decide how far the network is built (None: the last one).
-        head: name of what reads them; "" if there is only the backbone.
+        taps: the features that are used, which determine how far the network is built (None: the last one).
+        head: name of the head; "" for only the backbone.
 
     Raises:
         ValueError: for an unknown feature.
@@ -151,18 +153,18 @@ def layers_of(
 
 
 def head_name(model: nn.Module, options: Mapping[str, Any], num_classes: int) -> str:
-    """The name of a head in a latency table: its class, and a hash of what it is built with.
+    """The name of a head in a latency table: its class and a hash of its options.
 
-    options: the model's configuration, plain values; its backbone and input size do not count.
+    options: the model's configuration as plain values; its backbone and input size are ignored.
     """
     own = {key: value for key, value in options.items() if key not in ("backbone", "input_size")}
     text = json.dumps([own, num_classes], sort_keys=True)
-    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{type(getattr(model, 'head', model)).__name__}-{mark}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{type(getattr(model, 'head', model)).__name__}-{digest}"
 
 
 def module_of(layer: Layer) -> nn.Module:
-    """A module that does what a stem, block or last layer does, in eval mode, with random weights.
+    """A module equivalent to a stem, block or last layer, in eval mode, with random weights.
 
     Raises:
         ValueError: for a head, which only its model can build (`HeadOf`).
@@ -193,12 +195,12 @@ def module_of(layer: Layer) -> nn.Module:
         if layer.squeezed:
             module.se = SqueezeExcite(layer.exp, layer.squeezed, gate=layer.gate)
     else:
-        raise ValueError(f"a {layer.kind} is not built from its sizes alone")
+        raise ValueError(f"a {layer.kind} cannot be built from its sizes alone")
     return module.eval()
 
 
 class HeadOf(nn.Module):
-    """What a model does with its backbone's features: features, in the order of the taps -> outputs.
+    """The part of a model after its backbone: features, in the order of the taps -> outputs.
 
     Works for any model that has a `backbone` and reads images through it alone. `model` is copied.
     """
@@ -215,7 +217,7 @@ class HeadOf(nn.Module):
 
 
 class _PassThrough(nn.Module):
-    """In place of the backbone: its features are the input."""
+    """Replaces the backbone: its features are the input."""
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return features

@@ -1,4 +1,4 @@
-"""table=latency: measure the layers of a network one by one, for a search that adds them up."""
+"""table=latency: measures the layers of a network one by one, for a search that adds them up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure_table(
     """Measure the table of `options.spec` and write it to `options.out`.
 
     Args:
-        search_space: networks whose layers are all those that a search around a network can ask for; used
+        search_space: networks whose layers are all those that a search around a network can need; used
             with `space=true`.
 
     Raises:
@@ -40,12 +40,14 @@ def measure_table(
         measure=measure,
         shares=tuple(options.shares),
         progress=partial(_show, bar, "layer"),
-        **network.around,
+        **network.model_options,
     )
     table.save(out)
-    if options.space:  # each network adds what the table lacks
+    if options.space:  # each network adds the layers that are missing in the table
         variants = list(search_space(network.spec))
-        measure_missing = NetworkLatency(table=table, size=size, measure=measure, path=out, **network.around)
+        measure_missing = NetworkLatency(
+            table=table, size=size, measure=measure, path=out, **network.model_options
+        )
         bar = []
         for done, variant in enumerate(variants, start=1):
             measure_missing(variant)

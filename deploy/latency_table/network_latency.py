@@ -1,4 +1,4 @@
-"""The latency of networks that are variants of one model, by a table that may grow."""
+"""The latency of variants of one model, from a table that can grow."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from deploy.latency_table.table import LatencyTable
 
 
 class NetworkLatency:
-    """Predicts and measures the latency of networks that are variants of one model.
+    """Predicts and measures the latency of variants of one model.
 
     Args:
-        table: what is known; what is measured is added to it.
+        table: known times; new measurements are added to it.
         size: (height, width) of the image.
-        taps: features that the model reads, or a function of the spec that names them.
-        head: name of what the model does with them ("": only the backbone counts).
-        model: makes the whole model of a spec, for its head and to be measured as a whole.
-        measure: times what the table lacks (None: interpolate).
-        path: file that the table is saved to whenever it has grown.
+        taps: features that the model uses, or a function of the spec that returns them.
+        head: name of the model's head ("": only the backbone is timed).
+        model: builds the whole model for a spec, to measure its head or all of it.
+        measure: times layers that are missing in the table (None: interpolate).
+        path: file to save the table to whenever it grows.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class NetworkLatency:
         return layers_of(spec, size=self.size, taps=taps, head=self.head)
 
     def __call__(self, spec: NetSpec) -> float:
-        """The predicted latency in ms. Raises: UserError if the table has too little."""
+        """The predicted latency in ms. Raises: UserError if entries are missing in the table."""
         network = self.layers(spec)
         self.complete(network, spec)
         return self.table.latency_ms(network)
 
     def complete(self, network: Sequence[Layer], spec: NetSpec) -> None:
-        """Measure what the table lacks, if there is something to measure with."""
+        """Measure layers that are missing in the table, if there is a measurer."""
         if self._timer is None:
             return
         missing = [layer for layer in dict.fromkeys(network) if layer not in self.table.entries]
@@ -68,5 +68,5 @@ class NetworkLatency:
             self.table.save(self.path)
 
     def measured_ms(self, module: nn.Module, image: Any) -> float | None:
-        """The latency of a whole model on one image [1, 3, H, W]; None if nothing is measured here."""
+        """The latency of a whole model on one image [1, 3, H, W]; None if there is no measurer."""
         return None if self.measure is None else self.measure(module, (image,))

@@ -1,6 +1,6 @@
 """A device's latency table: the time of a network is the sum of the times of its layers.
 
-The file is JSON, and may come from any device and any program that writes this format:
+The file is JSON, and can come from any device and program that writes this format:
 
     {"format": 1, "device": "...", "runtime": "onnx", "threads": 1, ..., "layers": [
         {"kind": "block", "channels_in": 16, "exp": 64, "out": 24, "kernel": 3, "stride": 2, "act": "RE",
@@ -27,14 +27,14 @@ FORMAT = 1
 
 
 class NotInTable(UserError):
-    """A layer that is neither in a table nor between its entries."""
+    """A layer is neither in a table nor between its entries."""
 
 
 class LatencyTable:
-    """Times of layers, in milliseconds, and where they come from.
+    """Times of layers in milliseconds, with their origin.
 
     Args:
-        about: the device, the runtime and the like: plain values.
+        about: device, runtime and so on, as plain values.
     """
 
     def __init__(self, *, about: Mapping[str, Any], entries: Mapping[Layer, float] | None = None) -> None:
@@ -44,7 +44,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Raises: UserError if the file is unreadable or not a table of this format."""
+        """Read a table. Raises: UserError if the file is unreadable or not a table of this format."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -52,7 +52,8 @@ class LatencyTable:
             raise UserError(f"{path}: not a readable latency table ({reason})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(
-                f"{path}: not a latency table of format {FORMAT}; tools/benchmark.py table=latency makes one"
+                f"{path}: not a latency table of format {FORMAT}; create one with "
+                "tools/benchmark.py table=latency"
             )
         rows = content.pop("layers", None)
         if not isinstance(rows, list):
@@ -70,15 +71,15 @@ class LatencyTable:
         return table
 
     def save(self, path: Path) -> None:
-        """Write the table in one rename. Raises: UserError if that fails."""
+        """Write the table atomically. Raises: UserError if that fails."""
         rows = [{**layer.to_dict(), "latency_ms": round(ms, 6)} for layer, ms in self.entries.items()]
         write_json(path, {"format": FORMAT, **self.about, "layers": rows})
 
     def add(self, layer: Layer, latency_ms: float) -> None:
-        """Raises: UserError for a time that is negative or not finite."""
+        """Add or replace an entry. Raises: UserError if the time is negative or not finite."""
         if not (math.isfinite(latency_ms) and latency_ms >= 0):
             raise UserError(f"latency_ms must be a number of at least 0, got {latency_ms}")
-        # As the file stores it, so that a table that is loaded again gives the same.
+        # Rounded as in the file, so a table gives the same times after it is saved and loaded.
         self.entries[layer] = round(latency_ms, 6)
         self._interpolated.clear()
 
@@ -94,9 +95,9 @@ class LatencyTable:
             ms = interpolated_ms(layer, self.entries)
             if ms is None:
                 raise NotInTable(
-                    f"the latency table has no entry for {layer.name} and none around it to interpolate "
-                    f"between ({num_alike(layer, self.entries)} of this kind and size): measure more "
-                    "channels, or search on the device itself"
+                    f"the latency table has no entry for {layer.name} and no entries to interpolate between "
+                    f"({num_alike(layer, self.entries)} of this kind and size); measure more channels, or "
+                    "search on the device itself"
                 )
             self._interpolated[layer] = ms
         return self._interpolated[layer]

@@ -1,4 +1,4 @@
-"""The network whose layers are timed, with the model around it."""
+"""The network whose layers are timed, and its model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from engine.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TimedNetwork:
-    """A network and what `build_table` and `NetworkLatency` need to know of the model around it.
+    """A network, and what `build_table` and `NetworkLatency` need to know about its model.
 
-    taps: spec -> the features that the model reads. head: name of what it does with them. model: makes the
-    model of a spec. All of them are None or "" for a network without a model.
+    taps: spec -> the features that the model uses. head: name of the model's head. model: spec -> the model.
+    They are None or "" for a network without a model.
     """
 
     spec: NetSpec
@@ -33,16 +33,16 @@ class TimedNetwork:
     model: Callable[[NetSpec], nn.Module] | None = None
 
     @property
-    def around(self) -> dict[str, Any]:
-        """The arguments of `build_table` and `NetworkLatency` by name."""
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments for `build_table` and `NetworkLatency`."""
         return {"taps": self.taps, "head": self.head, "model": self.model}
 
 
 def read_network(name: str) -> TimedNetwork:
-    """The network of an experiment (with its model), or the one in a YAML file (by itself).
+    """The network of an experiment (with its model), or of a YAML file (without one).
 
     Raises:
-        UserError: if there is no such experiment, or if the file cannot be read or holds no network.
+        UserError: if there is no such experiment, or if the file cannot be read or is not a network.
     """
     file = Path(name)
     return (
@@ -53,7 +53,7 @@ def read_network(name: str) -> TimedNetwork:
 
 
 def read_spec(file: Path) -> NetSpec:
-    """The network in a YAML file. Raises: UserError if the file cannot be read or holds no network."""
+    """The network in a YAML file. Raises: UserError if the file cannot be read or is not a network."""
     fields = network_file.read(file)
     try:
         return NetSpec.from_dict(fields)
@@ -62,7 +62,7 @@ def read_spec(file: Path) -> NetSpec:
 
 
 def network_of_experiment(experiment: str) -> TimedNetwork:
-    """The network that an experiment trains, in its model."""
+    """The network that an experiment trains, with its model."""
     config = compose_config("train", [f"experiment={experiment}"])
     num_classes = task_info(config).paper_classes
     spec = build(config.backbone, key="backbone")

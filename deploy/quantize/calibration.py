@@ -1,7 +1,7 @@
 """Post-training quantization of an exported float file.
 
-The file's own graph is quantized, not the network's Python: `deploy.quantize.onnx` and
-`deploy.quantize.openvino` know how.
+The file's own graph is quantized, not the network's Python code, by `deploy.quantize.onnx` or
+`deploy.quantize.openvino`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def open_quantizer(
 
     Args:
         source: `.onnx`, or `.xml` with its `.bin`.
-        images: [3, h, w] each, as the file takes them; the ranges of activations are measured on these.
+        images: [3, h, w] each, as the file takes them; used to measure the ranges of activations.
         format: one of `FORMATS`.
-        per_channel: a scale for each output channel of a layer's weights; False: one for the whole layer,
-            which makes MobileNetV3 collapse (the option exists to show that).
-        weights: PyTorch's, by name; layers of a file without names are named after these.
+        per_channel: one scale per output channel of a layer's weights; False: one for the whole layer, which
+            makes MobileNetV3's accuracy collapse (the option exists to show that).
+        weights: PyTorch's weights by name, to name the layers of a file without names.
 
     Raises:
-        UserError: if the format cannot be quantized, if there are no images, if a library is not installed,
-            or if the file has no layer to quantize.
+        UserError: if the format cannot be quantized, there are no images, a library is not installed,
+            or the file has no layer to quantize.
     """
     check_quantizable(format)
     if not images:
@@ -52,5 +52,5 @@ def open_quantizer(
     else:
         quantizer = OpenVinoQuantizer(source, batches, per_channel=per_channel, weights=weights)
     if not quantizer.layers:
-        raise UserError(f"{source}: has no layer that can be quantized")
+        raise UserError(f"{source}: has no layers that can be quantized")
     return quantizer

@@ -1,4 +1,4 @@
-"""As many of the most sensitive layers in float as an accuracy budget asks for."""
+"""Keeps as many of the most sensitive layers in float as an accuracy budget requires."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from engine.errors import UserError
 class Fallback:
     """The layers that stay float in the chosen file.
 
-    float_layers: the most sensitive first. score: of the file. tried: (number of float layers, score) of each
-    file that was scored, in that order.
+    float_layers: the most sensitive first. score: the file's score. tried: (number of float layers, score) of
+    each file that was scored, in order.
     """
 
     float_layers: tuple[str, ...]
@@ -32,18 +32,18 @@ def fall_back(
     min_score: float,
     log: Callable[[str], None] = lambda text: None,
 ) -> Fallback:
-    """Write the file to `path` with as few of the most sensitive layers in float as reach `min_score`.
+    """Write the file to `path` with the fewest of the most sensitive layers in float that reach `min_score`.
 
-    How few is found by bisection, as if more float layers never lowered the score; the file that remains was
-    scored itself, whatever the others scored.
+    The number is found by bisection, assuming that more float layers never lower the score. The final file
+    was always scored itself.
 
     Args:
         order: the layers, the most sensitive first.
-        score: of a file, on labeled data; higher is better.
+        score: scores a file on labeled data; higher is better.
         log: called with a line for each file that was scored.
 
     Raises:
-        UserError: if no file with a layer in 8 bits reaches `min_score`.
+        UserError: if no file with 8-bit layers reaches `min_score`.
     """
     tried: dict[int, float] = {}
 
@@ -53,13 +53,14 @@ def fall_back(
         log(f"{len(order) - count} of {len(order)} layers in 8 bits: {tried[count]:.2f}")
         return tried[count] >= min_score
 
-    low, high, step = -1, 0, 1  # `low` is too few; `high` is tried next
+    low, high, step = -1, 0, 1  # `low` is too few, `high` is tried next
     while not reaches(high):
         if high == len(order) - 1:
             path.replace(path.with_name(f"{path.name}.rejected"))
             raise UserError(
-                f"no layer can be in 8 bits: even one alone scores {tried[high]:.2f}, the budget asks for "
-                f"{min_score:.2f}; allow more, or calibrate on more images (calibration.images)"
+                f"no layer can be in 8 bits: even a single one scores {tried[high]:.2f}, but the budget "
+                f"requires {min_score:.2f}; increase the budget, or calibrate on more images "
+                "(calibration.images)"
             )
         low, high, step = high, min(high + step, len(order) - 1), step * 2
     while high - low > 1:

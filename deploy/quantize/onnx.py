@@ -2,12 +2,13 @@
 
 Activations are unsigned and have one range per tensor; weights are signed and symmetric, with one scale per
 output channel: the only combination that ONNX Runtime runs fast on x86 (with signed activations it takes 2.3
-times as long as float32). Batch normalization is already in the convolutions: the export folds it.
+times as long as float32). The export has already folded batch normalization into the convolutions.
 
-Ranges before a hard activation are cut to where the activation does something. h-swish maps a convolution's
-outputs below -3 to 0, and minimum and maximum over images would spend most of the 256 steps on them: this is
-one of the two reasons why MobileNetV3 collapses in 8 bits. The other, a few channels of a tensor with ranges
-a hundred times those of the rest, shows in the sensitivities and is what float layers are for.
+Ranges in front of a hard activation are clipped to the interval in which the activation is not constant.
+h-swish maps outputs of a convolution below -3 to 0, and the minimum and maximum over images would spend most
+of the 256 steps on them: this is one of two reasons why MobileNetV3 collapses in 8 bits. The other one, a few
+channels with ranges a hundred times as large as the rest of their tensor, shows in the sensitivities and is
+solved by float layers.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from deploy.session import INPUT
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "Mul")
-"""Also quantized if they lie between layers with weights: a residual sum, a squeeze-and-excite."""
+"""Also quantized if they are between layers with weights: a residual sum, a squeeze-and-excite."""
 ACTIVE_RANGES = {"Relu": (0.0, np.inf), "HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}
-"""Outside of this interval an activation's output is constant (that of h-swish above 3: the identity)."""
+"""Outside this interval an activation's output is constant (h-swish above 3 is the identity)."""
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where PyTorch's exporter notes the modules that a node comes from."""
+"""Metadata key under which PyTorch's exporter stores the modules that a node comes from."""
 
 
 class OnnxQuantizer:
     """See `deploy.quantize.quantizer.Quantizer`; `batches` are images [N, 3, h, w] as the file takes them.
 
-    The last layers with weights stay float: of scores in 256 steps many are equal, and the first class wins.
+    The last layers with weights stay float: with 256 steps many scores are equal, and the first class wins.
     """
 
     def __init__(self, source: Path, batches: Sequence[NDArray[Any]], *, per_channel: bool = True) -> None:
@@ -52,7 +53,7 @@ class OnnxQuantizer:
         self._metadata = {entry.key: entry.value for entry in properties} | {"precision": "int8"}
         with tempfile.TemporaryDirectory(prefix="int8-") as folder, _quiet():
             prepared = Path(folder) / "prepared.onnx"
-            # Its optimizer would take h-swish apart; shapes are all that is missing.
+            # Only shapes are missing, and its optimizer would split h-swish into parts.
             self._tool.shape_inference.quant_pre_process(
                 str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True
             )
@@ -66,12 +67,12 @@ class OnnxQuantizer:
         nodes = [node for layer, node in self._layers.items() if layer not in float_layers]
         model = self._onnx.ModelProto()
         model.CopyFrom(self._model)
-        if nodes:  # the library takes an empty list for all nodes
+        if nodes:  # to the library, an empty list means all nodes
             with _quiet():
                 quantizer = self._tool.qdq_quantizer.QDQQuantizer(
                     model,
                     self.per_channel,
-                    False,  # weights in 7 bits: for processors without dot products of bytes (VNNI)
+                    False,  # 7-bit weights are for processors without byte dot products (VNNI)
                     self._tool.QuantType.QInt8,
                     self._tool.QuantType.QUInt8,
                     self._ranges,
@@ -106,7 +107,7 @@ class OnnxQuantizer:
 
 
 class _Reader:
-    """What the library reads calibration images from."""
+    """The library's source of calibration images."""
 
     def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
         self._batches = iter(batches)
@@ -124,7 +125,7 @@ def find_layers(model: Any) -> dict[str, str]:
     for node in model.graph.node:
         for tensor in node.input:
             readers.setdefault(tensor, []).append(node)
-    before_weights: dict[str, bool] = {}  # by node: whether a layer with weights comes after it
+    before_weights: dict[str, bool] = {}  # by node: whether a layer with weights follows
     for node in reversed(model.graph.node):  # the graph is in topological order
         after = [reader for tensor in node.output for reader in readers.get(tensor, [])]
         before_weights[node.name] = any(
@@ -139,7 +140,7 @@ def find_layers(model: Any) -> dict[str, str]:
 
 
 def active_ranges(model: Any) -> dict[str, tuple[float, float]]:
-    """Tensors that only hard activations read -> the interval in which one of these does something."""
+    """Tensors that only hard activations read -> the interval outside which all of them are constant."""
     by_tensor: dict[str, list[tuple[float, float] | None]] = {}
     for node in model.graph.node:
         for tensor in node.input:
@@ -161,14 +162,14 @@ def _name(node: Any, weights: Collection[str]) -> str:
     if _has_weights(node, weights) and node.input[1].endswith(".weight"):
         return layer_name(node.input[1])
     for entry in node.metadata_props:
-        if entry.key == SCOPES:  # the modules around the node, and last its own name
+        if entry.key == SCOPES:  # the modules around the node, then its own name
             return f"{layer_name(ast.literal_eval(entry.value)[-2])}.{node.name}"
     return str(node.name)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's notes, such as the advice to do what has just been done."""
+    """Suppress the library's notes, such as the advice to preprocess a model that was just preprocessed."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,8 +1,8 @@
 """OpenVINO files in 8 bits, by NNCF: signed weights with a scale per output channel, unsigned activations.
 
-NNCF knows which operations OpenVINO fuses and quantizes nothing between a convolution and its h-swish; the
-inputs of depthwise convolutions get a range per channel; biases are corrected for what the weights lost. It
-leaves the two convolutions of a squeeze-and-excite in float: they see one pixel.
+NNCF knows which operations OpenVINO fuses, and quantizes nothing between a convolution and its h-swish. The
+inputs of depthwise convolutions get a range per channel, and biases are corrected for the rounding of the
+weights. The two convolutions of a squeeze-and-excite stay float: their input is a single pixel.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from deploy.libraries import require
 from deploy.quantize.quantizer import layer_name
 
 SAME_WEIGHTS = 1e-3
-"""Weights that differ by less than this share of their channel's largest are the same."""
+"""Weights are the same if they differ by less than this share of their channel's largest one."""
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 class OpenVinoQuantizer:
     """See `deploy.quantize.quantizer.Quantizer`; `batches` are images [N, 3, h, w] as the file takes them.
 
-    The file has no names of modules: a layer is named after those of PyTorch's `weights` that equal its own.
+    The file has no module names: a layer gets the name of the equal weights among PyTorch's `weights`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OpenVinoQuantizer:
         per_channel: bool = True,
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        # NNCF decides when it is imported whether to report its use to its makers; this is its only switch.
+        # NNCF decides on import whether to send usage data to its authors; this is its only switch.
         os.environ.setdefault("NNCF_CI", "1")
         self._ov = require("openvino", INSTALL)
         nncf = require("nncf", INSTALL)
@@ -76,7 +76,7 @@ class OpenVinoQuantizer:
         return path
 
     def _find_layers(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-        """Name of each layer that has an input in 8 bits -> name of its operation."""
+        """Name of each layer with an 8-bit input -> name of its operation."""
         known = {
             layer_name(name): without_scales(values) for name, values in weights.items() if values.ndim > 1
         }
@@ -95,7 +95,7 @@ class OpenVinoQuantizer:
         return layers
 
     def _revert(self, node: Any) -> None:
-        """Give an operation the inputs that it has in the float file, and its own bias."""
+        """Restore an operation's inputs and bias from the float file."""
         origin = self._operations[node.get_friendly_name()]
         for place, source in enumerate(_sources(node)):
             if _rounds(source):
@@ -112,16 +112,16 @@ class OpenVinoQuantizer:
                     reader.input(place).replace_source_output(self._copy(bias))
 
     def _copy(self, constant: Any) -> Any:
-        # A node belongs to one model; its values can be copied into another.
+        # A node belongs to one model, but its values can be copied into another.
         return self._ov.op.Constant(np.array(constant.data)).output(0)
 
 
 def without_scales(weight: NDArray[Any]) -> NDArray[np.float64]:
-    """Weights [out, ...] over the largest of their output channel, absolute: [out, n].
+    """Weights [out, ...] -> absolute values [out, n], divided by the largest of their output channel.
 
-    Batch normalization that was folded into them changes nothing else.
+    Batch normalization that was folded into the weights has no effect on the result.
     """
-    # A grouped convolution has [groups, out / groups, ...] in OpenVINO.
+    # A grouped convolution's shape is [groups, out / groups, ...] in OpenVINO.
     channels = weight.shape[0] * (weight.shape[1] if weight.ndim == 5 else 1)
     rows = np.abs(np.asarray(weight, np.float64).reshape(channels, -1))
     largest = rows.max(axis=1, keepdims=True)
@@ -131,7 +131,7 @@ def without_scales(weight: NDArray[Any]) -> NDArray[np.float64]:
 
 def layer_with(weights: NDArray[np.float64], known: Mapping[str, NDArray[np.float64]]) -> str | None:
     """Name of the layer with these weights, all `without_scales`; None if there is none."""
-    differences = {  # the median over channels: one that is switched off has lost its direction
+    differences = {  # median over channels: one that is all zeros matches nothing
         name: float(np.median(np.abs(weights - other).max(axis=1)))
         for name, other in known.items()
         if other.shape == weights.shape
@@ -150,7 +150,7 @@ def _rounds(node: Any) -> bool:
 
 
 def _unpacks(node: Any) -> bool:
-    """Whether an operation turns NNCF's weights of 8 bits into floats: scaled at last."""
+    """Whether an operation is the last one (the scaling) that turns NNCF's 8-bit weights into floats."""
     if node.get_type_name() not in ("Multiply", "Subtract"):
         return False
     inner = _sources(node)[0]
@@ -166,7 +166,7 @@ def _is_constant(node: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet(nncf: Any) -> Iterator[None]:
-    """Without its progress bars and notes."""
+    """Suppress NNCF's progress bars and notes."""
     level = logging.getLogger("nncf").level
     nncf.set_log_level(logging.ERROR)
     try:

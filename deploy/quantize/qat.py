@@ -1,11 +1,11 @@
-"""Fine-tuning with the rounding of 8 bits in the graph, toward the answers of the float network itself.
+"""Quantization-aware fine-tuning, with the float network's own outputs as targets.
 
-torch.export captures the network, torchao (PT2E) puts fake quantization into the graph, and its weights are
-trained so that its outputs come close to those of the float network: images need no labels, and the outputs
-of any task will do. Batch normalization is folded into the convolutions first: its statistics stay.
+torch.export captures the network, torchao (PT2E) inserts fake quantization into the graph, and its weights
+are trained to bring its outputs close to those of the float network: images need no labels, and any task
+works. Batch normalization is first folded into the convolutions, so its statistics do not change.
 
-The tuned graph rounds the inputs of each layer with weights and nothing between a convolution and its
-activation. OpenVINO runs that in 8 bits; ONNX Runtime has no such kernels and is slower than in float.
+The tuned graph rounds the inputs of each layer with weights, but nothing between a convolution and its
+activation. OpenVINO runs this in 8 bits; ONNX Runtime has no such kernels and is slower than in float.
 """
 
 from __future__ import annotations
@@ -42,18 +42,17 @@ def fine_tune(
     seed: int = 0,
     on_step: Callable[[int, float], None] = lambda step, error: None,
 ) -> nn.Module:
-    """A copy of `module`, for one image at a time, with quantized weights and rounded activations.
+    """Returns a copy of `module` with quantized weights and rounded activations, for one image at a time.
 
     Args:
-        module: images [1, 3, h, w] -> a tensor, or a tuple of tensors of which the float ones are compared.
-        images: [3, h, w] each, of one size; the first ranges of activations are measured on them too.
-        steps: of Adam, each over `batch` images.
+        module: images [1, 3, h, w] -> a tensor or a tuple of tensors; the float ones are compared.
+        images: [3, h, w] each, all of the same size; also used to initialize the ranges of activations.
+        steps: number of Adam steps, each over `batch` images.
         float_modules: names of modules in `module` that are not quantized.
-        on_step: called with each step's number and error: power of the difference over that of the outputs.
+        on_step: called with each step's number and error (power of the difference over that of the outputs).
 
     Raises:
-        UserError: if torchao is not installed, if a number is out of range, or if the outputs have no
-            gradient.
+        UserError: if torchao is not installed, a number is out of range, or the outputs have no gradient.
     """
     if steps < 1 or batch < 1 or not learning_rate > 0:
         raise UserError(f"qat.steps must be at least 1 and qat.lr above 0, got {steps} and {learning_rate}")
@@ -64,7 +63,7 @@ def fine_tune(
     with torch.no_grad():
         targets = [_float_outputs(folded(image)) for image in inputs]
     if not targets[0]:
-        raise UserError("qat needs outputs that are scores: give output=logits or output=raw")
+        raise UserError("qat needs scores as outputs; set output=logits or output=raw")
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
     for name in float_modules:
@@ -102,7 +101,7 @@ def _train(
 
 
 class _WithoutModes(nn.Module):
-    """A captured graph has one mode and refuses to be switched."""
+    """Ignores train() and eval(), which raise errors on a captured graph: it has a single mode."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
@@ -116,7 +115,7 @@ class _WithoutModes(nn.Module):
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy in which each `bn` is part of the `conv` beside it."""
+    """A copy in which each `bn` is folded into the `conv` next to it."""
     folded = copy.deepcopy(module).eval()
     for part in list(folded.modules()):
         children = dict(part.named_children())
@@ -131,7 +130,7 @@ def write_openvino(
 ) -> Path:
     """Write the result of `fine_tune` as OpenVINO IR.
 
-    By way of ONNX: OpenVINO's own converter takes float graphs only.
+    Goes through ONNX, because OpenVINO's own converter only takes float graphs.
     """
     ov = require("openvino", openvino.INSTALL)
     example = torch.from_numpy(image[None])

@@ -1,4 +1,4 @@
-"""What a quantizer is, and what both of them share."""
+"""The interface of a quantizer, and what both implementations share."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FORMATS = ("onnx", "openvino")
 
 
 class Quantizer(Protocol):
-    """A float file with the ranges of its activations, ready to be written with any of its layers in 8 bits.
+    """A float file with the ranges of its activations, which can be written with any of its layers in 8 bits.
 
-    layers: names of those that can be quantized, in the graph's order.
+    layers: names of the layers that can be quantized, in the graph's order.
     """
 
     layers: tuple[str, ...]
@@ -34,11 +34,11 @@ def check_quantizable(format: str) -> None:
 
 
 def layer_name(weight: str) -> str:
-    """The module of a weight: `module.model.backbone.stem.conv.weight` -> `backbone.stem.conv`."""
+    """The name of a weight's module: `module.model.backbone.stem.conv.weight` -> `backbone.stem.conv`."""
     return re.sub(r"^(module\.)*(model\.)?|\.(weight|bias)$", "", weight)
 
 
 def file_bytes(path: Path) -> int:
-    """Size of an exported file, with OpenVINO's weights beside it."""
+    """Size of an exported file, including the `.bin` of an OpenVINO file."""
     weights = path.with_suffix(".bin")
     return path.stat().st_size + (weights.stat().st_size if path.suffix == openvino.SUFFIX else 0)

@@ -1,4 +1,4 @@
-"""The int8 report card: what 8 bits cost in accuracy, layer by layer, and what they gain in time."""
+"""The int8 report card: the loss of accuracy, layer by layer, and the gain in time."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from engine.errors import UserError
 from engine.io.files import write_json, write_text
 
 NUM_LISTED = 20
-"""Layers in the text; all are in the JSON file."""
+"""Number of layers in the text; the JSON file has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCard:
-    """What is known about a file in 8 bits and the float file that it was made from.
+    """Measurements of an 8-bit file and the float file that it was quantized from.
 
     Attributes:
-        runtime, threads: what ran both files.
-        metric, split: what `before` and `fallback.score` are of, in points of 100: the float file's score and
-            this one's. The float layers were chosen on the same split.
+        runtime, threads: runtime of both files, and its number of threads.
+        metric, split: metric and split of the scores `before` (float file) and `fallback.score` (8-bit file),
+            in points of 100. The float layers were chosen on the same split.
         budget: points that may be lost.
-        calibration: `images`, their `split`, `probes` (images of the sensitivities), `per_channel`.
-        layers: how many can be in 8 bits.
-        sensitivity: of each of them, the worst first.
+        calibration: `images`, their `split`, `probes` (images for the sensitivities), `per_channel`.
+        layers: number of layers that can be in 8 bits.
+        sensitivity: the sensitivity of each of them, the worst first.
         bytes_before, bytes_after: sizes of the two files.
         input: shape of the images of one call.
-        latency: of one call, by `float32` and `int8`; None: not measured.
+        latency: time of one call of `float32` and `int8`; None: not measured.
         ratio: 8-bit time over float time; None: not measured.
-        tuned: of a second, fine-tuned file: `file`, `steps`, `score`; None: there is none.
+        tuned: `file`, `steps` and `score` of a second, fine-tuned file; None: there is none.
     """
 
     runtime: str
@@ -74,7 +74,7 @@ class ReportCard:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another out=") from None
 
     def text(self) -> str:
-        """The card for people, Markdown."""
+        """The card as Markdown."""
         return "\n".join([*self._summary(), *self._layers()]) + "\n"
 
     def _summary(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Each layer's part in the error of 8 bits."""
+"""Each layer's contribution to the error of an 8-bit file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from deploy.quantize.quantizer import Quantizer
 from deploy.session import Arrays, run_in_batches
 
 MAX_SNR_DB = 120.0
-"""A signal-to-noise ratio above this is that of equal outputs."""
+"""Signal-to-noise ratios are capped at this value, which stands for equal outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What one layer alone in 8 bits does to the outputs.
+    """The effect on the outputs if only one layer is in 8 bits.
 
     snr_db: power of the float file's outputs over that of the error, of the worst output.
     """
@@ -33,7 +33,7 @@ class Sensitivity:
 def sensitivities(
     quantizer: Quantizer, source: Path, images: Sequence[NDArray[Any]], *, threads: int = 1
 ) -> list[Sensitivity]:
-    """Each layer alone in 8 bits, compared with the float file on `images` [3, h, w]; the worst first."""
+    """The effect of each layer alone in 8 bits on the outputs for `images` [3, h, w]; the worst first."""
     reference = _outputs(source, images, threads)
     measured = []
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:

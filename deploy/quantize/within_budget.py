@@ -1,4 +1,4 @@
-"""A file in 8 bits that loses no more accuracy than allowed, and its report card."""
+"""Quantizes a file within an accuracy budget, and fills in its report card."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from deploy.timing.latency import Latency, Ratio, Rounds, clocked, take_rounds
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyBudget:
-    """What a file may lose.
+    """How much accuracy a file may lose.
 
-    score: points of 100 of a file, by `metric` on `split`. points: that it may lose against the float file.
+    score: scores a file, in points of 100, by `metric` on `split`. points: how many it may lose compared with
+    the float file.
     """
 
     score: Callable[[Path], float]
@@ -48,13 +49,13 @@ def quantize_within_budget(
 
     Args:
         source: the float file that `quantizer` was opened with.
-        images: [3, h, w] each: sensitivities are measured on these; the first one is timed.
+        images: [3, h, w] each, to measure sensitivities; the first one is used for timing.
         calibration: notes for the card.
-        rounds: of the timing; None: no timing.
+        rounds: rounds of the timing; None: no timing.
         log: called with lines about the progress.
 
     Raises:
-        UserError: if no file with layers in 8 bits is within the budget.
+        UserError: if no file with 8-bit layers is within the budget.
     """
     before = budget.score(source)
     log(f"float32: {budget.metric} {before:.2f}")
@@ -86,7 +87,7 @@ def quantize_within_budget(
 def time_both(
     source: Path, path: Path, image: NDArray[Any], threads: int, rounds: Rounds
 ) -> tuple[dict[str, Latency], Ratio]:
-    """The float file and the 8-bit one in turns, on one image [1, 3, h, w]."""
+    """Time the float file and the 8-bit file in turns, on one image [1, 3, h, w]."""
     sessions = {"float32": open_session(source, threads=threads), "int8": open_session(path, threads=threads)}
     batches = {name: np.repeat(image, session.shape[0] or 1, axis=0) for name, session in sessions.items()}
     calls = {name: clocked(partial(session, batches[name])) for name, session in sessions.items()}

@@ -1,7 +1,7 @@
-"""How long a network takes, and how certain that figure is.
+"""Measures how long networks take, and how precise the result is.
 
-Candidates take turns, one call each in every round, so that a varying load hits all of them alike, and ratios
-are formed within rounds. Rounds go on until the median of every candidate is known precisely enough, or time
+Candidates take turns, one call each per round, so a varying load affects all of them equally, and ratios are
+computed within rounds. Rounds continue until the median of every candidate is known precisely enough, or time
 is up.
 """
 
@@ -23,14 +23,13 @@ Timer = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """When there are enough rounds.
+    """How many rounds to measure.
 
     Args:
-        warmup: rounds that are thrown away.
-        least, most: limits of the number of rounds that count.
-        interval: rounds end when the 95 % interval of every median reaches at most this far from it (0.02:
-            2 %).
-        budget_s: seconds after which no further round begins, warm-up included; two rounds always count.
+        warmup: rounds that are discarded.
+        least, most: minimum and maximum number of counted rounds.
+        interval: stop when the 95 % interval of every median is within this fraction of it (0.02: 2 %).
+        budget_s: seconds, including warm-up, after which no new round begins; two rounds always count.
 
     Raises:
         ValueError: if a value is out of range.
@@ -48,7 +47,9 @@ class Rounds:
         if not 2 <= self.least <= self.most:
             raise ValueError(f"rounds need 2 <= least <= most, got {self.least} and {self.most}")
         if not 0 < self.interval < 1:
-            raise ValueError(f"interval is a share of the median between 0 and 1, got {self.interval}")
+            raise ValueError(
+                f"interval is a fraction of the median and must be between 0 and 1, got {self.interval}"
+            )
         if not self.budget_s > 0:
             raise ValueError(f"budget_s must be a positive number of seconds, got {self.budget_s}")
 
@@ -62,16 +63,16 @@ def take_rounds(
 ) -> dict[str, list[float]]:
     """Time all candidates in turns: the n-th times of all of them are from the same round.
 
-    The order is reversed from round to round, so that no candidate always follows the same other.
+    The order is reversed from round to round, so no candidate always follows the same other one.
 
     Args:
-        progress: called after each counted round with its number and a few words.
+        progress: called after each counted round with its number and a short status.
     """
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     names, started = list(timers), clock()
     collects = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection in the middle of a call would count as its time
+    gc.disable()  # a garbage collection during a call would be part of its time
     try:
         for number in range(rounds.warmup):
             if number and clock() - started > rounds.budget_s / 2:
@@ -95,10 +96,10 @@ def take_rounds(
 
 
 def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest interval of order statistics, the same number from each end, that holds the median.
+    """The narrowest confidence interval of the median from order statistics, symmetric in rank.
 
-    It assumes nothing about the distribution, only that the values are independent. None for too few values:
-    95 % needs six of them.
+    It makes no assumption about the distribution, except that values are independent. None if there are too
+    few values: 95 % needs six.
     """
     count, ordered = len(values), sorted(values)
     outside, best = 0.0, None
@@ -111,7 +112,7 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
 
 
 def relative_interval(values: Sequence[float]) -> float:
-    """How far the 95 % interval of the median reaches from it, as a share of it; infinite for few values."""
+    """Half-width of the median's 95 % interval, as a fraction of the median; infinite for too few values."""
     interval = median_interval(values)
     if interval is None:
         return math.inf
@@ -143,7 +144,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One candidate's time over another's, round by round: the median, the range of nine of ten rounds (p5 to
+    """One candidate's time over another's, per round: the median, the range of nine out of ten rounds (p5 to
     p95), and the 95 % interval of the median."""
 
     p50: float
@@ -169,7 +170,7 @@ def clocked(
     clock: Callable[[], float] = time.perf_counter,
     synchronize: Callable[[], Any] | None = None,
 ) -> Timer:
-    """By the wall clock; `synchronize` waits for a device's work before and after."""
+    """A timer by the wall clock; `synchronize` waits for a device before and after."""
 
     def timed() -> float:
         if synchronize is not None:
@@ -184,7 +185,7 @@ def clocked(
 
 
 def on_cuda(run: Callable[[], Any], device: torch.device) -> Timer:
-    """By a CUDA device's own clock: between two events around the kernels that `run` queues."""
+    """A timer by a CUDA device's own clock: between two events around the kernels that `run` queues."""
 
     def timed() -> float:
         with torch.cuda.device(device):

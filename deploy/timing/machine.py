@@ -1,4 +1,4 @@
-"""The machine and the versions that a figure was measured on, without which milliseconds mean nothing."""
+"""Describes the machine and the library versions that a time was measured with."""
 
 import os
 import platform
@@ -12,11 +12,11 @@ from deploy import formats, libraries
 from engine.run.run_folder import git_revision
 
 LIBRARIES = ("torch", "torchvision", "numpy", "nncf", "torchao")
-"""Besides those of the formats."""
+"""Libraries to report, besides those of the formats."""
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Device, CPU model, cores, load, versions, date. Plain values, for JSON."""
+    """Device, CPU model, cores, load, versions, date, as plain values for JSON."""
     return {
         "device": _device(device),
         "cpu": cpu_model(),
@@ -32,12 +32,12 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The CPU's name; on Linux with family and model number, because virtual machines hide the name."""
+    """The CPU's name; on Linux with family and model number, because virtual machines can hide the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -13,50 +13,49 @@ import torch
 from engine.errors import UserError
 
 MB = 1024 * 1024
-RUNS = 2  # the second shows what stays allocated besides what it allocates
+RUNS = 2  # the second runs while memory of the first is still allocated
 
 
 def peak_mb(prepare: Callable[[], Callable[[], Any]], *, device: str = "cpu") -> float | None:
-    """Megabytes that loading and running a network adds at its peak.
+    """Peak memory for loading and running a network, in megabytes.
 
-    On the CPU: growth of the resident set of a fresh process that has loaded torch; it includes the runtime's
-    libraries, weights, activations, and what the runtime keeps. On CUDA: the most that torch's allocator
-    handed out.
+    On the CPU: growth of the resident set of a new process after it has imported torch, including the
+    runtime's libraries, weights, activations and caches. On CUDA: the peak of torch's allocator.
 
     Args:
         prepare: pickled and called in the new process; returns a function that is then called twice.
         device: where the network runs.
 
     Returns:
-        Megabytes, or None on systems that do not say how much memory a process holds.
+        Megabytes, or None on systems that do not report a process's memory.
 
     Raises:
-        UserError: if the process failed, or was killed, most likely for lack of memory.
+        UserError: if the process failed, or was killed, most likely because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
-    answer, end = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(pickle.dumps(prepare), device, end), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(pickle.dumps(prepare), device, sender), daemon=True)
     child.start()
-    end.close()
+    sender.close()
     try:
-        result: float | str | None = answer.recv()
+        result: float | str | None = receiver.recv()
     except EOFError:
         child.join()
         raise UserError(
             f"measuring memory: the process ended with status {child.exitcode} (-9: the system ran out of "
-            "memory); give a smaller size=, or memory=false"
+            "memory); set a smaller size=, or memory=false"
         ) from None
     child.join()
     if isinstance(result, str):
-        raise UserError(f"measuring memory: {result}; memory=false leaves it out")
+        raise UserError(f"measuring memory: {result}; set memory=false to skip it")
     return result
 
 
-def _child(pickled: bytes, device: str, end: Connection) -> None:
+def _child(pickled: bytes, device: str, sender: Connection) -> None:
     try:
-        end.send(_measured(pickled, torch.device(device)))
+        sender.send(_measured(pickled, torch.device(device)))
     except Exception as error:
-        end.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        sender.send(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _measured(pickled: bytes, device: torch.device) -> float | None:
@@ -67,7 +66,7 @@ def _measured(pickled: bytes, device: torch.device) -> float | None:
             run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / MB
-    _forget_peak()
+    _reset_peak()
     before = _status_mb("VmRSS")
     run = pickle.loads(pickled)()
     for _ in range(RUNS):
@@ -76,12 +75,12 @@ def _measured(pickled: bytes, device: torch.device) -> float | None:
     return None if before is None or after is None else after - before
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     if sys.platform == "linux":
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
-            return  # loading libraries may then count as a peak, which it rarely is
+            return  # loading libraries can then count as the peak, but it rarely is
 
 
 def _status_mb(field: str) -> float | None:

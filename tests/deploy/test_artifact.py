@@ -51,7 +51,7 @@ def test_a_file_of_another_origin_task_or_classes_is_refused(tmp_path):
     refuses(lambda: Artifact(toy_session(classes="[1"), path), "no metadata")
     artifact = Artifact(toy_session(), path)
     artifact.check("seg", ("road", "sky"))
-    refuses(lambda: artifact.check("det", ("road", "sky")), "task=seg", "this run's is det")
+    refuses(lambda: artifact.check("det", ("road", "sky")), "task=seg", "this run has task=det")
     refuses(lambda: artifact.check("seg", ("sky", "road")), "its classes", "road, sky")
 
 

@@ -171,7 +171,7 @@ def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"x")
     refuses(
-        lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in an environment of its own"
+        lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in a separate environment"
     )
 
 

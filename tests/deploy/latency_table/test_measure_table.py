@@ -46,7 +46,7 @@ def test_a_network_in_a_file_has_no_model(tmp_path):
     network_file.write(tmp_path / "net.yaml", spec.to_dict())
     network = read_network(str(tmp_path / "net.yaml"))
     assert network.spec == spec
-    assert network.around == {"taps": None, "head": "", "model": None}
+    assert network.model_options == {"taps": None, "head": "", "model": None}
     (tmp_path / "net.yaml").write_text("blocks: [{kernel: 3}]")
     refuses(lambda: read_network(str(tmp_path / "net.yaml")), "net.yaml")
 
@@ -119,6 +119,6 @@ def test_a_table_can_cover_the_networks_of_a_search(option, networks_of, monkeyp
     measure_table(options(SMALL, f"out={path}", option), search_space=search_space)
     network = read_network("seg/lraspp_v3_small")
     table = LatencyTable.load(path)
-    elsewhere = NetworkLatency(table=table, size=(64, 128), **network.around)  # without a clock
+    elsewhere = NetworkLatency(table=table, size=(64, 128), **network.model_options)  # without a clock
     for variant in networks_of(network.spec):
         assert elsewhere(variant) > 0
