@@ -75,7 +75,7 @@ class Count:
         num_classes: channels of logits that are resized to the image outside the module; adds to the count.
 
         These coefficients are not published but inferred from the tables: all 11 rows of Table 7 agree within
-        0.4 % and the 8 MobileNetV3 rows of Table 8 within 0.7 %.
+        0.4% and the 8 MobileNetV3 rows of Table 8 within 0.7%.
         """
         height, width = self.input_size
         resized = self.resize_elements + num_classes * height * width

@@ -78,7 +78,7 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
         rate = madds.get(name, madds_of(ours(), options.size)) / np.median(times) / 1e9
         spread = f"{ratio.p50:.2f} ({ratio.p5:.2f}-{ratio.p95:.2f})"
         numbers = [f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{latency.minimum:.1f}"]
-        rows.append([name, *numbers, spread, f"{rate:.1f}", f"{100 * rate / peak:.0f} %"])
+        rows.append([name, *numbers, spread, f"{rate:.1f}", f"{100 * rate / peak:.0f}%"])
     header = [
         "network",
         "ms, median",

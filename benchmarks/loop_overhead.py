@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
         microseconds = {side: [1e6 * time for time in times] for side, times in seconds.items()}
         share = statistics.median(extra) / statistics.median(microseconds["bare"])
         shown = [spread(values, 0) for values in (microseconds["bare"], microseconds["ours"], extra)]
-        rows.append([name, *shown, f"{100 * share:.1f} %"])
+        rows.append([name, *shown, f"{100 * share:.1f}%"])
     print(heading(__file__))
     print(
         table(

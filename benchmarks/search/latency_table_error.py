@@ -57,7 +57,7 @@ def main() -> None:
             predicted = latency(spec)
             measured = latency.measured_ms(model, torch.rand(1, 3, *options.size))
             assert measured is not None
-            error = f"{100 * (predicted / measured - 1):+.1f} %"
+            error = f"{100 * (predicted / measured - 1):+.1f}%"
             rows.append([runtime, name, f"{predicted:.2f}", f"{measured:.2f}", error])
     print(heading(__file__))
     print(table(["runtime", "network", "sum of layers, ms", "measured, ms", "error"], rows))

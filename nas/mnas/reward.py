@@ -11,8 +11,8 @@ class Reward:
 
     Attributes:
         target_ms: TAR, the target latency.
-        w: -0.07 for networks as large as MobileNetV3-Large: doubling the latency must gain 5 % in accuracy
-            (relative). Small networks gain more accuracy from latency; they use -0.15, which requires 11 %.
+        w: -0.07 for networks as large as MobileNetV3-Large: doubling the latency must gain 5% in accuracy
+            (relative). Small networks gain more accuracy from latency; they use -0.15, which requires 11%.
         form: "soft" applies w on both sides of the target. "hard" (alpha = 0, beta = -1) ignores w and makes
             latency a constraint: free below the target; above it, the reward falls as 1 / latency.
 

@@ -81,7 +81,7 @@ def test_loop_overhead(run):
     names += [f"default network, {size}" for size in sizes]
     assert list(rows) == names
     assert all(number(cell) > 0 for cells in rows.values() for cell in cells[:2])
-    assert all(cells[3].endswith(" %") for cells in rows.values())
+    assert all(cells[3].endswith("%") for cells in rows.values())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/<pid>/smaps_rollup")

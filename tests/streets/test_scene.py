@@ -62,7 +62,7 @@ def test_a_size_that_is_too_small_is_rejected():
 
 
 def test_all_19_classes_occur_often_enough(many):
-    """Each occurs in at least 15 % of the scenes, with enough pixels to be learned."""
+    """Each occurs in at least 15% of the scenes, with enough pixels to be learned."""
     seen = dict.fromkeys(EVALUATED, 0)
     for drawn in many:
         counts = np.bincount(drawn.label_ids.ravel(), minlength=256)
@@ -75,7 +75,7 @@ def test_all_19_classes_occur_often_enough(many):
 
 
 def test_large_vehicles_are_large(many):
-    """The median bus, truck and tram cover more than 2 % of the image."""
+    """The median bus, truck and tram cover more than 2% of the image."""
     for name in ("truck", "bus", "train"):
         label_id = name2label[name].id
         areas = [

@@ -8,8 +8,8 @@ from nas.mnas.reward import Reward
 
 
 def test_five_percent_more_accuracy_outweigh_twice_the_latency() -> None:
-    # MnasNet, section 3: "doubling the latency usually brings about 5 % relative accuracy gain", so
-    # Reward(M2) = a (1 + 5 %) (2l / T)^beta ~ Reward(M1) = a (l / T)^beta, thus beta ~ -0.07.
+    # MnasNet, section 3: "doubling the latency usually brings about 5% relative accuracy gain", so
+    # Reward(M2) = a (1 + 5%) (2l / T)^beta ~ Reward(M1) = a (l / T)^beta, thus beta ~ -0.07.
     reward = Reward(target_ms=75)
     assert reward.w == -0.07
     assert reward(0.70 * 1.05, 2 * 60) == pytest.approx(reward(0.70, 60), rel=1e-3)
