@@ -68,7 +68,7 @@ def capture(
 
 
 def min_size(program: ExportedProgram) -> list[int]:
-    """The smallest [height, width] at which the graph equals the module; below, images do not fill windows."""
+    """The smallest [height, width] at which the graph equals the module; smaller ones do not fill windows."""
     (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == INPUT)
     ranges = program.range_constraints
     sides = (side.node.expr for side in image.meta["val"].shape[2:])

@@ -138,7 +138,7 @@ def describe(what: str, root: Path, classes: ClassMap, splits: Mapping[str, Clas
     return f"{what} at {root}: {len(classes)} classes; images: {sizes}"
 
 
-def refuse_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> None:
+def check_not_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> None:
     """Raises: UserError if a split has no images."""
     for name, split in splits.items():
         if not len(split):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cls.data.dataset import ClassificationSource, ClassificationSplit, describe, refuse_empty
+from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
 from engine.data.class_map import ClassMap
 from engine.data.images import IMAGE_SUFFIXES
 from engine.data.splits import refuse_shared_files, split_folders
@@ -33,7 +33,7 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     classes = _classes(base, names)
     indices = {name: index for index, name in enumerate(classes.names)}
     splits = {name: read_tree(base / name, indices) for name in names}
-    refuse_empty(splits, base)
+    check_not_empty(splits, base)
     if "train" in splits and "val" in splits and not allow_same_files:
         train, val = _paths(splits["train"]), _paths(splits["val"])
         refuse_shared_files(train, val, override="data.source.allow_same_files=true")
@@ -101,10 +101,10 @@ def _classes(base: Path, splits: list[str]) -> ClassMap:
 def _images(folder: Path, name: str) -> Iterator[str]:
     """Paths of the images below folder/name, relative to `folder`."""
 
-    def refuse(error: OSError) -> None:
+    def raise_user_error(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
 
-    for path, inner, names in os.walk(folder / name, onerror=refuse, followlinks=False):
+    for path, inner, names in os.walk(folder / name, onerror=raise_user_error, followlinks=False):
         inner[:] = [child for child in inner if not child.startswith(".")]
         below = os.path.relpath(path, folder)
         for file in names:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cls.data.dataset import ClassificationSource, ClassificationSplit, describe, refuse_empty
+from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
 from cls.data.folders import class_folders, existing_root, read_tree
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
@@ -46,7 +46,7 @@ def imagenet(*, root: str) -> ClassificationSource:
         )
     synsets = _synsets(base, present)
     splits = {name: _split(base, name, synsets) for name in present}
-    refuse_empty(splits, base)
+    check_not_empty(splits, base)
     classes = ClassMap(names=class_names() if len(synsets) in (0, 1000) else tuple(synsets))
     warnings = [
         f"{base / name}: {len(split)} images, ImageNet has {_COUNTS[name]}"

@@ -57,7 +57,7 @@ def _content(path: Path) -> bytes:
 def _parse(path: Path) -> Element:
     builder, depth = TreeBuilder(), 0
 
-    def refuse(*_: Any) -> None:
+    def reject_declaration(*_: Any) -> None:
         raise UserError(
             f"{path}: declares a document type or entities, which annotations do not need; remove them"
         )
@@ -78,7 +78,7 @@ def _parse(path: Path) -> Element:
 
     parser = expat.ParserCreate()
     parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = reject_declaration
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     try:

@@ -1,4 +1,4 @@
-"""Classification keeps the contract of a task."""
+"""Classification fulfills the contract of a task."""
 
 import numpy as np
 from torch import nn

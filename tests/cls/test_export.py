@@ -57,7 +57,7 @@ def test_agreement_compares_the_most_probable_classes():
     assert module.agreement([first], [second]) == 0.5
 
 
-def test_a_file_of_other_classes_is_refused(tmp_path):
+def test_a_file_of_other_classes_is_rejected(tmp_path):
     path = tmp_path / "m.pt2"
     module = ExportedClassification(task=task())
     texts = describe(module, task="cls", facts={})
@@ -68,13 +68,13 @@ def test_a_file_of_other_classes_is_refused(tmp_path):
     refuses(
         lambda: ClassificationWithFile(task=other, artifact=artifact),
         "m.pt2",
-        "its classes .* are not those of the run",
+        "its classes .* are not the run's",
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"), [({"output": "argmax"}, "output must be logits"), ({"dtype": "int8"}, "dtype")]
 )
-def test_unknown_options_are_refused(options, message):
+def test_unknown_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedClassification(task=task(), **options)

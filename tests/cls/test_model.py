@@ -63,7 +63,7 @@ def test_fully_connected_layers_start_small():
         assert layer.bias.abs().max() == 0
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         Classifier(backbone=mobilenet_v3_small(), num_classes=0)
     with pytest.raises(ValueError, match="dropout is the fraction dropped"):

@@ -1,4 +1,4 @@
-"""Tables 3, 5 and 9 of the paper: each experiment file counts what the paper prints."""
+"""Tables 3, 5 and 9 of the paper: the counts of each experiment file are those in the paper."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rows without networks, for tests of what is written about them."""
+"""Rows without networks, for tests of reports."""
 
 from deploy.benchmark.rows import BenchmarkRow
 

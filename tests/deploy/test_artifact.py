@@ -1,4 +1,4 @@
-"""An exported file in place of a network: any number of images, the right pixels, and refusals."""
+"""An exported file used as a network: any number of images, correct pixels, and errors."""
 
 import json
 
@@ -31,20 +31,20 @@ def test_an_artifact_gets_the_pixels_that_the_task_gives_its_model(tmp_path):
     np.testing.assert_allclose(means[:, 0], toy_images().mean((1, 2, 3)), rtol=1e-5)
 
 
-def outside_of_the_graph():
+def outside_the_graph():
     """The metadata of a file that takes normalized images."""
     texts = describe(ToyExport(), task="seg", facts={})
     return json.dumps(json.loads(texts["preprocessing"]) | {"in_graph": False})
 
 
 def test_a_file_without_normalization_gets_the_tasks_own(tmp_path):
-    artifact = Artifact(toy_session(1, preprocessing=outside_of_the_graph()), tmp_path / "m.onnx")
+    artifact = Artifact(toy_session(1, preprocessing=outside_the_graph()), tmp_path / "m.onnx")
     own = Normalize("imagenet")
     assert artifact.normalize(own) is own
     refuses(lambda: artifact.normalize(Normalize("inception")), "m.onnx", "another normalization")
 
 
-def test_a_file_of_another_origin_task_or_classes_is_refused(tmp_path):
+def test_a_file_of_another_origin_task_or_classes_is_rejected(tmp_path):
     path = tmp_path / "m.onnx"
     bare = Session(run=lambda x: [x], output_names=("y",), runtime="toy")
     refuses(lambda: Artifact(bare, path), "m.onnx", "no metadata", "tools/export.py")
@@ -63,5 +63,5 @@ def test_the_metadata_are_enough_to_prepare_an_input():
     floats = texts | {"input": '{"dtype": "float32"}'}
     assert network_input(image, floats).dtype == np.float32
     expected = Normalize("imagenet")(torch.from_numpy(toy_images(1)))[0].numpy()
-    normalized = network_input(image, texts | {"preprocessing": outside_of_the_graph()})
+    normalized = network_input(image, texts | {"preprocessing": outside_the_graph()})
     np.testing.assert_allclose(normalized, expected, atol=1e-5)

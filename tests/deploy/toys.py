@@ -1,4 +1,4 @@
-"""What an `ExportedTask` and a session of its file look like, with one number per image."""
+"""A minimal `ExportedTask` and a session of its file, with one number per image."""
 
 import numpy as np
 from torch import nn
@@ -30,7 +30,7 @@ class ToyExport(nn.Module):
 
 
 def toy_session(batch=None, *, calls=None, **metadata):
-    """What `ToyExport` computes, for `batch` images at once; `calls` collects how many came."""
+    """What `ToyExport` computes, for `batch` images at once; `calls` collects the batch sizes."""
 
     def run(images):
         if calls is not None:

@@ -1,4 +1,4 @@
-"""Detection keeps the contract of a task."""
+"""Detection fulfills the contract of a task."""
 
 import json
 

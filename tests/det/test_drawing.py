@@ -1,4 +1,4 @@
-"""Boxes are drawn in the right place, and names can be read."""
+"""Boxes are drawn in the right place, and their names are readable."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_the_highest_score_is_on_top():
 
 @pytest.mark.parametrize("size", [(64, 64), (240, 320), (1200, 1600)])
 @pytest.mark.parametrize("place", [(0, 0, 0.3, 0.3), (0.7, 0.7, 1, 1), (0, 0, 1, 1), (0.4, 0.0, 0.6, 0.1)])
-def test_the_plate_of_a_name_is_inside_of_the_image(size, place):
+def test_the_plate_of_a_name_is_inside_the_image(size, place):
     box = np.array(place) * np.tile(size[::-1], 2)
     drawing = overlay(gray(*size), detections([box], [0.87], [0]), CLASSES)
     bare = overlay(gray(*size), detections([box], [0.87], [0]), CLASSES, names=False)

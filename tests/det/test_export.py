@@ -61,7 +61,7 @@ def test_fixed_steps_equal_greedy_suppression(limits):
 
 
 def test_exact_is_false_if_steps_or_look_are_too_small():
-    """A row of boxes, each of which covers the next: it takes a step per box until all are decided."""
+    """Each box in a row covers the next one, so every box takes one more step to decide."""
     left = torch.arange(12) * 0.02
     boxes = torch.stack([left, torch.zeros(12), left + 0.1, torch.ones(12)], 1)[None]
     scores = torch.linspace(0.9, 0.5, 12)[None, :, None]
@@ -224,7 +224,7 @@ def test_agreement_counts_each_detection_once():
         ({"steps": 0}, "steps must be at least 1"),
     ],
 )
-def test_unknown_options_are_refused(options, message):
+def test_unknown_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedDetection(task=task(), **options)
 

@@ -178,6 +178,6 @@ def test_float32_under_autocast(loss):
         (lambda: MultiboxLoss(min_negatives=-1), "min_negatives must be"),
     ],
 )
-def test_arguments_out_of_range_are_refused(make, message):
+def test_arguments_out_of_range_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         make()

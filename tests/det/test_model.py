@@ -136,12 +136,12 @@ def test_anchors_are_not_stored_with_the_weights():
         ({"c4": "block77"}, "no feature"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, message):
+def test_options_that_do_not_fit_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
 
 
-def test_a_dilated_backbone_is_refused_with_the_remedy():
+def test_a_dilated_backbone_is_rejected_with_the_remedy():
     with pytest.raises(ValueError, match="output_stride to 32"):
         Detector(
             backbone=mobilenet_v3_small(output_stride=16), num_classes=2, input_size=64, anchors=SSDAnchors()
@@ -287,7 +287,7 @@ def test_names_beyond_the_classes_are_ignored():
     assert torch.equal(per_anchor(state[key], 1)[:, 1], per_anchor(after.state_dict()[key], 1)[:, 1])
 
 
-def test_another_number_of_anchors_is_refused():
+def test_another_number_of_anchors_is_rejected():
     one = small(num_classes=2)
     other = small(num_classes=2, anchors=SSDAnchors(reduce_lowest=False, ratios=[1.0, 2.0, 0.5, 4.0]))
     with pytest.raises(UserError, match=r"head\.scores\.0\.predict\..*not a multiple of 5 anchors"):

@@ -105,7 +105,7 @@ def test_background_is_never_detected():
     assert detections.boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
 
 
-def test_boxes_outside_of_the_image_are_dropped():
+def test_boxes_outside_the_image_are_dropped():
     anchors = torch.tensor([[0.4, 0.4, 0.6, 0.6], [0.4, 0.4, 0.6, 0.6]])
     deltas = torch.tensor([[[-100.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
     (detections,) = Postprocess()(deltas, torch.ones(1, 2, 2), anchors, torch.tensor([[10, 20]]))
@@ -126,7 +126,7 @@ def test_scores_that_are_nan_give_no_detections():
     assert len(detections.scores) == 0
 
 
-def test_outputs_of_another_size_are_refused():
+def test_outputs_of_another_size_are_rejected():
     deltas, scores, anchors, sizes = outputs(seed=3)
     with pytest.raises(UserError, match=r"120 boxes but has 100 anchors; set only data\.size.*input_size"):
         Postprocess()(deltas, scores, anchors[:100], sizes)
@@ -142,6 +142,6 @@ def test_outputs_of_another_size_are_refused():
         ({"max_detections": 0}, "max_detections"),
     ],
 )
-def test_values_out_of_range_are_refused(options, message):
+def test_values_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         Postprocess(**options)

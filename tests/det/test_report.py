@@ -1,4 +1,4 @@
-"""What a detection reporter draws, lists and writes."""
+"""The images, entries and files of a detection reporter."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Table 6 of the paper: each experiment file counts what the paper prints."""
+"""Table 6 of the paper: the counts of each experiment file are those in the paper."""
 
 import math
 
@@ -65,13 +65,13 @@ def test_table_6(experiment, row, ap, params_m, madds_b):
 
 
 def test_parameters_with_batch_norm():
-    """What a count of all parameters gives for the dagger, which the paper's 3.22 is not."""
+    """The count of all parameters for the dagger, which differs from the paper's 3.22."""
     model, _ = detector("ssdlite_v3_large_dagger")
     assert count(model, (320, 320)).params / 1e6 == pytest.approx(3.248, abs=0.0006)
 
 
 def test_mobilenet_v2s_row_counts_80_classes():
-    """The paper took it over from the MobileNetV2 paper; with the 90 of the other rows it has 3.5 % more."""
+    """The paper copied it from the MobileNetV2 paper; with 90 classes as in other rows it has 3.5 % more."""
     config = compose_config("train", ["experiment=det/ssdlite_v2", "data.root=/nowhere"])
     with torch.device("meta"):
         model = build(config.model, key="model", num_classes=90)

@@ -1,4 +1,4 @@
-"""Detection as a task: losses over micro-batches, boxes in pixels, and what it refuses."""
+"""The detection task: losses over micro-batches, boxes in pixels, and errors."""
 
 import numpy as np
 import pytest
@@ -99,12 +99,12 @@ def test_the_activation_must_be_that_of_the_loss():
         task(draw_threshold=1.5)
 
 
-def test_images_of_another_size_than_the_anchors_are_refused():
+def test_images_of_another_size_than_the_anchors_are_rejected():
     with pytest.raises(UserError, match=r"produces images of 64 x 64, .* set only data\.size"):
         task()(batch([LEFT_TOP], size=(64, 64)))
 
 
-def test_a_single_image_that_leaves_batch_norm_one_value_is_refused():
+def test_a_single_image_that_leaves_batch_norm_one_value_is_rejected():
     net = mobilenet_v3_small(output_stride=32)
     model = Detector(backbone=net, num_classes=2, input_size=32, anchors=SSDAnchors())
     detection = Detection(model=model, classes=CLASSES, eval_transform=EvalTransform(size=32)).train()

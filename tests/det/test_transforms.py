@@ -156,7 +156,7 @@ numbers = st.one_of(st.floats(width=64), st.floats(-50, 250), st.integers(0, 160
     way=st.sampled_from(sorted(WAYS)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_boxes_give_boxes_inside_of_the_image(build, boxes, shape, way, seed):
+def test_any_boxes_give_boxes_inside_the_image(build, boxes, shape, way, seed):
     """NaN, infinite, inverted, empty, outside; images of one pixel: no exception, labels stay aligned."""
     transform = build(size=(64, 96), color=0.2, **WAYS[way])
     image = np.full((*shape, 3), 50, np.uint8)
@@ -241,6 +241,6 @@ def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
         ({"size": 64, "min_visible": -1}, "min_visible must be a fraction in 0..1"),
     ],
 )
-def test_arguments_out_of_range_are_refused(options, message):
+def test_arguments_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**options)

@@ -46,14 +46,14 @@ def test_a_missing_constant_is_named():
         detector(dagger()).adapt({STEM: torch.zeros(3, 3, 3, 16)})
 
 
-def test_the_weights_of_a_classifier_are_refused():
+def test_the_weights_of_a_classifier_are_rejected():
     state = {"stem.conv.weight": torch.zeros(16, 3, 3, 3), "conv_stem.weight": torch.zeros(16, 3, 3, 3)}
     with pytest.raises(UserError, match="not the weights of a detector; use the file as weights="):
         detector(dagger()).adapt({"conv_stem.weight": state["conv_stem.weight"]})
     assert detector(dagger()).adapt({"backbone.stem.conv.weight": state["stem.conv.weight"]})
 
 
-def test_pickled_arrays_are_refused(tmp_path):
+def test_pickled_arrays_are_rejected(tmp_path):
     file = tmp_path / "weights.npz"
     np.savez(file, allow_pickle=True, a=np.array([{"code": 1}], dtype=object))
     with pytest.raises(UserError, match=r"weights\.npz: not an \.npz"):
@@ -61,7 +61,7 @@ def test_pickled_arrays_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"hello"])
-def test_other_files_than_npz_are_refused(tmp_path, content):
+def test_other_files_than_npz_are_rejected(tmp_path, content):
     (tmp_path / "weights.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.npz: not an \.npz"):
         read_weights(tmp_path / "weights.npz")

@@ -1,4 +1,4 @@
-"""Segmentation keeps the contract of a task."""
+"""Segmentation fulfills the contract of a task."""
 
 import json
 from functools import partial

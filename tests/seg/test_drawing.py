@@ -1,4 +1,4 @@
-"""Drawings: colors where they belong, readable legends, the image itself unchanged."""
+"""Drawings: colors in the right places, readable legends, the image itself unchanged."""
 
 import numpy as np
 import pytest

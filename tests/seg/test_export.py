@@ -25,7 +25,7 @@ CLASSES = ClassMap(names=("road", "sky", "car"))
 
 
 def trained(*, pool="global", align_corners=False, seed=0, **options):
-    """A task whose network tells places apart: running statistics are those of noise."""
+    """A task whose output depends on position: its running statistics are those of noise."""
     torch.manual_seed(seed)
     spec = with_output_stride(with_width(mobilenet_v3_small(), 0.35), 16)
     head = partial(LRASPP, pool=pool, align_corners=align_corners, filters=16)
@@ -85,7 +85,7 @@ def test_labels_are_enlarged_to_the_nearest(size):
     ("length", "new_length", "expected"), [(3, 5, [0, 1, 1, 2, 2]), (2, 4, [0, 0, 1, 1]), (4, 1, [0])]
 )
 def test_labels_are_enlarged_between_aligned_corners(length, new_length, expected):
-    """Pixel x lies at x (length - 1) / (new_length - 1): for 3 -> 5 at 0, 0.5, 1, 1.5, 2."""
+    """Pixel x is at x (length - 1) / (new_length - 1): for 3 -> 5 at 0, 0.5, 1, 1.5, 2."""
     labels = torch.arange(length, dtype=torch.uint8)[None, None]
     assert resize_nearest(labels, (1, new_length), align_corners=True)[0, 0].tolist() == expected
 
@@ -125,7 +125,7 @@ def test_the_global_pool_exports_at_any_size_and_batch(tmp_path):
 
 
 @pytest.mark.parametrize("pool", ["paper", "large_kernel"])
-def test_pools_whose_window_follows_the_size_are_refused_at_any_size(tmp_path, pool):
+def test_pools_whose_window_follows_the_size_are_rejected_at_any_size(tmp_path, pool):
     module = ExportedSegmentation(task=trained(pool=pool))
     refuses(
         lambda: exported(module, tmp_path / "m.pt2", images_of(), dynamic_size=True),
@@ -163,6 +163,6 @@ def test_label_maps_cannot_be_averaged(tmp_path):
         ({"dtype": "int8"}, "dtype must be"),
     ],
 )
-def test_bad_options_are_refused(options, message):
+def test_bad_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedSegmentation(task=trained(), **options)

@@ -58,6 +58,6 @@ def test_dice_equals_a_computation_by_hand():
 
 
 @pytest.mark.parametrize("options", [{"ohem": 0.0}, {"ohem": 1.5}, {"label_smoothing": 1.0}])
-def test_bad_options_are_refused(options):
+def test_bad_options_are_rejected(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CrossEntropy(**options)

@@ -47,7 +47,7 @@ def test_the_gate_of_figure_10_pools_2_by_5_at_the_paper_size():
     assert model.head.pool(features).shape[-2:] == (2, 5)
 
 
-def test_an_input_too_small_for_the_papers_pool_is_refused_with_the_alternatives():
+def test_an_input_too_small_for_the_papers_pool_is_rejected_with_the_alternatives():
     with pytest.raises(ValueError, match=r"at least 769x769; 512x512 gives 32x32: use pool=large_kernel"):
         small(partial(LRASPP, pool="paper"), input_size=512)
     small(partial(LRASPP, pool="paper"), input_size=769)
@@ -101,7 +101,7 @@ def test_torchvision_weights_give_torchvision_outputs():
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_keys_of_another_head_are_refused_by_name():
+def test_keys_of_another_head_are_rejected_by_name():
     theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None
     ).state_dict()
@@ -113,7 +113,7 @@ def test_keys_of_another_head_are_refused_by_name():
         model.adapt(theirs)
 
 
-def test_a_classifiers_weights_are_refused_as_a_whole_network():
+def test_a_classifiers_weights_are_rejected_as_a_whole_network():
     state = torchvision.models.mobilenet_v3_small().state_dict()
     with pytest.raises(ValueError, match=r"classifier.*weights="):
         small(LRASPP).adapt(state)

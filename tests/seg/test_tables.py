@@ -1,4 +1,4 @@
-"""Tables 7 and 8 of the paper: each experiment file counts what the paper prints."""
+"""Tables 7 and 8 of the paper: the counts of each experiment file are those in the paper."""
 
 import pytest
 import torch

@@ -56,7 +56,7 @@ def test_losses_are_computed_at_the_resolution_of_the_labels():
     assert wrong > 10 * losses["cross_entropy"].item()
 
 
-def test_a_wrong_number_of_class_weights_is_refused():
+def test_a_wrong_number_of_class_weights_is_rejected():
     with pytest.raises(ValueError, match=r"one weight per class \(dark, light: 2\), got 3"):
         task(loss=CrossEntropy(class_weights=[1.0, 2.0, 3.0]))
 
@@ -127,5 +127,5 @@ def test_predictions_are_saved_with_the_ids_of_the_data_set(tmp_path):
 def test_a_split_without_masks_cannot_be_evaluated():
     split = SegmentationSplit(images=pack_paths(["test/street.png"]), names=pack_paths(["street"]))
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
-    with pytest.raises(UserError, match=r"test/street\.png: this split has no masks to score against"):
+    with pytest.raises(UserError, match=r"test/street\.png: this split has no masks to evaluate against"):
         task().evaluator(dataset)

@@ -33,7 +33,7 @@ def scaled_then_cropped(image, label, scale, corner, crop):
 # either is nearest, so such scales are left to the alignment test below.
 @pytest.mark.parametrize("scale", [0.5, 2 / 3, 1.0, 4 / 3, 2.0, 8 / 3])
 def test_crop_first_equals_scale_then_crop(scale):
-    """Labels are equal everywhere; pixels too, except at the border, whose neighbors the crop lacks."""
+    """Labels are equal everywhere; pixels too, except at the border, where the crop has no neighbors."""
     from seg.augment.scale_crop import ScaleCrop
 
     step = ScaleCrop(crop=(72, 72), scale=(scale, scale), scale_step=0, fill=127, area=False)
@@ -77,7 +77,7 @@ def test_image_and_label_stay_aligned_at_any_scale(scale):
 
 
 def test_labels_are_resized_between_pixel_centers():
-    """Reducing 0 1 2 3 4 5 by three takes the middles 1 and 4, not the corners 0 and 3."""
+    """Reducing 0 1 2 3 4 5 by three takes the centers 1 and 4, not the corners 0 and 3."""
     assert resize_label(np.arange(6, dtype=np.uint8)[None], (1, 2)).tolist() == [[1, 4]]
 
 
@@ -174,7 +174,7 @@ def test_eval_transform_resizes_the_image_and_never_the_label():
 
 @pytest.fixture(scope="module")
 def twelve_equal_samples(tmp_path_factory):
-    """Twelve samples of one image, so that samples differ by nothing but their randomness."""
+    """Twelve samples of the same image, which differ only in their randomness."""
     folder = tmp_path_factory.mktemp("equal")
     write_png(folder / "image.png", IMAGE)
     write_png(folder / "mask.png", LABEL)
@@ -203,7 +203,7 @@ def epoch_of(dataset, epoch, workers, **options):
 def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_does(
     twelve_equal_samples, context
 ):
-    """albumentations copies one random state to all workers: they repeat each other, and epochs repeat."""
+    """albumentations copies one random state to all workers, so workers and epochs would repeat."""
     alone = [epoch_of(twelve_equal_samples, epoch, 0) for epoch in (0, 1)]
     assert len({*alone[0], *alone[1]}) == 24  # no sample of two epochs repeats another
     epochs = (0, 1) if context == "fork" else (1,)  # spawning imports everything again

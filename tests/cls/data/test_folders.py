@@ -1,4 +1,4 @@
-"""Class folders: what is read, and what is refused in one line."""
+"""Class folders: what is read, and one-line errors."""
 
 import numpy as np
 import pytest
@@ -58,13 +58,13 @@ def test_without_removes_samples(tree):
     assert split.labels.tolist() == [0, 1]
 
 
-def test_a_class_that_train_lacks_is_refused(tree):
+def test_a_class_that_train_lacks_is_rejected(tree):
     write(tree / "val" / "cow" / "e.png")
     with pytest.raises(UserError, match=r"val/cow: not a class of the training images \(cat, dog\)"):
         folders(root=str(tree))
 
 
-def test_an_image_of_train_in_val_is_refused_whatever_its_name(tree):
+def test_an_image_of_train_in_val_is_rejected_whatever_its_name(tree):
     (tree / "val" / "dog" / "other.png").write_bytes((tree / "train" / "cat" / "a.png").read_bytes())
     with pytest.raises(UserError, match=r"the same image as .*; remove it.*allow_same_files=true"):
         folders(root=str(tree))
@@ -74,12 +74,12 @@ def test_an_image_of_train_in_val_is_refused_whatever_its_name(tree):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "no folders of splits"),
+        (lambda root: None, "no split folders"),
         (lambda root: (root / "train").mkdir(), "train: no class folders"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no images"),
     ],
 )
-def test_empty_trees_are_refused(tmp_path, make, message):
+def test_empty_trees_are_rejected(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(UserError, match=message):
         folders(root=str(tmp_path))
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_equal_no_other_file(tree):
         dataset.read(2)
 
 
-def test_a_folder_whose_name_is_not_utf8_is_refused(tree):
+def test_a_folder_whose_name_is_not_utf8_is_rejected(tree):
     (tree / "train" / "caf\udce9").mkdir()
     with pytest.raises(ValueError, match=r"'caf\\udce9' is not valid UTF-8; rename the class, or its folder"):
         folders(root=str(tree))

@@ -97,7 +97,7 @@ def test_scores_that_are_not_numbers_count_as_wrong():
         (torch.zeros(2, 7), [-1, 0], r"labels must be in 0\.\.6"),
     ],
 )
-def test_bad_batches_are_refused(scores, labels, message):
+def test_bad_batches_are_rejected(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         ClassificationEvaluator(classes=CLASSES).update(
             scores, {"label": torch.tensor(labels), "index": torch.tensor([0, 1])}

@@ -1,4 +1,4 @@
-"""What is measured together, and the results; timings are scripted."""
+"""Candidates that are measured together, and their results, with scripted timings."""
 
 import copy
 

@@ -38,7 +38,7 @@ def test_several_tables_follow_each_other():
     assert tables == [8] * 8 + [7] * 11
 
 
-def test_unknown_tables_and_experiments_are_refused():
+def test_unknown_tables_and_experiments_are_rejected():
     refuses(lambda: papers_of(Suite(task="seg", tables=[5])), "conf/experiment/seg", "table 5")
     refuses(
         lambda: paper_block("seg/lraspp_v3_larg"), "no such experiment", "did you mean 'seg/lraspp_v3_large'"

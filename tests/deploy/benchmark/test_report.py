@@ -146,6 +146,6 @@ def test_without_accuracies_or_latencies_there_is_no_chart(tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_written_is_rejected(tmp_path):
     (tmp_path / "results.json").mkdir()
     refuses(lambda: save([measured("a")], tmp_path, command="x"), "results.json", "cannot be written")

@@ -1,4 +1,4 @@
-"""Which runtimes are measured, and the files that they run."""
+"""The runtimes that are measured, and the files that they run."""
 
 import inspect
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.refusals import refuses
 
 @pytest.fixture
 def only_onnx_installed(monkeypatch):
-    """Let Python find the libraries of ONNX and no others, and no compiler."""
+    """Python finds only the libraries of ONNX, and no compiler."""
     there = {"onnx", "onnxscript", "onnxruntime"}
     find = lambda name: object() if name in there else None  # noqa: E731
     monkeypatch.setattr(libraries.importlib.util, "find_spec", find)
@@ -40,7 +40,7 @@ def test_only_pytorch_runs_on_a_gpu():
 
 
 @pytest.mark.usefixtures("only_onnx_installed")
-def test_a_runtime_that_is_not_installed_is_refused_with_the_command():
+def test_a_runtime_that_is_not_installed_is_rejected_with_the_command():
     refuses(lambda: choose_runtimes(["openvino"], device="cpu"), "openvino is not installed", "pip install")
     refuses(lambda: choose_runtimes(["litert"], device="cpu"), "litert-torch is not installed", "pip install")
     refuses(lambda: choose_runtimes(["aot_inductor"], device="cpu"), "it needs a C\\+\\+ compiler")
@@ -50,7 +50,7 @@ def test_eager_is_measured_first():
     assert choose_runtimes(["torch_export", "eager"], device="cpu") == (["eager", "torch_export"], [])
 
 
-def test_unknown_runtimes_are_refused():
+def test_unknown_runtimes_are_rejected():
     refuses(lambda: choose_runtimes(["onxx"], device="cpu"), "got 'onxx'", "did you mean 'onnx'")
     refuses(lambda: choose_runtimes(["my.format"], device="cpu"), "runtime must be one of", "extend=")
     refuses(lambda: choose_runtimes([], device="cpu"), "runtime is empty")

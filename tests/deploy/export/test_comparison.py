@@ -1,4 +1,4 @@
-"""A comparison with PyTorch shows what differs, and is held to a budget."""
+"""A comparison with PyTorch shows differences, and is checked against a budget."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_pytorch_does_not_differ_from_itself():
     assert (comparison.max_difference, comparison.agreement) == (0, 1)
 
 
-def test_a_file_beyond_the_budget_is_refused():
+def test_a_file_beyond_the_budget_is_rejected():
     comparison = Comparison(
         num_images=1, max_difference=0.5, largest=9, agreement=0.9, exact=None, batches=(1,)
     )
@@ -47,7 +47,7 @@ def test_a_file_beyond_the_budget_is_refused():
     refuses(lambda: nan.check(max_difference=1e9, agreement=0), "budget")
 
 
-def test_outputs_of_another_shape_are_refused():
+def test_outputs_of_another_shape_are_rejected():
     wrong = Session(run=lambda x: [np.zeros((1, 2), np.float32)], output_names=("mean",), runtime="toy")
     refuses(
         lambda: compare_outputs(ToyExport(), wrong, list(toy_images(1))), "mean", r"\(1, 2\)", r"\(1, 1\)"

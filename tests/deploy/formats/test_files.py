@@ -1,4 +1,4 @@
-"""Exported files: precision, metadata, dynamic sizes, and what is refused."""
+"""Exported files: precision, metadata, dynamic sizes, and errors."""
 
 import io
 import zipfile
@@ -71,7 +71,7 @@ def test_a_window_of_the_images_size_cannot_be_dynamic(tmp_path):
 
 
 class WindowOfNine(nn.Module):
-    """A window of 9 pixels, or of the whole image if it is smaller: takes any size from 9 on."""
+    """A window of 9 pixels, or of the whole image if it is smaller: takes any size of at least 9."""
 
     def forward(self, images):
         height, width = images.shape[-2:]
@@ -81,7 +81,7 @@ class WindowOfNine(nn.Module):
 @pytest.mark.parametrize(
     ("name", "library"), [("m.onnx", "onnxruntime"), ("m.xml", "openvino"), ("m.pt2", "torch")]
 )
-def test_a_size_for_which_the_graph_does_not_hold_is_refused(tmp_path, name, library):
+def test_a_size_for_which_the_graph_does_not_hold_is_rejected(tmp_path, name, library):
     pytest.importorskip(library)
     example = torch.rand(1, 3, 16, 24)
     session = open_session(write(WindowOfNine(), tmp_path / name, example=example, dynamic_size=True))
@@ -151,7 +151,7 @@ def test_an_export_does_not_change_the_network(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_options_that_a_format_lacks_are_refused(tmp_path):
+def test_options_that_a_format_lacks_are_rejected(tmp_path):
     path, example = tmp_path / "m.onnx", torch.rand(1, 3, 4, 4)
     common = {"names": ["y"], "metadata": {}}
     refuses(

@@ -49,7 +49,7 @@ def test_a_file_belongs_to_the_format_of_its_longest_suffix(name):
     assert of_file(Path(f"some.model{find(name).SUFFIX}")) is find(name)
 
 
-def test_an_unknown_format_is_refused_with_the_nearest():
+def test_an_unknown_format_is_rejected_with_the_nearest():
     refuses(lambda: find("onyx"), "format must be one of aot_inductor", "did you mean 'onnx'", "extend=")
     refuses(lambda: find("onyx", key="runtime"), "runtime must be one of")
     refuses(lambda: of_file(Path("m.txt")), "m.txt", r"\.aoti\.pt2, \.onnx", "extend=")
@@ -101,7 +101,7 @@ def test_a_format_of_your_own_is_found_by_name_and_suffix(tmp_path, extend):
     refuses(lambda: formats.open_session(tmp_path / "m.npz"), "m.npz", "cannot be loaded", "cannot be opened")
 
 
-def test_a_module_that_lacks_a_member_is_refused(extend):
+def test_a_module_that_lacks_a_member_is_rejected(extend):
     extend(half_a_format=OF_YOUR_OWN.replace("def open", "def opened"))
     refuses(lambda: find("half_a_format"), "format=half_a_format", "no open", "docs/extend")
 

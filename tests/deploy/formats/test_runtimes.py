@@ -1,4 +1,4 @@
-"""One interface to every runtime: the same numbers, and refusals in one line."""
+"""One interface to every runtime: the same numbers, and one-line errors."""
 
 import builtins
 import importlib
@@ -23,7 +23,7 @@ SLOW = ("litert", "executorch")
 
 
 class Toy(nn.Module):
-    """Two outputs, one of them of whole numbers, from pixels 0..255."""
+    """Two outputs, one of them integers, from pixels in 0..255."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def test_a_later_call_does_not_change_earlier_results(session):
     assert all((now == before).all() for now, before in zip(first, copies, strict=True))
 
 
-def test_images_of_another_size_or_type_are_refused(session):
+def test_images_of_another_size_or_type_are_rejected(session):
     refuses(lambda: session[1](pixels(height=13)), "1x12x20", "1x13x20", "dynamic=size")
     refuses(lambda: session[1](pixels().astype(np.float32)), "uint8", "float32")
 

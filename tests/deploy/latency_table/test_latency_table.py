@@ -1,4 +1,4 @@
-"""The table's arithmetic on layers of a known cost, and real timings as far as a busy machine allows."""
+"""The table's arithmetic on layers of known cost, and real timings as far as a busy machine allows."""
 
 import json
 from functools import partial
@@ -86,7 +86,7 @@ MODELS = [
 
 @pytest.mark.parametrize(("make", "spec"), MODELS)
 def test_the_layers_are_the_whole_network(make, spec):
-    """No multiply-add is lost or counted twice, and each layer's output is the next one's input."""
+    """No multiply-add is missing or counted twice, and each layer's output is the next one's input."""
     model = make(spec).eval()
     network = layers_of(spec, size=SIZE, taps=model.backbone.taps, head="head")
     total = 0
@@ -155,7 +155,7 @@ def test_keys_survive_json(layer):
         {"kind": "block", "channels_in": 8, "height": 1, "width": 1, "depth": 3},
     ],
 )
-def test_a_wrong_key_is_refused(data):
+def test_a_wrong_key_is_rejected(data):
     with pytest.raises(ValueError, match=r"layer|needs"):
         Layer.from_dict(data)
 
@@ -258,7 +258,7 @@ def test_squeeze_and_excite_shrinks_by_its_own_rule():
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,), (1.5,)])
-def test_shares_out_of_range_are_refused(shares):
+def test_shares_out_of_range_are_rejected(shares):
     with pytest.raises(ValueError, match="shares must be above 0"):
         build_table(TINY, size=SIZE, measure=MAdds(), shares=shares)
 
@@ -302,14 +302,14 @@ def test_the_file_says_what_it_was_measured_on(tmp_path):
         ),
     ],
 )
-def test_a_file_that_is_not_a_table_is_refused(tmp_path, text, message):
+def test_a_file_that_is_not_a_table_is_rejected(tmp_path, text, message):
     path = tmp_path / "t.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         LatencyTable.load(path)
 
 
-def test_a_missing_table_is_refused(tmp_path):
+def test_a_missing_table_is_rejected(tmp_path):
     with pytest.raises(UserError, match="not a readable latency table"):
         LatencyTable.load(tmp_path / "none.json")
 
@@ -356,6 +356,6 @@ def test_torchs_number_of_threads_is_restored():
 
 
 @pytest.mark.parametrize(("runtime", "threads"), [("abacus", 1), ("torch", 0)])
-def test_unknown_runtimes_and_thread_counts_are_refused(runtime, threads):
+def test_unknown_runtimes_and_thread_counts_are_rejected(runtime, threads):
     with pytest.raises(ValueError, match=r"runtime must be|threads must be"):
         measurer(runtime, threads=threads)

@@ -80,7 +80,7 @@ def test_a_table_is_written_with_what_it_was_measured_on(tmp_path, monkeypatch):
         (["runtime=openvino"], ["runtime must be one of torch, onnx"]),
     ],
 )
-def test_options_that_a_table_cannot_have_are_refused(tmp_path, overrides, parts):
+def test_options_that_a_table_cannot_have_are_rejected(tmp_path, overrides, parts):
     refuses(
         lambda: measure_table(
             options(SMALL, f"out={tmp_path}/x.json", *overrides), search_space=search_space
@@ -90,7 +90,7 @@ def test_options_that_a_table_cannot_have_are_refused(tmp_path, overrides, parts
 
 
 class Still:
-    """A clock that stands still."""
+    """A clock that does not advance."""
 
     about: ClassVar[dict[str, object]] = {"runtime": "torch", "runtime_version": "0", "threads": 1}
 

@@ -77,5 +77,5 @@ def test_a_module_can_stay_float(net, tmp_path):
     assert stored(path)[0]["int8"] == 1
 
 
-def test_zero_steps_are_refused(net):
+def test_zero_steps_are_rejected(net):
     refuses(lambda: fine_tune(net, [], steps=0), "qat.steps must be at least 1")

@@ -1,4 +1,4 @@
-"""8 bits: what the files store and compute, which layers stay float, and what the report card says."""
+"""8-bit files: contents and results, the layers that stay float, and the report card."""
 
 import json
 from collections import Counter
@@ -238,7 +238,7 @@ def test_as_few_layers_as_possible_stay_float(tmp_path, needed):
     assert len(scores) <= 8
 
 
-def test_a_budget_that_no_file_meets_is_refused(tmp_path):
+def test_a_budget_that_no_file_meets_is_rejected(tmp_path):
     options = {"order": Steps.layers, "score": lambda _: 1.0, "min_score": 50}
     refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")
     assert [file.name for file in tmp_path.iterdir()] == [
@@ -288,5 +288,5 @@ def test_a_layer_is_named_without_the_wrappers_around_it():
     ("format", "images", "part"),
     [("litert", [1], "format=onnx and format=openvino"), ("onnx", [], "calibration.images")],
 )
-def test_a_format_or_calibration_that_cannot_work_is_refused(tmp_path, format, images, part):
+def test_a_format_or_calibration_that_cannot_work_is_rejected(tmp_path, format, images, part):
     refuses(lambda: open_quantizer(tmp_path / "m.onnx", images, format=format), part)

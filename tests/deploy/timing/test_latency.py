@@ -1,4 +1,4 @@
-"""Statistics of timings, with scripted durations: nothing here reads a clock."""
+"""Statistics of timings with scripted durations; no test reads a clock."""
 
 import gc
 import math
@@ -169,6 +169,6 @@ def test_a_timer_waits_for_the_device_before_it_reads_the_clock():
         ({"budget_s": math.nan}, "budget_s must be a positive"),
     ],
 )
-def test_rounds_out_of_range_are_refused(options, message):
+def test_rounds_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         Rounds(**options)

@@ -83,7 +83,7 @@ def test_default_boxes_are_torchvisions(size, maps, clip):
     torch.testing.assert_close(anchors, expected, atol=1e-4, rtol=0)
 
 
-def test_another_number_of_maps_is_refused():
+def test_another_number_of_maps_is_rejected():
     with pytest.raises(ValueError, match=r"6 feature maps but the network has 2; set the anchors' maps to 2"):
         SSDAnchors()([(4, 4), (2, 2)], (64, 64))
 
@@ -97,6 +97,6 @@ def test_another_number_of_maps_is_refused():
         ({"ratios": [1.0, -2.0]}, "ratios"),
     ],
 )
-def test_options_out_of_range_are_refused(generator, options, message):
+def test_options_out_of_range_are_rejected(generator, options, message):
     with pytest.raises(ValueError, match=message):
         generator(**options)

@@ -1,4 +1,4 @@
-"""The random windows of both crops, by the words of the papers, drawn many times."""
+"""The random windows of both crops, drawn many times, match the papers' descriptions."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_windows_have_the_area_and_aspect_ratio_of_the_paper(rule):
 
 
 def overlap_with(window):
-    """How much of each of BOXES lies in the window, and the IoU of both."""
+    """The share of each of BOXES that is in the window, and their IoU."""
     low, high = np.maximum(BOXES[:, :2], window[:2]), np.minimum(BOXES[:, 2:], window[2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)
     areas = (BOXES[:, 2:] - BOXES[:, :2]).prod(axis=1)

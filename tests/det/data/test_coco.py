@@ -1,4 +1,4 @@
-"""COCO's JSON: what is read from it; any wrong file ends in one line."""
+"""COCO's JSON: what is read from it, and one-line errors for wrong files."""
 
 import copy
 import json
@@ -396,7 +396,7 @@ def test_a_wrong_value_is_named_by_file_and_key(tmp_path, change, message):
         (b"null", "contains None, not COCO's lists"),
     ],
 )
-def test_other_files_are_refused(tmp_path, text, message):
+def test_other_files_are_rejected(tmp_path, text, message):
     train = write(tmp_path, content(annotations=[box()]))
     (tmp_path / "train.json").write_bytes(text)
     refuses(lambda: coco(train=train), r"train\.json: ", message)

@@ -30,7 +30,7 @@ def test_images_can_be_left_out(tmp_path):
     assert len(part.without(range(4))) == 0
 
 
-def test_arrays_that_do_not_fit_are_refused(tmp_path):
+def test_arrays_that_do_not_fit_are_rejected(tmp_path):
     part, _ = make_split(tmp_path, [[(1, 1, 9, 9)]])
     values = {name: getattr(part, name) for name in DetectionSplit.__dataclass_fields__}
     with pytest.raises(ValueError, match="labels must have 1 rows, got 0"):
@@ -158,7 +158,7 @@ def test_mosaics_consist_of_the_drawn_sample_and_its_partners(tmp_path):
     assert partners == set(range(10))
 
 
-def test_an_image_of_another_size_than_annotated_is_refused_when_read(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_rejected_when_read(tmp_path):
     part, _ = make_split(tmp_path, [[(1, 1, 9, 9)]])
     write_image(tmp_path / "0.png", 20, 30)
     with pytest.raises(UserError, match=r"0\.png: is 20 x 30 but annotated as 40 x 60"):
@@ -189,7 +189,7 @@ def test_a_source_has_splits_and_says_which_are_missing(tmp_path):
     )
     assert data.dataset("train", EvalTransform(size=32)).name(0) == "0"
     assert data.dataset("train", EvalTransform(size=32)).has_labels
-    reason = "data.yaml: val: away does not exist; the split is left out; give data.split=train"
+    reason = "data.yaml: val: away does not exist; the split is left out; set data.split=train"
     with pytest.raises(UserError, match=f"no split 'val' in cats at home; {reason}"):
         data.dataset("val", EvalTransform(size=32))
     only_val = DetectionSource(classes=CLASSES, splits={"val": part}, description="cats away")

@@ -1,4 +1,4 @@
-"""What the splits of a data source must not share, and what they need."""
+"""Checks of a data source: images that splits share, and splits without boxes."""
 
 import pytest
 
@@ -18,10 +18,10 @@ def checked(train, val, **options):
     )
 
 
-def test_images_in_both_train_and_val_are_refused(tmp_path):
+def test_images_in_both_train_and_val_are_rejected(tmp_path):
     train, _ = make_split(tmp_path / "train", [[(1, 1, 9, 9)]])
     val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]], seed=5)
-    with pytest.raises(UserError, match=r"'0' is an image of both train and val.*allow_same_names=true"):
+    with pytest.raises(UserError, match=r"'0' is in both train and val.*allow_same_names=true"):
         checked(train, val)
     data = checked(train, val, allow_same_names=True)
     assert data.warnings == (
@@ -33,7 +33,7 @@ def test_images_in_both_train_and_val_are_refused(tmp_path):
         checked(train, same, allow_same_names=True)
 
 
-def test_a_training_split_without_boxes_is_refused(tmp_path):
+def test_a_training_split_without_boxes_is_rejected(tmp_path):
     train, _ = make_split(tmp_path / "train", [[(1, 1, 1, 9)]])
     val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]], seed=5)
     with pytest.raises(UserError, match="home: the training split has no box"):

@@ -39,7 +39,7 @@ def test_streets_have_the_boxes_of_their_instances(tmp_path):
     assert boxes_seen <= len(written["annotations"])
 
 
-def test_streets_are_drawn_once_and_refused_where_something_else_is(tmp_path):
+def test_streets_are_drawn_once_and_rejected_where_something_else_is(tmp_path):
     options = {"num_train": 1, "num_val": 1, "num_test": 0, "size": (64, 128)}
     streets(root=str(tmp_path / "s"), **options)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.png")}

@@ -1,4 +1,4 @@
-"""Pascal VOC: where files are looked for, what is read from them, and what is refused."""
+"""Pascal VOC: where files are searched, what is read from them, and errors."""
 
 import os
 import xml.etree.ElementTree as ElementTree
@@ -206,7 +206,7 @@ def test_the_right_root_is_suggested(tmp_path):
     refuses(lambda: voc(root=str(tmp_path / "no")), "no such folder; check data.root")
 
 
-def test_missing_images_and_xml_files_are_refused(tmp_path):
+def test_missing_images_and_xml_files_are_rejected(tmp_path):
     root = tree(tmp_path, "abc", train="abx", val="c")
     refuses(lambda: voc(root=root), r"JPEGImages/x: no such image \(1 of the 3 names of train", "list")
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
@@ -232,7 +232,7 @@ def test_a_test_split_may_have_no_annotations(tmp_path):
     assert "test 1 images;" in data.description
 
 
-def test_two_images_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_rejected(tmp_path):
     root = tree(tmp_path, "ab", train="a", val="b")
     (tmp_path / "JPEGImages/a.jpg").write_bytes((tmp_path / "JPEGImages/a.png").read_bytes())
     refuses(lambda: voc(root=root), r"a\.png: has the same name as .*a\.jpg; rename one")

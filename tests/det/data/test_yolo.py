@@ -1,4 +1,4 @@
-"""YOLO: data.yaml, where labels are looked for, and rows of fractions."""
+"""YOLO: data.yaml, where labels are searched, and rows of fractions."""
 
 import os
 import zlib

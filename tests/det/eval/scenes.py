@@ -1,4 +1,4 @@
-"""Annotated scenes and detections of them, for the tests of evaluation, pictures and diagnoses."""
+"""Annotated scenes and detections of them, for the tests of evaluation, charts and diagnoses."""
 
 import numpy as np
 import torch

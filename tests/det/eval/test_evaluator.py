@@ -243,7 +243,7 @@ def test_half_precision_is_accepted():
     assert evaluated(annotations, [half]).compute()["map"] == pytest.approx(1)
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_rejected():
     annotations, outputs = scene()
     evaluator = evaluated(annotations, outputs[:2])
     with pytest.raises(ValueError, match=r"image 1 .* counted before"):

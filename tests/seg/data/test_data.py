@@ -153,7 +153,7 @@ def test_ambiguous_masks_follow_their_name(city):
     assert (label == 7).all()
 
 
-def test_mixed_kinds_are_refused_before_training(city):
+def test_mixed_kinds_are_rejected_before_training(city):
     replace_masks(city, lambda ids: LUT[ids], keep=["aachen"])
     refuses(
         lambda: cityscapes(root=str(city)),
@@ -164,7 +164,7 @@ def test_mixed_kinds_are_refused_before_training(city):
     )
 
 
-def test_values_of_neither_kind_are_refused_before_training(city):
+def test_values_of_neither_kind_are_rejected_before_training(city):
     path = city / "gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png"
     for values in ((7, 40), (20, 255)):
         write_png(path, np.resize(np.array(values, np.uint8), (16, 32)))
@@ -298,7 +298,7 @@ def spoil(path, values, dtype=np.uint8):
     write_png(path, np.resize(np.array(values, dtype), (12, 20, 3) if np.ndim(values) > 1 else (12, 20)))
 
 
-def test_unknown_values_are_refused_before_training(masks_tree):
+def test_unknown_values_are_rejected_before_training(masks_tree):
     path = masks_tree / "masks/train/b.png"
     spoil(path, [5, 1, 255, 255])
     refuses(
@@ -316,14 +316,14 @@ def test_unknown_values_are_refused_before_training(masks_tree):
     refuses(lambda: build(masks_tree), r"\[0, 254, 0\] \(120 pixels\)", "ignore_colors")
 
 
-def test_broken_pairs_are_refused_before_training(masks_tree):
+def test_broken_pairs_are_rejected_before_training(masks_tree):
     (masks_tree / "masks/val/y.png").rename(masks_tree / "y.png")
     refuses(lambda: build(masks_tree), r"images/val/y\.png: no mask .*masks/val/y\.png", "1 of 2")
     shutil.rmtree(masks_tree / "masks/val")
     refuses(lambda: build(masks_tree), "2 of 2 images of val")
 
 
-def test_differing_sizes_are_refused_even_if_exif_rotates_the_image(masks_tree):
+def test_differing_sizes_are_rejected_even_if_exif_rotates_the_image(masks_tree):
     write_png(masks_tree / "masks/val/y.png", np.full((12, 21), 5, np.uint8))
     refuses(
         lambda: build(masks_tree),
@@ -343,7 +343,7 @@ def test_sizes_are_checked_again_when_a_sample_is_read(masks_tree):
     refuses(lambda: dataset[SampleKey(1, 0)], r"masks/val/y\.png: the mask is 12 x 21", "12 x 20")
 
 
-def test_images_that_train_and_val_share_are_refused(masks_tree):
+def test_images_that_train_and_val_share_are_rejected(masks_tree):
     shutil.copy(masks_tree / "images/train/b.png", masks_tree / "images/val/copy.png")
     shutil.copy(masks_tree / "masks/train/b.png", masks_tree / "masks/val/copy.png")
     refuses(lambda: build(masks_tree), r"val/copy\.png: the same image as .*train/b\.png")
@@ -352,22 +352,22 @@ def test_images_that_train_and_val_share_are_refused(masks_tree):
     os.remove(masks_tree / "masks/val/copy.png")
     for folder in ("images", "masks"):
         (masks_tree / folder / "val/x.png").rename(masks_tree / folder / "val/b.png")
-    refuses(lambda: build(masks_tree), "'b' is an image of both", "allow_same_names")
+    refuses(lambda: build(masks_tree), "'b' is in both", "allow_same_names")
     assert len(build(masks_tree, allow_same_names=True).splits["val"]) == 2
 
 
-def test_empty_and_missing_folders_are_refused(masks_tree):
+def test_empty_and_missing_folders_are_rejected(masks_tree):
     (masks_tree / "images/extra").mkdir()
     refuses(lambda: build(masks_tree), "images/extra: no images")
     shutil.rmtree(masks_tree / "images")
     refuses(lambda: build(masks_tree), "images: no such folder", "images/train")
     (masks_tree / "images").mkdir()
-    refuses(lambda: build(masks_tree), "no folders of splits")
+    refuses(lambda: build(masks_tree), "no split folders")
     os.remove(masks_tree / "classes.json")
     refuses(lambda: build(masks_tree), r"classes\.json: no such file")
 
 
-def test_masks_without_image_are_reported_and_equal_stems_refused(masks_tree):
+def test_masks_without_image_are_reported_and_equal_stems_rejected(masks_tree):
     write_png(masks_tree / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
     assert "masks/val/z.png: no image of that name (1 masks" in build(masks_tree).warnings[0]
     Image.open(masks_tree / "images/val/x.png").save(masks_tree / "images/val/x.jpg")

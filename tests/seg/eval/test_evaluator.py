@@ -1,4 +1,4 @@
-"""The evaluator against the official Cityscapes script, cases counted by hand, and itself in parts."""
+"""The evaluator equals the official Cityscapes script, cases counted by hand, and a split evaluation."""
 
 import math
 
@@ -27,7 +27,7 @@ def batch(label, index=0, **more):
 
 
 def street(rng, allowed, size=(48, 96)):
-    """Blocks of random label ids, with instance ids on classes that have them (24..33), some being groups."""
+    """Blocks of random label ids, with instance ids for classes that have them (24..33); some are groups."""
     ids = rng.choice(allowed, (size[0] // 8, size[1] // 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
     number = rng.integers(0, 4, (size[0] // 8, size[1] // 16)).repeat(8, 0).repeat(16, 1)
     is_thing = (ids >= 24) & (ids <= 33) & (number < 3)  # number 3 stays a group: its id is the label id
@@ -35,7 +35,7 @@ def street(rng, allowed, size=(48, 96)):
 
 
 def corrupted(rng, ids, choices):
-    """Contiguous predictions: right on most scored pixels, else one of `choices`."""
+    """Contiguous predictions: correct on most scored pixels, else one of `choices`."""
     table = CITYSCAPES_CLASSES.lut()
     prediction = table[ids]
     wrong = (rng.random(ids.shape) < 0.3) | (prediction == 255)
@@ -107,7 +107,7 @@ def test_equal_to_the_official_script(tmp_path, official, case):
 
 
 def test_equal_to_the_official_script_on_streets_through_files(tmp_path, official, monkeypatch):
-    """Images, labels, predictions pass through files: our reader, our label-id writer, their file search."""
+    """Images, labels and predictions go through files: our reader, our label-id writer, their file search."""
     root = tmp_path / "streets"
     data = streets(root=str(root), num_train=1, num_val=4, num_test=0, size=(96, 192), seed=5)
     dataset = data.dataset("val", EvalTransform())
@@ -222,7 +222,7 @@ def counted(images, indices):
 
 
 def test_parts_of_several_processes_add_up_exactly():
-    """7 images over 1, 2, 3 processes in any order: the same bits, also of the floating-point iIoU."""
+    """7 images in 1, 2 or 3 processes, in any order, give the same bits, also for the iIoU (float)."""
     rng = np.random.default_rng(5)
     images = []
     for _ in range(7):
