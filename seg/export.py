@@ -21,8 +21,7 @@ class ExportedSegmentation(nn.Module):
     Args:
         task: with its trained model.
         output: `logits`, class scores [N, K, h, w] float32; or `argmax`, label maps [N, h, w] uint8.
-        full_size: whether the output has the size of the input; else of the network's grid (1/8 for
-            LR-ASPP).
+        full_size: True: the output has the size of the input; False: of the network's grid (1/8 for LR-ASPP).
         upsample: what is enlarged for `argmax` at full size: `logits` (as in PyTorch) or `labels` (by nearest
             neighbor: K times less work, with edges on the network's grid).
         normalize: whether the graph normalizes images in 0..255; else it takes normalized images.
