@@ -1,7 +1,7 @@
-"""Everything that the engine and the tools ask of a task, its data and its exported form, in one place.
+"""The interfaces between the engine or the tools and a task, its data and its exported form.
 
-Protocols, no base classes: a class that has these members fits, wherever it comes from. `docs/extend/` shows
-how to write one of each; `tests/contract.py` holds every task to them.
+They are protocols, not base classes: any class with these members can be used. `docs/extend/` shows how to
+write one of each; `tests/contract.py` tests every task against them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Split(Protocol):
 
 
 class Dataset(Protocol):
-    """A map-style data set. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers that depends
-    on nothing but the seed, the epoch and the index.
+    """A map-style dataset. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers that depends
+    only on the seed, the epoch and the index.
 
-    A data set whose samples have masks may also have `masks()` (see `engine.data.pixel_cache`).
+    A dataset whose samples have masks can also define `masks()` (see `engine.data.pixel_cache`).
     """
 
     @property
@@ -50,18 +50,18 @@ class Dataset(Protocol):
     def __getitem__(self, draw: Any, /) -> dict[str, Any]: ...
 
     def read(self, index: int) -> Any:
-        """The stored parts of a sample, before any transform. Raises: UserError naming a damaged file."""
+        """The stored parts of a sample, before any transform. Raises: UserError if a file is damaged."""
         ...
 
     def name(self, index: int) -> str:
-        """What the sample is called in reports: no suffix, `/` between folders."""
+        """The sample's name in reports, without a suffix; folders are separated by `/`."""
         ...
 
     def image_path(self, index: int) -> str: ...
 
 
 class DataSource(Protocol):
-    """What a `data` config builds: the classes, the splits by name, and a data set per split."""
+    """The object that a `data` config builds: the classes, the splits by name, and a dataset per split."""
 
     classes: ClassMap
     splits: Mapping[str, Any]
@@ -71,15 +71,15 @@ class DataSource(Protocol):
     """Lines to show before training."""
 
     def dataset(self, split: str, transform: Any, seed: int = 0, cache: Any = None) -> Any:
-        """A `Dataset`. Raises: UserError if there is no such split."""
+        """Build the `Dataset` of a split. Raises: UserError if there is no such split."""
         ...
 
 
 class Evaluator(Protocol):
-    """Metrics over a split: fed batch by batch, additive across processes.
+    """Computes metrics over a split, batch by batch; its state can be summed across processes.
 
-    `compute()` returns a flat dict of names to numbers and strings. `state()` is a dict of arrays, and
-    `merge(states)` replaces the evaluator's own state by their sum.
+    `compute()` returns a flat dict from names to numbers and strings. `state()` returns a dict of arrays, and
+    `merge(states)` replaces the evaluator's own state with their sum.
     """
 
     main_metric: str
@@ -95,30 +95,30 @@ class Evaluator(Protocol):
     def compute(self) -> dict[str, Any]: ...
 
     def table(self) -> str:
-        """The result as text, for people."""
+        """The results as a text table."""
         ...
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is learned: an `nn.Module` that owns a `model` (tensor -> tensors) and knows its losses.
+    """An `nn.Module` that contains a `model` (tensor -> tensors) and computes its losses.
 
-    `task(batch)` returns a dict of named losses, the same names every time, each the mean over what the batch
-    holds (0 if it holds nothing): their sum is the objective, their names are the log. `weight(batch)` says
-    over how much that mean was taken (pixels, boxes, images), so that micro-batches and processes can be
-    averaged exactly. `predict(batch)` returns what the evaluator takes.
+    `task(batch)` returns a dict of named losses, with the same names for every batch. Each is a mean over the
+    batch (0 if nothing in it counts). Their sum is the training objective; the log lists them by name.
+    `weight(batch)` is the number of items (pixels, boxes, images) in that mean; it makes averages over
+    micro-batches and processes exact. `predict(batch)` returns the input of `Evaluator.update`.
 
-    A checkpoint holds `model`; whatever else a task keeps must follow from its configuration.
+    Checkpoints contain only `model`; all other state of a task must follow from its configuration.
     """
 
     model: nn.Module
     classes: ClassMap
     eval_transform: Any
-    """What happens to an image before it is predicted; `str(eval_transform)` describes it."""
+    """The preprocessing of an image for prediction; `str(eval_transform)` describes it."""
     normalize: nn.Module
-    """uint8 pixels -> what the model takes."""
+    """uint8 pixels -> the model's input."""
     distillation: Any
-    """A loss that draws the scores towards a teacher's, or None."""
+    """The distillation loss, or None."""
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]: ...
 
@@ -131,25 +131,25 @@ class Task(Protocol):
         ...
 
     def notes(self, dataset: Any) -> list[str]:
-        """Lines worth reading before training on this split."""
+        """Lines to print before training on this split."""
         ...
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError if a data set has classes that this task cannot be scored on."""
+        """Raise a UserError if the task cannot be evaluated on a dataset with these classes."""
         ...
 
     def evaluator(self, dataset: Any) -> Evaluator: ...
 
 
 class Reporter(Protocol):
-    """Draws and saves what a task computes. `TaskInfo.reporter(task)` makes one."""
+    """Draws and saves predictions and evaluations of a task. `TaskInfo.reporter(task)` builds one."""
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:
-        """The image with its prediction; `all_classes`: a legend that does not change from frame to frame."""
+        """Draw a prediction on its image. `all_classes`: list all classes in the legend (for videos)."""
         ...
 
     def save_prediction(self, prediction: Any, out: Path, name: str) -> dict[str, Any]:
-        """Write what belongs to one image beside its drawing; returns its part of summary.json."""
+        """Write the prediction's files other than the drawing; returns the entry for summary.json."""
         ...
 
     def save_samples(self, dataset: Any, folder: Path, *, count: int) -> None:
@@ -162,11 +162,11 @@ class Reporter(Protocol):
 
 
 class ExportedTask(Protocol):
-    """What export captures: an `nn.Module`, images [N, 3, H, W] -> a tensor or a tuple of tensors.
+    """The `nn.Module` to export: images [N, 3, H, W] -> a tensor or a tuple of tensors.
 
-    Attributes: output (what the file gives, such as `logits`), names (of the outputs), compared (those whose
-    numbers must equal PyTorch's), dtype (of the images: `uint8` or `float32`), normalized (whether the graph
-    normalizes the images itself), model, classes, eval_transform, normalize.
+    Attributes: output (the kind of output, such as `logits`), names (of the outputs), compared (the outputs
+    that are compared numerically with PyTorch), dtype (of the images: `uint8` or `float32`), normalized
+    (whether the graph includes normalization), model, classes, eval_transform, normalize.
     """
 
     model: nn.Module
@@ -180,36 +180,36 @@ class ExportedTask(Protocol):
     normalized: bool
 
     def transform(self, image: Image) -> Image:
-        """RGB [H, W, 3] -> what the network is given, [h, w, 3]."""
+        """RGB [H, W, 3] -> the network's input image, [h, w, 3]."""
         ...
 
     def agreement(self, ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:
-        """Share of the answers (pixels, boxes, images) that two outputs have in common, in 0..1."""
+        """Fraction of predictions (pixels, boxes, images) on which two outputs agree, in 0..1."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
-    """What a task package says about itself, as `TASK` in its `__init__.py`. The tools read nothing else.
+    """The description of a task package: `TASK` in its `__init__.py`. The tools use nothing else from it.
 
-    The functions import what they need when they are called: a package costs nothing until it is used.
+    The functions import their dependencies when they are called, to keep unused tasks from slowing startup.
 
     Attributes:
-        name: what users type, `task=<name>`; also the name of the package.
-        title: in words, for messages and model cards.
-        metric: the metric that `best` means, a key of metrics.json; larger is better.
-        hub_pipeline: the Hugging Face Hub's name of the task, for model cards; empty: it has none.
-        size_key: the config key that says at which size the network sees an image.
-        paper_classes: number of classes of the paper's rows, for benchmarks without data.
-        first_id: id of the first class where a data set gives none (detectors: 1, because 0 is background).
-        background: whether a weight file may have one more output than it has named classes, for background.
-        default_names: number of classes -> their names, for weights without names (ImageNet's 1000).
-        distills: whether `distill.teacher` works.
+        name: the value of `task=`, and the name of the package.
+        title: the task in words, for messages and model cards.
+        metric: the key in metrics.json that selects the `best` checkpoint; higher is better.
+        hub_pipeline: the task's name on the Hugging Face Hub, for model cards; empty if it has none.
+        size_key: the config key with the network's input size.
+        paper_classes: number of classes in the paper's tables, for benchmarks without data.
+        first_id: id of the first class if a dataset has no ids (1 for detectors, because 0 is background).
+        background: whether a weight file can have an extra, unnamed output for the background.
+        default_names: number of classes -> their names, for weights without class names (ImageNet's 1000).
+        distills: whether `distill.teacher` is supported.
         reporter: task -> `Reporter`.
         export: `export(task=..., **options)` -> `ExportedTask`.
-        with_file: `with_file(task=..., artifact=...)` -> the task, predicting with an exported file
+        with_file: `with_file(task=..., artifact=...)` -> a task that predicts with an exported file
             (`deploy.artifact.Artifact`) instead of its model.
-        totals: `totals(count, classes)` -> parameters and multiply-adds as the paper's tables count them.
+        totals: `totals(count, classes)` -> parameters and multiply-adds, counted as in the paper's tables.
     """
 
     name: str

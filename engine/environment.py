@@ -5,9 +5,9 @@ The tools import this first. Variables that are already set keep their values.
 
 import os
 
-# OpenMP threads spin while they wait for each other. If DataLoader workers or other jobs share the cores,
-# they get in each other's way, and a training step takes several times as long.
+# By default, waiting OpenMP threads spin. If DataLoader workers or other jobs share the cores, this makes a
+# training step several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# albumentations asks the package index for a newer version whenever it is imported.
+# By default, albumentations checks the package index for a newer version on import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

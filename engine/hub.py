@@ -1,8 +1,9 @@
-"""Trained models as folders and on the Hugging Face Hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+"""Saves and loads trained models, locally and on the Hugging Face Hub: `from_pretrained`, `save_pretrained`,
+`push_to_hub`.
 
-A published folder is a run folder reduced to what inference needs, so every tool that takes `run=` takes it
-too. Its configuration is checked like any untrusted one before anything is built from it
-(`engine.config.untrusted`, `engine.config.instantiate`). The Hub itself is an extra: pip install -e '.[hub]'.
+A published folder is a run folder with only the files needed for inference, so it works with every tool that
+takes `run=`. Its configuration is checked like any untrusted one before anything is built from it
+(`engine.config.untrusted`, `engine.config.instantiate`). The Hub requires an extra: pip install -e '.[hub]'.
 """
 
 import importlib
@@ -30,7 +31,7 @@ from engine.run.initial_weights import is_name
 from engine.run.run_folder import RunFolder
 
 FILES = ("config.yaml", "classes.json", "metrics.json", "checkpoints/best.safetensors", "README.md")
-"""The files of a published folder, and all that is downloaded of one."""
+"""The files of a published folder; no others are downloaded."""
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _PATH_KEY = re.compile(
@@ -40,11 +41,11 @@ _ABSOLUTE = re.compile(r"(^|=)([/~\\]|[A-Za-z]:[\\/]|file:|\$\{oc\.env:)")
 
 
 class Pretrained:
-    """A trained model to predict with, and to publish.
+    """A trained model, for prediction and publishing.
 
     Attributes: task (in evaluation mode), classes, config, info (the `TaskInfo` of its task), run (its
-    `RunFolder`), step (of training; 0 if unknown), metrics (of that step), withheld (keys of the
-    configuration that are not published).
+    `RunFolder`), step (training step; 0 if unknown), metrics (at that step), withheld (keys of the
+    configuration that are not published, because their values are local paths).
     """
 
     def __init__(self, trained: TrainedRun, *, overrides: Sequence[str] = (), device: str = "cpu") -> None:
@@ -72,7 +73,7 @@ class Pretrained:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> "Pretrained":
-        """A model from a run folder, a published folder, or a repository of the Hub, `user/name`.
+        """Load a model from a run folder, a published folder, or a Hub repository, `user/name`.
 
         Args:
             revision: branch, tag or commit of the repository.
@@ -81,8 +82,8 @@ class Pretrained:
             token, cache_dir, local_files_only: as in huggingface_hub.
 
         Raises:
-            UserError: if there is no such folder or repository, the Hub cannot be reached or its package is
-                missing, or the folder is not a run that may be loaded.
+            UserError: if there is no such folder or repository, the Hub cannot be reached, huggingface_hub is
+                not installed, or the folder is not a valid run.
         """
         folder = Path(source)
         if not folder.is_dir():
@@ -94,15 +95,17 @@ class Pretrained:
                 local_files_only=local_files_only,
             )
         elif revision is not None:
-            raise UserError(f"{source}: a local folder, and revision= is for repositories")
+            raise UserError(
+                f"{source}: revision= is only for Hub repositories, and this is a local folder; leave it out"
+            )
         trained = TrainedRun.open(folder, overrides=overrides, checkpoint=checkpoint_name)
         return cls(trained, overrides=overrides, device=device)
 
     def predict_image(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Any:
-        """The task's prediction for an image (RGB uint8 [H, W, 3], or its path), at the image's own size.
+        """Predict for an image (RGB uint8 [H, W, 3], or its path), at the image's own size.
 
         Raises:
-            UserError: if the image cannot be read, or is of another type or shape.
+            UserError: if the image cannot be read, or has another type or shape.
         """
         pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -117,31 +120,32 @@ class Pretrained:
         description: str | None = None,
         repo_id: str | None = None,
     ) -> Path:
-        """Write what is published: weights, classes, metrics, a model card, and the configuration without
-        paths of this machine.
+        """Save the weights, classes, metrics, a model card, and the configuration without local paths.
 
         Args:
-            license: of the weights, an identifier of the Hub such as `apache-2.0` or `cc-by-nc-4.0`.
-            description: of the training data, for the card.
-            repo_id: the repository that the card's example loads.
+            license: license of the weights, as a Hub identifier such as `apache-2.0` or `cc-by-nc-4.0`.
+            description: description of the training data, for the card.
+            repo_id: the repository in the card's example.
 
         Raises:
-            UserError: if the folder holds something else, or cannot be written.
+            UserError: if the folder contains other files, or cannot be written.
         """
         out = run_folder.make(Path(folder))
         files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-        foreign = sorted(
+        other_files = sorted(
             str(path) for path in files if path.as_posix() not in FILES and path.parts[0][0] != "."
         )
-        if foreign or out.resolve() == self.run.path.resolve():
-            raise UserError(f"{out}: holds {', '.join(foreign[:3]) or 'this run'}; choose another folder")
+        if other_files or out.resolve() == self.run.path.resolve():
+            raise UserError(
+                f"{out}: contains {', '.join(other_files[:3]) or 'this run'}; choose another folder"
+            )
         published, config = RunFolder(out), self._shareable()
         card = model_card.write(
             self, config=config, license=license, description=description, source=repo_id or "user/name"
         )
         write_json(published.classes, self.classes.to_dict())
         write_json(published.metrics, {**self.metrics, "step": self.step})
-        published.best.unlink(missing_ok=True)  # otherwise it would be kept as the previous one
+        published.best.unlink(missing_ok=True)  # otherwise it would be kept as best.previous
         tensors = checkpoint.prefixed("model", self.task.model.state_dict())
         state = {"step": self.step, "evaluated_step": self.step, "metrics": self.metrics}
         checkpoint.write(published.best, tensors, {"format": 1, "state": state})
@@ -163,10 +167,10 @@ class Pretrained:
         token: str | bool | None = None,
         commit_message: str = "Publish a trained model",
     ) -> str:
-        """Upload what `save_pretrained` writes, creating the repository if needed; returns its URL.
+        """Upload the files of `save_pretrained`, creating the repository if needed; returns its URL.
 
         Raises:
-            UserError: if huggingface_hub is missing, or the Hub refuses or cannot be reached.
+            UserError: if huggingface_hub is not installed, or the Hub cannot be reached or rejects it.
         """
         hub = _huggingface_hub(repo_id)
         with tempfile.TemporaryDirectory() as temporary:
@@ -184,7 +188,7 @@ class Pretrained:
         return str(url)
 
     def _shareable(self) -> Any:
-        """The configuration without paths: null instead, or, if that is not accepted, `<key>` or []."""
+        """The configuration with local paths replaced by null or, where null is invalid, by `<key>` or []."""
         path, overrides = self.run.config, list(self._overrides)
         for key in self.withheld:
             for value in ("null", f"'<{key}>'", "[]"):
@@ -200,7 +204,7 @@ class Pretrained:
 
 
 def _local_keys(plain: Any, key: str = "") -> Iterator[str]:
-    """The keys whose values are paths of this machine."""
+    """The keys whose values are local paths."""
     if isinstance(plain, dict):
         for name, item in plain.items():
             yield from _local_keys(item, f"{key}.{name}" if key else str(name))
@@ -218,7 +222,7 @@ def _local_keys(plain: Any, key: str = "") -> Iterator[str]:
 
 
 def _evaluation(state: Any) -> tuple[int, dict[str, Any]]:
-    """A checkpoint's step, and its metrics if it was evaluated at that step; only numbers."""
+    """A checkpoint's step, and its numeric metrics if it was evaluated at that step."""
     state = state if isinstance(state, Mapping) else {}
     step, metrics = state.get("step"), state.get("metrics")
     known = isinstance(metrics, Mapping) and state.get("evaluated_step") == step
@@ -229,7 +233,7 @@ def _evaluation(state: Any) -> tuple[int, dict[str, Any]]:
 
 def _download(repo_id: str, **options: Any) -> Path:
     if not _REPOSITORY.fullmatch(repo_id):
-        raise UserError(f"{repo_id}: neither a run folder nor a repository of the Hub, which is user/name")
+        raise UserError(f"{repo_id}: neither a run folder nor a Hub repository (user/name); check the name")
     hub = _huggingface_hub(repo_id)
     try:
         return Path(hub.snapshot_download(repo_id, allow_patterns=list(FILES), **options))
@@ -242,11 +246,11 @@ def _huggingface_hub(repo_id: str) -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError:
         raise UserError(
-            f"{repo_id}: the Hugging Face Hub needs huggingface_hub: pip install -e '.[hub]'"
+            f"{repo_id}: the Hugging Face Hub requires huggingface_hub: pip install -e '.[hub]'"
         ) from None
 
 
 def _one_line(repo_id: str, error: Exception) -> UserError:
-    # huggingface_hub raises its own errors, those of its HTTP client and Python's.
+    # huggingface_hub raises its own exceptions, its HTTP client's, and built-in ones.
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return UserError(f"{repo_id}: {text}")

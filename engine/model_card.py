@@ -1,4 +1,4 @@
-"""The README.md of a published model: a model card for the Hugging Face Hub, from what the run knows."""
+"""Writes the model card of a published run: its README.md on the Hugging Face Hub."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ prediction = model.predict_image("image.jpg")
 ```
 
 `engine` is part of {library}; this folder is one of its run folders: `python tools/predict.py run=<folder>
-input=image.jpg` and `python tools/eval.py run=<folder> data.root=<data>` work with it as it is.
+input=image.jpg` and `python tools/eval.py run=<folder> data.root=<data>` can use it directly.
 
 ## Data
 
@@ -46,9 +46,9 @@ def write(model: Any, *, config: Any, license: str | None, description: str | No
     Args:
         model: an `engine.hub.Pretrained`.
         config: its configuration as published.
-        license: an identifier of the Hub; None: the card states none.
-        description: of the training data; None: the card names what read them.
-        source: what the example passes to `from_pretrained`.
+        license: a Hub license identifier; None: the card has no license.
+        description: description of the training data; None: the card names the data source's class.
+        source: the argument of `from_pretrained` in the example.
     """
     network = _last(config.backbone._target_)
     head = _last(config.model._target_) if "head" not in config.model else _last(config.model.head._target_)
@@ -78,13 +78,13 @@ def _names(names: tuple[str, ...]) -> str:
 
 
 def _results(model: Any, config: Any) -> str:
-    """The metrics of the whole split, without those of single classes."""
+    """A table of the overall metrics, without per-class metrics."""
     whole = {name: value for name, value in model.metrics.items() if "/" not in name}
     rows = [f"| {name} | {value:.4g} |" for name, value in whole.items() if _is_number(value)]
     if not rows:
         return "Not evaluated."
     head = [f"Split `{config.data.split}`, after {model.step} steps:", "", "| metric | value |", "|---|---|"]
-    return "\n".join([*head, *rows, "", "metrics.json also has those of single classes."])
+    return "\n".join([*head, *rows, "", "metrics.json also contains per-class metrics."])
 
 
 def _is_number(value: Any) -> bool:
@@ -92,12 +92,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _training(model: Any, config: Any) -> str:
-    """The most important keys; config.yaml has all of them."""
+    """A list of the most important settings; config.yaml contains all of them."""
     withheld = {"init_from", "weights"}.intersection(model.withheld)
     start = config.get("init_from") or config.get("weights")
-    start = start or ("weights of the publisher's" if withheld else "random weights")
+    start = start or ("other weights of the publisher" if withheld else "random weights")
     if not model.step:
-        return f"Not trained by {LIBRARY}: made from other weights ({start}) by tools/prepare.py."
+        return f"Not trained with {LIBRARY}: converted from other weights ({start}) by tools/prepare.py."
     trainer, optimizer = config.trainer, config.optimizer
     length = f"{trainer.steps} steps" if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
     choice = f"experiment={config.experiment}" if config.get("experiment") else f"task={model.info.name}"

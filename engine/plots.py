@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
-    """Draw the training loss (left axis) and a metric (right axis) over the steps of a log's rows."""
+    """Plot the training loss (left axis) and a metric (right axis) against the step, from rows of the log."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,12 +47,12 @@ def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
 def save_confusion_matrix(
     matrix: NDArray[np.integer], classes: ClassMap, path: str | Path, *, of: str
 ) -> None:
-    """Draw a confusion matrix, in percent of each row.
+    """Plot a confusion matrix, in percent of each row.
 
-    matrix: [C, C] or [C, C + 1] (last column: none of the classes). Rows are labels, columns predictions.
-    Rows without labels stay empty. of: what is counted (pixels, images).
+    matrix: [C, C] or [C, C + 1] (last column: no class predicted). Rows are labels, columns are predictions.
+    Rows without labels are left empty. of: the unit that is counted (pixels, images).
 
-    Raises: ValueError for another shape.
+    Raises: ValueError for any other shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def save_confusion_matrix(
 
 
 def _write_cells(axes: "Axes", percent: NDArray[np.float64]) -> None:
-    """Numbers from half a percent on: smaller ones are only noise."""
+    """Write the values of at least 0.5 %; smaller ones would only be clutter."""
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:
             color = "white" if value > 55 else "black"

@@ -1,4 +1,4 @@
-"""Predictions for files: a drawing and a record of each image or video."""
+"""Predicts for image and video files; saves an overlay and a summary entry for each."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from engine.io.progress import Progress
 def predict_file(
     task: Any, reporter: Reporter, file: Path, out: Path, name: str, *, legend: bool = True
 ) -> dict[str, Any]:
-    """Predict for an image or a video, write `out/overlays/<name>.png` or `.mp4` and what the reporter saves.
+    """Predict for an image or a video; write `out/overlays/<name>.png` or `.mp4` and the reporter's files.
 
     Returns:
         The file's entry in summary.json.
 
     Raises:
-        UserError: the file cannot be read, or the output cannot be written.
+        UserError: if the file cannot be read or the output cannot be written.
     """
     predict = _predict_video if media.is_video(file) else _predict_image
     return {"file": str(file), **predict(task, reporter, file, out, name, legend)}

@@ -1,6 +1,6 @@
-"""What a run runs on: device, precision, memory format, processes and their signals.
+"""The runtime environment of a run: device, precision, memory format, processes and signals.
 
-With one process every collective is a no-op.
+In a single process, all collective operations are no-ops.
 """
 
 import ctypes
@@ -25,27 +25,27 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 
-PATIENCE = timedelta(minutes=10)
-"""How long a process waits for the others, at the start and in every exchange, before it gives up."""
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others, at the start and in every collective operation."""
 
 EXIT_STOPPED = 75
-"""Exit status of a run that was stopped, has saved itself and can be resumed (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status of a run that was stopped after saving a checkpoint (EX_TEMPFAIL in sysexits.h)."""
 
-ONE_REQUEST_S = 2.0
-"""Signals within this many seconds are one request: a terminal and torchrun both pass Ctrl-C on."""
+SAME_REQUEST_S = 2.0
+"""Signals within this many seconds count as one: a terminal and torchrun both forward Ctrl-C."""
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process's view of the machine.
+    """The device, precision and rank of this process, and the collective operations of all processes.
 
     Attributes:
-        device: where tensors live.
+        device: the device of this process.
         precision: fp32, bf16 or fp16 (autocast); fp16 needs CUDA, where losses are scaled.
-        channels_last: NHWC memory format, 1.2x to 1.5x faster for these networks on CPUs and on tensor cores.
-        rank, world_size: this process among all.
+        channels_last: NHWC memory format; makes these networks 1.2x to 1.5x faster on CPUs and tensor cores.
+        rank, world_size: rank of this process and number of processes.
     """
 
     device: torch.device
@@ -84,10 +84,10 @@ class Runtime:
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """A context for everything that needs the other processes.
+        """Context manager for collective operations.
 
         Raises:
-            UserError: one of them has ended, or has not answered for `PATIENCE`.
+            UserError: if another process has exited or has not responded for `TIMEOUT`.
         """
         try:
             yield
@@ -95,12 +95,12 @@ class Runtime:
             if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise UserError(
-                f"another process of this run ended or is stuck (this is process {self.rank} of "
-                f"{self.world_size}); its output says why; continue with resume=<run folder>"
+                f"another process of this run has exited or hangs (this is process {self.rank} of "
+                f"{self.world_size}); check its output, and continue with resume=<run folder>"
             ) from None
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
+        """Collect the values of all processes, ordered by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -109,7 +109,7 @@ class Runtime:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, in every process."""
+        """Return rank 0's value in every process."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -118,21 +118,21 @@ class Runtime:
         return values[0]
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum a tensor over all processes, in place."""
         if self.world_size > 1:
             with self.collective():
                 dist.all_reduce(value)
         return value
 
-    def share_buffers(self, module: nn.Module) -> None:
-        """Give every process rank 0's buffers, such as running statistics."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Copy rank 0's buffers, such as running statistics, to all processes."""
         if self.world_size > 1:
             with torch.no_grad(), self.collective():
                 for buffer in module.buffers():
                     dist.broadcast(buffer, src=0)
 
     def seed(self, number: int) -> None:
-        """Seed torch's generators: the CPU's and this process's device."""
+        """Seed torch's generators for the CPU and this process's device."""
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
@@ -145,7 +145,7 @@ class Runtime:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor in it changed, through lists, tuples and dicts."""
+    """Apply `change` to every tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -160,17 +160,18 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def start(
     *, device: str = "auto", precision: str = "fp32", channels_last: bool = True, deterministic: bool = False
 ) -> Runtime:
-    """Find the device and join the other processes that torchrun started.
+    """Select the device and connect to the other processes started by torchrun.
 
     Raises:
-        UserError: an unknown precision or device, fp16 without CUDA, or the other processes do not join.
+        UserError: if the precision or device is unknown, fp16 is used without CUDA, or the other processes
+            cannot be reached.
     """
     if precision not in _PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if precision == "fp16" and chosen.type != "cuda":
-        raise UserError(f"precision=fp16 needs a CUDA device, and this is {chosen}; use bf16 or fp32")
+        raise UserError(f"precision=fp16 needs a CUDA device, not {chosen}; use bf16 or fp32")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = not deterministic
@@ -185,17 +186,18 @@ def start(
 
 
 def _join(backend: str, rank: int, world_size: int) -> None:
-    place = [os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")]
-    if None in place:
+    address = [os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")]
+    if None in address:
         raise UserError(
-            f"WORLD_SIZE={world_size} without MASTER_ADDR and MASTER_PORT: start the processes with torchrun"
+            f"WORLD_SIZE={world_size} is set without MASTER_ADDR and MASTER_PORT; start with torchrun"
         )
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"process {rank} of {world_size} could not reach the others at {place[0]}:{place[1]} ({reason})"
+            f"process {rank} of {world_size} could not reach the others at {':'.join(map(str, address))} "
+            f"({reason}); check MASTER_ADDR and MASTER_PORT"
         ) from None
 
 
@@ -212,17 +214,17 @@ def _device(name: str, local_rank: int) -> torch.device:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise UserError(
-            f"device={name}: no device {device}; this machine has {torch.cuda.device_count()}; start no more "
-            "processes than that"
+            f"device={name}: {device} does not exist; this machine has {torch.cuda.device_count()} CUDA "
+            "devices; start at most one process per device"
         )
     return device
 
 
 def exit_process(status: int) -> NoReturn:
-    """End this process with `status`; at once if it has not called `Runtime.close`.
+    """Exit with `status`, without the normal shutdown if `Runtime.close` was not called.
 
-    Then its threads may wait for a process that has ended: NCCL's would never return, and with gloo the
-    normal shutdown of Python aborts now and then, with another status.
+    In that case, threads can be waiting for a process that has exited: with NCCL they never return, and with
+    gloo Python's normal shutdown sometimes aborts with another exit status.
     """
     if dist.is_available() and dist.is_initialized():
         for child in multiprocessing.active_children():
@@ -234,11 +236,11 @@ def exit_process(status: int) -> NoReturn:
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved itself."""
+    """The run was asked to stop and has saved a checkpoint."""
 
 
 class StopRequest:
-    """Records SIGTERM and SIGINT while installed; a second one, seconds later, ends the process at once."""
+    """Records SIGTERM and SIGINT while installed; another one seconds later kills the process."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -246,7 +248,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def install(self) -> None:
-        """Start listening; without effect outside the main thread, where signals cannot be caught."""
+        """Install the signal handlers; does nothing outside the main thread, which cannot handle signals."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -262,13 +264,13 @@ class StopRequest:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._received_at = signal.Signals(number).name, now
-        elif now - self._received_at > ONE_REQUEST_S:
+        elif now - self._received_at > SAME_REQUEST_S:
             self.remove()
             os.kill(os.getpid(), number)
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:
-    """Versions and hardware, for `environment.json`."""
+    """Describe versions and hardware, for `environment.json`."""
     import numpy
 
     device = str(runtime.device)
@@ -292,11 +294,11 @@ _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep memory that was freed, in this process; returns whether it will.
+    """Configure glibc to keep freed memory in this process; returns whether that is supported.
 
-    By default glibc asks the kernel for each large block and returns it when it is freed. A training step
-    allocates and frees gigabytes of activations, and each time every page is zeroed and mapped again: see
-    `benchmarks/training_step.py --memory` for what that costs.
+    By default, glibc requests every large block from the kernel and returns it when it is freed. A training
+    step allocates and frees gigabytes of activations, and every time, each page is zeroed and mapped again.
+    `benchmarks/training_step.py --memory` measures the cost.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -305,6 +307,6 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 << 20))
-    # A list, not a generator: every setting is tried.
+    # A list, not a generator, so every setting is applied.
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)

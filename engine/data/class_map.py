@@ -1,7 +1,7 @@
-"""The classes of a data set: dataset id <-> contiguous index <-> name, color, category.
+"""The classes of a dataset: dataset id <-> contiguous index <-> name, color, category.
 
-One `ClassMap` goes from the data set to the head, the evaluator, the drawings and the checkpoint, so that no
-stage has class numbers of its own.
+The dataset, the head, the evaluator, the drawings and the checkpoint share one `ClassMap`, so their class
+indices always agree.
 """
 
 import colorsys
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from engine.errors import UserError, some
 
 IGNORE = 255
-"""Contiguous value of pixels (or boxes) that are neither trained nor counted."""
+"""Class index of pixels (or boxes) that are excluded from training and metrics."""
 
 
 UNKNOWN = 254
-"""Value in `ClassMap.lut` for ids that the class map does not mention: an error in the data."""
+"""Value in `ClassMap.lut` for ids that are not in the class map, which is an error in the data."""
 
 
 MAX_ID = 65535
@@ -39,12 +39,12 @@ _MAP_KEYS = {"classes", "ignore", "ignore_colors"}
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMap:
-    """Classes in contiguous order.
+    """The classes, in the order of their indices.
 
-    names: one per class. ids: the data set's id of each (default 0, 1, 2, ...). colors: RGB of each (default:
-    a fixed palette of distinct colors). ignore: ids that are not a class. ignore_colors: the same for masks
-    that store colors. categories: the name of each class's group, or empty. instance_areas: mean area of an
-    instance in pixels, 0 for classes without instance ids, or empty (the weights of Cityscapes' iIoU).
+    names: one per class. ids: the dataset's ids (default 0, 1, 2, ...). colors: RGB colors (default: a fixed
+    palette of distinct colors). ignore: ids that are not a class. ignore_colors: the same for masks that
+    store colors. categories: the name of each class's group, or empty. instance_areas: mean area of an
+    instance in pixels, 0 for classes without instance ids, or empty (used as weights in Cityscapes' iIoU).
 
     Raises: ValueError for duplicates and for empty or wrongly typed values.
     """
@@ -80,13 +80,13 @@ class ClassMap:
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"every class needs a name, got {name!r}")
-            if any("\ud800" <= letter <= "\udfff" for letter in name):  # no report could hold it
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # reports are written as UTF-8
                 raise ValueError(f"class name {name!r} is not valid UTF-8; rename the class, or its folder")
-        _refuse_duplicates("class name", self.names)
+        _check_unique("class name", self.names)
         for field in ("ids", "colors", "categories", "instance_areas"):
             values = getattr(self, field)
             if len(values) != count and (values or field in ("ids", "colors")):
-                raise ValueError(f"{field} must hold one value per class ({count}), got {len(values)}")
+                raise ValueError(f"{field} must have one value per class ({count}), got {len(values)}")
         if any(not isinstance(category, str) or not category for category in self.categories):
             raise ValueError("categories must name the group of every class, or be left out for all classes")
         if any(not isinstance(area, int | float) or not 0 <= area < 1e12 for area in self.instance_areas):
@@ -96,7 +96,7 @@ class ClassMap:
         for value in (*self.ids, *self.ignore):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_ID:
                 raise ValueError(f"class and ignore ids must be integers in 0..{MAX_ID}, got {value!r}")
-        _refuse_duplicates("id (each may be one class or ignored, once)", (*self.ids, *self.ignore))
+        _check_unique("class or ignore id", (*self.ids, *self.ignore))
 
     def _check_colors(self) -> None:
         for color in (*self.colors, *self.ignore_colors):
@@ -104,7 +104,7 @@ class ClassMap:
                 raise ValueError(
                     f"colors must be [red, green, blue] with integers in 0..255, got {list(color)}"
                 )
-        _refuse_duplicates("color", (*self.colors, *self.ignore_colors))
+        _check_unique("color", (*self.colors, *self.ignore_colors))
 
     @property
     def num_classes(self) -> int:
@@ -115,36 +115,36 @@ class ClassMap:
 
     @property
     def instances(self) -> tuple[bool, ...]:
-        """Per class, whether its objects carry instance ids."""
+        """Per class, whether its objects have instance ids."""
         return tuple(area > 0 for area in self.instance_areas) or (False,) * len(self.names)
 
     @property
     def category_names(self) -> tuple[str, ...]:
-        """The groups, each once, in the order of their first class."""
+        """The distinct categories, in the order of their first class."""
         return tuple(dict.fromkeys(self.categories))
 
     def check_same_names(self, other: "ClassMap") -> None:
-        """Raises: UserError if a data set's classes `other` differ in name or order from these, a run's."""
+        """Raise a UserError if a dataset's classes `other` differ in name or order from this run's."""
         if other.names != self.names:
             raise UserError(
-                f"this data set has other classes ({some(other.names)}) than the run was trained on "
-                f"({some(self.names)}), or another order; use data with the run's classes"
+                f"the classes of this dataset ({some(other.names)}) differ in name or order from the classes "
+                f"that the run was trained on ({some(self.names)}); use data with the run's classes"
             )
 
     def lut(self) -> NDArray[np.uint8]:
-        """uint8 [65536]: dataset id -> contiguous index, `IGNORE` or `UNKNOWN`.
+        """Lookup table uint8 [65536]: dataset id -> class index, `IGNORE` or `UNKNOWN`.
 
-        Raises: UserError if there are more classes than an 8-bit mask can hold beside these two.
+        Raises: UserError if there are too many classes for 8 bits.
         """
         if len(self) > UNKNOWN:
-            raise UserError(f"masks hold at most {UNKNOWN} classes, got {len(self)}")
+            raise UserError(f"masks can have at most {UNKNOWN} classes, got {len(self)}")
         table = np.full(MAX_ID + 1, UNKNOWN, np.uint8)
         table[list(self.ignore)] = IGNORE
         table[list(self.ids)] = np.arange(len(self.ids))
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, in the layout of classes.json."""
+        """The class map as plain JSON values, in the layout of classes.json."""
         classes: list[dict[str, Any]] = []
         for index, name in enumerate(self.names):
             entry: dict[str, Any] = {"id": self.ids[index], "name": name, "color": list(self.colors[index])}
@@ -160,14 +160,14 @@ class ClassMap:
 
     @classmethod
     def numbered(cls, names: Sequence[str], *, first_id: int = 0) -> "ClassMap":
-        """Classes whose ids count from `first_id` on."""
+        """Classes with consecutive ids from `first_id`."""
         return cls(names=tuple(names), ids=tuple(range(first_id, first_id + len(names))))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ClassMap":
-        """The inverse of `to_dict`; "color" may be left out for all classes.
+        """The inverse of `to_dict`; "color" can be left out for all classes.
 
-        Raises: ValueError for unknown or missing keys, and for whatever `ClassMap` refuses.
+        Raises: ValueError for unknown or missing keys and invalid values.
         """
         if (
             not isinstance(data, Mapping)
@@ -177,11 +177,11 @@ class ClassMap:
             raise ValueError(
                 'expected {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}], "ignore": [255]}'
             )
-        _refuse_unknown_keys("the class map", data, _MAP_KEYS)
+        _check_keys("the class map", data, _MAP_KEYS)
         for entry in data["classes"]:
             if not isinstance(entry, Mapping) or not {"id", "name"} <= set(entry):
                 raise ValueError(f'every class needs "id" and "name", got {entry!r}')
-            _refuse_unknown_keys(f"class {entry['name']!r}", entry, _CLASS_KEYS)
+            _check_keys(f"class {entry['name']!r}", entry, _CLASS_KEYS)
         try:
             return cls(
                 names=tuple(entry["name"] for entry in data["classes"]),
@@ -197,12 +197,12 @@ class ClassMap:
 
     @classmethod
     def read(cls, path: str | Path) -> "ClassMap":
-        """Read classes.json. Raises: UserError naming the file."""
+        """Read classes.json. Raises: UserError if the file is missing or invalid."""
         try:
             # utf-8-sig: some editors on Windows write a byte order mark.
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; it must list the classes of the masks") from error
+            raise UserError(f"{path}: no such file; create it, with the classes of the masks") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
         except RecursionError as error:
@@ -217,7 +217,7 @@ class ClassMap:
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """`count` distinct RGB colors, always the same: hues by the golden angle, three levels of brightness."""
+    """`count` distinct, reproducible RGB colors: hues by the golden angle, three levels of brightness."""
     colors: dict[Color, None] = {}
     step = 0
     while len(colors) < count:
@@ -228,14 +228,14 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
     return tuple(colors)
 
 
-def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
+def _check_unique(what: str, values: Sequence[Any]) -> None:
     counted = Counter(values)
     for value, count in counted.items():
         if count > 1:
             raise ValueError(f"duplicate {what}: {value!r}; each must be unique")
 
 
-def _refuse_unknown_keys(where: str, entry: Mapping[str, Any], allowed: set[str]) -> None:
+def _check_keys(where: str, entry: Mapping[str, Any], allowed: set[str]) -> None:
     unknown = sorted(str(key) for key in entry if key not in allowed)
     if unknown:
-        raise ValueError(f"{where} has unknown keys {unknown}; allowed are {sorted(allowed)}")
+        raise ValueError(f"{where} has unknown keys {unknown}; the allowed keys are {sorted(allowed)}")

@@ -1,4 +1,4 @@
-"""The data sets of a run: limited, without unreadable samples, read through a cache of decoded pixels."""
+"""Builds the datasets of a run: limits them, skips unreadable samples, and caches decoded pixels."""
 
 import copy
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from engine.runtime import Runtime
 
 
 class DatasetBuilder:
-    """Builds the data sets of one run, the same in each of its processes.
+    """Builds the datasets of one run; all processes of the run get the same datasets.
 
     Args:
-        runtime: its processes share the reading.
-        on_error: what happens to samples that cannot be read: `fail` raises when one is read, which costs
-            nothing; `skip` reads every file once beforehand and leaves out what cannot be read.
-        error_budget: the largest share of a split that may be left out.
-        cache: folder of decoded pixels; what it lacks is added (None: files are decoded every time).
-        workers: processes that read or decode.
-        resumed_from: `skipped.json` of a resumed run: the splits that it lists lack the same samples again,
-            and nothing is read.
+        runtime: its processes share the work of reading files.
+        on_error: what to do with unreadable samples: `fail` raises an error when such a sample is read;
+            `skip` reads every file once in advance and leaves out the unreadable ones.
+        error_budget: the largest fraction of a split that can be skipped.
+        cache: folder for decoded pixels; missing files are added (None: decode files every time).
+        workers: number of processes that read or decode.
+        resumed_from: `skipped.json` of a resumed run. The samples that it lists are skipped again, without
+            reading any files.
 
     Attributes:
-        skipped: by split, the samples that were left out; empty with `fail`.
+        skipped: the skipped samples by split; empty with `fail`.
 
     Raises:
-        UserError: if `on_error` is unknown, the budget is not a share, or `resumed_from` is damaged.
+        UserError: if `on_error` is unknown, the budget is not in 0..1, or `resumed_from` is damaged.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DatasetBuilder:
         if on_error not in ("fail", "skip"):
             raise UserError(f"data.on_error must be fail or skip, got {on_error!r}")
         if type(error_budget) not in (int, float) or not 0 <= error_budget <= 1:
-            raise UserError(f"data.error_budget must be a share in 0..1, got {error_budget!r}")
+            raise UserError(f"data.error_budget must be a number in 0..1, got {error_budget!r}")
         self.on_error, self.error_budget = on_error, error_budget
         self.cache = None if cache is None else Path(cache).expanduser()
         self.workers, self.runtime = workers, runtime
@@ -59,7 +59,7 @@ class DatasetBuilder:
     def from_config(
         cls, options: Any, *, runtime: Runtime, resumed_from: Path | None = None
     ) -> "DatasetBuilder":
-        """With the options of the `data` config (`engine.config.options.DataOptions`)."""
+        """Build from the options of the `data` config (`engine.config.options.DataOptions`)."""
         return cls(
             on_error=options.on_error,
             error_budget=options.error_budget,
@@ -72,7 +72,7 @@ class DatasetBuilder:
     def dataset(
         self, source: DataSource, split: str, transform: Any, *, seed: int = 0, limit: int | None = None
     ) -> Any:
-        """`source.dataset(split, transform, seed)`, or only `limit` of its samples, evenly spread.
+        """`source.dataset(split, transform, seed)`, or only `limit` of its samples, evenly spaced.
 
         Raises:
             UserError: if there is no such split, too many samples are unreadable, or the cache is stale or
@@ -82,7 +82,7 @@ class DatasetBuilder:
             raise UserError(f"data.limit must be at least 1, got {limit}")
         dataset = source.dataset(split, transform, seed=seed)
         if limit is not None and limit < len(dataset):
-            # Evenly spread, because the first ones may all be of one class, or one town.
+            # Evenly spaced, because the first ones could all belong to one class or one city.
             chosen = set(evenly_spaced(len(dataset), limit))
             source = _without(source, split, [i for i in range(len(dataset)) if i not in chosen])
             dataset = source.dataset(split, transform, seed=seed)
@@ -95,7 +95,7 @@ class DatasetBuilder:
 
     def _unreadable(self, dataset: Dataset, split: str) -> list[int]:
         """Indices of the samples to leave out."""
-        # Evaluating on the training split reads more of each sample (instances) than training on it does.
+        # Evaluation on the training split reads more files (instances) than training: check it separately.
         key = split if split not in self.skipped else f"{split}, evaluated"
         resumed = key in self._skipped_before
         if not resumed and self.on_error == "fail":
@@ -128,7 +128,7 @@ class DatasetBuilder:
         return {"skipped": counts} if counts else {}
 
     def notes(self) -> list[str]:
-        """A line per split that lacks samples."""
+        """A line for each split with skipped samples, for the console."""
         return [
             f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json), "
             f"the first: {entries[0]['error']}"

@@ -1,7 +1,7 @@
-"""Images and label masks as arrays: decoded strictly, refused with the file's name.
+"""Reads images and label masks as arrays; damaged files are rejected with an error that names the file.
 
-Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes plain PNG and JPEG files; from
-release 5 on it refuses damaged PNG files. Pillow, which is strict, decodes everything else, including JPEG
+Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes ordinary PNG and JPEG files (from
+version 5 on, it rejects damaged PNG files). Pillow, which is stricter, decodes all others, including JPEG
 files without an end marker.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from engine.errors import UserError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Larger images are refused from their header, undecoded (89 megapixels, Pillow's own limit)."""
+"""Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
 
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -38,20 +38,20 @@ PathLike = str | os.PathLike[str]
 
 
 def read_image(path: PathLike) -> NDArray[np.uint8]:
-    """Read an image as RGB, upright.
+    """Read an image as upright RGB.
 
     EXIF orientation is applied, alpha is dropped, gray becomes three equal channels, 16 bits are scaled to 8
     (/257).
 
-    Returns: uint8 [H, W, 3], contiguous. Raises: UserError naming the file if it is missing, truncated,
-    corrupt, not an image, or above `MAX_PIXELS`.
+    Returns: uint8 [H, W, 3], contiguous. Raises: UserError if the file is missing, truncated, corrupt, not an
+    image, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
     with _open(path, data) as header:
         orientation = _orientation(header)
         if _is_sixteen_bit(header, data):
-            deep = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
-            pixels = _to_rgb(_eight_bits(path, deep))
+            sixteen_bit = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+            pixels = _to_rgb(_eight_bits(path, sixteen_bit))
         elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             pixels = _decode_fast(path, header, data, flags)
@@ -61,9 +61,9 @@ def read_image(path: PathLike) -> NDArray[np.uint8]:
 
 
 def read_labels(path: PathLike) -> NDArray[Any]:
-    """Read a mask as stored: ids, not colors; EXIF is ignored.
+    """Read the stored values of a mask (ids, not palette colors); EXIF is ignored.
 
-    A palette file gives its palette indices, a 1-bit file 0 and 1, alpha is dropped.
+    Palette images are read as palette indices, 1-bit images as 0 and 1; alpha is dropped.
 
     Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
     Raises: UserError like `read_image`, and for JPEG, whose compression changes ids.
@@ -72,10 +72,10 @@ def read_labels(path: PathLike) -> NDArray[Any]:
     with _open(path, data) as header:
         if header.format == "JPEG":
             raise UserError(
-                f"{path}: a JPEG cannot hold label ids (its compression changes them); save masks as PNG"
+                f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
             )
         if header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data):
-            raise UserError(f"{path}: a mask of 16-bit colors; save ids (one channel) or 8-bit RGB colors")
+            raise UserError(f"{path}: a mask with 16-bit colors; save ids (one channel) or 8-bit RGB colors")
         if header.format == "PNG" and header.mode in ("L", "RGB", "I;16"):
             flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
             return np.ascontiguousarray(_decode_fast(path, header, data, flags))
@@ -84,25 +84,25 @@ def read_labels(path: PathLike) -> NDArray[Any]:
             header.load()
             labels = np.asarray(header)
         except Exception as error:
-            raise UserError(_broken(path, str(error))) from error
+            raise UserError(_damaged(path, str(error))) from error
     if labels.ndim == 3:
         labels = labels[..., 0] if labels.shape[2] <= 2 else labels[..., :3]
     if labels.dtype == bool:
         labels = labels.astype(np.uint8)
     if labels.dtype not in (np.uint8, np.uint16, np.int32):
-        raise UserError(f"{path}: a mask of {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
+        raise UserError(f"{path}: a mask with {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
     return np.ascontiguousarray(labels)
 
 
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
-    """(height, width) from the header alone; `upright` applies EXIF orientation as `read_image` does.
+    """(height, width) from the header alone; `upright` applies the EXIF orientation, like `read_image`.
 
-    Raises: UserError if the file is missing, not an image, or above `MAX_PIXELS`.
+    Raises: UserError if the file is missing, not an image, or larger than `MAX_PIXELS`.
     """
     with _open(path) as header:
         width, height = header.size
-        turned = upright and _orientation(header) >= 5
-    return (width, height) if turned else (height, width)
+        transposed = upright and _orientation(header) >= 5
+    return (width, height) if transposed else (height, width)
 
 
 def list_images(folder: PathLike) -> list[Path]:
@@ -117,15 +117,15 @@ def list_images(folder: PathLike) -> list[Path]:
         names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
     except OSError as error:
         raise UserError(_unreadable(folder, error)) from error
-    # os.path.isfile is false for a link to itself; Path.is_file raises.
+    # For a symlink to itself, os.path.isfile returns False and Path.is_file raises.
     files = [name for name in names if os.path.isfile(folder / name)]
     return [folder / name for name in sorted(files) if not name.startswith(".")]
 
 
 def write_png(path: PathLike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    """Write uint8/uint16 [H, W] or RGB [H, W, 3] without loss; parent folders are made.
+    """Write uint8/uint16 [H, W] or RGB [H, W, 3] losslessly; creates parent folders.
 
-    Raises: ValueError for another shape or type, UserError if the file cannot be written.
+    Raises: ValueError for any other shape or type, UserError if the file cannot be written.
     """
     if pixels.dtype not in (np.uint8, np.uint16) or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)):
         raise ValueError(
@@ -147,17 +147,17 @@ def _read_bytes(path: PathLike) -> bytes:
 
 
 def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
-    """Read the header only; Pillow decodes nothing before `load`."""
+    """Read the header only; Pillow decodes the pixels in `load`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path if data is None else BytesIO(data))
     except Image.DecompressionBombError as error:
         raise UserError(_too_large(path)) from error
-    except Exception as error:  # for damaged files, Pillow raises a dozen classes, TypeError among them
+    except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
-        raise UserError(_broken(path, "unknown format")) from error
+        raise UserError(_damaged(path, "unknown format")) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise UserError(_too_large(path))
@@ -172,8 +172,8 @@ def _too_large(path: PathLike) -> str:
     return f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down or cut it into tiles"
 
 
-def _broken(path: PathLike, reason: str) -> str:
-    reason = " ".join(reason.split())[:200] or "does not decode"
+def _damaged(path: PathLike, reason: str) -> str:
+    reason = " ".join(reason.split())[:200] or "decoding failed"
     return f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file"
 
 
@@ -182,12 +182,12 @@ def _orientation(header: Image.Image) -> int:
         exif = _png_exif(header) if header.format == "PNG" else header.getexif()
         value = exif.get(_EXIF_ORIENTATION, 1)
     except Exception:
-        return 1  # damaged metadata does not make the pixels unreadable
+        return 1  # the pixels can be read even if the metadata is damaged
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _png_exif(header: Image.Image) -> Image.Exif:
-    """The eXIf chunk, wherever it is; Pillow would decode the whole image to look for it."""
+    """The eXIf chunk, wherever it is in the file; Pillow would decode the whole image to find it."""
     exif, stream = Image.Exif(), getattr(header, "fp", None)
     if stream is None:
         return exif
@@ -213,47 +213,47 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
 
 
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
-    # Some cameras append data after the end marker, and a thumbnail has an end marker of its own: without one
-    # in the last bytes, Pillow decides whether the file is whole.
+    # Without an end marker in the last bytes, let Pillow decide whether the file is complete: some cameras
+    # append data after the marker, and a truncated file can contain the marker of its thumbnail.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
         return _decode_pillow(path, header)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise UserError(_broken(path, "does not decode")) from error
+        raise UserError(_damaged(path, "decoding failed")) from error
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
-        raise UserError(_broken(path, "does not decode"))
+        raise UserError(_damaged(path, "decoding failed"))
     if pixels.ndim == 3 and flags == cv2.IMREAD_UNCHANGED:
         pixels = pixels[..., 2::-1]  # BGR(A) -> RGB
     return pixels
 
 
 def _check_tiles(path: PathLike, header: Image.Image) -> None:
-    """Refuse a TIFF with missing rows, which Pillow would leave black."""
+    """Reject a TIFF with missing rows, which Pillow would fill with black."""
     covered = sum(
         (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
     )
     if header.format == "TIFF" and covered < header.width * header.height:
-        raise UserError(_broken(path, "pixels are missing"))
+        raise UserError(_damaged(path, "pixels are missing"))
 
 
 def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
     _check_tiles(path, header)
-    deep = header.mode in ("I", "I;16", "I;16B", "F")
+    high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
-        pixels = np.asarray(header if deep else header.convert("RGB"))
+        pixels = np.asarray(header if high_depth else header.convert("RGB"))
     except Exception as error:
-        raise UserError(_broken(path, str(error))) from error
+        raise UserError(_damaged(path, str(error))) from error
     return _to_rgb(_eight_bits(path, pixels))
 
 
 def _eight_bits(path: PathLike, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 0..65535 to 0..255, rounded to nearest, so that white stays white."""
+    """Scale 0..65535 to 0..255, rounded to nearest, so white stays white."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise UserError(
-            f"{path}: {pixels.dtype} values outside 0..65535 or not whole; save 8 or 16 bits per channel"
+            f"{path}: {pixels.dtype} values that are not integers in 0..65535; save 8 or 16 bits per channel"
         )
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 

@@ -1,10 +1,10 @@
-"""Which samples a training step sees, and the loaders that read them.
+"""Samplers and data loaders: which samples a training step uses, and how they are read.
 
-The training samples form an endless stream: its item n is sample `permutation(epoch)[n % N]` of epoch
-`n // N`, and step s takes the items [s * batch, (s + 1) * batch). Batches run across the end of an epoch, so
-none is short and no sample is dropped. A sample's augmentation depends on (seed, epoch, index) alone. So
-nothing about the stream has to be saved: a resumed run sees the same pixels, and so does any number of
-workers and processes.
+Training samples form an infinite stream: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and
+step s uses items [s * batch, (s + 1) * batch). A batch can span two epochs, so all batches have the same size
+and no sample is dropped. A sample's augmentation depends only on (seed, epoch, index). Therefore the position
+in the stream needs no checkpoint: resumed runs, and runs with any number of workers and processes, use the
+same pixels.
 """
 
 import re
@@ -29,28 +29,28 @@ from engine.io.parallel import init_worker
 
 
 class SampleKey(NamedTuple):
-    """Which sample, and for which epoch it is augmented."""
+    """A sample's index and the epoch for which it is augmented."""
 
-    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a key for
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which is not used here
     epoch: int
 
 
 def sample_seed(seed: int, key: SampleKey) -> int:
-    """A 32-bit seed that depends on nothing but (seed, epoch, index)."""
+    """A 32-bit seed that depends only on (seed, epoch, index)."""
     return int(np.random.SeedSequence([seed, key.epoch, key.index]).generate_state(1)[0])
 
 
 class TrainingSampler(Sampler[list[SampleKey]]):
-    """One process's batches of the endless training stream, from `first_step` on.
+    """One process's batches of the infinite training stream, starting at `first_step`.
 
     Args:
-        num_samples: size of the data set, at least 1.
+        num_samples: size of the dataset, at least 1.
         batch: samples per step, over all processes and micro-batches.
         micro_batches: batches that one process contributes to a step (gradient accumulation).
-        rank, world_size: this process among all.
+        rank, world_size: rank of this process and number of processes.
 
     Raises:
-        UserError: if the data set is empty, or `batch` is not a multiple of `world_size * micro_batches`.
+        UserError: if the dataset is empty, or `batch` is not a multiple of `world_size * micro_batches`.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TrainingSampler(Sampler[list[SampleKey]]):
 
 
 class EvaluationSampler(Sampler[list[SampleKey]]):
-    """One process's batches of a split. Together, the processes read each sample exactly once: no padding."""
+    """One process's batches of a split; all processes together read each sample exactly once."""
 
     def __init__(self, *, num_samples: int, batch: int = 1, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, num_samples, world_size)
@@ -112,13 +112,13 @@ class EvaluationSampler(Sampler[list[SampleKey]]):
 
 
 class VariableLength(NamedTuple):
-    """A part of a sample with a length of its own, such as its boxes: a batch holds a list of the `rows`."""
+    """Part of a sample with varying length, such as its boxes; in a batch, a list of the `rows`."""
 
     rows: Tensor
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
-    """Samples to a batch: tensors are stacked, numbers become a tensor, `VariableLength` a list of tensors.
+    """Combine samples into a batch: tensors are stacked, numbers become a tensor, `VariableLength` a list.
 
     Raises:
         UserError: if the images differ in size.
@@ -127,30 +127,32 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         sizes = {tuple(sample[name].shape[-2:]) for sample in samples if isinstance(value, Tensor)}
         if len(sizes) > 1:
             two = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
-            raise UserError(f"a batch cannot hold images of {two}: set data.eval_batch=1, or data.eval_size")
+            raise UserError(
+                f"cannot batch images of different sizes ({two}); set data.eval_batch=1 or data.eval_size"
+            )
     variable = [name for name, value in samples[0].items() if isinstance(value, VariableLength)]
     lists = {name: [sample.pop(name).rows for sample in samples] for name in variable}
     return {**default_collate(samples), **lists}
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """A contiguous tensor of an array's values, which shares its memory if that is writable.
+    """Convert an array to a contiguous tensor, which shares the array's memory if that is writable.
 
-    A view into a pixel cache is not, and torch needs memory that it may write to.
+    Views into a pixel cache are read-only and are copied, because torch requires writable memory.
     """
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataLoaders:
-    """The two data sets of a training, and their loaders.
+    """The training and evaluation datasets, and their loaders.
 
     Attributes:
-        train_set, eval_set: indexed by `SampleKey`.
-        seed: of the order of samples.
-        workers: loader processes.
-        eval_batch: images per batch at evaluation; more than one needs images of one size.
-        extra_metrics: what metrics.json holds beside the metrics, about the data.
+        train_set, eval_set: datasets indexed by `SampleKey`.
+        seed: seed of the sample order.
+        workers: number of loader processes.
+        eval_batch: images per batch in evaluation; with more than one, all images must have the same size.
+        extra_metrics: additional entries for metrics.json about the data.
     """
 
     train_set: Dataset
@@ -163,7 +165,7 @@ class DataLoaders:
     def train_batches(
         self, first_step: int, *, batch: int, micro_batches: int, rank: int, world_size: int, pin: bool
     ) -> Iterator[Batch]:
-        """This process's endless micro-batches from `first_step` on."""
+        """This process's infinite iterator over micro-batches, starting at `first_step`."""
         sampler = TrainingSampler(
             num_samples=len(self.train_set),
             batch=batch,
@@ -176,22 +178,22 @@ class DataLoaders:
         return iter(BatchLoader(self.train_set, sampler, workers=self.workers, pin_memory=pin))
 
     def step_samples(self, step: int, *, batch: int) -> list[SampleKey]:
-        """The samples that all processes together see at `step`."""
+        """The samples that all processes together use at `step`."""
         sampler = TrainingSampler(num_samples=len(self.train_set), batch=batch, seed=self.seed)
         return sampler.step_batches(step)[0]
 
     def eval_batches(self, *, rank: int, world_size: int, pin: bool) -> Iterator[Batch]:
-        """This process's share of the evaluation split."""
+        """This process's batches of the evaluation split."""
         size = len(self.eval_set)
         sampler = EvaluationSampler(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
         return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
 
 class BatchLoader:
-    """The batches of a sampler, read ahead by `workers` processes (0: read by this one, when asked for).
+    """Iterates over a sampler's batches, prefetched by `workers` processes (0: loaded in this process).
 
-    A UserError that a data set raises comes out as it is, whichever process read the sample. Iterating also
-    raises `WorkerKilled`: see `_BatchIterator`.
+    A UserError raised by the dataset in a worker is raised unchanged here. Iterating can also raise
+    `WorkerKilled`: see `_BatchIterator`.
     """
 
     def __init__(
@@ -218,8 +220,8 @@ class BatchLoader:
         return _BatchIterator(iter(self._loader))
 
 
-class _Failure(NamedTuple):
-    """A UserError on its way from a worker: torch would pass on the text of a traceback."""
+class _UserErrorMessage(NamedTuple):
+    """Transfers a UserError from a worker, because torch would replace its message with a traceback."""
 
     message: str
 
@@ -228,11 +230,11 @@ class _BatchReader:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, keys: list[SampleKey]) -> Batch | _Failure:
+    def __getitem__(self, keys: list[SampleKey]) -> Batch | _UserErrorMessage:
         try:
             return collate([self.dataset[key] for key in keys])
         except UserError as error:
-            return _Failure(str(error))
+            return _UserErrorMessage(str(error))
 
 
 def _unchanged(batch: Any) -> Any:
@@ -244,7 +246,7 @@ class WorkerKilled(UserError):
 
 
 _SIGNAL_GRACE_S = 1.0
-"""How much later than its workers the main process may get a signal that is sent to all of a job."""
+"""The longest delay between workers and main process when a signal is sent to a whole job."""
 
 _worker_deaths: list[str] = []
 
@@ -252,12 +254,12 @@ _worker_deaths: list[str] = []
 class _BatchIterator(Iterator[Batch]):
     """Raises `WorkerKilled` between batches only.
 
-    torch raises the death of a worker out of a signal handler, in the middle of whatever the main process is
-    doing: an optimizer step, a checkpoint. Here it is recorded, and raised by the next `next`. A `next` that
-    is already waiting raises it within 5 s, when torch looks at its workers.
+    When a worker is killed, torch raises an error from a signal handler, which can interrupt the main process
+    anywhere, even in an optimizer step or a checkpoint. This class records the error and raises it from the
+    next call of `next`. If `next` is already waiting, it raises within 5 s, when torch checks its workers.
     """
 
-    def __init__(self, batches: Iterator[Batch | _Failure]) -> None:
+    def __init__(self, batches: Iterator[Batch | _UserErrorMessage]) -> None:
         self._batches = batches
         _worker_deaths.clear()
         _wrap_death_handler()
@@ -273,11 +275,11 @@ class _BatchIterator(Iterator[Batch]):
             time.sleep(_SIGNAL_GRACE_S)
             cause = re.search(r"signal: ([^.]*)", " ".join([*_worker_deaths, str(error)]))
             raise WorkerKilled(
-                f"a process that reads data was killed ({cause[1] if cause else 'cause unknown'}); usually "
-                "memory, or shared memory in /dev/shm, ran out: lower data.workers or trainer.batch, or give "
-                "the run more; continue with resume=<run folder>"
+                f"a DataLoader worker was killed ({cause[1] if cause else 'unknown cause'}), usually because "
+                "memory or shared memory (/dev/shm) ran out; lower data.workers or trainer.batch, or add "
+                "memory; continue with resume=<run folder>"
             ) from None
-        if isinstance(batch, _Failure):
+        if isinstance(batch, _UserErrorMessage):
             raise UserError(batch.message)
         return batch
 
@@ -285,13 +287,13 @@ class _BatchIterator(Iterator[Batch]):
 def _is_worker_death(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid" in str(error)
-    # A worker hands over the shared memory of a batch, which a dead one cannot do. An exception inside a
-    # living worker arrives as "Caught ...".
+    # Receiving a batch's shared memory fails if the worker is dead. Exceptions raised inside a live worker
+    # start with "Caught ...".
     return not str(error).startswith("Caught ")
 
 
 def _wrap_death_handler() -> None:
-    """Record what torch's SIGCHLD handler raises; torch installs that with the first worker."""
+    """Record the errors of torch's SIGCHLD handler, which torch installs with the first worker."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return
     handler = signal.getsignal(signal.SIGCHLD)

@@ -1,6 +1,6 @@
-"""Decoded pixels of a list of files in one memory-mapped file, with an index of what they were decoded from.
+"""Stores the decoded pixels of many files in one memory-mapped file, with an index of the source files.
 
-<folder>/<kind>-<key>/pixels.bin   uint8, one image after the other
+<folder>/<kind>-<key>/pixels.bin   uint8, all images concatenated
 <folder>/<kind>-<key>/index.npy    one row per file, sorted by path: path, digest, size, mtime, offset, shape
 """
 
@@ -21,11 +21,11 @@ from engine.errors import UserError
 from engine.io.files import locked
 from engine.io.parallel import parallel_map
 
-# Increase it when images decode to other pixels or the layout changes: older folders are then not used.
+# Increase this when decoding or the file layout changes; older folders are then ignored.
 VERSION = 1
 
 
-_MANY = 5000  # headers, or files with a new date: reading them takes long enough to show a progress bar
+_PROGRESS_MINIMUM = 5000  # number of headers or modified files above which a progress bar is shown
 
 
 Pixels = NDArray[np.uint8]
@@ -36,8 +36,8 @@ class PixelKind:
     """How a kind of file (images, masks) is decoded.
 
     Attributes:
-        name: of the kind, in names of folders and in messages.
-        key: digest of what the pixels depend on, other than the file.
+        name: its name in folder names and messages.
+        key: digest of everything besides the file that the pixels depend on.
         read: path -> uint8 [H, W] or [H, W, C].
         size: path -> (H, W), from the header alone.
         channels: C, or 0 for [H, W].
@@ -54,7 +54,7 @@ class MappedPixels:
     """`pixels(path)` is a read-only view into the mapped file; a crop of it reads only its own pages."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: UserError if the folder is damaged."""
+        """Open the folder. Raises: UserError if it is damaged."""
         self.folder = folder
         try:
             self.index: NDArray[Any] = np.load(folder / "index.npy", allow_pickle=False)
@@ -65,9 +65,9 @@ class MappedPixels:
             pixels = np.memmap(folder / "pixels.bin", np.uint8, mode="r")
         except (OSError, ValueError, IndexError) as error:
             raise UserError(
-                f"{folder}: damaged ({error}); delete the folder, and it is built again"
+                f"{folder}: damaged ({error}); delete the folder to have it built again"
             ) from None
-        # A plain view: slices of np.memmap itself cost several microseconds each, and keep its type.
+        # A plain array view: slicing an np.memmap takes several microseconds and returns another np.memmap.
         self._pixels: Pixels = pixels.view(np.ndarray)
         self._paths = np.ascontiguousarray(self.index["path"])
 
@@ -75,10 +75,10 @@ class MappedPixels:
         return len(self.index)
 
     def __reduce__(self) -> Any:
-        return MappedPixels, (self.folder,)  # a worker that is not forked maps the file itself
+        return MappedPixels, (self.folder,)  # spawned workers map the file themselves
 
     def __call__(self, path: str) -> Pixels:
-        """uint8 [H, W] or [H, W, C]. Raises: KeyError if the file is not one of those decoded here."""
+        """uint8 [H, W] or [H, W, C]. Raises: KeyError if the file is not in the index."""
         name = _encode(path)
         row = int(np.searchsorted(self._paths, np.array(name, self._paths.dtype)))
         if row == len(self) or self._paths[row] != name:
@@ -88,45 +88,44 @@ class MappedPixels:
         return flat.reshape([side for side in shape.tolist() if side])
 
     def check(self, *, workers: int = 0) -> None:
-        """Compare with the files: size and date, and the content of those with another date.
+        """Compare the index with the files: size and mtime, and the content of files with a new mtime.
 
-        Raises: UserError if a file has changed or is gone.
+        Raises: UserError if a file has changed or is missing.
         """
         stamps = np.array([_stamp(path) for path in self._paths], np.int64).reshape(-1, 2)
-        dated = np.flatnonzero(stamps[:, 1] != self.index["mtime"])
+        touched = np.flatnonzero(stamps[:, 1] != self.index["mtime"])
 
         def unchanged(number: int) -> bool:
-            row = self.index[dated[number]]
-            return bool(stamps[dated[number], 0] == row["size"] and _digest(row["path"]) == row["digest"])
+            row = self.index[touched[number]]
+            return bool(stamps[touched[number], 0] == row["size"] and _digest(row["path"]) == row["digest"])
 
         for row in np.flatnonzero(stamps[:, 0] != self.index["size"]):
             raise UserError(self._stale(row))
-        many = len(dated) > _MANY
-        results = parallel_map(unchanged, range(len(dated)), workers=workers if many else 0, quiet=not many)
+        many = len(touched) > _PROGRESS_MINIMUM
+        results = parallel_map(unchanged, range(len(touched)), workers=workers if many else 0, quiet=not many)
         for result in results:
             if not result.value:
-                raise UserError(self._stale(dated[result.item]))
-        if len(dated):
+                raise UserError(self._stale(touched[result.item]))
+        if len(touched):
             self.index["mtime"] = stamps[:, 1]
-            with contextlib.suppress(OSError):  # the next run then compares contents again
+            with contextlib.suppress(OSError):  # if this fails, the next run compares contents again
                 _save_index(self.folder, self.index)
 
     def _stale(self, row: Any) -> str:
         return (
-            f"stale: {os.fsdecode(self._paths[row])} changed since {self.folder} was built; delete the "
-            "folder or give data.cache another one"
+            f"{self.folder}: outdated, {os.fsdecode(self._paths[row])} has changed; delete the folder or "
+            "set data.cache to another one"
         )
 
 
 def open_or_build(folder: Path, paths: Iterable[str], kind: PixelKind, *, workers: int = 0) -> MappedPixels:
-    """The pixels of these files under `folder`, decoded by the first process that asks for them.
+    """Open the pixels of these files under `folder`; the first process that opens them decodes the files.
 
     Args:
-        workers: processes that decode.
+        workers: number of processes that decode.
 
     Raises:
-        UserError: if a file cannot be read or has changed since, the disk is full, or `folder` cannot be
-            written.
+        UserError: if a file cannot be read or has changed, the disk is full, or `folder` cannot be written.
     """
     names = sorted({_encode(path) for path in paths})
     key = hashlib.blake2b(f"{VERSION}\0{kind.name}\0{kind.key}\0".encode(), digest_size=8)
@@ -137,7 +136,7 @@ def open_or_build(folder: Path, paths: Iterable[str], kind: PixelKind, *, worker
         if not target.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             lock = folder / f".{target.name}.lock"
-            with locked(lock, waiting_for=f"{target}, which another process builds"):
+            with locked(lock, waiting_for=f"another process that is building {target}"):
                 if not target.is_dir():
                     _build(target, names, kind, workers)
     except OSError as error:
@@ -148,7 +147,7 @@ def open_or_build(folder: Path, paths: Iterable[str], kind: PixelKind, *, worker
 
 
 def _build(target: Path, names: list[bytes], kind: PixelKind, workers: int) -> None:
-    # This process holds the lock: an existing draft was left by a killed one.
+    # This process holds the lock, so an existing draft was left behind by a killed process.
     draft = target.with_name(f".{target.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -165,7 +164,7 @@ def _build(target: Path, names: list[bytes], kind: PixelKind, workers: int) -> N
 
 
 def _layout(names: list[bytes], kind: PixelKind, workers: int) -> NDArray[Any]:
-    """Rows with path, shape and offset, from the headers, so that each process knows where to write."""
+    """Index rows with path, shape and offset, from the file headers; needed for parallel writes."""
     width = max(map(len, names), default=1)
     row = [("path", f"S{width}"), ("digest", "S32"), ("size", "<i8"), ("mtime", "<i8"), ("offset", "<i8")]
     index = np.zeros(len(names), np.dtype([*row, ("shape", "<i4", (3,))]))
@@ -174,7 +173,7 @@ def _layout(names: list[bytes], kind: PixelKind, workers: int) -> NDArray[Any]:
     def header(row: int) -> tuple[int, int]:
         return kind.size(os.fsdecode(names[row]))
 
-    quiet = len(names) < _MANY
+    quiet = len(names) < _PROGRESS_MINIMUM
     offset = 0
     results = parallel_map(
         header, range(len(names)), workers=0 if quiet else workers, unit="header", quiet=quiet
@@ -189,13 +188,13 @@ def _layout(names: list[bytes], kind: PixelKind, workers: int) -> NDArray[Any]:
 
 
 def _fill(draft: Path, index: NDArray[Any], kind: PixelKind, workers: int) -> None:
-    """Decode every file into its place, and complete its row of the index."""
+    """Decode every file into its place and complete the index."""
     total = int(sum(_num_bytes(shape) for shape in index["shape"]))
     free = shutil.disk_usage(draft).free
     if total > free:
         raise UserError(
-            f"{draft.parent}: {len(index)} {kind.name} take {total / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
-            "free; free some space, or give data.cache another folder"
+            f"{draft.parent}: {len(index)} {kind.name} need {total / 1e9:.2f} GB, {free / 1e9:.2f} GB are "
+            "free; free some space or set data.cache to another folder"
         )
     with open(draft / "pixels.bin", "wb") as file:
         file.truncate(total)
@@ -205,12 +204,12 @@ def _fill(draft: Path, index: NDArray[Any], kind: PixelKind, workers: int) -> No
         before = _stamp(index["path"][row])
         digest, pixels = _digest(index["path"][row]), kind.read(path)
         if list(pixels.shape) != [side for side in shape.tolist() if side] or pixels.dtype != np.uint8:
-            raise UserError(
-                f"{path}: decodes to another size than its header says; restore or remove the file"
-            )
+            raise UserError(f"{path}: its decoded size differs from its header; restore or remove the file")
         _write(draft, int(index["offset"][row]), pixels)
         if _stamp(index["path"][row]) != before:
-            raise UserError(f"{path}: changed while it was read; start again when nothing writes to it")
+            raise UserError(
+                f"{path}: changed while it was being read; try again when no other program is writing to it"
+            )
         return digest, *before
 
     for result in parallel_map(write, range(len(index)), workers=workers, unit=f"{kind.name} to cache"):
@@ -221,7 +220,7 @@ def _fill(draft: Path, index: NDArray[Any], kind: PixelKind, workers: int) -> No
 
 
 def _write(draft: Path, offset: int, pixels: Pixels) -> None:
-    # Written, not stored through a map: on a full disk that would be a SIGBUS instead of an error.
+    # Written with file.write, because a full disk would cause a SIGBUS in a memory map.
     try:
         with open(draft / "pixels.bin", "r+b") as file:
             file.seek(offset)
@@ -231,8 +230,8 @@ def _write(draft: Path, offset: int, pixels: Pixels) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> str:
-    remedy = "free some space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return f"{folder}: cannot be written ({error.strerror}); {remedy}give data.cache another folder"
+    remedy = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{folder}: cannot be written ({error.strerror}); {remedy}set data.cache to another folder"
 
 
 def _save_index(folder: Path, index: NDArray[Any]) -> None:
@@ -246,7 +245,7 @@ def _save_index(folder: Path, index: NDArray[Any]) -> None:
 
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
-        return  # which cannot open a folder
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -259,7 +258,7 @@ def _encode(path: str) -> bytes:
 
 
 def _stamp(name: bytes) -> tuple[int, int]:
-    """(size, time of the last change in ns) of a file."""
+    """(size, modification time in ns) of a file."""
     try:
         status = os.stat(name)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The input of `predict`: images, folders, globs and videos."""
+"""Finds the input files of `predict` (images, folders, globs, videos), and reads and writes videos."""
 
 import glob
 import re
@@ -29,13 +29,17 @@ def find_media(text: str) -> list[Path]:
         files = _matches(Path(text).expanduser())
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, an unknown user
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # e.g. a path that is too long, a NUL character, an unknown user
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"input={_shown(text)}: not a usable path ({reason}); check it") from None
+        raise UserError(f"input={_shown(text)}: not a valid path ({reason}); check it") from None
     if not files:
         kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         raise UserError(
-            f"input={_shown(text)}: no such file, or folder or glob with images or videos ({kinds})"
+            f"input={_shown(text)}: no image or video found; pass a file, a folder or a glob ({kinds})"
         )
     return files
 
@@ -46,7 +50,7 @@ def _matches(path: Path) -> list[Path]:
     if path.is_dir():
         videos = [p for p in sorted(path.iterdir()) if is_video(p) and p.is_file() and p.name[0] != "."]
         return [*list_images(path), *videos]
-    # Each further ** in a row would walk all folders again.
+    # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
     return [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
 
@@ -60,7 +64,7 @@ def is_video(path: Path) -> bool:
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A name for each file's results: its stem, or its whole name if two stems are equal."""
+    """A unique name for each file's results: its stem, or its full name if stems are not unique."""
     stems = [file.stem for file in files]
     names = [stem if stems.count(stem) == 1 else file.name for stem, file in zip(stems, files, strict=True)]
     return [name if names.count(name) == 1 else f"{number:05d}_{name}" for number, name in enumerate(names)]
@@ -70,17 +74,17 @@ def read_frames(path: Path) -> Iterator[Image]:
     """The frames of a video, RGB [H, W, 3] uint8.
 
     Raises:
-        UserError: if the file cannot be opened, has no frame, or has frames above `MAX_PIXELS`.
+        UserError: if the file cannot be opened, has no frames, or its frames are larger than `MAX_PIXELS`.
     """
     capture = cv2.VideoCapture(str(path))
     try:
         if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
             raise UserError(
-                f"{path}: frames of more than {MAX_PIXELS / 1e6:.0f} megapixels; scale the video down"
+                f"{path}: frames of more than {MAX_PIXELS / 1e6:.0f} megapixels; scale down the video"
             )
         ok, frame = _next_frame(capture)
         if not ok:
-            raise UserError(f"{path}: not a readable video; convert it, for instance to H.264 in .mp4")
+            raise UserError(f"{path}: cannot be read as a video; convert it, for example to H.264 in .mp4")
         while ok:
             yield np.ascontiguousarray(frame[..., ::-1])
             ok, frame = _next_frame(capture)
@@ -91,13 +95,13 @@ def read_frames(path: Path) -> Iterator[Image]:
 def _next_frame(capture: cv2.VideoCapture) -> tuple[bool, Any]:
     try:
         ok, frame = capture.read()
-    except cv2.error:  # damage that the decoder does not conceal
+    except cv2.error:  # damage that the decoder cannot conceal
         return False, None
     return ok and frame is not None, frame
 
 
 def num_frames(path: Path) -> int:
-    """The number of frames according to the container; 0 if it does not say."""
+    """The number of frames according to the container; 0 if unknown."""
     capture = cv2.VideoCapture(str(path))
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
@@ -112,19 +116,19 @@ def _pad_to_even(image: Image) -> Image:
 def map_video(
     source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
 ) -> int:
-    """Write `draw(frame)` for each frame of `source` as an .mp4 with the same rate; returns the frame count.
+    """Write `draw(frame)` for every frame of `source` as an .mp4 with the same rate; returns the frame count.
 
-    An odd side grows by one pixel, a copy of the last: the format would cut that one off.
+    Odd sides are padded by one pixel, a copy of the last, because the format would crop them.
 
     Args:
-        on_frame: called with the number of frames written.
+        on_frame: called with the number of frames written so far.
 
     Raises:
-        UserError: if `source` is unreadable, or this machine's OpenCV cannot write `target`.
+        UserError: if `source` is unreadable, or the installed OpenCV cannot write `target`.
     """
     capture = cv2.VideoCapture(str(source))
     rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if 0 < rate <= 1000 else 25.0  # a container may claim anything
+    rate = rate if 0 < rate <= 1000 else 25.0  # containers can claim any rate
     capture.release()
     target.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0
@@ -135,7 +139,9 @@ def map_video(
                 height, width = image.shape[:2]
                 writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
                 if not writer.isOpened():
-                    raise UserError(f"{target}: cannot be written as mp4; check the folder and free space")
+                    raise UserError(
+                        f"{target}: cannot be written as mp4; check the folder and the free space"
+                    )
             writer.write(np.ascontiguousarray(image[..., ::-1]))
             count += 1
             on_frame(count)

@@ -1,13 +1,13 @@
-"""A cache of decoded pixels: images and label masks of a split, memory-mapped.
+"""A memory-mapped cache of the decoded images and label masks of a split.
 
-Decoding a PNG of two megapixels takes ten times as long as everything that follows, and a training crop needs
-a fraction of it. Stored decoded, an image takes (height x width x 3) bytes of disk, a mask a third of that,
-and a crop reads only the pages it lies on.
+Decoding a PNG of two megapixels takes ten times as long as all later processing, and a training crop uses
+only a fraction of its pixels. In the cache, an image takes (height x width x 3) bytes of disk and a mask a
+third of that, and a crop reads only its own memory pages.
 
-Masks are stored as class indices, after the class mapping: a crop then needs no lookup over the whole mask, a
-mask of colors or of 16 bits takes one byte per pixel, and the build notices unknown values. The key of stored
-masks therefore includes the mapping: with other classes, masks, which decode quickly, are stored a second
-time. Images are stored separately, once.
+Masks are stored as class indices, after the class mapping. Crops then need no lookup over the whole mask,
+color and 16-bit masks take one byte per pixel, and unknown values are detected when the cache is built. The
+key of cached masks therefore includes the mapping: for other classes, masks (which decode quickly) are stored
+again. Images are stored separately, and only once.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _IMAGES = PixelKind(name="images", read=read_image, size=image_size, channels=3)
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFiles:
-    """The mask files of a split, how one is read, and `key`, a digest of all that reading depends on."""
+    """The mask files of a split, a function that reads one, and `key`, a digest of its settings."""
 
     paths: Sequence[str]
     read: Callable[[str], Pixels]
@@ -36,7 +36,7 @@ class MaskFiles:
 
 
 class PixelCache:
-    """Pixels of files: `cache.image(path)` is what `read_image` returns, as a read-only view."""
+    """Cached pixels: `cache.image(path)` equals `read_image(path)`, as a read-only view."""
 
     def __init__(self, images: MappedPixels, masks: MappedPixels | None = None) -> None:
         self._images, self._masks = images, masks
@@ -45,17 +45,17 @@ class PixelCache:
     def open_or_build(
         cls, folder: Path, *, images: Sequence[str], masks: MaskFiles | None = None, workers: int = 0
     ) -> "PixelCache":
-        """The cache of these files under `folder`, which may also hold those of other files.
+        """Open the cache of these files under `folder`, which can also contain caches of other files.
 
-        What is missing is built, by one process while the others wait; a killed build leaves nothing that
-        could be mistaken for a cache. What exists is compared with the files: sizes and dates, and the
-        contents of those with another date.
+        A missing cache is built by one process while the others wait; if the build is killed, it leaves no
+        partial cache behind. An existing cache is compared with the files: sizes and mtimes, and the
+        contents of files with a new mtime.
 
         Args:
-            workers: processes that decode.
+            workers: number of processes that decode.
 
         Raises:
-            UserError: if a file is unreadable or has changed since, or the folder cannot be written.
+            UserError: if a file is unreadable or has changed, or the folder cannot be written.
         """
         stored_masks = None
         if masks is not None:
@@ -70,7 +70,7 @@ class PixelCache:
     def mask(self, path: str) -> Pixels:
         """uint8 [H, W] of class indices. Raises: KeyError for a file that is not in the cache."""
         if self._masks is None:
-            raise KeyError(f"{path}: this cache holds no masks")
+            raise KeyError(f"{path}: this cache does not contain masks")
         return self._masks(path)
 
 

@@ -1,4 +1,4 @@
-"""Image sizes, resizing, normalization, and the augmentations that all tasks share."""
+"""Preprocessing shared by all tasks: image sizes, resizing, normalization, flip and color jitter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import engine.environment  # noqa: F401  (keeps albumentations from asking the package index)
+import engine.environment  # noqa: F401  (disables the update check of albumentations)
 
 Image = NDArray[np.uint8]
 
@@ -19,9 +19,9 @@ Size = tuple[int, int]
 
 
 def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
-    """A side or (height, width) -> (height, width).
+    """Convert a side or (height, width) to (height, width).
 
-    Raises: ValueError, naming `name`, for anything else and for a side below `least` pixels.
+    Raises: ValueError, with `name` in the message, for other values and for sides below `least` pixels.
     """
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or any(int(side) != side or side < least for side in sides):
@@ -31,9 +31,9 @@ def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
-    """Resize with bilinear interpolation, without keeping the aspect ratio.
+    """Resize with bilinear interpolation; the aspect ratio is not kept.
 
-    area: average over the pixels that are merged, if both sides shrink.
+    area: use area interpolation if neither side grows.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -46,17 +46,17 @@ PIXELS = {
     "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights
 }
-"""Mean and standard deviation of the pixels (0..255) that a network was trained with, by name."""
+"""Mean and standard deviation of pixel values (0..255), by name of the normalization."""
 
 
 class Normalize(nn.Module):
-    """uint8 [N, 3, H, W] -> float: minus the mean, over the standard deviation of `PIXELS`.
+    """Normalize uint8 [N, 3, H, W] to float with a mean and standard deviation from `PIXELS`.
 
     Args:
         pixels: `inception` or `imagenet`.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for any other name.
     """
 
     mean: Tensor
@@ -79,15 +79,15 @@ class Normalize(nn.Module):
 
 
 def import_albumentations() -> Any:
-    """albumentations, imported late: that takes two seconds, and evaluation does not need it."""
+    """Import albumentations lazily: it takes two seconds, and evaluation does not need it."""
     import albumentations
 
     return albumentations
 
 
 def flip_and_jitter(flip: float, color: float) -> list[Any]:
-    """Albumentations: a horizontal flip with probability `flip`, and a jitter of brightness, contrast and
-    saturation of strength `color` (a fifth of it for hue); each only if it is above 0.
+    """Albumentations transforms: a horizontal flip with probability `flip`, and a jitter of brightness,
+    contrast and saturation with strength `color` (a fifth of it for hue). 0 leaves a transform out.
 
     Raises: ValueError for a value outside 0..1.
     """

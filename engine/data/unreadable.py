@@ -1,8 +1,8 @@
-"""Samples that cannot be read are left out before training, so that everything after is exact.
+"""Finds unreadable samples before training, to leave them out of a split.
 
-Replacing a broken sample during training would make the stream depend on when a file broke, and evaluations
-with other samples cannot be compared. So a split is read once, completely, before the first step; what cannot
-be read is left out of it and listed in `skipped.json`.
+Replacing damaged samples during training would make the sequence of samples depend on when a file was
+damaged, and evaluations on different samples cannot be compared. Therefore the whole split is read once
+before the first step. Unreadable samples are left out and listed in `skipped.json`.
 """
 
 import json
@@ -19,7 +19,7 @@ SkippedFile = dict[str, str]
 
 
 class UnreadableSample(NamedTuple):
-    """A sample that cannot be read: its index, its image, and what is wrong with the image or its mask."""
+    """An unreadable sample: its index, its image file, and the error for the image or its mask."""
 
     index: int  # type: ignore[assignment]  # shadows tuple.index
     file: str
@@ -29,12 +29,12 @@ class UnreadableSample(NamedTuple):
 def find_unreadable(
     dataset: Dataset, *, workers: int = 0, rank: int = 0, world_size: int = 1, split: str = ""
 ) -> list[UnreadableSample]:
-    """Read every sample as training will; those that raise a UserError, in order.
+    """Read every sample, as in training, and return those that raise a UserError, in order.
 
     Args:
-        workers: processes that read.
-        rank, world_size: which share of the samples is read here; rank 0 shows a progress bar.
-        split: what the bar calls the files.
+        workers: number of processes that read.
+        rank, world_size: select this process's share of the samples; rank 0 shows a progress bar.
+        split: name of the split, for the progress bar.
     """
 
     def read(index: int) -> None:
@@ -48,13 +48,13 @@ def find_unreadable(
 def check_error_budget(
     unreadable: Sequence[UnreadableSample], *, total: int, budget: float, split: str
 ) -> None:
-    """Raises: UserError if more than the share `budget` of `total` samples is unreadable, or all of them."""
+    """Raise a UserError if all samples, or more than the fraction `budget` of `total`, are unreadable."""
     count = len(unreadable)
     if not count or (count <= budget * total and count < total):
         return
     raise UserError(
         f"{count} of {total} files of {split} cannot be read ({count / total:.2%}; data.error_budget allows "
-        f"{budget:.2%}), the first: {unreadable[0].error}; repair or remove the files, or raise "
+        f"{budget:.2%}); the first: {unreadable[0].error}; repair or remove the files, or raise "
         "data.error_budget"
     )
 
@@ -65,7 +65,7 @@ def skipped_files(dataset: Dataset, unreadable: Iterable[UnreadableSample]) -> l
 
 
 def skipped_indices(dataset: Dataset, skipped: Iterable[SkippedFile]) -> list[int]:
-    """Indices of listed samples that the data set still has: by file, or by name if the data moved."""
+    """Indices of the listed samples in the dataset: by file, or by name if the data has moved."""
     by_file = {entry["file"]: entry for entry in skipped}
     indices = [index for index in range(len(dataset)) if dataset.image_path(index) in by_file]
     if indices or not by_file:
@@ -75,7 +75,7 @@ def skipped_indices(dataset: Dataset, skipped: Iterable[SkippedFile]) -> list[in
 
 
 def read_skipped(path: Path) -> dict[str, list[SkippedFile]]:
-    """What a run left out, by split; empty if there is no `skipped.json`.
+    """The skipped samples of a run, by split; empty if there is no `skipped.json`.
 
     Raises: UserError if the file is damaged.
     """
@@ -89,5 +89,5 @@ def read_skipped(path: Path) -> dict[str, list[SkippedFile]]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}: unreadable, so the run's samples are unknown; restore it, or start a new run"
+            f"{path}: damaged; it lists the samples that the run skips: restore it, or start a new run"
         ) from None

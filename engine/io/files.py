@@ -1,4 +1,4 @@
-"""Files: written in one piece, locked, packed for workers, sampled for checks, compared between splits."""
+"""File utilities: atomic writes, locks, path arrays for workers, duplicate search."""
 
 import contextlib
 import hashlib
@@ -18,10 +18,10 @@ from engine.errors import UserError
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write JSON in one rename; NaN and infinity become null.
+    """Write a JSON file atomically; NaN and infinity become null.
 
     Raises:
-        UserError: if the file cannot be written; the previous one is then intact.
+        UserError: if the file cannot be written; an existing file is then unchanged.
     """
     try:
         write_text(path, json.dumps(_nulls(content), indent=2, ensure_ascii=False) + "\n")
@@ -30,10 +30,10 @@ def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one rename, so that it is never seen half written.
+    """Write a text file atomically: no reader sees a partial file.
 
-    What UTF-8 cannot encode (names of files in other encodings) is written as `\\udce9`, which JSON and YAML
-    read.
+    Characters that UTF-8 cannot encode (from file names in other encodings) are written as escapes such as
+    `\\udce9`, which JSON and YAML can read.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a rename inside `folder` to the disk, if the system can."""
+    """Flush renames inside `folder` to disk, if the system supports it."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -57,9 +57,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
-    """Hold the lock on `path`, which only one process can; prints a line if it has to wait.
+    """Hold an exclusive lock on `path`; prints a line if another process holds it.
 
-    The system releases the lock if its holder dies.
+    The operating system releases the lock if the process dies.
 
     Raises:
         OSError: if the file cannot be written.
@@ -85,7 +85,7 @@ def _nulls(value: Any) -> Any:
 
 
 def pack_paths(paths: Sequence[str | os.PathLike[str]]) -> NDArray[np.bytes_]:
-    """Paths as one fixed-width array: no reference counts, so forked workers go on sharing the memory."""
+    """Pack paths into a fixed-width array, whose memory forked workers share (it has no reference counts)."""
     return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
@@ -95,14 +95,14 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
 
 
 def flat_name(name: str) -> str:
-    """An image's name, which may contain folders, as the name of one file."""
+    """Convert an image's name, which can contain folders, to a file name."""
     return name.replace("/", "_")
 
 
 def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
-    """The first file of `second` (packed paths) with the content of one of `first`, and that one; or None.
+    """Find a file of `second` (packed paths) that equals a file of `first`; returns (second, first) or None.
 
-    Files that cannot be read are passed over: whatever reads the samples reports them, or leaves them out.
+    Unreadable files are ignored here; they are reported or skipped when the samples are read.
     """
     known = _by_size(first)
     for size, paths in _by_size(second).items():
@@ -115,7 +115,7 @@ def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[
 
 
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
-    """Files by size: equal files have equal sizes, so few need to be read and hashed."""
+    """Group files by size, because only files of equal size have to be hashed."""
     sizes: dict[int, list[str]] = defaultdict(list)
     for name in packed:
         path = os.fsdecode(name)
@@ -125,7 +125,7 @@ def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
 
 
 def _digest(path: str) -> bytes | None:
-    """None if it cannot be read."""
+    """The file's hash, or None if it cannot be read."""
     try:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except OSError:

@@ -1,4 +1,4 @@
-"""A function called for every item of a range, in several processes, with a progress bar."""
+"""A parallel map over a range of integers, with a progress bar."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from engine.io.progress import Progress
 
 
 class ItemResult(NamedTuple):
-    """What the function returned for `item`, or the text of its UserError."""
+    """The function's return value for `item`, or the message of its UserError."""
 
     item: int
     value: Any
@@ -28,14 +28,14 @@ def parallel_map(
     unit: str = "file",
     quiet: bool = False,
 ) -> Iterator[ItemResult]:
-    """`function(item)` for every item, in `workers` processes (0: in this one), in the order of the items.
+    """Call `function(item)` for every item in `workers` processes (0: in this one); yields results in order.
 
-    A UserError becomes an `ItemResult.error`; any other exception is a bug and is raised. Results travel
-    between processes, so they should be small.
+    A UserError becomes an `ItemResult.error`; any other exception is raised. Results are sent between
+    processes, so they should be small.
 
     Args:
-        unit: what the progress bar counts.
-        quiet: no progress bar.
+        unit: unit of the progress bar.
+        quiet: show no progress bar.
     """
     calls: Any = _Calls(function)
     order: Any = items
@@ -75,16 +75,16 @@ def _unchanged(result: Any) -> Any:
 
 
 def init_worker(worker: int) -> None:
-    """Set up a DataLoader worker: no signals of the process group, no threads.
+    """Set up a DataLoader worker: it leaves the process group and uses one thread.
 
-    Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process decides what to do about
-    them and needs its workers until then, so they leave the group. It terminates them when it ends (torch's
-    own handler ends a worker quietly if its parent asks).
+    Ctrl-C and a scheduler's SIGTERM go to the whole process group. The main process handles them and still
+    needs its workers while it does, so workers leave the group. The main process terminates them when it
+    exits (torch's own handler lets a worker exit quietly).
     """
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The workers are the parallelism: threads inside them only fight over the same cores.
+    # Workers already run in parallel; threads inside them would only compete for the same cores.
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Progress of a long job: a bar on a terminal, lines elsewhere."""
+"""Progress of long jobs: a bar on a terminal, lines otherwise."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line every few seconds, one for the first step and one for the last.
+    """Shows a bar on a terminal; otherwise prints lines: for the first and last step, and every few seconds.
 
     Args:
-        total: steps of the whole job.
-        first: steps that were done before.
+        total: number of steps in the whole job.
+        first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
-        say: prints a line (for tests).
+        print_line: prints a line (for tests).
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class Progress:
         first: int = 0,
         unit: str = "step",
         every_seconds: float = 10.0,
-        say: Callable[[str], None] | None = None,
+        print_line: Callable[[str], None] | None = None,
     ) -> None:
         self.total, self.first, self.unit = total, first, unit
-        self.say = say or partial(print, flush=True)
+        self.print_line = print_line or partial(print, flush=True)
         self._started = time.monotonic()
         self._next = self._started
         self._bar = None
@@ -43,11 +43,11 @@ class Progress:
             self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True)
 
     def due(self, done: int) -> bool:
-        """Whether it is time for `update` to show something."""
+        """Whether `update` would show something now."""
         return done >= self.total or time.monotonic() >= self._next
 
     def update(self, done: int, text: str = "") -> None:
-        """Show that `done` of `total` steps are done, with `text`, if it is time."""
+        """Show that `done` of `total` steps are done, with `text`, if an update is due."""
         if not self.due(done):
             return
         now = time.monotonic()
@@ -57,7 +57,7 @@ class Progress:
             self._bar.update(done - self._bar.n)
             return
         parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
-        self.say("  ".join(part for part in parts if part))
+        self.print_line("  ".join(part for part in parts if part))
 
     def _eta(self, done: int, now: float) -> str:
         steps = max(done - self.first, 1)
@@ -69,7 +69,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text)
         else:
-            self.say(text)
+            self.print_line(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -77,9 +77,9 @@ class Progress:
 
 
 def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:
-    """`work(progress=...)` with a bar; `work` calls `progress(done, total)`.
+    """Call `work(progress=...)` with a progress bar; `work` calls `progress(done, total)`.
 
-    Raises: UserError for a ValueError of `work`, which may belong to a package that does not know UserError.
+    Raises: UserError if `work` raises a ValueError (packages below the engine do not use UserError).
     """
     bar = Progress(total, unit=unit)
     try:

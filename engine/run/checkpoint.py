@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file each, with its metadata and its own hash in the header.
+"""Checkpoints: safetensors files with metadata and a hash in the header.
 
-Nothing here writes or runs a pickle. A file is written beside its place, synced and renamed, and the one
-before it is kept. On load the hash is verified; if the file is damaged, the one before it is used.
+No pickles are written or executed. Writes are atomic (a temporary file is synced and renamed), and the
+previous checkpoint is kept. Loading verifies the hash; if a file is damaged, the previous one is used.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ Tensors = dict[str, Tensor]
 _ENTRY = "checkpoint"
 
 
-_MOST_UNPACKED = 20
+_MAX_UNPACK_RATIO = 20
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically; a file already at `path` becomes `<stem>.previous<suffix>`.
 
     Raises:
-        UserError: the file cannot be written (disk full, no permission); the one before it is intact.
+        UserError: if the file cannot be written (disk full, no permission); the previous one is intact.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(metadata))
-    # One entry: safetensors writes several in random order, and equal runs should have equal files.
+    # A single entry, because safetensors writes entries in random order. Equal runs give equal files.
     header = {_ENTRY: json.dumps({"sha256": digest(plain, text), "metadata": text})}
     partial = path.with_name(path.name + ".partial")
     try:
@@ -59,7 +59,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise UserError(
-            f"{path}: cannot write the checkpoint ({error.strerror}); free space and resume"
+            f"{path}: cannot write the checkpoint ({error.strerror}); free some space and resume"
         ) from None
 
 
@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read and verify a checkpoint: (tensors, metadata).
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint.
+        UserError: if the file is missing, damaged, or not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
-    """Read `path` or, if it is damaged, the checkpoint before it: tensors, metadata, message or None."""
+    """Read `path` or, if it is damaged, the previous checkpoint: (tensors, metadata, message or None)."""
     try:
         return *read(path), None
     except UserError as error:
@@ -100,31 +100,31 @@ def read_latest(path: Path) -> tuple[Tensors, dict[str, Any], str | None]:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something for `read_latest` to read."""
+    """Whether `read_latest` has a file to read."""
     return path.exists() or previous(path).exists()
 
 
 def step_of(path: Path) -> int | None:
-    """The step that a checkpoint was written at; None if it cannot be read."""
+    """The step of a checkpoint; None if it cannot be read."""
     try:
         return int(read(path)[1]["state"]["step"])
     except (KeyError, TypeError, ValueError, OverflowError):  # a UserError is a ValueError
         return None
 
 
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, so that the next `write` does not keep it instead of the good one."""
+def mark_damaged(path: Path) -> None:
+    """Rename a damaged checkpoint, so the next `write` does not replace the intact previous one with it."""
     if path.exists():
         os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before `path` is kept."""
+    """The path of the previous checkpoint."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
-    """SHA-256 over the metadata and the tensors' names, types, shapes and bytes, in the order of names."""
+    """SHA-256 of the metadata and of all tensors' names, types, shapes and bytes, sorted by name."""
     sha = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -134,13 +134,12 @@ def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
 
 
 def read_weights(path: Path) -> Tensors:
-    """Tensors of a `.safetensors` file, of an `.npz`, or of a foreign `.pth` read with `weights_only=True`.
+    """Read the tensors of a `.safetensors`, `.npz` or `.pth` file (with `weights_only=True`).
 
-    A dict that wraps the state dict under `state_dict` or `model` is unwrapped.
+    A state dict nested under `state_dict` or `model` is unwrapped.
 
     Raises:
-        UserError: the file is missing, holds something other than tensors, or would have to run code to
-            be read.
+        UserError: if the file is missing, contains anything but tensors, or loading it would execute code.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such weight file")
@@ -150,16 +149,16 @@ def read_weights(path: Path) -> Tensors:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged, or not a safetensors file ({_reason(error)})") from None
-    _refuse_bombs(path)
+    _check_unpacked_size(path)
     if path.suffix == ".npz":
         return _read_arrays(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen classes for a file it will not read
+    except Exception as error:  # torch raises many different classes for invalid files
         raise UserError(
-            f"{path}: not a plain tensor file, and nothing else is read ({_reason(error)})"
+            f"{path}: not a file of plain tensors, which is all that is loaded ({_reason(error)})"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -170,49 +169,49 @@ def read_weights(path: Path) -> Tensors:
 
 
 def _is_weight(name: Any, value: Any, path: Path) -> bool:
-    # A view of 4 bytes may claim any shape; the first copy of it would take as much memory.
+    # A view of 4 bytes can have any shape, and copying it would allocate the memory.
     plain = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
     return plain and value.numel() * value.element_size() <= path.stat().st_size
 
 
-def _refuse_bombs(path: Path) -> None:
-    """A zip of zeros is a thousand times larger when it is unpacked, and this happens in memory."""
+def _check_unpacked_size(path: Path) -> None:
+    """Reject zip bombs: a zip of zeros grows a thousandfold when it is unpacked in memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # no zip, or none that can be read
-    if unpacked > _MOST_UNPACKED * path.stat().st_size + (1 << 20):
-        raise UserError(f"{path}: {unpacked} bytes when unpacked, more than weights can be; not read")
+        return  # not a zip file, or damaged
+    if unpacked > _MAX_UNPACK_RATIO * path.stat().st_size + (1 << 20):
+        raise UserError(f"{path}: expands to {unpacked} bytes, too much for a weight file of this size")
 
 
 def _read_arrays(path: Path) -> Tensors:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen classes
+    except Exception as error:  # numpy, zipfile and zlib raise many different classes
         raise UserError(f"{path}: not an .npz of plain arrays ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a library's message, which may quote the file."""
+    """The first line of a library's message; printable, because it can quote the file."""
     line = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
     return line if line.isprintable() else repr(line)
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """A checkpoint's weights to predict with (the averaged ones if there are any), and its metadata."""
+    """A checkpoint's weights for inference (the averaged weights, if there are any), and its metadata."""
     tensors, metadata, _ = read_latest(path)
     return under("ema", tensors) or under("model", tensors), metadata
 
 
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:
-    """Tensors under their names in a checkpoint: `<prefix>/<name>`."""
+    """Add a prefix to tensor names, as in a checkpoint: `<prefix>/<name>`."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
-    """The inverse of `prefixed`."""
+    """Select the tensors with a prefix and remove it; the inverse of `prefixed`."""
     return {
         name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")
     }
@@ -220,7 +219,7 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
 
 @dataclass
 class LoadReport:
-    """Which tensors were loaded, by name."""
+    """The names of the loaded, skipped and newly initialized tensors."""
 
     loaded: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -236,37 +235,38 @@ class LoadReport:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], *, skip: Iterable[str] = (), resized: Iterable[str] = ()
 ) -> LoadReport:
-    """Load a state dict; tensors that do not match must be named in `skip` or `resized`.
+    """Load a state dict; only tensors named by `skip` or `resized` can differ from the module.
 
     Args:
-        skip: patterns of names that are not loaded and may be missing.
-        resized: patterns of names that are not loaded if their shape differs (a classifier for other
-            classes).
+        skip: name patterns of tensors that are not loaded and can be missing.
+        resized: name patterns of tensors that are not loaded if their shape differs (such as a classifier for
+            other classes).
 
     Raises:
-        UserError: other names or shapes differ; the message lists both sides.
+        UserError: if any other name or shape differs; the message lists the differences.
     """
     own = module.state_dict()
-    patterns, soft = list(skip), list(resized)
-    excused = {name for name in {*own, *state} if any(fnmatch(name, pattern) for pattern in patterns)}
-    excused |= {
+    skip_patterns, resized_patterns = list(skip), list(resized)
+    exempt = {name for name in {*own, *state} if any(fnmatch(name, pattern) for pattern in skip_patterns)}
+    exempt |= {
         name
         for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape and any(fnmatch(name, pattern) for pattern in soft)
+        if own[name].shape != state[name].shape
+        and any(fnmatch(name, pattern) for pattern in resized_patterns)
     }
-    chosen = {name: tensor for name, tensor in state.items() if name not in excused}
-    missing = sorted(name for name in own if name not in chosen and name not in excused)
+    chosen = {name: tensor for name, tensor in state.items() if name not in exempt}
+    missing = sorted(name for name in own if name not in chosen and name not in exempt)
     unknown = sorted(name for name in chosen if name not in own)
     shapes = [
-        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+        f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
         for name, tensor in chosen.items()
         if name in own and tensor.shape != own[name].shape
     ]
     if missing or unknown or shapes:
-        sides = [f"not in the file: {_shorten(missing)}"] if missing else []
-        sides += [f"not in the model: {_shorten(unknown)}"] if unknown else []
-        sides += [f"other shapes: {_shorten(shapes)}"] if shapes else []
-        raise UserError("weights do not fit the model; " + "; ".join(sides))
+        differences = [f"not in the file: {_shorten(missing)}"] if missing else []
+        differences += [f"not in the model: {_shorten(unknown)}"] if unknown else []
+        differences += [f"different shapes: {_shorten(shapes)}"] if shapes else []
+        raise UserError("weights do not fit the model; " + "; ".join(differences))
     module.load_state_dict({**own, **chosen})
     new = sorted(name for name in own if name not in chosen)
     return LoadReport(sorted(chosen), sorted(set(state) - set(chosen)), new)

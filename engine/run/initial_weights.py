@@ -1,8 +1,8 @@
-"""The weights that a training starts from, in this order: resume > init_from > weights > random.
+"""Loads the initial weights of a training, with the precedence resume > init_from > weights > random.
 
-`init_from` takes a whole model (a run folder, a weight file or the name of published weights), `weights` only
-its backbone. Loading is strict: tensors that do not fit must be named in `skip`, and the report lists what
-was loaded, skipped and newly initialized.
+`init_from` loads a whole model (from a run folder, a weight file or the name of published weights), `weights`
+only its backbone. Loading is strict: tensors that do not fit must be named in `skip`. A report lists the
+loaded, skipped and newly initialized tensors.
 """
 
 import os
@@ -20,7 +20,7 @@ from engine.run import checkpoint, run_folder
 from engine.run.checkpoint import Tensors
 
 LABELS = "labels.txt"
-"""Class names beside a weight file: line n names class n."""
+"""File with class names next to a weight file: line n names class n."""
 
 
 _SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors"}
@@ -39,22 +39,22 @@ class Remote(Protocol):
 
 
 class Adaptable(Protocol):
-    """A model that can read its weights under the names that other libraries use."""
+    """A model that can load weights with the tensor names of other libraries."""
 
     backbone: nn.Module
     class_layers: tuple[str, ...]
 
     def adapt(self, state: Tensors) -> Tensors:
-        """A state dict of the whole model under any known names -> under ours."""
+        """Convert a state dict of the whole model from any known naming scheme to this project's."""
         ...
 
     def adapt_backbone(self, state: Tensors) -> Tensors:
-        """The backbone's part of any state dict, as `backbone.load_state_dict` takes it."""
+        """Extract the backbone's part of any state dict, for `backbone.load_state_dict`."""
         ...
 
     def carry(self, state: Tensors, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensors:
-        """`state` of the same model for classes `theirs` -> for `ours`: rows of classes with the same name
-        are kept, the others are this model's own."""
+        """Convert `state` from classes `theirs` to `ours`: rows of classes with the same name are kept, other
+        rows are taken from this model."""
         ...
 
 
@@ -69,16 +69,16 @@ def load_initial(
     published: Callable[[str], Remote],
     normalization: str | None = None,
 ) -> str:
-    """Load what a training starts from into `model`: the whole network (`init_from`), else its backbone
-    (`weights`), else nothing; returns what was loaded, for the console.
+    """Load initial weights into `model`: the whole network (`init_from`), only its backbone (`weights`), or
+    nothing. Returns a description for the console.
 
     Args:
         classes: the model's classes.
         published: name -> published weight file.
-        normalization: what the task does to pixels, to point out weights that expect something else.
+        normalization: the task's pixel normalization, to warn about weights that expect a different one.
 
     Raises:
-        UserError: there is no such file or name, or the weights do not fit.
+        UserError: if there is no such file or name, or the weights do not fit.
     """
     if init_from is not None:
         path = locate(init_from, published=published)
@@ -88,32 +88,32 @@ def load_initial(
     path = locate(weights, published=published)
     report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
     if path.suffix == ".pth" and normalization not in (None, "imagenet"):
-        report += "; torchvision trains with task.pixels=imagenet, except for its minimalistic weights"
+        report += "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
     return report
 
 
 def is_name(text: str) -> bool:
-    """Whether a value of `weights` or `init_from` can only be the name of published weights: no such file
+    """Whether a value of `weights` or `init_from` must be the name of published weights: no such file
     exists, and it has neither a folder nor the suffix of a weight file."""
     path = Path(text)
-    return not _is_there(text) and path.name == text and path.suffix not in _SUFFIXES
+    return not _exists(text) and path.name == text and path.suffix not in _SUFFIXES
 
 
 def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None = None) -> Path:
-    """The run folder or weight file that a value of `weights` or `init_from` means.
+    """Resolve a value of `weights` or `init_from` to a run folder or weight file.
 
-    Existing paths are returned; published weights are downloaded once and checked against their hash.
+    Existing paths are returned; published weights are downloaded once and their hash is verified.
 
     Args:
-        published: name -> file; raises ValueError, with the nearest name, if there is no such name.
-        folder: where downloads are kept; by default in torchvision's folder, so that files it has already
-            downloaded are used: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, else `~/.cache/torch`.
+        published: name -> file; for an unknown name, raises a ValueError that suggests the nearest name.
+        folder: download folder; by default torchvision's, to reuse its downloads: `$TORCH_HOME`, or
+            `$XDG_CACHE_HOME/torch`, or `~/.cache/torch`.
 
     Raises:
-        UserError: no such file or name; the download failed (with its URL, and where to put the file), or
-            its hash is wrong.
+        UserError: if there is no such file or name, the download fails (the message contains its URL and
+            where to save the file), or its hash is wrong.
     """
-    if _is_there(text):
+    if _exists(text):
         return Path(os.path.expanduser(text))
     missing = f"{text}: no such weight file or run folder"
     if not is_name(text):
@@ -128,22 +128,22 @@ def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None
         raise UserError(f"{text}: {error}") from None
 
 
-def _is_there(text: str) -> bool:
+def _exists(text: str) -> bool:
     return os.path.exists(
         os.path.expanduser(text)
     )  # unlike Path.exists, False for text that cannot be a path
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights are kept: torch.hub's folder of checkpoints."""
+    """The folder of downloaded weights: torch.hub's checkpoint folder."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def read_state(path: Path, name: str = "best") -> Tensors:
-    """The tensors of a weight file, of a checkpoint, or of the checkpoint `name` of a run folder.
+    """Read the tensors of a weight file, a checkpoint, or the checkpoint `name` of a run folder.
 
     Raises:
-        UserError: no such file, or it holds no weights.
+        UserError: if there is no such file, or it does not contain weights.
     """
     if path.is_dir():
         return checkpoint.inference_weights(run_folder.find(path).checkpoint(name))[0]
@@ -152,11 +152,11 @@ def read_state(path: Path, name: str = "best") -> Tensors:
 
 
 def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | None:
-    """The classes that weights were trained on, from their run folder or from `labels` (by default
-    labels.txt beside the weight file); None if unknown.
+    """The names of the classes that weights were trained on, from their run folder or `labels` (by default
+    labels.txt next to the weight file); None if unknown.
 
     Raises:
-        UserError: the list cannot be read.
+        UserError: if the file cannot be read.
     """
     if path.is_dir():
         known = run_folder.RunFolder(path).classes
@@ -174,31 +174,31 @@ def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | Non
 def load_whole(path: Path, model: Any, classes: ClassMap, *, name: str = "best", skip: list[str]) -> str:
     """Load a whole model's weights into `model`, which has these classes; returns a report.
 
-    If the classes of the weights are known, rows of classes with the same name are carried over; other class
-    layers keep their initial values.
+    If the classes of the weights are known, rows of classes with the same name are copied. Otherwise, class
+    layers of another shape keep their initial values.
 
     Raises:
-        UserError: the weights are unreadable or do not fit.
+        UserError: if the weights are unreadable or do not fit.
     """
     weights = read_state(path, name)
     theirs = class_names(path)
     try:
-        state, carried = model.adapt(weights), ""
+        state, matched = model.adapt(weights), ""
         if theirs is not None and theirs != classes.names:
             shared = sum(name in theirs for name in classes.names)
             state = model.carry(state, theirs, classes.names)
-            carried = f"; class rows: {shared} of {len(classes)} classes carried over by name, the others new"
+            matched = f"; class rows: {shared} of {len(classes)} matched by name, the others are new"
         report = checkpoint.load_strict(model, state, skip=skip, resized=model.class_layers)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    return f"{path}: {report}{carried}"
+    return f"{path}: {report}{matched}"
 
 
 def backbone_weights(path: Path, model: Any, *, name: str = "best", skip: list[str]) -> str:
     """Load a backbone's weights into `model.backbone`; returns a report.
 
     Raises:
-        UserError: the weights are unreadable or do not fit.
+        UserError: if the weights are unreadable or do not fit.
     """
     weights = read_state(path, name)
     try:
@@ -209,7 +209,7 @@ def backbone_weights(path: Path, model: Any, *, name: str = "best", skip: list[s
 
 
 def carry_rows(own: Tensor, loaded: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
-    """Rows [K, ...] of class scores for `ours`: of `loaded` if `theirs` has the name, else of `own`."""
+    """Rows [K, ...] for the classes `ours`: from `loaded` for classes in `theirs`, otherwise from `own`."""
     rows = own.clone()
     for index, name in enumerate(ours):
         if name in theirs:

@@ -1,15 +1,15 @@
-"""The run folder: everything that eval, predict, benchmark and export need to know about a run, in one place.
+"""The run folder, which contains everything that eval, predict, benchmark and export need.
 
-config.yaml        the composed configuration; references between keys are kept, so that overrides still work
+config.yaml        the composed configuration; references between keys are kept, so overrides of keys work
 environment.json   versions, git revision, device
-classes.json       class map of the data set
+classes.json       class map of the dataset
 log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
 skipped.json       with data.on_error=skip: the files that could not be read
-replay.safetensors if the loss was not finite: the state before that step
-tensorboard/       the same numbers as events
+replay.safetensors if the loss or gradient was not finite: the state before that step
+tensorboard/       the rows of log.jsonl as TensorBoard events
 samples/           predictions on the evaluation split
 """
 
@@ -71,7 +71,7 @@ class RunFolder:
         return self.path / "samples"
 
     def checkpoint(self, name: str) -> Path:
-        """The checkpoint called `best` or `last`; `best` is `last` in a run that was never evaluated."""
+        """The checkpoint `best` or `last`; in a run that was never evaluated, `best` is `last`."""
         if name not in ("best", "last"):
             raise UserError(f"checkpoint must be best or last, got {name!r}")
         return self.best if name == "best" and self.best.exists() else self.last
@@ -81,20 +81,20 @@ def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
     """Create a run folder with its configuration (YAML text) and its environment.
 
     Raises:
-        UserError: the folder already holds a run, or cannot be created.
+        UserError: if the folder already contains a run, or cannot be created.
     """
     if run.config.exists():
         raise UserError(
-            f"{run.path}: already holds a run; continue it with resume={run.path}, or choose another run="
+            f"{run.path}: already contains a run; continue it with resume={run.path}, or choose another run="
         )
     update(run, config=config, environment=environment)
 
 
 def update(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> None:
-    """Save the configuration and the environment that a run continues with.
+    """Save the configuration and environment of a run that is created or resumed.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: if the folder cannot be written.
     """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def find(path: Path) -> RunFolder:
     """Open an existing run folder.
 
     Raises:
-        UserError: there is no run at `path`.
+        UserError: if there is no run at `path`.
     """
     run = RunFolder(path)
     if not run.config.is_file():
@@ -122,7 +122,7 @@ def make(folder: Path) -> Path:
     """Create an output folder.
 
     Raises:
-        UserError: it cannot be created.
+        UserError: if it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def make(folder: Path) -> Path:
 
 
 def default_path(task: str, experiment: str) -> Path:
-    """`runs/<task>/<experiment>/<time>`, one that does not exist yet."""
+    """A path `runs/<task>/<experiment>/<time>` that does not exist yet."""
     stem = Path("runs") / task / experiment / time.strftime("%Y-%m-%d_%H-%M-%S")
     path, number = stem, 1
     while path.exists():
@@ -142,7 +142,7 @@ def default_path(task: str, experiment: str) -> Path:
 
 
 def git_revision() -> str | None:
-    """Revision of the working copy this code runs from, with `+` if it has uncommitted changes."""
+    """The git revision of this code, with `+` if there are uncommitted changes; None if unknown."""
     folder = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(folder)]

@@ -1,4 +1,4 @@
-"""How far a run has come: the numbers in a checkpoint beside its tensors, and what they must match."""
+"""The training progress in a checkpoint, and the check that a run is resumed with the same settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from engine.errors import UserError
 
 @dataclass
 class TrainingState:
-    """What changes while training, beside the tensors."""
+    """The state of a training apart from its tensors."""
 
     step: int = 0
     evaluated_step: int = 0
@@ -20,7 +20,7 @@ class TrainingState:
 
     @property
     def is_best(self) -> bool:
-        """Whether this step was evaluated and is the best so far."""
+        """Whether the current step has been evaluated and is the best so far."""
         return self.step == self.evaluated_step == self.best_step > 0
 
     def results(self, metric: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class TrainingState:
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What must not change when a run is resumed, and the length of the run, which may."""
+    """Settings that must not change when a run is resumed, except `steps`, the length of the run."""
 
     seed: int
     batch: int
@@ -39,23 +39,25 @@ class RunIdentity:
     optimizer: str
     steps: int
 
-    def check(self, then: dict[str, Any], state: TrainingState, path: Path) -> str | None:
-        """Compare with the checkpoint at `path`; returns a note if the run's length has changed.
+    def check(self, saved: dict[str, Any], state: TrainingState, path: Path) -> str | None:
+        """Compare with the settings `saved` in the checkpoint `path`; returns a note if the length changed.
 
         Raises:
-            UserError: the checkpoint belongs to another run, or is past the end of this one.
+            UserError: if the checkpoint belongs to another run, or is past the end of this one.
         """
         for name in ("seed", "batch", "num_samples", "optimizer"):
-            if then.get(name) != getattr(self, name):
+            if saved.get(name) != getattr(self, name):
                 raise UserError(
-                    f"{path}: was trained with {name}={then.get(name)}, now {getattr(self, name)}: this "
-                    f"is not the same run; start a new one with init_from={path.parent.parent}"
+                    f"{path}: was trained with {name}={saved.get(name)}, now {getattr(self, name)}; "
+                    f"restore the setting, or start a new run with init_from={path.parent.parent}"
                 )
         if state.step > self.steps:
             raise UserError(
-                f"{path}: is already at step {state.step}, past trainer.steps={self.steps}; set a larger "
+                f"{path}: is already at step {state.step}, past trainer.steps={self.steps}; increase "
                 "trainer.steps"
             )
-        if then["steps"] == self.steps:
+        if saved["steps"] == self.steps:
             return None
-        return f"it had {then['steps']} steps: the learning rate now follows the schedule of {self.steps}"
+        return (
+            f"the run had {saved['steps']} steps; the learning rate now follows the schedule of {self.steps}"
+        )

@@ -1,4 +1,4 @@
-"""Values on their way from the device, copied while both sides go on working."""
+"""Asynchronous copies from the device to the CPU."""
 
 from typing import Any
 
@@ -9,26 +9,26 @@ from engine.runtime import map_tensors
 
 
 class DeviceCopy:
-    """A value on its way from the device: tensors, also within lists and dicts, sent early and read late.
+    """An asynchronous copy of tensors, including those in nested lists and dicts, to the CPU.
 
-    The copies go to pinned memory, so neither this process nor the device waits for them before `value`.
+    The copies go to pinned memory, so neither this process nor the device waits for them until `value`.
     """
 
     def __init__(self, value: Any) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        self._value = map_tensors(value, self._send)
+        self._copied: torch.cuda.Event | None = None
+        self._value = map_tensors(value, self._copy)
 
-    def _send(self, tensor: Tensor) -> Tensor:
+    def _copy(self, tensor: Tensor) -> Tensor:
         if not tensor.is_cuda:
             return tensor
-        here = torch.empty_like(tensor, device="cpu", pin_memory=True)
-        here.copy_(tensor, non_blocking=True)
-        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._arrived.record()
-        return here
+        copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._copied.record()
+        return copy
 
     def value(self) -> Any:
-        """The value, with its tensors on the CPU."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        """The value with its tensors on the CPU; waits until the copies are complete."""
+        if self._copied is not None:
+            self._copied.synchronize()
         return self._value

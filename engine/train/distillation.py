@@ -19,13 +19,13 @@ from engine.run import checkpoint
 class Distillation:
     """A loss that pulls class scores towards those of a teacher.
 
-    Not a module: the teacher is not trained, not averaged, and not part of a checkpoint.
+    This is not a module, so the teacher is not trained, averaged, or saved in checkpoints.
 
     Args:
         teacher: pixels [N, 3, H, W] in 0..255 -> class scores [N, K, ...] for the same classes.
         weight: factor on the loss.
-        temperature: T by which both scores are divided; the loss is multiplied by its square, so that the
-            gradient's size does not depend on it.
+        temperature: both scores are divided by T; the loss is multiplied by T^2, which makes the scale of the
+            gradient independent of T.
 
     Raises:
         UserError: if the weight or the temperature is not a positive number.
@@ -39,7 +39,7 @@ class Distillation:
         self.weight, self.temperature = weight, temperature
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Distillation":
-        return self  # a copy of the task, with averaged weights, shares the teacher
+        return self  # copies of the task (for averaged weights) share the teacher
 
     @torch.no_grad()
     def scores(self, pixels: Tensor) -> Tensor:
@@ -51,7 +51,8 @@ class Distillation:
     def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
         """weight * T^2 * KL(targets || scores), of the softmax over dimension 1 of [N, K, ...].
 
-        Mean over the images or pixels, or only over those for which `counted` [N, ...] is true; 0 if none is.
+        This is the mean over images or pixels, or over those where `counted` [N, ...] is true (0 if there are
+        none).
         """
         log_student = F.log_softmax(scores.float() / self.temperature, dim=1)
         log_teacher = F.log_softmax(targets.float() / self.temperature, dim=1)
@@ -64,7 +65,7 @@ class Distillation:
 
 
 class Teacher(nn.Module):
-    """A model with the normalization that it was trained with: pixels in 0..255 -> scores."""
+    """A model together with its pixel normalization: pixels in 0..255 -> scores."""
 
     def __init__(self, model: nn.Module, normalize: nn.Module) -> None:
         super().__init__()
@@ -79,10 +80,10 @@ class Teacher(nn.Module):
 
 
 def load_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Module]) -> nn.Module:
-    """The teacher that a configuration names.
+    """Load a teacher.
 
-    name: a run folder, which `load_run` turns into a task; or a torchvision model such as `resnet50`, whose
-    published weights are downloaded. Either must have been trained on `classes`.
+    name: a run folder, which `load_run` opens as a task, or a torchvision model such as `resnet50`, whose
+    published weights are downloaded. Both must have been trained on `classes`.
 
     Raises:
         UserError: if there is no such run or model, its classes differ, or its weights cannot be downloaded.

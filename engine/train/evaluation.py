@@ -1,7 +1,7 @@
-"""Evaluation of one split: each sample once, whatever the number of processes.
+"""Evaluation on a split: every sample is used once, with any number of processes.
 
-Scoring overlaps with prediction: while the model works on a batch, one thread feeds the evaluator with the
-batches before it, in order.
+Scoring overlaps with prediction: while the model processes a batch, a thread passes the previous batches to
+the evaluator, in order.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from engine.runtime import Runtime
 from engine.train.device_copy import DeviceCopy
 
 MAX_UNSCORED = 2
-"""Batches that may be predicted and not yet scored: two, so that neither side waits for a slow moment."""
+"""Maximum number of batches that are predicted but not yet scored; two smooth out variations in speed."""
 
 
 def evaluate(
@@ -31,8 +31,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run `task.predict` over `batches` (this process's share) and return the metrics of the whole split.
 
-    Predictions are made in the runtime's precision, with rank 0's running statistics in all processes. The
-    evaluator gets them on the CPU, with the loader's batch, in the order of the batches.
+    Predictions use the runtime's precision, and rank 0's running statistics in all processes. The evaluator
+    receives them on the CPU, with the loader's batch, in order.
 
     Args:
         on_batch: called after the evaluator, in the same thread, with the number of batches done, the batch
@@ -42,8 +42,8 @@ def evaluate(
         `evaluator.compute()` over the samples of all processes; the same dict in every process.
 
     Raises:
-        UserError: if a DataLoader worker was killed, or another process of the run has ended.
-        Exception: the first one that the evaluator or `on_batch` raises; no later batch is scored.
+        UserError: if a DataLoader worker was killed, or another process of the run has exited.
+        Exception: the first exception raised by the evaluator or `on_batch`; later batches are not scored.
     """
     metrics = evaluate_unless_stopped(
         task, batches, evaluator, runtime, on_batch=on_batch, stop=lambda: False
@@ -61,13 +61,15 @@ def evaluate_unless_stopped(
     stop: Callable[[], bool],
     on_batch: Callable[[int, Batch, Any], None] | None = None,
 ) -> dict[str, Any] | None:
-    """`evaluate`, but None in every process if `stop()` is true after a batch of any of them."""
+    """Like `evaluate`, but returns None in every process if `stop()` is true after a batch in any process."""
     was_training = task.training
     task.eval()
-    runtime.share_buffers(task)
+    runtime.broadcast_buffers(task)
     evaluator.reset()
     stopped = False
-    remaining = iter(batches)  # Starts workers, before the thread: a process with threads should not fork.
+    remaining = iter(
+        batches
+    )  # Starts the workers before the thread, because a process with threads should not fork.
     with _ScoringThread(evaluator, on_batch) as scoring, torch.inference_mode():
         while not stopped:
             try:
@@ -93,7 +95,7 @@ def evaluate_unless_stopped(
 
 
 class _ScoringThread:
-    """Feeds an evaluator from one thread, in order; the next call raises the first error of that thread."""
+    """Updates an evaluator in a thread, in order; an error in the thread is raised by the next call."""
 
     def __init__(self, evaluator: Evaluator, on_batch: Callable[[int, Batch, Any], None] | None) -> None:
         self._evaluator, self._on_batch = evaluator, on_batch
@@ -122,14 +124,14 @@ class _ScoringThread:
             raise
 
     def cancel(self) -> None:
-        """Score no further batch."""
+        """Stop scoring."""
         self._cancelled = True
 
     def __enter__(self) -> "_ScoringThread":
         return self
 
     def __exit__(self, *error: object) -> None:
-        # A scoring error belongs to an earlier batch than a prediction error: it comes first.
+        # A scoring error takes precedence over a prediction error, because it belongs to an earlier batch.
         try:
             while self._waiting:
                 self._waiting.popleft().result()

@@ -1,7 +1,7 @@
-"""A training step whose loss or gradient was not finite: written to a file by the run, repeated from it.
+"""Saves a training step whose loss or gradient was not finite, and repeats it to find the cause.
 
-`replay.safetensors` holds the state before the step, the samples of the step, and its result. One process
-repeats what several did: their micro-batches one after the other, each with the random numbers it had.
+`replay.safetensors` contains the state before the step, its samples, and its result. A single process repeats
+the step of all processes: their micro-batches one after the other, each with its original random numbers.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ _ENTRIES = (
 
 
 def write(path: Path, tensors: Tensors, metadata: Mapping[str, Any], result: StepResult) -> None:
-    """Write what `read` needs. Raises: UserError if the file cannot be written."""
+    """Write a replay file for `read`. Raises: UserError if it cannot be written."""
     numbers = {"losses": result.losses, "gradient_norm": result.gradient_norm}
     checkpoint.write(path, tensors, {**metadata, **numbers})
 
 
 @dataclass(frozen=True)
 class FailedStep:
-    """What a run left at `path`."""
+    """The failed step in the replay file at `path`."""
 
     path: Path
     tensors: Tensors
@@ -52,13 +52,13 @@ class FailedStep:
     def repeat(
         self, learner: Learner, train_set: Dataset, identity: RunIdentity, *, compile: bool = False
     ) -> str:
-        """Repeat the step with what the run was trained with; returns a report of several lines.
+        """Repeat the step with the settings of the run; returns a report of several lines.
 
         Raises:
-            UserError: if the data or the optimizer are others, or everything is finite this time.
+            UserError: if the data or the optimizer differ, or everything is finite this time.
         """
         if learner.runtime.world_size > 1:
-            raise UserError("replay=: one process repeats what all did; start it without torchrun")
+            raise UserError("replay=: a single process repeats the step; start it without torchrun")
         self._check(train_set, identity)
         step, processes, accumulate = self._step, self.metadata["processes"], self.metadata["accumulate"]
         samples = [train_set[SampleKey(*key)] for key in self.metadata["samples"]]
@@ -68,18 +68,19 @@ class FailedStep:
         with self._seeding(learner):
             result = learner.compute_gradients(micro_batches)
         if all(map(math.isfinite, [*result.losses.values(), result.gradient_norm])):
+            now, before = _in_words(result.losses), _in_words(self.metadata["losses"])
             raise UserError(
-                f"{self.path}: step {step} was repeated and everything is finite ({_listed(result.losses)}, "
-                f"gradient norm {result.gradient_norm:g}); the run had {_listed(self.metadata['losses'])}, "
-                f"gradient norm {self.metadata['gradient_norm']:g}: repeat it on the run's device, with its "
-                "versions (environment.json)"
+                f"{self.path}: step {step} was repeated, and everything is finite ({now}, gradient norm "
+                f"{result.gradient_norm:g}); the run had {before}, gradient norm "
+                f"{self.metadata['gradient_norm']:g}; repeat it on the same device and with the same versions "
+                "as the run (environment.json)"
             )
         lines = [
             f"step {step}, samples: {len(samples)}, processes: {processes}, "
-            f"micro-batches of each: {accumulate}",
-            *self._compared(result),
-            "each sample alone:",
-            *self._alone(learner, samples),
+            f"micro-batches per process: {accumulate}",
+            *self._comparison(result),
+            "losses of each sample alone:",
+            *self._single_sample_losses(learner, samples),
             *self._origin(learner, micro_batches),
         ]
         return "\n".join(lines)
@@ -96,12 +97,14 @@ class FailedStep:
         for name in ("seed", "num_samples", "optimizer"):
             then, now = self.metadata["identity"].get(name), getattr(identity, name)
             if then != now:
-                raise UserError(f"{self.path}: was written by a training with {name}={then}, now {now}")
+                raise UserError(
+                    f"{self.path}: was written by a run with {name}={then}, now {now}; restore the setting"
+                )
         for (index, _), then in zip(self.metadata["samples"], self.metadata["files"], strict=True):
             now = train_set.image_path(index)
             if Path(now).name != Path(then).name:
                 raise UserError(
-                    f"{self.path}: sample {index} was {then}, now it is {now}: the data has changed"
+                    f"{self.path}: sample {index} was {then} and is now {now}; restore the data of the run"
                 )
 
     def _micro_batches(self, learner: Learner, samples: list[dict[str, Any]]) -> list[Batch]:
@@ -111,7 +114,7 @@ class FailedStep:
 
     @contextlib.contextmanager
     def _seeding(self, learner: Learner) -> Iterator[None]:
-        """Give each process's first micro-batch the random numbers of that process."""
+        """Seed the first micro-batch of each process with that process's seed."""
         started = 0
 
         def seed(task: nn.Module, inputs: Any) -> None:
@@ -127,7 +130,7 @@ class FailedStep:
         finally:
             hook.remove()
 
-    def _compared(self, result: StepResult) -> list[str]:
+    def _comparison(self, result: StepResult) -> list[str]:
         recorded = {**self.metadata["losses"], "gradient norm": self.metadata["gradient_norm"]}
         repeated = {**result.losses, "gradient norm": result.gradient_norm}
         width = max(map(len, repeated))
@@ -139,27 +142,27 @@ class FailedStep:
             lines.append(f"{name:{width}}  {then:>14.8g}  {now:>14.8g}  {verdict}")
         return lines
 
-    def _alone(self, learner: Learner, samples: list[dict[str, Any]]) -> Iterator[str]:
+    def _single_sample_losses(self, learner: Learner, samples: list[dict[str, Any]]) -> Iterator[str]:
         for sample, file in zip(samples, self.metadata["files"], strict=True):
             learner.runtime.seed(step_seed(self._seed, self._step, 0))
             try:
                 with torch.no_grad(), learner.runtime.autocast():
                     named = learner.task(learner.runtime.move(_batch([sample])))
-            except ValueError as error:  # BatchNorm needs more than one value per channel to train.
+            except ValueError as error:  # In training mode, BatchNorm needs more than one value per channel.
                 yield f"  {file}: not possible ({str(error).splitlines()[0]})"
                 continue
             losses = {name: loss.item() for name, loss in named.items()}
             mark = "" if all(map(math.isfinite, losses.values())) else "  <- not finite"
-            yield f"  {file}: {_listed(losses)}{mark}"
+            yield f"  {file}: {_in_words(losses)}{mark}"
 
     def _nonfinite_tensors(self, model: nn.Module) -> list[str]:
-        # Buffers are left out: running statistics had seen the step's batch when they were written.
+        # Without buffers: when they were saved, running statistics already included the step's batch.
         buffers = {f"model/{name}" for name, _ in model.named_buffers()}
         state = {name: tensor for name, tensor in self.tensors.items() if name not in buffers}
         return [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
 
     def _origin(self, learner: Learner, micro_batches: list[Batch]) -> list[str]:
-        # A second pass, as if there had been no first.
+        # Reset everything for a second pass.
         learner.scaler.update()
         learner.optimizer.zero_grad(set_to_none=True)
         learner.load(self.tensors, self.metadata)
@@ -171,7 +174,7 @@ class FailedStep:
 
 
 def read(path: Path) -> FailedStep:
-    """Read what a run left.
+    """Read a replay file.
 
     Raises:
         UserError: if the file is missing, damaged, or not a replay file.
@@ -179,20 +182,20 @@ def read(path: Path) -> FailedStep:
     tensors, metadata = checkpoint.read(path)
     if missing := [name for name in _ENTRIES if name not in metadata]:
         raise UserError(
-            f"{path}: not a replay file (it has no {missing[0]}); a run writes replay.safetensors when its "
-            "loss is not finite"
+            f"{path}: not a replay file (it has no {missing[0]}); pass the replay.safetensors of a run whose "
+            "loss was not finite"
         )
     return FailedStep(path, tensors, metadata)
 
 
 def _batch(samples: list[dict[str, Any]]) -> Batch:
-    return collate([dict(sample) for sample in samples])  # collate removes entries from its samples
+    return collate([dict(sample) for sample in samples])  # copies, because collate removes entries
 
 
-def _listed(losses: dict[str, float]) -> str:
+def _in_words(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in losses.items())
 
 
 def _eager() -> Any:
-    """Without compilation, which would skip the tracer's hooks."""
+    """Disable compilation, which would skip the tracer's hooks."""
     return torch.compiler.set_stance("force_eager")

@@ -1,4 +1,4 @@
-"""Layers that keep their values while the rest is trained."""
+"""Freezes layers, so they keep their values while the rest of the model is trained."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -10,9 +10,9 @@ from engine.errors import UserError
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm that always normalizes with its running statistics, also while its network trains.
+    """Batch norm that always normalizes with its running statistics, even in training mode.
 
-    It takes over the parameters and buffers of `norm`, under the same names. It is not a BatchNorm2d, so that
+    It takes the parameters and buffers of `norm`, with the same names. It is not a BatchNorm2d subclass, so
     SyncBatchNorm does not replace it.
     """
 
@@ -30,23 +30,23 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
-    """Freeze the parameters whose names match, such as `backbone.stem.*` or `backbone.blocks.[0-5].*`.
+    """Freeze the parameters that match a pattern, such as `backbone.stem.*` or `backbone.blocks.[0-5].*`.
 
-    A batch norm whose weight and bias are frozen keeps its running statistics too (`FrozenBatchNorm2d`).
+    The running statistics of a batch norm with frozen weight and bias are frozen too (`FrozenBatchNorm2d`).
 
-    Returns: how many parameters (numbers, not tensors) are frozen.
+    Returns: the number of frozen parameters (scalars, not tensors).
     Raises: UserError if a pattern matches no parameter, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in parameters):
             raise UserError(
-                f"freeze: {pattern!r} matches no parameter of the model, such as "
+                f"freeze: {pattern!r} matches no parameter of the model; parameters are named like "
                 f"{_examples(list(parameters))}"
             )
     frozen = {name for name in parameters if any(fnmatch(name, pattern) for pattern in patterns)}
     if frozen and len(frozen) == len(parameters):
-        raise UserError(f"freeze: {list(patterns)} leave nothing to train")
+        raise UserError(f"freeze: {list(patterns)} leave nothing to train; remove a pattern")
     for name in frozen:
         parameters[name].requires_grad_(False)
     _freeze_norms(model, {parameters[name] for name in frozen})

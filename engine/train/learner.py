@@ -1,4 +1,4 @@
-"""One training step: gradients, the update of the weights, averaged weights; and the state of all that."""
+"""One training step: gradients, weight update and weight averaging, with their state for checkpoints."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ from engine.train.device_copy import DeviceCopy
 
 
 class StepResult(NamedTuple):
-    """The losses by name, the norm of the gradient before clipping, and whether to stop after this step."""
+    """The losses by name, the gradient norm before clipping, and whether to stop after this step."""
 
     losses: dict[str, float]
     gradient_norm: float
@@ -32,17 +32,17 @@ class Learner:
     """Takes optimizer steps on batches.
 
     Args:
-        clip: largest norm of the gradient (None: no clipping).
+        clip: maximum gradient norm (None: no clipping).
         ema: decay of the averaged weights (None: no averaging).
-        scale_loss: scale the loss up and its gradient down, as fp16 needs.
-        sync_bn: BatchNorm over the images of all processes.
+        scale_loss: scale the loss up and its gradient down, as required for fp16.
+        sync_bn: compute BatchNorm statistics over the images of all processes.
 
     Attributes:
-        task, model: what is trained; the model is what a checkpoint holds.
+        task, model: the task in training, and its model, which is saved in checkpoints.
         average: the averaged weights, or None.
 
     Raises:
-        UserError: if there are several processes without CUDA and SyncBatchNorm is asked for.
+        UserError: if `sync_bn` is used in several processes without CUDA.
     """
 
     def __init__(
@@ -61,17 +61,15 @@ class Learner:
         self.average = WeightAverage(task, ema) if ema else None
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=scale_loss)
         self._forward, self._norm = task, torch.zeros(())
-        # In one process SyncBatchNorm is BatchNorm; torch has it for CUDA only.
+        # In one process, SyncBatchNorm equals BatchNorm. torch supports it only on CUDA.
         self._sync_bn = sync_bn and runtime.world_size > 1
         if self._sync_bn and runtime.device.type != "cuda":
-            raise UserError(
-                f"trainer.sync_bn=true needs CUDA devices, these run on {runtime.device}: leave it out"
-            )
+            raise UserError(f"trainer.sync_bn=true needs CUDA, not {runtime.device}; leave it out")
 
     def start(self, *, compile: bool) -> None:
-        """Get ready to train: join the other processes, compile."""
+        """Prepare for training: set up data parallelism and compilation."""
         if self._sync_bn:
-            # In place, with the same parameters and buffers: optimizer, average and checkpoints keep theirs.
+            # This keeps the same parameter and buffer tensors, which the optimizer and the average refer to.
             nn.SyncBatchNorm.convert_sync_batchnorm(self.task)  # type: ignore[no-untyped-call]
         self._forward = self.runtime.parallel(self.task)
         if compile:
@@ -85,11 +83,11 @@ class Learner:
             stop: whether this process was asked to stop.
 
         Returns:
-            That loss by name, the norm of its gradient (without the loss scale), and whether any process was
-            asked to stop; the same in every process.
+            The losses by name, the gradient norm (without the loss scale), and whether any process was asked
+            to stop; the same in every process.
 
         Raises:
-            UserError: if another process has ended.
+            UserError: if another process has exited.
         """
         with self.runtime.collective():
             shares = self._shares(micro_batches)
@@ -108,23 +106,23 @@ class Learner:
                     self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             numbers = self._mean(sums, stop)
         self._norm = self._gradient_norm().to(numbers[0].device)
-        # All that the loop has to know, in one read: the device is waited for once per step.
+        # Read all values in one copy, to wait for the device only once per step.
         *values, norm = DeviceCopy(torch.stack([*numbers, self._norm])).value().tolist()
         if self.runtime.world_size > 1:
             stop = bool(values.pop())
         return StepResult(dict(zip(named, values, strict=True)), norm, stop)
 
     def _shares(self, micro_batches: list[Batch]) -> Tensor | None:
-        """Each micro-batch's share in the mean of the step; None if there is only one."""
+        """The weight of each micro-batch in the mean of the step; None if there is only one."""
         if self.runtime.world_size == len(micro_batches) == 1:
             return None
         weights = torch.stack([self.task.weight(batch).float() for batch in micro_batches])  # type: ignore[operator]
         total = self.runtime.sum(weights.sum())
-        # DistributedDataParallel averages gradients over processes; these shares make that the exact mean.
+        # DistributedDataParallel averages gradients over processes; these weights make that the exact mean.
         return weights * self.runtime.world_size / total.clamp(min=1e-12)
 
     def _mean(self, losses: list[Tensor], stop: bool) -> Sequence[Tensor]:
-        """The losses over all processes and, if there are several, how many were asked to stop."""
+        """Mean losses over all processes and, if there are several, the number of processes asked to stop."""
         if self.runtime.world_size == 1:
             return losses
         numbers = torch.stack([*losses, losses[0].new_full((), float(stop))]).float()
@@ -132,7 +130,7 @@ class Learner:
         return self.runtime.sum(numbers).unbind()
 
     def _gradient_norm(self) -> Tensor:
-        # All processes hold the same gradient by now, so they compute the same norm.
+        # All processes have the same gradient at this point, so they compute the same norm.
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -141,10 +139,10 @@ class Learner:
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         return norm
 
-    def scale_can_fall(self) -> bool:
-        """Whether a gradient that is not finite is an ordinary event: with fp16, whose loss is scaled up.
+    def can_lower_loss_scale(self) -> bool:
+        """Whether a non-finite gradient can be handled by lowering the loss scale (fp16 only).
 
-        `update` then leaves the weights as they are and lowers the scale.
+        In that case, `update` skips the step and lowers the scale.
         """
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
@@ -160,16 +158,16 @@ class Learner:
 
     @property
     def inference_task(self) -> nn.Module:
-        """The task with the weights that are evaluated: the averaged ones, if there are any."""
+        """The task with the weights used for evaluation: the averaged weights, if there are any."""
         return self.task if self.average is None else self.average.task
 
     def inference_tensors(self) -> Tensors:
-        """The weights that are evaluated, as a checkpoint holds them."""
+        """The weights used for evaluation, with their names in a checkpoint."""
         model = self.model if self.average is None else self.average.model
         return checkpoint.prefixed("model", model.state_dict())
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
-        """Everything that a step changes: tensors, and plain data."""
+        """Everything that a step changes: (tensors, plain data)."""
         moments, numbers = optimization.state_tensors(self.model, self.optimizer)
         tensors = checkpoint.prefixed("model", self.model.state_dict())
         tensors |= checkpoint.prefixed("optimizer", moments)
@@ -179,7 +177,7 @@ class Learner:
         return tensors, {"optimizer": numbers, "scaler": self.scaler.state_dict(), "ema_updates": updates}
 
     def load(self, tensors: Tensors, metadata: dict[str, Any]) -> None:
-        """The inverse of `capture`; an average that was not captured starts from the weights.
+        """The inverse of `capture`; if there is no saved average, it starts from the weights.
 
         Raises:
             UserError: if the tensors do not fit the model.
@@ -199,17 +197,17 @@ class Learner:
 class WeightAverage:
     """Exponential moving average of a task's parameters and buffers.
 
-    The decay rises with the number of updates n, min(decay, (1 + n) / (10 + n)) as in TensorFlow, so that the
-    average of a short run is not mostly its initial weights. Integer buffers (counters) are copied. Buffers
-    must be updated in place, as torch's own layers do.
+    The decay increases with the number of updates n, min(decay, (1 + n) / (10 + n)) as in TensorFlow. Without
+    this, the average of a short run would consist mostly of its initial weights. Integer buffers (counters)
+    are copied. Buffers must be updated in place, as in torch's own layers.
 
-    torch.optim.swa_utils.AveragedModel computes the same bits, but copies the weights at its first update
-    (its counter would have to start at one), takes twice the time, and on CUDA reads its counter back from
-    the device at each step.
+    torch.optim.swa_utils.AveragedModel computes bit-identical averages, but copies the weights at its first
+    update (its counter would have to start at one), takes twice as long, and on CUDA reads its counter back
+    from the device at each step.
 
     Attributes:
-        task: a copy of the task that holds the averaged weights.
-        updates: how often `update` was called; part of a checkpoint.
+        task: a copy of the task with the averaged weights.
+        updates: number of updates; saved in checkpoints.
     """
 
     def __init__(self, task: nn.Module, decay: float) -> None:
@@ -227,7 +225,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Include the task's current weights."""
+        """Update the average with the task's current weights."""
         rate = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._averaged, self._current, 1 - rate)
         for counter, current in self._counters:
@@ -240,5 +238,5 @@ def _tensors(task: nn.Module) -> list[Tensor]:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of a step's random numbers in one process."""
+    """The random seed for a step in one process."""
     return (seed * 1_000_003 + step * 4_099 + rank) % 2**63

@@ -1,4 +1,4 @@
-"""Where a training step stops being finite: at which module's output, at which parameter's gradient."""
+"""Finds the first module output and the first parameter gradient of a training step that are not finite."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,10 @@ from torch.utils.hooks import RemovableHandle
 
 
 class NonFiniteTracer:
-    """A context manager that watches a module's forward and backward passes.
+    """A context manager that checks the forward and backward passes of a module.
 
-    A module's hook runs after those of its children, so the first one named is the innermost. Operations of a
-    parent between its children count as the parent's.
+    A module's hook runs after those of its children, so the innermost module is reported. Operations of a
+    parent between its children are attributed to the parent.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -53,11 +53,11 @@ class NonFiniteTracer:
         return hook
 
     def lines(self) -> list[str]:
-        """The first output and the first gradient that are not finite, with the range of the inputs there."""
+        """Describe the first non-finite output and the first non-finite gradient, with their input ranges."""
         if self._output == "":
-            first = "the output of every module is finite; the loss that is computed from them is not"
+            first = "the outputs of all modules are finite; the loss computed from them is not"
         elif self._output is None:
-            first = "the output of every module is finite"
+            first = "the outputs of all modules are finite"
         else:
             kind = type(self._module.get_submodule(self._output)).__name__
             first = (
@@ -65,18 +65,18 @@ class NonFiniteTracer:
                 f"{self._inputs[self._output]}"
             )
         if self._gradient is None:
-            return [first, "the gradient of every parameter is finite"]
+            return [first, "the gradients of all parameters are finite"]
         owner = self._gradient.rpartition(".")[0]
-        input_range = self._inputs.get(owner, "not seen")
+        input_range = self._inputs.get(owner, "unknown")
         return [
             first,
-            "first parameter, in the order of the backward pass, whose gradient is not finite: "
+            "first parameter (in backward order) whose gradient is not finite: "
             f"{self._gradient}; input of {owner or 'the task'}: {input_range}",
         ]
 
 
 def value_range(value: Any) -> str:
-    """`<least> .. <greatest>` of the finite numbers in nested tensors, and how many are not finite."""
+    """`<min> .. <max>` of the finite values in nested tensors, and the number of non-finite values."""
     numbers = [tensor.detach().float().flatten() for tensor in _tensors(value) if tensor.numel()]
     if not numbers:
         return "no numbers"

@@ -1,10 +1,10 @@
-"""How weights change: optimizers with their parameter groups, and learning-rate schedules.
+"""Optimizers with parameter groups, and learning-rate schedules.
 
-A config names one builder of each kind. An optimizer's builder is called with the model; every group keeps
-its `base_lr`, and the trainer sets `lr = base_lr * schedule(step)`. A schedule is a pure function of the
-step, so a checkpoint holds no scheduler state: `steps` is the length of the run, and during the first
-`warmup_steps` the factor rises linearly from `warmup_factor` times its later value. A run that is resumed
-with another length follows the schedule of that length from then on.
+A config selects one function for each. The optimizer's function is called with the model. Every group has a
+`base_lr`, and the trainer sets `lr = base_lr * schedule(step)`. A schedule is a pure function of the step, so
+checkpoints need no scheduler state. `steps` is the length of the run. In the first `warmup_steps`, the factor
+is multiplied by a linear ramp from `warmup_factor` to 1. A run resumed with another length follows the
+schedule for that length from then on.
 """
 
 import math
@@ -40,7 +40,7 @@ def sgd(
     decay_norm_and_bias: bool = False,
     lr_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Build SGD with momentum."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, foreach=True)
 
@@ -54,7 +54,7 @@ def adamw(
     decay_norm_and_bias: bool = False,
     lr_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Build Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), foreach=True)
 
@@ -70,7 +70,7 @@ def rmsprop_tf(
     decay_norm_and_bias: bool = False,
     lr_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """RMSProp as TensorFlow defines it, the optimizer of section 6.1.1 of the paper."""
+    """Build RMSProp as in TensorFlow, the optimizer of section 6.1.1 of the paper."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, lr_factors)
     return RMSpropTF(groups, lr=lr, decay=decay, momentum=momentum, eps=eps)
 
@@ -82,11 +82,10 @@ def parameter_groups(
     decay_norm_and_bias: bool = False,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters grouped by learning rate and weight decay.
+    """Group the trainable parameters by learning rate and weight decay.
 
     Args:
-        lr_factors: pattern of parameter names -> factor on `lr`, such as `{"backbone.*": 0.1}`; the first
-            match counts.
+        lr_factors: name pattern -> factor on `lr`, such as `{"backbone.*": 0.1}`; the first match applies.
 
     Raises:
         ValueError: if a rate is negative, or a pattern matches no parameter.
@@ -109,7 +108,9 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     if unused := set(factors) - used:
-        raise ValueError(f"optimizer.lr_factors: {sorted(unused)} match no parameter of the model")
+        raise ValueError(
+            f"optimizer.lr_factors: {sorted(unused)} match no parameter of the model; correct or remove them"
+        )
     return list(groups.values())
 
 
@@ -123,7 +124,7 @@ def set_lr(optimizer: Optimizer, factor: float) -> float:
 def state_tensors(
     model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
-    """An optimizer's state by parameter name: tensors as `<name>/<key>`, and plain numbers."""
+    """The optimizer state by parameter name: (tensors as `<name>/<key>`, plain numbers)."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, float]] = {}
@@ -145,8 +146,8 @@ def load_state(
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        # Step counters stay on the CPU, where torch keeps them; moments follow their parameter's device and
-        # layout.
+        # Step counters stay on the CPU, as in torch; moments get the device and memory layout of their
+        # parameter.
         value = (
             tensor.clone()
             if tensor.dim() == 0
@@ -166,11 +167,11 @@ def _norms_and_biases(model: nn.Module) -> set[str]:
 
 
 class RMSpropTF(Optimizer):
-    """RMSProp with epsilon inside the square root and the momentum on the scaled, lr-multiplied gradient.
+    """RMSProp as in TensorFlow: epsilon is inside the square root, and momentum includes the learning rate.
 
-    torch's RMSprop adds epsilon outside the root and multiplies by the learning rate after the momentum: with
-    epsilon = 1e-3 and a falling rate these are different optimizers. The mean square starts at one, as in
-    TensorFlow. Weight decay is the L2 term added to the gradient.
+    torch's RMSprop adds epsilon outside the root and applies the learning rate after the momentum. With
+    epsilon = 1e-3 and a decaying learning rate, the two behave differently. The mean square starts at one, as
+    in TensorFlow. Weight decay is an L2 term added to the gradient.
 
         ms  <- decay * ms + (1 - decay) * g^2
         mom <- momentum * mom + lr * g / sqrt(ms + eps)
@@ -194,7 +195,7 @@ class RMSpropTF(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "RMSpropTF takes no closure"
+        assert closure is None, "RMSpropTF does not support closures"
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -220,8 +221,8 @@ class RMSpropTF(Optimizer):
 def poly(
     *, steps: int, power: float = 0.9, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0
 ) -> Schedule:
-    """(1 - step/steps)^power, the DeepLab schedule (Chen et al. 2017, section 4.1), down to `end`."""
-    _check(steps, warmup_steps, warmup_factor, end)
+    """Polynomial decay to `end`: (1 - step/steps)^power, as in DeepLab (Chen et al. 2017, section 4.1)."""
+    _check_options(steps, warmup_steps, warmup_factor, end)
     if power <= 0:
         raise ValueError(f"power must be positive, got {power}")
 
@@ -233,8 +234,8 @@ def poly(
 
 
 def cosine(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end: float = 0.0) -> Schedule:
-    """Half a cosine from 1 to `end`, after the warm-up (Loshchilov & Hutter 2017)."""
-    _check(steps, warmup_steps, warmup_factor, end)
+    """Cosine decay from 1 to `end`, after the warm-up (Loshchilov & Hutter 2017)."""
+    _check_options(steps, warmup_steps, warmup_factor, end)
 
     def factor(step: int) -> float:
         progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
@@ -247,8 +248,8 @@ def cosine(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1, end
 def exponential(
     *, steps: int, rate: float = 0.99, every_steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1
 ) -> Schedule:
-    """A staircase: times `rate` every `every_steps` steps (Howard et al. 2019, section 6.1.1)."""
-    _check(steps, warmup_steps, warmup_factor)
+    """Stepwise exponential decay by `rate` every `every_steps` steps (Howard et al. 2019, section 6.1.1)."""
+    _check_options(steps, warmup_steps, warmup_factor)
     if every_steps < 1 or not 0 < rate <= 1:
         raise ValueError(f"every_steps must be >= 1 and rate in (0, 1], got {every_steps} and {rate}")
 
@@ -259,8 +260,8 @@ def exponential(
 
 
 def constant(*, steps: int, warmup_steps: int = 0, warmup_factor: float = 0.1) -> Schedule:
-    """1 throughout, after the warm-up."""
-    _check(steps, warmup_steps, warmup_factor)
+    """A constant factor of 1, after the warm-up."""
+    _check_options(steps, warmup_steps, warmup_factor)
     return lambda step: _warmup(step, warmup_steps, warmup_factor)
 
 
@@ -270,7 +271,7 @@ def _warmup(step: int, warmup_steps: int, warmup_factor: float) -> float:
     return warmup_factor + (1 - warmup_factor) * step / warmup_steps
 
 
-def _check(steps: int, warmup_steps: int, warmup_factor: float, end: float = 0.0) -> None:
+def _check_options(steps: int, warmup_steps: int, warmup_factor: float, end: float = 0.0) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if warmup_steps < 0 or not 0 <= warmup_factor <= 1:

@@ -1,4 +1,4 @@
-"""The log of a training: rows in `log.jsonl` and TensorBoard, lines on the console."""
+"""Logs a training to `log.jsonl`, TensorBoard and the console."""
 
 import contextlib
 import json
@@ -14,16 +14,16 @@ from engine.run.run_folder import RunFolder
 
 
 class RunLog:
-    """Rows of a run, appended to `log.jsonl` and to TensorBoard.
+    """Appends rows to `log.jsonl` and TensorBoard.
 
-    On resume, rows later than the checkpoint are dropped, and TensorBoard's events are rewritten from the
-    remaining rows: events are flushed late, so a killed run has lost some.
+    On resume, rows after the checkpoint are dropped, and TensorBoard's events are rewritten from the
+    remaining rows, because a killed run can lose events that were not flushed.
 
     Args:
-        step, evaluated_step: the step that the run is at, and the one that was last evaluated.
+        step, evaluated_step: the current step of the run, and the last evaluated step.
 
     Raises:
-        UserError: if a file cannot be written (disk full, no permission); so does `row`.
+        UserError: if a file cannot be written (disk full, no permission); also raised by `row`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RunLog:
     def _open_tensorboard(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Purging from step 0 discards the events of earlier processes, which are then written again.
+        # Purging from step 0 discards all events of earlier processes; they are rewritten below.
         self._writer = SummaryWriter(str(folder), purge_step=0 if folder.exists() else None)
         for row in rows:
             self._add_scalars(row)
@@ -61,7 +61,7 @@ class RunLog:
             self._add_scalars(row)
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); free space and resume"
+                f"{self.path}: cannot be written ({error.strerror}); free some space and resume"
             ) from None
 
     def _add_scalars(self, row: dict[str, Any]) -> None:
@@ -76,39 +76,39 @@ class RunLog:
 
     def close(self) -> None:
         if self._writer is not None:
-            # log.jsonl holds what TensorBoard could not write: no reason to hide another error.
+            # log.jsonl contains the same rows, and an error here would hide the original exception.
             with contextlib.suppress(OSError):
                 self._writer.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `log.jsonl`, up to the first damaged or cut-off line."""
+    """Read the rows of a `log.jsonl`, up to the first damaged or truncated line."""
     if not path.exists():
         return []
     rows = []
     for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-            whole = type(row["step"]) is int and abs(row["step"]) < 2**63 and isinstance(row["kind"], str)
+            valid = type(row["step"]) is int and abs(row["step"]) < 2**63 and isinstance(row["kind"], str)
         except (ValueError, TypeError, KeyError, RecursionError):
             break
-        if not whole:
+        if not valid:
             break
         rows.append({"step": row["step"], "kind": row["kind"], **row})
     return rows
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a row can be drawn."""
+    """Whether a value of a row can be plotted."""
     return isinstance(value, (int, float)) and abs(value) < 1e300
 
 
 def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    # JSON has neither NaN nor infinity.
+    # JSON has no NaN or infinity.
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
 
 
-INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or give data.cache=<folder>"
+INPUT_BOUND = "input-bound: the model waits for data; raise data.workers or set data.cache=<folder>"
 
 
 class IntervalStats:
@@ -123,7 +123,7 @@ class IntervalStats:
         self.waited = self.seconds = 0.0
 
     def add(self, losses: dict[str, float], *, images: int, waited: float, seconds: float) -> None:
-        """Count one step: its losses, images over all processes, and seconds, `waited` of them for data."""
+        """Add one step: its losses, images in all processes, and seconds (`waited` of them for data)."""
         for name, loss in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + loss
         self.steps += 1
@@ -132,7 +132,7 @@ class IntervalStats:
         self.seconds += seconds
 
     def pop(self) -> dict[str, float]:
-        """Mean losses, images/s and the share of time spent waiting for data; starts a new interval."""
+        """Mean losses, images/s and the fraction of time spent waiting for data; starts a new interval."""
         means = {name: loss / self.steps for name, loss in self.losses.items()}
         numbers = {
             "loss": sum(means.values()),
@@ -145,15 +145,15 @@ class IntervalStats:
 
 
 class TrainingMonitor:
-    """Reports steps and evaluations to a log and to the console.
+    """Reports steps and evaluations to the log and the console.
 
-    Rows of the log are at fixed steps, so that two runs can be compared line by line; the console follows the
-    clock. If the model waited for data for more than 30% of the time in three successive rows, it warns
-    once.
+    Log rows are written at fixed steps, which makes runs comparable line by line; console lines are printed
+    at fixed time intervals. If the model waits for data more than 30% of the time in three successive rows, a
+    warning is printed once.
 
     Args:
         last: the last step of the run.
-        every: steps between rows of the log.
+        every: steps between log rows.
     """
 
     def __init__(self, log: RunLog, progress: Progress, *, last: int, every: int) -> None:
@@ -162,7 +162,7 @@ class TrainingMonitor:
         self._starved: int | None = 0
 
     def step(self, step: int, losses: dict[str, float], *, lr: float, **spent: Any) -> None:
-        """Report one step; `spent` is what `IntervalStats.add` takes."""
+        """Report one step; `spent` is passed to `IntervalStats.add`."""
         self._rows.add(losses, **spent)
         self._console.add(losses, **spent)
         if step % self.every == 0 or step in (1, self.last):

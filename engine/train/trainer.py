@@ -1,8 +1,8 @@
-"""The one training loop, and its options.
+"""The training loop and its options.
 
-`step` (an optimizer update) is its only clock: what data a step sees, its learning rate, its random numbers,
-when to save and when to evaluate all follow from it. So a checkpoint is the tensors and a few numbers, and a
-resumed run is the same run.
+Everything depends only on `step`, the number of optimizer updates: the data of a step, its learning rate and
+random numbers, and when to save and evaluate. Therefore a checkpoint consists of tensors and a few numbers,
+and a resumed run is identical to an uninterrupted one.
 """
 
 import math
@@ -34,26 +34,26 @@ _POSITIVE = ("steps", "epochs", "batch", "accumulate", "eval_every", "save_every
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long and how to train: the options of `conf/trainer`.
+    """The options of `conf/trainer`.
 
     Attributes:
-        steps, epochs: length of the run. Exactly one is set; `in_steps` converts epochs. A run can be resumed
-            with more steps: schedules that decay towards the end (poly, cosine) then follow the new length,
+        steps, epochs: length of the run. Exactly one is set; `in_steps` converts epochs. If a run is resumed
+            with more steps, schedules that decay towards the end (poly, cosine) follow the new length,
             so the learning rate rises at that point.
         batch: images per step, over all processes and micro-batches.
         accumulate: micro-batches per step and process.
         eval_every, save_every: steps between evaluations and between checkpoints; default: a tenth of the
             run.
         log_every: steps between rows of the log.
-        clip: largest norm of the gradient (None: no clipping).
-        ema: decay of the averaged weights, which are then evaluated (None: no averaging).
+        clip: maximum gradient norm (None: no clipping).
+        ema: decay of the averaged weights, which are used for evaluation (None: no averaging).
         precision: fp32, bf16 or fp16 (autocast).
         compile: compile the model with torch.compile.
-        sync_bn: BatchNorm over the images of all processes (CUDA only).
+        sync_bn: compute BatchNorm statistics over the images of all processes (CUDA only).
 
     Raises:
-        ValueError: if a number is not positive, if both or neither of steps and epochs are set, or if a batch
-            does not divide into micro-batches.
+        ValueError: if a number is not positive, both or neither of steps and epochs are set, or a batch
+            cannot be divided evenly into micro-batches.
     """
 
     steps: int | None = None
@@ -75,7 +75,7 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set one of steps and epochs, got steps={self.steps}, epochs={self.epochs}")
+            raise ValueError(f"set either steps or epochs, got steps={self.steps}, epochs={self.epochs}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -86,7 +86,7 @@ class TrainerOptions:
             raise ValueError(f"ema must be between 0 and 1 (0.999 is usual), got {self.ema}")
 
     def in_steps(self, num_samples: int) -> "TrainerOptions":
-        """The same with epochs of `num_samples` as steps, and the defaults that depend on them filled in."""
+        """A copy with `epochs` converted to `steps` and the dependent defaults filled in."""
         steps = self.steps
         if steps is None:
             assert self.epochs is not None
@@ -100,7 +100,7 @@ class Trainer:
     """Trains one task.
 
     Args:
-        options: with their length in steps (`TrainerOptions.in_steps`).
+        options: options with the length in steps (`TrainerOptions.in_steps`).
         task: a `Task`, on the runtime's device.
         schedule: step -> factor on the learning rate.
 
@@ -144,16 +144,16 @@ class Trainer:
         self.state, self.stop = TrainingState(), StopRequest()
         self.monitor: TrainingMonitor | None = None
         if not data.eval_set.has_labels:
-            cast(Task, task).evaluator(data.eval_set)  # refuses, and names what is missing
+            cast(Task, task).evaluator(data.eval_set)  # raises a UserError that says what is missing
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator of the evaluation split, built when it is first needed."""
+        """The evaluator of the evaluation split, built on first use."""
         return cast(Task, self.task).evaluator(self.data.eval_set)
 
     @property
     def inference_task(self) -> nn.Module:
-        """The task with the weights that are evaluated: the averaged ones, if there are any."""
+        """The task with the weights used for evaluation: the averaged weights, if there are any."""
         return self.learner.inference_task
 
     @property
@@ -162,12 +162,12 @@ class Trainer:
         return self.state.step == self.state.evaluated_step == self.steps
 
     def fit(self) -> dict[str, Any]:
-        """Train up to the last step; returns the metrics of the last evaluation.
+        """Train to the last step; returns the metrics of the last evaluation.
 
         Raises:
-            Stopped: on SIGTERM or SIGINT; the run has saved itself.
+            Stopped: on SIGTERM or SIGINT, after saving a checkpoint.
             UserError: if the loss or its gradient is not finite, a file cannot be read or written, or another
-                process or a DataLoader worker has ended.
+                process has exited or a DataLoader worker was killed.
         """
         if self.finished:
             return self.state.metrics
@@ -216,8 +216,9 @@ class Trainer:
         except WorkerKilled:
             if self.stop.signal is None:
                 raise
-            # Some schedulers signal every process of a job, and the workers end at once. Other ranks may have
-            # begun this step: this one reads the step's data itself, and all stop after it.
+            # Some schedulers signal every process of a job, including the workers. Other ranks may already
+            # have started this step, so this rank reads the data without workers, and all ranks stop after
+            # the step.
             return self._read(self._batches(replace(self.data, workers=0)))
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -226,7 +227,7 @@ class Trainer:
         waited = time.perf_counter() - started
 
         step = self.state.step
-        # Dropout and the like draw from generators that are seeded at each step: none has to be saved.
+        # Random generators (for dropout etc.) are seeded at each step, so their state is not saved.
         self.runtime.seed(step_seed(self.data.seed, step, self.runtime.rank))
         lr = set_lr(self.optimizer, self.schedule(step))
         result = self.learner.compute_gradients(micro_batches, stop=self.stop.signal is not None)
@@ -243,14 +244,14 @@ class Trainer:
     def _check_finite(self, result: StepResult) -> None:
         if not all(map(math.isfinite, result.losses.values())):
             self._fail(result, "loss")
-        if not math.isfinite(result.gradient_norm) and not self.learner.scale_can_fall():
+        if not math.isfinite(result.gradient_norm) and not self.learner.can_lower_loss_scale():
             self._fail(result, "gradient")
 
     def _fail(self, result: StepResult, what: str) -> NoReturn:
-        """End the run, leaving what is needed to repeat the step.
+        """End the run and write a replay file, to repeat the step.
 
-        Weights and optimizer are as they were before the step. Running statistics have seen its batch by now,
-        but a training step does not read them.
+        Weights and optimizer are still in the state before the step. Running statistics already include its
+        batch, but a training step does not use them.
         """
         from engine.train import failed_step
 
@@ -274,7 +275,7 @@ class Trainer:
     def _stop(self) -> NoReturn:
         if self.state.saved_step != self.state.step:
             self.save()
-        # A launcher may end the others as soon as one has ended: none does before rank 0 has saved.
+        # A launcher may kill all processes as soon as one exits, so no process exits before rank 0 has saved.
         self.runtime.gather(None)
         raise Stopped(
             f"stopped by {self.stop.signal or 'another process'} at step {self.state.step} of {self.steps}; "
@@ -314,7 +315,7 @@ class Trainer:
         return step % self.save_every == 0 or step == self.steps
 
     def save(self) -> None:
-        """Write `last`, from which `restore` continues bit for bit; and `best`, if this step is the best."""
+        """Write `last`, which `restore` resumes bit for bit, and `best`, if this step is the best."""
         self.state.saved_step = self.state.step
         if self.runtime.is_main:
             checkpoint.write(self.run.last, *self._capture())
@@ -332,26 +333,28 @@ class Trainer:
         return {"format": 1, "state": asdict(self.state), "identity": asdict(self.identity)}
 
     def restore(self) -> str:
-        """Continue from the run's last checkpoint; returns where it continues, and what was unusual.
+        """Resume from the run's last checkpoint; returns a description of it and any warnings.
 
         Raises:
             UserError: if the checkpoint is unreadable, is past the end of this run, or belongs to a run with
-                other data, batch, seed or optimizer.
+                different data, batch, seed or optimizer.
         """
         path = self.run.last
         tensors, metadata, damage = checkpoint.read_latest(path)
         try:
             state, identity = TrainingState(**metadata["state"]), metadata["identity"]
         except (KeyError, TypeError):
-            raise UserError(f"{path}: not the checkpoint of a training") from None
+            raise UserError(f"{path}: not a training checkpoint") from None
         change = self.identity.check(identity, state, path)
         if len(set(self.runtime.gather(state.step))) > 1:
-            raise UserError(f"{path}: the processes read different checkpoints; put it where all see it")
+            raise UserError(
+                f"{path}: the processes read different checkpoints; put it on a shared file system"
+            )
         self.learner.load(tensors, metadata)
         self.state = state
         if self.runtime.is_main:
             if damage:
-                checkpoint.set_aside(path)
+                checkpoint.mark_damaged(path)
             # The run may have been killed between writing `last` and writing `best`.
             if state.is_best and checkpoint.step_of(self.run.best) != state.step:
                 self._save_best()

@@ -1,4 +1,4 @@
-"""One thread: results are compared bit for bit, and the tests share their machine."""
+"""Run all engine tests in one thread, because results are compared bit for bit."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A function run in several processes that form a group, as torchrun would start them."""
+"""Runs a function in a group of processes, as started by torchrun."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ def _run_rank(function, rank, world, port, results):
 
 
 def in_processes(world, function):
-    """What `function(runtime)` returns in each of `world` processes, by rank."""
+    """Run `function(runtime)` in `world` processes; returns the results by rank."""
     port = free_port()
     fork = multiprocessing.get_context("fork")
     results = fork.Queue()

@@ -1,4 +1,4 @@
-"""A run folder as a training leaves it, without the training."""
+"""Creates run folders without training."""
 
 import torch
 
@@ -14,7 +14,7 @@ STATE = {"step": 7, "evaluated_step": 7, "metrics": METRICS}
 
 
 def make_run(path, *overrides, names=("a", "b"), state=STATE):
-    """A run folder at `path` with random weights, of a configuration with these overrides."""
+    """Create a run folder at `path` with random weights, for a configuration with these overrides."""
     torch.manual_seed(0)
     config = compose_config("train", list(overrides))
     classes = ClassMap(names=names)

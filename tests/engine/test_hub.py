@@ -1,4 +1,4 @@
-"""Published models, loaded again: the same predictions, no paths of this machine, no code run."""
+"""Published models: predictions are unchanged, no local paths are published, no code is executed."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def seg_run(tmp_path_factory):
-    """A segmentation run whose configuration is full of paths."""
+    """A segmentation run whose configuration contains many paths."""
     folder = tmp_path_factory.mktemp("seg")
     home = Path.home()
     return make_run(
@@ -47,7 +47,7 @@ def files_of(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_predictions_are_those_of_the_run(seg_run, published):
+def test_a_published_model_predicts_like_the_run(seg_run, published):
     ours, theirs = Pretrained.from_pretrained(seg_run), Pretrained.from_pretrained(str(published))
     assert not theirs.task.training
     assert theirs.classes == ours.classes
@@ -58,7 +58,7 @@ def test_predictions_are_those_of_the_run(seg_run, published):
         assert torch.equal(theirs.task.model.state_dict()[name], tensor)
 
 
-def test_an_image_may_be_a_file(published, tmp_path):
+def test_an_image_can_be_a_path(published, tmp_path):
     cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(tmp_path / "p.png"), IMAGE[..., ::-1])
     model = Pretrained.from_pretrained(published)
@@ -68,7 +68,7 @@ def test_an_image_may_be_a_file(published, tmp_path):
             model.predict_image(wrong)
 
 
-def test_detections_are_the_same_too(tmp_path):
+def test_a_published_detector_predicts_like_the_run(tmp_path):
     run = make_run(tmp_path / "run", "task=det", "data.size=[64,64]", "backbone.width_mult=0.35")
     model = Pretrained.from_pretrained(run)
     again = Pretrained.from_pretrained(model.save_pretrained(tmp_path / "out"))
@@ -76,7 +76,7 @@ def test_detections_are_the_same_too(tmp_path):
         assert torch.equal(detection, expected)
 
 
-def test_only_what_inference_needs_is_published(published):
+def test_only_the_files_for_inference_are_published(published):
     assert files_of(published) == sorted(FILES)
     tensors, metadata = checkpoint.read(published / "checkpoints" / "best.safetensors")
     assert all(name.startswith("model/") for name in tensors)
@@ -84,7 +84,7 @@ def test_only_what_inference_needs_is_published(published):
     assert json.loads((published / "metrics.json").read_text()) == {**METRICS, "step": 7}
 
 
-def test_no_path_of_this_machine_is_published(seg_run, published):
+def test_local_paths_are_not_published(seg_run, published):
     text = "".join((published / name).read_text() for name in FILES if "safetensors" not in name)
     assert "alice" in (seg_run / "config.yaml").read_text()
     for private in ("alice", str(Path.home()) + "/", str(seg_run), "/mnt"):
@@ -97,7 +97,7 @@ def test_no_path_of_this_machine_is_published(seg_run, published):
     assert Pretrained.from_pretrained(published).withheld == ()
 
 
-def test_names_of_published_weights_stay_and_lists_with_paths_do_not(tmp_path, monkeypatch):
+def test_names_of_published_weights_are_kept_and_lists_of_paths_are_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "run", "task=seg", "weights=mobilenet_v3_small")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -111,7 +111,7 @@ def test_names_of_published_weights_stay_and_lists_with_paths_do_not(tmp_path, m
     assert "started from: mobilenet_v3_small" in (out / "README.md").read_text()
 
 
-def test_the_model_card_has_what_the_run_knows(seg_run, tmp_path):
+def test_the_model_card_describes_the_run(seg_run, tmp_path):
     model = Pretrained.from_pretrained(seg_run)
     out = model.save_pretrained(
         tmp_path / "out", license="apache-2.0", description="Two kinds of things.", repo_id="me/things"
@@ -131,28 +131,28 @@ def test_the_model_card_has_what_the_run_knows(seg_run, tmp_path):
         "after 7 steps",
         "experiment=seg/lraspp_v3_small",
         "9 steps in batches of",
-        "started from: weights of the publisher's",
+        "started from: other weights of the publisher",
     ):
         assert expected in body
     assert "iou/a" not in body
 
 
-def test_the_hub_understands_the_card(published):
+def test_the_model_card_is_valid_for_the_hub(published):
     library = pytest.importorskip("huggingface_hub")
     data = library.ModelCard.load(published / "README.md").data
     assert (data.license, data.pipeline_tag) == ("cc-by-nc-4.0", "image-segmentation")
     assert data.library_name == "mobilenet-dense"
 
 
-def test_a_run_that_was_neither_trained_nor_evaluated(tmp_path):
+def test_the_model_card_of_a_run_that_was_not_trained(tmp_path):
     run = make_run(tmp_path / "run", "task=seg", state=None)
     card = (Pretrained.from_pretrained(run).save_pretrained(tmp_path / "out") / "README.md").read_text()
     assert "Not evaluated." in card
-    assert "Not trained by" in card
+    assert "Not trained with" in card
     assert "license" not in card
 
 
-def test_metrics_of_an_earlier_step_are_not_those_of_the_weights(tmp_path):
+def test_metrics_of_an_earlier_step_are_not_published(tmp_path):
     run = make_run(tmp_path / "run", "task=seg", state={**STATE, "evaluated_step": 5})
     assert Pretrained.from_pretrained(run).metrics == {}
 
@@ -165,7 +165,7 @@ def test_overrides_are_published(seg_run, tmp_path):
         Pretrained.from_pretrained(seg_run, overrides=["inference.flp=true"])
 
 
-def test_a_folder_is_overwritten_only_if_it_was_published(seg_run, tmp_path):
+def test_only_a_published_folder_is_overwritten(seg_run, tmp_path):
     model = Pretrained.from_pretrained(seg_run)
     (tmp_path / "out" / ".git").mkdir(parents=True)
     (tmp_path / "out" / ".git" / "HEAD").write_text("ref")
@@ -195,7 +195,7 @@ def test_a_folder_is_overwritten_only_if_it_was_published(seg_run, tmp_path):
         ("seed: 0", "seed: ${env:HOME}", "only"),
     ],
 )
-def test_an_untrusted_configuration_is_checked_first(published, tmp_path, old, new, message):
+def test_an_untrusted_configuration_is_checked_before_use(published, tmp_path, old, new, message):
     shutil.copytree(published, tmp_path / "evil")
     path = tmp_path / "evil" / "config.yaml"
     assert old in path.read_text()
@@ -207,15 +207,15 @@ def test_an_untrusted_configuration_is_checked_first(published, tmp_path, old, n
 def test_folders_that_are_not_models(tmp_path, published):
     with pytest.raises(UserError, match="not a run folder"):
         Pretrained.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="neither a run folder nor a repository of the Hub"):
+    with pytest.raises(UserError, match="neither a run folder nor a Hub repository"):
         Pretrained.from_pretrained("a/b/c")
-    with pytest.raises(UserError, match="revision= is for repositories"):
+    with pytest.raises(UserError, match="revision= is only for Hub repositories"):
         Pretrained.from_pretrained(published, revision="main")
     with pytest.raises(UserError, match="device='tpu9000'"):
         Pretrained.from_pretrained(published, device="tpu9000")
 
 
-def test_without_the_extra(published, monkeypatch):
+def test_without_huggingface_hub(published, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'$"):
         Pretrained.from_pretrained("me/things")
@@ -225,7 +225,7 @@ def test_without_the_extra(published, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """huggingface_hub without its network: repositories are folders; calls must fit its own signatures."""
+    """huggingface_hub with folders as repositories; calls are checked against the real signatures."""
     library = pytest.importorskip("huggingface_hub")
     calls = []
 
@@ -257,7 +257,7 @@ def hub(tmp_path, monkeypatch):
     return calls
 
 
-def test_pushed_and_loaded_by_name(seg_run, hub, tmp_path, monkeypatch):
+def test_push_to_hub_and_load_by_name(seg_run, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = Pretrained.from_pretrained(seg_run)
     url = model.push_to_hub("me/things", private=True, license="mit", revision="v1")
@@ -272,7 +272,7 @@ def test_pushed_and_loaded_by_name(seg_run, hub, tmp_path, monkeypatch):
     assert requests["snapshot_download"]["allow_patterns"] == list(FILES)
 
 
-def test_the_hubs_errors_are_one_line(hub, seg_run, monkeypatch):
+def test_errors_of_the_hub_are_reported_in_one_line(hub, seg_run, monkeypatch):
     with pytest.raises(UserError, match=r"^me/nothing: Cannot find me/nothing\. No connection\.$"):
         Pretrained.from_pretrained("me/nothing")
 

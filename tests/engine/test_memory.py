@@ -1,4 +1,4 @@
-"""Memory stays where it is: over steps, over evaluated images, in forked workers (read where Linux runs)."""
+"""Memory does not grow over steps, over evaluated images, or in forked workers (measured on Linux)."""
 
 import multiprocessing
 import sys
@@ -27,7 +27,7 @@ def memory_mb(kind: str = "Rss") -> float:
 
 
 def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
-    """MB that the second thousand of 2000 steps added; `leak_bytes` are kept in each."""
+    """MB added in the second half of 2000 steps; every step leaks `leak_bytes`."""
     trainer = make_trainer(folder, steps=2000, eval_every=500, save_every=500, log_every=10)
     schedule, kept, readings = trainer.schedule, [], {}
 
@@ -43,7 +43,7 @@ def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
 
 
 @pytest.mark.slow
-def test_training_does_not_grow(tmp_path):
+def test_memory_does_not_grow_in_training(tmp_path):
     # New processes: in this one what grows may fit into what earlier tests have left.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as new:
         assert new.submit(growth_of_training, tmp_path / "plain").result() < LIMIT_MB
@@ -52,7 +52,7 @@ def test_training_does_not_grow(tmp_path):
         assert leak.result() > 2 * LIMIT_MB
 
 
-def test_evaluation_keeps_a_few_numbers_per_image():
+def test_memory_does_not_grow_in_evaluation():
     evaluator = SegmentationEvaluator(classes=CITYSCAPES_CLASSES)
     random = np.random.default_rng(0)
     label = random.integers(0, 19, (1, 64, 64)).astype(np.uint8)
@@ -80,7 +80,7 @@ def packed(paths: list[str]) -> SegmentationDataset:
 
 
 def own_mb_of_a_worker(access) -> float:
-    """MB that a forked process has to copy for two epochs of `access` in random order."""
+    """MB of private memory of a forked process after two epochs of `access` in random order."""
 
     def work(answer):
         order = np.random.default_rng(0).permutation(ENTRIES)
@@ -99,7 +99,7 @@ def own_mb_of_a_worker(access) -> float:
     return mine.recv()
 
 
-def test_workers_go_on_sharing_the_list_of_files():
+def test_workers_share_the_memory_of_the_file_list():
     dataset = packed(entries())
     assert own_mb_of_a_worker(lambda index: (dataset.image_path(index), dataset.name(index))) < 5
     # What is avoided: Python strings carry reference counts, which each access writes.

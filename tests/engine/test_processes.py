@@ -1,4 +1,4 @@
-"""Several processes train like one; real signals reach a real process."""
+"""Training in several processes equals training in one; signals and killed processes."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine import runtime
-from engine.config.launch import guarded
+from engine.config.launch import run_job
 from engine.data.loader import DataLoaders, WorkerKilled
 from engine.errors import UserError
 from engine.run import checkpoint
@@ -34,7 +34,7 @@ def numbers(trainer):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_equal_one(tmp_path, accumulate):
+def test_two_processes_give_the_same_result_as_one(tmp_path, accumulate):
     frozen = {"norm": False, "dropout": 0.0, **PLAN}
     one = make_trainer(tmp_path / "one", **frozen)
     expected = one.fit()
@@ -99,7 +99,7 @@ def test_processes_and_steps_have_different_random_numbers():
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-def test_a_request_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
     def fit(group):
         trainer = make_trainer(tmp_path, runtime=group, **PLAN)
         update = trainer.learner.update
@@ -118,7 +118,7 @@ def test_a_request_to_one_process_stops_all_at_the_same_step(tmp_path, asked):
     assert checkpoint.step_of(tmp_path / "checkpoints" / "last.safetensors") == 4
 
 
-def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
+def test_no_process_exits_before_the_checkpoint_is_written(tmp_path):
     def fit(group):
         trainer = make_trainer(tmp_path, runtime=group, **PLAN)
         save, update = trainer.save, trainer.learner.update
@@ -132,7 +132,7 @@ def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_process_whose_workers_were_stopped_takes_part_in_one_more_step(tmp_path, lost):
+def test_a_process_without_workers_completes_the_current_step(tmp_path, lost):
     class BrokenBatches:
         def __next__(self):
             raise WorkerKilled("killed")
@@ -160,7 +160,7 @@ def test_a_process_whose_workers_were_stopped_takes_part_in_one_more_step(tmp_pa
     assert last[0].read_bytes() == last[1].read_bytes()
 
 
-def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path):
+def test_a_nonfinite_loss_in_one_process_stops_all(tmp_path):
     def fit(group):
         trainer = make_trainer(tmp_path, runtime=group, poison=3, **PLAN)
         with pytest.raises(UserError) as caught:
@@ -194,7 +194,7 @@ def _rank_of_a_job(folder, rank, port, at_the_end):
         trainer.learner.compute_gradients = until_step_5
         trainer.fit()
 
-    runtime.exit_process(guarded(job))
+    runtime.exit_process(run_job(job))
 
 
 def _killed():
@@ -206,7 +206,7 @@ def _fails():
 
 
 @pytest.mark.parametrize(("at_the_end", "status"), [(_killed, -signal.SIGKILL), (_fails, 1)])
-def test_a_process_that_ends_takes_the_others_along(tmp_path, at_the_end, status):
+def test_if_one_process_exits_the_others_exit_too(tmp_path, at_the_end, status):
     port = free_port()
     fork = multiprocessing.get_context("fork")
     ranks = [
@@ -224,7 +224,7 @@ def test_a_process_that_ends_takes_the_others_along(tmp_path, at_the_end, status
         for rank in ranks:
             rank.kill()
     (line,) = (tmp_path / "stderr0").read_text().splitlines()
-    assert line.startswith("error: another process of this run ended or is stuck (this is process 0 of 2)")
+    assert line.startswith("error: another process of this run has exited or hangs (this is process 0 of 2)")
     assert "resume=" in line
     if status == 1:
         assert (tmp_path / "stderr1").read_text() == "error: image_3.png: cannot be read\n"
@@ -236,7 +236,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from engine import runtime
-from engine.config.launch import guarded
+from engine.config.launch import run_job
 from tests.engine.toy import make_trainer
 
 def job():
@@ -251,11 +251,11 @@ def job():
     trainer.learner.update = until_step_5
     trainer.fit()
 
-runtime.exit_process(guarded(job))
+runtime.exit_process(run_job(job))
 """
 
 
-def test_torchrun_ends_soon_if_a_process_is_killed(tmp_path):
+def test_torchrun_exits_soon_after_a_process_is_killed(tmp_path):
     (tmp_path / "doomed.py").write_text(DOOMED)
     command = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     root = Path(__file__).resolve().parents[2]
@@ -274,23 +274,23 @@ def test_torchrun_ends_soon_if_a_process_is_killed(tmp_path):
     assert "terminate called" not in done.stderr
 
 
-def test_processes_without_a_rendezvous_are_refused(monkeypatch):
+def test_processes_without_a_master_address_are_rejected(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match="WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT"):
+    with pytest.raises(UserError, match="WORLD_SIZE=2 is set without MASTER_ADDR and MASTER_PORT"):
         runtime.start(device="cpu")
 
 
-def test_processes_that_do_not_come_are_not_waited_for_forever(monkeypatch):
+def test_waiting_for_missing_processes_times_out(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    monkeypatch.setattr(runtime, "PATIENCE", timedelta(seconds=1))
-    with pytest.raises(UserError, match=r"process 1 of 2 did not find the others at 127\.0\.0\.1:\d+"):
+    monkeypatch.setattr(runtime, "TIMEOUT", timedelta(seconds=1))
+    with pytest.raises(UserError, match=r"process 1 of 2 could not reach the others at 127\.0\.0\.1:\d+"):
         runtime.start(device="cpu")
 
 
-def test_ranks_gather_broadcast_and_sum():
+def test_gather_broadcast_and_sum():
     def collect(group):
         total = group.sum(torch.tensor([group.rank + 1.0])).item()
         return group.gather(group.rank), group.broadcast(f"from {group.rank}"), total
@@ -302,11 +302,11 @@ def test_ranks_gather_broadcast_and_sum():
     ("options", "message"),
     [
         ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16"),
-        ({"device": "gpu"}, "device='gpu' unknown device"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cpu", "precision": "fp16"}, "needs a CUDA device"),
     ],
 )
-def test_impossible_runtimes_are_refused(options, message):
+def test_invalid_runtime_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         runtime.start(**options)
 
@@ -322,7 +322,7 @@ def _train(folder, workers, slow):
         trainer.restore()
     update = trainer.learner.update
     trainer.learner.update = lambda: (time.sleep(slow), update())
-    runtime.exit_process(guarded(lambda: trainer.fit() and 0))
+    runtime.exit_process(run_job(lambda: trainer.fit() and 0))
 
 
 def start(folder, *, workers=0, slow=0.0):
@@ -340,7 +340,7 @@ def wait_for_a_save(path, child):
         time.sleep(0.02)
 
 
-def test_a_process_that_is_killed_or_asked_to_stop_can_be_resumed(tmp_path):
+def test_a_killed_or_stopped_run_can_be_resumed(tmp_path):
     folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
     killed = start(folder, slow=0.03)
     wait_for_a_save(last, killed)
@@ -375,7 +375,7 @@ def children_of(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc to find the workers")
 @pytest.mark.parametrize("asked", [True, False])
-def test_killed_workers_end_a_run_in_good_order(tmp_path, asked):
+def test_killed_workers_stop_a_run_cleanly(tmp_path, asked):
     # `scancel --full` signals every process of the job, in any order. A system that is out of memory kills
     # one worker.
     folder, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
@@ -395,7 +395,7 @@ def test_killed_workers_end_a_run_in_good_order(tmp_path, asked):
         assert line.startswith("stopped by SIGTERM at step")
     else:
         assert child.exitcode == 1
-        assert line.startswith("error: a process that reads data was killed (Killed); usually memory")
+        assert line.startswith("error: a DataLoader worker was killed (Killed), usually because memory")
 
     ended = start(folder)
     ended.join(30)
@@ -406,7 +406,7 @@ def test_killed_workers_end_a_run_in_good_order(tmp_path, asked):
 
 
 class KillsItsReader(NoiseImages):
-    """A split whose image 4 kills the process that reads it."""
+    """A dataset whose sample 4 kills the process that reads it."""
 
     def __getitem__(self, key):
         if key.index == 4:
@@ -416,7 +416,7 @@ class KillsItsReader(NoiseImages):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
+def test_a_worker_killed_during_an_evaluation(tmp_path, asked):
     def evaluation():
         trainer = make_trainer(tmp_path)
         data = DataLoaders(train_set=NoiseImages(), eval_set=KillsItsReader(9), workers=2)
@@ -432,7 +432,7 @@ def test_a_worker_that_is_killed_during_an_evaluation(tmp_path, asked):
             evaluation()
 
 
-def test_a_killed_worker_interrupts_nothing_but_the_next_batch():
+def test_a_killed_worker_is_reported_at_the_next_batch():
     data = DataLoaders(train_set=NoiseImages(), eval_set=KillsItsReader(9), workers=1)
     batches = data.eval_batches(rank=0, world_size=1, pin=False)
     assert int(next(batches)["index"]) == 0
@@ -441,14 +441,14 @@ def test_a_killed_worker_interrupts_nothing_but_the_next_batch():
         next(batches)
 
 
-def test_a_second_request_ends_the_process_at_once(monkeypatch):
+def test_a_second_signal_kills_the_process(monkeypatch):
     def impatient():
         request = StopRequest()
         request.install()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # The same request, passed on by a terminal and by torchrun.
         assert request.signal == "SIGTERM"
-        monkeypatch.setattr("engine.runtime.ONE_REQUEST_S", 0.0)
+        monkeypatch.setattr("engine.runtime.SAME_REQUEST_S", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         os._exit(0)

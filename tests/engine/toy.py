@@ -1,4 +1,4 @@
-"""A training small enough to be repeated a hundred times: a tiny network on images made from a formula."""
+"""A tiny network and synthetic images, for trainings that can be repeated hundreds of times."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Net(nn.Module):
 
 
 class Kink(nn.Module):
-    """Adds sqrt(|0 x|) in the calls numbered `bad`: the values stay, the gradient becomes NaN."""
+    """Adds sqrt(|0 x|) in the calls numbered `bad`: values are unchanged, but gradients become NaN."""
 
     def __init__(self, bad):
         super().__init__()
@@ -72,7 +72,7 @@ class Kink(nn.Module):
 
 
 class ToyTask(nn.Module):
-    """Two losses over counted pixels. With sample `poison` in a batch, they are NaN."""
+    """Two losses over counted pixels; they are NaN if the batch contains sample `poison`."""
 
     def __init__(self, model: nn.Module, poison: int | None = None) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def make_trainer(
     poison: int | None = None,
     **options: Any,
 ) -> Trainer:
-    """A trainer with its run in `folder`; `options` are those of `TrainerOptions`."""
+    """Build a trainer with its run in `folder`; `options` are passed to `TrainerOptions`."""
     defaults = {"steps": 12, "batch": 4, "eval_every": 6, "save_every": 4, "tensorboard": False}
     resolved = TrainerOptions(**{**defaults, **options}).in_steps(size)
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ def outcome_of_lut(classes):
     try:
         return classes.lut()
     except ValueError as error:
-        assert "masks hold at most 254" in str(error)  # noqa: PT017
+        assert "masks can have at most 254" in str(error)  # noqa: PT017
         return None
 
 

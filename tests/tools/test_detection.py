@@ -115,7 +115,7 @@ def test_fine_tuning_on_other_classes(trained):
         "data.workers=0", f"init_from={path}", "trainer.steps=1", "trainer.batch=2", "freeze=[backbone.*]",
         "run=tuned", cwd=folder,
     )  # fmt: skip
-    assert "1 of 2 classes carried over by name, the others new" in output
+    assert "1 of 2 matched by name, the others are new" in output
     assert "parameters are frozen" in output
     old = checkpoint.inference_weights(path / "checkpoints" / "best.safetensors")[0]
     new = checkpoint.read(folder / "tuned" / "checkpoints" / "last.safetensors")[0]

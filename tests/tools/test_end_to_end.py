@@ -156,7 +156,7 @@ def test_other_classes_of_the_same_number_get_new_class_layers(trained):
     text = (renamed / "classes.json").read_text().replace('"road"', '"street"')
     (renamed / "classes.json").write_text(text)
     output = run("train", *SMALL, "trainer.steps=1", f"init_from={renamed}", "run=retuned", cwd=folder)
-    assert "18 of 19 classes carried over by name" in output
+    assert "18 of 19 matched by name" in output
 
 
 def test_help_of_eval_names_only_what_it_takes(tmp_path):

@@ -24,7 +24,7 @@ def test_defaults():
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (90, 7, 1000)])
-def test_lut_maps_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
+def test_lut_with_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
     table = ClassMap(names=("a", "b", "c"), ids=ids, ignore=(255, 4)).lut()
     assert table.shape == (65536,)
     assert table.dtype == np.uint8
@@ -43,12 +43,12 @@ def test_lut_maps_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
         ({"names": ("road", " ")}, "needs a name, got ' '"),
         ({"names": ("road", 3)}, "needs a name, got 3"),
         ({"names": ("road", "caf\udce9")}, "is not valid UTF-8"),
-        ({"ids": (7, 7)}, "duplicate id .*: 7"),
+        ({"ids": (7, 7)}, "duplicate class or ignore id: 7"),
         ({"ids": (7,)}, r"one value per class \(2\), got 1"),
         ({"ids": (7, -1)}, "integers in 0..65535, got -1"),
         ({"ids": (7, 65536)}, "integers in 0..65535, got 65536"),
         ({"ids": (7, True)}, "got True"),
-        ({"ignore": (7,)}, "duplicate id .*: 7"),
+        ({"ignore": (7,)}, "duplicate class or ignore id: 7"),
         ({"colors": ((0, 0, 0), (0, 0, 0))}, "duplicate color"),
         ({"colors": ((0, 0, 0), (0, 0, 256))}, r"0..255, got \[0, 0, 256\]"),
         ({"colors": ((0, 0, 0), (0, 0))}, r"\[red, green, blue\]"),
@@ -60,7 +60,7 @@ def test_lut_maps_ids_from_zero_from_one_with_gaps_and_unsorted(ids):
         ({"instance_areas": (0, float("nan"))}, ">= 0"),
     ],
 )
-def test_bad_values_are_named(change, message):
+def test_invalid_values_are_reported(change, message):
     with pytest.raises(ValueError, match=message):
         ClassMap(**(SIMPLE | change))
 
@@ -84,7 +84,7 @@ def test_json_round_trip(tmp_path, classes):
     assert FULL.instances == (False, True, True)
 
 
-def test_the_documented_layout_is_read(tmp_path):
+def test_the_documented_layout_can_be_read(tmp_path):
     path = tmp_path / "classes.json"
     path.write_text('{"classes": [{"id": 3, "name": "cell"}, {"id": 1, "name": "rest"}], "ignore": [11]}')
     classes = ClassMap.read(path)
@@ -109,13 +109,13 @@ def test_the_documented_layout_is_read(tmp_path):
         ('{"classes": [{"id": 0, "name": "a"}], "ignore": 255}', "wrong type"),
         (
             '{"classes": [{"id": 0, "name": "a", "color": [0,0,0]}, {"id": 1, "name": "b"}]}',
-            "colors must hold",
+            "colors must have",
         ),
         ("[" * 100_000, "nested|Expecting"),
         ("\x00", "Expecting"),
     ],
 )
-def test_a_bad_file_is_a_user_error_with_its_name(tmp_path, text, message):
+def test_the_error_for_an_invalid_file_names_it(tmp_path, text, message):
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -123,7 +123,7 @@ def test_a_bad_file_is_a_user_error_with_its_name(tmp_path, text, message):
     assert "classes.json" in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: no such file"):
         ClassMap.read(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot be read"):
@@ -133,7 +133,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ClassMap.read(tmp_path / "latin.json")
 
 
-def test_colors_are_distinct_and_stable():
+def test_default_colors_are_distinct_and_reproducible():
     many = distinct_colors(254)
     assert len(set(many)) == 254
     assert distinct_colors(12) == many[:12]
@@ -143,7 +143,7 @@ def test_colors_are_distinct_and_stable():
 
 
 @given(st.lists(st.integers(0, MAX_ID), min_size=1, max_size=60, unique=True), st.data())
-def test_every_id_finds_its_class(ids, data):
+def test_every_id_maps_to_its_class(ids, data):
     split = data.draw(st.integers(1, len(ids)))
     classes = ClassMap(
         names=tuple(f"c{i}" for i in ids[:split]), ids=tuple(ids[:split]), ignore=tuple(ids[split:])
@@ -154,7 +154,7 @@ def test_every_id_finds_its_class(ids, data):
     assert (table != UNKNOWN).sum() == len(ids)
 
 
-def test_a_byte_order_mark_is_no_error(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     text = '{"classes": [{"id": 0, "name": "straße"}]}'
     (tmp_path / "classes.json").write_text(text, encoding="utf-8-sig")
     assert ClassMap.read(tmp_path / "classes.json").names == ("straße",)

@@ -1,4 +1,4 @@
-"""What a step sees is a pure function of the step, for any number of workers and processes."""
+"""The samples of a step depend only on the step, for any number of workers and processes."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ from tests.engine.toy import NoiseImages
 
 
 def keys_of(sampler, steps):
-    """The keys of `steps` steps, flat."""
+    """The sample keys of the first `steps` batches, as one list."""
     batches = itertools.islice(iter(sampler), steps * sampler.micro_batches)
     return [key for batch in batches for key in batch]
 
@@ -46,7 +46,7 @@ def test_the_order_depends_on_the_seed():
 
 @given(first_step=st.integers(0, 300), num_samples=st.integers(1, 23), batch=st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
-def test_a_sampler_that_starts_later_yields_the_rest(first_step, num_samples, batch):
+def test_a_sampler_can_start_at_any_step(first_step, num_samples, batch):
     whole = TrainingSampler(num_samples=num_samples, batch=batch, seed=7)
     later = TrainingSampler(num_samples=num_samples, batch=batch, seed=7, first_step=first_step)
     expected = [key for step in range(first_step, first_step + 4) for key in whole.step_batches(step)[0]]
@@ -74,13 +74,13 @@ def test_processes_and_micro_batches_divide_the_batch(world, micro, size, step):
         ({"num_samples": 5, "batch": 4, "micro_batches": 3}, "must be a multiple"),
     ],
 )
-def test_impossible_batches_are_refused(options, message):
+def test_invalid_batch_sizes_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         TrainingSampler(seed=0, **options)
 
 
 @given(size=st.integers(0, 40), world=st.integers(1, 7), batch=st.integers(1, 5))
-def test_processes_evaluate_every_sample_once(size, world, batch):
+def test_all_processes_together_evaluate_every_sample_once(size, world, batch):
     samplers = [
         EvaluationSampler(num_samples=size, batch=batch, rank=rank, world_size=world) for rank in range(world)
     ]
@@ -105,7 +105,7 @@ def same(one, other):
     return all(torch.equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
 
 
-def test_any_number_of_workers_and_any_start_see_the_same_pixels():
+def test_pixels_do_not_depend_on_the_number_of_workers_or_the_first_step():
     alone = batches(NoiseImages(5), workers=0)
     assert same(alone, batches(NoiseImages(5), workers=2))
     assert same(alone[2:], batches(NoiseImages(5), workers=2, first_step=2, count=4))
@@ -118,7 +118,7 @@ def test_augmentation_differs_between_epochs():
 
 
 class SignalState(NoiseImages):
-    """The process group of the reading process, and whether it ignores Ctrl-C."""
+    """Samples contain the process group of the worker, and whether it ignores SIGINT."""
 
     def __getitem__(self, key):
         return {"group": os.getpgrp(), "ignores": signal.getsignal(signal.SIGINT) == signal.SIG_IGN}
@@ -144,7 +144,7 @@ class Failing(NoiseImages):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_user_error_comes_out_of_a_worker_as_it_is(workers):
+def test_a_user_error_in_a_worker_is_raised_unchanged(workers):
     loader = iter(
         BatchLoader(Failing(UserError("a.png: truncated")), EvaluationSampler(num_samples=2), workers=workers)
     )
@@ -156,7 +156,7 @@ def test_a_user_error_comes_out_of_a_worker_as_it_is(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_any_other_error_in_a_worker_is_a_bug_and_is_raised(workers):
+def test_any_other_error_in_a_worker_is_raised(workers):
     loader = BatchLoader(
         Failing(LookupError("no such row")), EvaluationSampler(num_samples=2), workers=workers
     )
@@ -164,8 +164,8 @@ def test_any_other_error_in_a_worker_is_a_bug_and_is_raised(workers):
         list(loader)
 
 
-def test_images_of_different_sizes_do_not_fit_in_one_batch():
+def test_images_of_different_sizes_cannot_be_batched():
     samples = [{"image": torch.zeros(3, 4, size), "index": size} for size in (5, 6)]
-    with pytest.raises(UserError, match=r"images of 4x5 and 4x6: set data\.eval_batch=1"):
+    with pytest.raises(UserError, match=r"different sizes \(4x5 and 4x6\); set data\.eval_batch=1"):
         collate(samples)
     assert collate(samples[:1])["image"].shape == (1, 3, 4, 5)

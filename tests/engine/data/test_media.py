@@ -18,7 +18,7 @@ def write_video(path, size, count=3, rate=12.5):
     writer.release()
 
 
-def test_find_takes_files_folders_and_globs(tmp_path, monkeypatch):
+def test_find_media_accepts_files_folders_and_globs(tmp_path, monkeypatch):
     for name in ("b.PNG", "a [1].jpg", "notes.txt", "c.MP4", ".hidden.png", "._c.mp4"):
         (tmp_path / name).touch()
     (tmp_path / "sub.png").mkdir()
@@ -26,11 +26,11 @@ def test_find_takes_files_folders_and_globs(tmp_path, monkeypatch):
     assert media.find_media("a [1].jpg") == [Path("a [1].jpg")]  # an existing file, not a pattern
     assert [path.name for path in media.find_media(str(tmp_path))] == ["a [1].jpg", "b.PNG", "c.MP4"]
     for nothing in ("*.tif", "none.png"):
-        with pytest.raises(UserError, match=r"no such file, or folder or glob"):
+        with pytest.raises(UserError, match=r"no image or video found"):
             media.find_media(nothing)
 
 
-def test_results_of_different_files_have_different_names():
+def test_output_names_are_unique():
     files = [Path(p) for p in ("x/a.png", "x/a.jpg", "x/b.png", "y/a.png", "y/c.png")]
     names = media.output_names(files)
     assert names[2] == "b"
@@ -39,8 +39,8 @@ def test_results_of_different_files_have_different_names():
 
 
 @pytest.mark.parametrize("legend", [4, 5])
-def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
-    """The format needs even sides; OpenCV alone cuts off the last row and column of an odd image."""
+def test_map_video_keeps_frame_rate_length_and_all_pixels(tmp_path, legend):
+    """The format requires even sides; without padding, OpenCV crops the last row and column of odd images."""
     write_video(tmp_path / "in.avi", (38, 42))
     counted = []
 
@@ -58,8 +58,8 @@ def test_a_video_keeps_rate_length_and_every_pixel(tmp_path, legend):
     capture.release()
 
 
-def test_an_unreadable_video_is_an_error_with_a_remedy(tmp_path):
+def test_the_error_for_an_unreadable_video_suggests_a_remedy(tmp_path):
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(UserError, match=r"empty\.mp4: not a readable video; convert it"):
+    with pytest.raises(UserError, match=r"empty\.mp4: cannot be read as a video; convert it"):
         list(media.read_frames(tmp_path / "empty.mp4"))
     assert media.num_frames(tmp_path / "empty.mp4") == 0

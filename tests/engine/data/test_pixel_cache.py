@@ -1,4 +1,4 @@
-"""The cache of decoded pixels: the files' own pixels, never old ones, built once."""
+"""The pixel cache returns the pixels of the files, is never outdated, and is built once."""
 
 import errno
 import hashlib
@@ -63,7 +63,7 @@ def refuses(build, *parts):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_cache_holds_the_files_pixels(tmp_path, files, workers):
+def test_cached_pixels_equal_decoded_pixels(tmp_path, files, workers):
     cache = PixelCache.open_or_build(tmp_path / "cache", images=files, workers=workers)
     for path in reversed(files):
         pixels = cache.image(path)
@@ -75,7 +75,7 @@ def test_the_cache_holds_the_files_pixels(tmp_path, files, workers):
     for absent in (tmp_path / "b.png", tmp_path / ("z" * 300)):
         with pytest.raises(KeyError, match=absent.name):
             cache.image(str(absent))
-    with pytest.raises(KeyError, match="no masks"):
+    with pytest.raises(KeyError, match="does not contain masks"):
         cache.mask(files[0])
 
 
@@ -101,13 +101,13 @@ def test_the_cache_is_built_once(tmp_path, files, monkeypatch):
     np.testing.assert_array_equal(first.image(files[0]), again.image(files[0]))
 
 
-def test_other_files_have_their_own_folder(tmp_path, files):
+def test_different_files_are_cached_in_different_folders(tmp_path, files):
     for chosen in (files, files[:2], files[2:]):
         PixelCache.open_or_build(tmp_path, images=chosen)
     assert len(list(tmp_path.glob("images-*"))) == 3
 
 
-def test_a_process_that_is_not_forked_maps_the_file_itself(tmp_path, files):
+def test_a_spawned_process_maps_the_file_itself(tmp_path, files):
     cache = PixelCache.open_or_build(tmp_path, images=files)
     sent = pickle.dumps(cache)
     assert len(sent) < 1000
@@ -117,7 +117,7 @@ def test_a_process_that_is_not_forked_maps_the_file_itself(tmp_path, files):
 # ------------------------------------------------------------------ files that change
 
 
-def test_another_date_is_accepted_if_the_content_is_the_same(tmp_path, files, monkeypatch):
+def test_a_new_mtime_is_accepted_if_the_content_is_unchanged(tmp_path, files, monkeypatch):
     PixelCache.open_or_build(tmp_path, images=files)
     os.utime(files[1], (1, 1))
     read = []
@@ -130,21 +130,25 @@ def test_another_date_is_accepted_if_the_content_is_the_same(tmp_path, files, mo
 
 
 @pytest.mark.parametrize("same_size", [True, False])
-def test_another_content_is_refused(tmp_path, files, same_size):
+def test_changed_content_is_rejected(tmp_path, files, same_size):
     PixelCache.open_or_build(tmp_path / "cache", images=files)
     data = bytearray(Path(files[0]).read_bytes())
     Path(files[0]).write_bytes(data[:-1] + b"\x00" if same_size else data + b"\x00")
     os.utime(files[0], (1, 1))
     open_again = partial(PixelCache.open_or_build, tmp_path / "cache", images=files)
     refuses(
-        open_again, f"stale: {files[0]} changed since {tmp_path / 'cache'}", "delete the folder", "data.cache"
+        open_again,
+        f"{tmp_path / 'cache'}",
+        f"outdated, {files[0]} has changed",
+        "delete the folder",
+        "data.cache",
     )
     os.remove(files[0])
     refuses(open_again, files[0], "No such file")
 
 
 @pytest.mark.parametrize("part", ["pixels.bin", "index.npy"])
-def test_a_damaged_folder_is_refused(tmp_path, files, part):
+def test_a_damaged_folder_is_rejected(tmp_path, files, part):
     PixelCache.open_or_build(tmp_path, images=files)
     (store,) = tmp_path.glob("images-*")
     data = (store / part).read_bytes()
@@ -159,7 +163,7 @@ def test_a_damaged_folder_is_refused(tmp_path, files, part):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", [lambda data: b"no picture", lambda data: data[:-40]])
-def test_an_unreadable_file_ends_the_build(tmp_path, files, workers, damage):
+def test_an_unreadable_file_aborts_the_build(tmp_path, files, workers, damage):
     Path(files[0]).write_bytes(damage(Path(files[0]).read_bytes()))
     refuses(
         lambda: PixelCache.open_or_build(tmp_path / "c", images=files, workers=workers), files[0], "restore"
@@ -167,13 +171,13 @@ def test_an_unreadable_file_ends_the_build(tmp_path, files, workers, damage):
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]
 
 
-def test_a_full_disk_is_one_line(tmp_path, files, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, files, monkeypatch):
     need = sum(read_image(path).nbytes for path in files)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(mapped_pixels.shutil, "disk_usage", lambda path: usage(need - 1))
     refuses(
         lambda: PixelCache.open_or_build(tmp_path / "c", images=files),
-        "5 images take 0.00 GB",
+        "5 images need 0.00 GB",
         "free",
         "data.cache",
     )
@@ -191,7 +195,7 @@ def test_a_full_disk_is_one_line(tmp_path, files, monkeypatch):
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(files):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(files):
     refuses(lambda: PixelCache.open_or_build(Path(files[0]) / "cache", images=files), files[0], "data.cache")
 
 
@@ -231,7 +235,7 @@ def test_two_processes_build_the_cache_once(tmp_path, files, capfd):
 
 
 @needs_fork
-def test_a_killed_build_leaves_nothing_that_looks_like_a_cache(tmp_path, files):
+def test_a_killed_build_leaves_no_partial_cache(tmp_path, files):
     results, started = fork.Queue(), fork.Event()
     child = fork.Process(target=_open_slowly, args=(tmp_path, files, started, results))
     child.start()
@@ -287,7 +291,7 @@ def cached(data, split, transform, folder):
     ],
 )
 @pytest.mark.filterwarnings("error")  # among them torch's, about tensors on memory that cannot be written
-def test_a_data_set_gives_the_same_samples(tmp_path, data, split, transform):
+def test_datasets_return_the_same_samples_with_and_without_cache(tmp_path, data, split, transform):
     plain, fast = cached(masks(root=str(data)), split, transform, tmp_path / "cache")
     for key in [SampleKey(index, epoch) for index in range(len(plain)) for epoch in range(3)]:
         expected, sample = plain[key], fast[key]
@@ -309,7 +313,7 @@ def test_workers_read_from_the_cache(tmp_path, data):
         plain[SampleKey(0, 0)]
 
 
-def test_other_classes_never_get_old_masks(tmp_path, data):
+def test_masks_are_cached_again_for_other_classes(tmp_path, data):
     _, before = cached(masks(root=str(data)), "val", EvalTransform(), tmp_path / "cache")
     swapped = {"classes": CLASSES["classes"][::-1], "ignore": [0]}
     (data / "classes.json").write_text(as_json(swapped))
@@ -322,7 +326,7 @@ def test_other_classes_never_get_old_masks(tmp_path, data):
     assert len(list((tmp_path / "cache").glob("images-*"))) == 1  # pixels do not depend on classes
 
 
-def test_readers_with_another_mapping_have_another_key():
+def test_the_cache_key_of_masks_depends_on_the_class_mapping():
     classes = ClassMap(names=("a", "b"), ids=(3, 7))
     key = LabelReader(classes=classes, remedy="").key
     assert key == LabelReader(classes=ClassMap(names=("x", "y"), ids=(3, 7)), remedy="!").key
@@ -335,7 +339,7 @@ def test_readers_with_another_mapping_have_another_key():
     assert len({key, *(reader.key for reader in others)}) == 5
 
 
-def test_a_mask_with_an_unknown_value_ends_the_build(tmp_path):
+def test_a_mask_with_an_unknown_value_aborts_the_build(tmp_path):
     write_png(tmp_path / "mask.png", np.full((8, 8), 5, np.uint8))
     reader = LabelReader(classes=ClassMap(names=("a",)), remedy="correct the mask")
     mask_files = MaskFiles(paths=[str(tmp_path / "mask.png")], read=reader, key=reader.key)
@@ -350,7 +354,7 @@ def test_a_mask_with_an_unknown_value_ends_the_build(tmp_path):
 
 
 def resident(path):
-    """Bytes of a mapped file that this process has touched."""
+    """Resident bytes of a mapped file in this process."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
@@ -363,8 +367,8 @@ def resident(path):
 @pytest.mark.skipif(
     not os.path.exists("/proc/self/smaps"), reason="counts touched pages as Linux reports them"
 )
-def test_a_crop_touches_only_its_part_of_the_file(tmp_path):
-    """256 of 2048 rows: an eighth of the image and the pages around it, where a copy would touch it all."""
+def test_a_crop_reads_only_its_part_of_the_file(tmp_path):
+    """Reading 256 of 2048 rows maps an eighth of the image and the adjacent pages; a copy would map all."""
     cv2.imwrite(str(tmp_path / "wide.bmp"), noise(2048, 4096, 3))
     files = [str(tmp_path / "wide.bmp")]
     PixelCache.open_or_build(tmp_path, images=files)
@@ -379,7 +383,7 @@ def test_a_crop_touches_only_its_part_of_the_file(tmp_path):
     assert resident(folder / "pixels.bin") >= 2048 * 4096 * 3
 
 
-def test_transforms_after_the_crop_may_write():
+def test_transforms_after_the_crop_can_modify_pixels():
     image, label = noise(64, 100, 3), noise(64, 100)
     image.flags.writeable = label.flags.writeable = False
     outputs = TrainTransform(crop=(64, 100), scale=(1, 1), flip=0.0)(image, label, 0)

@@ -1,4 +1,4 @@
-"""Downloads: never kept with a wrong hash, one process at a time; from a local server."""
+"""Downloads from a local server: hashes are verified, and only one process downloads."""
 
 import hashlib
 import signal
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Server:
-    """A server on this machine; its attributes say what the next answers are."""
+    """A local server; its attributes control the next responses."""
 
     def __init__(self):
         self.content, self.length, self.pause = CONTENT, True, 0.0
@@ -103,67 +103,76 @@ def test_a_file_is_downloaded_once(server, tmp_path, capsys):
     assert server.requests == ["/a/model.bin?x=1"]
 
 
-def test_the_hash_may_be_in_the_name_as_torchvision_writes_it(server, tmp_path):
+def test_the_hash_can_be_part_of_the_file_name_as_in_torchvision(server, tmp_path):
     path = fetch(f"{server.url}/net-{SHA[:8]}.pth", folder=tmp_path)
     assert path.name == f"net-{SHA[:8]}.pth"
-    refuses(f"{server.url}/net-00000000.pth", tmp_path, "invalid hash value", "nothing was kept", sha256=None)
+    refuses(
+        f"{server.url}/net-00000000.pth",
+        tmp_path,
+        "invalid hash value",
+        "the download was discarded",
+        sha256=None,
+    )
     assert names(tmp_path) == [f"net-{SHA[:8]}.pth"]
     for missing in (None, ""):
         refuses(
-            f"{server.url}/net.pth", tmp_path, "no hash to check it against; give its sha256", sha256=missing
+            f"{server.url}/net.pth",
+            tmp_path,
+            "no hash to verify the file with; pass its sha256",
+            sha256=missing,
         )
 
 
-def test_wrong_contents_are_never_kept(server, tmp_path):
+def test_a_file_with_the_wrong_hash_is_discarded(server, tmp_path):
     server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    refuses(f"{server.url}/a", tmp_path, "invalid hash value", SHA, "nothing was kept")
+    refuses(f"{server.url}/a", tmp_path, "invalid hash value", SHA, "the download was discarded")
     assert names(tmp_path) == []
 
 
-def test_an_existing_file_with_another_hash_is_left_alone(server, tmp_path):
+def test_an_existing_file_with_another_hash_is_not_changed(server, tmp_path):
     (tmp_path / "a").write_bytes(b"mine")
-    refuses(f"{server.url}/a", tmp_path, "a: not the file at", f"not {SHA}); remove it")
+    refuses(f"{server.url}/a", tmp_path, "a: not the file at", f"not {SHA}); delete it")
     assert (tmp_path / "a").read_bytes() == b"mine"
     (tmp_path / "b").mkdir()
     refuses(f"{server.url}/b", tmp_path, "b: cannot be read or written (Is a directory)")
     assert server.requests == []
 
 
-def test_a_broken_connection_keeps_nothing(server, tmp_path):
+def test_a_partial_download_is_discarded(server, tmp_path):
     server.drops = [1_000_000]
-    refuses(f"{server.url}/a", tmp_path, f"{server.url}/a: ", "the connection ended early")
+    refuses(f"{server.url}/a", tmp_path, f"{server.url}/a: ", "the connection was lost")
     assert names(tmp_path) == []
     assert fetch(f"{server.url}/a", sha256=SHA, folder=tmp_path).read_bytes() == CONTENT
 
 
-def test_an_answer_of_unknown_length(server, tmp_path):
+def test_a_response_of_unknown_length(server, tmp_path):
     server.length = False
     assert fetch(f"{server.url}/a", sha256=SHA, folder=tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("code", [403, 404, 503])
-def test_a_servers_refusal_names_its_code(server, tmp_path, code):
+def test_http_errors_are_reported_with_their_status(server, tmp_path, code):
     server.codes = [code]
     refuses(
-        f"{server.url}/a", tmp_path, f"cannot be downloaded (HTTP Error {code}", f"put it at {tmp_path}/a"
+        f"{server.url}/a", tmp_path, f"cannot be downloaded (HTTP Error {code}", f"save it as {tmp_path}/a"
     )
 
 
-def test_offline_is_one_line_with_what_to_put_where(tmp_path):
+def test_without_a_connection_the_message_explains_how_to_download_manually(tmp_path):
     message = refuses("http://127.0.0.1:9/a.bin", tmp_path / "w")
     assert message == (
-        "http://127.0.0.1:9/a.bin: cannot be downloaded (Connection refused); download it by other means and "
-        f"put it at {tmp_path}/w/a.bin (sha256 {SHA})"
+        "http://127.0.0.1:9/a.bin: cannot be downloaded (Connection refused); download it another way and "
+        f"save it as {tmp_path}/w/a.bin (sha256 {SHA})"
     )
 
 
-def test_a_silent_server_is_given_up(server, tmp_path):
+def test_a_server_that_does_not_respond_times_out(server, tmp_path):
     server.pause = 0.9
     refuses(f"{server.url}/a", tmp_path, "cannot be downloaded (", "timed out", timeout=0.1)
     assert names(tmp_path) == []
 
 
-def test_redirects_lead_to_the_web_only(server, tmp_path):
+def test_redirects_to_local_files_are_rejected(server, tmp_path):
     (tmp_path / "secret").write_bytes(CONTENT)
     for location in (f"file://{tmp_path}/secret", "data:text/plain,a", "gopher://x"):
         server.codes, server.location = [302], location
@@ -192,17 +201,17 @@ def test_file_urls(tmp_path):
         ("http://x y/a", "cannot be downloaded ("),
     ],
 )
-def test_other_urls_are_refused(tmp_path, url, why):
+def test_other_urls_are_rejected(tmp_path, url, why):
     refuses(url, tmp_path, why)
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_made(server, tmp_path):
+def test_a_folder_that_cannot_be_created(server, tmp_path):
     (tmp_path / "file").touch()
     refuses(f"{server.url}/a", tmp_path / "file", "file/a: cannot be read or written (", "another folder")
 
 
-def test_a_servers_text_cannot_change_a_terminal(server, tmp_path, monkeypatch):
+def test_control_characters_from_a_server_are_not_printed(server, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise ConnectionError("a\x1b[31m\nb")
 
@@ -230,7 +239,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_a_killed_download_leaves_no_file_and_can_be_repeated(server, tmp_path):
+def test_a_killed_download_leaves_no_file_and_can_be_retried(server, tmp_path):
     server.pause = 0.05
     process = other_process(server, tmp_path)
     wait_for(lambda: any(path.stat().st_size > 500_000 for path in tmp_path.glob("a.*.partial")))

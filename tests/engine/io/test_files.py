@@ -1,4 +1,4 @@
-"""Files are written whole or not at all; locks; lists of files."""
+"""Atomic writes, locks, and lists of files."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.io.files import evenly_spaced, find_same_content, locked, pack_paths, write_json
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_json_is_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     write_json(path, {"a": float("nan"), "b": [1, float("inf")], 3: "ü"})
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"a": None, "b": [1, None], "3": "ü"}
@@ -30,7 +30,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-def test_a_lock_is_free_once_its_holder_is_killed(tmp_path, capfd):
+def test_a_lock_is_released_if_its_process_is_killed(tmp_path, capfd):
     fork = multiprocessing.get_context("fork")
 
     def hold(ready):

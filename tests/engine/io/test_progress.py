@@ -15,9 +15,9 @@ class Clock:
         monkeypatch.setattr(progress_module.time, "monotonic", lambda: self.now)
 
 
-def test_lines_come_at_the_first_step_every_ten_seconds_and_at_the_end(monkeypatch):
+def test_lines_are_printed_at_the_first_step_every_ten_seconds_and_at_the_end(monkeypatch):
     clock, lines = Clock(monkeypatch), []
-    progress = Progress(100, say=lines.append)
+    progress = Progress(100, print_line=lines.append)
     for step in range(1, 101):
         clock.now += 1.0
         progress.update(step, "loss 1.0")
@@ -27,9 +27,9 @@ def test_lines_come_at_the_first_step_every_ten_seconds_and_at_the_end(monkeypat
     assert lines[-1] == "step 100/100  loss 1.0  ETA 0:00:00"
 
 
-def test_the_eta_counts_from_where_the_run_resumed(monkeypatch):
+def test_the_eta_of_a_resumed_run_uses_only_its_own_steps(monkeypatch):
     clock, lines = Clock(monkeypatch), []
-    progress = Progress(7300, first=3600, unit="batch", say=lines.append)
+    progress = Progress(7300, first=3600, unit="batch", print_line=lines.append)
     clock.now += 100.0
     progress.update(3700)
     assert lines == ["batch 3700/7300  ETA 1:00:00"]
@@ -48,11 +48,11 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert "loss 0.4  lr 0.1" in err
 
 
-def test_lines_are_written_at_once():
-    assert Progress(1).say.keywords == {"flush": True}
+def test_lines_are_flushed():
+    assert Progress(1).print_line.keywords == {"flush": True}
 
 
-def test_a_value_error_of_the_work_becomes_a_user_error():
+def test_a_value_error_becomes_a_user_error():
     def work(progress):
         progress(1, 2)
         raise ValueError("size must be positive")

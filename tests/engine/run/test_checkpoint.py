@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, verified, and never executed."""
+"""Checkpoints are written atomically, verified, and never execute code."""
 
 import errno
 import io
@@ -38,7 +38,7 @@ def test_round_trip(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["last.safetensors"]
 
 
-def test_equal_contents_are_equal_files(tmp_path):
+def test_equal_contents_give_identical_files(tmp_path):
     files = [tmp_path / f"{number}.safetensors" for number in range(6)]
     for file in files:
         checkpoint.write(file, TENSORS, METADATA)
@@ -52,7 +52,7 @@ def written_twice(folder):
     return path
 
 
-def test_the_one_before_is_kept(tmp_path):
+def test_the_previous_checkpoint_is_kept(tmp_path):
     path = written_twice(tmp_path)
     assert checkpoint.read(path)[1] == {"step": 2}
     assert checkpoint.read(checkpoint.previous(path))[1] == {"step": 1}
@@ -79,7 +79,7 @@ OTHER_STEP = rb'"step\\\": 2', rb'"step\\\": 9'  # In JSON in JSON.
         (lambda path: save_file({"a": torch.ones(1)}, path), "not a checkpoint of this project"),
     ],
 )  # fmt: skip
-def test_damage_is_noticed_and_the_one_before_is_read(tmp_path, damage, reason):
+def test_damage_is_detected_and_the_previous_checkpoint_is_read(tmp_path, damage, reason):
     path = written_twice(tmp_path)
     before = path.read_bytes()
     damage(path)
@@ -92,7 +92,7 @@ def test_damage_is_noticed_and_the_one_before_is_read(tmp_path, damage, reason):
     assert message.endswith("continuing from last.previous.safetensors")
 
 
-def test_without_one_before_damage_is_an_error(tmp_path):
+def test_without_a_previous_checkpoint_damage_is_an_error(tmp_path):
     path = written_twice(tmp_path)
     checkpoint.previous(path).unlink()
     flip_a_bit(path, -1)
@@ -100,17 +100,17 @@ def test_without_one_before_damage_is_an_error(tmp_path):
         checkpoint.read_latest(path)
 
 
-def test_a_damaged_file_is_set_aside_and_not_kept_as_the_one_before(tmp_path):
+def test_a_damaged_file_does_not_replace_the_previous_checkpoint(tmp_path):
     path = written_twice(tmp_path)
     flip_a_bit(path, -1)
-    checkpoint.set_aside(path)
+    checkpoint.mark_damaged(path)
     checkpoint.write(path, {}, {"step": 3})
     assert checkpoint.read(checkpoint.previous(path))[1] == {"step": 1}
     assert (tmp_path / "last.damaged.safetensors").exists()
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
+def test_a_full_disk_leaves_existing_files_unchanged(tmp_path, monkeypatch, call):
     path = written_twice(tmp_path)
 
     def full(*arguments, **options):
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
         with pytest.raises(UserError) as caught:
             checkpoint.write(path, TENSORS, {"step": 3})
     assert str(caught.value) == (
-        f"{path}: cannot write the checkpoint (No space left on device); free space and resume"
+        f"{path}: cannot write the checkpoint (No space left on device); free some space and resume"
     )
     assert checkpoint.read(path)[1] == {"step": 2}
     assert checkpoint.read(checkpoint.previous(path))[1] == {"step": 1}
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
 
 
 class Bomb:
-    """A pickle of it makes a file when it is loaded."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -162,7 +162,7 @@ def zipped_pickle(bomb):
 @pytest.mark.parametrize(
     "name", ["weights.pth", "weights.pt", "weights.safetensors", "weights.bin", "weights"]
 )
-def test_a_hostile_pickle_is_never_run(tmp_path, pack, name):
+def test_a_malicious_pickle_is_never_executed(tmp_path, pack, name):
     marker, path = tmp_path / "executed", tmp_path / name
     content = pack(Bomb(marker))
     path.write_bytes(content)
@@ -174,13 +174,13 @@ def test_a_hostile_pickle_is_never_run(tmp_path, pack, name):
     assert not marker.exists()
 
 
-def test_the_hostile_pickle_would_work(tmp_path):
+def test_the_malicious_pickle_would_work(tmp_path):
     pickle.loads(pickle.dumps(Bomb(tmp_path / "executed"))).close()
     assert (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
-def test_foreign_weights_are_read(tmp_path, key):
+def test_weights_of_other_libraries_are_read(tmp_path, key):
     state = {"weight": torch.ones(2)}
     torch.save({key: state, "epoch": 3} if key else state, tmp_path / "a.pth")
     assert checkpoint.read_weights(tmp_path / "a.pth")["weight"].tolist() == [1, 1]
@@ -188,7 +188,7 @@ def test_foreign_weights_are_read(tmp_path, key):
     assert checkpoint.read_weights(tmp_path / "a.safetensors")["weight"].tolist() == [1, 1]
 
 
-def test_files_without_weights_are_refused(tmp_path):
+def test_files_without_weights_are_rejected(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match=r"list\.pth: not a state dict"):
         checkpoint.read_weights(tmp_path / "list.pth")
@@ -200,7 +200,7 @@ def network():
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
-def test_load_strict_names_both_sides():
+def test_load_strict_lists_the_differences():
     state = network().state_dict()
     state["2.extra"] = state.pop("0.bias")
     state["1.weight"] = torch.zeros(5, 4)
@@ -209,10 +209,10 @@ def test_load_strict_names_both_sides():
     message = str(caught.value)
     assert "not in the file: 0.bias" in message
     assert "not in the model: 2.extra" in message
-    assert "other shapes: 1.weight (5, 4) for (2, 4)" in message
+    assert "different shapes: 1.weight (5, 4) instead of (2, 4)" in message
 
 
-def test_load_strict_changes_nothing_when_it_refuses():
+def test_load_strict_changes_nothing_if_it_fails():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError):
@@ -220,7 +220,7 @@ def test_load_strict_changes_nothing_when_it_refuses():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_load_strict_excuses_by_name():
+def test_load_strict_ignores_skipped_and_resized_tensors():
     model, state = network(), network().state_dict()
     state["1.weight"], state["1.bias"] = torch.zeros(5, 4), torch.zeros(5)
     state["junk"] = torch.zeros(1)

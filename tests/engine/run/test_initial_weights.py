@@ -1,4 +1,4 @@
-"""Initial weights: which ones a model gets, and what the report says."""
+"""Initial weights: what is loaded, and the report."""
 
 import numpy as np
 import pytest
@@ -40,24 +40,24 @@ def saved(folder, num_classes):
     return folder / "model.pth", model
 
 
-def test_rows_follow_their_names():
+def test_class_rows_are_matched_by_name():
     rows = carry_rows(torch.zeros(3), torch.tensor([1.0, 2, 3, 4]), ("a", "b", "c", "d"), ("d", "x", "b"))
     assert rows.tolist() == [4, 0, 2]
 
 
-def test_known_classes_are_carried_over_and_reported(tmp_path):
+def test_matched_classes_are_reported(tmp_path):
     path, source = saved(tmp_path, 2)
     (tmp_path / "labels.txt").write_text("car\r\nsky\r\n")
     model = Model(3)
     fresh = model.scores.weight.detach().clone()
     report = load_whole(path, model, ClassMap(names=("sky", "dog", "car")), skip=[])
-    assert "2 of 3 classes carried over by name, the others new" in report
+    assert "2 of 3 matched by name, the others are new" in report
     assert torch.equal(model.backbone.weight, source.backbone.weight)
     expected = torch.stack([source.scores.weight[1], fresh[1], source.scores.weight[0]])
     assert torch.equal(model.scores.weight, expected)
 
 
-def test_unknown_classes_of_another_number_stay_new(tmp_path):
+def test_class_layers_stay_new_if_unknown_classes_differ_in_number(tmp_path):
     path, _ = saved(tmp_path, 2)
     model = Model(3)
     fresh = model.scores.weight.detach().clone()
@@ -74,26 +74,26 @@ def test_only_the_backbone_is_loaded(tmp_path):
     assert torch.equal(model.scores.weight, scores)
 
 
-def test_weights_that_do_not_fit_are_named_with_their_file(tmp_path):
+def test_the_error_for_weights_that_do_not_fit_names_the_file(tmp_path):
     torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth: weights do not fit.*other\.weight"):
         load_whole(tmp_path / "other.pth", Model(2), ClassMap(names=("a", "b")), skip=[])
 
 
-def test_lines_of_labels_keep_their_numbers(tmp_path):
+def test_blank_lines_of_labels_keep_their_numbers(tmp_path):
     (tmp_path / "labels.txt").write_text("person\n\nbicycle\n\n")
     assert class_names(tmp_path / "w.npz") == ("person", "class 2", "bicycle")
     (tmp_path / "names").write_text("cat\n")
     assert class_names(tmp_path / "w.npz", tmp_path / "names") == ("cat",)
 
 
-def test_without_a_list_the_classes_are_unknown(tmp_path):
+def test_without_a_label_file_the_classes_are_unknown(tmp_path):
     assert class_names(tmp_path / "w.pth") is None
     with pytest.raises(UserError, match="missing"):
         class_names(tmp_path / "w.pth", tmp_path / "missing")
 
 
-def test_arrays_are_weights_too(tmp_path):
+def test_npz_files_can_be_loaded(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.arange(3, dtype=np.float32))
     assert read_state(tmp_path / "w.npz")["a"].tolist() == [0, 1, 2]
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))

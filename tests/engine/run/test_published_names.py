@@ -1,4 +1,4 @@
-"""What a value of `weights` or `init_from` means: a file, a run folder, the name of published weights."""
+"""Values of `weights` and `init_from`: a file, a run folder, or the name of published weights."""
 
 import hashlib
 import threading
@@ -21,7 +21,7 @@ class File:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder served over http: (folder, address, requests)."""
+    """A folder served over HTTP: (folder, address, requests)."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     folder, requests = tmp_path / "site", []
@@ -39,7 +39,7 @@ def site(tmp_path, monkeypatch):
 
 
 def published(files):
-    """A table of published files, as a tool passes it."""
+    """A catalog of published files, in the form that the tools pass."""
 
     def find(name):
         if name not in files:
@@ -53,7 +53,7 @@ def nothing(name):
     raise AssertionError(f"{name} was looked up")
 
 
-def test_an_existing_path_is_used_as_it_is(tmp_path, monkeypatch):
+def test_an_existing_path_is_used_unchanged(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "net.pth").write_bytes(b"")
     assert locate(str(tmp_path / "run"), published=nothing) == tmp_path / "run"
@@ -98,18 +98,18 @@ def test_files_that_torchvision_has_downloaded_are_used(tmp_path, monkeypatch):
     assert locate("net", published=find) == folder / "net.pth"
 
 
-def test_without_a_connection_the_message_says_what_to_put_where(tmp_path):
+def test_without_a_connection_the_message_explains_how_to_download_manually(tmp_path):
     find = published({"net": File("http://127.0.0.1:9/net.pth", "0" * 8)})
     with pytest.raises(UserError, match=r"^net: http://127.0.0.1:9/net.pth: cannot be downloaded") as caught:
         locate("net", published=find, folder=tmp_path)
-    assert f"put it at {tmp_path / 'net.pth'}" in str(caught.value)
+    assert f"save it as {tmp_path / 'net.pth'}" in str(caught.value)
 
 
 def test_a_file_with_another_hash_is_not_used(site, tmp_path):
     folder, address, _ = site
     (folder / "net.pth").write_bytes(b"other")
     find = published({"net": File(f"{address}/net.pth", "0" * 8)})
-    with pytest.raises(UserError, match=r"net: .*invalid hash value .*; nothing was kept"):
+    with pytest.raises(UserError, match=r"net: .*invalid hash value .*; the download was discarded"):
         locate("net", published=find, folder=tmp_path / "cache")
     assert not (tmp_path / "cache" / "net.pth").exists()
 

@@ -1,4 +1,4 @@
-"""Resume is a continuation: whatever ended a run, the resumed one ends with the same bits."""
+"""A resumed run ends with bit-identical results, however it was interrupted."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ RATES = ("time", "images_per_s", "data_wait")
 
 
 def resume_to_end(folder, **options):
-    """Resume a run as tools/train.py does, up to its end."""
+    """Resume a run like tools/train.py, to its last step."""
     trainer = make_trainer(folder, **options)
     if checkpoint.exists(trainer.run.last):
         trainer.restore()
@@ -30,7 +30,7 @@ def resume_to_end(folder, **options):
 
 
 def traces(trainer):
-    """Everything a run leaves that must not depend on how often it was interrupted."""
+    """All results of a run that must not depend on interruptions."""
     rows = [{k: v for k, v in row.items() if k not in RATES} for row in run_log.read_rows(trainer.run.log)]
     return {
         "last": trainer.run.last.read_bytes(),
@@ -41,7 +41,7 @@ def traces(trainer):
 
 
 def stop_at(trainer, step):
-    """End a run after `step` as abruptly as a kill would."""
+    """Abort a run after `step`, as if it were killed."""
 
     class Killed(Exception):
         pass
@@ -61,7 +61,7 @@ def stop_at(trainer, step):
 
 @pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, optimizer, ema):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, optimizer, ema):
     options = {"optimizer": optimizer, "ema": ema, "accumulate": 2, "clip": 1.0}
     whole = resume_to_end(tmp_path / "whole", **options)
     stop_at(make_trainer(tmp_path / "killed", **options), step=7)
@@ -77,13 +77,13 @@ def test_a_run_resumes_with_another_number_of_workers(tmp_path):
     assert traces(resume_to_end(tmp_path / "killed", workers=1)) == traces(whole)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     whole = resume_to_end(tmp_path / "whole", log_every=1)
     stop_at(make_trainer(tmp_path / "killed", log_every=1), step=2)
     assert traces(resume_to_end(tmp_path / "killed", log_every=1)) == traces(whole)
 
 
-def test_dropout_and_norms_take_part(tmp_path):
+def test_the_test_network_uses_dropout_and_batch_norm(tmp_path):
     # Otherwise the tests above would say nothing about random numbers and buffers.
     with_dropout = resume_to_end(tmp_path / "a", dropout=0.5)
     without = resume_to_end(tmp_path / "b", dropout=0.0)
@@ -96,7 +96,7 @@ SHORT = {"steps": 4, "eval_every": 2, "save_every": 1, "eval_size": 1, "ema": 0.
 
 
 def _run_until(folder, event):
-    """Train, and die at the event with this number: before a file is synced or renamed, mid-evaluation ..."""
+    """Train, and exit at event number `event`: before a file is synced or renamed, in an evaluation ..."""
     left = [event]
 
     def deadly(function):
@@ -114,7 +114,7 @@ def _run_until(folder, event):
     os._exit(0)
 
 
-def test_a_run_survives_a_kill_at_any_moment(tmp_path):
+def test_a_run_can_be_resumed_after_a_kill_at_any_point(tmp_path):
     whole = traces(resume_to_end(tmp_path / "whole", **SHORT))
     fork = multiprocessing.get_context("fork")
     for event in range(1000):
@@ -129,7 +129,7 @@ def test_a_run_survives_a_kill_at_any_moment(tmp_path):
     assert event > 30
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+def test_if_a_checkpoint_is_damaged_the_previous_one_is_used(tmp_path):
     whole = resume_to_end(tmp_path / "whole")
     stop_at(make_trainer(tmp_path / "killed"), step=9)
     trainer = make_trainer(tmp_path / "killed")
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_the_run(tmp_path, number):
+def test_a_signal_saves_and_stops_the_run(tmp_path, number):
     whole = resume_to_end(tmp_path / "whole")
     trainer = make_trainer(tmp_path / "stopped")
     update = trainer.learner.update
@@ -166,7 +166,7 @@ def test_a_request_to_stop_saves_the_run(tmp_path, number):
     assert traces(resume_to_end(tmp_path / "stopped")) == traces(whole)
 
 
-def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
+def test_a_signal_aborts_an_evaluation(tmp_path, monkeypatch):
     whole = resume_to_end(tmp_path / "whole")
     trainer, update, seen = make_trainer(tmp_path / "stopped"), Accuracy.update, []
 
@@ -186,7 +186,7 @@ def test_a_request_to_stop_ends_an_evaluation(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("room", range(2, 8))
-def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path, monkeypatch, room):
+def test_a_full_disk_ends_the_run_with_one_line_and_an_intact_checkpoint(tmp_path, monkeypatch, room):
     whole = resume_to_end(tmp_path / "whole")
     trainer, fsync, calls = make_trainer(tmp_path / "full"), os.fsync, []
 
@@ -206,14 +206,14 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_whole_checkpoint(tmp_path,
     assert traces(resume_to_end(tmp_path / "full")) == traces(whole)
 
 
-def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_unwritable_log_is_reported_in_one_line(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.run.log.mkdir()
     with pytest.raises(UserError, match="log"):
         trainer.fit()
 
 
-def test_a_finished_run_does_nothing_more(tmp_path):
+def test_resuming_a_finished_run_does_nothing(tmp_path):
     trainer = resume_to_end(tmp_path)
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     again = make_trainer(tmp_path)
@@ -228,7 +228,7 @@ def test_a_run_can_be_extended(tmp_path):
     resume_to_end(tmp_path)
     trainer = make_trainer(tmp_path, steps=16)
     assert trainer.restore().endswith(
-        "step 12 of 16; it had 12 steps: the learning rate now follows the schedule of 16"
+        "step 12 of 16; the run had 12 steps; the learning rate now follows the schedule of 16"
     )
     trainer.fit()
     assert trainer.state.step == trainer.state.evaluated_step == 16
@@ -238,10 +238,10 @@ def test_a_run_can_be_extended(tmp_path):
     assert rows[-2]["lr"] == pytest.approx(0.2 * (1 / 16) ** 0.9)
 
 
-def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
+def test_a_run_cannot_be_resumed_with_fewer_steps_than_it_has(tmp_path):
     resume_to_end(tmp_path)
     with pytest.raises(
-        UserError, match=r"already at step 12, past trainer\.steps=\d+; set a larger trainer\.steps"
+        UserError, match=r"already at step 12, past trainer\.steps=\d+; increase trainer\.steps"
     ):
         make_trainer(tmp_path, steps=8).restore()
 
@@ -254,13 +254,13 @@ def test_a_run_cannot_be_cut_shorter_than_it_is(tmp_path):
         ({"optimizer": "adamw"}, "optimizer=SGD, now AdamW"),
     ],
 )
-def test_another_run_is_no_continuation(tmp_path, options, message):
+def test_a_run_cannot_be_resumed_with_other_settings(tmp_path, options, message):
     resume_to_end(tmp_path)
-    with pytest.raises(UserError, match=rf"{message}: this is not the same run; .*init_from={tmp_path}"):
+    with pytest.raises(UserError, match=rf"{message}; .*init_from={tmp_path}"):
         make_trainer(tmp_path, **options).restore()
 
 
-def test_averaging_may_start_late(tmp_path):
+def test_averaging_can_be_turned_on_when_resuming(tmp_path):
     stop_at(make_trainer(tmp_path), step=8)
     trainer = make_trainer(tmp_path, ema=0.9)
     trainer.restore()
@@ -271,13 +271,13 @@ def test_averaging_may_start_late(tmp_path):
     assert trainer.learner.average.updates == 4
 
 
-def test_averaging_may_end_early(tmp_path):
+def test_averaging_can_be_turned_off_when_resuming(tmp_path):
     stop_at(make_trainer(tmp_path, ema=0.9), step=8)
     trainer = resume_to_end(tmp_path)
     assert trainer.inference_task is trainer.learner.task
 
 
-def test_metrics_json_tells_the_last_and_the_best(tmp_path):
+def test_metrics_json_contains_the_last_and_the_best_score(tmp_path):
     scores = iter([0.5, 0.75, 0.25, float("nan")])
     trainer = make_trainer(tmp_path, eval_every=3)
     trainer.evaluator.compute = lambda: {"accuracy": next(scores)}

@@ -1,4 +1,4 @@
-"""Scoring runs beside prediction, with the same results as one after the other."""
+"""Scoring overlaps with prediction and gives the same results as without overlap."""
 
 import threading
 
@@ -11,7 +11,7 @@ from tests.engine.toy import CPU
 
 
 class Doubles(nn.Module):
-    """Predicts twice the number; `started` are the numbers whose prediction has begun."""
+    """Predicts twice the number; `started` lists the numbers whose prediction has started."""
 
     def __init__(self, fails_at=None):
         super().__init__()
@@ -65,11 +65,11 @@ def test_batches_are_scored_once_and_in_order():
     assert evaluate(Doubles(), numbers(20), Sum(), CPU) == {"sum": 380, "seen": list(range(20))}
 
 
-def test_an_empty_share_is_scored_too():
+def test_a_process_without_samples():
     assert evaluate(Doubles(), [], Sum(), CPU) == {"sum": 0, "seen": []}
 
 
-def test_the_next_batch_is_predicted_while_one_is_scored():
+def test_a_batch_is_predicted_while_the_previous_one_is_scored():
     task = Doubles()
 
     def check(number):
@@ -78,7 +78,7 @@ def test_the_next_batch_is_predicted_while_one_is_scored():
     assert evaluate(task, numbers(6), Sum(check), CPU)["seen"] == list(range(6))
 
 
-def test_predictions_do_not_pile_up():
+def test_the_number_of_unscored_predictions_is_limited():
     task, most = Doubles(), []
 
     def check(number):
@@ -103,7 +103,7 @@ def test_the_first_scoring_error_ends_the_evaluation():
     assert len(task.started) <= 3 + MAX_UNSCORED + 2
 
 
-def test_a_scoring_error_goes_before_a_later_prediction_error():
+def test_a_scoring_error_takes_precedence_over_a_later_prediction_error():
     task = Doubles(fails_at=4)
 
     def check(number):
@@ -115,7 +115,7 @@ def test_a_scoring_error_goes_before_a_later_prediction_error():
         evaluate(task, numbers(9), Sum(check), CPU)
 
 
-def test_a_prediction_error_comes_after_the_batches_before_it_were_scored():
+def test_earlier_batches_are_scored_before_a_prediction_error_is_raised():
     evaluator = Sum()
     with pytest.raises(ArithmeticError):
         evaluate(Doubles(fails_at=4), numbers(9), evaluator, CPU)
@@ -135,7 +135,7 @@ def test_on_batch_is_called_after_the_evaluator():
     assert calls == [(n + 1, 2 * n, "a.png") for n in range(4)]
 
 
-def test_a_request_to_stop_ends_at_the_next_batch():
+def test_a_request_to_stop_takes_effect_at_the_next_batch():
     task, asked = Doubles(), iter([False, False, True])
     assert evaluate_unless_stopped(task, numbers(9), Sum(), CPU, stop=lambda: next(asked)) is None
     assert task.started == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""A failed step can be repeated from the file that the run left."""
+"""A failed step can be repeated from its replay file."""
 
 import math
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def fail(folder, *, drop=None, **options):
-    """Train until a step fails; returns the path of the file that the run leaves."""
+    """Train until a step fails; returns the path of the replay file."""
     trainer = make_trainer(folder, **options)
     if drop is not None:
         trainer.learner.model.drop = nn.Sequential(trainer.learner.model.drop, drop)
@@ -33,7 +33,7 @@ def fail(folder, *, drop=None, **options):
 
 
 def repeat(path, *, drop=None, **options):
-    """Repeat the step as tools/train.py does; returns the lines of the report."""
+    """Repeat the step like tools/train.py; returns the lines of the report."""
     trainer = make_trainer(path.parent, **options)
     if drop is not None:
         trainer.learner.model.drop = nn.Sequential(trainer.learner.model.drop, drop)
@@ -46,11 +46,13 @@ def replay(path, trainer):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_loss_that_is_not_finite_is_repeated(tmp_path, accumulate):
+def test_a_step_with_a_nonfinite_loss_is_repeated(tmp_path, accumulate):
     path = fail(tmp_path, poison=3, accumulate=accumulate)
     step, files = (checkpoint.read(path)[1][key] for key in ("state", "files"))
     lines = repeat(path, poison=3, accumulate=accumulate)
-    assert lines[0] == (f"step {step['step']}, samples: 4, processes: 1, micro-batches of each: {accumulate}")
+    assert lines[0] == (
+        f"step {step['step']}, samples: 4, processes: 1, micro-batches per process: {accumulate}"
+    )
     assert [line.split()[0] for line in lines if line.endswith("equal bit for bit")] == [
         "cross_entropy",
         "extra",
@@ -60,11 +62,11 @@ def test_a_loss_that_is_not_finite_is_repeated(tmp_path, accumulate):
     assert list(alone) == files
     for file, losses in alone.items():
         assert losses.endswith("<- not finite") == (file == "image_3.png")
-    assert "the output of every module is finite; the loss that is computed from them is not" in lines
+    assert "the outputs of all modules are finite; the loss computed from them is not" in lines
     assert "whose gradient is not finite: model.classify." in lines[-1]
 
 
-def test_a_gradient_that_is_not_finite_is_repeated_with_the_same_bits(tmp_path):
+def test_a_step_with_a_nonfinite_gradient_is_repeated_bit_for_bit(tmp_path):
     path = fail(tmp_path, drop=Kink({5}), ema=0.9, dropout=0.5)
     recorded = checkpoint.read(path)[1]["losses"]
     lines = repeat(path, drop=Kink(range(99)), ema=0.9, dropout=0.5)
@@ -72,14 +74,14 @@ def test_a_gradient_that_is_not_finite_is_repeated_with_the_same_bits(tmp_path):
     for name, loss in recorded.items():
         assert table[name].split()[1:] == [f"{loss:.8g}"] * 2 + ["equal", "bit", "for", "bit"]
     assert "nan" in table["gradient"]
-    assert "the output of every module is finite" in lines
+    assert "the outputs of all modules are finite" in lines
     # The backward pass reaches the head first, whose gradient is finite, then the norm before the kink.
     match = re.search(r"gradient is not finite: (.*); input of (.*): (-[\d.]+) \.\. ([\d.]+)$", lines[-1])
     assert match[1] in ("model.norm.weight", "model.norm.bias")
     assert match[2] == "model.norm"
 
 
-def test_one_process_repeats_what_two_did(tmp_path):
+def test_one_process_repeats_the_step_of_two_processes(tmp_path):
     # Random numbers, BatchNorm statistics and shares in the mean are those of each process.
     options = {"batch": 8, "accumulate": 2, "dropout": 0.5}
     in_processes(2, lambda where: str(fail(tmp_path, drop=Kink({6}), runtime=where, **options)))
@@ -90,7 +92,7 @@ def test_one_process_repeats_what_two_did(tmp_path):
         torch.device("cpu"), channels_last=False
     )  # The memory layout decides what dropout drops.
     lines = repeat(path, drop=Kink(range(99)), **options)
-    assert lines[0] == "step 3, samples: 8, processes: 2, micro-batches of each: 2"
+    assert lines[0] == "step 3, samples: 8, processes: 2, micro-batches per process: 2"
     repeated = {line.split()[0]: float(line.split()[2]) for line in lines[2:4]}
     assert repeated == pytest.approx(metadata["losses"], rel=1e-6)
     # Without the processes' seeds, the loss is another.
@@ -102,14 +104,14 @@ def test_one_process_repeats_what_two_did(tmp_path):
     assert other != pytest.approx(metadata["losses"], rel=1e-3)
 
 
-def test_scaled_losses_are_repeated(tmp_path):
+def test_a_step_with_loss_scaling_is_repeated(tmp_path):
     path = fail(tmp_path, drop=Kink(range(1, 99)), precision="fp16", steps=40)
     lines = repeat(path, drop=Kink(range(99)), precision="fp16", steps=40)
     assert lines[0].startswith("step 17")
     assert all(line.endswith("equal bit for bit") for line in lines[2:5])
 
 
-def test_the_first_module_whose_output_is_not_finite(tmp_path):
+def test_the_first_module_with_nonfinite_output_is_reported(tmp_path):
     trainer = make_trainer(tmp_path)
     with torch.no_grad():
         trainer.learner.model.conv.weight.fill_(3e38)
@@ -126,7 +128,7 @@ def test_the_first_module_whose_output_is_not_finite(tmp_path):
     assert float(match[2]) == pytest.approx(pixels.max().item(), rel=1e-4)
 
 
-def test_weights_that_were_not_finite_before_are_named(tmp_path):
+def test_weights_that_were_nonfinite_before_the_step_are_reported(tmp_path):
     trainer = make_trainer(tmp_path)
     with torch.no_grad():
         trainer.learner.model.classify.bias[0] = math.nan
@@ -135,7 +137,7 @@ def test_weights_that_were_not_finite_before_are_named(tmp_path):
     assert "already not finite before the step: model/classify.bias" in repeat(trainer.run.replay)
 
 
-def test_a_model_that_cannot_see_one_image_alone(tmp_path):
+def test_a_model_that_cannot_process_a_single_image(tmp_path):
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -151,17 +153,17 @@ def test_a_model_that_cannot_see_one_image_alone(tmp_path):
     assert all("not possible (Expected more than 1 value per channel" in line for line in alone)
 
 
-def test_nothing_in_the_run_folder_changes(tmp_path):
+def test_replay_does_not_change_the_run_folder(tmp_path):
     path = fail(tmp_path, poison=3)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     repeat(path, poison=3)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_a_step_that_is_finite_this_time_is_one_line(tmp_path):
+def test_a_step_that_is_finite_when_repeated_is_reported_in_one_line(tmp_path):
     path = fail(tmp_path, poison=3)
     with pytest.raises(
-        UserError, match=r"repeated and everything is finite \(cross_entropy 0\.\d+"
+        UserError, match=r"repeated, and everything is finite \(cross_entropy 0\.\d+"
     ) as caught:
         repeat(path)
     assert "the run had cross_entropy nan" in str(caught.value)
@@ -173,20 +175,20 @@ def test_a_step_that_is_finite_this_time_is_one_line(tmp_path):
     [
         ({"size": 11}, "num_samples=10, now 11"),
         ({"optimizer": "adamw"}, "optimizer=SGD, now AdamW"),
-        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "one process repeats what all did"),
+        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "a single process repeats the step"),
     ],
 )
-def test_another_training_is_refused(tmp_path, options, message):
+def test_other_settings_are_rejected(tmp_path, options, message):
     path = fail(tmp_path, poison=3)
     with pytest.raises(UserError, match=message):
         repeat(path, poison=3, **options)
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_data_is_rejected(tmp_path):
     path = fail(tmp_path, poison=3)
     trainer = make_trainer(tmp_path, poison=3)
     trainer.data.train_set.image_path = lambda index: f"other_{index}.png"
-    with pytest.raises(UserError, match=r"sample \d was image_\d\.png, now it is other_\d\.png"):
+    with pytest.raises(UserError, match=r"sample \d was image_\d\.png and is now other_\d\.png"):
         replay(path, trainer)
 
 
@@ -196,17 +198,17 @@ def test_a_checkpoint_is_not_a_replay_file(tmp_path):
         failed_step.read(tmp_path / "checkpoints" / "last.safetensors")
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_files_are_rejected(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0")
     for name, message in (
-        ("config.yaml", "no safetensors file"),
+        ("config.yaml", "not a safetensors file"),
         ("replay.safetensors", "no such checkpoint"),
     ):
         with pytest.raises(UserError, match=message):
             failed_step.read(tmp_path / name)
 
 
-def test_the_command(tmp_path):
+def test_the_replay_command(tmp_path):
     def train(*arguments):
         done = subprocess.run(
             [sys.executable, str(ROOT / "tools" / "train.py"), *arguments],

@@ -28,7 +28,7 @@ def changed_after_a_step(model):
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def test_what_is_frozen_stays():
+def test_frozen_layers_do_not_change():
     model = network()
     assert freeze(model, ["0.*"]) == 3 * 4 * 9 + 4 + 4 + 4
     changed = changed_after_a_step(model)
@@ -37,7 +37,7 @@ def test_what_is_frozen_stays():
     assert {name.split(".")[0] for name in changed_after_a_step(copy.deepcopy(model))} == {"1"}
 
 
-def test_a_frozen_norm_computes_what_a_norm_computes_in_evaluation_mode():
+def test_a_frozen_norm_equals_a_norm_in_evaluation_mode():
     model, images = network(), torch.rand(2, 3, 8, 8)
     changed_after_a_step(model)  # statistics other than the initial ones
     expected = model.eval()(images)
@@ -49,7 +49,7 @@ def test_a_frozen_norm_computes_what_a_norm_computes_in_evaluation_mode():
     )
 
 
-def test_a_norm_that_is_used_twice_is_frozen_in_both_places():
+def test_a_shared_norm_is_frozen_in_both_places():
     model = network()
     model.append(model[0][1])
     freeze(model, ["0.1.*"])
@@ -57,7 +57,7 @@ def test_a_norm_that_is_used_twice_is_frozen_in_both_places():
     assert not any(name.startswith(("0.1", "2")) for name in changed_after_a_step(model))
 
 
-def test_sync_batch_norm_leaves_frozen_norms_alone():
+def test_sync_batch_norm_does_not_replace_frozen_norms():
     model = network()
     freeze(model, ["0.1.*"])
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -73,7 +73,7 @@ def test_parameters_and_buffers_stay_the_same_tensors():
     assert all(after[name] is before[name] for name in after)
 
 
-def test_freezing_a_convolution_leaves_its_batch_norm_free():
+def test_freezing_a_convolution_does_not_freeze_its_batch_norm():
     model = network()
     freeze(model, ["0.0.*"])
     changed = changed_after_a_step(model)
@@ -81,13 +81,13 @@ def test_freezing_a_convolution_leaves_its_batch_norm_free():
     assert {"0.1.weight", "0.1.running_mean"} <= changed
 
 
-def test_no_pattern_freezes_nothing():
+def test_without_patterns_nothing_is_frozen():
     assert freeze(network(), []) == 0
 
 
 @pytest.mark.parametrize(
     ("patterns", "message"), [(["head.*"], "matches no parameter"), (["*"], "nothing to train")]
 )
-def test_useless_patterns_are_refused(patterns, message):
+def test_invalid_patterns_are_rejected(patterns, message):
     with pytest.raises(UserError, match=message):
         freeze(network(), patterns)

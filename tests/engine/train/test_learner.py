@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 from engine.train.learner import WeightAverage
 
 
-def test_the_decay_rises_as_in_tensorflow():
+def test_the_decay_increases_as_in_tensorflow():
     model = nn.Module()
     model.model = nn.BatchNorm2d(1)
     average, expected = WeightAverage(model, 0.5), 1.0
@@ -32,7 +32,7 @@ class Task(nn.Module):
 
 
 def torchs_average(task, decay):
-    """torch's own: it copies the weights at its first update, so its counter starts at one."""
+    """torch's own average, which copies the weights at its first update, so its counter starts at one."""
 
     @torch.no_grad()
     def update(averaged, current, count):

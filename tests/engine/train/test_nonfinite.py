@@ -1,4 +1,4 @@
-"""Finding where a step stops being finite."""
+"""Locating the first non-finite values of a step."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import nn
 from engine.train.nonfinite import NonFiniteTracer, value_range
 
 
-def test_a_range_counts_the_values_that_are_not_finite():
+def test_value_range_counts_nonfinite_values():
     value = {"a": [torch.tensor([1.0, -2.5]), "text"], "b": (torch.tensor([3, 4], dtype=torch.uint8),)}
     assert value_range(value) == "-2.5 .. 4"
     assert value_range(torch.tensor([1.0, math.nan, -math.inf])) == "1 .. 1, and 2 of 3 values not finite"
@@ -21,8 +21,8 @@ def test_a_tracer_removes_its_hooks():
     with NonFiniteTracer(module) as tracer:
         module(torch.ones(1, 2)).sum().backward()
     assert tracer.lines() == [
-        "the output of every module is finite",
-        "the gradient of every parameter is finite",
+        "the outputs of all modules are finite",
+        "the gradients of all parameters are finite",
     ]
     assert not any(part._forward_hooks for part in module.modules())
     assert not any(parameter._post_accumulate_grad_hooks for parameter in module.parameters())

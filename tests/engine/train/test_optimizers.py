@@ -1,4 +1,4 @@
-"""Optimizers: TensorFlow's RMSProp written out in numpy, and parameter groups."""
+"""Optimizers: RMSProp compared with a NumPy implementation of TensorFlow's, and parameter groups."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def run(optimizer, parameter, grads, rates):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, WEIGHT_DECAY])
-def test_rmsprop_tf_is_tensorflows(weight_decay):
+def test_rmsprop_tf_equals_tensorflows(weight_decay):
     start, grads = np.linspace(-1, 1, 6), gradients(8)
     rates = [
         LR * 0.8**step for step in range(8)
@@ -49,7 +49,7 @@ def test_rmsprop_tf_is_tensorflows(weight_decay):
     np.testing.assert_allclose(run(optimizer, parameter, grads, rates), expected, rtol=1e-12)
 
 
-def test_rmsprop_tf_is_not_torchs():
+def test_rmsprop_tf_differs_from_torchs():
     start, grads, rates = np.linspace(-1, 1, 6), gradients(8), [LR] * 8
     ours, theirs = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor(start))
     optimizer = optimization.RMSpropTF([ours], lr=LR, decay=DECAY, momentum=MOMENTUM, eps=EPS)
@@ -58,7 +58,7 @@ def test_rmsprop_tf_is_not_torchs():
     assert np.abs(difference).max() > 0.1
 
 
-def test_rmsprop_tf_refuses_nonsense():
+def test_rmsprop_tf_rejects_invalid_options():
     with pytest.raises(ValueError, match="decay and momentum must be in"):
         optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, decay=1.0)
 
@@ -94,7 +94,7 @@ def test_norms_and_biases_can_be_decayed():
     assert set(by_name(model, groups).values()) == {(0.1, 0.5)}
 
 
-def test_lr_factors_go_by_name_and_the_first_counts():
+def test_the_first_matching_lr_factor_applies():
     model = Model()
     groups = optimization.parameter_groups(
         model, 1.0, 0.0, lr_factors={"backbone.0.*": 0.5, "backbone.*": 0.1}

@@ -29,7 +29,7 @@ def test_rows_are_json_lines_without_nan(tmp_path):
     ]
 
 
-def test_rows_after_the_checkpoint_and_cut_off_lines_are_dropped_on_resume(tmp_path):
+def test_rows_after_the_checkpoint_and_truncated_lines_are_dropped_on_resume(tmp_path):
     log = run_log.RunLog(RunFolder(tmp_path), tensorboard=False)
     for step in (1, 2, 3):
         log.row(step, "train", {"loss": step})
@@ -46,7 +46,7 @@ def test_rows_after_the_checkpoint_and_cut_off_lines_are_dropped_on_resume(tmp_p
     ]
 
 
-def test_a_line_that_is_not_a_row_ends_the_reading(tmp_path):
+def test_reading_stops_at_the_first_invalid_line(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(
         b'{"step": 1, "kind": "train"}\n\xff\xfe\n{"step": 2, "kind": "train"}\n'
     )
@@ -91,7 +91,7 @@ def console_lines(folder, waits):
     lines = []
     monitor = TrainingMonitor(
         run_log.RunLog(RunFolder(folder), tensorboard=False),
-        Progress(99, say=lines.append),
+        Progress(99, print_line=lines.append),
         last=99,
         every=1,
     )
@@ -109,17 +109,17 @@ def console_lines(folder, waits):
         ([0.9] * 20, 1),
     ],
 )
-def test_the_input_bound_warning_comes_once_and_only_if_true(tmp_path, waits, warnings):
+def test_the_input_bound_warning_is_printed_once_and_only_if_it_applies(tmp_path, waits, warnings):
     assert console_lines(tmp_path, waits).count(INPUT_BOUND) == warnings
 
 
-def test_the_first_console_line_has_all_numbers(tmp_path):
+def test_the_first_console_line_is_complete(tmp_path):
     assert console_lines(tmp_path, [0.25])[0] == (
         "step 1/99  loss 1.000  lr 0.1  1.0 images/s  data wait 25%  ETA 0:00:00"
     )
 
 
-def test_a_log_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
     log = run_log.RunLog(RunFolder(tmp_path), tensorboard=False)
 
     def full(*arguments, **options):
@@ -127,6 +127,6 @@ def test_a_log_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", full)
     with pytest.raises(
-        UserError, match=r"log\.jsonl: cannot be written \(No space left on device\); free space"
+        UserError, match=r"log\.jsonl: cannot be written \(No space left on device\); free some space"
     ):
         log.row(1, "train", {})

@@ -1,4 +1,4 @@
-"""Schedules against values worked out by hand."""
+"""Schedules compared with values computed by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from engine.train import optimization
 
 
-def test_poly_is_deeplabs():
+def test_poly_equals_deeplabs_schedule():
     factor = optimization.poly(steps=100, power=0.9)
     assert factor(0) == 1.0
     assert factor(50) == pytest.approx(0.5358867312681466)  # 0.5 ** 0.9
@@ -15,12 +15,12 @@ def test_poly_is_deeplabs():
     assert factor(100) == factor(120) == 0.0
 
 
-def test_poly_ends_at_end():
+def test_poly_decays_to_end():
     factor = optimization.poly(steps=10, power=1.0, end=0.2)
     assert [factor(step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.6, 0.2])
 
 
-def test_cosine_goes_through_its_middle():
+def test_cosine_at_start_middle_and_end():
     factor = optimization.cosine(steps=110, warmup_steps=10, warmup_factor=0.5)
     assert factor(0) == 0.5
     assert factor(5) == pytest.approx(0.75)
@@ -31,7 +31,7 @@ def test_cosine_goes_through_its_middle():
     assert factor(10_000) == pytest.approx(0.0)
 
 
-def test_exponential_falls_in_stairs():
+def test_exponential_decays_in_steps():
     # Section 6.1.1 of the paper: 0.01 every 3 epochs.
     factor = optimization.exponential(steps=100, rate=0.5, every_steps=10)
     assert [factor(step) for step in (0, 9, 10, 29, 30)] == [1.0, 1.0, 0.5, 0.25, 0.125]
@@ -64,6 +64,6 @@ def test_warm_up_multiplies_the_decay():
         (lambda: optimization.exponential(steps=9, every_steps=1, rate=1.1), "rate in"),
     ],
 )
-def test_bad_options_are_refused(make, message):
+def test_invalid_options_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The training loop: exact means, losses that stay finite, what is evaluated and what is reported."""
+"""The training loop: exact means, non-finite losses, evaluation and reporting."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def close(one, other, tolerance=1e-6):
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 6])
-def test_accumulation_equals_the_whole_batch(tmp_path, accumulate):
+def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path, accumulate):
     one = make_trainer(tmp_path / "one", **PLAIN)
     many = make_trainer(tmp_path / "many", accumulate=accumulate, **PLAIN)
     start = weights(one)
@@ -36,7 +36,7 @@ def test_accumulation_equals_the_whole_batch(tmp_path, accumulate):
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-6)
 
 
-def test_a_mean_of_means_would_be_another_result(tmp_path):
+def test_a_mean_of_means_would_give_a_different_result(tmp_path):
     # The test above must be able to notice this: micro-batches that count different numbers of pixels.
     trainer = make_trainer(tmp_path / "one", accumulate=3, **PLAIN)
     trainer.learner.task.weight = lambda batch: torch.tensor(1.0)
@@ -45,7 +45,7 @@ def test_a_mean_of_means_would_be_another_result(tmp_path):
     assert not close(weights(trainer), weights(exact), 1e-3)
 
 
-def test_the_loop_is_the_plain_loop(tmp_path):
+def test_the_trainer_equals_a_minimal_loop(tmp_path):
     trainer = make_trainer(tmp_path, **PLAIN)
     model = make_trainer(tmp_path / "other", **PLAIN).learner.model
     optimizer = torch.optim.SGD(
@@ -70,7 +70,7 @@ def test_the_loop_is_the_plain_loop(tmp_path):
     assert close(weights(trainer), model.state_dict())
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
+def test_results_depend_only_on_the_seed(tmp_path):
     trainers = [make_trainer(tmp_path / name) for name in "abc"]
     trainers[2].data = replace(trainers[2].data, seed=1)
     for trainer in trainers:
@@ -94,7 +94,7 @@ def test_every_sample_is_evaluated_once(tmp_path):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, accumulate):
+def test_a_nonfinite_loss_stops_the_run(tmp_path, accumulate):
     healthy = make_trainer(tmp_path / "healthy", accumulate=accumulate)
     order = healthy.data.step_samples
     poison = next(
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, accumulate):
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"accumulate": 2}, {"precision": "bf16"}])
-def test_a_finite_loss_with_a_gradient_that_is_not_stops_the_run_before_the_update(tmp_path, options):
+def test_a_nonfinite_gradient_stops_the_run_before_the_update(tmp_path, options):
     cpu = Runtime(torch.device("cpu"), precision=options.get("precision", "fp32"))
     trainer = make_trainer(tmp_path, runtime=cpu, ema=0.9, dropout=0.0, **options)
     calls = 3 * options.get("accumulate", 1)
@@ -151,13 +151,13 @@ def test_a_finite_loss_with_a_gradient_that_is_not_stops_the_run_before_the_upda
 
 
 def scaled(folder, **options):
-    """A training with fp16's loss scaling, on the CPU."""
+    """A trainer with fp16's loss scaling, on the CPU."""
     trainer = make_trainer(folder, precision="fp16", dropout=0.0, **options)
     assert trainer.learner.scaler.is_enabled()
     return trainer
 
 
-def test_loss_scaling_skips_a_step_and_goes_on(tmp_path):
+def test_loss_scaling_skips_a_nonfinite_step(tmp_path):
     trainer = scaled(tmp_path, steps=4)
     trainer.learner.model.drop = Kink({2})
     seen, update = [], trainer.learner.update
@@ -175,7 +175,7 @@ def test_loss_scaling_skips_a_step_and_goes_on(tmp_path):
     assert not trainer.run.replay.exists()
 
 
-def test_a_gradient_that_no_scale_makes_finite_stops_the_run(tmp_path):
+def test_a_gradient_that_is_nonfinite_at_any_scale_stops_the_run(tmp_path):
     trainer = scaled(tmp_path, steps=40)
     trainer.learner.model.drop = Kink(range(1, 99))
     with pytest.raises(UserError, match="the gradient is not finite at step 17"):  # 65536 is halved 16 times
@@ -189,7 +189,7 @@ def test_loss_scaling_does_not_change_the_training(tmp_path, options):
     assert close(weights(plain), weights(other), 1e-5)
 
 
-def test_the_norm_is_that_of_the_whole_gradient(tmp_path):
+def test_the_gradient_norm_covers_all_parameters(tmp_path):
     trainer = make_trainer(tmp_path, accumulate=2)
     results, compute_gradients = [], trainer.learner.compute_gradients
 
@@ -231,12 +231,12 @@ def test_sync_bn_keeps_parameters_and_the_names_in_a_checkpoint(tmp_path, monkey
     assert trainer.learner.average.model.norm.running_mean.mean() == pytest.approx(4.5)
 
 
-def test_sync_bn_is_refused_on_several_cpus(tmp_path):
-    with pytest.raises(UserError, match="sync_bn=true needs CUDA devices, these run on cpu"):
+def test_sync_bn_is_rejected_without_cuda(tmp_path):
+    with pytest.raises(UserError, match="sync_bn=true needs CUDA, not cpu"):
         make_trainer(tmp_path, sync_bn=True, runtime=Runtime(torch.device("cpu"), world_size=2))
 
 
-def test_an_ordinary_loss_leaves_no_replay(tmp_path):
+def test_a_finite_run_writes_no_replay_file(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.fit()
     assert not trainer.run.replay.exists()
@@ -265,8 +265,8 @@ def test_clipping_bounds_the_step(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "set one of steps and epochs"),
-        ({"steps": 1, "epochs": 1}, "set one of steps and epochs"),
+        ({}, "set either steps or epochs"),
+        ({"steps": 1, "epochs": 1}, "set either steps or epochs"),
         ({"steps": -1}, "steps must be positive, got -1"),
         ({"epochs": 0}, "epochs must be positive"),
         ({"steps": 1, "batch": 6, "accumulate": 4}, "batch=6 must be a multiple of accumulate=4"),
@@ -274,7 +274,7 @@ def test_clipping_bounds_the_step(tmp_path):
         ({"steps": 1, "clip": float("nan")}, "clip must be positive"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         TrainerOptions(**options)
 
@@ -286,7 +286,7 @@ def test_epochs_are_converted_to_steps():
     assert TrainerOptions(steps=7, eval_every=3).in_steps(5).eval_every == 3
 
 
-def test_a_split_without_labels_is_refused_before_training(tmp_path, monkeypatch):
+def test_a_split_without_labels_is_rejected_before_training(tmp_path, monkeypatch):
     def refuse(task, dataset):
         raise UserError("this split has no labels")
 
