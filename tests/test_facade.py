@@ -77,7 +77,7 @@ def test_an_exported_file_predicts_like_its_run(run, image, tmp_path):
         (lambda run: mobilenet_dense.load("no/such/run"), "no/such/run"),
         (lambda run: mobilenet_dense.load(run, "task.shonw=1"), r"'task\.shonw'"),
         (lambda run: mobilenet_dense.load(run)("no.png"), r"no\.png"),
-        (lambda run: mobilenet_dense.load(run)(np.zeros((4, 4), np.uint8)), r"an image must be RGB uint8 \[H, W, 3\]"),
+        (lambda run: mobilenet_dense.load(run)(np.zeros((4, 4), np.uint8)), "an image must be RGB uint8"),
         (lambda run: mobilenet_dense.train("task=sge"), r"task=sge: no such task.*did you mean 'seg'"),
         (lambda run: mobilenet_dense.evaluate(run, "wrost=3"), "'wrost'"),
     ],

@@ -72,8 +72,8 @@ class FailedStep:
             raise UserError(
                 f"{self.path}: step {step} was repeated, and everything is finite ({now}, gradient norm "
                 f"{result.gradient_norm:g}); the run had {before}, gradient norm "
-                f"{self.metadata['gradient_norm']:g}; repeat it on the same device and with the same versions "
-                "as the run (environment.json)"
+                f"{self.metadata['gradient_norm']:g}; repeat it on the same device with the same versions as "
+                "the run (environment.json)"
             )
         lines = [
             f"step {step}, samples: {len(samples)}, processes: {processes}, "
