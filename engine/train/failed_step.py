@@ -68,7 +68,7 @@ class FailedStep:
         with self._seeding(learner):
             result = learner.compute_gradients(micro_batches)
         if all(map(math.isfinite, [*result.losses.values(), result.gradient_norm])):
-            now, before = _in_words(result.losses), _in_words(self.metadata["losses"])
+            now, before = map(_in_words, (result.losses, self.metadata["losses"]))
             raise UserError(
                 f"{self.path}: step {step} was repeated, and everything is finite ({now}, gradient norm "
                 f"{result.gradient_norm:g}); the run had {before}, gradient norm "
