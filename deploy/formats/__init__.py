@@ -107,7 +107,7 @@ def of_file(path: Path) -> Format:
         UserError: if no format has this suffix.
     """
     built_in = [find(name) for name in BUILT_IN]
-    for formats in (built_in, list(_of_extensions())):
+    for formats in (built_in, _of_extensions()):  # no extension is imported for a built-in format
         if matches := [format for format in formats if path.name.endswith(format.SUFFIX)]:
             return max(matches, key=lambda format: len(format.SUFFIX))
     suffixes = sorted(format.SUFFIX for format in built_in)

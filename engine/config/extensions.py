@@ -13,6 +13,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -81,19 +82,38 @@ def load_module(dotted: str, *, key: str) -> ModuleType:
             f"{key}={dotted}: neither a built-in option nor a module of an extension; to use your own "
             "module, pass extend=<its folder>"
         )
-    try:
-        return importlib.import_module(dotted)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{key}={dotted}: cannot be imported ({error.name} is missing)") from None
+    return _import(dotted, f"{key}={dotted}")
 
 
 def modules() -> Iterator[ModuleType]:
-    """Import and return the top-level modules and packages of all extensions, and their direct submodules."""
+    """Import and return the top-level modules and packages of all extensions, and their direct submodules.
+
+    Raises:
+        UserError: if one of them cannot be imported.
+    """
     for name in names():
-        module = importlib.import_module(name)
+        module = _import(name, f"extension {name}")
         yield module
         for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
-            yield importlib.import_module(f"{name}.{part.name}")
+            yield _import(f"{name}.{part.name}", f"extension {name}.{part.name}")
+
+
+def import_problem(error: BaseException) -> str:
+    """Why a module cannot be imported, and the line of its file."""
+    if isinstance(error, ImportError):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).strip().partition("\n")[0]
+    return f"{last.filename}, line {last.lineno}: {type(error).__name__}{reason and f': {reason}'}"
+
+
+def _import(dotted: str, subject: str) -> ModuleType:
+    try:
+        return importlib.import_module(dotted)
+    except (Exception, SystemExit) as error:  # the user's own code runs here
+        raise UserError(f"{subject}: cannot be imported ({import_problem(error)})") from None
 
 
 def _folders() -> list[str]:

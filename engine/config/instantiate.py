@@ -227,8 +227,11 @@ def _resolve(target: Any, key: str) -> Any:
         )
     try:
         thing = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError):
-        reason = _why_not_imported(target) if extensions.owner(target) else ""
+    except (Exception, SystemExit) as error:
+        own = extensions.owner(target) is not None  # its modules run the user's code
+        if not own and not isinstance(error, (ImportError, AttributeError, ValueError)):
+            raise
+        reason = _why_not_imported(target) if own else ""
         raise ConfigError(
             _join_keys(key, "_target_"), f"={target}: no such class or function{reason}"
         ) from None
@@ -246,8 +249,8 @@ def _why_not_imported(target: str) -> str:
     """The import error of an extension's module, which `resolve_name` hides."""
     try:
         importlib.import_module(target.rpartition(".")[0])
-    except ImportError as error:
-        return f" ({error})"
+    except (Exception, SystemExit) as error:
+        return f" ({extensions.import_problem(error)})"
     return ""
 
 
@@ -370,17 +373,28 @@ def _missing_or_invalid(error: OmegaConfBaseException, key: str) -> UserError:
 
 
 def source_key(root: DictConfig, key: str) -> str:
-    """The key that a value comes from: `data.crop` for `model.input_size` if that is `${data.crop}`."""
+    """The key that a value comes from: `data.crop` for `model.input_size` if that is `${data.crop}`.
+
+    A part of a key can be a reference too: `backbone.name` for `model.backbone.name` if `model.backbone` is
+    `${backbone}`.
+    """
     for _ in range(10):
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(root, parent, throw_on_missing=False) if parent else root
-        raw = node._get_node(name) if isinstance(node, DictConfig) and name in node else None
-        text = raw._value() if raw is not None else None
-        reference = re.fullmatch(r"\$\{(\w[\w.]*)\}", text) if isinstance(text, str) else None
-        if reference is None:
+        source = _follow_first_reference(root, key)
+        if source is None:
             return key
-        key = reference[1]
+        key = source
     return key
+
+
+def _follow_first_reference(root: DictConfig, key: str) -> str | None:
+    node: Any = root
+    parts = key.split(".")
+    for number, name in enumerate(parts, start=1):
+        node = node._get_node(name) if isinstance(node, DictConfig) and name in node else None
+        text = node._value() if node is not None else None
+        if isinstance(text, str) and (reference := re.fullmatch(r"\$\{(\w[\w.]*)\}", text)):
+            return ".".join([reference[1], *parts[number:]])
+    return None
 
 
 def _with_user_key(error: ConfigError, node: Any, key: str) -> ConfigError:

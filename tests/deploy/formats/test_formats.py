@@ -110,3 +110,9 @@ def test_a_module_that_nobody_allowed_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "stranger_format.py").write_text("raise SystemExit('imported')")
     refuses(lambda: find("stranger_format"), "format must be one of", "extend=")
+
+
+def test_a_built_in_format_imports_no_extension(extend):
+    extend(script_for_test="raise SystemExit('imported')")
+    assert of_file(Path("m.onnx")) is find("onnx")
+    refuses(lambda: of_file(Path("m.npz")), "extension script_for_test: cannot be imported", "SystemExit")

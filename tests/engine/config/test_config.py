@@ -32,6 +32,7 @@ def error_message(*typed, tool="train"):
         ("optimzer.lr=3", ["optimzer.lr", "did you mean 'optimizer.lr'?"]),
         ("sead=3", ["'sead'", "did you mean 'seed'?"]),
         ("data.crpo=64", ["data.crpo", "'data.crop'"]),
+        ("lr=0.1", ["unknown key 'lr'; did you mean 'optimizer.lr'?"]),
         ("data=city", ["data=city", "did you mean 'cityscapes'?"]),
         ("experiment=seg/lraspp_v3_lage", ["seg/lraspp_v3_lage", "did you mean 'seg/lraspp_v3_large'?"]),
         ("optimizer=adam", ["optimizer=adam", "did you mean 'adamw'?"]),
@@ -347,3 +348,18 @@ def test_constructor_errors_name_the_key_that_the_user_set(override, message):
     with pytest.raises(UserError) as caught:
         instantiate.build(config.augment, key="augment")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.width_mult=-1", "backbone.width_mult must be positive, got -1"),
+        ("backbone.output_stride=7", "backbone.output_stride must be one of 8, 16, 32, got 7"),
+    ],
+)
+def test_an_error_in_a_group_that_another_refers_to_names_that_group(override, message):
+    """model.backbone is ${backbone}: nobody types model.backbone.width_mult."""
+    config = compose.compose_config("train", ["task=seg", override])
+    with pytest.raises(UserError) as caught:
+        instantiate.build(config.model, key="model", num_classes=2)
+    assert str(caught.value) == message

@@ -76,6 +76,25 @@ def test_the_reason_for_a_failed_import_is_reported(folder):
         instantiate.check({"_target_": "saw_ext.schedules.sawtooth"}, "schedule")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise RuntimeError('no license')", r"schedules\.py, line 1: RuntimeError: no license"),
+        ("import sys\nsys.exit(3)", r"schedules\.py, line 2: SystemExit: 3"),
+        ("def sawtooth(:", r"schedules\.py, line 1: invalid syntax"),
+    ],
+)
+def test_an_extension_that_fails_when_it_is_imported_is_reported_with_its_line(folder, content, reason):
+    (folder / "saw_ext" / "schedules.py").write_text(content)
+    extensions.add([str(folder)])
+    with pytest.raises(UserError, match=rf"_target_=saw_ext\.schedules\.sawtooth: .*\(.*{reason}\)"):
+        instantiate.check({"_target_": "saw_ext.schedules.sawtooth"}, "schedule")
+    with pytest.raises(UserError, match=rf"format=saw_ext\.schedules: cannot be imported \(.*{reason}\)"):
+        extensions.load_module("saw_ext.schedules", key="format")
+    with pytest.raises(UserError, match=rf"extension saw_ext\.schedules: cannot be imported \(.*{reason}\)"):
+        list(extensions.modules())
+
+
 def test_an_installed_extension_works_without_extend(folder):
     """An entry point in the group mobilenet_dense.extensions names a package; its conf/ is added to ours."""
     (folder / "conf").rename(folder / "saw_ext" / "conf")
