@@ -20,6 +20,7 @@ from engine.config.overrides import (
     cleared_alternatives,
     extensions_in_use,
     groups,
+    nearest_key,
     parse_override,
     printable,
     quote_path,
@@ -139,6 +140,13 @@ def keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from keys(value, f"{prefix}{key}.")
 
 
+def composition_error(tool: str, overrides: Sequence[str], error: Exception) -> UserError:
+    """What is wrong with a command line that Hydra composes itself, such as that of a sweep."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return UserError(_explain(tool, overrides, error))
+
+
 def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     text = str(error)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
@@ -150,5 +158,5 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     if key:
         # Compose again without the user's overrides, to list the known keys for a suggestion.
         known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
-        return f"unknown key {key[1]!r}{nearest(key[1], known_keys - {key[1]})}"
+        return f"unknown key {key[1]!r}{nearest_key(key[1], known_keys - {key[1]})}"
     return f"{printable(' '.join(overrides))}: {first_line(error)}"

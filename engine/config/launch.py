@@ -1,5 +1,6 @@
 """The entry point of every tool: parses the command line, runs the job, prints user errors as one line."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,6 +53,10 @@ def launch(job: Job, tool: str, help_text: str) -> None:
 def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
     from hydra import main
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from engine.config.compose import composition_error
 
     statuses = [0]
     sys.argv[1:], network = hydra_arguments(tool, arguments)
@@ -61,7 +66,11 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
         whole = with_network_file(finish_config(config, choices, []), network)
         statuses.append(run_job(lambda: job(_options(tool, whole))))
 
-    main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed on several lines
+    try:
+        main(config_path=str(CONF), config_name=tool, version_base="1.3")(hydra_job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise composition_error(tool, arguments, error) from None
     return max(statuses)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -198,3 +198,9 @@ def printable(override: str) -> str:
     """An override as one printable line of limited length."""
     text = override if override.isprintable() else repr(override)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def nearest_key(key: str, known: Collection[str]) -> str:
+    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key."""
+    ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == key)
+    return f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, known)

@@ -16,11 +16,12 @@ from engine.config.overrides import (
     add_task_prefix,
     cleared_alternatives,
     groups,
+    nearest_key,
     parse_override,
     printable,
     quote_path,
 )
-from engine.errors import UserError, nearest
+from engine.errors import UserError
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
@@ -75,7 +76,9 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
             known = set(keys(config))
             continue
         if key not in known and not override.startswith("+"):
-            raise UserError(f"{override!r}: the run's config.yaml has no key {key!r}{nearest(key, known)}")
+            raise UserError(
+                f"{override!r}: the run's config.yaml has no key {key!r}{nearest_key(key, known)}"
+            )
         try:
             OmegaConf.update(config, key, value, force_add=True)
         except OmegaConfBaseException as error:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from engine.config import compose, launch, overrides, saved
 from engine.config.launch import run_job
 from engine.errors import UserError
+from tests.tools.commands import run
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,18 @@ def test_a_folder_with_another_configuration_is_not_a_run(tmp_path, content):
         match=r"config\.yaml: (not a training configuration|not a readable configuration|unreadable)",
     ):
         saved.load_config(tmp_path / "config.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "seed=0,1", "foo=1"], "unknown key 'foo'"),
+        (["-m", "task=seg,foo"], "task=foo: no such option"),
+        (["--cfg", "job", "lr=1"], "unknown key 'lr'; did you mean 'optimizer.lr'?"),
+    ],
+)
+def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
+    assert run("train", *arguments, cwd=tmp_path, status=1) == f"error: {message}\n"
 
 
 @pytest.mark.parametrize(
