@@ -63,7 +63,10 @@ def read_spec(file: Path) -> NetSpec:
 
 def network_of_experiment(experiment: str) -> TimedNetwork:
     """The network that an experiment trains, with its model."""
-    config = compose_config("train", [f"experiment={experiment}"])
+    try:
+        config = compose_config("train", [f"experiment={experiment}"])
+    except UserError as error:
+        raise UserError(str(error).replace("experiment=", "spec=", 1)) from None
     num_classes = task_info(config).paper_classes
     spec = build(config.backbone, key="backbone")
     options = plain(config.model, "model")

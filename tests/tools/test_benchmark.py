@@ -127,7 +127,10 @@ def test_a_run_and_its_peak_memory(tmp_path, monkeypatch, trained):
         (["run=nowhere"], "not a run folder"),
         (["suite=table7", "artifact=[x.onnx]"], "set run=, not suite="),
         (["table=latency"], "needs spec="),
-        (["table=latency", "spec=seg/lraspp_v3_larg", "size=[64,64]", "out=x.json"], "did you mean"),
+        (
+            ["table=latency", "spec=seg/lraspp_v3_larg", "size=[64,64]", "out=x.json"],
+            "spec=seg/lraspp_v3_larg: no such option; did you mean 'seg/lraspp_v3_large'?",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, overrides, message):
