@@ -67,7 +67,7 @@ class TrainerOptions:
     ema: float | None = None
     compile: bool = False
     device: str = "auto"
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     deterministic: bool = False
     sync_bn: bool = False

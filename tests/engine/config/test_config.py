@@ -38,6 +38,7 @@ def error_message(*typed, tool="train"):
         ("optimizer=adam", ["optimizer=adam", "did you mean 'adamw'?"]),
         ("trainer.steps=many", ["trainer.steps must be a whole number or null", "'many'"]),
         ("trainer.batch=1.5", ["trainer.batch must be a whole number", "1.5"]),
+        ("trainer.precision=fp8", ["trainer.precision must be one of fp32, bf16, fp16, got 'fp8'"]),
         ("trainer.tensorboard=3", ["trainer.tensorboard must be true or false", "3"]),
         ("seed=-1", ["seed", "at least 0", "-1"]),
         ("data.workers=two", ["data.workers", "whole number", "'two'"]),
