@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from torch import nn
 from torch.optim import Optimizer
