@@ -117,7 +117,11 @@ def _import(dotted: str, subject: str) -> ModuleType:
 
 
 def _folders() -> list[str]:
-    return [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    folders = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError(f"{VARIABLE}={folder}: no such folder")
+    return folders
 
 
 def _make_importable() -> None:

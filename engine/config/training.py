@@ -186,6 +186,11 @@ def validate(config: DictConfig) -> TrainOptions:
     for name, node in config.items():
         if isinstance(node, DictConfig):
             check_node(node, str(name))
+    target = config.task.get("_target_")
+    if str(target).partition(".")[0] != config.package:
+        raise UserError(
+            f"package={config.package}: the task is {target}; choose a task with task=, and leave package out"
+        )
     return trained
 
 

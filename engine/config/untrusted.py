@@ -85,9 +85,9 @@ def check(config: Any, path: Path, *, format_number: int) -> None:
     """
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a training configuration")
-    if config.get("format", 1) != format_number and ("format" in config or "room" in config):
+    if config.get("format", 1) != format_number and ("format" in config or "data" in config):
         raise UserError(
-            f"{path}: has format {config.get('format', 1)}, this version reads format {format_number}; use "
+            f"{path}: has format {config.get('format', 1)!r}, this version reads format {format_number}; use "
             "the version that trained the run, or train it again"
         )
     for key, kind in _REQUIRED.items():

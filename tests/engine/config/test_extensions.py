@@ -111,3 +111,9 @@ def test_an_installed_extension_works_without_extend(folder):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
     )
     assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
+
+
+def test_a_folder_of_the_environment_that_does_not_exist_is_named(folder, monkeypatch):
+    monkeypatch.setenv(extensions.VARIABLE, str(folder / "nowhere"))
+    with pytest.raises(UserError, match=rf"{extensions.VARIABLE}=.*nowhere: no such folder"):
+        compose.compose_config("train", [])
