@@ -248,7 +248,7 @@ class TaskContract:
             pytest.skip("the data source has no split without labels")
         dataset = data.dataset("test", built.eval_transform)
         assert not dataset.has_labels
-        with pytest.raises(UserError, match=r"score against.*data\.split"):
+        with pytest.raises(UserError, match=r"evaluate against.*data\.split"):
             built.evaluator(dataset)
 
     # ------------------------------------------------------------------ reports
