@@ -1,4 +1,4 @@
-"""What a user types, in a process of its own."""
+"""Runs the tools as a user would, in separate processes."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(tool, *arguments, cwd, status=0):
-    """Run a tool in a process of its own; returns its output."""
+    """Run a tool in a separate process; returns its output."""
     environment = {
         **os.environ,
         "XDG_CACHE_HOME": str(cwd / "cache"),

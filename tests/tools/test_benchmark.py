@@ -1,4 +1,4 @@
-"""tools/benchmark.py: the counts of every row, and whole benchmarks at tiny sizes."""
+"""tools/benchmark.py: parameter and multiply-add counts, and complete benchmarks at small sizes."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def results_in(out):
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
-def test_table_7s_counts_are_the_papers(tmp_path):
+def test_counts_of_table_7_match_the_paper(tmp_path):
     output = run("benchmark", "suite=table7", "latency=false", "out=counts", cwd=tmp_path)
     results = results_in(tmp_path / "counts")
     assert [entry["paper"]["row"] for entry in results] == [row for row, *_ in ROWS]
@@ -51,7 +51,7 @@ def measured(folder, monkeypatch, *overrides):
 
 
 @pytest.mark.slow
-def test_rows_of_table_6_at_a_tiny_size_from_pixels_to_boxes(tmp_path, monkeypatch, capsys):
+def test_rows_of_table_6_including_pre_and_postprocessing(tmp_path, monkeypatch, capsys):
     wanted = ("det/ssdlite_v2_035", "det/ssdlite_v2", "det/ssdlite_v3_small")
     monkeypatch.setattr(paper, "papers_of", lambda _: {name: paper.paper_block(name) for name in wanted})
     results = measured(
@@ -72,7 +72,7 @@ def test_rows_of_table_6_at_a_tiny_size_from_pixels_to_boxes(tmp_path, monkeypat
 
 @pytest.fixture
 def trained(tmp_path):
-    """A run folder as a training leaves it, with random weights."""
+    """A run folder with random weights."""
     config = compose_config("train", ["task=seg", "model.head.filters=16"])
     classes = ClassMap(names=("road", "sky", "car"))
     task = build_task(config, classes)
@@ -85,7 +85,7 @@ def trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_several_runtimes(tmp_path, monkeypatch, trained):
+def test_a_run_in_several_runtimes(tmp_path, monkeypatch, trained):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     size = ("size=[64,128]", "memory=false")
@@ -99,7 +99,7 @@ def test_a_run_on_several_runtimes(tmp_path, monkeypatch, trained):
 
 
 @pytest.mark.slow
-def test_a_run_and_its_peak_memory(tmp_path, monkeypatch, trained):
+def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
     (entry,) = measured(tmp_path, monkeypatch, f"run={trained}", "data.crop=[64,96]")
     assert (entry["name"], entry["size"]) == (f"{tmp_path.name}/trained", [64, 96])
     assert 0 < entry["peak_memory_mb"] < 200
@@ -133,7 +133,7 @@ def test_a_run_and_its_peak_memory(tmp_path, monkeypatch, trained):
         ),
     ],
 )
-def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, overrides, message):
+def test_user_errors_are_reported_in_one_line(tmp_path, monkeypatch, overrides, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
@@ -141,7 +141,7 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, overrides, message):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_ends_with_one_line_and_status_1(tmp_path):
+def test_an_error_prints_one_line_and_exits_with_status_1(tmp_path):
     output = run("benchmark", "suite=tabel7", cwd=tmp_path, status=1)
     assert output == (
         "error: suite must be one of table6, table7, table8, imagenet, got 'tabel7'; did you mean 'table7'?\n"
@@ -158,11 +158,11 @@ def test_an_error_ends_with_one_line_and_status_1(tmp_path):
         ("data.split=a,b", "data.split=a,b"),
     ],
 )
-def test_several_values_of_threads_and_runtimes_are_a_list(typed, composed):
+def test_comma_separated_threads_and_runtimes_become_lists(typed, composed):
     assert bracket_lists([typed]) == [composed]
 
 
-def test_threads_and_runtimes_are_one_value_or_several():
+def test_threads_and_runtimes_can_be_single_values_or_lists():
     one = options("suite=table7", "runtime=onnx")
     assert (one.runtimes, one.thread_counts) == (["onnx"], [1])
     several = options("suite=table7", "runtime=eager,onnx", "threads=1,1")

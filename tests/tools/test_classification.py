@@ -1,4 +1,4 @@
-"""Classification by the commands of the README, on pictures small enough for a test."""
+"""Classification with the commands of the README, on small images."""
 
 import json
 import re
@@ -28,14 +28,14 @@ def trained(tmp_path_factory):
     return folder, folder / last.removeprefix("run: ")
 
 
-def test_a_run_folder_describes_itself(trained):
+def test_the_run_folder_is_complete(trained):
     _, path = trained
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics.keys() >= {"top1", "top5", "num_images", "mean_class_accuracy", "accuracy/car", "protocol"}
     assert len(list((path / "samples").glob("*.png"))) == 2
 
 
-def test_eval_repeats_the_metrics(trained):
+def test_eval_reproduces_the_metrics_of_the_training(trained):
     folder, path = trained
     run("eval", f"run={path}", "checkpoint=last", "out=scores", "worst=1", cwd=folder)
     metrics = json.loads((folder / "scores" / "metrics.json").read_text())
@@ -46,7 +46,7 @@ def test_eval_repeats_the_metrics(trained):
     assert len(list((folder / "scores" / "worst").iterdir())) == 1
 
 
-def test_predict_draws_and_lists(trained):
+def test_predict_writes_drawings_and_a_summary(trained):
     folder, path = trained
     write_png(folder / "photo.png", np.full((50, 80, 3), 90, np.uint8))
     run("predict", f"run={path}", "input=photo.png", "out=predicted", cwd=folder)
@@ -59,7 +59,7 @@ def test_predict_draws_and_lists(trained):
     assert read_image(folder / "predicted" / "overlays" / "photo.png").shape[0] > 50
 
 
-def test_a_trained_network_starts_another_task(trained):
+def test_a_trained_backbone_initializes_another_task(trained):
     folder, path = trained
     output = run(
         "train", "task=seg", f"weights={path}", "data.source.num_train=4", "data.source.num_val=2",
@@ -70,26 +70,26 @@ def test_a_trained_network_starts_another_task(trained):
     assert " 0 new" in output
 
 
-@pytest.mark.parametrize("room", ["cls", "seg"])
-def test_a_run_teaches_another(trained, room):
+@pytest.mark.parametrize("task", ["cls", "seg"])
+def test_a_run_can_be_the_teacher_of_another(trained, task):
     folder, path = trained
-    small = SMALL if room == "cls" else [
+    small = SMALL if task == "cls" else [
         "data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0",
         "data.source.size=[64,128]", "data.crop=[64,128]", "data.workers=0", "trainer.batch=2", "samples=0",
     ]  # fmt: skip
-    if room == "seg":
+    if task == "seg":
         run("train", "task=seg", *small, "trainer.steps=1", "run=teacher", cwd=folder)
         path = folder / "teacher"
     run(
-        "train", f"task={room}", *small, *SHORT, f"distill.teacher={path}", "distill.temperature=2",
-        "trainer.log_every=1", f"run=student_{room}", cwd=folder,
+        "train", f"task={task}", *small, *SHORT, f"distill.teacher={path}", "distill.temperature=2",
+        "trainer.log_every=1", f"run=student_{task}", cwd=folder,
     )  # fmt: skip
-    rows = [json.loads(line) for line in (folder / f"student_{room}" / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / f"student_{task}" / "log.jsonl").read_text().splitlines()]
     losses = [row["loss/distillation"] for row in rows if "loss/distillation" in row]
     assert len(losses) >= 4
     assert all(loss > 0 for loss in losses)
-    # The teacher is needed in training alone.
-    run("eval", f"run=student_{room}", "out=again", "worst=0", cwd=folder)
+    # The teacher is only needed for training.
+    run("eval", f"run=student_{task}", "out=again", "worst=0", cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_run_teaches_another(trained, room):
         (["task=cls", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
     ],
 )
-def test_mistakes_are_one_line(trained, overrides, message):
+def test_user_errors_are_reported_in_one_line(trained, overrides, message):
     folder, _ = trained
     small = [
         override for override in SMALL if not overrides[1].startswith("data=") or "source" not in override
@@ -117,14 +117,14 @@ def test_mistakes_are_one_line(trained, overrides, message):
     assert re.search(message, line), line
 
 
-def test_a_teacher_of_another_task_is_refused(trained):
+def test_a_teacher_of_another_task_is_rejected(trained):
     folder, path = trained
     small = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0", "data.workers=0"]
     output = run("train", "task=seg", *small, f"distill.teacher={path}", cwd=folder, status=1)
     assert "a run of task=cls, not seg" in output
 
 
-def test_own_folders_of_pictures(tmp_path):
+def test_training_on_image_folders(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 3)):
         for name, low in (("day", 150), ("night", 0)):
@@ -140,7 +140,7 @@ def test_own_folders_of_pictures(tmp_path):
     assert json.loads((tmp_path / "r" / "metrics.json").read_text())["top1"] == 1.0
 
 
-PUBLISHED = [  # experiment, file, top-1 and top-5 of the 1000 pictures, torchvision's model
+PUBLISHED = [  # experiment, file, top-1 and top-5 on the 1000 images, torchvision's model
     (
         "mobilenet_v3_small_torchvision",
         "mobilenet_v3_small-047dcff4.pth",
@@ -161,7 +161,7 @@ PUBLISHED = [  # experiment, file, top-1 and top-5 of the 1000 pictures, torchvi
 
 @pytest.fixture(scope="module")
 def sample(data_folder, tmp_path_factory):
-    """The 1000 pictures, one per class in sorted order, as ImageNet's validation split."""
+    """1000 images, one per class in sorted order, as an ImageNet validation split."""
     root = tmp_path_factory.mktemp("imagenet")
     (root / "val").symlink_to(data_folder / "imagenet_sample")
     names = sorted(path.name for path in (root / "val").iterdir() if path.suffix == ".JPEG")
@@ -172,7 +172,7 @@ def sample(data_folder, tmp_path_factory):
 @pytest.mark.data
 @pytest.mark.parametrize(("experiment", "file", "top1", "top5", "reference"), PUBLISHED)
 @pytest.mark.slow
-def test_published_weights_keep_their_accuracy(
+def test_published_weights_reach_the_expected_accuracy(
     sample, data_folder, tmp_path, experiment, file, top1, top5, reference
 ):
     weights = data_folder / "weights" / file
@@ -188,7 +188,7 @@ def test_published_weights_keep_their_accuracy(
     run("eval", "run=r", "data.workers=0", "worst=0", "out=scores", cwd=tmp_path)
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert metrics["num_images"] == 1000
-    assert metrics["top1"] == pytest.approx(top1, abs=0.0021)  # two pictures: kernels differ between CPUs
+    assert metrics["top1"] == pytest.approx(top1, abs=0.0021)  # two images: kernels differ between CPUs
     assert metrics["top5"] == pytest.approx(top5, abs=0.0021)
     if reference is not None:
         assert_same_predictions(sample, weights, tmp_path / "r", reference())
@@ -196,7 +196,7 @@ def test_published_weights_keep_their_accuracy(
 
 
 def assert_same_predictions(sample, weights, run_path, theirs):
-    """torchvision's own model, on the pixels of its published accuracy, says the same of every picture."""
+    """torchvision's own model, with its own preprocessing, predicts the same class for every image."""
     from PIL import Image
     from torchvision.transforms._presets import ImageClassification
 

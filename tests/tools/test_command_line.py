@@ -1,4 +1,4 @@
-"""What users type: paths with any character, overrides of existing runs, sweeps."""
+"""The command line: paths with special characters, overrides of existing runs, sweeps."""
 
 import pytest
 from hypothesis import given
@@ -24,13 +24,13 @@ from tests.tools.commands import run
         "1",
     ],
 )
-def test_a_path_is_taken_as_it_is_typed(path):
+def test_paths_are_used_exactly_as_typed(path):
     composed = compose.compose_config("predict", ["run=r", f"input={path}"])
     assert composed.input == path
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).map(str.strip))
-def test_any_path_survives_the_grammar(path):
+def test_any_path_can_be_typed(path):
     if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:
         return  # quoted by the user, nothing at all, or a reference
     key, value = overrides.parse_override(overrides.quote_path(f"input={path}"))
@@ -38,7 +38,7 @@ def test_any_path_survives_the_grammar(path):
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("'a b'", "a b"), ('"a,b"', "a,b"), ("null", None)])
-def test_quotes_and_null_keep_their_meaning(typed, expected):
+def test_quoted_values_and_null_are_parsed_as_in_hydra(typed, expected):
     assert compose.compose_config("train", [f"weights={typed}"]).weights == expected
 
 
@@ -51,7 +51,7 @@ def test_quotes_and_null_keep_their_meaning(typed, expected):
         ("trainer.steps=1,2", "several values are a sweep"),
     ],
 )
-def test_what_cannot_be_parsed_is_named_alone(tmp_path, override, message):
+def test_parse_errors_name_only_the_invalid_override(tmp_path, override, message):
     with pytest.raises(UserError, match=message) as caught:
         compose.compose_config("train", ["seed=3", override])
     assert "seed" not in str(caught.value)
@@ -65,7 +65,7 @@ def saved_run(folder):
     return folder / "config.yaml"
 
 
-def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
+def test_overrides_of_a_run_have_the_same_syntax_as_for_training(tmp_path):
     typed = [
         "optimizer.lr=1e-3",
         "inference.scales=[0.5,1]",
@@ -80,13 +80,13 @@ def test_a_run_takes_the_same_grammar_as_a_new_training(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["experiment=seg/camvid", "debug=overfit", "task=seg"])
-def test_a_run_keeps_what_only_composing_can_change(tmp_path, override):
+def test_task_experiment_and_debug_of_a_run_cannot_be_changed(tmp_path, override):
     with pytest.raises(UserError, match="of a run cannot be changed"):
         saved.load_config(saved_run(tmp_path), [override])
 
 
 @pytest.mark.parametrize("content", ["a: 1", "a: ${b", ""])
-def test_a_folder_with_another_configuration_is_not_a_run(tmp_path, content):
+def test_a_folder_with_an_unrelated_config_is_not_a_run(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(
         UserError,
@@ -116,15 +116,15 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
         (["-m", "data=masks,streets"], ["-m", "data=seg/masks,seg/streets"]),
     ],
 )
-def test_what_hydra_gets_from_flags_and_overrides(typed, passed):
-    """Steps empty epochs, options get their task's folder, and Hydra leaves no folders of its own."""
+def test_arguments_that_are_passed_to_hydra(typed, passed):
+    """Setting steps clears epochs, options get their task's folder, and Hydra creates no folders."""
     arguments, network = launch.hydra_arguments("train", typed)
     assert network is None
     assert [argument for argument in arguments if not argument.startswith("hydra")] == passed
     assert set(arguments) - set(passed) == set(launch._HYDRA_SETTINGS)
 
 
-def test_a_value_error_that_is_not_ours_is_a_bug():
+def test_value_errors_that_are_not_user_errors_are_raised():
     with pytest.raises(ValueError, match="invalid literal"):
         run_job(lambda: int("x"))
     assert run_job(lambda: compose.compose_config("train", ["nope=1"])) == 1

@@ -1,4 +1,4 @@
-"""Every config file is composed and built: a file in conf/ that cannot be used fails here."""
+"""Every config file in conf/ can be composed and built."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ ROOT = "data.root=/nowhere"
 
 
 PROTOCOLS = ("seg/cityscapes_protocol", "det/coco_protocol", "cls/imagenet_protocol")
-"""What rows share, not rows themselves."""
+"""Recipes shared by several experiments."""
 TASKS = ("cls", "seg", "det")
 
 
@@ -24,7 +24,7 @@ def options(group):
 
 
 def tasks_of(group):
-    """[(task, option)]: for groups with a folder per task, options as they are typed; else all pairs."""
+    """[(task, option)]: the options of each task for groups with one folder per task; otherwise all pairs."""
     grouped = options_by_task(group, options(group))
     if grouped:
         return [(task, name) for task, names in grouped.items() for name in names]
@@ -32,7 +32,7 @@ def tasks_of(group):
 
 
 def build_all(overrides):
-    """Build everything but the data set, the model on the meta device."""
+    """Build everything except the dataset, with the model on the meta device."""
     config = compose_config("train", overrides)
     validate(config)
     trainer = build(config.trainer, key="trainer").in_steps(1000)
@@ -77,7 +77,7 @@ def test_every_option_is_in_the_help():
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_an_experiment_says_what_it_is(experiment):
+def test_every_experiment_has_a_header(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith("# ")

@@ -1,4 +1,4 @@
-"""Detection by the commands of the README, on scenes small enough for a test."""
+"""Detection with the commands of the README, on small scenes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
     return folder, folder / last.removeprefix("run: ")
 
 
-def test_a_run_folder_describes_itself(trained):
+def test_the_run_folder_is_complete(trained):
     _, path = trained
     metrics = json.loads((path / "metrics.json").read_text())
     names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "ar_1", "ar_10", "ar_100")
@@ -39,7 +39,7 @@ def test_a_run_folder_describes_itself(trained):
     assert {"id": 26, "name": "car"}.items() <= next(c for c in classes if c["name"] == "car").items()
 
 
-def test_eval_repeats_the_metrics_and_leaves_what_scores_them_again(trained):
+def test_eval_reproduces_the_metrics_and_writes_coco_files(trained):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -59,7 +59,7 @@ def test_eval_repeats_the_metrics_and_leaves_what_scores_them_again(trained):
     assert scored.stats[1] == pytest.approx(metrics["map_50"], abs=1e-9)
 
 
-def test_predict_lists_boxes_in_pixels_of_the_file(trained):
+def test_predict_writes_boxes_in_pixels_of_the_original_image(trained):
     folder, path = trained
     picture = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     (folder / "photos").mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def test_predict_lists_boxes_in_pixels_of_the_file(trained):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_equals_uninterrupted(trained):
+def test_a_resumed_run_equals_an_uninterrupted_one(trained):
     folder, _ = trained
     options = ["task=det", *SMALL, "schedule=constant", "trainer.eval_every=4", "trainer.save_every=2"]
     run("train", *options, "trainer.steps=2", "run=part", cwd=folder)
@@ -90,7 +90,7 @@ def test_stopped_and_resumed_equals_uninterrupted(trained):
 
 
 def voc_tree(folder):
-    """Two classes of plain boxes, with folders of other names than VOC's."""
+    """Images with boxes of two classes, in folders with other names than in VOC."""
     rng = np.random.default_rng(0)
     (folder / "xml").mkdir(parents=True)
     (folder / "pictures").mkdir()
@@ -123,13 +123,13 @@ def test_fine_tuning_on_other_classes(trained):
     assert torch.equal(old["backbone.stem.bn.running_mean"], new["model/backbone.stem.bn.running_mean"])
 
 
-def test_what_only_segmentation_writes_is_refused(trained):
+def test_options_of_segmentation_are_rejected(trained):
     folder, path = trained
     message = run("eval", f"run={path}", "save_label_ids=true", "out=ids", cwd=folder, status=1)
     assert "save_label_ids" in message
 
 
-def test_a_split_without_the_runs_classes_is_refused(trained):
+def test_a_split_without_the_classes_of_the_run_is_rejected(trained):
     folder, path = trained
     if not (folder / "own").exists():
         voc_tree(folder / "own")
@@ -141,7 +141,7 @@ def test_a_split_without_the_runs_classes_is_refused(trained):
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_released_weights_score_as_in_opencv(tmp_path):
+def test_the_released_weights_reach_the_same_ap_as_in_opencv(tmp_path):
     data = Path(os.environ.get("MOBILENET_DATA", "")).resolve()
     weights = data / "weights" / "ssd_mobilenet_v3_large_coco" / "ssd_mnv3_large_coco_tf_weights.npz"
     if not os.environ.get("MOBILENET_DATA") or not weights.exists():

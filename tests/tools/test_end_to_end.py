@@ -1,4 +1,4 @@
-"""The commands of the README, typed as a user would, on scenes small enough for a test."""
+"""Segmentation with the commands of the README, on small scenes."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     return folder, folder / last.removeprefix("run: ")
 
 
-def test_a_run_folder_describes_itself(trained):
+def test_the_run_folder_is_complete(trained):
     _, path = trained
     for name in (
         "config.yaml",
@@ -47,7 +47,7 @@ def test_a_run_folder_describes_itself(trained):
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4]
 
 
-def test_eval_repeats_the_metrics_and_writes_label_ids(trained):
+def test_eval_reproduces_the_metrics_and_writes_label_ids(trained):
     folder, path = trained
     run("eval", f"run={path}", "checkpoint=last", "out=scores", "save_label_ids=true", "worst=1", cwd=folder)
     metrics = json.loads((folder / "scores" / "metrics.json").read_text())
@@ -60,14 +60,14 @@ def test_eval_repeats_the_metrics_and_writes_label_ids(trained):
     assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
 
 
-def test_eval_takes_another_split_and_other_inference(trained):
+def test_eval_with_another_split_and_inference_mode(trained):
     folder, path = trained
     options = ["data.split=test", "inference=multi_scale", "inference.scales=[1.0,0.5]"]
     run("eval", f"run={path}", *options, "out=test", cwd=folder)
     assert json.loads((folder / "test" / "metrics.json").read_text())["num_images"] == 2
 
 
-def test_predict_reads_folders_and_videos_and_reports_bad_files(trained):
+def test_predict_on_folders_and_videos_reports_damaged_files(trained):
     folder, path = trained
     photos = folder / "photos"
     photos.mkdir()
@@ -90,7 +90,7 @@ def test_predict_reads_folders_and_videos_and_reports_bad_files(trained):
     assert (folder / "seen" / "overlays" / "drive.mp4").stat().st_size > 0
 
 
-def test_the_same_seed_gives_the_same_bits(trained):
+def test_the_same_seed_gives_bit_identical_results(trained):
     folder, path = trained
     options = ("trainer.steps=4", "trainer.eval_every=2", "trainer.ema=0.9", "run=again")
     run("train", *SMALL, *options, cwd=folder)
@@ -108,8 +108,8 @@ def test_a_finished_run_can_be_extended(trained):
     assert json.loads((folder / "extended" / "metrics.json").read_text())["step"] == 3
 
 
-def test_an_error_while_workers_read_ends_the_run(trained, tmp_path):
-    """The file is damaged in its pixels, which are looked at only when a worker reads it."""
+def test_an_unreadable_file_in_a_worker_ends_the_run(trained, tmp_path):
+    """The damage is in the pixel data, so it is only detected when a worker decodes the file."""
     for split, count in (("train", 4), ("val", 1)):
         for number in range(count):
             for folder, shape in (("images", (40, 48, 3)), ("masks", (40, 48))):
@@ -135,7 +135,7 @@ def test_a_sweep_trains_one_run_after_another(trained):
     assert set(folder.iterdir()) == here  # all that Hydra writes of its own is in runs/
 
 
-def test_weights_of_another_network_are_refused_with_the_name_of_their_file(trained):
+def test_the_error_for_weights_of_another_network_names_the_file(trained):
     folder, path = trained
     for key, source in (("init_from", path), ("weights", path / "checkpoints" / "best.safetensors")):
         options = [*SMALL, "backbone=mobilenet_v2", "trainer.steps=1", f"{key}={source}"]
@@ -149,7 +149,7 @@ def test_fine_tuning_starts_from_a_run(trained):
     assert "0 skipped, 0 new" in output
 
 
-def test_other_classes_of_the_same_number_get_new_class_layers(trained):
+def test_class_layers_are_matched_by_class_name(trained):
     folder, path = trained
     renamed = folder / "renamed"
     shutil.copytree(path, renamed)
@@ -159,7 +159,7 @@ def test_other_classes_of_the_same_number_get_new_class_layers(trained):
     assert "18 of 19 matched by name" in output
 
 
-def test_help_of_eval_names_only_what_it_takes(tmp_path):
+def test_help_of_eval_lists_only_its_own_options(tmp_path):
     text = run("eval", "--help", cwd=tmp_path)
     assert "multi_scale" in text
     assert "optimizer" not in text
@@ -180,6 +180,6 @@ def test_help_of_eval_names_only_what_it_takes(tmp_path):
         (["data=masks", "data.root=/now,here"], "/now,here"),
     ],
 )
-def test_a_users_mistake_is_one_line(tmp_path, arguments, expected):
+def test_user_errors_are_reported_in_one_line(tmp_path, arguments, expected):
     output = run("train", *arguments, cwd=tmp_path, status=1)
     assert expected in output.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Export by the commands in the docs: the file, its golden examples, and the tools that run it."""
+"""Export with the commands in the docs: the file, its golden examples, and tools that use the file."""
 
 import json
 
@@ -35,8 +35,8 @@ def trained(tmp_path_factory):
     return folder, folder / last.removeprefix("out: ")
 
 
-def test_golden_examples_can_be_replayed(trained):
-    """As a port does with the file, `preprocess.json` and `golden.npz`."""
+def test_golden_examples_can_be_reproduced(trained):
+    """As in a port, using only the exported file, `preprocess.json` and `golden.npz`."""
     _, path = trained
     text = json.loads((path.parent / "preprocess.json").read_text())
     session = open_session(path)
@@ -87,7 +87,7 @@ def test_the_files_metric_is_compared_with_a_budget(trained):
 
 
 @pytest.mark.slow
-def test_a_file_beyond_the_budget_is_renamed(trained):
+def test_a_file_that_exceeds_the_budget_is_renamed(trained):
     folder, _ = trained
     options = ["format=torch_export", "budget.agreement=1.5", "out=bad"]
     text = run("export", "run=seg", *options, cwd=folder, status=1)
@@ -97,7 +97,7 @@ def test_a_file_beyond_the_budget_is_renamed(trained):
 
 
 @pytest.mark.slow
-def test_a_file_with_detections_goes_through_the_tools(tmp_path):
+def test_the_tools_accept_a_file_with_detections(tmp_path):
     run("train", "task=det", *SMALL, "data.size=[64,96]", "run=det", cwd=tmp_path)
     options = ["format=torch_export", "output=detections", "dynamic=batch", "budget.map=0.1"]
     text = run("export", "run=det", *options, cwd=tmp_path)
@@ -130,14 +130,14 @@ def test_a_file_with_detections_goes_through_the_tools(tmp_path):
         (["fromat=onnx"], "fromat"),
     ],
 )
-def test_a_users_mistake_is_one_line(trained, monkeypatch, options, expected):
+def test_user_errors_are_reported_in_one_line(trained, monkeypatch, options, expected):
     monkeypatch.chdir(trained[0])
     command = ["run=seg", "out=wrong", *options]
     refuses(lambda: export(tool_options(compose_config("export", command))), expected)
 
 
 @pytest.mark.slow
-def test_a_file_of_another_task_is_refused(trained):
+def test_a_file_of_another_task_is_rejected(trained):
     folder, path = trained
     message = run("eval", "run=seg", "artifact=none.onnx", cwd=folder, status=1)
     assert "none.onnx: no such file" in message

@@ -1,4 +1,4 @@
-"""tools/publish.py: what it writes is a run folder for the other tools."""
+"""tools/publish.py: published folders can be used as run folders."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from engine.config.compose import compose_config
+from engine.config.instantiate import tool_options
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from seg.data.cityscapes import CITYSCAPES_CLASSES
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_eval_and_predict_take_what_was_published(folder):
+def test_eval_and_predict_accept_a_published_folder(folder):
     output = run("publish", "run=run", "out=model", 'description="Drawn streets."', cwd=folder)
     assert "out: model" in output
     assert "license=<identifier>" in output
@@ -42,7 +43,7 @@ def test_eval_and_predict_take_what_was_published(folder):
     assert ClassMap.read(folder / "model" / "classes.json") == CITYSCAPES_CLASSES
 
 
-def test_a_fault_is_one_line(folder):
+def test_a_user_error_is_printed_as_one_line(folder):
     output = run("publish", "run=run", "out=run", cwd=folder, status=1)
     assert output.strip().endswith("choose another folder")
 
@@ -50,15 +51,15 @@ def test_a_fault_is_one_line(folder):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=run"], "give out=<folder>, repo=<user/name> or both"),
+        (["run=run"], "set out=<folder>, repo=<user>/<name>, or both"),
         (["out=model"], "run is not set"),
-        (["run=nowhere", "out=x"], "nowhere: no run folder"),
-        (["run=run", "out=y", "checkpoint=worst"], "checkpoint must be best or last"),
+        (["run=nowhere", "out=x"], "nowhere: neither a run folder nor a Hub repository"),
+        (["run=run", "out=y", "checkpoint=worst"], "checkpoint must be one of best, last"),
         (["run=run", "out=y", "trainer.stesp=3"], r"did you mean 'trainer\.steps'"),
     ],
 )
-def test_faults(folder, monkeypatch, arguments, expected):
+def test_user_errors(folder, monkeypatch, arguments, expected):
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=expected):
-        publish(compose_config("publish", arguments))
+        publish(tool_options(compose_config("publish", arguments)))
     assert not (folder / "y").exists()

@@ -1,4 +1,4 @@
-"""precision=int8 by the commands in the docs."""
+"""precision=int8 with the commands in the docs."""
 
 import json
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_exported_in_8_bits(folder):
+def test_a_run_can_be_exported_with_int8(folder):
     options = ["precision=int8", "calibration.images=6", "calibration.probes=1", "calibration.timing_s=0"]
     text = run("export", "run=seg", *options, "budget.miou=3", cwd=folder)
     out = folder / "seg" / "export" / "onnx-int8"
@@ -51,7 +51,7 @@ def test_a_run_is_exported_in_8_bits(folder):
         (["budget.map=1"], "budget.map: this task is scored by miou"),
     ],
 )
-def test_a_users_mistake_is_one_line(folder, monkeypatch, options, expected):
+def test_user_errors_are_reported_in_one_line(folder, monkeypatch, options, expected):
     monkeypatch.chdir(folder)
     command = ["run=seg", "out=wrong", "precision=int8", "images=1", *options]
     refuses(lambda: export(tool_options(compose_config("export", command))), expected)

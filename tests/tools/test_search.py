@@ -1,4 +1,4 @@
-"""tools/search.py as users run it: train, search, resume, and use the network that was found."""
+"""tools/search.py: train, search, resume, and use the resulting network."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def options(*overrides: str) -> SearchOptions:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a run, and a latency table of its network from another device."""
+    """A folder with a run, and a latency table of its network for another device."""
     folder = tmp_path_factory.mktemp("work")
     run("train", *SMALL, "data.source.num_train=10", "trainer.steps=4", "run=run", cwd=folder)
     patch = pytest.MonkeyPatch()
@@ -69,7 +69,7 @@ def spec_of(path):
     return NetSpec.from_dict(yaml.safe_load(path.read_text()))
 
 
-def test_a_search_reaches_its_budget_and_writes_everything_down(trained, adapted):
+def test_a_search_reaches_its_budget_and_writes_its_results(trained, adapted):
     output, out = adapted
     assert "network: adapted/network.yaml" in output
     seed = next(row for row in rows(out) if row["kind"] == "seed")
@@ -85,7 +85,7 @@ def test_a_search_reaches_its_budget_and_writes_everything_down(trained, adapted
     assert "all channels x" in report
 
 
-def test_the_width_multiplier_is_a_run_and_a_backbone_too(trained, adapted):
+def test_the_width_multiplier_can_be_used_as_a_run_and_a_backbone(trained, adapted):
     _, out = adapted
     wide, narrow = (RunTrainerFactory(run=str(folder))() for folder in (trained / "run", out / "width"))
     pairs = zip(wide.spec.blocks, narrow.spec.blocks, strict=True)
@@ -95,7 +95,7 @@ def test_the_width_multiplier_is_a_run_and_a_backbone_too(trained, adapted):
     narrow.make_model(narrow.spec).load_state_dict(narrow.weights())
 
 
-def test_the_same_command_repeats_nothing(trained, adapted):
+def test_repeating_the_command_runs_no_further_trials(trained, adapted):
     _, out = adapted
     before = (out / "history.jsonl").read_bytes()
     output = run("search", "run=run", "latency=phone.json", "out=adapted", *OPTIONS, cwd=trained)
@@ -103,7 +103,7 @@ def test_the_same_command_repeats_nothing(trained, adapted):
     assert (out / "history.jsonl").read_bytes() == before
 
 
-def test_trials_in_several_processes_have_the_same_results(trained, adapted):
+def test_parallel_trials_give_the_same_results(trained, adapted):
     _, serial = adapted
     arguments = ["run=run", "latency=phone.json", "out=parallel", *OPTIONS]
     run("search", *arguments, "executor=processes", "workers=2", cwd=trained)
@@ -114,7 +114,7 @@ def test_trials_in_several_processes_have_the_same_results(trained, adapted):
     assert untimed[0] == untimed[1]
 
 
-def test_the_final_network_is_a_run_and_a_backbone(trained, adapted):
+def test_the_final_network_can_be_used_as_a_run_and_a_backbone(trained, adapted):
     _, out = adapted
     run("eval", "run=adapted/found", "out=scores", "worst=0", cwd=trained)
     assert json.loads((trained / "scores" / "metrics.json").read_text())["num_images"] == 3
@@ -127,7 +127,7 @@ def test_the_final_network_is_a_run_and_a_backbone(trained, adapted):
     assert NetSpec.from_dict(config["backbone"]["data"]) == spec_of(out / "network.yaml")
 
 
-def test_a_search_from_new_weights_writes_its_best_network(trained):
+def test_a_search_from_random_weights_writes_its_best_network(trained):
     arguments = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
     run("search", *arguments, "runtime=torch", "size=[32,64]", "out=at random", *SMALL, cwd=trained)
     assert spec_of(trained / "at random" / "network.yaml").blocks
@@ -156,13 +156,13 @@ def test_a_search_from_new_weights_writes_its_best_network(trained):
         (["run=run", "held_out=0"], "held_out must be a share of train between 0 and 1, got 0"),
     ],
 )
-def test_mistakes_are_explained(trained, arguments, message, monkeypatch, tmp_path):
+def test_user_errors_are_reported_in_one_line(trained, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     with pytest.raises(ValueError, match=re.escape(message)):
         search(options(*arguments, f"out={tmp_path}"))
 
 
-def test_without_the_head_in_the_table_the_backbone_counts(trained, monkeypatch, tmp_path):
+def test_if_the_table_lacks_the_head_only_the_backbone_is_timed(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     content = json.loads((trained / "phone.json").read_text())
     content["layers"] = [row for row in content["layers"] if row["kind"] != "head"]
@@ -188,7 +188,7 @@ def test_without_the_head_in_the_table_the_backbone_counts(trained, monkeypatch,
         ("optimizer.lr=9", "training=[], not ['optimizer.lr=9']"),
     ],
 )
-def test_a_search_with_other_options_does_not_resume(trained, adapted, option, difference, monkeypatch):
+def test_a_search_cannot_be_resumed_with_other_options(trained, adapted, option, difference, monkeypatch):
     monkeypatch.chdir(trained)
     with pytest.raises(
         ValueError, match=re.escape(f"belongs to a search with {difference}; choose another out=")
@@ -196,7 +196,7 @@ def test_a_search_with_other_options_does_not_resume(trained, adapted, option, d
         search(options("run=run", "latency=phone.json", "out=adapted", *OPTIONS, option))
 
 
-def test_a_table_may_grow_but_not_change(trained, tmp_path):
+def test_a_latency_table_can_grow_but_not_change(trained, tmp_path):
     own, other = tmp_path / "latency.json", tmp_path / "phone.json"
     assert combined_table(own, None) is None
     shutil.copy(trained / "phone.json", other)
@@ -214,7 +214,7 @@ def test_a_table_may_grow_but_not_change(trained, tmp_path):
     assert len(combined_table(own, other).entries) == len(content["layers"]) - 1
 
 
-def test_the_held_out_samples_are_not_trained_on(trained):
+def test_held_out_samples_are_not_used_for_training(trained):
     source = RunTrainerFactory(run=str(trained / "run"))().source
     divided = with_held_out(source, 0.3)
     names = {
@@ -242,7 +242,7 @@ def test_a_trial_depends_only_on_its_seed(trained):
     assert not weights(1).equal(weights(2))
 
 
-def test_a_new_training_can_be_searched_too():
+def test_a_search_can_start_from_a_new_training_configuration():
     trainer = NewTrainerFactory(overrides=(*SMALL, "data.source.num_train=10"))()
     task = trainer.make_task(trainer.spec)
     before = task.model.state_dict()["backbone.stem.conv.weight"].clone()
@@ -252,7 +252,7 @@ def test_a_new_training_can_be_searched_too():
     assert (trainer.metric, trainer.input_size()) == ("miou", (64, 128))
 
 
-def test_a_backbone_that_no_table_describes_cannot_be_searched(trained):
+def test_a_backbone_without_a_network_description_cannot_be_searched(trained):
     overrides = ("backbone=torchvision", "backbone.name=resnet18")
     with pytest.raises(ValueError, match="a search needs a network described by"):
         NewTrainerFactory(overrides=(*SMALL, *overrides))()
