@@ -52,7 +52,7 @@ class AtLeast(NamedTuple):
     minimum: float
 
     def __contains__(self, value: Any) -> bool:
-        return bool(value >= self.minimum)
+        return isinstance(value, (int, float)) and value >= self.minimum
 
     def __str__(self) -> str:
         return f"of at least {self.minimum:g}"
@@ -62,7 +62,7 @@ class UnitInterval(NamedTuple):
     """The bounds 0..1 in a type hint: `Annotated[float, UnitInterval()]`."""
 
     def __contains__(self, value: Any) -> bool:
-        return bool(0 <= value <= 1)
+        return isinstance(value, (int, float)) and 0 <= value <= 1
 
     def __str__(self) -> str:
         return "in 0..1"

@@ -217,6 +217,8 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
         return _decode_pillow(path, header)
+    if header.format == "PNG":
+        _check_png_end(path, data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -226,6 +228,16 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     if pixels.ndim == 3 and flags == cv2.IMREAD_UNCHANGED:
         pixels = pixels[..., 2::-1]  # BGR(A) -> RGB
     return pixels
+
+
+def _check_png_end(path: PathLike, data: bytes) -> None:
+    """OpenCV rejects a PNG file that ends early, but takes seconds for it."""
+    start = _PNG_SIGNATURE_BYTES
+    while start + 12 <= len(data):
+        if data[start + 4 : start + 8] == b"IEND":
+            return
+        start += 12 + int.from_bytes(data[start : start + 4], "big")
+    raise UserError(_damaged(path, "the end is missing"))
 
 
 def _check_tiles(path: PathLike, header: Image.Image) -> None:

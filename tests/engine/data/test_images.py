@@ -261,3 +261,14 @@ def test_opencv_and_pillow_decode_the_same_pixels(tmp_path):
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     with Image.open(tmp_path / "a.png") as image:
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
+
+
+def test_a_png_whose_chunks_end_early_is_rejected_before_decoding(tmp_path, monkeypatch):
+    """OpenCV would reject it too, after seconds."""
+    path = tmp_path / "short.png"
+    write_png(path, np.zeros((20, 14), np.uint8))
+    path.write_bytes(path.read_bytes()[:-12])
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    for read in (read_image, read_labels):
+        with pytest.raises(UserError, match=r"short\.png: .*\(the end is missing\); restore or remove"):
+            read(path)
