@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from engine.config import extensions
@@ -134,7 +134,11 @@ def task_info(config: DictConfig) -> TaskInfo:
     Raises:
         UserError: if neither the built-in tasks nor the extensions include the package, or it has no `TASK`.
     """
-    return find_task(str(config.package))
+    package = config._get_node("package")
+    name = package._value() if isinstance(package, Node) else None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"package must be the name of a task's package, got {name!r}; leave it out")
+    return find_task(name)
 
 
 def find_task(package: str) -> TaskInfo:

@@ -95,6 +95,8 @@ def check(config: Any, path: Path, *, format_number: int) -> None:
             raise UserError(
                 f"{path}: not a training configuration ({key} is missing or not a {_TYPE_NAMES[kind]})"
             )
+    if not config["package"].isidentifier():
+        raise UserError(f"{path}: not a training configuration (package is not a name)")
     _Expansion(config, path).count(config, (), 0)
 
 

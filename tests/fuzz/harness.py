@@ -43,7 +43,7 @@ def fuzzed(strategy: st.SearchStrategy[Any], *, examples: int) -> Callable[[Call
                 max_examples=count,
                 derandomize=True,
                 database=None,
-                deadline=timedelta(seconds=10),
+                deadline=timedelta(seconds=60),
                 suppress_health_check=list(HealthCheck),
             )
             @given(strategy)
