@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine import runtime
 from engine.config.compose import to_yaml
-from engine.config.instantiate import build, check_node, options, task_info
+from engine.config.instantiate import build, check_node, options, plain, task_info
 from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
@@ -180,6 +180,12 @@ def validate(config: DictConfig) -> TrainOptions:
     Raises:
         UserError: if a value is invalid; the message names the first such key.
     """
+    contents = plain(config, "")
+    for key in ("data", "task", "model", "trainer"):
+        if not isinstance(contents.get(key), dict):
+            raise UserError(
+                f"{key} must be a group of keys, got {contents.get(key)!r}; choose an option of {key}="
+            )
     trained = options(TrainOptions, config)
     task_info(config)
     options(DataOptions, config.data, "data")

@@ -57,7 +57,7 @@ def error_message(*typed, tool="train"):
         ("data.error_budget=2", ["data.error_budget must be a number in 0..1, got 2"]),
         ("checkpoint=first", ["checkpoint must be one of best, last, got 'first'"]),
         ("package=os", ["package=os"]),
-        ("package=${.x}", ["package must be the name of a task's package, got '${.x}'"]),
+        ("package=${.x}", ["package: Interpolation key 'x' not found"]),
         ("data.workers={}", ["data.workers must be a whole number of at least 0, got {}"]),
         ("package=cls", ["package=cls: the task is seg.task.Segmentation; choose a task with task="]),
         ("extend=no_such_folder", ["no_such_folder: not a folder with a Python module"]),
