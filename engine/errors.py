@@ -9,7 +9,19 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
-    """Invalid user input. The message says in one line what is wrong, where, and how to fix it."""
+    """Invalid user input. The message says in one line what is wrong, where, and how to fix it.
+
+    Line breaks, control characters and broken Unicode, which a file name or a typed value can contain, are
+    shown escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line that any terminal can show: a line break becomes `\n`, as in Python's literals."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence[str] = ()) -> UserError:

@@ -22,8 +22,8 @@ from engine.config.overrides import (
     groups,
     nearest_key,
     parse_override,
-    printable,
     quote_path,
+    shortened,
     split_overrides,
 )
 from engine.errors import UserError, nearest
@@ -159,4 +159,4 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         # Compose again without the user's overrides, to list the known keys for a suggestion.
         known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
         return f"unknown key {key[1]!r}{nearest_key(key[1], known_keys - {key[1]})}"
-    return f"{printable(' '.join(overrides))}: {first_line(error)}"
+    return f"{shortened(' '.join(overrides))}: {first_line(error)}"

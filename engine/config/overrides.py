@@ -89,14 +89,14 @@ def parse_override(override: str) -> tuple[str, Any]:
     try:
         result = OverridesParser.create().parse_override(override)
         if result.is_sweep_override():
-            raise UserError(f"{printable(override)}: several values are a sweep; add -m to run it")
+            raise UserError(f"{shortened(override)}: several values are a sweep; add -m to run it")
         value = None if result.is_delete() else result.value()
         return result.key_or_group, value
     except UserError:
         raise
     except (HydraException, ValueError, RecursionError):  # Python rejects numbers of more than 4300 digits
         raise UserError(
-            f"{printable(override)}: cannot be parsed; write key=value, and quote values with special "
+            f"{shortened(override)}: cannot be parsed; write key=value, and quote values with special "
             "characters twice: 'key=\"value\"'"
         ) from None
 
@@ -194,10 +194,9 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
     raise UserError(f"{group}={name}: no such option; {takes}{nearest(name, own)}")
 
 
-def printable(override: str) -> str:
-    """An override as one printable line of limited length."""
-    text = override if override.isprintable() else repr(override)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+def shortened(override: str) -> str:
+    """The start of an override, as long as a message can quote it."""
+    return override if len(override) <= 200 else f"{override[:200]}..."
 
 
 def nearest_key(key: str, known: Collection[str]) -> str:

@@ -18,8 +18,8 @@ from engine.config.overrides import (
     groups,
     nearest_key,
     parse_override,
-    printable,
     quote_path,
+    shortened,
 )
 from engine.errors import UserError
 
@@ -82,7 +82,7 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
         try:
             OmegaConf.update(config, key, value, force_add=True)
         except OmegaConfBaseException as error:
-            raise UserError(f"{printable(override)}: {first_line(error)}") from None
+            raise UserError(f"{shortened(override)}: {first_line(error)}") from None
 
 
 def _replace_group(config: DictConfig, group: str, option: str) -> None:

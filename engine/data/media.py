@@ -35,12 +35,10 @@ def find_media(text: str) -> list[Path]:
         RuntimeError,
     ) as error:  # e.g. a path that is too long, a NUL character, an unknown user
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"input={_shown(text)}: not a valid path ({reason}); check it") from None
+        raise UserError(f"input={text}: not a valid path ({reason}); check it") from None
     if not files:
         kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise UserError(
-            f"input={_shown(text)}: no image or video found; pass a file, a folder or a glob ({kinds})"
-        )
+        raise UserError(f"input={text}: no image or video found; pass a file, a folder or a glob ({kinds})")
     return files
 
 
@@ -53,10 +51,6 @@ def _matches(path: Path) -> list[Path]:
     # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
     return [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
-
-
-def _shown(text: str) -> str:
-    return text if text.isprintable() else repr(text)
 
 
 def is_video(path: Path) -> bool:

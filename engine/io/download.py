@@ -75,9 +75,8 @@ def _download(url: str, target: Path, sha256: str, timeout: float) -> None:
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
         text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
-        plain = "".join(c if c.isprintable() else "?" for c in text)[:200]  # servers can send anything
         raise UserError(
-            f"{url}: cannot be downloaded ({plain}); download it another way and save it as "
+            f"{url}: cannot be downloaded ({text[:200]}); download it another way and save it as "
             f"{target.absolute()} (sha256 {sha256})"
         ) from None
     finally:

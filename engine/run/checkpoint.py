@@ -194,9 +194,8 @@ def _read_arrays(path: Path) -> Tensors:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a library's message; printable, because it can quote the file."""
-    line = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
-    return line if line.isprintable() else repr(line)
+    """The first line of a library's message."""
+    return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
 
 
 def inference_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:

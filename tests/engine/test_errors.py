@@ -1,0 +1,23 @@
+"""Messages of `UserError`: one printable line, whatever a file name or a typed value contains."""
+
+import pytest
+
+from engine.errors import UserError, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("street é 街.png", "street é 街.png"),
+        ("two\nlines\r\n", r"two\nlines\r\n"),
+        ("data=0\x1e0", r"data=0\x1e0"),  # str.splitlines also splits at U+001E, U+0085 and U+2028
+        ("a\u2028b\x85c", r"a\u2028b\x85c"),
+        ("\x1b[2Jred", r"\x1b[2Jred"),
+        ("\udcff.png", r"\udcff.png"),  # a file name that is not UTF-8
+    ],
+)
+def test_a_message_is_one_printable_line(text, shown):
+    assert printable(text) == shown == str(UserError(text))
+    assert printable(shown) == shown
+    assert len(str(UserError(text)).splitlines()) == 1
+    str(UserError(text)).encode("utf-8")
