@@ -1,7 +1,7 @@
 """Classification data: files of a split -> samples, splits -> a data source."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from engine.data.images import read_image
 from engine.data.loader import SampleKey, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import keep_all_but
-from engine.errors import UserError, no_split
+from engine.data.splits import SplitSource, keep_all_but
+from engine.errors import UserError
 
 Transform = Callable[[Image, int], Image]
 """(image [H, W, 3], seed) -> image [h, w, 3]."""
@@ -106,30 +106,13 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         return sample
 
 
-class ClassificationSource:
-    """A classification data source: classes, splits by name, and a data set per split.
+class ClassificationSource(SplitSource[ClassificationSplit, ClassificationDataset]):
+    """A classification data source: classes, splits by name, and a dataset per split."""
 
-    An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        splits: Mapping[str, ClassificationSplit],
-        description: str,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self.classes, self.splits = classes, dict(splits)
-        self.description, self.warnings = description, tuple(warnings)
-
-    def dataset(
-        self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
+    def _dataset(
+        self, split: ClassificationSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> ClassificationDataset:
-        """The samples of one split. Raises: UserError if there is no such split."""
-        if split not in self.splits:
-            raise no_split(split, self.splits, source=self.description)
-        return ClassificationDataset(split=self.splits[split], transform=transform, seed=seed, cache=cache)
+        return ClassificationDataset(split=split, transform=transform, seed=seed, cache=cache)
 
 
 def describe(what: str, root: Path, classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> str:

@@ -1,7 +1,7 @@
 """Detection samples: files in, tensors out; all randomness comes from the sample key."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +16,8 @@ from engine.data.class_map import ClassMap
 from engine.data.images import read_image
 from engine.data.loader import SampleKey, VariableLength, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
-from engine.data.splits import keep_all_but
-from engine.errors import UserError, no_split
+from engine.data.splits import SplitSource, keep_all_but
+from engine.errors import UserError
 
 Boxes = NDArray[np.float32]
 
@@ -208,40 +208,12 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         return image, boxes[~ignored], labels[~ignored].astype(np.int64)
 
 
-class DetectionSource:
-    """A detection data source: classes, splits by name, and a data set per split.
+class DetectionSource(SplitSource[DetectionSplit, DetectionDataset]):
+    """A detection data source: classes, splits by name, and a dataset per split."""
 
-    Attributes:
-        classes: of all splits.
-        splits: name -> split, in the order train, val, test.
-        description: one line for logs.
-        warnings: lines to show before training.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        splits: Mapping[str, DetectionSplit],
-        description: str,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self.classes = classes
-        self.splits = dict(splits)
-        self.description = description
-        self.warnings = tuple(warnings)
-
-    def dataset(
-        self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
+    def _dataset(
+        self, split: DetectionSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> DetectionDataset:
-        """The samples of one split. Raises: UserError if there is no such split."""
-        if split not in self.splits:
-            reasons = [line for line in self.warnings if f": {split}: " in line]
-            raise no_split(split, self.splits, source=self.description, reasons=reasons)
         return DetectionDataset(
-            split=self.splits[split],
-            classes=self.classes,
-            transform=transform,
-            seed=seed,
-            cache=cache,
+            split=split, classes=self.classes, transform=transform, seed=seed, cache=cache
         )

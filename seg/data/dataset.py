@@ -20,8 +20,8 @@ from engine.data.images import read_image, read_labels
 from engine.data.loader import SampleKey, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import keep_all_but
-from engine.errors import UserError, no_split
+from engine.data.splits import SplitSource, keep_all_but
+from engine.errors import UserError
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
@@ -137,11 +137,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return sample
 
 
-class SegmentationSource:
-    """A segmentation data source: classes, splits by name, and a data set per split.
-
-    An `engine.contracts.DataSource`. The splits come in the order train, val, test, others.
-    """
+class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
+    """A segmentation data source: classes, splits by name, and a dataset per split."""
 
     def __init__(
         self,
@@ -152,24 +149,14 @@ class SegmentationSource:
         description: str,
         warnings: Sequence[str] = (),
     ) -> None:
-        self.classes = classes
-        self.splits = dict(splits)
-        self.description = description
-        self.warnings = tuple(warnings)
+        super().__init__(classes=classes, splits=splits, description=description, warnings=warnings)
         self._read_label = read_label
 
-    def dataset(
-        self, split: str, transform: Transform, seed: int = 0, cache: PixelCache | None = None
+    def _dataset(
+        self, split: SegmentationSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> SegmentationDataset:
-        """The samples of one split. Raises: UserError if there is no such split."""
-        if split not in self.splits:
-            raise no_split(split, self.splits, source=self.description)
         return SegmentationDataset(
-            split=self.splits[split],
-            read_label=self._read_label,
-            transform=transform,
-            seed=seed,
-            cache=cache,
+            split=split, read_label=self._read_label, transform=transform, seed=seed, cache=cache
         )
 
 
