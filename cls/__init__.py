@@ -1,32 +1,8 @@
 """Image classification: one label per image."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from engine.contracts import TaskInfo
-
-if TYPE_CHECKING:
-    from cls.export import ClassificationWithFile, ExportedClassification
-    from cls.report import ClassificationReporter
-
-
-def _reporter(task: Any) -> ClassificationReporter:
-    from cls.report import ClassificationReporter
-
-    return ClassificationReporter(task)
-
-
-def _export(**options: Any) -> ExportedClassification:
-    from cls.export import ExportedClassification
-
-    return ExportedClassification(**options)
-
-
-def _with_file(*, task: Any, artifact: Any) -> ClassificationWithFile:
-    from cls.export import ClassificationWithFile
-
-    return ClassificationWithFile(task=task, artifact=artifact)
+from engine.contracts import TaskInfo, imported_when_called
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -52,8 +28,8 @@ TASK = TaskInfo(
     background=True,
     distills=True,
     default_names=_default_names,
-    reporter=_reporter,
-    export=_export,
-    with_file=_with_file,
+    reporter=imported_when_called("cls.report.ClassificationReporter"),
+    export=imported_when_called("cls.export.ExportedClassification"),
+    with_file=imported_when_called("cls.export.ClassificationWithFile"),
     totals=_totals,
 )

@@ -1,32 +1,8 @@
 """Object detection: SSDLite on any backbone."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from engine.contracts import TaskInfo
-
-if TYPE_CHECKING:
-    from det.export import DetectionWithFile, ExportedDetection
-    from det.report import DetectionReporter
-
-
-def _reporter(task: Any) -> DetectionReporter:
-    from det.report import DetectionReporter
-
-    return DetectionReporter(task)
-
-
-def _export(**options: Any) -> ExportedDetection:
-    from det.export import ExportedDetection
-
-    return ExportedDetection(**options)
-
-
-def _with_file(*, task: Any, artifact: Any) -> DetectionWithFile:
-    from det.export import DetectionWithFile
-
-    return DetectionWithFile(task=task, artifact=artifact)
+from engine.contracts import TaskInfo, imported_when_called
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -44,8 +20,8 @@ TASK = TaskInfo(
     hub_pipeline="object-detection",
     first_id=1,
     distills=False,
-    reporter=_reporter,
-    export=_export,
-    with_file=_with_file,
+    reporter=imported_when_called("det.report.DetectionReporter"),
+    export=imported_when_called("det.export.ExportedDetection"),
+    with_file=imported_when_called("det.export.DetectionWithFile"),
     totals=_totals,
 )

@@ -6,6 +6,7 @@ write one of each; `tests/contract.py` tests every task against them.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,11 +189,21 @@ class ExportedTask(Protocol):
         ...
 
 
+def imported_when_called(name: str) -> Callable[..., Any]:
+    """The function or class `package.module.name`, whose module is imported by the first call."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return pkgutil.resolve_name(name)(*arguments, **options)
+
+    return call
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
     """The description of a task package: `TASK` in its `__init__.py`. The tools use nothing else from it.
 
-    The functions import their dependencies when they are called, to keep unused tasks from slowing startup.
+    The functions import their dependencies when they are called (see `imported_when_called`), to keep unused
+    tasks from slowing startup.
 
     Attributes:
         name: the value of `task=`, and the name of the package.

@@ -1,32 +1,8 @@
 """Semantic segmentation: LR-ASPP and R-ASPP on any backbone."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from engine.contracts import TaskInfo
-
-if TYPE_CHECKING:
-    from seg.export import ExportedSegmentation, SegmentationWithFile
-    from seg.report import SegmentationReporter
-
-
-def _reporter(task: Any) -> SegmentationReporter:
-    from seg.report import SegmentationReporter
-
-    return SegmentationReporter(task)
-
-
-def _export(**options: Any) -> ExportedSegmentation:
-    from seg.export import ExportedSegmentation
-
-    return ExportedSegmentation(**options)
-
-
-def _with_file(*, task: Any, artifact: Any) -> SegmentationWithFile:
-    from seg.export import SegmentationWithFile
-
-    return SegmentationWithFile(task=task, artifact=artifact)
+from engine.contracts import TaskInfo, imported_when_called
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -43,8 +19,8 @@ TASK = TaskInfo(
     paper_classes=19,
     hub_pipeline="image-segmentation",
     distills=True,
-    reporter=_reporter,
-    export=_export,
-    with_file=_with_file,
+    reporter=imported_when_called("seg.report.SegmentationReporter"),
+    export=imported_when_called("seg.export.ExportedSegmentation"),
+    with_file=imported_when_called("seg.export.SegmentationWithFile"),
     totals=_totals,
 )
