@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from omegaconf import DictConfig
@@ -28,6 +29,24 @@ _HYDRA_SETTINGS = (
     "hydra.sweep.dir=runs",  # where -m writes multirun.yaml
     "hydra.sweep.subdir=.",
 )
+
+
+_FLAGS = {"-m", "--multirun", "-r", "--run", "--resolve", "-i", "--info", "--version", "--hydra-help"}
+_FLAGS_WITH_VALUE = {
+    *(
+        "-c",
+        "--cfg",
+        "-p",
+        "--package",
+        "-cn",
+        "--config-name",
+        "-cp",
+        "--config-path",
+        "-cd",
+        "--config-dir",
+    ),
+    *("-sc", "--shell-completion", "--experimental-rerun"),
+}
 
 
 def launch(job: Job, tool: str, help_text: str) -> None:
@@ -75,13 +94,33 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
 
 
 def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The command line to start Hydra with, and the file of `backbone=<file>` if there is one."""
-    rest, network = split_network(add_task_prefix(tool, apply_extend(arguments)))
-    # Hydra needs all overrides next to each other, before or after its flags: insert ours after the last one.
-    typed = [at for at, argument in enumerate(rest) if "=" in argument and argument[0] != "-"]
-    end = max(typed, default=-1) + 1
-    added = [*cleared_alternatives([rest[at] for at in typed]), *_HYDRA_SETTINGS, *search_path()]
-    return [*rest[:end], *added, *rest[end:]], network
+    """The command line to start Hydra with, and the file of `backbone=<file>` if there is one.
+
+    Raises: UserError if there is a flag that Hydra does not know.
+    """
+    typed, flags = _split_flags(arguments)
+    overrides, network = split_network(add_task_prefix(tool, apply_extend(typed)))
+    # Hydra needs all overrides next to each other.
+    return [*overrides, *cleared_alternatives(overrides), *_HYDRA_SETTINGS, *search_path(), *flags], network
+
+
+def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate overrides from Hydra's flags and their values."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif name in _FLAGS:
+            flags += [argument]
+        elif name in _FLAGS_WITH_VALUE:
+            flags += [argument] if value else [argument, *islice(rest, 1)]
+        else:
+            key = name.lstrip("-").replace("-", "_")
+            raise UserError(f"{argument}: no such flag; options have no dashes: {key}=<value>")
+    return overrides, flags
 
 
 def _options(tool: str, config: DictConfig) -> Any:

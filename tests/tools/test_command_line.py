@@ -110,10 +110,12 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("typed", "passed"),
     [
-        (["-m", "trainer.steps=1,2", "seed=1"], ["-m", "trainer.steps=1,2", "seed=1", "trainer.epochs=null"]),
+        (["-m", "trainer.steps=1,2", "seed=1"], ["trainer.steps=1,2", "seed=1", "trainer.epochs=null", "-m"]),
+        (["seed=1,2", "-m", "model=lraspp"], ["seed=1,2", "model=seg/lraspp", "-m"]),
+        (["--cfg=job", "seed=1", "--package", "trainer"], ["seed=1", "--cfg=job", "--package", "trainer"]),
         (["trainer.epochs=3", "--cfg", "job"], ["trainer.epochs=3", "trainer.steps=null", "--cfg", "job"]),
         (["--cfg", "job"], ["--cfg", "job"]),
-        (["-m", "data=masks,streets"], ["-m", "data=seg/masks,seg/streets"]),
+        (["-m", "data=masks,streets"], ["data=seg/masks,seg/streets", "-m"]),
     ],
 )
 def test_arguments_that_are_passed_to_hydra(typed, passed):
@@ -122,6 +124,18 @@ def test_arguments_that_are_passed_to_hydra(typed, passed):
     assert network is None
     assert [argument for argument in arguments if not argument.startswith("hydra")] == passed
     assert set(arguments) - set(passed) == set(launch._HYDRA_SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("flag", "remedy"),
+    [("--task", "task=<value>"), ("--max-detections=3", "max_detections=<value>"), ("-x", "x=<value>")],
+)
+def test_a_flag_that_hydra_does_not_know(flag, remedy):
+    """Users of argparse tools type dashes; argparse would answer with twenty lines of usage."""
+    with pytest.raises(UserError, match="no such flag") as caught:
+        launch.hydra_arguments("train", [flag, "seg"])
+    assert str(caught.value).startswith(f"{flag}: ")
+    assert str(caught.value).endswith(remedy)
 
 
 def test_value_errors_that_are_not_user_errors_are_raised():
