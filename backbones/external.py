@@ -229,7 +229,7 @@ def _check_name(name: str, known: Collection[str], library: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"{library} has no network {name!r}{meant}")
+        raise ValueError(f"name={name}: {library} has no such network{meant}")
 
 
 def _one_per_stride(maps: Mapping[str, FeatureMap]) -> list[str]:
@@ -245,5 +245,5 @@ def _named(features: Sequence[str], maps: Mapping[str, FeatureMap], name: str) -
                 f"{module} ({maps[module].channels} channels, stride {maps[module].stride})"
                 for module in _one_per_stride(maps)
             )
-            raise ValueError(f"{name} has no feature {feature!r}; among others it has {some}")
+            raise ValueError(f"features: {name} has no feature {feature!r}; among others it has {some}")
     return [module for module in maps if module in features]

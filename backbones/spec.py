@@ -80,7 +80,7 @@ class SESpec:
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(
-                f"se ratio must be in (0, 1], got {self.ratio}; for no SE set se=False in the blocks"
+                f"se_ratio must be in (0, 1], got {self.ratio}; for no SE set se=False in the blocks"
             )
         _check_choice("se of", self.of, ("exp", "in"))
         _check_choice("se gate", self.gate, ("hard_sigmoid", "sigmoid"))
@@ -251,8 +251,8 @@ def with_width(spec: NetSpec, mult: float, *, shrink_last: bool = False) -> NetS
     stays, and without a hidden layer (V2, MnasNet) `last` only grows (MobileNetV2, section 5). With
     `shrink_last` it shrinks too, as in the detection networks of Table 6, judging by their counts.
     """
-    if mult <= 0:
-        raise ValueError(f"width_mult must be positive, got {mult}")
+    if not 0 < mult <= 100:
+        raise ValueError(f"width_mult must be positive and at most 100, got {mult}")
     if mult == 1:
         return spec
     stem = make_divisible(spec.stem * mult)

@@ -158,9 +158,16 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def start(
-    *, device: str = "auto", precision: str = "fp32", channels_last: bool = True, deterministic: bool = False
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    channels_last: bool = True,
+    deterministic: bool = False,
+    key: str = "device",
 ) -> Runtime:
     """Select the device and connect to the other processes started by torchrun.
+
+    key: the configuration's key of the device, for messages.
 
     Raises:
         UserError: if the precision or device is unknown, fp16 is used without CUDA, or the other processes
@@ -169,7 +176,7 @@ def start(
     if precision not in _PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)), key)
     if precision == "fp16" and chosen.type != "cuda":
         raise UserError(f"precision=fp16 needs a CUDA device, not {chosen}; use bf16 or fp32")
     if chosen.type == "cuda":
@@ -201,20 +208,20 @@ def _join(backend: str, rank: int, world_size: int) -> None:
         ) from None
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def _device(name: str, local_rank: int, key: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"{key}={name}: no such device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}: this machine has no CUDA device; use cpu or auto")
+        raise UserError(f"{key}={name}: this machine has no CUDA device; use cpu or auto")
     if name == "cuda":
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise UserError(
-            f"device={name}: {device} does not exist; this machine has {torch.cuda.device_count()} CUDA "
+            f"{key}={name}: {device} does not exist; this machine has {torch.cuda.device_count()} CUDA "
             "devices; start at most one process per device"
         )
     return device

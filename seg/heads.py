@@ -107,6 +107,7 @@ class LRASPP(nn.Module):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
+        _check_filters(filters)
         if gate not in ("sigmoid", "hard_sigmoid"):
             raise ValueError(f"gate must be sigmoid or hard_sigmoid, got {gate!r}")
         low, high = channels
@@ -157,6 +158,7 @@ class RASPP(nn.Module):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
+        _check_filters(filters)
         (high,) = channels
         self.branch = ConvNormAct(high, filters, kernel=1, act="RE", bn_eps=bn_eps)
         self.pool = GatePool(kind=pool, output_stride=output_stride)
@@ -188,6 +190,11 @@ class PooledNorm(nn.BatchNorm2d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
         return super().forward(input)
+
+
+def _check_filters(filters: int) -> None:
+    if filters < 1:
+        raise ValueError(f"filters must be at least 1, got {filters}")
 
 
 def _init(head: nn.Module) -> None:

@@ -179,14 +179,17 @@ def _build(node: Any, key: str, arguments: dict[str, Any], constructor: Any = No
     if "_target_" not in node:
         return made
     constructor = constructor or pkgutil.resolve_name(node["_target_"])
-    if node.get("_partial_"):
-        return functools.partial(constructor, **made, **arguments)
+    call = functools.partial(_construct, constructor, key, **made, **arguments)
+    return call if node.get("_partial_") else call()
+
+
+def _construct(constructor: Any, key: str, /, *arguments: Any, **options: Any) -> Any:
     try:
-        return constructor(**made, **arguments)
+        return constructor(*arguments, **options)
     except UserError:
         raise
     except ValueError as error:
-        raise _constructor_error(error, made, key) from None
+        raise _constructor_error(error, options, key) from None
 
 
 def _constructor_error(error: ValueError, made: Mapping[str, Any], key: str) -> ConfigError:
@@ -222,7 +225,7 @@ def _is_allowed(dotted: str) -> bool:
 
 
 def _resolve(target: Any, key: str) -> Any:
-    target = target if isinstance(target, str) and target.isprintable() else repr(target)
+    target = target if isinstance(target, str) else repr(target)
     if not _is_allowed(target):
         raise ConfigError(
             _join_keys(key, "_target_"),

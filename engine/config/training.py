@@ -104,6 +104,7 @@ def open_training(
         precision=settings.precision,
         channels_last=settings.channels_last,
         deterministic=settings.deterministic,
+        key="trainer.device",
     )
     builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")

@@ -357,7 +357,7 @@ def test_constructor_errors_name_the_key_that_the_user_set(override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("backbone.width_mult=-1", "backbone.width_mult must be positive, got -1"),
+        ("backbone.width_mult=-1", "backbone.width_mult must be positive and at most 100, got -1"),
         ("backbone.output_stride=7", "backbone.output_stride must be one of 8, 16, 32, got 7"),
     ],
 )
@@ -367,3 +367,28 @@ def test_an_error_in_a_group_that_another_refers_to_names_that_group(override, m
     with pytest.raises(UserError) as caught:
         instantiate.build(config.model, key="model", num_classes=2)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.head.filters=0"], "model.head.filters must be at least 1, got 0"),
+        (["model=raspp", "model.head.filters=-2"], "model.head.filters must be at least 1, got -2"),
+        (["model.head.pool=max"], "model.head.pool must be one of paper, global, large_kernel, got 'max'"),
+        (["backbone.se_ratio=2"], "backbone.se_ratio must be in (0, 1], got 2"),
+        (["backbone=torchvision", "backbone.name=resnet81"], "backbone.name=resnet81: torchvision has no"),
+        (["backbone=torchvision", "backbone.features=[top]"], "backbone.features: resnet18 has no feature"),
+    ],
+)
+def test_an_error_in_a_part_that_the_model_builds_names_its_own_key(overrides, message):
+    """A head is built by the model's constructor, because its channels follow from the backbone."""
+    config = compose.compose_config("train", ["task=seg", *overrides])
+    with pytest.raises(UserError) as caught:
+        instantiate.build(config.model, key="model", num_classes=2)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path):
+    config = compose.compose_config("train", ["task=seg", "trainer.device=gpu", f"run={tmp_path / 'a'}"])
+    with pytest.raises(UserError, match=r"^trainer\.device=gpu: no such device"):
+        training.open_training(config, published=None, load_teacher=None)
