@@ -1,8 +1,9 @@
 """Image classification: one label per image."""
 
+from functools import partial
 from typing import Any
 
-from engine.contracts import TaskInfo, imported_when_called
+from engine.contracts import TaskInfo, import_and_call
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -28,8 +29,8 @@ TASK = TaskInfo(
     background=True,
     distills=True,
     default_names=_default_names,
-    reporter=imported_when_called("cls.report.ClassificationReporter"),
-    export=imported_when_called("cls.export.ExportedClassification"),
-    with_file=imported_when_called("cls.export.ClassificationWithFile"),
+    reporter=partial(import_and_call, "cls.report.ClassificationReporter"),
+    export=partial(import_and_call, "cls.export.ExportedClassification"),
+    with_file=partial(import_and_call, "cls.export.ClassificationWithFile"),
     totals=_totals,
 )

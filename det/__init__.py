@@ -1,8 +1,9 @@
 """Object detection: SSDLite on any backbone."""
 
+from functools import partial
 from typing import Any
 
-from engine.contracts import TaskInfo, imported_when_called
+from engine.contracts import TaskInfo, import_and_call
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -20,8 +21,8 @@ TASK = TaskInfo(
     hub_pipeline="object-detection",
     first_id=1,
     distills=False,
-    reporter=imported_when_called("det.report.DetectionReporter"),
-    export=imported_when_called("det.export.ExportedDetection"),
-    with_file=imported_when_called("det.export.DetectionWithFile"),
+    reporter=partial(import_and_call, "det.report.DetectionReporter"),
+    export=partial(import_and_call, "det.export.ExportedDetection"),
+    with_file=partial(import_and_call, "det.export.DetectionWithFile"),
     totals=_totals,
 )

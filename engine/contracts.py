@@ -189,20 +189,16 @@ class ExportedTask(Protocol):
         ...
 
 
-def imported_when_called(name: str) -> Callable[..., Any]:
-    """The function or class `package.module.name`, whose module is imported by the first call."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return pkgutil.resolve_name(name)(*arguments, **options)
-
-    return call
+def import_and_call(name: str, /, *arguments: Any, **options: Any) -> Any:
+    """Import the module of `package.module.function`, and call the function (or build the class)."""
+    return pkgutil.resolve_name(name)(*arguments, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
     """The description of a task package: `TASK` in its `__init__.py`. The tools use nothing else from it.
 
-    The functions import their dependencies when they are called (see `imported_when_called`), to keep unused
+    The functions import their dependencies when they are called (see `import_and_call`), to keep unused
     tasks from slowing startup.
 
     Attributes:

@@ -1,8 +1,9 @@
 """Semantic segmentation: LR-ASPP and R-ASPP on any backbone."""
 
+from functools import partial
 from typing import Any
 
-from engine.contracts import TaskInfo, imported_when_called
+from engine.contracts import TaskInfo, import_and_call
 
 
 def _totals(count: Any, classes: int) -> tuple[float, float]:
@@ -19,8 +20,8 @@ TASK = TaskInfo(
     paper_classes=19,
     hub_pipeline="image-segmentation",
     distills=True,
-    reporter=imported_when_called("seg.report.SegmentationReporter"),
-    export=imported_when_called("seg.export.ExportedSegmentation"),
-    with_file=imported_when_called("seg.export.SegmentationWithFile"),
+    reporter=partial(import_and_call, "seg.report.SegmentationReporter"),
+    export=partial(import_and_call, "seg.export.ExportedSegmentation"),
+    with_file=partial(import_and_call, "seg.export.SegmentationWithFile"),
     totals=_totals,
 )

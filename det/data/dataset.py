@@ -14,9 +14,9 @@ from det.transforms import EvalTransform
 from engine.contracts import Image
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
-from engine.data.loader import SampleKey, VariableLength, as_tensor, sample_seed
+from engine.data.loader import SampleKey, SplitSource, VariableLength, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
-from engine.data.splits import SplitSource, keep_all_but
+from engine.data.splits import keep_all_but
 from engine.errors import UserError
 
 Boxes = NDArray[np.float32]

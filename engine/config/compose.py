@@ -72,7 +72,7 @@ def search_path() -> list[str]:
     """Hydra's override that adds the YAML files of extensions."""
     if not extensions_in_use():
         return []
-    folders = [f"file://{folder}" for folder in extensions.conf_folders()]
+    folders = [f"'file://{folder}'" for folder in extensions.conf_folders()]
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 

@@ -132,7 +132,8 @@ def apply_extend(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if argument.startswith("extend=") and argument != "extend=":
             value = argument.partition("=")[2]
-            folders += [part.strip() for part in value.strip("[]").split(",")]
+            whole = Path(value).is_dir()  # a folder's name can contain commas and brackets
+            folders += [value] if whole else [part.strip() for part in value.strip("[]").split(",")]
     if folders:
         extensions.add(folders)
     return [argument for argument in arguments if not argument.startswith("extend=")]
@@ -158,8 +159,24 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
         UserError: if the task is unknown, or an option belongs to another task.
     """
     known = groups(tool)
+    swept = "" if task else _swept_tasks(overrides)
     task = task or chosen_task(overrides)
-    return [_add_task_prefix(override, known, task) for override in overrides]
+    prefixed = [_add_task_prefix(override, known, task) for override in overrides]
+    if swept and (changed := [typed for typed in overrides if typed not in prefixed]):
+        raise UserError(
+            f"{changed[0]}: belongs to one task, and {swept} is several; sweep over one task at a time"
+        )
+    return prefixed
+
+
+def _swept_tasks(overrides: Sequence[str]) -> str:
+    """The override that sweeps over several tasks, if there is one."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        parts = {part.partition("/")[0] for part in value.split(",")}
+        if key in ("task", "experiment") and len(parts) > 1:
+            return override
+    return ""
 
 
 def chosen_task(overrides: Sequence[str]) -> str:
@@ -201,5 +218,7 @@ def shortened(override: str) -> str:
 
 def nearest_key(key: str, known: Collection[str]) -> str:
     """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key."""
-    ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == key)
-    return f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, known)
+    last = key.rpartition(".")[2]
+    ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == last)
+    meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, known)
+    return meant or "; --help lists the keys"

@@ -1,4 +1,4 @@
-"""Samplers and data loaders: which samples a training step uses, and how they are read.
+"""Data sources, samplers and loaders: which samples a training step uses, and how they are read.
 
 Training samples form an infinite stream: item n is sample `permutation(epoch)[n % N]` of epoch `n // N`, and
 step s uses items [s * batch, (s + 1) * batch). A batch can span two epochs, so all batches have the same size
@@ -7,15 +7,18 @@ in the stream needs no checkpoint: resumed runs, and runs with any number of wor
 same pixels.
 """
 
+from __future__ import annotations
+
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +27,48 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from engine.contracts import Batch, Dataset
-from engine.errors import UserError
+from engine.errors import UserError, no_split
 from engine.io.parallel import init_worker
+
+if TYPE_CHECKING:
+    from engine.data.class_map import ClassMap
+    from engine.data.pixel_cache import PixelCache
+
+
+SplitT = TypeVar("SplitT")
+DatasetT = TypeVar("DatasetT")
+
+
+class SplitSource(ABC, Generic[SplitT, DatasetT]):
+    """The `engine.contracts.DataSource` of each task: classes, splits by name, and a dataset per split.
+
+    Attributes:
+        classes: of all splits.
+        splits: name -> split, in the order train, val, test, others.
+        description: one line for logs.
+        warnings: lines to show before training.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: ClassMap,
+        splits: Mapping[str, SplitT],
+        description: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.classes, self.splits = classes, dict(splits)
+        self.description, self.warnings = description, tuple(warnings)
+
+    def dataset(self, split: str, transform: Any, seed: int = 0, cache: PixelCache | None = None) -> DatasetT:
+        """The samples of one split. Raises: UserError if there is no such split."""
+        if split not in self.splits:
+            reasons = [line for line in self.warnings if f": {split}: " in line]
+            raise no_split(split, self.splits, source=self.description, reasons=reasons)
+        return self._dataset(self.splits[split], transform, seed, cache)
+
+    @abstractmethod
+    def _dataset(self, split: SplitT, transform: Any, seed: int, cache: PixelCache | None) -> DatasetT: ...
 
 
 class SampleKey(NamedTuple):

@@ -1,54 +1,16 @@
-"""Splits of a data source: their folders, their datasets, and checks that train and val share no images."""
+"""Split folders of a data source, and checks that train and val do not share images."""
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.class_map import ClassMap
-from engine.data.pixel_cache import PixelCache
-from engine.errors import UserError, no_split
+from engine.errors import UserError
 from engine.io.files import find_same_content
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
-SplitT = TypeVar("SplitT")
-DatasetT = TypeVar("DatasetT")
-
-
-class SplitSource(ABC, Generic[SplitT, DatasetT]):
-    """The `engine.contracts.DataSource` of each task: classes, splits by name, and a dataset per split.
-
-    Attributes:
-        classes: of all splits.
-        splits: name -> split, in the order train, val, test, others.
-        description: one line for logs.
-        warnings: lines to show before training.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        splits: Mapping[str, SplitT],
-        description: str,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self.classes, self.splits = classes, dict(splits)
-        self.description, self.warnings = description, tuple(warnings)
-
-    def dataset(self, split: str, transform: Any, seed: int = 0, cache: PixelCache | None = None) -> DatasetT:
-        """The samples of one split. Raises: UserError if there is no such split."""
-        if split not in self.splits:
-            reasons = [line for line in self.warnings if f": {split}: " in line]
-            raise no_split(split, self.splits, source=self.description, reasons=reasons)
-        return self._dataset(self.splits[split], transform, seed, cache)
-
-    @abstractmethod
-    def _dataset(self, split: SplitT, transform: Any, seed: int, cache: PixelCache | None) -> DatasetT: ...
 
 
 def split_folders(folder: Path, *, example: str) -> list[str]:

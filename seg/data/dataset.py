@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_image, read_labels
-from engine.data.loader import SampleKey, as_tensor, sample_seed
+from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import SplitSource, keep_all_but
+from engine.data.splits import keep_all_but
 from engine.errors import UserError
 
 Label = NDArray[np.uint8]

@@ -98,7 +98,7 @@ def test_a_folder_with_an_unrelated_config_is_not_a_run(tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "seed=0,1", "foo=1"], "unknown key 'foo'"),
+        (["-m", "seed=0,1", "foo=1"], "unknown key 'foo'; --help lists the keys"),
         (["-m", "task=seg,foo"], "task=foo: no such option"),
         (["--cfg", "job", "lr=1"], "unknown key 'lr'; did you mean 'optimizer.lr'?"),
     ],
@@ -136,6 +136,16 @@ def test_a_flag_that_hydra_does_not_know(flag, remedy):
         launch.hydra_arguments("train", [flag, "seg"])
     assert str(caught.value).startswith(f"{flag}: ")
     assert str(caught.value).endswith(remedy)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [["-m", "task=seg,det", "data=streets"], ["-m", "model=lraspp", "experiment=seg/camvid,det/finetune"]],
+)
+def test_a_sweep_over_tasks_cannot_set_what_belongs_to_one_task(typed):
+    with pytest.raises(UserError, match=r"belongs to one task, and .* is several"):
+        launch.hydra_arguments("train", typed)
+    launch.hydra_arguments("train", [typed[0], "task=seg,det", "backbone=mobilenet_v3_small"])
 
 
 def test_value_errors_that_are_not_user_errors_are_raised():

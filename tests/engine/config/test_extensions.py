@@ -40,6 +40,13 @@ def test_yaml_files_and_code_of_an_extension_are_used(folder):
     training.validate(config)
 
 
+def test_a_folder_with_commas_and_brackets_in_its_name(tmp_path, folder):
+    odd = folder.rename(tmp_path.parent / "[mine], 2")
+    compose.compose_config("train", [f"extend={odd}", "schedule=sawtooth"])
+    with pytest.raises(UserError, match=r"extend=.*nope: not a folder"):
+        compose.compose_config("train", [f"extend=[{odd.parent / 'nope'},{odd.parent / 'other'}]"])
+
+
 def test_without_extend_an_extension_is_not_used(folder):
     with pytest.raises(UserError, match="schedule=sawtooth: no such option"):
         compose.compose_config("train", ["schedule=sawtooth"])
