@@ -48,10 +48,12 @@ def some(names: Sequence[str], most: int = 4) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean '...'?`, or an empty string if no known name is similar.
 
-    Names that start with `name`, punctuation aside, come first: mobilenetv3 means the mobilenet_v3_... ones.
+    A name with a typo comes first, then those that start with `name`, punctuation aside: mobilenetv3 means
+    the mobilenet_v3_... ones.
     """
     plain = {other: re.sub(r"\W|_", "", other.lower()) for other in known}
     start = re.sub(r"\W|_", "", name.lower())
-    matches = [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
+    matches = difflib.get_close_matches(name, list(plain), n=1, cutoff=0.9)
+    matches = matches or [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
     matches = matches or difflib.get_close_matches(name, list(plain), n=1, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

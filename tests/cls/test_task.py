@@ -147,7 +147,7 @@ def test_a_split_without_labels_or_with_other_classes_cannot_be_evaluated():
     dataset = ClassificationDataset(split=split, transform=EvalTransform(crop=16), seed=0)
     with pytest.raises(ValueError, match=r"/x/a\.png: this split has no labels"):
         task().evaluator(dataset)
-    with pytest.raises(ValueError, match=r"other classes|differ in name or order"):
+    with pytest.raises(ValueError, match="differ in name or order"):
         task().check_classes(ClassMap(names=("x",)))
 
 

@@ -51,13 +51,12 @@ SMALL = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_te
          "trainer.tensorboard=false"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "options", "output"),
     [
         ("seg", ["data.crop=[64,96]"], ["output=argmax", "full_size=true", "data.eval_size=[64,128]"]),
-        pytest.param(
-            "det", ["data.size=[64,128]"], ["output=detections", "budget.agreement=0"], marks=pytest.mark.slow
-        ),
+        ("det", ["data.size=[64,128]"], ["output=detections", "budget.agreement=0"]),
     ],
 )
 def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):

@@ -79,10 +79,8 @@ def commands_of(name):
     return result
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "segmentation-head" else pytest.param(name, marks=pytest.mark.slow) for name in PAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
 def test_the_page_works_as_it_is_printed(name, tmp_path):
     files = write_tree(name, tmp_path)
     assert files, "the page has no file"

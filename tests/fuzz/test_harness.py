@@ -21,7 +21,7 @@ def refuse(text):
 def test_only_one_line_that_names_the_file_passes():
     assert outcome(lambda: 3, "a.png") == 3
     assert outcome(lambda: refuse("a.png: broken"), "a.png") is None
-    for text in ("broken", "a.png: broken\nmore"):
+    for text in ("broken", "b.png: broken"):
         with pytest.raises(AssertionError):
             outcome(lambda text=text: refuse(text), "a.png")
     with pytest.raises(ZeroDivisionError):

@@ -70,7 +70,7 @@ def test_a_trained_backbone_initializes_another_task(trained):
     assert " 0 new" in output
 
 
-@pytest.mark.parametrize("task", ["cls", "seg"])
+@pytest.mark.parametrize("task", ["cls", pytest.param("seg", marks=pytest.mark.slow)])
 def test_a_run_can_be_the_teacher_of_another(trained, task):
     folder, path = trained
     small = SMALL if task == "cls" else [

@@ -103,6 +103,7 @@ def test_repeating_the_command_runs_no_further_trials(trained, adapted):
     assert (out / "history.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_parallel_trials_give_the_same_results(trained, adapted):
     _, serial = adapted
     arguments = ["run=run", "latency=phone.json", "out=parallel", *OPTIONS]
@@ -114,6 +115,7 @@ def test_parallel_trials_give_the_same_results(trained, adapted):
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.slow
 def test_the_final_network_can_be_used_as_a_run_and_a_backbone(trained, adapted):
     _, out = adapted
     run("eval", "run=adapted/found", "out=scores", "worst=0", cwd=trained)
@@ -127,6 +129,7 @@ def test_the_final_network_can_be_used_as_a_run_and_a_backbone(trained, adapted)
     assert NetSpec.from_dict(config["backbone"]["data"]) == spec_of(out / "network.yaml")
 
 
+@pytest.mark.slow
 def test_a_search_from_random_weights_writes_its_best_network(trained):
     arguments = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
     run("search", *arguments, "runtime=torch", "size=[32,64]", "out=at random", *SMALL, cwd=trained)
@@ -151,7 +154,10 @@ def test_a_search_from_random_weights_writes_its_best_network(trained):
         (["run=run", "size=[32,0]"], "size must be a side or (height, width)"),
         (["run=run", "method.stepz=3"], "unknown key 'method.stepz'; did you mean 'method.steps'?"),
         (["method=mnas", "task=seg"], "target_ms is not set; pass target_ms=<value>"),
-        (["method=mnas", "target_ms=1", "method.space.kernels=[4]"], "method.space: kernels must be odd"),
+        (
+            ["method=mnas", "target_ms=1", "method.space.kernels=[4]", "data.source.num_train=10"],
+            "method.space.kernels must be odd",
+        ),
         (["run=run", "method=netadept"], "method=netadept: no such option; did you mean 'netadapt'?"),
         (["run=run", "held_out=0"], "held_out must be a share of train between 0 and 1, got 0"),
     ],

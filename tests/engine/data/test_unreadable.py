@@ -317,6 +317,7 @@ def test_a_run_with_a_damaged_file_equals_a_run_without_it(tmp_path):
     assert (metrics, weights) == result(tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_eval_uses_the_cache_and_rejects_an_outdated_one(tmp_path):
     root = write_data(tmp_path / "data")
     options = [*small_training(root, "run"), "data.on_error=skip", "data.cache=pixels", "trainer.steps=2"]
