@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def own_groups(tool: str) -> list[str]:
 
 def groups(tool: str = "train") -> dict[str, list[str]]:
     """All config groups and their options, from the YAML files, except groups of other tools."""
-    others = {group for root in CONF.glob("*.yaml") if root.stem != tool for group in own_groups(root.stem)}
+    others = _groups_of_others(tool)
     options: dict[str, list[str]] = {}
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in others):
@@ -56,6 +57,13 @@ def groups(tool: str = "train") -> dict[str, list[str]]:
             public = [name for name in names if not name.rpartition("/")[2].startswith("_")]
             options[folder.name] = [*options.get(folder.name, []), *public]
     return {group: names for group, names in options.items() if names}
+
+
+@cache
+def _groups_of_others(tool: str) -> frozenset[str]:
+    return frozenset(
+        group for root in CONF.glob("*.yaml") if root.stem != tool for group in own_groups(root.stem)
+    )
 
 
 def tasks() -> list[str]:
@@ -75,6 +83,7 @@ def options_by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
     return grouped
 
 
+@cache
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
@@ -122,8 +131,12 @@ def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
 
 def extensions_in_use() -> bool:
     """Whether any extension is in use, without importing it."""
-    named = os.environ.get(extensions.VARIABLE)
-    return bool(named) or bool(entry_points(group=extensions.ENTRY_POINTS))
+    return bool(os.environ.get(extensions.VARIABLE)) or _any_installed()
+
+
+@cache
+def _any_installed() -> bool:
+    return bool(entry_points(group=extensions.ENTRY_POINTS))
 
 
 def apply_extend(arguments: Sequence[str]) -> list[str]:

@@ -1,11 +1,24 @@
-"""Runs the tools as a user would, in separate processes."""
+"""Runs the tools as a user would, in separate processes.
 
+Starting Python and importing torch takes longer than most of the tested commands. A server process therefore
+imports what all tools import, once, and every command runs in a new copy of it.
+"""
+
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
+import traceback
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(
+    ["engine.environment", "torchvision", "albumentations", "engine.config.training", "engine.config.runs"]
+)
 
 
 def run(tool, *arguments, cwd, status=0):
@@ -16,9 +29,44 @@ def run(tool, *arguments, cwd, status=0):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == status, done.stdout + done.stderr
+    outputs = [cwd / f".{stream}" for stream in ("stdout", "stderr")]
+    # The server's environment is that of the first call. OpenMP reads its variables when torch is imported.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        process = _processes.Process(
+            target=_run_script, args=(ROOT / "tools" / f"{tool}.py", arguments, cwd, environment, outputs)
+        )
+        process.start()
+    process.join(TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    printed, errors = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+    for path in outputs:
+        path.unlink()
+    assert process.exitcode == status, printed + errors
     if status == 1:
-        assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+        assert "Traceback" not in errors
+    return printed + errors
+
+
+def _run_script(script, arguments, cwd, environment, outputs):
+    for stream, path in enumerate(outputs, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.path[0:0] = [str(script.parent), str(ROOT)]
+    sys.argv = [str(script), *arguments]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
