@@ -89,6 +89,7 @@ def test_bad_taps(taps, says):
         MobileNet(mobilenet_v3_large(), taps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 def test_export_with_dynamic_size(padding):
     spec = mobilenet_v3_small(output_stride=16, padding=padding)

@@ -211,6 +211,7 @@ def weights_in(folder, name):
     return torch.load(folder / "weights" / name, map_location="cpu", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "build", "spec"),

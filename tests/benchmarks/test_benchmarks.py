@@ -84,6 +84,7 @@ def test_loop_overhead(run):
     assert all(cells[3].endswith("%") for cells in rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/<pid>/smaps_rollup")
 def test_memory_growth(run):
     (rows,) = run("memory_growth", "--entries 500 --workers 2 --images 60 --steps 60")

@@ -159,7 +159,7 @@ def test_exported_detections_equal_those_of_the_task(activation):
     ("name", "library"),
     [
         ("m.onnx", "onnx"),
-        ("m.pt2", "torch"),
+        pytest.param("m.pt2", "torch", marks=pytest.mark.slow),
         pytest.param("m.xml", "openvino", marks=pytest.mark.slow),
     ],
 )

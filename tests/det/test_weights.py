@@ -169,6 +169,7 @@ def as_coco(results):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_average_precision_on_coco(data_folder, network, outputs):
     """OpenCV's run of the original graph scores .357, .550 and .361 on these images."""

@@ -255,6 +255,7 @@ runtime.exit_process(run_job(job))
 """
 
 
+@pytest.mark.slow
 def test_torchrun_exits_soon_after_a_process_is_killed(tmp_path):
     (tmp_path / "doomed.py").write_text(DOOMED)
     command = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]

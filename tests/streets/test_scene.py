@@ -61,6 +61,7 @@ def test_a_size_that_is_too_small_is_rejected():
         draw_scene(0, 0, (16, 64))
 
 
+@pytest.mark.slow
 def test_all_19_classes_occur_often_enough(many):
     """Each occurs in at least 15% of the scenes, with enough pixels to be learned."""
     seen = dict.fromkeys(EVALUATED, 0)

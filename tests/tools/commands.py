@@ -46,7 +46,7 @@ def run(tool, *arguments, cwd, status=0):
         path.unlink()
     assert process.exitcode == status, printed + errors
     if status == 1:
-        assert "Traceback" not in errors
+        assert "Traceback" not in errors, errors
     return printed + errors
 
 
@@ -60,6 +60,7 @@ def _run_script(script, arguments, cwd, environment, outputs):
     os.chdir(cwd)
     sys.path[0:0] = [str(script.parent), str(ROOT)]
     sys.argv = [str(script), *arguments]
+    multiprocessing.set_start_method(None, force=True)  # Python's default, not the server's
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit:

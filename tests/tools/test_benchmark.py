@@ -22,6 +22,7 @@ def results_in(out):
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_counts_of_table_7_match_the_paper(tmp_path):
     output = run("benchmark", "suite=table7", "latency=false", "out=counts", cwd=tmp_path)
     results = results_in(tmp_path / "counts")

@@ -108,7 +108,10 @@ def test_an_error_of_a_runtime_is_one_line_for_the_user(tmp_path):
         replace(broken, metadata={})(np.zeros((1, 3, 16, 24), np.float32))
 
 
-@pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino")])
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("m.onnx", "onnx"), pytest.param("m.xml", "openvino", marks=pytest.mark.slow)],
+)
 def test_half_precision_halves_the_file_and_barely_changes_the_result(tmp_path, name, library):
     pytest.importorskip(library)
     sizes, outputs = {}, {}

@@ -308,6 +308,7 @@ def test_the_table_has_all_numbers_and_says_what_is_missing():
     assert "n/a  > 96 x 96  (no such objects)" in table
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_detections_of_the_released_network(data_folder, backend):

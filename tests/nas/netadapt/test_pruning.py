@@ -226,6 +226,7 @@ def test_a_model_that_mixes_its_features_is_rejected():
         prune(TINY, state, unit, 32, make_model=Doubled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_pruned_networks_can_be_trained_and_counted(name):
     make, spec = MODELS[name]
