@@ -1,12 +1,12 @@
-"""Memory growth in loader workers on a large data set, in an evaluation and in a training (Linux only).
+"""Memory growth in loader workers on a large dataset, in an evaluation and in a training (Linux only).
 
 Usage: python benchmarks/memory_growth.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
 
-Each row has the median memory in MB in the first, second and last third of a job, after its start-up: the sum
+Each row has the median memory in MB in the first, second and last third of a job, after its startup: the sum
 of the proportional set sizes (PSS) of the process and its workers, so pages shared by forked workers count
 once. A leak shows as growth in the last third.
 
-1. Loader: two epochs over a data set of `entries` files (links to one small image), in the sampler's order.
+1. Loader: two epochs over a dataset of `entries` files (links to one small image), in the sampler's order.
 2. The same entries as Python lists of paths, for comparison: each access writes a reference count into a page
    that the workers shared before.
 3. Evaluation: `images` label maps through `evaluate` with instance scores.

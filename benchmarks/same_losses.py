@@ -1,4 +1,4 @@
-"""Check that two revisions train identically: train both on a small data set and compare their logs exactly.
+"""Check that two revisions train identically: train both on a small dataset and compare their logs exactly.
 
 Usage: python benchmarks/same_losses.py REVISION REVISION [override ...]
 

@@ -25,7 +25,7 @@ class Classification(nn.Module):
 
     Args:
         model: normalized images -> class scores [N, K].
-        classes: the data set's class map.
+        classes: the dataset's class map.
         label_smoothing: share of the target spread evenly over the classes.
         mix: mixup and CutMix in training (None: neither).
         pixels: input normalization, `inception` or `imagenet`.
@@ -79,7 +79,7 @@ class Classification(nn.Module):
         return []
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError if a data set has other classes than this task, or another order."""
+        """Raises: UserError if a dataset has other classes than this task, or another order."""
         self.classes.check_same_names(classes)
 
     def evaluator(self, dataset: ClassificationDataset) -> ClassificationEvaluator:

@@ -67,7 +67,7 @@ class Artifact(nn.Module):
             )
         if self.classes != tuple(classes):
             raise UserError(
-                f"{self.path}: its classes ({', '.join(self.classes[:4])}, ...) are not the run's"
+                f"{self.path}: its classes ({', '.join(self.classes[:4])}, ...) differ from the run's"
             )
 
     def normalize(self, own: Normalize) -> Normalize:

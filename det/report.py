@@ -83,7 +83,7 @@ class DetectionReporter:
 def save_coco_files(evaluator: DetectionEvaluator, out: Path) -> None:
     """Write detections.json and ground_truth.json, which any COCO evaluation reads.
 
-    Ids of images and categories are those of the data set.
+    Ids of images and categories are those of the dataset.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, content in zip(("detections", "ground_truth"), evaluator.to_coco(), strict=True):

@@ -30,7 +30,7 @@ class Detection(nn.Module):
     Args:
         model: normalized images -> box deltas [N, A, 4] and class scores [N, A, K + 1]; its `anchors` are
             [A, 4], as fractions of the input.
-        classes: the data set's class map, of K classes.
+        classes: the dataset's class map, of K classes.
         loss: on deltas, scores and the matcher's targets.
         matcher: decides which anchor is trained on which object.
         postprocess: from deltas and scores to detections.
@@ -122,11 +122,11 @@ class Detection(nn.Module):
         return anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher)
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError if the data set has classes that this task was not trained on."""
+        """Raises: UserError if the dataset has classes that this task was not trained on."""
         unknown = [name for name in classes.names if name not in self.classes.names]
         if unknown:
             raise UserError(
-                f"this data set has classes that the run was not trained on ({some(unknown)}); use data with "
+                f"this dataset has classes that the run was not trained on ({some(unknown)}); use data with "
                 "the run's classes, or some of them"
             )
 

@@ -27,7 +27,7 @@ Augmented = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
 class TrainTransform:
     """SSD's random crop, resized to `size`, horizontal flip and color jitter, by albumentations.
 
-    A mosaic needs more samples, which only the data set can read. The data set calls `partners(seed)` to ask
+    A mosaic needs more samples, which only the dataset can read. The dataset calls `partners(seed)` to ask
     how many and, if that is not 0, `combine([this sample, *partners], seed)` instead of
     `transform(*sample, seed)`.
 

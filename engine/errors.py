@@ -48,8 +48,8 @@ def some(names: Sequence[str], most: int = 4) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean '...'?`, or an empty string if no known name is similar.
 
-    A name with a typo comes first, then those that start with `name`, punctuation aside: mobilenetv3 means
-    the mobilenet_v3_... ones.
+    Suggests a near-exact match (a typo). If there is none, it suggests names that start with `name` when
+    punctuation is ignored (`mobilenet_v3_...` for `mobilenetv3`); otherwise, the most similar name.
     """
     plain = {other: re.sub(r"\W|_", "", other.lower()) for other in known}
     start = re.sub(r"\W|_", "", name.lower())

@@ -95,8 +95,8 @@ class Runtime:
             if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise UserError(
-                f"another process of this run has exited or hangs (this is process {self.rank} of "
-                f"{self.world_size}); check its output, and continue with resume=<run folder>"
+                f"another process of this run has exited or is not responding (this is process {self.rank} "
+                f"of {self.world_size}); check its output, and continue with resume=<run folder>"
             ) from None
 
     def gather(self, value: Any) -> list[Any]:
@@ -167,7 +167,7 @@ def start(
 ) -> Runtime:
     """Select the device and connect to the other processes started by torchrun.
 
-    key: the configuration's key of the device, for messages.
+    key: the configuration key that sets the device, for messages.
 
     Raises:
         UserError: if the precision or device is unknown, fp16 is used without CUDA, or the other processes

@@ -48,7 +48,7 @@ class SegmentationReporter:
         return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
-        """Write `masks/<name>.png` with the data set's ids; returns the image's entry in summary.json."""
+        """Write `masks/<name>.png` with the dataset's ids; returns the image's entry in summary.json."""
         write_png(out / "masks" / f"{name}.png", self._to_ids(labels))
         values, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts)
@@ -75,7 +75,7 @@ class SegmentationReporter:
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
 
     def _to_ids(self, labels: Labels) -> NDArray[Any]:
-        """Class indices -> ids of the data set (label ids for Cityscapes), uint8 or uint16."""
+        """Class indices -> ids of the dataset (label ids for Cityscapes), uint8 or uint16."""
         ids = np.array(self.classes.ids, np.uint8 if max(self.classes.ids) < 256 else np.uint16)
         id_map: NDArray[Any] = ids[labels]
         return id_map

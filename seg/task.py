@@ -30,7 +30,7 @@ class Segmentation(nn.Module):
 
     Args:
         model: normalized images -> class scores at some stride.
-        classes: the data set's class map.
+        classes: the dataset's class map.
         loss: per-pixel loss; its `weight(labels)` is the number of pixels that it averages over.
         dice: factor on an additional Dice loss; 0: none.
         pixels: input normalization, `inception` or `imagenet`.
@@ -108,7 +108,7 @@ class Segmentation(nn.Module):
         return []
 
     def check_classes(self, classes: ClassMap) -> None:
-        """Raises: UserError if a data set has other classes than this task, or another order."""
+        """Raises: UserError if a dataset has other classes than this task, or another order."""
         self.classes.check_same_names(classes)
 
     def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:

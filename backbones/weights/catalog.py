@@ -21,7 +21,7 @@ Pixels = Literal["imagenet", "inception"]
 TaskName = Literal["cls", "seg", "det"]
 
 LICENSE = (
-    "BSD-3-Clause (torchvision); according to torchvision, the terms of the data set, {data}, may apply to "
+    "BSD-3-Clause (torchvision); according to torchvision, the terms of the dataset, {data}, may apply to "
     "the weights too"
 )
 

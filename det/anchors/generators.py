@@ -130,7 +130,7 @@ def place_in_cells(shapes: Sequence[NDArray[np.float64]], maps: Sequence[Size]) 
     """
     if len(shapes) != len(maps):
         raise ValueError(
-            f"the anchors are for {len(shapes)} feature maps but the network has {len(maps)}; set the "
+            f"the anchors cover {len(shapes)} feature maps, but the network has {len(maps)}; set the "
             f"anchors' maps to {len(maps)}"
         )
     anchors = []

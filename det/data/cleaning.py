@@ -31,7 +31,7 @@ Sizes = Literal["check", "file"]
 
 
 class AnnotationIssues:
-    """What was wrong with the annotations of a data set: counts by kind, in the order of first occurrence."""
+    """What was wrong with the annotations of a dataset: counts by kind, in the order of first occurrence."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
@@ -47,7 +47,7 @@ class AnnotationIssues:
                 examples.append(file)
 
     def lines(self, source: str) -> list[str]:
-        """The report; each line begins with `source`, the name of the data set."""
+        """The report; each line begins with `source`, the name of the dataset."""
         return [
             f"{source}: {count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
             for (noun, what), count in self._counts.items()

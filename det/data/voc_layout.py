@@ -1,4 +1,4 @@
-"""Finds the images and XML files of a Pascal VOC data set under various folder names."""
+"""Finds the images and XML files of a Pascal VOC dataset under various folder names."""
 
 import hashlib
 import os

@@ -24,7 +24,7 @@ _SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
 
 
 def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
-    """A data set described by a data.yaml with class names and the paths of the splits.
+    """A dataset described by a data.yaml with class names and the paths of the splits.
 
     data.yaml: `names`, a list or {0: name}; `train`, `val` (or `valid`) and `test`: a folder of images, a
     .txt list of images, or several of either; `path`, the folder that they are relative to (default: that

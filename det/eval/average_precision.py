@@ -87,7 +87,7 @@ def choose_backend(name: str) -> str:
     installed = importlib.util.find_spec("hotcoco") is not None
     if name == "hotcoco" and not installed:
         raise UserError(
-            "backend=hotcoco: not installed; run `pip install hotcoco` or set backend=pycocotools"
+            "backend=hotcoco: hotcoco is not installed; run `pip install hotcoco`, or set backend=pycocotools"
         )
     return "hotcoco" if installed and name != "pycocotools" else "pycocotools"
 

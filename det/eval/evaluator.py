@@ -35,11 +35,11 @@ class DetectionEvaluator:
     """Collects the detections of a split and scores them; needs 28 bytes per detection.
 
     Args:
-        classes: the data set's classes; the split's labels are their indices.
+        classes: the dataset's classes; the split's labels are their indices.
         split: the ground truth of all images; only images that were seen are scored.
         name_of: index -> name of the image, for `worst` and messages.
         predicted_classes: the classes whose indices are predicted, if not `classes`; they are translated by
-            name, and detections of classes that the data set does not have are not counted.
+            name, and detections of classes that the dataset does not have are not counted.
         predicted: how the predictions were made, for the protocol.
         max_detections: increasing limits on the detections per image and class; AP is at the last one.
         backend: `hotcoco`, `pycocotools`, or `auto`: hotcoco if it is installed.
@@ -107,7 +107,7 @@ class DetectionEvaluator:
         self._clear_results()
 
     def _to_arrays(self, outputs: Sequence[Detections]) -> list[_ImageDetections]:
-        """On the CPU (one transfer per batch), with labels translated to the data set's classes."""
+        """On the CPU (one transfer per batch), with labels translated to the dataset's classes."""
         if not outputs:
             return []
         columns = zip(*outputs, strict=True)
@@ -251,7 +251,7 @@ class DetectionEvaluator:
     def to_coco(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The detections in COCO's results format, and the ground truth in COCO's annotation format.
 
-        Both use the data set's own image and category ids.
+        Both use the dataset's own image and category ids.
         """
         split = self.split
         images = [

@@ -75,7 +75,7 @@ def _compare_classes(detections: NDArray[np.float64], truth: Objects, classes: C
     )
     return (
         f"- classes: no detected class has objects (detected: {detected_text}; objects: {present_text}); "
-        "compare the run's classes.json with the data set's ids"
+        "compare the run's classes.json with the dataset's ids"
     )
 
 

@@ -100,7 +100,7 @@ def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str
     """
     typed, flags = _split_flags(arguments)
     overrides, network = split_network(add_task_prefix(tool, apply_extend(typed)))
-    # Hydra needs all overrides next to each other.
+    # Hydra needs all overrides in one contiguous group.
     return [*overrides, *cleared_alternatives(overrides), *_HYDRA_SETTINGS, *search_path(), *flags], network
 
 
@@ -119,7 +119,7 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             flags += [argument] if value else [argument, *islice(rest, 1)]
         else:
             key = name.lstrip("-").replace("-", "_")
-            raise UserError(f"{argument}: no such flag; options have no dashes: {key}=<value>")
+            raise UserError(f"{argument}: no such flag; keys are written without dashes: {key}=<value>")
     return overrides, flags
 
 

@@ -98,7 +98,9 @@ def parse_override(override: str) -> tuple[str, Any]:
     try:
         result = OverridesParser.create().parse_override(override)
         if result.is_sweep_override():
-            raise UserError(f"{shortened(override)}: several values are a sweep; add -m to run it")
+            raise UserError(
+                f"{shortened(override)}: several values are a sweep; add -m to run one job per value"
+            )
         value = None if result.is_delete() else result.value()
         return result.key_or_group, value
     except UserError:
@@ -177,7 +179,8 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
     prefixed = [_add_task_prefix(override, known, task) for override in overrides]
     if swept and (changed := [typed for typed in overrides if typed not in prefixed]):
         raise UserError(
-            f"{changed[0]}: belongs to one task, and {swept} is several; sweep over one task at a time"
+            f"{changed[0]}: belongs to one task, but {swept} sweeps over several; sweep over one task at a "
+            "time"
         )
     return prefixed
 
@@ -225,12 +228,15 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
 
 
 def shortened(override: str) -> str:
-    """The start of an override, as long as a message can quote it."""
+    """An override, cut off after 200 characters so that a message can quote it."""
     return override if len(override) <= 200 else f"{override[:200]}..."
 
 
 def nearest_key(key: str, known: Collection[str]) -> str:
-    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key."""
+    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key.
+
+    If no key is similar, a pointer to `--help`.
+    """
     last = key.rpartition(".")[2]
     ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == last)
     meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, known)

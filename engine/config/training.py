@@ -55,7 +55,7 @@ class Training:
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
-            print(f"this run is finished, at step {trainer.steps}; to continue it, raise trainer.steps")
+            print(f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps")
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
@@ -196,7 +196,8 @@ def validate(config: DictConfig) -> TrainOptions:
     target = config.task.get("_target_")
     if str(target).partition(".")[0] != config.package:
         raise UserError(
-            f"package={config.package}: the task is {target}; choose a task with task=, and leave package out"
+            f"package={config.package}: does not match the task {target}; choose the task with task=, and do "
+            "not set package"
         )
     return trained
 

@@ -40,10 +40,10 @@ DatasetT = TypeVar("DatasetT")
 
 
 class SplitSource(ABC, Generic[SplitT, DatasetT]):
-    """The `engine.contracts.DataSource` of each task: classes, splits by name, and a dataset per split.
+    """Base of each task's `engine.contracts.DataSource`: classes, splits by name, and a dataset per split.
 
     Attributes:
-        classes: of all splits.
+        classes: the classes, the same for all splits.
         splits: name -> split, in the order train, val, test, others.
         description: one line for logs.
         warnings: lines to show before training.

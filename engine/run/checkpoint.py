@@ -158,7 +158,7 @@ def read_weights(path: Path) -> Tensors:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many different classes for invalid files
         raise UserError(
-            f"{path}: not a file of plain tensors, which is all that is loaded ({_reason(error)})"
+            f"{path}: not a file of plain tensors, the only kind that is loaded ({_reason(error)})"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -182,7 +182,9 @@ def _check_unpacked_size(path: Path) -> None:
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # not a zip file, or damaged
     if unpacked > _MAX_UNPACK_RATIO * path.stat().st_size + (1 << 20):
-        raise UserError(f"{path}: expands to {unpacked} bytes, too much for a weight file of this size")
+        raise UserError(
+            f"{path}: expands to {unpacked} bytes, too much for a weight file of this size; download it again"
+        )
 
 
 def _read_arrays(path: Path) -> Tensors:

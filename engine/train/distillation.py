@@ -17,7 +17,7 @@ from engine.run import checkpoint
 
 
 class Distillation:
-    """A loss that pulls class scores towards those of a teacher.
+    """A loss that pulls class scores toward those of a teacher.
 
     This is not a module, so the teacher is not trained, averaged, or saved in checkpoints.
 

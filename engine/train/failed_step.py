@@ -58,7 +58,7 @@ class FailedStep:
             UserError: if the data or the optimizer differ, or everything is finite this time.
         """
         if learner.runtime.world_size > 1:
-            raise UserError("replay=: a single process repeats the step; start it without torchrun")
+            raise UserError("replay= runs in a single process; start it without torchrun")
         self._check(train_set, identity)
         step, processes, accumulate = self._step, self.metadata["processes"], self.metadata["accumulate"]
         samples = [train_set[SampleKey(*key)] for key in self.metadata["samples"]]

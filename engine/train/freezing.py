@@ -46,7 +46,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
             )
     frozen = {name for name in parameters if any(fnmatch(name, pattern) for pattern in patterns)}
     if frozen and len(frozen) == len(parameters):
-        raise UserError(f"freeze: {list(patterns)} leave nothing to train; remove a pattern")
+        raise UserError(f"freeze: the patterns {list(patterns)} leave nothing to train; remove one")
     for name in frozen:
         parameters[name].requires_grad_(False)
     _freeze_norms(model, {parameters[name] for name in frozen})

@@ -38,7 +38,7 @@ class TrainerOptions:
 
     Attributes:
         steps, epochs: length of the run. Exactly one is set; `in_steps` converts epochs. If a run is resumed
-            with more steps, schedules that decay towards the end (poly, cosine) follow the new length,
+            with more steps, schedules that decay toward the end (poly, cosine) follow the new length,
             so the learning rate rises at that point.
         batch: images per step, over all processes and micro-batches.
         accumulate: micro-batches per step and process.

@@ -130,7 +130,8 @@ class TrialRunner:
                 trial = SampledTrial.from_row(row)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"{history.path}: a trial is damaged ({error!r}); restore its line or choose another out="
+                    f"{history.path}: the record of a trial is damaged ({error!r}); restore that line or "
+                    "choose another out="
                 ) from None
             self.rows[trial.number] = row
             if trial.scored and "same_as" not in row:

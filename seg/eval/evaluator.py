@@ -1,6 +1,6 @@
 """Mean intersection over union, as the Cityscapes evaluation defines it, for any class map.
 
-One confusion matrix over the whole data set (int64, at the resolution of the labels); pixels labeled
+One confusion matrix over the whole dataset (int64, at the resolution of the labels); pixels labeled
 "ignore" are not counted; IoU = tp / (tp + fp + fn); a class that occurs neither in the labels nor in the
 predictions has no IoU (NaN) and is left out of the mean. If there are instance ids, also the instance-level
 iIoU of Cityscapes: each pixel of an instance is weighted by (mean area of the class) / (area of the

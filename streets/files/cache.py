@@ -33,7 +33,9 @@ def cached_streets(
     counts, size = (num_train, num_val, num_test), (size[0], size[1])
     folder = Path(root).expanduser() if root is not None else cache_folder(counts, size, seed)
     if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
-        raise ValueError(f"{folder}: a Cityscapes folder, not drawn here; read it with data=cityscapes")
+        raise ValueError(
+            f"{folder}: a Cityscapes folder that was not drawn here; read it with data=cityscapes"
+        )
     try:
         return write_streets(
             folder,

@@ -1,4 +1,4 @@
-"""Writes a data set of street scenes once: a Cityscapes tree with COCO annotations of the same images.
+"""Writes a dataset of street scenes once: a Cityscapes tree with COCO annotations of the same images.
 
 <root>/leftImg8bit, gtFine                   see `streets.files.cityscapes`
 <root>/annotations/instances_<split>.json    see `streets.files.coco`

@@ -68,7 +68,7 @@ def test_a_file_of_other_classes_is_rejected(tmp_path):
     refuses(
         lambda: ClassificationWithFile(task=other, artifact=artifact),
         "m.pt2",
-        "its classes .* are not the run's",
+        "its classes .* differ from the run's",
     )
 
 

@@ -26,8 +26,8 @@ groups and keys, `--cfg job` prints the composed configuration instead of runnin
 ([configuration](../guides/configuration.md)). All tools take `extend=<folder>` for [your own
 code](../extend/index.md).
 
-Exit status: 0 on success, 1 after an error, 75 if a signal stopped a training after it saved, 130 after
-Ctrl-C in any other tool.
+Exit status: 0 on success, 1 after an error, 75 if a signal stopped a training run, which then saved a
+checkpoint, 130 after Ctrl-C at any other time.
 """
 KEYS_INTRODUCTION = """
 The groups of `conf/` with their options and keys. `group=option` chooses a file, and `group.key=value`

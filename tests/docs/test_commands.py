@@ -25,7 +25,7 @@ from tests.docs.documented import PAGES, ROOT, TOOLS, Command, all_commands, blo
 
 TOOL_NAMES = [tool.stem for tool in TOOLS]
 TASKS = ("seg", "det", "cls")
-# Commands of other programs, which are none of ours to check.
+# Commands of other programs, which are not ours to check.
 OTHERS = (
     "git",
     "cd",

@@ -224,7 +224,9 @@ def test_if_one_process_exits_the_others_exit_too(tmp_path, at_the_end, status):
         for rank in ranks:
             rank.kill()
     (line,) = (tmp_path / "stderr0").read_text().splitlines()
-    assert line.startswith("error: another process of this run has exited or hangs (this is process 0 of 2)")
+    assert line.startswith(
+        "error: another process of this run has exited or is not responding (this is process 0 of 2)"
+    )
     assert "resume=" in line
     if status == 1:
         assert (tmp_path / "stderr1").read_text() == "error: image_3.png: cannot be read\n"

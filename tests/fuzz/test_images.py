@@ -1,4 +1,4 @@
-"""Damaged and forged pictures of every format: the pixels that the header promises, or one line."""
+"""Damaged and forged images of every format: the pixels that the header promises, or one line."""
 
 import io
 import struct
@@ -55,7 +55,7 @@ READER = LabelReader(classes=ClassMap(names=("a", "b"), ids=(0, 7), ignore=(255,
 
 
 def read_all(folder, data, suffix="png"):
-    """Every reader of pictures on the same file: what they say has to agree."""
+    """Every image reader on the same file: what they say has to agree."""
     path = folder / f"a.{suffix}"
     path.write_bytes(data)
     size = outcome(lambda: image_size(path), path)

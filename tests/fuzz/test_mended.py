@@ -205,7 +205,7 @@ def test_names_in_train_and_val_are_found_with_their_folder(tmp_path):
 
 
 def test_a_tiff_with_fewer_rows_than_its_header_says(tmp_path):
-    """Pillow gives a picture whose lower part is black."""
+    """Pillow gives an image whose lower part is black."""
     path = tmp_path / "a.tif"
     Image.fromarray(np.full((14, 20), 9, np.uint8)).save(path)
     for read in (read_image, read_labels):

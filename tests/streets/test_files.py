@@ -1,4 +1,4 @@
-"""The files of a data set: readable by the official tools, written once, and completely or not at all."""
+"""The files of a dataset: readable by the official tools, written once, and completely or not at all."""
 
 import json
 import multiprocessing

@@ -143,7 +143,7 @@ def test_a_flag_that_hydra_does_not_know(flag, remedy):
     [["-m", "task=seg,det", "data=streets"], ["-m", "model=lraspp", "experiment=seg/camvid,det/finetune"]],
 )
 def test_a_sweep_over_tasks_cannot_set_what_belongs_to_one_task(typed):
-    with pytest.raises(UserError, match=r"belongs to one task, and .* is several"):
+    with pytest.raises(UserError, match=r"belongs to one task, but .* sweeps over several"):
         launch.hydra_arguments("train", typed)
     launch.hydra_arguments("train", [typed[0], "task=seg,det", "backbone=mobilenet_v3_small"])
 

@@ -1,4 +1,4 @@
-"""Splits as flat arrays, and the samples and data sets made of them."""
+"""Splits as flat arrays, and the samples and datasets made of them."""
 
 import multiprocessing
 from pathlib import Path

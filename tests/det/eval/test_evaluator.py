@@ -219,7 +219,7 @@ def test_split_over_processes_is_the_same():
 
 
 def test_classes_of_the_model_are_translated_by_name():
-    """The model has more classes, in another order; those that the data set lacks are not counted."""
+    """The model has more classes, in another order; those that the dataset lacks are not counted."""
     model = ClassMap(names=("cat", "person", "dog", "car", "kite"))
     annotations = annotate([[[10, 10, 50, 50], [60, 60, 90, 90]]], [[2, 0]])  # person, dog
     outputs = [detections([[10, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]], [0.9, 0.8, 1.0], [1, 2, 0])]

@@ -62,7 +62,7 @@ def error_message(*typed, tool="train"):
         ("package=os", ["package=os"]),
         ("package=${.x}", ["package: Interpolation key 'x' not found"]),
         ("data.workers={}", ["data.workers must be a whole number of at least 0, got {}"]),
-        ("package=cls", ["package=cls: the task is seg.task.Segmentation; choose a task with task="]),
+        ("package=cls", ["package=cls: does not match the task seg.task.Segmentation; choose the task with task="]),
         ("extend=no_such_folder", ["no_such_folder: not a folder with a Python module"]),
     ],
 )  # fmt: skip

@@ -251,7 +251,7 @@ def test_a_killed_build_leaves_no_partial_cache(tmp_path, files):
     assert not list(tmp_path.rglob("rest"))
 
 
-# ------------------------------------------------------------------ masks and data sets
+# ------------------------------------------------------------------ masks and datasets
 
 
 CLASSES = {"classes": [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}], "ignore": [0]}

@@ -129,7 +129,7 @@ def test_the_error_budget_is_a_fraction_of_the_split(bad, total, budget, allowed
     assert "\n" not in message
 
 
-# ------------------------------------------------------------------ the data sets of a run
+# ------------------------------------------------------------------ the datasets of a run
 
 
 def test_a_split_is_the_same_as_if_the_damaged_files_had_never_existed(root):

@@ -175,7 +175,7 @@ def test_a_step_that_is_finite_when_repeated_is_reported_in_one_line(tmp_path):
     [
         ({"size": 11}, "num_samples=10, now 11"),
         ({"optimizer": "adamw"}, "optimizer=SGD, now AdamW"),
-        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "a single process repeats the step"),
+        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "replay= runs in a single process"),
     ],
 )
 def test_other_settings_are_rejected(tmp_path, options, message):

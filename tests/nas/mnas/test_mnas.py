@@ -128,7 +128,7 @@ def test_a_trial_without_one_of_its_keys_is_reported(tmp_path: Path, key: str) -
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     del rows[2][key]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=f"history.jsonl: a trial is damaged .*{key}"):
+    with pytest.raises(UserError, match=f"history.jsonl: the record of a trial is damaged .*{key}"):
         search(method(samples=8))
 
 

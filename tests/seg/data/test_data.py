@@ -1,4 +1,4 @@
-"""Data sets on disk: what is read, and errors that name file and remedy before the first step."""
+"""Datasets on disk: what is read, and errors that name file and remedy before the first step."""
 
 import json
 import os
