@@ -6,7 +6,7 @@ write one of each; `tests/contract.py` tests every task against them.
 
 from __future__ import annotations
 
-import pkgutil
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +191,8 @@ class ExportedTask(Protocol):
 
 def import_and_call(name: str, /, *arguments: Any, **options: Any) -> Any:
     """Import the module of `package.module.function`, and call the function (or build the class)."""
-    return pkgutil.resolve_name(name)(*arguments, **options)
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)(*arguments, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

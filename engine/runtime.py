@@ -178,7 +178,9 @@ def start(
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)), key)
     if precision == "fp16" and chosen.type != "cuda":
-        raise UserError(f"precision=fp16 needs a CUDA device, not {chosen}; use bf16 or fp32")
+        raise UserError(
+            f"{key.removesuffix('device')}precision=fp16 needs a CUDA device, not {chosen}; use bf16 or fp32"
+        )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = not deterministic

@@ -12,7 +12,7 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -74,6 +74,9 @@ class ConfigError(UserError):
     def __init__(self, key: str, text: str) -> None:
         super().__init__(f"{key}{text}")
         self.key, self.text = key, text
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, str]]:
+        return type(self), (self.key, self.text)
 
 
 def build(node: Any, *, key: str, **arguments: Any) -> Any:
@@ -322,7 +325,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     if origin in (list, tuple, Sequence):
         return isinstance(value, list) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
-    return origin is not Mapping
+    is_part = origin is Callable or (inspect.isclass(hint) and hint is not object)
+    return origin is not Mapping and not (is_part and isinstance(value, (str, int, float)))
 
 
 _BOUNDS = (AtLeast, UnitInterval)
@@ -334,6 +338,7 @@ _TYPE_NAMES = {
     Path: "a path",
     type(None): "null",
 }
+_LISTS = {int: "[512, 1024]", float: "[0.5, 2.0]", str: "[name, name]"}
 
 
 def _describe_type(hint: Any) -> str:
@@ -344,11 +349,12 @@ def _describe_type(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe_type(option) for option in arguments)
+        return " or ".join(dict.fromkeys(_describe_type(option) for option in arguments))
     if origin in (list, tuple, Sequence):
-        item = _describe_type(arguments[0]).removeprefix("a ")
-        return f"a list, such as [{item}, ...]"
-    return _TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+        return f"a list, such as {_LISTS.get(arguments[0], '[..., ...]')}"
+    if hint in _TYPE_NAMES:
+        return _TYPE_NAMES[hint]
+    return "a group of keys with _target_" if origin is Callable or inspect.isclass(hint) else str(hint)
 
 
 def plain(node: Any, key: str) -> Any:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from omegaconf import DictConfig
@@ -31,22 +30,15 @@ _HYDRA_SETTINGS = (
 )
 
 
-_FLAGS = {"-m", "--multirun", "-r", "--run", "--resolve", "-i", "--info", "--version", "--hydra-help"}
-_FLAGS_WITH_VALUE = {
-    *(
-        "-c",
-        "--cfg",
-        "-p",
-        "--package",
-        "-cn",
-        "--config-name",
-        "-cp",
-        "--config-path",
-        "-cd",
-        "--config-dir",
+_FLAGS = {"-m", "--multirun", "--resolve", "--version", "--hydra-help", "-sc", "--shell-completion"}
+_FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
+    **dict.fromkeys(
+        ("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
     ),
-    *("-sc", "--shell-completion", "--experimental-rerun"),
+    **dict.fromkeys(("-p", "--package", "-cn", "--config-name", "-cd", "--config-dir"), ()),
 }
+"""Hydra's flags, except those that these tools set themselves; with a value, the values that it can have."""
 
 
 def launch(job: Job, tool: str, help_text: str) -> None:
@@ -113,10 +105,14 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, _, value = argument.partition("=")
         if not argument.startswith("-"):
             overrides.append(argument)
-        elif name in _FLAGS:
+        elif argument in _FLAGS:
             flags += [argument]
         elif name in _FLAGS_WITH_VALUE:
-            flags += [argument] if value else [argument, *islice(rest, 1)]
+            value = value or next(rest, "")
+            known = _FLAGS_WITH_VALUE[name]
+            if not value or (known and value not in known):
+                raise UserError(f"{name} needs a value: {' | '.join(known) or 'a name'}")
+            flags += [name, value]
         else:
             key = name.lstrip("-").replace("-", "_")
             raise UserError(f"{argument}: no such flag; keys are written without dashes: {key}=<value>")

@@ -157,11 +157,18 @@ def apply_extend(arguments: Sequence[str]) -> list[str]:
 def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate overrides of the tool's own options from overrides of the run that it works on."""
     if tool in TRAINING_TOOLS:
-        own = [o for o in overrides if o.startswith(("resume=", "replay="))]
+        own = [o for o in overrides if re.match(r"(resume|replay)=(?!null$|$)", o)]
         return (own, [o for o in overrides if o not in own]) if own else (list(overrides), [])
     own_keys = [*top_keys(tool), *own_groups(tool)]
-    own = [o for o in overrides if o.partition("=")[0].partition(".")[0].lstrip("+~") in own_keys]
-    return own, [o for o in overrides if o not in own]
+    tops = {override: override.partition("=")[0].partition(".")[0].lstrip("+~") for override in overrides}
+    own = [override for override in overrides if tops[override] in own_keys]
+    of_run = [*top_keys("train"), *groups()]
+    for override, key in tops.items():
+        if key.isidentifier() and key not in (*own_keys, *of_run):
+            raise UserError(
+                f"unknown key {override.partition('=')[0]!r}{nearest_key(key, [*own_keys, *of_run])}"
+            )
+    return own, [override for override in overrides if override not in own]
 
 
 def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None) -> list[str]:
@@ -198,7 +205,13 @@ def _swept_tasks(overrides: Sequence[str]) -> str:
 def chosen_task(overrides: Sequence[str]) -> str:
     """The task that these training overrides choose with task= or with the folder of experiment=."""
     values = {key: value for key, _, value in (o.partition("=") for o in overrides)}
-    task = values.get("task") or values.get("experiment", "").partition("/")[0]
+    of_experiment = values.get("experiment", "").partition("/")[0]
+    task = values.get("task") or of_experiment
+    if {task, of_experiment} <= set(tasks()) and task != of_experiment:
+        raise UserError(
+            f"experiment={values['experiment']} is for task={of_experiment}; leave out task={task}, or "
+            "choose another experiment"
+        )
     if "task" in values and "," not in task and task not in tasks():
         listed = ", ".join(tasks())
         raise UserError(f"task={task}: no such task; choose one of {listed}{nearest(task, tasks())}")
@@ -239,5 +252,6 @@ def nearest_key(key: str, known: Collection[str]) -> str:
     """
     last = key.rpartition(".")[2]
     ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == last)
-    meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, known)
+    others = [other for other in known if not key.startswith(f"{other}.")]
+    meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, others)
     return meant or "; --help lists the keys"

@@ -212,7 +212,7 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
         raise UserError("resume= and replay= cannot be combined; pass only one of them")
     if config.resume is not None or config.replay is not None:
         path = Path(config.resume) if config.replay is None else Path(config.replay).parent
-        run = run_folder.find(path)
+        run = run_folder.find(path, key="resume" if config.replay is None else "replay")
         from engine.config.saved import load_config
 
         config = load_config(run.config, list(config.overrides))

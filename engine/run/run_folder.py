@@ -106,15 +106,19 @@ def update(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
         ) from None
 
 
-def find(path: Path) -> RunFolder:
+def find(path: Path, *, key: str = "run") -> RunFolder:
     """Open an existing run folder.
+
+    key: the option that names it, for messages.
 
     Raises:
         UserError: if there is no run at `path`.
     """
     run = RunFolder(path)
     if not run.config.is_file():
-        raise UserError(f"{path}: not a run folder (it has no config.yaml)")
+        raise UserError(
+            f"{key}={path}: not a run folder (it has no config.yaml); pass the path that training printed"
+        )
     return run
 
 

@@ -4,6 +4,7 @@ Starting Python and importing torch takes longer than most of the tested command
 imports what all tools import, once, and every command runs in a new copy of it.
 """
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -57,6 +58,7 @@ def _run_script(script, arguments, cwd, environment, outputs):
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    importlib.reload(sys.modules["engine.environment"])
     os.chdir(cwd)
     sys.path[0:0] = [str(script.parent), str(ROOT)]
     sys.argv = [str(script), *arguments]

@@ -112,7 +112,7 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
     [
         (["-m", "trainer.steps=1,2", "seed=1"], ["trainer.steps=1,2", "seed=1", "trainer.epochs=null", "-m"]),
         (["seed=1,2", "-m", "model=lraspp"], ["seed=1,2", "model=seg/lraspp", "-m"]),
-        (["--cfg=job", "seed=1", "--package", "trainer"], ["seed=1", "--cfg=job", "--package", "trainer"]),
+        (["--cfg=job", "seed=1", "--package", "trainer"], ["seed=1", "--cfg", "job", "--package", "trainer"]),
         (["trainer.epochs=3", "--cfg", "job"], ["trainer.epochs=3", "trainer.steps=null", "--cfg", "job"]),
         (["--cfg", "job"], ["--cfg", "job"]),
         (["-m", "data=masks,streets"], ["data=seg/masks,seg/streets", "-m"]),
@@ -128,7 +128,7 @@ def test_arguments_that_are_passed_to_hydra(typed, passed):
 
 @pytest.mark.parametrize(
     ("flag", "remedy"),
-    [("--task", "task=<value>"), ("--max-detections=3", "max_detections=<value>"), ("-x", "x=<value>")],
+    [("--task", "task=<value>"), ("--max-detections=3", "max_detections=<value>"), ("--run", "run=<value>")],
 )
 def test_a_flag_that_hydra_does_not_know(flag, remedy):
     """Users of argparse tools type dashes; argparse would answer with twenty lines of usage."""

@@ -1,6 +1,7 @@
 """Configuration errors are reported in one line that names the key and suggests the nearest known one."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -34,6 +35,7 @@ def error_message(*typed, tool="train"):
         ("data.crpo=64", ["data.crpo", "'data.crop'"]),
         ("lr=0.1", ["unknown key 'lr'; did you mean 'optimizer.lr'?"]),
         ("trainer.lr=0.1", ["unknown key 'trainer.lr'; did you mean 'optimizer.lr'?"]),
+        ("task.loss=dice", ["task.loss must be a group of keys with _target_ or null, got 'dice'"]),
         ("qqqq=0.1", ["unknown key 'qqqq'; --help lists the keys"]),
         ("backbone=mobilenetv3", ["did you mean 'mobilenet_v3_large' or", "'mobilenet_v3_small'?"]),
         ("data=city", ["data=city", "did you mean 'cityscapes'?"]),
@@ -62,7 +64,7 @@ def error_message(*typed, tool="train"):
         ("package=os", ["package=os"]),
         ("package=${.x}", ["package: Interpolation key 'x' not found"]),
         ("data.workers={}", ["data.workers must be a whole number of at least 0, got {}"]),
-        ("package=cls", ["package=cls: does not match the task seg.task.Segmentation; choose the task with task="]),
+        ("package=cls", ["package=cls: does not match the task seg.task.Segmentation"]),
         ("extend=no_such_folder", ["no_such_folder: not a folder with a Python module"]),
     ],
 )  # fmt: skip
@@ -70,6 +72,11 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
     message = error_message(override)
     for part in parts:
         assert part in message
+
+
+def test_an_experiment_of_another_task_is_reported():
+    message = error_message("task=seg", "experiment=det/finetune")
+    assert message.startswith("experiment=det/finetune is for task=det; leave out task=seg")
 
 
 def test_a_missing_run_is_reported():
@@ -294,7 +301,7 @@ def test_a_group_that_the_run_does_not_have_is_rejected(tmp_path):
 
 @pytest.mark.parametrize("override", ["freeze=backbone.*", "freeze=[5]", "skip=head.*"])
 def test_patterns_must_be_lists_of_strings(override):
-    with pytest.raises(UserError, match=r"must be a list, such as \[text, \.\.\.\]"):
+    with pytest.raises(UserError, match=r"must be a list, such as \[name, name\]"):
         training.validate(compose.compose_config("train", [override]))
 
 
@@ -376,6 +383,7 @@ def test_an_error_in_a_group_that_another_refers_to_names_that_group(override, m
     ("overrides", "message"),
     [
         (["model.head.filters=0"], "model.head.filters must be at least 1, got 0"),
+        (["model.head=fcn"], "model.head must be a group of keys with _target_, got 'fcn'"),
         (["model=raspp", "model.head.filters=-2"], "model.head.filters must be at least 1, got -2"),
         (["model.head.pool=max"], "model.head.pool must be one of paper, global, large_kernel, got 'max'"),
         (["backbone.se_ratio=2"], "backbone.se_ratio must be in (0, 1], got 2"),
@@ -395,3 +403,28 @@ def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path)
     config = compose.compose_config("train", ["task=seg", "trainer.device=gpu", f"run={tmp_path / 'a'}"])
     with pytest.raises(UserError, match=r"^trainer\.device=gpu: no such device"):
         training.open_training(config, published=None, load_teacher=None)
+
+
+@pytest.mark.parametrize("unset", ["resume=null", "replay=null", "resume="])
+def test_an_unset_resume_keeps_the_other_overrides(unset):
+    """For scripts that pass resume=${RESUME:-null}."""
+    config = compose.compose_config("train", [unset, "task=det", "trainer.steps=7"])
+    assert (config.package, config.trainer.steps, list(config.overrides)) == ("det", 7, [])
+
+
+@pytest.mark.parametrize(
+    ("tool", "typed", "meant"),
+    [
+        ("eval", "devise=cpu", "'device'"),
+        ("export", "precison=fp16", "'precision'"),
+        ("search", "bugdet=1", "'budget'"),
+    ],
+)
+def test_a_typo_in_an_option_of_a_tool_suggests_that_tools_own(tool, typed, meant):
+    with pytest.raises(UserError, match=f"unknown key .*did you mean {meant}"):
+        compose.compose_config(tool, ["run=x", typed])
+
+
+def test_config_errors_can_be_sent_between_processes():
+    error = pickle.loads(pickle.dumps(instantiate.ConfigError("a.b", " must be 1")))
+    assert (str(error), error.key) == ("a.b must be 1", "a.b")
