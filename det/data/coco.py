@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from det.data import coco_json, coco_split
+from det.data.formats import coco_json, coco_split
 from det.data.cleaning import AnnotationIssues, Sizes, clean_split
-from det.data.coco_json import CocoFile
+from det.data.formats.coco_json import CocoFile
 from det.data.dataset import DetectionSource
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap

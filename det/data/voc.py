@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from det.data import voc_xml
+from det.data.formats import voc_xml
 from det.data.cleaning import AnnotationIssues, RawSplit, Sizes, clean_split
 from det.data.dataset import DetectionSource
 from det.data.source_checks import checked_source
-from det.data.voc_layout import SplitFiles, find_splits
-from det.data.voc_xml import VocFile
+from det.data.formats.voc_layout import SplitFiles, find_splits
+from det.data.formats.voc_xml import VocFile
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 
@@ -35,7 +35,7 @@ def voc(
     sizes: Sizes = "check",
     allow_same_names: bool = False,
 ) -> DetectionSource:
-    """Images and XML files with the same names below `root`; `det.data.voc_layout` lists the layouts.
+    """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
 
     Objects marked difficult are not trained on, and are neither hits nor misses, as in VOC's own evaluation.
     `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.

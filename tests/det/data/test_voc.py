@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from det.data import voc_xml
+from det.data.formats import voc_xml
 from det.data.voc import voc
 from engine.data.images import write_png
 from engine.errors import UserError

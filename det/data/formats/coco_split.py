@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.cleaning import AnnotationIssues, RawSplit
-from det.data.coco_json import CocoFile
+from det.data.formats.coco_json import CocoFile
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
 from engine.errors import UserError
