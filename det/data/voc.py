@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from det.data.formats import voc_xml
 from det.data.cleaning import AnnotationIssues, RawSplit, Sizes, clean_split
 from det.data.dataset import DetectionSource
-from det.data.source_checks import checked_source
+from det.data.formats import voc_xml
 from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
+from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 

@@ -7,20 +7,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
 from det.data.dataset import DetectionSource
+from det.data.formats.yolo_rows import LabelReader
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
 
 _MAX_BYTES = 1_000_000
-
-
-_SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
-"""Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
 
 
 def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
@@ -30,7 +26,8 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
     .txt list of images, or several of either; `path`, the folder that they are relative to (default: that
     of the yaml file). The labels of a/images/b/c.jpg are a/labels/b/c.txt or, if no folder is called images,
     c.txt next to the image. An image without a label file has no objects; a split without any is not
-    annotated. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
+    annotated. `kpt_shape`, [number of keypoints, 2 or 3], says that rows have keypoints, which are not used;
+    [] that they have none. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:
         root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file.
@@ -42,6 +39,7 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
     file = _find_yaml(Path(root).expanduser().absolute())
     content = _load(file)
     classes = _classes(file, content)
+    labels = LabelReader.from_yaml(file, content, len(classes))
     issues, warnings, splits = AnnotationIssues(), [], {}
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
@@ -51,7 +49,7 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        splits[split] = clean_split(_raw_split(images, split, len(classes), issues), issues)
+        splits[split] = clean_split(_raw_split(images, split, labels, issues), issues)
     if not splits:
         reason = warnings[0] if warnings else f"{file}: has no train, val or test"
         raise UserError(f"{reason}; add folders of images below {file.parent}")
@@ -174,7 +172,7 @@ def _read_list(file: Path) -> list[str]:
     return images
 
 
-def _raw_split(images: list[str], split: str, num_classes: int, issues: AnnotationIssues) -> RawSplit:
+def _raw_split(images: list[str], split: str, labels: LabelReader, issues: AnnotationIssues) -> RawSplit:
     names = _names(images)
     files = [_label_file(image) for image in images]
     exist = [os.path.isfile(file) for file in files]
@@ -185,14 +183,11 @@ def _raw_split(images: list[str], split: str, num_classes: int, issues: Annotati
                 f"{images[0]}: no label file {files[0]}, and none for the other images of train; add them"
             )
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
-    owners, boxes, labels = [], [], []
-    for owner, file in enumerate(files):
-        if exist[owner]:
-            row_labels, fractions = read_rows(file, num_classes)
-            height, width = sizes[owner] or (0, 0)  # boxes of unreadable images are left out later
-            owners.append(np.full(len(row_labels), owner, np.int64))
-            boxes.append(fractions * (width, height, width, height))
-            labels.append(row_labels)
+    annotated = [owner for owner, exists in enumerate(exist) if exists]
+    rows = labels.read([files[owner] for owner in annotated], issues)
+    owners = np.repeat(annotated, [len(part.labels) for part in rows]).astype(np.int64)
+    # The boxes of unreadable images are left out later.
+    scales = np.array([(width, height) * 2 for height, width in (size or (0, 0) for size in sizes)])
     absent = [os.path.basename(image) for image, exists in zip(images, exist, strict=True) if not exists]
     issues.add("image", "without a label file: treated as having no objects", absent)
     return RawSplit(
@@ -200,9 +195,9 @@ def _raw_split(images: list[str], split: str, num_classes: int, issues: Annotati
         names=names,
         files=[os.path.basename(file) for file in files],
         sizes=sizes,
-        owners=np.concatenate(owners),
-        boxes=np.concatenate(boxes),
-        labels=np.concatenate(labels),
+        owners=owners,
+        boxes=np.concatenate([part.boxes for part in rows]) * scales[owners],
+        labels=np.concatenate([part.labels for part in rows]),
     )
 
 
@@ -221,54 +216,3 @@ def _names(images: list[str]) -> list[str]:
 def _label_file(image: str) -> str:
     head, middle, tail = image.rpartition(f"{os.sep}images{os.sep}")
     return os.path.splitext(f"{head}{os.sep}labels{os.sep}{tail}" if middle else image)[0] + ".txt"
-
-
-def read_rows(path: str | Path, num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read a label file: labels [M], and boxes [M, 4] xyxy as fractions of width and height.
-
-    A row is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which becomes its bounding box.
-
-    Raises:
-        UserError: naming the file and the line.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file; export the labels again") from None
-    labels, boxes = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if values := line.split():
-            label, box = _row(values, num_classes, f"{path}: line {number}")
-            labels.append(label)
-            boxes.append(box)
-    return np.array(labels, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
-
-
-def _row(values: list[str], num_classes: int, where: str) -> tuple[int, list[float]]:
-    try:
-        label, *numbers = map(float, values)
-    except ValueError:
-        raise UserError(f"{where}: must be numbers, got {' '.join(values)!r:.60}") from None
-    if not (0 <= label < num_classes and label == int(label)):
-        raise UserError(
-            f"{where}: class {values[0]:.20} is not one of 0..{num_classes - 1}; correct it, or add its name "
-            "to data.yaml"
-        )
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise UserError(
-            f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {len(values)} "
-            "values"
-        )
-    if any(number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in numbers):
-        raise UserError(
-            f"{where}: must be fractions of the image in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
-            "by its width and height"
-        )
-    if len(numbers) == 4:
-        x, y, width, height = numbers
-        return int(label), [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-    xs, ys = numbers[::2], numbers[1::2]
-    return int(label), [min(xs), min(ys), max(xs), max(ys)]

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from det.data.coco import coco
-from det.data.yolo import read_rows, yolo
+from det.data.formats.yolo_rows import read_rows
+from det.data.yolo import yolo
 from engine.data.images import write_png
 from engine.errors import UserError
 from tests.refusals import check_line, refuses
@@ -161,9 +162,71 @@ def test_an_image_without_a_label_file_has_no_objects(own):
 
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
-    labels, boxes = read_rows(tmp_path / "a.txt", 2)
+    labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
     assert labels.tolist() == [1, 0]
     np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
+
+
+def boxes_of(own, rows, name="train/a", **content):
+    """The boxes of the first training image, of 80 x 100 pixels, with these rows; and the warnings."""
+    add(own, name, rows, height=80, width=100)
+    data = yolo(root=describe(own, **content))
+    return data.splits["train"].objects(0)[0].round(3).tolist(), [w.partition(": ")[2] for w in data.warnings]
+
+
+def test_of_rows_with_keypoints_only_the_box_is_used(own):
+    row = "0 .5 .5 .2 .2 .45 .45 .55 .55"  # box: 50 +- 10 and 40 +- 8 pixels
+    boxes, lines = boxes_of(own, row, kpt_shape=[2, 2])
+    assert boxes == [[40, 32, 60, 48]]
+    assert "1 row with keypoints: only the box is used (a.txt)" in lines
+    boxes, _ = boxes_of(own, "0 .5 .5 .2 .2 .45 .45 2 0 0 0\n0 .5 .5 .4 .4", kpt_shape=[2, 3])
+    assert boxes == [[40, 32, 60, 48], [30, 24, 70, 56]]
+    refuses(
+        lambda: boxes_of(own, row, kpt_shape=[3, 2]),
+        r"a\.txt: line 1: must be class cx cy w h and 3 keypoints of 2 numbers \(kpt_shape\), got 9 values",
+    )
+    for shape in (5, [2], [2, 4], ["a", 2], [0, 2]):
+        refuses(lambda shape=shape: boxes_of(own, row, kpt_shape=shape), r"data\.yaml: kpt_shape: must be \[")
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ("0 .5 .5 .2 .2 .45 .45 .55 .55", [2, 2]),
+        ("0 .5 .5 .2 .2 .45 .45 2 .55 .55 1", [2, 3]),
+        ("0 .3 .4 .1 .1 .28 .38 .3 .4 .33 .43 0 0", [4, 2]),
+    ],
+)
+def test_rows_that_may_be_polygons_or_keypoints_are_not_guessed(own, row, shape):
+    message = r"a\.txt: line 1: may be a polygon, or .*add kpt_shape: \[\d, 2\] .* or kpt_shape: \[\] if"
+    refuses(lambda: boxes_of(own, row), message)
+    x, y, width, height = map(float, row.split()[1:5])
+    boxes, _ = boxes_of(own, row, kpt_shape=shape)
+    expected = [100 * (x - width / 2), 80 * (y - height / 2), 100 * (x + width / 2), 80 * (y + height / 2)]
+    assert boxes == [pytest.approx(expected, abs=1e-3)]
+
+
+def test_polygons_without_keypoints_may_look_like_them(own):
+    boxes, _ = boxes_of(own, "0 .5 .5 .2 .2 .45 .45 .55 .55", kpt_shape=[])
+    assert boxes == [[20, 16, 55, 44]]
+
+
+def test_small_polygons_near_the_center_are_not_taken_for_keypoints(own):
+    # All points lie in the box that the first four numbers would be, near its center.
+    boxes, lines = boxes_of(own, "0 .45 .45 .5 .45 .5 .5 .45 .5\n1 .4 .4 .5 .4 .45 .5")
+    assert boxes == [[45, 36, 50, 40], [40, 32, 50, 40]]
+    assert not [line for line in lines if "row" in line]
+
+
+def test_the_rows_of_a_tracker_are_boxes(own):
+    # Two objects, with a score and a track id, then with one of them.
+    boxes, lines = boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 2")
+    assert boxes == [[40, 32, 60, 48], [10, 32, 30, 48]]
+    assert "2 rows with a score or a track id after the box: only the box is used (a.txt)" in lines
+    assert boxes_of(own, "0 .5 .5 .2 .2 .93")[0] == [[40, 32, 60, 48]]
+    assert boxes_of(own, "0 .5 .5 .2 .2 17")[0] == [[40, 32, 60, 48]]
+    # A triangle at the lower edge, among others.
+    assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
 
 
 def test_boxes_over_the_edge_are_clipped(own):
@@ -194,7 +257,7 @@ def test_an_unreadable_image_is_reported(own):
         ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers, got 'cat 0.5"),
         ("0,0.5,0.5,0.5,0.5", "line 1: must be numbers"),
         ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
-        ("0 0.5 0.5 0.5 0.5 0.9", "line 1: must be class cx cy w h.*got 6 values"),
+        ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),
         ("0", "line 1: must be class cx cy w h.*got 1 values"),
         ("0 30 20 10 10", r"line 1: must be fractions of the image in 0\.\.1, got '30 20 10 10'; divide"),
         ("\xff\xfe\x00", "not a text file"),
