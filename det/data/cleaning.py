@@ -1,8 +1,9 @@
 """Cleans annotated boxes for training, with the same rules for all formats.
 
 Boxes with non-finite coordinates are left out. Swapped corners are corrected. Boxes are clipped to their
-image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Images without
-objects are kept as negatives. Every kind of change is counted and reported once, with example files.
+image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Of several boxes of
+one class at the same place, one is kept. Images without objects are kept as negatives. Every kind of change is
+counted and reported once, with example files.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,9 @@ MIN_BOX_SIDE = 0.99
 
 
 _UNREPORTED_OVERRUN = 0.5  # pixels; boxes that extend less beyond the image are clipped silently
+
+
+_PARTS_OF_A_PIXEL = 50  # boxes of one class that differ by less than this part are the same
 
 
 _SIZES_CHECKED = 1000  # per split; reading a header takes about 0.15 ms
@@ -109,6 +113,7 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
     """
     image_sizes = _image_sizes(raw, sizes, issues)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
+    kept = _without_duplicates(raw, boxes, kept, issues)
     rows = kept[np.argsort(raw.owners[kept], kind="stable")]
     boxes = boxes[rows]
     counts = np.bincount(raw.owners[rows], minlength=len(raw.images))
@@ -163,6 +168,22 @@ def _clean_boxes(
     overruns = (np.abs(clipped - corners) > _UNREPORTED_OVERRUN).any(axis=(1, 2))
     add("partly outside the image: clipped", overruns & kept)
     return clipped.reshape(-1, 4), np.flatnonzero(kept)
+
+
+def _without_duplicates(
+    raw: RawSplit, boxes: NDArray[np.float64], kept: NDArray[np.int64], issues: AnnotationIssues
+) -> NDArray[np.int64]:
+    """The rows to keep, without those with the same image, class, box and flags as an earlier one."""
+    flags = [flag for flag in (raw.crowd, raw.difficult) if flag is not None]
+    columns = [raw.owners, raw.labels, *(flag.astype(np.int64) for flag in flags)]
+    rounded = np.rint(boxes * _PARTS_OF_A_PIXEL).astype(np.int64)
+    content = np.column_stack([*columns, rounded])[kept]
+    order = np.lexsort(content.T)  # stable: of equal rows the first one comes first
+    again = np.zeros(len(kept), bool)
+    again[order[1:]] = (content[order[1:]] == content[order[:-1]]).all(axis=1)
+    files = (raw.files[owner] for owner in raw.owners[kept[again]])
+    issues.add("box", "of the same class at the same place as another: left out", files)
+    return kept[~again]
 
 
 def _image_sizes(raw: RawSplit, sizes: Sizes, issues: AnnotationIssues) -> NDArray[np.int32]:

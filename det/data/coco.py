@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from det.data.formats import coco_json, coco_split
 from det.data.cleaning import AnnotationIssues, Sizes, clean_split
-from det.data.formats.coco_json import CocoFile
 from det.data.dataset import DetectionSource
+from det.data.formats import coco_json, coco_split
+from det.data.formats.coco_json import CocoFile
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
 from engine.errors import UserError, nearest
@@ -38,9 +38,8 @@ def coco(
 
     Category ids can start anywhere, have gaps and be unsorted. Classes are in the order of their ids, and all
     files must agree on them. iscrowd regions are not trained on, and are neither hits nor misses. Annotations
-    of unknown images or categories are left out, and so are duplicates (the same id and box). A missing box
-    is computed from the polygons. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those
-    for splits.
+    of unknown images or categories are left out. A missing box is computed from the polygons.
+    `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with

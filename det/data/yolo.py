@@ -27,7 +27,8 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
     of the yaml file). The labels of a/images/b/c.jpg are a/labels/b/c.txt or, if no folder is called images,
     c.txt next to the image. An image without a label file has no objects; a split without any is not
     annotated. `kpt_shape`, [number of keypoints, 2 or 3], says that rows have keypoints, which are not used;
-    [] that they have none. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
+    [] that they have none. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for
+    splits.
 
     Args:
         root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file.

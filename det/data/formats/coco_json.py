@@ -45,7 +45,6 @@ class _Category(msgspec.Struct, gc=False):
 class _Annotation(msgspec.Struct, gc=False):
     image_id: _Id
     category_id: _Id
-    id: _Id = -1
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
     iscrowd: bool | float | None = None
@@ -90,7 +89,6 @@ class CocoFile:
     Attributes:
         image_ids, file_names, sizes: per image; a size is (height, width), or None if unknown.
         categories: id -> name.
-        ids: int64 [B], -1 for none.
         owners, category_ids: int64 [B]; an owner is an image id.
         boxes: float64 [B, 4], xyxy.
         areas: float64 [B], NaN if missing.
@@ -103,7 +101,6 @@ class CocoFile:
     file_names: list[str]
     sizes: list[tuple[int, int] | None]
     categories: dict[int, str]
-    ids: NDArray[np.int64]
     owners: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -239,7 +236,6 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
                 raise _wrong(path, f"annotations[{row}].iscrowd", repr(entry.iscrowd))
             crowd[row] = True
     return {
-        "ids": np.fromiter((entry.id for entry in entries), np.int64, count),
         "owners": np.fromiter((entry.image_id for entry in entries), np.int64, count),
         "category_ids": np.fromiter((entry.category_id for entry in entries), np.int64, count),
         "boxes": boxes,

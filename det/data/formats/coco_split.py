@@ -15,7 +15,7 @@ from engine.errors import UserError
 
 
 def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: AnnotationIssues) -> RawSplit:
-    """The split, without duplicates and annotations whose image or class does not exist.
+    """The split, without annotations whose image or class does not exist.
 
     Raises:
         UserError: if image files are missing, or no annotation belongs to a listed image and category.
@@ -27,17 +27,15 @@ def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: Annotatio
     if len(known) and not (known & listed).any():
         key, other = ("category_id", "categories") if known.any() else ("image_id", "images")
         raise UserError(f"{file.path}: annotations: no {key} matches an id in {other}; export the file again")
-    duplicate = _duplicates(file)
     names = np.array([os.path.basename(name) for name in file.file_names], object)
     name_of_image = np.where(known, names[owners], file.path.name)
     for what, rows in (
         ("of an unknown image: left out", ~known),
         ("of an unknown category: left out", known & ~listed),
         ("of a class that is not selected: left out", known & listed & ~selected),
-        ("with the same id and box as another: left out", known & selected & duplicate),
     ):
         issues.add("annotation", what, name_of_image[rows])
-    rows = known & selected & ~duplicate
+    rows = known & selected
     return RawSplit(
         images=images,
         names=[os.path.splitext(name)[0] for name in file.file_names],
@@ -74,23 +72,6 @@ def _positions(
     order = np.argsort(ids)
     positions = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     return positions, ids[positions] == wanted
-
-
-def _duplicates(file: CocoFile) -> NDArray[np.bool_]:
-    """Rows with the same id and content as an earlier row."""
-    result = np.zeros(len(file.ids), bool)
-    first = np.unique(file.ids, return_index=True)[1]
-    again = np.ones(len(file.ids), bool)
-    again[first] = False
-    again &= file.ids != -1
-    if not again.any():
-        return result
-    seen = set()
-    for row in np.flatnonzero(np.isin(file.ids, file.ids[again])):
-        key = (file.ids[row], file.owners[row], file.category_ids[row], *file.boxes[row])
-        result[row] = key in seen
-        seen.add(key)
-    return result
 
 
 def _image_paths(file: CocoFile, folder: Path) -> list[str]:

@@ -248,8 +248,16 @@ def test_boxes_are_corners_from_0_unless_one_based(tmp_path):
     assert one(tmp_path, *objects, one_based=True)[1].boxes.tolist() == [[0, 0, 60, 40], [9.5, 4, 30, 25.5]]
 
 
+def test_an_object_given_twice_counts_once(tmp_path):
+    data, train = one(tmp_path, CAT, ("dog", CAT[1]), CAT, CAT)
+    assert train.boxes.tolist() == [[10, 5, 30, 25]] * 2
+    line = "2 boxes of the same class at the same place as another: left out (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
 def test_difficult_objects_are_ignored(tmp_path):
-    _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), (*CAT, "<difficult>0</difficult>"))
+    other = ("cat", (10, 5, 31, 25), "<difficult>0</difficult>")
+    _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), other)
     assert train.ignored.tolist() == [False, True, False]
     assert not train.crowd.any()
 
@@ -262,7 +270,7 @@ def test_parts_of_objects_are_not_objects(tmp_path):
 
 
 def test_classes_are_those_of_the_files_or_selected(tmp_path):
-    objects = [(name, (10, 5, 30, 25)) for name in ("dog", "cat", " dog ", "ant")]
+    objects = [(name, (10, y, 30, 25)) for y, name in enumerate(("dog", "cat", " dog ", "ant"))]
     data, train = one(tmp_path, *objects)
     assert data.classes.names == ("ant", "cat", "dog")
     assert train.labels.tolist() == [2, 1, 2, 0]

@@ -229,6 +229,13 @@ def test_the_rows_of_a_tracker_are_boxes(own):
     assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
 
 
+def test_a_row_given_twice_counts_once(own):
+    polygon = "0 .4 .4 .6 .4 .6 .6 .4 .6"
+    boxes, lines = boxes_of(own, f"0 .5 .5 .2 .2\n0 0.50 0.5 0.20001 0.2\n{polygon}\n1 .5 .5 .2 .2")
+    assert boxes == [[40, 32, 60, 48]] * 2  # of either class
+    assert "2 boxes of the same class at the same place as another: left out (a.txt)" in lines
+
+
 def test_boxes_over_the_edge_are_clipped(own):
     (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
     data = yolo(root=str(own))
