@@ -1,8 +1,8 @@
 """Cleans annotated boxes for training, with the same rules for all formats.
 
 Boxes with non-finite coordinates are left out. Swapped corners are corrected. Boxes are clipped to their
-image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Of several boxes of
-one class at the same place, one is kept. Images without objects are kept as negatives. Every kind of change is
+image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Of several boxes
+of one class at the same place, one is kept. Images without objects are kept as negatives. Every change is
 counted and reported once, with example files.
 """
 
