@@ -143,6 +143,19 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
     )
 
 
+ROTATED = "rotated: replaced by the upright box around it"
+"""What readers report of the boxes that went through `around_rotated`."""
+
+
+def around_rotated(boxes: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The upright boxes around `boxes` [B, 4] xyxy that are turned about their centers by `angles` [B], in
+    radians, in either direction."""
+    centers, (width, height) = (boxes[:, :2] + boxes[:, 2:]) / 2, np.abs(boxes[:, 2:] - boxes[:, :2]).T / 2
+    cosines, sines = np.abs(np.cos(angles)), np.abs(np.sin(angles))
+    reach = np.column_stack([width * cosines + height * sines, width * sines + height * cosines])
+    return np.concatenate([centers - reach, centers + reach], axis=1)
+
+
 def _clean_boxes(
     raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

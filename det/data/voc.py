@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from det.data.cleaning import AnnotationIssues, RawSplit, Sizes, clean_split
+from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit, Sizes, around_rotated, clean_split
 from det.data.dataset import DetectionSource
 from det.data.formats import voc_xml
 from det.data.formats.voc_layout import SplitFiles, find_splits
@@ -131,7 +131,7 @@ def _raw_split(
     issues: AnnotationIssues,
 ) -> RawSplit:
     label_of = {name: label for label, name in enumerate(classes.names)}
-    owners, boxes, labels, difficult = [], [], [], []
+    owners, boxes, labels, difficult, angles = [], [], [], [], []
     for owner, name in enumerate(files.names):
         for item in contents[name].objects if name in contents else ():
             if item.name not in label_of:
@@ -146,13 +146,19 @@ def _raw_split(
             boxes.append(item.box)
             labels.append(label_of[item.name])
             difficult.append(item.difficult)
+            angles.append(item.angle)
+            if item.angle:
+                issues.add("box", ROTATED, [os.path.basename(files.xmls[name])])
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    turned = np.array(angles, np.float64)
+    corners[turned != 0] = around_rotated(corners[turned != 0], turned[turned != 0])
     return RawSplit(
         images=[files.images[name] for name in files.names],
         names=list(files.names),
         files=[os.path.basename(files.xmls.get(name, files.images[name])) for name in files.names],
         sizes=[contents[name].size if name in contents else None for name in files.names],
         owners=np.array(owners, np.int64),
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        boxes=corners,
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, bool),
         has_labels=bool(contents),

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from det.data.cleaning import around_rotated
 from engine.errors import UserError
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
@@ -48,6 +49,7 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
     iscrowd: bool | float | None = None
+    attributes: Any = None
 
 
 class _File(msgspec.Struct):
@@ -78,6 +80,7 @@ _EXPECTED = {
     "bbox": "four numbers x, y, width, height",
     "area": "a number",
     "iscrowd": "0 or 1",
+    "rotation": "a number of degrees",
 }
 """The expected value of each key, for messages."""
 
@@ -90,7 +93,8 @@ class CocoFile:
         image_ids, file_names, sizes: per image; a size is (height, width), or None if unknown.
         categories: id -> name.
         owners, category_ids: int64 [B]; an owner is an image id.
-        boxes: float64 [B, 4], xyxy.
+        boxes: float64 [B, 4], xyxy; around the box if it is rotated.
+        rotated: bool [B], whether it is (CVAT's `attributes.rotation`).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
         annotated: whether the file has a list of annotations, even an empty one.
@@ -104,6 +108,7 @@ class CocoFile:
     owners: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    rotated: NDArray[np.bool_]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     annotated: bool
@@ -226,6 +231,9 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
     boxes = boxes.reshape(-1, 4)
     with np.errstate(over="ignore"):  # a box with an infinite side is left out later
         boxes[:, 2:] += boxes[:, :2]  # in the file: x, y, width, height
+    angles = _angles(path, entries)
+    rotated = angles % 180 != 0
+    boxes[rotated] = around_rotated(boxes[rotated], np.deg2rad(angles[rotated]))
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN
     if len(too_large := np.flatnonzero(np.abs(areas) > _LARGEST_NUMBER)):
         raise _wrong(path, f"annotations[{too_large[0]}].area", f"{areas[too_large[0]]:g}")
@@ -239,9 +247,24 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
         "owners": np.fromiter((entry.image_id for entry in entries), np.int64, count),
         "category_ids": np.fromiter((entry.category_id for entry in entries), np.int64, count),
         "boxes": boxes,
+        "rotated": rotated,
         "areas": areas,
         "crowd": crowd,
     }
+
+
+def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
+    """[B]: the rotation of each box in degrees."""
+    angles = np.zeros(len(entries))
+    for row, entry in enumerate(entries):
+        if isinstance(entry.attributes, dict) and (angle := entry.attributes.get("rotation")):
+            try:
+                angles[row] = float(angle)
+            except (TypeError, ValueError, OverflowError):
+                angles[row] = np.nan
+            if not np.isfinite(angles[row]):
+                raise _wrong(path, f"annotations[{row}].attributes.rotation", f"{angle!r:.60}")
+    return angles
 
 
 def _fill_missing_boxes(path: Path, entries: list[_Annotation], outlines: Sequence[_Outline]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from det.data.cleaning import AnnotationIssues, RawSplit
+from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit
 from det.data.formats.coco_json import CocoFile
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
@@ -36,6 +36,7 @@ def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: Annotatio
     ):
         issues.add("annotation", what, name_of_image[rows])
     rows = known & selected
+    issues.add("box", ROTATED, name_of_image[rows & file.rotated])
     return RawSplit(
         images=images,
         names=[os.path.splitext(name)[0] for name in file.file_names],

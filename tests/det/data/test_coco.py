@@ -153,6 +153,26 @@ def test_a_box_given_twice_counts_once(tmp_path):
     assert any(line in warning for warning in data.warnings)
 
 
+def test_the_box_around_a_rotated_one_is_used(tmp_path):
+    # Half sides 15 and 5 about (30, 20). By 90 degrees they change places; by 45 both are (15 + 5) / sqrt(2).
+    data, train = read(
+        tmp_path,
+        box(100, 1, (15, 15, 30, 10), attributes={"occluded": False, "rotation": 90.0}),
+        box(100, 3, (15, 15, 30, 10), attributes={"rotation": "315"}),
+        box(99, 1, (15, 15, 30, 10), attributes={"rotation": 0.0}),
+        box(99, 3, (15, 15, 30, 10), attributes={"rotation": 180}),
+        box(99, 90, (15, 15, 30, 10), attributes=["rotation"]),
+    )
+    half = 20 / 2**0.5
+    expected = [[25, 5, 35, 35], [30 - half, 20 - half, 30 + half, 20 + half], *[[15, 15, 45, 25]] * 3]
+    np.testing.assert_allclose(train.boxes, expected, atol=1e-5)
+    assert "2 boxes rotated: replaced by the upright box around it (0.png)" in data.warnings[0]
+    refuses(
+        lambda: read(tmp_path, box(attributes={"rotation": "left"})),
+        r"annotations\[0\]\.attributes\.rotation: must be a number of degrees, got 'left'",
+    )
+
+
 def test_images_without_objects_are_negatives(tmp_path):
     data, train = read(tmp_path, box(99))
     assert train.offsets.tolist() == [0, 0, 1]

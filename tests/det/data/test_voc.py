@@ -255,6 +255,32 @@ def test_an_object_given_twice_counts_once(tmp_path):
     assert any(line in warning for warning in data.warnings)
 
 
+def test_the_box_around_a_rotated_one_is_used(tmp_path):
+    def turned(degrees):
+        attribute = f"<attribute><name>rotation</name><value>{degrees}</value></attribute>"
+        return f"<attributes><attribute><name>truncated</name></attribute>{attribute}</attributes>"
+
+    data, train = one(
+        tmp_path,
+        ("cat", (15, 15, 45, 25), turned("90.0")),
+        ("cat", (15, 15, 45, 25), turned("180")),
+        ("dog", (15, 15, 45, 25), turned("0")),
+    )
+    # Half sides 15 and 5 about (30, 20) change places.
+    np.testing.assert_allclose(train.boxes, [[25, 5, 35, 35], [15, 15, 45, 25], [15, 15, 45, 25]], atol=1e-5)
+    line = "1 box rotated: replaced by the upright box around it (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
+def test_the_rotated_boxes_of_rolabelimg(tmp_path):
+    tree(tmp_path, "ab", train="a", val="b")
+    box = "<cx>30</cx><cy>20</cy><w>30</w><h>10</h><angle>1.5707963</angle>"  # in radians
+    text = f"<annotation><object><name>cat</name><robndbox>{box}</robndbox></object></annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(text)
+    boxes = voc(root=str(tmp_path)).splits["train"].boxes
+    np.testing.assert_allclose(boxes, [[25, 5, 35, 35]], atol=1e-5)
+
+
 def test_difficult_objects_are_ignored(tmp_path):
     other = ("cat", (10, 5, 31, 25), "<difficult>0</difficult>")
     _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), other)
