@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.dataset import DetectionSplit, to_offsets
+from det.data.readings import doubts
 from engine.data.images import image_size
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
@@ -40,6 +41,11 @@ class AnnotationIssues:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
         self._files: dict[tuple[str, str], list[str]] = {}
+        self._notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        """Report `line` first."""
+        self._notes.append(line)
 
     def add(self, noun: str, what: str, files: Iterable[str]) -> None:
         """Count a `noun` per file, to be reported as "3 boxes thinner than 1 pixel: left out (a.xml)"."""
@@ -52,7 +58,7 @@ class AnnotationIssues:
 
     def lines(self, source: str) -> list[str]:
         """The report; each line begins with `source`, the name of the data set."""
-        return [
+        return [f"{source}: {line}" for line in self._notes] + [
             f"{source}: {count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
             for (noun, what), count in self._counts.items()
         ]
@@ -80,6 +86,7 @@ class RawSplit:
         crowd, difficult: bool [B]; None if no box is.
         areas: float64 [B], NaN to use the box's area.
         has_labels: whether the split is annotated.
+        format: a key of `det.data.readings.READINGS`, or empty.
     """
 
     images: list[str]
@@ -94,6 +101,7 @@ class RawSplit:
     difficult: NDArray[np.bool_] | None = None
     areas: NDArray[np.float64] | None = None
     has_labels: bool = True
+    format: str = ""
 
 
 def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "check") -> DetectionSplit:
@@ -112,6 +120,8 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
         ValueError: if `sizes` is unknown.
     """
     image_sizes = _image_sizes(raw, sizes, issues)
+    for line in doubts(raw.boxes, image_sizes[raw.owners], raw.format):
+        issues.note(line)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
     kept = _without_duplicates(raw, boxes, kept, issues)
     rows = kept[np.argsort(raw.owners[kept], kind="stable")]

@@ -162,4 +162,5 @@ def _raw_split(
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, bool),
         has_labels=bool(contents),
+        format="voc",
     )

@@ -199,6 +199,7 @@ def _raw_split(images: list[str], split: str, labels: LabelReader, issues: Annot
         owners=owners,
         boxes=np.concatenate([part.boxes for part in rows]) * scales[owners],
         labels=np.concatenate([part.labels for part in rows]),
+        format="yolo",
     )
 
 

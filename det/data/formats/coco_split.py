@@ -49,6 +49,7 @@ def annotated(file: CocoFile, folder: Path, classes: ClassMap, issues: Annotatio
         crowd=file.crowd[rows],
         areas=file.areas[rows],
         has_labels=file.annotated,
+        format="coco",
     )
 
 

@@ -173,6 +173,14 @@ def test_the_box_around_a_rotated_one_is_used(tmp_path):
     )
 
 
+def test_corners_instead_of_sides_are_noticed(tmp_path):
+    data, _ = read(tmp_path, box(100, 1, (30, 10, 50, 30)), box(99, 1, (20, 20, 45, 39)))
+    assert data.warnings[0].startswith(
+        f"COCO at {tmp_path / 'train'}: 2 of 2 boxes do not fit their images as x, y, width, height, but all "
+        "do as x1, y1, x2, y2; if"
+    )
+
+
 def test_images_without_objects_are_negatives(tmp_path):
     data, train = read(tmp_path, box(99))
     assert train.offsets.tolist() == [0, 0, 1]

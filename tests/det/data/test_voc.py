@@ -281,6 +281,11 @@ def test_the_rotated_boxes_of_rolabelimg(tmp_path):
     np.testing.assert_allclose(boxes, [[25, 5, 35, 35]], atol=1e-5)
 
 
+def test_sides_instead_of_corners_are_noticed(tmp_path):
+    data, _ = one(tmp_path, ("cat", (30, 20, 10, 15)), ("cat", (40, 20, 15, 15)))
+    assert "2 of 2 boxes do not fit their images as xmin, ymin, xmax, ymax, but" in data.warnings[0]
+
+
 def test_difficult_objects_are_ignored(tmp_path):
     other = ("cat", (10, 5, 31, 25), "<difficult>0</difficult>")
     _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), other)

@@ -236,6 +236,14 @@ def test_a_row_given_twice_counts_once(own):
     assert "2 boxes of the same class at the same place as another: left out (a.txt)" in lines
 
 
+def test_corners_instead_of_centers_are_noticed(own):
+    add(own, "train/b", "1 .1 .1 .9 .9")
+    _, lines = boxes_of(own, "0 0 0 .9 .9\n0 .1 .2 .8 .7\n0 .2 .1 .9 .9")
+    assert lines[0].startswith(
+        "4 of 4 boxes do not fit their images as center x, center y, width, height, but"
+    )
+
+
 def test_boxes_over_the_edge_are_clipped(own):
     (own / "labels/train/a.txt").write_text("0 0 0.5 0.5 0.5\n0 0.5 0.5 0 0.5")
     data = yolo(root=str(own))
