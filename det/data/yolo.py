@@ -10,10 +10,10 @@ import yaml
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
 from det.data.dataset import DetectionSource
+from det.data.formats import yolo_layout
 from det.data.formats.yolo_rows import LabelReader
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
-from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
 
 _MAX_BYTES = 1_000_000
@@ -46,7 +46,7 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
             continue
-        images = _images(file, content, split, place)
+        images = yolo_layout.find_images(file, content, split, place, issues)
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
@@ -121,61 +121,9 @@ def _classes(file: Path, content: dict[str, Any]) -> ClassMap:
         raise UserError(f"{file}: names: {error}") from None
 
 
-def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list[str] | None:
-    """The images of a split, sorted within each folder; None if none of its paths exists."""
-    places = place if isinstance(place, list) else [place]
-    if not all(isinstance(item, str) and item.isprintable() for item in places):
-        raise UserError(
-            f"{file}: {split}: must be a folder, a .txt list or several of them, got {place!r:.60}"
-        )
-    base = content.get("path") or "."
-    if not isinstance(base, str) or not base.isprintable():
-        raise UserError(f"{file}: path: must be a folder, got {base!r:.60}")
-    existing = [path for item in places if (path := _resolve(file.parent, base, item)) is not None]
-    if not existing:
-        return None
-    images = [image for path in existing for image in (_walk(path) if path.is_dir() else _read_list(path))]
-    if not images:
-        raise UserError(f"{existing[0]}: no images; check {split} in {file}")
-    return list(dict.fromkeys(images))
-
-
-def _resolve(home: Path, base: str, item: str) -> Path | None:
-    # `path` is often from another machine, and Roboflow writes ../train for ./train.
-    inside = item
-    while inside.startswith("../"):
-        inside = inside.removeprefix("../")
-    for candidate in (home / os.path.expanduser(base) / item, home / item, home / inside):
-        if os.path.exists(candidate):
-            return Path(os.path.normpath(candidate))
-    return None
-
-
-def _walk(folder: Path) -> list[str]:
-    images = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    ]
-    return sorted(images)
-
-
-def _read_list(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable list of images ({error}); write one path per line") from None
-    images = [os.path.normpath(file.parent / line.strip()) for line in lines if line.strip()]
-    missing = next((image for image in images if not os.path.isfile(image)), None)
-    if missing is not None:
-        raise UserError(f"{missing}: no such image; correct {file} (paths are relative to it)")
-    return images
-
-
 def _raw_split(images: list[str], split: str, labels: LabelReader, issues: AnnotationIssues) -> RawSplit:
     names = _names(images)
-    files = [_label_file(image) for image in images]
+    files = [yolo_layout.label_file(image) for image in images]
     exist = [os.path.isfile(file) for file in files]
     sizes = [read_size(image) for image in images]
     if not any(exist):
@@ -213,8 +161,3 @@ def _names(images: list[str]) -> list[str]:
             f"{os.path.join(shared, duplicate)}: two images share this name and its label file; rename one"
         )
     return names
-
-
-def _label_file(image: str) -> str:
-    head, middle, tail = image.rpartition(f"{os.sep}images{os.sep}")
-    return os.path.splitext(f"{head}{os.sep}labels{os.sep}{tail}" if middle else image)[0] + ".txt"

@@ -160,6 +160,35 @@ def test_an_image_without_a_label_file_has_no_objects(own):
     )
 
 
+def test_labeled_images_that_are_not_read_are_named(own):
+    (own / "images/train/b.png").rename(own / "images/train/b.jp2")
+    (own / "labels/train/d.txt").write_text("0 .5 .5 .2 .2")
+    (own / "labels/train/classes.txt").write_text("cat\ndog")
+    data = yolo(root=str(own))
+    assert names(data)["train"] == ["a"]
+    lines = [line.partition(": ")[2] for line in data.warnings]
+    assert any(
+        line.startswith("1 file that is no .") and line.endswith(": left out (b.jp2)") for line in lines
+    )
+    assert "2 label files without an image: left out (b.txt, d.txt)" in lines
+
+
+def test_label_files_beside_images_need_one_too(tmp_path):
+    for split, name in (("train", "a"), ("val", "b")):
+        add(tmp_path, name)
+        (tmp_path / split).mkdir()
+        (tmp_path / f"images/{name}.png").rename(tmp_path / split / f"{name}.png")
+        (tmp_path / f"labels/{name}.txt").rename(tmp_path / split / f"{name}.txt")
+        (tmp_path / split / "classes.txt").write_text("cat")
+        (tmp_path / split / f"{name}.json").write_text("{}")
+    (tmp_path / "train/z.txt").write_text("0 .5 .5 .2 .2")
+    lines = [
+        line.partition(": ")[2] for line in yolo(root=describe(tmp_path, train="train", val="val")).warnings
+    ]
+    assert "1 label file without an image: left out (z.txt)" in lines
+    assert not any(line.startswith("1 file") for line in lines)
+
+
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
     labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
