@@ -58,8 +58,12 @@ class AnnotationIssues:
 
     def lines(self, source: str) -> list[str]:
         """The report; each line begins with `source`, the name of the data set."""
-        return [f"{source}: {line}" for line in self._notes] + [
-            f"{source}: {count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
+        return [f"{source}: {finding}" for finding in self.findings()]
+
+    def findings(self) -> list[str]:
+        """The lines of the report without the name of the data set."""
+        return self._notes + [
+            f"{count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
             for (noun, what), count in self._counts.items()
         ]
 

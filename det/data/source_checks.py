@@ -35,7 +35,7 @@ def checked_source(
     """
     if (train := splits.get("train")) is not None:
         if train.ignored.all():  # also if there are none
-            raise UserError(f"{name}: the training split has no boxes to train on; check its annotations")
+            raise _nothing_to_train_on(name, train, issues)
         if (val := splits.get("val")) is not None:
             if not allow_same_names:
                 refuse_shared_names(name, train.names, val.names)
@@ -52,6 +52,15 @@ def checked_source(
         description=f"{name} ({counts}; {len(classes)} {plural('class', len(classes))})",
         warnings=[*warnings, *issues.lines(name), *_absent_classes(name, classes, splits)],
     )
+
+
+def _nothing_to_train_on(name: str, train: DetectionSplit, issues: AnnotationIssues) -> UserError:
+    findings = issues.findings()
+    if ignored := len(train.boxes):
+        what = f"{ignored} {plural('box', ignored)} marked iscrowd or difficult"
+        findings.insert(0, what)
+    known = f" ({'; '.join(findings)})" if findings else ""
+    return UserError(f"{name}: the training split has no boxes to train on{known}; correct its annotations")
 
 
 def _absent_classes(name: str, classes: ClassMap, splits: Mapping[str, DetectionSplit]) -> list[str]:
