@@ -1,5 +1,7 @@
 """Checks of a data source: images that splits share, and splits without boxes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,16 @@ def test_what_is_known_of_missing_boxes_is_said(tmp_path):
         "home: the training split has no boxes to train on (2 boxes marked iscrowd or difficult; 1 box "
         "thinner than 1 pixel: left out (a.txt)); correct its annotations"
     )
+
+
+def test_a_split_of_training_images_is_left_out_and_the_error_names_the_one_to_use(tmp_path):
+    train, _ = make_split(tmp_path / "train", [[(1, 1, 9, 9)]] * 3)
+    data = checked(train, train.without([1]))
+    assert list(data.splits) == ["train"]
+    line = "home: val: all of its 2 images are also in train; the split is left out"
+    assert data.warnings[0] == line
+    with pytest.raises(UserError, match=f"no split 'val' in home .*; {line}; set data.split=train"):
+        data.dataset("val", None)
+    (tmp_path / "val").symlink_to("train")
+    linked = replace(train, images=np.char.replace(train.images, b"/train/", b"/val/"))
+    assert checked(train, linked).warnings[0].startswith("home: val: all of its 3 images are also in train")

@@ -142,6 +142,16 @@ def test_a_missing_split_is_left_out_and_reported(own):
     refuses(lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: has no train, val or test")
 
 
+def test_val_may_be_train(own):
+    data = yolo(root=describe(own, val="images/train"))
+    assert names(data) == {"train": ["a", "b"]}
+    refuses(
+        lambda: data.dataset("val", None),
+        r"no split 'val' .* val: all of its 2 images are also in train; the split is left out; set "
+        "data.split=train",
+    )
+
+
 # ---------------------------------------------------------------------- reading
 
 
