@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES
-from engine.errors import UserError
+from engine.errors import UserError, some
+from engine.io.files import groups_of_same_content
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
 
@@ -202,19 +203,30 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
-    """A fifth of the images for val, by a hash of their names, so new images do not move the others."""
-    ranks = {name: _rank(name) for name in files.names}
-    if len(ranks) < 2:
+    """A fifth of the images for val, by a hash of their names, so new images do not move the others.
+
+    Identical images go to the side of the first of them.
+    """
+    groups = groups_of_same_content(files.images.values())
+    leader = {path: group[0] for group in groups for path in group}
+    first = {path: name for name, path in files.images.items()}
+    ranks = {name: _rank(first[leader.get(path, path)]) for name, path in files.images.items()}
+    levels = sorted(set(ranks.values()))
+    if len(levels) < 2:
         raise UserError(f"{root}: only one image; train and val need at least one each")
-    val = [name for name, rank in ranks.items() if rank < _VAL_SHARE] or [min(ranks, key=ranks.__getitem__)]
-    if len(val) == len(ranks):
-        val.remove(max(ranks, key=ranks.__getitem__))
-    train = [name for name in files.names if name not in set(val)]
-    line = (
+    limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
+    val = {name for name, rank in ranks.items() if rank < limit}
+    lines = [
         f"{root}: no splits; {len(val)} of {len(ranks)} images are used as val, chosen by a hash of their "
         "names; to choose them yourself, add ImageSets/Main/train.txt and val.txt, or folders train and val"
-    )
-    return {"train": files._replace(names=train), "val": files._replace(names=val)}, [line]
+    ]
+    if groups:
+        names = some([os.path.basename(path) for group in groups for path in group[1:]], 2)
+        count = sum(len(group) - 1 for group in groups)
+        noun = "1 image is a copy" if count == 1 else f"{count} images are copies"
+        lines.append(f"{root}: {noun} of another and on the same side of the split as it ({names})")
+    parts = {"train": [n for n in files.names if n not in val], "val": [n for n in files.names if n in val]}
+    return {split: files._replace(names=names) for split, names in parts.items()}, lines
 
 
 def _rank(name: str) -> float:

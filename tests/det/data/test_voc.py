@@ -1,8 +1,10 @@
 """Pascal VOC: where files are searched, what is read from them, and errors."""
 
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,6 +199,28 @@ def test_without_splits_the_same_fifth_is_always_val(tmp_path):
         few_counts = counts(voc(root=tree(tmp_path / few, few)))
         assert min(map(len, few_counts.values())) >= 1
     refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "only one image; train and val need")
+
+
+def test_identical_images_are_on_one_side_of_an_automatic_split(tmp_path):
+    root = Path(tree(tmp_path, [f"{n:03d}" for n in range(60)]))
+    for number in range(20):  # copies under other names
+        shutil.copy(root / f"JPEGImages/{number:03d}.png", root / f"JPEGImages/x{number}.png")
+        shutil.copy(root / f"Annotations/{number:03d}.xml", root / f"Annotations/x{number}.xml")
+    data = voc(root=str(root))
+    side = {name: split for split, listed in counts(data).items() for name in listed}
+    assert len(side) == 80
+    assert {side[f"x{n}"] == side[f"{n:03d}"] for n in range(20)} == {True}
+    assert {side[f"x{n}"] for n in range(20)} == {"train", "val"}
+    assert (
+        "20 images are copies of another and on the same side of the split as it (x0.png" in data.warnings[1]
+    )
+
+
+def test_two_images_are_divided_unless_they_are_the_same(tmp_path):
+    root = Path(tree(tmp_path, "ab"))
+    assert {split: len(part) for split, part in voc(root=str(root)).splits.items()} == {"train": 1, "val": 1}
+    shutil.copy(root / "JPEGImages/a.png", root / "JPEGImages/b.png")
+    refuses(lambda: voc(root=str(root)), "only one image; train and val need")
 
 
 def test_the_right_root_is_suggested(tmp_path):
