@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.cleaning import around_rotated
+from det.data.formats.coco_dialects import normalize
 from engine.errors import UserError
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
@@ -49,6 +50,7 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
     iscrowd: bool | float | None = None
+    ignore: bool | float | None = None
     attributes: Any = None
 
 
@@ -80,6 +82,7 @@ _EXPECTED = {
     "bbox": "four numbers x, y, width, height",
     "area": "a number",
     "iscrowd": "0 or 1",
+    "ignore": "0 or 1",
     "rotation": "a number of degrees",
 }
 """The expected value of each key, for messages."""
@@ -97,7 +100,9 @@ class CocoFile:
         rotated: bool [B], whether it is (CVAT's `attributes.rotation`).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
+        ignored: bool [B], mmdetection's `ignore`.
         annotated: whether the file has a list of annotations, even an empty one.
+        notes: lines about what had to be decided while reading.
     """
 
     path: Path
@@ -111,25 +116,28 @@ class CocoFile:
     rotated: NDArray[np.bool_]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
     annotated: bool
+    notes: list[str]
 
 
 def read(path: str | Path) -> CocoFile:
     """Read and check a file. Raises: UserError naming the file and the key that is missing or wrong."""
     path = Path(path)
     data = _read_bytes(path)
-    file = _decode(path, data, _File)
+    file, notes = _decode(path, data, _File)
     if not file.images:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
     if any(entry.bbox is None for entry in annotations):
-        _fill_missing_boxes(path, annotations, _decode(path, data, _Outlines).annotations)
+        _fill_missing_boxes(path, annotations, _decode(path, data, _Outlines)[0].annotations)
     return CocoFile(
         path=path,
         **_images(path, file.images),
         categories=_categories(path, file.categories),
         **_annotations(path, annotations),
         annotated=file.annotations is not None,
+        notes=notes,
     )
 
 
@@ -140,15 +148,17 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _decode(path: Path, data: bytes, kind: type[T]) -> T:
+def _decode(path: Path, data: bytes, kind: type[T]) -> tuple[T, list[str]]:
+    """The content, and the notes of `normalize`."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind), []
     except (msgspec.DecodeError, RecursionError):
         pass
     # Python's JSON also has NaN and Infinity, as exported for broken boxes, and a byte order mark.
     content = _parse(path, data)
+    notes = normalize(content)
     try:
-        return msgspec.convert(content, type=kind)
+        return msgspec.convert(content, type=kind), notes
     except msgspec.ValidationError as error:
         _explain(path, content, str(error))
 
@@ -237,20 +247,25 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN
     if len(too_large := np.flatnonzero(np.abs(areas) > _LARGEST_NUMBER)):
         raise _wrong(path, f"annotations[{too_large[0]}].area", f"{areas[too_large[0]]:g}")
-    crowd = np.zeros(count, bool)
-    for row, entry in enumerate(entries):
-        if entry.iscrowd:
-            if entry.iscrowd != 1:
-                raise _wrong(path, f"annotations[{row}].iscrowd", repr(entry.iscrowd))
-            crowd[row] = True
     return {
         "owners": np.fromiter((entry.image_id for entry in entries), np.int64, count),
         "category_ids": np.fromiter((entry.category_id for entry in entries), np.int64, count),
         "boxes": boxes,
         "rotated": rotated,
         "areas": areas,
-        "crowd": crowd,
+        "crowd": _flags(path, entries, "iscrowd"),
+        "ignored": _flags(path, entries, "ignore"),
     }
+
+
+def _flags(path: Path, entries: list[_Annotation], key: str) -> NDArray[np.bool_]:
+    flags = np.zeros(len(entries), bool)
+    for row, entry in enumerate(entries):
+        if value := getattr(entry, key):
+            if value != 1:
+                raise _wrong(path, f"annotations[{row}].{key}", repr(value))
+            flags[row] = True
+    return flags
 
 
 def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
@@ -297,8 +312,8 @@ def _check_text(path: Path, where: str, text: str) -> None:
 
 
 def _size(path: Path, where: str, entry: _Image) -> tuple[int, int] | None:
-    """(height, width); None if either is missing, null or 0."""
-    if not entry.height or not entry.width:
+    """(height, width); None if either is missing, null, 0 or, as the VGG Image Annotator writes, -1."""
+    if not entry.height or not entry.width or -1 in (entry.height, entry.width):
         return None
     for key, side in (("height", entry.height), ("width", entry.width)):
         if not (0 < side <= _LARGEST_SIDE and side == int(side)):

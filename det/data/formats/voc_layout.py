@@ -1,15 +1,14 @@
 """Finds the images and XML files of a Pascal VOC data set under various folder names."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from det.data.division import divide
 from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES
-from engine.errors import UserError, some
-from engine.io.files import groups_of_same_content
+from engine.errors import UserError
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
 
@@ -18,9 +17,6 @@ XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls", "labels", "
 
 
 _XML = (".xml",)
-
-
-_VAL_SHARE = 0.2
 
 
 Stems = dict[str, str]
@@ -203,33 +199,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
-    """A fifth of the images for val, by a hash of their names, so new images do not move the others.
-
-    Identical images go to the side of the first of them.
-    """
-    groups = groups_of_same_content(files.images.values())
-    leader = {path: group[0] for group in groups for path in group}
-    first = {path: name for name, path in files.images.items()}
-    ranks = {name: _rank(first[leader.get(path, path)]) for name, path in files.images.items()}
-    levels = sorted(set(ranks.values()))
-    if len(levels) < 2:
-        raise UserError(f"{root}: only one image; train and val need at least one each")
-    limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
-    val = {name for name, rank in ranks.items() if rank < limit}
-    lines = [
-        f"{root}: no splits; {len(val)} of {len(ranks)} images are used as val, chosen by a hash of their "
-        "names; to choose them yourself, add ImageSets/Main/train.txt and val.txt, or folders train and val"
-    ]
-    if groups:
-        names = some([os.path.basename(path) for group in groups for path in group[1:]], 2)
-        count = sum(len(group) - 1 for group in groups)
-        noun = "1 image is a copy" if count == 1 else f"{count} images are copies"
-        lines.append(f"{root}: {noun} of another and on the same side of the split as it ({names})")
+    remedy = "add ImageSets/Main/train.txt and val.txt, or folders train and val"
+    val, lines = divide(root, files.images, remedy=remedy)
     parts = {"train": [n for n in files.names if n not in val], "val": [n for n in files.names if n in val]}
     return {split: files._replace(names=names) for split, names in parts.items()}, lines
-
-
-def _rank(name: str) -> float:
-    """0..1, by the hash of the name."""
-    digest = hashlib.blake2b(os.fsencode(name), digest_size=4).digest()
-    return int.from_bytes(digest, "big") / 2**32
