@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from det.data.cleaning import AnnotationIssues, Sizes, clean_split
-from det.data.dataset import DetectionSource, DetectionSplit
-from det.data.division import divide
+from det.data.dataset import DetectionSource
+from det.data.division import divide_split
 from det.data.formats import coco_json, coco_split
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
@@ -107,7 +107,8 @@ def read_pairs(
         splits[split] = clean_split(raw, issues, sizes=sizes)
     warnings: list[str] = []
     if divided:
-        splits, warnings = _divide(name, splits["train"])
+        remedy = "give data.train and data.val images and annotations of their own"
+        splits, warnings = divide_split(name, splits["train"], remedy=remedy)
     return checked_source(
         name=name,
         classes=class_map,
@@ -116,15 +117,6 @@ def read_pairs(
         warnings=warnings,
         allow_same_names=allow_same_names,
     )
-
-
-def _divide(name: str, split: DetectionSplit) -> tuple[dict[str, DetectionSplit], list[str]]:
-    images = [os.fsdecode(path) for path in split.images.tolist()]
-    remedy = "give data.train and data.val images and annotations of their own"
-    val, lines = divide(name, {path: path for path in images}, remedy=remedy, name_of=os.path.basename)
-    chosen = np.array([path in val for path in images])
-    parts = {"train": split.without(np.flatnonzero(chosen)), "val": split.without(np.flatnonzero(~chosen))}
-    return parts, lines
 
 
 def _pair(split: str, paths: Mapping[str, str | None], base: Path | None) -> Pair | None:

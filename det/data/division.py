@@ -4,6 +4,9 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
+from det.data.dataset import DetectionSplit
 from engine.errors import UserError, some
 from engine.io.files import groups_of_same_content
 
@@ -46,6 +49,17 @@ def divide(
         noun = "1 image is a copy" if count == 1 else f"{count} images are copies"
         lines.append(f"{source}: {noun} of another and on the same side of the split as it ({names})")
     return val, lines
+
+
+def divide_split(
+    source: object, split: DetectionSplit, *, remedy: str
+) -> tuple[dict[str, DetectionSplit], list[str]]:
+    """The images of a split as train and val, by `divide`, and lines to show before training."""
+    images = [os.fsdecode(path) for path in split.images.tolist()]
+    val, lines = divide(source, {path: path for path in images}, remedy=remedy, name_of=os.path.basename)
+    chosen = np.array([path in val for path in images])
+    parts = {"train": split.without(np.flatnonzero(chosen)), "val": split.without(np.flatnonzero(~chosen))}
+    return parts, lines
 
 
 def _rank(name: str) -> float:

@@ -3,23 +3,23 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import yaml
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
 from det.data.dataset import DetectionSource
+from det.data.division import divide_split
 from det.data.formats import yolo_layout
+from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
 from det.data.source_checks import SPLIT_NAMES, checked_source
-from engine.data.class_map import ClassMap
 from engine.errors import UserError
 
-_MAX_BYTES = 1_000_000
 
-
-def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
+def yolo(
+    *, root: str, allow_same_names: bool = False, on_error: Literal["fail", "skip"] = "fail"
+) -> DetectionSource:
     """A data set described by a data.yaml with class names and the paths of the splits.
 
     data.yaml: `names`, a list or {0: name}; `train`, `val` (or `valid`) and `test`: a folder of images, a
@@ -31,26 +31,33 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
     splits.
 
     Args:
-        root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file.
+        root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file. Without a
+            yaml file, obj.names or classes.txt has the classes, and train.txt, val.txt or folders of these
+            names the splits; without these, `det.data.division` makes them.
         allow_same_names: whether images of train and val may have the same names.
+        on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
         UserError: if a file is wrong; names the file and the line or key, before training.
     """
-    file = _find_yaml(Path(root).expanduser().absolute())
-    content = _load(file)
-    classes = _classes(file, content)
+    file, content, divided = find_config(Path(root).expanduser().absolute())
+    classes = read_classes(file, content)
     labels = LabelReader.from_yaml(file, content, len(classes))
     issues, warnings, splits = AnnotationIssues(), [], {}
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
             continue
-        images = yolo_layout.find_images(file, content, split, place, issues)
+        images = yolo_layout.find_images(file, content, split, place, issues, on_error=on_error)
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
         splits[split] = clean_split(_raw_split(images, split, labels, issues), issues)
+    if divided and "train" in splits:
+        parts, lines = divide_split(
+            f"YOLO at {file}", splits.pop("train"), remedy="add train.txt and val.txt"
+        )
+        splits, warnings = parts | splits, [*warnings, *lines]
     if not splits:
         reason = warnings[0] if warnings else f"{file}: has no train, val or test"
         raise UserError(f"{reason}; add folders of images below {file.parent}")
@@ -62,63 +69,6 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
         warnings=warnings,
         allow_same_names=allow_same_names,
     )
-
-
-def _find_yaml(root: Path) -> Path:
-    if root.is_file():
-        return root
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; check data.root")
-    files = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
-    if len(files) != 1:
-        raise UserError(
-            f"{root}: {'several' if files else 'no'} .yaml files; set data.root to the file itself"
-        )
-    return files[0]
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise UserError(
-                f"{file}: over {_MAX_BYTES // 10**6} MB, too large for a data.yaml; check data.root"
-            )
-        content = yaml.safe_load(text.decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
-    except RecursionError:
-        raise UserError(f"{file}: nested too deeply to be a data.yaml") from None
-    except UserError:
-        raise
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        # Wrong tags ("!!int x") make the yaml library raise any of these.
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split()):.100}); correct it") from None
-    if not isinstance(content, dict) or "names" not in content:
-        raise UserError(f"{file}: names: is missing; list the classes, and train, val and test")
-    return content
-
-
-def _classes(file: Path, content: dict[str, Any]) -> ClassMap:
-    names = content["names"]
-    if isinstance(names, dict):
-        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise UserError(f"{file}: names: must be numbered 0..{len(names) - 1} without gaps")
-        by_number = {int(number): name for number, name in names.items()}
-        names = [by_number[number] for number in range(len(by_number))]
-    if not isinstance(names, list):
-        raise UserError(
-            f"{file}: names: must be a list of classes or {{0: name, 1: name}}, got {names!r:.60}"
-        )
-    count = content.get("nc", len(names))
-    if count != len(names):
-        raise UserError(f"{file}: nc: is {count!r:.20} but there are {len(names)} names; correct one")
-    try:
-        # A class can be named 1 or yes, which yaml does not read as text.
-        return ClassMap(names=tuple(name if isinstance(name, str) else repr(name) for name in names))
-    except ValueError as error:
-        raise UserError(f"{file}: names: {error}") from None
 
 
 def _raw_split(images: list[str], split: str, labels: LabelReader, issues: AnnotationIssues) -> RawSplit:

@@ -114,7 +114,88 @@ def test_lists_of_images_and_nested_folders(own):
     assert names(data)["train"] == ["deep/d", "a"]
     assert data.splits["train"].labels.tolist() == [1, 0]
     (own / "train.txt").write_text("images/train/x.png")
-    refuses(lambda: yolo(root=str(own)), r"images/train/x\.png: no such image; correct .*train\.txt")
+    refuses(
+        lambda: yolo(root=str(own)),
+        r"images/train/x\.png: no such image \(1 of the 1 listed\); correct .*train\.txt",
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "deep/images/train/a.png",  # relative to the root
+        "images/train/a.png",  # relative to `path`
+        r"C:\Users\me\set\images\train\a.png",
+        "/content/set/deep/images/train/a.png",
+        "data/deep/images/train/a.png",
+        "../images/train/a.png",
+    ],
+)
+def test_entries_of_lists_are_found_where_the_images_are(tmp_path, entry):
+    for name in ("train/a", "val/c"):
+        add(tmp_path / "deep", name)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.txt").write_text(f"{entry}\n{entry}\n")
+    data = yolo(root=describe(tmp_path, path="deep", train="../lists/train.txt"))
+    assert names(data) == {"train": ["a"], "val": ["c"]}
+    assert len(data.splits["train"].boxes) == 1
+    assert any("1 image listed again: used once (a.png)" in line for line in data.warnings)
+
+
+def test_a_missing_image_of_a_list_can_be_skipped(own):
+    (own / "train.txt").write_text("images/train/a.png\nimages/train/x.png")
+    root = describe(own, train="train.txt")
+    refuses(lambda: yolo(root=root), r"x\.png: no such image \(1 of the 2 listed\).*data\.on_error=skip")
+    data = yolo(root=root, on_error="skip")
+    assert names(data)["train"] == ["a", "x"]
+    assert data.splits["train"].sizes.tolist() == [[40, 60], [0, 0]]
+
+
+def test_one_of_several_folders_may_be_missing(own):
+    data = yolo(root=describe(own, train=["images/train", "images/more"]))
+    assert "train: images/more does not exist; the other folders or lists" in data.warnings[0]
+
+
+def test_folders_may_begin_with_a_capital(tmp_path):
+    add(tmp_path, "train/a")
+    add(tmp_path, "val/c")
+    for name in ("images", "labels"):
+        (tmp_path / name).rename(tmp_path / name.capitalize())
+    data = yolo(root=describe(tmp_path, train="Images/train", val="Images/val"))
+    assert len(data.splits["train"].boxes) == 1
+    (tmp_path / "Labels").rename(tmp_path / "labels")
+    assert len(yolo(root=str(tmp_path)).splits["train"].boxes) == 1
+
+
+def test_an_export_of_cvat(tmp_path):
+    for number in range(12):
+        add(tmp_path, str(number))
+        (tmp_path / "obj_train_data").mkdir(exist_ok=True)
+        (tmp_path / f"images/{number}.png").rename(tmp_path / f"obj_train_data/{number}.png")
+        (tmp_path / f"labels/{number}.txt").rename(tmp_path / f"obj_train_data/{number}.txt")
+    (tmp_path / "images").rmdir()
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("\n".join(f"data/obj_train_data/{n}.png" for n in range(12)))
+    data = yolo(root=str(tmp_path))
+    assert data.classes.names == ("cat", "dog")
+    assert sorted(names(data)["train"] + names(data)["val"], key=int) == [str(n) for n in range(12)]
+    assert len(data.splits["val"].boxes) == len(data.splits["val"])
+    assert f"no splits; {len(data.splits['val'])} of 12 images are used as val" in data.warnings[0]
+    (tmp_path / "val.txt").write_text("data/obj_train_data/11.png")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/0.png")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["0"], "val": ["11"]}
+
+
+def test_an_export_of_label_studio(tmp_path):
+    for number in range(12):
+        add(tmp_path, str(number))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "notes.json").write_text("{}")
+    data = yolo(root=str(tmp_path))
+    assert data.classes.names == ("cat", "dog")
+    assert {len(part.boxes) == len(part) for part in data.splits.values()} == {True}
+    assert len(data.splits["train"]) + len(data.splits["val"]) == 12
 
 
 def test_labels_beside_the_images(tmp_path):
