@@ -22,6 +22,9 @@ Others = Literal["refuse", "ignore"]
 Missing = Literal["refuse", "negative"]
 
 
+OnError = Literal["fail", "skip"]
+
+
 def voc(
     *,
     root: str,
@@ -34,6 +37,7 @@ def voc(
     one_based: bool = False,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    on_error: OnError = "fail",
 ) -> DetectionSource:
     """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
 
@@ -51,6 +55,7 @@ def voc(
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
         UserError: if a file is wrong; names the file and the element, before training.
@@ -62,6 +67,8 @@ def voc(
         raise ValueError(f"missing must be refuse or negative, got {missing!r}")
     base, issues = Path(root).expanduser(), AnnotationIssues()
     files, warnings = find_splits(base, images=images, annotations=annotations, splits=splits)
+    if on_error == "skip":
+        files = {split: _with_absent_images(part) for split, part in files.items()}
     with_image = {name for part in files.values() for name in part.images}
     unused = {path for part in files.values() for name, path in part.xmls.items() if name not in with_image}
     issues.add("XML file", "without an image: left out", map(os.path.basename, sorted(unused)))
@@ -84,6 +91,15 @@ def voc(
     )
 
 
+def _with_absent_images(files: SplitFiles) -> SplitFiles:
+    """With a path for listed images that do not exist, which is an error when they are read."""
+    folder = os.path.dirname(next(iter(files.images.values())))
+    absent = {name: os.path.join(folder, name) for name in files.names if name not in files.images}
+    if len(absent) == len(files.names):
+        return files
+    return files._replace(images=files.images | absent)
+
+
 def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues) -> dict[str, VocFile]:
     """The content of a split's XML files, by name; a test split needs no XML files."""
     without_image = [name for name in files.names if name not in files.images]
@@ -91,7 +107,8 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
         folder = os.path.dirname(next(iter(files.images.values())))
         raise UserError(
             f"{os.path.join(folder, without_image[0])}: no such image ({len(without_image)} of the "
-            f"{len(files.names)} names of {split} have none); add the images or correct the list"
+            f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
+            "data.on_error=skip"
         )
     absent = [name for name in files.names if name not in files.xmls]
     if len(absent) == len(files.names) and split == "test":

@@ -201,6 +201,35 @@ def test_without_splits_the_same_fifth_is_always_val(tmp_path):
     refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "only one image; train and val need")
 
 
+@pytest.mark.parametrize("place", [".", "ImageSets"])
+def test_lists_may_lie_elsewhere_and_hold_paths(tmp_path, place):
+    root = Path(tree(tmp_path, "abcde"))
+    (root / place).mkdir(exist_ok=True)
+    (root / place / "train.txt").write_text(
+        "JPEGImages/a.png\n/data/voc/JPEGImages/b.jpg Annotations/b.xml\n"
+    )
+    (root / place / "Val.txt").write_text("VOC\\JPEGImages\\c.jpg\n./d\n")
+    assert counts(voc(root=str(root))) == {"train": ["a", "b"], "val": ["c", "d"]}
+
+
+def test_folders_of_splits_come_before_lists_at_the_root(tmp_path):
+    for split, names in (("train", "ab"), ("val", "c")):
+        tree(tmp_path / split, names, ".", ".")
+    (tmp_path / "train.txt").write_text("a")
+    assert counts(voc(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+
+
+def test_a_missing_image_of_a_list_can_be_skipped(tmp_path):
+    root = tree(tmp_path, "abc", train="ab", val="c")
+    os.remove(tmp_path / "JPEGImages/b.png")
+    refuses(lambda: voc(root=root), r"b: no such image \(1 of the 2 names of train .*data\.on_error=skip")
+    data = voc(root=root, on_error="skip")
+    assert counts(data) == {"train": ["a", "b"], "val": ["c"]}
+    refuses(lambda: data.dataset("train", None).read(1), r"JPEGImages/b: cannot be read \(No such file")
+    os.remove(tmp_path / "JPEGImages/a.png")
+    refuses(lambda: voc(root=root, on_error="skip"), r"a: no such image \(2 of the 2 names of train")
+
+
 def test_identical_images_are_on_one_side_of_an_automatic_split(tmp_path):
     root = Path(tree(tmp_path, [f"{n:03d}" for n in range(60)]))
     for number in range(20):  # copies under other names
