@@ -43,8 +43,7 @@ class DetectionEvaluator:
             name, and detections of classes that the data set does not have are not counted.
         predicted: how the predictions were made, for the protocol.
         limits: on the boxes of an image; the table names images with more objects.
-        max_detections: increasing limits on the detections per image and class; AP is at the last one
-            (default: 1, 10 and that of `limits`, COCO's 100).
+        max_detections: increasing limits per image and class; AP is at the last one (default: 1, 10, 100).
         backend: `hotcoco`, `pycocotools`, or `auto`: hotcoco if it is installed.
 
     Raises:
@@ -69,9 +68,7 @@ class DetectionEvaluator:
             max_detections = scored_limits(limits.scored_per_class if limits else SCORED_PER_CLASS)
         scored = list(max_detections)
         if not scored or scored[0] < 1 or scored != sorted(set(scored)):
-            raise ValueError(
-                f"max_detections must be increasing and positive, such as 1, 10, 100; got {scored}"
-            )
+            raise ValueError(f"max_detections must be increasing and positive, not {scored}")
         self.classes, self.split, self._predicted = classes, split, predicted
         self.limits, self.max_detections = limits, scored
         self.backend = average_precision.choose_backend(backend)

@@ -1,7 +1,9 @@
-"""What programs write differently from COCO's own files: ids as text or decimals, and empty boxes."""
+"""What programs write differently from COCO's own files: ids as text or decimals, and no boxes."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from engine.errors import UserError
 
 _TABLES = (("images", "image_id"), ("categories", "category_id"))
 
@@ -32,6 +34,22 @@ def normalize(content: Any) -> list[str]:
                 f"the ids of {table} are texts: they are numbered 1..{len(ids)}, as in detections.json"
             )
     return notes
+
+
+def box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
+    """x, y, width, height around polygons [[x1, y1, x2, y2, ...], ...]."""
+    if isinstance(polygons, dict):
+        raise UserError(
+            f"{where}.bbox: is missing, and the segmentation is run-length encoded; add bbox, for example "
+            "with pycocotools.mask.toBbox"
+        )
+    points: list[Any] = []
+    for polygon in polygons if isinstance(polygons, list) else ():
+        points += polygon if isinstance(polygon, list) and len(polygon) % 2 == 0 else [None]
+    if not points or not all(type(value) in (int, float) and not abs(value) > 1e300 for value in points):
+        raise UserError(f"{where}.bbox: is missing, and there are no polygons to compute it from; add bbox")
+    left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+    return left, top, right - left, bottom - top
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

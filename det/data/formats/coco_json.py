@@ -5,7 +5,6 @@ msgspec decodes and checks types, and skips what is not used (polygons are two t
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.cleaning import around_rotated
-from det.data.formats.coco_dialects import normalize
+from det.data.formats.coco_dialects import box_around, normalize
 from engine.errors import UserError
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
@@ -130,7 +129,10 @@ def read(path: str | Path) -> CocoFile:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
     if any(entry.bbox is None for entry in annotations):
-        _fill_missing_boxes(path, annotations, _decode(path, data, _Outlines)[0].annotations)
+        outlines = _decode(path, data, _Outlines)[0].annotations
+        for row, entry in enumerate(annotations):
+            if entry.bbox is None:
+                entry.bbox = box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
     return CocoFile(
         path=path,
         **_images(path, file.images),
@@ -280,29 +282,6 @@ def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
             if not np.isfinite(angles[row]):
                 raise _wrong(path, f"annotations[{row}].attributes.rotation", f"{angle!r:.60}")
     return angles
-
-
-def _fill_missing_boxes(path: Path, entries: list[_Annotation], outlines: Sequence[_Outline]) -> None:
-    """Set each missing box to the bounding box of the polygons."""
-    for row, entry in enumerate(entries):
-        if entry.bbox is None:
-            entry.bbox = _box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
-
-
-def _box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
-    """x, y, width, height around polygons [[x1, y1, x2, y2, ...], ...]."""
-    if isinstance(polygons, dict):
-        raise UserError(
-            f"{where}.bbox: is missing, and the segmentation is run-length encoded; add bbox, for example "
-            "with pycocotools.mask.toBbox"
-        )
-    points: list[Any] = []
-    for polygon in polygons if isinstance(polygons, list) else ():
-        points += polygon if isinstance(polygon, list) and len(polygon) % 2 == 0 else [None]
-    if not points or not all(type(value) in (int, float) and not abs(value) > 1e300 for value in points):
-        raise UserError(f"{where}.bbox: is missing, and there are no polygons to compute it from; add bbox")
-    left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-    return left, top, right - left, bottom - top
 
 
 def _check_text(path: Path, where: str, text: str) -> None:
