@@ -11,6 +11,7 @@ from det.anchors.matcher import Matcher, Targets
 from det.boxes import Detections
 from det.data.dataset import DetectionDataset
 from det.eval.evaluator import DetectionEvaluator
+from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits
 from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
 from det.transforms import EvalTransform
@@ -37,9 +38,10 @@ class Detection(nn.Module):
         pixels: input normalization, `inception` or `imagenet`.
         eval_transform: applied to an image before prediction.
         draw_threshold: lowest score of the boxes that are drawn and listed in summary.json.
+        scored_per_class: largest number of detections per image and class that count in the evaluation.
 
     Raises:
-        ValueError: if `draw_threshold` is out of range, or the loss and the post-processing use different
+        ValueError: if a number is out of range, or the loss and the post-processing use different
             activations.
     """
 
@@ -56,10 +58,14 @@ class Detection(nn.Module):
         postprocess: Postprocess | None = None,
         pixels: str = "inception",
         draw_threshold: float = 0.4,
+        scored_per_class: int = SCORED_PER_CLASS,
     ) -> None:
         super().__init__()
         if not 0 <= draw_threshold <= 1:
             raise ValueError(f"draw_threshold is a score and must be in 0..1, got {draw_threshold}")
+        if scored_per_class < 1:
+            raise ValueError(f"scored_per_class must be at least 1, got {scored_per_class}")
+        self.scored_per_class = scored_per_class
         self.model, self.classes, self.draw_threshold = model, classes, draw_threshold
         self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
@@ -118,8 +124,16 @@ class Detection(nn.Module):
         return self.postprocess(deltas, scores, self.anchors, batch["size"])
 
     def notes(self, dataset: DetectionDataset) -> list[str]:
-        """How well the anchors fit the objects of a split."""
-        return anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher)
+        """How well the anchors fit the objects of a split, and whether images have too many of them."""
+        return [
+            *anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher),
+            *over_limits(dataset.split, self._object_limits),
+        ]
+
+    @property
+    def _object_limits(self) -> ObjectLimits:
+        chosen = self.postprocess
+        return ObjectLimits(chosen.max_detections, chosen.per_class, self.scored_per_class)
 
     def check_classes(self, classes: ClassMap) -> None:
         """Raises: UserError if the dataset has classes that this task was not trained on."""
@@ -144,6 +158,7 @@ class Detection(nn.Module):
             name_of=dataset.name,
             predicted_classes=self.classes,
             predicted=f"{self.eval_transform}, {self.postprocess}",
+            limits=self._object_limits,
         )
 
     @torch.inference_mode()

@@ -1,8 +1,9 @@
 """Cleans annotated boxes for training, with the same rules for all formats.
 
 Boxes with non-finite coordinates are left out. Swapped corners are corrected. Boxes are clipped to their
-image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Images without
-objects are kept as negatives. Every kind of change is counted and reported once, with example files.
+image, and left out if they are entirely outside it or thinner than `MIN_BOX_SIDE` pixels. Of several boxes
+of one class at the same place, one is kept. Images without objects are kept as negatives. Every change is
+counted and reported once, with example files.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.dataset import DetectionSplit, to_offsets
+from det.data.readings import doubts
 from engine.data.images import image_size
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
@@ -22,6 +24,9 @@ MIN_BOX_SIDE = 0.99
 
 
 _UNREPORTED_OVERRUN = 0.5  # pixels; boxes that extend less beyond the image are clipped silently
+
+
+_PARTS_OF_A_PIXEL = 50  # boxes of one class that differ by less than this part are the same
 
 
 _SIZES_CHECKED = 1000  # per split; reading a header takes about 0.15 ms
@@ -36,6 +41,11 @@ class AnnotationIssues:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
         self._files: dict[tuple[str, str], list[str]] = {}
+        self._notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        """Report `line` first."""
+        self._notes.append(line)
 
     def add(self, noun: str, what: str, files: Iterable[str]) -> None:
         """Count a `noun` per file, to be reported as "3 boxes thinner than 1 pixel: left out (a.xml)"."""
@@ -48,8 +58,12 @@ class AnnotationIssues:
 
     def lines(self, source: str) -> list[str]:
         """The report; each line begins with `source`, the name of the dataset."""
-        return [
-            f"{source}: {count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
+        return [f"{source}: {finding}" for finding in self.findings()]
+
+    def findings(self) -> list[str]:
+        """The lines of the report without the name of the dataset."""
+        return self._notes + [
+            f"{count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
             for (noun, what), count in self._counts.items()
         ]
 
@@ -76,6 +90,7 @@ class RawSplit:
         crowd, difficult: bool [B]; None if no box is.
         areas: float64 [B], NaN to use the box's area.
         has_labels: whether the split is annotated.
+        format: a key of `det.data.readings.READINGS`, or empty.
     """
 
     images: list[str]
@@ -90,6 +105,7 @@ class RawSplit:
     difficult: NDArray[np.bool_] | None = None
     areas: NDArray[np.float64] | None = None
     has_labels: bool = True
+    format: str = ""
 
 
 def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "check") -> DetectionSplit:
@@ -108,7 +124,10 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
         ValueError: if `sizes` is unknown.
     """
     image_sizes = _image_sizes(raw, sizes, issues)
+    for line in doubts(raw.boxes, image_sizes[raw.owners], raw.format):
+        issues.note(line)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
+    kept = _without_duplicates(raw, boxes, kept, issues)
     rows = kept[np.argsort(raw.owners[kept], kind="stable")]
     boxes = boxes[rows]
     counts = np.bincount(raw.owners[rows], minlength=len(raw.images))
@@ -138,6 +157,19 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
     )
 
 
+ROTATED = "rotated: replaced by the upright box around it"
+"""What readers report of the boxes that went through `around_rotated`."""
+
+
+def around_rotated(boxes: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The upright boxes around `boxes` [B, 4] xyxy that are turned about their centers by `angles` [B], in
+    radians, in either direction."""
+    centers, (width, height) = (boxes[:, :2] + boxes[:, 2:]) / 2, np.abs(boxes[:, 2:] - boxes[:, :2]).T / 2
+    cosines, sines = np.abs(np.cos(angles)), np.abs(np.sin(angles))
+    reach = np.column_stack([width * cosines + height * sines, width * sines + height * cosines])
+    return np.concatenate([centers - reach, centers + reach], axis=1)
+
+
 def _clean_boxes(
     raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -163,6 +195,22 @@ def _clean_boxes(
     overruns = (np.abs(clipped - corners) > _UNREPORTED_OVERRUN).any(axis=(1, 2))
     add("partly outside the image: clipped", overruns & kept)
     return clipped.reshape(-1, 4), np.flatnonzero(kept)
+
+
+def _without_duplicates(
+    raw: RawSplit, boxes: NDArray[np.float64], kept: NDArray[np.int64], issues: AnnotationIssues
+) -> NDArray[np.int64]:
+    """The rows to keep, without those with the same image, class, box and flags as an earlier one."""
+    flags = [flag for flag in (raw.crowd, raw.difficult) if flag is not None]
+    columns = [raw.owners, raw.labels, *(flag.astype(np.int64) for flag in flags)]
+    rounded = np.rint(boxes * _PARTS_OF_A_PIXEL).astype(np.int64)
+    content = np.column_stack([*columns, rounded])[kept]
+    order = np.lexsort(content.T)  # stable: of equal rows the first one comes first
+    again = np.zeros(len(kept), bool)
+    again[order[1:]] = (content[order[1:]] == content[order[:-1]]).all(axis=1)
+    files = (raw.files[owner] for owner in raw.owners[kept[again]])
+    issues.add("box", "of the same class at the same place as another: left out", files)
+    return kept[~again]
 
 
 def _image_sizes(raw: RawSplit, sizes: Sizes, issues: AnnotationIssues) -> NDArray[np.int32]:

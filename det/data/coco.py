@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from det.data import coco_json, coco_split
 from det.data.cleaning import AnnotationIssues, Sizes, clean_split
-from det.data.coco_json import CocoFile
 from det.data.dataset import DetectionSource
+from det.data.division import divide_split
+from det.data.formats import coco_json, coco_split
+from det.data.formats.coco_json import CocoFile
+from det.data.formats.coco_split import Missing
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
 from engine.errors import UserError, nearest
@@ -33,23 +35,24 @@ def coco(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    on_error: Missing = "fail",
 ) -> DetectionSource:
     """Boxes from a JSON file and images from a folder, per split.
 
     Category ids can start anywhere, have gaps and be unsorted. Classes are in the order of their ids, and all
     files must agree on them. iscrowd regions are not trained on, and are neither hits nor misses. Annotations
-    of unknown images or categories are left out, and so are duplicates (the same id and box). A missing box
-    is computed from the polygons. `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those
-    for splits.
+    of unknown images or categories are left out. A missing box is computed from the polygons.
+    `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
             <split>*/ or images/<split>*/ or, as exported by Roboflow, <split>/_annotations.coco.json next to
-            its images.
+            its images. A single JSON file for all images is divided by `det.data.division`.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
         UserError: if a file is wrong; names the file and the key, before training.
@@ -59,10 +62,16 @@ def coco(
     pairs = {
         split: pair for split, paths in options.items() if (pair := _pair(split, paths, base)) is not None
     }
+    divided = None
     if not pairs:
-        raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
+        divided = None if base is None else _only_file(base)
+        if divided is None:
+            raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
+        pairs = {"train": divided}
     return read_pairs(
         pairs,
+        divided=divided is not None,
+        on_error=on_error,
         name=f"COCO at {base or next(iter(pairs.values()))[0]}",
         classes=classes,
         sizes=sizes,
@@ -77,22 +86,36 @@ def read_pairs(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    on_error: Missing = "fail",
+    divided: bool = False,
 ) -> DetectionSource:
-    """The data source for known folders and files; `name` is what messages call it."""
+    """The data source for known folders and files; `name` is what messages call it.
+
+    divided: a part of train becomes val.
+    """
     issues = AnnotationIssues()
     files = {split: coco_json.read(path) for split, (_, path) in pairs.items() if path is not None}
     class_map = _classes(list(files.values()), classes)
     splits = {}
     for split, (folder, _) in pairs.items():
         if split in files:
-            raw = coco_split.annotated(files.pop(split), folder, class_map, issues)
+            raw = coco_split.annotated(files.pop(split), folder, class_map, issues, missing=on_error)
         else:
             raw = coco_split.unannotated(folder)
         if not raw.has_labels and split == "train":
             raise UserError(f"{pairs[split][1]}: annotations: is missing, but the training split needs it")
         splits[split] = clean_split(raw, issues, sizes=sizes)
+    warnings: list[str] = []
+    if divided:
+        remedy = "give data.train and data.val images and annotations of their own"
+        splits, warnings = divide_split(name, splits["train"], remedy=remedy)
     return checked_source(
-        name=name, classes=class_map, splits=splits, issues=issues, allow_same_names=allow_same_names
+        name=name,
+        classes=class_map,
+        splits=splits,
+        issues=issues,
+        warnings=warnings,
+        allow_same_names=allow_same_names,
     )
 
 
@@ -137,6 +160,23 @@ def _find_pair(base: Path, split: str) -> Pair | None:
                     f"{base / tag}: no such folder, but {files[0]} needs its images; set data.{split}.images"
                 )
     return None
+
+
+def _only_file(base: Path) -> Pair | None:
+    """The only JSON file of `base`, such as Label Studio's result.json or CVAT's
+    annotations/instances_default.json, and the folder of its images; None if there is none."""
+    files = [*base.glob("*.json"), *base.glob("annotations/*.json")]
+    if len(files) != 1:
+        return None
+    names = coco_json.read(files[0]).file_names
+    folders = (base, base / "images", base / "images/default", base / "default", files[0].parent)
+    for folder in folders:
+        if any(path is not None for path in coco_split.find_paths(folder, names)):
+            return folder, files[0]
+    raise UserError(
+        f"{base / names[0]}: no such file, nor in images/, but {files[0]} needs it; set data.train.images="
+        f"<folder> data.train.annotations={files[0]}, and the same for val"
+    )
 
 
 def _classes(files: list[CocoFile], selected: Sequence[str] | None) -> ClassMap:

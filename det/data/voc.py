@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from det.data import voc_xml
-from det.data.cleaning import AnnotationIssues, RawSplit, Sizes, clean_split
+from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit, Sizes, around_rotated, clean_split
 from det.data.dataset import DetectionSource
+from det.data.formats import voc_xml
+from det.data.formats.voc_layout import SplitFiles, find_splits
+from det.data.formats.voc_xml import VocFile
 from det.data.source_checks import checked_source
-from det.data.voc_layout import SplitFiles, find_splits
-from det.data.voc_xml import VocFile
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 
@@ -20,6 +20,9 @@ Others = Literal["refuse", "ignore"]
 
 
 Missing = Literal["refuse", "negative"]
+
+
+OnError = Literal["fail", "skip"]
 
 
 def voc(
@@ -34,8 +37,9 @@ def voc(
     one_based: bool = False,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    on_error: OnError = "fail",
 ) -> DetectionSource:
-    """Images and XML files with the same names below `root`; `det.data.voc_layout` lists the layouts.
+    """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
 
     Objects marked difficult are not trained on, and are neither hits nor misses, as in VOC's own evaluation.
     `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
@@ -51,6 +55,7 @@ def voc(
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
         UserError: if a file is wrong; names the file and the element, before training.
@@ -62,6 +67,8 @@ def voc(
         raise ValueError(f"missing must be refuse or negative, got {missing!r}")
     base, issues = Path(root).expanduser(), AnnotationIssues()
     files, warnings = find_splits(base, images=images, annotations=annotations, splits=splits)
+    if on_error == "skip":
+        files = {split: _with_absent_images(part) for split, part in files.items()}
     with_image = {name for part in files.values() for name in part.images}
     unused = {path for part in files.values() for name, path in part.xmls.items() if name not in with_image}
     issues.add("XML file", "without an image: left out", map(os.path.basename, sorted(unused)))
@@ -84,6 +91,15 @@ def voc(
     )
 
 
+def _with_absent_images(files: SplitFiles) -> SplitFiles:
+    """With a path for listed images that do not exist, which is an error when they are read."""
+    folder = os.path.dirname(next(iter(files.images.values())))
+    absent = {name: os.path.join(folder, name) for name in files.names if name not in files.images}
+    if len(absent) == len(files.names):
+        return files
+    return files._replace(images=files.images | absent)
+
+
 def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues) -> dict[str, VocFile]:
     """The content of a split's XML files, by name; a test split needs no XML files."""
     without_image = [name for name in files.names if name not in files.images]
@@ -91,7 +107,8 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
         folder = os.path.dirname(next(iter(files.images.values())))
         raise UserError(
             f"{os.path.join(folder, without_image[0])}: no such image ({len(without_image)} of the "
-            f"{len(files.names)} names of {split} have none); add the images or correct the list"
+            f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
+            "data.on_error=skip"
         )
     absent = [name for name in files.names if name not in files.xmls]
     if len(absent) == len(files.names) and split == "test":
@@ -131,7 +148,7 @@ def _raw_split(
     issues: AnnotationIssues,
 ) -> RawSplit:
     label_of = {name: label for label, name in enumerate(classes.names)}
-    owners, boxes, labels, difficult = [], [], [], []
+    owners, boxes, labels, difficult, angles = [], [], [], [], []
     for owner, name in enumerate(files.names):
         for item in contents[name].objects if name in contents else ():
             if item.name not in label_of:
@@ -146,14 +163,21 @@ def _raw_split(
             boxes.append(item.box)
             labels.append(label_of[item.name])
             difficult.append(item.difficult)
+            angles.append(item.angle)
+            if item.angle:
+                issues.add("box", ROTATED, [os.path.basename(files.xmls[name])])
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    turned = np.array(angles, np.float64)
+    corners[turned != 0] = around_rotated(corners[turned != 0], turned[turned != 0])
     return RawSplit(
         images=[files.images[name] for name in files.names],
         names=list(files.names),
         files=[os.path.basename(files.xmls.get(name, files.images[name])) for name in files.names],
         sizes=[contents[name].size if name in contents else None for name in files.names],
         owners=np.array(owners, np.int64),
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        boxes=corners,
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, bool),
         has_labels=bool(contents),
+        format="voc",
     )

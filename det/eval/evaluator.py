@@ -18,6 +18,7 @@ from det.boxes import Detections
 from det.data.dataset import DetectionSplit
 from det.eval import average_precision
 from det.eval.average_precision import Curves, Objects
+from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits, scored_limits
 from det.eval.results_table import results_table
 from det.eval.true_positives import OperatingPoint, best_threshold, image_scores, match_detections
 from engine.data.class_map import ClassMap
@@ -41,7 +42,8 @@ class DetectionEvaluator:
         predicted_classes: the classes whose indices are predicted, if not `classes`; they are translated by
             name, and detections of classes that the dataset does not have are not counted.
         predicted: how the predictions were made, for the protocol.
-        max_detections: increasing limits on the detections per image and class; AP is at the last one.
+        limits: on the boxes of an image; the table names images with more objects.
+        max_detections: increasing limits per image and class; AP is at the last one (default: 1, 10, 100).
         backend: `hotcoco`, `pycocotools`, or `auto`: hotcoco if it is installed.
 
     Raises:
@@ -58,16 +60,18 @@ class DetectionEvaluator:
         name_of: Callable[[int], str] = str,
         predicted_classes: ClassMap | None = None,
         predicted: str = "",
-        max_detections: Sequence[int] = (1, 10, 100),
+        limits: ObjectLimits | None = None,
+        max_detections: Sequence[int] | None = None,
         backend: str = "auto",
     ) -> None:
-        limits = list(max_detections)
-        if not limits or limits[0] < 1 or limits != sorted(set(limits)):
-            raise ValueError(
-                f"max_detections must be increasing and positive, such as 1, 10, 100; got {limits}"
-            )
+        if max_detections is None:
+            max_detections = scored_limits(limits.scored_per_class if limits else SCORED_PER_CLASS)
+        scored = list(max_detections)
+        if not scored or scored[0] < 1 or scored != sorted(set(scored)):
+            raise ValueError(f"max_detections must be increasing and positive, not {scored}")
         self.classes, self.split, self._predicted = classes, split, predicted
-        self.max_detections, self.backend = limits, average_precision.choose_backend(backend)
+        self.limits, self.max_detections = limits, scored
+        self.backend = average_precision.choose_backend(backend)
         self._name_of = name_of
         known = {name: index for index, name in enumerate(classes.names)}
         self._data_index = np.array(
@@ -246,7 +250,8 @@ class DetectionEvaluator:
 
     def table(self) -> str:
         """The results as text: one line per class, then COCO's 12 numbers; if AP is 0, a diagnosis."""
-        return results_table(self)
+        crowded = over_limits(self.split, self.limits, images=self._by_image) if self.limits else []
+        return "\n".join([results_table(self), *crowded])
 
     def to_coco(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The detections in COCO's results format, and the ground truth in COCO's annotation format.

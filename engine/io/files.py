@@ -114,6 +114,16 @@ def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[
     return None
 
 
+def groups_of_same_content(paths: Iterable[str]) -> list[list[str]]:
+    """Groups of two or more files with the same content, each in the order of `paths`."""
+    groups: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for size, alike in _by_size(map(os.fsencode, paths)).items():
+        for path in alike if len(alike) > 1 else ():
+            if (digest := _digest(path)) is not None:
+                groups[size, digest].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
     """Group files by size, because only files of equal size have to be hashed."""
     sizes: dict[int, list[str]] = defaultdict(list)

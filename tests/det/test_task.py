@@ -7,6 +7,7 @@ from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from det.anchors.generators import SSDAnchors
+from det.data.dataset import DetectionDataset
 from det.losses import FocalLoss, MultiboxLoss
 from det.model import Detector
 from det.postprocess import Postprocess
@@ -14,6 +15,7 @@ from det.task import Detection
 from det.transforms import EvalTransform
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from tests.det.eval.scenes import annotate
 
 CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
 ANCHORS = torch.tensor(
@@ -112,3 +114,18 @@ def test_a_single_image_that_leaves_batch_norm_one_value_is_rejected():
         detection(batch([(0, 0, 20, 20)], size=(32, 32)))
     losses = detection(batch([(0, 0, 20, 20)], [], size=(32, 32)))
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_the_limits_on_boxes_reach_the_evaluation_and_the_notes():
+    labels = np.zeros(150, np.int64)
+    split = annotate([np.tile([0, 0, 9, 9], (150, 1)) + np.arange(150)[:, None]], [labels])
+    dataset = DetectionDataset(split=split, classes=CLASSES, transform=EvalTransform(size=(64, 128)))
+    detection = task()
+    assert detection.evaluator(dataset).max_detections == [1, 10, 100]
+    assert "task.scored_per_class=150" in detection.notes(dataset)[-1]
+    post = Postprocess(max_detections=150, per_class=150)
+    detection = task(postprocess=post, scored_per_class=150)
+    assert detection.evaluator(dataset).max_detections == [1, 10, 150]
+    assert not any("can be predicted" in line for line in detection.notes(dataset))
+    with pytest.raises(ValueError, match="scored_per_class must be at least 1, got 0"):
+        task(scored_per_class=0)

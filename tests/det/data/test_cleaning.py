@@ -81,6 +81,20 @@ def test_boxes_in_any_order_end_up_with_their_images(tmp_path):
     assert part.image_ids.tolist() == [1, 2, 3]
 
 
+def test_a_box_is_kept_once_unless_class_image_or_flags_differ(tmp_path):
+    same = (1, 1, 9, 9)
+    part, lines = make_split(
+        tmp_path,
+        [[same, same, (9, 9, 1, 1), same, same, (1, 1, 9, 10)], [same]],
+        labels=np.array([0, 0, 0, 1, 0, 0, 0]),
+        difficult=np.array([0, 0, 0, 0, 1, 0, 0], bool),
+        areas=np.array([7, 8, 9, 7, 7, 7, 7.0]),
+    )
+    assert part.offsets.tolist() == [0, 4, 5]  # (9, 9, 1, 1) is the same, corrected
+    assert part.areas[0] == 7  # the first one is kept
+    assert "source: 2 boxes of the same class at the same place as another: left out (0.png)" in lines
+
+
 def test_sizes_are_compared_with_the_files(tmp_path):
     with pytest.raises(
         UserError, match=r"0\.png: the annotated size is 80 x 120 but .*0\.png is 40 x 60 .*scale.*sizes=file"

@@ -7,13 +7,17 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from det.data.coco import coco
 from det.data.dataset import DetectionSource
+from det.transforms import EvalTransform
+from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import write_png
 from engine.errors import UserError
+from engine.runtime import Runtime
 from tests.refusals import check_line, refuses
 
 CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "bird"}]
@@ -137,10 +141,174 @@ def test_wrong_annotations_are_left_out_and_counted(tmp_path):
     assert lines[:5] == [
         "1 annotation of an unknown image: left out (train.json)",
         "1 annotation of an unknown category: left out (1.png)",
-        "1 annotation with the same id and box as another: left out (1.png)",
         "1 box with left and right, or top and bottom, swapped: corrected (0.png)",
         "1 box thinner than 1 pixel: left out (0.png)",
+        "1 box of the same class at the same place as another: left out (1.png)",
     ]
+
+
+def test_a_box_given_twice_counts_once(tmp_path):
+    again, other = box(99, 1, (3, 3, 9, 9)) | {"id": 6}, box(99, 3, (3, 3, 9, 9)) | {"id": 7}
+    without_id = {key: value for key, value in again.items() if key != "id"}
+    data, train = read(tmp_path, box(99, 1, (3, 3, 9, 9)) | {"id": 5}, again, without_id, other)
+    assert train.boxes.tolist() == [[3, 3, 12, 12]] * 2
+    assert train.labels.tolist() == [0, 1]
+    line = "2 boxes of the same class at the same place as another: left out (1.png)"
+    assert any(line in warning for warning in data.warnings)
+
+
+def test_the_box_around_a_rotated_one_is_used(tmp_path):
+    # Half sides 15 and 5 about (30, 20). By 90 degrees they change places; by 45 both are (15 + 5) / sqrt(2).
+    data, train = read(
+        tmp_path,
+        box(100, 1, (15, 15, 30, 10), attributes={"occluded": False, "rotation": 90.0}),
+        box(100, 3, (15, 15, 30, 10), attributes={"rotation": "315"}),
+        box(99, 1, (15, 15, 30, 10), attributes={"rotation": 0.0}),
+        box(99, 3, (15, 15, 30, 10), attributes={"rotation": 180}),
+        box(99, 90, (15, 15, 30, 10), attributes=["rotation"]),
+    )
+    half = 20 / 2**0.5
+    expected = [[25, 5, 35, 35], [30 - half, 20 - half, 30 + half, 20 + half], *[[15, 15, 45, 25]] * 3]
+    np.testing.assert_allclose(train.boxes, expected, atol=1e-5)
+    assert "2 boxes rotated: replaced by the upright box around it (0.png)" in data.warnings[0]
+    refuses(
+        lambda: read(tmp_path, box(attributes={"rotation": "left"})),
+        r"annotations\[0\]\.attributes\.rotation: must be a number of degrees, got 'left'",
+    )
+
+
+def test_corners_instead_of_sides_are_noticed(tmp_path):
+    data, _ = read(tmp_path, box(100, 1, (30, 10, 50, 30)), box(99, 1, (20, 20, 45, 39)))
+    assert data.warnings[0].startswith(
+        f"COCO at {tmp_path / 'train'}: 2 of 2 boxes do not fit their images as x, y, width, height, but all "
+        "do as x1, y1, x2, y2; if"
+    )
+
+
+def test_without_any_usable_box_the_findings_are_in_the_error(tmp_path):
+    fractions = [box(100, 1, (0.1, 0.2, 0.3, 0.4)), box(99, 3, (0.5, 0.5, 0.2, 0.2))]
+    refuses(
+        lambda: read(tmp_path, *fractions),
+        r"no boxes to train on \(all 2 boxes lie within two pixels of the corner: they may be fractions; ",
+        r"2 boxes thinner than 1 pixel: left out \(0\.png, 1\.png\)",
+    )
+    refuses(
+        lambda: read(tmp_path, box(iscrowd=1)), r"no boxes to train on \(1 box marked iscrowd or difficult"
+    )
+
+
+def test_ids_may_be_decimals_or_numbers_as_text(tmp_path):
+    data = content(annotations=[box(100, 1), box(99, 3)])
+    data["images"][0]["id"], data["images"][1]["id"] = 100.0, "99"
+    data["categories"][0]["id"] = "3"
+    data["annotations"][0].update(image_id="100", category_id=1.0, id="e7b1")
+    source = coco(train=write(tmp_path, data))
+    assert source.splits["train"].image_ids.tolist() == [100, 99]
+    assert source.splits["train"].labels.tolist() == [0, 1]
+    assert source.classes.ids == (1, 3, 90)
+
+
+def test_ids_that_are_texts_are_numbered(tmp_path):
+    image_ids, category_ids = {100: "c0ffee-1", 99: "c0ffee-2"}, {3: "d", 1: "c", 90: "b"}
+    data = content(annotations=[box(100, 1), box(99, 3), box(99, 90)])
+    for entry in data["images"]:
+        entry["id"] = image_ids[entry["id"]]
+    for entry in data["categories"]:
+        entry["id"] = category_ids[entry["id"]]
+    for entry in data["annotations"]:
+        entry.update(image_id=image_ids[entry["image_id"]], category_id=category_ids[entry["category_id"]])
+    data["annotations"].append({"image_id": "beef", "category_id": "c", "bbox": [1, 1, 9, 9]})
+    source = coco(train=write(tmp_path, data))
+    train = source.splits["train"]
+    assert train.image_ids.tolist() == [1, 2]
+    assert source.classes.names == ("bird", "cat", "dog")  # by name
+    assert [source.classes.names[label] for label in train.labels] == ["cat", "dog", "bird"]
+    lines = [line.partition(": ")[2] for line in source.warnings]
+    assert lines[:2] == [
+        "train.json: the ids of images are texts: they are numbered 1..2, as in detections.json",
+        "train.json: the ids of categories are texts: they are numbered 1..3, as in detections.json",
+    ]
+    assert "1 annotation of an unknown image: left out (train.json)" in lines
+
+
+def test_a_size_of_minus_one_is_unknown(tmp_path):
+    data = content(annotations=[box()])
+    for entry in data["images"]:
+        entry.update(height=-1, width=-1)  # as the VGG Image Annotator writes
+    for sizes in ("check", "file"):
+        train = coco(train=write(tmp_path, data), sizes=sizes).splits["train"]
+        assert train.sizes.tolist() == [[40, 60]] * 2
+
+
+def test_an_empty_box_is_computed_from_the_polygon(tmp_path):
+    _, train = read(tmp_path, box(bbox=(), segmentation=[[5, 6, 25, 6, 25, 36]]))
+    assert train.boxes.tolist() == [[5, 6, 25, 36]]
+    refuses(
+        lambda: read(tmp_path, box(bbox=())), r"annotations\[0\]\.bbox: is missing, and there are no poly"
+    )
+
+
+def test_objects_marked_ignore_are_difficult(tmp_path):
+    _, train = read(tmp_path, box(100, 1, ignore=1), box(99, 1, ignore=0))
+    assert train.ignored.tolist() == [True, False]
+    assert train.crowd.tolist() == [False, False]
+    refuses(lambda: read(tmp_path, box(ignore=2)), r"annotations\[0\]\.ignore: must be 0 or 1, got 2")
+
+
+def test_file_names_may_be_spelled_differently(tmp_path):
+    data = content(images=5, annotations=[box()])
+    stored = ["a.png", "B.PNG", "c d.png", "e.png", "f.v1.png"]
+    listed = ["a", "b.png", "c%20d.png", "sub/E.jpg", "f.v1"]
+    for entry, name in zip(data["images"], listed, strict=True):
+        entry["file_name"] = name
+    source = coco(train=write(tmp_path, data, images=[{"file_name": name} for name in stored]))
+    paths = [os.path.basename(os.fsdecode(path)) for path in source.splits["train"].images]
+    assert paths == stored
+    assert "5 images whose file name is spelled differently: used (a, b.png)" in source.warnings[0]
+    write_png(tmp_path / "train/a.v.png", np.zeros((40, 60, 3), np.uint8))
+    data["images"][0]["file_name"] = "a.v2.png"
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    options = {"images": str(tmp_path / "train"), "annotations": str(tmp_path / "train.json")}
+    refuses(lambda: coco(train=options), r"a\.v2\.png: no such file \(1 of 5 images .*data\.on_error=skip")
+
+
+def test_a_missing_image_can_be_skipped(tmp_path):
+    options = write(tmp_path, content(images=3, annotations=[box(99), box(100), box(98)]))
+    os.remove(tmp_path / "train/1.png")
+    refuses(lambda: coco(train=options), r"1\.png: no such file \(1 of 3 images")
+    source = coco(train=options, on_error="skip")
+    builder = DatasetBuilder(runtime=Runtime(torch.device("cpu")), on_error="skip", error_budget=0.5)
+    dataset = builder.dataset(source, "train", EvalTransform(size=32))
+    assert [dataset.name(index) for index in range(len(dataset))] == ["0", "2"]
+    assert builder.skipped_counts == {"skipped": {"train": 1}}
+    for number in (0, 2):
+        os.remove(tmp_path / f"train/{number}.png")
+    refuses(lambda: coco(train=options, on_error="skip"), r"0\.png: no such file \(3 of 3 images")
+
+
+@pytest.mark.parametrize(
+    ("images", "file"),
+    [
+        ("images", "result.json"),  # Label Studio
+        ("images/default", "annotations/instances_default.json"),  # CVAT
+        ("images", "annotations/instances_default.json"),
+        (".", "_annotations.coco.json"),
+    ],
+)
+def test_one_file_for_all_images_is_divided(tmp_path, images, file):
+    data = content(images=30, annotations=[box(100 - n) for n in range(30)])
+    options = write(tmp_path / "made", data)
+    (tmp_path / images).mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    for path in (tmp_path / "made/train").iterdir():
+        path.rename(tmp_path / images / path.name)
+    os.rename(options["annotations"], tmp_path / file)
+    source = coco(root=str(tmp_path))
+    counts = {split: len(part) for split, part in source.splits.items()}
+    assert counts["train"] + counts["val"] == 30
+    assert 1 <= counts["val"] <= 15
+    assert not set(source.splits["train"].names) & set(source.splits["val"].names)
+    assert f"no splits; {counts['val']} of 30 images are used as val" in source.warnings[0]
 
 
 def test_images_without_objects_are_negatives(tmp_path):
@@ -304,7 +472,7 @@ def broken(change):
             r"annotations\[2\]: must be an object with keys, got None",
         ),
         (lambda d: d["images"][1].pop("id"), r"images\[1\]\.id: must be a whole number, got nothing"),
-        (lambda d: d["images"][1].update(id="7"), r"images\[1\]\.id: must be a whole number, got '7'"),
+        (lambda d: d["images"][1].update(id=7.5), r"images\[1\]\.id: must be a whole number, got 7.5"),
         (lambda d: d["images"][1].update(id=True), r"images\[1\]\.id: must be a whole number, got True"),
         (lambda d: d["images"][1].update(id=10**30), r"images\[1\]\.id: must be a whole number"),
         (lambda d: d["images"][1].update(id=100), r"images\[1\]\.id: 100 is also the id of '0\.png'"),
@@ -346,12 +514,11 @@ def broken(change):
             lambda d: d["annotations"][1].pop("image_id"),
             r"annotations\[1\]\.image_id: must be a whole number",
         ),
-        (lambda d: d["annotations"][1].update(image_id="1"), r"annotations\[1\]\.image_id: must be a whole"),
+        (lambda d: d["annotations"][1].update(image_id="x"), r"annotations\[1\]\.image_id: must be a whole"),
         (lambda d: d["annotations"][1].update(image_id=1.5), r"annotations\[1\]\.image_id: must be a whole"),
         (lambda d: d["annotations"][1].update(category_id=None), r"annotations\[1\]\.category_id: must be"),
         (lambda d: d["annotations"][1].update(category_id=2**63), r"annotations\[1\]\.category_id: must be"),
         (lambda d: d["images"][0].update(id=2**53 + 1), r"images\[0\]\.id: must be at most 2\^53, got 9007"),
-        (lambda d: d["annotations"][1].update(id="x"), r"annotations\[1\]\.id: must be a whole number"),
         (
             lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
             r"annotations\[1\]\.bbox: must be four numbers",

@@ -1,15 +1,17 @@
 """Pascal VOC: where files are searched, what is read from them, and errors."""
 
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from det.data import voc_xml
+from det.data.formats import voc_xml
 from det.data.voc import voc
 from engine.data.images import write_png
 from engine.errors import UserError
@@ -199,6 +201,57 @@ def test_without_splits_the_same_fifth_is_always_val(tmp_path):
     refuses(lambda: voc(root=tree(tmp_path / "single", "a")), "only one image; train and val need")
 
 
+@pytest.mark.parametrize("place", [".", "ImageSets"])
+def test_lists_may_lie_elsewhere_and_hold_paths(tmp_path, place):
+    root = Path(tree(tmp_path, "abcde"))
+    (root / place).mkdir(exist_ok=True)
+    (root / place / "train.txt").write_text(
+        "JPEGImages/a.png\n/data/voc/JPEGImages/b.jpg Annotations/b.xml\n"
+    )
+    (root / place / "Val.txt").write_text("VOC\\JPEGImages\\c.jpg\n./d\n")
+    assert counts(voc(root=str(root))) == {"train": ["a", "b"], "val": ["c", "d"]}
+
+
+def test_folders_of_splits_come_before_lists_at_the_root(tmp_path):
+    for split, names in (("train", "ab"), ("val", "c")):
+        tree(tmp_path / split, names, ".", ".")
+    (tmp_path / "train.txt").write_text("a")
+    assert counts(voc(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+
+
+def test_a_missing_image_of_a_list_can_be_skipped(tmp_path):
+    root = tree(tmp_path, "abc", train="ab", val="c")
+    os.remove(tmp_path / "JPEGImages/b.png")
+    refuses(lambda: voc(root=root), r"b: no such image \(1 of the 2 names of train .*data\.on_error=skip")
+    data = voc(root=root, on_error="skip")
+    assert counts(data) == {"train": ["a", "b"], "val": ["c"]}
+    refuses(lambda: data.dataset("train", None).read(1), r"JPEGImages/b: cannot be read \(No such file")
+    os.remove(tmp_path / "JPEGImages/a.png")
+    refuses(lambda: voc(root=root, on_error="skip"), r"a: no such image \(2 of the 2 names of train")
+
+
+def test_identical_images_are_on_one_side_of_an_automatic_split(tmp_path):
+    root = Path(tree(tmp_path, [f"{n:03d}" for n in range(60)]))
+    for number in range(20):  # copies under other names
+        shutil.copy(root / f"JPEGImages/{number:03d}.png", root / f"JPEGImages/x{number}.png")
+        shutil.copy(root / f"Annotations/{number:03d}.xml", root / f"Annotations/x{number}.xml")
+    data = voc(root=str(root))
+    side = {name: split for split, listed in counts(data).items() for name in listed}
+    assert len(side) == 80
+    assert {side[f"x{n}"] == side[f"{n:03d}"] for n in range(20)} == {True}
+    assert {side[f"x{n}"] for n in range(20)} == {"train", "val"}
+    assert (
+        "20 images are copies of another and on the same side of the split as it (x0.png" in data.warnings[1]
+    )
+
+
+def test_two_images_are_divided_unless_they_are_the_same(tmp_path):
+    root = Path(tree(tmp_path, "ab"))
+    assert {split: len(part) for split, part in voc(root=str(root)).splits.items()} == {"train": 1, "val": 1}
+    shutil.copy(root / "JPEGImages/a.png", root / "JPEGImages/b.png")
+    refuses(lambda: voc(root=str(root)), "only one image; train and val need")
+
+
 def test_the_right_root_is_suggested(tmp_path):
     tree(tmp_path / "VOCdevkit/VOC2012", train="ab", val="c")
     message = refuses(lambda: voc(root=str(tmp_path)), "no images in this folder")
@@ -248,8 +301,47 @@ def test_boxes_are_corners_from_0_unless_one_based(tmp_path):
     assert one(tmp_path, *objects, one_based=True)[1].boxes.tolist() == [[0, 0, 60, 40], [9.5, 4, 30, 25.5]]
 
 
+def test_an_object_given_twice_counts_once(tmp_path):
+    data, train = one(tmp_path, CAT, ("dog", CAT[1]), CAT, CAT)
+    assert train.boxes.tolist() == [[10, 5, 30, 25]] * 2
+    line = "2 boxes of the same class at the same place as another: left out (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
+def test_the_box_around_a_rotated_one_is_used(tmp_path):
+    def turned(degrees):
+        attribute = f"<attribute><name>rotation</name><value>{degrees}</value></attribute>"
+        return f"<attributes><attribute><name>truncated</name></attribute>{attribute}</attributes>"
+
+    data, train = one(
+        tmp_path,
+        ("cat", (15, 15, 45, 25), turned("90.0")),
+        ("cat", (15, 15, 45, 25), turned("180")),
+        ("dog", (15, 15, 45, 25), turned("0")),
+    )
+    # Half sides 15 and 5 about (30, 20) change places.
+    np.testing.assert_allclose(train.boxes, [[25, 5, 35, 35], [15, 15, 45, 25], [15, 15, 45, 25]], atol=1e-5)
+    line = "1 box rotated: replaced by the upright box around it (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
+def test_the_rotated_boxes_of_rolabelimg(tmp_path):
+    tree(tmp_path, "ab", train="a", val="b")
+    box = "<cx>30</cx><cy>20</cy><w>30</w><h>10</h><angle>1.5707963</angle>"  # in radians
+    text = f"<annotation><object><name>cat</name><robndbox>{box}</robndbox></object></annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(text)
+    boxes = voc(root=str(tmp_path)).splits["train"].boxes
+    np.testing.assert_allclose(boxes, [[25, 5, 35, 35]], atol=1e-5)
+
+
+def test_sides_instead_of_corners_are_noticed(tmp_path):
+    data, _ = one(tmp_path, ("cat", (30, 20, 10, 15)), ("cat", (40, 20, 15, 15)))
+    assert "2 of 2 boxes do not fit their images as xmin, ymin, xmax, ymax, but" in data.warnings[0]
+
+
 def test_difficult_objects_are_ignored(tmp_path):
-    _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), (*CAT, "<difficult>0</difficult>"))
+    other = ("cat", (10, 5, 31, 25), "<difficult>0</difficult>")
+    _, train = one(tmp_path, CAT, (*CAT, "<difficult>1</difficult>"), other)
     assert train.ignored.tolist() == [False, True, False]
     assert not train.crowd.any()
 
@@ -262,7 +354,7 @@ def test_parts_of_objects_are_not_objects(tmp_path):
 
 
 def test_classes_are_those_of_the_files_or_selected(tmp_path):
-    objects = [(name, (10, 5, 30, 25)) for name in ("dog", "cat", " dog ", "ant")]
+    objects = [(name, (10, y, 30, 25)) for y, name in enumerate(("dog", "cat", " dog ", "ant"))]
     data, train = one(tmp_path, *objects)
     assert data.classes.names == ("ant", "cat", "dog")
     assert train.labels.tolist() == [2, 1, 2, 0]

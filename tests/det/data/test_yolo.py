@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from det.data.coco import coco
-from det.data.yolo import read_rows, yolo
+from det.data.formats.yolo_rows import read_rows
+from det.data.yolo import yolo
 from engine.data.images import write_png
 from engine.errors import UserError
 from tests.refusals import check_line, refuses
@@ -113,7 +114,88 @@ def test_lists_of_images_and_nested_folders(own):
     assert names(data)["train"] == ["deep/d", "a"]
     assert data.splits["train"].labels.tolist() == [1, 0]
     (own / "train.txt").write_text("images/train/x.png")
-    refuses(lambda: yolo(root=str(own)), r"images/train/x\.png: no such image; correct .*train\.txt")
+    refuses(
+        lambda: yolo(root=str(own)),
+        r"images/train/x\.png: no such image \(1 of the 1 listed\); correct .*train\.txt",
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "deep/images/train/a.png",  # relative to the root
+        "images/train/a.png",  # relative to `path`
+        r"C:\Users\me\set\images\train\a.png",
+        "/content/set/deep/images/train/a.png",
+        "data/deep/images/train/a.png",
+        "../images/train/a.png",
+    ],
+)
+def test_entries_of_lists_are_found_where_the_images_are(tmp_path, entry):
+    for name in ("train/a", "val/c"):
+        add(tmp_path / "deep", name)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.txt").write_text(f"{entry}\n{entry}\n")
+    data = yolo(root=describe(tmp_path, path="deep", train="../lists/train.txt"))
+    assert names(data) == {"train": ["a"], "val": ["c"]}
+    assert len(data.splits["train"].boxes) == 1
+    assert any("1 image listed again: used once (a.png)" in line for line in data.warnings)
+
+
+def test_a_missing_image_of_a_list_can_be_skipped(own):
+    (own / "train.txt").write_text("images/train/a.png\nimages/train/x.png")
+    root = describe(own, train="train.txt")
+    refuses(lambda: yolo(root=root), r"x\.png: no such image \(1 of the 2 listed\).*data\.on_error=skip")
+    data = yolo(root=root, on_error="skip")
+    assert names(data)["train"] == ["a", "x"]
+    assert data.splits["train"].sizes.tolist() == [[40, 60], [0, 0]]
+
+
+def test_one_of_several_folders_may_be_missing(own):
+    data = yolo(root=describe(own, train=["images/train", "images/more"]))
+    assert "train: images/more does not exist; the other folders or lists" in data.warnings[0]
+
+
+def test_folders_may_begin_with_a_capital(tmp_path):
+    add(tmp_path, "train/a")
+    add(tmp_path, "val/c")
+    for name in ("images", "labels"):
+        (tmp_path / name).rename(tmp_path / name.capitalize())
+    data = yolo(root=describe(tmp_path, train="Images/train", val="Images/val"))
+    assert len(data.splits["train"].boxes) == 1
+    (tmp_path / "Labels").rename(tmp_path / "labels")
+    assert len(yolo(root=str(tmp_path)).splits["train"].boxes) == 1
+
+
+def test_an_export_of_cvat(tmp_path):
+    for number in range(12):
+        add(tmp_path, str(number))
+        (tmp_path / "obj_train_data").mkdir(exist_ok=True)
+        (tmp_path / f"images/{number}.png").rename(tmp_path / f"obj_train_data/{number}.png")
+        (tmp_path / f"labels/{number}.txt").rename(tmp_path / f"obj_train_data/{number}.txt")
+    (tmp_path / "images").rmdir()
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("\n".join(f"data/obj_train_data/{n}.png" for n in range(12)))
+    data = yolo(root=str(tmp_path))
+    assert data.classes.names == ("cat", "dog")
+    assert sorted(names(data)["train"] + names(data)["val"], key=int) == [str(n) for n in range(12)]
+    assert len(data.splits["val"].boxes) == len(data.splits["val"])
+    assert f"no splits; {len(data.splits['val'])} of 12 images are used as val" in data.warnings[0]
+    (tmp_path / "val.txt").write_text("data/obj_train_data/11.png")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/0.png")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["0"], "val": ["11"]}
+
+
+def test_an_export_of_label_studio(tmp_path):
+    for number in range(12):
+        add(tmp_path, str(number))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "notes.json").write_text("{}")
+    data = yolo(root=str(tmp_path))
+    assert data.classes.names == ("cat", "dog")
+    assert {len(part.boxes) == len(part) for part in data.splits.values()} == {True}
+    assert len(data.splits["train"]) + len(data.splits["val"]) == 12
 
 
 def test_labels_beside_the_images(tmp_path):
@@ -141,6 +223,16 @@ def test_a_missing_split_is_left_out_and_reported(own):
     refuses(lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: has no train, val or test")
 
 
+def test_val_may_be_train(own):
+    data = yolo(root=describe(own, val="images/train"))
+    assert names(data) == {"train": ["a", "b"]}
+    refuses(
+        lambda: data.dataset("val", None),
+        r"no split 'val' .* val: all of its 2 images are also in train; the split is left out; set "
+        "data.split=train",
+    )
+
+
 # ---------------------------------------------------------------------- reading
 
 
@@ -159,11 +251,117 @@ def test_an_image_without_a_label_file_has_no_objects(own):
     )
 
 
+def test_labeled_images_that_are_not_read_are_named(own):
+    (own / "images/train/b.png").rename(own / "images/train/b.jp2")
+    (own / "labels/train/d.txt").write_text("0 .5 .5 .2 .2")
+    (own / "labels/train/classes.txt").write_text("cat\ndog")
+    data = yolo(root=str(own))
+    assert names(data)["train"] == ["a"]
+    lines = [line.partition(": ")[2] for line in data.warnings]
+    assert any(
+        line.startswith("1 file that is no .") and line.endswith(": left out (b.jp2)") for line in lines
+    )
+    assert "2 label files without an image: left out (b.txt, d.txt)" in lines
+
+
+def test_label_files_beside_images_need_one_too(tmp_path):
+    for split, name in (("train", "a"), ("val", "b")):
+        add(tmp_path, name)
+        (tmp_path / split).mkdir()
+        (tmp_path / f"images/{name}.png").rename(tmp_path / split / f"{name}.png")
+        (tmp_path / f"labels/{name}.txt").rename(tmp_path / split / f"{name}.txt")
+        (tmp_path / split / "classes.txt").write_text("cat")
+        (tmp_path / split / f"{name}.json").write_text("{}")
+    (tmp_path / "train/z.txt").write_text("0 .5 .5 .2 .2")
+    lines = [
+        line.partition(": ")[2] for line in yolo(root=describe(tmp_path, train="train", val="val")).warnings
+    ]
+    assert "1 label file without an image: left out (z.txt)" in lines
+    assert not any(line.startswith("1 file") for line in lines)
+
+
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
-    labels, boxes = read_rows(tmp_path / "a.txt", 2)
+    labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
     assert labels.tolist() == [1, 0]
     np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
+
+
+def boxes_of(own, rows, name="train/a", **content):
+    """The boxes of the first training image, of 80 x 100 pixels, with these rows; and the warnings."""
+    add(own, name, rows, height=80, width=100)
+    data = yolo(root=describe(own, **content))
+    return data.splits["train"].objects(0)[0].round(3).tolist(), [w.partition(": ")[2] for w in data.warnings]
+
+
+def test_of_rows_with_keypoints_only_the_box_is_used(own):
+    row = "0 .5 .5 .2 .2 .45 .45 .55 .55"  # box: 50 +- 10 and 40 +- 8 pixels
+    boxes, lines = boxes_of(own, row, kpt_shape=[2, 2])
+    assert boxes == [[40, 32, 60, 48]]
+    assert "1 row with keypoints: only the box is used (a.txt)" in lines
+    boxes, _ = boxes_of(own, "0 .5 .5 .2 .2 .45 .45 2 0 0 0\n0 .5 .5 .4 .4", kpt_shape=[2, 3])
+    assert boxes == [[40, 32, 60, 48], [30, 24, 70, 56]]
+    refuses(
+        lambda: boxes_of(own, row, kpt_shape=[3, 2]),
+        r"a\.txt: line 1: must be class cx cy w h and 3 keypoints of 2 numbers \(kpt_shape\), got 9 values",
+    )
+    for shape in (5, [2], [2, 4], ["a", 2], [0, 2]):
+        refuses(lambda shape=shape: boxes_of(own, row, kpt_shape=shape), r"data\.yaml: kpt_shape: must be \[")
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ("0 .5 .5 .2 .2 .45 .45 .55 .55", [2, 2]),
+        ("0 .5 .5 .2 .2 .45 .45 2 .55 .55 1", [2, 3]),
+        ("0 .3 .4 .1 .1 .28 .38 .3 .4 .33 .43 0 0", [4, 2]),
+    ],
+)
+def test_rows_that_may_be_polygons_or_keypoints_are_not_guessed(own, row, shape):
+    message = r"a\.txt: line 1: may be a polygon, or .*add kpt_shape: \[\d, 2\] .* or kpt_shape: \[\] if"
+    refuses(lambda: boxes_of(own, row), message)
+    x, y, width, height = map(float, row.split()[1:5])
+    boxes, _ = boxes_of(own, row, kpt_shape=shape)
+    expected = [100 * (x - width / 2), 80 * (y - height / 2), 100 * (x + width / 2), 80 * (y + height / 2)]
+    assert boxes == [pytest.approx(expected, abs=1e-3)]
+
+
+def test_polygons_without_keypoints_may_look_like_them(own):
+    boxes, _ = boxes_of(own, "0 .5 .5 .2 .2 .45 .45 .55 .55", kpt_shape=[])
+    assert boxes == [[20, 16, 55, 44]]
+
+
+def test_small_polygons_near_the_center_are_not_taken_for_keypoints(own):
+    # All points lie in the box that the first four numbers would be, near its center.
+    boxes, lines = boxes_of(own, "0 .45 .45 .5 .45 .5 .5 .45 .5\n1 .4 .4 .5 .4 .45 .5")
+    assert boxes == [[45, 36, 50, 40], [40, 32, 50, 40]]
+    assert not [line for line in lines if "row" in line]
+
+
+def test_the_rows_of_a_tracker_are_boxes(own):
+    # Two objects, with a score and a track id, then with one of them.
+    boxes, lines = boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 2")
+    assert boxes == [[40, 32, 60, 48], [10, 32, 30, 48]]
+    assert "2 rows with a score or a track id after the box: only the box is used (a.txt)" in lines
+    assert boxes_of(own, "0 .5 .5 .2 .2 .93")[0] == [[40, 32, 60, 48]]
+    assert boxes_of(own, "0 .5 .5 .2 .2 17")[0] == [[40, 32, 60, 48]]
+    # A triangle at the lower edge, among others.
+    assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
+
+
+def test_a_row_given_twice_counts_once(own):
+    polygon = "0 .4 .4 .6 .4 .6 .6 .4 .6"
+    boxes, lines = boxes_of(own, f"0 .5 .5 .2 .2\n0 0.50 0.5 0.20001 0.2\n{polygon}\n1 .5 .5 .2 .2")
+    assert boxes == [[40, 32, 60, 48]] * 2  # of either class
+    assert "2 boxes of the same class at the same place as another: left out (a.txt)" in lines
+
+
+def test_corners_instead_of_centers_are_noticed(own):
+    add(own, "train/b", "1 .1 .1 .9 .9")
+    _, lines = boxes_of(own, "0 0 0 .9 .9\n0 .1 .2 .8 .7\n0 .2 .1 .9 .9")
+    assert lines[0].startswith(
+        "4 of 4 boxes do not fit their images as center x, center y, width, height, but"
+    )
 
 
 def test_boxes_over_the_edge_are_clipped(own):
@@ -194,7 +392,7 @@ def test_an_unreadable_image_is_reported(own):
         ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers, got 'cat 0.5"),
         ("0,0.5,0.5,0.5,0.5", "line 1: must be numbers"),
         ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
-        ("0 0.5 0.5 0.5 0.5 0.9", "line 1: must be class cx cy w h.*got 6 values"),
+        ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),
         ("0", "line 1: must be class cx cy w h.*got 1 values"),
         ("0 30 20 10 10", r"line 1: must be fractions of the image in 0\.\.1, got '30 20 10 10'; divide"),
         ("\xff\xfe\x00", "not a text file"),

@@ -11,7 +11,14 @@ import time
 import pytest
 
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, find_same_content, locked, pack_paths, write_json
+from engine.io.files import (
+    evenly_spaced,
+    find_same_content,
+    groups_of_same_content,
+    locked,
+    pack_paths,
+    write_json,
+)
 
 
 def test_json_is_written_atomically(tmp_path, monkeypatch):
@@ -47,6 +54,15 @@ def test_a_lock_is_released_if_its_process_is_killed(tmp_path, capfd):
         child.join(10)
     with locked(tmp_path / "lock", waiting_for="a free lock"):
         assert "a free lock" not in capfd.readouterr().out
+
+
+def test_groups_of_files_with_the_same_content(tmp_path):
+    contents = {"a": b"123", "b": b"456", "c": b"123", "d": b"4567", "e": b"456", "f": b"123"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in [*contents, "none"]]
+    groups = [[path[-1] for path in group] for group in groups_of_same_content(paths)]
+    assert groups == [["a", "c", "f"], ["b", "e"]]
 
 
 def test_files_with_the_same_content_are_found(tmp_path):

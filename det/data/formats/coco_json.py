@@ -5,7 +5,6 @@ msgspec decodes and checks types, and skips what is not used (polygons are two t
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from det.data.cleaning import around_rotated
+from det.data.formats.coco_dialects import box_around, normalize
 from engine.errors import UserError
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
@@ -45,10 +46,11 @@ class _Category(msgspec.Struct, gc=False):
 class _Annotation(msgspec.Struct, gc=False):
     image_id: _Id
     category_id: _Id
-    id: _Id = -1
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
     iscrowd: bool | float | None = None
+    ignore: bool | float | None = None
+    attributes: Any = None
 
 
 class _File(msgspec.Struct):
@@ -79,6 +81,8 @@ _EXPECTED = {
     "bbox": "four numbers x, y, width, height",
     "area": "a number",
     "iscrowd": "0 or 1",
+    "ignore": "0 or 1",
+    "rotation": "a number of degrees",
 }
 """The expected value of each key, for messages."""
 
@@ -90,12 +94,14 @@ class CocoFile:
     Attributes:
         image_ids, file_names, sizes: per image; a size is (height, width), or None if unknown.
         categories: id -> name.
-        ids: int64 [B], -1 for none.
         owners, category_ids: int64 [B]; an owner is an image id.
-        boxes: float64 [B, 4], xyxy.
+        boxes: float64 [B, 4], xyxy; around the box if it is rotated.
+        rotated: bool [B], whether it is (CVAT's `attributes.rotation`).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
+        ignored: bool [B], mmdetection's `ignore`.
         annotated: whether the file has a list of annotations, even an empty one.
+        notes: lines about what had to be decided while reading.
     """
 
     path: Path
@@ -103,31 +109,37 @@ class CocoFile:
     file_names: list[str]
     sizes: list[tuple[int, int] | None]
     categories: dict[int, str]
-    ids: NDArray[np.int64]
     owners: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    rotated: NDArray[np.bool_]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
     annotated: bool
+    notes: list[str]
 
 
 def read(path: str | Path) -> CocoFile:
     """Read and check a file. Raises: UserError naming the file and the key that is missing or wrong."""
     path = Path(path)
     data = _read_bytes(path)
-    file = _decode(path, data, _File)
+    file, notes = _decode(path, data, _File)
     if not file.images:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
     if any(entry.bbox is None for entry in annotations):
-        _fill_missing_boxes(path, annotations, _decode(path, data, _Outlines).annotations)
+        outlines = _decode(path, data, _Outlines)[0].annotations
+        for row, entry in enumerate(annotations):
+            if entry.bbox is None:
+                entry.bbox = box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
     return CocoFile(
         path=path,
         **_images(path, file.images),
         categories=_categories(path, file.categories),
         **_annotations(path, annotations),
         annotated=file.annotations is not None,
+        notes=notes,
     )
 
 
@@ -138,15 +150,17 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _decode(path: Path, data: bytes, kind: type[T]) -> T:
+def _decode(path: Path, data: bytes, kind: type[T]) -> tuple[T, list[str]]:
+    """The content, and the notes of `normalize`."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind), []
     except (msgspec.DecodeError, RecursionError):
         pass
     # Python's JSON also has NaN and Infinity, as exported for broken boxes, and a byte order mark.
     content = _parse(path, data)
+    notes = normalize(content)
     try:
-        return msgspec.convert(content, type=kind)
+        return msgspec.convert(content, type=kind), notes
     except msgspec.ValidationError as error:
         _explain(path, content, str(error))
 
@@ -229,46 +243,45 @@ def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
     boxes = boxes.reshape(-1, 4)
     with np.errstate(over="ignore"):  # a box with an infinite side is left out later
         boxes[:, 2:] += boxes[:, :2]  # in the file: x, y, width, height
+    angles = _angles(path, entries)
+    rotated = angles % 180 != 0
+    boxes[rotated] = around_rotated(boxes[rotated], np.deg2rad(angles[rotated]))
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN
     if len(too_large := np.flatnonzero(np.abs(areas) > _LARGEST_NUMBER)):
         raise _wrong(path, f"annotations[{too_large[0]}].area", f"{areas[too_large[0]]:g}")
-    crowd = np.zeros(count, bool)
-    for row, entry in enumerate(entries):
-        if entry.iscrowd:
-            if entry.iscrowd != 1:
-                raise _wrong(path, f"annotations[{row}].iscrowd", repr(entry.iscrowd))
-            crowd[row] = True
     return {
-        "ids": np.fromiter((entry.id for entry in entries), np.int64, count),
         "owners": np.fromiter((entry.image_id for entry in entries), np.int64, count),
         "category_ids": np.fromiter((entry.category_id for entry in entries), np.int64, count),
         "boxes": boxes,
+        "rotated": rotated,
         "areas": areas,
-        "crowd": crowd,
+        "crowd": _flags(path, entries, "iscrowd"),
+        "ignored": _flags(path, entries, "ignore"),
     }
 
 
-def _fill_missing_boxes(path: Path, entries: list[_Annotation], outlines: Sequence[_Outline]) -> None:
-    """Set each missing box to the bounding box of the polygons."""
+def _flags(path: Path, entries: list[_Annotation], key: str) -> NDArray[np.bool_]:
+    flags = np.zeros(len(entries), bool)
     for row, entry in enumerate(entries):
-        if entry.bbox is None:
-            entry.bbox = _box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
+        if value := getattr(entry, key):
+            if value != 1:
+                raise _wrong(path, f"annotations[{row}].{key}", repr(value))
+            flags[row] = True
+    return flags
 
 
-def _box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
-    """x, y, width, height around polygons [[x1, y1, x2, y2, ...], ...]."""
-    if isinstance(polygons, dict):
-        raise UserError(
-            f"{where}.bbox: is missing, and the segmentation is run-length encoded; add bbox, for example "
-            "with pycocotools.mask.toBbox"
-        )
-    points: list[Any] = []
-    for polygon in polygons if isinstance(polygons, list) else ():
-        points += polygon if isinstance(polygon, list) and len(polygon) % 2 == 0 else [None]
-    if not points or not all(type(value) in (int, float) and not abs(value) > 1e300 for value in points):
-        raise UserError(f"{where}.bbox: is missing, and there are no polygons to compute it from; add bbox")
-    left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-    return left, top, right - left, bottom - top
+def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
+    """[B]: the rotation of each box in degrees."""
+    angles = np.zeros(len(entries))
+    for row, entry in enumerate(entries):
+        if isinstance(entry.attributes, dict) and (angle := entry.attributes.get("rotation")):
+            try:
+                angles[row] = float(angle)
+            except (TypeError, ValueError, OverflowError):
+                angles[row] = np.nan
+            if not np.isfinite(angles[row]):
+                raise _wrong(path, f"annotations[{row}].attributes.rotation", f"{angle!r:.60}")
+    return angles
 
 
 def _check_text(path: Path, where: str, text: str) -> None:
@@ -278,8 +291,8 @@ def _check_text(path: Path, where: str, text: str) -> None:
 
 
 def _size(path: Path, where: str, entry: _Image) -> tuple[int, int] | None:
-    """(height, width); None if either is missing, null or 0."""
-    if not entry.height or not entry.width:
+    """(height, width); None if either is missing, null, 0 or, as the VGG Image Annotator writes, -1."""
+    if not entry.height or not entry.width or -1 in (entry.height, entry.width):
         return None
     for key, side in (("height", entry.height), ("width", entry.width)):
         if not (0 < side <= _LARGEST_SIDE and side == int(side)):

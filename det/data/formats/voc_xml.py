@@ -18,11 +18,15 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocObject(NamedTuple):
-    """One object; `box` is xyxy as written, NaN if a number is not finite."""
+    """One object; `box` is xyxy as written, NaN if a number is not finite.
+
+    `angle`: by which the box is turned about its center, in radians.
+    """
 
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
+    angle: float = 0
 
 
 class VocFile(NamedTuple):
@@ -99,14 +103,25 @@ def _object(node: Element, where: str) -> VocObject:
     name = _text(node, "name")
     if not name or not name.isprintable():
         raise UserError(f"{where}: has no <name>; add the name of its class")
-    box = node.find("bndbox")
-    if box is None:
-        raise UserError(f"{where} ({name!r:.40}): has no <bndbox>; draw its box or remove the object")
-    x1, y1, x2, y2 = (_number(box, side, where) for side in _SIDES)
+    box, angle = _box(node, f"{where} ({name!r:.40})", where)
     difficult = _text(node, "difficult").lower()
     if difficult not in ("", "0", "1", "false", "true"):
         raise UserError(f"{where}: <difficult> must be 0 or 1, got {difficult!r:.40}")
-    return VocObject(name, (x1, y1, x2, y2), difficult in ("1", "true"))
+    return VocObject(name, box, difficult in ("1", "true"), angle)
+
+
+def _box(node: Element, named: str, where: str) -> tuple[tuple[float, float, float, float], float]:
+    """The box, and its angle in radians: CVAT's attribute `rotation` (degrees) or roLabelImg's <robndbox>."""
+    if (box := node.find("bndbox")) is not None:
+        x1, y1, x2, y2 = (_number(box, side, where) for side in _SIDES)
+        turned = (item for item in node.iterfind("attributes/attribute") if _text(item, "name") == "rotation")
+        attribute = next(turned, None)
+        angle = 0.0 if attribute is None else _number(attribute, "value", f"{where}: attribute rotation")
+        return (x1, y1, x2, y2), math.radians(angle % 180)
+    if (box := node.find("robndbox")) is not None:
+        x, y, width, height, angle = (_number(box, tag, where) for tag in ("cx", "cy", "w", "h", "angle"))
+        return (x - width / 2, y - height / 2, x + width / 2, y + height / 2), angle
+    raise UserError(f"{named}: has no <bndbox>; draw its box or remove the object")
 
 
 def _size(root: Element, where: str) -> tuple[int, int] | None:

@@ -1,11 +1,11 @@
 """Finds the images and XML files of a Pascal VOC dataset under various folder names."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from det.data.division import divide
 from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
@@ -16,10 +16,11 @@ IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "ph
 XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls", "labels", "label", "bboxes")
 
 
+_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", ".")
+"""Where lists of names are, below the root."""
+
+
 _XML = (".xml",)
-
-
-_VAL_SHARE = 0.2
 
 
 Stems = dict[str, str]
@@ -43,8 +44,8 @@ def find_splits(
         images, annotations: folders below `root` or a split's folder. Default: one with a usual name, else
             the folder itself, else the only one in it that has such files.
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
-            ImageSets/Main, else folders named after splits, else a fifth of the images for val, by the hash
-            of their names.
+            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root, else a fifth
+            of the images for val, by the hash of their names.
 
     Raises:
         UserError: if there are no images or no XML files.
@@ -64,9 +65,15 @@ def find_splits(
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
     outer = [root / images] if images else list(_named(root, IMAGE_FOLDERS))
     inner = [_subfolders(folder) for folder in outer if folder.is_dir()]
-    lists = {path.stem: path.stem for path in (root / "ImageSets/Main").glob("*.txt")}
-    for folders in (None, _subfolders(root), *inner):
-        places = lists if folders is None else {name: path.name for name, path in folders.items()}
+    lists = [
+        {
+            path.stem.lower(): path.relative_to(root).as_posix()
+            for path in sorted((root / place).glob("*.txt"))
+        }
+        for place in _LIST_FOLDERS
+    ]
+    folders = ({name: path.name for name, path in each.items()} for each in (_subfolders(root), *inner))
+    for places in (lists[0], *folders, *lists[1:]):
         names = {
             split: next((places[name] for name in usual if name in places), None)
             for split, usual in SPLIT_NAMES.items()
@@ -185,15 +192,20 @@ def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
 
 
 def _read_list(path: Path) -> list[str]:
-    """The names in a list, one per line, without suffixes or the second column of per-class lists."""
+    """The names in a list, one per line, without folders and suffixes.
+
+    A second column, of per-class lists or with the XML file, is not used.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
     names = []
     for line in filter(None, map(str.strip, lines)):
-        name, _, second = line.rpartition(" ")
-        name = name.strip() if second in ("-1", "0", "1") and name else line
+        first, _, second = line.rpartition(" ")
+        first = first.strip()
+        paired = second in ("-1", "0", "1") or second.lower().endswith(".xml")
+        name = (first if paired and first else line).replace("\\", "/").rpartition("/")[2]
         stem, suffix = os.path.splitext(name)
         names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml") else name)
     if not names:
@@ -202,22 +214,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
-    """A fifth of the images for val, by a hash of their names, so new images do not move the others."""
-    ranks = {name: _rank(name) for name in files.names}
-    if len(ranks) < 2:
-        raise UserError(f"{root}: only one image; train and val need at least one each")
-    val = [name for name, rank in ranks.items() if rank < _VAL_SHARE] or [min(ranks, key=ranks.__getitem__)]
-    if len(val) == len(ranks):
-        val.remove(max(ranks, key=ranks.__getitem__))
-    train = [name for name in files.names if name not in set(val)]
-    line = (
-        f"{root}: no splits; {len(val)} of {len(ranks)} images are used as val, chosen by a hash of their "
-        "names; to choose them yourself, add ImageSets/Main/train.txt and val.txt, or folders train and val"
-    )
-    return {"train": files._replace(names=train), "val": files._replace(names=val)}, [line]
-
-
-def _rank(name: str) -> float:
-    """0..1, by the hash of the name."""
-    digest = hashlib.blake2b(os.fsencode(name), digest_size=4).digest()
-    return int.from_bytes(digest, "big") / 2**32
+    remedy = "add ImageSets/Main/train.txt and val.txt, or folders train and val"
+    val, lines = divide(root, files.images, remedy=remedy)
+    parts = {"train": [n for n in files.names if n not in val], "val": [n for n in files.names if n in val]}
+    return {split: files._replace(names=names) for split, names in parts.items()}, lines

@@ -1,0 +1,127 @@
+"""What a YOLO dataset says about itself: data.yaml, or the files of Darknet, CVAT and Label Studio."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from engine.data.class_map import ClassMap
+from engine.errors import UserError
+
+_MAX_BYTES = 1_000_000
+
+
+_NAMES = ("obj.names", "classes.txt", "data/obj.names", "labels/classes.txt")
+"""Files with the name of a class per line, of datasets without a yaml file."""
+
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+
+_ALL_IMAGES = ("images", "Images", "obj_train_data", "data/obj_train_data", ".")
+"""Folders of all images, of datasets without a yaml file and splits."""
+
+
+class Config(NamedTuple):
+    """The file to name in messages, its content in the layout of data.yaml, and whether train has to be
+    divided into train and val."""
+
+    file: Path
+    content: dict[str, Any]
+    divided: bool = False
+
+
+def find_config(root: Path) -> Config:
+    """The configuration of a folder, or in a file.
+
+    Raises:
+        UserError: if there is none, or it is not valid.
+    """
+    if root.is_file():
+        return Config(root, _load(root))
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; check data.root")
+    files = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
+    if len(files) == 1:
+        return Config(files[0], _load(files[0]))
+    if files:
+        raise UserError(f"{root}: several .yaml files; set data.root to the file itself")
+    names = next((root / name for name in _NAMES if (root / name).is_file()), None)
+    if names is None:
+        raise UserError(
+            f"{root}: no .yaml files, and no {' or '.join(_NAMES[:2])} with the classes; set data.root to "
+            "the file itself, or add data.yaml"
+        )
+    return _without_yaml(root, names)
+
+
+def _without_yaml(root: Path, file: Path) -> Config:
+    classes = [line.strip() for line in _text(file).splitlines() if line.strip()]
+    content: dict[str, Any] = {"names": classes, "path": str(root)}
+    for name, split in _SPLITS.items():
+        places = (
+            f"{name}.txt",
+            f"data/{name}.txt",
+            f"images/{name}",
+            f"{name}/images",
+            f"obj_{name}_data",
+            name,
+        )
+        place = next((place for place in places if (root / place).exists()), None)
+        if place is not None:
+            content.setdefault(split, place)
+    if "train" not in content:
+        content["train"] = next(place for place in _ALL_IMAGES if (root / place).is_dir())
+    return Config(file, content, divided="val" not in content)
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise UserError(
+                f"{file}: over {_MAX_BYTES // 10**6} MB, too large for a data.yaml; check data.root"
+            )
+        return text.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not valid YAML ({error}); correct it") from None
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(_text(file))
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply to be a data.yaml") from None
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        # Wrong tags ("!!int x") make the yaml library raise any of these.
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split()):.100}); correct it") from None
+    if not isinstance(content, dict) or "names" not in content:
+        raise UserError(f"{file}: names: is missing; list the classes, and train, val and test")
+    return content
+
+
+def read_classes(file: Path, content: dict[str, Any]) -> ClassMap:
+    """The classes in the content of `file`. Raises: UserError if they are not valid."""
+    names = content["names"]
+    if isinstance(names, dict):
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise UserError(f"{file}: names: must be numbered 0..{len(names) - 1} without gaps")
+        by_number = {int(number): name for number, name in names.items()}
+        names = [by_number[number] for number in range(len(by_number))]
+    if not isinstance(names, list):
+        raise UserError(
+            f"{file}: names: must be a list of classes or {{0: name, 1: name}}, got {names!r:.60}"
+        )
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise UserError(f"{file}: nc: is {count!r:.20} but there are {len(names)} names; correct one")
+    try:
+        # A class can be named 1 or yes, which yaml does not read as text.
+        return ClassMap(names=tuple(name if isinstance(name, str) else repr(name) for name in names))
+    except ValueError as error:
+        raise UserError(f"{file}: names: {error}") from None

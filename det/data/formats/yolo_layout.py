@@ -1,0 +1,157 @@
+"""Finds the images of a YOLO dataset's splits, and the label file of each image."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from det.data.cleaning import AnnotationIssues
+from engine.data.images import IMAGE_SUFFIXES
+from engine.errors import UserError
+
+_NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml", "")
+"""Suffixes of files that programs write next to images, in lower case."""
+
+
+_IMAGES_FOLDER = re.compile(rf"(?<={re.escape(os.sep)})(images)(?={re.escape(os.sep)})", re.IGNORECASE)
+
+
+_LABELS_FOLDER = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
+
+
+_LISTS = (
+    "classes.txt",
+    "labels.txt",
+    "readme.txt",
+    "train.txt",
+    "val.txt",
+    "valid.txt",
+    "test.txt",
+    "notes.txt",
+)
+"""Text files next to images that are no label files."""
+
+
+def label_file(image: str) -> str:
+    """The path of an image's label file: `labels` instead of the last folder `images`, else next to it."""
+    stem = os.path.splitext(image)[0]
+    places = [match.span(1) for match in _IMAGES_FOLDER.finditer(stem)]
+    if not places:
+        return f"{stem}.txt"
+    start, end = places[-1]
+    usual = _LABELS_FOLDER.get(stem[start:end], "labels")
+    names = [name for name in (usual, "labels", "Labels") if os.path.isdir(stem[:start] + name)] or [usual]
+    return f"{stem[:start]}{names[0]}{stem[end:]}.txt"
+
+
+def find_images(
+    file: Path,
+    content: dict[str, Any],
+    split: str,
+    place: Any,
+    issues: AnnotationIssues,
+    *,
+    on_error: Literal["fail", "skip"] = "fail",
+) -> list[str] | None:
+    """The images of a split, sorted within each folder; None if none of its paths exists.
+
+    on_error: `skip` keeps listed images that do not exist, which is an error when they are read.
+    """
+    places = place if isinstance(place, list) else [place]
+    if not all(isinstance(item, str) and item.isprintable() for item in places):
+        raise UserError(
+            f"{file}: {split}: must be a folder, a .txt list or several of them, got {place!r:.60}"
+        )
+    base = content.get("path") or "."
+    if not isinstance(base, str) or not base.isprintable():
+        raise UserError(f"{file}: path: must be a folder, got {base!r:.60}")
+    resolved = {item: _resolve(file.parent, base, item) for item in places}
+    existing = [path for path in resolved.values() if path is not None]
+    if not existing:
+        return None
+    for item in (item for item, path in resolved.items() if path is None):
+        issues.note(f"{split}: {item} does not exist; the other folders or lists of the split are used")
+    homes = (file.parent / os.path.expanduser(base), file.parent)
+    images: list[str] = []
+    for path in existing:
+        images += _walk(path, issues) if path.is_dir() else _read_list(path, homes, on_error)
+    if not images:
+        raise UserError(f"{existing[0]}: no images; check {split} in {file}")
+    distinct = dict.fromkeys(images)
+    repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
+    issues.add("image", "listed again: used once", map(os.path.basename, repeated))
+    return list(distinct)
+
+
+def _resolve(home: Path, base: str, item: str) -> Path | None:
+    # `path` is often from another machine, and Roboflow writes ../train for ./train.
+    inside = item
+    while inside.startswith("../"):
+        inside = inside.removeprefix("../")
+    for candidate in (home / os.path.expanduser(base) / item, home / item, home / inside):
+        if os.path.exists(candidate):
+            return Path(os.path.normpath(candidate))
+    return None
+
+
+def _walk(folder: Path, issues: AnnotationIssues) -> list[str]:
+    """The images of a folder, sorted; counts other files, and label files that belong to no image."""
+    images, others, labels = [], [], set()
+    for parent, _, names in os.walk(folder):
+        for name in sorted(names):
+            path, suffix = os.path.join(parent, name), os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                images.append(path)
+            elif suffix == ".txt":
+                labels.add(path)
+            elif suffix not in _NOT_IMAGES:
+                others.append(path)
+    label_folder = os.path.dirname(label_file(os.path.join(folder, "image")))
+    if images and label_folder != str(folder):
+        labels = {os.path.join(parent, name) for parent, _, names in os.walk(label_folder) for name in names}
+    labels = {path for path in labels if path.endswith(".txt") and _is_label_file(path)}
+    unread = (f"{os.path.basename(path)}" for path in sorted(others))
+    issues.add("file", f"that is no {', '.join(IMAGE_SUFFIXES)} image: left out", unread)
+    lost = labels - set(map(label_file, images))
+    issues.add("label file", "without an image: left out", map(os.path.basename, sorted(lost)))
+    return sorted(images)
+
+
+def _is_label_file(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower() not in _LISTS
+
+
+def _read_list(file: Path, homes: Sequence[Path], on_error: Literal["fail", "skip"]) -> list[str]:
+    """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a readable list of images ({error}); write one path per line") from None
+    images, missing = [], []
+    for line in filter(None, map(str.strip, lines)):
+        candidates = list(_candidates(line, (file.parent, *homes)))
+        image = next((path for path in candidates if os.path.isfile(path)), None)
+        images.append(os.path.normpath(image or candidates[0]))
+        if image is None:
+            missing.append(images[-1])
+    if missing and (on_error == "fail" or len(missing) == len(images)):
+        raise UserError(
+            f"{missing[0]}: no such image ({len(missing)} of the {len(images)} listed); correct {file} "
+            "(paths are relative to it or to data.yaml), or set data.on_error=skip"
+        )
+    return images
+
+
+def _candidates(line: str, homes: Sequence[Path]) -> Iterator[str]:
+    """Where a listed image may be: first as written, then without the folders of another machine."""
+    for home in homes:
+        yield os.path.join(home, line)
+    parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        for home in homes:
+            yield os.path.join(home, *parts[start:])

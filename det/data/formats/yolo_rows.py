@@ -1,0 +1,257 @@
+"""Reads YOLO's label files: rows of boxes, polygons, boxes with keypoints, and rows saved by a tracker.
+
+The length of a row does not say what it is: `0 .5 .5 .2 .2 .45 .45 .55 .55` is a polygon of four points, or
+a box with two keypoints. The rows of a split decide together.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from det.data.cleaning import AnnotationIssues
+from engine.errors import UserError
+
+_SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
+"""Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
+
+
+_TOLERANCE = 0.02  # of the image, by which a box may extend over it, and a keypoint over its box
+
+
+_KEYPOINT_SHARE = 0.25
+"""Rows that look like boxes with keypoints, among all long rows. Of polygons, almost none does; of keypoints,
+those whose width and height happen to lie near their points do not."""
+
+
+BOX, POLYGON, KEYPOINTS, TRACKED, LIKE_KEYPOINTS, LIKE_TRACKED = range(6)
+
+
+class LabelRows(NamedTuple):
+    """M rows of a label file.
+
+    Attributes:
+        labels: int64 [M].
+        boxes: float64 [M, 4], xyxy as fractions; around the points, if the row is a polygon.
+        heads: float64 [M, 4], the same if the first four numbers are a box and the others something else.
+        kinds, lengths, lines: int64 [M], what the row is or may be, how many numbers it has after the class,
+            and its number in the file.
+    """
+
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    heads: NDArray[np.float64]
+    kinds: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    lines: NDArray[np.int64]
+
+
+class _Row(NamedTuple):
+    label: int
+    box: Sequence[float]
+    head: Sequence[float]
+    kind: int
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReader:
+    """Reads the label files of a dataset.
+
+    Attributes:
+        num_classes: of the dataset.
+        keypoints: (number of keypoints, numbers per keypoint) in each row; None if there are none.
+        polygons: whether the yaml file says that there are none.
+        yaml: the file where kpt_shape belongs, for messages.
+    """
+
+    num_classes: int
+    keypoints: tuple[int, int] | None = None
+    polygons: bool = False
+    yaml: str = "data.yaml"
+
+    @classmethod
+    def from_yaml(cls, file: Path, content: Mapping[str, Any], num_classes: int) -> "LabelReader":
+        """From the content of `file`. Raises: UserError if its kpt_shape is wrong."""
+        shape = content.get("kpt_shape")
+        reader = cls(num_classes=num_classes, polygons="kpt_shape" in content, yaml=str(file))
+        if shape is None or shape == []:
+            return reader
+        whole = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape)
+        if not whole or shape[0] < 1 or shape[1] not in (2, 3):
+            raise UserError(
+                f"{file}: kpt_shape: must be [number of keypoints, 2 or 3 numbers per keypoint], or [] if "
+                f"there are none, got {shape!r:.60}"
+            )
+        return replace(reader, keypoints=(shape[0], shape[1]))
+
+    def read(self, paths: Sequence[str], issues: AnnotationIssues) -> list[LabelRows]:
+        """The rows of all label files of a split; counts those of which only the box is used.
+
+        Raises:
+            UserError: naming the file and the line.
+        """
+        files = [read_rows(path, self.num_classes, keypoints=self.keypoints) for path in paths]
+        files = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
+        for kind, what in (
+            (KEYPOINTS, "with keypoints: only the box is used"),
+            (TRACKED, "with a score or a track id after the box: only the box is used"),
+        ):
+            for path, file in zip(paths, files, strict=True):
+                issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))
+        return files
+
+
+def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] | None = None) -> LabelRows:
+    """Read a label file.
+
+    A row is `class cx cy w h`; a polygon `class x1 y1 x2 y2 x3 y3 ...`, which becomes its bounding box; a box
+    with `keypoints`, of so many points and numbers per point; or a box with a score, a track id or both.
+
+    Raises:
+        UserError: naming the file and the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file; export the labels again") from None
+    rows, lines = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if values := line.split():
+            rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
+            lines.append(number)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+    labels, boxes, heads, kinds, lengths = columns
+    return LabelRows(
+        np.array(labels, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(heads, np.float64).reshape(-1, 4),
+        np.array(kinds, np.int64),
+        np.array(lengths, np.int64),
+        np.array(lines, np.int64),
+    )
+
+
+def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polygons: bool) -> list[LabelRows]:
+    """The rows of all `files` of a split, with the right boxes and without undecided kinds.
+
+    Args:
+        names: of the files, for messages.
+        yaml: the file where kpt_shape belongs, for messages.
+        polygons: whether it says that there are no keypoints.
+
+    Raises:
+        UserError: if polygons cannot be told from boxes with keypoints.
+    """
+    kinds = np.concatenate([file.kinds for file in files]) if files else np.empty(0, np.int64)
+    lengths = np.concatenate([file.lengths for file in files]) if files else kinds
+    sevens = kinds[lengths == 6]
+    tracked = len(sevens) > 0 and bool(((sevens == LIKE_TRACKED) | (sevens == TRACKED)).all())
+    long = kinds[np.isin(kinds, (POLYGON, LIKE_KEYPOINTS, LIKE_TRACKED)) & ~(tracked & (lengths == 6))]
+    alike = long == LIKE_KEYPOINTS
+    same_length = len(np.unique(lengths[kinds == LIKE_KEYPOINTS])) == 1
+    if not polygons and same_length and alike.mean() >= _KEYPOINT_SHARE:
+        index = next(i for i, file in enumerate(files) if (file.kinds == LIKE_KEYPOINTS).any())
+        row = int(np.flatnonzero(files[index].kinds == LIKE_KEYPOINTS)[0])
+        points = int(files[index].lengths[row]) - 4
+        example = f"[{points // 2}, 2]" if points % 2 == 0 else f"[{points // 3}, 3]"
+        raise UserError(
+            f"{names[index]}: line {files[index].lines[row]}: may be a polygon, or a box with keypoints; "
+            f"add kpt_shape: {example} (number of keypoints, numbers per keypoint) to {yaml}, or kpt_shape: "
+            "[] if these are polygons"
+        )
+    return [_decided(file, tracked) for file in files]
+
+
+def _decided(file: LabelRows, tracked: bool) -> LabelRows:
+    kinds = np.where((file.kinds == LIKE_TRACKED) & tracked, TRACKED, file.kinds)
+    kinds = np.where(np.isin(kinds, (LIKE_KEYPOINTS, LIKE_TRACKED)), POLYGON, kinds)
+    boxes = np.where((kinds == TRACKED)[:, None], file.heads, file.boxes)
+    return file._replace(boxes=boxes, kinds=kinds)
+
+
+def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None, where: str) -> _Row:
+    try:
+        label, *numbers = map(float, values)
+    except ValueError:
+        raise UserError(f"{where}: must be numbers, got {' '.join(values)!r:.60}") from None
+    if not (0 <= label < num_classes and label == int(label)):
+        raise UserError(
+            f"{where}: class {values[0]:.20} is not one of 0..{num_classes - 1}; correct it, or add its name "
+            "to data.yaml"
+        )
+    kind = _kind(numbers, keypoints, where)
+    fractions = numbers if kind in (POLYGON, LIKE_KEYPOINTS) else numbers[:4]
+    # Not finite numbers pass: such boxes are left out and counted with those of other formats.
+    if any(number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in fractions):
+        raise UserError(
+            f"{where}: must be fractions of the image in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
+            "by its width and height"
+        )
+    x, y, width, height = numbers[:4]
+    head = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    xs, ys = numbers[::2], numbers[1::2]
+    around = kind in (POLYGON, LIKE_KEYPOINTS, LIKE_TRACKED)
+    box = (min(xs), min(ys), max(xs), max(ys)) if around else head
+    return _Row(int(label), box, head, kind, len(numbers))
+
+
+def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -> int:
+    count = len(numbers)
+    if count == 4:
+        return BOX
+    if keypoints is not None:
+        points, size = keypoints
+        if count == 4 + points * size:
+            return KEYPOINTS
+        raise UserError(
+            f"{where}: must be class cx cy w h and {points} keypoints of {size} numbers (kpt_shape), got "
+            f"{count + 1} values"
+        )
+    if count == 5 and (0 <= numbers[4] <= 1 or _is_id(numbers[4])):
+        return TRACKED
+    if count == 6 and 0 <= numbers[4] <= 1 and _is_id(numbers[5]) and _is_inside(numbers[:4]):
+        return LIKE_TRACKED if numbers[5] < _LARGEST_FRACTION else TRACKED
+    if count < 6 or count % 2:
+        raise UserError(
+            f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
+            "values; if the others are keypoints, add kpt_shape to data.yaml"
+        )
+    return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
+
+
+def _is_id(number: float) -> bool:
+    return 0 <= number < 1e9 and number == int(number)
+
+
+def _is_inside(head: Sequence[float]) -> bool:
+    """Whether cx, cy, w, h is a box in the image."""
+    x, y, width, height = head
+    low, high = min(x - width / 2, y - height / 2), max(x + width / 2, y + height / 2)
+    return width > 0 and height > 0 and low >= -_TOLERANCE and high <= 1 + _TOLERANCE
+
+
+def _may_be_keypoints(numbers: list[float], size: int) -> bool:
+    """Whether the points after a box lie in it, but (w, h) far from them, unlike a polygon's second one."""
+    x, y, width, height = numbers[:4]
+    rest = numbers[4:]
+    if len(rest) % size or not _is_inside(numbers[:4]):
+        return False
+    if size == 3 and not all(number in (0, 1, 2) for number in rest[2::3]):
+        return False
+    points = [(a, b) for a, b in zip(rest[::size], rest[1::size], strict=True) if (a, b) != (0, 0)]
+    reach = (width / 2 + _TOLERANCE, height / 2 + _TOLERANCE)
+    if not points or any(abs(a - x) > reach[0] or abs(b - y) > reach[1] for a, b in points):
+        return False
+    sides = [[x, *(a for a, _ in points)], [y, *(b for _, b in points)]]
+    return any(
+        side < 2 * min(values) - max(values) or side > 2 * max(values) - min(values)
+        for side, values in zip((width, height), sides, strict=True)
+    )

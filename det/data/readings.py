@@ -1,0 +1,100 @@
+"""Notices boxes in another convention than the format's: corners, not sides, fractions, not pixels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float64]
+
+
+_SUSPICIOUS_SHARE = 0.25  # of boxes that do not fit their image; in a right file, hardly any
+
+
+_FITTING_SHARE = 0.99
+
+
+_SLACK = 1.0  # pixels; annotations are rounded
+
+
+class Reading(NamedTuple):
+    """Another way to read a format's four numbers: what they would be, what to do then, and the boxes (xyxy)
+    that result, from those of the format's own reading."""
+
+    what: str
+    remedy: str
+    convert: Callable[[Boxes], Boxes]
+
+
+def _sides(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _from_corner(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _center(boxes: Boxes) -> Boxes:
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+READINGS: Mapping[str, tuple[str, Sequence[Reading]]] = {
+    "coco": (
+        "x, y, width, height",
+        [Reading("x1, y1, x2, y2", "write x2 - x1 and y2 - y1 as the last two numbers of bbox", _sides)],
+    ),
+    "voc": (
+        "xmin, ymin, xmax, ymax",
+        [
+            Reading("x, y, width, height", "write x + width and y + height into xmax and ymax", _from_corner),
+        ],
+    ),
+    "yolo": (
+        "center x, center y, width, height",
+        [
+            Reading("x1, y1, x2, y2", "convert the rows to centers and sides", _center),
+            Reading(
+                "left, top, width, height",
+                "add half of the width and height to left and top",
+                lambda boxes: _from_corner(_center(boxes)),
+            ),
+        ],
+    ),
+}
+"""Format -> what its numbers are, and what else they may be."""
+
+
+def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[str]:
+    """A line if many boxes do not fit their images, but all do when they are read in another way.
+
+    Args:
+        boxes: [B, 4], xyxy in pixels, as the format says.
+        sizes: [B, 2], (height, width) of the image of each; 0 if unknown.
+        format_name: a key of `READINGS`; for others there is nothing to compare.
+    """
+    usable = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
+    boxes, sizes = boxes[usable], sizes[usable]
+    if format_name not in READINGS or not len(boxes):
+        return []
+    own, others = READINGS[format_name]
+    if format_name != "yolo" and ((boxes >= 0) & (boxes <= 2)).all() and (sizes > 4).all():
+        return [
+            f"all {len(boxes)} boxes lie within two pixels of the corner: they may be fractions; if "
+            "that is so, multiply them by its width and height"
+        ]
+    wrong = int((~_fits(boxes, sizes)).sum())
+    if wrong < _SUSPICIOUS_SHARE * len(boxes):
+        return []
+    return [
+        f"{wrong} of {len(boxes)} boxes do not fit their images as {own}, but all do as {other.what}; if "
+        f"they are these, {other.remedy}"
+        for other in others
+        if _fits(other.convert(boxes), sizes).mean() >= _FITTING_SHARE
+    ][:1]
+
+
+def _fits(boxes: Boxes, sizes: NDArray[np.integer]) -> NDArray[np.bool_]:
+    ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    inside = (boxes >= -_SLACK).all(axis=1) & (boxes[:, 2:] <= sizes[:, ::-1] + _SLACK).all(axis=1)
+    return np.asarray(ordered & inside)

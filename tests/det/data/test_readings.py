@@ -1,0 +1,65 @@
+"""Boxes in another convention than the format's are noticed."""
+
+import numpy as np
+import pytest
+
+from det.data.readings import doubts
+
+SIZES = np.array([[40, 60]] * 4)
+CORNERS = np.array([[30, 10, 50, 30], [5, 5, 20, 35], [40, 20, 59, 39], [10, 20, 40, 30]], np.float64)
+SIDES = np.array([[30, 10, 20, 20], [5, 5, 15, 30], [40, 20, 19, 19], [10, 20, 30, 10]], np.float64)
+
+
+def centered(numbers):
+    """Boxes of (center x, center y, width, height)."""
+    return np.hstack([numbers[:, :2] - numbers[:, 2:] / 2, numbers[:, :2] + numbers[:, 2:] / 2])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "format_name", "line"),
+    [
+        (
+            # Read as x, y, width, height, the first three end at x = 80 and 99 or y = 40, 40 and 59.
+            np.hstack([CORNERS[:, :2], CORNERS[:, :2] + CORNERS[:, 2:]]),
+            "coco",
+            "3 of 4 boxes do not fit their images as x, y, width, height, but all do as x1, y1, x2, y2; if "
+            "they are these, write x2 - x1 and y2 - y1 as the last two numbers of bbox",
+        ),
+        (
+            SIDES,  # 30 > 20, 40 > 19, 20 > 10
+            "voc",
+            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as x, y, "
+            "width, height; if they are these, write x + width and y + height into xmax and ymax",
+        ),
+        (
+            centered(CORNERS),
+            "yolo",
+            "4 of 4 boxes do not fit their images as center x, center y, width, height, but all do as "
+            "x1, y1, x2, y2; if they are these, convert the rows to centers and sides",
+        ),
+        (
+            centered(np.array([[30, 2, 20, 36], [40, 1, 20, 30], [20, 0, 40, 40]], np.float64)),
+            "yolo",
+            "3 of 3 boxes do not fit their images as center x, center y, width, height, but all do as "
+            "left, top, width, height; if they are these, add half of the width and height to left and top",
+        ),
+        (
+            CORNERS / 60,
+            "voc",
+            "all 4 boxes lie within two pixels of the corner: they may be fractions; if "
+            "that is so, multiply them by its width and height",
+        ),
+    ],
+)
+def test_another_convention_is_noticed(boxes, format_name, line):
+    assert doubts(boxes, SIZES[: len(boxes)], format_name) == [line]
+
+
+@pytest.mark.parametrize("format_name", ["coco", "voc", "yolo", ""])
+def test_right_boxes_are_not_doubted(format_name):
+    assert doubts(CORNERS, SIZES, format_name) == []
+    assert doubts(CORNERS[:0], SIZES[:0], format_name) == []
+    over = CORNERS + np.array([0, 0, 0, 15])  # over the lower edge, but they fit no other reading
+    assert doubts(over, SIZES, format_name) == []
+    assert doubts(np.full((4, 4), np.nan), SIZES, format_name) == []
+    assert doubts(CORNERS, SIZES * 0, format_name) == []
