@@ -20,8 +20,8 @@ from engine.data.loader import DataLoaders
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
-from engine.run.run_folder import RunFolder
-from engine.train.trainer import Trainer
+from engine.run.run_folder import Claim, RunFolder
+from engine.train.trainer import Trainer, TrainerOptions
 
 _PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
 _PATHS_OF_SPLITS = ("images", "annotations")
@@ -39,6 +39,7 @@ class Training:
         builder: builds the datasets and records skipped samples; None if neither `data.limit`,
             `data.on_error` nor `data.cache` is used.
         classes: the classes of the data source.
+        claim: keeps other processes out of the run folder; None if it is not written, or by another process.
     """
 
     config: DictConfig
@@ -49,9 +50,17 @@ class Training:
     notes: list[str]
     builder: DatasetBuilder | None
     classes: ClassMap
+    claim: Claim | None
 
     def fit(self) -> None:
         """Save the configuration, train to the last step, and save curves and sample predictions."""
+        try:
+            self._fit()
+        finally:
+            if self.claim is not None:
+                self.claim.release()
+
+    def _fit(self) -> None:
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
@@ -106,6 +115,40 @@ def open_training(
         deterministic=settings.deterministic,
         key="trainer.device",
     )
+    claim = None
+    if here.is_main and not replays:
+        claim = run_folder.claim_run(run, resumes=resumes, renames=not resumes and config.run is None)
+    run = here.broadcast(run if claim is None else RunFolder(claim.path))
+    try:
+        return _build_training(
+            config,
+            here,
+            settings,
+            run=run,
+            claim=claim,
+            resumes=resumes,
+            replays=replays,
+            published=published,
+            load_teacher=load_teacher,
+        )
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        raise
+
+
+def _build_training(
+    config: DictConfig,
+    here: runtime.Runtime,
+    settings: TrainerOptions,
+    *,
+    run: RunFolder,
+    claim: Claim | None,
+    resumes: bool,
+    replays: bool,
+    published: Callable[[str], Any],
+    load_teacher: Callable[[DictConfig, ClassMap], Any],
+) -> Training:
     builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
@@ -132,7 +175,7 @@ def open_training(
         optimizer=build(config.optimizer, key="optimizer", model=task.model),
         schedule=build(config.schedule, key="schedule", steps=settings.steps),
         runtime=here,
-        run=here.broadcast(run),
+        run=run,
         data=data,
     )
     if restores:
@@ -141,13 +184,14 @@ def open_training(
     notes = [*source.warnings, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
-        run=trainer.run,
+        run=run,
         info=task_info(config),
         resumes=resumes,
         trainer=trainer,
         notes=[*notes, f"starting from {started_from}"],
         builder=builder,
         classes=source.classes,
+        claim=claim,
     )
 
 

@@ -76,6 +76,20 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
         lock.release()
 
 
+def hold(path: Path) -> FileLock | None:
+    """Lock `path` if no other process holds it; None if one does. `FileLock.release` gives it back.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
 def _nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _nulls(item) for key, item in value.items()}

@@ -10,6 +10,7 @@ import yaml
 from engine.config import compose, help, instantiate, overrides, saved, training
 from engine.config.launch import run_job
 from engine.errors import UserError
+from engine.run import run_folder
 
 
 def error_message(*typed, tool="train"):
@@ -394,4 +395,15 @@ def test_an_error_in_a_part_that_the_model_builds_names_its_own_key(overrides, m
 def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path):
     config = compose.compose_config("train", ["task=seg", "trainer.device=gpu", f"run={tmp_path / 'a'}"])
     with pytest.raises(UserError, match=r"^trainer\.device=gpu: no such device"):
+        training.open_training(config, published=None, load_teacher=None)
+
+
+def test_a_training_claims_its_folder_before_it_reads_data(tmp_path):
+    overrides = ["task=seg", "data=masks", f"data.root={tmp_path / 'nowhere'}", f"run={tmp_path / 'run'}"]
+    config = compose.compose_config("train", overrides)
+    with pytest.raises(UserError, match="nowhere"):
+        training.open_training(config, published=None, load_teacher=None)
+    assert list(tmp_path.iterdir()) == []  # a training that cannot start leaves no folder
+    busy = pytest.raises(UserError, match="run: another process is writing into this folder")
+    with run_folder.claim(tmp_path / "run"), busy:
         training.open_training(config, published=None, load_teacher=None)
