@@ -14,6 +14,7 @@ from deploy.latency_table.network_latency import NetworkLatency
 from engine import runtime
 from engine.config import network_file
 from engine.config.compose import to_yaml, with_backbone
+from engine.config.training import make_paths_absolute
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
@@ -113,6 +114,7 @@ def _save_network(
     network_file.write(file, network.spec.to_dict(), header=header)
     folder = RunFolder(run)
     config = with_backbone(trainer.config, network.spec.to_dict())
+    make_paths_absolute(config)
     run_folder.update(folder, config=to_yaml(config), environment=runtime.describe(trainer.runtime))
     write_json(folder.classes, trainer.classes.to_dict())
     run_folder.make(folder.best.parent)

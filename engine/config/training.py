@@ -68,7 +68,8 @@ class Training:
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
-            write_json(self.run.classes, self.classes.to_dict())
+            if not self.resumes or not self.run.classes.exists():
+                write_json(self.run.classes, self.classes.to_dict())
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
@@ -152,6 +153,8 @@ def _build_training(
     builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
+    if resumes and run.classes.exists():
+        ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
     torch.manual_seed(config.seed)
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
@@ -260,22 +263,25 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
 
         config = load_config(run.config, list(config.overrides))
         validate(config)
+        make_paths_absolute(config)
         return config, run, True
     validate(config)
     name = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
-    _make_paths_absolute(config)
+    make_paths_absolute(config)
     return config, RunFolder(Path(config.run or default)), False
 
 
-def _make_paths_absolute(config: DictConfig) -> None:
+def make_paths_absolute(config: DictConfig) -> None:
     """Make relative paths absolute, so that the run can later be opened from any working directory."""
     nodes = config.data.items_ex(resolve=False)
     splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
     in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
-    for key in (*_PATHS, *in_splits):
+    own_root = not OmegaConf.is_interpolation(config.data.source, "root")
+    for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
         value = OmegaConf.select(config, key)
-        if isinstance(value, str) and not (key in _PATHS[2:] and _is_name(value)):
+        withheld = value == f"<{key}>"  # of a published run
+        if isinstance(value, str) and not withheld and not (key in _PATHS[2:] and _is_name(value)):
             OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
 
 
