@@ -34,6 +34,8 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     indices = {name: index for index, name in enumerate(classes.names)}
     splits = {name: read_tree(base / name, indices) for name in names}
     check_not_empty(splits, base)
+    if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
+        raise UserError(f"{base / 'train'}: all images are of one class; add images of the others")
     if "train" in splits and "val" in splits and not allow_same_files:
         train, val = _paths(splits["train"]), _paths(splits["val"])
         refuse_shared_files(train, val, override="data.source.allow_same_files=true")
@@ -115,6 +117,10 @@ def _images(folder: Path, name: str) -> Iterator[str]:
 def _paths(split: ClassificationSplit) -> Iterator[bytes]:
     root = os.fsencode(split.root)
     return (os.path.join(root, file) for file in split.files)
+
+
+def _is_constant(labels: NDArray[np.int32] | None) -> bool:
+    return labels is not None and bool((labels == labels[0]).all())
 
 
 def _absent_classes(classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> list[str]:

@@ -111,3 +111,15 @@ def test_a_folder_whose_name_is_not_utf8_is_rejected(tree):
     (tree / "train" / "caf\udce9").mkdir()
     with pytest.raises(ValueError, match=r"'caf\\udce9' is not valid UTF-8; rename the class, or its folder"):
         folders(root=str(tree))
+
+
+def test_a_single_class_is_refused(tmp_path):
+    """With one class, top-1 is 1 whatever is learned."""
+    for split in ("train", "val"):
+        write(tmp_path / split / "cat" / "a.png", len(split))
+    with pytest.raises(UserError, match=r"'cat' is the only class, .* at least 2 classes"):
+        folders(root=str(tmp_path))
+    write(tmp_path / "val" / "dog" / "b.png", 7)
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(UserError, match="train: all images are of one class; add images of the others"):
+        folders(root=str(tmp_path))
