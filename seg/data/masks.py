@@ -8,12 +8,9 @@ from engine.data.images import image_size, list_images
 from engine.data.splits import refuse_shared_files, refuse_shared_names, split_folders
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
-from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
+from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit, label_shares
 
 _SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
-
-
-_MASKS_CHECKED = 24  # per split, every pixel
 
 
 def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") -> SegmentationSource:
@@ -27,14 +24,14 @@ def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") 
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
-    read), or train and val share an image.
+    read), train has a single class, val none, or train and val share an image.
     """
     base = Path(root).expanduser()
     classes = ClassMap.read(base / "classes.json")
     read_label = LabelReader(
         classes=classes,
-        remedy=f"list it in {base / 'classes.json'} as a class or under ignore (ignore_colors for a color), "
-        "or correct the mask",
+        remedy=f"list it in {base / 'classes.json'} as a class or, if its pixels do not count at all, under "
+        "ignore (ignore_colors for a color), or correct the mask",
     )
     warnings: list[str] = []
     splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
@@ -44,7 +41,9 @@ def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") 
             refuse_shared_names(base, train.names, val.names)
         refuse_shared_files(train.images, val.images)
     for files in splits.values() if on_error == "fail" else ():
-        _check_masks(files, read_label)
+        _check_sizes(files)
+    skips = on_error == "skip"
+    warnings += label_shares(base, splits, read_label, classes, skip_damaged=skips)
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=classes,
@@ -101,7 +100,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return stems
 
 
-def _check_masks(files: SegmentationSplit, read_label: LabelReader) -> None:
+def _check_sizes(files: SegmentationSplit) -> None:
     if files.labels is None:
         return
     for index in evenly_spaced(len(files), _SIZES_CHECKED):
@@ -113,5 +112,3 @@ def _check_masks(files: SegmentationSplit, read_label: LabelReader) -> None:
                 f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} is {image_hw[0]} x "
                 f"{image_hw[1]} (height x width){rotated}; export both at the same size"
             )
-    for index in evenly_spaced(len(files), _MASKS_CHECKED):
-        read_label(os.fsdecode(files.labels[index]))

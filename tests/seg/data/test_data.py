@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 from seg.data.cityscapes import CITYSCAPES_CLASSES, cityscapes, mask_kind
-from seg.data.dataset import SegmentationSplit
+from seg.data.dataset import SegmentationSource, SegmentationSplit
 from seg.data.masks import masks
 from seg.data.streets import streets
 from seg.transforms import EvalTransform, TrainTransform
@@ -314,6 +315,63 @@ def test_unknown_values_are_rejected_before_training(masks_tree):
     refuses(lambda: build(masks_tree), "unknown values 10", "and 25 more")
     spoil(path, [[255, 0, 0], [0, 254, 0]])
     refuses(lambda: build(masks_tree), r"\[0, 254, 0\] \(120 pixels\)", "ignore_colors")
+
+
+def test_a_single_class_is_refused(masks_tree):
+    (masks_tree / "classes.json").write_text(
+        json.dumps({"classes": CLASSES["classes"][:1], "ignore": [1, 9]})
+    )
+    refuses(lambda: build(masks_tree), "train: 3 of 3 masks read: cell", "at least two classes")
+    with pytest.raises(UserError, match=r"mine: 'a' is the only class, .* at least 2 classes are needed"):
+        SegmentationSource(classes=ClassMap(names=("a",)), splits={}, read_label=None, description="mine")
+
+
+def stripes(root, split, name, **rows):
+    """A mask of 10 rows of 10 pixels, `v5=3` of them with the value 5, and its image."""
+    values = [int(value[1:]) for value, count in rows.items() for _ in range(count)]
+    write_png(root / "masks" / split / f"{name}.png", np.repeat(np.uint8(values), 10).reshape(10, 10))
+    write_png(root / "images" / split / f"{name}.png", RNG.integers(0, 256, (10, 10, 3), dtype=np.uint8))
+
+
+def striped(root, classes, **splits):
+    entries = [{"id": number, "name": name} for name, number in classes.items()]
+    root.mkdir(exist_ok=True)
+    (root / "classes.json").write_text(json.dumps({"classes": entries, "ignore": [255]}))
+    for split, masks_of_split in splits.items():
+        for index, rows in enumerate(masks_of_split):
+            stripes(root, split, f"{split}{index}", **rows)
+    return root
+
+
+def test_the_shares_of_classes_and_ignored_pixels_are_reported_before_training(tmp_path):
+    """train: 20 rows, 12 of sky, 2 of car, 6 ignored; val: 10 rows, 5 of sky, 5 of sign."""
+    train = [{"v0": 8, "v1": 2}, {"v0": 4, "v255": 6}]
+    root = striped(tmp_path / "a", {"sky": 0, "car": 1, "sign": 2}, train=train, val=[{"v0": 5, "v2": 5}])
+    assert [line.removeprefix(f"{root}: ") for line in build(root).warnings] == [
+        "train: 2 of 2 masks read: sky 60.0%, car 10.0%, ignored 30.0%",
+        "train: sign in none of the 2 masks read; check the ids and `ignore` in classes.json",
+        "val: 1 of 1 masks read: sky 50.0%, sign 50.0%, ignored 0.0%",
+        "val: car in none of the 1 masks read; check the ids and `ignore` in classes.json",
+    ]
+
+
+def test_a_foreground_that_is_ignored_is_refused(tmp_path):
+    """Masks of 0 and 255 with the usual "ignore": [255]: only background is left, and mIoU would be 1."""
+    rows = [{"v0": 8, "v255": 2}]
+    root = striped(tmp_path / "a", {"background": 0, "crack": 1}, train=rows, val=rows)
+    refuses(
+        lambda: build(root), "train: 1 of 1 masks read: background 80.0%, ignored 20.0%; at least two classes"
+    )
+    root = striped(tmp_path / "b", {"sky": 0, "car": 1}, train=[{"v0": 5, "v1": 5}], val=[{"v255": 10}])
+    refuses(lambda: build(root), "val: 1 of 1 masks read: no class, ignored 100.0%; nothing can be scored")
+
+
+def test_masks_are_read_on_until_a_second_class_occurs(tmp_path):
+    """27 masks: the 24 that are read first, evenly spaced, leave out number 13, which has the only car."""
+    masks_of_train = [{"v0": 10}] * 13 + [{"v0": 5, "v1": 5}] + [{"v0": 10}] * 13
+    assert 13 not in evenly_spaced(27, 24)
+    root = striped(tmp_path / "a", {"sky": 0, "car": 1}, train=masks_of_train, val=[{"v0": 5, "v1": 5}])
+    assert any("car" in line for line in build(root).warnings)
 
 
 def test_broken_pairs_are_rejected_before_training(masks_tree):
