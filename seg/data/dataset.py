@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import read_image, read_labels
+from engine.data.images import read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
@@ -28,6 +28,9 @@ _MASKS_SAMPLED = 24  # per split, every pixel
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
+
+
+Palette = Literal["auto", "ids", "colors"]
 
 
 Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
@@ -170,9 +173,19 @@ class LabelReader:
 
     table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
+    palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
+    colors; `auto`, whichever of the two the class map lists for all pixels.
     """
 
-    def __init__(self, *, classes: ClassMap, remedy: str, table: NDArray[np.uint8] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        classes: ClassMap,
+        remedy: str,
+        table: NDArray[np.uint8] | None = None,
+        palette: Palette = "ids",
+    ) -> None:
+        self._palette = palette
         self._classes = classes
         self._remedy = remedy
         self._table = classes.lut() if table is None else table
@@ -180,17 +193,41 @@ class LabelReader:
     @property
     def key(self) -> str:
         """A digest of the mapping: readers with the same key read every file in the same way."""
-        colors = repr((self._classes.ignore_colors, self._classes.colors))
+        palette = () if self._palette == "ids" else (self._palette,)
+        colors = repr((self._classes.ignore_colors, self._classes.colors, *palette))
         return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
     def __call__(self, path: str) -> Label:
-        """-> uint8 [H, W]. Raises: UserError naming the file and its unknown values, with pixel counts."""
+        """-> uint8 [H, W].
+
+        Raises: UserError naming the file and its unknown values, with pixel counts, or if its palette can
+        mean two things.
+        """
         stored = read_labels(path)
+        if self._palette != "ids" and stored.dtype == np.uint8 and stored.ndim == 2:
+            stored = self._colors_of_palette(path, stored)
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
         if unknown.any():
             raise UserError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
+
+    def _colors_of_palette(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The colors [H, W, 3] of a palette image if these are what it means, otherwise `stored`."""
+        colors = read_palette(path)
+        if colors is None:
+            return stored
+        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        by_id, by_color = self._table[used], self._from_colors(colors[used])
+        fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
+        if self._palette == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
+            value = used[by_id != by_color][0]
+            raise UserError(
+                f"{path}: a palette image whose index {value} is a class id and has another class's color "
+                f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
+            )
+        by_color_only = self._palette == "colors" or (fits_colors and not fits_ids)
+        return colors[stored] if by_color_only else stored
 
     def _from_ids(self, stored: NDArray[Any]) -> Label:
         if stored.dtype == np.uint8:

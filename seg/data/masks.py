@@ -8,19 +8,21 @@ from engine.data.images import image_size, list_images
 from engine.data.splits import refuse_shared_files, refuse_shared_names, split_folders
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
-from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit, label_shares
+from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit, label_shares
 
 _SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
 
 
-def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") -> SegmentationSource:
+def masks(
+    *, root: str, allow_same_names: bool = False, on_error: str = "fail", palette: Palette = "auto"
+) -> SegmentationSource:
     """Folders of images and masks under `root`.
 
     A mask contains class ids (8- or 16-bit, one channel or palette) or the RGB colors of classes.json, and
     has the same name as its image. Only the split "test" can do without masks; it can then be predicted but
     not evaluated. allow_same_names: for train and val that number their files independently (equal content
     is still an error). on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads
-    every file.
+    every file. palette: what palette masks contain, as in `LabelReader`.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
@@ -30,6 +32,7 @@ def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") 
     classes = ClassMap.read(base / "classes.json")
     read_label = LabelReader(
         classes=classes,
+        palette=palette,
         remedy=f"list it in {base / 'classes.json'} as a class or, if its pixels do not count at all, under "
         "ignore (ignore_colors for a color), or correct the mask",
     )
@@ -40,10 +43,10 @@ def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") 
         if not allow_same_names:
             refuse_shared_names(base, train.names, val.names)
         refuse_shared_files(train.images, val.images)
-    for files in splits.values() if on_error == "fail" else ():
-        _check_sizes(files)
     skips = on_error == "skip"
     warnings += label_shares(base, splits, read_label, classes, skip_damaged=skips)
+    for files in splits.values() if not skips else ():
+        _check_sizes(files)
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=classes,

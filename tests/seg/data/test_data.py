@@ -295,6 +295,57 @@ def test_every_kind_of_mask_gives_the_same_label(masks_tree):
     np.testing.assert_array_equal(label_of(masks_tree), np.where(expected == 2, 255, expected))
 
 
+def save_palette(path, index, colors):
+    image = Image.fromarray(index.astype(np.uint8), mode="P")
+    image.putpalette(np.uint8(colors).tobytes())
+    image.save(path)
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+"""Of the ids 5, 1, 300 (classes 0, 1, 2) and of ignored pixels, in CLASSES."""
+
+
+def test_color_masks_that_were_saved_with_a_palette_keep_their_colors(masks_tree):
+    """optipng stores blue, black, red, green as the indices 0 to 3, none of which are ids but 1."""
+    index = RNG.integers(0, 4, (12, 20))
+    save_palette(masks_tree / "masks/val/x.png", index, [BLUE, BLACK, RED, GREEN])
+    np.testing.assert_array_equal(label_of(masks_tree), np.array([2, 255, 0, 1])[index])
+
+
+def test_palette_masks_whose_indices_are_ids_are_read_by_index(masks_tree):
+    """Ids 1, 5, 9 are classes 1, 0 and ignored; their colors are those of a drawing program, or agree."""
+    index = RNG.choice([1, 5, 9], (12, 20))
+    expected = np.select([index == 1, index == 5], [1, 0], 255)
+    colors = RNG.integers(1, 250, (10, 3))
+    save_palette(masks_tree / "masks/val/x.png", index, colors)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
+    colors[[1, 5, 9]] = GREEN, RED, BLACK
+    save_palette(masks_tree / "masks/val/x.png", index, colors)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
+
+
+def test_a_palette_mask_that_can_mean_two_things_is_refused_with_the_choice(masks_tree):
+    """Index 1 is the id of class 1, and red, the color of class 0; index 5 the other way round."""
+    index, path = RNG.choice([1, 5], (12, 20)), masks_tree / "masks/val/x.png"
+    colors = np.zeros((6, 3), int)
+    colors[[1, 5]] = RED, GREEN
+    save_palette(path, index, colors)
+    refuses(
+        lambda: build(masks_tree),
+        r"val/x\.png: a palette image whose index 1 is a class id and has another class.*\[255, 0, 0\]",
+        r"data\.source\.palette=ids or data\.source\.palette=colors$",
+    )
+    for choice, expected in (("ids", index == 5), ("colors", index == 1)):
+        data = build(masks_tree, palette=choice).dataset("val", EvalTransform())
+        np.testing.assert_array_equal(data[SampleKey(0, 0)]["label"] == 0, expected)
+
+
+def test_a_palette_that_is_neither_ids_nor_colors_is_refused(masks_tree):
+    save_palette(masks_tree / "masks/val/x.png", np.full((12, 20), 3), [RED, RED, RED, (1, 2, 3)])
+    refuses(lambda: build(masks_tree), r"unknown value 3 \(240 pixels\)")
+    refuses(lambda: build(masks_tree, palette="colors"), r"unknown value \[1, 2, 3\] \(240 pixels\)")
+
+
 def spoil(path, values, dtype=np.uint8):
     write_png(path, np.resize(np.array(values, dtype), (12, 20, 3) if np.ndim(values) > 1 else (12, 20)))
 
