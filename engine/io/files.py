@@ -118,14 +118,18 @@ def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[
 
     Unreadable files are ignored here; they are reported or skipped when the samples are read.
     """
+    return next(same_content(first, second), None)
+
+
+def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (second, first) for each file of `second` that equals one of `first`; as `find_same_content`."""
     known = _by_size(first)
     for size, paths in _by_size(second).items():
         seen = {digest: path for path in known.get(size, ()) if (digest := _digest(path)) is not None}
         for path in paths if seen else ():
             digest = _digest(path)
             if digest is not None and (twin := seen.get(digest)) is not None:
-                return path, twin
-    return None
+                yield path, twin
 
 
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:

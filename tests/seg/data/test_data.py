@@ -465,6 +465,43 @@ def test_images_that_train_and_val_share_are_rejected(masks_tree):
     assert len(build(masks_tree, allow_same_names=True).splits["val"]) == 2
 
 
+def add_copy(root, source, split, name):
+    for kind in ("images", "masks") if split != "test" else ("images",):
+        (root / kind / split).mkdir(exist_ok=True)
+        if (root / kind / source).exists():
+            shutil.copy(root / kind / source, root / kind / split / f"{name}.png")
+
+
+@pytest.mark.parametrize("split", ["test", "valid", "holdout"])
+def test_images_that_any_two_splits_share_are_counted_and_rejected(masks_tree, split):
+    for number, source in enumerate(["train/a.png", "train/b.png", "val/x.png"]):
+        add_copy(masks_tree, source, split, f"copy{number}")
+    add_copy(masks_tree, "val/y.png", "train", "copy3")
+    refuses(
+        lambda: build(masks_tree),
+        r"the same image as .*\(train and val share 1, train and "
+        rf"{split} share 2, val and {split} share 1\)",
+        r"or set data\.source\.allow_same_files=true$",
+    )
+    assert len(build(masks_tree, allow_same_files=True).splits["train"]) == 4
+    (masks_tree / "images/train/copy3.png").rename(masks_tree / "images/train/y.png")
+    (masks_tree / "masks/train/copy3.png").rename(masks_tree / "masks/train/y.png")
+    refuses(lambda: build(masks_tree), "'y' is in both train and val", "allow_same_names")
+
+
+def test_images_of_a_single_color_may_be_in_two_splits(masks_tree):
+    for split, names in (("train", "nm"), ("val", "kl")):
+        for name in names:
+            write_png(masks_tree / "images" / split / f"{name}.png", np.zeros((12, 20, 3), np.uint8))
+            write_png(masks_tree / "masks" / split / f"{name}.png", np.full((12, 20), 9, np.uint8))
+    assert (
+        f"{masks_tree}: 2 of the images of val have a single color and are also in train"
+        in build(masks_tree).warnings
+    )
+    add_copy(masks_tree, "train/a.png", "val", "copy")
+    refuses(lambda: build(masks_tree), "train and val share 1")
+
+
 def test_empty_and_missing_folders_are_rejected(masks_tree):
     (masks_tree / "images/extra").mkdir()
     refuses(lambda: build(masks_tree), "images/extra: no images")
