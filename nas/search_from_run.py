@@ -14,11 +14,12 @@ from deploy.latency_table.network_latency import NetworkLatency
 from engine import runtime
 from engine.config import network_file
 from engine.config.compose import to_yaml, with_backbone
+from engine.config.training import make_paths_absolute
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
-from nas.executors import make_executor
+from nas.executors import Executor, make_executor
 from nas.history import SearchHistory
 from nas.latency import network_latency
 from nas.netadapt.report import LatencyCheck, write_netadapt_report
@@ -40,7 +41,18 @@ def search_from_run(options: SearchOptions, method: NetAdaptSearch) -> None:
     if options.run is None:
         raise UserError("method=netadapt starts from the network of a run; set run=<run folder>")
     factory, executor = _factory(options, options.run), make_executor(options)
-    out = run_folder.make(Path(options.out or Path(options.run) / f"netadapt-{method.budget}"))
+    out = Path(options.out or Path(options.run) / f"netadapt-{method.budget}")
+    with run_folder.claim(out, key="out"):
+        _search_into(out, options, method, factory, executor)
+
+
+def _search_into(
+    out: Path,
+    options: SearchOptions,
+    method: NetAdaptSearch,
+    factory: RunTrainerFactory,
+    executor: Executor,
+) -> None:
     trainer = factory()
     latency = network_latency(options, trainer, out, trainer.taps(trainer.spec), log)
     run = {"run": factory.run, "checkpoint": options.checkpoint}
@@ -56,7 +68,7 @@ def search_from_run(options: SearchOptions, method: NetAdaptSearch) -> None:
         seed=options.seed,
         log=log,
     )
-    _save_networks(options.run, method, trainer, result, out)
+    _save_networks(str(options.run), method, trainer, result, out)
     write_netadapt_report(
         out,
         result,
@@ -102,6 +114,7 @@ def _save_network(
     network_file.write(file, network.spec.to_dict(), header=header)
     folder = RunFolder(run)
     config = with_backbone(trainer.config, network.spec.to_dict())
+    make_paths_absolute(config)
     run_folder.update(folder, config=to_yaml(config), environment=runtime.describe(trainer.runtime))
     write_json(folder.classes, trainer.classes.to_dict())
     run_folder.make(folder.best.parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.config import network_file
 from engine.run import run_folder
-from nas.executors import make_executor
+from nas.executors import Executor, make_executor
 from nas.history import SearchHistory
 from nas.latency import network_latency
 from nas.mnas.report import write_mnas_report
@@ -15,7 +15,7 @@ from nas.mnas.search import MnasSearch
 from nas.mnas.trials import ShortTraining
 from nas.options import SearchOptions
 from nas.report import shell_command
-from nas.task_trainer import NewTrainerFactory
+from nas.task_trainer import NewTrainerFactory, TaskTrainer, TrialOptions
 
 log = partial(print, flush=True)
 
@@ -31,7 +31,20 @@ def search_from_scratch(options: SearchOptions, method: MnasSearch) -> None:
     trainer, executor = factory(), make_executor(options)
     strategy = method.strategy_name.lower()
     default = run_folder.default_path(trainer.info.name, f"search-{strategy}")
-    out = run_folder.make(Path(options.out or default))
+    with run_folder.claim(Path(options.out or default), renames=options.out is None, key="out") as out:
+        _search_into(out, options, method, factory, trainer, executor, trials)
+
+
+def _search_into(
+    out: Path,
+    options: SearchOptions,
+    method: MnasSearch,
+    factory: NewTrainerFactory,
+    trainer: TaskTrainer,
+    executor: Executor,
+    trials: TrialOptions,
+) -> None:
+    strategy = method.strategy_name.lower()
     latency = network_latency(options, trainer, out, trainer.taps, log)
     identity = {**options.identity(trials, latency.size), "method": method.identity()}
     history = SearchHistory(out / "history.jsonl", identity=identity)

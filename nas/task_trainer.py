@@ -147,7 +147,10 @@ class TaskTrainer:
 
     @cached_property
     def source(self) -> Any:
-        return build(self.config.data.source, key="data.source")
+        source = build(self.config.data.source, key="data.source")
+        if self._classes is not None:
+            self._classes.check_same_names(source.classes)
+        return source
 
     @cached_property
     def classes(self) -> ClassMap:

@@ -1,5 +1,7 @@
 """Losses on label maps, in which pixels labeled 255 are ignored."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ class CrossEntropy(nn.Module):
     """Cross entropy per pixel, averaged over the counted pixels.
 
     Args:
-        class_weights: one factor per class (None: 1 for all).
+        class_weights: one factor per class, none negative and not all 0 (None: 1 for all).
         label_smoothing: share of the target spread evenly over the classes.
         ohem: online hard example mining: average over this share of the counted pixels, the hardest ones;
             None: over all.
@@ -34,6 +36,10 @@ class CrossEntropy(nn.Module):
             raise ValueError(f"ohem must be a share of the pixels in (0, 1], got {ohem}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        if class_weights is not None and not _are_weights(class_weights):
+            raise ValueError(
+                f"class_weights must be numbers of at least 0, and not all 0, got {list(class_weights)}"
+            )
         self.label_smoothing, self.ohem, self.ohem_threshold = label_smoothing, ohem, ohem_threshold
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -72,6 +78,10 @@ class CrossEntropy(nn.Module):
             hard = (truth.squeeze(1)[counted] < self.ohem_threshold).sum()
             num_hardest = max(int(losses.numel() * self.ohem), int(hard), 1)  # type: ignore[operator]
         return losses.topk(num_hardest).values.mean()
+
+
+def _are_weights(values: list[float]) -> bool:
+    return all(0 <= value < math.inf for value in values) and any(value > 0 for value in values)
 
 
 class Dice(nn.Module):

@@ -7,6 +7,7 @@ result depends only on the arguments, not on the worker process that runs it.
 from collections.abc import Sequence
 from typing import Any
 
+from engine.data.class_map import IGNORE
 from engine.data.preprocessing import (
     Image,
     Size,
@@ -28,7 +29,8 @@ class TrainTransform:
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         fill: gray value of padded pixels, whose label is 255.
         area: average over pixels when scaling down (slower, no aliasing).
-        extra: more albumentations transforms that keep the size, applied last.
+        extra: more albumentations transforms that keep the size, applied last. Label pixels that they add or
+            hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`.
 
     Raises: ValueError naming the argument.
     """
@@ -57,6 +59,7 @@ class TrainTransform:
         from seg.augment.scale_crop import ScaleCrop
 
         steps = [ScaleCrop(crop=self.crop, scale=(low, high), scale_step=scale_step, fill=fill, area=area)]
+        _ignore_new_pixels(extra)
         self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
@@ -102,6 +105,17 @@ class EvalTransform:
         if self._factor is not None:
             height, width = (max(1, round(side * self._factor)) for side in (height, width))
         return resize_image(image, (height, width), area=self._area), label
+
+
+def _ignore_new_pixels(transforms: Sequence[Any]) -> None:
+    """Set what albumentations writes into new label pixels, by default class 0, to 255, in nested transforms
+    as well. None stays: such a transform leaves labels as they are.
+    """
+    for transform in transforms:
+        for name in ("fill_mask", "mask_drop_value"):
+            if getattr(transform, name, None) is not None:
+                setattr(transform, name, IGNORE)
+        _ignore_new_pixels(getattr(transform, "transforms", ()))
 
 
 def _as_scale(value: Sequence[float]) -> tuple[float, float]:

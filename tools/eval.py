@@ -13,6 +13,7 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,21 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         raise UserError(
             f"save_label_ids=true: task={run.info.name} does not predict label maps; leave it out"
         )
-    out = run_folder.make(Path(options.out or parent / f"eval-{run.split}"))
+    folder = Path(options.out or parent / f"eval-{run.split}")
+    with run_folder.claim(folder, key="out") if here.is_main else nullcontext(folder) as out:
 
-    def save_label_ids(dataset: Any, batch: dict[str, Any], outputs: Any) -> None:
-        reporter.save_label_ids(outputs, batch, dataset, out / "label_ids")
+        def save_label_ids(dataset: Any, batch: dict[str, Any], outputs: Any) -> None:
+            reporter.save_label_ids(outputs, batch, dataset, out / "label_ids")
 
-    result = run.evaluate(task, runtime=here, on_batch=save_label_ids if options.save_label_ids else None)
-    metrics = {
-        **result.metrics,
-        "checkpoint": options.checkpoint,
-        "run": str(run.folder.path),
-        **artifact_info,
-    }
-    if here.is_main:
-        write_json(out / "metrics.json", metrics)
-        reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
-        result.write_skipped(out)
-        print("\n".join([*result.notes, result.evaluator.table()]))
-        print(f"out: {out}")
+        result = run.evaluate(task, runtime=here, on_batch=save_label_ids if options.save_label_ids else None)
+        facts = {"checkpoint": options.checkpoint, "run": str(run.folder.path), **artifact_info}
+        metrics = {**result.metrics, **facts}
+        if here.is_main:
+            write_json(out / "metrics.json", metrics)
+            reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
+            result.write_skipped(out)
+            print("\n".join([*result.notes, result.evaluator.table()]))
+            print(f"out: {out}")
     here.close()
     return metrics
 

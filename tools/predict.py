@@ -40,19 +40,19 @@ def predict(options: PredictOptions) -> int:
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
     here.place(task)
     reporter = run.info.reporter(task)
-    out = run_folder.make(Path(options.out or run.folder.path / "predict"))
-    records, failures = [], []
-    progress = Progress(len(files), unit="file")
-    for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
-        try:
-            records.append(predict_file(task, reporter, file, out, name, legend=options.legend))
-        except UserError as error:
-            failures.append({"file": str(file), "error": str(error)})
-            progress.print(f"skipped: {error}")
-        progress.update(done, file.name)
-    progress.close()
-    write_json(out / "summary.json", {"run": str(run.folder.path), "files": records, "failed": failures})
-    print(f"{len(records)} of {len(files)} files predicted\nout: {out}")
+    with run_folder.claim(Path(options.out or run.folder.path / "predict"), key="out") as out:
+        records, failures = [], []
+        progress = Progress(len(files), unit="file")
+        for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
+            try:
+                records.append(predict_file(task, reporter, file, out, name, legend=options.legend))
+            except UserError as error:
+                failures.append({"file": str(file), "error": str(error)})
+                progress.print(f"skipped: {error}")
+            progress.update(done, file.name)
+        progress.close()
+        write_json(out / "summary.json", {"run": str(run.folder.path), "files": records, "failed": failures})
+        print(f"{len(records)} of {len(files)} files predicted\nout: {out}")
     return 1 if failures else 0
 
 

@@ -27,6 +27,7 @@ from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, initial_weights, run_folder
 from engine.run.checkpoint import LoadReport
+from engine.run.run_folder import RunFolder
 
 Names = tuple[str, ...]
 
@@ -41,10 +42,13 @@ def prepare(config: DictConfig) -> None:
     if names is None and initial_weights.is_name(chosen.init_from):
         names = catalog.find(chosen.init_from).categories
     task, classes, report = load(config, source, names, chosen)
-    environment = runtime.describe(runtime.start(device="cpu"))
-    run_folder.create(run, config=to_yaml(config), environment=environment)
-    write_json(run.classes, classes.to_dict())
-    checkpoint.write(run.best, checkpoint.prefixed("model", task.model.state_dict()), {"source": str(source)})
+    cpu = runtime.start(device="cpu")
+    with run_folder.claim_run(run, resumes=False, renames=config.run is None) as path:
+        run = RunFolder(path)
+        run_folder.create(run, config=to_yaml(config), environment=runtime.describe(cpu))
+        write_json(run.classes, classes.to_dict())
+        tensors = checkpoint.prefixed("model", task.model.state_dict())
+        checkpoint.write(run.best, tensors, {"source": str(source)})
     print(f"{source}: {report}\n{len(classes)} classes\nrun: {run.path}")
 
 
@@ -58,15 +62,11 @@ def load(
         count = model.num_classes_in(model.adapt(state))
         names = names or (info.default_names(count) if info.default_names else None)
         if names is None:
-            raise UserError(
-                f"{source}: its class names are unknown; pass labels=<file> (line n names class n)"
-            )
+            raise UserError(f"{source}: its class names are unknown; pass labels=<file> (line n: class n)")
         extra = len(names) - count
         # A detector's label list can be longer. A classifier's first output can be an unnamed background.
         if extra not in (0, -1) if info.background else extra < 0:
-            raise UserError(
-                f"labels: {len(names)} names, but the weights have {count} classes; correct the file"
-            )
+            raise UserError(f"labels: {len(names)} names for weights of {count} classes; correct the file")
         classes = ClassMap.numbered(names[:count], first_id=info.first_id)
         task = build_task(config, classes)
         report = checkpoint.load_strict(task.model, task.model.adapt(state), skip=list(chosen.skip))

@@ -109,6 +109,8 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
 class ClassificationSource(SplitSource[ClassificationSplit, ClassificationDataset]):
     """A classification data source: classes, splits by name, and a dataset per split."""
 
+    fewest_classes = 2
+
     def _dataset(
         self, split: ClassificationSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> ClassificationDataset:

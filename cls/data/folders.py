@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
 from engine.data.class_map import ClassMap
 from engine.data.images import IMAGE_SUFFIXES
-from engine.data.splits import refuse_shared_files, split_folders
+from engine.data.splits import check_leaks, split_folders
 from engine.errors import UserError, some
 from engine.io.files import pack_paths
 
@@ -22,11 +22,11 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     not have all of them. Folders inside a class folder belong to that class.
 
     Args:
-        allow_same_files: whether train and val may share an image.
+        allow_same_files: whether splits may share images.
 
     Raises:
-        UserError: if there is no split, class or image, a split has an unknown class, or train and
-            val share an image.
+        UserError: if there is no split, class or image, a split has an unknown class, or two
+            splits share an image (unless it has a single color).
     """
     base = existing_root(root)
     names = split_folders(base, example="train/<class> and val/<class>")
@@ -34,14 +34,17 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     indices = {name: index for index, name in enumerate(classes.names)}
     splits = {name: read_tree(base / name, indices) for name in names}
     check_not_empty(splits, base)
-    if "train" in splits and "val" in splits and not allow_same_files:
-        train, val = _paths(splits["train"]), _paths(splits["val"])
-        refuse_shared_files(train, val, override="data.source.allow_same_files=true")
+    if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
+        raise UserError(f"{base / 'train'}: all images are of one class; add images of the others")
+    lines: list[str] = []
+    if not allow_same_files:
+        images = {name: list(_paths(split)) for name, split in splits.items()}
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
     return ClassificationSource(
         classes=classes,
         splits=splits,
         description=describe("images", base, classes, splits),
-        warnings=_absent_classes(classes, splits),
+        warnings=[*_absent_classes(classes, splits), *(f"{base}: {line}" for line in lines)],
     )
 
 
@@ -115,6 +118,10 @@ def _images(folder: Path, name: str) -> Iterator[str]:
 def _paths(split: ClassificationSplit) -> Iterator[bytes]:
     root = os.fsencode(split.root)
     return (os.path.join(root, file) for file in split.files)
+
+
+def _is_constant(labels: NDArray[np.int32] | None) -> bool:
+    return labels is not None and bool((labels == labels[0]).all())
 
 
 def _absent_classes(classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> list[str]:

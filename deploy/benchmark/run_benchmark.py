@@ -35,14 +35,27 @@ def run_benchmark(
     device = str(runtime.start(device=options.device).device)
     runtimes, remarks = choose_runtimes(options.runtimes, device=device)
     default = run_folder.default_path("benchmark", options.suite or "run")
-    out = run_folder.make(Path(options.out or default))
+    with run_folder.claim(Path(options.out or default), renames=options.out is None, key="out") as out:
+        return out, _benchmark_into(out, options, runtimes, remarks, device, command=command, log=log)
+
+
+def _benchmark_into(
+    out: Path,
+    options: BenchmarkOptions,
+    runtimes: Sequence[str],
+    remarks: Sequence[str],
+    device: str,
+    *,
+    command: str,
+    log: Callable[[str], None],
+) -> list[Result]:
     rows = benchmark_rows(options)
     baseline = baseline_row(options, rows)
     results = [result(row, baseline=baseline) for row in rows]
     report.save(results, out, command=command)  # fails now, not after an hour, if `out` cannot be written
     if not options.latency:
         log(tables(results))
-        return out, results
+        return results
     if remarks:
         log("\n".join(remarks))
     measured: list[Result] = []
@@ -50,7 +63,7 @@ def run_benchmark(
         log(f"\n{tables(entries)}")
         measured += entries
         report.save(measured, out, command=command)
-    return out, measured
+    return measured
 
 
 def _measure(

@@ -35,6 +35,12 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
             it is then renamed to `<file>.rejected`.
     """
     job = ExportJob(run, options, log)
+    with run_folder.claim(job.folder, key="out"):
+        return _export(job)
+
+
+def _export(job: ExportJob) -> Path:
+    options, log = job.options, job.log
     samples = job.comparison_samples()
     path = _write(job, samples[0])
     try:

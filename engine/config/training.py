@@ -20,8 +20,8 @@ from engine.data.loader import DataLoaders
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
-from engine.run.run_folder import RunFolder
-from engine.train.trainer import Trainer
+from engine.run.run_folder import Claim, RunFolder
+from engine.train.trainer import Trainer, TrainerOptions
 
 _PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
 _PATHS_OF_SPLITS = ("images", "annotations")
@@ -39,6 +39,7 @@ class Training:
         builder: builds the datasets and records skipped samples; None if neither `data.limit`,
             `data.on_error` nor `data.cache` is used.
         classes: the classes of the data source.
+        claim: keeps other processes out of the run folder; None if it is not written, or by another process.
     """
 
     config: DictConfig
@@ -49,9 +50,17 @@ class Training:
     notes: list[str]
     builder: DatasetBuilder | None
     classes: ClassMap
+    claim: Claim | None
 
     def fit(self) -> None:
         """Save the configuration, train to the last step, and save curves and sample predictions."""
+        try:
+            self._fit()
+        finally:
+            if self.claim is not None:
+                self.claim.release()
+
+    def _fit(self) -> None:
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
@@ -59,7 +68,8 @@ class Training:
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
-            write_json(self.run.classes, self.classes.to_dict())
+            if not self.resumes or not self.run.classes.exists():
+                write_json(self.run.classes, self.classes.to_dict())
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
@@ -106,9 +116,45 @@ def open_training(
         deterministic=settings.deterministic,
         key="trainer.device",
     )
+    claim = None
+    if here.is_main and not replays:
+        claim = run_folder.claim_run(run, resumes=resumes, renames=not resumes and config.run is None)
+    run = here.broadcast(run if claim is None else RunFolder(claim.path))
+    try:
+        return _build_training(
+            config,
+            here,
+            settings,
+            run=run,
+            claim=claim,
+            resumes=resumes,
+            replays=replays,
+            published=published,
+            load_teacher=load_teacher,
+        )
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        raise
+
+
+def _build_training(
+    config: DictConfig,
+    here: runtime.Runtime,
+    settings: TrainerOptions,
+    *,
+    run: RunFolder,
+    claim: Claim | None,
+    resumes: bool,
+    replays: bool,
+    published: Callable[[str], Any],
+    load_teacher: Callable[[DictConfig, ClassMap], Any],
+) -> Training:
     builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
     source = build(config.data.source, key="data.source")
+    if resumes and run.classes.exists():
+        ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
     torch.manual_seed(config.seed)
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
@@ -132,7 +178,7 @@ def open_training(
         optimizer=build(config.optimizer, key="optimizer", model=task.model),
         schedule=build(config.schedule, key="schedule", steps=settings.steps),
         runtime=here,
-        run=here.broadcast(run),
+        run=run,
         data=data,
     )
     if restores:
@@ -141,13 +187,14 @@ def open_training(
     notes = [*source.warnings, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
-        run=trainer.run,
+        run=run,
         info=task_info(config),
         resumes=resumes,
         trainer=trainer,
         notes=[*notes, f"starting from {started_from}"],
         builder=builder,
         classes=source.classes,
+        claim=claim,
     )
 
 
@@ -217,22 +264,25 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
 
         config = load_config(run.config, list(config.overrides))
         validate(config)
+        make_paths_absolute(config)
         return config, run, True
     validate(config)
     name = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
-    _make_paths_absolute(config)
+    make_paths_absolute(config)
     return config, RunFolder(Path(config.run or default)), False
 
 
-def _make_paths_absolute(config: DictConfig) -> None:
+def make_paths_absolute(config: DictConfig) -> None:
     """Make relative paths absolute, so that the run can later be opened from any working directory."""
     nodes = config.data.items_ex(resolve=False)
     splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
     in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
-    for key in (*_PATHS, *in_splits):
+    own_root = not OmegaConf.is_interpolation(config.data.source, "root")
+    for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
         value = OmegaConf.select(config, key)
-        if isinstance(value, str) and not (key in _PATHS[2:] and _is_name(value)):
+        withheld = value == f"<{key}>"  # of a published run
+        if isinstance(value, str) and not withheld and not (key in _PATHS[2:] and _is_name(value)):
             OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
 
 

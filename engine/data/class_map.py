@@ -131,6 +131,29 @@ class ClassMap:
                 f"that the run was trained on ({some(self.names)}); use data with the run's classes"
             )
 
+    def check_unchanged(self, now: "ClassMap", *, run: Path) -> None:
+        """Raise a UserError if the classes of a run that is resumed are not the ones it was trained on.
+
+        Args:
+            now: the classes of its data, whose names, order, ids and colors must be those of this class map.
+            run: the run folder, for the message.
+        """
+        before, after = ([*zip(c.names, c.ids, c.colors, strict=True)] for c in (self, now))
+        if before == after:
+            return
+        for index, (old, new) in enumerate(zip(before, after, strict=False)):
+            if old != new:
+                colors = " and color {2}" if old[:2] == new[:2] else ""
+                text = "{0!r} with id {1}" + colors
+                change = f"class {index} was {text.format(*old)}, now {text.format(*new)}"
+                break
+        else:
+            change = f"there were {len(before)} classes ({some(self.names)}), now {len(after)}"
+        raise UserError(
+            f"{run}: the classes of its data differ from the run's classes.json: {change}; restore them, or "
+            f"start a new run with init_from={run}"
+        )
+
     def lut(self) -> NDArray[np.uint8]:
         """Lookup table uint8 [65536]: dataset id -> class index, `IGNORE` or `UNKNOWN`.
 

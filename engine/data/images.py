@@ -94,6 +94,20 @@ def read_labels(path: PathLike) -> NDArray[Any]:
     return np.ascontiguousarray(labels)
 
 
+def read_palette(path: PathLike) -> NDArray[np.uint8] | None:
+    """The colors of a palette image, uint8 [256, 3], black after its last entry; None for other images.
+
+    Raises: UserError if the file is missing or not an image.
+    """
+    with _open(path) as header:
+        colors = header.getpalette() if header.mode == "P" else None
+    if colors is None:
+        return None
+    palette = np.zeros(256 * 3, np.uint8)
+    palette[: len(colors)] = colors[: len(palette)]
+    return palette.reshape(256, 3)
+
+
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
     """(height, width) from the header alone; `upright` applies the EXIF orientation, like `read_image`.
 

@@ -47,7 +47,13 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         splits: name -> split, in the order train, val, test, others.
         description: one line for logs.
         warnings: lines to show before training.
+        fewest_classes: what the task needs to learn anything.
+
+    Raises:
+        UserError: if there are fewer classes.
     """
+
+    fewest_classes = 1
 
     def __init__(
         self,
@@ -57,6 +63,11 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         description: str,
         warnings: Sequence[str] = (),
     ) -> None:
+        if len(classes) < self.fewest_classes:
+            raise UserError(
+                f"{description}: {classes.names[0]!r} is the only class, so every prediction would be right; "
+                f"at least {self.fewest_classes} classes are needed: add one for all the rest"
+            )
         self.classes, self.splits = classes, dict(splits)
         self.description, self.warnings = description, tuple(warnings)
 

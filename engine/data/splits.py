@@ -1,14 +1,16 @@
 """Split folders of a data source, and checks that train and val do not share images."""
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.images import read_image
 from engine.errors import UserError
-from engine.io.files import find_same_content
+from engine.io.files import find_same_content, same_content
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
@@ -37,18 +39,55 @@ def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
     return keep
 
 
-def refuse_shared_names(source: object, train: NDArray[np.bytes_], val: NDArray[np.bytes_]) -> None:
-    """Check that no image is in both train and val, which would inflate all validation metrics.
+def refuse_shared_names(
+    source: object,
+    train: NDArray[np.bytes_],
+    val: NDArray[np.bytes_],
+    *,
+    names: tuple[str, str] = ("train", "val"),
+) -> None:
+    """Check that no image is in both of two splits, called `names`, which would inflate all metrics.
 
     Raises: UserError, starting with `source`, if both contain an image with the same (packed) name.
     """
     shared = sorted(set(train.tolist()) & set(val.tolist()))
+    both = " and ".join(names)
     if shared:
         raise UserError(
-            f"{source}: {os.fsdecode(shared[0])!r} is in both train and val (as are {len(shared)} names "
-            "in total); remove it from one, or, if train and val number their files independently, set "
+            f"{source}: {os.fsdecode(shared[0])!r} is in both {both} (as are {len(shared)} names "
+            f"in total); remove it from one, or, if {both} number their files independently, set "
             "data.source.allow_same_names=true"
         )
+
+
+def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, override: str) -> list[str]:
+    """Compare the image files (packed paths) of every two splits. Returns a line about each two that share
+    images of a single color, such as tiles without data, which are allowed.
+
+    Raises: UserError, with the numbers and the `override` that allows it, if two splits share other images.
+    """
+    lines, shared, example = [], [], ""
+    for first, second in itertools.combinations(splits, 2):
+        pairs = list(same_content(splits[first], splits[second]))
+        leaks = [pair for pair in pairs if not _is_uniform(pair[0])]
+        if leaks:
+            example = example or "{}: the same image as {}".format(*leaks[0])
+            shared.append(f"{first} and {second} share {len(leaks)}")
+        if uniform := len(pairs) - len(leaks):
+            lines.append(f"{uniform} of the images of {second} have a single color and are also in {first}")
+    if shared:
+        raise UserError(
+            f"{example} ({', '.join(shared)}); remove them from one of the splits, or set {override}"
+        )
+    return lines
+
+
+def _is_uniform(path: str) -> bool:
+    try:
+        pixels = read_image(path)
+    except UserError:  # reported or skipped when it is read as a sample
+        return False
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def refuse_shared_files(train: Iterable[bytes], val: Iterable[bytes], *, override: str = "") -> None:

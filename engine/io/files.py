@@ -76,6 +76,20 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
         lock.release()
 
 
+def hold(path: Path) -> FileLock | None:
+    """Lock `path` if no other process holds it; None if one does. `FileLock.release` gives it back.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
 def _nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _nulls(item) for key, item in value.items()}
@@ -104,14 +118,18 @@ def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[
 
     Unreadable files are ignored here; they are reported or skipped when the samples are read.
     """
+    return next(same_content(first, second), None)
+
+
+def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (second, first) for each file of `second` that equals one of `first`; as `find_same_content`."""
     known = _by_size(first)
     for size, paths in _by_size(second).items():
         seen = {digest: path for path in known.get(size, ()) if (digest := _digest(path)) is not None}
         for path in paths if seen else ():
             digest = _digest(path)
             if digest is not None and (twin := seen.get(digest)) is not None:
-                return path, twin
-    return None
+                yield path, twin
 
 
 def groups_of_same_content(paths: Iterable[str]) -> list[list[str]]:

@@ -11,17 +11,21 @@ skipped.json       with data.on_error=skip: the files that could not be read
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events
 samples/           predictions on the evaluation split
+.lock              while a process writes into the folder
 """
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.io.files import write_json, write_text
+from engine.io.files import hold, write_json, write_text
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,95 @@ class RunFolder:
         return self.best if name == "best" and self.best.exists() else self.last
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A folder that only this process writes into, until `release`; the operating system releases it if the
+    process dies.
+
+    Attributes:
+        path: the folder.
+        created: the folders that were created for it, the innermost first.
+    """
+
+    path: Path
+    lock: Any
+    created: tuple[Path, ...] = field(default=())
+
+    def release(self) -> None:
+        """Let other processes claim the folder; a new folder without files is removed."""
+        with contextlib.suppress(OSError):
+            (self.path / _LOCK).unlink(missing_ok=True)
+        self.lock.release()
+        with contextlib.suppress(OSError):
+            for folder in self.created:
+                folder.rmdir()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def claim(path: Path, *, renames: bool = False, key: str = "run", remedy: str = "") -> Claim:
+    """Claim a folder for this process, and create it if needed.
+
+    Args:
+        renames: the name is a default: if it exists, `_2`, `_3` ... is appended.
+        key: the key that names the folder, and remedy: what else can be done, for messages.
+
+    Raises:
+        UserError: if another process has claimed the folder, or it cannot be created.
+    """
+    remedy = remedy or f"choose another {key}="
+    try:
+        path, created = _make_new(path, renames=renames)
+        lock = hold(path / _LOCK)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be created or written ({error.strerror}); {remedy}") from None
+    if lock is None:
+        raise UserError(
+            f"{path}: another process is writing into this folder; wait until it has ended, or {remedy}"
+        )
+    return Claim(path, lock, created)
+
+
+def claim_run(run: RunFolder, *, resumes: bool, renames: bool) -> Claim:
+    """Claim the folder of a run that starts or is resumed, before its data are read.
+
+    Raises:
+        UserError: if the run is in progress in another process, a new run's folder already contains one, or
+            the folder cannot be created.
+    """
+    claimed = claim(run.path, renames=renames, remedy="stop it first" if resumes else "")
+    if not resumes and run.config.exists():
+        claimed.release()
+        raise _contains_a_run(run)
+    return claimed
+
+
+def _make_new(path: Path, *, renames: bool) -> tuple[Path, tuple[Path, ...]]:
+    """Create a folder, under another name if `renames` and it exists; returns (folder, created folders)."""
+    folder, number = path, 1
+    missing = [parent for parent in path.parents if not parent.exists()]
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not renames:
+                return folder, ()
+            number += 1
+            folder = path.with_name(f"{path.name}_{number}")
+        else:
+            return folder, (folder, *missing)
+
+
+def _contains_a_run(run: RunFolder) -> UserError:
+    return UserError(
+        f"{run.path}: already contains a run; continue it with resume={run.path}, or choose another run="
+    )
+
+
 def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> None:
     """Create a run folder with its configuration (YAML text) and its environment.
 
@@ -84,9 +177,7 @@ def create(run: RunFolder, *, config: str, environment: Mapping[str, Any]) -> No
         UserError: if the folder already contains a run, or cannot be created.
     """
     if run.config.exists():
-        raise UserError(
-            f"{run.path}: already contains a run; continue it with resume={run.path}, or choose another run="
-        )
+        raise _contains_a_run(run)
     update(run, config=config, environment=environment)
 
 
@@ -136,13 +227,8 @@ def make(folder: Path) -> Path:
 
 
 def default_path(task: str, experiment: str) -> Path:
-    """A path `runs/<task>/<experiment>/<time>` that does not exist yet."""
-    stem = Path("runs") / task / experiment / time.strftime("%Y-%m-%d_%H-%M-%S")
-    path, number = stem, 1
-    while path.exists():
-        number += 1
-        path = stem.with_name(f"{stem.name}_{number}")
-    return path
+    """The default name of a run's folder, `runs/<task>/<experiment>/<time>`, for `claim` with `renames`."""
+    return Path("runs") / task / experiment / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def git_revision() -> str | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,15 +16,21 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import read_image, read_labels
+from engine.data.images import read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
 from engine.data.splits import keep_all_but
-from engine.errors import UserError
+from engine.errors import UserError, some
+from engine.io.files import evenly_spaced
+
+_MASKS_SAMPLED = 24  # per split, every pixel
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
+
+
+Palette = Literal["auto", "ids", "colors"]
 
 
 Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
@@ -140,6 +146,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
     """A segmentation data source: classes, splits by name, and a dataset per split."""
 
+    fewest_classes = 2
+
     def __init__(
         self,
         *,
@@ -165,9 +173,19 @@ class LabelReader:
 
     table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
+    palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
+    colors; `auto`, whichever of the two the class map lists for all pixels.
     """
 
-    def __init__(self, *, classes: ClassMap, remedy: str, table: NDArray[np.uint8] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        classes: ClassMap,
+        remedy: str,
+        table: NDArray[np.uint8] | None = None,
+        palette: Palette = "ids",
+    ) -> None:
+        self._palette = palette
         self._classes = classes
         self._remedy = remedy
         self._table = classes.lut() if table is None else table
@@ -175,17 +193,41 @@ class LabelReader:
     @property
     def key(self) -> str:
         """A digest of the mapping: readers with the same key read every file in the same way."""
-        colors = repr((self._classes.ignore_colors, self._classes.colors))
+        palette = () if self._palette == "ids" else (self._palette,)
+        colors = repr((self._classes.ignore_colors, self._classes.colors, *palette))
         return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
     def __call__(self, path: str) -> Label:
-        """-> uint8 [H, W]. Raises: UserError naming the file and its unknown values, with pixel counts."""
+        """-> uint8 [H, W].
+
+        Raises: UserError naming the file and its unknown values, with pixel counts, or if its palette can
+        mean two things.
+        """
         stored = read_labels(path)
+        if self._palette != "ids" and stored.dtype == np.uint8 and stored.ndim == 2:
+            stored = self._colors_of_palette(path, stored)
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
         if unknown.any():
             raise UserError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
+
+    def _colors_of_palette(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The colors [H, W, 3] of a palette image if these are what it means, otherwise `stored`."""
+        colors = read_palette(path)
+        if colors is None:
+            return stored
+        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        by_id, by_color = self._table[used], self._from_colors(colors[used])
+        fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
+        if self._palette == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
+            value = used[by_id != by_color][0]
+            raise UserError(
+                f"{path}: a palette image whose index {value} is a class id and has another class's color "
+                f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
+            )
+        by_color_only = self._palette == "colors" or (fits_colors and not fits_ids)
+        return colors[stored] if by_color_only else stored
 
     def _from_ids(self, stored: NDArray[Any]) -> Label:
         if stored.dtype == np.uint8:
@@ -195,6 +237,76 @@ class LabelReader:
 
     def _from_colors(self, stored: NDArray[np.uint8]) -> Label:
         return _color_table(self._classes)[_color_codes(stored)]
+
+
+def read_sample(
+    split: SegmentationSplit, read_label: LabelReader, *, least: int, skip_damaged: bool = False
+) -> tuple[NDArray[np.int64], int]:
+    """Read evenly spaced masks of a split, 24 or, until `least` classes have occurred, all.
+
+    Returns:
+        (number of pixels [256] per class, ignored ones at 255; number of masks read)
+    """
+    assert split.labels is not None
+    counts, number = np.zeros(256, np.int64), 0
+    first = evenly_spaced(len(split), _MASKS_SAMPLED)
+    for index in [*first, *(set(range(len(split))) - set(first))]:
+        if number >= len(first) and np.count_nonzero(counts[:IGNORE]) >= least:
+            break
+        try:
+            label = read_label(os.fsdecode(split.labels[index]))
+        except UserError:
+            if not skip_damaged:
+                raise
+            continue
+        counts += np.bincount(label.ravel(), minlength=256)
+        number += 1
+    return counts, number
+
+
+def label_shares(
+    source: object,
+    splits: Mapping[str, SegmentationSplit],
+    read_label: LabelReader,
+    classes: ClassMap,
+    *,
+    skip_damaged: bool = False,
+) -> list[str]:
+    """Lines with the share of each class and of ignored pixels in a sample of the masks, and with the classes
+    that do not occur in it.
+
+    Raises:
+        UserError: starting with `source`, if no pixel of a split counts, or train has a single class.
+    """
+    lines: list[str] = []
+    for name, split in splits.items():
+        if split.labels is None:
+            continue
+        least = 2 if name == "train" else 1
+        counts, number = read_sample(split, read_label, least=least, skip_damaged=skip_damaged)
+        if not number:
+            continue
+        shares = _shares(counts, classes)
+        what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
+        if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
+            least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
+            raise UserError(f"{what}; {least_words}: check the ids and `ignore` in classes.json")
+        lines.append(what)
+        absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
+        if absent:
+            lines.append(
+                f"{source}: {name}: {some(absent)} in none of the {number} masks read; check the ids and "
+                "`ignore` in classes.json"
+            )
+    return lines
+
+
+def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:
+    """'road 61.2%, car 3.1%, ignored 12%' of the pixels, the most frequent classes first."""
+    order = np.argsort(-counts[: len(classes)], kind="stable")
+    total = max(1, int(counts.sum()))
+    parts = [f"{classes.names[index]} {counts[index] / total:.1%}" for index in order if counts[index]]
+    return f"{some(parts, 8) or 'no class'}, ignored {counts[IGNORE] / total:.1%}"
 
 
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:

@@ -1,50 +1,62 @@
 """Your own data: `images/<split>/*`, `masks/<split>/*.png` and `classes.json`."""
 
+import itertools
 import os
 from pathlib import Path
 
 from engine.data.class_map import ClassMap
 from engine.data.images import image_size, list_images
-from engine.data.splits import refuse_shared_files, refuse_shared_names, split_folders
+from engine.data.splits import check_leaks, refuse_shared_names, split_folders
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
-from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
+from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit, label_shares
 
 _SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
 
 
-_MASKS_CHECKED = 24  # per split, every pixel
-
-
-def masks(*, root: str, allow_same_names: bool = False, on_error: str = "fail") -> SegmentationSource:
+def masks(
+    *,
+    root: str,
+    allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    on_error: str = "fail",
+    palette: Palette = "auto",
+) -> SegmentationSource:
     """Folders of images and masks under `root`.
 
     A mask contains class ids (8- or 16-bit, one channel or palette) or the RGB colors of classes.json, and
     has the same name as its image. Only the split "test" can do without masks; it can then be predicted but
-    not evaluated. allow_same_names: for train and val that number their files independently (equal content
-    is still an error). on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads
-    every file.
+    not evaluated.
+
+    allow_same_names: for splits that number their files independently (equal content is still an error).
+    allow_same_files: whether splits may share images. on_error: with `skip`, damaged files are left to
+    `engine.data.unreadable`, which reads every file. palette: what palette masks contain, as in
+    `LabelReader`.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
-    read), or train and val share an image.
+    read), train has a single class, val none, or two splits share an image (unless it has a single color).
     """
     base = Path(root).expanduser()
     classes = ClassMap.read(base / "classes.json")
     read_label = LabelReader(
         classes=classes,
-        remedy=f"list it in {base / 'classes.json'} as a class or under ignore (ignore_colors for a color), "
-        "or correct the mask",
+        palette=palette,
+        remedy=f"list it in {base / 'classes.json'} as a class or, if its pixels do not count at all, under "
+        "ignore (ignore_colors for a color), or correct the mask",
     )
     warnings: list[str] = []
     splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
-    if "train" in splits and "val" in splits:
-        train, val = splits["train"], splits["val"]
-        if not allow_same_names:
-            refuse_shared_names(base, train.names, val.names)
-        refuse_shared_files(train.images, val.images)
-    for files in splits.values() if on_error == "fail" else ():
-        _check_masks(files, read_label)
+    for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
+        refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
+    if not allow_same_files:
+        images = {split: files.images for split, files in splits.items()}
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
+    skips = on_error == "skip"
+    warnings += label_shares(base, splits, read_label, classes, skip_damaged=skips)
+    for files in splits.values() if not skips else ():
+        _check_sizes(files)
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=classes,
@@ -101,7 +113,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return stems
 
 
-def _check_masks(files: SegmentationSplit, read_label: LabelReader) -> None:
+def _check_sizes(files: SegmentationSplit) -> None:
     if files.labels is None:
         return
     for index in evenly_spaced(len(files), _SIZES_CHECKED):
@@ -113,5 +125,3 @@ def _check_masks(files: SegmentationSplit, read_label: LabelReader) -> None:
                 f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} is {image_hw[0]} x "
                 f"{image_hw[1]} (height x width){rotated}; export both at the same size"
             )
-    for index in evenly_spaced(len(files), _MASKS_CHECKED):
-        read_label(os.fsdecode(files.labels[index]))

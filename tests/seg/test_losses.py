@@ -57,7 +57,18 @@ def test_dice_equals_a_computation_by_hand():
     assert Dice()(logits, labels).item() == pytest.approx(1 - (first + second) / 2)
 
 
-@pytest.mark.parametrize("options", [{"ohem": 0.0}, {"ohem": 1.5}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ohem": 0.0},
+        {"ohem": 1.5},
+        {"label_smoothing": 1.0},
+        {"class_weights": [-1.0, 1.0, 1.0]},  # the loss fell without end
+        {"class_weights": [0.0, 0.0, 0.0]},
+        {"class_weights": [float("nan"), 1.0]},
+        {"class_weights": [float("inf"), 1.0]},
+    ],
+)
 def test_bad_options_are_rejected(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CrossEntropy(**options)

@@ -209,3 +209,33 @@ def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_doe
     epochs = (0, 1) if context == "fork" else (1,)  # spawning imports everything again
     for epoch in epochs:
         assert epoch_of(twelve_equal_samples, epoch, 2, multiprocessing_context=context) == alone[epoch]
+
+
+GEOMETRIC = [
+    ("Rotate", {"limit": (45, 45)}),
+    ("SafeRotate", {"limit": (45, 45)}),
+    ("Affine", {"translate_px": {"x": (20, 20), "y": (20, 20)}}),
+    ("ShiftScaleRotate", {"shift_limit": (0.3, 0.3)}),
+    ("Perspective", {"scale": (0.2, 0.2), "fit_output": True}),
+    ("ElasticTransform", {"alpha": 400, "sigma": 4}),
+    ("GridDistortion", {"distort_limit": (0.9, 0.9)}),
+    ("OpticalDistortion", {"distort_limit": (0.9, 0.9)}),
+    ("PadIfNeeded", {"min_height": 80, "min_width": 80}),
+    ("CropAndPad", {"px": 10, "keep_size": False}),
+    ("MaskDropout", {"max_objects": (1, 1)}),
+    ("CoarseDropout", {"fill_mask": 0}),
+]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("name", "options"), GEOMETRIC)
+def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, nested):
+    """A label of class 7 throughout can only give 7 and 255; class 0 would be trained on black corners."""
+    import albumentations
+
+    step = getattr(albumentations, name)(**options, p=1)
+    extra = [albumentations.OneOf([albumentations.Compose([step])], p=1)] if nested else [step]
+    transform = TrainTransform(crop=64, extra=extra)
+    image, label = transform(IMAGE, np.full(IMAGE.shape[:2], 7, np.uint8), 3)
+    assert set(np.unique(label).tolist()) == ({255} if name == "MaskDropout" else {7, 255})
+    assert label.shape == image.shape[:2]

@@ -66,7 +66,7 @@ def test_a_class_that_train_lacks_is_rejected(tree):
 
 def test_an_image_of_train_in_val_is_rejected_whatever_its_name(tree):
     (tree / "val" / "dog" / "other.png").write_bytes((tree / "train" / "cat" / "a.png").read_bytes())
-    with pytest.raises(UserError, match=r"the same image as .*; remove it.*allow_same_files=true"):
+    with pytest.raises(UserError, match=r"the same image as .*; remove them.*allow_same_files=true"):
         folders(root=str(tree))
     assert len(folders(root=str(tree), allow_same_files=True).splits["val"]) == 3
 
@@ -110,4 +110,27 @@ def test_files_that_cannot_be_read_equal_no_other_file(tree):
 def test_a_folder_whose_name_is_not_utf8_is_rejected(tree):
     (tree / "train" / "caf\udce9").mkdir()
     with pytest.raises(ValueError, match=r"'caf\\udce9' is not valid UTF-8; rename the class, or its folder"):
+        folders(root=str(tree))
+
+
+def test_a_single_class_is_refused(tmp_path):
+    """With one class, top-1 is 1 whatever is learned."""
+    for split in ("train", "val"):
+        write(tmp_path / split / "cat" / "a.png", len(split))
+    with pytest.raises(UserError, match=r"'cat' is the only class, .* at least 2 classes"):
+        folders(root=str(tmp_path))
+    write(tmp_path / "val" / "dog" / "b.png", 7)
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(UserError, match="train: all images are of one class; add images of the others"):
+        folders(root=str(tmp_path))
+
+
+def test_every_two_splits_are_compared_and_images_of_a_single_color_allowed(tree):
+    write_png(tree / "train" / "cat" / "black.png", np.zeros((9, 9, 3), np.uint8))
+    (tree / "test" / "dog").mkdir(parents=True)
+    (tree / "test" / "dog" / "black.png").write_bytes((tree / "train" / "cat" / "black.png").read_bytes())
+    line = f"{tree}: 1 of the images of test have a single color and are also in train"
+    assert line in folders(root=str(tree)).warnings
+    (tree / "test" / "dog" / "x.png").write_bytes((tree / "train" / "dog" / "c.png").read_bytes())
+    with pytest.raises(UserError, match=r"x\.png: the same image as .*c\.png \(train and test share 1\)"):
         folders(root=str(tree))

@@ -4,13 +4,18 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from engine.config import compose, help, instantiate, overrides, saved, training
 from engine.config.launch import run_job
+from engine.data.images import write_png
 from engine.errors import UserError
+from engine.io.files import write_json
+from engine.run import run_folder
 
 
 def error_message(*typed, tool="train"):
@@ -428,3 +433,50 @@ def test_a_typo_in_an_option_of_a_tool_suggests_that_tools_own(tool, typed, mean
 def test_config_errors_can_be_sent_between_processes():
     error = pickle.loads(pickle.dumps(instantiate.ConfigError("a.b", " must be 1")))
     assert (str(error), error.key) == ("a.b must be 1", "a.b")
+
+
+def test_a_training_claims_its_folder_before_it_reads_data(tmp_path):
+    overrides = ["task=seg", "data=masks", f"data.root={tmp_path / 'nowhere'}", f"run={tmp_path / 'run'}"]
+    config = compose.compose_config("train", overrides)
+    with pytest.raises(UserError, match="nowhere"):
+        training.open_training(config, published=None, load_teacher=None)
+    assert list(tmp_path.iterdir()) == []  # a training that cannot start leaves no folder
+    busy = pytest.raises(UserError, match="run: another process is writing into this folder")
+    with run_folder.claim(tmp_path / "run"), busy:
+        training.open_training(config, published=None, load_teacher=None)
+
+
+def open_it(*typed):
+    config = compose.compose_config("train", list(typed))
+    return training.open_training(config, published=None, load_teacher=None)
+
+
+SMALL = [
+    "data.workers=0",
+    "data.size=32",
+    "trainer.device=cpu",
+    "trainer.steps=1",
+    "trainer.tensorboard=false",
+]
+
+
+def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
+    """The folders a, b of another data set would become rows 0 and 1 of the head, which mean cat and dog."""
+    monkeypatch.chdir(tmp_path)
+    for root, names in (("pets", ("cat", "dog")), ("letters", ("a", "b"))):
+        for split, pixel in (("train", 0), ("val", 9)):
+            for number, name in enumerate(names):
+                write_png(Path(root, split, name, "x.png"), np.full((40, 40, 3), pixel + number, np.uint8))
+    first = open_it("task=cls", "data=folders", "data.root=pets", "run=run", *SMALL)
+    run_folder.create(first.run, config=compose.to_yaml(first.config), environment={})
+    write_json(first.run.classes, first.classes.to_dict())
+    first.claim.release()
+    assert yaml.safe_load(first.run.config.read_text())["data"]["root"] == str(tmp_path / "pets")
+    with pytest.raises(
+        UserError, match=r"^run: .*class 0 was 'cat' with id 0, now 'a' with id 0; .*init_from"
+    ):
+        open_it("resume=run", "data.root=letters")
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    resumed = open_it("resume=run", "data.root=moved")
+    assert resumed.config.data.root == str(tmp_path / "moved")  # not relative to this folder
+    resumed.claim.release()

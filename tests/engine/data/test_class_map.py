@@ -1,6 +1,7 @@
 """The class map: validation, JSON, and the table from dataset ids to contiguous indices."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,3 +159,27 @@ def test_a_byte_order_mark_is_accepted(tmp_path):
     text = '{"classes": [{"id": 0, "name": "straße"}]}'
     (tmp_path / "classes.json").write_text(text, encoding="utf-8-sig")
     assert ClassMap.read(tmp_path / "classes.json").names == ("straße",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("car", "road")}, "class 0 was 'road' with id 0, now 'car' with id 0"),
+        ({"names": ("road", "bus")}, "class 1 was 'car' with id 1, now 'bus' with id 1"),
+        ({"ids": (1, 0)}, "class 0 was 'road' with id 0, now 'road' with id 1"),
+        (
+            {"colors": ((2, 2, 2), (1, 1, 1))},
+            r"class 0 was 'road' with id 0 and color \(1, 1, 1\), now .* \(2, 2, 2\)",
+        ),
+        (
+            {"names": ("road",), "ids": (0,), "colors": ((1, 1, 1),)},
+            r"there were 2 classes \(road, car\), now 1",
+        ),
+    ],
+)
+def test_the_classes_of_a_resumed_run_must_not_change(change, message):
+    classes = {"names": ("road", "car"), "ids": (0, 1), "colors": ((1, 1, 1), (2, 2, 2))}
+    before = ClassMap(**classes)
+    before.check_unchanged(ClassMap(**classes, ignore=(255,)), run=Path("runs/a"))
+    with pytest.raises(UserError, match=f"^runs/a: .*{message}; .*init_from=runs/a$"):
+        before.check_unchanged(ClassMap(**{**classes, **change}), run=Path("runs/a"))

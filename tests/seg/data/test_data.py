@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 from seg.data.cityscapes import CITYSCAPES_CLASSES, cityscapes, mask_kind
-from seg.data.dataset import SegmentationSplit
+from seg.data.dataset import SegmentationSource, SegmentationSplit
 from seg.data.masks import masks
 from seg.data.streets import streets
 from seg.transforms import EvalTransform, TrainTransform
@@ -294,6 +295,57 @@ def test_every_kind_of_mask_gives_the_same_label(masks_tree):
     np.testing.assert_array_equal(label_of(masks_tree), np.where(expected == 2, 255, expected))
 
 
+def save_palette(path, index, colors):
+    image = Image.fromarray(index.astype(np.uint8), mode="P")
+    image.putpalette(np.uint8(colors).tobytes())
+    image.save(path)
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+"""Of the ids 5, 1, 300 (classes 0, 1, 2) and of ignored pixels, in CLASSES."""
+
+
+def test_color_masks_that_were_saved_with_a_palette_keep_their_colors(masks_tree):
+    """optipng stores blue, black, red, green as the indices 0 to 3, none of which are ids but 1."""
+    index = RNG.integers(0, 4, (12, 20))
+    save_palette(masks_tree / "masks/val/x.png", index, [BLUE, BLACK, RED, GREEN])
+    np.testing.assert_array_equal(label_of(masks_tree), np.array([2, 255, 0, 1])[index])
+
+
+def test_palette_masks_whose_indices_are_ids_are_read_by_index(masks_tree):
+    """Ids 1, 5, 9 are classes 1, 0 and ignored; their colors are those of a drawing program, or agree."""
+    index = RNG.choice([1, 5, 9], (12, 20))
+    expected = np.select([index == 1, index == 5], [1, 0], 255)
+    colors = RNG.integers(1, 250, (10, 3))
+    save_palette(masks_tree / "masks/val/x.png", index, colors)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
+    colors[[1, 5, 9]] = GREEN, RED, BLACK
+    save_palette(masks_tree / "masks/val/x.png", index, colors)
+    np.testing.assert_array_equal(label_of(masks_tree), expected)
+
+
+def test_a_palette_mask_that_can_mean_two_things_is_refused_with_the_choice(masks_tree):
+    """Index 1 is the id of class 1, and red, the color of class 0; index 5 the other way round."""
+    index, path = RNG.choice([1, 5], (12, 20)), masks_tree / "masks/val/x.png"
+    colors = np.zeros((6, 3), int)
+    colors[[1, 5]] = RED, GREEN
+    save_palette(path, index, colors)
+    refuses(
+        lambda: build(masks_tree),
+        r"val/x\.png: a palette image whose index 1 is a class id and has another class.*\[255, 0, 0\]",
+        r"data\.source\.palette=ids or data\.source\.palette=colors$",
+    )
+    for choice, expected in (("ids", index == 5), ("colors", index == 1)):
+        data = build(masks_tree, palette=choice).dataset("val", EvalTransform())
+        np.testing.assert_array_equal(data[SampleKey(0, 0)]["label"] == 0, expected)
+
+
+def test_a_palette_that_is_neither_ids_nor_colors_is_refused(masks_tree):
+    save_palette(masks_tree / "masks/val/x.png", np.full((12, 20), 3), [RED, RED, RED, (1, 2, 3)])
+    refuses(lambda: build(masks_tree), r"unknown value 3 \(240 pixels\)")
+    refuses(lambda: build(masks_tree, palette="colors"), r"unknown value \[1, 2, 3\] \(240 pixels\)")
+
+
 def spoil(path, values, dtype=np.uint8):
     write_png(path, np.resize(np.array(values, dtype), (12, 20, 3) if np.ndim(values) > 1 else (12, 20)))
 
@@ -314,6 +366,63 @@ def test_unknown_values_are_rejected_before_training(masks_tree):
     refuses(lambda: build(masks_tree), "unknown values 10", "and 25 more")
     spoil(path, [[255, 0, 0], [0, 254, 0]])
     refuses(lambda: build(masks_tree), r"\[0, 254, 0\] \(120 pixels\)", "ignore_colors")
+
+
+def test_a_single_class_is_refused(masks_tree):
+    (masks_tree / "classes.json").write_text(
+        json.dumps({"classes": CLASSES["classes"][:1], "ignore": [1, 9]})
+    )
+    refuses(lambda: build(masks_tree), "train: 3 of 3 masks read: cell", "at least two classes")
+    with pytest.raises(UserError, match=r"mine: 'a' is the only class, .* at least 2 classes are needed"):
+        SegmentationSource(classes=ClassMap(names=("a",)), splits={}, read_label=None, description="mine")
+
+
+def stripes(root, split, name, **rows):
+    """A mask of 10 rows of 10 pixels, `v5=3` of them with the value 5, and its image."""
+    values = [int(value[1:]) for value, count in rows.items() for _ in range(count)]
+    write_png(root / "masks" / split / f"{name}.png", np.repeat(np.uint8(values), 10).reshape(10, 10))
+    write_png(root / "images" / split / f"{name}.png", RNG.integers(0, 256, (10, 10, 3), dtype=np.uint8))
+
+
+def striped(root, classes, **splits):
+    entries = [{"id": number, "name": name} for name, number in classes.items()]
+    root.mkdir(exist_ok=True)
+    (root / "classes.json").write_text(json.dumps({"classes": entries, "ignore": [255]}))
+    for split, masks_of_split in splits.items():
+        for index, rows in enumerate(masks_of_split):
+            stripes(root, split, f"{split}{index}", **rows)
+    return root
+
+
+def test_the_shares_of_classes_and_ignored_pixels_are_reported_before_training(tmp_path):
+    """train: 20 rows, 12 of sky, 2 of car, 6 ignored; val: 10 rows, 5 of sky, 5 of sign."""
+    train = [{"v0": 8, "v1": 2}, {"v0": 4, "v255": 6}]
+    root = striped(tmp_path / "a", {"sky": 0, "car": 1, "sign": 2}, train=train, val=[{"v0": 5, "v2": 5}])
+    assert [line.removeprefix(f"{root}: ") for line in build(root).warnings] == [
+        "train: 2 of 2 masks read: sky 60.0%, car 10.0%, ignored 30.0%",
+        "train: sign in none of the 2 masks read; check the ids and `ignore` in classes.json",
+        "val: 1 of 1 masks read: sky 50.0%, sign 50.0%, ignored 0.0%",
+        "val: car in none of the 1 masks read; check the ids and `ignore` in classes.json",
+    ]
+
+
+def test_a_foreground_that_is_ignored_is_refused(tmp_path):
+    """Masks of 0 and 255 with the usual "ignore": [255]: only background is left, and mIoU would be 1."""
+    rows = [{"v0": 8, "v255": 2}]
+    root = striped(tmp_path / "a", {"background": 0, "crack": 1}, train=rows, val=rows)
+    refuses(
+        lambda: build(root), "train: 1 of 1 masks read: background 80.0%, ignored 20.0%; at least two classes"
+    )
+    root = striped(tmp_path / "b", {"sky": 0, "car": 1}, train=[{"v0": 5, "v1": 5}], val=[{"v255": 10}])
+    refuses(lambda: build(root), "val: 1 of 1 masks read: no class, ignored 100.0%; nothing can be scored")
+
+
+def test_masks_are_read_on_until_a_second_class_occurs(tmp_path):
+    """27 masks: the 24 that are read first, evenly spaced, leave out number 13, which has the only car."""
+    masks_of_train = [{"v0": 10}] * 13 + [{"v0": 5, "v1": 5}] + [{"v0": 10}] * 13
+    assert 13 not in evenly_spaced(27, 24)
+    root = striped(tmp_path / "a", {"sky": 0, "car": 1}, train=masks_of_train, val=[{"v0": 5, "v1": 5}])
+    assert any("car" in line for line in build(root).warnings)
 
 
 def test_broken_pairs_are_rejected_before_training(masks_tree):
@@ -354,6 +463,43 @@ def test_images_that_train_and_val_share_are_rejected(masks_tree):
         (masks_tree / folder / "val/x.png").rename(masks_tree / folder / "val/b.png")
     refuses(lambda: build(masks_tree), "'b' is in both", "allow_same_names")
     assert len(build(masks_tree, allow_same_names=True).splits["val"]) == 2
+
+
+def add_copy(root, source, split, name):
+    for kind in ("images", "masks") if split != "test" else ("images",):
+        (root / kind / split).mkdir(exist_ok=True)
+        if (root / kind / source).exists():
+            shutil.copy(root / kind / source, root / kind / split / f"{name}.png")
+
+
+@pytest.mark.parametrize("split", ["test", "valid", "holdout"])
+def test_images_that_any_two_splits_share_are_counted_and_rejected(masks_tree, split):
+    for number, source in enumerate(["train/a.png", "train/b.png", "val/x.png"]):
+        add_copy(masks_tree, source, split, f"copy{number}")
+    add_copy(masks_tree, "val/y.png", "train", "copy3")
+    refuses(
+        lambda: build(masks_tree),
+        r"the same image as .*\(train and val share 1, train and "
+        rf"{split} share 2, val and {split} share 1\)",
+        r"or set data\.source\.allow_same_files=true$",
+    )
+    assert len(build(masks_tree, allow_same_files=True).splits["train"]) == 4
+    (masks_tree / "images/train/copy3.png").rename(masks_tree / "images/train/y.png")
+    (masks_tree / "masks/train/copy3.png").rename(masks_tree / "masks/train/y.png")
+    refuses(lambda: build(masks_tree), "'y' is in both train and val", "allow_same_names")
+
+
+def test_images_of_a_single_color_may_be_in_two_splits(masks_tree):
+    for split, names in (("train", "nm"), ("val", "kl")):
+        for name in names:
+            write_png(masks_tree / "images" / split / f"{name}.png", np.zeros((12, 20, 3), np.uint8))
+            write_png(masks_tree / "masks" / split / f"{name}.png", np.full((12, 20), 9, np.uint8))
+    assert (
+        f"{masks_tree}: 2 of the images of val have a single color and are also in train"
+        in build(masks_tree).warnings
+    )
+    add_copy(masks_tree, "train/a.png", "val", "copy")
+    refuses(lambda: build(masks_tree), "train and val share 1")
 
 
 def test_empty_and_missing_folders_are_rejected(masks_tree):
