@@ -2,14 +2,14 @@
 
 Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes ordinary PNG and JPEG files (from
 version 5 on, it rejects damaged PNG files). Pillow, which is stricter, decodes all others, including JPEG
-files without an end marker.
+files without an end marker. `engine.data.tiff` decodes TIFF files.
 """
 
 import os
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.data.tiff import Tiff
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
@@ -28,7 +31,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
 
 
-_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 _PNG_SIGNATURE_BYTES = 8
@@ -40,65 +43,88 @@ PathLike = str | os.PathLike[str]
 def read_image(path: PathLike) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
-    EXIF orientation is applied, alpha is dropped, gray becomes three equal channels, 16 bits are scaled to 8
-    (/257).
+    EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
+    three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
 
     Returns: uint8 [H, W, 3], contiguous. Raises: UserError if the file is missing, truncated, corrupt, not an
-    image, or larger than `MAX_PIXELS`.
+    image, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
-    with _open(path, data) as header:
-        orientation = _orientation(header)
-        if _is_sixteen_bit(header, data):
-            sixteen_bit = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
-            pixels = _to_rgb(_eight_bits(path, sixteen_bit))
-        elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
-            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = _decode_fast(path, header, data, flags)
-        else:
-            pixels = _decode_pillow(path, header)
+    if data[:4] in _TIFF_STARTS:
+        pixels, orientation = _decode_tiff(path, data)
+    else:
+        with _open(path, data) as header:
+            orientation = _orientation(header)
+            pixels = _decode(path, header, data)
     return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
 
 
-def read_labels(path: PathLike) -> NDArray[Any]:
-    """Read the stored values of a mask (ids, not palette colors); EXIF is ignored.
+def _decode(path: PathLike, header: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    if _is_sixteen_bit(header, data):
+        return _to_rgb(_eight_bits(path, _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)))
+    if header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        return np.asarray(_decode_fast(path, header, data, flags), np.uint8)
+    return _decode_pillow(path, header)
 
-    Palette images are read as palette indices, 1-bit images as 0 and 1; alpha is dropped.
+
+def read_labels(path: PathLike) -> NDArray[Any]:
+    """Read the stored values of a mask (ids, not palette colors).
+
+    The values are read as stored: orientation (EXIF, TIFF) is ignored, a TIFF in which white is 0 is not
+    inverted, palette images give palette indices, and 1-, 2- and 4-bit images the numbers 0..15. Alpha is
+    dropped.
 
     Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
     Raises: UserError like `read_image`, and for JPEG, whose compression changes ids.
     """
     data = _read_bytes(path)
-    with _open(path, data) as header:
-        if header.format == "JPEG":
-            raise UserError(
-                f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
-            )
-        if header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data):
-            raise UserError(f"{path}: a mask with 16-bit colors; save ids (one channel) or 8-bit RGB colors")
-        if header.format == "PNG" and header.mode in ("L", "RGB", "I;16"):
-            flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
-            return np.ascontiguousarray(_decode_fast(path, header, data, flags))
-        _check_tiles(path, header)
-        try:
-            header.load()
-            labels = np.asarray(header)
-        except Exception as error:
-            raise UserError(_damaged(path, str(error))) from error
+    if data[:4] in _TIFF_STARTS:
+        labels = _stored_tiff(path, data)[1]
+    else:
+        with _open(path, data) as header:
+            labels = _stored_labels(path, header, data)
     if labels.ndim == 3:
         labels = labels[..., 0] if labels.shape[2] <= 2 else labels[..., :3]
+    if labels.ndim == 3 and labels.dtype != np.uint8:
+        depth = "16-bit" if labels.dtype == np.uint16 else labels.dtype
+        raise UserError(f"{path}: a mask with {depth} colors; save ids (one channel) or 8-bit RGB colors")
     if labels.dtype == bool:
         labels = labels.astype(np.uint8)
+    if labels.dtype == np.int16:
+        labels = labels.astype(np.int32)
+    if labels.dtype == np.uint32 and labels.max() < 2**31:
+        labels = labels.astype(np.int32)
     if labels.dtype not in (np.uint8, np.uint16, np.int32):
         raise UserError(f"{path}: a mask with {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
     return np.ascontiguousarray(labels)
 
 
+def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[Any]:
+    if header.format == "JPEG":
+        raise UserError(
+            f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
+        )
+    if header.format == "PNG" and (header.mode in ("L", "RGB", "I;16") or _is_sixteen_bit(header, data)):
+        flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" or data[24] == 16 else cv2.IMREAD_COLOR_RGB
+        labels = _decode_fast(path, header, data, flags)
+        depth = data[24]
+        return labels // (255 // (2**depth - 1)) if depth < 8 else labels  # decoders scale to 0..255
+    try:
+        header.load()
+        return np.asarray(header)
+    except Exception as error:
+        raise UserError(_damaged(path, str(error))) from error
+
+
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
-    """(height, width) from the header alone; `upright` applies the EXIF orientation, like `read_image`.
+    """(height, width) from the header alone; `upright` applies the orientation, like `read_image`.
 
     Raises: UserError if the file is missing, not an image, or larger than `MAX_PIXELS`.
     """
+    if (tiff := _tiff_header(path)) is not None:
+        size = (tiff.height, tiff.width)
+        return size[::-1] if upright and tiff.orientation >= 5 else size
     with _open(path) as header:
         width, height = header.size
         transposed = upright and _orientation(header) >= 5
@@ -164,6 +190,56 @@ def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
     return image
 
 
+def _tiff_header(path: PathLike) -> "Tiff | None":
+    """The header if the file is a TIFF, otherwise None. Raises: UserError."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) not in _TIFF_STARTS:
+                return None
+            file.seek(0)
+            return _checked_header(path, file)
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _checked_header(path: PathLike, file: IO[bytes]) -> "Tiff":
+    from engine.data import tiff
+
+    try:
+        header = tiff.read_header(file)
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from error
+    if header.width * header.height > MAX_PIXELS:
+        raise UserError(_too_large(path))
+    return header
+
+
+def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
+    """Header and stored values, as `engine.data.tiff.decode` returns them."""
+    from engine.data import tiff
+
+    header = _checked_header(path, BytesIO(data))
+    try:
+        return header, tiff.decode(header, data)
+    except tiff.UnsupportedError as error:
+        raise UserError(
+            f"{path}: a {error}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
+        ) from None
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from error
+
+
+def _decode_tiff(path: PathLike, data: bytes) -> tuple[NDArray[np.uint8], int]:
+    """RGB pixels as stored, and their orientation."""
+    header, stored = _stored_tiff(path, data)
+    if header.palette is not None:
+        return header.palette[stored], header.orientation
+    if header.bits[0] < 8:
+        stored = stored * np.uint8(255 // (2 ** header.bits[0] - 1))
+    pixels = _eight_bits(path, stored, bits=header.bits[0])
+    return _to_rgb(255 - pixels if header.white_is_zero else pixels), header.orientation
+
+
 def _unreadable(path: PathLike, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror}); check the path"
 
@@ -204,12 +280,7 @@ def _png_exif(header: Image.Image) -> Image.Exif:
 
 
 def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
-    if header.format == "PNG":
-        return data[24] == 16
-    if header.format == "TIFF":
-        bits = header.tag_v2.get(_TIFF_BITS_PER_SAMPLE)  # type: ignore[attr-defined]
-        return bits == 16 or (isinstance(bits, tuple) and bits[:1] == (16,))
-    return False
+    return header.format == "PNG" and data[24] == 16
 
 
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
@@ -240,17 +311,7 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
     raise UserError(_damaged(path, "the end is missing"))
 
 
-def _check_tiles(path: PathLike, header: Image.Image) -> None:
-    """Reject a TIFF with missing rows, which Pillow would fill with black."""
-    covered = sum(
-        (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
-    )
-    if header.format == "TIFF" and covered < header.width * header.height:
-        raise UserError(_damaged(path, "pixels are missing"))
-
-
 def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
-    _check_tiles(path, header)
     high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
         pixels = np.asarray(header if high_depth else header.convert("RGB"))
@@ -259,15 +320,16 @@ def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
     return _to_rgb(_eight_bits(path, pixels))
 
 
-def _eight_bits(path: PathLike, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 0..65535 to 0..255, rounded to nearest, so white stays white."""
+def _eight_bits(path: PathLike, pixels: NDArray[Any], *, bits: int = 16) -> NDArray[np.uint8]:
+    """Scale 0..65535 (for 12 bits, 0..4095) to 0..255, rounded to nearest, so white stays white."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise UserError(
             f"{path}: {pixels.dtype} values that are not integers in 0..65535; save 8 or 16 bits per channel"
         )
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    white = 4095 if bits == 12 else 65535
+    return ((pixels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

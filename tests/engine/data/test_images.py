@@ -153,14 +153,19 @@ def test_files_that_are_not_images(tmp_path):
                 read(tmp_path / name)
 
 
-def bomb(width, height):
-    """A tiny PNG file whose header claims a huge size."""
+def png(width, height, body, *, depth=8):
+    """A gray PNG file; each row of `body` starts with a filter byte."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+def bomb(width, height):
+    """A tiny PNG file whose header claims a huge size."""
+    return png(width, height, b"\0" * 10)
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
@@ -195,6 +200,14 @@ def test_labels_are_ids_not_colors(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "rgb.png"), IMAGE)
     bits = Image.fromarray(ids > 10)
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "bits.png", bits)), ids > 10)
+
+
+def test_gray_png_masks_of_few_bits_hold_ids(tmp_path):
+    (tmp_path / "two.png").write_bytes(png(4, 1, bytes([0, 0b00_01_10_11]), depth=2))
+    (tmp_path / "four.png").write_bytes(png(4, 1, bytes([0, 0x01, 0x2F]), depth=4))
+    np.testing.assert_array_equal(read_labels(tmp_path / "two.png"), [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(read_labels(tmp_path / "four.png"), [[0, 1, 2, 15]])
+    np.testing.assert_array_equal(read_image(tmp_path / "two.png")[..., 0], [[0, 85, 170, 255]])
 
 
 def test_labels_ignore_exif_and_alpha(tmp_path):
