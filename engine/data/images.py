@@ -40,32 +40,58 @@ _PNG_SIGNATURE_BYTES = 8
 PathLike = str | os.PathLike[str]
 
 
-def read_image(path: PathLike) -> NDArray[np.uint8]:
+Range = tuple[float, float]
+"""The stored values that become 0 and 255."""
+
+
+def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
     three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
+
+    pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
+    (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
     Returns: uint8 [H, W, 3], contiguous. Raises: UserError if the file is missing, truncated, corrupt, not an
     image, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
     if data[:4] in _TIFF_STARTS:
-        pixels, orientation = _decode_tiff(path, data)
+        pixels, orientation = _decode_tiff(path, data, pixel_range)
     else:
         with _open(path, data) as header:
             orientation = _orientation(header)
-            pixels = _decode(path, header, data)
+            pixels = _decode(path, header, data, pixel_range)
     return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
 
 
-def _decode(path: PathLike, header: Image.Image, data: bytes) -> NDArray[np.uint8]:
+def stored_range(path: PathLike) -> Range | None:
+    """The smallest and largest value in an image of more than 8 bits per channel; None for 8 bits or less.
+
+    Raises: UserError like `read_image`.
+    """
+    if (tiff := _tiff_header(path)) is not None:
+        if tiff.bits[0] in (1, 2, 4, 8, 12):
+            return None
+        stored = _stored_tiff(path, _read_bytes(path))[1]
+    else:
+        with _open(path) as header, open(path, "rb") as file:
+            if not _is_sixteen_bit(header, file.read(25)):
+                return None
+            data = _read_bytes(path)
+            stored = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+    return float(stored.min()), float(stored.max())
+
+
+def _decode(path: PathLike, header: Image.Image, data: bytes, pixel_range: Range | None) -> NDArray[np.uint8]:
     if _is_sixteen_bit(header, data):
-        return _to_rgb(_eight_bits(path, _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)))
+        stored = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+        return _to_rgb(_eight_bits(path, stored, pixel_range))
     if header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         return np.asarray(_decode_fast(path, header, data, flags), np.uint8)
-    return _decode_pillow(path, header)
+    return _decode_pillow(path, header, pixel_range)
 
 
 def read_labels(path: PathLike) -> NDArray[Any]:
@@ -229,14 +255,16 @@ def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
         raise UserError(_damaged(path, str(error))) from error
 
 
-def _decode_tiff(path: PathLike, data: bytes) -> tuple[NDArray[np.uint8], int]:
+def _decode_tiff(path: PathLike, data: bytes, pixel_range: Range | None) -> tuple[NDArray[np.uint8], int]:
     """RGB pixels as stored, and their orientation."""
     header, stored = _stored_tiff(path, data)
     if header.palette is not None:
         return header.palette[stored], header.orientation
     if header.bits[0] < 8:
         stored = stored * np.uint8(255 // (2 ** header.bits[0] - 1))
-    pixels = _eight_bits(path, stored, bits=header.bits[0])
+    if header.bits[0] == 12:
+        pixel_range = pixel_range or (0, 4095)
+    pixels = _eight_bits(path, stored, pixel_range)
     return _to_rgb(255 - pixels if header.white_is_zero else pixels), header.orientation
 
 
@@ -287,7 +315,7 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     # Without an end marker in the last bytes, let Pillow decide whether the file is complete: some cameras
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
-        return _decode_pillow(path, header)
+        return _decode_pillow(path, header, None)
     if header.format == "PNG":
         _check_png_end(path, data)
     try:
@@ -311,25 +339,29 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
     raise UserError(_damaged(path, "the end is missing"))
 
 
-def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
+def _decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | None) -> NDArray[np.uint8]:
     high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
         pixels = np.asarray(header if high_depth else header.convert("RGB"))
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
-    return _to_rgb(_eight_bits(path, pixels))
+    return _to_rgb(_eight_bits(path, pixels, pixel_range))
 
 
-def _eight_bits(path: PathLike, pixels: NDArray[Any], *, bits: int = 16) -> NDArray[np.uint8]:
-    """Scale 0..65535 (for 12 bits, 0..4095) to 0..255, rounded to nearest, so white stays white."""
+def _eight_bits(path: PathLike, pixels: NDArray[Any], pixel_range: Range | None) -> NDArray[np.uint8]:
+    """Scale to 0..255, rounded to nearest; by default from 0..65535, so white stays white."""
     if pixels.dtype == np.uint8:
         return pixels
+    if pixel_range is not None:
+        low, high = pixel_range
+        inside = np.clip(np.nan_to_num(pixels.astype(np.float64), nan=low), low, high)
+        return np.floor((inside - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise UserError(
-            f"{path}: {pixels.dtype} values that are not integers in 0..65535; save 8 or 16 bits per channel"
+            f"{path}: {pixels.dtype} values that are not integers in 0..65535; set data.pixel_range="
+            "[<value of black>,<value of white>], or save 8 or 16 bits per channel"
         )
-    white = 4095 if bits == 12 else 65535
-    return ((pixels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

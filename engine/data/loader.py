@@ -17,8 +17,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from engine.contracts import Batch, Dataset
+from engine.data.images import Range, read_image
 from engine.errors import UserError, no_split
 from engine.io.parallel import init_worker
 
@@ -47,7 +49,10 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         splits: name -> split, in the order train, val, test, others.
         description: one line for logs.
         warnings: lines to show before training.
+        pixel_range: see `engine.data.images.read_image`.
     """
+
+    pixel_range: Range | None = None
 
     def __init__(
         self,
@@ -65,7 +70,10 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         if split not in self.splits:
             reasons = [line for line in self.warnings if f": {split}: " in line]
             raise no_split(split, self.splits, source=self.description, reasons=reasons)
-        return self._dataset(self.splits[split], transform, seed, cache)
+        dataset: Any = self._dataset(self.splits[split], transform, seed, cache)
+        if self.pixel_range is not None and cache is None:
+            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range)
+        return cast(DatasetT, dataset)
 
     @abstractmethod
     def _dataset(self, split: SplitT, transform: Any, seed: int, cache: PixelCache | None) -> DatasetT: ...
