@@ -69,7 +69,8 @@ def unused_range(paths: Sequence[str]) -> list[str]:
         return []
     white = 2 ** int(largest).bit_length() - 1
     return [
-        f"{path}: the largest value is {largest:.0f} of 65535 (images of more than 8 bits checked: {len(deep)}), so "
+        f"{path}: the largest value is {largest:.0f} of 65535 "
+        f"(images of more than 8 bits checked: {len(deep)}), so "
         f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
     ]
 
