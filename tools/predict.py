@@ -32,7 +32,8 @@ from engine.run import run_folder
 def predict(options: PredictOptions) -> int:
     """Predict on all input files; returns the exit status: 1 if a file was skipped."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    files = media.find_media(options.input)
+    place = Path(options.out or run.folder.path / "predict")
+    files = media.find_media(options.input, skip=place)
     for note in run.range_notes([file for file in files if not media.is_video(file)]):
         print(note)
     here = runtime.start(device=options.device, precision=options.precision)
@@ -42,7 +43,7 @@ def predict(options: PredictOptions) -> int:
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
     here.place(task)
     reporter = run.info.reporter(task)
-    out = run_folder.make(Path(options.out or run.folder.path / "predict"))
+    out = run_folder.make(place)
     records, failures = [], []
     progress = Progress(len(files), unit="file")
     for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):

@@ -13,7 +13,7 @@ from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
 from det.data.dataset import DetectionSource
 from det.data.source_checks import SPLIT_NAMES, checked_source
 from engine.data.class_map import ClassMap
-from engine.data.images import IMAGE_SUFFIXES
+from engine.data.images import find_images, left_out
 from engine.errors import UserError
 
 _MAX_BYTES = 1_000_000
@@ -42,12 +42,13 @@ def yolo(*, root: str, allow_same_names: bool = False) -> DetectionSource:
     file = _find_yaml(Path(root).expanduser().absolute())
     content = _load(file)
     classes = _classes(file, content)
-    issues, warnings, splits = AnnotationIssues(), [], {}
+    issues, splits = AnnotationIssues(), {}
+    warnings: list[str] = []
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
             continue
-        images = _images(file, content, split, place)
+        images = _images(file, content, split, place, warnings)
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
@@ -122,7 +123,9 @@ def _classes(file: Path, content: dict[str, Any]) -> ClassMap:
         raise UserError(f"{file}: names: {error}") from None
 
 
-def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list[str] | None:
+def _images(
+    file: Path, content: dict[str, Any], split: str, place: Any, warnings: list[str]
+) -> list[str] | None:
     """The images of a split, sorted within each folder; None if none of its paths exists."""
     places = place if isinstance(place, list) else [place]
     if not all(isinstance(item, str) and item.isprintable() for item in places):
@@ -135,9 +138,14 @@ def _images(file: Path, content: dict[str, Any], split: str, place: Any) -> list
     existing = [path for item in places if (path := _resolve(file.parent, base, item)) is not None]
     if not existing:
         return None
-    images = [image for path in existing for image in (_walk(path) if path.is_dir() else _read_list(path))]
+    images = []
+    for path in existing:
+        found, unread = _walk(path) if path.is_dir() else (_read_list(path), [])
+        images += found
+        warnings += unread
     if not images:
-        raise UserError(f"{existing[0]}: no images; check {split} in {file}")
+        reason = "".join(f"; {line}" for line in warnings if line.startswith(f"{existing[0]}: "))
+        raise UserError(f"{existing[0]}: no images{reason}; check {split} in {file}")
     return list(dict.fromkeys(images))
 
 
@@ -152,14 +160,10 @@ def _resolve(home: Path, base: str, item: str) -> Path | None:
     return None
 
 
-def _walk(folder: Path) -> list[str]:
-    images = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    ]
-    return sorted(images)
+def _walk(folder: Path) -> tuple[list[str], list[str]]:
+    """The images below a folder, and a line about files of other kinds."""
+    images, others = find_images(folder, known=(".txt", ".cache", ".json", ".xml", ".yaml", ".yml", ".npy"))
+    return [str(image) for image in images], left_out(folder, others)
 
 
 def _read_list(file: Path) -> list[str]:

@@ -7,6 +7,7 @@ files without an end marker. `engine.data.tiff` decodes TIFF files.
 
 import os
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import UserError
+from engine.errors import UserError, some
+from engine.io.files import walk_files
 
 if TYPE_CHECKING:
     from engine.data.tiff import Tiff
@@ -25,7 +27,11 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
 
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+_NOT_DATA = ("desktop.ini", "thumbs.db")
+"""Files that a system puts into any folder."""
 
 
 _EXIF_ORIENTATION = 0x0112
@@ -158,20 +164,39 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
 
 
 def list_images(folder: PathLike) -> list[Path]:
-    """The image files directly inside `folder`, sorted by name; hidden files are skipped.
+    """The image files below `folder`, sorted by path; hidden files and folders are left out.
+
+    Raises: UserError if the folder is missing or cannot be read.
+    """
+    return find_images(folder)[0]
+
+
+def find_images(folder: PathLike, *, known: tuple[str, ...] = ()) -> tuple[list[Path], list[str]]:
+    """The image files below `folder`, sorted by path, and the relative paths of all files of other kinds.
+
+    known: suffixes of files that are read otherwise, which count as neither.
 
     Raises: UserError if the folder is missing or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
-    try:
-        names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
-    except OSError as error:
-        raise UserError(_unreadable(folder, error)) from error
-    # For a symlink to itself, os.path.isfile returns False and Path.is_file raises.
-    files = [name for name in names if os.path.isfile(folder / name)]
-    return [folder / name for name in sorted(files) if not name.startswith(".")]
+    broken: list[str] = []
+    names = walk_files(folder, broken=broken)
+    others = [n for n in names if not n.lower().endswith((*IMAGE_SUFFIXES, *known, *_NOT_DATA))]
+    others += [f"{name} (a broken link)" for name in sorted(broken)]
+    return [folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)], others
+
+
+def left_out(folder: PathLike, others: Sequence[str]) -> list[str]:
+    """A line that counts and names the files below a folder that are not read; none if there are none."""
+    if not others:
+        return []
+    kinds = " ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+    return [
+        f"{folder}: {len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}; "
+        f"images must be {kinds}"
+    ]
 
 
 def write_png(path: PathLike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
