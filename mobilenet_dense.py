@@ -18,7 +18,7 @@ from __future__ import annotations
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Predictor:
         task: the module that predicts, an `engine.contracts.Task`.
     """
 
-    def __init__(self, task: Any, reporter: Any) -> None:
-        self.task, self._reporter = task, reporter
+    def __init__(self, task: Any, reporter: Any, read: Callable[[str | os.PathLike[str]], Any]) -> None:
+        self.task, self._reporter, self._read = task, reporter, read
         self.classes: tuple[str, ...] = tuple(task.classes.names)
 
     def __call__(self, image: AnyImage) -> Prediction:
@@ -87,9 +87,7 @@ class Predictor:
         Raises:
             UserError: if the file cannot be read, or the array is not an image.
         """
-        from engine.data.images import read_image
-
-        pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
+        pixels = self._read(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         return Prediction(pixels, self.task.predict_image(pixels), self.classes, self._reporter)
@@ -129,14 +127,14 @@ def load(
 
         trained = TrainedRun.open(run or _enclosing_run(path), overrides=arguments, checkpoint=checkpoint)
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
-        return Predictor(task, trained.info.reporter(task))
+        return Predictor(task, trained.info.reporter(task), trained.read_image)
     if run is not None:
         raise UserError(f"{path}: no such file; run= is only for exported files")
     from engine.hub import Pretrained
 
     pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
     task = runtime.start(device=device, channels_last=False).place(pretrained.task)
-    return Predictor(task, task_info(pretrained.config).reporter(task))
+    return Predictor(task, task_info(pretrained.config).reporter(task), pretrained.read_image)
 
 
 def train(*overrides: str) -> Path:

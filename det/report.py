@@ -14,7 +14,6 @@ from det.eval.charts import save_charts
 from det.eval.evaluator import DetectionEvaluator
 from det.task import Detection
 from engine.contracts import Image
-from engine.data.images import read_image
 from engine.sample_images import save_samples, save_worst
 
 
@@ -34,7 +33,7 @@ class DetectionReporter:
     def draw_sample(self, dataset: DetectionDataset, index: int) -> Image:
         """Image, prediction and ground truth (without ignored objects) side by side."""
         self.task.eval()
-        image = read_image(dataset.image_path(index))
+        image = dataset.read_pixels(dataset.image_path(index))
         boxes, labels, ignored = dataset.split.objects(index)
         shown = ~ignored
         truth = Detections(

@@ -23,7 +23,6 @@ from engine.config.compose import to_yaml
 from engine.config.runs import TrainedRun
 from engine.config.saved import load_config
 from engine.config.training import validate
-from engine.data.images import read_image
 from engine.errors import UserError
 from engine.io.files import write_json, write_text
 from engine.run import checkpoint, run_folder
@@ -51,7 +50,7 @@ class Pretrained:
     def __init__(self, trained: TrainedRun, *, overrides: Sequence[str] = (), device: str = "cpu") -> None:
         self.run, self.config, self.info = trained.folder, trained.config, trained.info
         self.classes, self._overrides = trained.classes, list(overrides)
-        self.task = trained.task()
+        self.task, self.read_image = trained.task(), trained.read_image
         try:
             self.task.to(device)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
@@ -107,7 +106,7 @@ class Pretrained:
         Raises:
             UserError: if the image cannot be read, or has another type or shape.
         """
-        pixels = read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
+        pixels = self.read_image(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         return self.task.predict_image(pixels)

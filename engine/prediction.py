@@ -1,5 +1,6 @@
 """Predicts for image and video files; saves an overlay and a summary entry for each."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,18 @@ from engine.io.progress import Progress
 
 
 def predict_file(
-    task: Any, reporter: Reporter, file: Path, out: Path, name: str, *, legend: bool = True
+    task: Any,
+    reporter: Reporter,
+    file: Path,
+    out: Path,
+    name: str,
+    *,
+    legend: bool = True,
+    read: Callable[[Path], Image] = read_image,
 ) -> dict[str, Any]:
     """Predict for an image or a video; write `out/overlays/<name>.png` or `.mp4` and the reporter's files.
+
+    read: reads an image file, such as `TrainedRun.read_image`.
 
     Returns:
         The file's entry in summary.json.
@@ -20,14 +30,14 @@ def predict_file(
     Raises:
         UserError: if the file cannot be read or the output cannot be written.
     """
-    predict = _predict_video if media.is_video(file) else _predict_image
-    return {"file": str(file), **predict(task, reporter, file, out, name, legend)}
+    if media.is_video(file):
+        return {"file": str(file), **_predict_video(task, reporter, file, out, name, legend)}
+    return {"file": str(file), **_predict_image(task, reporter, read(file), out, name, legend)}
 
 
 def _predict_image(
-    task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool
+    task: Any, reporter: Reporter, image: Image, out: Path, name: str, legend: bool
 ) -> dict[str, Any]:
-    image = read_image(file)
     prediction = task.predict_image(image)
     write_png(out / "overlays" / f"{name}.png", reporter.draw(image, prediction, legend=legend))
     return {"overlay": f"overlays/{name}.png", **reporter.save_prediction(prediction, out, name)}

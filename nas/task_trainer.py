@@ -21,7 +21,7 @@ from engine.config.compose import compose_config, with_backbone
 from engine.config.instantiate import build, options, plain, task_info
 from engine.config.options import Checkpoint, DataOptions
 from engine.config.runs import TrainedRun
-from engine.config.training import build_task, validate
+from engine.config.training import build_source, build_task, validate
 from engine.contracts import Batch, Task, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
@@ -147,7 +147,7 @@ class TaskTrainer:
 
     @cached_property
     def source(self) -> Any:
-        source = build(self.config.data.source, key="data.source")
+        source = build_source(self.config)
         if self._classes is not None:
             self._classes.check_same_names(source.classes)
         return source

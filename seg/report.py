@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.contracts import Batch, Image
-from engine.data.images import read_image, write_png
+from engine.data.images import write_png
 from engine.data.loader import SampleKey
 from engine.io.files import flat_name
 from engine.plots import save_confusion_matrix
@@ -39,7 +39,7 @@ class SegmentationReporter:
     def draw_sample(self, dataset: SegmentationDataset, index: int) -> Image:
         """Image, prediction and, if known, ground truth side by side, above one legend."""
         self.task.eval()
-        image = read_image(dataset.image_path(index))
+        image = dataset.read_pixels(dataset.image_path(index))
         labels = self.task.predict_image(image)
         panels, shown = [image, overlay(image, labels, self.classes)], labels
         if (truth := dataset[SampleKey(index, 0)].get("label")) is not None:

@@ -32,7 +32,10 @@ from engine.run import run_folder
 def predict(options: PredictOptions) -> int:
     """Predict on all input files; returns the exit status: 1 if a file was skipped."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    files = media.find_media(options.input)
+    place = Path(options.out or run.folder.path / "predict")
+    files = media.find_media(options.input, skip=place)
+    for note in run.range_notes([file for file in files if not media.is_video(file)]):
+        print(note)
     here = runtime.start(device=options.device, precision=options.precision)
     task: Any = run.task()
     if options.artifact is not None:
@@ -40,12 +43,14 @@ def predict(options: PredictOptions) -> int:
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
     here.place(task)
     reporter = run.info.reporter(task)
-    with run_folder.claim(Path(options.out or run.folder.path / "predict"), key="out") as out:
+    with run_folder.claim(place, key="out") as out:
         records, failures = [], []
         progress = Progress(len(files), unit="file")
         for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
             try:
-                records.append(predict_file(task, reporter, file, out, name, legend=options.legend))
+                records.append(
+                    predict_file(task, reporter, file, out, name, legend=options.legend, read=run.read_image)
+                )
             except UserError as error:
                 failures.append({"file": str(file), "error": str(error)})
                 progress.print(f"skipped: {error}")

@@ -23,7 +23,7 @@ from torch import nn
 from engine import runtime
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
-from engine.config.training import build_task
+from engine.config.training import build_source, build_task
 from engine.data.loader import BatchLoader, DataLoaders, SampleKey, TrainingSampler
 from engine.run.run_folder import RunFolder
 from engine.train.trainer import Trainer
@@ -118,7 +118,7 @@ class Training:
         self.config = compose_config("train", [*overrides, *length])
         self.options = build(self.config.trainer, key="trainer")
         self.runtime = runtime.start(device="cpu", channels_last=self.options.channels_last)
-        self.source = build(self.config.data.source, key="data.source")
+        self.source = build_source(self.config)
         self.task = self.runtime.place(build_task(self.config, self.source.classes))
         self.augment = build(self.config.augment, key="augment")
 

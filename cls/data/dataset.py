@@ -67,7 +67,7 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         self, *, split: ClassificationSplit, transform: Transform, seed: int, cache: PixelCache | None = None
     ) -> None:
         self._split, self._transform, self._seed = split, transform, seed
-        self._image = read_image if cache is None else cache.image
+        self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
 
     def __len__(self) -> int:
         return len(self._split)
@@ -92,7 +92,7 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
 
     def read(self, index: int) -> Image:
         """The sample before any transform, RGB [H, W, 3]."""
-        image = self._image(self.image_path(index))
+        image = self.read_pixels(self.image_path(index))
         if self._split.windows is None:
             return image
         left, top, right, bottom = self._split.windows[index].tolist()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
 from engine.data.class_map import ClassMap
-from engine.data.images import IMAGE_SUFFIXES
-from engine.data.splits import check_leaks, split_folders
+from engine.data.images import find_images, left_out
+from engine.data.splits import check_leaks, files_beside, split_folders
 from engine.errors import UserError, some
 from engine.io.files import pack_paths
 
@@ -32,7 +32,8 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     names = split_folders(base, example="train/<class> and val/<class>")
     classes = _classes(base, names)
     indices = {name: index for index, name in enumerate(classes.names)}
-    splits = {name: read_tree(base / name, indices) for name in names}
+    unread: list[str] = files_beside(base)
+    splits = {name: read_tree(base / name, indices, unread) for name in names}
     check_not_empty(splits, base)
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
         raise UserError(f"{base / 'train'}: all images are of one class; add images of the others")
@@ -44,29 +45,36 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         classes=classes,
         splits=splits,
         description=describe("images", base, classes, splits),
-        warnings=[*_absent_classes(classes, splits), *(f"{base}: {line}" for line in lines)],
+        warnings=[*unread, *_absent_classes(classes, splits), *(f"{base}: {line}" for line in lines)],
     )
 
 
-def read_tree(folder: Path, classes: Mapping[str, int]) -> ClassificationSplit:
+def read_tree(folder: Path, classes: Mapping[str, int], unread: list[str]) -> ClassificationSplit:
     """The split in `folder`, which has a subfolder for each of `classes` (name -> index).
+
+    Args:
+        unread: receives lines about the files that are not images of a class.
 
     Raises:
         UserError: if a subfolder is not one of `classes`, or the folder cannot be read.
     """
     files: list[NDArray[np.bytes_]] = []
     labels: list[NDArray[np.int32]] = []
+    others: list[str] = []
     for name in class_folders(folder):
         if name not in classes:
             raise UserError(
                 f"{folder / name}: not a class of the training images ({some(list(classes))}); "
                 "rename or remove the folder, or list it in classes.json"
             )
-        paths = pack_paths(sorted(_images(folder, name)))
+        found, ignored = find_images(folder / name)
+        others += [os.path.join(name, file) for file in ignored]
+        paths = pack_paths([path.relative_to(folder) for path in found])
         files.append(paths)
         labels.append(np.full(len(paths), classes[name], np.int32))
     if not files:
         raise UserError(f"{folder}: no class folders; put the images into {folder.name}/<class>")
+    unread += [*files_beside(folder), *left_out(folder, others)]
     return ClassificationSplit(root=str(folder), files=np.concatenate(files), labels=np.concatenate(labels))
 
 
@@ -99,20 +107,6 @@ def _classes(base: Path, splits: list[str]) -> ClassMap:
     if not names:
         raise UserError(f"{base / first}: no class folders; put the images into {first}/<class>")
     return ClassMap(names=tuple(names))
-
-
-def _images(folder: Path, name: str) -> Iterator[str]:
-    """Paths of the images below folder/name, relative to `folder`."""
-
-    def raise_user_error(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    for path, inner, names in os.walk(folder / name, onerror=raise_user_error, followlinks=False):
-        inner[:] = [child for child in inner if not child.startswith(".")]
-        below = os.path.relpath(path, folder)
-        for file in names:
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
-                yield os.path.join(below, file)
 
 
 def _paths(split: ClassificationSplit) -> Iterator[bytes]:

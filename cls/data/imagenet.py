@@ -45,10 +45,11 @@ def imagenet(*, root: str) -> ClassificationSource:
             "ILSVRC2012_img_val.tar into val/ (from image-net.org), with ILSVRC2012_devkit_t12 next to them"
         )
     synsets = _synsets(base, present)
-    splits = {name: _split(base, name, synsets) for name in present}
+    unread: list[str] = []
+    splits = {name: _split(base, name, synsets, unread) for name in present}
     check_not_empty(splits, base)
     classes = ClassMap(names=class_names() if len(synsets) in (0, 1000) else tuple(synsets))
-    warnings = [
+    warnings = unread + [
         f"{base / name}: {len(split)} images, ImageNet has {_COUNTS[name]}"
         for name, split in splits.items()
         if len(classes) == 1000 and len(split) != _COUNTS[name]
@@ -81,10 +82,10 @@ def _synsets(base: Path, splits: list[str]) -> list[str]:
     return []
 
 
-def _split(base: Path, name: str, synsets: list[str]) -> ClassificationSplit:
+def _split(base: Path, name: str, synsets: list[str], unread: list[str]) -> ClassificationSplit:
     folder, listed = base / name, base / f"{name}.txt"
     if class_folders(folder):
-        return read_tree(folder, {synset: index for index, synset in enumerate(synsets)})
+        return read_tree(folder, {synset: index for index, synset in enumerate(synsets)}, unread)
     if listed.is_file():
         return _listed(folder, listed)
     if name == "val":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,16 @@ class ExportJob:
         if options.input is None:
             return self.split_samples(self.run.split, options.images)
         files = image_files(options.input, options.images)
-        return read_samples(files, self.module, dynamic_size=options.dynamic_size)
+        return self._samples(files)
 
     def split_samples(self, split: str, count: int) -> list[Sample]:
         """At most `count` images, spread over a split of the run's data."""
         files = split_files(self.run.source, split, self.module, count)
-        return read_samples(files, self.module, dynamic_size=self.options.dynamic_size)
+        return self._samples(files)
+
+    def _samples(self, files: Sequence[Path]) -> list[Sample]:
+        dynamic = self.options.dynamic_size
+        return read_samples(files, self.module, dynamic_size=dynamic, read=self.run.read_image)
 
     def score(self, file: Path | None) -> float:
         """The task's metric on the run's split, in points of 100, of PyTorch (None) or of a file."""

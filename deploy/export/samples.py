@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,14 @@ def split_files(source: Any, split: str, module: ExportedTask, count: int) -> li
     return [Path(dataset.image_path(index)) for index in evenly_spaced(len(dataset), count)]
 
 
-def read_samples(files: Sequence[Path], module: ExportedTask, *, dynamic_size: bool) -> list[Sample]:
-    """Read images and transform them as the task does.
+def read_samples(
+    files: Sequence[Path],
+    module: ExportedTask,
+    *,
+    dynamic_size: bool,
+    read: Callable[[Path], Image] = read_image,
+) -> list[Sample]:
+    """Read images and transform them as the task does. read: reads a file, such as `TrainedRun.read_image`.
 
     Raises:
         UserError: if a file cannot be read, or if the inputs differ in size but the network's size is fixed.
@@ -52,7 +58,7 @@ def read_samples(files: Sequence[Path], module: ExportedTask, *, dynamic_size: b
     metadata = describe(module, task="", facts={})
     samples = []
     for file in files:
-        image = read_image(file)
+        image = read(file)
         pixels = network_input(module.transform(image), metadata, dtype=module.dtype)
         samples.append(Sample(name=file.name, image=image, input=pixels))
     sizes = {sample.input.shape[1:] for sample in samples}

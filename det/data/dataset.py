@@ -154,7 +154,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         self.classes = classes
         self._transform = transform
         self._seed = seed
-        self._image = read_image if cache is None else cache.image
+        self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
 
     def __len__(self) -> int:
         return len(self.split)
@@ -197,7 +197,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
     def read(self, index: int) -> Sample:
         """Image [H, W, 3] as stored (read-only if cached), boxes [M, 4] and labels [M] to train on."""
         path = self.image_path(index)
-        image = self._image(path)
+        image = self.read_pixels(path)
         height, width = self.split.sizes[index]
         if image.shape[:2] != (height, width):
             raise UserError(

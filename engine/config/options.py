@@ -43,6 +43,7 @@ class DataOptions:
     on_error: Literal["fail", "skip"] = "fail"
     error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
+    pixel_range: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

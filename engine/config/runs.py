@@ -9,14 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from engine.config.instantiate import build, options, task_info
+from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import load_config
-from engine.config.training import build_task, validate
-from engine.contracts import TaskInfo
+from engine.config.training import build_source, build_task, range_notes, validate
+from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
+from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
+from engine.data.preprocessing import as_pixel_range, unused_range
 from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import checkpoint, run_folder
@@ -85,7 +87,19 @@ class TrainedRun:
     @cached_property
     def source(self) -> Any:
         """The run's data source (`engine.contracts.DataSource`)."""
-        return build(self.config.data.source, key="data.source")
+        return build_source(self.config)
+
+    def read_image(self, path: str | os.PathLike[str]) -> Image:
+        """Read an image for prediction, like those of the training (data.pixel_range)."""
+        return read_image(path, pixel_range=self._pixel_range)
+
+    def range_notes(self, files: Sequence[Path]) -> list[str]:
+        """A line if 16-bit images use a small part of their range and the run has no data.pixel_range."""
+        return [] if self._pixel_range is not None else unused_range([str(file) for file in files])
+
+    @cached_property
+    def _pixel_range(self) -> Range | None:
+        return as_pixel_range(plain(self.config.data, "data").get("pixel_range"))
 
     @property
     def split(self) -> str:
@@ -136,7 +150,7 @@ class TrainedRun:
             metrics={**metrics, "split": data.split, **builder.skipped_counts},
             evaluator=evaluator,
             dataset=dataset,
-            notes=builder.notes(),
+            notes=[*range_notes(self.source, dataset), *builder.notes()],
             write_skipped=builder.write,
         )
 

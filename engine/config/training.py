@@ -17,8 +17,9 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders
+from engine.data.preprocessing import as_pixel_range, unused_range
 from engine.errors import UserError
-from engine.io.files import write_json
+from engine.io.files import evenly_spaced, write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
@@ -152,7 +153,7 @@ def _build_training(
 ) -> Training:
     builder = _builder(config, here, run.skipped if resumes else None)
     augment = build(config.augment, key="augment")
-    source = build(config.data.source, key="data.source")
+    source = build_source(config)
     if resumes and run.classes.exists():
         ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
     torch.manual_seed(config.seed)
@@ -184,7 +185,8 @@ def _build_training(
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
-    notes = [*source.warnings, source.description, *skipped, *task.notes(data.train_set), *frozen]
+    unused = range_notes(source, data.train_set)
+    notes = [*source.warnings, *unused, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
         run=run,
@@ -196,6 +198,25 @@ def _build_training(
         classes=source.classes,
         claim=claim,
     )
+
+
+def build_source(config: DictConfig) -> Any:
+    """The data source of a configuration, with its data.pixel_range. Raises: UserError."""
+    source = build(config.data.source, key="data.source")
+    pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
+    if pixel_range is not None and not hasattr(source, "pixel_range"):
+        raise UserError("data.pixel_range: this data source reads its images by itself; leave it out")
+    if pixel_range is not None:
+        source.pixel_range = pixel_range
+    return source
+
+
+def range_notes(source: Any, dataset: Any) -> list[str]:
+    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set."""
+    if getattr(source, "pixel_range", None) is not None:
+        return []
+    chosen = evenly_spaced(len(dataset), 8)
+    return unused_range([dataset.image_path(index) for index in chosen])
 
 
 def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
@@ -237,6 +258,7 @@ def validate(config: DictConfig) -> TrainOptions:
     trained = options(TrainOptions, config)
     task_info(config)
     options(DataOptions, config.data, "data")
+    as_pixel_range(contents["data"].get("pixel_range"))
     for name, node in config.items():
         if isinstance(node, DictConfig):
             check_node(node, str(name))

@@ -91,7 +91,8 @@ class DatasetBuilder:
             dataset = source.dataset(split, transform, seed=seed)
         if self.cache is None:
             return dataset
-        return source.dataset(split, transform, seed=seed, cache=self._open_cache(self.cache, dataset))
+        cache = self._open_cache(self.cache, dataset, getattr(source, "pixel_range", None))
+        return source.dataset(split, transform, seed=seed, cache=cache)
 
     def _unreadable(self, dataset: Dataset, split: str) -> list[int]:
         """Indices of the samples to leave out."""
@@ -114,12 +115,14 @@ class DatasetBuilder:
         self.skipped[key] = unreadable.skipped_files(dataset, samples)
         return [sample.index for sample in samples]
 
-    def _open_cache(self, folder: Path, dataset: Any) -> Any:
+    def _open_cache(self, folder: Path, dataset: Any, pixel_range: Any) -> Any:
         from engine.data.pixel_cache import PixelCache
 
         images = [dataset.image_path(index) for index in range(len(dataset))]
         masks = dataset.masks() if hasattr(dataset, "masks") else None
-        return PixelCache.open_or_build(folder, images=images, masks=masks, workers=self.workers)
+        return PixelCache.open_or_build(
+            folder, images=images, masks=masks, workers=self.workers, pixel_range=pixel_range
+        )
 
     @property
     def skipped_counts(self) -> dict[str, Any]:

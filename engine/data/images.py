@@ -2,33 +2,42 @@
 
 Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes ordinary PNG and JPEG files (from
 version 5 on, it rejects damaged PNG files). Pillow, which is stricter, decodes all others, including JPEG
-files without an end marker.
+files without an end marker. `engine.data.tiff` decodes TIFF files.
 """
 
 import os
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import UserError
+from engine.errors import UserError, some
+from engine.io.files import walk_files
+
+if TYPE_CHECKING:
+    from engine.data.tiff import Tiff
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
 
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+_NOT_DATA = ("desktop.ini", "thumbs.db")
+"""Files that a system puts into any folder."""
 
 
 _EXIF_ORIENTATION = 0x0112
 
 
-_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 _PNG_SIGNATURE_BYTES = 8
@@ -37,58 +46,87 @@ _PNG_SIGNATURE_BYTES = 8
 PathLike = str | os.PathLike[str]
 
 
-def read_image(path: PathLike) -> NDArray[np.uint8]:
+Range = tuple[float, float]
+"""The stored values that become 0 and 255."""
+
+
+def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
-    EXIF orientation is applied, alpha is dropped, gray becomes three equal channels, 16 bits are scaled to 8
-    (/257).
+    EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
+    three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
+
+    pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
+    (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
     Returns: uint8 [H, W, 3], contiguous. Raises: UserError if the file is missing, truncated, corrupt, not an
-    image, or larger than `MAX_PIXELS`.
+    image, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
-    with _open(path, data) as header:
-        orientation = _orientation(header)
-        if _is_sixteen_bit(header, data):
-            sixteen_bit = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
-            pixels = _to_rgb(_eight_bits(path, sixteen_bit))
-        elif header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
-            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = _decode_fast(path, header, data, flags)
-        else:
-            pixels = _decode_pillow(path, header)
+    if data[:4] in _TIFF_STARTS:
+        pixels, orientation = _decode_tiff(path, data, pixel_range)
+    else:
+        with _open(path, data) as header:
+            orientation = _orientation(header)
+            pixels = _decode(path, header, data, pixel_range)
     return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
 
 
-def read_labels(path: PathLike) -> NDArray[Any]:
-    """Read the stored values of a mask (ids, not palette colors); EXIF is ignored.
+def stored_range(path: PathLike) -> Range | None:
+    """The smallest and largest value in an image of more than 8 bits per channel; None for 8 bits or less.
 
-    Palette images are read as palette indices, 1-bit images as 0 and 1; alpha is dropped.
+    Raises: UserError like `read_image`.
+    """
+    if (tiff := _tiff_header(path)) is not None:
+        if tiff.bits[0] in (1, 2, 4, 8, 12):
+            return None
+        stored = _stored_tiff(path, _read_bytes(path))[1]
+    else:
+        with _open(path) as header, open(path, "rb") as file:
+            if not _is_sixteen_bit(header, file.read(25)):
+                return None
+            data = _read_bytes(path)
+            stored = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+    return float(stored.min()), float(stored.max())
+
+
+def _decode(path: PathLike, header: Image.Image, data: bytes, pixel_range: Range | None) -> NDArray[np.uint8]:
+    if _is_sixteen_bit(header, data):
+        stored = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
+        return _to_rgb(_eight_bits(path, stored, pixel_range))
+    if header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        return np.asarray(_decode_fast(path, header, data, flags), np.uint8)
+    return _decode_pillow(path, header, pixel_range)
+
+
+def read_labels(path: PathLike) -> NDArray[Any]:
+    """Read the stored values of a mask (ids, not palette colors).
+
+    The values are read as stored: orientation (EXIF, TIFF) is ignored, a TIFF in which white is 0 is not
+    inverted, palette images give palette indices, and 1-, 2- and 4-bit images the numbers 0..15. Alpha is
+    dropped.
 
     Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
     Raises: UserError like `read_image`, and for JPEG, whose compression changes ids.
     """
     data = _read_bytes(path)
-    with _open(path, data) as header:
-        if header.format == "JPEG":
-            raise UserError(
-                f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
-            )
-        if header.mode not in ("I", "I;16", "I;16B") and _is_sixteen_bit(header, data):
-            raise UserError(f"{path}: a mask with 16-bit colors; save ids (one channel) or 8-bit RGB colors")
-        if header.format == "PNG" and header.mode in ("L", "RGB", "I;16"):
-            flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" else cv2.IMREAD_COLOR_RGB
-            return np.ascontiguousarray(_decode_fast(path, header, data, flags))
-        _check_tiles(path, header)
-        try:
-            header.load()
-            labels = np.asarray(header)
-        except Exception as error:
-            raise UserError(_damaged(path, str(error))) from error
+    if data[:4] in _TIFF_STARTS:
+        labels = _stored_tiff(path, data)[1]
+    else:
+        with _open(path, data) as header:
+            labels = _stored_labels(path, header, data)
     if labels.ndim == 3:
         labels = labels[..., 0] if labels.shape[2] <= 2 else labels[..., :3]
+    if labels.ndim == 3 and labels.dtype != np.uint8:
+        depth = "16-bit" if labels.dtype == np.uint16 else labels.dtype
+        raise UserError(f"{path}: a mask with {depth} colors; save ids (one channel) or 8-bit RGB colors")
     if labels.dtype == bool:
         labels = labels.astype(np.uint8)
+    if labels.dtype == np.int16:
+        labels = labels.astype(np.int32)
+    if labels.dtype == np.uint32 and labels.max() < 2**31:
+        labels = labels.astype(np.int32)
     if labels.dtype not in (np.uint8, np.uint16, np.int32):
         raise UserError(f"{path}: a mask with {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
     return np.ascontiguousarray(labels)
@@ -108,11 +146,31 @@ def read_palette(path: PathLike) -> NDArray[np.uint8] | None:
     return palette.reshape(256, 3)
 
 
+def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[Any]:
+    if header.format == "JPEG":
+        raise UserError(
+            f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
+        )
+    if header.format == "PNG" and (header.mode in ("L", "RGB", "I;16") or _is_sixteen_bit(header, data)):
+        flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" or data[24] == 16 else cv2.IMREAD_COLOR_RGB
+        labels = _decode_fast(path, header, data, flags)
+        depth = data[24]
+        return labels // (255 // (2**depth - 1)) if depth < 8 else labels  # decoders scale to 0..255
+    try:
+        header.load()
+        return np.asarray(header)
+    except Exception as error:
+        raise UserError(_damaged(path, str(error))) from error
+
+
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
-    """(height, width) from the header alone; `upright` applies the EXIF orientation, like `read_image`.
+    """(height, width) from the header alone; `upright` applies the orientation, like `read_image`.
 
     Raises: UserError if the file is missing, not an image, or larger than `MAX_PIXELS`.
     """
+    if (tiff := _tiff_header(path)) is not None:
+        size = (tiff.height, tiff.width)
+        return size[::-1] if upright and tiff.orientation >= 5 else size
     with _open(path) as header:
         width, height = header.size
         transposed = upright and _orientation(header) >= 5
@@ -120,20 +178,39 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
 
 
 def list_images(folder: PathLike) -> list[Path]:
-    """The image files directly inside `folder`, sorted by name; hidden files are skipped.
+    """The image files below `folder`, sorted by path; hidden files and folders are left out.
+
+    Raises: UserError if the folder is missing or cannot be read.
+    """
+    return find_images(folder)[0]
+
+
+def find_images(folder: PathLike, *, known: tuple[str, ...] = ()) -> tuple[list[Path], list[str]]:
+    """The image files below `folder`, sorted by path, and the relative paths of all files of other kinds.
+
+    known: suffixes of files that are read otherwise, which count as neither.
 
     Raises: UserError if the folder is missing or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
-    try:
-        names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
-    except OSError as error:
-        raise UserError(_unreadable(folder, error)) from error
-    # For a symlink to itself, os.path.isfile returns False and Path.is_file raises.
-    files = [name for name in names if os.path.isfile(folder / name)]
-    return [folder / name for name in sorted(files) if not name.startswith(".")]
+    broken: list[str] = []
+    names = walk_files(folder, broken=broken)
+    others = [n for n in names if not n.lower().endswith((*IMAGE_SUFFIXES, *known, *_NOT_DATA))]
+    others += [f"{name} (a broken link)" for name in sorted(broken)]
+    return [folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)], others
+
+
+def left_out(folder: PathLike, others: Sequence[str]) -> list[str]:
+    """A line that counts and names the files below a folder that are not read; none if there are none."""
+    if not others:
+        return []
+    kinds = " ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+    return [
+        f"{folder}: {len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}; "
+        f"images must be {kinds}"
+    ]
 
 
 def write_png(path: PathLike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
@@ -178,6 +255,58 @@ def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
     return image
 
 
+def _tiff_header(path: PathLike) -> "Tiff | None":
+    """The header if the file is a TIFF, otherwise None. Raises: UserError."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) not in _TIFF_STARTS:
+                return None
+            file.seek(0)
+            return _checked_header(path, file)
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _checked_header(path: PathLike, file: IO[bytes]) -> "Tiff":
+    from engine.data import tiff
+
+    try:
+        header = tiff.read_header(file)
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from error
+    if header.width * header.height > MAX_PIXELS:
+        raise UserError(_too_large(path))
+    return header
+
+
+def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
+    """Header and stored values, as `engine.data.tiff.decode` returns them."""
+    from engine.data import tiff
+
+    header = _checked_header(path, BytesIO(data))
+    try:
+        return header, tiff.decode(header, data)
+    except tiff.UnsupportedError as error:
+        raise UserError(
+            f"{path}: a {error}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
+        ) from None
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from error
+
+
+def _decode_tiff(path: PathLike, data: bytes, pixel_range: Range | None) -> tuple[NDArray[np.uint8], int]:
+    """RGB pixels as stored, and their orientation."""
+    header, stored = _stored_tiff(path, data)
+    if header.palette is not None:
+        return header.palette[stored], header.orientation
+    if header.bits[0] < 8:
+        stored = stored * np.uint8(255 // (2 ** header.bits[0] - 1))
+    if header.bits[0] == 12:
+        pixel_range = pixel_range or (0, 4095)
+    pixels = _eight_bits(path, stored, pixel_range)
+    return _to_rgb(255 - pixels if header.white_is_zero else pixels), header.orientation
+
+
 def _unreadable(path: PathLike, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror}); check the path"
 
@@ -218,19 +347,14 @@ def _png_exif(header: Image.Image) -> Image.Exif:
 
 
 def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
-    if header.format == "PNG":
-        return data[24] == 16
-    if header.format == "TIFF":
-        bits = header.tag_v2.get(_TIFF_BITS_PER_SAMPLE)  # type: ignore[attr-defined]
-        return bits == 16 or (isinstance(bits, tuple) and bits[:1] == (16,))
-    return False
+    return header.format == "PNG" and data[24] == 16
 
 
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
     # Without an end marker in the last bytes, let Pillow decide whether the file is complete: some cameras
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
     if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
-        return _decode_pillow(path, header)
+        return _decode_pillow(path, header, None)
     if header.format == "PNG":
         _check_png_end(path, data)
     try:
@@ -254,32 +378,27 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
     raise UserError(_damaged(path, "the end is missing"))
 
 
-def _check_tiles(path: PathLike, header: Image.Image) -> None:
-    """Reject a TIFF with missing rows, which Pillow would fill with black."""
-    covered = sum(
-        (right - left) * (low - top) for _, (left, top, right, low), *_ in getattr(header, "tile", ())
-    )
-    if header.format == "TIFF" and covered < header.width * header.height:
-        raise UserError(_damaged(path, "pixels are missing"))
-
-
-def _decode_pillow(path: PathLike, header: Image.Image) -> NDArray[np.uint8]:
-    _check_tiles(path, header)
+def _decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | None) -> NDArray[np.uint8]:
     high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
         pixels = np.asarray(header if high_depth else header.convert("RGB"))
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
-    return _to_rgb(_eight_bits(path, pixels))
+    return _to_rgb(_eight_bits(path, pixels, pixel_range))
 
 
-def _eight_bits(path: PathLike, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 0..65535 to 0..255, rounded to nearest, so white stays white."""
+def _eight_bits(path: PathLike, pixels: NDArray[Any], pixel_range: Range | None) -> NDArray[np.uint8]:
+    """Scale to 0..255, rounded to nearest; by default from 0..65535, so white stays white."""
     if pixels.dtype == np.uint8:
         return pixels
+    if pixel_range is not None:
+        low, high = pixel_range
+        inside = np.clip(np.nan_to_num(pixels.astype(np.float64), nan=low), low, high)
+        return np.floor((inside - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise UserError(
-            f"{path}: {pixels.dtype} values that are not integers in 0..65535; save 8 or 16 bits per channel"
+            f"{path}: {pixels.dtype} values that are not integers in 0..65535; set data.pixel_range="
+            "[<value of black>,<value of white>], or save 8 or 16 bits per channel"
         )
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 

@@ -17,8 +17,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from engine.contracts import Batch, Dataset
+from engine.data.images import Range, read_image
 from engine.errors import UserError, no_split
 from engine.io.parallel import init_worker
 
@@ -48,12 +50,14 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         description: one line for logs.
         warnings: lines to show before training.
         fewest_classes: what the task needs to learn anything.
+        pixel_range: see `engine.data.images.read_image`.
 
     Raises:
         UserError: if there are fewer classes.
     """
 
     fewest_classes = 1
+    pixel_range: Range | None = None
 
     def __init__(
         self,
@@ -76,7 +80,10 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         if split not in self.splits:
             reasons = [line for line in self.warnings if f": {split}: " in line]
             raise no_split(split, self.splits, source=self.description, reasons=reasons)
-        return self._dataset(self.splits[split], transform, seed, cache)
+        dataset: Any = self._dataset(self.splits[split], transform, seed, cache)
+        if self.pixel_range is not None and cache is None:
+            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range)
+        return cast(DatasetT, dataset)
 
     @abstractmethod
     def _dataset(self, split: SplitT, transform: Any, seed: int, cache: PixelCache | None) -> DatasetT: ...

@@ -1,7 +1,9 @@
 """Finds the input files of `predict` (images, folders, globs, videos), and reads and writes videos."""
 
 import glob
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.images import IMAGE_SUFFIXES, MAX_PIXELS, list_images
-from engine.errors import UserError
+from engine.data.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images
+from engine.errors import UserError, some
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
@@ -19,14 +21,18 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 Image = NDArray[np.uint8]
 
 
-def find_media(text: str) -> list[Path]:
-    """The files that `text` names: one file, the images and videos of a folder, or the matches of a glob.
+def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None] = print) -> list[Path]:
+    """The files that `text` names: one file, all images and videos below a folder, or the matches of a glob.
+
+    Args:
+        skip: a folder whose files are not wanted (earlier results).
+        say: called with a line that counts and names the files of a folder that are left out.
 
     Raises:
         UserError: if nothing matches.
     """
     try:
-        files = _matches(Path(text).expanduser())
+        files, others = _matches(Path(text).expanduser(), skip)
     except UserError:
         raise
     except (
@@ -36,21 +42,35 @@ def find_media(text: str) -> list[Path]:
     ) as error:  # e.g. a path that is too long, a NUL character, an unknown user
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"input={text}: not a valid path ({reason}); check it") from None
+    kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    unread = f"{len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}"
     if not files:
-        kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise UserError(f"input={text}: no image or video found; pass a file, a folder or a glob ({kinds})")
+        found = f" ({unread})" if others else ""
+        raise UserError(
+            f"input={text}: no image or video found{found}; pass a file, a folder or a glob ({kinds})"
+        )
+    if others:
+        say(f"input={text}: {unread}; files must be {kinds}")
     return files
 
 
-def _matches(path: Path) -> list[Path]:
+def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
+    """The files, and the names of those in a folder that are neither images nor videos."""
     if path.is_file():
-        return [path]
+        return [path], []
     if path.is_dir():
-        videos = [p for p in sorted(path.iterdir()) if is_video(p) and p.is_file() and p.name[0] != "."]
-        return [*list_images(path), *videos]
+        images, others = find_images(path)
+        videos = [path / name for name in others if is_video(Path(name))]
+        files = [*images, *videos]
+        if skip is not None:
+            inside = os.path.join(os.path.realpath(skip), "")
+            files = [file for file in files if not os.path.realpath(file).startswith(inside)]
+            others = [name for name in others if not os.path.realpath(path / name).startswith(inside)]
+        return files, [name for name in others if not is_video(Path(name))]
     # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
-    return [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
+    found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
+    return found, []
 
 
 def is_video(path: Path) -> bool:
@@ -58,10 +78,15 @@ def is_video(path: Path) -> bool:
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A unique name for each file's results: its stem, or its full name if stems are not unique."""
-    stems = [file.stem for file in files]
-    names = [stem if stems.count(stem) == 1 else file.name for stem, file in zip(stems, files, strict=True)]
-    return [name if names.count(name) == 1 else f"{number:05d}_{name}" for number, name in enumerate(names)]
+    """A unique name for each file's results: its path below the folder that all files share, without the
+    suffix unless only that differs."""
+    shared = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
+    paths = [Path(os.path.relpath(file.absolute(), shared)) for file in files]
+    stems = [path.with_suffix("").as_posix() for path in paths]
+    counts = Counter(stems)
+    names = [stem if counts[stem] == 1 else path.as_posix() for stem, path in zip(stems, paths, strict=True)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{number:05d}_{name}" for number, name in enumerate(names)]
 
 
 def read_frames(path: Path) -> Iterator[Image]:

@@ -12,18 +12,16 @@ again. Images are stored separately, and only once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.images import image_size, read_image
+from engine.data.images import Range, image_size, read_image
 from engine.data.mapped_pixels import MappedPixels, PixelKind, open_or_build
 
 Pixels = NDArray[np.uint8]
-
-
-_IMAGES = PixelKind(name="images", read=read_image, size=image_size, channels=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,13 @@ class PixelCache:
 
     @classmethod
     def open_or_build(
-        cls, folder: Path, *, images: Sequence[str], masks: MaskFiles | None = None, workers: int = 0
+        cls,
+        folder: Path,
+        *,
+        images: Sequence[str],
+        masks: MaskFiles | None = None,
+        workers: int = 0,
+        pixel_range: Range | None = None,
     ) -> "PixelCache":
         """Open the cache of these files under `folder`, which can also contain caches of other files.
 
@@ -53,6 +57,7 @@ class PixelCache:
 
         Args:
             workers: number of processes that decode.
+            pixel_range: see `read_image`; images read with another range are stored again.
 
         Raises:
             UserError: if a file is unreadable or has changed, or the folder cannot be written.
@@ -61,7 +66,14 @@ class PixelCache:
         if masks is not None:
             kind = PixelKind(name="masks", read=masks.read, size=_stored_size, channels=0, key=masks.key)
             stored_masks = open_or_build(folder, masks.paths, kind, workers=workers)
-        return cls(open_or_build(folder, images, _IMAGES, workers=workers), stored_masks)
+        kind = PixelKind(
+            name="images",
+            read=partial(read_image, pixel_range=pixel_range),
+            size=image_size,
+            channels=3,
+            key="" if pixel_range is None else repr(pixel_range),
+        )
+        return cls(open_or_build(folder, images, kind, workers=workers), stored_masks)
 
     def image(self, path: str) -> Pixels:
         """uint8 [H, W, 3], RGB. Raises: KeyError for a file that is not in the cache."""

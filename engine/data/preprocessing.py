@@ -10,12 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
+from engine.data.images import Range, stored_range
+from engine.errors import UserError
+from engine.io.files import evenly_spaced
 
 Image = NDArray[np.uint8]
 
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+_SMALL_RANGE = 16383  # a quarter of 16 bits
+
+
+_RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
 
 
 def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
@@ -28,6 +37,42 @@ def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
         limit = f", each at least {least}" if least > 1 else ""
         raise ValueError(f"{name} must be a side or (height, width) in pixels{limit}, got {value!r}")
     return int(sides[0]), int(sides[1])
+
+
+def as_pixel_range(value: Any) -> Range | None:
+    """Convert data.pixel_range: null, or two finite numbers, the lower first. Raises: UserError."""
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) != 2 or not all(type(n) in (int, float) and np.isfinite(n) for n in numbers):
+        raise UserError(f"data.pixel_range must be two numbers [black, white] or null, got {value!r}")
+    if not numbers[0] < numbers[1]:
+        raise UserError(f"data.pixel_range: black must be below white, got {list(numbers)}")
+    return float(numbers[0]), float(numbers[1])
+
+
+def unused_range(paths: Sequence[str]) -> list[str]:
+    """A line if images of more than 8 bits (a sample of `paths`) use at most a quarter of 0..65535.
+
+    Scaled by that range, little would be left of them: 12-bit values in 16 bits become 17 levels of gray.
+    """
+    deep = []
+    for index in evenly_spaced(len(paths), _RANGES_CHECKED):
+        try:
+            values = stored_range(paths[index])
+        except (UserError, OSError):  # reported when the image is read
+            continue
+        if values is not None:
+            deep.append((values[1], paths[index]))
+    largest, path = max(deep, default=(np.inf, ""))
+    if not 1 <= largest <= _SMALL_RANGE:
+        return []
+    white = 2 ** int(largest).bit_length() - 1
+    return [
+        f"{path}: the largest value is {largest:.0f} of 65535 "
+        f"(images of more than 8 bits checked: {len(deep)}), so "
+        f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
+    ]
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.images import read_image
-from engine.errors import UserError
+from engine.data.images import IMAGE_SUFFIXES, read_image
+from engine.errors import UserError, some
 from engine.io.files import find_same_content, same_content
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
@@ -30,6 +30,18 @@ def split_folders(folder: Path, *, example: str) -> list[str]:
     if not names:
         raise UserError(f"{folder}: no split folders; put the images into {example}")
     return sorted(names, key=lambda name: (_ORDER.get(name, 9), name))
+
+
+def files_beside(folder: Path) -> list[str]:
+    """A line that counts and names image files next to subfolders, where none are read; hidden ones aside."""
+    if not folder.is_dir():
+        return []
+    files = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(IMAGE_SUFFIXES)]
+    files = [name for name in files if not name.startswith(".") and os.path.isfile(folder / name)]
+    if not files:
+        return []
+    noun = "image" if len(files) == 1 else "images"
+    return [f"{folder}: {len(files)} {noun} beside its folders left out: {some(files)}; move them into one"]
 
 
 def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:

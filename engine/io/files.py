@@ -108,6 +108,51 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
 
 
+def walk_files(folder: str | os.PathLike[str], *, broken: list[str] | None = None) -> list[str]:
+    """Paths of all files below a folder, relative to it, sorted; hidden files and folders are left out.
+
+    Linked folders are followed, but no folder is visited twice. A link to a missing file is a file: reading
+    it gives an error.
+
+    Args:
+        broken: receives the paths of links to themselves, which are not files.
+
+    Raises:
+        UserError: if a folder cannot be read.
+    """
+    found: list[str] = []
+    visited: set[str] = set()
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        place = os.path.join(folder, below)
+        if (real := os.path.realpath(place)) in visited:
+            continue
+        visited.add(real)
+        try:
+            entries = [entry for entry in os.scandir(place) if not entry.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{place}: cannot be read ({error.strerror}); check the path") from None
+        for entry in entries:
+            name = os.path.join(below, entry.name)
+            if entry.is_symlink() and _is_loop(entry.path):
+                if broken is not None:
+                    broken.append(name)
+            else:
+                (waiting if entry.is_dir() else found).append(name)
+    return sorted(found)
+
+
+def _is_loop(link: str) -> bool:
+    try:
+        os.stat(link)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def flat_name(name: str) -> str:
     """Convert an image's name, which can contain folders, to a file name."""
     return name.replace("/", "_")

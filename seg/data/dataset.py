@@ -93,7 +93,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self._read_label = read_label
         self._transform = transform
         self._seed = seed
-        self._image = read_image if cache is None else cache.image
+        self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
         self._label = read_label if cache is None else cache.mask
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def read(self, index: int) -> tuple[Image, Label | None, NDArray[np.int32] | None]:
         """Image [H, W, 3], label [H, W] and instances [H, W] before any transform; read-only from a cache."""
-        image = self._image(self.image_path(index))
+        image = self.read_pixels(self.image_path(index))
         label = instances = None
         if self._split.labels is not None:
             path = os.fsdecode(self._split.labels[index])

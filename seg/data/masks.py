@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from engine.data.class_map import ClassMap
-from engine.data.images import image_size, list_images
-from engine.data.splits import check_leaks, refuse_shared_names, split_folders
+from engine.data.images import find_images, image_size, left_out
+from engine.data.splits import check_leaks, files_beside, refuse_shared_names, split_folders
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit, label_shares
@@ -22,11 +22,11 @@ def masks(
     on_error: str = "fail",
     palette: Palette = "auto",
 ) -> SegmentationSource:
-    """Folders of images and masks under `root`.
+    """Folders of images and masks under `root`; folders inside those of a split belong to it.
 
     A mask contains class ids (8- or 16-bit, one channel or palette) or the RGB colors of classes.json, and
-    has the same name as its image. Only the split "test" can do without masks; it can then be predicted but
-    not evaluated.
+    has the same name (and folder) as its image. Only the split "test" can do without masks; it can then be
+    predicted but not evaluated.
 
     allow_same_names: for splits that number their files independently (equal content is still an error).
     allow_same_files: whether splits may share images. on_error: with `skip`, damaged files are left to
@@ -45,7 +45,7 @@ def masks(
         remedy=f"list it in {base / 'classes.json'} as a class or, if its pixels do not count at all, under "
         "ignore (ignore_colors for a color), or correct the mask",
     )
-    warnings: list[str] = []
+    warnings = [line for kind in ("images", "masks") for line in files_beside(base / kind)]
     splits = {split: _find_split(base, split, warnings) for split in _split_names(base)}
     for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
         refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
@@ -77,11 +77,13 @@ def _split_names(base: Path) -> list[str]:
 
 
 def _find_split(base: Path, split: str, warnings: list[str]) -> SegmentationSplit:
-    images = _by_stem(base / "images" / split)
+    images, unread = _by_name(base / "images" / split)
     if not images:
-        raise UserError(f"{base / 'images' / split}: no images; add some or remove the folder")
+        reason = "; ".join(["no images", *unread])
+        raise UserError(f"{base / 'images' / split}: {reason}; add some or remove the folder")
     folder = base / "masks" / split
-    masks = _by_stem(folder) if folder.is_dir() else {}
+    masks, unread_masks = _by_name(folder) if folder.is_dir() else ({}, [])
+    warnings += [*unread, *unread_masks]
     if not masks and split == "test":
         return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
     missing = [stem for stem in images if stem not in masks]
@@ -102,15 +104,16 @@ def _find_split(base: Path, split: str, warnings: list[str]) -> SegmentationSpli
     )
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    stems: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in stems:
-            raise UserError(
-                f"{path}: has the same name as {stems[path.stem].name}; rename one (and its mask)"
-            )
-        stems[path.stem] = path
-    return stems
+def _by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The images below a folder by name (the path below it, without suffix), and a line about other files."""
+    found, others = find_images(folder)
+    names: dict[str, Path] = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in names:
+            raise UserError(f"{path}: has the same name as {names[name].name}; rename one (and its mask)")
+        names[name] = path
+    return names, left_out(folder, others)
 
 
 def _check_sizes(files: SegmentationSplit) -> None:

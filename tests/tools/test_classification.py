@@ -211,3 +211,17 @@ def assert_same_predictions(sample, weights, run_path, theirs):
             image = Image.open(path).convert("RGB")
             logits = theirs(preset(image)[None])[0]
             assert task.predict_image(np.asarray(image)).argmax() == logits.argmax()
+
+
+@pytest.mark.slow
+def test_predict_scales_12_bit_images_by_the_range_and_says_if_none_is_set(trained):
+    folder, path = trained
+    ramp = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
+    write_png(folder / "deep" / "ramp.png", ramp)
+    output = run("predict", f"run={path}", "input=deep", "out=dark", "legend=false", cwd=folder)
+    assert "ramp.png: the largest value is 4095 of 65535" in output
+    keys = ["input=deep", "out=bright", "legend=false", "data.pixel_range=[0,4095]"]
+    assert "largest value" not in run("predict", f"run={path}", *keys, cwd=folder)
+    dark, bright = (read_image(folder / out / "overlays" / "ramp.png") for out in ("dark", "bright"))
+    assert dark[-1].max() == 16
+    assert bright[-1].max() == 255

@@ -71,7 +71,7 @@ def unannotated(folder: Path) -> RawSplit:
         raise UserError(f"{folder}: no images; add some, or remove the split")
     return RawSplit(
         images=[str(image) for image in images],
-        names=[image.stem for image in images],
+        names=[image.relative_to(folder).with_suffix("").as_posix() for image in images],
         files=[image.name for image in images],
         sizes=[None] * len(images),
         has_labels=False,

@@ -1,14 +1,15 @@
 """Finds the images and XML files of a Pascal VOC dataset under various folder names."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from det.data.division import divide
 from det.data.source_checks import SPLIT_NAMES
-from engine.data.images import IMAGE_SUFFIXES
+from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
 from engine.errors import UserError
+from engine.io.files import walk_files
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
 
@@ -33,6 +34,8 @@ class SplitFiles(NamedTuple):
     images: Stems
     xmls: Stems
     names: list[str]
+    unread: Sequence[str] = ()
+    """A line about the files in the folder of images that are neither images nor annotations."""
 
 
 def find_splits(
@@ -58,8 +61,10 @@ def find_splits(
     places = dict(splits) if splits else _usual_splits(root, images)
     files = {split: _split_files(root, place, images, annotations) for split, place in places.items()}
     if files:
-        return files, []
-    return _divide(root, _all_files(root, images, annotations))
+        return files, list(dict.fromkeys(line for split in files.values() for line in split.unread))
+    everything = _all_files(root, images, annotations)
+    divided, lines = _divide(root, everything)
+    return divided, [*everything.unread, *lines]
 
 
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
@@ -90,7 +95,7 @@ def _split_files(root: Path, place: str, images: str | None, annotations: str | 
         image_folder = _image_folder(base, images)
         xml_folder = _xml_folder(base, annotations, image_folder)
         xml_folder = xml_folder or _shared_xml_folder(root, place, annotations)
-        return _pair(image_folder, xml_folder or image_folder)
+        return _pair(root, image_folder, xml_folder or image_folder)
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
         return _all_files(root, images, annotations)._replace(names=_read_list(path))
@@ -98,7 +103,7 @@ def _split_files(root: Path, place: str, images: str | None, annotations: str | 
     if image_folder.is_dir():
         xml_folder = _shared_xml_folder(root, place, annotations)
         xml_folder = xml_folder or _xml_folder(root, annotations, image_folder)
-        return _pair(image_folder, xml_folder or image_folder)
+        return _pair(root, image_folder, xml_folder or image_folder)
     raise UserError(f"{base}: no such folder or list; check data.source.splits")
 
 
@@ -107,7 +112,7 @@ def _all_files(base: Path, images: str | None, annotations: str | None) -> Split
     xml_folder = _xml_folder(base, annotations, image_folder)
     if annotations and xml_folder is None:
         raise UserError(f"{base / annotations}: no such folder; check data.source.annotations")
-    return _pair(image_folder, xml_folder or image_folder)
+    return _pair(base, image_folder, xml_folder or image_folder)
 
 
 def _image_folder(base: Path, chosen: str | None) -> Path:
@@ -170,21 +175,26 @@ def _list(folder: Path) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _pair(image_folder: Path, xml_folder: Path) -> SplitFiles:
-    images, xmls = _stems(image_folder, IMAGE_SUFFIXES), _stems(xml_folder, _XML)
+def _pair(root: Path, image_folder: Path, xml_folder: Path) -> SplitFiles:
+    images, xmls = _stems(root, image_folder, IMAGE_SUFFIXES), _stems(root, xml_folder, _XML)
     if not images:
         nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
         hint = nested[0].parent if nested else None
         remedy = f"did you mean data.root={hint}?" if hint else "set data.source.images=<their folder>"
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
-    return SplitFiles(images, xmls, list(images))
+    found, others = find_images(image_folder, known=(*_XML, ".txt", ".json"))
+    deeper = (path.relative_to(image_folder) for path in found if image_folder == root)
+    others += [str(path) for path in deeper if len(path.parts) > 1]
+    return SplitFiles(images, xmls, list(images), left_out(image_folder, others))
 
 
-def _stems(folder: Path, suffixes: tuple[str, ...]) -> Stems:
+def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
+    """The files of a kind below a folder, by path without suffix; in `root` itself, without its folders."""
     stems: Stems = {}
-    for name in _list(folder):
+    names = walk_files(folder)
+    for name in names if folder != root else (name for name in names if os.sep not in name):
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in suffixes and not name.startswith("."):
+        if suffix.lower() in suffixes:
             if stem in stems:
                 raise UserError(f"{folder / name}: has the same name as {stems[stem]}; rename one")
             stems[stem] = str(folder / name)

@@ -461,7 +461,7 @@ SMALL = [
 
 
 def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
-    """The folders a, b of another data set would become rows 0 and 1 of the head, which mean cat and dog."""
+    """The folders a, b of another dataset would become rows 0 and 1 of the head, which mean cat and dog."""
     monkeypatch.chdir(tmp_path)
     for root, names in (("pets", ("cat", "dog")), ("letters", ("a", "b"))):
         for split, pixel in (("train", 0), ("val", 9)):

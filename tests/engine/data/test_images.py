@@ -153,14 +153,19 @@ def test_files_that_are_not_images(tmp_path):
                 read(tmp_path / name)
 
 
-def bomb(width, height):
-    """A tiny PNG file whose header claims a huge size."""
+def png(width, height, body, *, depth=8):
+    """A gray PNG file; each row of `body` starts with a filter byte."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+def bomb(width, height):
+    """A tiny PNG file whose header claims a huge size."""
+    return png(width, height, b"\0" * 10)
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
@@ -197,6 +202,14 @@ def test_labels_are_ids_not_colors(tmp_path):
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "bits.png", bits)), ids > 10)
 
 
+def test_gray_png_masks_of_few_bits_hold_ids(tmp_path):
+    (tmp_path / "two.png").write_bytes(png(4, 1, bytes([0, 0b00_01_10_11]), depth=2))
+    (tmp_path / "four.png").write_bytes(png(4, 1, bytes([0, 0x01, 0x2F]), depth=4))
+    np.testing.assert_array_equal(read_labels(tmp_path / "two.png"), [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(read_labels(tmp_path / "four.png"), [[0, 1, 2, 15]])
+    np.testing.assert_array_equal(read_image(tmp_path / "two.png")[..., 0], [[0, 85, 170, 255]])
+
+
 def test_labels_ignore_exif_and_alpha(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -230,7 +243,7 @@ def test_signed_16_bit_images_are_read_if_no_value_is_negative(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], [[0, 1], [10, 100]])
     cv2.imwrite(str(tmp_path / "a.tif"), -values)
     with pytest.raises(
-        UserError, match=r"a\.tif: int16 values that are not integers in 0\.\.65535; save 8 or 16 bits"
+        UserError, match=r"a\.tif: int16 values that are not integers in 0\.\.65535; set data\.pixel_range="
     ):
         read_image(tmp_path / "a.tif")
 

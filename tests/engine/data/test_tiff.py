@@ -1,0 +1,153 @@
+"""TIFF files of every layout are read as other programs show them, or refused by the name of their kind."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from engine.data.images import image_size, read_image, read_labels
+from engine.errors import UserError
+from tests.engine.data.tiff_files import write_tiff
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_all_layouts_of_bands_give_the_same_image(tmp_path, dtype, bands, separate, tile, order):
+    values = RNG.integers(0, 256, (30, 40, bands)).astype(np.uint8)
+    pixels = values if dtype == np.uint8 else values.astype(np.uint16) * 257
+    path = write_tiff(tmp_path / "a.tif", pixels, separate=separate, tile=tile, order=order)
+    np.testing.assert_array_equal(read_image(path), values[..., :3])
+
+
+def test_a_red_image_in_separate_16_bit_planes_is_red(tmp_path):
+    planes = np.zeros((60, 90, 3), np.uint16)
+    planes[..., 0] = 65535
+    for photometric in (1, 2):  # some programs do not say that three planes are colors
+        path = write_tiff(tmp_path / "a.tif", planes, separate=True, photometric=photometric)
+        read = read_image(path)
+        assert (read == [255, 0, 0]).all(axis=2).sum() == 5400
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_images_are_turned_once_and_masks_never(tmp_path, orientation, dtype, bands):
+    values = RNG.integers(0, 256, (30, 40, bands)).astype(np.uint8).squeeze()
+    scale = 257 if dtype == np.uint16 else 1
+    path = write_tiff(tmp_path / "a.tif", values.astype(dtype) * scale, orientation=orientation)
+    flat = Image.fromarray(values)
+    exif = flat.getexif()
+    exif[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(flat).convert("RGB"))
+    np.testing.assert_array_equal(read_image(path), upright)
+    assert image_size(path) == upright.shape[:2]
+    assert image_size(path, upright=False) == (30, 40)
+    if dtype == np.uint8 or bands == 1:
+        np.testing.assert_array_equal(read_labels(path), values.astype(dtype) * scale)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
+def test_compressed_files_are_turned_once(tmp_path, compression):
+    ids = RNG.integers(0, 20, (30, 40)).astype(np.uint8)
+    for pixels in (ids, ids.astype(np.uint16) * 3000, np.stack([ids, ids + 1, ids + 2], 2)):
+        Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression, tiffinfo={274: 6})
+        np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), pixels)
+        assert read_image(tmp_path / "a.tif").shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "LA", "RGBA", "YCbCr"])
+def test_other_color_spaces_are_converted(tmp_path, mode):
+    smooth = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (48, 32))
+    image = Image.fromarray(smooth).convert(mode)
+    image.save(tmp_path / "a.tif", **({"compression": "jpeg"} if mode == "YCbCr" else {}))
+    with Image.open(tmp_path / "a.tif") as saved:
+        expected = np.asarray(saved.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
+    if mode in ("P", "1"):
+        np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), np.asarray(image))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_where_white_is_zero_masks_are_as_stored_and_images_as_displayed(tmp_path, bits, order):
+    top = 2**bits - 1
+    values = np.array([[0, 1, top, top, 1, 0, 0, 1]] * 3, np.uint16 if bits == 16 else np.uint8)
+    path = write_tiff(tmp_path / "a.tif", values, photometric=0, order=order, bits=bits if bits < 8 else None)
+    np.testing.assert_array_equal(read_labels(path), values)
+    shown = np.round(255 * (1 - values / top)).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(path), np.repeat(shown[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_ids_of_few_bits_are_not_scaled(tmp_path, bits):
+    ids = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint8)
+    path = write_tiff(tmp_path / "a.tif", ids, bits=bits)
+    np.testing.assert_array_equal(read_labels(path), ids)
+    scale = {2: 85, 4: 17}[bits]
+    np.testing.assert_array_equal(read_image(path)[..., 0], ids * scale)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.uint32])
+def test_label_files_of_all_integers_and_byte_orders(tmp_path, dtype, order):
+    ids = RNG.integers(0, 1000, (30, 40)).astype(dtype)
+    read = read_labels(write_tiff(tmp_path / "a.tif", ids, order=order))
+    np.testing.assert_array_equal(read, ids)
+    assert read.dtype.isnative
+
+
+def test_white_of_12_bits_is_white(tmp_path):
+    values = np.array([[0, 4095], [2048, 16]], np.uint16)
+    read = read_image(write_tiff(tmp_path / "a.tif", values, bits=12))
+    np.testing.assert_array_equal(read[..., 0], [[0, 255], [128, 1]])
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "kind"),
+    [
+        (5, np.uint8, "TIFF with 5 bands of 8-bit unsigned integers"),
+        (8, np.uint8, "TIFF with 8 bands of 8-bit unsigned integers"),
+        (8, np.uint16, "TIFF with 8 bands of 16-bit unsigned integers"),
+        (2, np.uint16, "TIFF with 2 bands of 16-bit unsigned integers"),
+        (1, np.int8, "TIFF with 1 band of 8-bit signed integers"),
+    ],
+)
+def test_unsupported_files_are_refused_by_the_name_of_their_kind(tmp_path, bands, dtype, kind):
+    path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40, bands), dtype))
+    for read in (read_image, read_labels):
+        with pytest.raises(UserError, match=rf"a\.tif: a {kind}, which cannot be read; save 1, 3 or 4 bands"):
+            read(path)
+    assert image_size(path) == (30, 40)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_floating_point_files_are_refused_by_name(tmp_path, dtype, bands):
+    path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40, bands), dtype))
+    for read in (read_image, read_labels):
+        with pytest.raises(UserError, match=rf"a\.tif: .*{np.dtype(dtype)}"):
+            read(path)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_missing_pixels_are_never_filled_up(tmp_path, dtype, separate):
+    path = write_tiff(tmp_path / "a.tif", np.full((30, 40, 3), 200, dtype), separate=separate, tile=16)
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    path.write_bytes(data[:8] + data[1000:])  # the directory's place is wrong too
+    with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt"):
+        read_image(path)
+    count = int.from_bytes(data[start : start + 2], "little")
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        if data[entry : entry + 2] == (324).to_bytes(2, "little"):
+            places = int.from_bytes(data[entry + 8 : entry + 12], "little")
+            data[places : places + 4] = (len(data) - 10).to_bytes(4, "little")  # a tile beyond the end
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or not an image \(pixels are missing"):
+        read_image(path)
