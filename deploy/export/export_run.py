@@ -16,6 +16,7 @@ from deploy.export.job import ExportJob
 from deploy.export.module import export_module
 from deploy.export.samples import Sample
 from deploy.options import ExportOptions
+from deploy.quantize.quantizer import check_installed
 from engine.config.runs import TrainedRun
 from engine.errors import UserError
 from engine.run import run_folder
@@ -34,6 +35,8 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
         UserError: if an option does not fit the run, if the export fails, or if the file exceeds its budget:
             it is then renamed to `<file>.rejected`.
     """
+    if options.precision == "int8":
+        check_installed(options.format)
     job = ExportJob(run, options, log)
     with run_folder.claim(job.folder, key="out"):
         return _export(job)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.formats import openvino
+from deploy.libraries import not_installed
 from engine.errors import UserError
 
 FORMATS = ("onnx", "openvino")
 """Formats that can be quantized."""
+_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
 
 
 class Quantizer(Protocol):
@@ -31,6 +33,12 @@ def check_quantizable(format: str) -> None:
     """Raises: UserError if files of this format cannot be quantized."""
     if format not in FORMATS:
         raise UserError(f"precision=int8 is for format={' and format='.join(FORMATS)}, not {format}")
+
+
+def check_installed(format: str) -> None:
+    """Raises: UserError if a library is missing; quantizing would notice only after the float export."""
+    if missing := not_installed(_LIBRARIES[format]):
+        raise UserError(f"precision=int8 format={format}: {missing}; pip install -e '.[{format}]'")
 
 
 def layer_name(weight: str) -> str:

@@ -1,5 +1,6 @@
 """precision=int8 with the commands in the docs."""
 
+import importlib.util
 import json
 
 import pytest
@@ -39,6 +40,18 @@ def test_a_run_can_be_exported_with_int8(folder):
     run("eval", "run=seg", f"artifact={out / 'model.onnx'}", "worst=0", cwd=folder)
     scored = json.loads((out / "eval-val" / "metrics.json").read_text())
     assert 100 * scored["miou"] == pytest.approx(card["after"], abs=1e-3)  # the same file scores the same
+
+
+def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest)
+    )
+    monkeypatch.chdir(folder)
+    command = ["run=seg", "out=early", "precision=int8", "format=openvino", "images=1"]
+    expected = r"precision=int8 format=openvino: nncf is not installed; pip install -e '\.\[openvino\]'"
+    refuses(lambda: export(tool_options(compose_config("export", command))), expected)
+    assert not (folder / "early").exists()
 
 
 @pytest.mark.parametrize(
