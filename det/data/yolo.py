@@ -48,7 +48,7 @@ def yolo(
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
             continue
-        images = yolo_layout.find_images(file, content, split, place, issues, on_error=on_error)
+        images = yolo_layout.images_of_split(file, content, split, place, issues, on_error=on_error)
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue

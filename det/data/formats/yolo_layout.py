@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from det.data.cleaning import AnnotationIssues
-from engine.data.images import IMAGE_SUFFIXES
+from engine.data.images import find_images, left_out
 from engine.errors import UserError
 
-_NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml", "")
+_NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml")
 """Suffixes of files that programs write next to images, in lower case."""
 
 
@@ -46,7 +46,7 @@ def label_file(image: str) -> str:
     return f"{stem[:start]}{names[0]}{stem[end:]}.txt"
 
 
-def find_images(
+def images_of_split(
     file: Path,
     content: dict[str, Any],
     split: str,
@@ -78,7 +78,8 @@ def find_images(
     for path in existing:
         images += _walk(path, issues) if path.is_dir() else _read_list(path, homes, on_error)
     if not images:
-        raise UserError(f"{existing[0]}: no images; check {split} in {file}")
+        reasons = "".join(f"; {finding}" for finding in issues.findings())
+        raise UserError(f"{existing[0]}: no images{reasons}; check {split} in {file}")
     distinct = dict.fromkeys(images)
     repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
     issues.add("image", "listed again: used once", map(os.path.basename, repeated))
@@ -98,27 +99,16 @@ def _resolve(home: Path, base: str, item: str) -> Path | None:
 
 def _walk(folder: Path, issues: AnnotationIssues) -> list[str]:
     """The images of a folder, sorted; counts other files, and label files that belong to no image."""
-    images, others, labels = [], [], set()
-    for parent, _, names in os.walk(folder):
-        for name in sorted(names):
-            path, suffix = os.path.join(parent, name), os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if suffix in IMAGE_SUFFIXES:
-                images.append(path)
-            elif suffix == ".txt":
-                labels.add(path)
-            elif suffix not in _NOT_IMAGES:
-                others.append(path)
-    label_folder = os.path.dirname(label_file(os.path.join(folder, "image")))
-    if images and label_folder != str(folder):
-        labels = {os.path.join(parent, name) for parent, _, names in os.walk(label_folder) for name in names}
-    labels = {path for path in labels if path.endswith(".txt") and _is_label_file(path)}
-    unread = (f"{os.path.basename(path)}" for path in sorted(others))
-    issues.add("file", f"that is no {', '.join(IMAGE_SUFFIXES)} image: left out", unread)
+    found, others = find_images(folder, known=(".txt", *_NOT_IMAGES))
+    images = [str(path) for path in found]
+    for line in left_out(folder, others):
+        issues.note(line)
+    label_folder = os.path.dirname(label_file(os.path.join(folder, "image"))) if images else folder
+    files = (os.path.join(parent, name) for parent, _, names in os.walk(label_folder) for name in names)
+    labels = {path for path in files if path.endswith(".txt") and _is_label_file(path)}
     lost = labels - set(map(label_file, images))
     issues.add("label file", "without an image: left out", map(os.path.basename, sorted(lost)))
-    return sorted(images)
+    return images
 
 
 def _is_label_file(path: str) -> bool:

@@ -84,7 +84,7 @@ def test_default_boxes_are_torchvisions(size, maps, clip):
 
 
 def test_another_number_of_maps_is_rejected():
-    with pytest.raises(ValueError, match=r"6 feature maps but the network has 2; set the anchors' maps to 2"):
+    with pytest.raises(ValueError, match="6 feature maps, but the network has 2; set the anchors' maps"):
         SSDAnchors()([(4, 4), (2, 2)], (64, 64))
 
 

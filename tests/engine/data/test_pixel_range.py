@@ -87,8 +87,10 @@ def deep_masks(root):
     for split in ("train", "val"):
         pixels = TWELVE_BITS if split == "train" else TWELVE_BITS + 1
         write_png(root / "images" / split / f"{split}.png", pixels)
-        write_png(root / "masks" / split / f"{split}.png", np.zeros((2, 4), np.uint8))
-    (root / "classes.json").write_text(json.dumps({"classes": [{"id": 0, "name": "road"}]}))
+        write_png(root / "masks" / split / f"{split}.png", np.eye(2, 4, dtype=np.uint8))
+    (root / "classes.json").write_text(
+        json.dumps({"classes": [{"id": 0, "name": "road"}, {"id": 1, "name": "line"}]})
+    )
     return compose_config(
         "train", ["task=seg", "data=masks", f"data.root={root}", "data.pixel_range=[0,4095]"]
     )
