@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import ClassMap
+from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
 
@@ -31,9 +32,8 @@ class ClassificationEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        self._rows: dict[
-            int, tuple[int, int, int, float]
-        ] = {}  # index -> label, prediction, rank, probability
+        # label, prediction, rank, probability
+        self._rows: ImageRecords[tuple[int, int, int, float]] = ImageRecords(self._name_of)
 
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Count a batch: scores [N, K] (before the softmax), `label` [N] and `index` [N].
@@ -56,13 +56,9 @@ class ClassificationEvaluator:
         probabilities, order = _softmax(scores), np.argsort(-_finite(scores), axis=1, kind="stable")
         ranks = (order == labels[:, None]).argmax(1)
         for row, index in enumerate(indices.tolist()):
-            if index in self._rows:
-                raise ValueError(
-                    f"image {index} ({self._name_of(index)}) was counted already; call reset() first"
-                )
             label = int(labels[row])
             rank = int(ranks[row]) if np.isfinite(scores[row, label]) else count
-            self._rows[index] = (label, int(order[row, 0]), rank, float(probabilities[row, label]))
+            self._rows.add(index, (label, int(order[row, 0]), rank, float(probabilities[row, label])))
 
     def state(self) -> State:
         """Everything counted so far, as plain arrays."""
@@ -84,9 +80,7 @@ class ClassificationEvaluator:
             for index, counts, probability in zip(
                 state["index"].tolist(), state["counts"].tolist(), state["probability"].tolist(), strict=True
             ):
-                if index in self._rows:
-                    raise ValueError(f"image {index} ({self._name_of(index)}) was counted by two processes")
-                self._rows[index] = (*counts, probability)
+                self._rows.add_from_process(index, (*counts, probability))
 
     @property
     def confusion(self) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits, 
 from det.eval.results_table import results_table
 from det.eval.true_positives import OperatingPoint, best_threshold, image_scores, match_detections
 from engine.data.class_map import ClassMap
+from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
 
@@ -80,7 +81,7 @@ class DetectionEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        self._by_image: dict[int, _ImageDetections] = {}
+        self._by_image: ImageRecords[_ImageDetections] = ImageRecords(self._name_of)
         self._not_finite = 0
         self._clear_results()
 
@@ -95,7 +96,7 @@ class DetectionEvaluator:
 
         Raises:
             ValueError: if the number of images differs, an index or a label is out of range, or an image was
-                counted before.
+                counted already.
         """
         indices = torch.as_tensor(batch["index"]).tolist()
         if len(outputs) != len(indices):
@@ -103,11 +104,9 @@ class DetectionEvaluator:
         for index in indices:
             if not 0 <= index < len(self.split):
                 raise ValueError(f"index must be in 0..{len(self.split) - 1}, got {index}")
-            if index in self._by_image or indices.count(index) > 1:
-                raise ValueError(
-                    f"image {index} ({self._name_of(index)}) was counted before; call reset() first"
-                )
-        self._by_image |= zip(indices, self._to_arrays(outputs), strict=True)
+            self._by_image.check_new(index)
+        for index, detections in zip(indices, self._to_arrays(outputs), strict=True):
+            self._by_image.add(index, detections)
         self._clear_results()
 
     def _to_arrays(self, outputs: Sequence[Detections]) -> list[_ImageDetections]:
@@ -157,9 +156,7 @@ class DetectionEvaluator:
         for state in states:
             columns = (_split_rows(state[name], state["count"]) for name in ("boxes", "scores", "labels"))
             for index, *detections in zip(state["index"].tolist(), *columns, strict=True):
-                if index in self._by_image:
-                    raise ValueError(f"image {index} ({self._name_of(index)}) was counted by two processes")
-                self._by_image[index] = _ImageDetections(*detections)
+                self._by_image.add_from_process(index, _ImageDetections(*detections))
             self._not_finite += int(state["not_finite"])
         self._clear_results()
 

@@ -215,7 +215,13 @@ def chosen_task(overrides: Sequence[str]) -> str:
     if "task" in values and "," not in task and task not in tasks():
         listed = ", ".join(tasks())
         raise UserError(f"task={task}: no such task; choose one of {listed}{nearest(task, tasks())}")
-    return task if task in tasks() else "seg"
+    return task if task in tasks() else _default_task()
+
+
+def _default_task() -> str:
+    """`task: seg` of conf/train.yaml."""
+    (task,) = (entry["task"] for entry in _read(CONF / "train.yaml")["defaults"] if "task" in entry)
+    return str(task)
 
 
 def _add_task_prefix(override: str, known: dict[str, list[str]], task: str) -> str:

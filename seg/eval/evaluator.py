@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, MAX_ID, ClassMap
+from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
 
@@ -43,7 +44,7 @@ class SegmentationEvaluator:
     def reset(self) -> None:
         # The last column counts predictions that are no class: misses, but not false positives of any class.
         self._confusion = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
-        self._scores: dict[int, float] = {}
+        self._scores: ImageRecords[float] = ImageRecords(self._name_of)
         # Weighted instance pixels are kept per image and added in the order of the images: floating-point
         # sums then do not depend on which process saw which image.
         self._weighted: dict[int, NDArray[np.float64]] = {}
@@ -69,10 +70,7 @@ class SegmentationEvaluator:
             )
         instances = _array(batch["instances"]) if "instances" in batch else None
         for position, index in enumerate(indices.tolist()):
-            if index in self._scores:
-                raise ValueError(
-                    f"image {index} ({self._name_of(index)}) was counted already; call reset() first"
-                )
+            self._scores.check_new(index)
             prediction = _as_uint8(predictions[position])
             matrix = confusion_matrix(labels[position], prediction, len(self.classes))
             self._confusion += matrix
@@ -101,9 +99,7 @@ class SegmentationEvaluator:
         for state in states:
             self._confusion += state["confusion"]
             for index, score in zip(state["index"].tolist(), state["score"].tolist(), strict=True):
-                if index in self._scores:
-                    raise ValueError(f"image {index} ({self._name_of(index)}) was counted by two processes")
-                self._scores[index] = score
+                self._scores.add_from_process(index, score)
             self._weighted.update(zip(state["weighted_index"].tolist(), state["weighted"], strict=True))
 
     def compute(self) -> dict[str, Any]:

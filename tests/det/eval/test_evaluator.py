@@ -246,7 +246,7 @@ def test_half_precision_is_accepted():
 def test_wrong_arguments_are_rejected():
     annotations, outputs = scene()
     evaluator = evaluated(annotations, outputs[:2])
-    with pytest.raises(ValueError, match=r"image 1 .* counted before"):
+    with pytest.raises(ValueError, match=r"image 1 .* counted already"):
         evaluator.update([outputs[1]], {"index": torch.tensor([1])})
     with pytest.raises(ValueError, match=r"index must be in 0\.\.29, got 30"):
         evaluator.update([outputs[0]], {"index": torch.tensor([30])})
