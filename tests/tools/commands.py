@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -22,14 +23,23 @@ _processes.set_forkserver_preload(
 )
 
 
-def run(tool, *arguments, cwd, status=0):
-    """Run a tool in a separate process; returns its output."""
+def run(tool, *arguments, cwd, status=0, alone=False):
+    """Run a tool in a separate process; returns its output.
+
+    alone: start Python for it, instead of copying the server.
+    """
     environment = {
         **os.environ,
         "XDG_CACHE_HOME": str(cwd / "cache"),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
+    if alone:
+        command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments]
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+        return _checked(done.returncode, done.stdout, done.stderr, status)
     outputs = [cwd / f".{stream}" for stream in ("stdout", "stderr")]
     # The server's environment is that of the first call. OpenMP reads its variables when torch is imported.
     with pytest.MonkeyPatch.context() as patch:
@@ -45,8 +55,12 @@ def run(tool, *arguments, cwd, status=0):
     printed, errors = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
     for path in outputs:
         path.unlink()
-    assert process.exitcode == status, printed + errors
-    if status == 1:
+    return _checked(process.exitcode, printed, errors, status)
+
+
+def _checked(exit_status, printed, errors, expected):
+    assert exit_status == expected, printed + errors
+    if expected == 1:
         assert "Traceback" not in errors, errors
     return printed + errors
 

@@ -32,7 +32,7 @@ def options(*overrides: str) -> SearchOptions:
 def trained(tmp_path_factory):
     """A folder with a run, and a latency table of its network for another device."""
     folder = tmp_path_factory.mktemp("work")
-    run("train", *SMALL, "data.source.num_train=10", "trainer.steps=4", "run=run", cwd=folder)
+    run("train", *SMALL, "data.source.num_train=10", "trainer.steps=4", "run=run", cwd=folder, alone=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # the street scenes that the command has drawn
     trainer = RunTrainerFactory(run=str(folder / "run"))()
@@ -107,7 +107,7 @@ def test_repeating_the_command_runs_no_further_trials(trained, adapted):
 def test_parallel_trials_give_the_same_results(trained, adapted):
     _, serial = adapted
     arguments = ["run=run", "latency=phone.json", "out=parallel", *OPTIONS]
-    run("search", *arguments, "executor=processes", "workers=2", cwd=trained)
+    run("search", *arguments, "executor=processes", "workers=2", cwd=trained, alone=True)
     untimed = [
         sorted(json.dumps({key: row[key] for key in row if key != "seconds"}) for row in rows(folder))
         for folder in (serial, trained / "parallel")
