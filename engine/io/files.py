@@ -55,9 +55,8 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; prints a line if another process holds it.
+def hold(path: Path) -> FileLock | None:
+    """Lock `path` if no other process holds it; None if one does. `FileLock.release` gives it back.
 
     The operating system releases the lock if the process dies.
 
@@ -68,26 +67,22 @@ def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, waiting_for: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; prints a line if another process holds it. Raises: like `hold`."""
+    lock = hold(path)
+    if lock is None:
         print(f"waiting for {waiting_for}", flush=True)
+        lock = FileLock(path)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def hold(path: Path) -> FileLock | None:
-    """Lock `path` if no other process holds it; None if one does. `FileLock.release` gives it back.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    return lock
 
 
 def _nulls(value: Any) -> Any:
