@@ -114,7 +114,7 @@ def _image_paths(file: CocoFile, folder: Path, issues: AnnotationIssues, missing
 
 
 def find_paths(folder: Path, names: Sequence[str]) -> list[str | None]:
-    """The path of each name; None if there is no such file."""
+    """The path of each name; None for a missing file."""
     listed: dict[str, _Folder] = {}  # one listing per folder instead of a check per file
     paths = []
     for name in names:

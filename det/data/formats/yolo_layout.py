@@ -31,7 +31,7 @@ _LISTS = (
     "test.txt",
     "notes.txt",
 )
-"""Text files next to images that are no label files."""
+"""Names of text files that often lie next to images but hold no labels."""
 
 
 def label_file(image: str) -> str:
