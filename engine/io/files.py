@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,17 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def user_cache() -> Path:
+    """The folder for files that can be made again: `$XDG_CACHE_HOME` or `~/.cache`, else one for temporary
+    files, if the user has no home folder."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    try:
+        cache = Path(chosen) if chosen else Path.home() / ".cache"
+    except RuntimeError:  # neither $HOME nor an entry for the user's id
+        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return cache / "mobilenet-dense"
 
 
 def sync_folder(folder: Path) -> None:
