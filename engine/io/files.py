@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,14 +46,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def user_cache() -> Path:
-    """The folder for files that can be made again: `$XDG_CACHE_HOME` or `~/.cache`, else one for temporary
-    files, if the user has no home folder."""
+    """The folder for files that can be made again, below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: UserError if the user has no home folder (`engine.environment` then sets the variable).
+    """
     chosen = os.environ.get("XDG_CACHE_HOME")
     try:
-        cache = Path(chosen) if chosen else Path.home() / ".cache"
-    except RuntimeError:  # neither $HOME nor an entry for the user's id
-        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return cache / "mobilenet-dense"
+        return (Path(chosen) if chosen else Path.home() / ".cache") / "mobilenet-dense"
+    except RuntimeError:
+        raise UserError("there is no home folder for the cache; set XDG_CACHE_HOME=<folder>") from None
 
 
 def sync_folder(folder: Path) -> None:
