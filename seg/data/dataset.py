@@ -91,7 +91,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self._split = split
         self._read_label = read_label
-        self._transform = transform
+        self.transform = transform
         self._seed = seed
         self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
         self._label = read_label if cache is None else cache.mask
@@ -125,7 +125,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             path = os.fsdecode(self._split.labels[index])
             label = self._label(path)
             _check_size(path, label, image)
-        if self._split.instances is not None and getattr(self._transform, "keeps_labels", False):
+        if self._split.instances is not None and getattr(self.transform, "keeps_labels", False):
             path = os.fsdecode(self._split.instances[index])
             instances = read_labels(path).astype(np.int32)
             _check_size(path, instances, image)
@@ -136,7 +136,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"index": key.index}
         if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
-        image, label = self._transform(image, label, sample_seed(self._seed, key))
+        image, label = self.transform(image, label, sample_seed(self._seed, key))
         sample["image"] = as_tensor(image.transpose(2, 0, 1))
         if label is not None:
             sample["label"] = as_tensor(label)
