@@ -247,6 +247,13 @@ class DataLoaders:
         sampler = EvaluationSampler(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
         return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
+    def num_eval_batches(self, world_size: int) -> int:
+        """The number of batches of the first process's share of the evaluation split."""
+        sampler = EvaluationSampler(
+            num_samples=len(self.eval_set), batch=self.eval_batch, world_size=world_size
+        )
+        return len(sampler)
+
 
 class BatchLoader:
     """Iterates over a sampler's batches, prefetched by `workers` processes (0: loaded in this process).

@@ -8,6 +8,7 @@ and a resumed run is identical to an uninterrupted one.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn, cast
@@ -19,12 +20,12 @@ from engine.contracts import Batch, Evaluator, Task
 from engine.data.loader import DataLoaders, WorkerKilled
 from engine.errors import UserError, some
 from engine.io.files import write_json
-from engine.io.progress import Progress
+from engine.io.progress import Progress, announced
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.run.training_state import RunIdentity, TrainingState
 from engine.runtime import Runtime, Stopped, StopRequest
-from engine.train.evaluation import evaluate_unless_stopped
+from engine.train.evaluation import EvaluationProgress, evaluate_unless_stopped
 from engine.train.learner import Learner, StepResult, step_seed
 from engine.train.optimization import Schedule, set_lr
 from engine.train.run_log import RunLog, TrainingMonitor
@@ -191,6 +192,7 @@ class Trainer:
     def _loop(self) -> None:
         self.learner.start(compile=self.options.compile)
         batches = self._batches(self.data) if self.state.step < self.steps else iter(())
+        first = self.state.step
         while True:
             if self._save_due():
                 self.save()
@@ -198,7 +200,14 @@ class Trainer:
                 self._evaluate()
             if self.state.step == self.steps:
                 return
-            self._step(batches)
+            with self._announced("the first step") if self.state.step == first else nullcontext():
+                self._step(batches)
+
+    def _announced(self, what: str) -> AbstractContextManager[Any]:
+        """Say that something slow is being done, in the process that prints."""
+        return (
+            nullcontext() if self.monitor is None else announced(what, print_line=self.monitor.progress.print)
+        )
 
     def _batches(self, data: DataLoaders) -> Iterator[Batch]:
         return data.train_batches(
@@ -293,9 +302,16 @@ class Trainer:
         batches = self.data.eval_batches(
             rank=runtime.rank, world_size=runtime.world_size, pin=runtime.device.type == "cuda"
         )
-        metrics = evaluate_unless_stopped(
-            self.inference_task, batches, self.evaluator, runtime, stop=lambda: self.stop.signal is not None
-        )
+        progress = EvaluationProgress(self.data.num_eval_batches(runtime.world_size), shown=runtime.is_main)
+        with progress:
+            metrics = evaluate_unless_stopped(
+                self.inference_task,
+                batches,
+                self.evaluator,
+                runtime,
+                on_batch=progress.on_batch,
+                stop=lambda: self.stop.signal is not None,
+            )
         if metrics is None:
             self._stop()
         state.evaluated_step, state.metrics = state.step, metrics
