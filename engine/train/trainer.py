@@ -143,6 +143,7 @@ class Trainer:
             sync_bn=options.sync_bn,
         )
         self.state, self.stop = TrainingState(), StopRequest()
+        self._best_scores: dict[str, Any] | None = None
         self.monitor: TrainingMonitor | None = None
         if not data.eval_set.has_labels:
             cast(Task, task).evaluator(data.eval_set)  # raises a UserError that says what is missing
@@ -319,10 +320,30 @@ class Trainer:
         better = not math.isnan(score) and (state.best is None or score > state.best)
         if better:
             state.best, state.best_step = score, state.step
+            self._best_scores = self.evaluator.state() if runtime.is_main else None
         if self.monitor is not None:
             self.monitor.evaluation(state.step, metrics, metric=metric, better=better)
             write_json(self.run.metrics, state.results(metric) | dict(self.data.extra_metrics))
         self.save()
+
+    def results(self) -> str:
+        """The table of the best evaluation, and which one it is; of the last one, if the best was before this
+        process resumed the run."""
+        state, last = self.state, "the last ones"
+        if state.best_step in (0, state.step):
+            return f"{self.evaluator.table()}\nweights: {last}{', also the best' if state.best_step else ''}"
+        if self._best_scores is None:
+            best = f"the best ones are those of step {state.best_step}: see tools/eval.py"
+            return f"{self.evaluator.table()}\nweights: {last}; {best}"
+        self.evaluator.merge([self._best_scores])
+        best = f"the best ones, of step {state.best_step} of {self.steps}"
+        return f"{self.evaluator.table()}\nweights: {best} (checkpoint=best, the default of all tools)"
+
+    def load_best(self) -> None:
+        """Load the best weights into `inference_task`, after the training."""
+        if self.run.best.exists():
+            tensors, _ = checkpoint.inference_weights(self.run.best)
+            checkpoint.load_strict(cast(Task, self.inference_task).model, tensors)
 
     def _save_due(self) -> bool:
         step = self.state.step
