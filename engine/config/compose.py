@@ -17,6 +17,7 @@ from engine.config.overrides import (
     CONF,
     add_task_prefix,
     apply_extend,
+    as_typed,
     cleared_alternatives,
     extensions_in_use,
     groups,
@@ -82,7 +83,8 @@ def finish_config(config: DictConfig, choices: Any, for_run: Sequence[str]) -> D
     config.pop("hydra", None)
     if "package" in config:  # a training configuration, which is saved with the run
         config.format, config.extensions = FORMAT, _extensions_in(config)
-    config.experiment, config.overrides = choices.get("experiment"), list(for_run)
+    config.experiment = choices.get("experiment") and as_typed("experiment", choices.experiment)
+    config.overrides = list(for_run)
     OmegaConf.set_struct(config, True)
     return config
 
