@@ -69,7 +69,7 @@ class InferenceOptions(RunOptions):
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(InferenceOptions):
     worst: Count = 8
-    save_label_ids: bool = False
+    save_predictions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
