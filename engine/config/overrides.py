@@ -198,6 +198,9 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
     Raises:
         UserError: if the task is unknown, or an option belongs to another task.
     """
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UserError(f"{shortened(override)!r}: not an option; write key=value, such as task=seg")
     known = groups(tool)
     swept = "" if task else _swept_tasks(overrides)
     task = task or chosen_task(overrides)

@@ -198,3 +198,11 @@ def _digest(path: str) -> bytes | None:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except OSError:
         return None
+
+
+def existing_root(root: str | Path) -> Path:
+    """The folder of a dataset, with `~` expanded. Raises: UserError if there is no such folder."""
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"data.root={root}: no such folder; check the path")
+    return base

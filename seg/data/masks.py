@@ -8,7 +8,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import find_images, image_size, left_out
 from engine.data.splits import check_leaks, files_beside, refuse_shared_names, split_folders
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, pack_paths
+from engine.io.files import evenly_spaced, existing_root, pack_paths
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit, label_shares
 
 _SIZES_CHECKED = 1000  # per split; two headers take about 0.3 ms
@@ -37,7 +37,7 @@ def masks(
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
     read), train has a single class, val none, or two splits share an image (unless it has a single color).
     """
-    base = Path(root).expanduser()
+    base = existing_root(root)
     classes = ClassMap.read(base / "classes.json")
     read_label = LabelReader(
         classes=classes,

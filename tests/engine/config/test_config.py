@@ -214,6 +214,31 @@ def test_the_folder_of_an_experiment_is_not_typed():
     assert "seg/lraspp_v3_small" in overrides.groups()["experiment"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["task", "seg"], "'task': not an option; write key=value, such as task=seg"),
+        (["backbone=null"], "backbone=null: needs an option; choose one of .*mobilenet_v3_small"),
+        (["optimizer=null"], "optimizer=null: needs an option; choose one of .*sgd"),
+        (["data.crop.x=1"], "data.crop.x=1: does not fit the configuration"),
+    ],
+)
+def test_what_cannot_be_composed_is_explained_in_our_words(typed, message):
+    refuses(lambda: compose.compose_config("train", typed), message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.device=cuda", "trainer.device=cuda: only training reads this key; write device="),
+        ("optimizer.lr=1", "optimizer.lr=1: only training reads this key; leave it out"),
+    ],
+)
+def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, message):
+    config = compose.compose_config("eval", ["run=x", override])
+    refuses(lambda: instantiate.tool_options(config), message)
+
+
 def test_no_two_experiments_are_typed_alike():
     files = list((overrides.CONF / "experiment").rglob("*.yaml"))
     assert len(files) == len(overrides.experiment_options()) > 70
