@@ -12,8 +12,9 @@ from det.data.division import divide_split
 from det.data.formats import coco_json, coco_split
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
-from det.data.source_checks import SPLIT_NAMES, checked_source
+from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError, nearest
 from engine.io.files import existing_root
 

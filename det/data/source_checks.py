@@ -12,10 +12,6 @@ from engine.data.splits import refuse_shared_files, refuse_shared_names
 from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Each split, and the accepted names of its folder or list."""
-
-
 _FILES_COMPARED = 1000  # images of val that are compared with those of train
 
 

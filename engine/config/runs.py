@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import load_config
-from engine.config.training import build_source, build_task, range_notes, validate
+from engine.config.training import build_source, build_task, range_notes, trained_on, validate
 from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
@@ -35,7 +35,7 @@ class Evaluation:
         metrics: the content of metrics.json, including the split and the number of skipped samples.
         evaluator: the input of `Reporter.save_evaluation`.
         dataset: the evaluated split.
-        notes: lines about skipped samples, for the console.
+        notes: lines about skipped samples and the choice of the split, for the console.
         write_skipped: writes `skipped.json` into a folder if samples were checked.
     """
 
@@ -150,7 +150,7 @@ class TrainedRun:
             metrics={**metrics, "split": data.split, **builder.skipped_counts},
             evaluator=evaluator,
             dataset=dataset,
-            notes=[*range_notes(self.source, dataset), *builder.notes()],
+            notes=[*range_notes(self.source, dataset), *builder.notes(), *trained_on(data.split)],
             write_skipped=builder.write,
         )
 

@@ -77,7 +77,7 @@ class Training:
         trainer.fit()
         if is_main:
             if not finished:
-                print(trainer.evaluator.table())
+                print("\n".join([trainer.evaluator.table(), *trained_on(self.config.data.split)]))
             if not finished or not self.run.curves.exists():
                 self._draw()
             print(f"run: {self.run.path}")
@@ -193,7 +193,7 @@ def _build_training(
         info=task_info(config),
         resumes=resumes,
         trainer=trainer,
-        notes=[*notes, f"starting from {started_from}"],
+        notes=[*notes, *trained_on(config.data.split), f"starting from {started_from}"],
         builder=builder,
         classes=source.classes,
         claim=claim,
@@ -217,6 +217,16 @@ def range_notes(source: Any, dataset: Any) -> list[str]:
         return []
     chosen = evenly_spaced(len(dataset), 8)
     return unused_range([dataset.image_path(index) for index in chosen])
+
+
+def trained_on(split: str) -> list[str]:
+    """A line if a run is evaluated on its training images."""
+    if split != "train":
+        return []
+    return [
+        "data.split=train: evaluated on the training images, so the scores do not say how good the network "
+        "is on new ones"
+    ]
 
 
 def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:

@@ -45,6 +45,18 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def user_cache() -> Path:
+    """The folder for files that can be made again, below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: UserError if the user has no home folder (`engine.environment` then sets the variable).
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(chosen) if chosen else Path.home() / ".cache") / "mobilenet-dense"
+    except RuntimeError:
+        raise UserError("there is no home folder for the cache; set XDG_CACHE_HOME=<folder>") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Flush renames inside `folder` to disk, if the system supports it."""
     if hasattr(os, "O_DIRECTORY"):

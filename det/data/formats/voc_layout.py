@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from det.data.division import divide
-from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
+from engine.data.splits import SPLIT_NAMES, divide
 from engine.errors import UserError
 from engine.io.files import existing_root, walk_files
 
