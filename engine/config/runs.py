@@ -18,7 +18,7 @@ from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import as_pixel_range, refuse_incomplete, unused_range
 from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import checkpoint, run_folder
@@ -130,6 +130,8 @@ class TrainedRun:
         data = options(DataOptions, self.config.data, "data")
         builder = DatasetBuilder.from_config(data, runtime=runtime)
         dataset = builder.dataset(self.source, data.split, task.eval_transform)
+        if data.on_error == "fail" and data.cache is None:
+            refuse_incomplete([dataset], runtime=runtime, budget=data.error_budget)
         share = EvaluationSampler(
             num_samples=len(dataset), batch=data.eval_batch, rank=runtime.rank, world_size=runtime.world_size
         )

@@ -17,7 +17,7 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import as_pixel_range, refuse_incomplete, unused_range
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, write_json
 from engine.run import checkpoint, run_folder
@@ -37,8 +37,8 @@ class Training:
         resumes: whether it continues an existing run.
         trainer: the trainer, with the task, the data and the runtime.
         notes: lines to print before training starts.
-        builder: builds the datasets and records skipped samples; None if neither `data.limit`,
-            `data.on_error` nor `data.cache` is used.
+        builder: builds the datasets and records skipped samples; None in a new run that uses neither
+            `data.limit`, `data.on_error` nor `data.cache`.
         classes: the classes of the data source.
         claim: keeps other processes out of the run folder; None if it is not written, or by another process.
     """
@@ -71,6 +71,10 @@ class Training:
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
             if not self.resumes or not self.run.classes.exists():
                 write_json(self.run.classes, self.classes.to_dict())
+            if not self.run.train_names.exists():
+                samples = trainer.data.train_set
+                names = [samples.name(index) for index in range(len(samples))]
+                write_json(self.run.train_names, {"train": names})
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
@@ -151,7 +155,7 @@ def _build_training(
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
-    builder = _builder(config, here, run.skipped if resumes else None)
+    builder = _builder(config, here, run if resumes else None)
     augment = build(config.augment, key="augment")
     source = build_source(config)
     if resumes and run.classes.exists():
@@ -172,6 +176,9 @@ def _build_training(
         eval_batch=config.data.eval_batch,
         extra_metrics=builder.skipped_counts if builder else {},
     )
+    if config.data.on_error == "fail" and config.data.cache is None:
+        sets = (data.train_set, data.eval_set)
+        refuse_incomplete(sets, runtime=here, budget=config.data.error_budget)
     settings = settings.in_steps(len(data.train_set))
     trainer = Trainer(
         options=settings,
@@ -219,13 +226,16 @@ def range_notes(source: Any, dataset: Any) -> list[str]:
     return unused_range([dataset.image_path(index) for index in chosen])
 
 
-def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
-    """A `DatasetBuilder` if the options limit, check or cache the data; otherwise None."""
+def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | None) -> DatasetBuilder | None:
+    """A `DatasetBuilder` for a resumed run, or options that limit, check or cache data; otherwise None."""
     data = config.data
-    wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
-    if not wanted and (skipped is None or not skipped.exists()):
-        return None
-    return DatasetBuilder.from_config(data, runtime=here, resumed_from=skipped)
+    if resumed is None:
+        wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
+        return DatasetBuilder.from_config(data, runtime=here) if wanted else None
+    from engine.run import sample_list
+
+    names = sample_list.read(resumed.train_names)
+    return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
 
 
 def _dataset(

@@ -1,6 +1,7 @@
 """Preprocessing shared by all tasks: image sizes, resizing, normalization, flip and color jitter."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
-from engine.data.images import Range, stored_range
-from engine.errors import UserError
-from engine.io.files import evenly_spaced
+from engine.contracts import Dataset
+from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, stored_range
+from engine.errors import UserError, some
+from engine.io.files import check_files, evenly_spaced
+from engine.runtime import Runtime
 
 Image = NDArray[np.uint8]
 
@@ -73,6 +76,43 @@ def unused_range(paths: Sequence[str]) -> list[str]:
         f"(images of more than 8 bits checked: {len(deep)}), so "
         f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
     ]
+
+
+def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: float) -> None:
+    """Check all images and masks of some datasets to their end (`engine.data.images.check_complete`).
+
+    The processes of the run share the work. Datasets that read their images by themselves are not checked.
+
+    Args:
+        budget: data.error_budget, for the remedy.
+
+    Raises:
+        UserError: if files are damaged; names them, and what can be done.
+    """
+    rank, world_size = runtime.rank, runtime.world_size
+    files = [_files(dataset) for dataset in datasets if hasattr(dataset, "read_pixels")]
+    paths = list(dict.fromkeys(path for samples in files for sample in samples for path in sample))
+    paths = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
+    share = paths[rank::world_size]
+    found = check_files(share, check_complete, name=f"{rank} of {world_size}", quiet=rank > 0)
+    errors = {path: error for part in runtime.gather(found) for path, error in part.items()}
+    if not errors:
+        return
+    damaged = sorted(errors, key=paths.index)
+    message = errors[damaged[0]]
+    if len(damaged) > 1:
+        message += f"; so are {len(damaged) - 1} others of {len(paths)} files: {some(damaged[1:])}"
+    shares = [sum(not errors.keys().isdisjoint(sample) for sample in each) / len(each) for each in files]
+    if max(shares) > budget:
+        message += f"; skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
+    raise UserError(message)
+
+
+def _files(dataset: Dataset) -> list[tuple[str, ...]]:
+    """The files of each sample; none where a resumed run has an empty place."""
+    files = getattr(dataset, "files", lambda index: (dataset.image_path(index),))
+    gaps = getattr(dataset, "gaps", ())
+    return [() if index in gaps else files(index) for index in range(len(dataset))]
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:

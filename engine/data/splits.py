@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
 from engine.io.files import find_same_content, same_content
+
+T = TypeVar("T", bound=np.generic)
+
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
@@ -49,6 +53,13 @@ def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
     keep = np.ones(count, bool)
     keep[list(indices)] = False
     return keep
+
+
+def rows_of(array: NDArray[T], rows: NDArray[np.int64]) -> NDArray[T]:
+    """The `rows` of `array`, of which there is at least one; for -1, a row of zeros."""
+    taken = array[rows]
+    taken[rows < 0] = np.zeros((), array.dtype)
+    return taken
 
 
 def refuse_shared_names(

@@ -111,7 +111,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     """
     _check(header)
     try:
-        _check_places(header, data)
+        check_places(header, len(data))
         pixels = _decode_bands(header, data)
     except (TypeError, struct.error, MemoryError) as error:
         raise ValueError("the directory is damaged") from error
@@ -149,13 +149,14 @@ def _has_alpha(header: Tiff) -> bool:
     return header.tags.get(_EXTRA, (0,))[0] in (1, 2) and (header.separate or set(header.bits) == {8})
 
 
-def _check_places(header: Tiff, data: bytes) -> None:
-    """Reject a file that is shorter than its directory says; decoders would fill up with black."""
+def check_places(header: Tiff, size: int) -> None:
+    """Reject a file of `size` bytes if its directory says that it has more; decoders would fill up with
+    black. Raises: ValueError."""
     for places, sizes in _OFFSETS_AND_SIZES:
         if places not in header.tags:
             continue
         starts, counts = header.tags[places], header.tags.get(sizes)
-        if counts is not None and any(a + b > len(data) for a, b in zip(starts, counts, strict=False)):
+        if counts is not None and any(a + b > size for a, b in zip(starts, counts, strict=False)):
             raise ValueError("pixels are missing")
         return
     raise ValueError("pixels are missing")
