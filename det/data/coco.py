@@ -35,6 +35,7 @@ def coco(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
     on_error: Missing = "fail",
 ) -> DetectionSource:
     """Boxes from a JSON file and images from a folder, per split.
@@ -52,6 +53,7 @@ def coco(
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
         on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
@@ -76,6 +78,7 @@ def coco(
         classes=classes,
         sizes=sizes,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 
@@ -86,6 +89,7 @@ def read_pairs(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
     on_error: Missing = "fail",
     divided: bool = False,
 ) -> DetectionSource:
@@ -116,6 +120,7 @@ def read_pairs(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 

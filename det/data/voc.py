@@ -37,6 +37,7 @@ def voc(
     one_based: bool = False,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
     on_error: OnError = "fail",
 ) -> DetectionSource:
     """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
@@ -55,6 +56,7 @@ def voc(
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
@@ -88,6 +90,7 @@ def voc(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 

@@ -18,7 +18,11 @@ from engine.errors import UserError
 
 
 def yolo(
-    *, root: str, allow_same_names: bool = False, on_error: Literal["fail", "skip"] = "fail"
+    *,
+    root: str,
+    allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    on_error: Literal["fail", "skip"] = "fail",
 ) -> DetectionSource:
     """A dataset described by a data.yaml with class names and the paths of the splits.
 
@@ -35,6 +39,7 @@ def yolo(
             yaml file, obj.names or classes.txt has the classes, and train.txt, val.txt or folders of these
             names the splits; without these, `det.data.division` makes them.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
@@ -68,6 +73,7 @@ def yolo(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 

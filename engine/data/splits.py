@@ -1,4 +1,4 @@
-"""Split folders of a data source, and checks that train and val do not share images."""
+"""Split folders of a data source, and checks that splits do not share images."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
-from engine.io.files import find_same_content, same_content
+from engine.io.files import same_content
 
 T = TypeVar("T", bound=np.generic)
 
@@ -111,13 +111,3 @@ def _is_uniform(path: str) -> bool:
     except UserError:  # reported or skipped when it is read as a sample
         return False
     return bool((pixels == pixels[0, 0]).all())
-
-
-def refuse_shared_files(train: Iterable[bytes], val: Iterable[bytes], *, override: str = "") -> None:
-    """Raise a UserError if a file of `val` (packed paths) has the same content as a file of `train`.
-
-    override: the override that allows it, for the message; empty if there is none.
-    """
-    if (pair := find_same_content(train, val)) is not None:
-        remedy = f"remove it from train or val{f', or set {override}' if override else ''}"
-        raise UserError(f"{pair[0]}: the same image as {pair[1]}; {remedy}")

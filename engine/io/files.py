@@ -21,6 +21,8 @@ from engine.errors import UserError
 from engine.io.progress import Progress
 
 _CHECK_THREADS, _CHECKED_AT_ONCE = 8, 16
+_ENDING = 4096  # bytes; different images of the same size hardly ever end alike
+
 _SILENT_SECONDS = 1.0  # a check that lasts longer shows its progress
 
 
@@ -160,33 +162,26 @@ def flat_name(name: str) -> str:
     return name.replace("/", "_")
 
 
-def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
-    """Find a file of `second` (packed paths) that equals a file of `first`; returns (second, first) or None.
+def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (second, first) for each file of `second` (packed paths) that equals one of `first`.
 
     Unreadable files are ignored here; they are reported or skipped when the samples are read.
     """
-    return next(same_content(first, second), None)
-
-
-def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (second, first) for each file of `second` that equals one of `first`; as `find_same_content`."""
     known = _by_size(first)
     for size, paths in _by_size(second).items():
-        seen = {digest: path for path in known.get(size, ()) if (digest := _digest(path)) is not None}
-        for path in paths if seen else ():
-            digest = _digest(path)
-            if digest is not None and (twin := seen.get(digest)) is not None:
-                yield path, twin
+        ends = _by_digest(known.get(size, ()), of=_ENDING)
+        for end, alike in _by_digest(paths if ends else (), of=_ENDING).items():
+            seen = _by_digest(ends.get(end, ()))
+            for digest, same in _by_digest(alike if seen else ()).items():
+                yield from ((path, seen[digest][-1]) for path in same if digest in seen)
 
 
 def groups_of_same_content(paths: Iterable[str]) -> list[list[str]]:
     """Groups of two or more files with the same content, each in the order of `paths`."""
-    groups: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for size, alike in _by_size(map(os.fsencode, paths)).items():
-        for path in alike if len(alike) > 1 else ():
-            if (digest := _digest(path)) is not None:
-                groups[size, digest].append(path)
-    return [group for group in groups.values() if len(group) > 1]
+    by_size = [group for group in _by_size(map(os.fsencode, paths)).values() if len(group) > 1]
+    by_end = [group for alike in by_size for group in _by_digest(alike, of=_ENDING).values()]
+    groups = [group for alike in by_end if len(alike) > 1 for group in _by_digest(alike).values()]
+    return [group for group in groups if len(group) > 1]
 
 
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
@@ -199,12 +194,16 @@ def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
     return sizes
 
 
-def _digest(path: str) -> bytes | None:
-    """The file's hash, or None if it cannot be read."""
-    try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except OSError:
-        return None
+def _by_digest(paths: Iterable[str], *, of: int | None = None) -> dict[bytes, list[str]]:
+    """Group files by the hash of their content, or of its last `of` bytes; without those that are
+    unreadable."""
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if of is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - of))
+            groups[hashlib.blake2b(file.read(), digest_size=16).digest()].append(path)
+    return groups
 
 
 def check_files(
