@@ -17,9 +17,15 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders
-from engine.data.preprocessing import as_pixel_range, refuse_incomplete, unused_range
+from engine.data.preprocessing import (
+    as_pixel_range,
+    files_of,
+    header_notes,
+    refuse_incomplete,
+    unused_range,
+)
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, write_json
+from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
@@ -192,8 +198,8 @@ def _build_training(
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
-    unused = range_notes(source, data.train_set)
-    notes = [*source.warnings, *unused, source.description, *skipped, *task.notes(data.train_set), *frozen]
+    images = image_notes(source, data.train_set)
+    notes = [*source.warnings, *images, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
         run=run,
@@ -208,22 +214,35 @@ def _build_training(
 
 
 def build_source(config: DictConfig) -> Any:
-    """The data source of a configuration, with its data.pixel_range. Raises: UserError."""
+    """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):
         raise UserError("data.pixel_range: this data source reads its images by itself; leave it out")
     if pixel_range is not None:
         source.pixel_range = pixel_range
+    if reads_as_stored(config):
+        if not hasattr(source, "upright"):
+            raise UserError("data.orientation: this data source reads its images by itself; leave it out")
+        source.upright = False
     return source
 
 
-def range_notes(source: Any, dataset: Any) -> list[str]:
-    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set."""
-    if getattr(source, "pixel_range", None) is not None:
-        return []
-    chosen = evenly_spaced(len(dataset), 8)
-    return unused_range([dataset.image_path(index) for index in chosen])
+def reads_as_stored(config: DictConfig) -> bool:
+    """Whether images are not turned by their orientation."""
+    return bool(config.data.get("orientation") == "stored")
+
+
+def image_notes(source: Any, dataset: Any) -> list[str]:
+    """Lines about the images of a dataset: turned by their orientation, with several pages, or of 16 bits and
+    with little use of them."""
+    files = [sample for sample in files_of(dataset) if sample]
+    paths = [sample[0] for sample in files]
+    unused = unused_range(paths) if getattr(source, "pixel_range", None) is None else []
+    if not hasattr(dataset, "read_pixels"):
+        return unused
+    masks = [path for sample in files for path in sample[1:]]
+    return [*header_notes(paths, masks, upright=getattr(source, "upright", True)), *unused]
 
 
 def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | None) -> DatasetBuilder | None:

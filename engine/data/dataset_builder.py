@@ -107,7 +107,7 @@ class DatasetBuilder:
             dataset = source.dataset(split, transform, seed=seed)
         if self.cache is None:
             return dataset
-        cache = self._open_cache(self.cache, dataset, getattr(source, "pixel_range", None))
+        cache = self._open_cache(self.cache, dataset, source)
         return source.dataset(split, transform, seed=seed, cache=cache)
 
     def _in_places(self, source: Any, dataset: Dataset, names: list[str], limit: int | None) -> Any:
@@ -145,7 +145,7 @@ class DatasetBuilder:
         self.skipped[key] = unreadable.skipped_files(dataset, samples)
         return [sample.index for sample in samples]
 
-    def _open_cache(self, folder: Path, dataset: Any, pixel_range: Any) -> Any:
+    def _open_cache(self, folder: Path, dataset: Any, source: Any) -> Any:
         from engine.data.pixel_cache import PixelCache
 
         present = [index for index in range(len(dataset)) if index not in getattr(dataset, "gaps", ())]
@@ -154,7 +154,12 @@ class DatasetBuilder:
         if masks is not None:
             masks = replace(masks, paths=[masks.paths[index] for index in present])
         return PixelCache.open_or_build(
-            folder, images=images, masks=masks, workers=self.workers, pixel_range=pixel_range
+            folder,
+            images=images,
+            masks=masks,
+            workers=self.workers,
+            pixel_range=getattr(source, "pixel_range", None),
+            upright=getattr(source, "upright", True),
         )
 
     @property

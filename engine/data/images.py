@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -57,16 +57,23 @@ _TAIL = 64
 PathLike = str | os.PathLike[str]
 
 
+Orientation = Literal["upright", "stored"]
+"""Whether images are turned by their EXIF or TIFF orientation."""
+
+
 Range = tuple[float, float]
 """The stored values that become 0 and 255."""
 
 
-def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: PathLike, *, pixel_range: Range | None = None, upright: bool = True
+) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
     three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
 
+    upright: False ignores the orientation.
     pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
     (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
@@ -80,7 +87,7 @@ def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[n
         with _open(path, data) as header:
             orientation = _orientation(header)
             pixels = _decode(path, header, data, pixel_range)
-    return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
+    return np.ascontiguousarray(_upright(pixels, orientation if upright else 1), dtype=np.uint8)
 
 
 def stored_range(path: PathLike) -> Range | None:
@@ -186,6 +193,21 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
         width, height = header.size
         transposed = upright and _orientation(header) >= 5
     return (width, height) if transposed else (height, width)
+
+
+def turn_and_pages(path: PathLike) -> tuple[int, int]:
+    """The orientation (1..8; 1: upright as stored) and the number of pages or frames, from the header alone.
+
+    Raises: UserError like `image_size`.
+    """
+    if (header := _tiff_header(path)) is not None:
+        from engine.data import tiff
+
+        with open(path, "rb") as file:
+            return header.orientation, tiff.count_pages(file)
+    with _open(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF") else 1
+        return _orientation(image), frames
 
 
 def check_complete(path: PathLike) -> None:

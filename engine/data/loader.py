@@ -51,7 +51,7 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         description: one line for logs.
         warnings: lines to show before training.
         fewest_classes: what the task needs to learn anything.
-        pixel_range: see `engine.data.images.read_image`.
+        pixel_range, upright: see `engine.data.images.read_image`.
         gaps: split -> indices of samples that a resumed run has lost; they are left out of batches.
 
     Raises:
@@ -60,6 +60,7 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
 
     fewest_classes = 1
     pixel_range: Range | None = None
+    upright: bool = True
     gaps: Mapping[str, Set[int]] = MappingProxyType({})
 
     def __init__(
@@ -86,8 +87,8 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         dataset: Any = self._dataset(self.splits[split], transform, seed, cache)
         if split in self.gaps:
             dataset.gaps = self.gaps[split]
-        if self.pixel_range is not None and cache is None:
-            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range)
+        if cache is None and (self.pixel_range is not None or not self.upright):
+            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range, upright=self.upright)
         return cast(DatasetT, dataset)
 
     @abstractmethod

@@ -23,6 +23,13 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258
 _BANDS, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _EXTRA, _FORMAT = 277, 278, 284, 317, 320, 338, 339
 
 
+_SUBFILE, _REDUCED, _MASK = 254, 1, 4
+"""The tag that says what a page is, and two of its bits."""
+
+
+_MOST_PAGES = 1000
+
+
 _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
 """Tags of the places and byte counts of strips, and of tiles."""
 
@@ -100,6 +107,24 @@ def read_header(file: IO[bytes]) -> Tiff:
         )
     except Exception as error:  # for damaged files, Pillow raises many classes
         raise ValueError("the directory is damaged") from error
+
+
+def count_pages(file: IO[bytes]) -> int:
+    """The number of pages, until a directory is damaged, at most `_MOST_PAGES`; masks and smaller copies of
+    other pages do not count."""
+    count, seen = 1, set[int]()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = _read_tags(file)
+            while tags.next and tags.next not in seen and len(seen) < _MOST_PAGES:
+                seen.add(tags.next)
+                file.seek(tags.next)
+                tags.load(file)
+                count += int(tags.get(_SUBFILE, 0)) & (_REDUCED | _MASK) == 0
+    except Exception:  # for damaged files, Pillow raises many classes
+        pass
+    return count
 
 
 def decode(header: Tiff, data: bytes) -> NDArray[Any]:
