@@ -14,6 +14,7 @@ from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
+from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError, nearest
 from engine.io.files import existing_root
@@ -37,6 +38,8 @@ def coco(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: Missing = "fail",
 ) -> DetectionSource:
     """Boxes from a JSON file and images from a folder, per split.
@@ -54,6 +57,8 @@ def coco(
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
+        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
@@ -78,6 +83,8 @@ def coco(
         classes=classes,
         sizes=sizes,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
     )
 
 
@@ -88,6 +95,8 @@ def read_pairs(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: Missing = "fail",
     divided: bool = False,
 ) -> DetectionSource:
@@ -106,7 +115,7 @@ def read_pairs(
             raw = coco_split.unannotated(folder)
         if not raw.has_labels and split == "train":
             raise UserError(f"{pairs[split][1]}: annotations: is missing, but the training split needs it")
-        splits[split] = clean_split(raw, issues, sizes=sizes)
+        splits[split] = clean_split(raw, issues, sizes=sizes, orientation=orientation)
     warnings: list[str] = []
     if divided:
         remedy = "give data.train and data.val images and annotations of their own"
@@ -118,6 +127,7 @@ def read_pairs(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 

@@ -14,6 +14,7 @@ from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
+from engine.data.images import Orientation
 from engine.errors import UserError
 
 Others = Literal["refuse", "ignore"]
@@ -37,6 +38,8 @@ def voc(
     one_based: bool = False,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: OnError = "fail",
 ) -> DetectionSource:
     """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
@@ -55,6 +58,8 @@ def voc(
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
+        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
@@ -80,7 +85,7 @@ def voc(
         raw = _raw_split(files[split], content, class_map, others, issues)
         if one_based:
             raw.boxes[:, :2] -= 1
-        cleaned[split] = clean_split(raw, issues, sizes=sizes)
+        cleaned[split] = clean_split(raw, issues, sizes=sizes, orientation=orientation)
     return checked_source(
         name=f"VOC at {base}",
         classes=class_map,
@@ -88,6 +93,7 @@ def voc(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from engine.config.instantiate import AtLeast, UnitInterval
+from engine.data.images import Orientation
 from engine.errors import UserError
 
 Checkpoint = Literal["best", "last"]
@@ -45,6 +46,7 @@ class DataOptions:
     error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
+    orientation: Orientation = "upright"
 
 
 @dataclass(frozen=True, kw_only=True)

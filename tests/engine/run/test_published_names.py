@@ -100,9 +100,7 @@ def test_files_that_torchvision_has_downloaded_are_used(tmp_path, monkeypatch):
 
 def test_without_a_connection_the_message_explains_how_to_download_manually(tmp_path):
     find = published({"net": File("http://127.0.0.1:9/net.pth", "0" * 8)})
-    with pytest.raises(
-        UserError, match=r"^weights=net: http.*/net.pth: cannot be downloaded"
-    ) as caught:
+    with pytest.raises(UserError, match=r"^weights=net: http.*/net.pth: cannot be downloaded") as caught:
         locate("net", key="weights", published=find, folder=tmp_path)
     assert f"save it as {tmp_path / 'net.pth'}" in str(caught.value)
 
@@ -118,7 +116,5 @@ def test_a_file_with_another_hash_is_not_used(site, tmp_path):
 
 def test_an_unknown_name_is_reported_with_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"^weights=nett: no such .* run folder, and no published"
-    ):
+    with pytest.raises(UserError, match=r"^weights=nett: no such .* run folder, and no published"):
         locate("nett", key="weights", published=published({"net": File("", "")}))
