@@ -104,21 +104,63 @@ def read_pairs(
 
     divided: a part of train becomes val.
     """
-    issues = AnnotationIssues()
-    files = {split: coco_json.read(path) for split, (_, path) in pairs.items() if path is not None}
-    class_map = _classes(list(files.values()), classes)
-    splits = {}
-    for split, (folder, _) in pairs.items():
-        if split in files:
-            raw = coco_split.annotated(files.pop(split), folder, class_map, issues, missing=on_error)
+    files = {
+        split: (folder, None if path is None else coco_json.read(path))
+        for split, (folder, path) in pairs.items()
+    }
+    return build_source(
+        files,
+        AnnotationIssues(),
+        name=name,
+        classes=classes,
+        sizes=sizes,
+        allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
+        on_error=on_error,
+        divided=divided,
+        remedy="give data.train and data.val images and annotations of their own",
+    )
+
+
+def build_source(
+    files: Mapping[str, tuple[Path, CocoFile | None]],
+    issues: AnnotationIssues,
+    *,
+    name: str,
+    classes: Sequence[str] | None,
+    sizes: Sizes,
+    allow_same_names: bool,
+    allow_same_files: bool,
+    orientation: Orientation,
+    on_error: Missing,
+    divided: bool,
+    remedy: str,
+    reading: str = "coco",
+) -> DetectionSource:
+    """The data source of splits that are read already: folder of images, and annotations or None.
+
+    Args:
+        remedy: how to choose the split oneself, if it is `divided`.
+        reading: a key of `det.data.readings.READINGS`, or empty.
+    """
+    class_map = _classes([file for _, file in files.values() if file is not None], classes)
+    raws = {}
+    for split, (folder, file) in files.items():
+        if file is None:
+            raws[split] = coco_split.unannotated(folder)
         else:
-            raw = coco_split.unannotated(folder)
-        if not raw.has_labels and split == "train":
-            raise UserError(f"{pairs[split][1]}: annotations: is missing, but the training split needs it")
-        splits[split] = clean_split(raw, issues, sizes=sizes, orientation=orientation)
+            raws[split] = coco_split.annotated(file, folder, class_map, issues, missing=on_error)
+            raws[split].format = reading
+        if not raws[split].has_labels and split == "train":
+            raise UserError(f"{file and file.path}: annotations: is missing, but the training split needs it")
+    listed = [path for raw in raws.values() for path in raw.images]
+    coco_split.count_unlisted({folder for folder, _ in files.values()}, listed, issues)
+    splits = {
+        split: clean_split(raw, issues, sizes=sizes, orientation=orientation) for split, raw in raws.items()
+    }
     warnings: list[str] = []
     if divided:
-        remedy = "give data.train and data.val images and annotations of their own"
         splits, warnings = divide_split(name, splits["train"], remedy=remedy)
     return checked_source(
         name=name,
