@@ -15,25 +15,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
-def _cache_if_there_is_no_home() -> None:
-    """Keep the caches (street scenes, torch's weights, matplotlib) in a folder for temporary files if the
-    user has no home folder that can be written, as in a container that runs under a foreign user id."""
-    home = os.path.expanduser("~")  # "~" if there is neither $HOME nor an entry for the user
-    cache = os.path.join(home, ".cache")
-    if "XDG_CACHE_HOME" in os.environ or os.access(cache if os.path.isdir(cache) else home, os.W_OK):
-        return
-    folder = os.path.join(tempfile.gettempdir(), f"mobilenet-dense-{os.getuid()}")
+# Keep the caches (street scenes, torch's weights, matplotlib) in a folder for temporary files if the user has
+# no home folder that can be written, as in a container that runs under a foreign user id.
+_home = os.path.expanduser("~")  # "~" if there is neither $HOME nor an entry for the user
+_cache = os.path.join(_home, ".cache")
+if (
+    "XDG_CACHE_HOME" not in os.environ
+    and hasattr(os, "getuid")  # on Windows, there is always a home folder
+    and not os.access(_cache if os.path.isdir(_cache) else _home, os.W_OK)
+):
+    _cache = os.path.join(tempfile.gettempdir(), f"mobilenet-dense-{os.getuid()}")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        usable = os.stat(folder).st_uid == os.getuid()
+        os.makedirs(_cache, mode=0o700, exist_ok=True)
+        _own = os.stat(_cache).st_uid == os.getuid()
     except OSError:
-        usable = False
-    folder = folder if usable else tempfile.mkdtemp(prefix="mobilenet-dense-")
-    os.environ["XDG_CACHE_HOME"] = folder
-    os.environ.setdefault("MPLCONFIGDIR", os.path.join(folder, "matplotlib"))
+        _own = False
+    _cache = _cache if _own else tempfile.mkdtemp(prefix="mobilenet-dense-")
+    os.environ["XDG_CACHE_HOME"] = _cache
+    os.environ.setdefault("MPLCONFIGDIR", os.path.join(_cache, "matplotlib"))
     os.environ.setdefault("LOGNAME", f"user{os.getuid()}")  # torch.compile asks for the user's name
-    print(f"no home folder: caches are in {folder}; set XDG_CACHE_HOME to keep them", file=sys.stderr)
-
-
-if hasattr(os, "getuid"):  # on Windows, there is always a home folder
-    _cache_if_there_is_no_home()
+    print(f"no home folder: caches are in {_cache}; set XDG_CACHE_HOME to keep them", file=sys.stderr)

@@ -13,6 +13,7 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
             result.write_skipped(out)
             print("\n".join([*result.notes, result.evaluator.table()]))
+            print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")
     here.close()
     return metrics

@@ -291,3 +291,4 @@ def test_the_table_lists_every_class_and_the_means():
     ]
     assert len(lines["sky"]) == 2  # no instances
     assert f"{result['num_classes_present']} of 19 classes present" in table
+    assert table.splitlines()[-1].startswith("iIoU: IoU in which every object counts the same")
