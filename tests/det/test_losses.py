@@ -171,7 +171,8 @@ def test_float32_under_autocast(loss):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FocalLoss(alpha=1.5), "alpha must be between"),
+        (lambda: FocalLoss(alpha=1.0), "alpha must be between"),
+        (lambda: FocalLoss(alpha=0), "alpha must be between"),
         (lambda: FocalLoss(gamma=-1), "gamma must be"),
         (lambda: FocalLoss(delta=0), "delta must be"),
         (lambda: MultiboxLoss(negatives=0), "negatives must be"),
