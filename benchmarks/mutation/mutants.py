@@ -1,4 +1,4 @@
-"""One-line mistakes in a module, made in its syntax tree: swapped operators, dropped factors, other constants.
+"""One-line mistakes in a module, made in its syntax tree: swapped operators, lost factors, other constants.
 
 A mutant is the module with one node replaced. Text is left alone: docstrings, messages, annotations, and what
 is raised or logged.
@@ -29,7 +29,7 @@ DROPPED_METHODS = {
     "copy", "float", "eval", "requires_grad_", "masked_fill", "astype", "reshape", "cumsum",
     "removeprefix", "removesuffix", "lower", "strip", "casefold",
 }  # fmt: skip
-DROPPED_FUNCTIONS = {"sorted", "abs", "reversed", "round", "int", "sum"}
+DROPPED_FUNCTIONS = {"sorted", "abs", "reversed", "round", "sum"}
 DROPPED_DECORATORS = {"no_grad", "inference_mode"}
 TEXT_CALLS = {"log", "print", "warn", "warning", "UserError", "ValueError", "TypeError", "some"}
 
@@ -38,8 +38,8 @@ TEXT_CALLS = {"log", "print", "warn", "warning", "UserError", "ValueError", "Typ
 class Mutant:
     """The `variant`-th replacement of the `node`-th node in `ast.walk` order.
 
-    lines: of the statement it is in, or of the function for defaults and decorators; None: it is executed when
-    the module is imported.
+    lines: of the statement it is in, or of the function for defaults and decorators; None: it is executed
+    when the module is imported.
     """
 
     node: int
@@ -114,7 +114,7 @@ def _replacements(node: ast.AST, strings: bool) -> list[ast.AST]:
             return [ast.Constant(f"{value}x")]
         case ast.IfExp(body=body, orelse=orelse):
             return [body, orelse]
-        case ast.If(test=test, body=body, orelse=orelse):
+        case ast.If(body=body, orelse=orelse):
             return [ast.If(ast.Constant(value), body, orelse) for value in (True, False)]
         case ast.While(body=body, orelse=orelse):
             return [ast.While(ast.Constant(False), body, orelse)]
@@ -156,7 +156,7 @@ def _calls(node: ast.Call) -> list[ast.AST]:
     if name in DROPPED_FUNCTIONS and isinstance(node.func, ast.Name) and node.args:
         found.append(node.args[0])
     for at, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg not in (None, "strict"):
             found.append(ast.Call(node.func, node.args, [*node.keywords[:at], *node.keywords[at + 1 :]]))
     return found
 
@@ -183,6 +183,8 @@ def _texts(node: ast.AST) -> Iterator[ast.AST]:
             yield node
         case ast.Call() if _name(node.func) in TEXT_CALLS:
             yield node
+        case ast.keyword(arg="strict"):  # of zip(): checks what is so by construction
+            yield node
         case ast.FunctionDef(returns=ast.AST() as returns):
             yield returns
         case ast.arg(annotation=ast.AST() as annotation) | ast.AnnAssign(annotation=annotation):
@@ -197,10 +199,8 @@ def _texts(node: ast.AST) -> Iterator[ast.AST]:
 
 def _is_type(node: ast.AST) -> bool:
     """Whether this is an alias of a type, such as dict[str, Tensor]."""
-    return (
-        isinstance(node, ast.Subscript)
-        and _name(node.value)[:1].isupper()
-        or (isinstance(node, ast.Subscript) and _name(node.value) in ("dict", "list", "tuple"))
+    return (isinstance(node, ast.Subscript) and _name(node.value)[:1].isupper()) or (
+        isinstance(node, ast.Subscript) and _name(node.value) in ("dict", "list", "tuple")
     )
 
 
@@ -227,7 +227,7 @@ def _spans(tree: ast.Module) -> dict[int, tuple[int, int]]:
 
 
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and type(node.value) is str)
 
 
 def _name(node: ast.AST) -> str:

@@ -8,8 +8,8 @@ Examples:
   python benchmarks/mutation/score.py --sample 60                        60 mutants of each module
 
 Prints a table, and each survivor with its line. A mutant is caught if a test fails or runs out of time. The
-tests are the fast ones of `targets.py`; a mutant runs those that execute its line (all of them if it is executed
-on import), in a process forked from one that has imported torch. Files are never changed.
+tests are the fast ones of `targets.py`; a mutant runs those that execute its line (all of them if it is
+executed on import), in a process forked from one that has imported torch. Files are never changed.
 
 Results are kept in --cache, and only what is new is run: mutants once caught stay caught while the module is
 unchanged; survivors are tried again when the tests change.
@@ -47,11 +47,11 @@ from benchmarks.mutation.mutants import Mutant, mutants_of, mutated  # noqa: E40
 from benchmarks.mutation.targets import NAME_MAPS, TARGETS  # noqa: E402
 
 LIBRARIES = (
-    "torch", "torchvision", "torch._dynamo", "torch.export", "albumentations", "cv2", "scipy.io", "hydra", "omegaconf", "matplotlib.pyplot",
-    "pycocotools.cocoeval", "onnx", "onnxruntime", "onnxscript", "openvino", "timm", "pytest", "pytest_timeout",
-    "safetensors.torch", "tensorboard",
+    "torch", "torchvision", "torch._dynamo", "torch.export", "albumentations", "cv2", "scipy.io", "hydra",
+    "omegaconf", "matplotlib.pyplot", "pycocotools.cocoeval", "onnx", "onnxruntime", "onnxscript", "openvino",
+    "timm", "safetensors.torch", "tensorboard", "pytest", "pytest_timeout",
 )  # fmt: skip
-"""Imported once, before the processes of the mutants are forked; those that are not installed are left out."""
+"""Imported once, before the processes of the mutants are forked; what is not installed is left out."""
 PYTEST = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow", "-p", "pytest_timeout")
 PYTEST += ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging")
 Outcome = dict[str, Any]
@@ -59,7 +59,7 @@ Outcome = dict[str, Any]
 
 @dataclass
 class TestCover:
-    """What a passing test executes of a module: lines, those among them while its fixtures are set up, seconds."""
+    """The lines of a module that a test executes, in its call and in the setup of its fixtures."""
 
     lines: set[int] = field(default_factory=set)
     setup_lines: set[int] = field(default_factory=set)
@@ -138,7 +138,7 @@ class MutantFinder(importlib.abc.MetaPathFinder):
 
 
 def run_tests(tests: list[str], plugin: Any, result: Path, finder: MutantFinder | None = None) -> None:
-    """In a forked process: run the tests with -x, write the exit status and what the plugin found; never returns."""
+    """In a forked process: run the tests, write the exit status and what the plugin found; never returns."""
     os.setsid()
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -184,7 +184,7 @@ def cover_of(module: str, folder: Path) -> dict[str, Any]:
 def chosen_tests(mutant: Mutant, cover: dict[str, Any]) -> list[str]:
     """The tests that execute the mutant's line, file by file, the fastest first.
 
-    A fixture can serve several tests of a file: if one executes the line while it is set up, all of the file run.
+    A fixture can serve several tests: if one executes the line while it is set up, all of its file run.
     """
     if mutant.lines is None:
         names = set(cover)
@@ -239,6 +239,13 @@ def outcomes(
         time.sleep(0.02)
 
 
+def _outcome(result: Path, late: bool) -> Outcome:
+    if late or not result.exists():
+        return {"caught": True, "by": "time limit" if late else "crash"}
+    written = json.loads(result.read_text(encoding="utf-8"))
+    return {"caught": written["status"] not in (0, 5), "by": written["found"]}
+
+
 def digest(*paths: Path) -> str:
     """Of the content of files, and of the Python files in folders."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
@@ -250,7 +257,8 @@ def score(module: str, options: argparse.Namespace, cache: dict[str, Any]) -> tu
     source = (ROOT / module).read_text(encoding="utf-8")
     mutants = mutants_of(source, strings=module in NAME_MAPS)
     if options.sample and options.sample < len(mutants):
-        mutants = sorted(random.Random(options.seed).sample(mutants, options.sample), key=lambda m: m.line)
+        random.Random(options.seed).shuffle(mutants)
+        mutants = sorted(mutants[: options.sample], key=lambda mutant: mutant.line)
     known = cache.setdefault(f"{module} {digest(ROOT / module)}", {})
     tests = digest(*(ROOT / name for name in TARGETS[module]))
     keys = {mutant: f"{mutant.node}.{mutant.variant} {mutant.text}" for mutant in mutants}

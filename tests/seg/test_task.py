@@ -87,7 +87,7 @@ class Fixed(nn.Module):
     ids=["corners", "centers"],
 )
 def test_losses_resize_scores_as_align_corners_says(align_corners, light):
-    """Scores 0 and 3 at four pixels: evenly spaced between the corners, or between the centers at 1/4, 3/4."""
+    """Scores 0 and 3 for four pixels: evenly spaced between the corners, or with centers at 1/4 and 3/4."""
     segmenter = Segmentation(model=Fixed([0.0, 3.0]), classes=CLASSES, align_corners=align_corners, dice=1.0)
     losses = segmenter(batch(np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.uint8)))
     expected = sum(math.log(1 + math.exp(-score)) for score in light) / 4
