@@ -299,7 +299,10 @@ def test_the_table_without_categories():
     assert [line.split()[-1] for line in lines[5:7]] == ["37.50", "75.00"]
     assert lines[5].startswith("mean of classes ")
     assert lines[6].startswith("pixel accuracy ")
-    assert lines[7] == "1 of 3 classes present in the labels, 2 in the mean, 1 images"
+    assert (
+        lines[7]
+        == "1 of 3 classes present in the labels, 2 in the mean (predicted but absent: IoU 0), 1 images"
+    )
     assert len(lines) == 8
 
 
