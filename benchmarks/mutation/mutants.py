@@ -38,14 +38,16 @@ TEXT_CALLS = {"log", "print", "warn", "warning", "UserError", "ValueError", "Typ
 class Mutant:
     """The `variant`-th replacement of the `node`-th node in `ast.walk` order.
 
-    lines: of the statement it is in, or of the function for defaults and decorators; None: it is executed
-    when the module is imported.
+    lines: the first and the last one of the statement it is in; for the defaults and decorators of a function
+    all of its lines; for what belongs to no function none: (1, 0). on_import: it is executed when the module
+    is imported.
     """
 
     node: int
     variant: int
     line: int
-    lines: tuple[int, int] | None
+    lines: tuple[int, int]
+    on_import: bool
     text: str
 
 
@@ -60,7 +62,8 @@ def mutants_of(source: str, *, strings: bool = False) -> list[Mutant]:
         for variant, new in enumerate(_replacements(node, strings)):
             before, after = _text(node), _text(new)
             line = getattr(node, "lineno", 0)
-            result.append(Mutant(index, variant, line, spans.get(id(node)), f"{before} -> {after}"))
+            lines, on_import = spans[id(node)]
+            result.append(Mutant(index, variant, line, lines, on_import, f"{before} -> {after}"))
     return sorted(result, key=lambda mutant: (mutant.line, mutant.node, mutant.variant))
 
 
@@ -204,25 +207,25 @@ def _is_type(node: ast.AST) -> bool:
     )
 
 
-def _spans(tree: ast.Module) -> dict[int, tuple[int, int]]:
-    """By node in a function: the lines of the innermost statement, without the bodies that it contains."""
-    spans: dict[int, tuple[int, int]] = {}
+def _spans(tree: ast.Module) -> dict[int, tuple[tuple[int, int], bool]]:
+    """By node: `lines` and `on_import` of a `Mutant`."""
+    spans: dict[int, tuple[tuple[int, int], bool]] = {}
 
-    def visit(node: ast.AST, span: tuple[int, int] | None, inside: bool) -> None:
-        if isinstance(node, ast.FunctionDef | ast.Lambda):
-            inside = True
-        if isinstance(node, ast.stmt) and inside:
+    def visit(node: ast.AST, lines: tuple[int, int], on_import: bool) -> None:
+        if isinstance(node, ast.stmt) and not on_import:
             body = getattr(node, "body", None)
             last = node.end_lineno or node.lineno
-            if body and not isinstance(node, ast.FunctionDef):
-                last = max(node.lineno, body[0].lineno - 1)
-            span = (node.lineno, last)
-        if span is not None:
-            spans[id(node)] = span
+            lines = (node.lineno, max(node.lineno, body[0].lineno - 1) if body else last)
+        spans[id(node)] = (lines, on_import)
+        inside: set[int] = set()
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            inside = set(map(id, node.body if isinstance(node, ast.FunctionDef) else [node.body]))
+            if on_import:
+                lines = (node.lineno, node.end_lineno or node.lineno)
         for child in ast.iter_child_nodes(node):
-            visit(child, span, inside)
+            visit(child, lines, on_import and id(child) not in inside)
 
-    visit(tree, None, False)
+    visit(tree, (1, 0), True)
     return spans
 
 

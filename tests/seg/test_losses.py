@@ -47,8 +47,14 @@ def test_ohem_keeps_the_hardest_pixels_and_every_hard_one():
     labels = torch.tensor([[[0, 0, 0, 0]]])
     hardest = CrossEntropy(ohem=0.25, ohem_threshold=0.0)(logits, labels).item()
     assert hardest == pytest.approx(math.log(2))
-    below = CrossEntropy(ohem=0.25, ohem_threshold=0.7)(logits, labels).item()
+    below = CrossEntropy(ohem=0.25)(logits, labels).item()  # below 0.7, the default
     assert below == pytest.approx((math.log(2) - math.log(0.6)) / 2)
+
+
+def test_a_probability_at_the_threshold_is_not_hard():
+    logits = scores_for([[0.25, 0.75], [0.5, 0.5], [0.9, 0.1]])
+    loss = CrossEntropy(ohem=0.01, ohem_threshold=0.5)
+    assert loss(logits, torch.tensor([[[0, 0, 0]]])).item() == pytest.approx(math.log(4))
 
 
 def test_dice_equals_a_computation_by_hand():

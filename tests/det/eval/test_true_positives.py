@@ -54,11 +54,19 @@ def test_of_two_objects_the_one_that_overlaps_more_is_hit():
 
 
 def test_the_first_one_wins_ties():
-    """40 equal objects and 40 equal detections in each of two images, whose rows alternate."""
+    """40 equal objects and 40 detections in each of two images, whose rows alternate; so do two scores.
+
+    The first 20 objects of an image go to its detections of score .5, the others to those of score .4.
+    """
     images = [1 + row % 2 for row in range(80)]
     truth = truth_of(*((image, 3, BOX) for image in images))
-    detections = found(*((image, 3, BOX, 0.5) for image in images))
-    assert match_detections(detections, truth).tolist() == list(range(80))
+    scores = [0.5 - row // 2 % 2 / 10 for row in range(80)]
+    detections = found(*((image, 3, BOX, score) for image, score in zip(images, scores, strict=True)))
+    matches = match_detections(detections, truth)
+    for image in (1, 2):
+        for score, rows in ((0.5, range(image - 1, 40, 2)), (0.4, range(image + 39, 80, 2))):
+            chosen = (detections[:, 0] == image) & np.isclose(detections[:, 5], score)
+            assert matches[chosen].tolist() == list(rows)
 
 
 def test_the_overlap_must_reach_the_threshold():
@@ -91,6 +99,7 @@ def test_a_detection_of_an_ignored_object_alone_is_not_counted(kind):
         FALSE_POSITIVE,
         FALSE_POSITIVE,
     ]
+    assert match_detections(found((1, 3, HALF, 0.9)), truth).tolist() == [IGNORED_MATCH]
     small = found((1, 3, (12, 12, 4, 4), 0.9))  # IoU .04, but wholly inside
     inside = IGNORED_MATCH if kind == "crowd" else FALSE_POSITIVE
     assert match_detections(small, truth).tolist() == [inside]
@@ -115,6 +124,9 @@ def test_a_threshold_does_not_separate_equal_scores():
     """A hit and two misses at .5: the F1 of the hit alone, 2/2, does not exist. All three have 2/4."""
     matches = np.array([0, FALSE_POSITIVE, FALSE_POSITIVE])
     assert best_threshold(np.full(3, 0.5), matches, 1) == pytest.approx((0.5, 2 / 4, 1 / 3, 1))
+    after_a_miss = np.array([0.9, 0.5, 0.5, 0.5])
+    best = best_threshold(after_a_miss, np.array([FALSE_POSITIVE, *matches]), 1)
+    assert best == pytest.approx((0.5, 2 / 5, 1 / 4, 1))
 
 
 def test_the_scores_of_images_by_hand():
