@@ -234,7 +234,13 @@ def test_detections_that_are_not_finite_are_left_out_and_reported():
     boxes = [[10, 10, 50, 50], [np.nan, 0, 9, 9], [0, 0, 9, 9]]
     result = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])]).compute()
     assert result["map"] == pytest.approx(1)
-    assert "2 detections that were not finite" in result["protocol"]
+    assert "; 2 detections that were not finite" in result["protocol"]
+    several = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])])
+    merged = DetectionEvaluator(classes=CLASSES, split=annotations)
+    merged.merge([several.state()])
+    assert merged.compute()["protocol"] == result["protocol"]
+    finite = evaluated(annotations, [detections(boxes[:1], [0.5], [0])]).compute()
+    assert "finite" not in finite["protocol"]
 
 
 def test_half_precision_is_accepted():
@@ -302,6 +308,24 @@ def test_results_do_not_outlive_what_they_were_computed_from():
     with pytest.raises(ValueError, match=r"image 3 .* counted already"):
         evaluator.update([outputs[4], outputs[3]], {"index": torch.tensor([4, 3])})
     assert evaluator.compute()["num_images"] == 1  # of a batch that is refused nothing is counted
+    before = evaluator.compute()["num_detections"]
+    evaluator.update([outputs[5]], {"index": torch.tensor([5])})
+    assert evaluator.compute()["num_detections"] == before + len(outputs[5].scores) > before
+
+
+def test_of_images_with_the_same_f1_those_with_more_mistakes_are_worse():
+    box, other = [10, 10, 50, 50], [100, 100, 160, 160]
+    annotations = annotate([[box], [box], [box]], [[0], [0], [0]])
+    missed = [detections([other] * count, [0.9] * count, [0] * count) for count in (1, 3)]
+    evaluator = evaluated(annotations, [*missed, detections([box], [0.9], [0])])
+    assert evaluator.worst(3) == [("1", 1, 0.0), ("0", 0, 0.0), ("2", 2, 1.0)]
+
+
+def test_detections_that_require_gradients_are_accepted():
+    annotations = annotate([[[10, 10, 50, 50]]], [[0]])
+    boxes, scores, labels = detections([[10, 10, 50, 50]], [0.5], [0])
+    one = Detections(boxes.requires_grad_(), scores.requires_grad_(), labels)
+    assert evaluated(annotations, [one]).compute()["map"] == pytest.approx(1)
 
 
 def test_wrong_arguments_are_rejected():
@@ -315,6 +339,8 @@ def test_wrong_arguments_are_rejected():
         evaluator.update([outputs[0]], {"index": torch.tensor([3, 4])})
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 4\.\.4"):
         evaluator.update([detections([[0, 0, 1, 1]], [1], [4])], {"index": torch.tensor([3])})
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 0\.\.4"):
+        evaluator.update([detections([[0, 0, 1, 1]] * 2, [1, 1], [0, 4])], {"index": torch.tensor([3])})
     for limits in ((), (0, 10), (10, 1), (1, 1)):
         with pytest.raises(ValueError, match="increasing and positive"):
             DetectionEvaluator(classes=CLASSES, split=annotations, max_detections=limits)

@@ -306,6 +306,25 @@ def test_the_table_without_categories():
     assert len(lines) == 8
 
 
+def test_the_table_with_instances_and_without_categories():
+    """a has instances, b has none: 4 / 4 pixels of one, all hit; c is predicted at no pixel."""
+    classes = ClassMap(names=("a", "b", "c"), ids=(1, 2, 3), instance_areas=(4.0, 0.0, 4.0))
+    evaluator = SegmentationEvaluator(classes=classes)
+    label = [[0, 0, 0, 0, 1, 1]]
+    evaluator.update(np.array([label]), batch(label))
+    assert "iIoU" not in evaluator.table()  # without instance ids
+    instances = np.array([[[1000, 1001, 1001, 1001, 2000, 2]]])  # 1000 is a group
+    evaluator.update(np.array([[[0, 0, 0, 1, 1, 1]]]), batch(label, 1, instances=instances))
+    lines = [line.split() for line in evaluator.table().splitlines()]
+    assert lines[0] == ["class", "IoU", "%", "pixels", "%", "iIoU", "%"]
+    # a: hits 2 x 4/3, misses 1 x 4/3, no false positives
+    assert lines[1] == ["a", "87.50", "66.67", "66.67"]
+    assert lines[2] == ["b", "80.00", "33.33"]
+    assert lines[3] == ["c", "n/a", "0.00", "n/a"]
+    assert lines[5] == ["mean", "of", "classes", "83.75", "66.67"]
+    assert lines[6][:2] == ["pixel", "accuracy"]
+
+
 def test_misuse_is_named():
     evaluator = SegmentationEvaluator(classes=THREE)
     with pytest.raises(ValueError, match="resize the logits"):
