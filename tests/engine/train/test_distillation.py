@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from engine.train import distillation as distillation_module
 from engine.train.distillation import Distillation, Teacher, load_teacher
 
 CLASSES = ClassMap(names=("a", "b"))
@@ -122,3 +124,28 @@ def test_the_teacher_of_a_run_must_have_the_same_classes(tmp_path):
 def test_a_teacher_that_does_not_fit_is_named(name, message):
     with pytest.raises(UserError, match=message):
         load_teacher(name, CLASSES, lambda path: nn.Identity())
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "lraspp_mobilenet_v3_large"])
+def test_a_published_teacher_gets_its_weights(tmp_path, monkeypatch, name):
+    """Without a download: of a state dict with an auxiliary classifier, that is left out."""
+    published = models.get_model_weights(name)["DEFAULT"]
+    options = {"weights_backbone": None} if "lraspp" in name else {}
+    torch.manual_seed(5)
+    state = models.get_model(name, weights=None, **options).state_dict()
+    fetched = []
+
+    def fetch(url, *, folder):
+        fetched.append((url, folder))
+        return tmp_path / "file"
+
+    monkeypatch.setattr(distillation_module, "fetch", fetch)
+    extra = {"aux_classifier.0.weight": torch.zeros(1)}
+    monkeypatch.setattr(distillation_module.checkpoint, "read_weights", lambda path: state | extra)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    teacher = load_teacher(name, ClassMap(names=tuple(published.meta["categories"])), lambda path: None)
+    assert fetched == [(published.url, tmp_path / "checkpoints")]
+    assert teacher.model.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in teacher.model.state_dict().items())
+    white = teacher.normalize(torch.full((1, 3, 1, 1), 255.0)).flatten()
+    assert white.tolist() == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-3)  # ImageNet's statistics

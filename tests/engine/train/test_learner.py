@@ -143,11 +143,11 @@ def test_evaluation_uses_the_averaged_weights_if_there_are_any():
         learner.update()
     assert plain.average is None
     assert plain.inference_task is plain.task
-    assert plain.inference_tensors()["model.weight"][0].tolist() == [-2, -1]
+    assert plain.inference_tensors()["model/weight"][0].tolist() == [-2, -1]
     # After the first update, the decay is min(0.5, 1 / 10): 0.1 (1, 2) + 0.9 (-2, -1).
     assert averaged.inference_task is averaged.average.task
     expected = pytest.approx([-1.7, -0.7])
-    assert averaged.inference_tensors()["model.weight"][0].tolist() == expected
+    assert averaged.inference_tensors()["model/weight"][0].tolist() == expected
     assert averaged.average.model.weight[0].tolist() == expected
     assert averaged.model.weight[0].tolist() == [-2, -1]
     assert not averaged.can_lower_loss_scale()
@@ -161,7 +161,7 @@ def test_what_is_captured_and_loaded_continues_alike(ema):
         learner.compute_gradients([batch_of([step, 1])])
         learner.update()
     tensors, metadata = learner.capture()
-    names = {"model.weight", "optimizer.weight/momentum_buffer"} | ({"ema.weight"} if ema else set())
+    names = {"model/weight", "optimizer/weight/momentum_buffer"} | ({"ema/weight"} if ema else set())
     assert set(tensors) == names
     assert metadata["ema_updates"] == (2 if ema else 0)
     other.load({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
