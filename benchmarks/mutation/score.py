@@ -57,7 +57,7 @@ def outcomes(module: str, mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mu
         def collect_and_run() -> None:
             import pytest
 
-            loop = session.ForkingLoop(path, mutants, strings=strings, jobs=jobs, folder=folder)
+            loop = session.ForkingLoop(name, path, mutants, strings=strings, jobs=jobs, folder=folder)
             pytest.main(
                 [*session.OPTIONS, "--basetemp", str(folder / "tmp"), *TARGETS[module]], plugins=[loop]
             )

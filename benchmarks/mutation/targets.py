@@ -37,7 +37,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/seg/test_task.py",
     ),
     "seg/weights.py": ("tests/seg/test_model.py",),
-    "det/weights.py": ("tests/det/test_weights.py",),
+    "det/weights.py": ("tests/det/test_weights.py", "tests/det/test_model.py"),
     "cls/weights.py": ("tests/cls/test_model.py", "tests/backbones/test_weights.py"),
     "backbones/weights/state_dict.py": (
         "tests/backbones/test_weights.py",
