@@ -287,7 +287,7 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
     if resumed is None:
         wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
         return DatasetBuilder.from_config(data, runtime=here) if wanted else None
-    from engine.run import sample_list
+    from engine.data import sample_list
 
     names = sample_list.read(resumed.train_names)
     return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
