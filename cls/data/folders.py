@@ -12,7 +12,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
 from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
 from engine.errors import UserError, some
-from engine.io.files import pack_paths
+from engine.io.files import existing_root, pack_paths
 
 
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
@@ -95,14 +95,6 @@ def class_folders(folder: Path) -> list[str]:
         )
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-
-
-def existing_root(root: str) -> Path:
-    """`root` as a path. Raises: UserError if there is no such folder."""
-    base = Path(root).expanduser()
-    if not base.is_dir():
-        raise UserError(f"data.root={root}: no such folder")
-    return base
 
 
 def _split_folders(base: Path) -> tuple[dict[str, str], list[str]]:

@@ -12,13 +12,20 @@ from omegaconf import DictConfig
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import load_config
-from engine.config.training import build_source, build_task, range_notes, trained_on, validate
+from engine.config.training import (
+    build_source,
+    build_task,
+    image_notes,
+    reads_as_stored,
+    trained_on,
+    validate,
+)
 from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
 from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import checkpoint, run_folder
@@ -101,12 +108,15 @@ class TrainedRun:
         return build_source(self.config)
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
-        """Read an image for prediction, like those of the training (data.pixel_range)."""
-        return read_image(path, pixel_range=self._pixel_range)
+        """Read an image for prediction, like those of the training (data.pixel_range, data.orientation)."""
+        return read_image(path, pixel_range=self._pixel_range, upright=not reads_as_stored(self.config))
 
-    def range_notes(self, files: Sequence[Path]) -> list[str]:
-        """A line if 16-bit images use a small part of their range and the run has no data.pixel_range."""
-        return [] if self._pixel_range is not None else unused_range([str(file) for file in files])
+    def image_notes(self, files: Sequence[Path]) -> list[str]:
+        """Lines about images: turned by their orientation, with several pages, or of 16 bits and with little
+        use of them."""
+        paths = [str(file) for file in files]
+        unused = [] if self._pixel_range is not None else unused_range(paths)
+        return [*header_notes(paths, upright=not reads_as_stored(self.config)), *unused]
 
     @cached_property
     def _pixel_range(self) -> Range | None:
@@ -141,6 +151,8 @@ class TrainedRun:
         data = options(DataOptions, self.config.data, "data")
         builder = DatasetBuilder.from_config(data, runtime=runtime)
         dataset = builder.dataset(self.source, data.split, task.eval_transform, limit=self.limit)
+        if data.on_error == "fail" and data.cache is None:
+            refuse_incomplete([dataset], runtime=runtime, budget=data.error_budget)
         share = EvaluationSampler(
             num_samples=len(dataset), batch=data.eval_batch, rank=runtime.rank, world_size=runtime.world_size
         )
@@ -162,7 +174,7 @@ class TrainedRun:
             evaluator=evaluator,
             dataset=dataset,
             notes=[
-                *range_notes(self.source, dataset),
+                *image_notes(self.source, dataset),
                 *builder.notes(),
                 *trained_on(data.split),
                 *self._limited(dataset),

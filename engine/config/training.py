@@ -19,9 +19,15 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import (
+    as_pixel_range,
+    files_of,
+    header_notes,
+    refuse_incomplete,
+    unused_range,
+)
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, write_json
+from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
@@ -45,8 +51,8 @@ class Training:
         resumes: whether it continues an existing run.
         trainer: the trainer, with the task, the data and the runtime.
         notes: lines to print before training starts.
-        builder: builds the datasets and records skipped samples; None if neither `data.limit`,
-            `data.on_error` nor `data.cache` is used.
+        builder: builds the datasets and records skipped samples; None in a new run that uses neither
+            `data.limit`, `data.on_error` nor `data.cache`.
         classes: the classes of the data source.
         claim: keeps other processes out of the run folder; None if it is not written, or by another process.
     """
@@ -79,6 +85,10 @@ class Training:
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
             if not self.resumes or not self.run.classes.exists():
                 write_json(self.run.classes, self.classes.to_dict())
+            if not self.run.train_names.exists():
+                samples = trainer.data.train_set
+                names = [samples.name(index) for index in range(len(samples))]
+                write_json(self.run.train_names, {"train": names})
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
@@ -162,7 +172,7 @@ def _build_training(
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
-    builder = _builder(config, here, run.skipped if resumes else None)
+    builder = _builder(config, here, run if resumes else None)
     augment = build(config.augment, key="augment")
     source = build_source(config)
     if resumes and run.classes.exists():
@@ -183,6 +193,9 @@ def _build_training(
         eval_batch=config.data.eval_batch,
         extra_metrics=builder.skipped_counts if builder else {},
     )
+    if config.data.on_error == "fail" and config.data.cache is None:
+        sets = (data.train_set, data.eval_set)
+        refuse_incomplete(sets, runtime=here, budget=config.data.error_budget)
     settings = settings.in_steps(len(data.train_set))
     trainer = Trainer(
         options=settings,
@@ -196,8 +209,8 @@ def _build_training(
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
-    unused = range_notes(source, data.train_set)
-    notes = [*source.warnings, *unused, source.description, *skipped, *task.notes(data.train_set), *frozen]
+    images = image_notes(source, data.train_set)
+    notes = [*source.warnings, *images, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
         run=run,
@@ -217,7 +230,7 @@ def _build_training(
 
 
 def build_source(config: DictConfig) -> Any:
-    """The data source of a configuration, with its data.pixel_range. Raises: UserError."""
+    """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
     if config.data.get("root") == "<data.root>":
         raise UserError("data.root is not set in this run; pass data.root=<folder>")
     source = build(config.data.source, key="data.source")
@@ -226,15 +239,16 @@ def build_source(config: DictConfig) -> Any:
         raise UserError("data.pixel_range: this data source reads its images by itself; leave it out")
     if pixel_range is not None:
         source.pixel_range = pixel_range
+    if reads_as_stored(config):
+        if not hasattr(source, "upright"):
+            raise UserError("data.orientation: this data source reads its images by itself; leave it out")
+        source.upright = False
     return source
 
 
-def range_notes(source: Any, dataset: Any) -> list[str]:
-    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set."""
-    if getattr(source, "pixel_range", None) is not None:
-        return []
-    chosen = evenly_spaced(len(dataset), 8)
-    return unused_range([dataset.image_path(index) for index in chosen])
+def reads_as_stored(config: DictConfig) -> bool:
+    """Whether images are not turned by their orientation."""
+    return bool(config.data.get("orientation") == "stored")
 
 
 def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
@@ -258,13 +272,28 @@ def trained_on(split: str) -> list[str]:
     ]
 
 
-def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
-    """A `DatasetBuilder` if the options limit, check or cache the data; otherwise None."""
+def image_notes(source: Any, dataset: Any) -> list[str]:
+    """Lines about the images of a dataset: turned by their orientation, with several pages, or of 16 bits and
+    with little use of them."""
+    files = [sample for sample in files_of(dataset) if sample]
+    paths = [sample[0] for sample in files]
+    unused = unused_range(paths) if getattr(source, "pixel_range", None) is None else []
+    if not hasattr(dataset, "read_pixels"):
+        return unused
+    masks = [path for sample in files for path in sample[1:]]
+    return [*header_notes(paths, masks, upright=getattr(source, "upright", True)), *unused]
+
+
+def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | None) -> DatasetBuilder | None:
+    """A `DatasetBuilder` for a resumed run, or options that limit, check or cache data; otherwise None."""
     data = config.data
-    wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
-    if not wanted and (skipped is None or not skipped.exists()):
-        return None
-    return DatasetBuilder.from_config(data, runtime=here, resumed_from=skipped)
+    if resumed is None:
+        wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
+        return DatasetBuilder.from_config(data, runtime=here) if wanted else None
+    from engine.data import sample_list
+
+    names = sample_list.read(resumed.train_names)
+    return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
 
 
 def _dataset(

@@ -16,10 +16,11 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
+from itertools import count
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -51,7 +52,8 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         description: one line for logs.
         warnings: lines to show before training.
         fewest_classes: what the task needs to learn anything.
-        pixel_range: see `engine.data.images.read_image`.
+        pixel_range, upright: see `engine.data.images.read_image`.
+        gaps: split -> indices of samples that a resumed run has lost; they are left out of batches.
 
     Raises:
         UserError: if there are fewer classes.
@@ -59,6 +61,8 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
 
     fewest_classes = 1
     pixel_range: Range | None = None
+    upright: bool = True
+    gaps: Mapping[str, Set[int]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -82,8 +86,10 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
             reasons = [line for line in self.warnings if f": {split}: " in line]
             raise no_split(split, self.splits, source=self.description, reasons=reasons)
         dataset: Any = self._dataset(self.splits[split], transform, seed, cache)
-        if self.pixel_range is not None and cache is None:
-            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range)
+        if split in self.gaps:
+            dataset.gaps = self.gaps[split]
+        if cache is None and (self.pixel_range is not None or not self.upright):
+            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range, upright=self.upright)
         return cast(DatasetT, dataset)
 
     @abstractmethod
@@ -290,6 +296,16 @@ class BatchLoader:
         return _BatchIterator(iter(self._loader))
 
 
+def without_gaps(dataset: Dataset, keys: list[SampleKey]) -> list[SampleKey]:
+    """The `keys` of samples that exist; if none does, the next sample that does."""
+    gaps: Set[int] = getattr(dataset, "gaps", frozenset())
+    if not gaps:
+        return keys
+    present = [key for key in keys if key.index not in gaps]
+    after = (key._replace(index=(key.index + step) % len(dataset)) for key in keys[:1] for step in count(1))
+    return present or [next(key for key in after if key.index not in gaps)]
+
+
 class _UserErrorMessage(NamedTuple):
     """Transfers a UserError from a worker, because torch would replace its message with a traceback."""
 
@@ -302,7 +318,7 @@ class _BatchReader:
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch | _UserErrorMessage:
         try:
-            return collate([self.dataset[key] for key in keys])
+            return collate([self.dataset[key] for key in without_gaps(self.dataset, keys)])
         except UserError as error:
             return _UserErrorMessage(str(error))
 

@@ -5,13 +5,16 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
-from engine.io.files import find_same_content, groups_of_same_content, same_content
+from engine.io.files import groups_of_same_content, same_content
+
+T = TypeVar("T", bound=np.generic)
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -86,6 +89,13 @@ def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
     return keep
 
 
+def rows_of(array: NDArray[T], rows: NDArray[np.int64]) -> NDArray[T]:
+    """The `rows` of `array`, of which there is at least one; for -1, a row of zeros."""
+    taken = array[rows]
+    taken[rows < 0] = np.zeros((), array.dtype)
+    return taken
+
+
 def refuse_shared_names(
     source: object,
     train: NDArray[np.bytes_],
@@ -135,16 +145,6 @@ def _is_uniform(path: str) -> bool:
     except UserError:  # reported or skipped when it is read as a sample
         return False
     return bool((pixels == pixels[0, 0]).all())
-
-
-def refuse_shared_files(train: Iterable[bytes], val: Iterable[bytes], *, override: str = "") -> None:
-    """Raise a UserError if a file of `val` (packed paths) has the same content as a file of `train`.
-
-    override: the override that allows it, for the message; empty if there is none.
-    """
-    if (pair := find_same_content(train, val)) is not None:
-        remedy = f"remove it from train or val{f', or set {override}' if override else ''}"
-        raise UserError(f"{pair[0]}: the same image as {pair[1]}; {remedy}")
 
 
 def divide(

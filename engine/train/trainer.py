@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from engine.contracts import Batch, Evaluator, Task
-from engine.data.loader import DataLoaders, WorkerKilled
+from engine.data.loader import DataLoaders, WorkerKilled, without_gaps
 from engine.errors import UserError, some
 from engine.io.files import write_json
 from engine.io.progress import Progress, announced
@@ -266,6 +266,7 @@ class Trainer:
         from engine.train import failed_step
 
         keys = self.data.step_samples(self.state.step, batch=self.options.batch)
+        keys = without_gaps(self.data.train_set, keys)
         files = [self.data.train_set.image_path(key.index) for key in keys]
         hint = f"python tools/train.py replay={self.run.replay} repeats the step"
         if self.runtime.is_main:

@@ -20,7 +20,7 @@ from engine.data.images import read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import keep_all_but
+from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
 
 Label = NDArray[np.uint8]
@@ -58,12 +58,15 @@ class SegmentationSplit:
 
     def without(self, indices: Iterable[int]) -> SegmentationSplit:
         """The same split without the images at `indices`, in the same order."""
-        keep = keep_all_but(len(self), indices)
+        return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
+
+    def take(self, rows: NDArray[np.int64]) -> SegmentationSplit:
+        """The images at `rows`, in this order; -1 is a place without an image."""
         return SegmentationSplit(
-            images=self.images[keep],
-            names=self.names[keep],
-            labels=None if self.labels is None else self.labels[keep],
-            instances=None if self.instances is None else self.instances[keep],
+            images=rows_of(self.images, rows),
+            names=rows_of(self.names, rows),
+            labels=None if self.labels is None else rows_of(self.labels, rows),
+            instances=None if self.instances is None else rows_of(self.instances, rows),
         )
 
 
@@ -109,6 +112,15 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def image_path(self, index: int) -> str:
         return os.fsdecode(self._split.images[index])
+
+    def files(self, index: int) -> tuple[str, ...]:
+        """The image and its mask, with the instances if they are read."""
+        keeps_instances = getattr(self.transform, "keeps_labels", False)
+        others = (self._split.labels, self._split.instances if keeps_instances else None)
+        return (
+            self.image_path(index),
+            *(os.fsdecode(paths[index]) for paths in others if paths is not None),
+        )
 
     def masks(self) -> MaskFiles | None:
         """The mask files, for a cache; None if the split has none."""

@@ -4,10 +4,10 @@ import itertools
 import os
 from pathlib import Path
 
-from engine.data.images import image_size
+from engine.data.images import Orientation, image_size
 from engine.data.splits import check_leaks, files_beside, refuse_shared_names
 from engine.errors import UserError
-from engine.io.files import evenly_spaced
+from engine.io.files import evenly_spaced, existing_root
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit
 from seg.data.label_checks import divide_split, gray_meaning, label_shares
 from seg.data.mask_classes import find_classes
@@ -27,6 +27,7 @@ def masks(
     allow_same_files: bool = False,
     on_error: str = "fail",
     palette: Palette = "auto",
+    orientation: Orientation = "upright",
 ) -> SegmentationSource:
     """Folders of images and masks under `root`; folders inside those of a split belong to it.
 
@@ -39,13 +40,14 @@ def masks(
     image's (None: detected). allow_same_names: for splits that number their files independently (equal
     content is still an error). allow_same_files: whether splits may share images. on_error: with `skip`,
     damaged files are left to `engine.data.unreadable`, which reads every file. palette: what palette and gray
-    RGB masks contain, as in `LabelReader`.
+    RGB masks contain, as in `LabelReader`. orientation: `stored` compares masks with images that are not
+    turned upright.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
     read), train has a single class, val none, or two splits share an image (unless it has a single color).
     """
-    base, skips = Path(root).expanduser(), on_error == "skip"
+    base, skips = existing_root(root), on_error == "skip"
     splits, warnings = _find_splits(base, images, masks, mask_suffix)
     classes, lines = find_classes(base, splits, skip_damaged=skips)
     warnings += lines
@@ -64,7 +66,7 @@ def masks(
         warnings += [f"{base}: {line}" for line in lines]
     warnings += label_shares(base, splits, read_label, classes, skip_damaged=skips)
     for files in splits.values() if not skips else ():
-        _check_sizes(files)
+        _check_sizes(files, upright=orientation != "stored")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=classes,
@@ -92,15 +94,19 @@ def _find_splits(
     return splits, warnings
 
 
-def _check_sizes(files: SegmentationSplit) -> None:
+def _check_sizes(files: SegmentationSplit, *, upright: bool) -> None:
     if files.labels is None:
         return
     for index in evenly_spaced(len(files), _SIZES_CHECKED):
         image, label = os.fsdecode(files.images[index]), os.fsdecode(files.labels[index])
-        image_hw, label_hw = image_size(image), image_size(label, upright=False)
+        image_hw, label_hw = image_size(image, upright=upright), image_size(label, upright=False)
         if image_hw != label_hw:
-            rotated = " (the image is rotated by its EXIF orientation)" if image_hw == label_hw[::-1] else ""
+            other = "stored" if upright else "upright"
+            turned = image_size(image, upright=not upright) == label_hw
+            remedy = (
+                f", or set data.orientation={other}: the mask fits the {other} image (EXIF)" if turned else ""
+            )
             raise UserError(
                 f"{label}: the mask is {label_hw[0]} x {label_hw[1]} but {image} is {image_hw[0]} x "
-                f"{image_hw[1]} (height x width){rotated}; export both at the same size"
+                f"{image_hw[1]} (height x width); export both at the same size{remedy}"
             )

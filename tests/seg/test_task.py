@@ -1,5 +1,7 @@
 """The segmentation task: losses at label resolution, predictions at any size, normalization."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import read_labels, write_png
 from engine.errors import UserError
 from engine.io.files import pack_paths
+from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.losses import CrossEntropy
 from seg.report import SegmentationReporter
@@ -56,6 +59,56 @@ def test_losses_are_computed_at_the_resolution_of_the_labels():
     assert 0 <= losses["cross_entropy"].item() < 1
     wrong = task()(batch(image, 1 - labels))["cross_entropy"].item()
     assert wrong > 10 * losses["cross_entropy"].item()
+
+
+def test_the_dice_loss_is_multiplied_by_its_factor():
+    image, labels = halves()
+    wrong = batch(image, 1 - labels)
+    whole, half = (task(dice=factor)(wrong)["dice"].item() for factor in (1.0, 0.5))
+    assert whole > 0.5
+    assert half == pytest.approx(whole / 2)
+    assert "dice" not in task()(batch(image, labels))
+    with pytest.raises(ValueError, match="dice must be at least 0"):
+        task(dice=-0.5)
+
+
+class Fixed(nn.Module):
+    """The same scores [1, 2, 1, 2] for each image."""
+
+    def __init__(self, light):
+        super().__init__()
+        self.scores = torch.stack([torch.zeros(len(light)), torch.tensor(light)])[None, :, None]
+
+    def forward(self, images):
+        return self.scores
+
+
+@pytest.mark.parametrize(
+    ("align_corners", "light"),
+    [(True, (0.0, 1.0, 2.0, 3.0)), (False, (0.0, 0.75, 2.25, 3.0))],
+    ids=["corners", "centers"],
+)
+def test_losses_resize_scores_as_align_corners_says(align_corners, light):
+    """Scores 0 and 3 for four pixels: evenly spaced between the corners, or with centers at 1/4 and 3/4."""
+    segmenter = Segmentation(model=Fixed([0.0, 3.0]), classes=CLASSES, align_corners=align_corners, dice=1.0)
+    losses = segmenter(batch(np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.uint8)))
+    expected = sum(math.log(1 + math.exp(-score)) for score in light) / 4
+    assert losses["cross_entropy"].item() == pytest.approx(expected)
+    of_light = [1 / (1 + math.exp(-score)) for score in light]
+    assert losses["dice"].item() == pytest.approx(1 - 2 * sum(of_light) / (4 + sum(of_light)))
+
+
+def test_a_teacher_s_scores_are_resized_and_its_ignored_pixels_left_out():
+    """Teacher and student differ at the first two of four pixels only, the first of which is ignored."""
+    teacher = Fixed([3.0, 0.0])
+    labels = np.array([[255, 1, 1, 1]], np.uint8)
+    for align_corners, light in ((True, (3.0, 2.0, 1.0, 0.0)), (False, (3.0, 2.25, 0.75, 0.0))):
+        segmenter = Segmentation(model=Fixed([0.0, 0.0]), classes=CLASSES, align_corners=align_corners)
+        segmenter.distillation = Distillation(teacher=teacher, weight=2.0)
+        loss = segmenter(batch(np.zeros((1, 4, 3), np.uint8), labels))["distillation"].item()
+        shares = [1 / (1 + math.exp(-score)) for score in light[1:]]
+        divergence = sum(p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p) for p in shares) / 3
+        assert loss == pytest.approx(2 * divergence, rel=1e-5)
 
 
 def test_a_wrong_number_of_class_weights_is_rejected():
