@@ -256,9 +256,12 @@ def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
     name = str(config.get("backbone", {}).get("_target_", "")).rpartition(".")[2]
     if not random or number >= _FEW_IMAGES or not name.startswith("mobilenet_v"):
         return []
+    backbone = plain(config.backbone, "backbone")
+    as_published = backbone.get("tail", "full") == "full" and backbone.get("width_mult", 1) == 1
+    how = f"weights={name} task.pixels=imagenet" if as_published else "starting from published weights"
     return [
-        f"{number} training images are few for random weights; weights={name} task.pixels=imagenet usually "
-        "gives far better results (docs/guides/weights.md)"
+        f"{number} training images are few for random weights; {how} usually gives far better results "
+        "(docs/guides/weights.md)"
     ]
 
 

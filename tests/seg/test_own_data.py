@@ -39,3 +39,13 @@ def test_a_run_that_is_evaluated_on_its_training_images_says_so_before_and_after
         "train", "data=masks", "data.root=photos", "data.split=train", "data.crop=64", *SHORT, cwd=folder
     )
     assert output.count(LOUD) == 2
+
+
+def test_a_limit_evaluates_a_part_of_the_split_and_says_so(folder):
+    """Of the training configuration, data.limit is about the training split; as an override, about this one."""
+    if not (folder / "a").exists():
+        pytest.skip("needs the run of the first test")
+    output = run("eval", "run=a", "data.split=train", "data.limit=2", "worst=0", "out=few", cwd=folder)
+    assert "data.limit=2: 2 evenly spaced images of train are evaluated" in output
+    assert json.loads((folder / "few/metrics.json").read_text())["num_images"] == 2
+    assert "next: python tools/export.py run=a" in output

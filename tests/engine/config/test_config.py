@@ -526,3 +526,29 @@ def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
     resumed = open_it("resume=run", "data.root=moved")
     assert resumed.config.data.root == str(tmp_path / "moved")  # not relative to this folder
     resumed.claim.release()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "number", "expected"),
+    [
+        (
+            ["task=seg"],
+            15,
+            ["15 training images are few for random weights; weights=mobilenet_v3_small task"],
+        ),
+        (
+            ["task=det"],
+            15,
+            ["15 training images are few for random weights; starting from published weights"],
+        ),
+        (["task=seg"], 200, []),
+        (["task=seg", "backbone=torchvision"], 15, []),
+    ],
+)
+def test_few_images_and_random_weights_lead_to_a_hint(overrides, number, expected):
+    """The names of published weights are given where these fit the network: not for the dagger variant."""
+    lines = training._few_images(compose.compose_config("train", overrides), number, random=True)
+    assert [line.startswith(text) for line, text in zip(lines, expected, strict=True)] == [True] * len(
+        expected
+    )
+    assert training._few_images(compose.compose_config("train", overrides), number, random=False) == []
