@@ -42,7 +42,7 @@ def test_a_run_that_is_evaluated_on_its_training_images_says_so_before_and_after
 
 
 def test_a_limit_evaluates_a_part_of_the_split_and_says_so(folder):
-    """Of the training configuration, data.limit is about the training split; as an override, about this one."""
+    """In a training, data.limit is about the training split; as an override, about the one evaluated."""
     if not (folder / "a").exists():
         pytest.skip("needs the run of the first test")
     output = run("eval", "run=a", "data.split=train", "data.limit=2", "worst=0", "out=few", cwd=folder)
