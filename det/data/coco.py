@@ -12,10 +12,12 @@ from det.data.division import divide_split
 from det.data.formats import coco_json, coco_split
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
-from det.data.source_checks import SPLIT_NAMES, checked_source
+from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError, nearest
+from engine.io.files import existing_root
 
 _LAYOUT = (
     "expected train2017/, val2017/ and annotations/instances_train2017.json, instances_val2017.json below "
@@ -198,8 +200,7 @@ def _pair(split: str, paths: Mapping[str, str | None], base: Path | None) -> Pai
 
 def _find_pair(base: Path, split: str) -> Pair | None:
     """The folder and file of a split in one of the usual layouts; prefers 2017 to other years."""
-    if not base.is_dir():
-        raise UserError(f"{base}: no such folder; check data.root")
+    existing_root(base)
     for name in SPLIT_NAMES[split]:
         roboflow = base / name / "_annotations.coco.json"
         if roboflow.is_file():

@@ -13,8 +13,8 @@ from det.data.formats import coco_split, cvat_xml
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
 from det.data.formats.cvat_xml import CvatImage
-from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
 
 _FILES = ("{}/annotations.xml", "{}.xml", "annotations/{}.xml", "{}/annotations/annotations.xml")

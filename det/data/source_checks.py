@@ -11,9 +11,6 @@ from engine.data.class_map import ClassMap
 from engine.data.splits import check_leaks, refuse_shared_names
 from engine.errors import UserError, some
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Each split, and the accepted names of its folder or list."""
-
 
 def checked_source(
     *,

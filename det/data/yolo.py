@@ -13,8 +13,9 @@ from det.data.division import divide_split
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
-from det.data.source_checks import SPLIT_NAMES, checked_source
+from det.data.source_checks import checked_source
 from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
 
 

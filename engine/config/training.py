@@ -1,6 +1,7 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
 
 _PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
+RANDOM = "random weights"
+
+
+_FEW_IMAGES = 200
+
+
 _PATHS_OF_SPLITS = ("images", "annotations")
 
 
@@ -87,9 +94,11 @@ class Training:
         trainer.fit()
         if is_main:
             if not finished:
-                print(trainer.evaluator.table())
+                print("\n".join([trainer.results(), *trained_on(self.config.data.split)]))
             if not finished or not self.run.curves.exists():
                 self._draw()
+            if not finished:
+                print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
             print(f"run: {self.run.path}")
         trainer.runtime.close()
 
@@ -98,6 +107,7 @@ class Training:
         from engine.train.run_log import read_rows
 
         plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
+        self.trainer.load_best()
         reporter = self.info.reporter(self.trainer.inference_task)
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
@@ -206,7 +216,12 @@ def _build_training(
         info=task_info(config),
         resumes=resumes,
         trainer=trainer,
-        notes=[*notes, f"starting from {started_from}"],
+        notes=[
+            *notes,
+            *trained_on(config.data.split),
+            f"starting from {started_from}",
+            *_few_images(config, len(data.train_set), random=started_from == RANDOM),
+        ],
         builder=builder,
         classes=source.classes,
         claim=claim,
@@ -233,6 +248,27 @@ def reads_as_stored(config: DictConfig) -> bool:
     return bool(config.data.get("orientation") == "stored")
 
 
+def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
+    """A line if a network with published weights is trained on few images from random weights."""
+    name = str(config.get("backbone", {}).get("_target_", "")).rpartition(".")[2]
+    if not random or number >= _FEW_IMAGES or not name.startswith("mobilenet_v"):
+        return []
+    return [
+        f"{number} training images are few for random weights; weights={name} task.pixels=imagenet usually "
+        "gives far better results (docs/guides/weights.md)"
+    ]
+
+
+def trained_on(split: str) -> list[str]:
+    """A line if a run is evaluated on its training images."""
+    if split != "train":
+        return []
+    return [
+        "data.split=train: evaluated on the training images, so the scores do not say how good the network "
+        "is on new ones"
+    ]
+
+
 def image_notes(source: Any, dataset: Any) -> list[str]:
     """Lines about the images of a dataset: turned by their orientation, with several pages, or of 16 bits and
     with little use of them."""
@@ -251,7 +287,7 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
     if resumed is None:
         wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
         return DatasetBuilder.from_config(data, runtime=here) if wanted else None
-    from engine.run import sample_list
+    from engine.data import sample_list
 
     names = sample_list.read(resumed.train_names)
     return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
@@ -359,7 +395,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         UserError: if there is no such file or name, or the weights do not match the model.
     """
     if config.init_from is None and config.weights is None:
-        return "random weights"
+        return RANDOM
     from engine.run.initial_weights import load_initial
 
     return load_initial(

@@ -24,7 +24,7 @@ class DatasetBuilder:
         workers: number of processes that read or decode.
         resumed_from: `skipped.json` of a resumed run. The samples that it lists are skipped again, without
             reading any files.
-        samples: names of the training samples of a resumed run (`engine.run.sample_list`).
+        samples: names of the training samples of a resumed run (`engine.data.sample_list`).
 
     Attributes:
         skipped: the skipped samples by split; empty with `fail`.
@@ -111,7 +111,7 @@ class DatasetBuilder:
         return source.dataset(split, transform, seed=seed, cache=cache)
 
     def _in_places(self, source: Any, dataset: Dataset, names: list[str], limit: int | None) -> Any:
-        from engine.run.sample_list import in_places
+        from engine.data.sample_list import in_places
 
         skipped = len(self._skipped_before.get("train", ()))
         if limit is not None and (limit < len(names) or len(names) + skipped < min(limit, len(dataset))):

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -253,6 +254,13 @@ class DataLoaders:
         sampler = EvaluationSampler(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
         return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
+    def num_eval_batches(self, world_size: int) -> int:
+        """The number of batches of the first process's share of the evaluation split."""
+        sampler = EvaluationSampler(
+            num_samples=len(self.eval_set), batch=self.eval_batch, world_size=world_size
+        )
+        return len(sampler)
+
 
 class BatchLoader:
     """Iterates over a sampler's batches, prefetched by `workers` processes (0: loaded in this process).
@@ -270,16 +278,19 @@ class BatchLoader:
         pin_memory: bool = False,
     ) -> None:
         reader: Any = _BatchReader(dataset)
-        self._loader: DataLoader[Any] = DataLoader(
-            reader,
-            sampler=batches,
-            batch_size=None,  # the sampler's items are batches
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=init_worker,
-            prefetch_factor=4 if workers else None,
-        )
+        with warnings.catch_warnings():
+            # More workers than CPUs are useful: they also wait for files.
+            warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+            self._loader: DataLoader[Any] = DataLoader(
+                reader,
+                sampler=batches,
+                batch_size=None,  # the sampler's items are batches
+                collate_fn=_unchanged,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=init_worker,
+                prefetch_factor=4 if workers else None,
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         return _BatchIterator(iter(self._loader))

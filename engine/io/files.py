@@ -54,6 +54,18 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def user_cache() -> Path:
+    """The folder for files that can be made again, below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: UserError if the user has no home folder (`engine.environment` then sets the variable).
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(chosen) if chosen else Path.home() / ".cache") / "mobilenet-dense"
+    except RuntimeError:
+        raise UserError("there is no home folder for the cache; set XDG_CACHE_HOME=<folder>") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Flush renames inside `folder` to disk, if the system supports it."""
     if hasattr(os, "O_DIRECTORY"):
@@ -285,3 +297,11 @@ def _stamp(path: str) -> int:
         return -1
     content = os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def existing_root(root: str | Path) -> Path:
+    """The folder of a dataset, with `~` expanded. Raises: UserError if there is no such folder."""
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"data.root={root}: no such folder; check the path")
+    return base

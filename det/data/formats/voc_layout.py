@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from det.data.division import divide
-from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
+from engine.data.splits import SPLIT_NAMES, divide
 from engine.errors import UserError
-from engine.io.files import walk_files
+from engine.io.files import existing_root, walk_files
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
 
@@ -61,8 +60,7 @@ def find_splits(
     Raises:
         UserError: if there are no images or no annotation files.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; check data.root")
+    existing_root(root)
     for split, place in (splits or {}).items():
         if not isinstance(place, str) or not place:
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")

@@ -8,9 +8,9 @@ import pytest
 from cls.data.dataset import ClassificationSource, ClassificationSplit
 from engine.data.class_map import ClassMap
 from engine.data.loader import BatchLoader, SampleKey, without_gaps
+from engine.data.sample_list import in_places, read
 from engine.errors import UserError
 from engine.io.files import pack_paths
-from engine.run.sample_list import in_places, read
 
 
 class Source(ClassificationSource):
