@@ -26,7 +26,8 @@ from benchmarks.mutation.mutants import Mutant, mutated
 
 Outcome = dict[str, Any]
 Cover = dict[str, tuple[list[int], list[int], float]]
-"""By test that passes: the statements that its call executes, those of its fixtures' setup, its seconds."""
+"""By test that passes: the statements that its call or the import of the test files executes, those of its
+fixtures' setup, its seconds."""
 OPTIONS = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow", "-p", "pytest_timeout")
 OPTIONS += ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging")
 PASSED = (0, 5)
@@ -117,6 +118,9 @@ class ForkingLoop:
         cover_file = self._folder / "cover.json"
         wait(fork(lambda: self._write_cover(session.items, cover_file)))
         cover: Cover = json.loads(cover_file.read_text(encoding="utf-8"))
+        for name, (lines, setup, seconds) in cover.items():
+            cover[name] = (sorted({*lines, *on_import}), setup, seconds)
+        cover_file.write_text(json.dumps(cover), encoding="utf-8")
 
         def start(mutant: Mutant, result: Path) -> Callable[[], None]:
             names, tree = chosen_tests(mutant, cover), mutated(self._source, mutant, strings=self._strings)
