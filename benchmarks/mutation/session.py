@@ -113,6 +113,8 @@ class ForkingLoop:
         self._recorder = Recorder(name, path, ast.parse(self._source))
 
     def pytest_runtestloop(self, session: Any) -> bool:
+        import pytest
+
         on_import, self._recorder.lines = self._recorder.lines, set()
         items = {item.nodeid: item for item in session.items}
         cover_file = self._folder / "cover.json"
@@ -120,6 +122,7 @@ class ForkingLoop:
         cover: Cover = json.loads(cover_file.read_text(encoding="utf-8"))
         for name, (lines, setup, seconds) in cover.items():
             cover[name] = (sorted({*lines, *on_import}), setup, seconds)
+            items[name].add_marker(pytest.mark.timeout(15 + 10 * seconds))  # for loops without an end
         cover_file.write_text(json.dumps(cover), encoding="utf-8")
 
         def start(mutant: Mutant, result: Path) -> Callable[[], None]:
