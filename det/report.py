@@ -48,6 +48,10 @@ class DetectionReporter:
         ]
         return np.concatenate(panels, axis=1)
 
+    def per_image(self, outputs: list[Detections]) -> list[Detections]:
+        """The detections of each image, on the CPU."""
+        return [Detections(*(part.cpu() for part in detections)) for detections in outputs]
+
     def save_prediction(self, prediction: Detections, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json; writes no file."""
         rows = zip(*(part.tolist() for part in prediction), strict=True)

@@ -1,13 +1,15 @@
-"""Predicts for image and video files; saves an overlay and a summary entry for each."""
+"""Saves predictions: of image and video files, with an overlay for each, and of an evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.contracts import Image, Reporter
+from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import read_image, write_png
+from engine.io.files import flat_name, write_json
 from engine.io.progress import Progress
+from engine.runtime import Runtime
 
 
 def predict_file(
@@ -57,3 +59,25 @@ def _predict_video(
     count = media.map_video(file, out / "overlays" / f"{name}.mp4", draw, progress.update)
     progress.close()
     return {"overlay": f"overlays/{name}.mp4", "frames": count, "predictions": records}
+
+
+class SavedPredictions:
+    """Saves the predictions of an evaluation in `folder`; each process saves those of its own batches."""
+
+    def __init__(self, reporter: Reporter, folder: Path) -> None:
+        self._reporter, self._folder = reporter, folder
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    def add(self, dataset: Dataset, batch: Batch, outputs: Any) -> None:
+        """Save a batch's predictions under the names of its images, with `/` replaced."""
+        for index, prediction in zip(batch["index"].tolist(), self._reporter.per_image(outputs), strict=True):
+            name = dataset.name(index)
+            entry = self._reporter.save_prediction(prediction, self._folder, flat_name(name))
+            self._entries[name] = {"image": name, **entry}
+
+    def write_summary(self, runtime: Runtime) -> None:
+        """Write summary.json with the entries of all processes, sorted by name."""
+        entries = {name: entry for part in runtime.gather(self._entries) for name, entry in part.items()}
+        if runtime.is_main:
+            self._folder.mkdir(exist_ok=True)
+            write_json(self._folder / "summary.json", {"images": [entries[name] for name in sorted(entries)]})

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.contracts import Batch, Image
+from engine.contracts import Image
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
-from engine.io.files import flat_name
 from engine.plots import save_confusion_matrix
 from engine.sample_images import save_samples, save_worst
 from seg.data.dataset import SegmentationDataset
@@ -47,6 +46,10 @@ class SegmentationReporter:
             shown = np.concatenate([labels, truth.numpy()])
         return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
 
+    def per_image(self, outputs: Tensor) -> list[Labels]:
+        """Class indices of a batch [N, H, W] -> those of each image."""
+        return list(outputs.cpu().numpy())
+
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the dataset's ids; returns the image's entry in summary.json."""
         write_png(out / "masks" / f"{name}.png", self._to_ids(labels))
@@ -54,13 +57,6 @@ class SegmentationReporter:
         order = np.argsort(-counts)
         shares = {self.classes.names[values[i]]: round(float(counts[i]) / labels.size, 6) for i in order}
         return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
-
-    def save_label_ids(
-        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
-    ) -> None:
-        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
-        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
-            write_png(folder / f"{flat_name(dataset.name(index))}.png", self._to_ids(labels))
 
     def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
         """Draw `count` samples spread over a split."""

@@ -34,7 +34,7 @@ def predict(options: PredictOptions) -> int:
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     place = Path(options.out or run.folder.path / "predict")
     files = media.find_media(options.input, skip=place)
-    for note in run.range_notes([file for file in files if not media.is_video(file)]):
+    for note in run.image_notes([file for file in files if not media.is_video(file)]):
         print(note)
     here = runtime.start(device=options.device, precision=options.precision)
     task: Any = run.task()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
+from engine.prediction import SavedPredictions
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from seg.data.streets import streets
 from seg.eval.evaluator import SegmentationEvaluator, confusion_matrix
@@ -113,7 +114,7 @@ def test_equal_to_the_official_script_on_streets_through_files(tmp_path, officia
     data = streets(root=str(root), num_train=1, num_val=4, num_test=0, size=(96, 192), seed=5)
     dataset = data.dataset("val", EvalTransform())
     task = Segmentation(model=torch.nn.Identity(), classes=data.classes)
-    reporter, evaluator = SegmentationReporter(task), task.evaluator(dataset)
+    saved, evaluator = SavedPredictions(SegmentationReporter(task), tmp_path), task.evaluator(dataset)
     rng = np.random.default_rng(0)
     for index in range(len(dataset)):
         sample = dataset[SampleKey(index, 0)]
@@ -124,10 +125,10 @@ def test_equal_to_the_official_script_on_streets_through_files(tmp_path, officia
         noise = torch.from_numpy(rng.integers(0, 19, sample["label"].shape, np.uint8))
         prediction = torch.where(wrong, noise, sample["label"])[None]
         evaluator.update(prediction, one)
-        reporter.save_label_ids(prediction, one, dataset, tmp_path / "label_ids")
+        saved.add(dataset, one, prediction)
 
     truths = sorted(map(str, root.glob("gtFine/val/*/*_labelIds.png")))
-    monkeypatch.setattr(official.args, "predictionPath", str(tmp_path / "label_ids"), raising=False)
+    monkeypatch.setattr(official.args, "predictionPath", str(tmp_path / "masks"), raising=False)
     monkeypatch.setattr(official.args, "predictionWalk", None, raising=False)
     predictions = [official.getPrediction(official.args, truth) for truth in truths]
     expected = official.evaluateImgLists(predictions, truths, official.args)
@@ -359,3 +360,4 @@ def test_the_table_lists_every_class_and_the_means():
     ]
     assert len(lines["sky"]) == 2  # no instances
     assert f"{result['num_classes_present']} of 19 classes present" in table
+    assert table.splitlines()[-1].startswith("iIoU: IoU in which every object counts the same")
