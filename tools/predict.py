@@ -22,10 +22,8 @@ from engine.config.launch import launch
 from engine.config.options import PredictOptions
 from engine.config.runs import TrainedRun
 from engine.data import media
-from engine.errors import UserError
 from engine.io.files import write_json
-from engine.io.progress import Progress
-from engine.prediction import predict_file
+from engine.prediction import predict_files
 from engine.run import run_folder
 
 
@@ -44,18 +42,9 @@ def predict(options: PredictOptions) -> int:
     here.place(task)
     reporter = run.info.reporter(task)
     with run_folder.claim(place, key="out") as out:
-        records, failures = [], []
-        progress = Progress(len(files), unit="file")
-        for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
-            try:
-                records.append(
-                    predict_file(task, reporter, file, out, name, legend=options.legend, read=run.read_image)
-                )
-            except UserError as error:
-                failures.append({"file": str(file), "error": str(error)})
-                progress.print(f"skipped: {error}")
-            progress.update(done, file.name)
-        progress.close()
+        records, failures = predict_files(
+            task, reporter, files, out, legend=options.legend, read=run.read_image
+        )
         write_json(out / "summary.json", {"run": str(run.folder.path), "files": records, "failed": failures})
         print(f"{len(records)} of {len(files)} files predicted\nout: {out}")
     return 1 if failures else 0

@@ -14,12 +14,16 @@ from engine.config.compose import (
     split_network,
     with_network_file,
 )
-from engine.config.instantiate import tool_options
+from engine.config.instantiate import first_line, tool_options
 from engine.config.overrides import CONF, TRAINING_TOOLS, add_task_prefix, apply_extend, cleared_alternatives
-from engine.errors import UserError
+from engine.errors import UserError, out_of_memory
 from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 
 Job = Callable[[Any], Any]
+_LESS_MEMORY = (
+    "lower trainer.batch, data.eval_batch, data.workers, data.crop or data.size; segmentation predicts large "
+    "images in windows with inference.window=[512,512]"
+)
 _HYDRA_SETTINGS = (
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
@@ -133,6 +137,11 @@ def run_job(job: Callable[[], Any]) -> int:
         return EXIT_STOPPED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: out of memory ({first_line(error)}); {_LESS_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

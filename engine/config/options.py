@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from engine.config.instantiate import AtLeast, UnitInterval
+from engine.data.images import DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS
 
 Checkpoint = Literal["best", "last"]
 Count = Annotated[int, AtLeast(0)]
@@ -44,6 +45,13 @@ class DataOptions:
     error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
+    max_megapixels: float = DEFAULT_MEGAPIXELS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= MOST_MEGAPIXELS:
+            raise ValueError(
+                f"max_megapixels must be above 0 and at most {MOST_MEGAPIXELS:g}, got {self.max_megapixels:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import load_config
-from engine.config.training import build_source, build_task, range_notes, validate
+from engine.config.training import build_source, build_task, limit_images, range_notes, validate
 from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
@@ -20,7 +20,7 @@ from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import as_pixel_range, unused_range
 from engine.errors import UserError
-from engine.io.progress import Progress
+from engine.io.progress import PartProgress, Progress
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
@@ -90,11 +90,13 @@ class TrainedRun:
         return build_source(self.config)
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
-        """Read an image for prediction, like those of the training (data.pixel_range)."""
+        """Read an image for prediction, like those of the training (data.pixel_range) and as limited."""
+        limit_images(self.config)
         return read_image(path, pixel_range=self._pixel_range)
 
     def range_notes(self, files: Sequence[Path]) -> list[str]:
         """A line if 16-bit images use a small part of their range and the run has no data.pixel_range."""
+        limit_images(self.config)
         return [] if self._pixel_range is not None else unused_range([str(file) for file in files])
 
     @cached_property
@@ -135,6 +137,8 @@ class TrainedRun:
         )
         evaluator = task.evaluator(dataset)
         progress = None if quiet else Progress(len(share), unit="batch")
+        if not quiet and runtime.is_main:
+            task.on_part = PartProgress(unit="window")
 
         def after_batch(done: int, batch: dict[str, Any], outputs: Any) -> None:
             if progress is not None:

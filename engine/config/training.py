@@ -16,6 +16,7 @@ from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
+from engine.data.images import set_max_megapixels
 from engine.data.loader import DataLoaders
 from engine.data.preprocessing import as_pixel_range, unused_range
 from engine.errors import UserError
@@ -200,8 +201,17 @@ def _build_training(
     )
 
 
+def limit_images(config: DictConfig) -> None:
+    """Apply data.max_megapixels."""
+    set_max_megapixels(options(DataOptions, config.data, "data").max_megapixels)
+
+
 def build_source(config: DictConfig) -> Any:
-    """The data source of a configuration, with its data.pixel_range. Raises: UserError."""
+    """The data source of a configuration, with its data.pixel_range and data.max_megapixels.
+
+    Raises: UserError.
+    """
+    limit_images(config)
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):

@@ -4,7 +4,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images
+from engine.data import images
+from engine.data.images import IMAGE_SUFFIXES, find_images
 from engine.errors import UserError, some
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -59,9 +60,9 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
     if path.is_file():
         return [path], []
     if path.is_dir():
-        images, others = find_images(path)
+        found, others = find_images(path)
         videos = [path / name for name in others if is_video(Path(name))]
-        files = [*images, *videos]
+        files = [*found, *videos]
         if skip is not None:
             inside = os.path.join(os.path.realpath(skip), "")
             files = [file for file in files if not os.path.realpath(file).startswith(inside)]
@@ -77,7 +78,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def output_names(files: list[Path]) -> list[str]:
+def output_names(files: Sequence[Path]) -> list[str]:
     """A unique name for each file's results: its path below the folder that all files share, without the
     suffix unless only that differs."""
     shared = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
@@ -93,13 +94,14 @@ def read_frames(path: Path) -> Iterator[Image]:
     """The frames of a video, RGB [H, W, 3] uint8.
 
     Raises:
-        UserError: if the file cannot be opened, has no frames, or its frames are larger than `MAX_PIXELS`.
+        UserError: if the file cannot be opened, has no frames, or its frames are larger than images can be.
     """
     capture = cv2.VideoCapture(str(path))
     try:
-        if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
+        pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if pixels > images.MAX_PIXELS:
             raise UserError(
-                f"{path}: frames of more than {MAX_PIXELS / 1e6:.0f} megapixels; scale down the video"
+                f"{path}: frames of more than {images.largest()}; {images.raise_limit(pixels)}scale it down"
             )
         ok, frame = _next_frame(capture)
         if not ok:

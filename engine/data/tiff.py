@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from engine.data.images import open_pillow
+from engine.errors import out_of_memory
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 
 
@@ -113,7 +116,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     try:
         _check_places(header, data)
         pixels = _decode_bands(header, data)
-    except (TypeError, struct.error, MemoryError) as error:
+    except (TypeError, struct.error) as error:
         raise ValueError("the directory is damaged") from error
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError("decoding failed")
@@ -175,7 +178,9 @@ def _decode_one(header: Tiff, data: bytes) -> NDArray[Any]:
 def _with_opencv(data: bytes) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        if out_of_memory(error):
+            raise
         pixels = None
     if pixels is None:
         raise ValueError("decoding failed")
@@ -186,9 +191,11 @@ def _with_opencv(data: bytes) -> NDArray[Any]:
 
 def _with_pillow(data: bytes, *, rgb: bool) -> NDArray[Any]:
     try:
-        with Image.open(BytesIO(data)) as image:
+        with open_pillow(BytesIO(data)) as image:
             _check_tiles(image)
             return np.asarray(image.convert("RGB") if rgb else image)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(str(error)) from error
 

@@ -18,6 +18,7 @@ class Progress:
         total: number of steps in the whole job.
         first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
+        leave: whether the bar stays on the terminal when it is done.
         print_line: prints a line (for tests).
     """
 
@@ -28,6 +29,7 @@ class Progress:
         first: int = 0,
         unit: str = "step",
         every_seconds: float = 10.0,
+        leave: bool = True,
         print_line: Callable[[str], None] | None = None,
     ) -> None:
         self.total, self.first, self.unit = total, first, unit
@@ -40,7 +42,7 @@ class Progress:
             from tqdm import tqdm
 
             self._every = 0.2
-            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True, leave=leave)
 
     def due(self, done: int) -> bool:
         """Whether `update` would show something now."""
@@ -74,6 +76,36 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class PartProgress:
+    """Shows how many parts of something are done, if it takes more than a few seconds.
+
+    Call it as `progress(done, total)` after each part.
+    """
+
+    def __init__(self, *, unit: str, least_seconds: float = 4.0) -> None:
+        self.unit, self._least = unit, least_seconds
+        self._started = self._called = time.monotonic()
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if done <= 1:  # the first part of another thing
+            self.close()
+            self._started = self._called
+        self._called = time.monotonic()
+        if self._progress is None:
+            if done >= total or (self._called - self._started) * total < self._least * done:
+                return
+            self._progress = Progress(total, first=done, unit=self.unit, leave=False)
+        self._progress.update(done)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
 
 
 def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import read_image, read_labels, read_palette
+from engine.data.images import count_values, read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
@@ -217,7 +217,7 @@ class LabelReader:
         colors = read_palette(path)
         if colors is None:
             return stored
-        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        used = np.flatnonzero(count_values(stored))
         by_id, by_color = self._table[used], self._from_colors(colors[used])
         fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
         if self._palette == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
@@ -259,7 +259,7 @@ def read_sample(
             if not skip_damaged:
                 raise
             continue
-        counts += np.bincount(label.ravel(), minlength=256)
+        counts += count_values(label)
         number += 1
     return counts, number
 
