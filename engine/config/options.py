@@ -84,6 +84,7 @@ class EvalOptions(InferenceOptions):
 class PredictOptions(InferenceOptions):
     input: str
     legend: bool = True
+    frames: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ class Progress:
     """Shows a bar on a terminal; otherwise prints lines: for the first and last step, and every few seconds.
 
     Args:
-        total: number of steps in the whole job.
+        total: number of steps in the whole job; 0 if unknown.
         first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
         leave: whether the bar stays on the terminal when it is done.
@@ -42,11 +42,11 @@ class Progress:
             from tqdm import tqdm
 
             self._every = 0.2
-            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True, leave=leave)
+            self._bar = tqdm(total=total or None, initial=first, unit=unit, dynamic_ncols=True, leave=leave)
 
     def due(self, done: int) -> bool:
         """Whether `update` would show something now."""
-        return done >= self.total or time.monotonic() >= self._next
+        return (self.total > 0 and done >= self.total) or time.monotonic() >= self._next
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of `total` steps are done, with `text`, if an update is due."""
@@ -58,7 +58,10 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
+        if self.total > 0:
+            parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
+        else:
+            parts = [f"{self.unit} {done}", text]
         self.print_line("  ".join(part for part in parts if part))
 
     def _eta(self, done: int, now: float) -> str:

@@ -50,9 +50,10 @@ def test_out_of_memory_at_the_second_of_three_files(tmp_path, capsys, error):
 
     assert out_of_memory(error)
     files = photos(tmp_path)
-    records, failures = predict_files(Task(), Reporter(), files, tmp_path / "out")
-    assert [record["value"] for record in records] == [0, 2]
-    (failure,) = failures
+    result = predict_files(Task(), Reporter(), files, tmp_path / "out")
+    assert [record["value"] for record in result.records] == [0, 2]
+    assert (result.status, result.lines(3)) == (1, ["2 of 3 files predicted"])
+    (failure,) = result.failures
     assert failure["file"] == str(files[1])
     assert failure["error"] == f"{files[1]}: not enough memory to predict it; use smaller windows"
     assert f"skipped: {failure['error']}" in capsys.readouterr().out.splitlines()
