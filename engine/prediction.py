@@ -10,6 +10,7 @@ import numpy as np
 from engine.contracts import Image, Reporter
 from engine.data import media
 from engine.data.images import read_image, write_png
+from engine.data.preprocessing import page_notes
 from engine.data.video.frames import VideoFile
 from engine.data.video.prediction import predict_stream, predict_video
 from engine.data.video.stream import Stream, output_name
@@ -125,6 +126,8 @@ def predict_files(
         progress.print(f"{what}: {reason}")
 
     for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
+        for note in [] if media.is_video(file) else page_notes([str(file)]):
+            progress.print(note)
         try:
             record = predict_file(task, reporter, file, out, name, legend=legend, frames=frames, read=read)
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from engine import fonts
 from engine.data.class_map import ClassMap
 from engine.data.images import count_values
 
@@ -70,11 +71,12 @@ def legend(width: int, classes: ClassMap, present: Iterable[int] | None = None) 
     indices = list(range(len(classes)) if present is None else present)
     if not indices:
         return []
-    size = int(np.clip(width / 40, 12, 34))
-    font = ImageFont.load_default(size=size)
+    size = max(12, width // 40)
+    names = fonts.shown_names(classes)
+    font = fonts.load(size, names)
     gap, swatch = max(4, size // 2), size + 2
-    names = [_fit(classes.names[index], font, width - 3 * gap - swatch) for index in indices]
-    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in names))
+    fitted = [_fit(names[index], font, width - 3 * gap - swatch) for index in indices]
+    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in fitted))
     columns = min(len(indices), max(1, (width - gap) // cell))
     rows = -(-len(indices) // columns)
     columns = -(-len(indices) // rows)  # even out the rows
@@ -82,7 +84,7 @@ def legend(width: int, classes: ClassMap, present: Iterable[int] | None = None) 
     line = swatch + gap
     strip = Pillow.new("RGB", (width, rows * line + gap), _BACKGROUND)
     pen = ImageDraw.Draw(strip)
-    for position, (index, name) in enumerate(zip(indices, names, strict=True)):
+    for position, (index, name) in enumerate(zip(indices, fitted, strict=True)):
         row, column = divmod(position, columns)
         left, top = gap + column * pitch, gap + row * line
         pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
@@ -96,7 +98,7 @@ def _palette(classes: ClassMap) -> Image:
     return palette
 
 
-def _fit(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _fit(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     if font.getlength(name) <= width:
         return name
     while name and font.getlength(name + "…") > width:

@@ -13,7 +13,7 @@ from engine.data.loader import SampleKey
 from engine.io.files import flat_name
 from engine.io.png import write_rows
 from engine.plots import save_confusion_matrix
-from engine.sample_images import save_samples, save_worst
+from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
 from seg.data.dataset import SegmentationDataset
 from seg.drawing import legend as draw_legend
 from seg.drawing import overlay, present_classes, tint, with_legend
@@ -46,15 +46,18 @@ class SegmentationReporter:
         return [image, *draw_legend(image.shape[1], self.classes, shown)]
 
     def draw_sample(self, dataset: SegmentationDataset, index: int) -> Image:
-        """Image, prediction and, if known, ground truth side by side, above one legend."""
+        """Image, prediction and, if known, truth side by side, above one legend; large images are reduced."""
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
-        labels = self.task.predict_image(image)
-        panels, shown = [image, overlay(image, labels, self.classes)], labels
+        size = panel_size(image)
+        marks = {"prediction": self.task.predict_image(image)}
         if (truth := dataset[SampleKey(index, 0)].get("label")) is not None:
-            panels.append(overlay(image, truth.numpy(), self.classes))
-            shown = np.concatenate([labels, truth.numpy()])
-        return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
+            marks["truth"] = truth.numpy()
+        marks = {caption: resize_panel(labels, size, exact=True) for caption, labels in marks.items()}
+        image = resize_panel(image, size)
+        drawn = [(caption, overlay(image, labels, self.classes)) for caption, labels in marks.items()]
+        shown = present_classes(np.concatenate(list(marks.values())), self.classes)
+        return with_legend(side_by_side([("image", image), *drawn]), self.classes, shown)
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the dataset's ids, as indices of a palette of the classes' colors

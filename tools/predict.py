@@ -25,6 +25,7 @@ from engine.config.options import PredictOptions
 from engine.config.runs import TrainedRun
 from engine.data import media
 from engine.data.video.stream import is_stream
+from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import claim_results, predict_files, predict_live
 
@@ -53,7 +54,8 @@ def predict(options: PredictOptions) -> int:
             print(f"predicting {len(files)} files into {out}", flush=True)
             result = predict_files(task, reporter, files, out, read=run.read_image, **chosen)
         write_json(out / "summary.json", {"run": str(run.folder.path), **result.summary()})
-        print("\n".join([*result.lines(len(files)), f"out: {out}"]))
+        notes = [*getattr(reporter, "prediction_notes", list)(), *font_notes(task.classes)]
+        print("\n".join([*notes, *result.lines(len(files)), f"out: {out}"]))
     return result.status
 
 

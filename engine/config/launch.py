@@ -1,5 +1,6 @@
 """The entry point of every tool: parses the command line, runs the job, prints user errors as one line."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ def launch(job: Job, tool: str, help_text: str) -> None:
         job: called with the tool's options (the dataclass that `_target_` names in conf/<tool>.yaml). The
             training tools' jobs are called with the whole composed configuration instead.
     """
+    make_output_safe()
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
         from engine.config.help import readable_help
@@ -63,6 +65,13 @@ def launch(job: Job, tool: str, help_text: str) -> None:
     if not any(argument.startswith("-") for argument in arguments):
         exit_process(run_job(lambda: job(_options(tool, compose_config(tool, arguments)))))
     exit_process(run_job(lambda: _launch_hydra(job, tool, arguments)))
+
+
+def make_output_safe() -> None:
+    """Print letters that the console's encoding lacks as escapes, such as those of class and file names."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:

@@ -80,8 +80,12 @@ class TrainedRun:
             UserError: if the checkpoint cannot be read or does not match the network.
         """
         task = build_task(self.config, self.classes)
-        state, _ = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
+        state, metadata = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
         checkpoint.load_strict(task.model, state)
+        training = metadata.get("state")
+        metrics = training.get("metrics") if isinstance(training, dict) else None
+        if isinstance(metrics, dict) and hasattr(task, "use_metrics"):
+            task.use_metrics(metrics)
         return task.eval()
 
     @cached_property

@@ -18,7 +18,7 @@ from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import set_max_megapixels
 from engine.data.loader import DataLoaders
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import as_pixel_range, page_notes, unused_range
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, write_json
 from engine.run import checkpoint, run_folder
@@ -86,10 +86,16 @@ class Training:
 
     def _draw(self) -> None:
         from engine import plots
+        from engine.fonts import font_notes
         from engine.train.run_log import read_rows
 
         plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
-        reporter = self.info.reporter(self.trainer.inference_task)
+        task: Any = self.trainer.inference_task
+        if hasattr(task, "use_metrics"):
+            task.use_metrics(self.trainer.state.metrics)
+        for note in font_notes(self.classes):
+            print(note)
+        reporter = self.info.reporter(task)
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
 
@@ -222,11 +228,13 @@ def build_source(config: DictConfig) -> Any:
 
 
 def range_notes(source: Any, dataset: Any) -> list[str]:
-    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set."""
+    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set, and one
+    if images have several pages, of which the first is read."""
+    paths = [dataset.image_path(index) for index in evenly_spaced(len(dataset), 8)]
+    several = page_notes(paths)
     if getattr(source, "pixel_range", None) is not None:
-        return []
-    chosen = evenly_spaced(len(dataset), 8)
-    return unused_range([dataset.image_path(index) for index in chosen])
+        return several
+    return [*several, *unused_range(paths)]
 
 
 def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:

@@ -227,6 +227,20 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
     return (width, height) if transposed else (height, width)
 
 
+def num_pages(path: PathLike) -> int:
+    """Number of pages or frames of a TIFF, WebP, PNG or AVIF file, without reduced copies; else 1.
+
+    Raises: UserError if the file is missing or not an image.
+    """
+    if _tiff_header(path) is not None:
+        from engine.data import tiff
+
+        return tiff.num_pages(path)
+    with _open(path) as header:
+        # In MPO, which many phones write, the other frames are previews.
+        return int(getattr(header, "n_frames", 1)) if header.format in ("WEBP", "PNG", "AVIF") else 1
+
+
 def list_images(folder: PathLike) -> list[Path]:
     """The image files below `folder`, sorted by path; hidden files and folders are left out.
 

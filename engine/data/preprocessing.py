@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
-from engine.data.images import Range, stored_range
+from engine.data.images import Range, num_pages, stored_range
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
 
@@ -73,6 +73,23 @@ def unused_range(paths: Sequence[str]) -> list[str]:
         f"(images of more than 8 bits checked: {len(deep)}), so "
         f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
     ]
+
+
+def page_notes(paths: Sequence[str]) -> list[str]:
+    """A line that counts and names the images with several pages, of which only the first is read."""
+    several = [(path, count) for path in paths if (count := _pages(path)) > 1]
+    if not several:
+        return []
+    path, count = several[0]
+    more = f" (several pages: {len(several)} of {len(paths)} images checked)" if len(paths) > 1 else ""
+    return [f"{path}: {count} pages, of which only the first is read{more}; save each as a file of its own"]
+
+
+def _pages(path: str) -> int:
+    try:
+        return num_pages(path)
+    except (UserError, OSError):  # reported when the image is read
+        return 1
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:

@@ -26,6 +26,9 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258
 _BANDS, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _EXTRA, _FORMAT = 277, 278, 284, 317, 320, 338, 339
 
 
+_KIND_OF_PAGE, _REDUCED_OR_MASK = 254, 1 | 4
+
+
 _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
 """Tags of the places and byte counts of strips, and of tiles."""
 
@@ -103,6 +106,25 @@ def read_header(file: IO[bytes]) -> Tiff:
         )
     except Exception as error:  # for damaged files, Pillow raises many classes
         raise ValueError("the directory is damaged") from error
+
+
+def num_pages(path: str | os.PathLike[str]) -> int:
+    """Number of pages, without reduced copies and masks; those after a damaged directory do not count."""
+    count, seen = 0, set()
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tags = _read_tags(file)
+            while True:
+                count += not int(tags.get(_KIND_OF_PAGE, 0)) & _REDUCED_OR_MASK
+                if tags.next in seen or not tags.next:
+                    break
+                seen.add(tags.next)
+                file.seek(tags.next)
+                tags.load(file)
+        except Exception:  # for damaged files, Pillow raises many classes
+            return max(count, 1)
+    return max(count, 1)
 
 
 def decode(header: Tiff, data: bytes) -> NDArray[Any]:
