@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cls.data.dataset import ClassificationDataset
 from cls.drawing import Line, with_lines, with_lines_below
@@ -44,6 +45,10 @@ class ClassificationReporter:
         image, label = dataset.read(index), dataset.label(index)
         lines = self._lines(self.task.predict_image(image), label)
         return with_lines(resize_panel(image, panel_size(image)), lines)
+
+    def per_image(self, scores: Tensor) -> list[Probabilities]:
+        """Scores [N, K] before the softmax -> the probabilities of each image."""
+        return list(scores.float().softmax(1).cpu().numpy())
 
     def save_prediction(self, probabilities: Probabilities, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json: its most probable classes. Writes no file."""

@@ -65,6 +65,10 @@ class DetectionReporter:
         draw_boxes(drawn, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
         return [drawn]
 
+    def per_image(self, outputs: list[Detections]) -> list[Detections]:
+        """The detections of each image, on the CPU."""
+        return [Detections(*(part.cpu() for part in detections)) for detections in outputs]
+
     def save_prediction(self, prediction: Detections, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json; writes no file."""
         best = max(prediction.scores.tolist(), default=0.0)

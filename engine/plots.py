@@ -36,9 +36,10 @@ def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     right = axis.twinx()
     if scores:
         right.plot(*zip(*scores, strict=True), color="tab:blue", marker="o", label=metric)
-        right.annotate(
-            f"{scores[-1][1]:.3f}", scores[-1], textcoords="offset points", xytext=(-4, 8), ha="right"
-        )
+        best = max(scores, key=lambda score: score[1])
+        for score, place in ((best, (0, 8)), *([] if best[0] == scores[-1][0] else [(scores[-1], (0, -14))])):
+            text = f"{'best ' if score is best else 'last '}{score[1]:.3f}"
+            right.annotate(text, score, textcoords="offset points", xytext=place, ha="right")
     right.set(ylabel=metric, ylim=(0, 1))
     figure.legend(loc="upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""Predicts for image and video files; saves an overlay and a summary entry for each."""
+"""Saves predictions: of image and video files, with an overlay for each, and of an evaluation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from engine.contracts import Image, Reporter
+from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import read_image, write_png
-from engine.data.preprocessing import page_notes
 from engine.data.video.frames import VideoFile
 from engine.data.video.prediction import predict_stream, predict_video
 from engine.data.video.stream import Stream, output_name
 from engine.errors import UserError, out_of_memory
+from engine.io.files import flat_name, write_json
 from engine.io.png import write_rows
 from engine.io.progress import PartProgress, Progress
 from engine.run import run_folder
 from engine.run.run_folder import Claim
+from engine.runtime import Runtime
 
 _ENCODED_AT_ONCE = 1 << 24  # pixels; larger drawings are encoded row by row
 
@@ -126,8 +127,6 @@ def predict_files(
         progress.print(f"{what}: {reason}")
 
     for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
-        for note in [] if media.is_video(file) else page_notes([str(file)]):
-            progress.print(note)
         try:
             record = predict_file(task, reporter, file, out, name, legend=legend, frames=frames, read=read)
         except KeyboardInterrupt:
@@ -208,3 +207,25 @@ def _write_stacked(path: Path, parts: Sequence[Image]) -> None:
         write_rows(path, parts)
     else:
         write_png(path, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+class SavedPredictions:
+    """Saves the predictions of an evaluation in `folder`; each process saves those of its own batches."""
+
+    def __init__(self, reporter: Reporter, folder: Path) -> None:
+        self._reporter, self._folder = reporter, folder
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    def add(self, dataset: Dataset, batch: Batch, outputs: Any) -> None:
+        """Save a batch's predictions under the names of its images, with `/` replaced."""
+        for index, prediction in zip(batch["index"].tolist(), self._reporter.per_image(outputs), strict=True):
+            name = dataset.name(index)
+            entry = self._reporter.save_prediction(prediction, self._folder, flat_name(name))
+            self._entries[name] = {"image": name, **entry}
+
+    def write_summary(self, runtime: Runtime) -> None:
+        """Write summary.json with the entries of all processes, sorted by name."""
+        entries = {name: entry for part in runtime.gather(self._entries) for name, entry in part.items()}
+        if runtime.is_main:
+            self._folder.mkdir(exist_ok=True)
+            write_json(self._folder / "summary.json", {"images": [entries[name] for name in sorted(entries)]})

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.contracts import Batch, Image
-from engine.data.images import count_values, write_png
+from engine.contracts import Image
+from engine.data.images import count_values
 from engine.data.loader import SampleKey
-from engine.io.files import flat_name
 from engine.io.png import write_rows
 from engine.plots import save_confusion_matrix
 from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
@@ -59,6 +58,10 @@ class SegmentationReporter:
         shown = present_classes(np.concatenate(list(marks.values())), self.classes)
         return with_legend(side_by_side([("image", image), *drawn]), self.classes, shown)
 
+    def per_image(self, outputs: Tensor) -> list[Labels]:
+        """Class indices of a batch [N, H, W] -> those of each image."""
+        return list(outputs.cpu().numpy())
+
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the dataset's ids, as indices of a palette of the classes' colors
         (ids above 255: as 16-bit gray); returns the image's entry in summary.json."""
@@ -67,13 +70,6 @@ class SegmentationReporter:
         order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
         shares = {self.classes.names[index]: round(float(counts[index]) / labels.size, 6) for index in order}
         return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
-
-    def save_label_ids(
-        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
-    ) -> None:
-        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
-        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
-            write_png(folder / f"{flat_name(dataset.name(index))}.png", self._ids[labels])
 
     def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
         """Draw `count` samples spread over a split."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,8 +14,10 @@ from torch.nn import functional as F
 
 from engine.contracts import Batch, Image
 from engine.data.class_map import IGNORE, ClassMap
+from engine.data.images import image_size
 from engine.data.preprocessing import Normalize, Size
-from engine.errors import no_labels
+from engine.errors import UserError, no_labels
+from engine.io.files import evenly_spaced
 from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset
 from seg.eval.evaluator import SegmentationEvaluator
@@ -21,6 +25,11 @@ from seg.inference import views
 from seg.inference.tiles import Area, Grid, Network, Pixels, Resized, Whole
 from seg.losses import CrossEntropy, Dice
 from seg.transforms import EvalTransform
+
+_SIZES_CHECKED = 8  # images
+
+
+_SMALL_SHARE = 0.1
 
 
 class Segmentation(nn.Module):
@@ -113,8 +122,8 @@ class Segmentation(nn.Module):
         return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """Notes to show before training on this split: none."""
-        return []
+        """A line to show before training if a crop covers a small part of the images of this split."""
+        return small_crop(dataset)
 
     def check_classes(self, classes: ClassMap) -> None:
         """Raises: UserError if a dataset has other classes than this task, or another order."""
@@ -130,6 +139,28 @@ class Segmentation(nn.Module):
             raise no_labels("masks", first_image=dataset.image_path(0))
         predicted = f"{self.eval_transform}, {self.inference}"
         return SegmentationEvaluator(classes=self.classes, name_of=dataset.name, predicted=predicted)
+
+
+def small_crop(dataset: SegmentationDataset) -> list[str]:
+    """A line if the crops of a training split cover less than a tenth of its images (a sample of them)."""
+    crop, scale = (getattr(getattr(dataset, "transform", None), name, None) for name in ("crop", "scale"))
+    if crop is None or scale is None:
+        return []
+    sizes = []
+    for index in evenly_spaced(len(dataset), _SIZES_CHECKED):
+        with contextlib.suppress(UserError):  # reported when the image is read
+            sizes.append(image_size(dataset.image_path(index)))
+    typical = math.sqrt(scale[0] * scale[1])
+    shares = [min(1, crop[0] / typical / h) * min(1, crop[1] / typical / w) for h, w in sizes]
+    if not shares or (share := float(np.median(shares))) >= _SMALL_SHARE:
+        return []
+    height, width = sizes[len(sizes) // 2]
+    factor = 2 * min(crop) / min(height, width)
+    return [
+        f"a training crop of {crop[0]}x{crop[1]} covers {share:.1%} of an image ({height}x{width}), so the "
+        f"network sees little around a pixel; data.image_scale={factor:.1g} shrinks the images, in training "
+        "and prediction, or set a larger data.crop"
+    ]
 
 
 class Inference:

@@ -38,7 +38,7 @@ def predict(options: PredictOptions) -> int:
     with claimed as out:
         live = is_stream(options.input)
         files = [] if live else media.find_media(options.input, skip=place)
-        for note in run.range_notes([file for file in files if not media.is_video(file)]):
+        for note in run.image_notes([file for file in files if not media.is_video(file)]):
             print(note)
         here = runtime.start(device=options.device, precision=options.precision)
         task: Any = run.task()

@@ -37,7 +37,7 @@ def prepare(config: DictConfig) -> None:
     chosen = options(TrainOptions, config)
     if chosen.init_from is None:
         raise UserError("init_from is not set; pass init_from=<weight file or name of published weights>")
-    source = initial_weights.locate(chosen.init_from, published=catalog.find)
+    source = initial_weights.locate(chosen.init_from, key="init_from", published=catalog.find)
     names = initial_weights.class_names(source, Path(chosen.labels) if chosen.labels else None)
     if names is None and initial_weights.is_name(chosen.init_from):
         names = catalog.find(chosen.init_from).categories

@@ -8,10 +8,11 @@ files without an end marker. `engine.data.tiff` decodes TIFF files.
 import math
 import os
 import threading
+import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -50,7 +51,17 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-_PNG_SIGNATURE_BYTES = 8
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+_PNG_SIGNATURE_BYTES = len(_PNG_SIGNATURE)
+
+
+_JPEG_START, _JPEG_PIXELS, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+
+_TAIL = 64
+"""In so many bytes at the end of a JPEG file, its end marker is looked for first."""
 
 
 _COUNTED_AT_ONCE = 1 << 20
@@ -60,6 +71,10 @@ _pillow_limit = threading.Lock()
 
 
 PathLike = str | os.PathLike[str]
+
+
+Orientation = Literal["upright", "stored"]
+"""Whether images are turned by their EXIF or TIFF orientation."""
 
 
 Range = tuple[float, float]
@@ -86,12 +101,15 @@ def open_pillow(source: PathLike | IO[bytes]) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: PathLike, *, pixel_range: Range | None = None, upright: bool = True
+) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
     three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
 
+    upright: False ignores the orientation.
     pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
     (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
@@ -105,7 +123,7 @@ def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[n
         with _open(path, data) as header:
             orientation = _orientation(header)
             pixels = _decode(path, header, data, pixel_range)
-    return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
+    return np.ascontiguousarray(_upright(pixels, orientation if upright else 1), dtype=np.uint8)
 
 
 def stored_range(path: PathLike) -> Range | None:
@@ -227,18 +245,46 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
     return (width, height) if transposed else (height, width)
 
 
-def num_pages(path: PathLike) -> int:
-    """Number of pages or frames of a TIFF, WebP, PNG or AVIF file, without reduced copies; else 1.
+def turn_and_pages(path: PathLike) -> tuple[int, int]:
+    """The orientation (1..8; 1: upright as stored) and the number of pages or frames, from the header alone.
 
-    Raises: UserError if the file is missing or not an image.
+    Raises: UserError like `image_size`.
     """
-    if _tiff_header(path) is not None:
+    if (header := _tiff_header(path)) is not None:
         from engine.data import tiff
 
-        return tiff.num_pages(path)
-    with _open(path) as header:
-        # In MPO, which many phones write, the other frames are previews.
-        return int(getattr(header, "n_frames", 1)) if header.format in ("WEBP", "PNG", "AVIF") else 1
+        with open(path, "rb") as file:
+            return header.orientation, tiff.count_pages(file)
+    with _open(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
+        return _orientation(image), frames
+
+
+def check_complete(path: PathLike) -> None:
+    """Check that an image or mask is complete: JPEG by its end marker, PNG by its checksums, TIFF by the
+    places of its pixels, all others by decoding them.
+
+    Raises: UserError like `read_image`.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_PNG_SIGNATURE_BYTES)
+            size = file.seek(0, os.SEEK_END)
+            if start.startswith(_JPEG_START) and size > 2 * _TAIL:
+                file.seek(size - _TAIL)
+                if _JPEG_END in file.read():
+                    return
+            elif start == _PNG_SIGNATURE:
+                file.seek(0)
+                _check_png(path, memoryview(file.read()))
+                return
+            elif start[:4] in _TIFF_STARTS:
+                file.seek(0)
+                _check_tiff(path, file, size)
+                return
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+    read_image(path)
 
 
 def list_images(folder: PathLike) -> list[Path]:
@@ -339,6 +385,16 @@ def _checked_header(path: PathLike, file: IO[bytes]) -> "Tiff":
     return header
 
 
+def _check_tiff(path: PathLike, file: IO[bytes], size: int) -> None:
+    from engine.data import tiff
+
+    header = _checked_header(path, file)
+    try:
+        tiff.check_places(header, size)
+    except (ValueError, TypeError) as error:
+        raise UserError(_damaged(path, str(error))) from error
+
+
 def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
     """Header and stored values, as `engine.data.tiff.decode` returns them."""
     from engine.data import tiff
@@ -389,7 +445,10 @@ def raise_limit(pixels: float) -> str:
 
 def _damaged(path: PathLike, reason: str) -> str:
     reason = " ".join(reason.split())[:200] or "decoding failed"
-    return f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file"
+    return (
+        f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file "
+        "(data.on_error=skip leaves such files of a dataset out)"
+    )
 
 
 def _orientation(header: Image.Image) -> int:
@@ -425,7 +484,9 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
     # Without an end marker in the last bytes, let Pillow decide whether the file is complete: some cameras
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
-    if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
+    if header.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
+        if data.endswith(bytes(_TAIL)) and data.rfind(_JPEG_END) < data.rfind(_JPEG_PIXELS):
+            raise UserError(_damaged(path, "the end is missing"))  # decoders fill up with gray
         return _decode_pillow(path, header, None)
     if header.format == "PNG":
         _check_png_end(path, data)
@@ -449,6 +510,22 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
         if data[start + 4 : start + 8] == b"IEND":
             return
         start += 12 + int.from_bytes(data[start : start + 4], "big")
+    raise UserError(_damaged(path, "the end is missing"))
+
+
+def _check_png(path: PathLike, data: memoryview) -> None:
+    """Check that all parts are there, and the checksums of those that are needed to decode it."""
+    start = _PNG_SIGNATURE_BYTES
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        kind, checksum = bytes(data[start + 4 : start + 8]), data[end : end + 4]
+        if len(checksum) < 4:
+            break
+        if kind[:1].isupper() and zlib.crc32(data[start + 4 : end]) != int.from_bytes(checksum, "big"):
+            raise UserError(_damaged(path, "a checksum is wrong"))
+        if kind == b"IEND":
+            return
+        start = end + 4
     raise UserError(_damaged(path, "the end is missing"))
 
 

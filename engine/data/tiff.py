@@ -26,7 +26,11 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258
 _BANDS, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _EXTRA, _FORMAT = 277, 278, 284, 317, 320, 338, 339
 
 
-_KIND_OF_PAGE, _REDUCED_OR_MASK = 254, 1 | 4
+_SUBFILE, _REDUCED, _MASK = 254, 1, 4
+"""The tag that says what a page is, and two of its bits."""
+
+
+_MOST_PAGES = 1000
 
 
 _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
@@ -108,23 +112,22 @@ def read_header(file: IO[bytes]) -> Tiff:
         raise ValueError("the directory is damaged") from error
 
 
-def num_pages(path: str | os.PathLike[str]) -> int:
-    """Number of pages, without reduced copies and masks; those after a damaged directory do not count."""
-    count, seen = 0, set()
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+def count_pages(file: IO[bytes]) -> int:
+    """The number of pages, until a directory is damaged, at most `_MOST_PAGES`; masks and smaller copies of
+    other pages do not count."""
+    count, seen = 1, set[int]()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             tags = _read_tags(file)
-            while True:
-                count += not int(tags.get(_KIND_OF_PAGE, 0)) & _REDUCED_OR_MASK
-                if tags.next in seen or not tags.next:
-                    break
+            while tags.next and tags.next not in seen and len(seen) < _MOST_PAGES:
                 seen.add(tags.next)
                 file.seek(tags.next)
                 tags.load(file)
-        except Exception:  # for damaged files, Pillow raises many classes
-            return max(count, 1)
-    return max(count, 1)
+                count += int(tags.get(_SUBFILE, 0)) & (_REDUCED | _MASK) == 0
+    except Exception:  # for damaged files, Pillow raises many classes
+        pass
+    return count
 
 
 def decode(header: Tiff, data: bytes) -> NDArray[Any]:
@@ -136,7 +139,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     """
     _check(header)
     try:
-        _check_places(header, data)
+        check_places(header, len(data))
         pixels = _decode_bands(header, data)
     except (TypeError, struct.error) as error:
         raise ValueError("the directory is damaged") from error
@@ -174,13 +177,14 @@ def _has_alpha(header: Tiff) -> bool:
     return header.tags.get(_EXTRA, (0,))[0] in (1, 2) and (header.separate or set(header.bits) == {8})
 
 
-def _check_places(header: Tiff, data: bytes) -> None:
-    """Reject a file that is shorter than its directory says; decoders would fill up with black."""
+def check_places(header: Tiff, size: int) -> None:
+    """Reject a file of `size` bytes if its directory says that it has more; decoders would fill up with
+    black. Raises: ValueError."""
     for places, sizes in _OFFSETS_AND_SIZES:
         if places not in header.tags:
             continue
         starts, counts = header.tags[places], header.tags.get(sizes)
-        if counts is not None and any(a + b > len(data) for a, b in zip(starts, counts, strict=False)):
+        if counts is not None and any(a + b > size for a, b in zip(starts, counts, strict=False)):
             raise ValueError("pixels are missing")
         return
     raise ValueError("pixels are missing")

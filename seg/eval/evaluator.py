@@ -160,6 +160,8 @@ class SegmentationEvaluator:
             lines.append((line + (f"  {_percent(results[instance_key])}" if has_instances else "")).rstrip())
         lines.append(f"{'pixel accuracy':<{width}}  {_percent(results['pixel_accuracy'])}")
         lines.append(f"{self._present_text()}, {results['num_images']} images")
+        if has_instances:
+            lines.append("iIoU: IoU in which every object counts the same, whatever its size (Cityscapes)")
         return "\n".join(lines)
 
     def _group(self, matrix: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -48,15 +48,19 @@ def test_the_run_folder_is_complete(trained):
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4]
 
 
-def test_eval_reproduces_the_metrics_and_writes_label_ids(trained):
+def test_eval_reproduces_the_metrics_and_saves_label_ids(trained):
     folder, path = trained
-    run("eval", f"run={path}", "checkpoint=last", "out=scores", "save_label_ids=true", "worst=1", cwd=folder)
+    run(
+        "eval", f"run={path}", "checkpoint=last", "out=scores", "save_predictions=true", "worst=1", cwd=folder
+    )
     metrics = json.loads((folder / "scores" / "metrics.json").read_text())
     before = json.loads((path / "metrics.json").read_text())
     assert metrics["miou"] == pytest.approx(before["miou"], abs=1e-9)
-    masks = sorted((folder / "scores" / "label_ids").glob("*.png"))
+    masks = sorted((folder / "scores" / "predictions" / "masks").glob("*.png"))
     assert len(masks) == 3
     assert set(np.unique(cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED))) <= set(range(7, 34))
+    summary = json.loads((folder / "scores" / "predictions" / "summary.json").read_text())
+    assert [entry["mask"] for entry in summary["images"]] == [f"masks/{mask.name}" for mask in masks]
     assert (folder / "scores" / "confusion.png").stat().st_size > 0
     assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
 

@@ -34,6 +34,49 @@ def test_pytorch_does_not_differ_from_itself():
     assert (comparison.max_difference, comparison.agreement) == (0, 1)
 
 
+def test_agreement_is_the_mean_over_the_images():
+    """The file is right about the first two of three images: alone 1, 1, 0, and together 2/3."""
+    inner, images = toy_session(), list(toy_images(3))
+    last = images[2]
+
+    def run(batch):
+        wrong = [25.0 if (image == last).all() else 0.0 for image in batch]
+        return [inner.run(batch)[0] + np.array(wrong, np.float32)[:, None]]
+
+    comparison = compare_outputs(ToyExport(), replace(inner, run=run), images)
+    assert comparison.agreement == pytest.approx((1 + 1 + 0 + 2 / 3) / 4)
+    assert comparison.max_difference == pytest.approx(25, abs=1e-3)
+    assert comparison.largest == pytest.approx(max(image.mean() for image in images), rel=1e-5)
+    assert comparison.num_images == 3
+    assert comparison.batches == (1, 3)
+
+
+class ExactExport(ToyExport):
+    """A post-processing that is exact for bright images only, and whose values are not compared."""
+
+    names, compared = ("mean", "exact"), ()
+
+    def forward(self, images):
+        mean = super().forward(images)
+        return mean, mean[:, 0] > 127
+
+
+def test_exact_is_the_mean_over_the_images():
+    images = [np.full((3, 4, 6), value, np.uint8) for value in (10, 200, 250)]
+    comparison = compare_outputs(ExactExport(), eager_session(ExactExport()), images)
+    assert comparison.exact == pytest.approx((0 + 1 + 1 + 2 / 3) / 4)
+    assert (comparison.max_difference, comparison.largest) == (0, 0)
+    assert "max difference" not in comparison.text()
+    assert compare_outputs(ToyExport(), eager_session(ToyExport()), images).exact is None
+
+
+def test_images_of_several_sizes_are_compared_one_by_one():
+    images = [*toy_images(2), np.zeros((3, 5, 6), np.uint8)]
+    assert compare_outputs(ToyExport(), toy_session(), images).batches == (1,)
+    assert compare_outputs(ToyExport(), toy_session(), images[:1]).batches == (1,)
+    assert compare_outputs(ToyExport(), toy_session(1), images[:2]).batches == (1,)
+
+
 def test_a_file_beyond_the_budget_is_rejected():
     comparison = Comparison(
         num_images=1, max_difference=0.5, largest=9, agreement=0.9, exact=None, batches=(1,)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from engine.data.images import image_size, num_pages, read_image, read_labels
-from engine.data.preprocessing import page_notes
+from engine.data.images import image_size, read_image, read_labels
 from engine.errors import UserError
 from tests.engine.data.tiff_files import write_tiff
 
@@ -152,19 +151,3 @@ def test_missing_pixels_are_never_filled_up(tmp_path, dtype, separate):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or not an image \(pixels are missing"):
         read_image(path)
-
-
-def test_pages_are_counted_without_reduced_copies(tmp_path):
-    pages = [Image.fromarray(np.full((8, 9), value, np.uint8)) for value in range(3)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    assert num_pages(tmp_path / "a.tif") == 3
-    assert page_notes([str(tmp_path / "a.tif")]) == [
-        f"{tmp_path / 'a.tif'}: 3 pages, of which only the first is read; save each as a file of its own"
-    ]
-    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:], tiffinfo={254: 1})
-    assert num_pages(tmp_path / "b.tif") == 1
-    frames = [Image.fromarray(np.full((8, 9, 3), value, np.uint8)) for value in (0, 100, 200)]
-    frames[0].save(tmp_path / "c.webp", save_all=True, append_images=frames[1:], lossless=True)
-    pages[0].save(tmp_path / "d.png")
-    assert [num_pages(tmp_path / name) for name in ("c.webp", "d.png")] == [3, 1]
-    assert page_notes([str(tmp_path / name) for name in ("d.png", "missing.tif")]) == []
