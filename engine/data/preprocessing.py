@@ -148,7 +148,7 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
     damaged = sorted(errors, key=paths.index)
     message = errors[damaged[0]]
     if len(damaged) > 1:
-        message += f"; so are {len(damaged) - 1} others of {len(paths)} files: {some(damaged[1:])}"
+        message += f"; {len(damaged)} of {len(paths)} files are damaged, also {some(damaged[1:])}"
     shares = [sum(not errors.keys().isdisjoint(sample) for sample in each) / len(each) for each in files]
     if max(shares) > budget:
         message += f"; skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"

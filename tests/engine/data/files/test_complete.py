@@ -164,7 +164,7 @@ def test_the_error_names_all_damaged_files_and_both_remedies(tmp_path):
     assert "restore or remove the file (data.on_error=skip leaves such files of a dataset out); " in message
     # 2 of 6 and 1 of 2 files: half of a split
     assert message.endswith(
-        f"so are 2 others of 8 files: {paths[5]}, {paths[6]}; skip also needs data.error_budget=0.5"
+        f"3 of 8 files are damaged, also {paths[5]}, {paths[6]}; skip also needs data.error_budget=0.5"
     )
 
 
@@ -213,5 +213,5 @@ def test_processes_share_the_work_and_raise_the_same_error(tmp_path, monkeypatch
     first, second = in_processes(2, check)
     assert first == second
     assert first[0].startswith(f"{paths[1]}: truncated")
-    assert first[0].endswith(f"so are 1 others of 6 files: {paths[4]}")
+    assert first[0].endswith(f"2 of 6 files are damaged, also {paths[4]}")
     assert first[1] == 3
