@@ -31,7 +31,7 @@ DROPPED_METHODS = {
 }  # fmt: skip
 DROPPED_FUNCTIONS = {"sorted", "abs", "reversed", "round", "sum"}
 DROPPED_DECORATORS = {"no_grad", "inference_mode"}
-TEXT_CALLS = {"log", "print", "warn", "warning", "UserError", "ValueError", "TypeError", "some"}
+TEXT_CALLS = {"dataclass", "log", "print", "warn", "warning", "UserError", "ValueError", "TypeError", "some"}
 
 
 @dataclass(frozen=True)

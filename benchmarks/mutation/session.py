@@ -26,7 +26,8 @@ from benchmarks.mutation.mutants import Mutant, mutated
 
 Outcome = dict[str, Any]
 Cover = dict[str, tuple[list[int], list[int], float]]
-"""By test that passes: the statements that its call executes, those of its fixtures' setup, its seconds."""
+"""By test that passes: the statements that its call or the import of the test files executes, those of its
+fixtures' setup, its seconds."""
 OPTIONS = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow", "-p", "pytest_timeout")
 OPTIONS += ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging")
 PASSED = (0, 5)
@@ -112,11 +113,17 @@ class ForkingLoop:
         self._recorder = Recorder(name, path, ast.parse(self._source))
 
     def pytest_runtestloop(self, session: Any) -> bool:
+        import pytest
+
         on_import, self._recorder.lines = self._recorder.lines, set()
         items = {item.nodeid: item for item in session.items}
         cover_file = self._folder / "cover.json"
         wait(fork(lambda: self._write_cover(session.items, cover_file)))
         cover: Cover = json.loads(cover_file.read_text(encoding="utf-8"))
+        for name, (lines, setup, seconds) in cover.items():
+            cover[name] = (sorted({*lines, *on_import}), setup, seconds)
+            items[name].add_marker(pytest.mark.timeout(15 + 10 * seconds))  # for loops without an end
+        cover_file.write_text(json.dumps(cover), encoding="utf-8")
 
         def start(mutant: Mutant, result: Path) -> Callable[[], None]:
             names, tree = chosen_tests(mutant, cover), mutated(self._source, mutant, strings=self._strings)

@@ -1,5 +1,6 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
+import copy
 import os
 import shlex
 from collections.abc import Callable
@@ -242,6 +243,8 @@ def limit_images(config: DictConfig) -> None:
 
 def build_source(config: DictConfig) -> Any:
     """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
+    if config.data.get("root") == "<data.root>":
+        raise UserError("data.root is not set in this run; pass data.root=<folder>")
     limit_images(config)
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
@@ -347,6 +350,16 @@ def validate(config: DictConfig) -> TrainOptions:
             "not set package"
         )
     return trained
+
+
+def without_data(config: DictConfig) -> DictConfig:
+    """A copy for a run folder that is made without reading data: the keys of `data` that are not set have the
+    placeholder `<key>`, as in a published run."""
+    config = copy.deepcopy(config)
+    for key in config.data:
+        if OmegaConf.is_missing(config.data, key):
+            OmegaConf.update(config.data, str(key), f"<data.{key}>")
+    return config
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:

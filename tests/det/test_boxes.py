@@ -118,6 +118,12 @@ def test_a_box_with_swapped_corners_has_no_area():
     assert areas(torch.tensor([[3.0, 5.0, 1.0, 2.0], [1.0, 1.0, 1.5, 1.5]])).tolist() == [0.0, 0.25]
 
 
+def test_areas_of_any_number_of_dimensions():
+    boxes = torch.tensor([[[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 2.0, 5.0]]])
+    assert areas(boxes).tolist() == [[6.0, 4.0]]
+    assert areas(boxes[0, 1]).item() == 4.0
+
+
 def test_boxes_that_touch_or_are_apart_in_both_directions_do_not_overlap():
     """Apart in x and in y: two negative sides must not multiply to an overlap."""
     one = torch.tensor([[0.0, 0.0, 1.0, 1.0]])

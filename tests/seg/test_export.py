@@ -161,6 +161,23 @@ def test_agreement_is_the_share_of_pixels_with_the_same_class():
     assert scores.agreement([one_hot[0]], [3 * one_hot[0] - 7]) == 1  # other scores, the same classes
 
 
+@pytest.mark.parametrize(
+    ("options", "names", "compared", "dtype"),
+    [
+        ({}, ("logits",), ("logits",), "uint8"),
+        ({"output": "argmax"}, ("labels",), (), "uint8"),
+        ({"dtype": "float32"}, ("logits",), ("logits",), "float32"),
+        ({"normalize": False}, ("logits",), ("logits",), "float32"),
+    ],
+)
+def test_outputs_and_input_are_described(options, names, compared, dtype):
+    module = ExportedSegmentation(task=trained(), **options)
+    assert (module.names, module.compared, module.dtype) == (names, compared, dtype)
+    assert module.normalized is options.get("normalize", True)
+    output = module(torch.zeros(1, 3, 64, 96, dtype=getattr(torch, dtype)))
+    assert output.shape[-2:] == (8, 12)  # the network's grid
+
+
 def test_label_maps_cannot_be_averaged(tmp_path):
     module = ExportedSegmentation(task=trained(), output="argmax")
     artifact = exported(module, tmp_path / "m.pt2", images_of())

@@ -1,5 +1,7 @@
 """Accuracies counted by hand, in any order and with any number of processes."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -154,15 +156,52 @@ def test_top5_counts_the_fifth_and_not_the_sixth():
     assert filled().compute()["protocol"] == "3 of 7 classes present"
 
 
-@pytest.mark.parametrize("outputs", [SCORES.bfloat16(), SCORES.clone().requires_grad_(), SCORES.numpy()])
+@pytest.mark.parametrize(
+    "outputs", [SCORES.bfloat16(), SCORES.clone().requires_grad_(), SCORES.numpy().astype(np.float16)]
+)
 def test_outputs_of_any_kind_are_counted_alike(outputs):
     evaluator = ClassificationEvaluator(classes=CLASSES)
     evaluator.update(outputs, {"label": LABELS, "index": torch.arange(5)})
     assert evaluator.compute()["top5"] == pytest.approx(3 / 5)
+    probabilities = [probability for *_, probability in evaluator.worst(9)]
+    assert probabilities == pytest.approx([probability for *_, probability in filled().worst(9)], rel=1e-6)
     evaluator.update(outputs[:0], {"label": LABELS[:0], "index": torch.arange(0)})
     assert evaluator.compute()["num_images"] == 5
     evaluator.reset()
     assert evaluator.compute()["num_images"] == 0
+
+
+def test_of_equal_scores_the_first_class_wins_among_many():
+    """40 classes with the scores 1 and 0 in turns: the order is 0, 2, 4, ..., 38, 1, 3, ..."""
+    classes = ClassMap(names=tuple(f"class {number}" for number in range(40)))
+    evaluator = ClassificationEvaluator(classes=classes)
+    scores = torch.tensor([1.0, 0.0]).repeat(4, 20)
+    evaluator.update(scores, {"label": torch.tensor([0, 8, 10, 1]), "index": torch.arange(4)})
+    results = evaluator.compute()
+    assert (results["top1"], results["top5"]) == (1 / 4, 2 / 4)
+    assert evaluator.confusion[:, 0].sum() == 4
+
+
+def test_a_score_that_is_not_a_number_is_never_predicted_and_warns_of_nothing():
+    scores = torch.tensor([[float("nan"), 3.0, 1, 1, 1, 1, 1], [float("inf"), 3.0, 1, 1, 1, 1, 1]])
+    evaluator = ClassificationEvaluator(classes=CLASSES)
+    with np.errstate(all="warn"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(evaluator.compute()["mean_class_accuracy"])
+        evaluator.update(scores, {"label": torch.tensor([1, 1]), "index": torch.tensor([0, 1])})
+        assert evaluator.compute()["top1"] == 1
+
+
+def test_the_columns_are_as_wide_as_the_longest_name():
+    for name in ("a", "a class with a long name"):
+        evaluator = ClassificationEvaluator(classes=ClassMap(names=(name,)))
+        evaluator.update(
+            torch.ones(3, 1), {"label": torch.zeros(3, dtype=torch.int64), "index": torch.arange(3)}
+        )
+        width = max(len(name), len("mean of classes"))
+        first, second, *_ = evaluator.table().splitlines()
+        assert first == f"{'class':<{width}}  top-1 %  images"
+        assert second == f"{name:<{width}}   100.00       3"
 
 
 def test_the_table_by_hand():

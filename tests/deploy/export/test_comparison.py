@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.eager import eager_session
 from deploy.export.comparison import Comparison, compare_outputs
@@ -49,6 +50,36 @@ def test_agreement_is_the_mean_over_the_images():
     assert comparison.largest == pytest.approx(max(image.mean() for image in images), rel=1e-5)
     assert comparison.num_images == 3
     assert comparison.batches == (1, 3)
+
+
+def test_a_file_for_single_images_sees_each_image_once():
+    """The first of three images is wrong: with a fixed batch of 1 there is no group to compare as well."""
+    inner, images = toy_session(1), list(toy_images(3))
+
+    def run(batch):
+        return [inner.run(batch)[0] + np.float32(25 * (batch == images[0]).all())]
+
+    assert compare_outputs(ToyExport(), replace(inner, run=run), images).agreement == pytest.approx(2 / 3)
+
+
+class PairExport(ToyExport):
+    """The negative mean of each image, and a constant."""
+
+    def forward(self, images):
+        mean = -super().forward(images)
+        return torch.cat([mean, torch.ones_like(mean)], 1)
+
+
+def test_the_largest_difference_is_over_all_numbers_of_an_output():
+    images = [np.full((3, 4, 6), value, np.uint8) for value in (10, 200)]
+
+    def run(batch):
+        means = batch.astype(np.float32).mean((1, 2, 3))
+        return [np.stack([-means - (means > 100) * 3, np.ones_like(means)], 1)]
+
+    comparison = compare_outputs(PairExport(), replace(toy_session(), run=run), images)
+    assert comparison.max_difference == pytest.approx(3)
+    assert comparison.largest == pytest.approx(200)
 
 
 class ExactExport(ToyExport):

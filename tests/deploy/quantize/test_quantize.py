@@ -240,6 +240,19 @@ def test_as_few_layers_as_possible_stay_float(tmp_path, needed):
     assert len(scores) <= 8
 
 
+def test_the_number_is_found_by_doubling_and_bisection(tmp_path):
+    """6 of 10 are needed: 0, 1, 3 and 7 until one is enough, then 5 and 6 between 3 and 7."""
+    lines = []
+    options = {"order": Steps.layers, "score": lambda file: float(file.read_text()), "log": lines.append}
+    fallback = fall_back(Steps(), tmp_path / "m.onnx", min_score=6, **options)
+    assert fallback.tried == ((0, 0.0), (1, 1.0), (3, 3.0), (7, 7.0), (5, 5.0), (6, 6.0))
+    assert lines[0] == "10 of 10 layers in 8 bits: 0.00"
+    assert lines[-1] == "4 of 10 layers in 8 bits: 6.00"
+    assert fall_back(Steps(), tmp_path / "m.onnx", min_score=0, **options).tried == ((0, 0.0),)
+    last = fall_back(Steps(), tmp_path / "m.onnx", min_score=9, **options)
+    assert [count for count, _ in last.tried] == [0, 1, 3, 7, 9, 8]
+
+
 def test_a_budget_that_no_file_meets_is_rejected(tmp_path):
     options = {"order": Steps.layers, "score": lambda _: 1.0, "min_score": 50}
     refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")

@@ -94,6 +94,8 @@ def test_several_images_over_several_limits_by_hand():
     (line,) = over_limits(truth, ObjectLimits(25, 20, 40), images=[0, 2, 3])
     assert line.startswith("1 image has up to 30 objects, of which at most 25 can be predicted and 20 of a")
     assert line.endswith("set task.postprocess.max_detections=30")
+    (line,) = over_limits(truth, ObjectLimits(21, None, 21))
+    assert line.startswith("1 image has up to 30 objects")  # the one with 21 is at the limit
     assert over_limits(truth, ObjectLimits(30, 21, 21)) == []
     assert over_limits(truth, ObjectLimits(20, 20, 20), images=[2]) == []
     assert over_limits(truth, ObjectLimits(20, None, 10), images=[2]) == []

@@ -71,6 +71,11 @@ def test_rmsprop_tf_options_must_be_in_range(options):
         optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, **options)
 
 
+def test_rmsprop_tf_has_the_defaults_of_the_paper():
+    optimizer = optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1)
+    assert optimizer.defaults == {"lr": 0.1, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 0.0}
+
+
 def test_rmsprop_tf_without_memory_divides_by_the_gradient():
     """decay = momentum = 0: p - lr g / sqrt(g^2 + eps)."""
     parameter = nn.Parameter(torch.tensor([1.0]))
@@ -196,7 +201,7 @@ def test_a_state_that_is_saved_and_loaded_continues_alike(name):
     model = Model().to(memory_format=torch.channels_last)
     optimizer = BUILDERS[name][0](model, lr=0.1)
     step(model, optimizer, 1), step(model, optimizer, 2)
-    optimizer.state[model.head.weight]["count"] = 7
+    optimizer.state[model.head.weight] |= {"count": 7, "nothing": None}
     tensors, numbers = optimization.state_tensors(model, optimizer)
     assert numbers == {"head.weight": {"count": 7}}
     assert all(key.rpartition("/")[0] in dict(model.named_parameters()) for key in tensors)

@@ -339,3 +339,66 @@ def test_a_width_factor_is_a_share():
     assert uniform_cuts(TINY, state, 1.0) == (TINY, [])
     with pytest.raises(ValueError, match="factor must be in"):
         uniform_cuts(TINY, state, 1.5)
+
+
+def test_the_cuts_of_half_the_width_by_hand():
+    """Multiples of 8, bottlenecks first: 24 / 2 is rounded to 16, 72 / 2 to 32."""
+    state = tiny_classifier(TINY).state_dict()
+    smaller, cuts = uniform_cuts(TINY, state, 0.5)
+    assert [(unit.name, channels) for unit, channels in cuts] == [
+        ("stem-block1.out", 8),
+        ("block2-block3.out", 16),
+        ("block4.out", 16),
+        ("block2.exp", 32),
+        ("block3.exp", 32),
+        ("block4.exp", 48),
+        ("last", 32),
+    ]
+    assert (smaller.stem, smaller.last) == (8, 32)
+    assert [(block.exp, block.out) for block in smaller.blocks] == [(8, 8), (32, 16), (32, 16), (48, 16)]
+    assert not smaller.blocks[3].residual  # as wide as its input now, which it was not before
+    _, tenths = uniform_cuts(TINY, state, 0.01, divisor=4)
+    assert {channels for unit, channels in tenths if unit.kind == "bottleneck"} == {4}
+    # An expansion as wide as its input (4 channels) is none: the next size is 8.
+    assert {channels for unit, channels in tenths if unit.kind == "expansion"} == {8}
+    for factor in (0, -0.5, 1.01):
+        with pytest.raises(ValueError, match=r"factor must be in \(0, 1\]"):
+            uniform_cuts(TINY, state, factor)
+
+
+def test_the_pruned_weights_share_no_memory_with_the_old_ones():
+    state = tiny_classifier(TINY).state_dict()
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    _, pruned = prune(TINY, state, unit, 32, make_model=tiny_classifier)
+    assert all(
+        pruned[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items() if tensor.numel()
+    )
+    assert pruned.keys() == state.keys()
+
+
+def test_a_model_that_would_lose_layers_is_rejected():
+    def with_a_layer(spec):
+        model = tiny_classifier(spec)
+        if spec.last == 64:
+            model.extra = nn.Linear(1, 1)
+        return model
+
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    with pytest.raises(UserError, match=r"last cannot be cut to 32 .* gain or lose extra\.bias"):
+        prune(TINY, with_a_layer(TINY).state_dict(), unit, 32, make_model=with_a_layer)
+
+
+def test_units_are_named_after_their_blocks():
+    def name(kind, *blocks):
+        return PrunableUnit(kind=kind, blocks=blocks, channels=8).name
+
+    assert [name("expansion", 3), name("bottleneck", 2), name("bottleneck", 0)] == [
+        "block3.exp",
+        "block2.out",
+        "stem.out",
+    ]
+    assert [name("bottleneck", 0, 1, 2), name("bottleneck", 4, 5), name("last")] == [
+        "stem-block2.out",
+        "block4-block5.out",
+        "last",
+    ]

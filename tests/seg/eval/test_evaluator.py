@@ -307,6 +307,12 @@ def test_the_table_without_categories():
     assert len(lines) == 8
 
 
+def test_the_share_of_the_pixels_of_a_single_one():
+    evaluator = SegmentationEvaluator(classes=THREE)
+    evaluator.update(np.array([[[1]]]), batch([[1]]))
+    assert evaluator.table().splitlines()[2].split() == ["b", "100.00", "100.00"]
+
+
 def test_the_table_with_instances_and_without_categories():
     """a has instances, b has none: 4 / 4 pixels of one, all hit; c is predicted at no pixel."""
     classes = ClassMap(names=("a", "b", "c"), ids=(1, 2, 3), instance_areas=(4.0, 0.0, 4.0))
