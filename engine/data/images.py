@@ -85,7 +85,13 @@ def set_max_megapixels(megapixels: float) -> None:
     """Set the size of the largest image that is decoded, in this process and its workers.
 
     A small file can claim a size that fills the memory when it is decoded.
+
+    Raises: UserError if the size is out of range.
     """
+    if not 0 < megapixels <= MOST_MEGAPIXELS:
+        raise UserError(
+            f"data.max_megapixels must be above 0 and at most {MOST_MEGAPIXELS:g}, got {megapixels:g}"
+        )
     global MAX_PIXELS
     MAX_PIXELS = int(megapixels * 1e6)
     os.environ[_LIMIT_VARIABLE] = str(MAX_PIXELS)

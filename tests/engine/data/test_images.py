@@ -190,6 +190,9 @@ def test_the_limit_is_an_option_that_the_error_names(tmp_path, monkeypatch):
             image_size(tmp_path / "a.png")
         images.set_max_megapixels(float(needed))
         assert image_size(tmp_path / "a.png") == (side, side)
+    for wrong in (0, -1, 2000, float("nan")):
+        with pytest.raises(UserError, match=r"data\.max_megapixels must be above 0 and at most 1073"):
+            images.set_max_megapixels(wrong)
     environment = {**os.environ, "PYTHONPATH": "."}
     code = "from engine.data.images import largest; print(largest())"
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
