@@ -23,6 +23,7 @@ from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
 from engine.config.runs import TrainedRun
+from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import SavedPredictions
 from engine.run import run_folder
@@ -51,7 +52,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             write_json(out / "metrics.json", metrics)
             reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
             result.write_skipped(out)
-            print("\n".join([*result.notes, result.evaluator.table()]))
+            print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
             print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")
     here.close()

@@ -21,7 +21,7 @@ from engine.config.compose import to_yaml
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import TrainOptions
-from engine.config.training import build_task, open_run
+from engine.config.training import build_task, open_run, without_data
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import write_json
@@ -33,7 +33,7 @@ Names = tuple[str, ...]
 
 
 def prepare(config: DictConfig) -> None:
-    config, run, _ = open_run(config)
+    config, run, _ = open_run(without_data(config))
     chosen = options(TrainOptions, config)
     if chosen.init_from is None:
         raise UserError("init_from is not set; pass init_from=<weight file or name of published weights>")

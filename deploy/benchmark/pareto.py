@@ -85,12 +85,16 @@ def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
     accuracies = [accuracy(row) or (0.0, "") for row in members]
     points = [(row["latency_ms_p50"], percent) for row, (percent, _) in zip(members, accuracies, strict=True)]
     front = [points[index] for index in pareto_front(points)]
-    axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
+    if len(front) > 1:
+        axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
+        axis.legend(frameon=False, loc="lower right")
     for index, (row, point) in enumerate(zip(members, points, strict=True)):
         hollow = accuracies[index][1] == "published"
         axis.plot(*point, "o", color="C0", markerfacecolor="white" if hollow else "C0")
         # Slanted, and those of neighbors on different sides, so that labels of near points can be read.
-        up = index % 2 == 0
+        others = [other for other in points if other != point]
+        near = min(others, key=lambda other: abs(other[0] - point[0]), default=point)
+        up = index % 2 == 0 if near[1] == point[1] else near[1] < point[1]
         offset, alignment = ((3, 5), "bottom") if up else ((3, -5), "top")
         text = f"{row[label]}, {point[0]:.3g} ms"
         axis.annotate(
@@ -105,4 +109,3 @@ def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
         )
     axis.set_xlim(0, 1.25 * points[-1][0])
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc="lower right")

@@ -25,6 +25,13 @@ _LAYOUT = (
 )
 
 
+_OTHER_FILES = (
+    *("annotations/{}.json", "{}.json", "{}/annotations.json", "{}/labels.json", "{0}/{0}.json"),
+    *("annotations/{}_*.json", "annotations/*_{}.json", "{}_*.json", "*_{}.json"),
+)
+"""Where the file of a split may be, besides COCO's and Roboflow's own places."""
+
+
 Pair = tuple[Path, Path | None]
 """Folder of images, and JSON file."""
 
@@ -51,8 +58,9 @@ def coco(
 
     Args:
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
-            <split>*/ or images/<split>*/ or, as exported by Roboflow, <split>/_annotations.coco.json next to
-            its images. A single JSON file for all images is divided by `det.data.division`.
+            <split>*/ or images/<split>*/; as exported by Roboflow, <split>/_annotations.coco.json next to
+            its images; or a JSON file named after the split, in a usual place, and the folder that has its
+            images. A single JSON file for all images is divided by `det.data.division`.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
@@ -208,11 +216,31 @@ def _find_pair(base: Path, split: str) -> Pair | None:
                     if folder.is_dir():
                         return folder, file
             if files:
-                tag = files[0].stem.removeprefix(f"{kind}_")
-                raise UserError(
-                    f"{base / tag}: no such folder, but {files[0]} needs its images; set data.{split}.images"
-                )
+                return _folder_of(base, files[0], split, name), files[0]
+        for pattern in _OTHER_FILES:
+            if len(files := sorted(base.glob(pattern.format(name)))) == 1:
+                return _folder_of(base, files[0], split, name), files[0]
     return None
+
+
+def _folder_of(base: Path, file: Path, split: str, name: str) -> Path:
+    """The folder that has the images of a file, of a split with this `name`."""
+    names = coco_json.read(file).file_names
+    parents = dict.fromkeys((file.parent, base))
+    places = (name, f"images/{name}", f"{name}/images", "images", "data", "JPEGImages", "")
+    found = {
+        folder: sum(path is not None for path in coco_split.find_paths(folder, names))
+        for folder in dict.fromkeys(parent / place for place in places for parent in parents)
+        if folder.is_dir()
+    }
+    best = max(found, key=found.__getitem__)
+    if not found[best]:
+        folder = base / file.stem.removeprefix("instances_")
+        missing = f"{base / name / names[0]}: no such file, nor in images/" if folder.is_dir() else ""
+        raise UserError(
+            f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set data.{split}.images"
+        )
+    return best
 
 
 def _only_file(base: Path) -> Pair | None:

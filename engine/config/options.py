@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from engine.config.instantiate import AtLeast, UnitInterval
-from engine.data.images import Orientation
+from engine.data.images import DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS, Orientation
 from engine.errors import UserError
 
 Checkpoint = Literal["best", "last"]
@@ -46,7 +46,14 @@ class DataOptions:
     error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
+    max_megapixels: float = DEFAULT_MEGAPIXELS
     orientation: Orientation = "upright"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= MOST_MEGAPIXELS:
+            raise ValueError(
+                f"max_megapixels must be above 0 and at most {MOST_MEGAPIXELS:g}, got {self.max_megapixels:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,7 @@ class EvalOptions(InferenceOptions):
 class PredictOptions(InferenceOptions):
     input: str
     legend: bool = True
+    frames: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from engine.config.training import (
     build_source,
     build_task,
     image_notes,
+    limit_images,
     reads_as_stored,
     trained_on,
     validate,
@@ -27,7 +28,7 @@ from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
 from engine.errors import UserError
-from engine.io.progress import Progress
+from engine.io.progress import PartProgress, Progress
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
@@ -98,8 +99,12 @@ class TrainedRun:
             UserError: if the checkpoint cannot be read or does not match the network.
         """
         task = build_task(self.config, self.classes)
-        state, _ = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
+        state, metadata = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
         checkpoint.load_strict(task.model, state)
+        training = metadata.get("state")
+        metrics = training.get("metrics") if isinstance(training, dict) else None
+        if isinstance(metrics, dict) and hasattr(task, "use_metrics"):
+            task.use_metrics(metrics)
         return task.eval()
 
     @cached_property
@@ -109,11 +114,13 @@ class TrainedRun:
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction, like those of the training (data.pixel_range, data.orientation)."""
+        limit_images(self.config)
         return read_image(path, pixel_range=self._pixel_range, upright=not reads_as_stored(self.config))
 
     def image_notes(self, files: Sequence[Path]) -> list[str]:
         """Lines about images: turned by their orientation, with several pages, or of 16 bits and with little
         use of them."""
+        limit_images(self.config)
         paths = [str(file) for file in files]
         unused = [] if self._pixel_range is not None else unused_range(paths)
         return [*header_notes(paths, upright=not reads_as_stored(self.config)), *unused]
@@ -158,6 +165,8 @@ class TrainedRun:
         )
         evaluator = task.evaluator(dataset)
         progress = None if quiet else Progress(len(share), unit="batch")
+        if not quiet and runtime.is_main:
+            task.on_part = PartProgress(unit="window")
 
         def after_batch(done: int, batch: dict[str, Any], outputs: Any) -> None:
             if progress is not None:

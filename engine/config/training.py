@@ -1,5 +1,6 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
+import copy
 import os
 import shlex
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
+from engine.data.images import set_max_megapixels
 from engine.data.loader import DataLoaders
 from engine.data.preprocessing import (
     as_pixel_range,
@@ -104,11 +106,17 @@ class Training:
 
     def _draw(self) -> None:
         from engine import plots
+        from engine.fonts import font_notes
         from engine.train.run_log import read_rows
 
         plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
         self.trainer.load_best()
-        reporter = self.info.reporter(self.trainer.inference_task)
+        task: Any = self.trainer.inference_task
+        if hasattr(task, "use_metrics"):
+            task.use_metrics(self.trainer.state.metrics)
+        for note in font_notes(self.classes):
+            print(note)
+        reporter = self.info.reporter(task)
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
 
@@ -228,8 +236,16 @@ def _build_training(
     )
 
 
+def limit_images(config: DictConfig) -> None:
+    """Apply data.max_megapixels."""
+    set_max_megapixels(options(DataOptions, config.data, "data").max_megapixels)
+
+
 def build_source(config: DictConfig) -> Any:
     """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
+    if config.data.get("root") == "<data.root>":
+        raise UserError("data.root is not set in this run; pass data.root=<folder>")
+    limit_images(config)
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):
@@ -334,6 +350,16 @@ def validate(config: DictConfig) -> TrainOptions:
             "not set package"
         )
     return trained
+
+
+def without_data(config: DictConfig) -> DictConfig:
+    """A copy for a run folder that is made without reading data: the keys of `data` that are not set have the
+    placeholder `<key>`, as in a published run."""
+    config = copy.deepcopy(config)
+    for key in config.data:
+        if OmegaConf.is_missing(config.data, key):
+            OmegaConf.update(config.data, str(key), f"<data.{key}>")
+    return config
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:

@@ -5,8 +5,9 @@ version 5 on, it rejects damaged PNG files). Pillow, which is stricter, decodes 
 files without an end marker. `engine.data.tiff` decodes TIFF files.
 """
 
+import math
 import os
-import warnings
+import threading
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -18,14 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import UserError, some
+from engine.errors import UserError, out_of_memory, some
 from engine.io.files import walk_files
 
 if TYPE_CHECKING:
     from engine.data.tiff import Tiff
 
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
+DEFAULT_MEGAPIXELS = 89.0
+"""Default of data.max_megapixels; about Pillow's own limit."""
+
+MOST_MEGAPIXELS = 1073.0
+"""OpenCV decodes no larger images."""
+
+_LIMIT_VARIABLE = "MOBILENET_DENSE_MAX_PIXELS"
+"""The environment variable that passes the limit on to worker processes."""
+
+MAX_PIXELS = int(os.environ.get(_LIMIT_VARIABLE) or DEFAULT_MEGAPIXELS * 1e6)
+"""Larger images are rejected without decoding them; `set_max_megapixels` changes it."""
 
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -54,6 +64,12 @@ _TAIL = 64
 """In so many bytes at the end of a JPEG file, its end marker is looked for first."""
 
 
+_COUNTED_AT_ONCE = 1 << 20
+
+
+_pillow_limit = threading.Lock()
+
+
 PathLike = str | os.PathLike[str]
 
 
@@ -63,6 +79,26 @@ Orientation = Literal["upright", "stored"]
 
 Range = tuple[float, float]
 """The stored values that become 0 and 255."""
+
+
+def set_max_megapixels(megapixels: float) -> None:
+    """Set the size of the largest image that is decoded, in this process and its workers.
+
+    A small file can claim a size that fills the memory when it is decoded.
+    """
+    global MAX_PIXELS
+    MAX_PIXELS = int(megapixels * 1e6)
+    os.environ[_LIMIT_VARIABLE] = str(MAX_PIXELS)
+
+
+def open_pillow(source: PathLike | IO[bytes]) -> Image.Image:
+    """`PIL.Image.open` without Pillow's own limit, which is lower than data.max_megapixels can be."""
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_image(
@@ -177,8 +213,22 @@ def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[
     try:
         header.load()
         return np.asarray(header)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
+
+
+def count_values(values: NDArray[np.unsignedinteger[Any]], size: int = 256) -> NDArray[np.int64]:
+    """How often each value below `size` occurs: `np.bincount` without a copy of 8 bytes per value.
+
+    values: unsigned integers of any shape, none of them `size` or more.
+    """
+    counts = np.zeros(size, np.int64)
+    flat = values.reshape(-1)
+    for start in range(0, len(flat), _COUNTED_AT_ONCE):
+        counts += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=size)
+    return counts
 
 
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
@@ -206,7 +256,7 @@ def turn_and_pages(path: PathLike) -> tuple[int, int]:
         with open(path, "rb") as file:
             return header.orientation, tiff.count_pages(file)
     with _open(path) as image:
-        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF") else 1
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
         return _orientation(image), frames
 
 
@@ -300,18 +350,14 @@ def _read_bytes(path: PathLike) -> bytes:
 def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
     """Read the header only; Pillow decodes the pixels in `load`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path if data is None else BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise UserError(_too_large(path)) from error
+        image = open_pillow(path if data is None else BytesIO(data))
     except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
         raise UserError(_damaged(path, "unknown format")) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise UserError(_too_large(path))
+        raise UserError(_too_large(path, image.height, image.width))
     return image
 
 
@@ -335,7 +381,7 @@ def _checked_header(path: PathLike, file: IO[bytes]) -> "Tiff":
     except ValueError as error:
         raise UserError(_damaged(path, str(error))) from error
     if header.width * header.height > MAX_PIXELS:
-        raise UserError(_too_large(path))
+        raise UserError(_too_large(path, header.height, header.width))
     return header
 
 
@@ -381,8 +427,20 @@ def _unreadable(path: PathLike, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror}); check the path"
 
 
-def _too_large(path: PathLike) -> str:
-    return f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down or cut it into tiles"
+def _too_large(path: PathLike, height: int, width: int) -> str:
+    size = f"{path}: {height} x {width} pixels (height x width), more than {largest()}"
+    return f"{size}; {raise_limit(height * width)}scale it down or cut it into tiles"
+
+
+def largest() -> str:
+    """The limit in words."""
+    return f"{MAX_PIXELS / 1e6:g} megapixels"
+
+
+def raise_limit(pixels: float) -> str:
+    """The remedy for an image of so many pixels, followed by `or`; empty if OpenCV cannot decode it."""
+    needed = math.ceil(pixels / 1e5) / 10
+    return f"set data.max_megapixels={needed:g}, " if needed <= MOST_MEGAPIXELS else ""
 
 
 def _damaged(path: PathLike, reason: str) -> str:
@@ -435,6 +493,8 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if out_of_memory(error):
+            raise
         raise UserError(_damaged(path, "decoding failed")) from error
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
         raise UserError(_damaged(path, "decoding failed"))
@@ -473,6 +533,8 @@ def _decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | Non
     high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
         pixels = np.asarray(header if high_depth else header.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
     return _to_rgb(_eight_bits(path, pixels, pixel_range))

@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from engine.data.images import open_pillow
+from engine.errors import out_of_memory
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 
 
@@ -138,7 +141,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     try:
         check_places(header, len(data))
         pixels = _decode_bands(header, data)
-    except (TypeError, struct.error, MemoryError) as error:
+    except (TypeError, struct.error) as error:
         raise ValueError("the directory is damaged") from error
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError("decoding failed")
@@ -201,7 +204,9 @@ def _decode_one(header: Tiff, data: bytes) -> NDArray[Any]:
 def _with_opencv(data: bytes) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        if out_of_memory(error):
+            raise
         pixels = None
     if pixels is None:
         raise ValueError("decoding failed")
@@ -212,9 +217,11 @@ def _with_opencv(data: bytes) -> NDArray[Any]:
 
 def _with_pillow(data: bytes, *, rgb: bool) -> NDArray[Any]:
     try:
-        with Image.open(BytesIO(data)) as image:
+        with open_pillow(BytesIO(data)) as image:
             _check_tiles(image)
             return np.asarray(image.convert("RGB") if rgb else image)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(str(error)) from error
 

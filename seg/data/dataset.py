@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import read_image, read_labels, read_palette
+from engine.data.images import count_values, read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
@@ -236,7 +236,7 @@ class LabelReader:
             colors = read_palette(path)
         if colors is None or choice == "ids":
             return stored
-        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        used = np.flatnonzero(count_values(stored))
         by_id, by_color = self._table[used], self._from_colors(colors[used])
         fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
         if choice == "auto" and fits_ids and fits_colors and (by_id != by_color).any():

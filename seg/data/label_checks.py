@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.images import read_labels
+from engine.data.images import count_values, read_labels
 from engine.data.splits import divide
 from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
@@ -37,7 +37,7 @@ def read_sample(
             if not skip_damaged:
                 raise
             continue
-        counts += np.bincount(label.ravel(), minlength=256)
+        counts += count_values(label)
         number += 1
     return counts, number
 

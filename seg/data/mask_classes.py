@@ -149,11 +149,11 @@ def _as_classes(base: Path, values: _Values) -> ClassMap:
             f"{values.files['colors']}: contains colors, but {values.files['ids']} contains ids; {remedy}"
         )
     found: Counter[Any] = values.ids or values.colors
+    if not found:
+        raise UserError(f"{base}: no masks to find the classes in; add some, or create {base / _FILE}")
     example = next(iter(values.files.values()), base)
     if len(found) < 2:
-        raise UserError(
-            f"{example}: all masks contain the value {next(iter(found), 'of no class')} only; {remedy}"
-        )
+        raise UserError(f"{example}: all masks contain the value {next(iter(found))} only; {remedy}")
     if len(found) > (UNKNOWN if values.ids else _MOST_COLORS) or _has_soft_edges(values.ids):
         what = "values" if values.ids else "colors"
         raise UserError(

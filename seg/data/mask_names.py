@@ -1,6 +1,7 @@
 """Finds the mask of each image by its name."""
 
 import difflib
+import string
 from collections.abc import Collection
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     """
     images, unread = _by_name(folders.images)
     masks, unread_masks = _masks(folders, images)
-    images, suffix = _without_masks(folders, images, suffix)
+    given, (images, suffix) = suffix, _without_masks(folders, images, suffix)
     if folders.names is not None:
         images = _listed(split, folders, images)
     if not images:
@@ -40,13 +41,16 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     warnings += [*unread, *unread_masks]
     if suffix is None:
         suffix = _common_suffix(folders, images, masks)
-    missing = [name for name in images if name + suffix not in masks]
+    masks_of = {name: name + suffix for name in images}
+    if given is None and any(mask not in masks for mask in masks_of.values()):
+        masks_of = _with_other_words(folders, images, masks, warnings) or masks_of
+    missing = [name for name in images if masks_of[name] not in masks]
     if split == "test" and len(missing) == len(images):
         return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
     if missing:
         raise UserError(_no_mask(split, folders, images, missing, masks, suffix, unread_masks))
     if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
-        used = {name + suffix for name in images}
+        used = set(masks_of.values())
         orphans = [name for name in masks if name not in used]
         warnings.append(
             f"{masks[orphans[0]]}: no image of that name ({len(orphans)} masks of {split or 'it'} are unused)"
@@ -54,7 +58,7 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     return SegmentationSplit(
         images=pack_paths(list(images.values())),
         names=pack_paths(list(images)),
-        labels=pack_paths([masks[name + suffix] for name in images]),
+        labels=pack_paths([masks[masks_of[name]] for name in images]),
     )
 
 
@@ -108,6 +112,34 @@ def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:
     return fitting[0]
 
 
+def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
+    """Image -> mask, where all images have a word before or after what differs, and all masks another one, as
+    image_7 and mask_7 do; empty if it is not so."""
+    ours, theirs = _differing(list(images)), _differing([name for name in masks if name not in images])
+    if len(images) < 2 or len(ours) < len(images) or not ours.keys() <= theirs.keys():
+        return {}
+    found = {name: theirs[middle] for middle, name in ours.items()}
+    first = next(iter(images))
+    warnings.append(f"{folders.masks}: masks paired by what differs in the names: {first}, {found[first]}")
+    return found
+
+
+def _differing(names: list[str]) -> dict[str, str]:
+    """What differs in names -> name; without the start and the end that all share, digits aside."""
+    start, end = _common_start(names), _common_start([name[::-1] for name in names])
+    if any(len(name) <= start + end for name in names):
+        return {}
+    return {name[start : len(name) - end]: name for name in names}
+
+
+def _common_start(names: list[str]) -> int:
+    """The number of characters at the start that all names share, without digits at its end."""
+    lowest, highest = min(names, default=""), max(names, default="")
+    same = [one == other for one, other in zip(lowest, highest, strict=False)]
+    length = same.index(False) if False in same else len(same)
+    return len(lowest[:length].rstrip(string.digits))
+
+
 def _no_mask(
     split: str,
     folders: Folders,
@@ -118,7 +150,7 @@ def _no_mask(
     unread: list[str],
 ) -> str:
     first = missing[0]
-    longer = sorted(name for name in masks if name.startswith(first))
+    longer = sorted(name for name in masks if name.startswith(first) and name != first)
     lower = {name.lower(): name for name in masks}
     near = difflib.get_close_matches((first + suffix).lower(), lower, n=1, cutoff=0.6)
     remedy = "add the masks or remove the images"

@@ -19,6 +19,9 @@ from engine.image_records import ImageRecords
 State = dict[str, NDArray[Any]]
 
 
+_PIXELS_AT_ONCE = 1 << 23  # counted at a time: NumPy copies 8 bytes per pixel
+
+
 _INSTANCE_BASE = 1000  # an instance id is (dataset id of the class) * 1000 + number; others are not instances
 
 
@@ -237,10 +240,13 @@ def confusion_matrix(
 
     Raises: ValueError if a label is neither a class nor 255.
     """
-    pairs = label.astype(np.uint16)
-    pairs <<= 8
-    pairs |= prediction
-    counts = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
+    counts = np.zeros((256, 256), np.int64)
+    rows_at_once = max(1, _PIXELS_AT_ONCE // max(1, label.shape[-1]))
+    for start in range(0, len(label), rows_at_once):
+        pairs = label[start : start + rows_at_once].astype(np.uint16)
+        pairs <<= 8
+        pairs |= prediction[start : start + rows_at_once]
+        counts += np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
     if counts[num_classes:IGNORE].any():
         value = num_classes + int(np.flatnonzero(counts[num_classes:IGNORE].any(1))[0])
         raise ValueError(f"label {value} is neither one of {num_classes} classes nor {IGNORE} (ignore)")

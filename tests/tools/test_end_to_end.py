@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.data.images import read_labels, read_palette
 from tests.tools.commands import run
 
 SMALL = [
@@ -87,7 +88,10 @@ def test_predict_on_folders_and_videos_reports_damaged_files(trained):
     assert "2 of 3 files predicted" in output
     summary = json.loads((folder / "seen" / "summary.json").read_text())
     assert [Path(item["file"]).name for item in summary["failed"]] == ["broken.png"]
-    assert cv2.imread(str(folder / "seen" / "masks" / "good.png"), cv2.IMREAD_UNCHANGED).shape == (50, 70)
+    mask = folder / "seen" / "masks" / "good.png"
+    assert set(np.unique(read_labels(mask))) <= set(range(7, 34))  # label ids
+    assert (read_palette(mask)[7] == (128, 64, 128)).all()  # road
+    assert read_labels(mask).shape == (50, 70)
     frames = next(item for item in summary["files"] if item["file"].endswith(".avi"))
     assert frames["frames"] == len(frames["predictions"]) == 3
     assert (folder / "seen" / frames["predictions"][2]["mask"]).stat().st_size > 0

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.io import progress as progress_module
-from engine.io.progress import Progress, announced, with_progress
+from engine.io.progress import PartProgress, Progress, announced, with_progress
 
 
 class Clock:
@@ -60,6 +60,23 @@ def test_a_value_error_becomes_a_user_error():
     with pytest.raises(UserError, match="size must be positive"):
         with_progress(work, 2, unit="scene")
     assert with_progress(lambda progress: "result", 2, unit="scene") == "result"
+
+
+def test_parts_are_shown_only_if_they_take_long(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr("engine.io.progress.time.monotonic", lambda: clock[0])
+    progress = PartProgress(unit="window")
+    for done in range(1, 5):  # 4 windows of 0.5 s each
+        clock[0] += 0.5
+        progress(done, 4)
+    assert capsys.readouterr().out == ""
+    for done in range(1, 21):  # 20 windows of 1 s: 20 s in all, of which the first has passed
+        clock[0] += 1
+        progress(done, 20)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("window 1/20")
+    assert lines[-1] == "window 20/20  ETA 0:00:00"
+    assert 3 <= len(lines) <= 4  # the first, one each 10 s, the last
 
 
 def test_a_short_job_shows_nothing_and_a_longer_one_starts_after_a_moment(monkeypatch):

@@ -1,6 +1,7 @@
 """Layouts of images and masks: which files are paired, and messages that name what is missing."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -207,6 +208,28 @@ def test_files_that_are_no_masks_are_named_where_a_mask_is_missing(tmp_path):
     refuses(lambda: build(root), r"no mask .*masks: 1 file left out: b\.gif")
     root = tree(tmp_path / "none", [("images/a.png", None), ("images/b.png", None)])
     refuses(lambda: build(root), "no mask .*there is no folder of masks beside images/")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/image_{}.png", "masks/mask_{}.png"),
+        ("{}_sat.png", "{}_mask.png"),
+        ("imgs/a{}x.png", "gt/b{}y.png"),
+    ],
+)
+def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask):
+    root = tree(tmp_path, [(image.format(n), mask.format(n)) for n in range(10, 20)])
+    found = paired(root)
+    names = {int(re.sub(r"\D", "", name)): number for part in found.values() for name, number in part.items()}
+    assert names == {number: number - 10 for number in range(10, 20)}
+    assert any("masks paired by what differs in the names" in line for line in build(root).warnings)
+
+
+def test_other_numbers_are_no_words(tmp_path):
+    """Images 10 to 19 and masks 20 to 29 do not belong together."""
+    root = tree(tmp_path, [(f"images/{n}.png", f"masks/{n + 10}.png") for n in range(10, 20)])
+    refuses(lambda: build(root), r"images/10\.png: no mask")
 
 
 def test_folders_with_other_names(tmp_path):
