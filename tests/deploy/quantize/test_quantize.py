@@ -283,20 +283,27 @@ def test_a_file_loses_at_most_the_budget(tmp_path, monkeypatch, points, num_floa
     order = Steps.layers[::-1]
     ranking = [Sensitivity(layer=layer, snr_db=float(rank)) for rank, layer in enumerate(order)]
     session = Session(run=lambda images: [images], output_names=("x",), runtime="toy")
-    monkeypatch.setattr(within_budget, "sensitivities", lambda *_, **__: ranking)
-    monkeypatch.setattr(within_budget, "open_session", lambda *_, **__: session)
+    threads, lines = [], []
+    monkeypatch.setattr(
+        within_budget, "sensitivities", lambda *_, **options: threads.append(options["threads"]) or ranking
+    )
+    monkeypatch.setattr(
+        within_budget, "open_session", lambda *_, **options: threads.append(options["threads"]) or session
+    )
+    monkeypatch.setattr(within_budget, "time_both", lambda *arguments: (arguments[3:], "ratio"))
 
     def score(file):
         return 90 - 0.5 * (10 - int(file.read_text()))
 
-    def quantize():
+    def quantize(**options):
         return quantize_within_budget(
             Steps(),
             source,
             path,
             budget=AccuracyBudget(score=score, metric="miou", split="val", points=points),
-            images=[np.zeros((3, 4, 6), np.uint8)] * 5,
+            images=[np.zeros((3, 4, 6), np.uint8), *[np.zeros((3, 5, 5), np.uint8)] * 4],
             calibration={"images": 3},
+            **options,
         )
 
     if num_float is None or num_float == 10:  # all layers in float is no 8-bit file
@@ -309,7 +316,11 @@ def test_a_file_loses_at_most_the_budget(tmp_path, monkeypatch, points, num_floa
     assert (card.budget, card.metric, card.split, card.layers) == (points, "miou", "val", 10)
     assert card.calibration == {"images": 3, "probes": 5}
     assert card.input == [1, 3, 4, 6]
-    assert (card.latency, card.ratio) == (None, None)
+    assert (card.latency, card.ratio, card.threads) == (None, None, 1)
+    timed = quantize(threads=2, rounds="rounds", log=lines.append)
+    assert (timed.latency, timed.ratio, timed.threads) == ((2, "rounds"), "ratio", 2)
+    assert threads == [1, 1, 2, 2]
+    assert lines[:2] == ["float32: miou 90.00", "10 of 10 layers in 8 bits: 85.00"]
     assert (card.bytes_before, card.bytes_after) == (2, len(str(num_float)))
 
 

@@ -81,6 +81,8 @@ def test_the_text_of_other_cards():
     assert "| 70.00 | 70.00 | +0.00 (" in text
     assert "ms, median" not in text
     assert "fine-tuned" not in text
+    for incomplete in ({"latency": {}}, {"ratio": SimpleNamespace(p50=0.5)}):
+        assert card_of(**incomplete).text() == card_of().text()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,10 @@ def test_the_card_is_written_and_a_folder_that_cannot_be_is_named(tmp_path):
     card_of().write(tmp_path)
     stored = json.loads((tmp_path / "report_card.json").read_text())
     assert (stored["after"], stored["lost"], stored["before"]) == (70.0, 1.25, 71.25)
+    card_of(before=71.234567).write(tmp_path)
+    assert json.loads((tmp_path / "report_card.json").read_text())["lost"] == 1.2346
     assert stored["fallback"]["tried"] == [[1, 70.0], [0, 60.0]]
+    card_of().write(tmp_path)
     assert (tmp_path / "report_card.md").read_text() == card_of().text()
     (tmp_path / "report_card.md").unlink()
     (tmp_path / "report_card.md").mkdir()

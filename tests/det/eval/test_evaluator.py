@@ -281,6 +281,7 @@ def test_the_backend_that_was_asked_for_is_used(monkeypatch):
     def used(*_):
         raise Used
 
+    assert average_precision.choose_backend("pycocotools") == "pycocotools"
     for backend in ("pycocotools", "hotcoco"):
         with monkeypatch.context() as patch:
             patch.setattr(average_precision, f"_{backend}", used)
