@@ -22,7 +22,7 @@ TASK = TaskInfo(
     first_id=1,
     distills=False,
     reporter=partial(import_and_call, "det.report.DetectionReporter"),
-    export=partial(import_and_call, "det.export.ExportedDetection"),
-    with_file=partial(import_and_call, "det.export.DetectionWithFile"),
+    export=partial(import_and_call, "det.export.network.ExportedDetection"),
+    with_file=partial(import_and_call, "det.export.with_file.DetectionWithFile"),
     totals=_totals,
 )

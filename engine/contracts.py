@@ -168,6 +168,10 @@ class ExportedTask(Protocol):
     Attributes: output (the kind of output, such as `logits`), names (of the outputs), compared (the outputs
     that are compared numerically with PyTorch), dtype (of the images: `uint8` or `float32`), normalized
     (whether the graph includes normalization), model, classes, eval_transform, normalize.
+
+    Optional attributes: decoding (what a program needs to know to interpret the outputs; stored as JSON in
+    the file) and decoder (path of a Python file that does so with NumPy alone; copied next to the file as
+    `decode.py`). `eval_transform.resizing` is also stored, if it exists.
     """
 
     model: nn.Module

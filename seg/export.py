@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,19 @@ class ExportedSegmentation(nn.Module):
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.names = ("labels" if output == "argmax" else "logits",)
         self.compared = self.names if output == "logits" else ()
+        self.decoder = Path(__file__).with_name("decode.py")
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What it takes to turn the output into label maps; see `engine.contracts.ExportedTask`."""
+        return {
+            "in_graph": self.output == "argmax",
+            "class": "the one with the highest score, after scores are resized to the image",
+            "resize": "nearest" if self.output == "argmax" else "bilinear",
+            "align_corners": self.align_corners,
+            "full_size": self.full_size,
+            "upsample": self.upsample if self.full_size and self.output == "argmax" else None,
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> [N, K, h, w], or [N, h, w] uint8."""

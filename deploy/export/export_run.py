@@ -29,7 +29,8 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     """Export a run; returns the file.
 
     The file is compared with PyTorch on real images and, if a budget is set for the task's metric, scored.
-    `preprocess.json`, `golden.npz` and, with precision=int8, the report card are written next to it.
+    `preprocess.json`, `golden.npz`, the task's `decode.py` and, with precision=int8, the report card are
+    written next to it.
 
     Raises:
         UserError: if an option does not fit the run, if the export fails, or if the file exceeds its budget:
@@ -54,7 +55,7 @@ def _export(job: ExportJob) -> Path:
     except UserError as error:
         rejected = path.replace(path.with_name(f"{path.name}.rejected"))
         raise UserError(f"{rejected}: {error}") from None
-    write_golden(path, session, samples, comparison, scores)
+    write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     lines = [f"runtime: {session.runtime}", comparison.text()]
     log("\n".join([*lines, *(f"{name}: {points}" for name, points in scores.items())]))
     return write_int8(job, path, samples) if options.precision == "int8" else path

@@ -62,7 +62,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     session = open_session(path, threads=options.threads)
     comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
     scores = {f"{metric}_float32": card.before, f"{metric}_file": card.fallback.score}
-    write_golden(path, session, samples, comparison, scores)
+    write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     job.log(f"{card.text()}\n{comparison.text()}")
     return path
 

@@ -37,9 +37,16 @@ class ExportJob:
         self.budget_points = options.budget.points(run.info.metric)
         torch.set_num_threads(options.threads)
         self.module = exported_task(run, options.for_task)
-        self.metadata = describe(self.module, task=run.info.name, facts=self._facts())
+        self.metadata = describe(
+            self.module, task=run.info.name, facts=self._facts(), pixel_range=run.pixel_range
+        )
         default_folder = run.folder.path / "export" / f"{options.format}-{options.precision}"
         self.folder = Path(options.out or default_folder)
+
+    @property
+    def decoder(self) -> Path | None:
+        """The task's decoder of the outputs, a file to copy; None if it has none."""
+        return getattr(self.module, "decoder", None)
 
     def comparison_samples(self) -> list[Sample]:
         """The images for comparing the file with PyTorch."""

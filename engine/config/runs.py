@@ -91,14 +91,15 @@ class TrainedRun:
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction, like those of the training (data.pixel_range)."""
-        return read_image(path, pixel_range=self._pixel_range)
+        return read_image(path, pixel_range=self.pixel_range)
 
     def range_notes(self, files: Sequence[Path]) -> list[str]:
         """A line if 16-bit images use a small part of their range and the run has no data.pixel_range."""
-        return [] if self._pixel_range is not None else unused_range([str(file) for file in files])
+        return [] if self.pixel_range is not None else unused_range([str(file) for file in files])
 
     @cached_property
-    def _pixel_range(self) -> Range | None:
+    def pixel_range(self) -> Range | None:
+        """`data.pixel_range`: the stored values that become 0 and 255."""
         return as_pixel_range(plain(self.config.data, "data").get("pixel_range"))
 
     @property

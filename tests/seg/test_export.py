@@ -1,6 +1,9 @@
 """Exported segmentation: the same label maps for every output and every way to enlarge them."""
 
+import json
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +18,12 @@ from deploy.export.module import export_module
 from deploy.formats import open_session
 from deploy.metadata import describe
 from engine.data.class_map import ClassMap
+from seg.decode import decode
 from seg.export import ExportedSegmentation, SegmentationWithFile, resize_nearest
 from seg.heads import LRASPP
 from seg.model import Segmenter
 from seg.task import Inference, Segmentation
+from seg.transforms import EvalTransform
 from tests.refusals import refuses
 
 CLASSES = ClassMap(names=("road", "sky", "car"))
@@ -166,3 +171,31 @@ def test_label_maps_cannot_be_averaged(tmp_path):
 def test_bad_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedSegmentation(task=trained(), **options)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"full_size": True}, {"output": "argmax"}, {"output": "argmax", "full_size": True}],
+    ids=str,
+)
+def test_the_decoder_gives_the_tasks_label_map_of_an_image_that_was_resized(align_corners, options):
+    task = trained(align_corners=align_corners, eval_transform=EvalTransform(size=(64, 96)))
+    module = ExportedSegmentation(task=task, **options)
+    image = images_of(1, 104, 136)[0].transpose(1, 2, 0)
+    about = {key: json.loads(text) if text[:1] in "{[" else text for key, text in texts_of(module).items()}
+    assert about["preprocessing"]["resize"]["size"] == [64, 96]
+    pixels = np.ascontiguousarray(module.transform(image).transpose(2, 0, 1))[None]
+    outputs = dict(zip(module.names, eager_session(module)(pixels), strict=True))
+    labels = decode(outputs, about, image.shape[:2])
+    assert labels.shape == (104, 136)
+    artifact = Artifact(replace(eager_session(module), metadata=texts_of(module)), Path("m.onnx"))
+    expected = SegmentationWithFile(task=task, artifact=artifact).predict_image(image)
+    assert len(np.unique(expected)) > 1
+    assert (labels == expected).mean() > 0.9995  # sums in another order
+    if not options:
+        assert (labels == task.predict_image(image)).mean() > 0.9995
+
+
+def texts_of(module):
+    return describe(module, task="seg", facts={})

@@ -1,11 +1,13 @@
 """Export with the commands in the docs: the file, its golden examples, and tools that use the file."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import seg.decode
 from deploy.export.golden import read_golden, subsample
 from deploy.formats import open_session
 from deploy.metadata import network_input
@@ -48,6 +50,10 @@ def test_golden_examples_can_be_reproduced(trained):
         np.testing.assert_allclose(subsample(logits, entry["steps"]["logits"]), outputs[0], atol=1e-5)
     assert text["file"] == "model.onnx"
     assert text["input"] == {"name": "images", "shape": [1, 3, 64, 96], "dtype": "uint8"}
+    assert text["decoder"] == "decode.py"
+    assert (path.parent / "decode.py").read_text() == Path(seg.decode.__file__).read_text()
+    assert text["decoding"]["align_corners"] is False
+    assert text["preprocessing"]["pixel_range"] is None
     assert text["preprocessing"]["in_graph"] is True
     assert len(text["checkpoint_sha256"]) == 64
     assert text["compared_with_pytorch"]["agreement"] == 1
@@ -94,6 +100,17 @@ def test_a_file_that_exceeds_the_budget_is_renamed(trained):
     assert "budget.agreement=1.5" in text
     assert [file.name for file in (folder / "bad").iterdir()] == ["model.pt2.rejected"]
     run("eval", "run=seg", "artifact=bad/model.pt2", cwd=folder, status=1)
+
+
+@pytest.mark.slow
+def test_the_range_of_16_bit_images_is_in_the_metadata(trained):
+    folder, _ = trained
+    options = ["format=torch_export", "data.pixel_range=[0,4095]", "images=1", "out=deep"]
+    run("export", "run=seg", *options, cwd=folder)
+    assert json.loads((folder / "deep" / "preprocess.json").read_text())["preprocessing"]["pixel_range"] == [
+        0,
+        4095,
+    ]
 
 
 @pytest.mark.slow
