@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class ExportedDetection(nn.Module):
         self.normalize, self.postprocess = task.normalize, task.postprocess
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.output, self.names, self.compared = output, OUTPUTS[output], COMPARED[output]
+        self.raw_names: tuple[str, ...] = ()
         self.decoder = Path(__file__).with_name("decode.py")
         self.suppression = Suppression(postprocess=task.postprocess, look=look, steps=steps)
 
@@ -97,7 +99,14 @@ class ExportedDetection(nn.Module):
             confidences = scores.float().softmax(-1)[..., 1:]
         boxes = self.postprocess.coder.decode(deltas.float(), self.anchors.float()).clamp(0, 1)
         detections: tuple[Tensor, ...] = self.suppression(boxes, confidences)
-        return detections
+        return (*detections, deltas, scores) if self.raw_names else detections
+
+    def with_raw_outputs(self) -> ExportedDetection:
+        """The same module, which also returns what the post-processing starts from, as `raw_names`."""
+        module = copy.copy(self)
+        module.raw_names = () if self.output == "raw" else ("raw_deltas", "raw_scores")
+        module.names = (*self.names, *module.raw_names)
+        return module
 
     def transform(self, image: Image) -> Image:
         """RGB [H, W, 3] -> the network's input [h, w, 3]."""
