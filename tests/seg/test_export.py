@@ -15,9 +15,11 @@ from backbones.spec import with_output_stride, with_width
 from deploy.artifact import Artifact
 from deploy.eager import eager_session
 from deploy.export.module import export_module
+from deploy.export.samples import read_samples
 from deploy.formats import open_session
 from deploy.metadata import describe
 from engine.data.class_map import ClassMap
+from engine.data.images import write_png
 from seg.decode import decode
 from seg.export import ExportedSegmentation, SegmentationWithFile, resize_nearest
 from seg.heads import LRASPP
@@ -134,8 +136,7 @@ def test_pools_whose_window_follows_the_size_are_rejected_at_any_size(tmp_path, 
     module = ExportedSegmentation(task=trained(pool=pool))
     refuses(
         lambda: exported(module, tmp_path / "m.pt2", images_of(), dynamic_size=True),
-        "dynamic=size",
-        "dynamic=batch",
+        r"^dynamic=size: .*; set data\.eval_size=\[h,w\] instead, .*model\.head\.pool=global",
     )
 
 
@@ -199,3 +200,18 @@ def test_the_decoder_gives_the_tasks_label_map_of_an_image_that_was_resized(alig
 
 def texts_of(module):
     return describe(module, task="seg", facts={})
+
+
+def test_images_of_several_sizes_are_refused_with_what_can_be_done(tmp_path):
+    module = ExportedSegmentation(task=trained(pool="large_kernel"))
+    for name, width in (("a", 96), ("b", 104)):
+        write_png(tmp_path / f"{name}.png", images_of(1, 64, width)[0].transpose(1, 2, 0))
+    files = sorted(tmp_path.iterdir())
+    refuses(
+        lambda: read_samples(files, module, dynamic_size=False),
+        r"different sizes \(64x96 and 64x104\); set data\.eval_size=\[h,w\], .*pool=global",
+    )
+    resized = ExportedSegmentation(task=trained(eval_transform=EvalTransform(size=(64, 96))))
+    assert {sample.input.shape for sample in read_samples(files, resized, dynamic_size=False)} == {
+        (3, 64, 96)
+    }

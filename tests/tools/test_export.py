@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+import det
 import seg.decode
+from deploy.export.export_run import export_run
 from deploy.export.golden import read_golden, subsample
 from deploy.formats import open_session
 from deploy.metadata import network_input
@@ -144,6 +147,9 @@ def test_the_tools_accept_a_file_with_detections(tmp_path):
         (["+budget.pck=1"], "budget.pck: this task is scored by miou; set budget.miou"),
         (["format=litert", "dynamic=size"], "format=litert: its files have a fixed number and size"),
         (["qat.lr=0"], "qat.lr must be above 0, got 0"),
+        (["opset=13"], "opset must be 14 to 23 .*, got 13"),
+        (["opset=24"], "opset must be 14 to 23 .*, got 24"),
+        (["format=openvino", "opset=17"], "opset is for format=onnx, not openvino"),
         (["fromat=onnx"], "fromat"),
     ],
 )
@@ -161,3 +167,11 @@ def test_a_file_of_another_task_is_rejected(trained):
     message = run("eval", "run=seg", f"artifact={path}", "data.eval_size=[32,48]", cwd=folder, status=1)
     assert "1x64x96" in message
     assert "dynamic=size" in message
+
+
+@pytest.mark.parametrize("options", [["dynamic=size"], ["dynamic=both", "output=raw"], ["dynamic=both"]])
+def test_a_detector_with_a_dynamic_size_is_refused_before_anything_is_loaded(options):
+    run_without_files = SimpleNamespace(info=det.TASK)
+    chosen = tool_options(compose_config("export", ["run=det", *options]))
+    expected = f"{options[0]}: a detector's anchors are made for one input size; .* data.size=\\[h,w\\]"
+    refuses(lambda: export_run(run_without_files, chosen), expected)
