@@ -20,6 +20,12 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 LAYERS = (nn.Conv2d, nn.Linear, *NORMS)
 
 
+_OTHER_CONVENTION = (
+    "The total counts layers alone, as Tables 3, 6 and 9 of the paper do. Tables 7 and 8 also count "
+    "resizing, the input and h-swish: see Count.cityscapes."
+)
+
+
 class Totals(NamedTuple):
     """Parameters and multiply-adds as a table of the paper counts them, not in millions."""
 
@@ -88,6 +94,8 @@ class Count:
             shape = "x".join(map(str, row.output_shape[1:]))
             lines.append(f"{row.name:<36} {row.kind:<9} {shape:>18} {row.params:>12,} {row.madds:>15,}")
         lines.append(f"{'total':<36} {'':<9} {'':>18} {self.params:>12,} {self.madds:>15,}")
+        if self.resize_elements:
+            lines.append(_OTHER_CONVENTION)
         return "\n".join(lines)
 
 

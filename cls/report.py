@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cls.data.dataset import ClassificationDataset
-from cls.drawing import Line, with_lines
+from cls.drawing import Line, with_lines, with_lines_below
 from cls.eval.evaluator import MAX_LISTED, ClassificationEvaluator
 from cls.task import Classification
+from engine import fonts
 from engine.contracts import Image
 from engine.plots import save_confusion_matrix
-from engine.sample_images import save_samples, save_worst
+from engine.sample_images import panel_size, resize_panel, save_samples, save_worst
 
 Probabilities = NDArray[np.float32]
 """One per class [K]."""
@@ -33,11 +35,20 @@ class ClassificationReporter:
         """`image` above its most probable classes."""
         return with_lines(image, self._lines(probabilities)) if legend else image
 
+    def draw_onto(self, image: Image, probabilities: Probabilities, *, legend: bool = True) -> list[Image]:
+        """`image`, which is returned as it is, and the classes that belong below it."""
+        return with_lines_below(image, self._lines(probabilities)) if legend else [image]
+
     def draw_sample(self, dataset: ClassificationDataset, index: int) -> Image:
         """The image above its most probable classes and, if known, its label."""
         self.task.eval()
         image, label = dataset.read(index), dataset.label(index)
-        return with_lines(image, self._lines(self.task.predict_image(image), label))
+        lines = self._lines(self.task.predict_image(image), label)
+        return with_lines(resize_panel(image, panel_size(image)), lines)
+
+    def per_image(self, scores: Tensor) -> list[Probabilities]:
+        """Scores [N, K] before the softmax -> the probabilities of each image."""
+        return list(scores.float().softmax(1).cpu().numpy())
 
     def save_prediction(self, probabilities: Probabilities, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json: its most probable classes. Writes no file."""
@@ -71,7 +82,7 @@ class ClassificationReporter:
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
 
     def _lines(self, probabilities: Probabilities, label: int | None = None) -> list[Line]:
-        names = self.classes.names
+        names = fonts.shown_names(self.classes)
         lines: list[Line] = [
             (names[i], float(probabilities[i]), None if label is None else i == label)
             for i in _most_probable(probabilities)

@@ -19,6 +19,7 @@ def describe(
     task: str,
     facts: Mapping[str, str],
     pixel_range: tuple[float, float] | None = None,
+    upright: bool = True,
 ) -> dict[str, str]:
     """The metadata of an export as strings: everything that the file's user needs to know.
 
@@ -27,10 +28,12 @@ def describe(
         task: name of the task.
         facts: more entries, such as `run`, `checkpoint_sha256` and `license`.
         pixel_range: the stored values that become 0 and 255 in images of more than 8 bits.
+        upright: whether images are turned by their EXIF or TIFF orientation.
     """
     mean, std = (part.flatten().tolist() for part in (module.normalize.mean, module.normalize.std))
     preprocessing = {
-        "image": "decoded as RGB of 8 bits, upright (EXIF), without alpha",
+        "image": "decoded as RGB of 8 bits, without alpha",
+        "upright": upright,
         "channel_order": "RGB",
         "pixel_range": None if pixel_range is None else list(pixel_range),
         "transform": str(module.eval_transform),

@@ -1,6 +1,7 @@
 """Detection results for people: images with boxes, and the tables and charts of an evaluation."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 
 from det.boxes import Detections
 from det.data.dataset import DetectionDataset
-from det.drawing import overlay
+from det.drawing import draw_boxes, overlay
 from det.eval.charts import save_charts
 from det.eval.evaluator import DetectionEvaluator
 from det.task import Detection
 from engine.contracts import Image
-from engine.sample_images import save_samples, save_worst
+from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
 
 
 class DetectionReporter:
@@ -22,6 +23,7 @@ class DetectionReporter:
 
     def __init__(self, task: Detection) -> None:
         self.task, self.classes = task, task.classes
+        self._num_predicted, self._num_empty, self._highest = 0, 0, 0.0
 
     def draw(
         self, image: Image, prediction: Detections, *, legend: bool = True, all_classes: bool = False
@@ -31,25 +33,49 @@ class DetectionReporter:
         return overlay(image, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
 
     def draw_sample(self, dataset: DetectionDataset, index: int) -> Image:
-        """Image, prediction and ground truth (without ignored objects) side by side."""
+        """Image, prediction and truth (without ignored objects) side by side; large images are reduced."""
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
+        found = self.task.predict_image(image)
+        size = panel_size(image)
+        height, width = image.shape[:2]
+        scale = torch.tensor([size[1] / width, size[0] / height] * 2)
+        image = resize_panel(image, size)
         boxes, labels, ignored = dataset.split.objects(index)
         shown = ~ignored
         truth = Detections(
-            torch.from_numpy(boxes[shown]),
+            torch.from_numpy(boxes[shown]) * scale,
             torch.ones(int(shown.sum())),
             torch.from_numpy(labels[shown]).long(),
         )
-        panels = [
-            image,
-            self.draw(image, self.task.predict_image(image)),
-            overlay(image, truth, dataset.classes, threshold=0, scores=False),
-        ]
-        return np.concatenate(panels, axis=1)
+        return side_by_side(
+            [
+                ("image", image),
+                (
+                    f"prediction, scores >= {self.task.draw_threshold:.2g}",
+                    self.draw(image, found._replace(boxes=found.boxes * scale)),
+                ),
+                ("truth", overlay(image, truth, dataset.classes, threshold=0, scores=False)),
+            ]
+        )
+
+    def draw_onto(self, image: Image, prediction: Detections, *, legend: bool = True) -> list[Image]:
+        """Draw on `image` itself, if its memory allows, and return it."""
+        drawn = np.require(image, requirements=["C", "W"])
+        draw_boxes(drawn, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
+        return [drawn]
+
+    def per_image(self, outputs: list[Detections]) -> list[Detections]:
+        """The detections of each image, on the CPU."""
+        return [Detections(*(part.cpu() for part in detections)) for detections in outputs]
 
     def save_prediction(self, prediction: Detections, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json; writes no file."""
+        best = max(prediction.scores.tolist(), default=0.0)
+        self._num_predicted += 1
+        if best < self.task.draw_threshold:
+            self._num_empty += 1
+            self._highest = max(self._highest, best)
         rows = zip(*(part.tolist() for part in prediction), strict=True)
         return {
             "detections": [
@@ -63,6 +89,18 @@ class DetectionReporter:
                 if score >= self.task.draw_threshold
             ]
         }
+
+    def prediction_notes(self) -> list[str]:
+        """After all predictions: the score from which boxes are shown, and how many images have none."""
+        threshold = self.task.draw_threshold
+        line = f"boxes are shown from a score of {threshold:.3g} ({self.task.threshold_source}) on"
+        if not self._num_empty:
+            return [f"{line}; task.draw_threshold= changes it"]
+        lower = max(0.01, math.floor(self._highest * 50) / 50)
+        return [
+            f"{line}; {self._num_empty} of {self._num_predicted} images have none, with scores of at most "
+            f"{self._highest:.2f}: task.draw_threshold={min(lower, threshold):.2g} shows more"
+        ]
 
     def save_samples(self, dataset: DetectionDataset, folder: Path, *, count: int) -> None:
         """Draw `count` samples spread over a split."""

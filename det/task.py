@@ -1,6 +1,7 @@
 """The object detection task, for the engine: batch -> losses, batch -> boxes."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ from engine.data.class_map import ClassMap
 from engine.data.preprocessing import Normalize
 from engine.errors import UserError, no_labels, some
 
+_DRAW_THRESHOLD = 0.4
+
+_SET = "task.draw_threshold"
+
 
 class Detection(nn.Module):
     """Object detection with anchors.
@@ -37,7 +42,8 @@ class Detection(nn.Module):
         postprocess: from deltas and scores to detections.
         pixels: input normalization, `inception` or `imagenet`.
         eval_transform: applied to an image before prediction.
-        draw_threshold: lowest score of the boxes that are drawn and listed in summary.json.
+        draw_threshold: lowest score of the boxes that are drawn and listed in summary.json; None: the best
+            one of the run's evaluation (`use_metrics`), before that 0.4.
         scored_per_class: largest number of detections per image and class that count in the evaluation.
 
     Raises:
@@ -57,16 +63,18 @@ class Detection(nn.Module):
         matcher: Matcher | None = None,
         postprocess: Postprocess | None = None,
         pixels: str = "inception",
-        draw_threshold: float = 0.4,
+        draw_threshold: float | None = None,
         scored_per_class: int = SCORED_PER_CLASS,
     ) -> None:
         super().__init__()
-        if not 0 <= draw_threshold <= 1:
+        if draw_threshold is not None and not 0 <= draw_threshold <= 1:
             raise ValueError(f"draw_threshold is a score and must be in 0..1, got {draw_threshold}")
         if scored_per_class < 1:
             raise ValueError(f"scored_per_class must be at least 1, got {scored_per_class}")
         self.scored_per_class = scored_per_class
-        self.model, self.classes, self.draw_threshold = model, classes, draw_threshold
+        self.model, self.classes = model, classes
+        self.draw_threshold = _DRAW_THRESHOLD if draw_threshold is None else draw_threshold
+        self.threshold_source = "the default" if draw_threshold is None else _SET
         self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
         self.normalize = Normalize(pixels)
@@ -76,6 +84,18 @@ class Detection(nn.Module):
                 f"{type(self.loss).__name__} trains scores for a {activation}; set "
                 f"task.postprocess.activation={activation}, not {self.postprocess.activation}"
             )
+
+    def use_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Draw boxes from the score with the best F1 on, unless `draw_threshold` is set.
+
+        metrics: those of the evaluation that chose the weights.
+        """
+        threshold = metrics.get("best_f1_threshold")
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            return
+        if self.threshold_source != _SET:
+            self.draw_threshold = float(threshold)
+            self.threshold_source = "the best F1 of the run's evaluation"
 
     @property
     def anchors(self) -> Tensor:

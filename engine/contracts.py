@@ -149,6 +149,11 @@ class Reporter(Protocol):
         """Draw a prediction on its image. `all_classes`: list all classes in the legend (for videos)."""
         ...
 
+    def per_image(self, outputs: Any) -> list[Any]:
+        """Split `Task.predict`'s outputs for a batch into one prediction per image, as `predict_image`
+        returns them."""
+        ...
+
     def save_prediction(self, prediction: Any, out: Path, name: str) -> dict[str, Any]:
         """Write the prediction's files other than the drawing; returns the entry for summary.json."""
         ...

@@ -20,6 +20,20 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+_MEMORY = re.compile(
+    r"out of memory|insufficient memory|not enough memory|cannot allocate memory|can't allocate memory"
+    r"|bad_alloc|failed to allocate|could not allocate",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is short; every library (torch, OpenCV, runtimes) has its own."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and not isinstance(error, UserError) and bool(_MEMORY.search(str(error)))
+    )
+
+
 def printable(text: str) -> str:
     r"""`text` on one line that any terminal can show: a line break becomes `\n`, as in Python's literals."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

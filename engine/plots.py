@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import ClassMap
+from engine.fonts import chart_names
 from engine.train.run_log import is_number
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     right = axis.twinx()
     if scores:
         right.plot(*zip(*scores, strict=True), color="tab:blue", marker="o", label=metric)
-        right.annotate(
-            f"{scores[-1][1]:.3f}", scores[-1], textcoords="offset points", xytext=(-4, 8), ha="right"
-        )
+        best = max(scores, key=lambda score: score[1])
+        for score, place in ((best, (0, 8)), *([] if best[0] == scores[-1][0] else [(scores[-1], (0, -14))])):
+            text = f"{'best ' if score is best else 'last '}{score[1]:.3f}"
+            right.annotate(text, score, textcoords="offset points", xytext=place, ha="right")
     right.set(ylabel=metric, ylim=(0, 1))
     figure.legend(loc="upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
@@ -57,7 +59,7 @@ def save_confusion_matrix(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = len(classes)
+    count, names = len(classes), chart_names(classes)
     if matrix.shape not in ((count, count), (count, count + 1)):
         raise ValueError(
             f"the matrix must be [{count}, {count}] or [{count}, {count + 1}], got {matrix.shape}"
@@ -66,14 +68,14 @@ def save_confusion_matrix(
         matrix = matrix[:, :count]
     sums = matrix.sum(1, keepdims=True).astype(np.float64)
     percent = np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
-    columns = [*classes.names, "(none)"][: matrix.shape[1]]
+    columns = [*names, "(none)"][: matrix.shape[1]]
     side = max(4.5, 0.42 * count + 2.2)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     cells = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(count), classes.names, fontsize=8)
+    axes.set_yticks(range(count), names, fontsize=8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     if count <= 40:

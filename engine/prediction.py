@@ -1,13 +1,158 @@
-"""Predicts for image and video files; saves an overlay and a summary entry for each."""
+"""Saves predictions: of image and video files, with an overlay for each, and of an evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.contracts import Image, Reporter
+import numpy as np
+
+from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import read_image, write_png
-from engine.io.progress import Progress
+from engine.data.video.frames import VideoFile
+from engine.data.video.prediction import predict_stream, predict_video
+from engine.data.video.stream import Stream, output_name
+from engine.errors import UserError, out_of_memory
+from engine.io.files import flat_name, write_json
+from engine.io.png import write_rows
+from engine.io.progress import PartProgress, Progress
+from engine.run import run_folder
+from engine.run.run_folder import Claim
+from engine.runtime import Runtime
+
+_ENCODED_AT_ONCE = 1 << 24  # pixels; larger drawings are encoded row by row
+
+_RESULTS = ("summary.json", "overlays", "masks", "frames")
+
+Read = Callable[[Path], Image]
+
+
+@dataclass
+class Predictions:
+    """The entries of files in summary.json, and those of the files that failed or are damaged.
+
+    interrupted: whether Ctrl-C ended the job before its last file.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status of the tool."""
+        return 130 if self.interrupted else 1 if self.failures else 0
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return {"files": self.records, "failed": self.failures, "interrupted": self.interrupted}
+
+    def lines(self, num_files: int) -> list[str]:
+        """What to print at the end. num_files: 0 for a stream."""
+        if not num_files:
+            (record,) = self.records
+            dropped = record.get("dropped_frames", 0)
+            more = f"; {dropped} arrived meanwhile and were dropped" if dropped else ""
+            return [f"{record['file']}: {record['frames']} frames predicted{more}"]
+        complete = len(self.records) - sum("damage" in record for record in self.records)
+        ended = "interrupted: " if self.interrupted else ""
+        return [f"{ended}{complete} of {num_files} files predicted"]
+
+
+def claim_results(place: Path, *, renames: bool) -> Claim:
+    """Claim a folder without earlier predictions.
+
+    Args:
+        renames: the name is a default: if it is used, `_2`, `_3` ... is appended.
+
+    Raises:
+        UserError: if the folder contains earlier predictions, which would be mixed with the new ones.
+    """
+    claimed = run_folder.claim(place, renames=renames, key="out")
+    earlier = [name for name in _RESULTS if (claimed.path / name).exists()]
+    if earlier:
+        claimed.release()
+        raise UserError(
+            f"out={place}: contains earlier predictions ({', '.join(earlier)}); choose another out=, or "
+            "remove them"
+        )
+    return claimed
+
+
+def predict_live(
+    task: Any, reporter: Reporter, source: str, out: Path, *, legend: bool, frames: int | None
+) -> Predictions:
+    """Predict for a camera or an address (`engine.data.video.stream.is_stream`).
+
+    Raises:
+        UserError: if it cannot be opened.
+    """
+    stream, result = Stream(source), Predictions()
+    name = output_name(source)
+    options: dict[str, Any] = {"legend": legend, "frames": frames}
+    print(f"predicting {stream.name} until it ends{'' if frames else ' or Ctrl-C'}", flush=True)
+    if stream.file is None:
+        result.records.append(predict_stream(task, reporter, stream, out, name, **options))
+        return result
+    record = {"file": stream.name, **predict_video(task, reporter, stream.file, out, name, **options)}
+    record.pop("interrupted", None)  # that is how a stream ends
+    result.records.append(record)
+    if "damage" in record:
+        result.failures.append({"file": stream.name, "error": f"{stream.name}: {record['damage']}"})
+        print(f"incomplete: {result.failures[0]['error']}")
+    return result
+
+
+def predict_files(
+    task: Any,
+    reporter: Reporter,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    legend: bool = True,
+    frames: int | None = None,
+    read: Read = read_image,
+) -> Predictions:
+    """Predict for files, with a progress bar; a file that fails is reported and skipped.
+
+    Args:
+        frames: largest number of frames of a video (None: all).
+    """
+    result = Predictions()
+    progress = Progress(len(files), unit="file")
+
+    def failed(file: Path, reason: str, what: str) -> None:
+        result.failures.append({"file": str(file), "error": reason})
+        progress.print(f"{what}: {reason}")
+
+    for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
+        try:
+            record = predict_file(task, reporter, file, out, name, legend=legend, frames=frames, read=read)
+        except KeyboardInterrupt:
+            result.interrupted = True
+            break
+        except Exception as error:
+            if not isinstance(error, UserError) and not out_of_memory(error):
+                raise
+            failed(
+                file, str(error) if isinstance(error, UserError) else f"{file}: {no_memory(task)}", "skipped"
+            )
+        else:
+            result.records.append(record)
+            if "damage" in record:
+                failed(file, f"{file}: {record['damage']}", "incomplete")
+            if record.get("interrupted"):
+                result.interrupted = True
+                break
+        progress.update(done, file.name)
+    progress.close()
+    return result
+
+
+def no_memory(task: Any) -> str:
+    """What to say about an image that does not fit into memory."""
+    return f"not enough memory to predict it; {getattr(task, 'memory_remedy', 'scale it down')}"
 
 
 def predict_file(
@@ -18,7 +163,8 @@ def predict_file(
     name: str,
     *,
     legend: bool = True,
-    read: Callable[[Path], Image] = read_image,
+    frames: int | None = None,
+    read: Read = read_image,
 ) -> dict[str, Any]:
     """Predict for an image or a video; write `out/overlays/<name>.png` or `.mp4` and the reporter's files.
 
@@ -31,29 +177,55 @@ def predict_file(
         UserError: if the file cannot be read or the output cannot be written.
     """
     if media.is_video(file):
-        return {"file": str(file), **_predict_video(task, reporter, file, out, name, legend)}
+        video = VideoFile(file)
+        return {
+            "file": str(file),
+            **predict_video(task, reporter, video, out, name, legend=legend, frames=frames),
+        }
     return {"file": str(file), **_predict_image(task, reporter, read(file), out, name, legend)}
 
 
 def _predict_image(
     task: Any, reporter: Reporter, image: Image, out: Path, name: str, legend: bool
 ) -> dict[str, Any]:
+    progress = PartProgress(unit="window")
+    task.on_part = progress
     prediction = task.predict_image(image)
-    write_png(out / "overlays" / f"{name}.png", reporter.draw(image, prediction, legend=legend))
-    return {"overlay": f"overlays/{name}.png", **reporter.save_prediction(prediction, out, name)}
-
-
-def _predict_video(
-    task: Any, reporter: Reporter, file: Path, out: Path, name: str, legend: bool
-) -> dict[str, Any]:
-    progress = Progress(media.num_frames(file), unit="frame")
-    records: list[dict[str, Any]] = []
-
-    def draw(frame: Image) -> Image:
-        prediction = task.predict_image(frame)
-        records.append(reporter.save_prediction(prediction, out, f"{name}/{len(records):06d}"))
-        return reporter.draw(frame, prediction, legend=legend, all_classes=True)
-
-    count = media.map_video(file, out / "overlays" / f"{name}.mp4", draw, progress.update)
     progress.close()
-    return {"overlay": f"overlays/{name}.mp4", "frames": count, "predictions": records}
+    record = reporter.save_prediction(prediction, out, name)
+    if hasattr(reporter, "draw_onto"):  # needs no second image
+        parts = reporter.draw_onto(image, prediction, legend=legend)
+    else:
+        parts = [reporter.draw(image, prediction, legend=legend)]
+    _write_stacked(out / "overlays" / f"{name}.png", parts)
+    return {"overlay": f"overlays/{name}.png", **record}
+
+
+def _write_stacked(path: Path, parts: Sequence[Image]) -> None:
+    """Write images of equal width below each other as one PNG file."""
+    if sum(part.shape[0] * part.shape[1] for part in parts) > _ENCODED_AT_ONCE:
+        write_rows(path, parts)
+    else:
+        write_png(path, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+class SavedPredictions:
+    """Saves the predictions of an evaluation in `folder`; each process saves those of its own batches."""
+
+    def __init__(self, reporter: Reporter, folder: Path) -> None:
+        self._reporter, self._folder = reporter, folder
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    def add(self, dataset: Dataset, batch: Batch, outputs: Any) -> None:
+        """Save a batch's predictions under the names of its images, with `/` replaced."""
+        for index, prediction in zip(batch["index"].tolist(), self._reporter.per_image(outputs), strict=True):
+            name = dataset.name(index)
+            entry = self._reporter.save_prediction(prediction, self._folder, flat_name(name))
+            self._entries[name] = {"image": name, **entry}
+
+    def write_summary(self, runtime: Runtime) -> None:
+        """Write summary.json with the entries of all processes, sorted by name."""
+        entries = {name: entry for part in runtime.gather(self._entries) for name, entry in part.items()}
+        if runtime.is_main:
+            self._folder.mkdir(exist_ok=True)
+            write_json(self._folder / "summary.json", {"images": [entries[name] for name in sorted(entries)]})

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -211,14 +212,18 @@ def _join(backend: str, rank: int, world_size: int) -> None:
 
 
 def _device(name: str, local_rank: int, key: str) -> torch.device:
+    with warnings.catch_warnings(record=True) as noise:  # torch warns of drivers even if none is wanted
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if available else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"{key}={name}: no such device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{key}={name}: this machine has no CUDA device; use cpu or auto")
+    if device.type == "cuda" and not available:
+        reason = f" ({str(noise[0].message).splitlines()[0][:200]})" if noise else ""
+        raise UserError(f"{key}={name}: this machine has no CUDA device{reason}; use cpu or auto")
     if name == "cuda":
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():

@@ -68,10 +68,20 @@ def network_latency(
     if measure is None and head not in {layer.head for layer in table.entries}:
         log(f"the latency table has no head {head}: only the backbone's latency counts")
         head = ""
+    if options.size is None:
+        height, width = size
+        origin = _origin(options, table)
+        log(f"latency of images of {height}x{width} (height x width), {origin}; set size= for another one")
     table.save(path)
     return NetworkLatency(
         table=table, size=size, taps=taps, head=head, model=trainer.make_model, measure=measure, path=path
     )
+
+
+def _origin(options: LatencyOptions, table: LatencyTable) -> str:
+    if table.about.get("size") is None:
+        return "as at evaluation"
+    return f"the size of {options.latency}" if options.latency else "as at evaluation"
 
 
 def combined_table(own: Path, other: Path | None) -> LatencyTable | None:

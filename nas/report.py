@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine.errors import UserError
 from engine.io.files import write_text
@@ -54,6 +54,17 @@ def latency_chart(path: Path, *, accuracy: str) -> Iterator[Axes]:
     yield axes
     axes.set_xlabel("predicted latency, ms")
     axes.set_ylabel(accuracy)
+    _widen(axes, "x", 0.1)
+    _widen(axes, "y", 0.05)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def _widen(axes: Axes, axis: Literal["x", "y"], share: float) -> None:
+    """Let an axis span at least a share of its largest value, so that points that hardly differ look so."""
+    low, high = getattr(axes, f"get_{axis}lim")()
+    least = share * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        getattr(axes, f"set_{axis}lim")(middle - least / 2, middle + least / 2)

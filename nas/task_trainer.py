@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,8 +29,9 @@ from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders, SampleKey
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
+from engine.io.progress import PATIENCE_S, Progress
 from engine.run import checkpoint
-from engine.train.evaluation import evaluate
+from engine.train.evaluation import EvaluationProgress, evaluate
 from engine.train.learner import Learner, step_seed
 from engine.train.optimization import set_lr
 from engine.train.trainer import TrainerOptions
@@ -189,6 +191,7 @@ class TaskTrainer:
         )
         learner.start(compile=False)
         batches = self._batches(seed)
+        progress = _progress(steps, "training step")
         for step in range(steps):
             self.runtime.seed(step_seed(seed, step, 0))
             set_lr(optimizer, self.trials.lr_factor * (schedule(step) if schedule else 1.0))
@@ -197,11 +200,15 @@ class TaskTrainer:
             if not all(map(math.isfinite, [*result.losses.values(), result.gradient_norm])):
                 raise UserError(f"the loss is not finite at step {step}; lower lr_factor")
             learner.update()
+            progress.update(step + 1)
+        progress.close()
 
     def score(self, task: nn.Module) -> float:
         evaluator = cast(Task, task).evaluator(self._loaders.eval_set)
         batches = self._loaders.eval_batches(rank=0, world_size=1, pin=self._pin)
-        return float(evaluate(task, batches, evaluator, self.runtime)[evaluator.main_metric])
+        with EvaluationProgress(self._loaders.num_eval_batches(1), shown=_prints()) as progress:
+            metrics = evaluate(task, batches, evaluator, self.runtime, on_batch=progress.on_batch)
+        return float(metrics[evaluator.main_metric])
 
     @cached_property
     def metric(self) -> str:
@@ -255,6 +262,19 @@ class TaskTrainer:
             workers=data.workers,
             eval_batch=data.eval_batch,
         )
+
+
+def _prints() -> bool:
+    """Whether this is the process of the search, not that of a trial."""
+    return multiprocessing.parent_process() is None
+
+
+def _progress(total: int, unit: str) -> Progress:
+    return Progress(total, unit=f"  {unit}", after=PATIENCE_S, print_line=None if _prints() else _silent)
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _net_spec(config: Any) -> NetSpec:

@@ -7,9 +7,14 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from engine import fonts
 from engine.data.class_map import ClassMap
+from engine.data.images import count_values
 
 Image = NDArray[np.uint8]
+
+
+_PIXELS_AT_ONCE = 1 << 20
 
 
 _BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (120, 120, 120)
@@ -32,18 +37,24 @@ def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha:
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1, got {alpha}")
-    colors = colorize(labels, classes)
-    known = (labels >= 0) & (labels < len(classes))
-    mixed = (image.astype(np.float32) * (1 - alpha) + colors.astype(np.float32) * alpha + 0.5).astype(
-        np.uint8
-    )
-    return np.where(known[..., None], mixed, image)
+    drawn = image.copy()
+    tint(drawn, labels, classes, alpha)
+    return drawn
 
 
-def present_classes(labels: NDArray[np.integer], classes: ClassMap) -> list[int]:
+def tint(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha: float = 0.5) -> None:
+    """`overlay` on the image itself; large images are mixed some rows at a time."""
+    step = max(1, _PIXELS_AT_ONCE // max(1, image.shape[1]))
+    for start in range(0, len(image), step):
+        rows, marks = image[start : start + step], labels[start : start + step]
+        colors = colorize(marks, classes).astype(np.float32)
+        mixed = (rows.astype(np.float32) * (1 - alpha) + colors * alpha + 0.5).astype(np.uint8)
+        np.copyto(rows, mixed, where=((marks >= 0) & (marks < len(classes)))[..., None])
+
+
+def present_classes(labels: NDArray[np.uint8], classes: ClassMap) -> list[int]:
     """The class indices that occur in `labels`, by decreasing area."""
-    inside = labels[(labels >= 0) & (labels < len(classes))]
-    areas = np.bincount(inside.astype(np.int64).ravel(), minlength=len(classes))
+    areas = count_values(labels)[: len(classes)]
     return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
 
 
@@ -52,15 +63,20 @@ def with_legend(image: Image, classes: ClassMap, present: Iterable[int] | None =
 
     The font scales with the image and is readable from a width of 200 pixels; names that do not fit are cut.
     """
+    return np.concatenate([image, *legend(image.shape[1], classes, present)], axis=0)
+
+
+def legend(width: int, classes: ClassMap, present: Iterable[int] | None = None) -> list[Image]:
+    """The strip of `with_legend` for an image of this width; an empty list if no class is present."""
     indices = list(range(len(classes)) if present is None else present)
-    width = image.shape[1]
     if not indices:
-        return image.copy()
-    size = int(np.clip(width / 40, 12, 34))
-    font = ImageFont.load_default(size=size)
+        return []
+    size = max(12, width // 40)
+    names = fonts.shown_names(classes)
+    font = fonts.load(size, names)
     gap, swatch = max(4, size // 2), size + 2
-    names = [_fit(classes.names[index], font, width - 3 * gap - swatch) for index in indices]
-    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in names))
+    fitted = [_fit(names[index], font, width - 3 * gap - swatch) for index in indices]
+    cell = 2 * gap + swatch + int(max(font.getlength(name) for name in fitted))
     columns = min(len(indices), max(1, (width - gap) // cell))
     rows = -(-len(indices) // columns)
     columns = -(-len(indices) // rows)  # even out the rows
@@ -68,12 +84,12 @@ def with_legend(image: Image, classes: ClassMap, present: Iterable[int] | None =
     line = swatch + gap
     strip = Pillow.new("RGB", (width, rows * line + gap), _BACKGROUND)
     pen = ImageDraw.Draw(strip)
-    for position, (index, name) in enumerate(zip(indices, names, strict=True)):
+    for position, (index, name) in enumerate(zip(indices, fitted, strict=True)):
         row, column = divmod(position, columns)
         left, top = gap + column * pitch, gap + row * line
         pen.rectangle((left, top, left + swatch, top + swatch), fill=classes.colors[index], outline=_FRAME)
         pen.text((left + swatch + gap, top + swatch / 2 + 1), name, fill=_TEXT, font=font, anchor="lm")
-    return np.concatenate([image, np.asarray(strip)], axis=0)
+    return [np.asarray(strip)]
 
 
 def _palette(classes: ClassMap) -> Image:
@@ -82,7 +98,7 @@ def _palette(classes: ClassMap) -> Image:
     return palette
 
 
-def _fit(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _fit(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     if font.getlength(name) <= width:
         return name
     while name and font.getlength(name + "…") > width:

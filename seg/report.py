@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.contracts import Batch, Image
-from engine.data.images import write_png
+from engine.contracts import Image
+from engine.data.images import count_values
 from engine.data.loader import SampleKey
-from engine.io.files import flat_name
+from engine.io.png import write_rows
 from engine.plots import save_confusion_matrix
-from engine.sample_images import save_samples, save_worst
+from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
 from seg.data.dataset import SegmentationDataset
-from seg.drawing import overlay, present_classes, with_legend
+from seg.drawing import legend as draw_legend
+from seg.drawing import overlay, present_classes, tint, with_legend
 from seg.eval.evaluator import SegmentationEvaluator
 from seg.task import Segmentation
 
@@ -30,37 +31,45 @@ class SegmentationReporter:
 
     def draw(self, image: Image, labels: Labels, *, legend: bool = True, all_classes: bool = False) -> Image:
         """`image` tinted by `labels`, above a legend of the classes in it (or of all classes)."""
-        tinted = overlay(image, labels, self.classes)
+        parts = self.draw_onto(image.copy(), labels, legend=legend, all_classes=all_classes)
+        return np.concatenate(parts, axis=0)
+
+    def draw_onto(
+        self, image: Image, labels: Labels, *, legend: bool = True, all_classes: bool = False
+    ) -> list[Image]:
+        """Tint `image` itself; returns it and the legend that belongs below it."""
+        tint(image, labels, self.classes)
         if not legend:
-            return tinted
+            return [image]
         shown = None if all_classes else present_classes(labels, self.classes)
-        return with_legend(tinted, self.classes, shown)
+        return [image, *draw_legend(image.shape[1], self.classes, shown)]
 
     def draw_sample(self, dataset: SegmentationDataset, index: int) -> Image:
-        """Image, prediction and, if known, ground truth side by side, above one legend."""
+        """Image, prediction and, if known, truth side by side, above one legend; large images are reduced."""
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
-        labels = self.task.predict_image(image)
-        panels, shown = [image, overlay(image, labels, self.classes)], labels
+        size = panel_size(image)
+        marks = {"prediction": self.task.predict_image(image)}
         if (truth := dataset[SampleKey(index, 0)].get("label")) is not None:
-            panels.append(overlay(image, truth.numpy(), self.classes))
-            shown = np.concatenate([labels, truth.numpy()])
-        return with_legend(np.concatenate(panels, axis=1), self.classes, present_classes(shown, self.classes))
+            marks["truth"] = truth.numpy()
+        marks = {caption: resize_panel(labels, size, exact=True) for caption, labels in marks.items()}
+        image = resize_panel(image, size)
+        drawn = [(caption, overlay(image, labels, self.classes)) for caption, labels in marks.items()]
+        shown = present_classes(np.concatenate(list(marks.values())), self.classes)
+        return with_legend(side_by_side([("image", image), *drawn]), self.classes, shown)
+
+    def per_image(self, outputs: Tensor) -> list[Labels]:
+        """Class indices of a batch [N, H, W] -> those of each image."""
+        return list(outputs.cpu().numpy())
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
-        """Write `masks/<name>.png` with the dataset's ids; returns the image's entry in summary.json."""
-        write_png(out / "masks" / f"{name}.png", self._to_ids(labels))
-        values, counts = np.unique(labels, return_counts=True)
-        order = np.argsort(-counts)
-        shares = {self.classes.names[values[i]]: round(float(counts[i]) / labels.size, 6) for i in order}
+        """Write `masks/<name>.png` with the dataset's ids, as indices of a palette of the classes' colors
+        (ids above 255: as 16-bit gray); returns the image's entry in summary.json."""
+        write_rows(out / "masks" / f"{name}.png", [labels], lookup=self._ids, palette=self._palette)
+        counts = count_values(labels)[: len(self.classes)]
+        order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+        shares = {self.classes.names[index]: round(float(counts[index]) / labels.size, 6) for index in order}
         return {"mask": f"masks/{name}.png", "size": list(labels.shape), "classes": shares}
-
-    def save_label_ids(
-        self, outputs: Tensor, batch: Batch, dataset: SegmentationDataset, folder: Path
-    ) -> None:
-        """Write a batch's predictions as label-id PNGs named after the images, for the Cityscapes server."""
-        for labels, index in zip(outputs.cpu().numpy(), batch["index"].tolist(), strict=True):
-            write_png(folder / f"{flat_name(dataset.name(index))}.png", self._to_ids(labels))
 
     def save_samples(self, dataset: SegmentationDataset, folder: Path, *, count: int) -> None:
         """Draw `count` samples spread over a split."""
@@ -74,8 +83,16 @@ class SegmentationReporter:
         save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="pixels")
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
 
-    def _to_ids(self, labels: Labels) -> NDArray[Any]:
-        """Class indices -> ids of the dataset (label ids for Cityscapes), uint8 or uint16."""
-        ids = np.array(self.classes.ids, np.uint8 if max(self.classes.ids) < 256 else np.uint16)
-        id_map: NDArray[Any] = ids[labels]
-        return id_map
+    @property
+    def _ids(self) -> NDArray[Any]:
+        """The dataset's id of each class index (the label id for Cityscapes), uint8 or uint16."""
+        return np.array(self.classes.ids, np.uint8 if max(self.classes.ids) < 256 else np.uint16)
+
+    @property
+    def _palette(self) -> NDArray[np.uint8] | None:
+        """The colors of ids 0..255, black for those of no class; None if there are larger ids."""
+        if max(self.classes.ids) > 255:
+            return None
+        palette = np.zeros((256, 3), np.uint8)
+        palette[list(self.classes.ids)] = self.classes.colors
+        return palette

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,14 +14,22 @@ from torch.nn import functional as F
 
 from engine.contracts import Batch, Image
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.loader import as_tensor
+from engine.data.images import image_size
 from engine.data.preprocessing import Normalize, Size
-from engine.errors import no_labels
+from engine.errors import UserError, no_labels
+from engine.io.files import evenly_spaced
 from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset
 from seg.eval.evaluator import SegmentationEvaluator
+from seg.inference import views
+from seg.inference.tiles import Area, Grid, Network, Pixels, Resized, Whole
 from seg.losses import CrossEntropy, Dice
 from seg.transforms import EvalTransform
+
+_SIZES_CHECKED = 8  # images
+
+
+_SMALL_SHARE = 0.1
 
 
 class Segmentation(nn.Module):
@@ -40,9 +49,12 @@ class Segmentation(nn.Module):
 
     Attributes:
         distillation: a loss that pulls the scores toward a teacher's, or None.
+        on_part: called with the number of windows of an image that are predicted, and of all windows.
     """
 
     distillation: Distillation | None = None
+    memory_remedy = "predict it in windows, or in smaller ones: inference.window=[512,512]"
+    on_part: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def __init__(
         self,
@@ -92,20 +104,26 @@ class Segmentation(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Class indices [N, H, W] uint8, at `size` (height, width), or that of `label`."""
-        images = self.normalize(batch["image"])
-        scores = self.inference(self.model, images, output_size(batch), align_corners=self.align_corners)
-        return scores.argmax(1).to(torch.uint8)
+        return self.inference.labels(
+            self.model,
+            batch["image"],
+            output_size(batch),
+            normalize=self.normalize,
+            align_corners=self.align_corners,
+            on_part=self.on_part,
+        )
 
     @torch.inference_mode()
     def predict_image(self, image: Image) -> NDArray[np.uint8]:
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
         pixels, _ = self.eval_transform(image, None, 0)
-        images = as_tensor(pixels.transpose(2, 0, 1))[None].to(self.normalize.device)
+        images = torch.from_numpy(np.require(pixels, requirements=["W"])).permute(2, 0, 1)[None]
+        images = images.to(self.normalize.device)
         return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """Notes to show before training on this split: none."""
-        return []
+        """A line to show before training if a crop covers a small part of the images of this split."""
+        return small_crop(dataset)
 
     def check_classes(self, classes: ClassMap) -> None:
         """Raises: UserError if a dataset has other classes than this task, or another order."""
@@ -123,8 +141,26 @@ class Segmentation(nn.Module):
         return SegmentationEvaluator(classes=self.classes, name_of=dataset.name, predicted=predicted)
 
 
-Network = Callable[[Tensor], Tensor]
-"""Images [N, 3, h, w] -> class scores [N, K, h/s, w/s]."""
+def small_crop(dataset: SegmentationDataset) -> list[str]:
+    """A line if the crops of a training split cover less than a tenth of its images (a sample of them)."""
+    crop, scale = (getattr(getattr(dataset, "transform", None), name, None) for name in ("crop", "scale"))
+    if crop is None or scale is None:
+        return []
+    sizes = []
+    for index in evenly_spaced(len(dataset), _SIZES_CHECKED):
+        with contextlib.suppress(UserError):  # reported when the image is read
+            sizes.append(image_size(dataset.image_path(index)))
+    typical = math.sqrt(scale[0] * scale[1])
+    shares = [min(1, crop[0] / typical / h) * min(1, crop[1] / typical / w) for h, w in sizes]
+    if not shares or (share := float(np.median(shares))) >= _SMALL_SHARE:
+        return []
+    height, width = sizes[len(sizes) // 2]
+    factor = 2 * min(crop) / min(height, width)
+    return [
+        f"a training crop of {crop[0]}x{crop[1]} covers {share:.1%} of an image ({height}x{width}), so the "
+        f"network sees little around a pixel; data.image_scale={factor:.1g} shrinks the images, in training "
+        "and prediction, or set a larger data.crop"
+    ]
 
 
 class Inference:
@@ -173,42 +209,66 @@ class Inference:
 
     def __call__(self, network: Network, images: Tensor, size: Size, *, align_corners: bool) -> Tensor:
         """Normalized images [N, 3, h, w] -> class scores or summed probabilities [N, K, *size]."""
-        if self.is_single_pass:
-            return resize(network(images), size, align_corners=align_corners)
-        total: Tensor | None = None
-        for scale in self.scales:
-            height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
-            scaled = resize(images, (height, width), align_corners=False)
-            for mirror in (False, True) if self.flip else (False,):
-                scores = self._score(network, scaled.flip(-1) if mirror else scaled, align_corners)
-                probabilities = resize(scores, size, align_corners=align_corners).softmax(1)
-                probabilities = probabilities.flip(-1) if mirror else probabilities
+        scores: Tensor | None = None
+        for area, part in self._tiles(network, Whole(images), size, align_corners):
+            if scores is None:
+                scores = part if area.size == size else part.new_empty(*part.shape[:2], *size)
+            area.of(scores).copy_(part)
+        assert scores is not None
+        return scores
+
+    def labels(
+        self,
+        network: Network,
+        images: Tensor,
+        size: Size,
+        *,
+        normalize: Network,
+        align_corners: bool,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Tensor:
+        """Images uint8 [N, 3, h, w] -> class indices uint8 [N, *size].
+
+        Of large images, scores exist for one tile at a time; with a window, also the normalized image.
+
+        Args:
+            on_part: called with the number of windows that are done, and of all windows.
+        """
+        labels = torch.empty(len(images), *size, dtype=torch.uint8, device=images.device)
+        pixels = Pixels(images, normalize)
+        for area, scores in self._tiles(network, pixels, size, align_corners, on_part):
+            area.of(labels).copy_(scores.argmax(1))
+        return labels
+
+    def _tiles(
+        self,
+        network: Network,
+        pixels: Grid,
+        size: Size,
+        align_corners: bool,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[tuple[Area, Tensor]]:
+        """The areas of the image at `size`, with scores or summed probabilities [N, K, height, width]."""
+        scored = views.views(
+            network,
+            pixels,
+            scales=self.scales,
+            flip=self.flip,
+            window=None if self.window is None else (self.window[0], self.window[1]),
+            overlap=self.overlap,
+            align_corners=align_corners,
+            on_part=on_part,
+        )
+        for area in views.areas(scored[0], size):
+            if self.is_single_pass:
+                yield area, Resized(scored[0].scores, size, align_corners=align_corners).part(area)
+                continue
+            total: Tensor | None = None
+            for view in scored:
+                probabilities = view.probabilities(area, size, align_corners)
                 total = probabilities if total is None else total + probabilities
-        assert total is not None
-        return total
-
-    def _score(self, network: Network, images: Tensor, align_corners: bool) -> Tensor:
-        if self.window is None:
-            return network(images)
-        height, width = images.shape[-2:]
-        rows, columns = min(self.window[0], height), min(self.window[1], width)
-        total, count = None, images.new_zeros(1, 1, height, width)
-        for top in _starts(height, rows, self.overlap):
-            for left in _starts(width, columns, self.overlap):
-                tile = images[..., top : top + rows, left : left + columns]
-                scores = resize(network(tile), (rows, columns), align_corners=align_corners)
-                if total is None:
-                    total = scores.new_zeros(scores.shape[0], scores.shape[1], height, width)
-                total[..., top : top + rows, left : left + columns] += scores
-                count[..., top : top + rows, left : left + columns] += 1
-        assert total is not None
-        return total / count
-
-
-def _starts(length: int, window: int, overlap: float) -> list[int]:
-    # Evenly spaced, so the last window ends at the border and no window is padded.
-    number = 1 if length == window else math.ceil((length - window) / max(window * (1 - overlap), 1)) + 1
-    return [round(start) for start in torch.linspace(0, length - window, number).tolist()]
+            assert total is not None
+            yield area, total
 
 
 def output_size(batch: Batch) -> Size:

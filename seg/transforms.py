@@ -25,6 +25,7 @@ class TrainTransform:
     Args:
         crop: side or (height, width) of the result.
         scale: smallest and largest random scale.
+        image_scale: factor on the scales, for images that are larger than needed.
         scale_step: distance between possible scales, starting at the smallest (DeepLab: 0.25); 0: uniform.
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
@@ -43,6 +44,7 @@ class TrainTransform:
         *,
         crop: int | Sequence[int],
         scale: Sequence[float] = (0.5, 2.0),
+        image_scale: float = 1.0,
         scale_step: float = 0.0,
         flip: float = 0.5,
         color: float = 0.0,
@@ -51,7 +53,9 @@ class TrainTransform:
         extra: Sequence[Any] = (),
     ) -> None:
         self.crop = as_size("crop", crop, least=32)  # smaller, the deepest feature map is a single value
+        factor = _as_factor(image_scale)
         low, high = _as_scale(scale)
+        self.scale = (low * factor, high * factor)
         if not 0 <= fill <= 255:
             raise ValueError(f"fill must be a gray value in 0..255, got {fill}")
         if scale_step < 0:
@@ -59,7 +63,8 @@ class TrainTransform:
         albumentations = import_albumentations()
         from seg.augment.scale_crop import ScaleCrop
 
-        steps = [ScaleCrop(crop=self.crop, scale=(low, high), scale_step=scale_step, fill=fill, area=area)]
+        step = scale_step * factor
+        steps = [ScaleCrop(crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area)]
         _ignore_new_pixels(extra)
         self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])
 
@@ -78,6 +83,7 @@ class EvalTransform:
 
     Args:
         size: None (as stored), a factor (0.5 halves both sides) or (height, width).
+        image_scale: another factor, unless `size` is (height, width).
         area: average over pixels when scaling down.
 
     Raises: ValueError naming the argument.
@@ -85,7 +91,9 @@ class EvalTransform:
 
     keeps_labels = True
 
-    def __init__(self, *, size: float | Sequence[int] | None = None, area: bool = False) -> None:
+    def __init__(
+        self, *, size: float | Sequence[int] | None = None, image_scale: float = 1.0, area: bool = False
+    ) -> None:
         self._factor: float | None = None
         self._size: Size | None = None
         self._area = area
@@ -95,6 +103,8 @@ class EvalTransform:
             self._factor = float(size)
         elif size is not None:
             self._size = as_size("size", size)
+        if (scale := _as_factor(image_scale)) != 1 and self._size is None:
+            self._factor = scale * (self._factor or 1)
 
     def __str__(self) -> str:
         if self._factor is not None:
@@ -126,6 +136,12 @@ def _ignore_new_pixels(transforms: Sequence[Any]) -> None:
             if getattr(transform, name, None) is not None:
                 setattr(transform, name, IGNORE)
         _ignore_new_pixels(getattr(transform, "transforms", ()))
+
+
+def _as_factor(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 8:
+        raise ValueError(f"image_scale must be a factor up to 8, got {value!r}")
+    return float(value)
 
 
 def _as_scale(value: Sequence[float]) -> tuple[float, float]:

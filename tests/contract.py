@@ -279,6 +279,16 @@ class TaskContract:
         )
         assert json.loads(json.dumps(record)) == record
 
+    def test_outputs_of_a_batch_are_predictions_of_its_images(self, data, built):
+        """Transforms keep the images' order; a batch of one is what `predict_image` gives."""
+        dataset, reporter = self.val(data, built.eval()), self.info.reporter(built)
+        images = [read_image(dataset.image_path(index)) for index in (0, 1)]
+        with torch.inference_mode():
+            batches = [collate([dataset[SampleKey(index, 0)]]) for index in (0, 1)]
+            single = [reporter.per_image(built.predict(batch)) for batch in batches]
+        assert [len(predictions) for predictions in single] == [1, 1]
+        assert close([predictions[0] for predictions in single], [built.predict_image(i) for i in images])
+
     def test_samples_and_evaluations_are_saved(self, data, built, tmp_path):
         dataset, reporter = self.val(data, built), self.info.reporter(built)
         reporter.save_samples(dataset, tmp_path / "none", count=0)

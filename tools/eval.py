@@ -8,11 +8,12 @@ Examples:
   python tools/eval.py run=<run folder> inference=multi_scale              flipping and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
   python tools/eval.py run=<run folder> artifact=<exported file>           the exported file that you deploy
-  python tools/eval.py run=<run folder> data.root=/data/cityscapes save_label_ids=true
+  python tools/eval.py run=<run folder> data.root=/data/cityscapes save_predictions=true
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
 from engine.config.runs import TrainedRun
-from engine.errors import UserError
+from engine.fonts import font_notes
 from engine.io.files import write_json
+from engine.prediction import SavedPredictions
 from engine.run import run_folder
 
 
@@ -38,24 +40,20 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         artifact_info = {"artifact": str(file), "runtime": task.model.session.runtime}
         parent = file.parent
     reporter: Any = run.info.reporter(task)
-    if options.save_label_ids and not hasattr(reporter, "save_label_ids"):
-        raise UserError(
-            f"save_label_ids=true: task={run.info.name} does not predict label maps; leave it out"
-        )
     folder = Path(options.out or parent / f"eval-{run.split}")
     with run_folder.claim(folder, key="out") if here.is_main else nullcontext(folder) as out:
-
-        def save_label_ids(dataset: Any, batch: dict[str, Any], outputs: Any) -> None:
-            reporter.save_label_ids(outputs, batch, dataset, out / "label_ids")
-
-        result = run.evaluate(task, runtime=here, on_batch=save_label_ids if options.save_label_ids else None)
+        saved = SavedPredictions(reporter, out / "predictions") if options.save_predictions else None
+        result = run.evaluate(task, runtime=here, on_batch=None if saved is None else saved.add)
+        if saved is not None:
+            saved.write_summary(here)
         facts = {"checkpoint": options.checkpoint, "run": str(run.folder.path), **artifact_info}
         metrics = {**result.metrics, **facts}
         if here.is_main:
             write_json(out / "metrics.json", metrics)
             reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
             result.write_skipped(out)
-            print("\n".join([*result.notes, result.evaluator.table()]))
+            print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
+            print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")
     here.close()
     return metrics

@@ -14,6 +14,7 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def export(options: ExportOptions) -> Path:
     """Export a run; returns the file."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     path = export_run(run, options, log=partial(print, flush=True))
+    words = (f"run={run.folder.path}", f"artifact={path}")
+    print(f"next: python tools/eval.py {shlex.join(words)}")
     print(f"out: {path}")
     return path
 

@@ -1,12 +1,14 @@
-"""Predict on images or videos; saves overlays with a legend, the predictions and a JSON summary.
+"""Predict on images, videos or a live stream; saves overlays with a legend, predictions and a JSON summary.
 
-Usage: python tools/predict.py run=<run folder> input=<image | folder | glob | video> [key=value ...]
+Usage: python tools/predict.py run=<run folder> input=<image | folder | glob | video | stream> [key=value ...]
 
 Examples:
   python tools/predict.py run=<run folder> input=street.jpg
   python tools/predict.py run=<run folder> input=photos out=results
   python tools/predict.py run=<run folder> 'input="photos/*.png"' legend=false
   python tools/predict.py run=<run folder> input=drive.mp4
+  python tools/predict.py run=<run folder> input=0                              camera 0, until Ctrl-C
+  python tools/predict.py run=<run folder> input=rtsp://host/stream frames=500
   python tools/predict.py run=<run folder> input=photos inference.flip=true
   python tools/predict.py run=<run folder> input=photos artifact=<exported file>
 """
@@ -22,43 +24,39 @@ from engine.config.launch import launch
 from engine.config.options import PredictOptions
 from engine.config.runs import TrainedRun
 from engine.data import media
-from engine.errors import UserError
+from engine.data.video.stream import is_stream
+from engine.fonts import font_notes
 from engine.io.files import write_json
-from engine.io.progress import Progress
-from engine.prediction import predict_file
-from engine.run import run_folder
+from engine.prediction import claim_results, predict_files, predict_live
 
 
 def predict(options: PredictOptions) -> int:
-    """Predict on all input files; returns the exit status: 1 if a file was skipped."""
+    """Predict for the input; returns the exit status: 1 if a file was skipped or is damaged."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     place = Path(options.out or run.folder.path / "predict")
-    files = media.find_media(options.input, skip=place)
-    for note in run.range_notes([file for file in files if not media.is_video(file)]):
-        print(note)
-    here = runtime.start(device=options.device, precision=options.precision)
-    task: Any = run.task()
-    if options.artifact is not None:
-        file = Path(options.artifact)
-        task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
-    here.place(task)
-    reporter = run.info.reporter(task)
-    with run_folder.claim(place, key="out") as out:
-        records, failures = [], []
-        progress = Progress(len(files), unit="file")
-        for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
-            try:
-                records.append(
-                    predict_file(task, reporter, file, out, name, legend=options.legend, read=run.read_image)
-                )
-            except UserError as error:
-                failures.append({"file": str(file), "error": str(error)})
-                progress.print(f"skipped: {error}")
-            progress.update(done, file.name)
-        progress.close()
-        write_json(out / "summary.json", {"run": str(run.folder.path), "files": records, "failed": failures})
-        print(f"{len(records)} of {len(files)} files predicted\nout: {out}")
-    return 1 if failures else 0
+    claimed = claim_results(place, renames=options.out is None)
+    with claimed as out:
+        live = is_stream(options.input)
+        files = [] if live else media.find_media(options.input, skip=place)
+        for note in run.image_notes([file for file in files if not media.is_video(file)]):
+            print(note)
+        here = runtime.start(device=options.device, precision=options.precision)
+        task: Any = run.task()
+        if options.artifact is not None:
+            file, threads = Path(options.artifact), options.threads
+            task = with_exported_file(task, run.info, file, threads=threads, precision=options.precision)
+        here.place(task)
+        reporter = run.info.reporter(task)
+        chosen: dict[str, Any] = {"legend": options.legend, "frames": options.frames}
+        if live:
+            result = predict_live(task, reporter, options.input, out, **chosen)
+        else:
+            print(f"predicting {len(files)} files into {out}", flush=True)
+            result = predict_files(task, reporter, files, out, read=run.read_image, **chosen)
+        write_json(out / "summary.json", {"run": str(run.folder.path), **result.summary()})
+        notes = [*getattr(reporter, "prediction_notes", list)(), *font_notes(task.classes)]
+        print("\n".join([*notes, *result.lines(len(files)), f"out: {out}"]))
+    return result.status
 
 
 if __name__ == "__main__":

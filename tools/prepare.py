@@ -21,7 +21,7 @@ from engine.config.compose import to_yaml
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import TrainOptions
-from engine.config.training import build_task, open_run
+from engine.config.training import build_task, open_run, without_data
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import write_json
@@ -33,11 +33,11 @@ Names = tuple[str, ...]
 
 
 def prepare(config: DictConfig) -> None:
-    config, run, _ = open_run(config)
+    config, run, _ = open_run(without_data(config))
     chosen = options(TrainOptions, config)
     if chosen.init_from is None:
         raise UserError("init_from is not set; pass init_from=<weight file or name of published weights>")
-    source = initial_weights.locate(chosen.init_from, published=catalog.find)
+    source = initial_weights.locate(chosen.init_from, key="init_from", published=catalog.find)
     names = initial_weights.class_names(source, Path(chosen.labels) if chosen.labels else None)
     if names is None and initial_weights.is_name(chosen.init_from):
         names = catalog.find(chosen.init_from).categories

@@ -23,7 +23,8 @@ class Mix:
                 raise ValueError(f"{name} is the alpha of a Beta distribution and must be >= 0, got {value}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must be in 0..1, got {probability}")
-        self.mixup, self.cutmix, self.probability = mixup, cutmix, probability
+        # As floats: torch cannot draw from a Beta distribution of integers.
+        self.mixup, self.cutmix, self.probability = float(mixup), float(cutmix), probability
 
     def __call__(self, pixels: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Float pixels [N, 3, H, W] and labels [N] -> mixed pixels, and labels [N] or shares [N, K].

@@ -15,7 +15,7 @@ from engine.data.images import read_image
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import keep_all_but
+from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
 
 Transform = Callable[[Image, int], Image]
@@ -46,12 +46,15 @@ class ClassificationSplit:
 
     def without(self, indices: Iterable[int]) -> "ClassificationSplit":
         """The same split without the files at `indices`, in the same order."""
-        keep = keep_all_but(len(self), indices)
+        return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
+
+    def take(self, rows: NDArray[np.int64]) -> "ClassificationSplit":
+        """The files at `rows`, in this order; -1 is a place without a file."""
         return replace(
             self,
-            files=self.files[keep],
-            labels=None if self.labels is None else self.labels[keep],
-            windows=None if self.windows is None else self.windows[keep],
+            files=rows_of(self.files, rows),
+            labels=None if self.labels is None else rows_of(self.labels, rows),
+            windows=None if self.windows is None else rows_of(self.windows, rows),
         )
 
 

@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
 from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
-from engine.data.splits import check_leaks, files_beside, split_folders
+from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
 from engine.errors import UserError, some
-from engine.io.files import pack_paths
+from engine.io.files import existing_root, pack_paths
 
 
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
-    """A folder per split with a folder per class in it.
+    """A folder per split with a folder per class in it, or class folders alone.
 
-    Classes are the folders of train, sorted by name, or those listed in `<root>/classes.json`; a split need
-    not have all of them. Folders inside a class folder belong to that class.
+    If there is no val, a fifth of train, or of all images, becomes val. Classes are the folders of train,
+    sorted by name, or those listed in `<root>/classes.json`; a split need not have all of them. Folders
+    inside a class folder belong to that class.
 
     Args:
         allow_same_files: whether splits may share images.
@@ -29,23 +30,28 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
             splits share an image (unless it has a single color).
     """
     base = existing_root(root)
-    names = split_folders(base, example="train/<class> and val/<class>")
-    classes = _classes(base, names)
+    names, unread = _split_folders(base)
+    classes = _classes(base, next(iter(names.values()), ""))
     indices = {name: index for index, name in enumerate(classes.names)}
-    unread: list[str] = files_beside(base)
-    splits = {name: read_tree(base / name, indices, unread) for name in names}
+    unread += files_beside(base) if names else []
+    splits = {split: read_tree(base / name, indices, unread) for split, name in names.items()}
+    if not names:
+        splits = {"train": read_tree(base, indices, unread)}
     check_not_empty(splits, base)
+    if "train" in splits and "val" not in splits:
+        parts, lines = _divide(base, splits["train"], what="train" if names else "")
+        splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
         raise UserError(f"{base / 'train'}: all images are of one class; add images of the others")
-    lines: list[str] = []
+    leaks: list[str] = []
     if not allow_same_files:
         images = {name: list(_paths(split)) for name, split in splits.items()}
-        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        leaks = check_leaks(images, override="data.source.allow_same_files=true")
     return ClassificationSource(
         classes=classes,
         splits=splits,
         description=describe("images", base, classes, splits),
-        warnings=[*unread, *_absent_classes(classes, splits), *(f"{base}: {line}" for line in lines)],
+        warnings=[*unread, *_absent_classes(classes, splits), *(f"{base}: {line}" for line in leaks)],
     )
 
 
@@ -91,18 +97,47 @@ def class_folders(folder: Path) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def existing_root(root: str) -> Path:
-    """`root` as a path. Raises: UserError if there is no such folder."""
-    base = Path(root).expanduser()
-    if not base.is_dir():
-        raise UserError(f"data.root={root}: no such folder")
-    return base
+def _split_folders(base: Path) -> tuple[dict[str, str], list[str]]:
+    """Split -> folder, empty if the folders in `base` are the classes; and lines about folders that could be
+    either, such as one for the class "train"."""
+    names = class_folders(base)
+    inner = {name: set(class_folders(base / name)) for name in names}
+    found = split_folders(base, is_split=lambda folder: bool(inner[folder.name]))
+    others = [inner[name] for split, name in found.items() if split not in SPLIT_NAMES]
+    shared = set().union(*(inner[name] for split, name in found.items() if split in SPLIT_NAMES))
+    if found and not (others and all(shared.isdisjoint(each) for each in others)):
+        return found, []
+    named = [name for name in names if split_of(name)]
+    if not names or len(named) == len(names):
+        where = base / named[0] if named else base
+        raise UserError(f"{where}: no class folders; put the images into train/<class> and val/<class>")
+    if not named:
+        return {}, []
+    line = f"{base}: the folders are the classes, {some(named)} as well, because it has no folders of classes"
+    return {}, [line]
 
 
-def _classes(base: Path, splits: list[str]) -> ClassMap:
+def _divide(
+    base: Path, split: ClassificationSplit, *, what: str
+) -> tuple[dict[str, ClassificationSplit], list[str]]:
+    """The images of a split as train and val (`engine.data.splits.divide`), with every class in train."""
+    assert split.labels is not None
+    images = {os.fsdecode(file): os.path.join(split.root, os.fsdecode(file)) for file in split.files}
+    remedy = "sort the images into train/<class> and val/<class>"
+    val, lines = divide(base, images, remedy=remedy, what=what)
+    chosen = np.array([name in val for name in images])
+    for label in np.setdiff1d(split.labels, split.labels[~chosen]):
+        chosen[split.labels == label] = False
+    return {
+        "train": split.without(np.flatnonzero(chosen)),
+        "val": split.without(np.flatnonzero(~chosen)),
+    }, lines
+
+
+def _classes(base: Path, first: str) -> ClassMap:
+    """The classes in classes.json, or those of the folder `first` (empty: of `base`)."""
     if (listed := base / "classes.json").exists():
         return ClassMap.read(listed)
-    first = splits[0]
     names = class_folders(base / first)
     if not names:
         raise UserError(f"{base / first}: no class folders; put the images into {first}/<class>")

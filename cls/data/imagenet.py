@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
-from cls.data.folders import class_folders, existing_root, read_tree
+from cls.data.folders import class_folders, read_tree
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
 from engine.errors import UserError
-from engine.io.files import pack_paths
+from engine.io.files import existing_root, pack_paths
 
 DEVKIT = Path("ILSVRC2012_devkit_t12/data")
 

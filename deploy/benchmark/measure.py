@@ -14,6 +14,7 @@ from deploy.benchmark.rows import BenchmarkRow
 from deploy.timing import machine
 from deploy.timing.latency import Rounds, clocked, take_rounds
 from deploy.timing.memory import peak_mb
+from engine.io.progress import announced
 
 
 def measure_together(
@@ -33,16 +34,24 @@ def measure_together(
     reference = next(candidate for candidate in candidates if candidate.row is baseline)
     set_threads(reference.threads)
     about: dict[str, Any] = {"machine": machine.describe(reference.device)}
-    if torch.device(reference.device).type == "cpu":
-        about["gemm_gmadds_per_s"] = gemm_gmadds()
-    timers = {candidate.name: candidate.timer(candidate.open()) for candidate in candidates}
-    assert len(timers) == len(candidates), "two candidates with the same name would be measured as one"
-    seconds = take_rounds(timers, rounds, progress=progress)
+    with announced("loading and warming up the networks") as loaded:
+        if torch.device(reference.device).type == "cpu":
+            about["gemm_gmadds_per_s"] = gemm_gmadds()
+        timers = {candidate.name: candidate.timer(candidate.open()) for candidate in candidates}
+        assert len(timers) == len(candidates), "two candidates with the same name would be measured as one"
+
+        def show(done: int, text: str) -> None:
+            loaded()
+            if progress is not None:
+                progress(done, text)
+
+        seconds = take_rounds(timers, rounds, progress=show)
     timers.clear()  # frees the networks before memory is measured
     results = []
     for candidate in candidates:
         figures = timing(seconds[candidate.name], seconds[reference.name], rounds)
-        figures["peak_memory_mb"] = peak_mb(candidate.open, device=reference.device) if memory else None
+        with announced(f"measuring the memory of {candidate.name}"):
+            figures["peak_memory_mb"] = peak_mb(candidate.open, device=reference.device) if memory else None
         setup = _setup(candidate, reference)
         results.append(result(candidate.row, baseline=baseline, **setup, **figures, **about))
     return results

@@ -13,11 +13,9 @@ from typing import Any
 import yaml
 
 from deploy.options import Suite
-from engine.config.overrides import CONF
+from engine.config.overrides import CONF, experiment_options
 from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
-
-EXPERIMENTS = CONF / "experiment"
 
 
 def papers_of(suite: Suite) -> dict[str, dict[str, Any]]:
@@ -29,10 +27,10 @@ def papers_of(suite: Suite) -> dict[str, dict[str, Any]]:
         UserError: if no experiment is a row of these tables.
     """
     papers = {}
-    for file in sorted((EXPERIMENTS / suite.task).glob("*.yaml")):
-        paper = paper_block(f"{suite.task}/{file.stem}")
+    for name in sorted(experiment_options()):
+        paper = paper_block(name) if name.startswith(f"{suite.task}/") else {}
         if paper.get("table") in suite.tables:
-            papers[f"{suite.task}/{file.stem}"] = paper
+            papers[name] = paper
     if not papers:
         tables = " or ".join(map(str, suite.tables))
         raise UserError(f"no file in conf/experiment/{suite.task} is a row of table {tables}")
@@ -40,7 +38,7 @@ def papers_of(suite: Suite) -> dict[str, dict[str, Any]]:
 
 
 def is_experiment(name: str) -> bool:
-    return (EXPERIMENTS / f"{name}.yaml").is_file()
+    return name in experiment_options()
 
 
 def paper_block(experiment: str) -> dict[str, Any]:
@@ -49,10 +47,10 @@ def paper_block(experiment: str) -> dict[str, Any]:
     Raises:
         UserError: if there is no such experiment; suggests the nearest.
     """
-    if not is_experiment(experiment):
-        known = [str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml")]
-        raise UserError(f"{experiment}: no such experiment{nearest(experiment, known)}")
-    file = EXPERIMENTS / f"{experiment}.yaml"
+    options = experiment_options()
+    if experiment not in options:
+        raise UserError(f"{experiment}: no such experiment{nearest(experiment, list(options))}")
+    file = CONF / "experiment" / f"{options[experiment]}.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8")).get("paper") or {}
 
 

@@ -61,6 +61,10 @@ def draw_pareto(results: Sequence[Result], path: Path) -> None:
     metrics = " / ".join(dict.fromkeys(row["metric"] for row in shown))
     sources = sorted({known[1] for row in shown if (known := accuracy(row))})  # measured, published
     origin = " (filled) or ".join(sources) + (" (hollow)" if len(sources) > 1 else "")
+    percents = [known[0] for row in shown if (known := accuracy(row))]
+    low, high = min(percents), max(percents)
+    margin = max(0.1 * (high - low), 1.0)  # of percent: equal accuracies lie on a line in the middle
+    axes.flat[0].set_ylim(low - margin, high + margin)
     figure.supylabel(f"{metrics} [%], {origin}", fontsize=10)
     figure.supxlabel(f"latency here [ms], median of rounds ({shown[0]['machine']['device']})", fontsize=10)
     figure.savefig(path, dpi=110)
@@ -81,12 +85,27 @@ def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
     accuracies = [accuracy(row) or (0.0, "") for row in members]
     points = [(row["latency_ms_p50"], percent) for row, (percent, _) in zip(members, accuracies, strict=True)]
     front = [points[index] for index in pareto_front(points)]
-    axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
+    if len(front) > 1:
+        axis.plot(*zip(*front, strict=True), color="C0", alpha=0.4, label="Pareto front")
+        axis.legend(frameon=False, loc="lower right")
     for index, (row, point) in enumerate(zip(members, points, strict=True)):
         hollow = accuracies[index][1] == "published"
         axis.plot(*point, "o", color="C0", markerfacecolor="white" if hollow else "C0")
-        offset = (4, 6) if index % 2 else (4, -12)  # labels of neighbors on different sides
-        axis.annotate(row[label], point, textcoords="offset points", xytext=offset, fontsize=7)
+        # Slanted, and those of neighbors on different sides, so that labels of near points can be read.
+        others = [other for other in points if other != point]
+        near = min(others, key=lambda other: abs(other[0] - point[0]), default=point)
+        up = index % 2 == 0 if near[1] == point[1] else near[1] < point[1]
+        offset, alignment = ((3, 5), "bottom") if up else ((3, -5), "top")
+        text = f"{row[label]}, {point[0]:.3g} ms"
+        axis.annotate(
+            text,
+            point,
+            textcoords="offset points",
+            xytext=offset,
+            fontsize=7,
+            rotation=35 if up else -35,
+            rotation_mode="anchor",
+            va=alignment,
+        )
     axis.set_xlim(0, 1.25 * points[-1][0])
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc="lower right")

@@ -100,7 +100,7 @@ def _experiment_row(experiment: str, paper: Mapping[str, Any], size: Size, *, ti
 
 
 def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
-    """The run at `path`, with the accuracy of its last evaluation."""
+    """The run at `path`, with the accuracy of the evaluation that its checkpoint belongs to."""
     open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint)
     run, size = open_run(overrides=options.overrides), options.image_size
     if size is not None:
@@ -108,7 +108,8 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
     size = size or _run_size(run)
     metrics = run.folder.metrics
     stored = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
-    accuracy = stored.get(run.info.metric)
+    metric = run.info.metric
+    accuracy = stored.get(f"best_{metric}" if options.checkpoint == "best" else metric, stored.get(metric))
     return _row(
         run.config.model,
         run.info,
@@ -118,7 +119,7 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
         name="/".join(run.folder.path.resolve().parts[-2:]),
         source=str(run.folder.path),
         paper=plain(run.config.get("paper"), "paper") or {},
-        accuracy={} if accuracy is None else {run.info.metric: accuracy},
+        accuracy={} if accuracy is None else {metric: accuracy},
         predictor=run.task() if options.latency else None,
     )
 

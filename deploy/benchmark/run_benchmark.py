@@ -17,7 +17,7 @@ from deploy.benchmark.tables import tables
 from deploy.options import BenchmarkOptions
 from engine import runtime
 from engine.data.images import read_image
-from engine.io.progress import Progress
+from engine.io.progress import Progress, announced
 from engine.run import run_folder
 
 
@@ -82,10 +82,11 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         cache = ExportCache(Path(folder))
         for threads, members in groups(rows, runtimes, options.thread_counts):
-            pairs = [
-                (row, name, None if name == EAGER else cache.file(row, name, threads=threads))
-                for row, name in members
-            ]
+            pairs: list[Any] = []
+            for row, name in members:
+                with announced(f"preparing {row.name} on {name}"):
+                    file = None if name == EAGER else cache.file(row, name, threads=threads)
+                pairs.append((row, name, file))
             pairs += [(rows[-1], name, file) for name, file in artifacts.items()]
             candidates = [
                 Candidate(row=row, runtime=name, file=file, threads=threads, **common)

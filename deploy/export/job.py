@@ -47,7 +47,11 @@ class ExportJob:
                 "set output=raw (detection) or output=logits (segmentation)"
             )
         self.metadata = describe(
-            self.module, task=run.info.name, facts=self._facts(), pixel_range=run.pixel_range
+            self.module,
+            task=run.info.name,
+            facts=self._facts(),
+            pixel_range=run.pixel_range,
+            upright=run.upright,
         )
         default_folder = run.folder.path / "export" / f"{options.format}-{options.precision}"
         self.folder = Path(options.out or default_folder)

@@ -13,6 +13,7 @@ from backbones.spec import NetSpec
 from deploy.latency_table.layer_timing import LayerTimer, Measurer
 from deploy.latency_table.layers import Layer, layers_of
 from deploy.latency_table.table import LatencyTable
+from engine.io.progress import PATIENCE_S, Progress
 
 
 class NetworkLatency:
@@ -59,8 +60,11 @@ class NetworkLatency:
             return
         missing = [layer for layer in dict.fromkeys(network) if layer not in self.table.entries]
         model = None if self.model is None else partial(self.model, spec)
-        for layer in missing:
+        progress = Progress(len(missing), unit="layer measured", after=PATIENCE_S)
+        for done, layer in enumerate(missing, start=1):
             self.table.add(layer, self._timer(layer, model))
+            progress.update(done)
+        progress.close()
         for edge, ms in self._timer.edges.items():
             if edge not in self.table.entries:
                 self.table.add(edge, ms)

@@ -6,7 +6,7 @@ of one class at the same place, one is kept. Images without objects are kept as 
 counted and reported once, with example files.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from det.data.dataset import DetectionSplit, to_offsets
 from det.data.readings import doubts
-from engine.data.images import image_size
+from engine.data.images import Orientation, image_size
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 
@@ -33,6 +33,9 @@ _SIZES_CHECKED = 1000  # per split; reading a header takes about 0.15 ms
 
 
 Sizes = Literal["check", "file"]
+
+
+_OTHER: Mapping[Orientation, Orientation] = {"upright": "stored", "stored": "upright"}
 
 
 class AnnotationIssues:
@@ -108,7 +111,13 @@ class RawSplit:
     format: str = ""
 
 
-def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "check") -> DetectionSplit:
+def clean_split(
+    raw: RawSplit,
+    issues: AnnotationIssues,
+    *,
+    sizes: Sizes = "check",
+    orientation: Orientation = "upright",
+) -> DetectionSplit:
     """Clean a split by the rules of this module.
 
     An unreadable image is only counted here; it is an error when its pixels are read. If its size is not
@@ -118,14 +127,16 @@ def clean_split(raw: RawSplit, issues: AnnotationIssues, *, sizes: Sizes = "chec
         issues: counts what was changed.
         sizes: `check` compares the annotated sizes with those of a sample of the files; `file` ignores them
             and reads the size of every file.
+        orientation: whether sizes and boxes are those of the upright images, or of the stored ones.
 
     Raises:
         UserError: if an image's size differs from the annotated one.
         ValueError: if `sizes` is unknown.
     """
-    image_sizes = _image_sizes(raw, sizes, issues)
+    image_sizes = _image_sizes(raw, sizes, issues, orientation)
     for line in doubts(raw.boxes, image_sizes[raw.owners], raw.format):
         issues.note(line)
+    _note_turned(raw, image_sizes, issues, orientation)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
     kept = _without_duplicates(raw, boxes, kept, issues)
     rows = kept[np.argsort(raw.owners[kept], kind="stable")]
@@ -213,34 +224,57 @@ def _without_duplicates(
     return kept[~again]
 
 
-def _image_sizes(raw: RawSplit, sizes: Sizes, issues: AnnotationIssues) -> NDArray[np.int32]:
+def _note_turned(
+    raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues, orientation: Orientation
+) -> None:
+    """Count boxes that do not fit their image, but would if it were turned otherwise."""
+    limits = sizes[raw.owners][:, ::-1]  # width, height
+    ends = raw.boxes.reshape(-1, 2, 2).max(axis=1)
+    beyond = (ends > limits + 1).any(axis=1) & (ends <= limits[:, ::-1] + 1).all(axis=1)
+    other = _OTHER[orientation]
+    turned = {
+        owner
+        for owner in np.unique(raw.owners[beyond]).tolist()
+        if read_size(raw.images[owner], other) == tuple(sizes[owner, ::-1])
+    }
+    rows = [row for row in np.flatnonzero(beyond) if raw.owners[row] in turned]
+    what = (
+        f"that only the {other} image contains, not the {orientation} one (EXIF): if it is so for all, set "
+        f"data.orientation={other}"
+    )
+    issues.add("box", what, (raw.files[raw.owners[row]] for row in rows))
+
+
+def _image_sizes(
+    raw: RawSplit, sizes: Sizes, issues: AnnotationIssues, orientation: Orientation
+) -> NDArray[np.int32]:
     if sizes not in ("check", "file"):
         raise ValueError(f"sizes must be check or file, got {sizes!r}")
     known = [None] * len(raw.images) if sizes == "file" else list(raw.sizes)
     if sizes == "check":
         for index in evenly_spaced(len(known), _SIZES_CHECKED) if known else []:
             if (size := known[index]) is not None:
-                _check_size(raw.images[index], raw.files[index], size)
-    known = [size or read_size(image) for size, image in zip(known, raw.images, strict=True)]
+                _check_size(raw.images[index], raw.files[index], size, orientation)
+    known = [size or read_size(image, orientation) for size, image in zip(known, raw.images, strict=True)]
     unreadable = [file for file, size in zip(raw.files, known, strict=True) if size is None]
     issues.add("image", "that cannot be read", unreadable)
     return np.array([size or (0, 0) for size in known], np.int32).reshape(-1, 2)
 
 
-def read_size(image: str) -> tuple[int, int] | None:
-    """(height, width) of the upright image, from its header; None if it cannot be read."""
+def read_size(image: str, orientation: Orientation = "upright") -> tuple[int, int] | None:
+    """(height, width) from its header; None if it cannot be read."""
     try:
-        return image_size(image)
+        return image_size(image, upright=orientation == "upright")
     except UserError:
         return None
 
 
-def _check_size(image: str, file: str, annotated: tuple[int, int]) -> None:
-    size = read_size(image)
+def _check_size(image: str, file: str, annotated: tuple[int, int], orientation: Orientation) -> None:
+    size, other = read_size(image, orientation), _OTHER[orientation]
     if size is None or size == annotated:
         return
-    if image_size(image, upright=False) == annotated:
-        remedy = "it is rotated by its EXIF orientation, and boxes must refer to the upright image"
+    if read_size(image, other) == annotated:
+        remedy = f"it is turned by its EXIF orientation: set data.orientation={other}, if its boxes fit that,"
     else:
         remedy = "scale the boxes with the image"
     raise UserError(

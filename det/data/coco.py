@@ -12,14 +12,24 @@ from det.data.division import divide_split
 from det.data.formats import coco_json, coco_split
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
-from det.data.source_checks import SPLIT_NAMES, checked_source
+from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
+from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError, nearest
+from engine.io.files import existing_root
 
 _LAYOUT = (
     "expected train2017/, val2017/ and annotations/instances_train2017.json, instances_val2017.json below "
     "data.root, or data.train.images=<folder> data.train.annotations=<file>, and the same for val"
 )
+
+
+_OTHER_FILES = (
+    *("annotations/{}.json", "{}.json", "{}/annotations.json", "{}/labels.json", "{0}/{0}.json"),
+    *("annotations/{}_*.json", "annotations/*_{}.json", "{}_*.json", "*_{}.json"),
+)
+"""Where the file of a split may be, besides COCO's and Roboflow's own places."""
 
 
 Pair = tuple[Path, Path | None]
@@ -35,6 +45,8 @@ def coco(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: Missing = "fail",
 ) -> DetectionSource:
     """Boxes from a JSON file and images from a folder, per split.
@@ -46,12 +58,15 @@ def coco(
 
     Args:
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
-            <split>*/ or images/<split>*/ or, as exported by Roboflow, <split>/_annotations.coco.json next to
-            its images. A single JSON file for all images is divided by `det.data.division`.
+            <split>*/ or images/<split>*/; as exported by Roboflow, <split>/_annotations.coco.json next to
+            its images; or a JSON file named after the split, in a usual place, and the folder that has its
+            images. A single JSON file for all images is divided by `det.data.division`.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
+        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
@@ -76,6 +91,8 @@ def coco(
         classes=classes,
         sizes=sizes,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
     )
 
 
@@ -86,6 +103,8 @@ def read_pairs(
     classes: Sequence[str] | None = None,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: Missing = "fail",
     divided: bool = False,
 ) -> DetectionSource:
@@ -93,21 +112,63 @@ def read_pairs(
 
     divided: a part of train becomes val.
     """
-    issues = AnnotationIssues()
-    files = {split: coco_json.read(path) for split, (_, path) in pairs.items() if path is not None}
-    class_map = _classes(list(files.values()), classes)
-    splits = {}
-    for split, (folder, _) in pairs.items():
-        if split in files:
-            raw = coco_split.annotated(files.pop(split), folder, class_map, issues, missing=on_error)
+    files = {
+        split: (folder, None if path is None else coco_json.read(path))
+        for split, (folder, path) in pairs.items()
+    }
+    return build_source(
+        files,
+        AnnotationIssues(),
+        name=name,
+        classes=classes,
+        sizes=sizes,
+        allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
+        on_error=on_error,
+        divided=divided,
+        remedy="give data.train and data.val images and annotations of their own",
+    )
+
+
+def build_source(
+    files: Mapping[str, tuple[Path, CocoFile | None]],
+    issues: AnnotationIssues,
+    *,
+    name: str,
+    classes: Sequence[str] | None,
+    sizes: Sizes,
+    allow_same_names: bool,
+    allow_same_files: bool,
+    orientation: Orientation,
+    on_error: Missing,
+    divided: bool,
+    remedy: str,
+    reading: str = "coco",
+) -> DetectionSource:
+    """The data source of splits that are read already: folder of images, and annotations or None.
+
+    Args:
+        remedy: how to choose the split oneself, if it is `divided`.
+        reading: a key of `det.data.readings.READINGS`, or empty.
+    """
+    class_map = _classes([file for _, file in files.values() if file is not None], classes)
+    raws = {}
+    for split, (folder, file) in files.items():
+        if file is None:
+            raws[split] = coco_split.unannotated(folder)
         else:
-            raw = coco_split.unannotated(folder)
-        if not raw.has_labels and split == "train":
-            raise UserError(f"{pairs[split][1]}: annotations: is missing, but the training split needs it")
-        splits[split] = clean_split(raw, issues, sizes=sizes)
+            raws[split] = coco_split.annotated(file, folder, class_map, issues, missing=on_error)
+            raws[split].format = reading
+        if not raws[split].has_labels and split == "train":
+            raise UserError(f"{file and file.path}: annotations: is missing, but the training split needs it")
+    listed = [path for raw in raws.values() for path in raw.images]
+    coco_split.count_unlisted({folder for folder, _ in files.values()}, listed, issues)
+    splits = {
+        split: clean_split(raw, issues, sizes=sizes, orientation=orientation) for split, raw in raws.items()
+    }
     warnings: list[str] = []
     if divided:
-        remedy = "give data.train and data.val images and annotations of their own"
         splits, warnings = divide_split(name, splits["train"], remedy=remedy)
     return checked_source(
         name=name,
@@ -116,6 +177,7 @@ def read_pairs(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 
@@ -138,8 +200,7 @@ def _pair(split: str, paths: Mapping[str, str | None], base: Path | None) -> Pai
 
 def _find_pair(base: Path, split: str) -> Pair | None:
     """The folder and file of a split in one of the usual layouts; prefers 2017 to other years."""
-    if not base.is_dir():
-        raise UserError(f"{base}: no such folder; check data.root")
+    existing_root(base)
     for name in SPLIT_NAMES[split]:
         roboflow = base / name / "_annotations.coco.json"
         if roboflow.is_file():
@@ -155,11 +216,31 @@ def _find_pair(base: Path, split: str) -> Pair | None:
                     if folder.is_dir():
                         return folder, file
             if files:
-                tag = files[0].stem.removeprefix(f"{kind}_")
-                raise UserError(
-                    f"{base / tag}: no such folder, but {files[0]} needs its images; set data.{split}.images"
-                )
+                return _folder_of(base, files[0], split, name), files[0]
+        for pattern in _OTHER_FILES:
+            if len(files := sorted(base.glob(pattern.format(name)))) == 1:
+                return _folder_of(base, files[0], split, name), files[0]
     return None
+
+
+def _folder_of(base: Path, file: Path, split: str, name: str) -> Path:
+    """The folder that has the images of a file, of a split with this `name`."""
+    names = coco_json.read(file).file_names
+    parents = dict.fromkeys((file.parent, base))
+    places = (name, f"images/{name}", f"{name}/images", "images", "data", "JPEGImages", "")
+    found = {
+        folder: sum(path is not None for path in coco_split.find_paths(folder, names))
+        for folder in dict.fromkeys(parent / place for place in places for parent in parents)
+        if folder.is_dir()
+    }
+    best = max(found, key=found.__getitem__)
+    if not found[best]:
+        folder = base / file.stem.removeprefix("instances_")
+        missing = f"{base / name / names[0]}: no such file, nor in images/" if folder.is_dir() else ""
+        raise UserError(
+            f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set data.{split}.images"
+        )
+    return best
 
 
 def _only_file(base: Path) -> Pair | None:

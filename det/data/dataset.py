@@ -1,7 +1,7 @@
 """Detection samples: files in, tensors out; all randomness comes from the sample key."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import read_image
 from engine.data.loader import SampleKey, SplitSource, VariableLength, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
-from engine.data.splits import keep_all_but
+from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
 
 Boxes = NDArray[np.float32]
@@ -108,12 +108,17 @@ class DetectionSplit:
 
     def without(self, indices: Iterable[int]) -> "DetectionSplit":
         """The same split without these images and their boxes, in the same order."""
-        kept = keep_all_but(len(self), indices)
-        counts = np.diff(self.offsets)
-        rows = np.repeat(kept, counts)
-        changed: dict[str, Any] = {name: getattr(self, name)[kept] for name in _PER_IMAGE}
-        changed |= {name: getattr(self, name)[rows] for name in _PER_BOX}
-        return replace(self, offsets=to_offsets(counts[kept]), **changed)
+        return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
+
+    def take(self, rows: NDArray[np.int64]) -> "DetectionSplit":
+        """The images at `rows`, in this order, and their boxes; -1 is a place without an image."""
+        counts = rows_of(np.diff(self.offsets), rows)
+        offsets = to_offsets(counts)
+        # Box i of the result is box i - offsets[image] + self.offsets[row] of this split.
+        boxes = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts)
+        changed: dict[str, Any] = {name: rows_of(getattr(self, name), rows) for name in _PER_IMAGE}
+        changed |= {name: getattr(self, name)[boxes] for name in _PER_BOX}
+        return replace(self, offsets=offsets, **changed)
 
     @property
     def num_bytes(self) -> int:
@@ -155,6 +160,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         self._transform = transform
         self._seed = seed
         self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
+        self.gaps: Set[int] = frozenset()  # places of a resumed run whose images are gone
 
     def __len__(self) -> int:
         return len(self.split)
@@ -191,6 +197,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         if isinstance(augment, MixesSamples) and (partners := augment.partners(seed)):
             # A different random stream than the transform's, which starts from the same seed.
             others = np.random.default_rng([seed, 3]).integers(len(self), size=partners).tolist()
+            others = [index if other in self.gaps else other for other in others]
             return augment.combine([self.read(other) for other in (index, *others)], seed)
         return augment(*self.read(index), seed)
 

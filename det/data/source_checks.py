@@ -8,15 +8,8 @@ import numpy as np
 from det.data.cleaning import AnnotationIssues, plural
 from det.data.dataset import DetectionSource, DetectionSplit
 from engine.data.class_map import ClassMap
-from engine.data.splits import refuse_shared_files, refuse_shared_names
+from engine.data.splits import check_leaks, refuse_shared_names
 from engine.errors import UserError, some
-from engine.io.files import evenly_spaced
-
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Each split, and the accepted names of its folder or list."""
-
-
-_FILES_COMPARED = 1000  # images of val that are compared with those of train
 
 
 def checked_source(
@@ -27,25 +20,31 @@ def checked_source(
     issues: AnnotationIssues,
     warnings: Sequence[str] = (),
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
 ) -> DetectionSource:
     """The data source of these splits; `name` is what all messages call it.
 
-    A split of which all images are also in train is left out, with a line in `warnings`: to evaluate on the
-    training images, as a small dataset's yaml means by val = train, data.split=train is enough.
+    A split of which all images are also in an earlier one is left out, with a line in `warnings`: to evaluate
+    on the training images, as a small dataset's yaml means by val = train, data.split=train is enough.
+
+    Args:
+        allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images, under any name.
 
     Raises:
-        UserError: if the training split has no boxes, or train and val share an image, by name (unless
-            `allow_same_names`) or by content (of a sample).
+        UserError: if the training split has no boxes, train and val share a name, or two splits share an
+            image (unless it has a single color).
     """
-    if (train := splits.get("train")) is not None:
-        if train.ignored.all():  # also if there are none
-            raise _nothing_to_train_on(name, train, issues)
-        splits, left_out = _without_copies_of_train(name, splits)
+    if (train := splits.get("train")) is not None and train.ignored.all():  # also if there are none
+        raise _nothing_to_train_on(name, train, issues)
+    if not allow_same_files:
+        splits, left_out = _without_copies(name, splits)
         warnings = [*warnings, *left_out]
-        if (val := splits.get("val")) is not None:
-            if not allow_same_names:
-                refuse_shared_names(name, train.names, val.names)
-            refuse_shared_files(train.images, val.images[evenly_spaced(len(val), _FILES_COMPARED)])
+        if not allow_same_names and {"train", "val"} <= splits.keys():
+            refuse_shared_names(name, splits["train"].names, splits["val"].names)
+        images = {split: part.images for split, part in splits.items()}
+        leaks = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings = [*warnings, *(f"{name}: {line}" for line in leaks)]
     counts = ", ".join(
         f"{split} {len(part)} images {len(part.boxes)} boxes"
         if part.has_labels
@@ -60,27 +59,29 @@ def checked_source(
     )
 
 
-def _without_copies_of_train(
+def _without_copies(
     name: str, splits: Mapping[str, DetectionSplit]
 ) -> tuple[dict[str, DetectionSplit], list[str]]:
     """The splits with images of their own, and a line for each of the others."""
-    kept, lines = {}, []
+    kept: dict[str, DetectionSplit] = {}
+    lines = []
     for split, part in splits.items():
-        if split != "train" and _all_in(part, splits["train"]):
-            lines.append(
-                f"{name}: {split}: all of its {len(part)} images are also in train; the split is left out"
-            )
-        else:
+        owner = next((other for other, earlier in kept.items() if _all_in(part, earlier)), None)
+        if owner is None:
             kept[split] = part
+        else:
+            lines.append(
+                f"{name}: {split}: all of its {len(part)} images are also in {owner}; the split is left out"
+            )
     return kept, lines
 
 
-def _all_in(part: DetectionSplit, train: DetectionSplit) -> bool:
-    """Whether the files of `part` are files of `train`, also by symbolic links."""
-    if not set(part.images.tolist()) <= set(train.images.tolist()):
-        if not set(part.names.tolist()) <= set(train.names.tolist()):
+def _all_in(part: DetectionSplit, other: DetectionSplit) -> bool:
+    """Whether the files of `part` are files of `other`, also by symbolic links."""
+    if not set(part.images.tolist()) <= set(other.images.tolist()):
+        if not set(part.names.tolist()) <= set(other.names.tolist()):
             return False
-        files = {os.path.realpath(path) for path in train.images.tolist()}
+        files = {os.path.realpath(path) for path in other.images.tolist()}
         return all(os.path.realpath(path) in files for path in part.images.tolist())
     return True
 

@@ -1,9 +1,9 @@
 """Pascal VOC: one XML file per image, in the official folders or similar ones."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
+from engine.data.images import Orientation
 from engine.errors import UserError
 
 Others = Literal["refuse", "ignore"]
@@ -37,6 +38,8 @@ def voc(
     one_based: bool = False,
     sizes: Sizes = "check",
     allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: OnError = "fail",
 ) -> DetectionSource:
     """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
@@ -55,39 +58,102 @@ def voc(
             programs write them, and as conversions to COCO and pycocotools read them.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
+        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
         UserError: if a file is wrong; names the file and the element, before training.
         ValueError: if an option is unknown.
     """
+    return read_files(
+        VOC,
+        root=root,
+        images=images,
+        annotations=annotations,
+        splits=splits,
+        classes=classes,
+        others=others,
+        missing=missing,
+        one_based=one_based,
+        sizes=sizes,
+        allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
+        on_error=on_error,
+    )
+
+
+class Kind(NamedTuple):
+    """A format with an annotation file per image.
+
+    Attributes:
+        name: what messages call the dataset, and noun: its files.
+        suffix: of the files, in lower case.
+        read: reads one.
+        reading: a key of `det.data.readings.READINGS`, or empty.
+    """
+
+    name: str
+    noun: str
+    suffix: str
+    read: Callable[[str], VocFile]
+    reading: str = ""
+
+
+VOC = Kind("VOC", "XML file", ".xml", voc_xml.read, "voc")
+
+
+def read_files(
+    kind: Kind,
+    *,
+    root: str,
+    images: str | None,
+    annotations: str | None,
+    splits: Mapping[str, str] | None,
+    classes: Sequence[str] | None,
+    others: Others,
+    missing: Missing,
+    sizes: Sizes,
+    allow_same_names: bool,
+    allow_same_files: bool,
+    orientation: Orientation,
+    on_error: OnError,
+    one_based: bool = False,
+) -> DetectionSource:
+    """The data source of a format with an annotation file per image; the arguments are those of `voc`."""
     if others not in ("refuse", "ignore"):
         raise ValueError(f"others must be refuse or ignore, got {others!r}")
     if missing not in ("refuse", "negative"):
         raise ValueError(f"missing must be refuse or negative, got {missing!r}")
     base, issues = Path(root).expanduser(), AnnotationIssues()
-    files, warnings = find_splits(base, images=images, annotations=annotations, splits=splits)
+    files, warnings = find_splits(
+        base, images=images, annotations=annotations, splits=splits, suffix=kind.suffix
+    )
     if on_error == "skip":
         files = {split: _with_absent_images(part) for split, part in files.items()}
     with_image = {name for part in files.values() for name in part.images}
-    unused = {path for part in files.values() for name, path in part.xmls.items() if name not in with_image}
-    issues.add("XML file", "without an image: left out", map(os.path.basename, sorted(unused)))
-    contents = {split: _read(split, part, missing, issues) for split, part in files.items()}
+    unused = {
+        path for part in files.values() for name, path in part.annotations.items() if name not in with_image
+    }
+    issues.add(kind.noun, "without an image: left out", map(os.path.basename, sorted(unused)))
+    contents = {split: _read(kind, split, part, missing, issues) for split, part in files.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
-    class_map = _classes(base, classes, names)
+    class_map = _classes(kind, base, classes, names)
     cleaned = {}
     for split, content in contents.items():
-        raw = _raw_split(files[split], content, class_map, others, issues)
+        raw = _raw_split(kind, files[split], content, class_map, others, issues)
         if one_based:
             raw.boxes[:, :2] -= 1
-        cleaned[split] = clean_split(raw, issues, sizes=sizes)
+        cleaned[split] = clean_split(raw, issues, sizes=sizes, orientation=orientation)
     return checked_source(
-        name=f"VOC at {base}",
+        name=f"{kind.name} at {base}",
         classes=class_map,
         splits=cleaned,
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 
@@ -100,8 +166,10 @@ def _with_absent_images(files: SplitFiles) -> SplitFiles:
     return files._replace(images=files.images | absent)
 
 
-def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues) -> dict[str, VocFile]:
-    """The content of a split's XML files, by name; a test split needs no XML files."""
+def _read(
+    kind: Kind, split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues
+) -> dict[str, VocFile]:
+    """The content of a split's annotation files, by name; a test split needs none."""
     without_image = [name for name in files.names if name not in files.images]
     if without_image:
         folder = os.path.dirname(next(iter(files.images.values())))
@@ -110,29 +178,36 @@ def _read(split: str, files: SplitFiles, missing: Missing, issues: AnnotationIss
             f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
             "data.on_error=skip"
         )
-    absent = [name for name in files.names if name not in files.xmls]
+    absent = [name for name in files.names if name not in files.annotations]
     if len(absent) == len(files.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(files.names)):
         remedy = "set data.source.annotations=<their folder>"
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
-        raise UserError(
-            f"{files.images[absent[0]]}: no {absent[0]}.xml ({len(absent)} of {len(files.names)} images of "
-            f"{split} have none); {remedy}"
-        )
+        shares = f"{len(absent)} of {len(files.names)} images of {split} have none"
+        raise UserError(f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}")
     issues.add(
         "image",
-        "without an XML file: treated as having no objects",
+        f"without {_article(kind.noun)}: treated as having no objects",
         (os.path.basename(files.images[name]) for name in absent),
     )
-    return {name: voc_xml.read(files.xmls[name]) for name in files.names if name in files.xmls}
+    contents = {}
+    for name in (name for name in files.names if name in files.annotations):
+        contents[name] = kind.read(files.annotations[name])
+        for noun, what in contents[name].findings:
+            issues.add(noun, what, [os.path.basename(files.annotations[name])])
+    return contents
 
 
-def _classes(base: Path, selected: Sequence[str] | None, names: set[str]) -> ClassMap:
+def _article(noun: str) -> str:
+    return f"a{'n' if noun[:1] in 'AEIOUX' else ''} {noun}"
+
+
+def _classes(kind: Kind, base: Path, selected: Sequence[str] | None, names: set[str]) -> ClassMap:
     if not names and selected is None:
         raise UserError(
-            f"{base}: no objects in any XML file; annotate some, or check data.source.annotations"
+            f"{base}: no objects in any {kind.noun}; annotate some, or check data.source.annotations"
         )
     try:
         return ClassMap(names=tuple(sorted(names) if selected is None else selected))
@@ -141,6 +216,7 @@ def _classes(base: Path, selected: Sequence[str] | None, names: set[str]) -> Cla
 
 
 def _raw_split(
+    kind: Kind,
     files: SplitFiles,
     contents: Mapping[str, VocFile],
     classes: ClassMap,
@@ -150,14 +226,15 @@ def _raw_split(
     label_of = {name: label for label, name in enumerate(classes.names)}
     owners, boxes, labels, difficult, angles = [], [], [], [], []
     for owner, name in enumerate(files.names):
+        file = files.annotations.get(name, "")
         for item in contents[name].objects if name in contents else ():
             if item.name not in label_of:
                 if others == "refuse":
                     raise UserError(
-                        f"{files.xmls[name]}: class {item.name!r} is not one of {', '.join(classes.names)}; "
+                        f"{file}: class {item.name!r} is not one of {', '.join(classes.names)}; "
                         "add it to data.source.classes, or set data.source.others=ignore"
                     )
-                issues.add("object", "of other classes: left out", [os.path.basename(files.xmls[name])])
+                issues.add("object", "of other classes: left out", [os.path.basename(file)])
                 continue
             owners.append(owner)
             boxes.append(item.box)
@@ -165,19 +242,19 @@ def _raw_split(
             difficult.append(item.difficult)
             angles.append(item.angle)
             if item.angle:
-                issues.add("box", ROTATED, [os.path.basename(files.xmls[name])])
+                issues.add("box", ROTATED, [os.path.basename(file)])
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     turned = np.array(angles, np.float64)
     corners[turned != 0] = around_rotated(corners[turned != 0], turned[turned != 0])
     return RawSplit(
         images=[files.images[name] for name in files.names],
         names=list(files.names),
-        files=[os.path.basename(files.xmls.get(name, files.images[name])) for name in files.names],
+        files=[os.path.basename(files.annotations.get(name, files.images[name])) for name in files.names],
         sizes=[contents[name].size if name in contents else None for name in files.names],
         owners=np.array(owners, np.int64),
         boxes=corners,
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, bool),
         has_labels=bool(contents),
-        format="voc",
+        format=kind.reading,
     )

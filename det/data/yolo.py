@@ -13,12 +13,19 @@ from det.data.division import divide_split
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
-from det.data.source_checks import SPLIT_NAMES, checked_source
+from det.data.source_checks import checked_source
+from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
 
 
 def yolo(
-    *, root: str, allow_same_names: bool = False, on_error: Literal["fail", "skip"] = "fail"
+    *,
+    root: str,
+    allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
+    on_error: Literal["fail", "skip"] = "fail",
 ) -> DetectionSource:
     """A dataset described by a data.yaml with class names and the paths of the splits.
 
@@ -35,6 +42,8 @@ def yolo(
             yaml file, obj.names or classes.txt has the classes, and train.txt, val.txt or folders of these
             names the splits; without these, `det.data.division` makes them.
         allow_same_names: whether images of train and val may have the same names.
+        allow_same_files: whether splits may share images.
+        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
@@ -52,7 +61,8 @@ def yolo(
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        splits[split] = clean_split(_raw_split(images, split, labels, issues), issues)
+        raw = _raw_split(images, split, labels, issues, orientation)
+        splits[split] = clean_split(raw, issues, orientation=orientation)
     if divided and "train" in splits:
         parts, lines = divide_split(
             f"YOLO at {file}", splits.pop("train"), remedy="add train.txt and val.txt"
@@ -68,14 +78,17 @@ def yolo(
         issues=issues,
         warnings=warnings,
         allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
     )
 
 
-def _raw_split(images: list[str], split: str, labels: LabelReader, issues: AnnotationIssues) -> RawSplit:
+def _raw_split(
+    images: list[str], split: str, labels: LabelReader, issues: AnnotationIssues, orientation: Orientation
+) -> RawSplit:
     names = _names(images)
     files = [yolo_layout.label_file(image) for image in images]
     exist = [os.path.isfile(file) for file in files]
-    sizes = [read_size(image) for image in images]
+    sizes = [read_size(image, orientation) for image in images]
     if not any(exist):
         if split == "train":
             raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from det.eval.average_precision import mean
 from det.eval.evaluator import DetectionEvaluator
 from det.eval.true_positives import IGNORED_MATCH
+from engine.fonts import chart_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,13 +39,13 @@ def _plot_classes(axes: "Axes", evaluator: DetectionEvaluator) -> None:
     scored = sorted(
         (mean(curves[:, index]), index) for index in range(len(classes)) if not np.isnan(curves[0, index])
     )
-    half = _MAX_NAMED_CURVES // 2
+    half, names = _MAX_NAMED_CURVES // 2, chart_names(classes)
     named = scored if len(scored) <= _MAX_NAMED_CURVES else [*scored[:half], *scored[-half:]]
     recalls = np.linspace(0, 1, len(curves))
     for value, index in reversed(scored):
         is_named = (value, index) in named
         color = np.array(classes.colors[index]) / 255 if is_named else "0.85"
-        label = f"{classes.names[index]} {100 * value:.1f}" if is_named else None
+        label = f"{names[index]} {100 * value:.1f}" if is_named else None
         width = 1.4 if is_named else 0.8
         axes.plot(recalls, curves[:, index], color=color, lw=width, label=label, zorder=2 + is_named)
     title = f"{half} best, {half} worst" if len(scored) > _MAX_NAMED_CURVES else None

@@ -164,16 +164,19 @@ class DetectionEvaluator:
         """Results by name, in 0..1; NaN if there is nothing to score.
 
         map, map_50, map_75, map_small, map_medium, map_large; ar_1, ar_10, ar_100 (`max_detections`),
-        ar_small, ar_medium, ar_large; ap/<class>; num_images, num_objects, num_detections,
-        num_classes_present, protocol.
+        ar_small, ar_medium, ar_large; ap/<class>; best_f1 (at IoU .5) and best_f1_threshold, its score;
+        num_images, num_objects, num_detections, num_classes_present, protocol.
         """
         per_class = {
             f"ap/{name}": self.curves.ap(category=index) for index, name in enumerate(self.classes.names)
         }
         counted = self.truth.category_ids[~self.truth.ignored]
+        best = self.operating_point
         return {
             **average_precision.summarize(self.curves, self.max_detections),
             **per_class,
+            "best_f1": best.f1 if best else float("nan"),
+            "best_f1_threshold": best.threshold if best else float("nan"),
             "num_images": len(self._by_image),
             "num_objects": len(counted),
             "num_detections": len(self.detections),

@@ -36,6 +36,7 @@ class DetectionWithFile(Detection):
             postprocess=task.postprocess,
             draw_threshold=task.draw_threshold,
         )
+        self.threshold_source = task.threshold_source
         self.normalize = artifact.normalize(task.normalize)
         self.register_buffer("file_anchors", task.anchors, persistent=False)
         self.eval()

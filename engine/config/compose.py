@@ -9,7 +9,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions
 from engine.config.instantiate import first_line
@@ -17,6 +19,7 @@ from engine.config.overrides import (
     CONF,
     add_task_prefix,
     apply_extend,
+    as_typed,
     cleared_alternatives,
     extensions_in_use,
     groups,
@@ -82,7 +85,8 @@ def finish_config(config: DictConfig, choices: Any, for_run: Sequence[str]) -> D
     config.pop("hydra", None)
     if "package" in config:  # a training configuration, which is saved with the run
         config.format, config.extensions = FORMAT, _extensions_in(config)
-    config.experiment, config.overrides = choices.get("experiment"), list(for_run)
+    config.experiment = choices.get("experiment") and as_typed("experiment", choices.experiment)
+    config.overrides = list(for_run)
     OmegaConf.set_struct(config, True)
     return config
 
@@ -151,6 +155,9 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     text = str(error)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     option = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
+    if emptied := [o for o in overrides if o.partition("=")[0] in groups(tool) and o.endswith("=null")]:
+        group = emptied[0].partition("=")[0]
+        return f"{emptied[0]}: needs an option; choose one of {', '.join(groups(tool)[group])}"
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
@@ -159,4 +166,6 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         # Compose again without the user's overrides, to list the known keys for a suggestion.
         known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
         return f"unknown key {key[1]!r}{nearest_key(key[1], known_keys - {key[1]})}"
-    return f"{shortened(' '.join(overrides))}: {first_line(error)}"
+    known_error = isinstance(error, (HydraException, OmegaConfBaseException))
+    reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
+    return f"{shortened(' '.join(overrides))}: {reason}"

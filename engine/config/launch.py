@@ -1,5 +1,6 @@
 """The entry point of every tool: parses the command line, runs the job, prints user errors as one line."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,16 @@ from engine.config.compose import (
     split_network,
     with_network_file,
 )
-from engine.config.instantiate import tool_options
+from engine.config.instantiate import first_line, tool_options
 from engine.config.overrides import CONF, TRAINING_TOOLS, add_task_prefix, apply_extend, cleared_alternatives
-from engine.errors import UserError
+from engine.errors import UserError, out_of_memory
 from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 
 Job = Callable[[Any], Any]
+_LESS_MEMORY = (
+    "lower trainer.batch, data.eval_batch, data.workers, data.crop or data.size; segmentation predicts large "
+    "images in windows with inference.window=[512,512]"
+)
 _HYDRA_SETTINGS = (
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
@@ -51,6 +56,7 @@ def launch(job: Job, tool: str, help_text: str) -> None:
         job: called with the tool's options (the dataclass that `_target_` names in conf/<tool>.yaml). The
             training tools' jobs are called with the whole composed configuration instead.
     """
+    make_output_safe()
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
         from engine.config.help import readable_help
@@ -59,6 +65,13 @@ def launch(job: Job, tool: str, help_text: str) -> None:
     if not any(argument.startswith("-") for argument in arguments):
         exit_process(run_job(lambda: job(_options(tool, compose_config(tool, arguments)))))
     exit_process(run_job(lambda: _launch_hydra(job, tool, arguments)))
+
+
+def make_output_safe() -> None:
+    """Print letters that the console's encoding lacks as escapes, such as those of class and file names."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
@@ -133,6 +146,11 @@ def run_job(job: Callable[[], Any]) -> int:
         return EXIT_STOPPED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: out of memory ({first_line(error)}); {_LESS_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from engine.config.instantiate import AtLeast, UnitInterval
+from engine.data.images import DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS, Orientation
+from engine.errors import UserError
 
 Checkpoint = Literal["best", "last"]
 Count = Annotated[int, AtLeast(0)]
@@ -44,6 +46,14 @@ class DataOptions:
     error_budget: Annotated[float, UnitInterval()] = 0.01
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
+    max_megapixels: float = DEFAULT_MEGAPIXELS
+    orientation: Orientation = "upright"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= MOST_MEGAPIXELS:
+            raise ValueError(
+                f"max_megapixels must be above 0 and at most {MOST_MEGAPIXELS:g}, got {self.max_megapixels:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +75,21 @@ class InferenceOptions(RunOptions):
     device: str = "auto"
     precision: Precision = "fp32"
 
+    def __post_init__(self) -> None:
+        check_effective(self.overrides)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(InferenceOptions):
     worst: Count = 8
-    save_label_ids: bool = False
+    save_predictions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(InferenceOptions):
     input: str
     legend: bool = True
+    frames: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +103,16 @@ class PublishOptions(RunOptions):
     def __post_init__(self) -> None:
         if self.out is None and self.repo is None:
             raise ValueError("set out=<folder>, repo=<user>/<name>, or both")
+
+
+def check_effective(overrides: Sequence[str]) -> None:
+    """Raise a UserError if an override of a run sets a key that only training reads."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key.partition(".")[0] in ("trainer", "optimizer", "schedule"):
+            own = key.removeprefix("trainer.")
+            remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
+            raise UserError(f"{override}: only training reads this key; {remedy}")
 
 
 def at_least(options: object, least: int, *names: str) -> None:

@@ -54,9 +54,27 @@ def groups(tool: str = "train") -> dict[str, list[str]]:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in others):
             names = [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml"))]
-            public = [name for name in names if not name.rpartition("/")[2].startswith("_")]
+            public = [as_typed(folder.name, name) for name in names if "/_" not in f"/{name}"]
             options[folder.name] = [*options.get(folder.name, []), *public]
     return {group: names for group, names in options.items() if names}
+
+
+def as_typed(group: str, option: str) -> str:
+    """`seg/table7/raspp_v2` -> `seg/raspp_v2` for an experiment: the folders below its task are not typed."""
+    first, slash, rest = option.partition("/")
+    return f"{first}{slash}{rest.rpartition('/')[2]}" if group in _FULL_NAME_GROUPS else option
+
+
+def experiment_options() -> dict[str, str]:
+    """{experiment as typed: its path below conf/experiment}: {"seg/raspp_v2": "seg/table7/raspp_v2", ...}."""
+    confs = (CONF, *(extensions.conf_folders() if extensions_in_use() else ()))
+    folders = [conf / "experiment" for conf in confs]
+    options = [
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in sorted(folder.rglob("*.yaml"))
+    ]
+    return {as_typed("experiment", option): option for option in options}
 
 
 @cache
@@ -172,7 +190,7 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
 
 
 def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None) -> list[str]:
-    """`data=masks` -> `data=seg/masks`: add the task, which users leave out, to the names of options.
+    """Complete the names of options: `data=masks` -> `data=seg/masks`, the folder of an experiment likewise.
 
     Args:
         task: the task of the run that the overrides are for; by default, the task that they choose.
@@ -180,11 +198,15 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
     Raises:
         UserError: if the task is unknown, or an option belongs to another task.
     """
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UserError(f"{shortened(override)!r}: not an option; write key=value, such as task=seg")
     known = groups(tool)
     swept = "" if task else _swept_tasks(overrides)
     task = task or chosen_task(overrides)
     prefixed = [_add_task_prefix(override, known, task) for override in overrides]
-    if swept and (changed := [typed for typed in overrides if typed not in prefixed]):
+    changed = [o for o in overrides if o not in prefixed and not o.startswith("experiment=")]
+    if swept and changed:
         raise UserError(
             f"{changed[0]}: belongs to one task, but {swept} sweeps over several; sweep over one task at a "
             "time"
@@ -226,6 +248,9 @@ def _default_task() -> str:
 
 def _add_task_prefix(override: str, known: dict[str, list[str]], task: str) -> str:
     group, equals, value = override.partition("=")
+    if group == "experiment" and value not in ("", "null"):
+        options = experiment_options()
+        return f"{group}={','.join(options.get(name.strip(), name) for name in value.split(','))}"
     grouped = options_by_task(group, known.get(group, ()))
     if not grouped or not equals or value in ("", "null"):
         return override

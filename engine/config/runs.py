@@ -12,15 +12,23 @@ from omegaconf import DictConfig
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import load_config
-from engine.config.training import build_source, build_task, range_notes, validate
+from engine.config.training import (
+    build_source,
+    build_task,
+    image_notes,
+    limit_images,
+    reads_as_stored,
+    trained_on,
+    validate,
+)
 from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
 from engine.data.loader import BatchLoader, EvaluationSampler
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
 from engine.errors import UserError
-from engine.io.progress import Progress
+from engine.io.progress import PartProgress, Progress
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
@@ -35,7 +43,7 @@ class Evaluation:
         metrics: the content of metrics.json, including the split and the number of skipped samples.
         evaluator: the input of `Reporter.save_evaluation`.
         dataset: the evaluated split.
-        notes: lines about skipped samples, for the console.
+        notes: lines about skipped samples and the choice of the split, for the console.
         write_skipped: writes `skipped.json` into a folder if samples were checked.
     """
 
@@ -50,11 +58,19 @@ class TrainedRun:
     """A run folder with its configuration, classes and trained network.
 
     Attributes: folder, config, info (the `TaskInfo` of its task), classes (the classes it was trained on),
-    checkpoint_name (`best` or `last`).
+    checkpoint_name (`best` or `last`), limit (how many images to evaluate; None: all).
     """
 
-    def __init__(self, folder: RunFolder, config: DictConfig, *, checkpoint_name: str = "best") -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: DictConfig,
+        *,
+        checkpoint_name: str = "best",
+        limit: int | None = None,
+    ) -> None:
         self.folder, self.config, self.checkpoint_name = folder, config, checkpoint_name
+        self.limit = limit
         self.info: TaskInfo = task_info(config)
         self.classes = ClassMap.read(folder.classes)
 
@@ -71,7 +87,10 @@ class TrainedRun:
         folder = run_folder.find(Path(path))
         config = load_config(folder.config, overrides)
         validate(config)
-        return cls(folder, config, checkpoint_name=checkpoint)
+        # data.limit in the configuration is about the training split; as an override, about the evaluation.
+        limited = any(override.partition("=")[0].strip("+") == "data.limit" for override in overrides)
+        limit = config.data.get("limit") if limited else None
+        return cls(folder, config, checkpoint_name=checkpoint, limit=limit)
 
     def task(self) -> Any:
         """A new task with the trained weights, in evaluation mode.
@@ -80,8 +99,12 @@ class TrainedRun:
             UserError: if the checkpoint cannot be read or does not match the network.
         """
         task = build_task(self.config, self.classes)
-        state, _ = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
+        state, metadata = checkpoint.inference_weights(self.folder.checkpoint(self.checkpoint_name))
         checkpoint.load_strict(task.model, state)
+        training = metadata.get("state")
+        metrics = training.get("metrics") if isinstance(training, dict) else None
+        if isinstance(metrics, dict) and hasattr(task, "use_metrics"):
+            task.use_metrics(metrics)
         return task.eval()
 
     @cached_property
@@ -90,12 +113,22 @@ class TrainedRun:
         return build_source(self.config)
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
-        """Read an image for prediction, like those of the training (data.pixel_range)."""
-        return read_image(path, pixel_range=self.pixel_range)
+        """Read an image for prediction, like those of the training (data.pixel_range, data.orientation)."""
+        limit_images(self.config)
+        return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
 
-    def range_notes(self, files: Sequence[Path]) -> list[str]:
-        """A line if 16-bit images use a small part of their range and the run has no data.pixel_range."""
-        return [] if self.pixel_range is not None else unused_range([str(file) for file in files])
+    def image_notes(self, files: Sequence[Path]) -> list[str]:
+        """Lines about images: turned by their orientation, with several pages, or of 16 bits and with little
+        use of them."""
+        limit_images(self.config)
+        paths = [str(file) for file in files]
+        unused = [] if self.pixel_range is not None else unused_range(paths)
+        return [*header_notes(paths, upright=self.upright), *unused]
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned by their orientation (`data.orientation`)."""
+        return not reads_as_stored(self.config)
 
     @cached_property
     def pixel_range(self) -> Range | None:
@@ -130,12 +163,16 @@ class TrainedRun:
         task.check_classes(self.source.classes)
         data = options(DataOptions, self.config.data, "data")
         builder = DatasetBuilder.from_config(data, runtime=runtime)
-        dataset = builder.dataset(self.source, data.split, task.eval_transform)
+        dataset = builder.dataset(self.source, data.split, task.eval_transform, limit=self.limit)
+        if data.on_error == "fail" and data.cache is None:
+            refuse_incomplete([dataset], runtime=runtime, budget=data.error_budget)
         share = EvaluationSampler(
             num_samples=len(dataset), batch=data.eval_batch, rank=runtime.rank, world_size=runtime.world_size
         )
         evaluator = task.evaluator(dataset)
         progress = None if quiet else Progress(len(share), unit="batch")
+        if not quiet and runtime.is_main:
+            task.on_part = PartProgress(unit="window")
 
         def after_batch(done: int, batch: dict[str, Any], outputs: Any) -> None:
             if progress is not None:
@@ -151,9 +188,20 @@ class TrainedRun:
             metrics={**metrics, "split": data.split, **builder.skipped_counts},
             evaluator=evaluator,
             dataset=dataset,
-            notes=[*range_notes(self.source, dataset), *builder.notes()],
+            notes=[
+                *image_notes(self.source, dataset),
+                *builder.notes(),
+                *trained_on(data.split),
+                *self._limited(dataset),
+            ],
             write_skipped=builder.write,
         )
+
+    def _limited(self, dataset: Any) -> list[str]:
+        """A line if only a part of the split is evaluated."""
+        if self.limit is None:
+            return []
+        return [f"data.limit={self.limit}: {len(dataset)} evenly spaced images of {self.split} are evaluated"]
 
 
 def load_teacher(config: DictConfig, classes: ClassMap) -> Any:

@@ -21,10 +21,13 @@ from engine.config.overrides import (
     quote_path,
     shortened,
 )
+from engine.data.images import DEFAULT_MEGAPIXELS
 from engine.errors import UserError
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
+_NEW_DATA_KEYS = {"max_megapixels": DEFAULT_MEGAPIXELS}
+"""Keys of `data` that were added after runs had been saved, with their defaults."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
 
@@ -43,11 +46,20 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     contents = OmegaConf.to_container(config)
     untrusted.check(contents, path, format_number=FORMAT)
     assert isinstance(config, DictConfig)
+    _add_new_keys(config)
     _require_extensions(config, path)
     _apply(config, [quote_path(override) for override in overrides])
     untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
     OmegaConf.set_struct(config, True)
     return config
+
+
+def _add_new_keys(config: DictConfig) -> None:
+    """Add the keys that runs of older versions lack, so that they can be overridden."""
+    data = config.get("data")
+    for key, value in _NEW_DATA_KEYS.items() if isinstance(data, DictConfig) else ():
+        if key not in data:
+            data[key] = value
 
 
 def _require_extensions(config: DictConfig, path: Path) -> None:

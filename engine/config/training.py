@@ -1,6 +1,8 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
+import copy
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +18,28 @@ from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
+from engine.data.images import set_max_megapixels
 from engine.data.loader import DataLoaders
-from engine.data.preprocessing import as_pixel_range, unused_range
+from engine.data.preprocessing import (
+    as_pixel_range,
+    files_of,
+    header_notes,
+    refuse_incomplete,
+    unused_range,
+)
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, write_json
+from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
 
 _PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
+RANDOM = "random weights"
+
+
+_FEW_IMAGES = 200
+
+
 _PATHS_OF_SPLITS = ("images", "annotations")
 
 
@@ -37,8 +52,8 @@ class Training:
         resumes: whether it continues an existing run.
         trainer: the trainer, with the task, the data and the runtime.
         notes: lines to print before training starts.
-        builder: builds the datasets and records skipped samples; None if neither `data.limit`,
-            `data.on_error` nor `data.cache` is used.
+        builder: builds the datasets and records skipped samples; None in a new run that uses neither
+            `data.limit`, `data.on_error` nor `data.cache`.
         classes: the classes of the data source.
         claim: keeps other processes out of the run folder; None if it is not written, or by another process.
     """
@@ -71,24 +86,37 @@ class Training:
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
             if not self.resumes or not self.run.classes.exists():
                 write_json(self.run.classes, self.classes.to_dict())
+            if not self.run.train_names.exists():
+                samples = trainer.data.train_set
+                names = [samples.name(index) for index in range(len(samples))]
+                write_json(self.run.train_names, {"train": names})
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
         trainer.fit()
         if is_main:
             if not finished:
-                print(trainer.evaluator.table())
+                print("\n".join([trainer.results(), *trained_on(self.config.data.split)]))
             if not finished or not self.run.curves.exists():
                 self._draw()
+            if not finished:
+                print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
             print(f"run: {self.run.path}")
         trainer.runtime.close()
 
     def _draw(self) -> None:
         from engine import plots
+        from engine.fonts import font_notes
         from engine.train.run_log import read_rows
 
         plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
-        reporter = self.info.reporter(self.trainer.inference_task)
+        self.trainer.load_best()
+        task: Any = self.trainer.inference_task
+        if hasattr(task, "use_metrics"):
+            task.use_metrics(self.trainer.state.metrics)
+        for note in font_notes(self.classes):
+            print(note)
+        reporter = self.info.reporter(task)
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
 
@@ -151,7 +179,7 @@ def _build_training(
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
-    builder = _builder(config, here, run.skipped if resumes else None)
+    builder = _builder(config, here, run if resumes else None)
     augment = build(config.augment, key="augment")
     source = build_source(config)
     if resumes and run.classes.exists():
@@ -172,6 +200,9 @@ def _build_training(
         eval_batch=config.data.eval_batch,
         extra_metrics=builder.skipped_counts if builder else {},
     )
+    if config.data.on_error == "fail" and config.data.cache is None:
+        sets = (data.train_set, data.eval_set)
+        refuse_incomplete(sets, runtime=here, budget=config.data.error_budget)
     settings = settings.in_steps(len(data.train_set))
     trainer = Trainer(
         options=settings,
@@ -185,47 +216,97 @@ def _build_training(
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
-    unused = range_notes(source, data.train_set)
-    notes = [*source.warnings, *unused, source.description, *skipped, *task.notes(data.train_set), *frozen]
+    images = image_notes(source, data.train_set)
+    notes = [*source.warnings, *images, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
         config=config,
         run=run,
         info=task_info(config),
         resumes=resumes,
         trainer=trainer,
-        notes=[*notes, f"starting from {started_from}"],
+        notes=[
+            *notes,
+            *trained_on(config.data.split),
+            f"starting from {started_from}",
+            *_few_images(config, len(data.train_set), random=started_from == RANDOM),
+        ],
         builder=builder,
         classes=source.classes,
         claim=claim,
     )
 
 
+def limit_images(config: DictConfig) -> None:
+    """Apply data.max_megapixels."""
+    set_max_megapixels(options(DataOptions, config.data, "data").max_megapixels)
+
+
 def build_source(config: DictConfig) -> Any:
-    """The data source of a configuration, with its data.pixel_range. Raises: UserError."""
+    """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
+    if config.data.get("root") == "<data.root>":
+        raise UserError("data.root is not set in this run; pass data.root=<folder>")
+    limit_images(config)
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):
         raise UserError("data.pixel_range: this data source reads its images by itself; leave it out")
     if pixel_range is not None:
         source.pixel_range = pixel_range
+    if reads_as_stored(config):
+        if not hasattr(source, "upright"):
+            raise UserError("data.orientation: this data source reads its images by itself; leave it out")
+        source.upright = False
     return source
 
 
-def range_notes(source: Any, dataset: Any) -> list[str]:
-    """A line if 16-bit images of a dataset use little of their range and data.pixel_range is not set."""
-    if getattr(source, "pixel_range", None) is not None:
+def reads_as_stored(config: DictConfig) -> bool:
+    """Whether images are not turned by their orientation."""
+    return bool(config.data.get("orientation") == "stored")
+
+
+def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
+    """A line if a network with published weights is trained on few images from random weights."""
+    name = str(config.get("backbone", {}).get("_target_", "")).rpartition(".")[2]
+    if not random or number >= _FEW_IMAGES or not name.startswith("mobilenet_v"):
         return []
-    chosen = evenly_spaced(len(dataset), 8)
-    return unused_range([dataset.image_path(index) for index in chosen])
+    return [
+        f"{number} training images are few for random weights; weights={name} task.pixels=imagenet usually "
+        "gives far better results (docs/guides/weights.md)"
+    ]
 
 
-def _builder(config: DictConfig, here: runtime.Runtime, skipped: Path | None) -> DatasetBuilder | None:
-    """A `DatasetBuilder` if the options limit, check or cache the data; otherwise None."""
+def trained_on(split: str) -> list[str]:
+    """A line if a run is evaluated on its training images."""
+    if split != "train":
+        return []
+    return [
+        "data.split=train: evaluated on the training images, so the scores do not say how good the network "
+        "is on new ones"
+    ]
+
+
+def image_notes(source: Any, dataset: Any) -> list[str]:
+    """Lines about the images of a dataset: turned by their orientation, with several pages, or of 16 bits and
+    with little use of them."""
+    files = [sample for sample in files_of(dataset) if sample]
+    paths = [sample[0] for sample in files]
+    unused = unused_range(paths) if getattr(source, "pixel_range", None) is None else []
+    if not hasattr(dataset, "read_pixels"):
+        return unused
+    masks = [path for sample in files for path in sample[1:]]
+    return [*header_notes(paths, masks, upright=getattr(source, "upright", True)), *unused]
+
+
+def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | None) -> DatasetBuilder | None:
+    """A `DatasetBuilder` for a resumed run, or options that limit, check or cache data; otherwise None."""
     data = config.data
-    wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
-    if not wanted and (skipped is None or not skipped.exists()):
-        return None
-    return DatasetBuilder.from_config(data, runtime=here, resumed_from=skipped)
+    if resumed is None:
+        wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
+        return DatasetBuilder.from_config(data, runtime=here) if wanted else None
+    from engine.data import sample_list
+
+    names = sample_list.read(resumed.train_names)
+    return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
 
 
 def _dataset(
@@ -269,6 +350,16 @@ def validate(config: DictConfig) -> TrainOptions:
             "not set package"
         )
     return trained
+
+
+def without_data(config: DictConfig) -> DictConfig:
+    """A copy for a run folder that is made without reading data: the keys of `data` that are not set have the
+    placeholder `<key>`, as in a published run."""
+    config = copy.deepcopy(config)
+    for key in config.data:
+        if OmegaConf.is_missing(config.data, key):
+            OmegaConf.update(config.data, str(key), f"<data.{key}>")
+    return config
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
@@ -330,7 +421,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         UserError: if there is no such file or name, or the weights do not match the model.
     """
     if config.init_from is None and config.weights is None:
-        return "random weights"
+        return RANDOM
     from engine.run.initial_weights import load_initial
 
     return load_initial(

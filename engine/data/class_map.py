@@ -160,7 +160,10 @@ class ClassMap:
         Raises: UserError if there are too many classes for 8 bits.
         """
         if len(self) > UNKNOWN:
-            raise UserError(f"masks can have at most {UNKNOWN} classes, got {len(self)}")
+            raise UserError(
+                f"masks can have at most {UNKNOWN} classes, got {len(self)}, because label maps have 8 bits "
+                "per pixel; merge some classes, or list those you do not need under ignore"
+            )
         table = np.full(MAX_ID + 1, UNKNOWN, np.uint8)
         table[list(self.ignore)] = IGNORE
         table[list(self.ids)] = np.arange(len(self.ids))

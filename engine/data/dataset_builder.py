@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class DatasetBuilder:
         workers: number of processes that read or decode.
         resumed_from: `skipped.json` of a resumed run. The samples that it lists are skipped again, without
             reading any files.
+        samples: names of the training samples of a resumed run (`engine.data.sample_list`).
 
     Attributes:
         skipped: the skipped samples by split; empty with `fail`.
@@ -40,6 +42,7 @@ class DatasetBuilder:
         cache: str | None = None,
         workers: int = 0,
         resumed_from: Path | None = None,
+        samples: list[str] | None = None,
     ) -> None:
         if on_error not in ("fail", "skip"):
             raise UserError(f"data.on_error must be fail or skip, got {on_error!r}")
@@ -48,6 +51,7 @@ class DatasetBuilder:
         self.on_error, self.error_budget = on_error, error_budget
         self.cache = None if cache is None else Path(cache).expanduser()
         self.workers, self.runtime = workers, runtime
+        self._samples, self._lost = samples, list[str]()
         self.skipped: dict[str, list[dict[str, str]]] = {}
         self._skipped_before: dict[str, list[dict[str, str]]] = {}
         if resumed_from is not None and resumed_from.exists():
@@ -57,7 +61,12 @@ class DatasetBuilder:
 
     @classmethod
     def from_config(
-        cls, options: Any, *, runtime: Runtime, resumed_from: Path | None = None
+        cls,
+        options: Any,
+        *,
+        runtime: Runtime,
+        resumed_from: Path | None = None,
+        samples: list[str] | None = None,
     ) -> "DatasetBuilder":
         """Build from the options of the `data` config (`engine.config.options.DataOptions`)."""
         return cls(
@@ -67,12 +76,15 @@ class DatasetBuilder:
             workers=options.workers,
             runtime=runtime,
             resumed_from=resumed_from,
+            samples=samples,
         )
 
     def dataset(
         self, source: DataSource, split: str, transform: Any, *, seed: int = 0, limit: int | None = None
     ) -> Any:
         """`source.dataset(split, transform, seed)`, or only `limit` of its samples, evenly spaced.
+
+        The first dataset of train has the samples of the resumed run, if there is one.
 
         Raises:
             UserError: if there is no such split, too many samples are unreadable, or the cache is stale or
@@ -81,7 +93,8 @@ class DatasetBuilder:
         if limit is not None and limit < 1:
             raise UserError(f"data.limit must be at least 1, got {limit}")
         dataset = source.dataset(split, transform, seed=seed)
-        if limit is not None and limit < len(dataset):
+        names, self._samples = (self._samples, None) if split == "train" else (None, self._samples)
+        if limit is not None and limit < len(dataset) and names is None:
             # Evenly spaced, because the first ones could all belong to one class or one city.
             chosen = set(evenly_spaced(len(dataset), limit))
             source = _without(source, split, [i for i in range(len(dataset)) if i not in chosen])
@@ -89,10 +102,27 @@ class DatasetBuilder:
         if unreadable := self._unreadable(dataset, split):
             source = _without(source, split, unreadable)
             dataset = source.dataset(split, transform, seed=seed)
+        if names is not None:
+            source = self._in_places(source, dataset, names, limit)
+            dataset = source.dataset(split, transform, seed=seed)
         if self.cache is None:
             return dataset
-        cache = self._open_cache(self.cache, dataset, getattr(source, "pixel_range", None))
+        cache = self._open_cache(self.cache, dataset, source)
         return source.dataset(split, transform, seed=seed, cache=cache)
+
+    def _in_places(self, source: Any, dataset: Dataset, names: list[str], limit: int | None) -> Any:
+        from engine.data.sample_list import in_places
+
+        skipped = len(self._skipped_before.get("train", ()))
+        if limit is not None and (limit < len(names) or len(names) + skipped < min(limit, len(dataset))):
+            raise UserError(
+                f"data.limit={limit}: the run began with {len(names)} training samples; restore it, or "
+                "start a new run with init_from=<this run>"
+            )
+        present = [dataset.name(index) for index in range(len(dataset))]
+        partial = limit is not None or skipped > 0
+        source, self._lost = in_places(source, names, present, partial=partial)
+        return source
 
     def _unreadable(self, dataset: Dataset, split: str) -> list[int]:
         """Indices of the samples to leave out."""
@@ -115,13 +145,21 @@ class DatasetBuilder:
         self.skipped[key] = unreadable.skipped_files(dataset, samples)
         return [sample.index for sample in samples]
 
-    def _open_cache(self, folder: Path, dataset: Any, pixel_range: Any) -> Any:
+    def _open_cache(self, folder: Path, dataset: Any, source: Any) -> Any:
         from engine.data.pixel_cache import PixelCache
 
-        images = [dataset.image_path(index) for index in range(len(dataset))]
+        present = [index for index in range(len(dataset)) if index not in getattr(dataset, "gaps", ())]
+        images = [dataset.image_path(index) for index in present]
         masks = dataset.masks() if hasattr(dataset, "masks") else None
+        if masks is not None:
+            masks = replace(masks, paths=[masks.paths[index] for index in present])
         return PixelCache.open_or_build(
-            folder, images=images, masks=masks, workers=self.workers, pixel_range=pixel_range
+            folder,
+            images=images,
+            masks=masks,
+            workers=self.workers,
+            pixel_range=getattr(source, "pixel_range", None),
+            upright=getattr(source, "upright", True),
         )
 
     @property
@@ -131,8 +169,8 @@ class DatasetBuilder:
         return {"skipped": counts} if counts else {}
 
     def notes(self) -> list[str]:
-        """A line for each split with skipped samples, for the console."""
-        return [
+        """Lines about skipped samples, and those that a resumed run has lost, for the console."""
+        return self._lost + [
             f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json), "
             f"the first: {entries[0]['error']}"
             for split, entries in self.skipped.items()

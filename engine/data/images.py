@@ -5,26 +5,37 @@ version 5 on, it rejects damaged PNG files). Pillow, which is stricter, decodes 
 files without an end marker. `engine.data.tiff` decodes TIFF files.
 """
 
+import math
 import os
-import warnings
+import threading
+import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import UserError, some
+from engine.errors import UserError, out_of_memory, some
 from engine.io.files import walk_files
 
 if TYPE_CHECKING:
     from engine.data.tiff import Tiff
 
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Larger images are rejected without decoding them (89 megapixels, Pillow's own limit)."""
+DEFAULT_MEGAPIXELS = 89.0
+"""Default of data.max_megapixels; about Pillow's own limit."""
+
+MOST_MEGAPIXELS = 1073.0
+"""OpenCV decodes no larger images."""
+
+_LIMIT_VARIABLE = "MOBILENET_DENSE_MAX_PIXELS"
+"""The environment variable that passes the limit on to worker processes."""
+
+MAX_PIXELS = int(os.environ.get(_LIMIT_VARIABLE) or DEFAULT_MEGAPIXELS * 1e6)
+"""Larger images are rejected without decoding them; `set_max_megapixels` changes it."""
 
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -40,22 +51,65 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-_PNG_SIGNATURE_BYTES = 8
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+_PNG_SIGNATURE_BYTES = len(_PNG_SIGNATURE)
+
+
+_JPEG_START, _JPEG_PIXELS, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+
+_TAIL = 64
+"""In so many bytes at the end of a JPEG file, its end marker is looked for first."""
+
+
+_COUNTED_AT_ONCE = 1 << 20
+
+
+_pillow_limit = threading.Lock()
 
 
 PathLike = str | os.PathLike[str]
+
+
+Orientation = Literal["upright", "stored"]
+"""Whether images are turned by their EXIF or TIFF orientation."""
 
 
 Range = tuple[float, float]
 """The stored values that become 0 and 255."""
 
 
-def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[np.uint8]:
+def set_max_megapixels(megapixels: float) -> None:
+    """Set the size of the largest image that is decoded, in this process and its workers.
+
+    A small file can claim a size that fills the memory when it is decoded.
+    """
+    global MAX_PIXELS
+    MAX_PIXELS = int(megapixels * 1e6)
+    os.environ[_LIMIT_VARIABLE] = str(MAX_PIXELS)
+
+
+def open_pillow(source: PathLike | IO[bytes]) -> Image.Image:
+    """`PIL.Image.open` without Pillow's own limit, which is lower than data.max_megapixels can be."""
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_image(
+    path: PathLike, *, pixel_range: Range | None = None, upright: bool = True
+) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     EXIF and TIFF orientation are applied, alpha (and the fourth band of a TIFF) is dropped, gray becomes
     three equal channels, 12 and 16 bits are scaled to 8, and a TIFF in which white is 0 is inverted.
 
+    upright: False ignores the orientation.
     pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
     (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
@@ -69,7 +123,7 @@ def read_image(path: PathLike, *, pixel_range: Range | None = None) -> NDArray[n
         with _open(path, data) as header:
             orientation = _orientation(header)
             pixels = _decode(path, header, data, pixel_range)
-    return np.ascontiguousarray(_upright(pixels, orientation), dtype=np.uint8)
+    return np.ascontiguousarray(_upright(pixels, orientation if upright else 1), dtype=np.uint8)
 
 
 def stored_range(path: PathLike) -> Range | None:
@@ -159,8 +213,22 @@ def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[
     try:
         header.load()
         return np.asarray(header)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
+
+
+def count_values(values: NDArray[np.unsignedinteger[Any]], size: int = 256) -> NDArray[np.int64]:
+    """How often each value below `size` occurs: `np.bincount` without a copy of 8 bytes per value.
+
+    values: unsigned integers of any shape, none of them `size` or more.
+    """
+    counts = np.zeros(size, np.int64)
+    flat = values.reshape(-1)
+    for start in range(0, len(flat), _COUNTED_AT_ONCE):
+        counts += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=size)
+    return counts
 
 
 def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
@@ -175,6 +243,48 @@ def image_size(path: PathLike, *, upright: bool = True) -> tuple[int, int]:
         width, height = header.size
         transposed = upright and _orientation(header) >= 5
     return (width, height) if transposed else (height, width)
+
+
+def turn_and_pages(path: PathLike) -> tuple[int, int]:
+    """The orientation (1..8; 1: upright as stored) and the number of pages or frames, from the header alone.
+
+    Raises: UserError like `image_size`.
+    """
+    if (header := _tiff_header(path)) is not None:
+        from engine.data import tiff
+
+        with open(path, "rb") as file:
+            return header.orientation, tiff.count_pages(file)
+    with _open(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
+        return _orientation(image), frames
+
+
+def check_complete(path: PathLike) -> None:
+    """Check that an image or mask is complete: JPEG by its end marker, PNG by its checksums, TIFF by the
+    places of its pixels, all others by decoding them.
+
+    Raises: UserError like `read_image`.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_PNG_SIGNATURE_BYTES)
+            size = file.seek(0, os.SEEK_END)
+            if start.startswith(_JPEG_START) and size > 2 * _TAIL:
+                file.seek(size - _TAIL)
+                if _JPEG_END in file.read():
+                    return
+            elif start == _PNG_SIGNATURE:
+                file.seek(0)
+                _check_png(path, memoryview(file.read()))
+                return
+            elif start[:4] in _TIFF_STARTS:
+                file.seek(0)
+                _check_tiff(path, file, size)
+                return
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+    read_image(path)
 
 
 def list_images(folder: PathLike) -> list[Path]:
@@ -240,18 +350,14 @@ def _read_bytes(path: PathLike) -> bytes:
 def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
     """Read the header only; Pillow decodes the pixels in `load`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path if data is None else BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise UserError(_too_large(path)) from error
+        image = open_pillow(path if data is None else BytesIO(data))
     except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
         raise UserError(_damaged(path, "unknown format")) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise UserError(_too_large(path))
+        raise UserError(_too_large(path, image.height, image.width))
     return image
 
 
@@ -275,8 +381,18 @@ def _checked_header(path: PathLike, file: IO[bytes]) -> "Tiff":
     except ValueError as error:
         raise UserError(_damaged(path, str(error))) from error
     if header.width * header.height > MAX_PIXELS:
-        raise UserError(_too_large(path))
+        raise UserError(_too_large(path, header.height, header.width))
     return header
+
+
+def _check_tiff(path: PathLike, file: IO[bytes], size: int) -> None:
+    from engine.data import tiff
+
+    header = _checked_header(path, file)
+    try:
+        tiff.check_places(header, size)
+    except (ValueError, TypeError) as error:
+        raise UserError(_damaged(path, str(error))) from error
 
 
 def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
@@ -311,13 +427,28 @@ def _unreadable(path: PathLike, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror}); check the path"
 
 
-def _too_large(path: PathLike) -> str:
-    return f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; scale it down or cut it into tiles"
+def _too_large(path: PathLike, height: int, width: int) -> str:
+    size = f"{path}: {height} x {width} pixels (height x width), more than {largest()}"
+    return f"{size}; {raise_limit(height * width)}scale it down or cut it into tiles"
+
+
+def largest() -> str:
+    """The limit in words."""
+    return f"{MAX_PIXELS / 1e6:g} megapixels"
+
+
+def raise_limit(pixels: float) -> str:
+    """The remedy for an image of so many pixels, followed by `or`; empty if OpenCV cannot decode it."""
+    needed = math.ceil(pixels / 1e5) / 10
+    return f"set data.max_megapixels={needed:g}, " if needed <= MOST_MEGAPIXELS else ""
 
 
 def _damaged(path: PathLike, reason: str) -> str:
     reason = " ".join(reason.split())[:200] or "decoding failed"
-    return f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file"
+    return (
+        f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file "
+        "(data.on_error=skip leaves such files of a dataset out)"
+    )
 
 
 def _orientation(header: Image.Image) -> int:
@@ -353,13 +484,17 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
     # Without an end marker in the last bytes, let Pillow decide whether the file is complete: some cameras
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
-    if header.format == "JPEG" and b"\xff\xd9" not in data[-64:]:
+    if header.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
+        if data.endswith(bytes(_TAIL)) and data.rfind(_JPEG_END) < data.rfind(_JPEG_PIXELS):
+            raise UserError(_damaged(path, "the end is missing"))  # decoders fill up with gray
         return _decode_pillow(path, header, None)
     if header.format == "PNG":
         _check_png_end(path, data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if out_of_memory(error):
+            raise
         raise UserError(_damaged(path, "decoding failed")) from error
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
         raise UserError(_damaged(path, "decoding failed"))
@@ -378,10 +513,28 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
     raise UserError(_damaged(path, "the end is missing"))
 
 
+def _check_png(path: PathLike, data: memoryview) -> None:
+    """Check that all parts are there, and the checksums of those that are needed to decode it."""
+    start = _PNG_SIGNATURE_BYTES
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        kind, checksum = bytes(data[start + 4 : start + 8]), data[end : end + 4]
+        if len(checksum) < 4:
+            break
+        if kind[:1].isupper() and zlib.crc32(data[start + 4 : end]) != int.from_bytes(checksum, "big"):
+            raise UserError(_damaged(path, "a checksum is wrong"))
+        if kind == b"IEND":
+            return
+        start = end + 4
+    raise UserError(_damaged(path, "the end is missing"))
+
+
 def _decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | None) -> NDArray[np.uint8]:
     high_depth = header.mode in ("I", "I;16", "I;16B", "F")
     try:
         pixels = np.asarray(header if high_depth else header.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(_damaged(path, str(error))) from error
     return _to_rgb(_eight_bits(path, pixels, pixel_range))

@@ -14,11 +14,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
+from itertools import count
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -50,7 +52,8 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
         description: one line for logs.
         warnings: lines to show before training.
         fewest_classes: what the task needs to learn anything.
-        pixel_range: see `engine.data.images.read_image`.
+        pixel_range, upright: see `engine.data.images.read_image`.
+        gaps: split -> indices of samples that a resumed run has lost; they are left out of batches.
 
     Raises:
         UserError: if there are fewer classes.
@@ -58,6 +61,8 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
 
     fewest_classes = 1
     pixel_range: Range | None = None
+    upright: bool = True
+    gaps: Mapping[str, Set[int]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -81,8 +86,10 @@ class SplitSource(ABC, Generic[SplitT, DatasetT]):
             reasons = [line for line in self.warnings if f": {split}: " in line]
             raise no_split(split, self.splits, source=self.description, reasons=reasons)
         dataset: Any = self._dataset(self.splits[split], transform, seed, cache)
-        if self.pixel_range is not None and cache is None:
-            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range)
+        if split in self.gaps:
+            dataset.gaps = self.gaps[split]
+        if cache is None and (self.pixel_range is not None or not self.upright):
+            dataset.read_pixels = partial(read_image, pixel_range=self.pixel_range, upright=self.upright)
         return cast(DatasetT, dataset)
 
     @abstractmethod
@@ -247,6 +254,13 @@ class DataLoaders:
         sampler = EvaluationSampler(num_samples=size, batch=self.eval_batch, rank=rank, world_size=world_size)
         return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
+    def num_eval_batches(self, world_size: int) -> int:
+        """The number of batches of the first process's share of the evaluation split."""
+        sampler = EvaluationSampler(
+            num_samples=len(self.eval_set), batch=self.eval_batch, world_size=world_size
+        )
+        return len(sampler)
+
 
 class BatchLoader:
     """Iterates over a sampler's batches, prefetched by `workers` processes (0: loaded in this process).
@@ -264,19 +278,32 @@ class BatchLoader:
         pin_memory: bool = False,
     ) -> None:
         reader: Any = _BatchReader(dataset)
-        self._loader: DataLoader[Any] = DataLoader(
-            reader,
-            sampler=batches,
-            batch_size=None,  # the sampler's items are batches
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=init_worker,
-            prefetch_factor=4 if workers else None,
-        )
+        with warnings.catch_warnings():
+            # More workers than CPUs are useful: they also wait for files.
+            warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+            self._loader: DataLoader[Any] = DataLoader(
+                reader,
+                sampler=batches,
+                batch_size=None,  # the sampler's items are batches
+                collate_fn=_unchanged,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=init_worker,
+                prefetch_factor=4 if workers else None,
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         return _BatchIterator(iter(self._loader))
+
+
+def without_gaps(dataset: Dataset, keys: list[SampleKey]) -> list[SampleKey]:
+    """The `keys` of samples that exist; if none does, the next sample that does."""
+    gaps: Set[int] = getattr(dataset, "gaps", frozenset())
+    if not gaps:
+        return keys
+    present = [key for key in keys if key.index not in gaps]
+    after = (key._replace(index=(key.index + step) % len(dataset)) for key in keys[:1] for step in count(1))
+    return present or [next(key for key in after if key.index not in gaps)]
 
 
 class _UserErrorMessage(NamedTuple):
@@ -291,7 +318,7 @@ class _BatchReader:
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch | _UserErrorMessage:
         try:
-            return collate([self.dataset[key] for key in keys])
+            return collate([self.dataset[key] for key in without_gaps(self.dataset, keys)])
         except UserError as error:
             return _UserErrorMessage(str(error))
 

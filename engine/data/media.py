@@ -4,18 +4,21 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.images import IMAGE_SUFFIXES, MAX_PIXELS, find_images
+from engine.data.images import IMAGE_SUFFIXES, find_images
+from engine.data.video.frames import VideoFile, frame_count
 from engine.errors import UserError, some
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+    *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
 
 
 Image = NDArray[np.uint8]
@@ -59,9 +62,9 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
     if path.is_file():
         return [path], []
     if path.is_dir():
-        images, others = find_images(path)
+        found, others = find_images(path)
         videos = [path / name for name in others if is_video(Path(name))]
-        files = [*images, *videos]
+        files = [*found, *videos]
         if skip is not None:
             inside = os.path.join(os.path.realpath(skip), "")
             files = [file for file in files if not os.path.realpath(file).startswith(inside)]
@@ -77,7 +80,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def output_names(files: list[Path]) -> list[str]:
+def output_names(files: Sequence[Path]) -> list[str]:
     """A unique name for each file's results: its path below the folder that all files share, without the
     suffix unless only that differs."""
     shared = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
@@ -90,46 +93,16 @@ def output_names(files: list[Path]) -> list[str]:
 
 
 def read_frames(path: Path) -> Iterator[Image]:
-    """The frames of a video, RGB [H, W, 3] uint8.
-
-    Raises:
-        UserError: if the file cannot be opened, has no frames, or its frames are larger than `MAX_PIXELS`.
-    """
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
-            raise UserError(
-                f"{path}: frames of more than {MAX_PIXELS / 1e6:.0f} megapixels; scale down the video"
-            )
-        ok, frame = _next_frame(capture)
-        if not ok:
-            raise UserError(f"{path}: cannot be read as a video; convert it, for example to H.264 in .mp4")
-        while ok:
-            yield np.ascontiguousarray(frame[..., ::-1])
-            ok, frame = _next_frame(capture)
-    finally:
-        capture.release()
-
-
-def _next_frame(capture: cv2.VideoCapture) -> tuple[bool, Any]:
-    try:
-        ok, frame = capture.read()
-    except cv2.error:  # damage that the decoder cannot conceal
-        return False, None
-    return ok and frame is not None, frame
+    """The frames of a video, RGB [H, W, 3] uint8. Raises: UserError like `VideoFile`."""
+    return iter(VideoFile(path))
 
 
 def num_frames(path: Path) -> int:
     """The number of frames according to the container; 0 if unknown."""
     capture = cv2.VideoCapture(str(path))
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    count = frame_count(capture)
     capture.release()
-    return int(count) if 0 < count < 2**31 else 0
-
-
-def _pad_to_even(image: Image) -> Image:
-    height, width = image.shape[:2]
-    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return count
 
 
 def map_video(
@@ -137,22 +110,39 @@ def map_video(
 ) -> int:
     """Write `draw(frame)` for every frame of `source` as an .mp4 with the same rate; returns the frame count.
 
-    Odd sides are padded by one pixel, a copy of the last, because the format would crop them.
-
     Args:
         on_frame: called with the number of frames written so far.
 
     Raises:
         UserError: if `source` is unreadable, or the installed OpenCV cannot write `target`.
     """
-    capture = cv2.VideoCapture(str(source))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if 0 < rate <= 1000 else 25.0  # containers can claim any rate
-    capture.release()
+    video = VideoFile(source)
+    return write_video(video, target, draw, on_frame, rate=video.rate)
+
+
+def write_video(
+    frames: Iterable[Image],
+    target: Path,
+    draw: Callable[[Image], Image],
+    on_frame: Callable[[int], None],
+    *,
+    rate: float,
+    copies: Callable[[], int] = lambda: 1,
+) -> int:
+    """Write `draw(frame)` for every frame as an .mp4; returns the number of frames.
+
+    Odd sides are padded by one pixel, a copy of the last, because the format would crop them.
+
+    Args:
+        copies: how often the current frame is written.
+
+    Raises:
+        UserError: if the installed OpenCV cannot write `target`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0
     try:
-        for frame in read_frames(source):
+        for frame in frames:
             image = _pad_to_even(draw(frame))
             if writer is None:
                 height, width = image.shape[:2]
@@ -161,10 +151,17 @@ def map_video(
                     raise UserError(
                         f"{target}: cannot be written as mp4; check the folder and the free space"
                     )
-            writer.write(np.ascontiguousarray(image[..., ::-1]))
+            encoded = np.ascontiguousarray(image[..., ::-1])
+            for _ in range(copies()):
+                writer.write(encoded)
             count += 1
             on_frame(count)
     finally:
         if writer is not None:
             writer.release()
     return count
+
+
+def _pad_to_even(image: Image) -> Image:
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

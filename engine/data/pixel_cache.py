@@ -48,6 +48,7 @@ class PixelCache:
         masks: MaskFiles | None = None,
         workers: int = 0,
         pixel_range: Range | None = None,
+        upright: bool = True,
     ) -> "PixelCache":
         """Open the cache of these files under `folder`, which can also contain caches of other files.
 
@@ -57,7 +58,7 @@ class PixelCache:
 
         Args:
             workers: number of processes that decode.
-            pixel_range: see `read_image`; images read with another range are stored again.
+            pixel_range, upright: see `read_image`; images read in another way are stored again.
 
         Raises:
             UserError: if a file is unreadable or has changed, or the folder cannot be written.
@@ -68,10 +69,10 @@ class PixelCache:
             stored_masks = open_or_build(folder, masks.paths, kind, workers=workers)
         kind = PixelKind(
             name="images",
-            read=partial(read_image, pixel_range=pixel_range),
-            size=image_size,
+            read=partial(read_image, pixel_range=pixel_range, upright=upright),
+            size=partial(image_size, upright=upright),
             channels=3,
-            key="" if pixel_range is None else repr(pixel_range),
+            key=("" if pixel_range is None else repr(pixel_range)) + ("" if upright else " as stored"),
         )
         return cls(open_or_build(folder, images, kind, workers=workers), stored_masks)
 

@@ -1,6 +1,9 @@
 """Preprocessing shared by all tasks: image sizes, resizing, normalization, flip and color jitter."""
 
-from collections.abc import Sequence
+import contextlib
+import math
+import os
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -10,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
-from engine.data.images import Range, stored_range
-from engine.errors import UserError
-from engine.io.files import evenly_spaced
+from engine.contracts import Dataset
+from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, stored_range, turn_and_pages
+from engine.errors import UserError, some
+from engine.io.files import check_files, evenly_spaced
+from engine.runtime import Runtime
 
 Image = NDArray[np.uint8]
 
@@ -22,6 +27,9 @@ Size = tuple[int, int]
 
 
 _SMALL_RANGE = 16383  # a quarter of 16 bits
+
+
+_HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may lie at the end of the file
 
 
 _RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
@@ -73,6 +81,85 @@ def unused_range(paths: Sequence[str]) -> list[str]:
         f"(images of more than 8 bits checked: {len(deep)}), so "
         f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
     ]
+
+
+def header_notes(images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True) -> list[str]:
+    """Lines that count and name images that are turned by their orientation, and files with several pages; of
+    many files, evenly spaced ones are checked.
+
+    upright: whether images are turned by their orientation.
+    """
+    use = "they are read as stored (data.orientation=stored)"
+    if upright:
+        use = "they are turned upright, and their boxes and masks must fit; data.orientation=stored does not"
+    of_images, of_masks = _headers(images), _headers(masks)
+    turned = [path for path, (orientation, _) in of_images.items() if orientation > 1]
+    lines = _line(turned, of_images, images, f"carry a turn in EXIF or TIFF: {use}")
+    for name, headers, paths in (("images", of_images, images), ("masks", of_masks, masks)):
+        long = [path for path, (_, pages) in headers.items() if pages > 1]
+        lines += _line(long, headers, paths, "have several pages: only the first of each is read", name)
+    return lines
+
+
+def _headers(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Path -> orientation and number of pages, of a sample of files."""
+    png = [path for path in paths if path.lower().endswith(".png")]
+    others = [path for path in paths if not path.lower().endswith(".png")]
+    chosen = [png[index] for index in evenly_spaced(len(png), _PNG_CHECKED)] if png else []
+    chosen += [others[index] for index in evenly_spaced(len(others), _HEADERS_CHECKED)] if others else []
+    headers = {}
+    for path in chosen:
+        with contextlib.suppress(UserError):  # reported when the file is read
+            headers[path] = turn_and_pages(path)
+    return headers
+
+
+def _line(
+    found: Sequence[str], checked: Collection[str], paths: Sequence[str], what: str, noun: str = "images"
+) -> list[str]:
+    """ "3 of the 40 images checked (a.jpg, b.jpg and 1 more) <what>"; nothing if there are none."""
+    if not found:
+        return []
+    names = some([os.path.basename(path) for path in found], 2)
+    of = f"{len(paths)} {noun}" if len(checked) == len(paths) else f"the {len(checked)} {noun} checked"
+    return [f"{len(found)} of {of} ({names}) {what}"]
+
+
+def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: float) -> None:
+    """Check all images and masks of some datasets to their end (`engine.data.images.check_complete`).
+
+    The processes of the run share the work. Datasets that read their images by themselves are not checked.
+
+    Args:
+        budget: data.error_budget, for the remedy.
+
+    Raises:
+        UserError: if files are damaged; names them, and what can be done.
+    """
+    rank, world_size = runtime.rank, runtime.world_size
+    files = [files_of(dataset) for dataset in datasets if hasattr(dataset, "read_pixels")]
+    paths = list(dict.fromkeys(path for samples in files for sample in samples for path in sample))
+    paths = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
+    share = paths[rank::world_size]
+    found = check_files(share, check_complete, name=f"{rank} of {world_size}", quiet=rank > 0)
+    errors = {path: error for part in runtime.gather(found) for path, error in part.items()}
+    if not errors:
+        return
+    damaged = sorted(errors, key=paths.index)
+    message = errors[damaged[0]]
+    if len(damaged) > 1:
+        message += f"; so are {len(damaged) - 1} others of {len(paths)} files: {some(damaged[1:])}"
+    shares = [sum(not errors.keys().isdisjoint(sample) for sample in each) / len(each) for each in files]
+    if max(shares) > budget:
+        message += f"; skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
+    raise UserError(message)
+
+
+def files_of(dataset: Dataset) -> list[tuple[str, ...]]:
+    """The files of each sample; none where a resumed run has an empty place."""
+    files = getattr(dataset, "files", lambda index: (dataset.image_path(index),))
+    gaps = getattr(dataset, "gaps", ())
+    return [() if index in gaps else files(index) for index in range(len(dataset))]
 
 
 def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:

@@ -1,35 +1,73 @@
-"""Split folders of a data source, and checks that train and val do not share images."""
+"""Split folders of a data source, its automatic division, and checks that splits do not share images."""
 
+import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
-from engine.io.files import find_same_content, same_content
+from engine.io.files import groups_of_same_content, same_content
 
-_ORDER = {"train": 0, "val": 1, "test": 2}
+T = TypeVar("T", bound=np.generic)
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Each split, and the accepted names of its folder or list."""
 
 
-def split_folders(folder: Path, *, example: str) -> list[str]:
-    """Names of the subfolders, except hidden ones: train, val, test, then the others by name.
+_VAL_SHARE = 0.2
 
-    example: where images belong, such as `train/<class>`, for the message.
 
-    Raises: UserError if there are no subfolders, or the folder cannot be read.
+def split_of(name: str) -> str | None:
+    """The split (train, val, test) that a folder or list of this name contains; None for other names."""
+    plain = name.lower()
+    return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
+
+
+def split_folders(folder: Path, *, is_split: Callable[[Path], bool] = Path.is_dir) -> dict[str, str]:
+    """Split -> the name of its subfolder: train, val, test, then others under their own names.
+
+    Empty if no subfolder is named like one of the three; the folder is then not divided.
+
+    Args:
+        is_split: whether a subfolder that is named like a split is one.
+
+    Raises:
+        UserError: if two subfolders are of the same split, or the folder cannot be read.
     """
+    names = subfolders(folder)
+    known: dict[str, str] = {}
+    for name in names:
+        split = split_of(name)
+        if split is None or not is_split(folder / name):
+            continue
+        if split in known:
+            raise UserError(
+                f"{folder}: both {known[split]}/ and {name}/ are {split}; merge them, or rename one"
+            )
+        known[split] = name
+    if not known:
+        return {}
+    others = {name: name for name in names if name not in known.values()}
+    return {split: known[split] for split in SPLIT_NAMES if split in known} | others
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the subfolders, sorted; hidden ones are left out. Raises: UserError if it cannot be read."""
     try:
         # For a symlink to itself, os.path.isdir returns False, and DirEntry.is_dir would raise.
-        names = [name for name in os.listdir(folder) if os.path.isdir(folder / name) and name[0] != "."]
+        return sorted(n for n in os.listdir(folder) if os.path.isdir(folder / n) and not n.startswith("."))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-    if not names:
-        raise UserError(f"{folder}: no split folders; put the images into {example}")
-    return sorted(names, key=lambda name: (_ORDER.get(name, 9), name))
 
 
 def files_beside(folder: Path) -> list[str]:
@@ -49,6 +87,13 @@ def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
     keep = np.ones(count, bool)
     keep[list(indices)] = False
     return keep
+
+
+def rows_of(array: NDArray[T], rows: NDArray[np.int64]) -> NDArray[T]:
+    """The `rows` of `array`, of which there is at least one; for -1, a row of zeros."""
+    taken = array[rows]
+    taken[rows < 0] = np.zeros((), array.dtype)
+    return taken
 
 
 def refuse_shared_names(
@@ -102,11 +147,52 @@ def _is_uniform(path: str) -> bool:
     return bool((pixels == pixels[0, 0]).all())
 
 
-def refuse_shared_files(train: Iterable[bytes], val: Iterable[bytes], *, override: str = "") -> None:
-    """Raise a UserError if a file of `val` (packed paths) has the same content as a file of `train`.
+def divide(
+    source: object,
+    images: Mapping[str, str],
+    *,
+    remedy: str,
+    name_of: Callable[[str], str] = str,
+    what: str = "",
+) -> tuple[set[str], list[str]]:
+    """The names of a fifth of the images, for val, and lines to show before training.
 
-    override: the override that allows it, for the message; empty if there is none.
+    They are chosen by a hash of their names, so new images do not move the others. Identical images go to the
+    side of the first of them.
+
+    Args:
+        source: what the lines begin with.
+        images: name -> path, at least one.
+        name_of: what of a name is hashed; the images should stay on their sides when the data are moved.
+        remedy: how to choose the images oneself.
+        what: the split that is divided, if it is one.
+
+    Raises:
+        UserError: if there are not two different images.
     """
-    if (pair := find_same_content(train, val)) is not None:
-        remedy = f"remove it from train or val{f', or set {override}' if override else ''}"
-        raise UserError(f"{pair[0]}: the same image as {pair[1]}; {remedy}")
+    groups = groups_of_same_content(images.values())
+    leader = {path: group[0] for group in groups for path in group}
+    first = {path: name for name, path in images.items()}
+    ranks = {name: _rank(name_of(first[leader.get(path, path)])) for name, path in images.items()}
+    levels = sorted(set(ranks.values()))
+    if len(levels) < 2:
+        raise UserError(f"{source}: only one image; train and val need at least one each")
+    limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
+    val = {name for name, rank in ranks.items() if rank < limit}
+    of = f" of {what}" if what else ""
+    lines = [
+        f"{source}: no {'val' if what else 'splits'}; {len(val)} of {len(ranks)} images{of} are used as val, "
+        f"chosen by a hash of their names; to choose them yourself, {remedy}"
+    ]
+    if groups:
+        names = some([os.path.basename(path) for group in groups for path in group[1:]], 2)
+        count = sum(len(group) - 1 for group in groups)
+        noun = "1 image is a copy" if count == 1 else f"{count} images are copies"
+        lines.append(f"{source}: {noun} of another and on the same side of the split as it ({names})")
+    return val, lines
+
+
+def _rank(name: str) -> float:
+    """0..1, by the hash of the name."""
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / 2**32

@@ -17,10 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from engine.data.images import open_pillow
+from engine.errors import out_of_memory
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 
 
 _BANDS, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _EXTRA, _FORMAT = 277, 278, 284, 317, 320, 338, 339
+
+
+_SUBFILE, _REDUCED, _MASK = 254, 1, 4
+"""The tag that says what a page is, and two of its bits."""
+
+
+_MOST_PAGES = 1000
 
 
 _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
@@ -102,6 +112,24 @@ def read_header(file: IO[bytes]) -> Tiff:
         raise ValueError("the directory is damaged") from error
 
 
+def count_pages(file: IO[bytes]) -> int:
+    """The number of pages, until a directory is damaged, at most `_MOST_PAGES`; masks and smaller copies of
+    other pages do not count."""
+    count, seen = 1, set[int]()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = _read_tags(file)
+            while tags.next and tags.next not in seen and len(seen) < _MOST_PAGES:
+                seen.add(tags.next)
+                file.seek(tags.next)
+                tags.load(file)
+                count += int(tags.get(_SUBFILE, 0)) & (_REDUCED | _MASK) == 0
+    except Exception:  # for damaged files, Pillow raises many classes
+        pass
+    return count
+
+
 def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     """The stored values, [H, W] or [H, W, C] (RGB first), in native byte order.
 
@@ -111,9 +139,9 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
     """
     _check(header)
     try:
-        _check_places(header, data)
+        check_places(header, len(data))
         pixels = _decode_bands(header, data)
-    except (TypeError, struct.error, MemoryError) as error:
+    except (TypeError, struct.error) as error:
         raise ValueError("the directory is damaged") from error
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError("decoding failed")
@@ -149,13 +177,14 @@ def _has_alpha(header: Tiff) -> bool:
     return header.tags.get(_EXTRA, (0,))[0] in (1, 2) and (header.separate or set(header.bits) == {8})
 
 
-def _check_places(header: Tiff, data: bytes) -> None:
-    """Reject a file that is shorter than its directory says; decoders would fill up with black."""
+def check_places(header: Tiff, size: int) -> None:
+    """Reject a file of `size` bytes if its directory says that it has more; decoders would fill up with
+    black. Raises: ValueError."""
     for places, sizes in _OFFSETS_AND_SIZES:
         if places not in header.tags:
             continue
         starts, counts = header.tags[places], header.tags.get(sizes)
-        if counts is not None and any(a + b > len(data) for a, b in zip(starts, counts, strict=False)):
+        if counts is not None and any(a + b > size for a, b in zip(starts, counts, strict=False)):
             raise ValueError("pixels are missing")
         return
     raise ValueError("pixels are missing")
@@ -175,7 +204,9 @@ def _decode_one(header: Tiff, data: bytes) -> NDArray[Any]:
 def _with_opencv(data: bytes) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        if out_of_memory(error):
+            raise
         pixels = None
     if pixels is None:
         raise ValueError("decoding failed")
@@ -186,9 +217,11 @@ def _with_opencv(data: bytes) -> NDArray[Any]:
 
 def _with_pillow(data: bytes, *, rgb: bool) -> NDArray[Any]:
     try:
-        with Image.open(BytesIO(data)) as image:
+        with open_pillow(BytesIO(data)) as image:
             _check_tiles(image)
             return np.asarray(image.convert("RGB") if rgb else image)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(str(error)) from error
 

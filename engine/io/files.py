@@ -1,12 +1,15 @@
-"""File utilities: atomic writes, locks, path arrays for workers, duplicate search."""
+"""File utilities: atomic writes, locks, path arrays for workers, duplicate search, checks of many files."""
 
 import contextlib
 import hashlib
 import json
 import math
 import os
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.io.progress import Progress
+
+_CHECK_THREADS, _CHECKED_AT_ONCE = 8, 16
+_ENDING = 4096  # bytes; different images of the same size hardly ever end alike
+
+_SILENT_SECONDS = 1.0  # a check that lasts longer shows its progress
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
@@ -43,6 +52,18 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def user_cache() -> Path:
+    """The folder for files that can be made again, below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: UserError if the user has no home folder (`engine.environment` then sets the variable).
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(chosen) if chosen else Path.home() / ".cache") / "mobilenet-dense"
+    except RuntimeError:
+        raise UserError("there is no home folder for the cache; set XDG_CACHE_HOME=<folder>") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -153,33 +174,26 @@ def flat_name(name: str) -> str:
     return name.replace("/", "_")
 
 
-def find_same_content(first: Iterable[bytes], second: Iterable[bytes]) -> tuple[str, str] | None:
-    """Find a file of `second` (packed paths) that equals a file of `first`; returns (second, first) or None.
+def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (second, first) for each file of `second` (packed paths) that equals one of `first`.
 
     Unreadable files are ignored here; they are reported or skipped when the samples are read.
     """
-    return next(same_content(first, second), None)
-
-
-def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (second, first) for each file of `second` that equals one of `first`; as `find_same_content`."""
     known = _by_size(first)
     for size, paths in _by_size(second).items():
-        seen = {digest: path for path in known.get(size, ()) if (digest := _digest(path)) is not None}
-        for path in paths if seen else ():
-            digest = _digest(path)
-            if digest is not None and (twin := seen.get(digest)) is not None:
-                yield path, twin
+        ends = _by_digest(known.get(size, ()), of=_ENDING)
+        for end, alike in _by_digest(paths if ends else (), of=_ENDING).items():
+            seen = _by_digest(ends.get(end, ()))
+            for digest, same in _by_digest(alike if seen else ()).items():
+                yield from ((path, seen[digest][-1]) for path in same if digest in seen)
 
 
 def groups_of_same_content(paths: Iterable[str]) -> list[list[str]]:
     """Groups of two or more files with the same content, each in the order of `paths`."""
-    groups: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for size, alike in _by_size(map(os.fsencode, paths)).items():
-        for path in alike if len(alike) > 1 else ():
-            if (digest := _digest(path)) is not None:
-                groups[size, digest].append(path)
-    return [group for group in groups.values() if len(group) > 1]
+    by_size = [group for group in _by_size(map(os.fsencode, paths)).values() if len(group) > 1]
+    by_end = [group for alike in by_size for group in _by_digest(alike, of=_ENDING).values()]
+    groups = [group for alike in by_end if len(alike) > 1 for group in _by_digest(alike).values()]
+    return [group for group in groups if len(group) > 1]
 
 
 def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
@@ -192,9 +206,102 @@ def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
     return sizes
 
 
-def _digest(path: str) -> bytes | None:
-    """The file's hash, or None if it cannot be read."""
+def _by_digest(paths: Iterable[str], *, of: int | None = None) -> dict[bytes, list[str]]:
+    """Group files by the hash of their content, or of its last `of` bytes; without those that are
+    unreadable."""
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if of is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - of))
+            groups[hashlib.blake2b(file.read(), digest_size=16).digest()].append(path)
+    return groups
+
+
+def check_files(
+    paths: Sequence[str], check: Callable[[str], None], *, name: str = "", quiet: bool = False
+) -> dict[str, str]:
+    """Call `check` for each file, in threads; path -> message of each UserError that it raises.
+
+    Files that passed are remembered in the user's cache by path, size and time, and not checked again.
+
+    Args:
+        name: distinguishes checks of the same files that remember them separately.
+        quiet: show no progress.
+    """
+    if not paths:
+        return {}
+    folder = os.path.commonpath([os.path.abspath(path) for path in (min(paths), max(paths))])
+    record = _record_of_checks(f"{folder} {name}")
+    known = _read_stamps(record)
+    stamps = {path: _stamp(path) for path in paths}
+    pending = [path for path, stamp in stamps.items() if stamp not in known]
+    errors = _check_all(pending, check, quiet=quiet)
+    passed = {stamps[path] for path in pending if path not in errors}
+    if passed and record is not None:
+        with contextlib.suppress(OSError):  # a cache: the files are then checked again the next time
+            record.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = record.with_name(f"{record.name}.{os.getpid()}")
+            partial_file.write_bytes(np.array(sorted(known | passed), np.uint64).tobytes())
+            os.replace(partial_file, record)
+    return errors
+
+
+def _check_all(paths: list[str], check: Callable[[str], None], *, quiet: bool) -> dict[str, str]:
+    batches = [paths[start : start + _CHECKED_AT_ONCE] for start in range(0, len(paths), _CHECKED_AT_ONCE)]
+    errors: dict[str, str] = {}
+    started, progress, done = time.monotonic(), None, 0
+    with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+        for batch, found in zip(batches, pool.map(partial(_check_some, check), batches), strict=True):
+            errors |= found
+            done += len(batch)
+            if progress is None and not quiet and time.monotonic() - started > _SILENT_SECONDS:
+                progress = Progress(len(paths), first=done, unit="file checked")
+            if progress is not None:
+                progress.update(done)
+    if progress is not None:
+        progress.close()
+    return errors
+
+
+def _check_some(check: Callable[[str], None], paths: list[str]) -> dict[str, str]:
+    errors = {}
+    for path in paths:
+        try:
+            check(path)
+        except UserError as error:
+            errors[path] = str(error)
+    return errors
+
+
+def _record_of_checks(key: str) -> Path | None:
+    """The file that remembers checks, in the user's cache; None if the user has no folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    digest = hashlib.blake2b(os.fsencode(key), digest_size=12).hexdigest()
+    return None if cache.startswith("~") else Path(cache, "mobilenet-dense", "checked", digest)
+
+
+def _read_stamps(record: Path | None) -> set[int]:
     try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        data = b"" if record is None else record.read_bytes()
     except OSError:
-        return None
+        return set()
+    return set(np.frombuffer(data[: len(data) // 8 * 8], np.uint64).tolist())
+
+
+def _stamp(path: str) -> int:
+    """64 bits of a hash of path, size and time of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1
+    content = os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def existing_root(root: str | Path) -> Path:
+    """The folder of a dataset, with `~` expanded. Raises: UserError if there is no such folder."""
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"data.root={root}: no such folder; check the path")
+    return base

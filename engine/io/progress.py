@@ -1,23 +1,31 @@
 """Progress of long jobs: a bar on a terminal, lines otherwise."""
 
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine.errors import UserError
 
 T = TypeVar("T")
 
 
+PATIENCE_S = 1.5
+"""How long a job may take without a sign."""
+
+
 class Progress:
     """Shows a bar on a terminal; otherwise prints lines: for the first and last step, and every few seconds.
 
     Args:
-        total: number of steps in the whole job.
+        total: number of steps in the whole job; 0 if unknown.
         first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
+        leave: whether the bar stays on the terminal when it is done.
+        after: seconds until the first line or the bar; a job that is done before shows neither.
         print_line: prints a line (for tests).
     """
 
@@ -28,35 +36,54 @@ class Progress:
         first: int = 0,
         unit: str = "step",
         every_seconds: float = 10.0,
+        leave: bool = True,
+        after: float = 0.0,
         print_line: Callable[[str], None] | None = None,
     ) -> None:
         self.total, self.first, self.unit = total, first, unit
         self.print_line = print_line or partial(print, flush=True)
         self._started = time.monotonic()
-        self._next = self._started
-        self._bar = None
-        self._every = every_seconds
+        self._next = self._started + after
+        self._bar: Any = None
+        self._leave = leave
+        self._every, self._shown = every_seconds, not after
+        if self._shown:
+            self._open_bar()
+
+    def _open_bar(self) -> None:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._every = 0.2
-            self._bar = tqdm(total=total, initial=first, unit=unit, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self.total or None,
+                initial=self.first,
+                unit=self.unit,
+                dynamic_ncols=True,
+                leave=self._leave,
+            )
 
     def due(self, done: int) -> bool:
         """Whether `update` would show something now."""
-        return done >= self.total or time.monotonic() >= self._next
+        return (0 < self.total <= done and self._shown) or time.monotonic() >= self._next
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of `total` steps are done, with `text`, if an update is due."""
         if not self.due(done):
             return
         now = time.monotonic()
+        if not self._shown:
+            self._shown = True
+            self._open_bar()
         self._next = now + self._every
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
+        if self.total > 0:
+            parts = [f"{self.unit} {done}/{self.total}", text, f"ETA {self._eta(done, now)}"]
+        else:
+            parts = [f"{self.unit} {done}", text]
         self.print_line("  ".join(part for part in parts if part))
 
     def _eta(self, done: int, now: float) -> str:
@@ -74,6 +101,60 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class PartProgress:
+    """Shows how many parts of something are done, if it takes more than a few seconds.
+
+    Call it as `progress(done, total)` after each part.
+    """
+
+    def __init__(self, *, unit: str, least_seconds: float = 4.0) -> None:
+        self.unit, self._least = unit, least_seconds
+        self._started = self._called = time.monotonic()
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if done <= 1:  # the first part of another thing
+            self.close()
+            self._started = self._called
+        self._called = time.monotonic()
+        if self._progress is None:
+            if done >= total or (self._called - self._started) * total < self._least * done:
+                return
+            self._progress = Progress(total, first=done, unit=self.unit, leave=False)
+        self._progress.update(done)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
+
+
+@contextmanager
+def announced(what: str, *, print_line: Callable[[str], None] | None = None) -> Iterator[Callable[[], None]]:
+    """Says that `what` is being done if it takes longer than `PATIENCE_S`, and again every ten seconds.
+
+    For work whose end is unknown. Yields a function that ends it early, when there is other progress to show.
+    """
+    say = print_line or partial(print, flush=True)
+    done, started = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        wait = PATIENCE_S
+        while not done.wait(wait):
+            say(f"{what} ... {time.monotonic() - started:.0f} s")
+            wait = 10.0
+
+    thread = threading.Thread(target=watch, name="announced", daemon=True)
+    thread.start()
+    try:
+        yield done.set
+    finally:
+        done.set()
+        thread.join()
 
 
 def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:

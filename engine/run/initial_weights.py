@@ -81,11 +81,11 @@ def load_initial(
         UserError: if there is no such file or name, or the weights do not fit.
     """
     if init_from is not None:
-        path = locate(init_from, published=published)
+        path = locate(init_from, key="init_from", published=published)
         return load_whole(path, model, classes, name=checkpoint_name, skip=list(skip))
     if weights is None:
         return "random weights"
-    path = locate(weights, published=published)
+    path = locate(weights, key="weights", published=published)
     report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
     if path.suffix == ".pth" and normalization not in (None, "imagenet"):
         report += "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
@@ -99,12 +99,13 @@ def is_name(text: str) -> bool:
     return not _exists(text) and path.name == text and path.suffix not in _SUFFIXES
 
 
-def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None = None) -> Path:
+def locate(text: str, *, key: str, published: Callable[[str], Remote], folder: Path | None = None) -> Path:
     """Resolve a value of `weights` or `init_from` to a run folder or weight file.
 
     Existing paths are returned; published weights are downloaded once and their hash is verified.
 
     Args:
+        key: `weights` or `init_from`, for messages.
         published: name -> file; for an unknown name, raises a ValueError that suggests the nearest name.
         folder: download folder; by default torchvision's, to reuse its downloads: `$TORCH_HOME`, or
             `$XDG_CACHE_HOME/torch`, or `~/.cache/torch`.
@@ -115,7 +116,7 @@ def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None
     """
     if _exists(text):
         return Path(os.path.expanduser(text))
-    missing = f"{text}: no such weight file or run folder"
+    missing = f"{key}={text}: no such weight file or run folder"
     if not is_name(text):
         raise UserError(missing)
     try:
@@ -125,7 +126,7 @@ def locate(text: str, *, published: Callable[[str], Remote], folder: Path | None
     try:
         return fetch(remote.url, sha256=remote.sha256, folder=folder or weights_folder())
     except UserError as error:
-        raise UserError(f"{text}: {error}") from None
+        raise UserError(f"{key}={text}: {error}") from None
 
 
 def _exists(text: str) -> bool:

@@ -7,6 +7,7 @@ log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
+train_names.json   the names of the training samples, in order
 skipped.json       with data.on_error=skip: the files that could not be read
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events
@@ -69,6 +70,10 @@ class RunFolder:
     @property
     def skipped(self) -> Path:
         return self.path / "skipped.json"
+
+    @property
+    def train_names(self) -> Path:
+        return self.path / "train_names.json"
 
     @property
     def samples(self) -> Path:

@@ -7,13 +7,15 @@ the evaluator, in order.
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
 
 from engine.contracts import Batch, Evaluator, Task
 from engine.data.loader import WorkerKilled
+from engine.io.progress import PATIENCE_S, Progress, announced
 from engine.runtime import Runtime
 from engine.train.device_copy import DeviceCopy
 
@@ -92,6 +94,36 @@ def evaluate_unless_stopped(
         return None
     evaluator.merge([state for _, state in shares])
     return evaluator.compute()
+
+
+class EvaluationProgress:
+    """Shows the progress of an evaluation that takes more than a moment.
+
+    Args:
+        total: batches of this process.
+        shown: whether this process shows it.
+    """
+
+    def __init__(self, total: int, *, shown: bool = True) -> None:
+        self._bar = Progress(total, unit="evaluation batch", after=PATIENCE_S) if shown else None
+        self._first: AbstractContextManager[Callable[[], None]] = (
+            announced("evaluation") if shown else nullcontext(lambda: None)
+        )
+
+    def __enter__(self) -> Self:
+        self._end_first = self._first.__enter__()
+        return self
+
+    def on_batch(self, done: int, batch: Batch, outputs: Any) -> None:
+        """For `evaluate`."""
+        self._end_first()
+        if self._bar is not None:
+            self._bar.update(done)
+
+    def __exit__(self, *error: Any) -> None:
+        self._first.__exit__(*error)
+        if self._bar is not None:
+            self._bar.close()
 
 
 class _ScoringThread:

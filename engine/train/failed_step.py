@@ -179,6 +179,8 @@ def read(path: Path) -> FailedStep:
     Raises:
         UserError: if the file is missing, damaged, or not a replay file.
     """
+    if not path.is_file():
+        raise UserError(f"replay={path}: no such file; pass the replay.safetensors of a run")
     tensors, metadata = checkpoint.read(path)
     if missing := [name for name in _ENTRIES if name not in metadata]:
         raise UserError(

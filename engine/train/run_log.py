@@ -103,6 +103,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < 1e300
 
 
+def percent(value: float) -> str:
+    """A metric as the tables show it: in percent if it is a share, 0..1."""
+    return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.4f}"
+
+
 def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
     # JSON has no NaN or infinity.
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
@@ -182,7 +187,7 @@ class TrainingMonitor:
         """Report an evaluation."""
         self.log.row(step, "eval", metrics)
         mark = "  (best)" if better else ""
-        self.progress.print(f"step {step}: {metric} {metrics[metric]:.4f}{mark}")
+        self.progress.print(f"step {step}: {metric} {percent(metrics[metric])}{mark}")
 
     def close(self) -> None:
         self.log.close()

@@ -8,6 +8,7 @@ and a resumed run is identical to an uninterrupted one.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn, cast
@@ -16,15 +17,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from engine.contracts import Batch, Evaluator, Task
-from engine.data.loader import DataLoaders, WorkerKilled
+from engine.data.loader import DataLoaders, WorkerKilled, without_gaps
 from engine.errors import UserError, some
 from engine.io.files import write_json
-from engine.io.progress import Progress
+from engine.io.progress import Progress, announced
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.run.training_state import RunIdentity, TrainingState
 from engine.runtime import Runtime, Stopped, StopRequest
-from engine.train.evaluation import evaluate_unless_stopped
+from engine.train.evaluation import EvaluationProgress, evaluate_unless_stopped
 from engine.train.learner import Learner, StepResult, step_seed
 from engine.train.optimization import Schedule, set_lr
 from engine.train.run_log import RunLog, TrainingMonitor
@@ -142,6 +143,7 @@ class Trainer:
             sync_bn=options.sync_bn,
         )
         self.state, self.stop = TrainingState(), StopRequest()
+        self._best_scores: dict[str, Any] | None = None
         self.monitor: TrainingMonitor | None = None
         if not data.eval_set.has_labels:
             cast(Task, task).evaluator(data.eval_set)  # raises a UserError that says what is missing
@@ -191,6 +193,7 @@ class Trainer:
     def _loop(self) -> None:
         self.learner.start(compile=self.options.compile)
         batches = self._batches(self.data) if self.state.step < self.steps else iter(())
+        first = self.state.step
         while True:
             if self._save_due():
                 self.save()
@@ -198,7 +201,14 @@ class Trainer:
                 self._evaluate()
             if self.state.step == self.steps:
                 return
-            self._step(batches)
+            with self._announced("the first step") if self.state.step == first else nullcontext():
+                self._step(batches)
+
+    def _announced(self, what: str) -> AbstractContextManager[Any]:
+        """Say that something slow is being done, in the process that prints."""
+        return (
+            nullcontext() if self.monitor is None else announced(what, print_line=self.monitor.progress.print)
+        )
 
     def _batches(self, data: DataLoaders) -> Iterator[Batch]:
         return data.train_batches(
@@ -256,6 +266,7 @@ class Trainer:
         from engine.train import failed_step
 
         keys = self.data.step_samples(self.state.step, batch=self.options.batch)
+        keys = without_gaps(self.data.train_set, keys)
         files = [self.data.train_set.image_path(key.index) for key in keys]
         hint = f"python tools/train.py replay={self.run.replay} repeats the step"
         if self.runtime.is_main:
@@ -293,9 +304,16 @@ class Trainer:
         batches = self.data.eval_batches(
             rank=runtime.rank, world_size=runtime.world_size, pin=runtime.device.type == "cuda"
         )
-        metrics = evaluate_unless_stopped(
-            self.inference_task, batches, self.evaluator, runtime, stop=lambda: self.stop.signal is not None
-        )
+        progress = EvaluationProgress(self.data.num_eval_batches(runtime.world_size), shown=runtime.is_main)
+        with progress:
+            metrics = evaluate_unless_stopped(
+                self.inference_task,
+                batches,
+                self.evaluator,
+                runtime,
+                on_batch=progress.on_batch,
+                stop=lambda: self.stop.signal is not None,
+            )
         if metrics is None:
             self._stop()
         state.evaluated_step, state.metrics = state.step, metrics
@@ -303,10 +321,30 @@ class Trainer:
         better = not math.isnan(score) and (state.best is None or score > state.best)
         if better:
             state.best, state.best_step = score, state.step
+            self._best_scores = self.evaluator.state() if runtime.is_main else None
         if self.monitor is not None:
             self.monitor.evaluation(state.step, metrics, metric=metric, better=better)
             write_json(self.run.metrics, state.results(metric) | dict(self.data.extra_metrics))
         self.save()
+
+    def results(self) -> str:
+        """The table of the best evaluation, and which one it is; of the last one, if the best was before this
+        process resumed the run."""
+        state, last = self.state, "the last ones"
+        if state.best_step in (0, state.step):
+            return f"{self.evaluator.table()}\nweights: {last}{', also the best' if state.best_step else ''}"
+        if self._best_scores is None:
+            best = f"the best ones are those of step {state.best_step}: see tools/eval.py"
+            return f"{self.evaluator.table()}\nweights: {last}; {best}"
+        self.evaluator.merge([self._best_scores])
+        best = f"the best ones, of step {state.best_step} of {self.steps}"
+        return f"{self.evaluator.table()}\nweights: {best} (checkpoint=best, the default of all tools)"
+
+    def load_best(self) -> None:
+        """Load the best weights into `inference_task`, after the training."""
+        if self.run.best.exists():
+            tensors, _ = checkpoint.inference_weights(self.run.best)
+            checkpoint.load_strict(cast(Task, self.inference_task).model, tensors)
 
     def _save_due(self) -> bool:
         step = self.state.step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backbones.spec import NetSpec
@@ -29,6 +29,7 @@ def propose(
     *,
     target_ms: float,
     divisor: int = 8,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Proposal]:
     """For each unit, the largest multiple of `divisor` at which the network takes at most `target_ms`.
 
@@ -36,13 +37,20 @@ def propose(
     with the number of channels, apart from the steps of real devices: the resulting size is fast enough, and
     the next wider one is not.
 
+    Args:
+        progress: called with the number of units done.
+
     Raises:
         ValueError: if the divisor is below 1.
     """
     if divisor < 1:
         raise ValueError(f"divisor must be at least 1, got {divisor}")
     before_ms = latency(spec)
-    proposals = (_widest(spec, unit, latency, before_ms, target_ms, divisor) for unit in units)
+    proposals = []
+    for done, unit in enumerate(units, start=1):
+        proposals.append(_widest(spec, unit, latency, before_ms, target_ms, divisor))
+        if progress is not None:
+            progress(done)
     return [proposal for proposal in proposals if proposal is not None]
 
 

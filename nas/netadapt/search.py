@@ -19,6 +19,7 @@ from typing import Literal
 from backbones.spec import NetSpec
 from deploy.latency_table.table import NotInTable
 from engine.errors import UserError
+from engine.io.progress import PATIENCE_S, Progress
 from engine.run import checkpoint
 from engine.run.run_folder import make as make_folder
 from nas.candidates import LatencyModel, LogLine, TrainerFactory
@@ -174,13 +175,17 @@ class NetAdaptSearch:
                 gaps.append(str(error))
                 raise
 
+        units = prunable_units(network.spec, state)
+        bar = Progress(len(units), unit="cut found", after=PATIENCE_S)
         proposals = propose(
             network.spec,
-            prunable_units(network.spec, state),
+            units,
             latency_noting_gaps,
             target_ms=network.latency_ms - saving_ms,
             divisor=self.divisor,
+            progress=bar.update,
         )
+        bar.close()
         if not proposals:
             share = network.latency_ms / seed.latency_ms
             reached = f"budget={self.budget} cannot be reached: at {share:.1%} of the seed's latency,"

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import read_image, read_labels, read_palette
+from engine.data.images import count_values, read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
-from engine.data.splits import keep_all_but
-from engine.errors import UserError, some
-from engine.io.files import evenly_spaced
-
-_MASKS_SAMPLED = 24  # per split, every pixel
+from engine.data.splits import keep_all_but, rows_of
+from engine.errors import UserError
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
 
 
 Palette = Literal["auto", "ids", "colors"]
+
+
+_GRAYS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
@@ -58,12 +58,15 @@ class SegmentationSplit:
 
     def without(self, indices: Iterable[int]) -> SegmentationSplit:
         """The same split without the images at `indices`, in the same order."""
-        keep = keep_all_but(len(self), indices)
+        return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
+
+    def take(self, rows: NDArray[np.int64]) -> SegmentationSplit:
+        """The images at `rows`, in this order; -1 is a place without an image."""
         return SegmentationSplit(
-            images=self.images[keep],
-            names=self.names[keep],
-            labels=None if self.labels is None else self.labels[keep],
-            instances=None if self.instances is None else self.instances[keep],
+            images=rows_of(self.images, rows),
+            names=rows_of(self.names, rows),
+            labels=None if self.labels is None else rows_of(self.labels, rows),
+            instances=None if self.instances is None else rows_of(self.instances, rows),
         )
 
 
@@ -91,7 +94,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self._split = split
         self._read_label = read_label
-        self._transform = transform
+        self.transform = transform
         self._seed = seed
         self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
         self._label = read_label if cache is None else cache.mask
@@ -110,6 +113,15 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def image_path(self, index: int) -> str:
         return os.fsdecode(self._split.images[index])
 
+    def files(self, index: int) -> tuple[str, ...]:
+        """The image and its mask, with the instances if they are read."""
+        keeps_instances = getattr(self.transform, "keeps_labels", False)
+        others = (self._split.labels, self._split.instances if keeps_instances else None)
+        return (
+            self.image_path(index),
+            *(os.fsdecode(paths[index]) for paths in others if paths is not None),
+        )
+
     def masks(self) -> MaskFiles | None:
         """The mask files, for a cache; None if the split has none."""
         if self._split.labels is None:
@@ -125,7 +137,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             path = os.fsdecode(self._split.labels[index])
             label = self._label(path)
             _check_size(path, label, image)
-        if self._split.instances is not None and getattr(self._transform, "keeps_labels", False):
+        if self._split.instances is not None and getattr(self.transform, "keeps_labels", False):
             path = os.fsdecode(self._split.instances[index])
             instances = read_labels(path).astype(np.int32)
             _check_size(path, instances, image)
@@ -136,7 +148,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"index": key.index}
         if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
-        image, label = self._transform(image, label, sample_seed(self._seed, key))
+        image, label = self.transform(image, label, sample_seed(self._seed, key))
         sample["image"] = as_tensor(image.transpose(2, 0, 1))
         if label is not None:
             sample["label"] = as_tensor(label)
@@ -174,7 +186,8 @@ class LabelReader:
     table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
     palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
-    colors; `auto`, whichever of the two the class map lists for all pixels.
+    colors; `auto`, whichever of the two the class map lists for all pixels. The same holds for the pixels of
+    an RGB image with three equal channels. gray: what these mean if `auto` fits both.
     """
 
     def __init__(
@@ -184,8 +197,9 @@ class LabelReader:
         remedy: str,
         table: NDArray[np.uint8] | None = None,
         palette: Palette = "ids",
+        gray: Palette = "auto",
     ) -> None:
-        self._palette = palette
+        self._palette, self._gray = palette, gray
         self._classes = classes
         self._remedy = remedy
         self._table = classes.lut() if table is None else table
@@ -193,7 +207,7 @@ class LabelReader:
     @property
     def key(self) -> str:
         """A digest of the mapping: readers with the same key read every file in the same way."""
-        palette = () if self._palette == "ids" else (self._palette,)
+        palette = () if self._palette == "ids" else (self._palette, self._gray)
         colors = repr((self._classes.ignore_colors, self._classes.colors, *palette))
         return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
@@ -204,29 +218,37 @@ class LabelReader:
         mean two things.
         """
         stored = read_labels(path)
-        if self._palette != "ids" and stored.dtype == np.uint8 and stored.ndim == 2:
-            stored = self._colors_of_palette(path, stored)
+        if stored.dtype == np.uint8:
+            stored = self._meaning(path, stored)
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
         if unknown.any():
             raise UserError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
 
-    def _colors_of_palette(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The colors [H, W, 3] of a palette image if these are what it means, otherwise `stored`."""
-        colors = read_palette(path)
-        if colors is None:
+    def _meaning(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The ids [H, W] or colors [H, W, 3] of a palette or gray RGB image; `stored` of other images."""
+        colors, choice = None, self._palette
+        if stored.ndim == 3:
+            if is_gray(stored):
+                stored, colors = np.ascontiguousarray(stored[..., 0]), _GRAYS
+        elif choice != "ids":
+            colors = read_palette(path)
+        if colors is None or choice == "ids":
             return stored
-        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        used = np.flatnonzero(count_values(stored))
         by_id, by_color = self._table[used], self._from_colors(colors[used])
         fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
-        if self._palette == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
-            value = used[by_id != by_color][0]
-            raise UserError(
-                f"{path}: a palette image whose index {value} is a class id and has another class's color "
-                f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
-            )
-        by_color_only = self._palette == "colors" or (fits_colors and not fits_ids)
+        if choice == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
+            choice = self._gray if colors is _GRAYS else choice
+            if choice == "auto":
+                kind = "gray RGB whose value" if colors is _GRAYS else "a palette image whose index"
+                value = used[by_id != by_color][0]
+                raise UserError(
+                    f"{path}: {kind} {value} is a class id and has another class's color "
+                    f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
+                )
+        by_color_only = choice == "colors" or (fits_colors and not fits_ids)
         return colors[stored] if by_color_only else stored
 
     def _from_ids(self, stored: NDArray[Any]) -> Label:
@@ -239,82 +261,18 @@ class LabelReader:
         return _color_table(self._classes)[_color_codes(stored)]
 
 
-def read_sample(
-    split: SegmentationSplit, read_label: LabelReader, *, least: int, skip_damaged: bool = False
-) -> tuple[NDArray[np.int64], int]:
-    """Read evenly spaced masks of a split, 24 or, until `least` classes have occurred, all.
-
-    Returns:
-        (number of pixels [256] per class, ignored ones at 255; number of masks read)
-    """
-    assert split.labels is not None
-    counts, number = np.zeros(256, np.int64), 0
-    first = evenly_spaced(len(split), _MASKS_SAMPLED)
-    for index in [*first, *(set(range(len(split))) - set(first))]:
-        if number >= len(first) and np.count_nonzero(counts[:IGNORE]) >= least:
-            break
-        try:
-            label = read_label(os.fsdecode(split.labels[index]))
-        except UserError:
-            if not skip_damaged:
-                raise
-            continue
-        counts += np.bincount(label.ravel(), minlength=256)
-        number += 1
-    return counts, number
-
-
-def label_shares(
-    source: object,
-    splits: Mapping[str, SegmentationSplit],
-    read_label: LabelReader,
-    classes: ClassMap,
-    *,
-    skip_damaged: bool = False,
-) -> list[str]:
-    """Lines with the share of each class and of ignored pixels in a sample of the masks, and with the classes
-    that do not occur in it.
-
-    Raises:
-        UserError: starting with `source`, if no pixel of a split counts, or train has a single class.
-    """
-    lines: list[str] = []
-    for name, split in splits.items():
-        if split.labels is None:
-            continue
-        least = 2 if name == "train" else 1
-        counts, number = read_sample(split, read_label, least=least, skip_damaged=skip_damaged)
-        if not number:
-            continue
-        shares = _shares(counts, classes)
-        what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
-        if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
-            least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
-            raise UserError(f"{what}; {least_words}: check the ids and `ignore` in classes.json")
-        lines.append(what)
-        absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
-        if absent:
-            lines.append(
-                f"{source}: {name}: {some(absent)} in none of the {number} masks read; check the ids and "
-                "`ignore` in classes.json"
-            )
-    return lines
-
-
-def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:
-    """'road 61.2%, car 3.1%, ignored 12%' of the pixels, the most frequent classes first."""
-    order = np.argsort(-counts[: len(classes)], kind="stable")
-    total = max(1, int(counts.sum()))
-    parts = [f"{classes.names[index]} {counts[index] / total:.1%}" for index in order if counts[index]]
-    return f"{some(parts, 8) or 'no class'}, ignored {counts[IGNORE] / total:.1%}"
-
-
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:
     if mask.shape != image.shape[:2]:
         raise UserError(
             f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} but its image is {image.shape[0]} x "
             f"{image.shape[1]} (height x width); export both at the same size"
         )
+
+
+def is_gray(colors: NDArray[np.uint8]) -> bool:
+    """Whether the channels of an image [H, W, 3] are equal."""
+    first = colors[..., 0]
+    return bool((first == colors[..., 1]).all() and (first == colors[..., 2]).all())
 
 
 def _color_codes(colors: NDArray[np.integer]) -> NDArray[np.int32]:

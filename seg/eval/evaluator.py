@@ -19,6 +19,9 @@ from engine.image_records import ImageRecords
 State = dict[str, NDArray[Any]]
 
 
+_PIXELS_AT_ONCE = 1 << 23  # counted at a time: NumPy copies 8 bytes per pixel
+
+
 _INSTANCE_BASE = 1000  # an instance id is (dataset id of the class) * 1000 + number; others are not instances
 
 
@@ -157,6 +160,8 @@ class SegmentationEvaluator:
             lines.append((line + (f"  {_percent(results[instance_key])}" if has_instances else "")).rstrip())
         lines.append(f"{'pixel accuracy':<{width}}  {_percent(results['pixel_accuracy'])}")
         lines.append(f"{self._present_text()}, {results['num_images']} images")
+        if has_instances:
+            lines.append("iIoU: IoU in which every object counts the same, whatever its size (Cityscapes)")
         return "\n".join(lines)
 
     def _group(self, matrix: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -235,10 +240,13 @@ def confusion_matrix(
 
     Raises: ValueError if a label is neither a class nor 255.
     """
-    pairs = label.astype(np.uint16)
-    pairs <<= 8
-    pairs |= prediction
-    counts = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
+    counts = np.zeros((256, 256), np.int64)
+    rows_at_once = max(1, _PIXELS_AT_ONCE // max(1, label.shape[-1]))
+    for start in range(0, len(label), rows_at_once):
+        pairs = label[start : start + rows_at_once].astype(np.uint16)
+        pairs <<= 8
+        pairs |= prediction[start : start + rows_at_once]
+        counts += np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
     if counts[num_classes:IGNORE].any():
         value = num_classes + int(np.flatnonzero(counts[num_classes:IGNORE].any(1))[0])
         raise ValueError(f"label {value} is neither one of {num_classes} classes nor {IGNORE} (ignore)")

@@ -53,7 +53,15 @@ def cached_streets(
 
 
 def cache_folder(counts: tuple[int, int, int], size: tuple[int, int], seed: int) -> Path:
-    """Where scenes with these arguments are cached, below `$XDG_CACHE_HOME` or `~/.cache`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Where scenes with these arguments are cached, below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: ValueError if the user has no home folder.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise ValueError(
+            "street scenes: there is no home folder; set XDG_CACHE_HOME or data.root to a folder"
+        ) from None
     name = f"streets-{'-'.join(map(str, counts))}-{size[0]}x{size[1]}-seed{seed}"
     return cache / "mobilenet-dense" / name

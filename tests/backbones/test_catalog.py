@@ -124,7 +124,7 @@ def test_an_unknown_name_gets_the_nearest_and_all():
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["mobilenet_v3_small.imagenet1k_v1", "mobilenet_v2.imagenet1k_v1"])
 def test_a_file_that_exists_is_not_downloaded(data_folder, name):
-    path = locate(name, published=find, folder=data_folder / "weights")
+    path = locate(name, key="weights", published=find, folder=data_folder / "weights")
     assert path.parent == data_folder / "weights"
     published = find(name)
     model = Classifier(backbone=published.spec, num_classes=published.num_classes)

@@ -12,6 +12,8 @@ from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
 from cls.model import Classifier
+from seg.heads import LRASPP
+from seg.model import Segmenter
 
 
 def counted(spec, size=224, num_classes=1000):
@@ -254,3 +256,13 @@ def test_unknown_layer_is_rejected():
         count(nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), (8, 8))
     with pytest.raises(ValueError, match="height, width"):
         count(nn.Conv2d(3, 4, 2), (0, 8))
+
+
+def test_the_table_of_a_dense_network_says_which_convention_it_follows():
+    """Table 7, row 8: 9.533 billion in layers; 9.731 as Table 7 counts (the paper prints 9.74)."""
+    model = Segmenter(backbone=mobilenet_v3_large(output_stride=16, tail="rf2"), head=LRASPP, num_classes=19)
+    counted = count(model, (1025, 2049))
+    assert round(counted.madds / 1e9, 3) == 9.533
+    assert round(counted.cityscapes(num_classes=19).madds / 1e9, 3) == 9.731
+    assert counted.table().splitlines()[-1].startswith("The total counts layers alone, as Tables 3, 6 and 9")
+    assert "Count.cityscapes" not in count(nn.Conv2d(3, 4, 1), (8, 8)).table()

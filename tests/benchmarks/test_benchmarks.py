@@ -21,7 +21,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         importlib.import_module(f"benchmarks.{script}").main(arguments)
         text = capsys.readouterr().out
-        assert f"python benchmarks/{script}.py {options}" in text
+        assert f"python benchmarks/{script.replace('.', '/')}.py {options}" in text
         assert re.search(r"\d+ cores, \d+ torch threads", text)
         return tables(text)
 
@@ -172,3 +172,12 @@ def test_same_losses_trains_a_small_task_by_default():
     assert "data.size=[64,128]" in det
     assert det.index("trainer.steps=10") < det.index("trainer.steps=40")
     assert not [o for o in same_losses.with_defaults(["data=masks"]) if o.startswith("data.source")]
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_image(run):
+    """At 2000 x 2000, the scores of 19 classes take 304 MB: whole images need them, windows do not."""
+    (rows,) = run("memory.large_image", "--side 2000 --window 256 --whole")
+    beyond = {name: number(cells[2]) for name, cells in rows.items()}
+    assert beyond["windows of 256"] < 200
+    assert beyond["windows of 256"] < beyond["whole"]

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from backbones.mnasnet import mnasnet_a1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from cls.model import Classifier
+from cls.weights import own_classes_state
 
 
 @pytest.mark.parametrize("build", [mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2, mnasnet_a1])
@@ -75,3 +77,26 @@ def test_it_can_be_exported():
     x = torch.randn(2, 3, 64, 64)
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("stored", "num_classes", "rows"),
+    [
+        (1001, 1000, slice(1, None)),  # TensorFlow's ImageNet classes: the first one is background
+        (1000, 1000, slice(None)),
+        (1002, 1000, slice(None)),
+        (11, 10, slice(None)),  # other classes, whatever their number, have no background
+        (1001, 1001, slice(None)),
+    ],
+)
+def test_only_the_background_of_imagenet_is_dropped(stored, num_classes, rows):
+    spec = mobilenet_v3_small()
+    state = torchvision.models.mobilenet_v3_small(num_classes=stored).state_dict()
+    ours = own_classes_state(state, spec, num_classes=num_classes)
+    assert torch.equal(ours["classifier.bias"], state["classifier.3.bias"][rows])
+    assert torch.equal(ours["classifier.weight"], state["classifier.3.weight"][rows])
+
+
+def test_no_class_of_a_network_of_this_project_is_dropped():
+    state = Classifier(backbone=mobilenet_v3_small(), num_classes=1001).state_dict()
+    assert own_classes_state(state, mobilenet_v3_small(), num_classes=1000) is state

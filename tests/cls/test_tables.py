@@ -82,7 +82,7 @@ def test_table_3_is_complete_except_for_proxylessnas():
 
 
 def experiments():
-    for path in sorted((CONF / "experiment" / "cls").glob("*.yaml")):
+    for path in sorted((CONF / "experiment" / "cls").rglob("*.yaml")):
         yield compose_config("train", [f"experiment=cls/{path.stem}", "data.root=/nowhere"])
 
 

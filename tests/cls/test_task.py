@@ -83,6 +83,34 @@ def test_mixing_happens_only_in_training_and_with_its_probability():
     assert Mix()(batch()["image"].float(), batch()["label"], 3)[1].dim() == 1
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_alpha_decides_how_even_the_shares_are(kind):
+    """With Beta(1000, 1000) the shares are even, but for CutMix's rectangles that the border cuts off."""
+    torch.manual_seed(0)
+    one = batch((0, 255), (0, 2))
+
+    def shares(alpha):
+        mix = Mix(**{kind: alpha})
+        return torch.stack([mix(one["image"].float(), one["label"], 3)[1][0, 2] for _ in range(40)])
+
+    least = 0.4 if kind == "mixup" else 0.1
+    assert least < shares(1000).min() < shares(1000).max() < 0.6
+    assert shares(1).min() < 0.05
+
+
+def test_with_both_kinds_each_batch_gets_one_of_them():
+    torch.manual_seed(0)
+    one = batch((0, 255), (0, 2))
+    mix = Mix(mixup=1000, cutmix=1000)
+    blended = [
+        ((pixels > 1) & (pixels < 254)).all().item()
+        for pixels in (mix(one["image"].float(), one["label"], 3)[0] for _ in range(30))
+    ]
+    assert 5 < sum(blended) < 25
+    never = Mix(mixup=1.0, probability=0)
+    assert all(never(one["image"].float(), one["label"], 3)[1].dim() == 1 for _ in range(20))
+
+
 def test_distillation_draws_scores_towards_the_teachers():
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
     student = task()

@@ -94,6 +94,12 @@ def test_the_range_of_pixels_is_stored():
     assert json.loads(describe(ToyExport(), task="seg", facts={})["preprocessing"])["pixel_range"] is None
 
 
+def test_whether_images_are_turned_is_stored():
+    for upright in (True, False):
+        described = describe(ToyExport(), task="seg", facts={}, upright=upright)
+        assert json.loads(described["preprocessing"])["upright"] is upright
+
+
 def test_a_transform_without_a_description_is_custom():
     preprocessing = json.loads(describe(ToyExport(), task="seg", facts={})["preprocessing"])
     assert preprocessing["resize"] == {"mode": "custom"}

@@ -44,6 +44,27 @@ def test_encoding_equals_torchvision():
     torch.testing.assert_close(BoxCoder().decode(deltas, anchors), theirs.decode_single(deltas, anchors))
 
 
+def test_decoding_by_hand():
+    """Shifts of half a width and a quarter of a height; twice as wide and half as high."""
+    anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # center (20, 40), 20 wide, 40 high
+    deltas = torch.tensor([[10 * 0.5, 10 * -0.25, 5 * math.log(2), 5 * math.log(0.5)]])
+    expected = torch.tensor([[30.0 - 20, 30.0 - 10, 30.0 + 20, 30.0 + 10]])
+    torch.testing.assert_close(BoxCoder().decode(deltas, anchor), expected)
+    scaled = BoxCoder(scales=(1, 2, 4, 8))
+    deltas = torch.tensor([[0.5, 2 * -0.25, 4 * math.log(2), 8 * math.log(0.5)]])
+    torch.testing.assert_close(scaled.decode(deltas, anchor), expected)
+    torch.testing.assert_close(scaled.encode(expected, anchor), deltas)
+
+
+def test_a_decoded_side_is_at_most_1000_16ths_of_the_anchor_s():
+    anchor, deltas = torch.tensor([[0.0, 0.0, 16.0, 32.0]]), torch.tensor([[0.0, 0.0, 99.0, 99.0]])
+    left, top, right, bottom = BoxCoder().decode(deltas, anchor)[0].tolist()
+    assert (right - left, bottom - top) == pytest.approx((1000, 2000))
+    left, _, right, _ = BoxCoder(max_log_ratio=math.log(3)).decode(deltas, anchor)[0].tolist()
+    assert right - left == pytest.approx(48)
+    assert BoxCoder().decode(deltas.double(), anchor.double()).dtype == torch.float64
+
+
 def test_anchors_broadcast_over_a_batch():
     anchors, deltas = random_boxes(7, 0), torch.randn(3, 7, 4)
     batch = BoxCoder().decode(deltas, anchors)
@@ -82,6 +103,8 @@ def test_iou_without_boxes(n, m):
 def test_clipping_does_not_exchange_height_and_width():
     box = torch.tensor([[-5.0, -5.0, 500.0, 500.0]])
     assert clip(box, (100, 300)).tolist() == [[0.0, 0.0, 300.0, 100.0]]
+    inside = torch.tensor([[1.0, 2.0, 30.0, 40.0], [400.0, 400.0, -1.0, -1.0]])
+    assert clip(inside, (100, 300)).tolist() == [[1.0, 2.0, 30.0, 40.0], [300.0, 100.0, 0.0, 0.0]]
 
 
 def test_fractions_and_pixels():
@@ -92,3 +115,20 @@ def test_fractions_and_pixels():
 
 def test_a_box_with_swapped_corners_has_no_area():
     assert areas(torch.tensor([[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, 2.0, 3.0]])).tolist() == [0.0, 6.0]
+    assert areas(torch.tensor([[3.0, 5.0, 1.0, 2.0], [1.0, 1.0, 1.5, 1.5]])).tolist() == [0.0, 0.25]
+
+
+def test_areas_of_any_number_of_dimensions():
+    boxes = torch.tensor([[[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 2.0, 5.0]]])
+    assert areas(boxes).tolist() == [[6.0, 4.0]]
+    assert areas(boxes[0, 1]).item() == 4.0
+
+
+def test_boxes_that_touch_or_are_apart_in_both_directions_do_not_overlap():
+    """Apart in x and in y: two negative sides must not multiply to an overlap."""
+    one = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    others = torch.tensor(
+        [[1.0, 0.0, 2.0, 1.0], [3.0, 3.0, 4.0, 4.0], [0.0, 3.0, 1.0, 4.0], [0.5, 0.5, 1, 1]]
+    )
+    assert pairwise_iou(one, others).tolist() == [[0.0, 0.0, 0.0, 0.25]]
+    assert pairwise_iou(others, one)[:, 0].tolist() == [0.0, 0.0, 0.0, 0.25]

@@ -5,6 +5,7 @@ import pytest
 from PIL import ImageFont
 
 from det.drawing import overlay
+from engine.data.class_map import ClassMap
 from tests.det.eval.scenes import CLASSES, detections
 
 COLORS = [np.array(color) for color in CLASSES.colors]
@@ -125,3 +126,33 @@ def test_boxes_over_the_edge_and_no_boxes():
     np.testing.assert_array_equal(overlay(image, detections([], [], []), CLASSES), image)
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3"):
         overlay(image, detections([[1, 1, 5, 5]], [1], [4]), CLASSES)
+
+
+def test_a_name_does_not_cover_small_objects():
+    """A 12 x 12 object above a large one, where the name of the large one would be."""
+    image = gray(240, 320)
+    small, large = [60, 84, 72, 96], [60, 100, 200, 220]
+    for order in ((0.9, 0.8), (0.8, 0.9)):
+        drawing = overlay(image, detections([small, large], order, [0, 1]), CLASSES)
+        inside = drawing[87:94, 63:70]
+        assert (inside == 128).all()
+
+
+def test_pale_and_dark_boxes_are_visible_on_their_own_color():
+    for color, ground in (((255, 255, 240), 255), ((255, 255, 120), 255), ((0, 0, 10), 0)):
+        classes = ClassMap(names=("thing",), colors=(color,))
+        image = np.full((120, 160, 3), ground, np.uint8)
+        drawing = overlay(image, detections([[30, 30, 100, 90]], [0.9], [0]), classes, names=False)
+        difference = np.abs(drawing.astype(int).mean(-1) - ground)
+        assert difference[60, 26:35].max() > 150  # across the left side
+
+
+def test_letters_grow_with_the_image():
+    plates = []
+    for size in ((300, 400), (3000, 4000)):
+        box = [np.array([100, 100, 300, 250]) * size[0] / 300]
+        named = overlay(gray(*size), detections(box, [0.9], [0]), CLASSES)
+        bare = overlay(gray(*size), detections(box, [0.9], [0]), CLASSES, names=False)
+        rows = np.flatnonzero((named != bare).any(axis=(1, 2)))
+        plates.append((rows[-1] - rows[0] + 1) / size[0])
+    assert plates[1] > 0.7 * plates[0]

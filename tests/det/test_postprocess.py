@@ -132,9 +132,38 @@ def test_outputs_of_another_size_are_rejected():
         Postprocess()(deltas, scores, anchors[:100], sizes)
 
 
+def test_a_score_at_the_threshold_is_dropped_and_an_overlap_at_it_is_kept():
+    """The upper half of a box overlaps it by exactly one half."""
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0], [8.0, 8.0, 9.0, 9.0]])
+    scores = torch.tensor([[0.9], [0.8], [0.5]])
+    kept = Postprocess(score_threshold=0.5, iou_threshold=0.5).select(boxes, scores)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.8])
+    kept = Postprocess(score_threshold=0.49, iou_threshold=0.49).select(boxes, scores)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.5])
+
+
+def test_the_defaults_are_those_of_the_released_configuration():
+    """iou .6, 100 of a class and 100 in all; the score threshold is higher."""
+    process = Postprocess()
+    assert (process.score_threshold, process.iou_threshold) == (0.01, 0.6)
+    assert (process.per_class, process.max_detections, process.candidates) == (100, 100, None)
+    assert (process.activation, process.coder.scales) == ("sigmoid", (10, 10, 5, 5))
+    assert str(process) == "score > 0.01, IoU <= 0.6, at most 100 boxes"
+    assert Postprocess(coder=BoxCoder(scales=(1, 1, 1, 1))).coder.scales == (1, 1, 1, 1)
+
+
+def test_values_at_the_limits_are_accepted():
+    process = Postprocess(score_threshold=0, iou_threshold=1, per_class=1, max_detections=1, candidates=1)
+    assert (process.score_threshold, process.iou_threshold, process.candidates) == (0, 1, 1)
+    assert Postprocess(per_class=None).per_class is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"candidates": 0}, "candidates must be at least 1"),
+        ({"iou_threshold": -0.1}, "iou_threshold"),
+        ({"score_threshold": 1.1}, "score_threshold"),
         ({"activation": "tanh"}, "activation must be sigmoid or softmax"),
         ({"iou_threshold": 1.5}, "iou_threshold must be in"),
         ({"score_threshold": -0.1}, "score_threshold"),

@@ -59,13 +59,16 @@ def test_a_sample_is_image_prediction_and_ground_truth_without_ignored_objects(t
     dataset = make_dataset(split, EvalTransform(size=(64, 128)))
     image = read_image(dataset.image_path(0))
     sample = reporter(classes=dataset.classes).draw_sample(dataset, 0)
-    assert sample.shape == (40, 180, 3)
-    np.testing.assert_array_equal(sample[:, :60], image)
-    prediction, truth = sample[:, 60:120], sample[:, 120:]
-    assert (prediction[0, 30:] != image[0, 30:]).any()
-    assert (prediction[22:] == image[22:]).all()  # the line of row 20 is anti-aliased
-    assert (truth[10, 10:40] != image[10, 10:40]).any()
-    assert (truth[39] == image[39]).all()  # the difficult object ends there
+    image = image.repeat(8, 0).repeat(8, 1)  # 40 x 60 is enlarged to 320 x 480
+    assert sample.shape == (320 + 22, 3 * 480, 3)  # captions of 15 pixels
+    assert (sample[:22] < 100).any()
+    sample = sample[22:]
+    np.testing.assert_array_equal(sample[:, :480], image)
+    prediction, truth = sample[:, 480:960], sample[:, 960:]
+    assert (prediction[0, 240:] != image[0, 240:]).any()
+    assert (prediction[200:] == image[200:]).all()  # the box ends at row 160, and its name below it
+    assert (truth[80, 80:320] != image[80, 80:320]).any()
+    assert (truth[319] == image[319]).all()  # the difficult object ends there
 
 
 def test_samples_and_evaluations_are_files(tmp_path):
@@ -106,3 +109,19 @@ def test_coco_files_have_the_data_sets_own_ids(tmp_path):
     assert truth["annotations"][0]["bbox"] == [10, 10, 40, 30]
     assert truth["images"] == [{"id": 42, "file_name": "image_0.jpg", "height": 480, "width": 640}]
     assert truth["categories"][0] == {"id": 18, "name": "dog"}
+
+
+def test_a_hint_says_from_which_score_boxes_are_shown(tmp_path):
+    report = reporter(draw_threshold=0.6)
+    report.save_prediction(detections([[0, 0, 9, 9]], [0.9], [0]), tmp_path, "a")
+    (line,) = report.prediction_notes()
+    assert (
+        line
+        == "boxes are shown from a score of 0.6 (task.draw_threshold) on; task.draw_threshold= changes it"
+    )
+    report.save_prediction(detections([[0, 0, 9, 9]], [0.35], [0]), tmp_path, "b")
+    report.save_prediction(detections([], [], []), tmp_path, "c")
+    (line,) = report.prediction_notes()
+    assert line.endswith(
+        "2 of 3 images have none, with scores of at most 0.35: task.draw_threshold=0.34 shows more"
+    )

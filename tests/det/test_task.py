@@ -129,3 +129,16 @@ def test_the_limits_on_boxes_reach_the_evaluation_and_the_notes():
     assert not any("can be predicted" in line for line in detection.notes(dataset))
     with pytest.raises(ValueError, match="scored_per_class must be at least 1, got 0"):
         task(scored_per_class=0)
+
+
+def test_boxes_are_drawn_from_the_runs_best_score_on_unless_a_threshold_is_set():
+    chosen = task()
+    assert (chosen.draw_threshold, chosen.threshold_source) == (0.4, "the default")
+    for unknown in ({}, {"best_f1_threshold": float("nan")}, {"best_f1_threshold": None}):
+        chosen.use_metrics(unknown)
+        assert chosen.draw_threshold == 0.4
+    chosen.use_metrics({"best_f1_threshold": 0.75, "map": 0.3})
+    assert (chosen.draw_threshold, chosen.threshold_source) == (0.75, "the best F1 of the run's evaluation")
+    chosen = task(draw_threshold=0.2)
+    chosen.use_metrics({"best_f1_threshold": 0.75})
+    assert (chosen.draw_threshold, chosen.threshold_source) == (0.2, "task.draw_threshold")

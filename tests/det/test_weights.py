@@ -16,6 +16,7 @@ from det.anchors.generators import SSDAnchors
 from det.boxes import clip, to_pixels
 from det.model import Detector
 from det.postprocess import Postprocess
+from det.weights import carry_class_rows
 from engine.errors import UserError
 from engine.run.checkpoint import read_weights
 from engine.run.initial_weights import class_names
@@ -44,6 +45,97 @@ def test_a_missing_constant_is_named():
         UserError, match=r"not the weights of mobilenet_v3_large.*FeatureExtractor.*gamma is missing"
     ):
         detector(dagger()).adapt({STEM: torch.zeros(3, 3, 3, 16)})
+
+
+def named_by_hand(model):
+    """Our key -> the name in the released graph, and the kind of layout, written down once more."""
+    root, norms = "FeatureExtractor/MobilenetV3", ("gamma", "beta", "moving_mean", "moving_variance")
+    extras = ["2_1x1_256", "3_1x1_128", "4_1x1_128", "5_1x1_64"]
+    strided = ["2_3x3_s2_512", "3_3x3_s2_256", "4_3x3_s2_256", "5_3x3_s2_128"]
+    layers = {"backbone.stem": f"{root}/Conv", "backbone.last": f"{root}/Conv_1"}
+    for number in range(15):
+        theirs = f"{root}/expanded_conv" if number == 0 else f"{root}/expanded_conv_{number}"
+        for part in ("expand", "depthwise", "project"):
+            layers[f"backbone.blocks.{number}.{part}"] = f"{theirs}/{part}"
+        layers[f"backbone.blocks.{number}.se.reduce"] = f"{theirs}/squeeze_excite/Conv"
+        layers[f"backbone.blocks.{number}.se.expand"] = f"{theirs}/squeeze_excite/Conv_1"
+    for number in range(4):
+        layers[f"head.extras.{number}.reduce"] = f"{root}/layer_17_1_Conv2d_{extras[number]}"
+        layers[f"head.extras.{number}.depthwise"] = f"{root}/layer_17_2_Conv2d_{strided[number]}_depthwise"
+        layers[f"head.extras.{number}.expand"] = f"{root}/layer_17_2_Conv2d_{strided[number]}"
+    for number in range(6):
+        for ours, theirs in (("boxes", "BoxEncodingPredictor"), ("scores", "ClassPredictor")):
+            layers[f"head.{ours}.{number}.depthwise"] = f"BoxPredictor_{number}/{theirs}_depthwise"
+            layers[f"head.{ours}.{number}.predict"] = f"BoxPredictor_{number}/{theirs}"
+    names = {}
+    for ours, theirs in layers.items():
+        weights = "depthwise_weights" if ours.endswith("depthwise") else "weights"
+        names |= {f"{ours}.conv.weight": f"{theirs}/{weights}", f"{ours}.weight": f"{theirs}/weights"}
+        names |= {f"{ours}.bias": f"{theirs}/biases"}
+        for part, norm in zip(("weight", "bias", "running_mean", "running_var"), norms, strict=True):
+            names[f"{ours}.bn.{part}"] = f"{theirs}/BatchNorm/{norm}"
+    return {key: names[key] for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+
+
+def as_in_the_graph(name, tensor):
+    """Our tensor in TensorFlow's layout; per anchor, the released box predictors return (y, x, h, w)."""
+    if "/BoxEncodingPredictor/" in name:
+        by_anchor = tensor.unflatten(0, (-1, 4))
+        tensor = torch.stack([by_anchor[:, place] for place in (1, 0, 3, 2)], 1).flatten(0, 1)
+    if tensor.dim() == 4:
+        depthwise = name.endswith("depthwise_weights")
+        return tensor.permute(2, 3, 0, 1) if depthwise else tensor.permute(2, 3, 1, 0)
+    return tensor
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """A detector with random statistics, and its tensors under the names and in the layout of the graph."""
+    model = detector(dagger(), num_classes=3)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        key: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for key, tensor in model.state_dict().items()
+    }
+    constants = {name: as_in_the_graph(name, state[key]) for key, name in named_by_hand(model).items()}
+    return model, state, constants
+
+
+def test_every_constant_has_its_place_and_layout(made_up):
+    model, state, constants = made_up
+    others = {"anchors": torch.zeros(1, 4), "BoxPredictor_1/Reshape/shape": torch.zeros(4)}
+    others |= {"BoxPredictor_1/Reshape_1/shape": torch.zeros(3), "a/Mean/reduction_indices": torch.zeros(2)}
+    ours = model.adapt({**constants, **others})
+    assert ours.keys() == state.keys()
+    for key, tensor in state.items():
+        assert torch.equal(ours[key], tensor), key
+        assert ours[key].is_contiguous()
+    half = model.adapt({name: constant.half() for name, constant in constants.items()})
+    assert half["backbone.stem.conv.weight"].dtype == torch.float32
+    backbone = model.adapt_backbone(constants)
+    assert torch.equal(backbone["stem.conv.weight"], state["backbone.stem.conv.weight"])
+    assert not any(key.startswith(("head.", "backbone.")) for key in backbone)
+
+
+def test_a_constant_that_is_left_over_is_named(made_up):
+    model, _, constants = made_up
+    surplus = {"FeatureExtractor/MobilenetV3/expanded_conv_15/expand/weights": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"\['FeatureExtractor.*expanded_conv_15.*\] are unexpected"):
+        model.adapt(constants | surplus)
+
+
+def test_class_rows_are_carried_by_name():
+    """Two anchors, classes (a, b, c) -> (c, d, a): background and the rows of c and a are taken over."""
+    own = torch.arange(100.0, 108.0)[:, None]
+    loaded = torch.arange(8.0)[:, None]  # per anchor: background, a, b, c
+    rows = carry_class_rows("x", own, loaded, ("a", "b", "c"), ("c", "d", "a"))
+    assert rows[:, 0].tolist() == [0, 3, 102, 1, 4, 7, 106, 5]
+    assert own[:, 0].tolist() == list(range(100, 108))
+    surplus = carry_class_rows("x", own, loaded, ("a", "b", "c", "d"), ("c", "d", "a"))
+    assert torch.equal(surplus, rows)  # the weights have no row for d
+    assert carry_class_rows("x", own.half(), loaded, ("a", "b", "c"), ("c", "d", "a")).dtype == torch.half
+    with pytest.raises(UserError, match="x has 7 rows, which is not a multiple of 2 anchors"):
+        carry_class_rows("x", own, loaded[:7], ("a", "b", "c"), ("c", "d", "a"))
 
 
 def test_the_weights_of_a_classifier_are_rejected():

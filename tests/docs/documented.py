@@ -15,7 +15,7 @@ PAGES = [
 ]
 TOOLS = sorted(ROOT.glob("tools/*.py"))
 BENCHMARKS = sorted(path for path in ROOT.glob("benchmarks/**/*.py") if path.name != "__init__.py")
-EXPERIMENTS = sorted(ROOT.glob("conf/experiment/*/*.yaml"))
+EXPERIMENTS = sorted(ROOT.glob("conf/experiment/**/*.yaml"))
 HEADER_FIELDS = ("Paper", "Command", "Hardware", "Time", "Expected", "Obtained")
 
 

@@ -117,7 +117,7 @@ def _experiments() -> str:
         "One file per row of a paper table, and some recipes; only what differs from the defaults.",
     ]
     for task, title in TASKS.items():
-        names = [path.stem for path in sorted((CONF / "experiment" / task).glob("*.yaml"))]
+        names = sorted(path.stem for path in (CONF / "experiment" / task).rglob("*.yaml"))
         lines.append(f"**{title.capitalize()}:** " + ", ".join(f"`{task}/{name}`" for name in names))
     return "\n\n".join(lines)
 

@@ -20,6 +20,7 @@ from engine.config import network_file
 from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import check_node, tool_options
 from engine.config.saved import load_config
+from engine.config.training import validate, without_data
 from engine.errors import UserError
 from tests.docs.documented import PAGES, ROOT, TOOLS, Command, all_commands, blocks, split_line
 
@@ -118,6 +119,10 @@ def compose(tool, arguments, folder, message):
     if tool in ("train", "prepare"):
         for key, node in config.items():
             check_options(key, node, message)
+        if tool == "prepare":
+            validate(without_data(config))
+        elif config.resume is None and config.replay is None:
+            validate(config)
         return
     if "_target_" in config:
         tool_options(config)

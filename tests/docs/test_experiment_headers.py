@@ -9,7 +9,8 @@ from tests.docs.documented import EXPERIMENTS, HEADER_FIELDS, ROOT, header, spli
 
 
 def name_of(path):
-    return str(path.relative_to(ROOT / "conf" / "experiment").with_suffix(""))
+    """The experiment as it is typed: its task and its name, without the folder between them."""
+    return f"{path.relative_to(ROOT / 'conf' / 'experiment').parts[0]}/{path.stem}"
 
 
 CONTENTS = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in EXPERIMENTS}

@@ -153,6 +153,37 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output, full_size):
     assert (with_file.predict_image(images[0].transpose(1, 2, 0)) == alone).all()
 
 
+def test_agreement_is_the_share_of_pixels_with_the_same_class():
+    """Of eight pixels in two images, three differ: two in the first image and one in the second."""
+    ours = np.array([[[0, 1], [2, 2]], [[1, 1], [0, 0]]], np.uint8)
+    theirs = np.array([[[0, 2], [2, 1]], [[1, 1], [0, 1]]], np.uint8)
+    maps = ExportedSegmentation(task=trained(), output="argmax")
+    assert maps.agreement([ours], [theirs]) == 5 / 8
+    assert maps.agreement([ours], [ours]) == 1
+    assert maps.agreement([ours], [(ours + 1) % 3]) == 0
+    scores = ExportedSegmentation(task=trained())
+    one_hot = [np.eye(3, dtype=np.float32)[labels].transpose(0, 3, 1, 2) for labels in (ours, theirs)]
+    assert scores.agreement([one_hot[0]], [one_hot[1]]) == 5 / 8
+    assert scores.agreement([one_hot[0]], [3 * one_hot[0] - 7]) == 1  # other scores, the same classes
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "compared", "dtype"),
+    [
+        ({}, ("logits",), ("logits",), "uint8"),
+        ({"output": "argmax"}, ("labels",), (), "uint8"),
+        ({"dtype": "float32"}, ("logits",), ("logits",), "float32"),
+        ({"normalize": False}, ("logits",), ("logits",), "float32"),
+    ],
+)
+def test_outputs_and_input_are_described(options, names, compared, dtype):
+    module = ExportedSegmentation(task=trained(), **options)
+    assert (module.names, module.compared, module.dtype) == (names, compared, dtype)
+    assert module.normalized is options.get("normalize", True)
+    output = module(torch.zeros(1, 3, 64, 96, dtype=getattr(torch, dtype)))
+    assert output.shape[-2:] == (8, 12)  # the network's grid
+
+
 def test_label_maps_cannot_be_averaged(tmp_path):
     module = ExportedSegmentation(task=trained(), output="argmax")
     artifact = exported(module, tmp_path / "m.pt2", images_of())

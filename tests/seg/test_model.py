@@ -13,6 +13,7 @@ from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from seg.heads import LRASPP, RASPP
 from seg.model import Segmenter
+from seg.weights import segmenter_state
 
 
 def small(head, *, low="auto", **options):
@@ -111,6 +112,33 @@ def test_keys_of_another_head_are_rejected_by_name():
     )
     with pytest.raises(ValueError, match=r"classifier\.extra\.weight"):
         model.adapt(theirs)
+
+
+def test_the_weights_of_lraspp_by_name_and_in_float32():
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    ).half()
+    state = theirs.state_dict() | {"aux_classifier.0.weight": torch.zeros(1)}
+    spec = mobilenet_v3_large(output_stride=16, dilate_first=True)
+    ours = segmenter_state(state, spec)
+    names = {
+        "head.branch.conv.weight": "classifier.cbr.0.weight",
+        "head.branch.bn.running_var": "classifier.cbr.1.running_var",
+        "head.branch.bn.num_batches_tracked": "classifier.cbr.1.num_batches_tracked",
+        "head.gate.weight": "classifier.scale.1.weight",
+        "head.low.bias": "classifier.low_classifier.bias",
+        "head.high.weight": "classifier.high_classifier.weight",
+    }
+    for key, name in names.items():
+        assert torch.equal(ours[key], state[name].float() if "tracked" not in key else state[name])
+    assert ours["head.gate.weight"].dtype == torch.float32
+    assert ours["head.branch.bn.num_batches_tracked"].dtype == torch.int64
+    assert not any("aux" in key for key in ours)
+    assert segmenter_state(ours, spec) is ours
+    with pytest.raises(ValueError, match="use them as weights= instead"):
+        segmenter_state({"features.0.0.weight": torch.zeros(1)}, spec)
+    with pytest.raises(ValueError, match="pass it as weights="):
+        segmenter_state({"conv_stem.weight": torch.zeros(1)}, spec)
 
 
 def test_a_classifiers_weights_are_rejected_as_a_whole_network():

@@ -58,5 +58,5 @@ def test_table_8(experiment, madds_b, input_size):
 
 
 def test_no_row_is_missing():
-    files = {path.stem for path in (CONF / "experiment" / "seg").glob("*.yaml")}
+    files = {path.stem for path in (CONF / "experiment" / "seg").rglob("*.yaml")}
     assert files >= {row[1] for row in ROWS} | {cell[0] for cell in CELLS}

@@ -1,19 +1,24 @@
 """The segmentation task: losses at label resolution, predictions at any size, normalization."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from engine.config.compose import compose_config
+from engine.config.instantiate import build as build_config
 from engine.data.class_map import ClassMap
-from engine.data.images import read_labels
+from engine.data.images import read_labels, write_png
 from engine.errors import UserError
 from engine.io.files import pack_paths
+from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.losses import CrossEntropy
 from seg.report import SegmentationReporter
-from seg.task import Inference, Segmentation
-from seg.transforms import EvalTransform
+from seg.task import Inference, Segmentation, small_crop
+from seg.transforms import EvalTransform, TrainTransform
 
 CLASSES = ClassMap(names=("dark", "light"), ids=(7, 300), colors=((0, 0, 0), (255, 255, 255)), ignore=(0,))
 
@@ -54,6 +59,56 @@ def test_losses_are_computed_at_the_resolution_of_the_labels():
     assert 0 <= losses["cross_entropy"].item() < 1
     wrong = task()(batch(image, 1 - labels))["cross_entropy"].item()
     assert wrong > 10 * losses["cross_entropy"].item()
+
+
+def test_the_dice_loss_is_multiplied_by_its_factor():
+    image, labels = halves()
+    wrong = batch(image, 1 - labels)
+    whole, half = (task(dice=factor)(wrong)["dice"].item() for factor in (1.0, 0.5))
+    assert whole > 0.5
+    assert half == pytest.approx(whole / 2)
+    assert "dice" not in task()(batch(image, labels))
+    with pytest.raises(ValueError, match="dice must be at least 0"):
+        task(dice=-0.5)
+
+
+class Fixed(nn.Module):
+    """The same scores [1, 2, 1, 2] for each image."""
+
+    def __init__(self, light):
+        super().__init__()
+        self.scores = torch.stack([torch.zeros(len(light)), torch.tensor(light)])[None, :, None]
+
+    def forward(self, images):
+        return self.scores
+
+
+@pytest.mark.parametrize(
+    ("align_corners", "light"),
+    [(True, (0.0, 1.0, 2.0, 3.0)), (False, (0.0, 0.75, 2.25, 3.0))],
+    ids=["corners", "centers"],
+)
+def test_losses_resize_scores_as_align_corners_says(align_corners, light):
+    """Scores 0 and 3 for four pixels: evenly spaced between the corners, or with centers at 1/4 and 3/4."""
+    segmenter = Segmentation(model=Fixed([0.0, 3.0]), classes=CLASSES, align_corners=align_corners, dice=1.0)
+    losses = segmenter(batch(np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.uint8)))
+    expected = sum(math.log(1 + math.exp(-score)) for score in light) / 4
+    assert losses["cross_entropy"].item() == pytest.approx(expected)
+    of_light = [1 / (1 + math.exp(-score)) for score in light]
+    assert losses["dice"].item() == pytest.approx(1 - 2 * sum(of_light) / (4 + sum(of_light)))
+
+
+def test_a_teacher_s_scores_are_resized_and_its_ignored_pixels_left_out():
+    """Teacher and student differ at the first two of four pixels only, the first of which is ignored."""
+    teacher = Fixed([3.0, 0.0])
+    labels = np.array([[255, 1, 1, 1]], np.uint8)
+    for align_corners, light in ((True, (3.0, 2.0, 1.0, 0.0)), (False, (3.0, 2.25, 0.75, 0.0))):
+        segmenter = Segmentation(model=Fixed([0.0, 0.0]), classes=CLASSES, align_corners=align_corners)
+        segmenter.distillation = Distillation(teacher=teacher, weight=2.0)
+        loss = segmenter(batch(np.zeros((1, 4, 3), np.uint8), labels))["distillation"].item()
+        shares = [1 / (1 + math.exp(-score)) for score in light[1:]]
+        divergence = sum(p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p) for p in shares) / 3
+        assert loss == pytest.approx(2 * divergence, rel=1e-5)
 
 
 def test_a_wrong_number_of_class_weights_is_rejected():
@@ -129,3 +184,53 @@ def test_a_split_without_masks_cannot_be_evaluated():
     dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
     with pytest.raises(UserError, match=r"test/street\.png: this split has no masks to evaluate against"):
         task().evaluator(dataset)
+
+
+def photos(tmp_path, size, crop, scale=(0.5, 2.0)):
+    """A training split of photos of one size (height, width)."""
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        write_png(path, np.zeros(size, np.uint8))
+    split = SegmentationSplit(images=pack_paths(paths), names=pack_paths([path.stem for path in paths]))
+    transform = TrainTransform(crop=crop, scale=scale)
+    return SegmentationDataset(split=split, read_label=None, transform=transform, seed=0)
+
+
+def test_a_crop_that_covers_little_of_the_images_is_noted(tmp_path):
+    """352 x 352 of 3000 x 4000 pixels, at scales around 1, is 1.0%; at scales around 1/4 it is 16.5%."""
+    (line,) = small_crop(photos(tmp_path, (3000, 4000), 352))
+    assert "a training crop of 352x352 covers 1.0% of an image (3000x4000)" in line
+    assert "data.image_scale=0.2 shrinks" in line
+    assert small_crop(photos(tmp_path, (3000, 4000), 352, scale=(0.125, 0.5))) == []
+    assert small_crop(photos(tmp_path, (1024, 2048), 769)) == []
+    assert small_crop(photos(tmp_path, (360, 480), 352)) == []
+
+
+def test_image_scale_is_a_factor_on_training_and_prediction_alike():
+    """Range [0.5, 2] and the original size, times 1/4: [0.125, 0.5] and a quarter; a size stays a size."""
+    image = np.zeros((80, 120, 3), np.uint8)
+    for overrides, scale, size in (
+        ([], [0.8, 1.4], (80, 120)),
+        (["data.image_scale=0.25", "data.scale=[0.5,2]"], [0.125, 0.5], (20, 30)),
+        (["data.image_scale=0.5", "data.eval_size=1.5"], [0.4, 0.7], (60, 90)),
+        (["data.image_scale=0.5", "data.eval_size=[64,96]"], [0.4, 0.7], (64, 96)),
+    ):
+        config = compose_config("train", ["task=seg", *overrides])
+        assert build_config(config.augment, key="augment").scale == pytest.approx(scale)
+        transform = build_config(config.task.eval_transform, key="task.eval_transform")
+        assert transform(image, None, 0)[0].shape[:2] == size
+    config = compose_config("train", ["task=seg", "data.image_scale=0"])
+    with pytest.raises(UserError, match=r"data\.image_scale must be a factor up to 8, got 0"):
+        build_config(config.augment, key="augment")
+
+
+def test_a_smaller_image_scale_shows_more_of_the_image(tmp_path):
+    """A 32 x 32 crop of a ramp 0..255 over 256 pixels: at half the size, it spans twice the values."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0).repeat(3, 2)
+    spans = []
+    for factor in (1.0, 0.5):
+        transform = TrainTransform(crop=32, scale=(1, 1), image_scale=factor, flip=0)
+        pixels = transform(ramp, None, 0)[0]
+        spans.append(int(pixels.max()) - int(pixels.min()))
+    assert spans[0] == 31
+    assert 61 <= spans[1] <= 63

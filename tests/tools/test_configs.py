@@ -6,7 +6,7 @@ import torch
 from engine.config.compose import compose_config
 from engine.config.help import readable_help
 from engine.config.instantiate import build
-from engine.config.overrides import CONF, groups, options_by_task
+from engine.config.overrides import groups, options_by_task
 from engine.config.training import validate
 from engine.data.class_map import ClassMap
 
@@ -74,10 +74,3 @@ def test_every_option(task, group, option):
 def test_every_option_is_in_the_help():
     text = readable_help("train", "Examples:")
     assert all(option.rpartition("/")[2] in text for names in groups().values() for option in names)
-
-
-@pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_has_a_header(experiment):
-    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "# @package _global_"
-    assert lines[1].startswith("# ")

@@ -123,10 +123,13 @@ def test_fine_tuning_on_other_classes(trained):
     assert torch.equal(old["backbone.stem.bn.running_mean"], new["model/backbone.stem.bn.running_mean"])
 
 
-def test_options_of_segmentation_are_rejected(trained):
+def test_eval_saves_the_detections_of_each_image(trained):
     folder, path = trained
-    message = run("eval", f"run={path}", "save_label_ids=true", "out=ids", cwd=folder, status=1)
-    assert "save_label_ids" in message
+    run("eval", f"run={path}", "save_predictions=true", "task.draw_threshold=0", "out=saved", cwd=folder)
+    every = json.loads((folder / "saved" / "detections.json").read_text())
+    images = json.loads((folder / "saved" / "predictions" / "summary.json").read_text())["images"]
+    assert len(images) == json.loads((folder / "saved" / "metrics.json").read_text())["num_images"]
+    assert sum(len(image["detections"]) for image in images) == len(every)
 
 
 def test_a_split_without_the_classes_of_the_run_is_rejected(trained):

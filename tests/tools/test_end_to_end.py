@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.data.images import read_labels, read_palette
 from tests.tools.commands import run
 
 SMALL = [
@@ -47,15 +48,19 @@ def test_the_run_folder_is_complete(trained):
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4]
 
 
-def test_eval_reproduces_the_metrics_and_writes_label_ids(trained):
+def test_eval_reproduces_the_metrics_and_saves_label_ids(trained):
     folder, path = trained
-    run("eval", f"run={path}", "checkpoint=last", "out=scores", "save_label_ids=true", "worst=1", cwd=folder)
+    run(
+        "eval", f"run={path}", "checkpoint=last", "out=scores", "save_predictions=true", "worst=1", cwd=folder
+    )
     metrics = json.loads((folder / "scores" / "metrics.json").read_text())
     before = json.loads((path / "metrics.json").read_text())
     assert metrics["miou"] == pytest.approx(before["miou"], abs=1e-9)
-    masks = sorted((folder / "scores" / "label_ids").glob("*.png"))
+    masks = sorted((folder / "scores" / "predictions" / "masks").glob("*.png"))
     assert len(masks) == 3
     assert set(np.unique(cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED))) <= set(range(7, 34))
+    summary = json.loads((folder / "scores" / "predictions" / "summary.json").read_text())
+    assert [entry["mask"] for entry in summary["images"]] == [f"masks/{mask.name}" for mask in masks]
     assert (folder / "scores" / "confusion.png").stat().st_size > 0
     assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
 
@@ -83,7 +88,10 @@ def test_predict_on_folders_and_videos_reports_damaged_files(trained):
     assert "2 of 3 files predicted" in output
     summary = json.loads((folder / "seen" / "summary.json").read_text())
     assert [Path(item["file"]).name for item in summary["failed"]] == ["broken.png"]
-    assert cv2.imread(str(folder / "seen" / "masks" / "good.png"), cv2.IMREAD_UNCHANGED).shape == (50, 70)
+    mask = folder / "seen" / "masks" / "good.png"
+    assert set(np.unique(read_labels(mask))) <= set(range(7, 34))  # label ids
+    assert (read_palette(mask)[7] == (128, 64, 128)).all()  # road
+    assert read_labels(mask).shape == (50, 70)
     frames = next(item for item in summary["files"] if item["file"].endswith(".avi"))
     assert frames["frames"] == len(frames["predictions"]) == 3
     assert (folder / "seen" / frames["predictions"][2]["mask"]).stat().st_size > 0

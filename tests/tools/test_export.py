@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from torch import nn
 
 import det
 import seg.decode
+from deploy.export import job
 from deploy.export.export_run import export_run
 from deploy.export.golden import read_golden, subsample
+from deploy.export.module import export_module
 from deploy.formats import open_session
 from deploy.metadata import network_input
 from engine.config.compose import compose_config
@@ -103,6 +106,38 @@ def test_a_file_that_exceeds_the_budget_is_renamed(trained):
     assert "budget.agreement=1.5" in text
     assert [file.name for file in (folder / "bad").iterdir()] == ["model.pt2.rejected"]
     run("eval", "run=seg", "artifact=bad/model.pt2", cwd=folder, status=1)
+
+
+class Shifted(nn.Module):
+    """Another network: scores that are a tenth too high, or the label after the right one."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images):
+        outputs = self.module(images)
+        return outputs + (0.1 if outputs.is_floating_point() else 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("logits", r"outputs differ by 0\.1 .* budget is budget\.max_difference=0\.01"),
+        ("argmax", r"0\.000000 of the results agree with PyTorch's; the budget is budget\.agreement=0\.995"),
+    ],
+)
+def test_a_file_of_another_network_is_refused(trained, monkeypatch, output, message):
+    """With the default budget, from the tool to the name of the file that is left."""
+
+    def write_another(module, *arguments, **options):
+        return export_module(Shifted(module), *arguments, **options)
+
+    monkeypatch.chdir(trained[0])
+    monkeypatch.setattr(job, "export_module", write_another)
+    command = ["run=seg", "format=torch_export", f"output={output}", f"out=other-{output}"]
+    refuses(lambda: export(tool_options(compose_config("export", command))), r"model\.pt2\.rejected", message)
+    assert {file.name for file in Path(f"other-{output}").glob("model*")} == {"model.pt2.rejected"}
 
 
 @pytest.mark.slow

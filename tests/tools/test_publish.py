@@ -5,11 +5,14 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+from torchvision import models
 
 from engine.config.compose import compose_config
 from engine.config.instantiate import tool_options
 from engine.data.class_map import ClassMap
+from engine.data.images import write_png
 from engine.errors import UserError
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.engine.run_folders import make_run
@@ -63,3 +66,13 @@ def test_user_errors(folder, monkeypatch, arguments, expected):
     with pytest.raises(UserError, match=expected):
         publish(tool_options(compose_config("publish", arguments)))
     assert not (folder / "y").exists()
+
+
+def test_a_run_is_prepared_without_data(tmp_path):
+    """The second example of `prepare.py --help`: data.root is asked for where data are read."""
+    torch.save(models.mobilenet_v2(weights=None).state_dict(), tmp_path / "w.pth")
+    run("prepare", "experiment=cls/mobilenet_v2_torchvision", "init_from=w.pth", "run=v2", cwd=tmp_path)
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    assert "1 of 1 files predicted" in run("predict", "run=v2", "input=a.png", cwd=tmp_path)
+    message = run("eval", "run=v2", cwd=tmp_path, status=1)
+    assert "data.root is not set in this run; pass data.root=<folder>" in message

@@ -1,4 +1,4 @@
-"""What programs write differently from COCO's own files: ids as text or decimals, and no boxes."""
+"""What programs write differently from COCO's own files: numbers as text or decimals, and no boxes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,8 @@ def normalize(content: Any) -> list[str]:
     for entry in annotations:
         if entry.get("bbox") == []:
             entry["bbox"] = None
+        elif isinstance(entry.get("bbox"), list):
+            entry["bbox"] = [_as_number(value) for value in entry["bbox"]]
     notes = []
     for table, key in _TABLES:
         owners = _entries(content, table)
@@ -64,6 +66,14 @@ def _whole(value: Any) -> Any:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
         return int(value)
     return value
+
+
+def _as_number(value: Any) -> Any:
+    """The number that a text states, else `value`."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _number(table: str, key: str, owners: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:

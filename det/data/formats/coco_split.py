@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -76,6 +76,14 @@ def unannotated(folder: Path) -> RawSplit:
         sizes=[None] * len(images),
         has_labels=False,
     )
+
+
+def count_unlisted(folders: Iterable[Path], listed: Iterable[str], issues: AnnotationIssues) -> None:
+    """Count the images in the folders of a dataset that no annotation file lists."""
+    used = set(map(os.path.abspath, listed))
+    found = {os.path.abspath(path) for folder in folders for path in list_images(folder)}
+    names = map(os.path.basename, sorted(found - used))
+    issues.add("image", "that no annotation file lists: left out", names)
 
 
 def _positions(

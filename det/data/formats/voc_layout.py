@@ -1,27 +1,27 @@
-"""Finds the images and XML files of a Pascal VOC dataset under various folder names."""
+"""Finds the images of a dataset like Pascal VOC, with an annotation file for each, under various names."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from det.data.division import divide
-from det.data.source_checks import SPLIT_NAMES
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
+from engine.data.splits import SPLIT_NAMES, divide
 from engine.errors import UserError
-from engine.io.files import walk_files
+from engine.io.files import existing_root, walk_files
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
 
 
-XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls", "labels", "label", "bboxes")
+FILE_FOLDERS = (
+    *("annotations", "annotation", "annots", "xml", "xmls", "json", "jsons", "labelme", "labels", "label"),
+    "bboxes",
+)
+"""Usual names of the folders of annotation files."""
 
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", ".")
 """Where lists of names are, below the root."""
-
-
-_XML = (".xml",)
 
 
 Stems = dict[str, str]
@@ -29,17 +29,23 @@ Stems = dict[str, str]
 
 
 class SplitFiles(NamedTuple):
-    """The files of a split: images by name, XML files by name, and the names that belong to it, in order."""
+    """The files of a split: images by name, annotation files by name, and the names that belong to it, in
+    order."""
 
     images: Stems
-    xmls: Stems
+    annotations: Stems
     names: list[str]
     unread: Sequence[str] = ()
     """A line about the files in the folder of images that are neither images nor annotations."""
 
 
 def find_splits(
-    root: Path, *, images: str | None, annotations: str | None, splits: Mapping[str, str] | None
+    root: Path,
+    *,
+    images: str | None,
+    annotations: str | None,
+    splits: Mapping[str, str] | None,
+    suffix: str = ".xml",
 ) -> tuple[dict[str, SplitFiles], list[str]]:
     """The files of each split, and warnings to show before training.
 
@@ -49,20 +55,20 @@ def find_splits(
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
             ImageSets/Main, else folders named after splits, else lists in ImageSets or the root, else a fifth
             of the images for val, by the hash of their names.
+        suffix: of annotation files, in lower case.
 
     Raises:
-        UserError: if there are no images or no XML files.
+        UserError: if there are no images or no annotation files.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; check data.root")
+    existing_root(root)
     for split, place in (splits or {}).items():
         if not isinstance(place, str) or not place:
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
     places = dict(splits) if splits else _usual_splits(root, images)
-    files = {split: _split_files(root, place, images, annotations) for split, place in places.items()}
+    files = {split: _split_files(root, place, images, annotations, suffix) for split, place in places.items()}
     if files:
         return files, list(dict.fromkeys(line for split in files.values() for line in split.unread))
-    everything = _all_files(root, images, annotations)
+    everything = _all_files(root, images, annotations, suffix)
     divided, lines = _divide(root, everything)
     return divided, [*everything.unread, *lines]
 
@@ -89,30 +95,32 @@ def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
     return {}
 
 
-def _split_files(root: Path, place: str, images: str | None, annotations: str | None) -> SplitFiles:
+def _split_files(
+    root: Path, place: str, images: str | None, annotations: str | None, suffix: str
+) -> SplitFiles:
     base = root / place
     if base.is_dir():
         image_folder = _image_folder(base, images)
-        xml_folder = _xml_folder(base, annotations, image_folder)
-        xml_folder = xml_folder or _shared_xml_folder(root, place, annotations)
-        return _pair(root, image_folder, xml_folder or image_folder)
+        file_folder = _file_folder(base, annotations, image_folder, suffix)
+        file_folder = file_folder or _shared_file_folder(root, place, annotations)
+        return _pair(root, image_folder, file_folder or image_folder, suffix)
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
-        return _all_files(root, images, annotations)._replace(names=_read_list(path))
+        return _all_files(root, images, annotations, suffix)._replace(names=_read_list(path))
     image_folder = _image_folder(root, images) / place
     if image_folder.is_dir():
-        xml_folder = _shared_xml_folder(root, place, annotations)
-        xml_folder = xml_folder or _xml_folder(root, annotations, image_folder)
-        return _pair(root, image_folder, xml_folder or image_folder)
+        file_folder = _shared_file_folder(root, place, annotations)
+        file_folder = file_folder or _file_folder(root, annotations, image_folder, suffix)
+        return _pair(root, image_folder, file_folder or image_folder, suffix)
     raise UserError(f"{base}: no such folder or list; check data.source.splits")
 
 
-def _all_files(base: Path, images: str | None, annotations: str | None) -> SplitFiles:
+def _all_files(base: Path, images: str | None, annotations: str | None, suffix: str) -> SplitFiles:
     image_folder = _image_folder(base, images)
-    xml_folder = _xml_folder(base, annotations, image_folder)
-    if annotations and xml_folder is None:
+    file_folder = _file_folder(base, annotations, image_folder, suffix)
+    if annotations and file_folder is None:
         raise UserError(f"{base / annotations}: no such folder; check data.source.annotations")
-    return _pair(base, image_folder, xml_folder or image_folder)
+    return _pair(base, image_folder, file_folder or image_folder, suffix)
 
 
 def _image_folder(base: Path, chosen: str | None) -> Path:
@@ -125,23 +133,23 @@ def _image_folder(base: Path, chosen: str | None) -> Path:
     return base if _has_files(base, IMAGE_SUFFIXES) else _only_folder(base, IMAGE_SUFFIXES) or base
 
 
-def _xml_folder(base: Path, chosen: str | None, image_folder: Path) -> Path | None:
-    """The folder of XML files below `base`, or that of the images; None if neither has any."""
+def _file_folder(base: Path, chosen: str | None, image_folder: Path, suffix: str) -> Path | None:
+    """The folder of annotation files below `base`, or that of the images; None if neither has any."""
     if chosen:
         return base / chosen if (base / chosen).is_dir() else None
-    if (usual := next(_named(base, XML_FOLDERS), None)) is not None:
+    if (usual := next(_named(base, FILE_FOLDERS), None)) is not None:
         return usual
-    candidates = (folder for folder in (base, image_folder) if _has_files(folder, _XML))
-    return next(candidates, None) or _only_folder(base, _XML)
+    candidates = (folder for folder in (base, image_folder) if _has_files(folder, (suffix,)))
+    return next(candidates, None) or _only_folder(base, (suffix,))
 
 
-def _shared_xml_folder(root: Path, place: str, chosen: str | None) -> Path | None:
-    """A folder of XML files below `root`: that of the split, or one for all splits; None if there is none.
+def _shared_file_folder(root: Path, place: str, chosen: str | None) -> Path | None:
+    """A folder of annotation files below `root`: that of the split, or one for all splits; None without one.
 
     Only a folder with one of the usual names is shared by all splits: the files of one split must not be
     used for another.
     """
-    folder = root / chosen if chosen else next(_named(root, XML_FOLDERS), None)
+    folder = root / chosen if chosen else next(_named(root, FILE_FOLDERS), None)
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check data.source.annotations")
     return folder and (folder / place if (folder / place).is_dir() else folder)
@@ -175,17 +183,17 @@ def _list(folder: Path) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _pair(root: Path, image_folder: Path, xml_folder: Path) -> SplitFiles:
-    images, xmls = _stems(root, image_folder, IMAGE_SUFFIXES), _stems(root, xml_folder, _XML)
+def _pair(root: Path, image_folder: Path, file_folder: Path, suffix: str) -> SplitFiles:
+    images, files = _stems(root, image_folder, IMAGE_SUFFIXES), _stems(root, file_folder, (suffix,))
     if not images:
         nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
         hint = nested[0].parent if nested else None
         remedy = f"did you mean data.root={hint}?" if hint else "set data.source.images=<their folder>"
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
-    found, others = find_images(image_folder, known=(*_XML, ".txt", ".json"))
+    found, others = find_images(image_folder, known=(".xml", ".txt", ".json"))
     deeper = (path.relative_to(image_folder) for path in found if image_folder == root)
     others += [str(path) for path in deeper if len(path.parts) > 1]
-    return SplitFiles(images, xmls, list(images), left_out(image_folder, others))
+    return SplitFiles(images, files, list(images), left_out(image_folder, others))
 
 
 def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
@@ -204,7 +212,7 @@ def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
 def _read_list(path: Path) -> list[str]:
     """The names in a list, one per line, without folders and suffixes.
 
-    A second column, of per-class lists or with the XML file, is not used.
+    A second column, of per-class lists or with the annotation file, is not used.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -217,7 +225,7 @@ def _read_list(path: Path) -> list[str]:
         paired = second in ("-1", "0", "1") or second.lower().endswith(".xml")
         name = (first if paired and first else line).replace("\\", "/").rpartition("/")[2]
         stem, suffix = os.path.splitext(name)
-        names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml") else name)
+        names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml", ".json") else name)
     if not names:
         raise UserError(f"{path}: contains no names; add some, or remove the file")
     return list(dict.fromkeys(names))

@@ -1,6 +1,7 @@
 """Reads a Pascal VOC annotation file, without entities or document types, and checks every value."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -30,10 +31,14 @@ class VocObject(NamedTuple):
 
 
 class VocFile(NamedTuple):
-    """The content of one file; `size` is (height, width) of the image, None if it is missing or zero."""
+    """The content of one file; `size` is (height, width) of the image, None if it is missing or zero.
+
+    `findings`: what was left out or changed, as (noun, what) for `AnnotationIssues.add`.
+    """
 
     size: tuple[int, int] | None
     objects: list[VocObject]
+    findings: Sequence[tuple[str, str]] = ()
 
 
 def read(path: str | Path) -> VocFile:

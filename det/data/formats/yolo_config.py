@@ -7,6 +7,7 @@ import yaml
 
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from engine.io.files import existing_root
 
 _MAX_BYTES = 1_000_000
 
@@ -39,8 +40,7 @@ def find_config(root: Path) -> Config:
     """
     if root.is_file():
         return Config(root, _load(root))
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; check data.root")
+    existing_root(root)
     files = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
     if len(files) == 1:
         return Config(files[0], _load(files[0]))

@@ -87,12 +87,10 @@ def images_of_split(
 
 
 def _resolve(home: Path, base: str, item: str) -> Path | None:
-    # `path` is often from another machine, and Roboflow writes ../train for ./train.
-    inside = item
-    while inside.startswith("../"):
-        inside = inside.removeprefix("../")
-    for candidate in (home / os.path.expanduser(base) / item, home / item, home / inside):
-        if os.path.exists(candidate):
+    # `path` and the entries are often from another machine, and Roboflow writes ../train for ./train.
+    for candidate in _candidates(item, (home / os.path.expanduser(base), home)):
+        generic = os.path.basename(candidate).lower() == "images" and os.path.dirname(candidate) == str(home)
+        if os.path.exists(candidate) and not (generic and item.strip("./\\").lower() != "images"):
             return Path(os.path.normpath(candidate))
     return None
 

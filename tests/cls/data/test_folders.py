@@ -75,7 +75,7 @@ def test_an_image_of_train_in_val_is_rejected_whatever_its_name(tree):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "no split folders"),
+        (lambda root: None, "no class folders; put the images into train/<class>"),
         (lambda root: (root / "train").mkdir(), "train: no class folders"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no images"),
     ],
@@ -135,3 +135,55 @@ def test_every_two_splits_are_compared_and_images_of_a_single_color_allowed(tree
     (tree / "test" / "dog" / "x.png").write_bytes((tree / "train" / "dog" / "c.png").read_bytes())
     with pytest.raises(UserError, match=r"x\.png: the same image as .*c\.png \(train and test share 1\)"):
         folders(root=str(tree))
+
+
+def test_class_folders_without_splits_are_divided(tmp_path):
+    """A fifth of 20 images by the hash of their names; "train" is a class of vehicles here."""
+    for number in range(20):
+        write(tmp_path / ("bus" if number % 2 else "train") / f"{number}.png", number)
+    data = folders(root=str(tmp_path))
+    assert data.classes.names == ("bus", "train")
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sum(sizes.values()) == 20
+    assert 1 <= sizes["val"] <= 8
+    assert [split.files.tolist() for split in folders(root=str(tmp_path)).splits.values()] == [
+        split.files.tolist() for split in data.splits.values()
+    ]
+    assert f"{tmp_path}: the folders are the classes, train as well" in data.warnings[0]
+    assert f"{tmp_path}: no splits; {sizes['val']} of 20 images are used as val" in data.warnings[1]
+
+
+def test_a_fifth_of_train_becomes_val_and_no_class_leaves_train(tmp_path):
+    for number in range(20):
+        write(tmp_path / "train" / ("cat" if number else "dog") / f"{number}.png", number)
+        write(tmp_path / "train" / f"rare{number}" / "only.png", 100 + number)
+    data = folders(root=str(tmp_path))
+    assert list(data.splits) == ["train", "val"]
+    assert set(data.splits["train"].labels.tolist()) == set(range(len(data.classes)))
+    assert any(
+        "no val;" in line and "of 40 images of train are used as val" in line for line in data.warnings
+    )
+
+
+def test_identical_images_stay_on_one_side_of_the_division(tmp_path):
+    for number in range(10):
+        for copy in range(3):
+            write(tmp_path / "ab"[number % 2] / f"{number}_{copy}.png", number)
+    splits = folders(root=str(tmp_path)).splits
+    sides = [{file.decode()[2] for file in split.files.tolist()} for split in splits.values()]
+    assert sides[0].isdisjoint(sides[1])
+
+
+@pytest.mark.parametrize("name", ["valid", "Validation", "VAL"])
+def test_other_names_of_val_are_known(tree, name):
+    (tree / "val").rename(tree / name)
+    data = folders(root=str(tree))
+    assert {split: len(files) for split, files in data.splits.items()} == {"train": 3, "val": 2}
+    write(tree / "val" / "cat" / "z.png", 9) if name != "VAL" else write(tree / "valid/cat/z.png", 9)
+    with pytest.raises(UserError, match=r"both .*/ and .*/ are val; merge them"):
+        folders(root=str(tree))
+
+
+def test_a_split_that_has_its_classes_beside_other_folders_is_a_split(tree):
+    write(tree / "night" / "cat" / "n.png", 50)
+    assert list(folders(root=str(tree)).splits) == ["train", "val", "night"]

@@ -1,5 +1,7 @@
 """Accuracies counted by hand, in any order and with any number of processes."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -117,7 +119,125 @@ def test_the_table_names_every_class_or_the_lowest_of_many():
     assert "50.00" in table
 
 
+def test_the_worst_have_the_probability_of_the_true_class():
+    evaluator = filled()
+    total = sum(np.exp(SCORES[1].numpy()))
+    (_, index, probability) = evaluator.worst(9)[1]
+    assert (index, probability) == (1, pytest.approx(np.e / total, rel=1e-5))
+    assert evaluator.worst(1) == evaluator.worst(9)[:1]
+    unnamed = ClassificationEvaluator(classes=CLASSES)
+    unnamed.update(SCORES[1:2], {"label": LABELS[1:2], "index": torch.tensor([8])})
+    assert unnamed.worst(1) == [("8", 8, pytest.approx(np.e / total, rel=1e-5))]
+    never = SCORES[:2].clone()
+    never[1, 1] = float("-inf")  # has a rank, but no probability to be sorted by
+    infinite = ClassificationEvaluator(classes=CLASSES)
+    infinite.update(never, {"label": LABELS[:2], "index": torch.tensor([0, 1])})
+    assert infinite.compute()["top1"] == 0.5
+    assert [index for _, index, _ in infinite.worst(9)] in ([], [1])
+
+
+def test_confusions_are_sorted_by_their_number():
+    labels = torch.tensor([0, 0, 1, 1, 1, 2, 0])
+    predictions = torch.tensor([1, 1, 2, 2, 2, 0, 0])
+    evaluator = ClassificationEvaluator(classes=CLASSES)
+    evaluator.update(torch.eye(7)[predictions], {"label": labels, "index": torch.arange(7)})
+    assert evaluator.confused(9) == [("b", "c", 3), ("a", "b", 2), ("c", "a", 1)]
+    assert evaluator.confused(2) == [("b", "c", 3), ("a", "b", 2)]
+    assert evaluator.confusion[0].tolist() == [1, 2, 0, 0, 0, 0, 0]  # and is not changed by that
+
+
+def test_top5_counts_the_fifth_and_not_the_sixth():
+    scores = torch.arange(7.0).flip(0).repeat(7, 1)
+    evaluator = ClassificationEvaluator(classes=CLASSES, predicted="one crop")
+    evaluator.update(scores, {"label": torch.arange(7), "index": torch.arange(7)})
+    results = evaluator.compute()
+    assert (results["top1"], results["top5"]) == pytest.approx((1 / 7, 5 / 7))
+    assert results["protocol"] == "7 of 7 classes present; one crop"
+    assert filled().compute()["protocol"] == "3 of 7 classes present"
+
+
+@pytest.mark.parametrize(
+    "outputs", [SCORES.bfloat16(), SCORES.clone().requires_grad_(), SCORES.numpy().astype(np.float16)]
+)
+def test_outputs_of_any_kind_are_counted_alike(outputs):
+    evaluator = ClassificationEvaluator(classes=CLASSES)
+    evaluator.update(outputs, {"label": LABELS, "index": torch.arange(5)})
+    assert evaluator.compute()["top5"] == pytest.approx(3 / 5)
+    probabilities = [probability for *_, probability in evaluator.worst(9)]
+    assert probabilities == pytest.approx([probability for *_, probability in filled().worst(9)], rel=1e-6)
+    evaluator.update(outputs[:0], {"label": LABELS[:0], "index": torch.arange(0)})
+    assert evaluator.compute()["num_images"] == 5
+    evaluator.reset()
+    assert evaluator.compute()["num_images"] == 0
+
+
+def test_of_equal_scores_the_first_class_wins_among_many():
+    """40 classes with the scores 1 and 0 in turns: the order is 0, 2, 4, ..., 38, 1, 3, ..."""
+    classes = ClassMap(names=tuple(f"class {number}" for number in range(40)))
+    evaluator = ClassificationEvaluator(classes=classes)
+    scores = torch.tensor([1.0, 0.0]).repeat(4, 20)
+    evaluator.update(scores, {"label": torch.tensor([0, 8, 10, 1]), "index": torch.arange(4)})
+    results = evaluator.compute()
+    assert (results["top1"], results["top5"]) == (1 / 4, 2 / 4)
+    assert evaluator.confusion[:, 0].sum() == 4
+
+
+def test_a_score_that_is_not_a_number_is_never_predicted_and_warns_of_nothing():
+    scores = torch.tensor([[float("nan"), 3.0, 1, 1, 1, 1, 1], [float("inf"), 3.0, 1, 1, 1, 1, 1]])
+    evaluator = ClassificationEvaluator(classes=CLASSES)
+    with np.errstate(all="warn"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(evaluator.compute()["mean_class_accuracy"])
+        evaluator.update(scores, {"label": torch.tensor([1, 1]), "index": torch.tensor([0, 1])})
+        assert evaluator.compute()["top1"] == 1
+
+
+def test_the_columns_are_as_wide_as_the_longest_name():
+    for name in ("a", "a class with a long name"):
+        evaluator = ClassificationEvaluator(classes=ClassMap(names=(name,)))
+        evaluator.update(
+            torch.ones(3, 1), {"label": torch.zeros(3, dtype=torch.int64), "index": torch.arange(3)}
+        )
+        width = max(len(name), len("mean of classes"))
+        first, second, *_ = evaluator.table().splitlines()
+        assert first == f"{'class':<{width}}  top-1 %  images"
+        assert second == f"{name:<{width}}   100.00       3"
+
+
+def test_the_table_by_hand():
+    lines = filled().table().splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["class", "top-1", "%", "images"],
+        ["a", "66.67", "3"],
+        ["b", "0.00", "1"],
+        ["c", "n/a", "0"],
+    ]
+    assert lines[8] == "-" * len(lines[0])
+    assert [line.split()[-1] for line in lines[9:12]] == ["40.00", "60.00", "22.22"]
+    assert lines[11].startswith("mean of classes ")
+    assert lines[12:] == ["3 of 7 classes, 5 images"]
+
+
+@pytest.mark.parametrize(("count", "listed"), [(60, 60), (61, 20)])
+def test_of_more_than_60_classes_the_lowest_20_that_occur_are_listed(count, listed):
+    """Class 0 does not occur; the even ones are wrong, and the lowest come first."""
+    classes = ClassMap(names=tuple(f"class {number}" for number in range(count)))
+    labels = torch.arange(1, count)
+    evaluator = ClassificationEvaluator(classes=classes)
+    guesses = torch.where(labels % 2 == 0, 0, labels)
+    evaluator.update(torch.eye(count)[guesses], {"label": labels, "index": labels})
+    rows = [line.split() for line in evaluator.table().splitlines() if line.startswith("class ")][1:]
+    assert len(rows) == listed
+    if listed == 20:
+        assert [int(row[1]) for row in rows] == list(range(2, 42, 2))
+        assert "(the 20 lowest of 61 classes)" in evaluator.table()
+    else:
+        assert rows[0][2] == "n/a"
+        assert "lowest" not in evaluator.table()
+
+
 def test_nothing_counted_is_nan():
     results = ClassificationEvaluator(classes=CLASSES).compute()
     assert np.isnan(results["top1"])
+    assert np.isnan(results["mean_class_accuracy"])
     assert results["num_images"] == 0

@@ -7,8 +7,10 @@ import pytest
 from deploy.benchmark import paper
 from deploy.benchmark.rows import baseline_row, benchmark_rows
 from deploy.benchmark.runtimes import files_by_name
-from engine.config.compose import compose_config
+from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import tool_options
+from engine.data.class_map import ClassMap
+from engine.io.files import write_json
 
 
 def options(*overrides):
@@ -39,3 +41,13 @@ def test_several_artifacts_are_several_files(value):
     files = files_by_name(config.artifact)
     assert list(files) == ["x.onnx", "y.xml"]
     assert files["x.onnx"] == Path("a b/x.onnx").absolute()
+
+
+@pytest.mark.parametrize(("checkpoint", "expected"), [("best", 0.8), ("last", 0.7)])
+def test_the_accuracy_of_a_run_is_that_of_the_checkpoint_that_is_measured(tmp_path, checkpoint, expected):
+    config = compose_config("train", ["task=seg"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
+    write_json(tmp_path / "metrics.json", {"miou": 0.7, "best_miou": 0.8, "best_step": 3})
+    chosen = options(f"run={tmp_path}", f"checkpoint={checkpoint}", "latency=false", "size=[64,128]")
+    assert benchmark_rows(chosen)[0].accuracy == {"miou": expected}

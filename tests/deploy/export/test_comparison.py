@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.eager import eager_session
 from deploy.export.comparison import Comparison, compare_outputs
@@ -32,6 +33,79 @@ def test_a_mix_up_of_images_in_a_fixed_batch_shows():
 def test_pytorch_does_not_differ_from_itself():
     comparison = compare_outputs(ToyExport(), eager_session(ToyExport()), list(toy_images()))
     assert (comparison.max_difference, comparison.agreement) == (0, 1)
+
+
+def test_agreement_is_the_mean_over_the_images():
+    """The file is right about the first two of three images: alone 1, 1, 0, and together 2/3."""
+    inner, images = toy_session(), list(toy_images(3))
+    last = images[2]
+
+    def run(batch):
+        wrong = [25.0 if (image == last).all() else 0.0 for image in batch]
+        return [inner.run(batch)[0] + np.array(wrong, np.float32)[:, None]]
+
+    comparison = compare_outputs(ToyExport(), replace(inner, run=run), images)
+    assert comparison.agreement == pytest.approx((1 + 1 + 0 + 2 / 3) / 4)
+    assert comparison.max_difference == pytest.approx(25, abs=1e-3)
+    assert comparison.largest == pytest.approx(max(image.mean() for image in images), rel=1e-5)
+    assert comparison.num_images == 3
+    assert comparison.batches == (1, 3)
+
+
+def test_a_file_for_single_images_sees_each_image_once():
+    """The first of three images is wrong: with a fixed batch of 1 there is no group to compare as well."""
+    inner, images = toy_session(1), list(toy_images(3))
+
+    def run(batch):
+        return [inner.run(batch)[0] + np.float32(25 * (batch == images[0]).all())]
+
+    assert compare_outputs(ToyExport(), replace(inner, run=run), images).agreement == pytest.approx(2 / 3)
+
+
+class PairExport(ToyExport):
+    """The negative mean of each image, and a constant."""
+
+    def forward(self, images):
+        mean = -super().forward(images)
+        return torch.cat([mean, torch.ones_like(mean)], 1)
+
+
+def test_the_largest_difference_is_over_all_numbers_of_an_output():
+    images = [np.full((3, 4, 6), value, np.uint8) for value in (10, 200)]
+
+    def run(batch):
+        means = batch.astype(np.float32).mean((1, 2, 3))
+        return [np.stack([-means - (means > 100) * 3, np.ones_like(means)], 1)]
+
+    comparison = compare_outputs(PairExport(), replace(toy_session(), run=run), images)
+    assert comparison.max_difference == pytest.approx(3)
+    assert comparison.largest == pytest.approx(200)
+
+
+class ExactExport(ToyExport):
+    """A post-processing that is exact for bright images only, and whose values are not compared."""
+
+    names, compared = ("mean", "exact"), ()
+
+    def forward(self, images):
+        mean = super().forward(images)
+        return mean, mean[:, 0] > 127
+
+
+def test_exact_is_the_mean_over_the_images():
+    images = [np.full((3, 4, 6), value, np.uint8) for value in (10, 200, 250)]
+    comparison = compare_outputs(ExactExport(), eager_session(ExactExport()), images)
+    assert comparison.exact == pytest.approx((0 + 1 + 1 + 2 / 3) / 4)
+    assert (comparison.max_difference, comparison.largest) == (0, 0)
+    assert "max difference" not in comparison.text()
+    assert compare_outputs(ToyExport(), eager_session(ToyExport()), images).exact is None
+
+
+def test_images_of_several_sizes_are_compared_one_by_one():
+    images = [*toy_images(2), np.zeros((3, 5, 6), np.uint8)]
+    assert compare_outputs(ToyExport(), toy_session(), images).batches == (1,)
+    assert compare_outputs(ToyExport(), toy_session(), images[:1]).batches == (1,)
+    assert compare_outputs(ToyExport(), toy_session(1), images[:2]).batches == (1,)
 
 
 def test_a_file_beyond_the_budget_is_rejected():

@@ -10,11 +10,13 @@ from torch import nn
 
 from deploy.export.module import export_module
 from deploy.formats import find, open_session
+from deploy.quantize import within_budget
 from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.fallback import fall_back
 from deploy.quantize.quantizer import layer_name
-from deploy.quantize.sensitivity import MAX_SNR_DB, sensitivities, snr_db
+from deploy.quantize.sensitivity import MAX_SNR_DB, Sensitivity, sensitivities, snr_db
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
+from deploy.session import Session
 from deploy.timing.latency import Rounds
 from tests.refusals import refuses
 
@@ -238,12 +240,77 @@ def test_as_few_layers_as_possible_stay_float(tmp_path, needed):
     assert len(scores) <= 8
 
 
+def test_the_number_is_found_by_doubling_and_bisection(tmp_path):
+    """6 of 10 are needed: 0, 1, 3 and 7 until one is enough, then 5 and 6 between 3 and 7."""
+    lines = []
+    options = {"order": Steps.layers, "score": lambda file: float(file.read_text()), "log": lines.append}
+    fallback = fall_back(Steps(), tmp_path / "m.onnx", min_score=6, **options)
+    assert fallback.tried == ((0, 0.0), (1, 1.0), (3, 3.0), (7, 7.0), (5, 5.0), (6, 6.0))
+    assert lines[0] == "10 of 10 layers in 8 bits: 0.00"
+    assert lines[-1] == "4 of 10 layers in 8 bits: 6.00"
+    assert fall_back(Steps(), tmp_path / "m.onnx", min_score=0, **options).tried == ((0, 0.0),)
+    last = fall_back(Steps(), tmp_path / "m.onnx", min_score=9, **options)
+    assert [count for count, _ in last.tried] == [0, 1, 3, 7, 9, 8]
+
+
 def test_a_budget_that_no_file_meets_is_rejected(tmp_path):
     options = {"order": Steps.layers, "score": lambda _: 1.0, "min_score": 50}
     refuses(lambda: fall_back(Steps(), tmp_path / "m.onnx", **options), "scores 1.00", "calibration.images")
     assert [file.name for file in tmp_path.iterdir()] == [
         "m.onnx.rejected"
     ]  # no file that could be deployed by mistake
+
+
+@pytest.mark.parametrize("needed", [4, 5])
+def test_a_score_at_the_limit_is_enough_and_one_below_is_not(tmp_path, needed):
+    fallback = fall_back(
+        Steps(),
+        tmp_path / "m.onnx",
+        order=Steps.layers,
+        score=lambda file: float(file.read_text()),
+        min_score=needed,
+    )
+    assert len(fallback.float_layers) == fallback.score == needed
+
+
+@pytest.mark.parametrize(
+    ("points", "num_float"), [(2.0, 6), (1.999, 7), (0.0, 10), (5.0, 0), (-0.5, None), (0.5, 9)]
+)
+def test_a_file_loses_at_most_the_budget(tmp_path, monkeypatch, points, num_float):
+    """The float file scores 90, and each layer in 8 bits costs half a point: 2 points are 4 layers of ten."""
+    path, source = tmp_path / "m.onnx", tmp_path / "float.onnx"
+    source.write_text("10")
+    order = Steps.layers[::-1]
+    ranking = [Sensitivity(layer=layer, snr_db=float(rank)) for rank, layer in enumerate(order)]
+    session = Session(run=lambda images: [images], output_names=("x",), runtime="toy")
+    monkeypatch.setattr(within_budget, "sensitivities", lambda *_, **__: ranking)
+    monkeypatch.setattr(within_budget, "open_session", lambda *_, **__: session)
+
+    def score(file):
+        return 90 - 0.5 * (10 - int(file.read_text()))
+
+    def quantize():
+        return quantize_within_budget(
+            Steps(),
+            source,
+            path,
+            budget=AccuracyBudget(score=score, metric="miou", split="val", points=points),
+            images=[np.zeros((3, 4, 6), np.uint8)] * 5,
+            calibration={"images": 3},
+        )
+
+    if num_float is None or num_float == 10:  # all layers in float is no 8-bit file
+        refuses(quantize, f"requires {90 - points:.2f}")
+        return
+    card = quantize()
+    assert card.fallback.float_layers == order[:num_float]
+    assert (card.before, card.fallback.score) == (90, 85 + num_float / 2)
+    assert card.lost == 5 - num_float / 2 <= points
+    assert (card.budget, card.metric, card.split, card.layers) == (points, "miou", "val", 10)
+    assert card.calibration == {"images": 3, "probes": 5}
+    assert card.input == [1, 3, 4, 6]
+    assert (card.latency, card.ratio) == (None, None)
+    assert (card.bytes_before, card.bytes_after) == (2, len(str(num_float)))
 
 
 def test_the_report_card_has_scores_sizes_and_times(quantized, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from det.anchors.coverage import anchor_coverage, anchor_report
+from det.anchors import coverage
+from det.anchors.coverage import Coverage, anchor_coverage, anchor_report
 from det.anchors.matcher import Matcher
 from tests.det.eval.scenes import annotate
 
@@ -68,3 +69,67 @@ def test_the_report_names_the_share_and_the_remedy():
     assert anchor_report(annotate([[]], [[]]), QUARTERS, (320, 320), Matcher()) == [
         "anchors: this split has no objects to train on"
     ]
+
+
+@pytest.mark.parametrize(
+    ("overlapping", "too_small", "tiny", "remedies"),
+    [
+        (0.8, 0.1, 0.05, []),
+        (0.79, 0.1, 0.05, ["anchors with other scales and aspect ratios"]),
+        (0.79, 0.11, 0.05, ["smaller anchors, or tiles (11% of the objects are too small for all)"]),
+        (0.9, 0.25, 0.05, ["smaller anchors, or tiles (25% of the objects are too small for all)"]),
+        (0.9, 0.0, 0.06, ["a data.size above 240x320, or splitting the images into tiles"]),
+        (
+            0.5,
+            0.0,
+            0.5,
+            [
+                "a data.size above 240x320, or splitting the images into tiles",
+                "anchors with other scales and aspect ratios",
+            ],
+        ),
+    ],
+)
+def test_remedies_by_share(monkeypatch, overlapping, too_small, tiny, remedies):
+    found = Coverage(num_objects=40, overlapping=overlapping, reached=0.975, too_small=too_small, tiny=tiny)
+    monkeypatch.setattr(coverage, "anchor_coverage", lambda *_: found)
+    first, *rest = anchor_report(
+        annotate([[]], [[]]), QUARTERS, (240, 320), Matcher(matched=0.4, unmatched=0.4)
+    )
+    assert first == (
+        f"anchors at 240x320: {overlapping:.1%} of 40 objects overlap an anchor with IoU >= 0.4, 97.5% are "
+        f"matched to an anchor (best possible recall), {tiny:.1%} are smaller than 8 pixels"
+    )
+    assert rest == ([f"many objects are hard to learn; consider {'; '.join(remedies)}"] if remedies else [])
+
+
+def test_objects_at_the_limits():
+    """An IoU of exactly the threshold overlaps, and a side of exactly 8 pixels is not tiny."""
+    half = annotate([[[0, 0, 320, 120], [320, 240, 400, 320]]], [[0, 0]], size=SIZE)
+    found = anchor_coverage(half, QUARTERS, (48, 64), Matcher())
+    assert found.num_objects == 2
+    assert found.overlapping == 1 / 2  # (0, 0, 320, 120) is one half of a quarter
+    assert found.too_small == 1 / 2
+    assert found.tiny == 0  # 80 pixels at a tenth of their size
+    assert anchor_coverage(half, QUARTERS, (47, 64), Matcher()).tiny == 1 / 2
+
+
+def test_boxes_without_an_area_and_ignored_ones_are_not_objects():
+    boxes = [[[0, 0, 320, 240], [50, 50, 50, 90], [60, 60, 90, 60], [9, 9, 8, 8]], [[0, 0, 320, 240]]]
+    truth = annotate(boxes, [[0] * 4, [0]], difficult=np.array([False] * 4 + [True]), size=SIZE)
+    found = anchor_coverage(truth, QUARTERS, (48, 64), Matcher())
+    assert (found.num_objects, found.overlapping, found.reached) == (1, 1, 1)
+    nothing = annotate(boxes[1:], [[0]], difficult=np.array([True]), size=SIZE)
+    assert anchor_coverage(nothing, QUARTERS, (48, 64), Matcher()) is None
+
+
+def test_images_of_several_sizes_and_more_than_a_batch():
+    """20 images of 480 x 640 and 100 x 50 in turns; in each the first quarter, but for one of a sixteenth."""
+    boxes = [[[0, 0, 320, 240]] if index % 2 == 0 else [[0, 0, 25, 50]] for index in range(20)]
+    boxes[13] = [[0, 0, 12.5, 25]]
+    truth = annotate(boxes, [[0]] * 20, size=SIZE)
+    truth.sizes[1::2] = (100, 50)
+    found = anchor_coverage(truth, QUARTERS.double(), (480, 640), Matcher())
+    assert found == Coverage(
+        num_objects=20, overlapping=pytest.approx(0.95), reached=1, too_small=pytest.approx(0.05), tiny=0
+    )

@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from det.anchors.generators import DefaultBoxes, SSDAnchors
+from det.anchors.generators import DefaultBoxes, SSDAnchors, even_scales
 
 MAPS = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]  # of a 320x320 input
 
@@ -86,6 +86,43 @@ def test_default_boxes_are_torchvisions(size, maps, clip):
 def test_another_number_of_maps_is_rejected():
     with pytest.raises(ValueError, match="6 feature maps, but the network has 2; set the anchors' maps"):
         SSDAnchors()([(4, 4), (2, 2)], (64, 64))
+
+
+def test_scales_are_evenly_spaced():
+    assert even_scales(4, 0.2, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert even_scales(3, 0.5, 0.5) == [0.5] * 3
+    assert even_scales(1, 0.3, 0.9) == [0.3]
+    for options in ((0, 0.2, 0.9), (3, 0.0, 0.9), (3, -0.1, 0.9), (3, 0.5, 0.4)):
+        with pytest.raises(ValueError, match="0 < min_scale <= max_scale"):
+            even_scales(*options)
+
+
+def test_default_boxes_may_be_cut_at_the_size_of_the_image():
+    (widest, *_), (whole, *_) = (
+        sorted(sides(DefaultBoxes(clip=clip)(MAPS, (320, 320))), reverse=True) for clip in (True, False)
+    )
+    assert widest[0] == 1
+    assert whole[0] == pytest.approx(0.95 * math.sqrt(3), abs=1e-6)
+    assert sides(DefaultBoxes()(MAPS, (320, 320))) == sides(DefaultBoxes(clip=True)(MAPS, (320, 320)))
+
+
+def test_options_change_the_boxes_of_a_cell():
+    assert SSDAnchors(interpolated=False, reduce_lowest=False).per_cell == (5,) * 6
+    assert SSDAnchors(reduce_lowest=False, ratios=[1.0]).per_cell == (2,) * 6
+    assert SSDAnchors(maps=2).per_cell == (3, 6)
+    assert DefaultBoxes(maps=2, ratios=[2.0]).per_cell == (4, 4)
+    assert DefaultBoxes(ratios=[]).per_cell == (2,) * 6
+    small = SSDAnchors(maps=1, min_scale=0.4, max_scale=0.4)([(1, 1)], (10, 10))
+    assert sides(small)[1] == pytest.approx([0.4 * math.sqrt(2), 0.4 / math.sqrt(2)])
+
+
+@pytest.mark.parametrize("generator", [SSDAnchors, DefaultBoxes])
+@pytest.mark.parametrize("ratio", [0.0, -1.0])
+def test_ratios_are_above_zero(generator, ratio):
+    with pytest.raises(ValueError, match="ratios must be positive"):
+        generator(ratios=[1.0, ratio])
+    with pytest.raises(ValueError, match="ratios must be positive"):
+        SSDAnchors(ratios=[])
 
 
 @pytest.mark.parametrize("generator", [SSDAnchors, DefaultBoxes])

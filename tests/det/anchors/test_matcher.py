@@ -8,6 +8,7 @@ from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
 from det.anchors.matcher import Matcher
+from det.boxes import BoxCoder
 
 # Four anchors in a row, of side 1, and one of twice the area around the first two.
 ANCHORS = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [2, 0, 3, 1], [3, 0, 4, 1], [0, 0, 2, 1]]) / 4
@@ -180,8 +181,30 @@ def test_a_batch_equals_its_images_one_by_one():
     assert together.unmatched_objects == sum(one.unmatched_objects for one in alone)
 
 
+def test_deltas_are_float32_and_thresholds_are_those_of_the_released_configuration():
+    double = Matcher()(ANCHORS.double(), [boxes_of([0, 0, 1, 1])], [torch.tensor([0])])
+    assert double.deltas.dtype == torch.float32
+    assert (Matcher().matched, Matcher().unmatched, Matcher().force) == (0.5, 0.5, True)
+    assert Matcher().coder.scales == (10, 10, 5, 5)
+    assert Matcher(coder=BoxCoder(scales=(1, 2, 3, 4))).coder.scales == (1, 2, 3, 4)
+
+
+def test_targets_have_no_gradient():
+    assert not Matcher()(
+        ANCHORS.clone().requires_grad_(), [ANCHORS[:1]], [torch.tensor([0])]
+    ).deltas.requires_grad
+
+
+@pytest.mark.parametrize(
+    "thresholds", [(0.4, 0.5), (1.1, 0.5), (0.5, 0.0), (0.5, -0.1)], ids=lambda pair: "{}, {}".format(*pair)
+)
+def test_thresholds_out_of_order_are_rejected(thresholds):
+    matched, unmatched = thresholds
+    with pytest.raises(ValueError, match="unmatched <= matched <= 1"):
+        Matcher(matched=matched, unmatched=unmatched)
+    assert Matcher(matched=1.0, unmatched=1.0).matched == 1
+
+
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="unmatched <= matched"):
-        Matcher(matched=0.4, unmatched=0.5)
     with pytest.raises(ValueError, match="image 1 of the batch has 1 boxes but 2 labels"):
         Matcher()(ANCHORS, [ANCHORS, ANCHORS[:1]], [torch.arange(5), torch.arange(2)])

@@ -143,3 +143,53 @@ def test_an_unreadable_image_is_counted_now_and_an_error_when_it_is_read(tmp_pat
     assert part.offsets.tolist() == [0, 1, 1]
     with pytest.raises(UserError, match=r"1\.png.*(restore|remove)"):
         make_dataset(part, EvalTransform(size=32))[SampleKey(1, 0)]
+
+
+def turned(path, orientation, size=(60, 40)):
+    """An image of (width, height) `size` as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(path, exif=exif)
+    return str(path)
+
+
+def raw_of(images, boxes, sizes=None):
+    return RawSplit(
+        images=images,
+        names=[str(number) for number in range(len(images))],
+        files=[f"{number}.xml" for number in range(len(images))],
+        sizes=sizes or [None] * len(images),
+        owners=np.arange(len(images)),
+        boxes=np.array(boxes, np.float64),
+        labels=np.zeros(len(images), np.int64),
+    )
+
+
+def test_boxes_that_fit_only_the_stored_image_are_counted(tmp_path):
+    """Stored 60 x 40 (width x height) and turned by 90 degrees: upright it is 40 x 60. A box to x=58 fits
+    only as stored; in an image that is not turned it is just too long, and one to (30, 30) fits both."""
+    images = [turned(tmp_path / f"{n}.jpg", turn) for n, turn in enumerate((6, 6, 1))]
+    boxes = [(10, 5, 58, 30), (10, 5, 30, 30), (10, 5, 30, 55)]
+    line = "1 box that only the {} image contains, not the {} one (EXIF): if it is so for all, set {} (0.xml)"
+    issues = AnnotationIssues()
+    clean_split(raw_of(images, boxes), issues)
+    assert issues.findings()[0] == line.format("stored", "upright", "data.orientation=stored")
+    issues = AnnotationIssues()
+    part = clean_split(raw_of(images, boxes), issues, orientation="stored")
+    assert part.sizes.tolist() == [[40, 60], [40, 60], [40, 60]]
+    assert part.boxes[0].tolist() == [10, 5, 58, 30]
+    assert not any("EXIF" in line for line in issues.findings())
+    issues = AnnotationIssues()
+    clean_split(raw_of(images[:1], [(10, 5, 30, 58)]), issues, orientation="stored")
+    assert issues.findings()[0] == line.format("upright", "stored", "data.orientation=upright")
+
+
+def test_an_annotated_size_of_the_other_orientation_is_an_error_with_the_option(tmp_path):
+    image = turned(tmp_path / "0.jpg", 8)
+    for size, orientation, other in (((40, 60), "upright", "stored"), ((60, 40), "stored", "upright")):
+        raw = raw_of([image], [(1, 1, 9, 9)], [size])
+        with pytest.raises(
+            UserError, match=rf"turned by its EXIF orientation: set data\.orientation={other}"
+        ):
+            clean_split(raw, AnnotationIssues(), orientation=orientation)
+        clean_split(raw, AnnotationIssues(), orientation=other)

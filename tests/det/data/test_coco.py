@@ -18,6 +18,7 @@ from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import write_png
 from engine.errors import UserError
 from engine.runtime import Runtime
+from tests.det.data.small_splits import write_image
 from tests.refusals import check_line, refuses
 
 CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "bird"}]
@@ -424,7 +425,7 @@ def test_named_files_take_precedence_over_the_layout(tmp_path):
 def test_a_folder_without_annotations_is_explained(tmp_path):
     refuses(lambda: coco(root=str(tmp_path)), "no COCO annotations; expected train2017/", "data.train.images")
     refuses(coco, "no COCO annotations")
-    refuses(lambda: coco(root=str(tmp_path / "no")), "no: no such folder; check data.root")
+    refuses(lambda: coco(root=str(tmp_path / "no")), r"data\.root=.*no: no such folder; check the path")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content()))
     refuses(lambda: coco(root=str(tmp_path)), "train2017: no such folder")
@@ -631,3 +632,59 @@ def test_coco128_as_pycocotools_reads_it(data_folder):
         corners[:, 2:] += corners[:, :2]
         np.testing.assert_allclose(boxes, corners, atol=1e-3)
         assert os.fsdecode(val.names[index]) == f"{image_id:012d}"
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("annotations/{}.json", "{}"),
+        ("annotations/{}.json", "images"),  # one folder for both
+        ("annotations/instances_{}.json", "images"),
+        ("annotations/{}_annotations.json", "images/{}"),
+        ("{}.json", "images"),
+        ("custom_{}.json", "{}"),
+        ("{}/annotations.json", "{}/images"),
+        ("{}/labels.json", "{}/data"),  # FiftyOne
+    ],
+)
+def test_files_named_after_their_split_are_found(tmp_path, file, images):
+    for place, split in enumerate(("train", "val")):
+        path = tmp_path / file.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = [f"{split}{number}.png" for number in range(2)]
+        for number, name in enumerate(names):
+            write_image(tmp_path / images.format(split) / name, seed=10 * place + number)
+        content = {
+            "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 2, 20, 30]}],
+        }
+        path.write_text(json.dumps(content))
+    data = coco(root=str(tmp_path))
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 2, "val": 2}
+    assert not any("lists" in line for line in data.warnings)  # no image is left out
+
+
+def test_a_file_named_after_its_split_without_images_is_explained(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train.json").write_text(json.dumps(content()))
+    refuses(
+        lambda: coco(root=str(tmp_path)),
+        r"train/0\.png: no such file, nor in images/, but .*train\.json needs",
+    )
+
+
+def test_boxes_written_as_text_and_images_that_are_not_listed(tmp_path):
+    for number in range(6):
+        write_image(tmp_path / f"images/{number}.png", seed=number)
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(4)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"image_id": number, "category_id": 1, "bbox": ["1", "2.5", "20", "30"]} for number in range(4)
+        ],
+    }
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    data = coco(root=str(tmp_path))
+    assert data.splits["train"].boxes[0].tolist() == [1, 2.5, 21, 32.5]
+    assert any("2 images that no annotation file lists: left out (4.png, 5.png)" in w for w in data.warnings)

@@ -1,5 +1,6 @@
 """Checks of a data source: images that splits share, and splits without boxes."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from det.data.cleaning import AnnotationIssues
 from det.data.source_checks import checked_source
+from engine.data.images import write_png
 from engine.errors import UserError
 from tests.det.data.small_splits import CLASSES, make_split
 
@@ -34,6 +36,48 @@ def test_images_in_both_train_and_val_are_rejected(tmp_path):
     same, _ = make_split(tmp_path / "same", [[(1, 1, 9, 9)]])
     with pytest.raises(UserError, match=r"same/0\.png: the same image as .*train/0\.png"):
         checked(train, same, allow_same_names=True)
+
+
+def with_test(train, val, test, **options):
+    splits = {"train": train, "val": val, "test": test}
+    return checked_source(name="home", classes=CLASSES, splits=splits, issues=AnnotationIssues(), **options)
+
+
+def test_every_two_splits_are_compared_under_any_names(tmp_path):
+    """Of the images 0, 1, 2 of train, two are x and y of test, and the third is z of val."""
+    box = [(1, 1, 9, 9)]
+    train, _ = make_split(tmp_path / "train", [box] * 3)
+    val, _ = make_split(tmp_path / "val", [box] * 2, seed=5)
+    test, _ = make_split(tmp_path / "test", [box] * 3, seed=8)
+    with_test(train, val, test, allow_same_names=True)
+    for source, copy in (("train/0", "test/0"), ("train/1", "test/2"), ("train/2", "val/1")):
+        shutil.copyfile(tmp_path / f"{source}.png", tmp_path / f"{copy}.png")
+    with pytest.raises(UserError) as caught:
+        with_test(train, val, test, allow_same_names=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/val/1.png: the same image as {tmp_path}/train/2.png (train and val share 1, train and "
+        "test share 2); remove them from one of the splits, or set data.source.allow_same_files=true"
+    )
+    assert list(with_test(train, val, test, allow_same_files=True).splits) == ["train", "val", "test"]
+
+
+def test_images_of_a_single_color_may_be_in_several_splits(tmp_path):
+    train, _ = make_split(tmp_path / "train", [[(1, 1, 9, 9)]] * 2)
+    val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]] * 2, seed=5)
+    for path in ("train/1", "val/0"):
+        write_png(tmp_path / f"{path}.png", np.zeros((40, 60, 3), np.uint8))
+    data = checked(train, val, allow_same_names=True)
+    assert data.warnings[0] == "home: 1 of the images of val have a single color and are also in train"
+
+
+def test_a_split_that_equals_another_is_left_out_unless_it_is_allowed(tmp_path):
+    """Several public yaml files name the same folder as val and test."""
+    train, _ = make_split(tmp_path / "train", [[(1, 1, 9, 9)]] * 2)
+    val, _ = make_split(tmp_path / "val", [[(1, 1, 9, 9)]] * 2, seed=5)
+    data = with_test(train, val, val, allow_same_names=True)
+    assert list(data.splits) == ["train", "val"]
+    assert data.warnings[0] == "home: test: all of its 2 images are also in val; the split is left out"
+    assert list(with_test(train, train, val, allow_same_files=True).splits) == ["train", "val", "test"]
 
 
 def test_a_training_split_without_boxes_is_rejected(tmp_path):

@@ -68,7 +68,7 @@ def test_the_only_yaml_may_have_another_name(own):
     (own / "other.yml").write_text("names: [a]")
     refuses(lambda: yolo(root=str(own)), "several .yaml files; set data.root to the file itself")
     refuses(lambda: yolo(root=str(own / "images")), "no .yaml files")
-    refuses(lambda: yolo(root=str(own / "no")), "no: no such folder")
+    refuses(lambda: yolo(root=str(own / "no")), r"data\.root=.*no: no such folder")
 
 
 @pytest.mark.parametrize(
@@ -474,3 +474,25 @@ def test_coco128_is_the_same_as_yolo_and_as_coco(data_folder):
     assert first.sizes.tolist() == second.sizes.tolist()
     np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)
     assert "train: images/train2017 does not exist" in data.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/content/sets/own/images/{}",  # Colab
+        "C:\\data\\own\\images\\{}",
+        "images\\{}",
+        "own/images/{}",  # the folder of the dataset again
+        "../datasets/own/images/{}",
+    ],
+)
+def test_folders_of_another_machine(own, folder):
+    describe(own, train=folder.format("train"), val=folder.format("val"))
+    assert names(yolo(root=str(own))) == {"train": ["a", "b"], "val": ["c"]}
+
+
+def test_a_missing_folder_is_not_taken_for_that_of_all_images(own):
+    describe(own, val="../valid/images")
+    data = yolo(root=str(own))
+    assert list(data.splits) == ["train"]
+    assert any("val: ../valid/images does not exist; the split is left out" in line for line in data.warnings)

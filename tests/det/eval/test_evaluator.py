@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,7 +234,13 @@ def test_detections_that_are_not_finite_are_left_out_and_reported():
     boxes = [[10, 10, 50, 50], [np.nan, 0, 9, 9], [0, 0, 9, 9]]
     result = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])]).compute()
     assert result["map"] == pytest.approx(1)
-    assert "2 detections that were not finite" in result["protocol"]
+    assert "; 2 detections that were not finite" in result["protocol"]
+    several = evaluated(annotations, [detections(boxes, [0.5, 0.9, np.nan], [0, 0, 0])])
+    merged = DetectionEvaluator(classes=CLASSES, split=annotations)
+    merged.merge([several.state()])
+    assert merged.compute()["protocol"] == result["protocol"]
+    finite = evaluated(annotations, [detections(boxes[:1], [0.5], [0])]).compute()
+    assert "finite" not in finite["protocol"]
 
 
 def test_half_precision_is_accepted():
@@ -241,6 +248,84 @@ def test_half_precision_is_accepted():
     single = detections([[10, 10, 50, 50]], [0.5], [0])
     half = Detections(single.boxes.bfloat16(), single.scores.bfloat16(), single.labels)
     assert evaluated(annotations, [half]).compute()["map"] == pytest.approx(1)
+
+
+def test_coco_s_lists_by_hand():
+    """Plain numbers, which JSON can hold; a difficult object gets an area outside of all ranges."""
+    boxes = [[[10, 20, 50, 80]], [[0, 0, 4, 5], [1, 1, 3, 3]]]
+    crowd, difficult = np.array([False, False, True]), np.array([False, True, False])
+    annotations = annotate(boxes, [[0], [2, 1]], crowd=crowd, difficult=difficult)
+    outputs = [detections([[1, 2, 4, 6]], [0.5], [1]), detections([], [], [])]
+    found, truth = evaluated(annotations, outputs).to_coco()
+    assert found == [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore")
+    rows = [
+        (1, 1, 18, [10, 20, 40, 60], pytest.approx(1920), 0, 0),
+        (2, 2, 1, [0, 0, 4, 5], 1e12, 0, 1),
+        (3, 2, 3, [1, 1, 2, 2], pytest.approx(3.2), 1, 1),
+    ]
+    assert truth["annotations"] == [dict(zip(keys, row, strict=True)) for row in rows]
+    numbers = [found[0]["image_id"], found[0]["category_id"]]
+    numbers += [truth["annotations"][1][key] for key in ("id", "image_id", "iscrowd", "ignore")]
+    assert {type(number) for number in numbers} == {int}
+    assert truth["categories"] == [
+        {"id": number, "name": name} for number, name in zip(CLASSES.ids, CLASSES.names, strict=True)
+    ]
+    assert [(image["height"], image["width"]) for image in truth["images"]] == [(480, 640)] * 2
+
+
+def test_the_backend_that_was_asked_for_is_used(monkeypatch):
+    class Used(Exception):
+        pass
+
+    def used(*_):
+        raise Used
+
+    for backend in ("pycocotools", "hotcoco"):
+        with monkeypatch.context() as patch:
+            patch.setattr(average_precision, f"_{backend}", used)
+            patch.setattr(average_precision, "choose_backend", lambda name: name)
+            evaluator = evaluated(*scene(), backend=backend)
+            with pytest.raises(Used):
+                evaluator.compute()
+
+
+def test_what_has_no_score_warns_of_nothing():
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(average_precision.mean(np.full(3, np.nan)))
+    assert average_precision.mean(np.array([np.nan, 1, 2])) == 1.5
+
+
+def test_results_do_not_outlive_what_they_were_computed_from():
+    annotations, outputs = scene()
+    evaluator = evaluated(annotations, outputs, predicted="image by image")
+    assert evaluator.compute()["map"] > 0
+    assert evaluator.compute()["protocol"].endswith("; image by image")
+    evaluator.reset()
+    assert math.isnan(evaluator.compute()["map"])
+    evaluator.update([outputs[3]], {"index": torch.tensor([3])})
+    with pytest.raises(ValueError, match=r"image 3 .* counted already"):
+        evaluator.update([outputs[4], outputs[3]], {"index": torch.tensor([4, 3])})
+    assert evaluator.compute()["num_images"] == 1  # of a batch that is refused nothing is counted
+    before = evaluator.compute()["num_detections"]
+    evaluator.update([outputs[5]], {"index": torch.tensor([5])})
+    assert evaluator.compute()["num_detections"] == before + len(outputs[5].scores) > before
+
+
+def test_of_images_with_the_same_f1_those_with_more_mistakes_are_worse():
+    box, other = [10, 10, 50, 50], [100, 100, 160, 160]
+    annotations = annotate([[box], [box], [box]], [[0], [0], [0]])
+    missed = [detections([other] * count, [0.9] * count, [0] * count) for count in (1, 3)]
+    evaluator = evaluated(annotations, [*missed, detections([box], [0.9], [0])])
+    assert evaluator.worst(3) == [("1", 1, 0.0), ("0", 0, 0.0), ("2", 2, 1.0)]
+
+
+def test_detections_that_require_gradients_are_accepted():
+    annotations = annotate([[[10, 10, 50, 50]]], [[0]])
+    boxes, scores, labels = detections([[10, 10, 50, 50]], [0.5], [0])
+    one = Detections(boxes.requires_grad_(), scores.requires_grad_(), labels)
+    assert evaluated(annotations, [one]).compute()["map"] == pytest.approx(1)
 
 
 def test_wrong_arguments_are_rejected():
@@ -254,6 +339,8 @@ def test_wrong_arguments_are_rejected():
         evaluator.update([outputs[0]], {"index": torch.tensor([3, 4])})
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 4\.\.4"):
         evaluator.update([detections([[0, 0, 1, 1]], [1], [4])], {"index": torch.tensor([3])})
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 0\.\.4"):
+        evaluator.update([detections([[0, 0, 1, 1]] * 2, [1, 1], [0, 4])], {"index": torch.tensor([3])})
     for limits in ((), (0, 10), (10, 1), (1, 1)):
         with pytest.raises(ValueError, match="increasing and positive"):
             DetectionEvaluator(classes=CLASSES, split=annotations, max_detections=limits)

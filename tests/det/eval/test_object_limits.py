@@ -76,3 +76,32 @@ def test_limits_below_ten_replace_the_usual_ones():
     assert scored_limits(300) == [1, 10, 300]
     assert scored_limits(5) == [1, 5]
     assert scored_limits(1) == [1]
+
+
+def test_several_images_over_several_limits_by_hand():
+    """Two images over the limit per class, one of them over the limit per image too; one is at both."""
+    sizes = (30, 21, 20, 1)
+    truth = annotate(
+        [grid(count) for count in sizes],
+        [np.arange(30) % 3 == 0, np.zeros(21, np.int64), np.arange(20) % 2, np.zeros(1, np.int64)],
+    )
+    (line,) = over_limits(truth, ObjectLimits(25, 20, 19))
+    assert line == (
+        "2 images have up to 30 objects, of which at most 25 can be predicted and 19 of a class count; to "
+        "predict and count all, set task.postprocess.max_detections=30 task.postprocess.per_class=21 "
+        "task.scored_per_class=21"
+    )
+    (line,) = over_limits(truth, ObjectLimits(25, 20, 40), images=[0, 2, 3])
+    assert line.startswith("1 image has up to 30 objects, of which at most 25 can be predicted and 20 of a")
+    assert line.endswith("set task.postprocess.max_detections=30")
+    (line,) = over_limits(truth, ObjectLimits(21, None, 21))
+    assert line.startswith("1 image has up to 30 objects")  # the one with 21 is at the limit
+    assert over_limits(truth, ObjectLimits(30, 21, 21)) == []
+    assert over_limits(truth, ObjectLimits(20, 20, 20), images=[2]) == []
+    assert over_limits(truth, ObjectLimits(20, None, 10), images=[2]) == []
+
+
+def test_limits_are_distinct_and_sorted():
+    assert scored_limits(10) == [1, 10]
+    assert scored_limits(100) == [1, 10, 100]
+    assert scored_limits(11) == [1, 10, 11]

@@ -234,6 +234,47 @@ def test_agreement_does_not_count_ties_that_did_not_fit():
     assert module.agreement(ours, outputs([0, 1, 4], [0.9, 0.5, 0.3])) == 2 / 4  # there was room
 
 
+def test_agreement_at_the_limits():
+    """An IoU of 0.9 and scores that differ by 0.01 are the same detection; a bit less or more is not."""
+    module = ExportedDetection(task=task(), output="detections")
+
+    def outputs(bottom, score):
+        box = np.array([[[0, 0, 1, bottom]]], np.float32)
+        return [box, np.array([[score]], np.float32), np.array([[2]])]
+
+    ours = outputs(1.0, 0.5)
+    for bottom, score, same in (
+        (0.91, 0.5, 1),
+        (0.89, 0.5, 0),
+        (1.0, 0.509, 1),
+        (1.0, 0.491, 1),
+        (1.0, 0.512, 0),
+    ):
+        assert module.agreement(ours, outputs(bottom, score)) == same
+        assert module.agreement(outputs(bottom, score), ours) == same
+
+
+def test_agreement_is_a_share_of_the_longer_list_over_all_images():
+    """3 of 4 and 0 of 1: not the mean of the two shares, and not the better one."""
+    module = ExportedDetection(task=task(), output="detections")
+    boxes = np.array([[[n / 8, 0, (n + 1) / 8, 1] for n in range(4)]] * 2, np.float32)
+    scores = np.full((2, 4), 0.5, np.float32)
+    ours = [boxes, scores, np.array([[0, 1, 2, 0], [-1] * 4])]
+    theirs = [boxes, scores, np.array([[0, 1, 2, -1], [1, -1, -1, -1]])]
+    assert module.agreement(ours, theirs) == pytest.approx(3 / 5)
+    assert module.agreement(theirs, ours) == pytest.approx(3 / 5)
+
+
+def test_agreement_of_raw_outputs_is_that_of_their_detections():
+    module = ExportedDetection(task=task(score_threshold=0.3), output="raw")
+    with torch.inference_mode():
+        ours = [output.numpy() for output in module(torch.from_numpy(images_of(2)))]
+    assert module.agreement(ours, ours) == 1
+    assert module.agreement(ours, [ours[0], ours[1] - 9]) == 0  # no detection reaches the threshold
+    assert 0 < module.agreement(ours, [ours[0], ours[1] + np.float32(0.045)]) < 1
+    assert module.agreement(ours, [ours[0] + np.float32(40), ours[1]]) < 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

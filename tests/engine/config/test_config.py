@@ -16,6 +16,7 @@ from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import run_folder
+from tests.refusals import refuses
 
 
 def error_message(*typed, tool="train"):
@@ -59,7 +60,7 @@ def error_message(*typed, tool="train"):
         ("task._target_=seg.data.masks.os.system", ["seg.data.masks.os.system", "defined in its package"]),
         ("task._target_=seg.task.Segmentatoin", ["seg.task.Segmentatoin", "no such class or function"]),
         ("data=masks", ["data.root is not set; pass data.root=<value>"]),
-        ("data=voc", ["data=voc is for task=det; task=seg takes cityscapes, masks, streets"]),
+        ("data=voc", ["data=voc is for task=det; task=seg takes cityscapes, coco, masks, streets"]),
         ("loss=focal", ["loss=focal is for task=det; task=seg has no loss= options"]),
         ("task=segmentation", ["task=segmentation: no such task; choose one of cls, det, seg"]),
         ("data.crop=abc", ["data.crop must be", "'abc'"]),
@@ -203,6 +204,51 @@ def test_options_are_checked_against_the_constructor(node, message):
             {"_target_": "engine.train.optimization.exponential", **node}, "schedule", steps=3
         )
     assert message in str(caught.value)
+
+
+def test_the_folder_of_an_experiment_is_not_typed():
+    typed = compose.compose_config("train", ["experiment=seg/lraspp_v3_small", "data.root=x"])
+    whole = compose.compose_config("train", ["experiment=seg/table7/lraspp_v3_small", "data.root=x"])
+    assert typed == whole
+    assert typed.experiment == "seg/lraspp_v3_small"
+    assert "seg/lraspp_v3_small" in overrides.groups()["experiment"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["task", "seg"], "'task': not an option; write key=value, such as task=seg"),
+        (["backbone=null"], "backbone=null: needs an option; choose one of .*mobilenet_v3_small"),
+        (["optimizer=null"], "optimizer=null: needs an option; choose one of .*sgd"),
+        (["data.crop.x=1"], "data.crop.x=1: does not fit the configuration"),
+    ],
+)
+def test_what_cannot_be_composed_is_explained_in_our_words(typed, message):
+    refuses(lambda: compose.compose_config("train", typed), message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.device=cuda", "trainer.device=cuda: only training reads this key; write device="),
+        ("optimizer.lr=1", "optimizer.lr=1: only training reads this key; leave it out"),
+    ],
+)
+def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, message):
+    config = compose.compose_config("eval", ["run=x", override])
+    refuses(lambda: instantiate.tool_options(config), message)
+
+
+def test_no_two_experiments_are_typed_alike():
+    files = list((overrides.CONF / "experiment").rglob("*.yaml"))
+    assert len(files) == len(overrides.experiment_options()) > 70
+
+
+def test_an_unknown_experiment_suggests_what_to_type():
+    refuses(
+        lambda: compose.compose_config("train", ["experiment=seg/table7/lraspp_v3_smal"]),
+        "no such option", "'seg/lraspp_v3_small'",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("tool", ["train", "eval", "predict"])

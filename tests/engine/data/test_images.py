@@ -1,6 +1,9 @@
 """Unusual and damaged image files are read correctly, or rejected with an error that names the file."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 
@@ -172,8 +175,34 @@ def bomb(width, height):
 def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path, side):
     (tmp_path / "bomb.png").write_bytes(bomb(side, side))
     for read in (read_image, read_labels, image_size):
-        with pytest.raises(UserError, match=r"bomb\.png.*89 megapixels"):
+        with pytest.raises(UserError, match=r"bomb\.png: \d+ x \d+ .*89 megapixels"):
             read(tmp_path / "bomb.png")
+
+
+def test_the_limit_is_an_option_that_the_error_names(tmp_path, monkeypatch):
+    """10,000 x 10,000 and, for Pillow, more than twice its own limit: 15,000 x 15,000."""
+    monkeypatch.setattr(images, "MAX_PIXELS", images.MAX_PIXELS)
+    monkeypatch.delenv("MOBILENET_DENSE_MAX_PIXELS", raising=False)
+    for side, needed in ((10_000, "100"), (15_000, "225")):
+        (tmp_path / "a.png").write_bytes(bomb(side, side))
+        monkeypatch.setattr(images, "MAX_PIXELS", 89_500_000)
+        with pytest.raises(UserError, match=rf"a\.png: .*set data\.max_megapixels={needed}, scale it down"):
+            image_size(tmp_path / "a.png")
+        images.set_max_megapixels(float(needed))
+        assert image_size(tmp_path / "a.png") == (side, side)
+    environment = {**os.environ, "PYTHONPATH": "."}
+    code = "from engine.data.images import largest; print(largest())"
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert child.stdout == "225 megapixels\n"
+    (tmp_path / "bomb.png").write_bytes(bomb(60_000, 60_000))  # more than OpenCV decodes
+    with pytest.raises(UserError, match=r"bomb\.png: 60000 x 60000 .*megapixels; scale it down"):
+        image_size(tmp_path / "bomb.png")
+
+
+def test_values_are_counted_in_pieces(monkeypatch):
+    monkeypatch.setattr(images, "_COUNTED_AT_ONCE", 7)
+    values = RNG.integers(0, 200, (13, 11)).astype(np.uint8)
+    assert images.count_values(values).tolist() == [int((values == value).sum()) for value in range(256)]
 
 
 def test_the_limit_is_inclusive(tmp_path, monkeypatch):

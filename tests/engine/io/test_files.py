@@ -13,10 +13,10 @@ import pytest
 from engine.errors import UserError
 from engine.io.files import (
     evenly_spaced,
-    find_same_content,
     groups_of_same_content,
     locked,
     pack_paths,
+    same_content,
     write_json,
 )
 
@@ -69,8 +69,16 @@ def test_files_with_the_same_content_are_found(tmp_path):
     for name, content in {"a": b"one", "b": b"two", "c": b"two", "d": b"longer"}.items():
         (tmp_path / name).write_bytes(content)
     a, b, c, d = ([str(tmp_path / name)] for name in "abcd")
-    assert find_same_content(pack_paths(a + b), pack_paths(d + c)) == (c[0], b[0])
-    assert find_same_content(pack_paths(a + d), pack_paths([*c, str(tmp_path / "none")])) is None
+    assert list(same_content(pack_paths(a + b), pack_paths(d + c))) == [(c[0], b[0])]
+    assert list(same_content(pack_paths(a + d), pack_paths([*c, str(tmp_path / "none")]))) == []
+
+
+def test_long_files_that_end_alike_are_different(tmp_path):
+    for name, start in {"a": b"1", "b": b"2", "c": b"1"}.items():
+        (tmp_path / name).write_bytes(start + bytes(5000))
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert list(same_content(pack_paths([a, b]), pack_paths([c]))) == [(c, a)]
+    assert groups_of_same_content([a, b, c]) == [[a, c]]
 
 
 def test_indices_are_evenly_spaced():

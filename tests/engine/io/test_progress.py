@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.io import progress as progress_module
-from engine.io.progress import Progress, with_progress
+from engine.io.progress import PartProgress, Progress, announced, with_progress
 
 
 class Clock:
@@ -60,3 +60,48 @@ def test_a_value_error_becomes_a_user_error():
     with pytest.raises(UserError, match="size must be positive"):
         with_progress(work, 2, unit="scene")
     assert with_progress(lambda progress: "result", 2, unit="scene") == "result"
+
+
+def test_parts_are_shown_only_if_they_take_long(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr("engine.io.progress.time.monotonic", lambda: clock[0])
+    progress = PartProgress(unit="window")
+    for done in range(1, 5):  # 4 windows of 0.5 s each
+        clock[0] += 0.5
+        progress(done, 4)
+    assert capsys.readouterr().out == ""
+    for done in range(1, 21):  # 20 windows of 1 s: 20 s in all, of which the first has passed
+        clock[0] += 1
+        progress(done, 20)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("window 1/20")
+    assert lines[-1] == "window 20/20  ETA 0:00:00"
+    assert 3 <= len(lines) <= 4  # the first, one each 10 s, the last
+
+
+def test_a_short_job_shows_nothing_and_a_longer_one_starts_after_a_moment(monkeypatch):
+    clock, lines = Clock(monkeypatch), []
+    progress = Progress(10, after=1.5, print_line=lines.append)
+    for step in range(1, 11):
+        clock.now += 0.1
+        progress.update(step)
+    assert lines == []
+    progress = Progress(10, after=1.5, print_line=lines.append)
+    for step in range(1, 11):
+        clock.now += 1.0
+        progress.update(step)
+    assert lines == ["step 2/10  ETA 0:00:08", "step 10/10  ETA 0:00:00"]
+
+
+def test_slow_work_is_announced_until_it_ends_or_other_progress_begins(monkeypatch):
+    lines = []
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 0.02)
+    with announced("the first step", print_line=lines.append):
+        progress_module.time.sleep(0.2)
+    assert lines == ["the first step ... 0 s"]
+    with announced("evaluation", print_line=lines.append) as end:
+        end()
+        progress_module.time.sleep(0.1)
+    with announced("quick", print_line=lines.append):
+        pass
+    assert len(lines) == 1

@@ -56,10 +56,10 @@ def nothing(name):
 def test_an_existing_path_is_used_unchanged(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "net.pth").write_bytes(b"")
-    assert locate(str(tmp_path / "run"), published=nothing) == tmp_path / "run"
-    assert locate(str(tmp_path / "net.pth"), published=nothing) == tmp_path / "net.pth"
+    assert locate(str(tmp_path / "run"), key="weights", published=nothing) == tmp_path / "run"
+    assert locate(str(tmp_path / "net.pth"), key="weights", published=nothing) == tmp_path / "net.pth"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert locate("~/net.pth", published=nothing) == tmp_path / "net.pth"
+    assert locate("~/net.pth", key="weights", published=nothing) == tmp_path / "net.pth"
     monkeypatch.chdir(tmp_path)
     assert not is_name("run")  # a folder of that name goes before published weights
 
@@ -71,7 +71,7 @@ def test_an_existing_path_is_used_unchanged(tmp_path, monkeypatch):
 def test_a_path_that_does_not_exist(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no such weight file or run folder"):
-        locate(text, published=nothing)
+        locate(text, key="weights", published=nothing)
 
 
 def test_published_weights_are_downloaded_once(site, tmp_path):
@@ -80,7 +80,7 @@ def test_published_weights_are_downloaded_once(site, tmp_path):
     sha = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
     find = published({"net.imagenet1k_v1": File(f"{address}/net.pth", sha[:8])})
     for _ in range(2):
-        path = locate("net.imagenet1k_v1", published=find, folder=tmp_path / "cache")
+        path = locate("net.imagenet1k_v1", key="weights", published=find, folder=tmp_path / "cache")
         assert path == tmp_path / "cache" / "net.pth"
     assert len(requests) == 1
     assert read_state(path)["w"].tolist() == [1, 1]
@@ -95,13 +95,13 @@ def test_files_that_torchvision_has_downloaded_are_used(tmp_path, monkeypatch):
     (folder / "net.pth").write_bytes(b"already here")
     sha = hashlib.sha256(b"already here").hexdigest()
     find = published({"net": File("http://127.0.0.1:9/net.pth", sha[:8])})
-    assert locate("net", published=find) == folder / "net.pth"
+    assert locate("net", key="weights", published=find) == folder / "net.pth"
 
 
 def test_without_a_connection_the_message_explains_how_to_download_manually(tmp_path):
     find = published({"net": File("http://127.0.0.1:9/net.pth", "0" * 8)})
-    with pytest.raises(UserError, match=r"^net: http://127.0.0.1:9/net.pth: cannot be downloaded") as caught:
-        locate("net", published=find, folder=tmp_path)
+    with pytest.raises(UserError, match=r"^weights=net: http.*/net.pth: cannot be downloaded") as caught:
+        locate("net", key="weights", published=find, folder=tmp_path)
     assert f"save it as {tmp_path / 'net.pth'}" in str(caught.value)
 
 
@@ -110,11 +110,11 @@ def test_a_file_with_another_hash_is_not_used(site, tmp_path):
     (folder / "net.pth").write_bytes(b"other")
     find = published({"net": File(f"{address}/net.pth", "0" * 8)})
     with pytest.raises(UserError, match=r"net: .*invalid hash value .*; the download was discarded"):
-        locate("net", published=find, folder=tmp_path / "cache")
+        locate("net", key="weights", published=find, folder=tmp_path / "cache")
     assert not (tmp_path / "cache" / "net.pth").exists()
 
 
 def test_an_unknown_name_is_reported_with_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^nett: no such weight file or run folder, and no published"):
-        locate("nett", published=published({"net": File("", "")}))
+    with pytest.raises(UserError, match=r"^weights=nett: no such .* run folder, and no published"):
+        locate("nett", key="weights", published=published({"net": File("", "")}))

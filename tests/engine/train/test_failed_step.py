@@ -202,7 +202,7 @@ def test_unreadable_files_are_rejected(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0")
     for name, message in (
         ("config.yaml", "not a safetensors file"),
-        ("replay.safetensors", "no such checkpoint"),
+        ("replay.safetensors", "replay=.*no such file"),
     ):
         with pytest.raises(UserError, match=message):
             failed_step.read(tmp_path / name)

@@ -63,6 +63,42 @@ def test_rmsprop_tf_rejects_invalid_options():
         optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, decay=1.0)
 
 
+@pytest.mark.parametrize(
+    "options", [{"decay": 1.0}, {"decay": -0.1}, {"momentum": 1.0}, {"momentum": -0.1}, {"eps": 0.0}]
+)
+def test_rmsprop_tf_options_must_be_in_range(options):
+    with pytest.raises(ValueError, match=r"decay and momentum must be in .* eps > 0"):
+        optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1, **options)
+
+
+def test_rmsprop_tf_has_the_defaults_of_the_paper():
+    optimizer = optimization.RMSpropTF([nn.Parameter(torch.zeros(1))], lr=0.1)
+    assert optimizer.defaults == {"lr": 0.1, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 0.0}
+
+
+def test_rmsprop_tf_without_memory_divides_by_the_gradient():
+    """decay = momentum = 0: p - lr g / sqrt(g^2 + eps)."""
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    optimizer = optimization.RMSpropTF([parameter], lr=0.1, decay=0.0, momentum=0.0, eps=0.25)
+    for step in (1, 2):
+        parameter.grad = torch.tensor([2.0])
+        optimizer.step()
+        assert parameter.item() == pytest.approx(1 - step * 0.1 * 2 / np.sqrt(4.25))
+
+
+def test_rmsprop_tf_leaves_parameters_without_a_gradient():
+    """Whole groups without one too, whose weights are not decayed either."""
+    first, second, third = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    groups = [{"params": [first]}, {"params": [second, third]}]
+    optimizer = optimization.RMSpropTF(groups, lr=0.1, weight_decay=0.5)
+    third.grad = torch.ones(2)
+    optimizer.step()
+    assert (first == 1).all()
+    assert (second == 1).all()
+    assert (third < 1).all()
+    assert list(optimizer.state) == [third]
+
+
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
@@ -88,6 +124,107 @@ def test_norms_and_biases_are_not_decayed():
     }
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm3d(4),
+        nn.SyncBatchNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(4),
+        nn.InstanceNorm2d(4, affine=True),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_no_kind_of_norm_is_decayed(norm):
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), norm)
+    decays = {name: decay for name, (_, decay) in by_name(model, groups_of(model)).items()}
+    assert decays == {"0.weight": 0.5, "1.weight": 0.0, "1.bias": 0.0}
+
+
+def groups_of(model):
+    return optimization.parameter_groups(model, 0.1, 0.5)
+
+
+BUILDERS = {
+    "sgd": (
+        optimization.sgd,
+        {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "foreach": True},
+        {"momentum": 0.5, "nesterov": True},
+    ),
+    "adamw": (
+        optimization.adamw,
+        {"betas": (0.9, 0.999), "weight_decay": 0.01, "foreach": True},
+        {"betas": (0.8, 0.99)},
+    ),
+    "rmsprop_tf": (
+        optimization.rmsprop_tf,
+        {"decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 0.0},
+        {"decay": 0.8, "momentum": 0.7, "eps": 0.01},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_options_reach_the_optimizer(name):
+    build, defaults, others = BUILDERS[name]
+    plain, *_ = build(Model(), lr=0.3).param_groups
+    assert {key: plain[key] for key in defaults} == defaults
+    assert (plain["lr"], plain["base_lr"]) == (0.3, 0.3)
+    changed = build(
+        Model(),
+        lr=0.3,
+        weight_decay=0.25,
+        decay_norm_and_bias=True,
+        lr_factors={"head.*": 2.0},
+        **others,
+    )
+    assert all({key: group[key] for key in others} == others for group in changed.param_groups)
+    assert {group["weight_decay"] for group in changed.param_groups} == {0.25}
+    assert {group["lr"] for group in changed.param_groups} == {0.3, 0.6}
+    decayed = {group["weight_decay"] for group in build(Model(), lr=0.3, weight_decay=0.25).param_groups}
+    assert decayed == {0.25, 0.0}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_state_that_is_saved_and_loaded_continues_alike(name):
+    """Into an optimizer that has made other steps; what is loaded shares no memory with what was saved."""
+
+    def step(model, optimizer, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    torch.manual_seed(0)
+    model = Model().to(memory_format=torch.channels_last)
+    optimizer = BUILDERS[name][0](model, lr=0.1)
+    step(model, optimizer, 1), step(model, optimizer, 2)
+    optimizer.state[model.head.weight] |= {"count": 7, "nothing": None}
+    tensors, numbers = optimization.state_tensors(model, optimizer)
+    assert numbers == {"head.weight": {"count": 7}}
+    assert all(key.rpartition("/")[0] in dict(model.named_parameters()) for key in tensors)
+    tensors = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    other = Model().to(memory_format=torch.channels_last)
+    other.load_state_dict(model.state_dict())
+    resumed = BUILDERS[name][0](other, lr=0.1)
+    step(other, resumed, 9)
+    other.load_state_dict(model.state_dict())
+    resumed.state[other.head.weight]["stale"] = 1.0
+    saved = {key: tensor.clone() for key, tensor in tensors.items()}
+    optimization.load_state(other, resumed, tensors, numbers)
+    assert resumed.state[other.head.weight]["count"] == 7
+    assert "stale" not in resumed.state[other.head.weight]
+    moments = [v for v in resumed.state[other.backbone[0].weight].values() if torch.is_tensor(v) and v.dim()]
+    assert moments
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in moments)
+    step(model, optimizer, 3), step(other, resumed, 3)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(torch.equal(tensors[key], saved[key]) for key in saved)
+
+
 def test_norms_and_biases_can_be_decayed():
     model = Model()
     groups = optimization.parameter_groups(model, 0.1, 0.5, decay_norm_and_bias=True)
@@ -111,8 +248,10 @@ def test_a_pattern_without_parameters_is_an_error():
 
 
 def test_negative_rates_are_an_error():
-    with pytest.raises(ValueError, match="must not be negative"):
-        optimization.adamw(Model(), lr=-0.1)
+    for rates in ({"lr": -0.1}, {"lr": 0.1, "weight_decay": -0.1}):
+        with pytest.raises(ValueError, match="must not be negative"):
+            optimization.adamw(Model(), **rates)
+    assert optimization.sgd(Model(), lr=0.0).param_groups[0]["lr"] == 0
 
 
 def test_set_lr_keeps_the_factors():

@@ -130,3 +130,9 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
         UserError, match=r"log\.jsonl: cannot be written \(No space left on device\); free some space"
     ):
         log.row(1, "train", {})
+
+
+def test_metrics_are_printed_as_the_tables_print_them():
+    assert [run_log.percent(value) for value in (0.4437, 1.0, 0.0, -0.5, 12.3)] == [
+        "44.37%", "100.00%", "0.00%", "-0.5000", "12.3000",
+    ]  # fmt: skip

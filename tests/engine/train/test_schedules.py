@@ -52,9 +52,55 @@ def test_warm_up_multiplies_the_decay():
     assert warm(10) == plain(10)
 
 
+def test_cosine_decays_to_end():
+    factor = optimization.cosine(steps=4, end=0.2)
+    assert [factor(step) for step in (0, 2, 4, 9)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+def test_exponential_after_a_warm_up():
+    factor = optimization.exponential(steps=9, rate=0.5, every_steps=2, warmup_steps=3, warmup_factor=0.4)
+    assert [factor(step) for step in range(5)] == pytest.approx([0.4, 0.6, 0.8 / 2, 0.5, 0.25])
+
+
+def test_defaults():
+    """Power 0.9 (DeepLab), 0.99 per period (the paper: 0.01 less), and a warm-up from a tenth."""
+    assert optimization.poly(steps=2)(1) == pytest.approx(0.5**0.9)
+    assert optimization.exponential(steps=9, every_steps=1)(2) == pytest.approx(0.99**2)
+    for make in (optimization.poly, optimization.cosine, optimization.constant):
+        assert make(steps=100)(0) == 1
+        assert make(steps=100, warmup_steps=5)(0) == pytest.approx(0.1)
+    assert optimization.exponential(steps=9, every_steps=9, warmup_steps=5)(0) == pytest.approx(0.1)
+    assert optimization.exponential(steps=9, every_steps=9)(0) == 1
+    assert optimization.cosine(steps=3)(3) == pytest.approx(0)
+
+
+def test_a_warm_up_as_long_as_the_run():
+    factor = optimization.cosine(steps=4, warmup_steps=4, warmup_factor=0.2)
+    assert [factor(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factor(5) == pytest.approx(0)
+
+
+def test_options_at_their_limits_are_accepted():
+    assert optimization.poly(steps=1, end=0)(0) == 1
+    assert optimization.poly(steps=1, end=1)(1) == 1
+    assert optimization.poly(steps=2, power=0.5)(1) == pytest.approx(0.5**0.5)
+    assert optimization.constant(steps=1, warmup_steps=2, warmup_factor=1)(0) == 1
+    assert optimization.constant(steps=1, warmup_steps=2, warmup_factor=0)(0) == 0
+    assert optimization.exponential(steps=1, every_steps=1, rate=1)(5) == 1
+    assert optimization.exponential(steps=1, every_steps=1, rate=0.5)(1) == 0.5
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: optimization.poly(steps=9, end=-0.1), "end is a factor"),
+        (lambda: optimization.cosine(steps=9, end=1.1), "end is a factor"),
+        (lambda: optimization.cosine(steps=0), "steps must be at least 1"),
+        (lambda: optimization.constant(steps=0), "steps must be at least 1"),
+        (lambda: optimization.exponential(steps=0, every_steps=1), "steps must be at least 1"),
+        (lambda: optimization.poly(steps=9, warmup_factor=-0.1), r"warmup_factor in \[0, 1\]"),
+        (lambda: optimization.poly(steps=9, power=-1), "power must be positive"),
+        (lambda: optimization.exponential(steps=9, every_steps=1, rate=0), "rate in"),
         (lambda: optimization.poly(steps=0), "steps must be at least 1"),
         (lambda: optimization.poly(steps=9, power=0), "power must be positive"),
         (lambda: optimization.poly(steps=9, end=2), "end is a factor"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 
 from engine.data.loader import SampleKey
 from engine.errors import UserError
+from engine.io import progress
 from engine.run import checkpoint
 from engine.runtime import Runtime
-from engine.train import run_log
+from engine.train import evaluation, run_log
 from engine.train.trainer import TrainerOptions
 from tests.engine.toy import Kink, NoiseImages, ToyTask, make_trainer, weights
 
@@ -295,3 +297,40 @@ def test_a_split_without_labels_is_rejected_before_training(tmp_path, monkeypatc
     monkeypatch.setattr(NoiseImages, "has_labels", False)
     with pytest.raises(UserError, match="no labels"):
         make_trainer(tmp_path)
+
+
+def test_a_slow_evaluation_and_a_slow_first_step_show_that_they_run(tmp_path, capsys, monkeypatch):
+    """Seven batches; the sign of the first step comes before its end."""
+    trainer = make_trainer(tmp_path, steps=1, eval_size=7)
+    monkeypatch.setattr(evaluation, "PATIENCE_S", 1e-9)
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.01)
+    step = trainer._step
+    monkeypatch.setattr(trainer, "_step", lambda batches: (time.sleep(0.1), step(batches)))
+    trainer.fit()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the first step ... 0 s")
+    assert any(line.startswith("evaluation batch 1/7  ETA") for line in lines)
+    assert any(line.startswith("evaluation batch 7/7") for line in lines)
+
+
+def test_the_results_and_samples_of_a_training_are_of_the_best_weights(tmp_path, monkeypatch):
+    """Three evaluations that score .5, .8 and .3: the table shows the second one's, and says so."""
+    trainer = make_trainer(tmp_path, steps=3, eval_every=1, ema=None)
+    scores, metric = iter([0.5, 0.8, 0.3]), trainer.evaluator.main_metric
+    compute, state = trainer.evaluator.compute, trainer.evaluator.state
+    monkeypatch.setattr(trainer.evaluator, "compute", lambda: {**compute(), metric: next(scores)})
+    states = []
+    monkeypatch.setattr(trainer.evaluator, "state", lambda: states.append(state()) or states[-1])
+    trainer.fit()
+    merged = []
+    monkeypatch.setattr(trainer.evaluator, "merge", merged.append)
+    monkeypatch.setattr(trainer.evaluator, "table", lambda: "a table", raising=False)
+    text = trainer.results()
+    assert text.splitlines()[-1].startswith("weights: the best ones, of step 2 of 3 (checkpoint=best")
+    assert len(merged) == 1
+    best, _ = checkpoint.inference_weights(trainer.run.best)
+    last = {name: tensor.clone() for name, tensor in trainer.inference_task.model.state_dict().items()}
+    trainer.load_best()
+    loaded = trainer.inference_task.model.state_dict()
+    assert all(torch.equal(loaded[name], best[name]) for name in best)
+    assert any(not torch.equal(loaded[name], last[name]) for name in best)

@@ -40,9 +40,21 @@ def test_a_soft_target_also_rewards_lower_latency() -> None:
     assert reward(0.7, 40) == pytest.approx(0.7 * 2**0.07)
 
 
+def test_limits_that_are_accepted() -> None:
+    assert Reward(target_ms=80, w=0)(0.7, 500) == 0.7
+    assert Reward(target_ms=0.5, w=-2)(0.7, 1) == pytest.approx(0.7 / 4)
+    assert Reward(target_ms=80)(0, 0.5) == 0
+    assert Reward(target_ms=80, form="hard")(1.0, 80) == 1.0
+    assert Reward(target_ms=80, w=-1.5)(1.5, 80) == 1.5  # a score need not be a share
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"target_ms": -1}, "target_ms must be a positive number"),
+        ({"target_ms": math.inf}, "target_ms must be a positive number"),
+        ({"target_ms": 80, "w": -math.inf}, "w must be negative"),
+        ({"target_ms": 80, "w": math.nan}, "w must be negative"),
         ({"target_ms": 0}, "target_ms must be a positive number"),
         ({"target_ms": math.nan}, "target_ms must be a positive number"),
         ({"target_ms": 80, "w": 0.07}, "w must be negative"),
@@ -54,7 +66,9 @@ def test_options_are_checked(options: dict, message: str) -> None:
         Reward(**options)
 
 
-@pytest.mark.parametrize(("accuracy", "latency"), [(math.nan, 1), (-0.1, 1), (0.5, 0), (0.5, math.inf)])
+@pytest.mark.parametrize(
+    ("accuracy", "latency"), [(math.nan, 1), (-0.1, 1), (math.inf, 1), (0.5, 0), (0.5, -1), (0.5, math.inf)]
+)
 def test_invalid_measurements_are_rejected(accuracy: float, latency: float) -> None:
     with pytest.raises(ValueError, match="must be"):
         Reward(target_ms=80)(accuracy, latency)

@@ -1,6 +1,7 @@
 """Pruning is exact: removing channels that are zero changes nothing."""
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -193,6 +194,87 @@ def test_the_largest_channels_stay_in_order():
     assert torch.equal(weight, block.expand.conv.weight[::2])
 
 
+def with_unit_scales(spec):
+    """A state dict whose filters are all 0 and whose batch norms change nothing."""
+    state = tiny_classifier(spec).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("running_var"):
+            tensor.fill_(1 - spec.bn_eps)
+        elif name.endswith("conv.weight"):
+            tensor.zero_()
+    return state
+
+
+def set_norms(state, layer, norms):
+    """Give the filters of a convolution these norms, by one weight each."""
+    state[f"{layer}.conv.weight"].flatten(1)[:, 0] = torch.tensor(norms)
+
+
+def uneven(count, *largest):
+    """`count` norms between 1 and 2, without an order, and 8 at the places `largest`."""
+    norms = [1 + 7 * channel % 19 / 19 for channel in range(count)]
+    return [8.0 if channel in largest else norm for channel, norm in enumerate(norms)]
+
+
+def test_the_norm_of_an_expanded_channel_is_that_of_both_of_its_filters_multiplied():
+    """A channel can be wide in one layer and thin in the other; 3 times 8 is more than 8 times 2."""
+    state = with_unit_scales(TINY)
+    unit = PrunableUnit(kind="expansion", blocks=(4,), channels=96)
+    expand, depthwise = uneven(96, 5, 50, 90), uneven(96, 5, 60, 91)
+    set_norms(state, "backbone.blocks.3.expand", expand)
+    set_norms(state, "backbone.blocks.3.depthwise", depthwise)
+    state["backbone.blocks.3.depthwise.bn.weight"][7] = -20.0  # a factor; its sign does not matter
+    depthwise[7] *= 20
+    products = [wide * thin for wide, thin in zip(expand, depthwise, strict=True)]
+    assert channel_norms(TINY, state, unit).tolist() == pytest.approx(products, rel=1e-4)
+    kept = sorted(range(96), key=lambda channel: -products[channel])[:32]
+    state["backbone.blocks.3.expand.bn.bias"][:] = torch.arange(96)  # marks the channels
+    _, pruned = prune(TINY, state, unit, 32, make_model=tiny_classifier)
+    assert pruned["backbone.blocks.3.expand.bn.bias"].tolist() == sorted(kept)
+
+
+def test_a_shared_bottleneck_is_ranked_over_all_layers_that_write_it():
+    """Channel 2 matters to the stem alone, channel 9 to the first block alone: both stay."""
+    state = with_unit_scales(TINY)
+    unit = PrunableUnit(kind="bottleneck", blocks=(0, 1), channels=16)
+    stem, first = uneven(16, 2), uneven(16, 9)[::-1]
+    set_norms(state, "backbone.stem", stem)
+    set_norms(state, "backbone.blocks.0.project", first)
+    together = [math.hypot(*pair) for pair in zip(stem, first, strict=True)]
+    assert channel_norms(TINY, state, unit).tolist() == pytest.approx(together, rel=1e-4)
+    state["backbone.stem.bn.bias"][:] = torch.arange(16)
+    _, pruned = prune(TINY, state, unit, 8, make_model=tiny_classifier)
+    kept = sorted(sorted(range(16), key=lambda channel: -together[channel])[:8])
+    assert pruned["backbone.stem.bn.bias"].tolist() == kept
+    alone = sorted(sorted(range(16), key=lambda channel: -stem[channel])[:8])
+    assert alone != kept
+
+
+def test_the_inner_channels_of_a_squeeze_and_excite_are_ranked_by_both_of_their_filters():
+    """The norm of what a channel reads, its bias included, times the norm of what reads it."""
+    spec = replace(TINY, se=SESpec(ratio=0.5))
+    state = with_unit_scales(spec)
+    set_norms(state, "backbone.blocks.2.expand", [1.0] * 72)
+    set_norms(state, "backbone.blocks.2.depthwise", [1.0] * 72)
+    layer = "backbone.blocks.2.se"
+    inner = state[f"{layer}.reduce.bias"].shape[0]
+    reads, bias, written = uneven(inner, 3), uneven(inner, 4)[::-1], uneven(inner, 5, 6)
+    written[3] = 0.001  # read strongly, but hardly used
+    for name in ("reduce.weight", "expand.weight"):
+        state[f"{layer}.{name}"].zero_()
+    state[f"{layer}.reduce.weight"][:, 0, 0, 0] = torch.tensor(reads)
+    state[f"{layer}.reduce.bias"][:] = torch.tensor(bias)
+    state[f"{layer}.expand.weight"][1, :, 0, 0] = torch.tensor(written)
+    unit = PrunableUnit(kind="expansion", blocks=(3,), channels=72)
+    _, pruned = prune(spec, state, unit, 32, make_model=tiny_classifier)
+    norms = [math.hypot(a, b) * c for a, b, c in zip(reads, bias, written, strict=True)]
+    kept = sorted(sorted(range(inner), key=lambda channel: -norms[channel])[:16])
+    assert 3 not in kept
+    assert pruned[f"{layer}.reduce.bias"].tolist() == pytest.approx([bias[channel] for channel in kept])
+    assert pruned[f"{layer}.expand.weight"][1, :, 0, 0].tolist() == pytest.approx([written[c] for c in kept])
+    assert pruned[f"{layer}.reduce.weight"][:, 0, 0, 0].tolist() == pytest.approx([reads[c] for c in kept])
+
+
 def test_a_filter_s_scale_before_a_batch_norm_does_not_count():
     model = with_random_norms(tiny_classifier(TINY))
     unit = PrunableUnit(kind="last", blocks=(), channels=64)
@@ -257,3 +339,66 @@ def test_a_width_factor_is_a_share():
     assert uniform_cuts(TINY, state, 1.0) == (TINY, [])
     with pytest.raises(ValueError, match="factor must be in"):
         uniform_cuts(TINY, state, 1.5)
+
+
+def test_the_cuts_of_half_the_width_by_hand():
+    """Multiples of 8, bottlenecks first: 24 / 2 is rounded to 16, 72 / 2 to 32."""
+    state = tiny_classifier(TINY).state_dict()
+    smaller, cuts = uniform_cuts(TINY, state, 0.5)
+    assert [(unit.name, channels) for unit, channels in cuts] == [
+        ("stem-block1.out", 8),
+        ("block2-block3.out", 16),
+        ("block4.out", 16),
+        ("block2.exp", 32),
+        ("block3.exp", 32),
+        ("block4.exp", 48),
+        ("last", 32),
+    ]
+    assert (smaller.stem, smaller.last) == (8, 32)
+    assert [(block.exp, block.out) for block in smaller.blocks] == [(8, 8), (32, 16), (32, 16), (48, 16)]
+    assert not smaller.blocks[3].residual  # as wide as its input now, which it was not before
+    _, tenths = uniform_cuts(TINY, state, 0.01, divisor=4)
+    assert {channels for unit, channels in tenths if unit.kind == "bottleneck"} == {4}
+    # An expansion as wide as its input (4 channels) is none: the next size is 8.
+    assert {channels for unit, channels in tenths if unit.kind == "expansion"} == {8}
+    for factor in (0, -0.5, 1.01):
+        with pytest.raises(ValueError, match=r"factor must be in \(0, 1\]"):
+            uniform_cuts(TINY, state, factor)
+
+
+def test_the_pruned_weights_share_no_memory_with_the_old_ones():
+    state = tiny_classifier(TINY).state_dict()
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    _, pruned = prune(TINY, state, unit, 32, make_model=tiny_classifier)
+    assert all(
+        pruned[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items() if tensor.numel()
+    )
+    assert pruned.keys() == state.keys()
+
+
+def test_a_model_that_would_lose_layers_is_rejected():
+    def with_a_layer(spec):
+        model = tiny_classifier(spec)
+        if spec.last == 64:
+            model.extra = nn.Linear(1, 1)
+        return model
+
+    unit = PrunableUnit(kind="last", blocks=(), channels=64)
+    with pytest.raises(UserError, match=r"last cannot be cut to 32 .* gain or lose extra\.bias"):
+        prune(TINY, with_a_layer(TINY).state_dict(), unit, 32, make_model=with_a_layer)
+
+
+def test_units_are_named_after_their_blocks():
+    def name(kind, *blocks):
+        return PrunableUnit(kind=kind, blocks=blocks, channels=8).name
+
+    assert [name("expansion", 3), name("bottleneck", 2), name("bottleneck", 0)] == [
+        "block3.exp",
+        "block2.out",
+        "stem.out",
+    ]
+    assert [name("bottleneck", 0, 1, 2), name("bottleneck", 4, 5), name("last")] == [
+        "stem-block2.out",
+        "block4-block5.out",
+        "last",
+    ]

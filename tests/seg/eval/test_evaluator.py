@@ -1,6 +1,7 @@
 """The evaluator equals the official Cityscapes script, cases counted by hand, and a split evaluation."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
+from engine.prediction import SavedPredictions
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from seg.data.streets import streets
 from seg.eval.evaluator import SegmentationEvaluator, confusion_matrix
@@ -112,7 +114,7 @@ def test_equal_to_the_official_script_on_streets_through_files(tmp_path, officia
     data = streets(root=str(root), num_train=1, num_val=4, num_test=0, size=(96, 192), seed=5)
     dataset = data.dataset("val", EvalTransform())
     task = Segmentation(model=torch.nn.Identity(), classes=data.classes)
-    reporter, evaluator = SegmentationReporter(task), task.evaluator(dataset)
+    saved, evaluator = SavedPredictions(SegmentationReporter(task), tmp_path), task.evaluator(dataset)
     rng = np.random.default_rng(0)
     for index in range(len(dataset)):
         sample = dataset[SampleKey(index, 0)]
@@ -123,10 +125,10 @@ def test_equal_to_the_official_script_on_streets_through_files(tmp_path, officia
         noise = torch.from_numpy(rng.integers(0, 19, sample["label"].shape, np.uint8))
         prediction = torch.where(wrong, noise, sample["label"])[None]
         evaluator.update(prediction, one)
-        reporter.save_label_ids(prediction, one, dataset, tmp_path / "label_ids")
+        saved.add(dataset, one, prediction)
 
     truths = sorted(map(str, root.glob("gtFine/val/*/*_labelIds.png")))
-    monkeypatch.setattr(official.args, "predictionPath", str(tmp_path / "label_ids"), raising=False)
+    monkeypatch.setattr(official.args, "predictionPath", str(tmp_path / "masks"), raising=False)
     monkeypatch.setattr(official.args, "predictionWalk", None, raising=False)
     predictions = [official.getPrediction(official.args, truth) for truth in truths]
     expected = official.evaluateImgLists(predictions, truths, official.args)
@@ -262,6 +264,74 @@ def test_the_worst_images_come_first_with_their_names():
     assert unnamed.worst(1) == [("4", 4, 1.0)]
 
 
+def test_instance_ids_of_large_class_ids_count_alike():
+    """Class 60000 has instances 60000001 and ...2; the weight of a pixel is 4 / (area of its instance)."""
+    for number in (24, 60_000):
+        classes = ClassMap(names=("a", "b"), ids=(number, 7), instance_areas=(4.0, 0.0))
+        evaluator = SegmentationEvaluator(classes=classes)
+        instances = np.array([[[1, 1, 1, 1, 2, 2, -1, -1]]]) + number * 1000
+        instances[..., 6:] = 7
+        label = [[0, 0, 0, 0, 0, 0, 1, 1]]
+        evaluator.update(np.array([[[0, 1, 1, 1, 0, 0, 0, 1]]]), batch(label, instances=instances))
+        # hits: 1 x 4/4 + 2 x 4/2, misses: 3 x 4/4, and one pixel of b is a false positive
+        assert evaluator.compute()["iiou/a"] == pytest.approx(5 / (5 + 3 + 1))
+
+
+def test_what_has_no_score_warns_of_nothing():
+    evaluator = SegmentationEvaluator(classes=THREE)
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(evaluator.compute()["miou"])
+        evaluator.update(np.zeros((1, 2, 2), np.uint8), batch(np.zeros((2, 2))))
+        assert evaluator.compute()["miou"] == 1
+
+
+def test_the_table_without_categories():
+    evaluator = SegmentationEvaluator(classes=THREE)
+    evaluator.update(np.array([[[0, 0, 1, 0]]]), batch([[0, 0, 0, 0]]))
+    lines = evaluator.table().splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["class", "IoU", "%", "pixels", "%"],
+        ["a", "75.00", "100.00"],
+        ["b", "0.00", "0.00"],
+        ["c", "n/a", "0.00"],
+    ]
+    assert lines[4] == "-" * len(lines[0])
+    assert [line.split()[-1] for line in lines[5:7]] == ["37.50", "75.00"]
+    assert lines[5].startswith("mean of classes ")
+    assert lines[6].startswith("pixel accuracy ")
+    assert (
+        lines[7]
+        == "1 of 3 classes present in the labels, 2 in the mean (predicted but absent: IoU 0), 1 images"
+    )
+    assert len(lines) == 8
+
+
+def test_the_share_of_the_pixels_of_a_single_one():
+    evaluator = SegmentationEvaluator(classes=THREE)
+    evaluator.update(np.array([[[1]]]), batch([[1]]))
+    assert evaluator.table().splitlines()[2].split() == ["b", "100.00", "100.00"]
+
+
+def test_the_table_with_instances_and_without_categories():
+    """a has instances, b has none: 4 / 4 pixels of one, all hit; c is predicted at no pixel."""
+    classes = ClassMap(names=("a", "b", "c"), ids=(1, 2, 3), instance_areas=(4.0, 0.0, 4.0))
+    evaluator = SegmentationEvaluator(classes=classes)
+    label = [[0, 0, 0, 0, 1, 1]]
+    evaluator.update(np.array([label]), batch(label))
+    assert "iIoU" not in evaluator.table()  # without instance ids
+    instances = np.array([[[1000, 1001, 1001, 1001, 2000, 2]]])  # 1000 is a group
+    evaluator.update(np.array([[[0, 0, 0, 1, 1, 1]]]), batch(label, 1, instances=instances))
+    lines = [line.split() for line in evaluator.table().splitlines()]
+    assert lines[0] == ["class", "IoU", "%", "pixels", "%", "iIoU", "%"]
+    # a: hits 2 x 4/3, misses 1 x 4/3, no false positives
+    assert lines[1] == ["a", "87.50", "66.67", "66.67"]
+    assert lines[2] == ["b", "80.00", "33.33"]
+    assert lines[3] == ["c", "n/a", "0.00", "n/a"]
+    assert lines[5] == ["mean", "of", "classes", "83.75", "66.67"]
+    assert lines[6][:2] == ["pixel", "accuracy"]
+
+
 def test_misuse_is_named():
     evaluator = SegmentationEvaluator(classes=THREE)
     with pytest.raises(ValueError, match="resize the logits"):
@@ -290,3 +360,4 @@ def test_the_table_lists_every_class_and_the_means():
     ]
     assert len(lines["sky"]) == 2  # no instances
     assert f"{result['num_classes_present']} of 19 classes present" in table
+    assert table.splitlines()[-1].startswith("iIoU: IoU in which every object counts the same")

@@ -1,0 +1,55 @@
+"""LabelMe: one JSON file per image, next to it or in a folder of its own."""
+
+from collections.abc import Mapping, Sequence
+
+from det.data.cleaning import Sizes
+from det.data.dataset import DetectionSource
+from det.data.formats import labelme_json
+from det.data.voc import Kind, Missing, OnError, Others, read_files
+from engine.data.images import Orientation
+
+LABELME = Kind("LabelMe", "JSON file", ".json", labelme_json.read)
+
+
+def labelme(
+    *,
+    root: str,
+    images: str | None = None,
+    annotations: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    others: Others = "refuse",
+    missing: Missing = "refuse",
+    sizes: Sizes = "check",
+    allow_same_names: bool = False,
+    allow_same_files: bool = False,
+    orientation: Orientation = "upright",
+    on_error: OnError = "fail",
+) -> DetectionSource:
+    """Images and JSON files with the same names, in the layouts of `det.data.formats.voc_layout`.
+
+    The box of a shape is the one around it: of a rectangle, polygon, circle, mask or turned rectangle; of
+    several shapes with the same label and group id, the one around all of them. Points and lines are left
+    out. Objects marked difficult are not trained on, and are neither hits nor misses.
+
+    Args: those of `det.data.voc.voc`.
+
+    Raises:
+        UserError: if a file is wrong; names the file and the shape, before training.
+        ValueError: if an option is unknown.
+    """
+    return read_files(
+        LABELME,
+        root=root,
+        images=images,
+        annotations=annotations,
+        splits=splits,
+        classes=classes,
+        others=others,
+        missing=missing,
+        sizes=sizes,
+        allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
+        on_error=on_error,
+    )

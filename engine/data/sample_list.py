@@ -1,0 +1,81 @@
+"""The training samples of a run, by name, so that a resumed run uses the same ones in the same order.
+
+The position of a sample in its split decides when it is used and how it is augmented. If files have been
+removed since, their places stay empty, and all other samples are used as before.
+"""
+
+import copy
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import UserError, some
+
+_LOST_SHARE = 0.5
+"""Of the samples, that may be gone; beyond it, the data are others."""
+
+
+def read(path: Path) -> list[str] | None:
+    """The names in a run's `train_names.json`; None for a run that did not write it.
+
+    Raises: UserError if the file is damaged.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["train"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{path}: damaged; it lists the training samples of the run: restore it, or start a new run"
+        )
+    return names
+
+
+def in_places(
+    source: Any, names: list[str], present: list[str], *, partial: bool = False
+) -> tuple[Any, list[str]]:
+    """A copy of `source` whose split train has the samples `names`, in this order, and a line about those
+    that are gone.
+
+    Args:
+        present: the names of the samples of the split, in its order.
+        partial: whether the run did not use all samples of the split.
+
+    Raises:
+        UserError: if more than half of the samples are gone, or there are others (unless `partial`).
+    """
+    if names == present or not hasattr(source.splits["train"], "take"):
+        return source, []
+    places: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(present):
+        places[name].append(row)
+    rows = np.array([places[name].pop(0) if places[name] else -1 for name in names], np.int64)
+    lost = np.flatnonzero(rows < 0)
+    gone = [names[index] for index in lost]
+    if len(gone) > _LOST_SHARE * len(names):
+        raise UserError(
+            f"{len(gone)} of the {len(names)} training samples of the run are gone ({some(gone)}); set "
+            "data.root to the run's data, or start a new run"
+        )
+    new = [name for name, rows_left in places.items() for _ in rows_left]
+    if new and not partial:
+        raise UserError(
+            f"{len(new)} of the training samples are new since the run began ({some(new)}); remove them, or "
+            "start a new run with init_from=<this run>"
+        )
+    arranged = copy.copy(source)
+    arranged.splits = {**source.splits, "train": source.splits["train"].take(rows)}
+    if not gone:
+        return arranged, []
+    arranged.gaps = {"train": frozenset(lost.tolist())}
+    verb = "is" if len(gone) == 1 else "are"
+    place = "its place in their order stays" if len(gone) == 1 else "their places in the order stay"
+    return arranged, [
+        f"{len(gone)} of the {len(names)} training samples {verb} gone since the run began ({some(gone)}); "
+        f"{place} empty, and all others are used as before"
+    ]

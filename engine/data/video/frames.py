@@ -1,0 +1,105 @@
+"""Reads the frames of a video file, and checks that all of them were there."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data import images
+from engine.errors import UserError
+
+Image = NDArray[np.uint8]
+
+DEFAULT_RATE = 25.0
+
+_COUNTING = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
+"""Containers that store the number of their frames; for others, it is estimated from the duration."""
+
+_LEAST_SHARE = 0.9
+"""Of the estimated frames, or of the duration."""
+
+
+class VideoFile:
+    """The frames of a video file, RGB [H, W, 3] uint8, once and in order.
+
+    Args:
+        source: the file, or the address of one.
+        name: how messages call it.
+
+    Attributes:
+        expected: number of frames according to the container; 0 if unknown.
+        rate: frames per second.
+        decoded: number of frames read so far.
+    """
+
+    def __init__(self, source: Path | str, *, name: str = "") -> None:
+        self.source, self.name = source, name or str(source)
+        self._capture = cv2.VideoCapture(str(source))
+        self.expected, self.rate = frame_count(self._capture), frame_rate(self._capture)
+        self.decoded, self._last_ms = 0, 0.0
+        self._counts = Path(str(source)).suffix.lower() in _COUNTING
+
+    def __iter__(self) -> Iterator[Image]:
+        """Raises: UserError if there is no frame, or the frames are larger than images can be."""
+        try:
+            check_size(self._capture, self.name)
+            ok, frame = next_frame(self._capture)
+            if not ok:
+                raise UserError(
+                    f"{self.name}: cannot be read as a video; convert it, for example to H.264 in .mp4"
+                )
+            while ok:
+                self.decoded += 1
+                self._last_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+                yield np.ascontiguousarray(frame[..., ::-1])
+                ok, frame = next_frame(self._capture)
+        finally:
+            self._capture.release()
+
+    def damage(self) -> str | None:
+        """After the last frame: what is missing, as the end of a message; None if nothing is."""
+        if not self.expected or self.decoded >= self.expected - 1:
+            return None
+        share = _LEAST_SHARE if not self._counts else 1 - 1 / self.expected
+        short = self.decoded < share * self.expected
+        seconds = self.expected / self.rate
+        early = self.decoded < 0.98 * self.expected and 0 < self._last_ms < 980 * seconds - 1000 / self.rate
+        if not short and not early:
+            return None
+        about = "" if self._counts else "about "
+        return (
+            f"damaged: {about}{self.expected} frames expected, {self.decoded} decoded; what could be read is "
+            "kept; restore the file or convert it"
+        )
+
+
+def check_size(capture: Any, name: str) -> None:
+    """Raises: UserError if frames are larger than images can be."""
+    pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if pixels > images.MAX_PIXELS:
+        raise UserError(
+            f"{name}: frames of more than {images.largest()}; {images.raise_limit(pixels)}scale it down"
+        )
+
+
+def next_frame(capture: Any) -> tuple[bool, Any]:
+    """(whether there is another frame, the frame as BGR)"""
+    try:
+        ok, frame = capture.read()
+    except cv2.error:  # damage that the decoder cannot conceal
+        return False, None
+    return ok and frame is not None, frame
+
+
+def frame_count(capture: Any) -> int:
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(count) if math.isfinite(count) and 0 < count < 2**31 else 0
+
+
+def frame_rate(capture: Any) -> float:
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate <= 1000 else DEFAULT_RATE  # containers can claim any rate

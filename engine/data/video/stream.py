@@ -1,0 +1,134 @@
+"""Live input: cameras and network streams, of which only the newest frame is predicted."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.video.frames import VideoFile, check_size, frame_count, frame_rate, next_frame
+from engine.errors import UserError
+
+Image = NDArray[np.uint8]
+
+_ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|mms)://.+", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
+_TIMEOUT_MS = 10_000
+
+
+def is_stream(text: str) -> bool:
+    """Whether `input=` names a camera (a number) or an address, and no file of that name."""
+    return bool(_ADDRESS.fullmatch(text)) or (text.isascii() and text.isdigit() and not Path(text).exists())
+
+
+def without_password(text: str) -> str:
+    """An address as it may be printed."""
+    return _PASSWORD.sub("", text)
+
+
+def output_name(text: str) -> str:
+    """A file name for the results of a stream: `camera_0`, or the address's last part."""
+    if text.isdigit():
+        return f"camera_{text}"
+    path = re.sub(r"^\w+://", "", without_password(text)).split("?")[0].strip("/")
+    stem = Path(path.rsplit("/", 1)[-1]).stem if "/" in path else path
+    return re.sub(r"[^\w.-]+", "_", stem).strip(".") or "stream"
+
+
+class Stream:
+    """The newest frames of a camera or a network stream, RGB [H, W, 3] uint8.
+
+    A thread reads all frames; those that arrive while another is predicted are dropped and counted.
+
+    Args:
+        text: the number of a camera, or an address.
+
+    Attributes:
+        name: how messages call it.
+        rate: frames per second, as the source claims.
+        dropped: number of frames that were not predicted.
+        file: set if the address is that of a file, which is then read from the first to the last frame.
+
+    Raises:
+        UserError: if it cannot be opened.
+    """
+
+    file: VideoFile | None = None
+
+    def __init__(self, text: str) -> None:
+        self.name = f"camera {text}" if text.isdigit() else without_password(text)
+        self._capture = _open(text)
+        if not self._capture.isOpened():
+            remedy = "check that it is connected, and that no other program uses it"
+            if not text.isdigit():
+                remedy = "check the address, the network and the password"
+            raise UserError(f"input={without_password(text)}: cannot be opened; {remedy}")
+        self.rate = frame_rate(self._capture)
+        self.dropped = 0
+        self._newest: Any = None
+        self._ended = False
+        self._changed = threading.Condition()
+        if not text.isdigit() and frame_count(self._capture):
+            self._capture.release()
+            self.file = VideoFile(text, name=self.name)
+
+    def frames(self, stop: Callable[[], bool]) -> Iterator[Image]:
+        """Frames until the stream ends or `stop()`. Raises: UserError if there is none."""
+        check_size(self._capture, self.name)
+        reader = threading.Thread(target=self._read, name="reader", daemon=True)
+        reader.start()
+        first = True
+        try:
+            while not stop():
+                with self._changed:
+                    if self._newest is None and not self._ended:
+                        self._changed.wait(0.2)
+                    frame, self._newest = self._newest, None
+                    if frame is None and self._ended:
+                        break
+                if frame is not None:
+                    first = False
+                    yield np.ascontiguousarray(frame[..., ::-1])
+        finally:
+            self._ended = True
+            reader.join(2 * _TIMEOUT_MS / 1000)
+        if first and not stop():
+            raise UserError(f"{self.name}: sends no frames; check it in another program")
+
+    def _read(self) -> None:
+        while not self._ended:
+            ok, frame = next_frame(self._capture)
+            with self._changed:
+                self._ended = self._ended or not ok
+                self.dropped += self._newest is not None and ok
+                self._newest = frame if ok else self._newest
+                self._changed.notify()
+        self._capture.release()
+
+
+class RealTime:
+    """How often each frame is written, so that a video of a stream plays as fast as it was.
+
+    rate: of the video.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self._started, self._written = rate, time.monotonic(), 0
+
+    def __call__(self) -> int:
+        due = int((time.monotonic() - self._started) * self.rate) + 1
+        copies = max(1, due - self._written)
+        self._written += copies
+        return copies
+
+
+def _open(text: str) -> Any:
+    if text.isdigit():
+        return cv2.VideoCapture(int(text))
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+    return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)

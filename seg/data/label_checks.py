@@ -1,0 +1,124 @@
+"""What is known about the masks of a source before training: the shares of their classes, and their kind."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.class_map import IGNORE, ClassMap
+from engine.data.images import count_values, read_labels
+from engine.data.splits import divide
+from engine.errors import UserError, some
+from engine.io.files import evenly_spaced
+from seg.data.dataset import LabelReader, Palette, SegmentationSplit, is_gray
+
+_MASKS_SAMPLED = 24  # per split, every pixel
+
+
+def read_sample(
+    split: SegmentationSplit, read_label: LabelReader, *, least: int, skip_damaged: bool = False
+) -> tuple[NDArray[np.int64], int]:
+    """Read evenly spaced masks of a split, 24 or, until `least` classes have occurred, all.
+
+    Returns:
+        (number of pixels [256] per class, ignored ones at 255; number of masks read)
+    """
+    assert split.labels is not None
+    counts, number = np.zeros(256, np.int64), 0
+    first = evenly_spaced(len(split), _MASKS_SAMPLED)
+    for index in [*first, *(set(range(len(split))) - set(first))]:
+        if number >= len(first) and np.count_nonzero(counts[:IGNORE]) >= least:
+            break
+        try:
+            label = read_label(os.fsdecode(split.labels[index]))
+        except UserError:
+            if not skip_damaged:
+                raise
+            continue
+        counts += count_values(label)
+        number += 1
+    return counts, number
+
+
+def label_shares(
+    source: object,
+    splits: Mapping[str, SegmentationSplit],
+    read_label: LabelReader,
+    classes: ClassMap,
+    *,
+    skip_damaged: bool = False,
+) -> list[str]:
+    """Lines with the share of each class and of ignored pixels in a sample of the masks, and with the classes
+    that do not occur in it.
+
+    Raises:
+        UserError: starting with `source`, if no pixel of a split counts, or train has a single class.
+    """
+    lines: list[str] = []
+    for name, split in splits.items():
+        if split.labels is None:
+            continue
+        least = 2 if name == "train" else 1
+        counts, number = read_sample(split, read_label, least=least, skip_damaged=skip_damaged)
+        if not number:
+            continue
+        shares = _shares(counts, classes)
+        what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
+        if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
+            least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
+            raise UserError(f"{what}; {least_words}: check the ids and `ignore` in classes.json")
+        lines.append(what)
+        absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
+        if absent:
+            lines.append(
+                f"{source}: {name}: {some(absent)} in none of the {number} masks read; check the ids and "
+                "`ignore` in classes.json"
+            )
+    return lines
+
+
+def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:
+    """'road 61.2%, car 3.1%, ignored 12%' of the pixels, the most frequent classes first."""
+    order = np.argsort(-counts[: len(classes)], kind="stable")
+    total = max(1, int(counts.sum()))
+    parts = [f"{classes.names[index]} {counts[index] / total:.1%}" for index in order if counts[index]]
+    return f"{some(parts, 8) or 'no class'}, ignored {counts[IGNORE] / total:.1%}"
+
+
+def gray_meaning(classes: ClassMap, splits: Mapping[str, SegmentationSplit]) -> Palette:
+    """What RGB masks with three equal channels mean where both ids and colors fit, as for `LabelReader`.
+
+    If other RGB masks of a sample have colors, a gray one has colors too, such as a mask that is all black.
+    """
+    table = classes.lut()
+    grays = [(index, color[0]) for index, color in enumerate(classes.colors) if len(set(color)) == 1]
+    if all(table[value] in (index, 254) for index, value in grays):
+        return "auto"
+    for split in splits.values():
+        labels = [] if split.labels is None else split.labels.tolist()
+        for index in evenly_spaced(len(labels), _MASKS_SAMPLED):
+            try:
+                stored = read_labels(os.fsdecode(labels[index]))
+            except UserError:
+                continue
+            if stored.ndim == 3 and not is_gray(stored):
+                return "colors"
+    return "auto"
+
+
+def divide_split(
+    base: Path, split: SegmentationSplit, *, what: str
+) -> tuple[dict[str, SegmentationSplit], list[str]]:
+    """The images of a split as train and val (`engine.data.splits.divide`), and lines about it."""
+    images = {
+        os.fsdecode(name): os.fsdecode(path) for name, path in zip(split.names, split.images, strict=True)
+    }
+    remedy = "sort images and masks into folders train and val"
+    val, lines = divide(base, images, remedy=remedy, what=what)
+    chosen = np.array([name in val for name in images])
+    return {
+        "train": split.without(np.flatnonzero(chosen)),
+        "val": split.without(np.flatnonzero(~chosen)),
+    }, lines

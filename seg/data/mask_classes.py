@@ -1,0 +1,180 @@
+"""The classes of masks: classes.json, the lists of other programs, or the values in the masks."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.data.class_map import IGNORE, UNKNOWN, ClassMap, Color
+from engine.data.images import read_labels, read_palette
+from engine.errors import UserError, some
+from engine.io.files import write_json
+from engine.io.progress import Progress
+from seg.data.dataset import SegmentationSplit
+
+_FILE = "classes.json"
+
+
+_MOST_COLORS = 64
+
+
+_CODE = np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def find_classes(
+    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool = False
+) -> tuple[ClassMap, list[str]]:
+    """The classes, and lines to show before training.
+
+    They come from classes.json, or CVAT's labelmap.txt, or Roboflow's _classes.csv. Without these files, they
+    are the values of all masks; classes.json is then written, to edit the names.
+
+    Raises:
+        UserError: if a file is invalid, or the values cannot be classes.
+    """
+    if (base / _FILE).exists():
+        classes = ClassMap.read(base / _FILE)
+        try:
+            classes.lut()
+        except UserError as error:
+            raise UserError(f"{base / _FILE}: {error}") from None
+        return classes, []
+    for name, read in (("labelmap.txt", _from_labelmap), ("_classes.csv", _from_csv)):
+        for path in (base / name, base / "train" / name):
+            if path.is_file():
+                classes = _checked(path, read)
+                return classes, [f"{path}: {len(classes)} classes: {some(classes.names, 8)}"]
+    return _from_values(base, splits, skip_damaged=skip_damaged)
+
+
+def _checked(path: Path, read: Callable[[Path], ClassMap]) -> ClassMap:
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{path}: not a list of classes ({error}); write classes.json instead") from None
+
+
+def _from_labelmap(path: Path) -> ClassMap:
+    """CVAT: lines `name:red,green,blue:parts:actions`; masks contain colors, or the number of the line."""
+    rows = [line.split(":") for line in _lines(path) if line.strip() and not line.startswith("#")]
+    colors = [tuple(int(part) for part in row[1].split(",")) for row in rows]
+    return ClassMap(names=tuple(row[0] for row in rows), colors=tuple((r, g, b) for r, g, b in colors))
+
+
+def _from_csv(path: Path) -> ClassMap:
+    """Roboflow: lines `value, name` after a header."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(_lines(path)) if row]
+    return ClassMap(names=tuple(row[1] for row in rows[1:]), ids=tuple(int(row[0]) for row in rows[1:]))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig").splitlines()
+
+
+class _Values:
+    """The ids and RGB colors in masks, with their numbers of pixels; `files` are examples of each."""
+
+    def __init__(self) -> None:
+        self.ids: Counter[int] = Counter()
+        self.colors: Counter[Color] = Counter()
+        self.palette: dict[int, Color] = {}
+        self.files: dict[str, str] = {}
+
+    def add(self, path: str) -> None:
+        """Count the values of a mask. Raises: UserError if its palette contradicts an earlier one."""
+        stored = read_labels(path)
+        if stored.ndim == 3 and (stored == stored[..., :1]).all():
+            stored = stored[..., 0]
+        self.files.setdefault("ids" if stored.ndim == 2 else "colors", path)
+        if stored.ndim == 3:
+            codes, counts = np.unique(stored.astype(np.int32) @ _CODE, return_counts=True)
+            colors = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes]
+            self.colors.update(dict(zip(colors, counts.tolist(), strict=True)))
+            return
+        values, counts = np.unique(stored, return_counts=True)
+        self.ids.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        if (palette := read_palette(path)) is None:
+            return
+        for value in values.tolist():
+            red, green, blue = palette[value].tolist()
+            if self.palette.setdefault(value, (red, green, blue)) != (red, green, blue):
+                raise UserError(
+                    f"{path}: index {value} has another color than in other palette masks, so the colors are "
+                    "the classes; list them in classes.json and set data.source.palette=colors"
+                )
+
+
+def _from_values(
+    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool
+) -> tuple[ClassMap, list[str]]:
+    paths = [os.fsdecode(p) for s in splits.values() if s.labels is not None for p in s.labels.tolist()]
+    values, number = _read_values(paths, skip_damaged=skip_damaged)
+    classes = _as_classes(base, values)
+    file, found = base / _FILE, f"{some(classes.names, 8)}{'; 255 is ignored' if classes.ignore else ''}"
+    try:
+        write_json(file, classes.to_dict())
+    except UserError as error:
+        content = json.dumps(classes.to_dict())
+        return classes, [f"{error}; the classes are the values of {number} masks; to name them: {content}"]
+    return classes, [
+        f"{file}: did not exist; written with the values of {number} masks as classes: {found}; edit the "
+        "names, and what is ignored, and start again if they matter"
+    ]
+
+
+def _read_values(paths: Sequence[str], *, skip_damaged: bool) -> tuple[_Values, int]:
+    values, number, progress = _Values(), 0, Progress(len(paths), unit="mask read")
+    for done, path in enumerate(paths, start=1):
+        try:
+            values.add(path)
+            number += 1
+        except UserError:
+            if not skip_damaged:
+                raise
+        progress.update(done)
+    progress.close()
+    return values, number
+
+
+def _as_classes(base: Path, values: _Values) -> ClassMap:
+    """A class for each value; 255 is ignored if there are two others. Raises: UserError."""
+    remedy = f"correct the masks, or create {base / _FILE}, with the classes of the masks"
+    if values.ids and values.colors:
+        raise UserError(
+            f"{values.files['colors']}: contains colors, but {values.files['ids']} contains ids; {remedy}"
+        )
+    found: Counter[Any] = values.ids or values.colors
+    if not found:
+        raise UserError(f"{base}: no masks to find the classes in; add some, or create {base / _FILE}")
+    example = next(iter(values.files.values()), base)
+    if len(found) < 2:
+        raise UserError(f"{example}: all masks contain the value {next(iter(found))} only; {remedy}")
+    if len(found) > (UNKNOWN if values.ids else _MOST_COLORS) or _has_soft_edges(values.ids):
+        what = "values" if values.ids else "colors"
+        raise UserError(
+            f"{example}: the masks contain {len(found)} different {what}, which cannot all be classes; were "
+            f"they smoothed, or saved with compression losses? {remedy}"
+        )
+    if values.colors:
+        colors = sorted(values.colors)
+        return ClassMap(
+            names=tuple("color_{:02x}{:02x}{:02x}".format(*c) for c in colors), colors=tuple(colors)
+        )
+    ids = sorted(values.ids)
+    ignore = (IGNORE,) if len(ids) > 2 and IGNORE in ids else ()
+    ids = [value for value in ids if value not in ignore]
+    palette = tuple(values.palette[value] for value in ids if value in values.palette)
+    unique = len(set(palette)) == len(ids)
+    names = tuple(f"class_{value}" for value in ids)
+    return ClassMap(names=names, ids=tuple(ids), colors=palette if unique else (), ignore=ignore)
+
+
+def _has_soft_edges(ids: Mapping[int, int]) -> bool:
+    """Whether nearly all pixels are 0 or 255 and many values lie between: smoothed edges."""
+    ends = ids.get(0, 0) + ids.get(IGNORE, 0)
+    return len(ids) >= 10 and IGNORE in ids and ends > 0.9 * sum(ids.values())

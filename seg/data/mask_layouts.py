@@ -1,0 +1,189 @@
+"""Finds the folders of images and masks of each split, in the layouts that are in use."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.data.images import IMAGE_SUFFIXES
+from engine.data.splits import SPLIT_NAMES, split_folders, subfolders
+from engine.errors import UserError
+from engine.io.files import walk_files
+
+UNDIVIDED = ""
+"""The key of a set that is not divided into splits."""
+
+
+IMAGE_FOLDERS = (
+    "images", "image", "imgs", "img", "jpegimages", "imgdir", "photos", "pictures", "originals",
+)  # fmt: skip
+MASK_FOLDERS = (
+    "masks", "mask", "segmentationclass", "labels", "label", "anndir", "annotations", "annotation", "annots",
+    "annot", "groundtruth", "gt", "segmentation", "segmentations",
+)  # fmt: skip
+"""Names in lower case, without separators, of the folders of images and of masks."""
+
+
+_LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", ".")
+
+
+_LAYOUT = (
+    "expected images/train and masks/train (and val), images and masks, train/images and train/masks, or "
+    "JPEGImages and SegmentationClass; for other names, set data.source.images=<folder> and "
+    "data.source.masks=<folder>"
+)
+
+
+class Folders(NamedTuple):
+    """Where the files of a split are; the same folder twice if the masks lie beside their images.
+
+    names: those of the images that belong to it, from a list (None: all).
+    """
+
+    images: Path
+    masks: Path
+    names: tuple[str, ...] | None = None
+
+
+def find_folders(base: Path, *, images: str | None = None, masks: str | None = None) -> dict[str, Folders]:
+    """The folders of each split, or those of a set that is not divided (`UNDIVIDED`).
+
+    images, masks: names of the folders below `base`; by default, the usual ones.
+
+    Raises: UserError if there are none, or two could be meant.
+    """
+    if not base.is_dir():
+        raise UserError(f"{base}: no such folder; check data.root")
+    if found := _find(base, images, masks):
+        return found
+    hint = next((f"; did you mean data.root={inner}?" for inner in _inner(base) if _has_both(inner)), "")
+    raise UserError(f"{base}: no folder of images with masks{hint or f'; {_LAYOUT}'}")
+
+
+def _has_both(base: Path) -> bool:
+    try:
+        return any(folders.images != folders.masks for folders in _find(base).values())
+    except UserError:
+        return False
+
+
+def _find(base: Path, images: str | None = None, masks: str | None = None) -> dict[str, Folders]:
+    parts = _parts(base, images, masks)
+    image_folder, mask_folder = parts.get((None, "images")), parts.get((None, "masks"))
+    if image_folder is not None:
+        return _in_kinds(base, image_folder, mask_folder or image_folder)
+    found = {}
+    for split in SPLIT_NAMES:
+        whole = parts.get((split, None))
+        inner = _parts(whole) if whole is not None else {}
+        own = parts.get((split, "images")) or inner.get((None, "images")) or whole
+        if own is not None:
+            beside = parts.get((split, "masks")) or inner.get((None, "masks")) or own
+            found[split] = Folders(own, beside)
+    if found:
+        return found
+    return {UNDIVIDED: Folders(base, mask_folder or base)} if _images_in(base) else {}
+
+
+def _in_kinds(base: Path, images: Path, masks: Path) -> dict[str, Folders]:
+    """Splits as folders in those of images and masks, or as lists of names."""
+    splits = split_folders(images)
+    if splits:
+        mask_splits = split_folders(masks)
+        flat = not mask_splits and masks != images
+        return {
+            split: Folders(images / name, masks if flat else masks / mask_splits.get(split, name))
+            for split, name in splits.items()
+        }
+    lists = _lists(base)
+    return {split: Folders(images, masks, names) for split, names in lists.items()} or {
+        UNDIVIDED: Folders(images, masks)
+    }
+
+
+def _parts(
+    base: Path, images: str | None = None, masks: str | None = None
+) -> dict[tuple[str | None, str | None], Path]:
+    """(split, kind) -> subfolder, as its name says: `train`, `masks`, `train_images`, `valannot`."""
+    parts: dict[tuple[str | None, str | None], Path] = {}
+    order = {name: rank for rank, name in enumerate((*IMAGE_FOLDERS, *MASK_FOLDERS))}
+    for name in sorted(subfolders(base), key=lambda name: order.get(_plain(name), 99)):
+        part = _split_and_kind(_plain(name))
+        if part == (None, None) or (part[1] == "masks" and not _holds_images(base / name)):
+            continue
+        if part[1] == "masks" and part in parts and masks is None:
+            raise UserError(
+                f"{base}: {parts[part].name}/ and {name}/ could both be the masks; set data.source.masks to "
+                "one of them"
+            )
+        parts.setdefault(part, base / name)
+    for kind, chosen in (("images", images), ("masks", masks)):
+        if chosen is not None:
+            if not (base / chosen).is_dir():
+                raise UserError(f"{base / chosen}: no such folder; check data.source.{kind}")
+            parts[None, kind] = base / chosen
+    return parts
+
+
+def _split_and_kind(plain: str) -> tuple[str | None, str | None]:
+    """What a folder's name says: its split and whether it has images or masks; None: it does not say."""
+    for split, name in ((split, name) for split, names in SPLIT_NAMES.items() for name in reversed(names)):
+        for rest in {plain.removeprefix(name), plain.removesuffix(name)} - {plain}:
+            if not rest or _kind(rest):
+                return split, _kind(rest)
+    return None, _kind(plain)
+
+
+def _kind(plain: str) -> str | None:
+    return "images" if plain in IMAGE_FOLDERS else "masks" if plain in MASK_FOLDERS else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[_\-. ]", "", name.lower())
+
+
+def _lists(base: Path) -> dict[str, tuple[str, ...]]:
+    """Split -> the names that a list such as ImageSets/Segmentation/train.txt has."""
+    for place in _LIST_FOLDERS:
+        files = {path.stem.lower(): path for path in sorted((base / place).glob("*.txt"))}
+        named = {split: [n for n in names if n in files] for split, names in SPLIT_NAMES.items()}
+        found = {split: _read_list(files[names[0]]) for split, names in named.items() if names}
+        if "train" not in found and "trainval" in files:
+            names = _read_list(files["trainval"])
+            found = {"train": tuple(name for name in names if name not in found.get("val", ()))} | found
+        if found:
+            return found
+    return {}
+
+
+def _read_list(path: Path) -> tuple[str, ...]:
+    """The names in a list, one per line, without suffixes; a second column (the mask) is not used."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
+    names = [_stem(line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path}: contains no names; add some, or remove the file")
+    return tuple(dict.fromkeys(names))
+
+
+def _stem(line: str) -> str:
+    first = re.split(r"\.\w+\s+/?\S", line)[0] if " " in line else line
+    name = first.replace("\\", "/").strip("/")
+    return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in walk_files(folder))
+
+
+def _images_in(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def _inner(base: Path) -> Iterable[Path]:
+    """Folders up to two levels below."""
+    for name in subfolders(base):
+        yield base / name
+        yield from (base / name / below for below in subfolders(base / name))

@@ -1,0 +1,177 @@
+"""Finds the mask of each image by its name."""
+
+import difflib
+import string
+from collections.abc import Collection
+from pathlib import Path
+
+from engine.data.images import find_images, left_out
+from engine.errors import UserError, some
+from engine.io.files import pack_paths
+from seg.data.dataset import SegmentationSplit
+from seg.data.mask_layouts import Folders
+
+_SUFFIXES = ("_mask", "_label", "_gt", "_masks", "_labels", "_seg", "-mask", "-label", "_segmentation")
+"""Ends of the names of masks that lie beside their images."""
+
+
+Names = dict[str, Path]
+"""Name (the path below a folder, without suffix) -> file."""
+
+
+def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str]) -> SegmentationSplit:
+    """The images of a split with their masks; a split "test" may have none.
+
+    Args:
+        suffix: what the name of a mask has after that of its image (None: nothing or, if it is the same for
+            all images, whatever it is).
+        warnings: receives lines about the files that are left out.
+
+    Raises:
+        UserError: if there are no images, one has no mask, or several suffixes are possible.
+    """
+    images, unread = _by_name(folders.images)
+    masks, unread_masks = _masks(folders, images)
+    given, (images, suffix) = suffix, _without_masks(folders, images, suffix)
+    if folders.names is not None:
+        images = _listed(split, folders, images)
+    if not images:
+        reason = "; ".join(["no images", *unread])
+        raise UserError(f"{folders.images}: {reason}; add some or remove the folder")
+    warnings += [*unread, *unread_masks]
+    if suffix is None:
+        suffix = _common_suffix(folders, images, masks)
+    masks_of = {name: name + suffix for name in images}
+    if given is None and any(mask not in masks for mask in masks_of.values()):
+        masks_of = _with_other_words(folders, images, masks, warnings) or masks_of
+    missing = [name for name in images if masks_of[name] not in masks]
+    if split == "test" and len(missing) == len(images):
+        return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
+    if missing:
+        raise UserError(_no_mask(split, folders, images, missing, masks, suffix, unread_masks))
+    if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
+        used = set(masks_of.values())
+        orphans = [name for name in masks if name not in used]
+        warnings.append(
+            f"{masks[orphans[0]]}: no image of that name ({len(orphans)} masks of {split or 'it'} are unused)"
+        )
+    return SegmentationSplit(
+        images=pack_paths(list(images.values())),
+        names=pack_paths(list(images)),
+        labels=pack_paths([masks[masks_of[name]] for name in images]),
+    )
+
+
+def _masks(folders: Folders, images: Names) -> tuple[Names, list[str]]:
+    if folders.images == folders.masks:
+        return images, []
+    return _by_name(folders.masks) if folders.masks.is_dir() else ({}, [])
+
+
+def _without_masks(folders: Folders, images: Names, suffix: str | None) -> tuple[Names, str | None]:
+    """The images without the masks that lie beside them, and the end of the masks' names."""
+    if folders.images != folders.masks:
+        return images, suffix
+    for end in _SUFFIXES if suffix is None else (suffix,):
+        masks = {name for name in images if end and name.endswith(end)}
+        if masks:
+            return {name: path for name, path in images.items() if name not in masks}, end
+    return images, suffix or _SUFFIXES[0]
+
+
+def _listed(split: str, folders: Folders, images: Names) -> Names:
+    """The images that the list names, by their path or its last part."""
+    last = {name.rpartition("/")[2]: name for name in images}
+    found, absent = {}, []
+    for entry in folders.names or ():
+        name = entry if entry in images else last.get(entry.rpartition("/")[2])
+        if name is None:
+            absent.append(entry)
+        else:
+            found[name] = images[name]
+    if absent:
+        raise UserError(
+            f"{folders.images}: no image {some(absent, 2)} of the list of {split} ({len(absent)} of "
+            f"{len(folders.names or ())} are missing); add them, or remove the lines"
+        )
+    return found
+
+
+def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:
+    """What the names of the masks have after those of their images, the same for all; empty if unknown."""
+    first = next(iter(images))
+    ends = [name.removeprefix(first) for name in masks if name.startswith(first)]
+    fitting = [end for end in ends if all(name + end in masks for name in images)]
+    if "" in fitting or not fitting:
+        return ""
+    if len(fitting) > 1:
+        raise UserError(
+            f"{folders.masks}: each image has masks ending in {' and '.join(sorted(fitting)[:3])}; set "
+            f"data.source.mask_suffix={min(fitting)}, for example"
+        )
+    return fitting[0]
+
+
+def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
+    """Image -> mask, where all images have a word before or after what differs, and all masks another one, as
+    image_7 and mask_7 do; empty if it is not so."""
+    ours, theirs = _differing(list(images)), _differing([name for name in masks if name not in images])
+    if len(images) < 2 or len(ours) < len(images) or not ours.keys() <= theirs.keys():
+        return {}
+    found = {name: theirs[middle] for middle, name in ours.items()}
+    first = next(iter(images))
+    warnings.append(f"{folders.masks}: masks paired by what differs in the names: {first}, {found[first]}")
+    return found
+
+
+def _differing(names: list[str]) -> dict[str, str]:
+    """What differs in names -> name; without the start and the end that all share, digits aside."""
+    start, end = _common_start(names), _common_start([name[::-1] for name in names])
+    if any(len(name) <= start + end for name in names):
+        return {}
+    return {name[start : len(name) - end]: name for name in names}
+
+
+def _common_start(names: list[str]) -> int:
+    """The number of characters at the start that all names share, without digits at its end."""
+    lowest, highest = min(names, default=""), max(names, default="")
+    same = [one == other for one, other in zip(lowest, highest, strict=False)]
+    length = same.index(False) if False in same else len(same)
+    return len(lowest[:length].rstrip(string.digits))
+
+
+def _no_mask(
+    split: str,
+    folders: Folders,
+    images: Names,
+    missing: list[str],
+    masks: Collection[str],
+    suffix: str,
+    unread: list[str],
+) -> str:
+    first = missing[0]
+    longer = sorted(name for name in masks if name.startswith(first) and name != first)
+    lower = {name.lower(): name for name in masks}
+    near = difflib.get_close_matches((first + suffix).lower(), lower, n=1, cutoff=0.6)
+    remedy = "add the masks or remove the images"
+    if longer:
+        remedy = f"there is {longer[0]}: set data.source.mask_suffix={longer[0].removeprefix(first)}?"
+    elif near:
+        remedy = f"the nearest name is {lower[near[0]]}: rename one of the two"
+    counts = f"{len(missing)} of {len(images)} images{f' of {split}' if split else ''} have none"
+    reasons = "".join(f"{line}; " for line in unread)
+    if folders.images == folders.masks:
+        reasons += f"there is no folder of masks beside {folders.images.name}/; "
+    return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
+
+
+def _by_name(folder: Path) -> tuple[Names, list[str]]:
+    """The images below a folder, and a line about other files."""
+    found, others = find_images(folder)
+    names: Names = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in names:
+            raise UserError(f"{path}: has the same name as {names[name].name}; rename one (and its mask)")
+        names[name] = path
+    return names, left_out(folder, others)

@@ -1,0 +1,86 @@
+"""Files are predicted one by one; one that fails does not end the others."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engine import prediction
+from engine.data.images import read_image, write_png
+from engine.errors import UserError, out_of_memory
+from engine.prediction import predict_files
+
+
+class Reporter:
+    def draw(self, image, value, *, legend=True, all_classes=False):
+        return image
+
+    def save_prediction(self, value, out, name):
+        return {"value": value}
+
+
+def photos(folder, count=3):
+    for number in range(count):
+        write_png(folder / f"{number}.png", np.full((4, 6, 3), number, np.uint8))
+    return sorted(folder.glob("*.png"))
+
+
+TORCH = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((1000, 1000), np.dtype(np.uint8)),
+        RuntimeError(TORCH),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 7 bytes"),
+        RuntimeError("bad allocation: std::bad_alloc"),
+    ],
+)
+def test_out_of_memory_at_the_second_of_three_files(tmp_path, capsys, error):
+    class Task:
+        memory_remedy = "use smaller windows"
+
+        def predict_image(self, image):
+            if image.max() == 1:
+                raise error
+            return int(image.max())
+
+    assert out_of_memory(error)
+    files = photos(tmp_path)
+    result = predict_files(Task(), Reporter(), files, tmp_path / "out")
+    assert [record["value"] for record in result.records] == [0, 2]
+    assert (result.status, result.lines(3)) == (1, ["2 of 3 files predicted"])
+    (failure,) = result.failures
+    assert failure["file"] == str(files[1])
+    assert failure["error"] == f"{files[1]}: not enough memory to predict it; use smaller windows"
+    assert f"skipped: {failure['error']}" in capsys.readouterr().out.splitlines()
+
+
+def test_other_errors_are_not_hidden(tmp_path):
+    class Task:
+        def predict_image(self, image):
+            raise RuntimeError("shapes differ")
+
+    assert not out_of_memory(UserError("not enough memory in this file name"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        predict_files(Task(), Reporter(), photos(tmp_path, 1), tmp_path / "out")
+
+
+def test_large_drawings_are_written_in_parts(tmp_path, monkeypatch):
+    class Stacked(Reporter):
+        def draw_onto(self, image, value, *, legend=True, all_classes=False):
+            return [image, np.full((2, image.shape[1], 3), 200, np.uint8)] if legend else [image]
+
+    class Task:
+        def predict_image(self, image):
+            return 0
+
+    (file,) = photos(tmp_path, 1)
+    for at_once in (1 << 24, 3):
+        monkeypatch.setattr(prediction, "_ENCODED_AT_ONCE", at_once)
+        predict_files(Task(), Stacked(), [file], tmp_path / f"out{at_once}")
+        drawn = read_image(tmp_path / f"out{at_once}" / "overlays" / "0.png")
+        assert drawn[:, 0, 0].tolist() == [0, 0, 0, 0, 200, 200]

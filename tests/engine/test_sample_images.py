@@ -1,0 +1,53 @@
+"""Drawn samples have captions and a bounded size."""
+
+import numpy as np
+import pytest
+
+from engine import sample_images
+from engine.sample_images import panel_size, resize_panel, save_worst, side_by_side
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3000, 4000), (600, 800)),
+        ((4000, 1000), (800, 200)),
+        ((480, 640), (480, 640)),
+        ((32, 64), (256, 512)),
+    ],
+)
+def test_large_images_are_reduced_and_small_ones_enlarged(shape, expected):
+    image = np.zeros((*shape, 3), np.uint8)
+    assert panel_size(image) == expected
+    assert resize_panel(image, expected).shape == (*expected, 3)
+
+
+def test_label_maps_keep_their_values():
+    labels = np.array([[0, 18], [255, 7]], np.uint8).repeat(1000, 0).repeat(1000, 1)
+    small = resize_panel(labels, panel_size(labels), exact=True)
+    assert small.shape == (800, 800)
+    np.testing.assert_array_equal(small[::799, ::799], [[0, 18], [255, 7]])
+    assert set(np.unique(small)) == {0, 7, 18, 255}
+
+
+def test_each_panel_is_below_its_caption():
+    panels = [("image", np.full((100, 300, 3), 9, np.uint8)), ("truth", np.full((100, 300, 3), 99, np.uint8))]
+    drawn = side_by_side(panels)
+    assert drawn.shape == (118, 600, 3)
+    assert (drawn[18:, :300] == 9).all()
+    assert (drawn[18:, 300:] == 99).all()
+    for left in (0, 300):
+        assert (drawn[:18, left : left + 60] < 100).any()  # lettering
+
+
+def test_the_worst_images_of_an_earlier_evaluation_are_removed(tmp_path):
+    class Dataset:
+        def name(self, index):
+            return "x"
+
+    monkey = lambda dataset, index: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
+    (tmp_path / "my_notes.png").touch()
+    save_worst(monkey, Dataset(), tmp_path, [("a", 0, 0.1), ("b", 1, 0.2)])
+    save_worst(monkey, Dataset(), tmp_path, [("c", 2, 0.05)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01_0.050_c.png", "my_notes.png"]
+    assert sample_images._LONGEST == 800

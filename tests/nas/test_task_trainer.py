@@ -1,0 +1,57 @@
+"""The trainer of candidates: what its options change in a training."""
+
+import pytest
+import torch
+
+from nas.task_trainer import NewTrainerFactory, TrialOptions
+
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    """changes(lr_factor=..., overrides=[...]) -> by how much a step of plain SGD changes each parameter."""
+    root = tmp_path_factory.mktemp("streets")
+    streets = {"root": root, "num_train": 6, "num_val": 2, "num_test": 1, "size": "[64,96]"}
+    options = [
+        "task=seg", "data.crop=[32,64]", "data.workers=0", "trainer.batch=2", "trainer.device=cpu",
+        "optimizer=sgd", "optimizer.lr=0.01", "optimizer.momentum=0", "optimizer.weight_decay=0",
+        *(f"data.source.{key}={value}" for key, value in streets.items()),
+    ]  # fmt: skip
+
+    def measure(*overrides, steps=1, **trials):
+        trials = TrialOptions(held_out=0.3, device="cpu", **trials)
+        trainer = NewTrainerFactory(overrides=(*options, *overrides), trials=trials)()
+        torch.manual_seed(SEED)
+        task = trainer.make_task(trainer.spec)
+        before = [parameter.detach().clone() for parameter in task.model.parameters()]
+        trainer.train(task, steps=steps, seed=SEED)
+        pairs = zip(task.model.parameters(), before, strict=True)
+        return torch.cat([(after.detach() - old).flatten() for after, old in pairs])
+
+    return measure
+
+
+def test_the_learning_rate_is_multiplied_by_lr_factor(changes):
+    whole = changes()
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(changes(lr_factor=0.25), 0.25 * whole, rtol=1e-2, atol=2e-7)
+
+
+def test_a_new_training_follows_the_schedule(changes):
+    """The first of ten steps of a warm-up that starts at a fifth of the learning rate."""
+    warm = changes("schedule.warmup_steps=10", "schedule.warmup_factor=0.2")
+    torch.testing.assert_close(warm, 0.2 * changes(), rtol=1e-2, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_out": 0}, "held_out must be a share"),
+        ({"held_out": 1}, "held_out must be a share"),
+        ({"lr_factor": 0}, "lr_factor must be positive, got 0"),
+    ],
+)
+def test_options_out_of_range_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrialOptions(**options)

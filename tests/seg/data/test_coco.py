@@ -1,0 +1,133 @@
+"""COCO instances as masks: what is drawn, and what is left out, counted and named."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_masks
+
+from engine.data.images import write_png
+from engine.data.loader import SampleKey
+from seg.data.coco import coco
+from seg.transforms import EvalTransform
+from tests.refusals import refuses
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def square(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def write_split(
+    root, annotations, *, file="annotations/instances_train.json", images="train", count=1, **entry
+):
+    """Images of 10 x 12 (height x width) and a JSON file."""
+    for number in range(count):
+        pixels = np.random.default_rng([number, len(str(file))]).integers(0, 256, (10, 12, 3), np.uint8)
+        write_png(root / images / f"{number}.png", pixels)
+    listed = [{"id": n, "file_name": f"{n}.png", "height": 10, "width": 12, **entry} for n in range(count)]
+    rows = [{"id": n, "image_id": 0, "iscrowd": 0, **row} for n, row in enumerate(annotations)]
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    content = {"images": listed, "annotations": rows, "categories": CATEGORIES}
+    (root / file).write_text(json.dumps(content))
+
+
+VAL = {"file": "annotations/instances_val.json", "images": "val"}
+CAT = {"category_id": 3, "segmentation": square(0, 0, 4, 5)}
+
+
+def label(root, split="train"):
+    return coco(root=str(root)).dataset(split, EvalTransform())[SampleKey(0, 0)]["label"].numpy()
+
+
+def test_polygons_and_both_run_length_codes_are_drawn(tmp_path):
+    """Classes are background 0, cat (3) 1, dog (7) 2. The smaller dog lies on the cat; a crowd is 255."""
+    crowd = np.zeros((10, 12), np.uint8, order="F")
+    crowd[8:, :] = 1
+    packed = coco_masks.encode(crowd)
+    runs = {"size": [10, 12], "counts": [60, 10, 50]}  # column by column: column 6
+    write_split(
+        tmp_path,
+        [
+            {"category_id": 7, "segmentation": square(1, 1, 3, 3)},
+            {"category_id": 3, "segmentation": square(0, 0, 6, 7)},
+            {"category_id": 3, "segmentation": runs},
+            {
+                "category_id": 7,
+                "iscrowd": 1,
+                "segmentation": {"size": [10, 12], "counts": packed["counts"].decode()},
+            },
+        ],
+    )
+    write_split(tmp_path, [CAT], **VAL)
+    expected = np.zeros((10, 12), np.uint8)
+    expected[8:] = 255
+    expected[:7, :6] = 1
+    expected[:, 6] = 1
+    expected[1:3, 1:3] = 2
+    np.testing.assert_array_equal(label(tmp_path), expected)
+    assert coco(root=str(tmp_path)).classes.names == ("background", "cat", "dog")
+
+
+def test_masks_are_drawn_again_only_if_the_annotations_change(tmp_path, capsys):
+    for options in ({}, VAL):
+        write_split(tmp_path, [CAT], **options)
+    assert label(tmp_path).sum() == 20
+    assert "mask drawn" in capsys.readouterr().out
+    assert label(tmp_path).sum() == 20
+    assert "mask drawn" not in capsys.readouterr().out
+    write_split(tmp_path, [{**CAT, "category_id": 7}])
+    assert label(tmp_path).sum() == 40
+
+
+def test_one_file_for_all_images_is_divided(tmp_path):
+    write_split(tmp_path, [CAT], file="result.json", images="images", count=20)
+    data = coco(root=str(tmp_path), allow_same_files=True)
+    assert sum(len(split) for split in data.splits.values()) == 20
+    assert any("of 20 images are used as val" in line for line in data.warnings)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    rows = [CAT, {"category_id": 3, "bbox": [1, 1, 2, 2]}, {**CAT, "image_id": 9}, {**CAT, "category_id": 8}]
+    write_split(tmp_path, rows, count=2)
+    write_split(tmp_path, [CAT], **VAL)
+    (tmp_path / "train/1.png").unlink()
+    refuses(lambda: coco(root=str(tmp_path)), r"train/1\.png: no such file \(1 of 2 images", "on_error=skip")
+    warnings = "\n".join(coco(root=str(tmp_path), on_error="skip").warnings)
+    for line in (
+        "1 annotations left out: without a segmentation",
+        "of an unknown image",
+        "of an unknown category",
+    ):
+        assert line in warnings
+    assert "1 images left out, which do not exist: 1.png" in warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation": [[1, 2]]}, r"annotation 0 of 0\.png: invalid segmentation"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, r"size \[5, 5\] of an image of 10 x 12"),
+        ({"category_id": None}, "not COCO's format"),
+    ],
+)
+def test_invalid_annotations_are_named(tmp_path, change, message):
+    write_split(tmp_path, [{**CAT, **change}])
+    write_split(tmp_path, [CAT], **VAL)
+    refuses(lambda: coco(root=str(tmp_path)), message)
+
+
+def test_wrong_files_are_named(tmp_path):
+    refuses(lambda: coco(root=str(tmp_path)), "no COCO annotations; expected train2017/")
+    write_split(tmp_path, [CAT], width=10, height=12)
+    refuses(
+        lambda: coco(root=str(tmp_path)), r"0\.png: the image is 10 x 12, but its JSON says 12 x 10.*EXIF"
+    )
+    (tmp_path / "annotations/instances_train.json").write_text("[")
+    refuses(lambda: coco(root=str(tmp_path)), r"instances_train\.json: not valid JSON")

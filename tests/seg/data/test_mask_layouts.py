@@ -1,0 +1,253 @@
+"""Layouts of images and masks: which files are paired, and messages that name what is missing."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from engine.data.images import write_png
+from engine.data.loader import SampleKey
+from seg.data.masks import masks
+from seg.transforms import EvalTransform
+from tests.refusals import refuses
+
+SIZE = (8, 10)
+
+
+def write_image(path, seed):
+    write_png(path, np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8))
+
+
+def write_mask(path, number):
+    """Class 1 in the first column, and in one other pixel whose place is `number`."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:, 0] = 1
+    mask[number // 9 % 8, 1 + number % 9] = 1
+    write_png(path, mask)
+
+
+def tree(root, pairs, *, classes=True):
+    """Images and masks at these paths, and classes.json."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number, (image, mask) in enumerate(pairs):
+        write_image(root / image, number)
+        if mask:
+            write_mask(root / mask, number)
+    if classes:
+        entries = [{"id": 0, "name": "rest"}, {"id": 1, "name": "cell"}]
+        (root / "classes.json").write_text(json.dumps({"classes": entries, "ignore": [255]}))
+    return root
+
+
+def build(root, **options):
+    return masks(root=str(root), **options)
+
+
+def paired(root, **options):
+    """{split: {image's name: number of its mask}}, from the pixels."""
+    data = build(root, **options)
+    found = {}
+    for split in data.splits:
+        dataset = data.dataset(split, EvalTransform())
+        found[split] = {}
+        for index in range(len(dataset)):
+            label = dataset[SampleKey(index, 0)].get("label")
+            row, column = np.argwhere(label.numpy()[:, 1:])[0] if label is not None else (0, None)
+            found[split][dataset.name(index)] = None if column is None else int(row * 9 + column)
+    return found
+
+
+TWO = {"train": {"a": 0, "b": 1}, "val": {"c": 2, "d": 3}}
+_OTHER_WORDS = [f"{kind}_dir/{split}/{{}}.png" for split in ("train", "val") for kind in ("img", "ann")]
+_SUFFIXED = [f"{kind}/{{}}{end}.png" for kind, end in (("images/train", ""), ("masks/train", "_mask"))]
+LAYOUTS = {
+    "images/train": ("images/train/{}.png", "masks/train/{}.png", "images/val/{}.png", "masks/val/{}.png"),
+    "other words": _OTHER_WORDS,
+    "validation": (
+        "images/training/{}.png", "annotations/training/{}.png",
+        "images/validation/{}.png", "annotations/validation/{}.png",
+    ),
+    "two words": ("images/Train/{}.png", "masks/train/{}.png", "images/valid/{}.png", "masks/val/{}.png"),
+    "train/images": [f"{s}/{kind}/{{}}.png" for s in ("train", "valid") for kind in ("images", "masks")],
+    "CamVid": ("train/{}.png", "trainannot/{}.png", "val/{}.png", "valannot/{}.png"),
+    "train_images": ("train_images/{}.png", "train_masks/{}.png", "val_images/{}.png", "val_masks/{}.png"),
+    "flat masks": ("images/train/{}.png", "masks/{}.png", "images/val/{}.png", "masks/{}.png"),
+    "x_mask": (*_SUFFIXED, "images/val/{}.png", "masks/val/{}_mask.png"),
+    "any suffix": ("images/train/{}.png", "gt/train/{}-L7.png", "images/val/{}.png", "gt/val/{}-L7.png"),
+    "beside": ("train/{}.png", "train/{}_mask.png", "val/{}.png", "val/{}_mask.png"),
+    "beside, images": (
+        "images/train/{}.png", "images/train/{}_gt.png", "images/val/{}.png", "images/val/{}_gt.png",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_with_splits(tmp_path, layout):
+    image, mask, image_of_val, mask_of_val = LAYOUTS[layout]
+    pairs = [(image.format(n), mask.format(n)) for n in "ab"]
+    pairs += [(image_of_val.format(n), mask_of_val.format(n)) for n in "cd"]
+    assert paired(tree(tmp_path, pairs)) == TWO
+
+
+def test_voc_lists_and_folders(tmp_path):
+    """ImageSets/Segmentation divides; an image of no list is not used; test has no masks."""
+    names = "abcdef"
+    pairs = [(f"JPEGImages/{n}.png", f"SegmentationClass/{n}.png" if n != "f" else None) for n in names]
+    pairs.append(("SegmentationObject/a.png", None))
+    root = tree(tmp_path, pairs)
+    (root / "Annotations").mkdir()
+    (root / "Annotations/a.xml").write_text("<annotation/>")
+    for split, content in (
+        ("train", "a\nb\n"),
+        ("val", "c \n\nd.png\n"),
+        ("test", "f\n"),
+        ("trainval", "a\nd\n"),
+    ):
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(content)
+    assert paired(root) == {"train": {"a": 0, "b": 1}, "val": {"c": 2, "d": 3}, "test": {"f": None}}
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\nz\n")
+    refuses(lambda: build(root), r"JPEGImages: no image z of the list of train \(1 of 3")
+    above = tmp_path.parent / f"{tmp_path.name}_above"
+    (above / "VOCdevkit").mkdir(parents=True)
+    tmp_path.rename(above / "VOCdevkit/VOC2012")
+    refuses(lambda: build(above), "did you mean data.root=.*VOCdevkit/VOC2012")
+
+
+FLAT = [(f"images/{n}.png", f"masks/{n}.png") for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        FLAT,
+        [(f"images/train/{n}.png", f"masks/train/{n}.png") for n in range(20)],
+        [(f"imgs/{n}.png", f"masks/{n}_mask.png") for n in range(20)],
+        [(f"{n}.png", f"{n}_label.png") for n in range(20)],
+        [(f"images/street{n % 3}/{n}.png", f"masks/street{n % 3}/{n}.png") for n in range(20)],
+    ],
+)
+def test_without_val_a_fifth_is_divided_off_the_same_way_each_time(tmp_path, pairs):
+    first, second = (paired(tree(tmp_path, pairs)) for _ in range(2))
+    assert first == second
+    assert list(first) == ["train", "val"]
+    numbers = {
+        int(name.rpartition("/")[2]): number for part in first.values() for name, number in part.items()
+    }
+    assert numbers == {number: number for number in range(20)}
+    assert 1 <= len(first["val"]) <= 8
+    lines = [line for line in build(tmp_path).warnings if "chosen by a hash" in line]
+    assert len(lines) == 1
+    assert f"{len(first['val'])} of 20 images" in lines[0]
+
+
+def test_a_name_keeps_its_side_when_images_are_added(tmp_path):
+    before = paired(tree(tmp_path, FLAT))
+    for number in range(20, 40):
+        write_image(tmp_path / f"images/{number}.png", number)
+        write_mask(tmp_path / f"masks/{number}.png", number)
+    after = paired(tmp_path)
+    assert before["val"].keys() <= after["val"].keys()
+    assert before["train"].keys() <= after["train"].keys()
+
+
+def test_identical_images_are_on_one_side(tmp_path):
+    tree(tmp_path, FLAT)
+    for number in range(20):
+        write_image(tmp_path / f"images/copy{number}.png", number)
+        write_mask(tmp_path / f"masks/copy{number}.png", number)
+    found = paired(tmp_path)
+    sides = [{name.removeprefix("copy") for name in part} for part in found.values()]
+    assert sides[0].isdisjoint(sides[1])
+    assert any("20 images are copies of another" in line for line in build(tmp_path).warnings)
+
+
+def test_val_alone_and_test_alone_are_not_divided(tmp_path):
+    root = tree(
+        tmp_path, [("images/val/a.png", "masks/val/a.png"), ("images/test/b.png", "masks/test/b.png")]
+    )
+    assert paired(root) == {"val": {"a": 0}, "test": {"b": 1}}
+
+
+def test_two_suffixes_need_a_choice(tmp_path):
+    root = tree(tmp_path, [(f"images/{n}.png", f"masks/{n}_mask.png") for n in range(10)])
+    for number in range(10):
+        write_mask(root / f"masks/{number}_gt.png", number + 1)
+    refuses(lambda: build(root), "ending in _gt and _mask; set data.source.mask_suffix=_gt")
+    found = paired(root, mask_suffix="_gt")
+    assert found["train"] | found["val"] == {str(number): number + 1 for number in range(10)}
+
+
+def test_a_longer_name_is_not_taken_for_a_suffix(tmp_path):
+    """1 and 10: the mask 10_mask starts with 1, too."""
+    root = tree(tmp_path, [(f"images/{n}.png", f"masks/{n}_mask.png") for n in (1, 10, 100, 2)])
+    found = paired(root)
+    assert found["train"] | found["val"] == {"1": 0, "10": 1, "100": 2, "2": 3}
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ("masks/b_segm.png", r"b\.png: no mask .*b\.png \(1 of 3 images have none\); there is b_segm: set "
+         "data.source.mask_suffix=_segm"),
+        ("masks/B.png", r"b\.png: no mask .*; the nearest name is B: rename one"),
+        ("masks/other.png", "no mask .*; add the masks or remove the images"),
+    ],
+)  # fmt: skip
+def test_a_missing_mask_names_the_nearest(tmp_path, mask, message):
+    root = tree(
+        tmp_path, [("images/a.png", "masks/a.png"), ("images/b.png", mask), ("images/c.png", "masks/c.png")]
+    )
+    refuses(lambda: build(root), message)
+
+
+def test_files_that_are_no_masks_are_named_where_a_mask_is_missing(tmp_path):
+    root = tree(tmp_path, [("images/a.png", "masks/a.png"), ("images/b.png", None)])
+    (root / "masks/b.gif").write_bytes(b"GIF89a")
+    refuses(lambda: build(root), r"no mask .*masks: 1 file left out: b\.gif")
+    root = tree(tmp_path / "none", [("images/a.png", None), ("images/b.png", None)])
+    refuses(lambda: build(root), "no mask .*there is no folder of masks beside images/")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/image_{}.png", "masks/mask_{}.png"),
+        ("{}_sat.png", "{}_mask.png"),
+        ("imgs/a{}x.png", "gt/b{}y.png"),
+    ],
+)
+def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask):
+    root = tree(tmp_path, [(image.format(n), mask.format(n)) for n in range(10, 20)])
+    found = paired(root)
+    names = {int(re.sub(r"\D", "", name)): number for part in found.values() for name, number in part.items()}
+    assert names == {number: number - 10 for number in range(10, 20)}
+    assert any("masks paired by what differs in the names" in line for line in build(root).warnings)
+
+
+def test_other_numbers_are_no_words(tmp_path):
+    """Images 10 to 19 and masks 20 to 29 do not belong together."""
+    root = tree(tmp_path, [(f"images/{n}.png", f"masks/{n + 10}.png") for n in range(10, 20)])
+    refuses(lambda: build(root), r"images/10\.png: no mask")
+
+
+def test_folders_with_other_names(tmp_path):
+    root = tree(tmp_path, [(f"left/{n}.png", f"truth/{n}.png") for n in range(5)])
+    refuses(lambda: build(root), "no folder of images with masks; expected .*data.source.images=<folder>")
+    found = paired(root, images="left", masks="truth")
+    assert len(found["train"] | found["val"]) == 5
+    refuses(
+        lambda: build(root, images="right", masks="truth"), "right: no such folder; check data.source.images"
+    )
+    root = tree(tmp_path / "two", [(f"images/{n}.png", f"masks/{n}.png") for n in range(5)])
+    for number in range(5):
+        write_mask(root / f"labels/{number}.png", 40 + number)
+    refuses(lambda: build(root), "masks/ and labels/ could both be the masks; set data.source.masks")
+    found = paired(root, masks="labels")
+    assert found["train"] | found["val"] == {str(number): 40 + number for number in range(5)}
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    pairs = [(f"images/{s}/{s}.png", f"masks/{s}/{s}.png") for s in ("train", "val", "valid")]
+    refuses(lambda: build(tree(tmp_path, pairs)), "images: both val/ and valid/ are val; merge them")

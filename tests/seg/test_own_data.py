@@ -1,0 +1,41 @@
+"""Own images without any preparation: no classes.json, no splits, masks with a suffix."""
+
+import json
+
+import numpy as np
+import pytest
+
+from engine.data.images import write_png
+from tests.tools.commands import run
+
+SHORT = ["trainer.steps=2", "trainer.eval_every=2", "trainer.batch=2", "data.workers=0", "samples=1"]
+SHORT += ["trainer.tensorboard=false"]
+LOUD = "data.split=train: evaluated on the training images"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for number in range(8):
+        image, mask = random.integers(0, 120, (64, 80, 3), dtype=np.uint8), np.zeros((64, 80), np.uint8)
+        mask[8:40, 8:40] = 255
+        image[mask > 0] += 100
+        write_png(folder / f"photos/images/{number}.png", image)
+        write_png(folder / f"photos/masks/{number}_mask.png", mask)
+    return folder
+
+
+def test_images_and_masks_as_they_are_lead_to_a_scored_run(folder):
+    output = run("train", "data=masks", "data.root=photos", "data.crop=64", *SHORT, "run=a", cwd=folder)
+    assert "no splits; " in output
+    assert "classes.json: did not exist; written with the values of 8 masks" in output
+    assert LOUD not in output
+    assert json.loads((folder / "photos/classes.json").read_text())["classes"][1]["id"] == 255
+    assert json.loads((folder / "a/metrics.json").read_text())["num_images"] in (1, 2, 3)
+
+
+def test_a_run_that_is_evaluated_on_its_training_images_says_so_before_and_after(folder):
+    output = run(
+        "train", "data=masks", "data.root=photos", "data.split=train", "data.crop=64", *SHORT, cwd=folder
+    )
+    assert output.count(LOUD) == 2
