@@ -249,3 +249,11 @@ def test_an_onnx_file_has_the_opset_that_was_asked_for(tmp_path, opset, ir_versi
     session = open_session(path)
     np.testing.assert_allclose(session(images.numpy())[0], net(images).detach(), atol=1e-5)
     assert session.metadata.get("opset") == (None if opset is None else str(opset))
+
+
+def test_an_openvino_file_without_its_weights_is_named(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "model.xml").write_text("<net/>")
+    refuses(
+        lambda: open_session(tmp_path / "model.xml"), r"model\.xml: its weights are missing \(model\.bin\)"
+    )
