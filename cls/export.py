@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class ExportedClassification(nn.Module):
         self.normalize, self.output = task.normalize, output
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.names = self.compared = ("logits",)
+        self.decoding = {"in_graph": False, "activation": "softmax"}
+        self.decoder = Path(__file__).with_name("decode.py")
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> [N, K]."""

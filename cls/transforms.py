@@ -5,6 +5,7 @@ only on the arguments, not on the worker process that runs it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,21 @@ class EvalTransform:
         if self.square:
             return f"resized to {height}x{width}"
         return f"shorter side resized to {self.resize}, central {height}x{width}"
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """How images are resized, in words for the metadata of an exported file."""
+        method = {
+            "interpolation": "bilinear",
+            "when_smaller": "bilinear",
+            "antialias": True,
+            "keep_aspect": not self.square,
+            "center_crop": None if self.square else list(self.crop),
+            "same_as": "Pillow: Image.resize with Image.Resampling.BILINEAR",
+        }
+        if self.square:
+            return {"mode": "to_size", "size": list(self.crop), **method}
+        return {"mode": "shorter_side", "side": self.resize, **method}
 
     def __call__(self, image: Image, seed: int) -> Image:
         height, width = self._resized(image.shape[0], image.shape[1])

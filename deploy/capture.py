@@ -30,7 +30,12 @@ class NamedInput(nn.Module):
 
 
 def capture(
-    module: nn.Module, example: Tensor, *, dynamic_batch: bool = False, dynamic_size: bool = False
+    module: nn.Module,
+    example: Tensor,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    size_remedy: str = "",
 ) -> ExportedProgram:
     """The module's graph.
 
@@ -38,6 +43,7 @@ def capture(
         module: images -> a tensor or a tuple of tensors; its `forward` calls them `images`.
         example: images [N, 3, H, W]; dimensions that are not dynamic are fixed at its size.
         dynamic_batch, dynamic_size: whether N, or H and W, can vary.
+        size_remedy: what to do if H and W cannot, for the message.
 
     Raises:
         UserError: if the module's computation depends on a dimension that should be dynamic.
@@ -61,9 +67,10 @@ def capture(
         if not free:
             raise
         what = "size" if dynamic_size else "batch"
+        remedy = size_remedy if dynamic_size else "export with dynamic=none"
         raise UserError(
             f"dynamic={what}: this network's computation depends on the input's {what} "
-            f"({first_line(error)[:120]}); export with dynamic={'batch' if dynamic_size else 'none'}"
+            f"({first_line(error)[:120]}); {remedy}"
         ) from None
 
 

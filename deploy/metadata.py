@@ -13,18 +13,31 @@ from deploy.session import INPUT
 from engine.contracts import ExportedTask, Image
 
 
-def describe(module: ExportedTask, *, task: str, facts: Mapping[str, str]) -> dict[str, str]:
+def describe(
+    module: ExportedTask,
+    *,
+    task: str,
+    facts: Mapping[str, str],
+    pixel_range: tuple[float, float] | None = None,
+    upright: bool = True,
+) -> dict[str, str]:
     """The metadata of an export as strings: everything that the file's user needs to know.
 
     Args:
         module: the module that is exported.
         task: name of the task.
         facts: more entries, such as `run`, `checkpoint_sha256` and `license`.
+        pixel_range: the stored values that become 0 and 255 in images of more than 8 bits.
+        upright: whether images are turned by their EXIF or TIFF orientation.
     """
     mean, std = (part.flatten().tolist() for part in (module.normalize.mean, module.normalize.std))
     preprocessing = {
-        "image": "decoded as RGB, upright (EXIF)",
+        "image": "decoded as RGB of 8 bits, without alpha",
+        "upright": upright,
+        "channel_order": "RGB",
+        "pixel_range": None if pixel_range is None else list(pixel_range),
         "transform": str(module.eval_transform),
+        "resize": getattr(module.eval_transform, "resizing", {"mode": "custom"}),
         "layout": "NCHW",
         "mean": [round(value, 6) for value in mean],
         "std": [round(value, 6) for value in std],
@@ -35,6 +48,7 @@ def describe(module: ExportedTask, *, task: str, facts: Mapping[str, str]) -> di
         "output": module.output,
         "classes": json.dumps(module.classes.to_dict()),
         "preprocessing": json.dumps(preprocessing),
+        "decoding": json.dumps(getattr(module, "decoding", {})),
         **facts,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy import formats
+from deploy.formats import onnx
 from deploy.quantize.quantizer import check_quantizable
 from deploy.timing import machine
 from deploy.timing.latency import Rounds
@@ -105,6 +106,7 @@ class ExportOptions(RunOptions):
     steps: int | None = None
     normalize: bool | None = None
     dtype: str | None = None
+    opset: int | None = None
     batch: int = 1
     dynamic: Literal["none", "batch", "size", "both"] = "none"
     input: str | None = None
@@ -120,9 +122,18 @@ class ExportOptions(RunOptions):
         formats.check(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
         if self.precision == "int8":
             check_quantizable(self.format)
+        if self.opset is not None:
+            self._check_opset(self.opset)
         tunable = (self.precision, self.format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)
         if self.qat.steps and not tunable:
             raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
+
+    def _check_opset(self, opset: int) -> None:
+        if self.format != "onnx":
+            raise ValueError(f"opset is for format=onnx, not {self.format}; leave it out")
+        if opset not in onnx.OPSETS:
+            first, last = onnx.OPSETS[0], onnx.OPSETS[-1]
+            raise ValueError(f"opset must be {first} to {last} (h-swish exists from {first} on), got {opset}")
 
     @property
     def float_precision(self) -> str:

@@ -21,8 +21,10 @@ TASK = TaskInfo(
     hub_pipeline="object-detection",
     first_id=1,
     distills=False,
+    fixed_size="a detector's anchors are made for one input size; leave it out, or export a file for each "
+    "size with data.size=[h,w]",
     reporter=partial(import_and_call, "det.report.DetectionReporter"),
-    export=partial(import_and_call, "det.export.ExportedDetection"),
-    with_file=partial(import_and_call, "det.export.DetectionWithFile"),
+    export=partial(import_and_call, "det.export.network.ExportedDetection"),
+    with_file=partial(import_and_call, "det.export.with_file.DetectionWithFile"),
     totals=_totals,
 )

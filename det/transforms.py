@@ -16,7 +16,7 @@ from det.augment import crop_geometry
 from det.augment.crop_geometry import Floats
 from det.augment.mosaic import NUM_IMAGES, Sample, mosaic
 from engine.contracts import Image
-from engine.data.preprocessing import as_size, flip_and_jitter, import_albumentations, resize_image
+from engine.data.preprocessing import as_size, flip_and_jitter, import_albumentations, resize_image, resizing
 
 MIN_SIDE = 32
 """Pixels: in smaller inputs, the backbone's deepest feature map would have less than one cell."""
@@ -138,6 +138,11 @@ class EvalTransform:
 
     def __str__(self) -> str:
         return f"input {self.size[0]}x{self.size[1]}"
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """See `engine.data.preprocessing.resizing`."""
+        return resizing("to_size", area=self._area, size=list(self.size))
 
     def __call__(self, image: Image) -> Image:
         """uint8 [H, W, 3] -> [h, w, 3]."""

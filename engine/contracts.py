@@ -173,6 +173,12 @@ class ExportedTask(Protocol):
     Attributes: output (the kind of output, such as `logits`), names (of the outputs), compared (the outputs
     that are compared numerically with PyTorch), dtype (of the images: `uint8` or `float32`), normalized
     (whether the graph includes normalization), model, classes, eval_transform, normalize.
+
+    Optional attributes: decoding (what a program needs to know to interpret the outputs; stored as JSON in
+    the file) and decoder (path of a Python file that does so with NumPy alone; copied next to the file as
+    `decode.py`). `eval_transform.resizing` is also stored, if it exists. A method `with_raw_outputs()`, for
+    modules with post-processing, returns a module that also returns what it starts from; `raw_names` are the
+    names of these outputs (in 8-bit files, post-processing stays float and sensitivities are measured there).
     """
 
     model: nn.Module
@@ -218,6 +224,7 @@ class TaskInfo:
         background: whether a weight file can have an extra, unnamed output for the background.
         default_names: number of classes -> their names, for weights without class names (ImageNet's 1000).
         distills: whether `distill.teacher` is supported.
+        fixed_size: why an exported file has a fixed input size, and what to do; empty if it can be dynamic.
         reporter: task -> `Reporter`.
         export: `export(task=..., **options)` -> `ExportedTask`.
         with_file: `with_file(task=..., artifact=...)` -> a task that predicts with an exported file
@@ -235,6 +242,7 @@ class TaskInfo:
     background: bool = False
     distills: bool = False
     default_names: Callable[[int], tuple[str, ...] | None] | None = None
+    fixed_size: str = ""
     reporter: Callable[[Any], Reporter]
     export: Callable[..., Any]
     with_file: Callable[..., Any]

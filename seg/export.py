@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,12 @@ class ExportedSegmentation(nn.Module):
         ValueError: if an option is unknown, or has no effect.
     """
 
+    size_remedy = (
+        "set data.eval_size=[h,w] instead, which resizes all images to one size, or train with "
+        "model.head.pool=global, whose files take images of any size"
+    )
+    """What to do if the network cannot have a dynamic size."""
+
     def __init__(
         self,
         *,
@@ -57,10 +65,35 @@ class ExportedSegmentation(nn.Module):
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.names = ("labels" if output == "argmax" else "logits",)
         self.compared = self.names if output == "logits" else ()
+        self.raw_names: tuple[str, ...] = ()
+        self.decoder = Path(__file__).with_name("decode.py")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> [N, K, h, w], or [N, h, w] uint8."""
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What it takes to turn the output into label maps; see `engine.contracts.ExportedTask`."""
+        return {
+            "in_graph": self.output == "argmax",
+            "class": "the one with the highest score, after scores are resized to the image",
+            "resize": "nearest" if self.output == "argmax" else "bilinear",
+            "align_corners": self.align_corners,
+            "full_size": self.full_size,
+            "upsample": self.upsample if self.full_size and self.output == "argmax" else None,
+        }
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images [N, 3, H, W] -> [N, K, h, w], or [N, h, w] uint8 (and scores, see `with_raw_outputs`)."""
         scores: Tensor = self.model(self.normalize(images) if self.normalized else images)
+        output = self._processed(scores, images)
+        return (output, scores) if self.raw_names else output
+
+    def with_raw_outputs(self) -> ExportedSegmentation:
+        """The same module, which also returns the network's scores if it returns labels, as `raw_names`."""
+        module = copy.copy(self)
+        module.raw_names = ("raw_logits",) if self.output == "argmax" else ()
+        module.names = (*self.names, *module.raw_names)
+        return module
+
+    def _processed(self, scores: Tensor, images: Tensor) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         if self.full_size and self.upsample == "logits":
             scores = resize(scores, size, align_corners=self.align_corners)

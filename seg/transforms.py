@@ -15,6 +15,7 @@ from engine.data.preprocessing import (
     flip_and_jitter,
     import_albumentations,
     resize_image,
+    resizing,
 )
 
 
@@ -109,6 +110,15 @@ class EvalTransform:
         if self._factor is not None:
             return f"input scaled by {self._factor:g}"
         return f"input {self._size[0]}x{self._size[1]}" if self._size else "input as stored"
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """See `engine.data.preprocessing.resizing`."""
+        if self._factor is not None:
+            return resizing("scale", area=self._area, factor=self._factor)
+        if self._size is not None:
+            return resizing("to_size", area=self._area, size=list(self._size))
+        return resizing("none")
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
         height, width = self._size or image.shape[:2]

@@ -63,7 +63,7 @@ class TaskContract:
 
     def another_output(self, outputs):
         """Arrays that disagree with an exported network's `outputs`."""
-        return [-output for output in outputs]
+        return [~output if output.dtype == bool else -output for output in outputs]
 
     # ------------------------------------------------------------------ helpers
 

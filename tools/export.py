@@ -7,7 +7,7 @@ Examples:
   python tools/export.py run=<run folder> format=openvino precision=fp16
   python tools/export.py run=<run folder> format=openvino precision=int8 budget.miou=1
   python tools/export.py run=<run folder> output=argmax full_size=true           label maps (segmentation)
-  python tools/export.py run=<run folder> output=detections dynamic=batch        including NMS (detection)
+  python tools/export.py run=<run folder> output=raw opset=17                  without NMS, for old runtimes
   python tools/export.py run=<run folder> dynamic=both budget.miou=0.5           also score the labeled split
   python tools/export.py run=<run folder> data.eval_size=[512,1024] input=photos
 """

@@ -57,7 +57,7 @@ class Comparison:
             lines.append(f"max difference: {self.max_difference:.3g} (of {self.largest:.3g})")
         lines.append(f"agreement: {self.agreement:.6f}")
         if self.exact is not None:
-            lines.append(f"exact: {self.exact:.4f} of the images (for the others, increase look)")
+            lines.append(f"exact: {self.exact:.4f} of the images (for the others, increase steps or look)")
         return "\n".join(lines)
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from deploy import formats
 from deploy.export.comparison import Comparison, compare_outputs
 from deploy.export.golden import write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
-from deploy.export.module import export_module
 from deploy.export.samples import Sample
 from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
@@ -29,12 +25,15 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     """Export a run; returns the file.
 
     The file is compared with PyTorch on real images and, if a budget is set for the task's metric, scored.
-    `preprocess.json`, `golden.npz` and, with precision=int8, the report card are written next to it.
+    `preprocess.json`, `golden.npz`, the task's `decode.py` and, with precision=int8, the report card are
+    written next to it.
 
     Raises:
         UserError: if an option does not fit the run, if the export fails, or if the file exceeds its budget:
             it is then renamed to `<file>.rejected`.
     """
+    if options.dynamic_size and run.info.fixed_size:
+        raise UserError(f"dynamic={options.dynamic}: {run.info.fixed_size}")
     if options.precision == "int8":
         check_installed(options.format)
     job = ExportJob(run, options, log)
@@ -54,8 +53,9 @@ def _export(job: ExportJob) -> Path:
     except UserError as error:
         rejected = path.replace(path.with_name(f"{path.name}.rejected"))
         raise UserError(f"{rejected}: {error}") from None
-    write_golden(path, session, samples, comparison, scores)
+    write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     lines = [f"runtime: {session.runtime}", comparison.text()]
+    lines = ["float32 file and PyTorch:", *lines] if options.precision == "int8" else lines
     log("\n".join([*lines, *(f"{name}: {points}" for name, points in scores.items())]))
     return write_int8(job, path, samples) if options.precision == "int8" else path
 
@@ -64,17 +64,9 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     """Write the float file."""
     options = job.options
     folder = run_folder.make(job.folder / "float32" if options.precision == "int8" else job.folder)
-    return export_module(
-        job.module,
-        torch.from_numpy(np.stack([sample.input] * options.batch)),
-        folder / f"model{formats.find(options.format).SUFFIX}",
-        format=options.format,
-        names=job.module.names,
-        dynamic_batch=options.dynamic_batch,
-        dynamic_size=options.dynamic_size,
-        metadata=job.metadata,
-        precision=options.float_precision,
-    )
+    path = folder / f"model{formats.find(options.format).SUFFIX}"
+    job.log(f"writing {path}")
+    return job.export(job.module, sample.input, path)
 
 
 def _check(comparison: Comparison, options: ExportOptions) -> None:

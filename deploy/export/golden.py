@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from engine.contracts import Image
 from engine.errors import UserError
 from engine.io.files import write_json
 
+DECODER = "decode.py"
+"""Copy of the task's own decoder, next to the exported file."""
 NUM_EXAMPLES = 3
 MAX_STORED_NUMBERS = 50_000
 """Per output and example."""
@@ -30,8 +33,10 @@ def write_golden(
     samples: Sequence[Sample],
     comparison: Comparison,
     scores: Mapping[str, float],
+    *,
+    decoder: Path | None = None,
 ) -> None:
-    """Write `preprocess.json` and `golden.npz` next to the file at `path`.
+    """Write `preprocess.json`, `golden.npz` and a copy of `decoder` next to the file at `path`.
 
     For each example i, `golden.npz` contains `image_i`, `input_i` and every output as `<name>_i`: flattened,
     with every `step`-th of its numbers.
@@ -51,6 +56,8 @@ def write_golden(
         examples.append({"image": sample.name, "shapes": shapes, "steps": steps})
     try:
         np.savez_compressed(path.parent / "golden.npz", **arrays)
+        if decoder is not None:
+            shutil.copyfile(decoder, path.parent / DECODER)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another out=") from None
     write_json(
@@ -59,6 +66,7 @@ def write_golden(
             "file": path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "runtime": session.runtime,
+            "decoder": None if decoder is None else DECODER,
             **{key: _plain(text) for key, text in session.metadata.items()},
             **scores,
             "compared_with_pytorch": asdict(comparison),

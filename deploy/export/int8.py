@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deploy.export.comparison import compare_outputs
+from deploy.export.comparison import Comparison, compare_outputs
 from deploy.export.golden import write_golden
-from deploy.export.job import ExportJob
+from deploy.export.job import ExportJob, raw_outputs
 from deploy.export.samples import Sample
 from deploy.formats import open_session
 from deploy.quantize.calibration import open_quantizer
@@ -28,21 +29,44 @@ DEFAULT_POINTS = 1.0
 
 def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     """Quantize the float file `source` to 8 bits in the job's folder; returns the new file."""
-    options, metric = job.options, job.run.info.metric
-    calibration = options.calibration
+    options, calibration = job.options, job.options.calibration
+    job.log(f"reading {calibration.images} images of {calibration.split} for the calibration")
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
-    weights = {name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1}
-    quantizer = open_quantizer(
-        source, images, format=options.format, per_channel=calibration.per_channel, weights=weights
-    )
     path = job.folder / source.name
-    card = quantize_within_budget(
+    with tempfile.TemporaryDirectory(prefix="int8-") as folder:
+        card = _quantize(job, source, _with_raw_outputs(job, source, Path(folder), images[0]), path, images)
+    if options.qat.steps:
+        card = with_fine_tuned(job, card, images)
+    card.write(job.folder)
+    session = open_session(path, threads=options.threads)
+    comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+    scores = {f"{card.metric}_float32": card.before, f"{card.metric}_file": card.fallback.score}
+    write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
+    job.log(f"{card.text()}\n{summary(card, comparison)}")
+    return path
+
+
+def _quantize(
+    job: ExportJob, source: Path, probed: Path, path: Path, images: Sequence[NDArray[Any]]
+) -> ReportCard:
+    """Calibrate `probed`, which is `source` or has raw outputs too, and write the 8-bit file to `path`."""
+    options, calibration = job.options, job.options.calibration
+    job.log(f"calibrating on {len(images)} images")
+    quantizer = open_quantizer(
+        probed,
+        images,
+        format=options.format,
+        per_channel=calibration.per_channel,
+        weights={name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1},
+        raw_outputs=raw_outputs(job.module).raw_names,
+    )
+    return quantize_within_budget(
         quantizer,
         source,
         path,
         budget=AccuracyBudget(
             score=job.score,
-            metric=metric,
+            metric=job.run.info.metric,
             split=job.run.split,
             points=DEFAULT_POINTS if job.budget_points is None else job.budget_points,
         ),
@@ -54,17 +78,32 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
         },
         threads=options.threads,
         rounds=Rounds(budget_s=calibration.timing_s) if calibration.timing_s else None,
+        probed=probed,
         log=job.log,
     )
-    if options.qat.steps:
-        card = with_fine_tuned(job, card, images)
-    card.write(job.folder)
-    session = open_session(path, threads=options.threads)
-    comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
-    scores = {f"{metric}_float32": card.before, f"{metric}_file": card.fallback.score}
-    write_golden(path, session, samples, comparison, scores)
-    job.log(f"{card.text()}\n{comparison.text()}")
-    return path
+
+
+def _with_raw_outputs(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]) -> Path:
+    """The float file with raw outputs, in `folder`; `source` itself if it has no post-processing."""
+    module = raw_outputs(job.module)
+    if not module.raw_names:
+        return source
+    job.log("writing the float32 file once more, with the outputs before its post-processing")
+    return job.export(module, image, folder / source.name)
+
+
+def summary(card: ReportCard, comparison: Comparison) -> str:
+    """What the file loses, and how to read the comparison with PyTorch, in lines."""
+    metric = card.metric
+    return "\n".join(
+        [
+            f"{metric} on {card.split}: {card.before:.2f} in float32, {card.fallback.score:.2f} in 8 bits "
+            f"({0.0 - card.lost:+.2f} points; at most {card.budget:g} may be lost)",
+            "8-bit file and PyTorch (without a budget: 8 bits change every score a little, so many answers "
+            f"differ, which need not cost {metric}):",
+            comparison.text(),
+        ]
+    )
 
 
 def with_fine_tuned(job: ExportJob, card: ReportCard, images: Sequence[NDArray[Any]]) -> ReportCard:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deploy.artifact import with_exported_file
+from deploy.export.module import export_module
 from deploy.export.samples import Sample, image_files, read_samples, split_files
 from deploy.metadata import describe
 from deploy.options import ExportOptions
@@ -37,9 +41,40 @@ class ExportJob:
         self.budget_points = options.budget.points(run.info.metric)
         torch.set_num_threads(options.threads)
         self.module = exported_task(run, options.for_task)
-        self.metadata = describe(self.module, task=run.info.name, facts=self._facts())
+        if options.qat.steps and raw_outputs(self.module).raw_names:
+            raise UserError(
+                f"qat.steps: output={self.module.output} has post-processing, which cannot be fine-tuned; "
+                "set output=raw (detection) or output=logits (segmentation)"
+            )
+        self.metadata = describe(
+            self.module,
+            task=run.info.name,
+            facts=self._facts(),
+            pixel_range=run.pixel_range,
+            upright=run.upright,
+        )
         default_folder = run.folder.path / "export" / f"{options.format}-{options.precision}"
         self.folder = Path(options.out or default_folder)
+
+    @property
+    def decoder(self) -> Path | None:
+        """The task's decoder of the outputs, a file to copy; None if it has none."""
+        return getattr(self.module, "decoder", None)
+
+    def export(self, module: Any, image: NDArray[Any], path: Path) -> Path:
+        """Write a module as a float file; `image` [3, h, w] fixes the size if it is not dynamic."""
+        options = self.options
+        return export_module(
+            module,
+            torch.from_numpy(np.stack([image] * options.batch)),
+            path,
+            format=options.format,
+            names=module.names,
+            dynamic_batch=options.dynamic_batch,
+            dynamic_size=options.dynamic_size,
+            metadata=self.metadata,
+            precision=options.float_precision,
+        )
 
     def comparison_samples(self) -> list[Sample]:
         """The images for comparing the file with PyTorch."""
@@ -65,7 +100,7 @@ class ExportJob:
             threads = self.options.threads
             task = with_exported_file(task, self.run.info, file, threads=threads, precision="fp32")
         cpu = runtime.start(device="cpu", precision="fp32")
-        metrics = self.run.evaluate(task, runtime=cpu, quiet=True).metrics
+        metrics = self.run.evaluate(task, runtime=cpu).metrics
         return round(100 * float(metrics[self.run.info.metric]), 4)
 
     def _facts(self) -> dict[str, str]:
@@ -76,8 +111,16 @@ class ExportJob:
             "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
             "license": self.options.license or unknown,
             "precision": self.options.float_precision,
+            **({} if self.options.opset is None else {"opset": str(self.options.opset)}),
             "made_by": f"mobilenet-dense, PyTorch {torch.__version__}",
         }
+
+
+def raw_outputs(module: Any) -> Any:
+    """The module that also returns what its post-processing starts from, as `raw_names` (if it has any)."""
+    if not hasattr(module, "with_raw_outputs"):
+        return SimpleNamespace(raw_names=())
+    return module.with_raw_outputs()
 
 
 def exported_task(run: TrainedRun, options: Mapping[str, Any]) -> Any:

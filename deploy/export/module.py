@@ -61,11 +61,18 @@ def export_module(
             names=names,
         ),
     }
-    module = NamedInput(module).eval()
+    named = NamedInput(module).eval()
+    remedy = str(getattr(module, "size_remedy", "export with dynamic=batch and images of one size"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with quiet():
-            program = capture(module, example, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+            program = capture(
+                named,
+                example,
+                dynamic_batch=dynamic_batch,
+                dynamic_size=dynamic_size,
+                size_remedy=remedy,
+            )
             if dynamic_size:
                 texts[MIN_SIZE] = json.dumps(min_size(program))
             formats.find(format).write(program, path, names=tuple(names), metadata=texts, precision=precision)

@@ -64,5 +64,8 @@ def read_samples(
     sizes = {sample.input.shape[1:] for sample in samples}
     if len(sizes) > 1 and not dynamic_size:
         some = " and ".join(f"{height}x{width}" for height, width in itertools.islice(sorted(sizes), 2))
-        raise UserError(f"the images have different sizes ({some}); set dynamic=size or data.eval_size=[h,w]")
+        raise UserError(
+            f"the images have different sizes ({some}); set data.eval_size=[h,w], which resizes them, or "
+            "dynamic=size if the network can take any size (segmentation: one with model.head.pool=global)"
+        )
     return samples

@@ -11,8 +11,9 @@ import torch
 from torch.export import ExportedProgram
 
 from deploy.binary_files import write_bytes
-from deploy.libraries import not_installed, require
+from deploy.libraries import first_line, not_installed, require
 from deploy.session import INPUT, Session, without_channels
+from engine.errors import UserError
 
 SUFFIX = ".onnx"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -22,6 +23,9 @@ COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = True
 
 OPSET = 20
+OPSETS = range(14, 24)
+"""Those that can be written: h-swish is an operator from 14 on."""
+_EXPORTED_OPSET = 18  # the oldest that PyTorch writes; older ones are converted
 MIN_HALF_SIZE = 64
 """Tensors with fewer elements (biases, the coder's variances) stay float32 in a half-precision file."""
 
@@ -34,18 +38,24 @@ def write(
     program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
 ) -> None:
     onnx = require("onnx", INSTALL)
+    require("onnx.version_converter", INSTALL)
     require("onnxscript", INSTALL)
+    opset = int(metadata.get("opset", OPSET))
     with _quiet():
         exported = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=max(opset, _EXPORTED_OPSET),
             input_names=[INPUT],
             output_names=list(names),
             verbose=False,
         )
     assert exported is not None
     model = exported.model_proto
+    if opset < _EXPORTED_OPSET:
+        model = _converted(onnx, model, opset)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)  # older runtimes refuse newer
+    name_dimensions(model.graph)
     if precision == "fp16":
         _store_in_half_precision(onnx, model)
     onnx.helper.set_model_props(model, metadata)
@@ -79,6 +89,41 @@ def onnxruntime() -> Any:
     """ONNX Runtime without its telemetry (on by default since 1.29), which writes to the user's cache."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return require("onnxruntime", INSTALL)
+
+
+def _converted(onnx: Any, model: Any, opset: int) -> Any:
+    """The model in an older opset."""
+    for node in model.graph.node:  # 0, the default, is new in 18, and the converter does not remove it
+        kept = [entry for entry in node.attribute if entry.name != "noop_with_empty_axes" or entry.i]
+        node.ClearField("attribute")
+        node.attribute.extend(kept)
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except RuntimeError as error:
+        raise UserError(
+            f"opset={opset}: this network cannot be converted ({first_line(error)}); set "
+            f"opset={_EXPORTED_OPSET} or newer"
+        ) from None
+
+
+def name_dimensions(graph: Any) -> None:
+    """Give dynamic dimensions short names: `batch`, `height` and `width` for those of the input, otherwise
+    `<output>_<axis>`. PyTorch's names are expressions of up to 62,000 characters.
+    """
+    (images,) = graph.input
+    sides = zip(("batch", "channels", "height", "width"), _dimensions(images), strict=True)
+    known = {side.dim_param: name for name, side in sides if side.dim_param}
+    for value in (images, *graph.output):
+        for axis, side in enumerate(_dimensions(value)):
+            if side.dim_param:
+                side.dim_param = known.get(side.dim_param, f"{value.name}_{axis}")
+    fixed = [value for value in graph.value_info if not any(side.dim_param for side in _dimensions(value))]
+    graph.ClearField("value_info")  # runtimes infer the others again
+    graph.value_info.extend(fixed)
+
+
+def _dimensions(value: Any) -> Any:
+    return value.type.tensor_type.shape.dim
 
 
 def _store_in_half_precision(onnx: Any, model: Any) -> None:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from deploy.libraries import not_installed, require
 from deploy.session import INPUT, Arrays, Session, without_channels
+from engine.errors import UserError
 
 SUFFIX = ".xml"
 LIBRARIES = ("openvino",)
@@ -46,6 +47,9 @@ def write(
 
 def open(path: Path, *, threads: int, precision: str) -> Session:
     ov = require("openvino", INSTALL)
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise UserError(f"{path}: its weights are missing ({weights.name}); copy them next to it")
     model = core().read_model(path)
     options = {
         # The default is bf16 on CPUs that support it, which changes results (argmax agreement 0.95, f32: 1).

@@ -27,6 +27,7 @@ def open_quantizer(
     format: str,
     per_channel: bool = True,
     weights: Mapping[str, NDArray[Any]] | None = None,
+    raw_outputs: Sequence[str] = (),
 ) -> Quantizer:
     """Calibrate an exported float file.
 
@@ -37,6 +38,7 @@ def open_quantizer(
         per_channel: one scale per output channel of a layer's weights; False: one for the whole layer, which
             makes MobileNetV3's accuracy collapse (the option exists to show that).
         weights: PyTorch's weights by name, to name the layers of a file without names.
+        raw_outputs: see `Quantizer`.
 
     Raises:
         UserError: if the format cannot be quantized, there are no images, a library is not installed,
@@ -48,9 +50,13 @@ def open_quantizer(
     count = open_session(source).shape[0] or 1
     batches = [np.repeat(image[None], count, axis=0) for image in images]
     if format == "onnx":
-        quantizer: Quantizer = OnnxQuantizer(source, batches, per_channel=per_channel)
+        quantizer: Quantizer = OnnxQuantizer(
+            source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
+        )
     else:
-        quantizer = OpenVinoQuantizer(source, batches, per_channel=per_channel, weights=weights)
+        quantizer = OpenVinoQuantizer(
+            source, batches, per_channel=per_channel, weights=weights, raw_outputs=tuple(raw_outputs)
+        )
     if not quantizer.layers:
         raise UserError(f"{source}: has no layers that can be quantized")
     return quantizer

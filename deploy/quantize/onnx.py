@@ -28,6 +28,7 @@ from deploy.formats.onnx import INSTALL, onnxruntime
 from deploy.libraries import require
 from deploy.quantize.quantizer import layer_name
 from deploy.session import INPUT
+from engine.io.progress import Progress
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "Mul")
@@ -44,11 +45,18 @@ class OnnxQuantizer:
     The last layers with weights stay float: with 256 steps many scores are equal, and the first class wins.
     """
 
-    def __init__(self, source: Path, batches: Sequence[NDArray[Any]], *, per_channel: bool = True) -> None:
+    def __init__(
+        self,
+        source: Path,
+        batches: Sequence[NDArray[Any]],
+        *,
+        per_channel: bool = True,
+        raw_outputs: tuple[str, ...] = (),
+    ) -> None:
         self._onnx = require("onnx", INSTALL)
         onnxruntime()
         self._tool = require("onnxruntime.quantization", INSTALL)
-        self.per_channel = per_channel
+        self.per_channel, self.raw_outputs = per_channel, raw_outputs
         properties = self._onnx.load(str(source)).metadata_props
         self._metadata = {entry.key: entry.value for entry in properties} | {"precision": "int8"}
         with tempfile.TemporaryDirectory(prefix="int8-") as folder, _quiet():
@@ -62,7 +70,7 @@ class OnnxQuantizer:
             self._ranges = self._calibrate(prepared, batches)
         self.layers = tuple(self._layers)
 
-    def write(self, path: Path, *, float_layers: Collection[str]) -> Path:
+    def write(self, path: Path, *, float_layers: Collection[str], with_raw: bool = False) -> Path:
         """See `Quantizer.write`."""
         nodes = [node for layer, node in self._layers.items() if layer not in float_layers]
         model = self._onnx.ModelProto()
@@ -83,6 +91,10 @@ class OnnxQuantizer:
                 )
                 quantizer.quantize_model()
             model = quantizer.model.model
+        if self.raw_outputs and not with_raw:
+            kept = [output for output in model.graph.output if output.name not in self.raw_outputs]
+            model.graph.ClearField("output")
+            model.graph.output.extend(kept)
         self._onnx.helper.set_model_props(model, self._metadata)
         path.write_bytes(model.SerializeToString())
         return path
@@ -95,7 +107,9 @@ class OnnxQuantizer:
             augmented_model_path=str(prepared.with_name("augmented.onnx")),
             calibrate_method=self._tool.CalibrationMethod.MinMax,
         )
-        calibrator.collect_data(_Reader(batches))
+        progress = Progress(len(batches), unit="calibration image")
+        calibrator.collect_data(_Reader(batches, progress))
+        progress.close()
         ranges = calibrator.compute_data()
         kind = self._tool.calibrate.TensorData
         for tensor, interval in active_ranges(self._model).items():
@@ -109,12 +123,14 @@ class OnnxQuantizer:
 class _Reader:
     """The library's source of calibration images."""
 
-    def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
-        self._batches = iter(batches)
+    def __init__(self, batches: Sequence[NDArray[Any]], progress: Progress) -> None:
+        self._batches, self._progress, self._read = iter(batches), progress, 0
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The network's next input; None at the end."""
         batch = next(self._batches, None)
+        self._progress.update(self._read)  # those before this one are done
+        self._read += 1
         return None if batch is None else {INPUT: batch}
 
 

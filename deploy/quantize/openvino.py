@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from deploy.formats.openvino import INSTALL, core, metadata_of, set_metadata
 from deploy.libraries import require
 from deploy.quantize.quantizer import layer_name
+from engine.io.progress import Progress
 
 SAME_WEIGHTS = 1e-3
 """Weights are the same if they differ by less than this share of their channel's largest one."""
@@ -40,32 +44,47 @@ class OpenVinoQuantizer:
         *,
         per_channel: bool = True,
         weights: Mapping[str, NDArray[Any]] | None = None,
+        raw_outputs: tuple[str, ...] = (),
     ) -> None:
         # NNCF decides on import whether to send usage data to its authors; this is its only switch.
         os.environ.setdefault("NNCF_CI", "1")
         self._ov = require("openvino", INSTALL)
         nncf = require("nncf", INSTALL)
-        self._float = core().read_model(source)
+        self._float, self.raw_outputs = core().read_model(source), raw_outputs
         advanced = nncf.AdvancedQuantizationParameters()
         if not per_channel:
             kind = nncf.quantization.advanced_parameters.QuantizationParameters
             advanced.weights_quantization_params = kind(per_channel=False)
             advanced.activations_quantization_params = kind(per_channel=False)
-        with _quiet(nncf):
+        progress = Progress(len(batches), unit="calibration image")
+        done = itertools.count()
+
+        def as_input(batch: NDArray[Any]) -> NDArray[Any]:
+            if (number := next(done)) < len(batches):  # NNCF reads some of them again to correct biases
+                progress.update(number)
+            return batch
+
+        with _quiet(nncf) as screen:
+            progress.print_line = partial(print, file=screen, flush=True)
             self._quantized = nncf.quantize(
                 self._float,
-                nncf.Dataset(list(batches)),
+                nncf.Dataset(list(batches), as_input),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(batches),
+                ignored_scope=nncf.IgnoredScope(names=self._after_raw_outputs(), validate=False),
                 advanced_parameters=advanced,
             )
+        progress.close()
         self._operations = {node.get_friendly_name(): node for node in self._float.get_ordered_ops()}
         self._layers = self._find_layers(weights or {})
         self.layers = tuple(self._layers)
 
-    def write(self, path: Path, *, float_layers: Collection[str]) -> Path:
+    def write(self, path: Path, *, float_layers: Collection[str], with_raw: bool = False) -> Path:
         """See `Quantizer.write`."""
         model = self._quantized.clone()
+        for result in [] if with_raw else model.get_results():
+            if result.input_value(0).get_names() & set(self.raw_outputs):
+                model.remove_result(result)
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         for layer in self.layers:
             if layer in float_layers:
@@ -74,6 +93,21 @@ class OpenVinoQuantizer:
         set_metadata(model, metadata_of(self._float) | {"precision": "int8"})
         self._ov.save_model(model, path, compress_to_fp16=False)
         return path
+
+    def _after_raw_outputs(self) -> list[str]:
+        """Names of the operations of the post-processing."""
+        found: dict[str, Any] = {}
+        results = [
+            r for r in self._float.get_results() if r.input_value(0).get_names() & set(self.raw_outputs)
+        ]
+        waiting = [result.input_value(0).get_node() for result in results]
+        while waiting:
+            for output in waiting.pop().outputs():
+                readers = [entry.get_node() for entry in output.get_target_inputs()]
+                new = [node for node in readers if node.get_friendly_name() not in found]
+                found |= {node.get_friendly_name(): node for node in new}
+                waiting += new
+        return [name for name, node in found.items() if node.get_type_name() != "Result"]
 
     def _find_layers(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, str]:
         """Name of each layer with an 8-bit input -> name of its operation."""
@@ -165,12 +199,12 @@ def _is_constant(node: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet(nncf: Any) -> Iterator[None]:
-    """Suppress NNCF's progress bars and notes."""
-    level = logging.getLogger("nncf").level
+def _quiet(nncf: Any) -> Iterator[TextIO]:
+    """Suppress NNCF's progress bars and notes; returns the stream that still shows something."""
+    level, screen = logging.getLogger("nncf").level, sys.stdout
     nncf.set_log_level(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            yield
+            yield screen
     finally:
         nncf.set_log_level(level or logging.INFO)

@@ -84,7 +84,7 @@ class ReportCard:
             f"{self.runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}; calibrated on "
             f"{self.calibration['images']} images of {self.calibration['split']}, {scales}\n",
             f"| | float32 | int8 | |\n|---|---|---|---|\n| {self.metric}, {self.split} | {self.before:.2f} | "
-            f"{self.fallback.score:.2f} | {0.0 - self.lost:+.2f} (budget -{self.budget:g}) |",
+            f"{self.fallback.score:.2f} | {0.0 - self.lost:+.2f} (allowed: -{self.budget:g}) |",
             f"| MB | {self.bytes_before / 1e6:.2f} | {self.bytes_after / 1e6:.2f} | "
             f"{self.bytes_before / self.bytes_after:.2f}x smaller |",
             *self._times(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deploy.formats import open_session
 from deploy.quantize.quantizer import Quantizer
 from deploy.session import Arrays, run_in_batches
+from engine.io.progress import Progress
 
 MAX_SNR_DB = 120.0
 """Signal-to-noise ratios are capped at this value, which stands for equal outputs."""
@@ -33,22 +34,38 @@ class Sensitivity:
 def sensitivities(
     quantizer: Quantizer, source: Path, images: Sequence[NDArray[Any]], *, threads: int = 1
 ) -> list[Sensitivity]:
-    """The effect of each layer alone in 8 bits on the outputs for `images` [3, h, w]; the worst first."""
-    reference = _outputs(source, images, threads)
+    """The effect of each layer alone in 8 bits on the outputs for `images` [3, h, w]; the worst first.
+
+    source: the float file that `quantizer` was opened with. If it has raw outputs, only these count: behind
+    them, a small error can change the order of all detections.
+    """
+    reference = _outputs(source, images, threads, quantizer.raw_outputs)
     measured = []
+    progress = Progress(len(quantizer.layers), unit="layer")
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         path = Path(folder) / f"one{source.suffix}"
         for layer in quantizer.layers:
-            quantizer.write(path, float_layers=[name for name in quantizer.layers if name != layer])
-            snr = min(map(snr_db, reference, _outputs(path, images, threads)))
+            others = [name for name in quantizer.layers if name != layer]
+            quantizer.write(path, float_layers=others, with_raw=True)
+            snr = min(map(snr_db, reference, _outputs(path, images, threads, quantizer.raw_outputs)))
             measured.append(Sensitivity(layer=layer, snr_db=snr))
+            progress.update(len(measured), "sensitivity")
+    progress.close()
     return sorted(measured, key=lambda entry: entry.snr_db)
 
 
-def _outputs(path: Path, images: Sequence[NDArray[Any]], threads: int) -> Arrays:
+def _outputs(
+    path: Path, images: Sequence[NDArray[Any]], threads: int, chosen: Collection[str] = ()
+) -> Arrays:
+    """The chosen outputs, by default all."""
     session = open_session(path, threads=threads)
     runs = [run_in_batches(session, image[None]) for image in images]
-    return [np.stack(values) for values in zip(*runs, strict=True)]
+    stacked = [np.stack(values) for values in zip(*runs, strict=True)]
+    return [
+        values
+        for name, values in zip(session.output_names, stacked, strict=True)
+        if not chosen or name in chosen
+    ]
 
 
 def snr_db(expected: NDArray[Any], actual: NDArray[Any]) -> float:

@@ -43,12 +43,14 @@ def quantize_within_budget(
     calibration: Mapping[str, Any],
     threads: int = 1,
     rounds: Rounds | None = None,
+    probed: Path | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> ReportCard:
     """Choose the layers that stay float, and write the file to `path`.
 
     Args:
-        source: the float file that `quantizer` was opened with.
+        source: the float file.
+        probed: the float file that `quantizer` was opened with; by default, `source`.
         images: [3, h, w] each, to measure sensitivities; the first one is used for timing.
         calibration: notes for the card.
         rounds: rounds of the timing; None: no timing.
@@ -57,13 +59,17 @@ def quantize_within_budget(
     Raises:
         UserError: if no file with 8-bit layers is within the budget.
     """
+    log(f"scoring the float32 file on {budget.split}")
     before = budget.score(source)
     log(f"float32: {budget.metric} {before:.2f}")
-    ranking = sensitivities(quantizer, source, images, threads=threads)
+    log(f"sensitivity of {len(quantizer.layers)} layers, on {len(images)} images")
+    ranking = sensitivities(quantizer, probed or source, images, threads=threads)
     order = [entry.layer for entry in ranking]
     min_score = before - budget.points
     fallback = fall_back(quantizer, path, order=order, score=budget.score, min_score=min_score, log=log)
     image = images[0][None]
+    if rounds is not None:
+        log(f"timing both files, for about {rounds.budget_s:g} s")
     latency, ratio = (None, None) if rounds is None else time_both(source, path, image, threads, rounds)
     return ReportCard(
         runtime=open_session(path, threads=threads).runtime,

@@ -115,18 +115,24 @@ class TrainedRun:
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction, like those of the training (data.pixel_range, data.orientation)."""
         limit_images(self.config)
-        return read_image(path, pixel_range=self._pixel_range, upright=not reads_as_stored(self.config))
+        return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
 
     def image_notes(self, files: Sequence[Path]) -> list[str]:
         """Lines about images: turned by their orientation, with several pages, or of 16 bits and with little
         use of them."""
         limit_images(self.config)
         paths = [str(file) for file in files]
-        unused = [] if self._pixel_range is not None else unused_range(paths)
-        return [*header_notes(paths, upright=not reads_as_stored(self.config)), *unused]
+        unused = [] if self.pixel_range is not None else unused_range(paths)
+        return [*header_notes(paths, upright=self.upright), *unused]
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned by their orientation (`data.orientation`)."""
+        return not reads_as_stored(self.config)
 
     @cached_property
-    def _pixel_range(self) -> Range | None:
+    def pixel_range(self) -> Range | None:
+        """`data.pixel_range`: the stored values that become 0 and 255."""
         return as_pixel_range(plain(self.config.data, "data").get("pixel_range"))
 
     @property

@@ -174,6 +174,24 @@ def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
 
 
+def resizing(mode: str, *, area: bool = False, **details: Any) -> dict[str, Any]:
+    """How `resize_image` is called, in words for the metadata of an exported file.
+
+    mode: `none`, `to_size` (with `size`: [height, width]) or `scale` (with `factor`). area: as for
+    `resize_image`.
+    """
+    method = {
+        "interpolation": "bilinear",
+        "when_smaller": "area" if area else "bilinear",
+        "antialias": False,
+        "keep_aspect": mode != "to_size",
+        "center_crop": None,
+        "same_as": "OpenCV: cv2.resize with cv2.INTER_LINEAR"
+        + (", with cv2.INTER_AREA if neither side grows" if area else ""),
+    }
+    return {"mode": mode, **details, **({} if mode == "none" else method)}
+
+
 PIXELS = {
     "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights

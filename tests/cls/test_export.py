@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from cls.decode import decode
 from cls.export import ClassificationWithFile, ExportedClassification
 from cls.task import Classification
 from cls.transforms import EvalTransform
 from deploy.artifact import Artifact
+from deploy.eager import eager_session
 from deploy.export.module import export_module
 from deploy.formats import find, open_session
 from deploy.metadata import describe, network_input
@@ -78,3 +80,13 @@ def test_a_file_of_other_classes_is_rejected(tmp_path):
 def test_unknown_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedClassification(task=task(), **options)
+
+
+def test_the_decoder_gives_the_tasks_probabilities():
+    plain = task()
+    module = ExportedClassification(task=plain)
+    image = image_of(3)
+    pixels = np.ascontiguousarray(module.transform(image).transpose(2, 0, 1))[None]
+    outputs = {"logits": eager_session(module)(pixels)[0]}
+    np.testing.assert_allclose(decode(outputs, {}, (30, 40)), plain.predict_image(image), atol=1e-6)
+    np.testing.assert_allclose(decode({"logits": np.array([[0.0, np.log(3)]])}, {}, (1, 1)), [0.25, 0.75])

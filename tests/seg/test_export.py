@@ -1,6 +1,9 @@
 """Exported segmentation: the same label maps for every output and every way to enlarge them."""
 
+import json
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +15,17 @@ from backbones.spec import with_output_stride, with_width
 from deploy.artifact import Artifact
 from deploy.eager import eager_session
 from deploy.export.module import export_module
+from deploy.export.samples import read_samples
 from deploy.formats import open_session
 from deploy.metadata import describe
 from engine.data.class_map import ClassMap
+from engine.data.images import write_png
+from seg.decode import decode
 from seg.export import ExportedSegmentation, SegmentationWithFile, resize_nearest
 from seg.heads import LRASPP
 from seg.model import Segmenter
 from seg.task import Inference, Segmentation
+from seg.transforms import EvalTransform
 from tests.refusals import refuses
 
 CLASSES = ClassMap(names=("road", "sky", "car"))
@@ -129,8 +136,7 @@ def test_pools_whose_window_follows_the_size_are_rejected_at_any_size(tmp_path, 
     module = ExportedSegmentation(task=trained(pool=pool))
     refuses(
         lambda: exported(module, tmp_path / "m.pt2", images_of(), dynamic_size=True),
-        "dynamic=size",
-        "dynamic=batch",
+        r"^dynamic=size: .*; set data\.eval_size=\[h,w\] instead, .*model\.head\.pool=global",
     )
 
 
@@ -197,3 +203,46 @@ def test_label_maps_cannot_be_averaged(tmp_path):
 def test_bad_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ExportedSegmentation(task=trained(), **options)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"full_size": True}, {"output": "argmax"}, {"output": "argmax", "full_size": True}],
+    ids=str,
+)
+def test_the_decoder_gives_the_tasks_label_map_of_an_image_that_was_resized(align_corners, options):
+    task = trained(align_corners=align_corners, eval_transform=EvalTransform(size=(64, 96)))
+    module = ExportedSegmentation(task=task, **options)
+    image = images_of(1, 104, 136)[0].transpose(1, 2, 0)
+    about = {key: json.loads(text) if text[:1] in "{[" else text for key, text in texts_of(module).items()}
+    assert about["preprocessing"]["resize"]["size"] == [64, 96]
+    pixels = np.ascontiguousarray(module.transform(image).transpose(2, 0, 1))[None]
+    outputs = dict(zip(module.names, eager_session(module)(pixels), strict=True))
+    labels = decode(outputs, about, image.shape[:2])
+    assert labels.shape == (104, 136)
+    artifact = Artifact(replace(eager_session(module), metadata=texts_of(module)), Path("m.onnx"))
+    expected = SegmentationWithFile(task=task, artifact=artifact).predict_image(image)
+    assert len(np.unique(expected)) > 1
+    assert (labels == expected).mean() > 0.9995  # sums in another order
+    if not options:
+        assert (labels == task.predict_image(image)).mean() > 0.9995
+
+
+def texts_of(module):
+    return describe(module, task="seg", facts={})
+
+
+def test_images_of_several_sizes_are_refused_with_what_can_be_done(tmp_path):
+    module = ExportedSegmentation(task=trained(pool="large_kernel"))
+    for name, width in (("a", 96), ("b", 104)):
+        write_png(tmp_path / f"{name}.png", images_of(1, 64, width)[0].transpose(1, 2, 0))
+    files = sorted(tmp_path.iterdir())
+    refuses(
+        lambda: read_samples(files, module, dynamic_size=False),
+        r"different sizes \(64x96 and 64x104\); set data\.eval_size=\[h,w\], .*pool=global",
+    )
+    resized = ExportedSegmentation(task=trained(eval_transform=EvalTransform(size=(64, 96))))
+    assert {sample.input.shape for sample in read_samples(files, resized, dynamic_size=False)} == {
+        (3, 64, 96)
+    }

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from torch import nn
 
-from deploy.export import export_run
+import det
+import seg.decode
+from deploy.export import job
+from deploy.export.export_run import export_run
 from deploy.export.golden import read_golden, subsample
 from deploy.export.module import export_module
 from deploy.formats import open_session
@@ -52,6 +56,10 @@ def test_golden_examples_can_be_reproduced(trained):
         np.testing.assert_allclose(subsample(logits, entry["steps"]["logits"]), outputs[0], atol=1e-5)
     assert text["file"] == "model.onnx"
     assert text["input"] == {"name": "images", "shape": [1, 3, 64, 96], "dtype": "uint8"}
+    assert text["decoder"] == "decode.py"
+    assert (path.parent / "decode.py").read_text() == Path(seg.decode.__file__).read_text()
+    assert text["decoding"]["align_corners"] is False
+    assert text["preprocessing"]["pixel_range"] is None
     assert text["preprocessing"]["in_graph"] is True
     assert len(text["checkpoint_sha256"]) == 64
     assert text["compared_with_pytorch"]["agreement"] == 1
@@ -126,10 +134,21 @@ def test_a_file_of_another_network_is_refused(trained, monkeypatch, output, mess
         return export_module(Shifted(module), *arguments, **options)
 
     monkeypatch.chdir(trained[0])
-    monkeypatch.setattr(export_run, "export_module", write_another)
+    monkeypatch.setattr(job, "export_module", write_another)
     command = ["run=seg", "format=torch_export", f"output={output}", f"out=other-{output}"]
     refuses(lambda: export(tool_options(compose_config("export", command))), r"model\.pt2\.rejected", message)
     assert {file.name for file in Path(f"other-{output}").glob("model*")} == {"model.pt2.rejected"}
+
+
+@pytest.mark.slow
+def test_the_range_of_16_bit_images_is_in_the_metadata(trained):
+    folder, _ = trained
+    options = ["format=torch_export", "data.pixel_range=[0,4095]", "images=1", "out=deep"]
+    run("export", "run=seg", *options, cwd=folder)
+    assert json.loads((folder / "deep" / "preprocess.json").read_text())["preprocessing"]["pixel_range"] == [
+        0,
+        4095,
+    ]
 
 
 @pytest.mark.slow
@@ -163,6 +182,9 @@ def test_the_tools_accept_a_file_with_detections(tmp_path):
         (["+budget.pck=1"], "budget.pck: this task is scored by miou; set budget.miou"),
         (["format=litert", "dynamic=size"], "format=litert: its files have a fixed number and size"),
         (["qat.lr=0"], "qat.lr must be above 0, got 0"),
+        (["opset=13"], "opset must be 14 to 23 .*, got 13"),
+        (["opset=24"], "opset must be 14 to 23 .*, got 24"),
+        (["format=openvino", "opset=17"], "opset is for format=onnx, not openvino"),
         (["fromat=onnx"], "fromat"),
     ],
 )
@@ -180,3 +202,11 @@ def test_a_file_of_another_task_is_rejected(trained):
     message = run("eval", "run=seg", f"artifact={path}", "data.eval_size=[32,48]", cwd=folder, status=1)
     assert "1x64x96" in message
     assert "dynamic=size" in message
+
+
+@pytest.mark.parametrize("options", [["dynamic=size"], ["dynamic=both", "output=raw"], ["dynamic=both"]])
+def test_a_detector_with_a_dynamic_size_is_refused_before_anything_is_loaded(options):
+    run_without_files = SimpleNamespace(info=det.TASK)
+    chosen = tool_options(compose_config("export", ["run=det", *options]))
+    expected = f"{options[0]}: a detector's anchors are made for one input size; .* data.size=\\[h,w\\]"
+    refuses(lambda: export_run(run_without_files, chosen), expected)

@@ -62,6 +62,10 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
         (["calibration.split=nowhere"], "nowhere"),
         (["calibration.per_channel=3"], "calibration.per_channel must be true or false, got 3"),
         (["qat.steps=3"], "format=openvino dynamic=none batch=1"),
+        (
+            ["qat.steps=3", "format=openvino", "output=argmax"],
+            r"qat.steps: output=argmax has post-processing.* output=logits \(segmentation\)",
+        ),
         (["budget.map=1"], "budget.map: this task is scored by miou"),
     ],
 )

@@ -136,5 +136,5 @@ def test_the_text_has_a_line_for_each_figure():
         "images: 3, in batches of 1, 4",
         "max difference: 0.5 (of 9)",
         "agreement: 0.900000",
-        "exact: 0.7500 of the images (for the others, increase look)",
+        "exact: 0.7500 of the images (for the others, increase steps or look)",
     ]

@@ -199,3 +199,61 @@ def test_metadata_are_appended_to_a_flatbuffer(tmp_path):
     assert path.read_bytes().startswith(content)
     assert read_appended_metadata(path) == {"a": "ß"}
     assert zipfile.ZipFile(io.BytesIO(path.read_bytes())).testzip() is None
+
+
+def test_dynamic_dimensions_of_an_onnx_file_have_short_names(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+
+    class Halves(nn.Module):
+        def forward(self, images):
+            values = images.float()
+            return nn.functional.avg_pool2d(values, 2), values.mean((2, 3)), values.argmax(1)
+
+    example, names = torch.zeros(1, 3, 32, 48, dtype=torch.uint8), ["halves", "means", "labels"]
+    path = export_module(
+        Halves(), example, tmp_path / "m.onnx", format="onnx", names=names, metadata={},
+        dynamic_batch=True, dynamic_size=True,
+    )  # fmt: skip
+    graph = onnx.load(path).graph
+
+    def dimensions(value):
+        return [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+
+    assert dimensions(graph.input[0]) == ["batch", 3, "height", "width"]
+    assert {output.name: dimensions(output) for output in graph.output} == {
+        "halves": ["batch", 3, "halves_2", "halves_3"],
+        "means": ["batch", 3],
+        "labels": ["batch", "height", "width"],
+    }
+    assert all(len(str(side)) < 20 for value in graph.value_info for side in dimensions(value))
+    outputs = open_session(path)(np.zeros((2, 3, 10, 6), np.uint8))
+    assert [output.shape for output in outputs] == [(2, 3, 5, 3), (2, 3), (2, 10, 6)]
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(None, 9), (14, 7), (17, 8), (19, 9), (23, 11)])
+def test_an_onnx_file_has_the_opset_that_was_asked_for(tmp_path, opset, ir_version):
+    """The IR version is the first that has this opset (ONNX's own table): runtimes of that time take it."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    layers = [nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)]
+    net, images = nn.Sequential(*layers).eval(), torch.rand(1, 3, 16, 16)
+    texts = {} if opset is None else {"opset": str(opset)}
+    path = tmp_path / "m.onnx"
+    export_module(net, images, path, format="onnx", names=["logits"], metadata=texts)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset or 20)]
+    assert model.ir_version == ir_version
+    assert "HardSwish" in {node.op_type for node in model.graph.node}
+    session = open_session(path)
+    np.testing.assert_allclose(session(images.numpy())[0], net(images).detach(), atol=1e-5)
+    assert session.metadata.get("opset") == (None if opset is None else str(opset))
+
+
+def test_an_openvino_file_without_its_weights_is_named(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "model.xml").write_text("<net/>")
+    refuses(
+        lambda: open_session(tmp_path / "model.xml"), r"model\.xml: its weights are missing \(model\.bin\)"
+    )

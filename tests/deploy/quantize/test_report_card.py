@@ -50,7 +50,7 @@ toy 1, 1 thread; calibrated on 32 images of train, a scale per output channel
 
 | | float32 | int8 | |
 |---|---|---|---|
-| miou, val | 71.25 | 70.00 | -1.25 (budget -1.5) |
+| miou, val | 71.25 | 70.00 | -1.25 (allowed: -1.5) |
 | MB | 8.00 | 2.50 | 3.20x smaller |
 
 2 of 3 layers are in 8 bits, 1 in float; they were chosen on the same images that are scored here.
@@ -136,7 +136,9 @@ class Single:
 
     layers = ("a", "b", "c")
 
-    def write(self, path, *, float_layers):
+    raw_outputs = ()
+
+    def write(self, path, *, float_layers, with_raw=False):
         path.write_text(" ".join(sorted(set(self.layers) - set(float_layers))))
         return path
 

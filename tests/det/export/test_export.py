@@ -13,7 +13,9 @@ from deploy.export.module import export_module
 from deploy.formats import BUILT_IN, find, open_session
 from deploy.metadata import describe
 from det.boxes import pairwise_iou
-from det.export import DetectionWithFile, ExportedDetection, Suppression, batched_iou, unpadded
+from det.export.network import ExportedDetection
+from det.export.suppression import Suppression, batched_iou, unpadded
+from det.export.with_file import DetectionWithFile
 from det.losses import FocalLoss, MultiboxLoss
 from det.postprocess import Postprocess
 from det.task import Detection
@@ -215,6 +217,23 @@ def test_agreement_counts_each_detection_once():
     assert module.agreement(nothing, nothing) == 1
 
 
+def test_agreement_does_not_count_ties_that_did_not_fit():
+    """Four places; the best detection is common, and the rest of each output ties with what it left out."""
+    module = ExportedDetection(task=task(max_detections=4))
+    boxes = [[left / 10, 0, left / 10 + 0.05, 0.5] for left in range(8)]
+
+    def outputs(places, scores):
+        chosen = [boxes[place] for place in places]
+        return [np.array([part], np.float32) for part in (chosen, scores)] + [np.zeros((1, len(places)), int)]
+
+    ours = outputs([0, 1, 2, 3], [0.9, 0.5, 0.3, 0.3])
+    assert module.agreement(ours, outputs([0, 1, 4, 5], [0.9, 0.5, 0.3, 0.3])) == 1
+    assert module.agreement(ours, outputs([0, 1, 2, 4], [0.9, 0.5, 0.3, 0.3])) == 1
+    assert module.agreement(ours, outputs([0, 6, 2, 4], [0.9, 0.5, 0.3, 0.3])) == 2 / 3  # 0.5 is not a tie
+    assert module.agreement(ours, outputs([0, 1, 4, 5], [0.9, 0.5, 0.29, 0.29])) == 2 / 4
+    assert module.agreement(ours, outputs([0, 1, 4], [0.9, 0.5, 0.3])) == 2 / 4  # there was room
+
+
 def test_agreement_at_the_limits():
     """An IoU of 0.9 and scores that differ by 0.01 are the same detection; a bit less or more is not."""
     module = ExportedDetection(task=task(), output="detections")
@@ -247,7 +266,7 @@ def test_agreement_is_a_share_of_the_longer_list_over_all_images():
 
 
 def test_agreement_of_raw_outputs_is_that_of_their_detections():
-    module = ExportedDetection(task=task(score_threshold=0.3))
+    module = ExportedDetection(task=task(score_threshold=0.3), output="raw")
     with torch.inference_mode():
         ours = [output.numpy() for output in module(torch.from_numpy(images_of(2)))]
     assert module.agreement(ours, ours) == 1
@@ -259,7 +278,7 @@ def test_agreement_of_raw_outputs_is_that_of_their_detections():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "logits"}, "output must be raw or detections"),
+        ({"output": "logits"}, "output must be detections or raw"),
         ({"dtype": "float16"}, "dtype must be"),
         ({"look": 0}, "look must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),

@@ -1,0 +1,24 @@
+"""Outputs of an exported classifier -> probabilities, with NumPy alone. Written next to the file by
+tools/export.py.
+
+    about = json.loads(Path("preprocess.json").read_text())
+    probabilities = decode(dict(zip(about["outputs"], outputs)), about, (height, width))
+
+Apache-2.0; from mobilenet-dense, cls/decode.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def decode(
+    outputs: Mapping[str, NDArray[Any]], about: Mapping[str, Any], size: tuple[int, int], index: int = 0
+) -> NDArray[np.float32]:
+    """The probability of each class, [K], in image `index` of the batch; only `outputs` are used."""
+    scores = np.asarray(outputs["logits"][index], np.float32)
+    powers = np.exp(scores - scores.max())
+    probabilities: NDArray[np.float32] = powers / powers.sum()
+    return probabilities

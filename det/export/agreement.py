@@ -1,0 +1,56 @@
+"""How many detections two outputs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from det.boxes import Detections
+from det.postprocess import Postprocess
+
+SAME_IOU, SAME_SCORE = 0.9, 0.01
+"""Two boxes of a class are the same detection if they overlap at least this much, and their scores differ by
+at most this much."""
+TIED_SCORE = 1e-4
+
+
+def shared(ours: Sequence[Detections], theirs: Sequence[Detections], limits: Postprocess) -> float:
+    """Share of the detections of some images that both have in common, in 0..1; 1 if neither has any.
+
+    Detections that only one of them has do not count if they tie with the last one of the other, which has as
+    many as it can: rounding decides which of them fit.
+    """
+    common = total = 0
+    for a, b in zip(ours, theirs, strict=True):
+        found, taken = _common(a, b)
+        ties = min(_count_ties(a.scores[~found], b, limits), _count_ties(b.scores[~taken], a, limits))
+        common += int(found.sum())
+        total += max(len(a.labels), len(b.labels)) - ties
+    return common / total if total else 1.0
+
+
+def _common(ours: Detections, theirs: Detections) -> tuple[Tensor, Tensor]:
+    """Which of our detections are among theirs, and which of theirs among ours; each counts once."""
+    same = box_iou(ours.boxes, theirs.boxes) >= SAME_IOU
+    same &= ours.labels[:, None] == theirs.labels[None]
+    same &= (ours.scores[:, None] - theirs.scores[None]).abs() <= SAME_SCORE
+    found, taken = (
+        torch.zeros(len(ours.labels), dtype=torch.bool),
+        torch.zeros(len(theirs.labels), dtype=torch.bool),
+    )
+    for place, row in enumerate(same):
+        if row.any():
+            partner = int(row.float().argmax())
+            same[:, partner] = False
+            found[place] = taken[partner] = True
+    return found, taken
+
+
+def _count_ties(missing: Tensor, others: Detections, limits: Postprocess) -> int:
+    """How many scores that `others` do not have tie with their last one, if they are as many as can be."""
+    if len(others.labels) < limits.max_detections:
+        return 0
+    return int(((missing - others.scores[-1]).abs() <= TIED_SCORE).sum())
