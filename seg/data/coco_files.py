@@ -1,4 +1,4 @@
-"""COCO's JSON files and their folders of images, as far as masks need them."""
+"""Reads COCO's JSON files and finds their image folders, for masks."""
 
 import json
 from collections import Counter
@@ -41,7 +41,7 @@ class CocoSplit:
 def find_pairs(
     base: Path | None, given: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, tuple[Path, Path]]:
-    """Split -> (folder of images, JSON file); the split "" is one that has to be divided.
+    """Split -> (folder of images, JSON file); the split "" has to be divided.
 
     Raises: UserError if there are none, or one of a pair is missing.
     """
@@ -84,7 +84,7 @@ def read_split(file: Path, folder: Path, *, skip_missing: bool = False) -> CocoS
         skip_missing: leave out images that do not exist.
 
     Raises:
-        UserError: if the file is not COCO's format, images are missing, or their size is another one.
+        UserError: if the file is not COCO's format, images are missing, or their size differs.
     """
     content = _content(file)
     try:
@@ -109,7 +109,7 @@ def read_split(file: Path, folder: Path, *, skip_missing: bool = False) -> CocoS
             "missing); check the image folder, remove them from the JSON, or set data.on_error=skip"
         )
     if missing:
-        warnings.append(f"{file}: {len(missing)} images left out, which do not exist: {some(missing)}")
+        warnings.append(f"{file}: missing images left out: {len(missing)} ({some(missing)})")
     images = [
         _image(paths[name], name, rows, entry)
         for name, rows, entry in sorted(listed, key=lambda row: row[0])
@@ -126,7 +126,7 @@ def _content(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
-        raise UserError(f"{file}: not COCO's format: images, annotations and categories are needed")
+        raise UserError(f"{file}: not COCO's format: it needs images, annotations and categories")
     return content
 
 
@@ -151,7 +151,9 @@ def _image(path: Path, name: str, rows: list[dict[str, Any]], entry: Mapping[str
     height, width = image_size(path)
     stated = (entry.get("height"), entry.get("width"))
     if all(isinstance(side, int) and side > 0 for side in stated) and stated != (height, width):
-        rotated = "; if EXIF rotates it, annotate the upright image" if stated == (width, height) else ""
+        rotated = (
+            "; if it has an EXIF rotation, annotate the upright image" if stated == (width, height) else ""
+        )
         raise UserError(
             f"{path}: the image is {height} x {width}, but its JSON says {stated[0]} x {stated[1]} (height x "
             f"width){rotated}"
