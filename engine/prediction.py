@@ -10,9 +10,6 @@ import numpy as np
 from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import read_image, write_png
-from engine.data.video.frames import VideoFile
-from engine.data.video.prediction import predict_stream, predict_video
-from engine.data.video.stream import Stream, output_name
 from engine.errors import UserError, out_of_memory
 from engine.io.files import flat_name, write_json
 from engine.io.png import write_rows
@@ -20,6 +17,9 @@ from engine.io.progress import PartProgress, Progress
 from engine.run import run_folder
 from engine.run.run_folder import Claim
 from engine.runtime import Runtime
+from engine.video.frames import VideoFile
+from engine.video.prediction import predict_stream, predict_video
+from engine.video.stream import Stream, output_name
 
 _ENCODED_AT_ONCE = 1 << 24  # pixels; larger drawings are encoded row by row
 
@@ -83,7 +83,7 @@ def claim_results(place: Path, *, renames: bool) -> Claim:
 def predict_live(
     task: Any, reporter: Reporter, source: str, out: Path, *, legend: bool, frames: int | None
 ) -> Predictions:
-    """Predict for a camera or an address (`engine.data.video.stream.is_stream`).
+    """Predict for a camera or an address (`engine.video.stream.is_stream`).
 
     Raises:
         UserError: if it cannot be opened.

@@ -24,10 +24,10 @@ from engine.config.launch import launch
 from engine.config.options import PredictOptions
 from engine.config.runs import TrainedRun
 from engine.data import media
-from engine.data.video.stream import is_stream
 from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import claim_results, predict_files, predict_live
+from engine.video.stream import is_stream
 
 
 def predict(options: PredictOptions) -> int:

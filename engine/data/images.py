@@ -67,9 +67,6 @@ _TAIL = 64
 _COUNTED_AT_ONCE = 1 << 20
 
 
-_pillow_limit = threading.Lock()
-
-
 PathLike = str | os.PathLike[str]
 
 
@@ -97,14 +94,26 @@ def set_max_megapixels(megapixels: float) -> None:
     os.environ[_LIMIT_VARIABLE] = str(MAX_PIXELS)
 
 
-def open_pillow(source: PathLike | IO[bytes]) -> Image.Image:
-    """`PIL.Image.open` without Pillow's own limit, which is lower than data.max_megapixels can be."""
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(source)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+class _NoPillowLimit:
+    """Within it, Pillow opens images of any size: its own limit is lower than data.max_megapixels can be."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_no_pillow_limit = _NoPillowLimit()
 
 
 def read_image(
@@ -356,7 +365,8 @@ def _read_bytes(path: PathLike) -> bytes:
 def _open(path: PathLike, data: bytes | None = None) -> Image.Image:
     """Read the header only; Pillow decodes the pixels in `load`."""
     try:
-        image = open_pillow(path if data is None else BytesIO(data))
+        with _no_pillow_limit:
+            image = Image.open(path if data is None else BytesIO(data))
     except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise UserError(_unreadable(path, error)) from error
@@ -407,7 +417,8 @@ def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
 
     header = _checked_header(path, BytesIO(data))
     try:
-        return header, tiff.decode(header, data)
+        with _no_pillow_limit:
+            return header, tiff.decode(header, data)
     except tiff.UnsupportedError as error:
         raise UserError(
             f"{path}: a {error}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"

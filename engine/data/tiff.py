@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from engine.data.images import open_pillow
 from engine.errors import out_of_memory
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
@@ -217,7 +216,7 @@ def _with_opencv(data: bytes) -> NDArray[Any]:
 
 def _with_pillow(data: bytes, *, rgb: bool) -> NDArray[Any]:
     try:
-        with open_pillow(BytesIO(data)) as image:
+        with Image.open(BytesIO(data)) as image:
             _check_tiles(image)
             return np.asarray(image.convert("RGB") if rgb else image)
     except MemoryError:

@@ -1,4 +1,4 @@
-"""The programs of docs/guides/use-exported-files.md, as printed there, predict what the tools predict."""
+"""The programs of docs/tutorials/use-exported-files.md, as printed there, predict what the tools predict."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from engine.run import checkpoint
 from tests.docs.documented import ROOT, blocks
 from tests.tools.commands import run
 
-PAGE = ROOT / "docs/guides/use-exported-files.md"
+PAGE = ROOT / "docs/tutorials/use-exported-files.md"
 SMALL = ["data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "trainer.device=cpu", "samples=0"]
 SCENES = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1", "trainer.steps=2",
           "data.source.size=[64,128]"]  # fmt: skip

@@ -14,6 +14,7 @@ from engine.io.files import pack_paths, write_json
 from engine.plots import save_curves
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog, read_rows
+from engine.video import writing
 from seg.data.cityscapes import cityscapes
 from seg.data.masks import masks
 from tests.fuzz.harness import damaged, fuzzed, outcome
@@ -166,9 +167,11 @@ def test_damaged_videos(folder, example):
     data, suffix = example
     path = folder / f"a.{suffix}"
     path.write_bytes(data)
-    assert 0 <= media.num_frames(path) < 2**31
-    outcome(lambda: [frame.shape for frame in media.read_frames(path)], path)
-    outcome(lambda: media.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder)
+    assert 0 <= writing.num_frames(path) < 2**31
+    outcome(lambda: [frame.shape for frame in writing.read_frames(path)], path)
+    outcome(
+        lambda: writing.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder
+    )
 
 
 NAMES = st.sampled_from(

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.video.frames import VideoFile, check_size, frame_count, frame_rate, next_frame
 from engine.errors import UserError
+from engine.video.frames import VideoFile, check_size, frame_count, frame_rate, next_frame
 
 Image = NDArray[np.uint8]
 

@@ -14,9 +14,9 @@ import pytest
 
 from engine import prediction
 from engine.data import media
-from engine.data.video import stream
 from engine.errors import UserError
 from engine.prediction import predict_files, predict_live
+from engine.video import stream, writing
 
 CODECS = {
     "mp4": "mp4v",
@@ -54,7 +54,7 @@ class Reporter:
 
 
 def frames_in(path):
-    return sum(1 for _ in media.read_frames(path))
+    return sum(1 for _ in writing.read_frames(path))
 
 
 @pytest.mark.parametrize("kind", CODECS)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.contracts import Image, Reporter
-from engine.data import media
-from engine.data.video.frames import VideoFile
-from engine.data.video.stream import RealTime, Stream
 from engine.io.progress import Progress
 from engine.runtime import StopRequest
+from engine.video import writing
+from engine.video.frames import VideoFile
+from engine.video.stream import RealTime, Stream
 
 
 def predict_video(
@@ -33,7 +33,7 @@ def predict_video(
     records: list[dict[str, Any]] = []
     with _Frames(task, reporter, out, name, legend, expected, records.append) as run:
         limited = itertools.islice(run.until_stopped(video), frames)
-        count = media.write_video(limited, run.overlay, run.draw, run.progress.update, rate=video.rate)
+        count = writing.write_video(limited, run.overlay, run.draw, run.progress.update, rate=video.rate)
     entry: dict[str, Any] = {"overlay": f"overlays/{name}.mp4", "frames": count, "predictions": records}
     if run.stopped:
         entry["interrupted"] = True
@@ -67,7 +67,7 @@ def predict_stream(
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         with _Frames(task, reporter, out, name, legend, frames or 0, write) as run:
-            count = media.write_video(
+            count = writing.write_video(
                 itertools.islice(stream.frames(lambda: run.stopped), frames),
                 run.overlay,
                 run.draw,

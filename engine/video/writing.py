@@ -1,0 +1,86 @@
+"""Reads and writes video files frame by frame."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engine.contracts import Image
+from engine.errors import UserError
+from engine.video.frames import VideoFile, frame_count
+
+
+def read_frames(path: Path) -> Iterator[Image]:
+    """The frames of a video, RGB [H, W, 3] uint8. Raises: UserError like `VideoFile`."""
+    return iter(VideoFile(path))
+
+
+def num_frames(path: Path) -> int:
+    """The number of frames according to the container; 0 if unknown."""
+    capture = cv2.VideoCapture(str(path))
+    count = frame_count(capture)
+    capture.release()
+    return count
+
+
+def map_video(
+    source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
+) -> int:
+    """Write `draw(frame)` for every frame of `source` as an .mp4 with the same rate; returns the frame count.
+
+    Args:
+        on_frame: called with the number of frames written so far.
+
+    Raises:
+        UserError: if `source` is unreadable, or the installed OpenCV cannot write `target`.
+    """
+    video = VideoFile(source)
+    return write_video(video, target, draw, on_frame, rate=video.rate)
+
+
+def write_video(
+    frames: Iterable[Image],
+    target: Path,
+    draw: Callable[[Image], Image],
+    on_frame: Callable[[int], None],
+    *,
+    rate: float,
+    copies: Callable[[], int] = lambda: 1,
+) -> int:
+    """Write `draw(frame)` for every frame as an .mp4; returns the number of frames.
+
+    Odd sides are padded by one pixel, a copy of the last, because the format would crop them.
+
+    Args:
+        copies: how often the current frame is written.
+
+    Raises:
+        UserError: if the installed OpenCV cannot write `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writer, count = None, 0
+    try:
+        for frame in frames:
+            image = _pad_to_even(draw(frame))
+            if writer is None:
+                height, width = image.shape[:2]
+                writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+                if not writer.isOpened():
+                    raise UserError(
+                        f"{target}: cannot be written as mp4; check the folder and the free space"
+                    )
+            encoded = np.ascontiguousarray(image[..., ::-1])
+            for _ in range(copies()):
+                writer.write(encoded)
+            count += 1
+            on_frame(count)
+    finally:
+        if writer is not None:
+            writer.release()
+    return count
+
+
+def _pad_to_even(image: Image) -> Image:
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
