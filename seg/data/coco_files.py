@@ -161,7 +161,7 @@ def _image(
     skips: bool,
     upright: bool,
 ) -> CocoImage:
-    sides = (entry.get("height"), entry.get("width"))
+    sides: tuple[Any, Any] = (entry.get("height"), entry.get("width"))
     stated = all(isinstance(side, int) and side > 0 for side in sides)
     try:
         height, width = image_size(path, upright=upright)
