@@ -221,7 +221,8 @@ def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[
             f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
         )
     if header.format == "PNG" and (header.mode in ("L", "RGB", "I;16") or _is_sixteen_bit(header, data)):
-        flags = cv2.IMREAD_UNCHANGED if header.mode != "RGB" or data[24] == 16 else cv2.IMREAD_COLOR_RGB
+        rgb = header.mode == "RGB" and data[24] == 8
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if rgb else cv2.IMREAD_UNCHANGED
         labels = _decode_fast(path, header, data, flags)
         depth = data[24]
         return labels // (255 // (2**depth - 1)) if depth < 8 else labels  # decoders scale to 0..255

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.images import write_png
+from engine.data.images import Orientation, write_png
 from engine.data.splits import check_leaks
 from engine.errors import UserError
 from engine.io.files import locked, pack_paths, user_cache
@@ -22,7 +22,10 @@ from seg.data.coco_files import CocoImage, CocoSplit, find_pairs, read_split
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 from seg.data.label_checks import divide_split, label_shares
 
-_VERSION = 1  # of the drawing code; masks of another version are not reused
+_VERSION = 2  # of the drawing code; masks of another version are not reused
+
+
+_OWN_SPLITS = "set images and annotations for data.train and data.val"
 
 
 Paths = Mapping[str, str | None] | None
@@ -35,6 +38,7 @@ def coco(
     val: Paths = None,
     test: Paths = None,
     allow_same_files: bool = False,
+    orientation: Orientation = "upright",
     on_error: str = "fail",
 ) -> SegmentationSource:
     """Classes are `background` and the categories, in the order of their ids.
@@ -47,29 +51,33 @@ def coco(
         root: folder to search for splits that are not set below.
         train, val, test: {"images": folder, "annotations": JSON file}.
         allow_same_files: whether splits may share images.
+        orientation: whether annotations refer to upright or to stored images, as in `data.orientation`.
         on_error: with `skip`, images that do not exist are left out.
 
     Raises:
         UserError: if a file is wrong, or two files disagree on the categories.
     """
     base = None if root is None else Path(root).expanduser()
-    skips = on_error == "skip"
     pairs = find_pairs(base, {"train": train or {}, "val": val or {}, "test": test or {}})
-    files = {split: read_split(file, folder, skip_missing=skips) for split, (folder, file) in pairs.items()}
+    files = {
+        split: read_split(file, folder, skips=on_error == "skip", upright=orientation != "stored")
+        for split, (folder, file) in pairs.items()
+    }
     classes, indices = _classes(list(files.values()))
     splits = {split: _with_masks(file, indices) for split, file in files.items()}
     warnings = [line for file in files.values() for line in file.warnings]
     name = base or next(iter(files.values())).file
     whole = "" if "" in splits else "train" if "val" not in splits else None
     if whole in splits:
-        parts, lines = divide_split(name, splits.pop(whole), what=whole)
+        parts, lines = divide_split(name, splits.pop(whole), what=whole, remedy=_OWN_SPLITS)
         splits, warnings = {**parts, **splits}, [*warnings, *lines]
     if not allow_same_files:
         images = {split: part.images for split, part in splits.items()}
         lines = check_leaks(images, override="data.source.allow_same_files=true")
         warnings += [f"{name}: {line}" for line in lines]
     read_label = LabelReader(classes=classes, remedy="delete the folder of this mask; it is then redrawn")
-    warnings += label_shares(name, splits, read_label, classes)
+    known = f"check the annotations{'; '.join(['', *warnings])}"
+    warnings += label_shares(name, splits, read_label, classes, remedy=known)
     counts = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
     return SegmentationSource(
         classes=classes,

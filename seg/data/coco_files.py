@@ -77,41 +77,46 @@ def _usual_pair(base: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def read_split(file: Path, folder: Path, *, skip_missing: bool = False) -> CocoSplit:
+def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool = True) -> CocoSplit:
     """Read a JSON file.
 
     Args:
-        skip_missing: leave out images that do not exist.
+        skips: leave out images that do not exist; unreadable ones are an error when they are read.
+        upright: whether the annotations refer to the upright images (EXIF).
 
     Raises:
-        UserError: if the file is not COCO's format, images are missing, or their size differs.
+        UserError: if the file is not COCO's format, images are missing or listed twice, or their size
+            differs.
     """
     content = _content(file)
     try:
         categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-        by_image: dict[str, list[dict[str, Any]]] = {str(entry["id"]): [] for entry in content["images"]}
+        by_image: dict[str, list[dict[str, Any]]] = {_id(entry["id"]): [] for entry in content["images"]}
         left_out: Counter[str] = Counter()
         for entry in content["annotations"]:
             reason = _reason_to_leave_out(entry, by_image, categories)
             if reason:
                 left_out[reason] += 1
             else:
-                by_image[str(entry["image_id"])].append(entry)
-        listed = [(str(entry["file_name"]), by_image[str(entry["id"])], entry) for entry in content["images"]]
+                by_image[_id(entry["image_id"])].append(entry)
+        listed = [(str(entry["file_name"]), by_image[_id(entry["id"])], entry) for entry in content["images"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
     warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
     paths = {name: path for name, _, _ in listed if (path := _find(folder, name)) is not None}
     missing = [name for name, _, _ in listed if name not in paths]
-    if missing and (not skip_missing or len(missing) == len(listed)):
+    if missing and (not skips or len(missing) == len(listed)):
         raise UserError(
             f"{folder / missing[0]}: no such file ({len(missing)} of {len(listed)} images of {file} are "
             "missing); check the image folder, remove them from the JSON, or set data.on_error=skip"
         )
     if missing:
         warnings.append(f"{file}: missing images left out: {len(missing)} ({some(missing)})")
+    path, count = Counter(paths[name] for name, _, _ in listed if name in paths).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{file}: images: {path} is listed {count} times; merge the entries into one")
     images = [
-        _image(paths[name], name, rows, entry)
+        _image(paths[name], name, rows, entry, skips=skips, upright=upright)
         for name, rows, entry in sorted(listed, key=lambda row: row[0])
         if name in paths
     ]
@@ -133,7 +138,7 @@ def _content(file: Path) -> dict[str, Any]:
 def _reason_to_leave_out(
     entry: Mapping[str, Any], images: Mapping[str, Any], categories: Mapping[int, str]
 ) -> str:
-    if str(entry["image_id"]) not in images:
+    if _id(entry["image_id"]) not in images:
         return "of an unknown image"
     if int(entry["category_id"]) not in categories:
         return "of an unknown category"
@@ -147,16 +152,37 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _image(path: Path, name: str, rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> CocoImage:
-    height, width = image_size(path)
-    stated = (entry.get("height"), entry.get("width"))
-    if all(isinstance(side, int) and side > 0 for side in stated) and stated != (height, width):
-        rotated = (
-            "; if it has an EXIF rotation, annotate the upright image" if stated == (width, height) else ""
+def _image(
+    path: Path,
+    name: str,
+    rows: list[dict[str, Any]],
+    entry: Mapping[str, Any],
+    *,
+    skips: bool,
+    upright: bool,
+) -> CocoImage:
+    sides: tuple[Any, Any] = (entry.get("height"), entry.get("width"))
+    stated = all(isinstance(side, int) and side > 0 for side in sides)
+    try:
+        height, width = image_size(path, upright=upright)
+    except UserError:
+        if not skips:
+            raise
+        height, width = sides if stated else (1, 1)  # the image is left out when its pixels are read
+    if stated and sides != (height, width):
+        other = "stored" if upright else "upright"
+        turned = image_size(path, upright=not upright) == sides
+        remedy = (
+            f"; the annotations fit the {other} image (EXIF): set data.orientation={other}" if turned else ""
         )
         raise UserError(
-            f"{path}: the image is {height} x {width}, but its JSON says {stated[0]} x {stated[1]} (height x "
-            f"width){rotated}"
+            f"{path}: the image is {height} x {width}, but its JSON says {sides[0]} x {sides[1]} (height x "
+            f"width){remedy}"
         )
     stem = str(Path(name.replace("\\", "/")).with_suffix(""))
     return CocoImage(path=path, name=stem, height=height, width=width, annotations=rows)
+
+
+def _id(value: object) -> str:
+    """An id of an image, which may be text or, in some exports, a number such as 7.0."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)

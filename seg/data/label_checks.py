@@ -49,12 +49,14 @@ def label_shares(
     classes: ClassMap,
     *,
     skip_damaged: bool = False,
+    remedy: str = "check the ids and `ignore` in classes.json",
 ) -> list[str]:
     """Lines with the share of each class and of ignored pixels in a sample of the masks, and with the classes
     that do not occur in it.
 
     Raises:
-        UserError: starting with `source`, if no pixel of a split counts, or train has a single class.
+        UserError: starting with `source` and ending with `remedy`, if no pixel of a split counts, or train
+            has a single class.
     """
     lines: list[str] = []
     for name, split in splits.items():
@@ -68,14 +70,12 @@ def label_shares(
         what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
         if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
             least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
-            raise UserError(f"{what}; {least_words}: check the ids and `ignore` in classes.json")
+            raise UserError(f"{what}; {least_words}: {remedy}")
         lines.append(what)
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:
-            lines.append(
-                f"{source}: {name}: none of the {number} masks read contains {some(absent)}; check the "
-                "ids and `ignore` in classes.json"
-            )
+            where = f"none of the {number} masks read contains {some(absent)}"
+            lines.append(f"{source}: {name}: {where}; {remedy.partition(';')[0]}")
     return lines
 
 
@@ -109,13 +109,16 @@ def gray_meaning(classes: ClassMap, splits: Mapping[str, SegmentationSplit]) -> 
 
 
 def divide_split(
-    base: Path, split: SegmentationSplit, *, what: str
+    base: Path,
+    split: SegmentationSplit,
+    *,
+    what: str,
+    remedy: str = "sort images and masks into folders train and val",
 ) -> tuple[dict[str, SegmentationSplit], list[str]]:
     """The images of a split as train and val (`engine.data.splits.divide`), and lines about it."""
     images = {
         os.fsdecode(name): os.fsdecode(path) for name, path in zip(split.names, split.images, strict=True)
     }
-    remedy = "sort images and masks into folders train and val"
     val, lines = divide(base, images, remedy=remedy, what=what)
     chosen = np.array([name in val for name in images])
     return {

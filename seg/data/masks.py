@@ -50,6 +50,15 @@ def masks(
     """
     base, skips = existing_root(root), on_error == "skip"
     splits, warnings = _find_splits(base, images, masks, mask_suffix)
+    for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
+        refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
+    if not allow_same_files:
+        files_of = {split: files.images for split, files in splits.items()}
+        lines = check_leaks(files_of, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
+    for files in splits.values() if not skips else ():
+        _check_sizes(files, upright=orientation != "stored")
+    # After the other checks: it may write classes.json, and a run that is refused does not say so.
     classes, lines = find_classes(base, splits, skip_damaged=skips)
     warnings += lines
     read_label = LabelReader(
@@ -59,15 +68,7 @@ def masks(
         remedy=f"list it in {base / 'classes.json'} as a class or, if its pixels do not count at all, under "
         "ignore (ignore_colors for a color), or correct the mask",
     )
-    for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
-        refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
-    if not allow_same_files:
-        files_of = {split: files.images for split, files in splits.items()}
-        lines = check_leaks(files_of, override="data.source.allow_same_files=true")
-        warnings += [f"{base}: {line}" for line in lines]
     warnings += label_shares(base, splits, read_label, classes, skip_damaged=skips)
-    for files in splits.values() if not skips else ():
-        _check_sizes(files, upright=orientation != "stored")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
     return SegmentationSource(
         classes=classes,

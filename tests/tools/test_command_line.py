@@ -45,7 +45,7 @@ def test_quoted_values_and_null_are_parsed_as_in_hydra(typed, expected):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.steps", "trainer.steps: cannot be parsed; write key=value"),
+        ("trainer.steps", "'trainer.steps': not an option; write key=value"),
         ('optimizer.lr_factors={"x":1}', "lr_factors.*cannot be parsed"),
         ("inference.scales=[1,", "scales.*cannot be parsed"),
         ("trainer.steps=1,2", "several values are a sweep"),

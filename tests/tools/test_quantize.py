@@ -70,6 +70,8 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
     ],
 )
 def test_user_errors_are_reported_in_one_line(folder, monkeypatch, options, expected):
+    if "format=openvino" in options:
+        pytest.importorskip("nncf")
     monkeypatch.chdir(folder)
     command = ["run=seg", "out=wrong", "precision=int8", "images=1", *options]
     refuses(lambda: export(tool_options(compose_config("export", command))), expected)

@@ -179,7 +179,9 @@ def test_if_the_table_lacks_the_head_only_the_backbone_is_timed(trained, monkeyp
         network_latency(options("run=run", f"latency={table}"), trainer, folder, taps, lines.append)
         for table, folder in ((tmp_path / "headless.json", tmp_path), ("phone.json", trained))
     )
-    assert lines == [f"the latency table has no head {trainer.head}: only the backbone's latency counts"]
+    assert [line for line in lines if not line.startswith("latency of images of 64x128")] == [
+        f"the latency table has no head {trainer.head}: only the backbone's latency counts"
+    ]
     head = whole.layers(trainer.spec)[-1]
     assert headless(trainer.spec) == pytest.approx(whole(trainer.spec) - whole.table.layer_ms(head))
 

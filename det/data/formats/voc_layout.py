@@ -105,7 +105,8 @@ def _split_files(
         return _pair(root, image_folder, file_folder or image_folder, suffix)
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
-        return _all_files(root, images, annotations, suffix)._replace(names=_read_list(path))
+        files = _all_files(root, images, annotations, suffix)
+        return files._replace(names=_as_stems(_read_list(path), files.images))
     image_folder = _image_folder(root, images) / place
     if image_folder.is_dir():
         file_folder = _shared_file_folder(root, place, annotations)
@@ -209,7 +210,7 @@ def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
 
 
 def _read_list(path: Path) -> list[str]:
-    """The names in a list, one per line, without folders and suffixes.
+    """The names in a list, one per line, with folders and without suffixes.
 
     A second column (of per-class lists, or with the annotation file) is not used.
     """
@@ -222,12 +223,22 @@ def _read_list(path: Path) -> list[str]:
         first, _, second = line.rpartition(" ")
         first = first.strip()
         paired = second in ("-1", "0", "1") or second.lower().endswith(".xml")
-        name = (first if paired and first else line).replace("\\", "/").rpartition("/")[2]
+        name = (first if paired and first else line).replace("\\", "/")
         stem, suffix = os.path.splitext(name)
         names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml", ".json") else name)
     if not names:
         raise UserError(f"{path}: contains no names; add some, or remove the file")
     return list(dict.fromkeys(names))
+
+
+def _as_stems(names: Sequence[str], images: Stems) -> list[str]:
+    """The names of a list as in `images`: without the folders that these do not have."""
+    stems = []
+    for name in names:
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        stems.append(next((end for end in ends if end in images), parts[-1] if parts else name))
+    return list(dict.fromkeys(stems))
 
 
 def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:

@@ -317,10 +317,11 @@ def test_a_file_loses_at_most_the_budget(tmp_path, monkeypatch, points, num_floa
     assert card.calibration == {"images": 3, "probes": 5}
     assert card.input == [1, 3, 4, 6]
     assert (card.latency, card.ratio, card.threads) == (None, None, 1)
-    timed = quantize(threads=2, rounds="rounds", log=lines.append)
-    assert (timed.latency, timed.ratio, timed.threads) == ((2, "rounds"), "ratio", 2)
+    rounds = Rounds(least=2, most=2, budget_s=1)
+    timed = quantize(threads=2, rounds=rounds, log=lines.append)
+    assert (timed.latency, timed.ratio, timed.threads) == ((2, rounds), "ratio", 2)
     assert threads == [1, 1, 2, 2]
-    assert lines[:2] == ["float32: miou 90.00", "10 of 10 layers in 8 bits: 85.00"]
+    assert {"float32: miou 90.00", "10 of 10 layers in 8 bits: 85.00"} <= set(lines)
     assert (card.bytes_before, card.bytes_after) == (2, len(str(num_float)))
 
 

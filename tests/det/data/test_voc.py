@@ -212,6 +212,17 @@ def test_lists_may_lie_elsewhere_and_hold_paths(tmp_path, place):
     assert counts(voc(root=str(root))) == {"train": ["a", "b"], "val": ["c", "d"]}
 
 
+def test_lists_name_images_in_folders_by_their_path(tmp_path):
+    for name in ("a/1.5", "a/2", "b/1.5"):
+        folder, last = os.path.split(name)
+        add(tmp_path / "JPEGImages" / folder, tmp_path / "Annotations" / folder, last)
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a/1.5\n/data/voc/JPEGImages/a/2.png\n")
+    (lists / "val.txt").write_text("b\\1.5\n")
+    assert counts(voc(root=str(tmp_path))) == {"train": ["a/1.5", "a/2"], "val": ["b/1.5"]}
+
+
 def test_folders_of_splits_come_before_lists_at_the_root(tmp_path):
     for split, names in (("train", "ab"), ("val", "c")):
         tree(tmp_path / split, names, ".", ".")

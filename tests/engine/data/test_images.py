@@ -256,6 +256,16 @@ def test_labels_ignore_exif_and_alpha(tmp_path):
     np.testing.assert_array_equal(read_labels(saved(tmp_path / "c.png", gray)), ids)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_png_masks_of_colors_are_not_turned_by_exif(tmp_path, orientation):
+    colors = np.zeros((2, 3, 3), np.uint8)
+    colors[0, 0] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(colors).save(tmp_path / "m.png", exif=exif)
+    assert np.array_equal(read_labels(tmp_path / "m.png"), colors)
+
+
 def test_masks_without_usable_ids_are_rejected(tmp_path):
     Image.fromarray(IMAGE[..., 0]).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg.*JPEG.*PNG"):

@@ -147,7 +147,8 @@ def test_predict_reads_all_folders_but_its_own_results(tmp_path):
     assert media.output_names(files) == ["a", "sub/a", "sub/d"]
     assert lines == [
         f"input={tmp_path}: 2 files left out: b.heic, sub/c.gif; "
-        "files must be avif bmp jfif jpeg jpg png tif tiff webp mp4 avi mov mkv webm m4v"
+        "files must be avif bmp jfif jpeg jpg png tif tiff webp 3gp asf avi flv m2ts m4v mkv mov mp4 "
+        "mpeg mpg mts ogv ts vob webm wmv"
     ]
     for name in ("a.png", "sub/a.png", "sub/d.MP4"):
         (tmp_path / name).unlink()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_masks
 
 from engine.data.images import write_png
@@ -123,11 +124,48 @@ def test_invalid_annotations_are_named(tmp_path, change, message):
     refuses(lambda: coco(root=str(tmp_path)), message)
 
 
+def test_an_image_listed_twice_is_refused(tmp_path):
+    """Each entry would have a part of the annotations, and the other objects would be background."""
+    write_split(tmp_path, [CAT], count=2, file_name="0.png")
+    refuses(lambda: coco(root=str(tmp_path)), r"instances_train\.json: images: .*0\.png is listed 2 times")
+
+
+def test_ids_may_be_numbers_with_a_fraction_of_zero(tmp_path):
+    write_split(tmp_path, [CAT], id=0.0)
+    write_split(tmp_path, [CAT], **VAL)
+    assert label(tmp_path).sum() == 20
+
+
+def test_what_was_left_out_is_said_if_nothing_remains(tmp_path):
+    write_split(tmp_path, [{"category_id": 3, "bbox": [1, 1, 2, 2]}])
+    write_split(tmp_path, [CAT], **VAL)
+    message = r"train: .*two classes must occur: check the annotations; .*1 annotations left out: without"
+    refuses(lambda: coco(root=str(tmp_path)), message)
+
+
+def test_an_image_with_a_damaged_header_can_be_skipped(tmp_path):
+    write_split(tmp_path, [CAT], count=2)
+    write_split(tmp_path, [CAT], **VAL)
+    (tmp_path / "train/1.png").write_bytes(b"damaged")
+    refuses(lambda: coco(root=str(tmp_path)), r"1\.png: truncated.*data\.on_error=skip")
+    data = coco(root=str(tmp_path), on_error="skip").dataset("train", EvalTransform())
+    refuses(lambda: data.read(1), r"1\.png: truncated")
+
+
+def test_annotations_of_stored_images_name_the_option(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, VAL):
+        write_split(tmp_path, [CAT], **options)
+        path = tmp_path / options.get("images", "train") / "0.png"
+        Image.open(path).save(path, exif=exif)
+    refuses(lambda: coco(root=str(tmp_path)), r"the image is 12 x 10.*set data\.orientation=stored")
+    assert coco(root=str(tmp_path), orientation="stored").splits.keys() == {"train", "val"}
+
+
 def test_wrong_files_are_named(tmp_path):
     refuses(lambda: coco(root=str(tmp_path)), "no COCO annotations; expected train2017/")
     write_split(tmp_path, [CAT], width=10, height=12)
-    refuses(
-        lambda: coco(root=str(tmp_path)), r"0\.png: the image is 10 x 12, but its JSON says 12 x 10.*EXIF"
-    )
+    refuses(lambda: coco(root=str(tmp_path)), r"0\.png: the image is 10 x 12, but its JSON says 12 x 10")
     (tmp_path / "annotations/instances_train.json").write_text("[")
     refuses(lambda: coco(root=str(tmp_path)), r"instances_train\.json: not valid JSON")

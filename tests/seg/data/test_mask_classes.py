@@ -63,6 +63,14 @@ def test_values_become_classes_and_are_written_to_edit(tmp_path):
     assert not any("created" in line for line in masks(root=str(root)).warnings)
 
 
+def test_a_set_that_is_refused_gets_no_classes_file(tmp_path):
+    data_of(tmp_path, rows(0, 1), rows(1, 0))
+    mask = next((tmp_path / "masks").rglob("*.png"))
+    write_png(mask, np.zeros((3, 3), np.uint8))
+    refuses(lambda: masks(root=str(tmp_path)), "the mask is 3 x 3")
+    assert not (tmp_path / "classes.json").exists()
+
+
 def test_a_foreground_of_255_is_a_class(tmp_path):
     root = data_of(tmp_path, rows(0, 255), rows(255, 0), rows(0, 0))
     assert labels(root) == {"0": [0, 1], "1": [1, 0], "2": [0, 0]}
