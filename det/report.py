@@ -55,7 +55,7 @@ class DetectionReporter:
                     f"prediction, scores >= {self.task.draw_threshold:.2g}",
                     self.draw(image, found._replace(boxes=found.boxes * scale)),
                 ),
-                ("truth", overlay(image, truth, dataset.classes, threshold=0, scores=False)),
+                ("ground truth", overlay(image, truth, dataset.classes, threshold=0, scores=False)),
             ]
         )
 

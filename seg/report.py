@@ -51,7 +51,7 @@ class SegmentationReporter:
         size = panel_size(image)
         marks = {"prediction": self.task.predict_image(image)}
         if (truth := dataset[SampleKey(index, 0)].get("label")) is not None:
-            marks["truth"] = truth.numpy()
+            marks["ground truth"] = truth.numpy()
         marks = {caption: resize_panel(labels, size, exact=True) for caption, labels in marks.items()}
         image = resize_panel(image, size)
         drawn = [(caption, overlay(image, labels, self.classes)) for caption, labels in marks.items()]

@@ -277,7 +277,7 @@ def wait(process: int) -> None:
 
 
 def kill_group(process: int) -> None:
-    """End what is left of a process's group."""
+    """End the remaining processes of a process's group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process, signal.SIGKILL)
 

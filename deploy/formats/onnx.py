@@ -93,7 +93,7 @@ def onnxruntime() -> Any:
 
 def _converted(onnx: Any, model: Any, opset: int) -> Any:
     """The model, converted to an older opset."""
-    for node in model.graph.node:  # new in 18; 0 is the default, but the converter does not remove it
+    for node in model.graph.node:  # the attribute below is new in 18; the converter keeps it
         kept = [entry for entry in node.attribute if entry.name != "noop_with_empty_axes" or entry.i]
         node.ClearField("attribute")
         node.attribute.extend(kept)

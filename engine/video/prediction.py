@@ -24,7 +24,7 @@ def predict_video(
     legend: bool = True,
     frames: int | None = None,
 ) -> dict[str, Any]:
-    """Predict on the frames of a video, at most `frames`; Ctrl-C ends it and keeps what is written by then.
+    """Predict on the frames of a video, at most `frames`; Ctrl-C ends it and keeps the frames written so far.
 
     Returns:
         The video's entry in summary.json; if frames are missing, `damage` says how many.
