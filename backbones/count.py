@@ -21,7 +21,7 @@ LAYERS = (nn.Conv2d, nn.Linear, *NORMS)
 
 
 _OTHER_CONVENTION = (
-    "The total counts layers alone, as Tables 3, 6 and 9 of the paper do. Tables 7 and 8 also count "
+    "The total counts only layers, as Tables 3, 6 and 9 of the paper do. Tables 7 and 8 also count "
     "resizing, the input and h-swish: see Count.cityscapes."
 )
 

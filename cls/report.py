@@ -36,7 +36,7 @@ class ClassificationReporter:
         return with_lines(image, self._lines(probabilities)) if legend else image
 
     def draw_onto(self, image: Image, probabilities: Probabilities, *, legend: bool = True) -> list[Image]:
-        """`image`, which is returned as it is, and the classes that belong below it."""
+        """`image` unchanged, and the classes to write below it."""
         return with_lines_below(image, self._lines(probabilities)) if legend else [image]
 
     def draw_sample(self, dataset: ClassificationDataset, index: int) -> Image:

@@ -100,7 +100,7 @@ class EvalTransform:
 
     @property
     def resizing(self) -> dict[str, Any]:
-        """How images are resized, in words for the metadata of an exported file."""
+        """How images are resized, for the metadata of an exported file."""
         method = {
             "interpolation": "bilinear",
             "when_smaller": "bilinear",

@@ -43,7 +43,7 @@ def capture(
         module: images -> a tensor or a tuple of tensors; its `forward` calls them `images`.
         example: images [N, 3, H, W]; dimensions that are not dynamic are fixed at its size.
         dynamic_batch, dynamic_size: whether N, or H and W, can vary.
-        size_remedy: what to do if H and W cannot, for the message.
+        size_remedy: what to do if H and W cannot vary, for the message.
 
     Raises:
         UserError: if the module's computation depends on a dimension that should be dynamic.

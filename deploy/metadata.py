@@ -27,12 +27,12 @@ def describe(
         module: the module that is exported.
         task: name of the task.
         facts: more entries, such as `run`, `checkpoint_sha256` and `license`.
-        pixel_range: the stored values that become 0 and 255 in images of more than 8 bits.
-        upright: whether images are turned by their EXIF or TIFF orientation.
+        pixel_range: for images of more than 8 bits, the stored values that become 0 and 255.
+        upright: whether images are rotated by their EXIF or TIFF orientation.
     """
     mean, std = (part.flatten().tolist() for part in (module.normalize.mean, module.normalize.std))
     preprocessing = {
-        "image": "decoded as RGB of 8 bits, without alpha",
+        "image": "decoded as 8-bit RGB, without alpha",
         "upright": upright,
         "channel_order": "RGB",
         "pixel_range": None if pixel_range is None else list(pixel_range),

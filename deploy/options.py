@@ -133,7 +133,7 @@ class ExportOptions(RunOptions):
             raise ValueError(f"opset is for format=onnx, not {self.format}; leave it out")
         if opset not in onnx.OPSETS:
             first, last = onnx.OPSETS[0], onnx.OPSETS[-1]
-            raise ValueError(f"opset must be {first} to {last} (h-swish exists from {first} on), got {opset}")
+            raise ValueError(f"opset must be {first} to {last} (older opsets have no h-swish), got {opset}")
 
     @property
     def float_precision(self) -> str:

@@ -16,7 +16,7 @@ _Plate = tuple[int, int, int, int]
 
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
-_MOST_HIDDEN = (0.25, 0.5)  # of a box by a name, if possible and at most
+_MOST_HIDDEN = (0.25, 0.5)  # share of a box that a name may hide: preferred, and at most
 
 _DARK, _PALE = 30, 190  # brightness, in 0..255
 
@@ -37,7 +37,7 @@ def overlay(
     Lines and text scale with the image.
 
     Args:
-        names: write the class on each box, unless it would hide another name or a good part of a box.
+        names: write the class on each box, unless it would hide another name or a large part of a box.
         scores: write the score after the name.
 
     Raises:
@@ -95,13 +95,15 @@ def _draw_box(image: Image, box: NDArray[np.float64], color: tuple[int, int, int
     # Clipped, so the sides of a box that extends beyond the image are visible.
     limits = np.array(image.shape[1::-1] * 2) - 1
     x1, y1, x2, y2 = (round(side * 2**_SUBPIXEL_BITS) for side in np.clip(box, 0, limits))
-    if not _DARK < _brightness(color) < _PALE:  # a rim keeps pale colors visible on white, dark ones on black
+    if (
+        not _DARK < _brightness(color) < _PALE
+    ):  # an outline keeps pale colors visible on white, and dark ones on black
         cv2.rectangle(image, (x1, y1), (x2, y2), _ink(color), width + 2, cv2.LINE_AA, _SUBPIXEL_BITS)
     cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _ink(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever can be seen on a color."""
+    """Black or white, whichever is visible on a color."""
     return _BLACK if _brightness(color) > 140 else _WHITE
 
 
@@ -118,9 +120,9 @@ def _place_plate(
     occupied: list[_Plate],
     boxes: NDArray[np.float64],
 ) -> _Plate | None:
-    """The first free place around or, if it is large, in the box; None if there is none.
+    """The first free place for a plate around the box or, if it is large, inside it; None if there is none.
 
-    A place is free if it covers no other plate, and no more than a small part of any of the `boxes`.
+    A place is free if it covers no other plate and at most a small part of any of the `boxes`.
     """
     pad = _padding(line_width)
     width, height = int(font.getlength(text)) + 2 * pad + 1, round(font.size * 1.2) + pad

@@ -33,7 +33,7 @@ class DetectionReporter:
         return overlay(image, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
 
     def draw_sample(self, dataset: DetectionDataset, index: int) -> Image:
-        """Image, prediction and truth (without ignored objects) side by side; large images are reduced."""
+        """Image, prediction and ground truth (no ignored objects) side by side; large images are reduced."""
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
         found = self.task.predict_image(image)
@@ -60,7 +60,7 @@ class DetectionReporter:
         )
 
     def draw_onto(self, image: Image, prediction: Detections, *, legend: bool = True) -> list[Image]:
-        """Draw on `image` itself, if its memory allows, and return it."""
+        """Draw on `image` itself if it is writable and contiguous; returns the drawing."""
         drawn = np.require(image, requirements=["C", "W"])
         draw_boxes(drawn, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
         return [drawn]
@@ -91,15 +91,15 @@ class DetectionReporter:
         }
 
     def prediction_notes(self) -> list[str]:
-        """After all predictions: the score from which boxes are shown, and how many images have none."""
+        """After all predictions: the minimum score of the boxes shown, and how many images have none."""
         threshold = self.task.draw_threshold
-        line = f"boxes are shown from a score of {threshold:.3g} ({self.task.threshold_source}) on"
+        line = f"boxes with a score of at least {threshold:.3g} are shown ({self.task.threshold_source})"
         if not self._num_empty:
             return [f"{line}; task.draw_threshold= changes it"]
         lower = max(0.01, math.floor(self._highest * 50) / 50)
         return [
-            f"{line}; {self._num_empty} of {self._num_predicted} images have none, with scores of at most "
-            f"{self._highest:.2f}: task.draw_threshold={min(lower, threshold):.2g} shows more"
+            f"{line}; {self._num_empty} of {self._num_predicted} images have none (highest score "
+            f"{self._highest:.2f}): task.draw_threshold={min(lower, threshold):.2g} shows more"
         ]
 
     def save_samples(self, dataset: DetectionDataset, folder: Path, *, count: int) -> None:

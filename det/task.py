@@ -42,8 +42,8 @@ class Detection(nn.Module):
         postprocess: from deltas and scores to detections.
         pixels: input normalization, `inception` or `imagenet`.
         eval_transform: applied to an image before prediction.
-        draw_threshold: lowest score of the boxes that are drawn and listed in summary.json; None: the best
-            one of the run's evaluation (`use_metrics`), before that 0.4.
+        draw_threshold: minimum score of the boxes that are drawn and listed in summary.json; None: the one
+            with the best F1 in the run's evaluation (`use_metrics`), and 0.4 before that.
         scored_per_class: largest number of detections per image and class that count in the evaluation.
 
     Raises:
@@ -86,7 +86,7 @@ class Detection(nn.Module):
             )
 
     def use_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Draw boxes from the score with the best F1 on, unless `draw_threshold` is set.
+        """Use the score with the best F1 as `draw_threshold`, unless it is set.
 
         metrics: those of the evaluation that chose the weights.
         """

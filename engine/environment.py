@@ -11,7 +11,7 @@ import tempfile
 # training step several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# By default, OpenCV and FFmpeg print warnings of their own about damaged files and cameras, in several lines.
+# By default, OpenCV and FFmpeg print their own multi-line warnings about damaged files and cameras.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -19,9 +19,9 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
-# Keep the caches (street scenes, torch's weights, matplotlib) in a folder for temporary files if the user has
-# no home folder that can be written, as in a container that runs under a foreign user id.
-_home = os.path.expanduser("~")  # "~" if there is neither $HOME nor an entry for the user
+# If the user has no writable home folder, as in a container that runs under a foreign user id, keep the
+# caches (street scenes, torch's weights, matplotlib) in a temporary folder.
+_home = os.path.expanduser("~")  # "~" if there is no $HOME and no user entry
 _cache = os.path.join(_home, ".cache")
 if (
     "XDG_CACHE_HOME" not in os.environ

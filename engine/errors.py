@@ -28,7 +28,7 @@ _MEMORY = re.compile(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is short; every library (torch, OpenCV, runtimes) has its own."""
+    """Whether an exception means out of memory; every library (torch, OpenCV, runtimes) has its own."""
     return isinstance(error, MemoryError) or (
         isinstance(error, Exception) and not isinstance(error, UserError) and bool(_MEMORY.search(str(error)))
     )

@@ -1,6 +1,6 @@
 """Fonts for class names: DejaVu Sans, which comes with matplotlib, or a system font that has the letters.
 
-DejaVu has the Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean ones.
+DejaVu has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean ones.
 """
 
 import functools
@@ -23,13 +23,13 @@ _FONTS_TRIED = 60
 
 
 def load(size: float, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
-    """A font of this size in pixels that has the letters of `texts`, if there is one."""
+    """A font of this size in pixels, with the letters of `texts` if one has them."""
     return ImageFont.truetype(_file_with(frozenset("".join(texts))) or _dejavu(), round(size))
 
 
 def shown_names(classes: ClassMap) -> tuple[str, ...]:
-    """The names as the font can show them: letters that no font has are left out, and a name of which
-    nothing is left becomes `class <id>`."""
+    """The names as the font can show them: letters that no font has are left out, and a name without any
+    letter left becomes `class <id>`."""
     missing = _missing(classes.names)
     if not missing:
         return tuple(map(printable, classes.names))
@@ -48,8 +48,8 @@ def font_notes(classes: ClassMap) -> list[str]:
         return []
     shown = shown_names(classes)[classes.names.index(names[0])]
     return [
-        f"no font here has all letters of {some(names)}: drawings show {shown!r} for {names[0]!r}; install a "
-        "font that has them, such as Noto Sans CJK"
+        f"no installed font has all letters of {some(names)}: drawings show {shown!r} for {names[0]!r}; "
+        "install one that has them, such as Noto Sans CJK"
     ]
 
 
@@ -90,7 +90,7 @@ def _letters(file: str) -> frozenset[str]:
     try:
         with TTFont(file, fontNumber=0, lazy=True) as font:
             table: dict[int, Any] = font.getBestCmap() or {}
-    except Exception:  # a damaged font, or one of a kind that is not read
+    except Exception:  # a damaged font, or an unsupported kind
         return frozenset()
     return frozenset(map(chr, table))
 
@@ -106,7 +106,7 @@ def _dejavu() -> str:
 
 @functools.cache
 def _system_fonts() -> tuple[str, ...]:
-    """Font files, those that are likely to have many letters first."""
+    """Font files; those likely to have many letters come first."""
     folders = ["/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts"]
     if sys.platform == "darwin":
         folders = ["/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"]

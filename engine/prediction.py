@@ -1,4 +1,4 @@
-"""Saves predictions: of image and video files, with an overlay for each, and of an evaluation."""
+"""Saves predictions: for image and video files, each with an overlay, and for an evaluation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ Read = Callable[[Path], Image]
 
 @dataclass
 class Predictions:
-    """The entries of files in summary.json, and those of the files that failed or are damaged.
+    """The entries of files in summary.json, and those of files that failed or are damaged.
 
     interrupted: whether Ctrl-C ended the job before its last file.
     """
@@ -53,7 +53,7 @@ class Predictions:
         if not num_files:
             (record,) = self.records
             dropped = record.get("dropped_frames", 0)
-            more = f"; {dropped} arrived meanwhile and were dropped" if dropped else ""
+            more = f", {dropped} dropped" if dropped else ""
             return [f"{record['file']}: {record['frames']} frames predicted{more}"]
         complete = len(self.records) - sum("damage" in record for record in self.records)
         ended = "interrupted: " if self.interrupted else ""
@@ -64,7 +64,7 @@ def claim_results(place: Path, *, renames: bool) -> Claim:
     """Claim a folder without earlier predictions.
 
     Args:
-        renames: the name is a default: if it is used, `_2`, `_3` ... is appended.
+        renames: the name is a default; if it is taken, `_2`, `_3` ... is appended.
 
     Raises:
         UserError: if the folder contains earlier predictions, which would be mixed with the new ones.
@@ -83,7 +83,7 @@ def claim_results(place: Path, *, renames: bool) -> Claim:
 def predict_live(
     task: Any, reporter: Reporter, source: str, out: Path, *, legend: bool, frames: int | None
 ) -> Predictions:
-    """Predict for a camera or an address (`engine.video.stream.is_stream`).
+    """Predict on a camera or an address (`engine.video.stream.is_stream`).
 
     Raises:
         UserError: if it cannot be opened.
@@ -96,7 +96,7 @@ def predict_live(
         result.records.append(predict_stream(task, reporter, stream, out, name, **options))
         return result
     record = {"file": stream.name, **predict_video(task, reporter, stream.file, out, name, **options)}
-    record.pop("interrupted", None)  # that is how a stream ends
+    record.pop("interrupted", None)  # Ctrl-C is the normal end of a stream
     result.records.append(record)
     if "damage" in record:
         result.failures.append({"file": stream.name, "error": f"{stream.name}: {record['damage']}"})
@@ -114,10 +114,10 @@ def predict_files(
     frames: int | None = None,
     read: Read = read_image,
 ) -> Predictions:
-    """Predict for files, with a progress bar; a file that fails is reported and skipped.
+    """Predict on files, with a progress bar; a file that fails is reported and skipped.
 
     Args:
-        frames: largest number of frames of a video (None: all).
+        frames: maximum number of frames of a video (None: all).
     """
     result = Predictions()
     progress = Progress(len(files), unit="file")
@@ -151,7 +151,7 @@ def predict_files(
 
 
 def no_memory(task: Any) -> str:
-    """What to say about an image that does not fit into memory."""
+    """The message about an image that does not fit in memory."""
     return f"not enough memory to predict it; {getattr(task, 'memory_remedy', 'scale it down')}"
 
 
@@ -193,7 +193,7 @@ def _predict_image(
     prediction = task.predict_image(image)
     progress.close()
     record = reporter.save_prediction(prediction, out, name)
-    if hasattr(reporter, "draw_onto"):  # needs no second image
+    if hasattr(reporter, "draw_onto"):  # needs no copy of the image
         parts = reporter.draw_onto(image, prediction, legend=legend)
     else:
         parts = [reporter.draw(image, prediction, legend=legend)]

@@ -212,7 +212,9 @@ def _join(backend: str, rank: int, world_size: int) -> None:
 
 
 def _device(name: str, local_rank: int, key: str) -> torch.device:
-    with warnings.catch_warnings(record=True) as noise:  # torch warns of drivers even if none is wanted
+    with warnings.catch_warnings(
+        record=True
+    ) as noise:  # torch warns about drivers even if no GPU is requested
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if name == "auto":

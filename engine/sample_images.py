@@ -42,7 +42,7 @@ def save_worst(draw: DrawSample, dataset: Any, folder: Path, worst: Iterable[tup
 
 
 def panel_size(image: Image) -> Size:
-    """(height, width) at which an image is shown: large ones are reduced, small ones enlarged."""
+    """(height, width) at which an image is shown: large images are reduced, small ones enlarged."""
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer < _SHORTEST:

@@ -62,7 +62,7 @@ def latency_chart(path: Path, *, accuracy: str) -> Iterator[Axes]:
 
 
 def _widen(axes: Axes, axis: Literal["x", "y"], share: float) -> None:
-    """Let an axis span at least a share of its largest value, so that points that hardly differ look so."""
+    """Make an axis span at least a share of its largest value, so that small differences look small."""
     low, high = getattr(axes, f"get_{axis}lim")()
     least = share * max(abs(low), abs(high))
     if high - low < least:

@@ -1,5 +1,5 @@
-"""Outputs of an exported segmenter -> a label map of the image, with NumPy alone. Written next to the file by
-tools/export.py.
+"""Outputs of an exported segmenter -> a label map of the image, using only NumPy. tools/export.py writes this
+file next to the exported file.
 
     about = json.loads(Path("preprocess.json").read_text())
     labels = decode(dict(zip(about["outputs"], outputs)), about, (height, width))
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROWS = 32
-"""Rows of the result that are computed at once, to save memory."""
+"""Number of rows of the result that are computed at once, to save memory."""
 
 
 def decode(
@@ -45,7 +45,7 @@ def decode(
 
 
 def between(length: int, new_length: int, aligned: bool) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """For each new place: the two old places around it, and the weight of the second."""
+    """For each output position: the two input positions around it, and the weight of the second."""
     places = np.arange(new_length, dtype=np.float32)
     if aligned:
         exact = places * np.float32((length - 1) / max(new_length - 1, 1))
@@ -56,7 +56,7 @@ def between(length: int, new_length: int, aligned: bool) -> tuple[NDArray[Any], 
 
 
 def nearest(length: int, new_length: int, aligned: bool) -> NDArray[Any]:
-    """The nearest old place of each new one, with integers only."""
+    """The nearest input position of each output position, computed with integers only."""
     places = np.arange(new_length)
     if aligned:
         steps = max(new_length - 1, 1)

@@ -43,7 +43,7 @@ def overlay(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha:
 
 
 def tint(image: Image, labels: NDArray[np.integer], classes: ClassMap, alpha: float = 0.5) -> None:
-    """`overlay` on the image itself; large images are mixed some rows at a time."""
+    """`overlay` on the image itself; large images are blended a few rows at a time."""
     step = max(1, _PIXELS_AT_ONCE // max(1, image.shape[1]))
     for start in range(0, len(image), step):
         rows, marks = image[start : start + step], labels[start : start + step]

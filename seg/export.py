@@ -70,10 +70,10 @@ class ExportedSegmentation(nn.Module):
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """What it takes to turn the output into label maps; see `engine.contracts.ExportedTask`."""
+        """How the output becomes label maps; see `engine.contracts.ExportedTask`."""
         return {
             "in_graph": self.output == "argmax",
-            "class": "the one with the highest score, after scores are resized to the image",
+            "class": "the one with the highest score, after resizing scores to the image",
             "resize": "nearest" if self.output == "argmax" else "bilinear",
             "align_corners": self.align_corners,
             "full_size": self.full_size,
@@ -87,7 +87,7 @@ class ExportedSegmentation(nn.Module):
         return (output, scores) if self.raw_names else output
 
     def with_raw_outputs(self) -> ExportedSegmentation:
-        """The same module, which also returns the network's scores if it returns labels, as `raw_names`."""
+        """The same module; if it returns labels, it also returns the network's scores as `raw_names`."""
         module = copy.copy(self)
         module.raw_names = ("raw_logits",) if self.output == "argmax" else ()
         module.names = (*self.names, *module.raw_names)

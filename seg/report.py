@@ -45,7 +45,7 @@ class SegmentationReporter:
         return [image, *draw_legend(image.shape[1], self.classes, shown)]
 
     def draw_sample(self, dataset: SegmentationDataset, index: int) -> Image:
-        """Image, prediction and, if known, truth side by side, above one legend; large images are reduced."""
+        """Image, prediction and any ground truth side by side above a legend; large images are reduced."""
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
         size = panel_size(image)
@@ -59,7 +59,7 @@ class SegmentationReporter:
         return with_legend(side_by_side([("image", image), *drawn]), self.classes, shown)
 
     def per_image(self, outputs: Tensor) -> list[Labels]:
-        """Class indices of a batch [N, H, W] -> those of each image."""
+        """Class indices of a batch [N, H, W] -> one array per image."""
         return list(outputs.cpu().numpy())
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class SegmentationReporter:
 
     @property
     def _palette(self) -> NDArray[np.uint8] | None:
-        """The colors of ids 0..255, black for those of no class; None if there are larger ids."""
+        """The colors of ids 0..255, black for ids of no class; None if there are larger ids."""
         if max(self.classes.ids) > 255:
             return None
         palette = np.zeros((256, 3), np.uint8)

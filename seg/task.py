@@ -49,11 +49,11 @@ class Segmentation(nn.Module):
 
     Attributes:
         distillation: a loss that pulls the scores toward a teacher's, or None.
-        on_part: called with the number of windows of an image that are predicted, and of all windows.
+        on_part: called with the number of windows predicted so far, and the total for the image.
     """
 
     distillation: Distillation | None = None
-    memory_remedy = "predict it in windows, or in smaller ones: inference.window=[512,512]"
+    memory_remedy = "predict it in windows, or in smaller windows: inference.window=[512,512]"
     on_part: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def __init__(
@@ -122,7 +122,7 @@ class Segmentation(nn.Module):
         return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """A line to show before training if a crop covers a small part of the images of this split."""
+        """A line to show before training if a crop covers only a small part of this split's images."""
         return small_crop(dataset)
 
     def check_classes(self, classes: ClassMap) -> None:
@@ -142,7 +142,7 @@ class Segmentation(nn.Module):
 
 
 def small_crop(dataset: SegmentationDataset) -> list[str]:
-    """A line if the crops of a training split cover less than a tenth of its images (a sample of them)."""
+    """A line if a training crop covers less than a tenth of an image (in a sample of the split)."""
     crop, scale = (getattr(getattr(dataset, "transform", None), name, None) for name in ("crop", "scale"))
     if crop is None or scale is None:
         return []
@@ -158,8 +158,8 @@ def small_crop(dataset: SegmentationDataset) -> list[str]:
     factor = 2 * min(crop) / min(height, width)
     return [
         f"a training crop of {crop[0]}x{crop[1]} covers {share:.1%} of an image ({height}x{width}), so the "
-        f"network sees little around a pixel; data.image_scale={factor:.1g} shrinks the images, in training "
-        "and prediction, or set a larger data.crop"
+        f"network sees little context; set data.image_scale={factor:.1g}, which shrinks the images in "
+        "training and prediction, or a larger data.crop"
     ]
 
 
@@ -229,10 +229,10 @@ class Inference:
     ) -> Tensor:
         """Images uint8 [N, 3, h, w] -> class indices uint8 [N, *size].
 
-        Of large images, scores exist for one tile at a time; with a window, also the normalized image.
+        For large images, scores exist for one tile at a time; with a window, so does the normalized image.
 
         Args:
-            on_part: called with the number of windows that are done, and of all windows.
+            on_part: called with the number of windows that are done, and the total.
         """
         labels = torch.empty(len(images), *size, dtype=torch.uint8, device=images.device)
         pixels = Pixels(images, normalize)

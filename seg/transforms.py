@@ -25,7 +25,7 @@ class TrainTransform:
     Args:
         crop: side or (height, width) of the result.
         scale: smallest and largest random scale.
-        image_scale: factor on the scales, for images that are larger than needed.
+        image_scale: factor on these scales, for images that are larger than needed.
         scale_step: distance between possible scales, starting at the smallest (DeepLab: 0.25); 0: uniform.
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
@@ -83,7 +83,7 @@ class EvalTransform:
 
     Args:
         size: None (as stored), a factor (0.5 halves both sides) or (height, width).
-        image_scale: another factor, unless `size` is (height, width).
+        image_scale: an additional factor, unused if `size` is (height, width).
         area: average over pixels when scaling down.
 
     Raises: ValueError naming the argument.

@@ -31,7 +31,7 @@ from engine.video.stream import is_stream
 
 
 def predict(options: PredictOptions) -> int:
-    """Predict for the input; returns the exit status: 1 if a file was skipped or is damaged."""
+    """Predict on the input; returns the exit status: 1 if a file was skipped or is damaged."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     place = Path(options.out or run.folder.path / "predict")
     claimed = claim_results(place, renames=options.out is None)

@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/memory/large_image.py [--side 10000] [--window 512] [--whole]
 
-Peak resident memory of the whole process, in MB, less that for an image of one window, and less the decoded
-image (3 bytes per pixel) and its label map (1 byte). `--whole` also predicts without windows.
+Prints the peak resident memory of the whole process in MB, then minus that for an image of one window, then
+also minus the decoded image (3 bytes per pixel) and its label map (1 byte). `--whole` also predicts without
+windows.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""One-line mistakes in a module, made in its syntax tree: swapped operators, lost factors, other constants.
+"""Makes one-line bugs in a module's syntax tree: swapped operators, lost factors, other constants.
 
-A mutant is the module with one node replaced. Text is left alone: docstrings, messages, annotations, and what
-is raised or logged.
+A mutant is the module with one node replaced. Text is not mutated: docstrings, messages, annotations, and
+what is raised or logged.
 """
 
 import ast
@@ -38,9 +38,9 @@ TEXT_CALLS = {"dataclass", "log", "print", "warn", "warning", "UserError", "Valu
 class Mutant:
     """The `variant`-th replacement of the `node`-th node in `ast.walk` order.
 
-    lines: the first and the last one of the statement it is in; for the defaults and decorators of a function
-    all of its lines; for what belongs to no function none: (1, 0). on_import: it is executed when the module
-    is imported.
+    lines: the first and last line of its statement; for a function's defaults and decorators, those of the
+    whole function; (1, 0), an empty range, if it belongs to no function. on_import: whether it is executed
+    when the module is imported.
     """
 
     node: int
@@ -52,7 +52,7 @@ class Mutant:
 
 
 def mutants_of(source: str, *, strings: bool = False) -> list[Mutant]:
-    """All mutants of a module's source; `strings`: other strings too, for maps between names."""
+    """All mutants of a module's source; `strings`: also mutate strings, for maps between names."""
     tree = ast.parse(source)
     spans, skipped = _spans(tree), _skipped(tree)
     result = []
@@ -83,7 +83,7 @@ def mutated(source: str, mutant: Mutant, *, strings: bool = False) -> ast.Module
 
 
 def _replacements(node: ast.AST, strings: bool) -> list[ast.AST]:
-    """What `node` may be replaced by; new nodes, except for the parts of `node` that they keep."""
+    """The replacements of `node`: new nodes that may share parts with it."""
     match node:
         case ast.BinOp(left=left, op=op, right=right):
             if isinstance(op, ast.Add) and any(map(_is_text, (left, right))):
@@ -176,7 +176,7 @@ def _decorators(node: ast.FunctionDef) -> list[ast.AST]:
 
 
 def _skipped(tree: ast.Module) -> set[int]:
-    """The nodes that are text or types, and everything in them."""
+    """The nodes that are text or types, and all nodes inside them."""
     return {id(inner) for node in ast.walk(tree) for part in _texts(node) for inner in ast.walk(part)}
 
 
@@ -186,7 +186,7 @@ def _texts(node: ast.AST) -> Iterator[ast.AST]:
             yield node
         case ast.Call() if _name(node.func) in TEXT_CALLS:
             yield node
-        case ast.keyword(arg="strict"):  # of zip(): checks what is so by construction
+        case ast.keyword(arg="strict"):  # of zip(): checks what holds by construction
             yield node
         case ast.FunctionDef(returns=ast.AST() as returns):
             yield returns

@@ -1,4 +1,4 @@
-"""Mutation testing: make one-line mistakes in a module and count those that its tests notice.
+"""Mutation testing: make one-line bugs in a module and count those that its tests catch.
 
 Usage: python benchmarks/mutation/score.py [--module seg/losses.py ...] [--sample N --seed S] [--jobs N]
 
@@ -7,12 +7,12 @@ Examples:
   python benchmarks/mutation/score.py --module seg/losses.py             one module, all of its mutants
   python benchmarks/mutation/score.py --sample 60                        60 mutants of each module
 
-Prints a table, and each survivor with its line. A mutant is caught if a test fails or runs out of time. The
-tests are the fast ones of `targets.py`; a mutant runs those that execute its line, in a process forked from
+Prints a table, and each survivor with its line. A mutant is caught if a test fails or times out. The tests
+are the fast ones listed in `targets.py`; a mutant runs those that execute its line, in a process forked from
 one that has imported torch. Files are never changed.
 
-Results are kept in --cache, and only what is new is run: mutants once caught stay caught while the module is
-unchanged; survivors are tried again when the tests change.
+Results are kept in --cache, and only new mutants are run: caught mutants stay caught while the module is
+unchanged; survivors are run again when the tests change.
 """
 
 import argparse
@@ -44,11 +44,11 @@ LIBRARIES = (
     "omegaconf", "matplotlib.pyplot", "pycocotools.cocoeval", "onnx", "onnxruntime", "onnxscript", "openvino",
     "timm", "safetensors.torch", "tensorboard", "pytest", "pytest_timeout",
 )  # fmt: skip
-"""Imported once, before the processes of the mutants are forked; what is not installed is left out."""
+"""Imported once, before forking; libraries that are not installed are skipped."""
 
 
 def outcomes(module: str, mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, session.Outcome]]:
-    """The outcome of each mutant, as it comes: whether it was caught, and by which test."""
+    """Yield the outcome of each mutant when it ends: whether it was caught, and by which test."""
     path, strings = ROOT / module, module in NAME_MAPS
     source, name = path.read_text(encoding="utf-8"), module.removesuffix(".py").replace("/", ".")
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as temporary:
@@ -70,7 +70,7 @@ def outcomes(module: str, mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mu
         cover_file = folder / "cover.json"
         cover = json.loads(cover_file.read_text(encoding="utf-8")) if cover_file.exists() else {}
         if not cover:
-            sys.exit(f"{module}: no test of {', '.join(TARGETS[module])} passes without a mutant")
+            sys.exit(f"{module}: no test in {', '.join(TARGETS[module])} passes on the unchanged module")
 
         def start(mutant: Mutant, result: Path) -> Callable[[], None]:
             tests, tree = session.chosen_tests(mutant, cover), mutated(source, mutant, strings=strings)
@@ -95,7 +95,7 @@ def _lines_of(process: int, file: Path) -> Iterator[Any]:
 
 
 def digest(*paths: Path) -> str:
-    """Of the content of files, and of the Python files in folders."""
+    """A hash of the content of files, and of the Python files in folders."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
             importlib.import_module(name)
     hypothesis.settings.register_profile("mutation", database=None)
     hypothesis.settings.load_profile("mutation")
-    gc.freeze()  # what is imported is not visited again in each process
+    gc.freeze()  # imported objects are not visited again in each process
     cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
     total = caught = 0
     print("| module | mutants | caught | % |\n|---|--:|--:|--:|")

@@ -1,8 +1,8 @@
 """Runs a module's tests once for each of its mutants, in processes forked from one that has collected them.
 
-A mutant within a function is put into the functions that exist by then. What is executed on import
+A mutant inside a function is patched into the existing functions. A mutant of code that is executed on import
 (constants, defaults, decorators, and functions that the test files call on import) needs a process that has
-not imported the module: it imports the mutated source instead.
+not imported the module yet; it imports the mutated source.
 """
 
 import ast
@@ -26,12 +26,12 @@ from benchmarks.mutation.mutants import Mutant, mutated
 
 Outcome = dict[str, Any]
 Cover = dict[str, tuple[list[int], list[int], float]]
-"""By test that passes: the statements that its call or the import of the test files executes, those of its
-fixtures' setup, its seconds."""
+"""For each passing test: the statements that the test or the import of the test files executes, those that
+the setup of its fixtures executes, and its seconds."""
 OPTIONS = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow", "-p", "pytest_timeout")
 OPTIONS += ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging")
 PASSED = (0, 5)
-"""Exit statuses of pytest without a failure; others than these mean that a test file cannot be imported."""
+"""Exit statuses of pytest without a failure; any other means that a test file cannot be imported."""
 
 
 class Recorder:
@@ -88,7 +88,7 @@ class CoverPlugin:
 
 
 class FirstFailure:
-    """A pytest plugin that writes down the first test that fails, and ends the process."""
+    """A pytest plugin that records the first failing test and ends the process."""
 
     def __init__(self, result: Path) -> None:
         self._result = result
@@ -99,10 +99,10 @@ class FirstFailure:
 
 
 class ForkingLoop:
-    """A pytest plugin that, instead of running the collected tests, runs them in forked processes.
+    """A pytest plugin that runs the collected tests in forked processes.
 
-    First without a mutant, for the cover, which is written to `folder`/cover.json; then for each mutant that
-    is not executed on import. Outcomes are appended to `folder`/outcomes.jsonl.
+    The first run has no mutant and measures coverage, which is written to `folder`/cover.json; then follows
+    one run for each mutant that is not executed on import. Outcomes are appended to `folder`/outcomes.jsonl.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ForkingLoop:
         cover: Cover = json.loads(cover_file.read_text(encoding="utf-8"))
         for name, (lines, setup, seconds) in cover.items():
             cover[name] = (sorted({*lines, *on_import}), setup, seconds)
-            items[name].add_marker(pytest.mark.timeout(15 + 10 * seconds))  # for loops without an end
+            items[name].add_marker(pytest.mark.timeout(15 + 10 * seconds))  # for endless loops
         cover_file.write_text(json.dumps(cover), encoding="utf-8")
 
         def start(mutant: Mutant, result: Path) -> Callable[[], None]:
@@ -159,7 +159,7 @@ def run_items(items: Sequence[Any], plugin: Any, temporary: Path) -> None:
 
 
 def replace_functions(path: Path, tree: ast.Module) -> None:
-    """Give the functions of a module that is imported the code of another version of it."""
+    """Replace the code of an imported module's functions with that of another version."""
     codes: dict[tuple[str, int], types.CodeType] = {}
 
     def collect(code: types.CodeType) -> None:
@@ -205,9 +205,9 @@ def run_with_source(name: str, path: Path, tree: ast.Module, tests: Sequence[str
 
 
 def chosen_tests(mutant: Mutant, cover: Cover) -> list[str]:
-    """The tests that execute the mutant's line, file by file, the fastest first; all of them if none does.
+    """The tests that execute the mutant's line, by file, fastest first; all tests if none does.
 
-    A fixture can serve several tests: if one executes the line while it is set up, all of its file run.
+    A fixture can serve several tests: if its setup executes the line, all tests of the file run.
     """
     span = set(range(mutant.lines[0], mutant.lines[1] + 1))
     names = {name for name, (lines, setup, _) in cover.items() if span & {*lines, *setup}}
@@ -257,7 +257,7 @@ def in_turns(
 
 
 def fork(call: Callable[[], None]) -> int:
-    """Call in a forked process with a group of its own, without output; returns its id."""
+    """Call in a forked process with its own process group, without output; returns its id."""
     process = os.fork()
     if process:
         return process

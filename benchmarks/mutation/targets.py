@@ -1,4 +1,4 @@
-"""Which tests cover which modules; the modules are those whose mistakes give wrong numbers without a word."""
+"""Which tests cover which modules; these are the modules in which a bug silently gives wrong numbers."""
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "seg/losses.py": ("tests/seg/test_losses.py", "tests/seg/test_task.py"),
@@ -61,4 +61,4 @@ TARGETS: dict[str, tuple[str, ...]] = {
 """module -> the test files and folders that cover it."""
 
 NAME_MAPS = tuple(name for name in TARGETS if "weights" in name)
-"""Modules in which strings are mutated too."""
+"""Modules in which strings are also mutated."""

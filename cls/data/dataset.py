@@ -49,7 +49,7 @@ class ClassificationSplit:
         return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
 
     def take(self, rows: NDArray[np.int64]) -> "ClassificationSplit":
-        """The files at `rows`, in this order; -1 is a place without a file."""
+        """The files at `rows`, in this order; -1 is an empty position."""
         return replace(
             self,
             files=rows_of(self.files, rows),

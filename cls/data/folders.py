@@ -18,7 +18,7 @@ from engine.io.files import existing_root, pack_paths
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
     """A folder per split with a folder per class in it, or class folders alone.
 
-    If there is no val, a fifth of train, or of all images, becomes val. Classes are the folders of train,
+    Without val, a fifth of train, or of all images, is used as val. Classes are the folders of train,
     sorted by name, or those listed in `<root>/classes.json`; a split need not have all of them. Folders
     inside a class folder belong to that class.
 
@@ -98,8 +98,8 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _split_folders(base: Path) -> tuple[dict[str, str], list[str]]:
-    """Split -> folder, empty if the folders in `base` are the classes; and lines about folders that could be
-    either, such as one for the class "train"."""
+    """Split -> folder, empty if the folders in `base` are the classes; and warnings about ambiguous folders,
+    such as one for a class named "train"."""
     names = class_folders(base)
     inner = {name: set(class_folders(base / name)) for name in names}
     found = split_folders(base, is_split=lambda folder: bool(inner[folder.name]))
@@ -110,10 +110,10 @@ def _split_folders(base: Path) -> tuple[dict[str, str], list[str]]:
     named = [name for name in names if split_of(name)]
     if not names or len(named) == len(names):
         where = base / named[0] if named else base
-        raise UserError(f"{where}: no class folders; put the images into train/<class> and val/<class>")
+        raise UserError(f"{where}: no class folders; put the images in train/<class> and val/<class>")
     if not named:
         return {}, []
-    line = f"{base}: the folders are the classes, {some(named)} as well, because it has no folders of classes"
+    line = f"{base}: each folder is a class, including {some(named)}, which has no class folders inside"
     return {}, [line]
 
 

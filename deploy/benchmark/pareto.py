@@ -63,7 +63,7 @@ def draw_pareto(results: Sequence[Result], path: Path) -> None:
     origin = " (filled) or ".join(sources) + (" (hollow)" if len(sources) > 1 else "")
     percents = [known[0] for row in shown if (known := accuracy(row))]
     low, high = min(percents), max(percents)
-    margin = max(0.1 * (high - low), 1.0)  # of percent: equal accuracies lie on a line in the middle
+    margin = max(0.1 * (high - low), 1.0)  # in percent; equal accuracies are drawn on a line in the middle
     axes.flat[0].set_ylim(low - margin, high + margin)
     figure.supylabel(f"{metrics} [%], {origin}", fontsize=10)
     figure.supxlabel(f"latency here [ms], median of rounds ({shown[0]['machine']['device']})", fontsize=10)
@@ -91,7 +91,7 @@ def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:
     for index, (row, point) in enumerate(zip(members, points, strict=True)):
         hollow = accuracies[index][1] == "published"
         axis.plot(*point, "o", color="C0", markerfacecolor="white" if hollow else "C0")
-        # Slanted, and those of neighbors on different sides, so that labels of near points can be read.
+        # Slanted, and on alternating sides, so that the labels of nearby points can be read.
         others = [other for other in points if other != point]
         near = min(others, key=lambda other: abs(other[0] - point[0]), default=point)
         up = index % 2 == 0 if near[1] == point[1] else near[1] < point[1]

@@ -100,7 +100,7 @@ def _experiment_row(experiment: str, paper: Mapping[str, Any], size: Size, *, ti
 
 
 def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
-    """The run at `path`, with the accuracy of the evaluation that its checkpoint belongs to."""
+    """The run at `path`, with the accuracy of its checkpoint's evaluation."""
     open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint)
     run, size = open_run(overrides=options.overrides), options.image_size
     if size is not None:

@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.io.files import write_json
 
 DECODER = "decode.py"
-"""Copy of the task's own decoder, next to the exported file."""
+"""Name of the copy of the task's decoder next to the exported file."""
 NUM_EXAMPLES = 3
 MAX_STORED_NUMBERS = 50_000
 """Per output and example."""

@@ -30,7 +30,7 @@ DEFAULT_POINTS = 1.0
 def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     """Quantize the float file `source` to 8 bits in the job's folder; returns the new file."""
     options, calibration = job.options, job.options.calibration
-    job.log(f"reading {calibration.images} images of {calibration.split} for the calibration")
+    job.log(f"reading {calibration.images} images of {calibration.split} for calibration")
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
     path = job.folder / source.name
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
@@ -49,7 +49,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
 def _quantize(
     job: ExportJob, source: Path, probed: Path, path: Path, images: Sequence[NDArray[Any]]
 ) -> ReportCard:
-    """Calibrate `probed`, which is `source` or has raw outputs too, and write the 8-bit file to `path`."""
+    """Calibrate `probed` (`source`, or a copy with raw outputs too) and write the 8-bit file to `path`."""
     options, calibration = job.options, job.options.calibration
     job.log(f"calibrating on {len(images)} images")
     quantizer = open_quantizer(
@@ -84,23 +84,23 @@ def _quantize(
 
 
 def _with_raw_outputs(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]) -> Path:
-    """The float file with raw outputs, in `folder`; `source` itself if it has no post-processing."""
+    """A float file in `folder` that also has raw outputs; `source` itself if it has no post-processing."""
     module = raw_outputs(job.module)
     if not module.raw_names:
         return source
-    job.log("writing the float32 file once more, with the outputs before its post-processing")
+    job.log("writing a second float32 file that also has the outputs before post-processing")
     return job.export(module, image, folder / source.name)
 
 
 def summary(card: ReportCard, comparison: Comparison) -> str:
-    """What the file loses, and how to read the comparison with PyTorch, in lines."""
+    """Lines about the loss of accuracy, and the comparison with PyTorch with a hint on reading it."""
     metric = card.metric
     return "\n".join(
         [
             f"{metric} on {card.split}: {card.before:.2f} in float32, {card.fallback.score:.2f} in 8 bits "
             f"({0.0 - card.lost:+.2f} points; at most {card.budget:g} may be lost)",
-            "8-bit file and PyTorch (without a budget: 8 bits change every score a little, so many answers "
-            f"differ, which need not cost {metric}):",
+            "8-bit file and PyTorch (no budget: 8 bits change every score a little, so many answers differ, "
+            f"but this does not necessarily cost {metric}):",
             comparison.text(),
         ]
     )

@@ -58,7 +58,7 @@ class ExportJob:
 
     @property
     def decoder(self) -> Path | None:
-        """The task's decoder of the outputs, a file to copy; None if it has none."""
+        """Path of the task's decoder, to be copied; None if it has none."""
         return getattr(self.module, "decoder", None)
 
     def export(self, module: Any, image: NDArray[Any], path: Path) -> Path:
@@ -117,7 +117,7 @@ class ExportJob:
 
 
 def raw_outputs(module: Any) -> Any:
-    """The module that also returns what its post-processing starts from, as `raw_names` (if it has any)."""
+    """The module, also returning the inputs of its post-processing (if it has any) as `raw_names`."""
     if not hasattr(module, "with_raw_outputs"):
         return SimpleNamespace(raw_names=())
     return module.with_raw_outputs()

@@ -66,6 +66,6 @@ def read_samples(
         some = " and ".join(f"{height}x{width}" for height, width in itertools.islice(sorted(sizes), 2))
         raise UserError(
             f"the images have different sizes ({some}); set data.eval_size=[h,w], which resizes them, or "
-            "dynamic=size if the network can take any size (segmentation: one with model.head.pool=global)"
+            "dynamic=size if the network takes any size (segmentation: with model.head.pool=global)"
         )
     return samples

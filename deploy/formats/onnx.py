@@ -24,8 +24,8 @@ DYNAMIC = True
 
 OPSET = 20
 OPSETS = range(14, 24)
-"""Those that can be written: h-swish is an operator from 14 on."""
-_EXPORTED_OPSET = 18  # the oldest that PyTorch writes; older ones are converted
+"""The first and last opset that can be written; h-swish is an operator since 14."""
+_EXPORTED_OPSET = 18  # the oldest that PyTorch writes; older ones need a conversion
 MIN_HALF_SIZE = 64
 """Tensors with fewer elements (biases, the coder's variances) stay float32 in a half-precision file."""
 
@@ -92,8 +92,8 @@ def onnxruntime() -> Any:
 
 
 def _converted(onnx: Any, model: Any, opset: int) -> Any:
-    """The model in an older opset."""
-    for node in model.graph.node:  # 0, the default, is new in 18, and the converter does not remove it
+    """The model, converted to an older opset."""
+    for node in model.graph.node:  # new in 18; 0 is the default, but the converter does not remove it
         kept = [entry for entry in node.attribute if entry.name != "noop_with_empty_axes" or entry.i]
         node.ClearField("attribute")
         node.attribute.extend(kept)
@@ -107,7 +107,7 @@ def _converted(onnx: Any, model: Any, opset: int) -> Any:
 
 
 def name_dimensions(graph: Any) -> None:
-    """Give dynamic dimensions short names: `batch`, `height` and `width` for those of the input, otherwise
+    """Give dynamic dimensions short names: `batch`, `height` and `width` for the input, else
     `<output>_<axis>`. PyTorch's names are expressions of up to 62,000 characters.
     """
     (images,) = graph.input
@@ -118,7 +118,7 @@ def name_dimensions(graph: Any) -> None:
             if side.dim_param:
                 side.dim_param = known.get(side.dim_param, f"{value.name}_{axis}")
     fixed = [value for value in graph.value_info if not any(side.dim_param for side in _dimensions(value))]
-    graph.ClearField("value_info")  # runtimes infer the others again
+    graph.ClearField("value_info")  # runtimes infer the rest again
     graph.value_info.extend(fixed)
 
 

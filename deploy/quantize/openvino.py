@@ -95,7 +95,7 @@ class OpenVinoQuantizer:
         return path
 
     def _after_raw_outputs(self) -> list[str]:
-        """Names of the operations of the post-processing."""
+        """Names of the post-processing operations."""
         found: dict[str, Any] = {}
         results = [
             r for r in self._float.get_results() if r.input_value(0).get_names() & set(self.raw_outputs)
@@ -200,7 +200,7 @@ def _is_constant(node: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet(nncf: Any) -> Iterator[TextIO]:
-    """Suppress NNCF's progress bars and notes; returns the stream that still shows something."""
+    """Suppress NNCF's progress bars and notes; returns a stream that is still shown."""
     level, screen = logging.getLogger("nncf").level, sys.stdout
     nncf.set_log_level(logging.ERROR)
     try:

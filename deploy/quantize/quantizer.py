@@ -20,15 +20,15 @@ class Quantizer(Protocol):
     """A float file with the ranges of its activations, which can be written with any of its layers in 8 bits.
 
     layers: names of the layers that can be quantized, in the graph's order.
-    raw_outputs: outputs of the float file from which its post-processing starts, which stays float; empty if
-    there is none.
+    raw_outputs: outputs of the float file that are the inputs of its post-processing, which stays float;
+    empty if it has none.
     """
 
     layers: tuple[str, ...]
     raw_outputs: tuple[str, ...]
 
     def write(self, path: Path, *, float_layers: Collection[str], with_raw: bool = False) -> Path:
-        """Write the file with all layers but `float_layers` in 8 bits; `with_raw`: with `raw_outputs`."""
+        """Write the file, all layers but `float_layers` in 8 bits; `with_raw`: also with `raw_outputs`."""
         ...
 
 

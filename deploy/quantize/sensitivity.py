@@ -36,8 +36,8 @@ def sensitivities(
 ) -> list[Sensitivity]:
     """The effect of each layer alone in 8 bits on the outputs for `images` [3, h, w]; the worst first.
 
-    source: the float file that `quantizer` was opened with. If it has raw outputs, only these count: behind
-    them, a small error can change the order of all detections.
+    source: the float file that `quantizer` was opened with. If it has raw outputs, only these count: after
+    post-processing, a small error can change the order of all detections.
     """
     reference = _outputs(source, images, threads, quantizer.raw_outputs)
     measured = []

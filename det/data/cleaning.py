@@ -127,7 +127,7 @@ def clean_split(
         issues: counts what was changed.
         sizes: `check` compares the annotated sizes with those of a sample of the files; `file` ignores them
             and reads the size of every file.
-        orientation: whether sizes and boxes are those of the upright images, or of the stored ones.
+        orientation: whether sizes and boxes refer to the upright or to the stored images.
 
     Raises:
         UserError: if an image's size differs from the annotated one.
@@ -227,7 +227,7 @@ def _without_duplicates(
 def _note_turned(
     raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues, orientation: Orientation
 ) -> None:
-    """Count boxes that do not fit their image, but would if it were turned otherwise."""
+    """Count boxes that do not fit their image, but would fit it in the other orientation."""
     limits = sizes[raw.owners][:, ::-1]  # width, height
     ends = raw.boxes.reshape(-1, 2, 2).max(axis=1)
     beyond = (ends > limits + 1).any(axis=1) & (ends <= limits[:, ::-1] + 1).all(axis=1)
@@ -239,7 +239,7 @@ def _note_turned(
     }
     rows = [row for row in np.flatnonzero(beyond) if raw.owners[row] in turned]
     what = (
-        f"that only the {other} image contains, not the {orientation} one (EXIF): if it is so for all, set "
+        f"fitting only the {other} image, not the {orientation} one (EXIF): if this holds for all boxes, set "
         f"data.orientation={other}"
     )
     issues.add("box", what, (raw.files[raw.owners[row]] for row in rows))
@@ -274,7 +274,7 @@ def _check_size(image: str, file: str, annotated: tuple[int, int], orientation: 
     if size is None or size == annotated:
         return
     if read_size(image, other) == annotated:
-        remedy = f"it is turned by its EXIF orientation: set data.orientation={other}, if its boxes fit that,"
+        remedy = f"it has an EXIF rotation: if its boxes fit the {other} image, set data.orientation={other},"
     else:
         remedy = "scale the boxes with the image"
     raise UserError(

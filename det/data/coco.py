@@ -59,14 +59,14 @@ def coco(
     Args:
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
             <split>*/ or images/<split>*/; as exported by Roboflow, <split>/_annotations.coco.json next to
-            its images; or a JSON file named after the split, in a usual place, and the folder that has its
+            its images; or a JSON file named after the split, in a usual place, and the folder with its
             images. A single JSON file for all images is divided by `det.data.division`.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
-        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
+        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
@@ -127,7 +127,7 @@ def read_pairs(
         orientation=orientation,
         on_error=on_error,
         divided=divided,
-        remedy="give data.train and data.val images and annotations of their own",
+        remedy="set images and annotations for data.train and data.val",
     )
 
 
@@ -146,10 +146,10 @@ def build_source(
     remedy: str,
     reading: str = "coco",
 ) -> DetectionSource:
-    """The data source of splits that are read already: folder of images, and annotations or None.
+    """The data source of splits that have been read: folder of images, and annotations or None.
 
     Args:
-        remedy: how to choose the split oneself, if it is `divided`.
+        remedy: how the user can choose the split, if it is `divided`.
         reading: a key of `det.data.readings.READINGS`, or empty.
     """
     class_map = _classes([file for _, file in files.values() if file is not None], classes)
@@ -224,7 +224,7 @@ def _find_pair(base: Path, split: str) -> Pair | None:
 
 
 def _folder_of(base: Path, file: Path, split: str, name: str) -> Path:
-    """The folder that has the images of a file, of a split with this `name`."""
+    """The folder with the images of a file, for a split with this `name`."""
     names = coco_json.read(file).file_names
     parents = dict.fromkeys((file.parent, base))
     places = (name, f"images/{name}", f"{name}/images", "images", "data", "JPEGImages", "")

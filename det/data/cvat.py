@@ -36,21 +36,22 @@ def cvat(
     orientation: Orientation = "upright",
     on_error: Missing = "fail",
 ) -> DetectionSource:
-    """Images and XML files below `root`: one per split (train.xml or train/annotations.xml), or a single one,
-    whose images are in CVAT's subsets Train, Validation and Test, or are divided by `det.data.division`.
+    """Images and XML files below `root`: one XML file per split (train.xml or train/annotations.xml), or a
+    single one. Its splits are CVAT's subsets Train, Validation and Test; without subsets, `det.data.division`
+    makes them.
 
-    The box of a box, polygon, ellipse or mask is the upright one around it; cuboids, skeletons, points, lines
+    Boxes, polygons, ellipses and masks become their upright bounding boxes; cuboids, skeletons, points, lines
     and tags are left out. Shapes with the attribute `difficult` or `ignore` are not trained on, and are
     neither hits nor misses. Classes are in the order of the labels in the file.
 
     Args:
         root: the folder, or an XML file.
-        images: folder of the images, below `root`. Default: one with a usual name that has them.
+        images: folder of the images, below `root`. Default: one with a usual name that contains them.
         classes: names of the labels to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
-        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
+        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out images that do not exist like those that cannot be read.
 
     Raises:
@@ -63,7 +64,7 @@ def cvat(
     parts = {split: (paths[split], file.images) for split, file in files.items()}
     if list(paths) == [""]:
         parts = _subsets(paths[""], files[""].images)
-    if not labels:  # a file without its head
+    if not labels:  # a file without its header
         shapes = (shape for _, entries in parts.values() for image in entries for shape in image.shapes)
         labels = sorted({shape.label for shape in shapes})
     divided = list(parts) == [""]
@@ -114,7 +115,7 @@ def _find_files(base: Path) -> dict[str, Path]:
 
 
 def _subsets(path: Path, images: Sequence[CvatImage]) -> dict[str, tuple[Path, list[CvatImage]]]:
-    """The images of a file by split, after CVAT's subsets; under "" if they tell no train."""
+    """The images of a file by split, from CVAT's subsets; under "" if no subset is train."""
     split_of = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     by_split: dict[str, list[CvatImage]] = {}
     for image in images:
@@ -124,7 +125,7 @@ def _subsets(path: Path, images: Sequence[CvatImage]) -> dict[str, tuple[Path, l
     if "" in by_split:
         image = by_split[""][0]
         raise UserError(
-            f"{path}: {image.name}: subset {image.subset!r} is none of Train, Validation and Test; assign "
+            f"{path}: {image.name}: subset {image.subset!r} is not Train, Validation or Test; assign "
             "all images to one of them"
         )
     return {split: (path, by_split[split]) for split in SPLIT_NAMES if split in by_split}
@@ -152,7 +153,7 @@ def _image_folder(
     if best is None or not found[best]:
         raise UserError(
             f"{path.parent / names[0]}: no such file, nor in images/, but {path} needs it; put the images "
-            f"into {path.parent / 'images'}, or set data.source.images=<their folder>"
+            f"in {path.parent / 'images'}, or set data.source.images=<their folder>"
         )
     return best
 
@@ -160,7 +161,7 @@ def _image_folder(
 def _as_coco(
     path: Path, entries: Sequence[CvatImage], labels: Sequence[str], issues: AnnotationIssues
 ) -> CocoFile:
-    """The images and shapes as COCO's tables; shapes with a label that is not listed have the category 0."""
+    """The images and shapes as COCO's tables; shapes with an unlisted label get category 0."""
     for image in entries:
         for noun, what in image.findings:
             issues.add(noun, what, [os.path.basename(image.name)])

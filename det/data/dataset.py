@@ -111,7 +111,7 @@ class DetectionSplit:
         return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
 
     def take(self, rows: NDArray[np.int64]) -> "DetectionSplit":
-        """The images at `rows`, in this order, and their boxes; -1 is a place without an image."""
+        """The images at `rows`, in this order, and their boxes; -1 is an empty position."""
         counts = rows_of(np.diff(self.offsets), rows)
         offsets = to_offsets(counts)
         # Box i of the result is box i - offsets[image] + self.offsets[row] of this split.
@@ -160,7 +160,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         self._transform = transform
         self._seed = seed
         self.read_pixels: Callable[[str], Image] = read_image if cache is None else cache.image
-        self.gaps: Set[int] = frozenset()  # places of a resumed run whose images are gone
+        self.gaps: Set[int] = frozenset()  # positions of a resumed run whose images are gone
 
     def __len__(self) -> int:
         return len(self.split)

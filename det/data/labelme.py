@@ -1,4 +1,4 @@
-"""LabelMe: one JSON file per image, next to it or in a folder of its own."""
+"""LabelMe: one JSON file per image, next to the image or in a separate folder."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,9 +28,9 @@ def labelme(
 ) -> DetectionSource:
     """Images and JSON files with the same names, in the layouts of `det.data.formats.voc_layout`.
 
-    The box of a shape is the one around it: of a rectangle, polygon, circle, mask or turned rectangle; of
-    several shapes with the same label and group id, the one around all of them. Points and lines are left
-    out. Objects marked difficult are not trained on, and are neither hits nor misses.
+    Rectangles (also rotated ones), polygons, circles and masks become their bounding boxes; shapes with the
+    same label and group id become one box around all of them. Points and lines are left out. Objects marked
+    difficult are not trained on, and are neither hits nor misses.
 
     Args: those of `det.data.voc.voc`.
 

@@ -24,8 +24,8 @@ def checked_source(
 ) -> DetectionSource:
     """The data source of these splits; `name` is what all messages call it.
 
-    A split of which all images are also in an earlier one is left out, with a line in `warnings`: to evaluate
-    on the training images, as a small dataset's yaml means by val = train, data.split=train is enough.
+    If all images of a split are also in an earlier one, the split is left out, with a line in `warnings`. If
+    a small dataset's YAML file sets val = train, data.split=train evaluates on the training images.
 
     Args:
         allow_same_names: whether images of train and val may have the same names.
@@ -35,7 +35,7 @@ def checked_source(
         UserError: if the training split has no boxes, train and val share a name, or two splits share an
             image (unless it has a single color).
     """
-    if (train := splits.get("train")) is not None and train.ignored.all():  # also if there are none
+    if (train := splits.get("train")) is not None and train.ignored.all():  # also true for no boxes
         raise _nothing_to_train_on(name, train, issues)
     if not allow_same_files:
         splits, left_out = _without_copies(name, splits)

@@ -59,7 +59,7 @@ def voc(
         sizes: see `det.data.cleaning.clean_split`.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
-        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
+        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:
@@ -88,9 +88,9 @@ class Kind(NamedTuple):
     """A format with an annotation file per image.
 
     Attributes:
-        name: what messages call the dataset, and noun: its files.
+        name: what messages call the dataset; noun: what they call its files.
         suffix: of the files, in lower case.
-        read: reads one.
+        read: reads one file.
         reading: a key of `det.data.readings.READINGS`, or empty.
     """
 

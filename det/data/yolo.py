@@ -43,7 +43,7 @@ def yolo(
             names the splits; without these, `det.data.division` makes them.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
-        orientation: whether boxes belong to upright or to stored images, as in `data.orientation`.
+        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
         on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
 
     Raises:

@@ -164,8 +164,8 @@ class DetectionEvaluator:
         """Results by name, in 0..1; NaN if there is nothing to score.
 
         map, map_50, map_75, map_small, map_medium, map_large; ar_1, ar_10, ar_100 (`max_detections`),
-        ar_small, ar_medium, ar_large; ap/<class>; best_f1 (at IoU .5) and best_f1_threshold, its score;
-        num_images, num_objects, num_detections, num_classes_present, protocol.
+        ar_small, ar_medium, ar_large; ap/<class>; best_f1 (at IoU .5) and its score threshold,
+        best_f1_threshold; num_images, num_objects, num_detections, num_classes_present, protocol.
         """
         per_class = {
             f"ap/{name}": self.curves.ap(category=index) for index, name in enumerate(self.classes.names)

@@ -12,16 +12,16 @@ from det.boxes import Detections
 from det.postprocess import Postprocess
 
 SAME_IOU, SAME_SCORE = 0.9, 0.01
-"""Two boxes of a class are the same detection if they overlap at least this much, and their scores differ by
-at most this much."""
+"""Two boxes of a class are the same detection if their IoU is at least the first number, and their scores
+differ by at most the second."""
 TIED_SCORE = 1e-4
 
 
 def shared(ours: Sequence[Detections], theirs: Sequence[Detections], limits: Postprocess) -> float:
-    """Share of the detections of some images that both have in common, in 0..1; 1 if neither has any.
+    """Share of the detections of some images that both outputs have in common, in 0..1; 1 if neither has any.
 
-    Detections that only one of them has do not count if they tie with the last one of the other, which has as
-    many as it can: rounding decides which of them fit.
+    A detection in only one of them does not count if the other is full and the score ties with its last one:
+    rounding then decides which detections are kept.
     """
     common = total = 0
     for a, b in zip(ours, theirs, strict=True):
@@ -33,7 +33,7 @@ def shared(ours: Sequence[Detections], theirs: Sequence[Detections], limits: Pos
 
 
 def _common(ours: Detections, theirs: Detections) -> tuple[Tensor, Tensor]:
-    """Which of our detections are among theirs, and which of theirs among ours; each counts once."""
+    """Which of our detections match theirs, and which of theirs match ours; each matches at most one."""
     same = box_iou(ours.boxes, theirs.boxes) >= SAME_IOU
     same &= ours.labels[:, None] == theirs.labels[None]
     same &= (ours.scores[:, None] - theirs.scores[None]).abs() <= SAME_SCORE
@@ -50,7 +50,7 @@ def _common(ours: Detections, theirs: Detections) -> tuple[Tensor, Tensor]:
 
 
 def _count_ties(missing: Tensor, others: Detections, limits: Postprocess) -> int:
-    """How many scores that `others` do not have tie with their last one, if they are as many as can be."""
+    """How many scores missing from `others` tie with their last one, if `others` are full."""
     if len(others.labels) < limits.max_detections:
         return 0
     return int(((missing - others.scores[-1]).abs() <= TIED_SCORE).sum())

@@ -1,4 +1,4 @@
-"""Anchors in words, for the metadata of an exported file."""
+"""Describes anchors for the metadata of an exported file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from det.anchors.generators import place_in_cells
 
 
 def describe_anchors(model: Any, anchors: Tensor) -> dict[str, Any]:
-    """Anchors [A, 4] as `{"maps": [{"rows", "columns", "shapes": [[width, height], ...]}, ...]}`, which are
-    centered on each cell, in fractions of the input; or as `{"boxes": [...]}` if they are anything else.
+    """Anchors [A, 4] as `{"maps": [{"rows", "columns", "shapes": [[width, height], ...]}, ...]}`, with
+    shapes centered on each cell, as fractions of the input; or as `{"boxes": [...]}` if they have no such
+    grid.
     """
     corners = anchors.detach().cpu().double()
     sizes = model.map_sizes() if hasattr(model, "map_sizes") else []

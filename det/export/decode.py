@@ -1,4 +1,5 @@
-"""Outputs of an exported detector -> boxes, with NumPy alone. Written next to the file by tools/export.py.
+"""Outputs of an exported detector -> boxes, using only NumPy. tools/export.py writes this file next to the
+exported file.
 
     about = json.loads(Path("preprocess.json").read_text())
     boxes, scores, labels = decode(dict(zip(about["outputs"], outputs)), about, (height, width))

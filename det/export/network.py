@@ -22,8 +22,8 @@ from engine.contracts import Image
 
 OUTPUTS = {"raw": ("deltas", "scores"), "detections": ("boxes", "scores", "labels", "exact")}
 COMPARED = {"raw": ("deltas", "scores"), "detections": ()}
-"""Outputs whose values are compared. Not those of suppression: if an overlap is near the threshold, rounding
-can decide which box is kept."""
+"""Outputs whose values are compared. Those of NMS are not: if an IoU is near the threshold, rounding can
+decide which box is kept."""
 
 
 class ExportedDetection(nn.Module):
@@ -72,7 +72,7 @@ class ExportedDetection(nn.Module):
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """What it takes to turn raw outputs into detections; see `engine.contracts.ExportedTask`."""
+        """How raw outputs become detections; see `engine.contracts.ExportedTask`."""
         limits = self.postprocess
         return {
             "in_graph": self.output == "detections",
@@ -102,7 +102,7 @@ class ExportedDetection(nn.Module):
         return (*detections, deltas, scores) if self.raw_names else detections
 
     def with_raw_outputs(self) -> ExportedDetection:
-        """The same module, which also returns what the post-processing starts from, as `raw_names`."""
+        """The same module, also returning the inputs of the post-processing as `raw_names`."""
         module = copy.copy(self)
         module.raw_names = () if self.output == "raw" else ("raw_deltas", "raw_scores")
         module.names = (*self.names, *module.raw_names)

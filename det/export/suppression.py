@@ -1,6 +1,6 @@
 """The post-processing of `det.postprocess` in a fixed number of steps of fixed size, for every runtime.
 
-TensorFlow's and torchvision's do not export to every runtime, or only for a single image.
+TensorFlow's and torchvision's NMS do not export to every runtime, or only for a single image.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Suppression(nn.Module):
     Greedy suppression keeps a box unless it overlaps too much with a better box that is kept. Here all boxes
     are kept at first, and each step drops those covered by a better box that the previous step kept. This
     converges to the same result in as many steps as the longest chain of boxes in which each one decides
-    about the next.
+    whether the next is kept.
 
     Args:
         postprocess: thresholds and limits.
-        look: number of pairs of anchor and class, best first, that are considered.
+        look: number of best pairs of anchor and class that are considered.
         steps: number of steps.
 
     Raises:
@@ -89,12 +89,12 @@ class Suppression(nn.Module):
 
 
 def _count_paired(chosen: Tensor, pairs: Tensor) -> Tensor:
-    """How many of the chosen [N, M] each box is paired with, by pairs [N, M, M] -> float [N, M]."""
+    """How many of the chosen boxes [N, M] each box is paired with, given pairs [N, M, M] -> float [N, M]."""
     return (chosen.float()[:, None] @ pairs)[:, 0]
 
 
 def batched_iou(boxes: Tensor) -> Tensor:
-    """Boxes [N, M, 4] -> intersection over union of each two in an image [N, M, M]; 0 if both are empty."""
+    """Boxes [N, M, 4] -> IoU of all pairs in an image [N, M, M]; 0 if both boxes are empty."""
     # One tensor per coordinate is faster than slices of [..., 4].
     left, top, right, bottom = (side[:, :, None] for side in boxes.unbind(-1))
     widths = (torch.minimum(right, right.mT) - torch.maximum(left, left.mT)).clamp(min=0)

@@ -68,7 +68,7 @@ def launch(job: Job, tool: str, help_text: str) -> None:
 
 
 def make_output_safe() -> None:
-    """Print letters that the console's encoding lacks as escapes, such as those of class and file names."""
+    """Print letters that the console's encoding lacks, in class or file names for example, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

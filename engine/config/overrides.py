@@ -60,7 +60,7 @@ def groups(tool: str = "train") -> dict[str, list[str]]:
 
 
 def as_typed(group: str, option: str) -> str:
-    """`seg/table7/raspp_v2` -> `seg/raspp_v2` for an experiment: the folders below its task are not typed."""
+    """`seg/table7/raspp_v2` -> `seg/raspp_v2` for an experiment: folders below its task are not typed."""
     first, slash, rest = option.partition("/")
     return f"{first}{slash}{rest.rpartition('/')[2]}" if group in _FULL_NAME_GROUPS else option
 

@@ -43,7 +43,7 @@ class Evaluation:
         metrics: the content of metrics.json, including the split and the number of skipped samples.
         evaluator: the input of `Reporter.save_evaluation`.
         dataset: the evaluated split.
-        notes: lines about skipped samples and the choice of the split, for the console.
+        notes: lines for the console about skipped samples and the choice of the split.
         write_skipped: writes `skipped.json` into a folder if samples were checked.
     """
 
@@ -87,7 +87,7 @@ class TrainedRun:
         folder = run_folder.find(Path(path))
         config = load_config(folder.config, overrides)
         validate(config)
-        # data.limit in the configuration is about the training split; as an override, about the evaluation.
+        # In the configuration, data.limit is for the training split; as an override, for the evaluation.
         limited = any(override.partition("=")[0].strip("+") == "data.limit" for override in overrides)
         limit = config.data.get("limit") if limited else None
         return cls(folder, config, checkpoint_name=checkpoint, limit=limit)
@@ -113,13 +113,13 @@ class TrainedRun:
         return build_source(self.config)
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
-        """Read an image for prediction, like those of the training (data.pixel_range, data.orientation)."""
+        """Read an image for prediction as in training (data.pixel_range, data.orientation)."""
         limit_images(self.config)
         return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
 
     def image_notes(self, files: Sequence[Path]) -> list[str]:
-        """Lines about images: turned by their orientation, with several pages, or of 16 bits and with little
-        use of them."""
+        """Lines about images with an EXIF or TIFF orientation, with several pages, or of 16 bits that use
+        little of the range."""
         limit_images(self.config)
         paths = [str(file) for file in files]
         unused = [] if self.pixel_range is not None else unused_range(paths)
@@ -127,7 +127,7 @@ class TrainedRun:
 
     @property
     def upright(self) -> bool:
-        """Whether images are turned by their orientation (`data.orientation`)."""
+        """Whether images are rotated by their EXIF or TIFF orientation (`data.orientation`)."""
         return not reads_as_stored(self.config)
 
     @cached_property
@@ -198,7 +198,7 @@ class TrainedRun:
         )
 
     def _limited(self, dataset: Any) -> list[str]:
-        """A line if only a part of the split is evaluated."""
+        """A line if only part of the split is evaluated."""
         if self.limit is None:
             return []
         return [f"data.limit={self.limit}: {len(dataset)} evenly spaced images of {self.split} are evaluated"]

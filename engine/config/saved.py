@@ -27,7 +27,7 @@ from engine.errors import UserError
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
 _NEW_DATA_KEYS = {"max_megapixels": DEFAULT_MEGAPIXELS}
-"""Keys of `data` that were added after runs had been saved, with their defaults."""
+"""Keys of `data` that runs of older versions lack, with their defaults."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
 

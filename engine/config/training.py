@@ -55,7 +55,7 @@ class Training:
         builder: builds the datasets and records skipped samples; None in a new run that uses neither
             `data.limit`, `data.on_error` nor `data.cache`.
         classes: the classes of the data source.
-        claim: keeps other processes out of the run folder; None if it is not written, or by another process.
+        claim: keeps other processes out of the run folder; None if no process, or another one, writes to it.
     """
 
     config: DictConfig
@@ -242,25 +242,25 @@ def limit_images(config: DictConfig) -> None:
 
 
 def build_source(config: DictConfig) -> Any:
-    """The data source of a configuration, which reads images as `data` says. Raises: UserError."""
+    """The data source of a configuration, which reads images as set in `data`. Raises: UserError."""
     if config.data.get("root") == "<data.root>":
         raise UserError("data.root is not set in this run; pass data.root=<folder>")
     limit_images(config)
     source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):
-        raise UserError("data.pixel_range: this data source reads its images by itself; leave it out")
+        raise UserError("data.pixel_range: this data source reads images itself; leave it out")
     if pixel_range is not None:
         source.pixel_range = pixel_range
     if reads_as_stored(config):
         if not hasattr(source, "upright"):
-            raise UserError("data.orientation: this data source reads its images by itself; leave it out")
+            raise UserError("data.orientation: this data source reads images itself; leave it out")
         source.upright = False
     return source
 
 
 def reads_as_stored(config: DictConfig) -> bool:
-    """Whether images are not turned by their orientation."""
+    """Whether images are read without rotating them by their orientation."""
     return bool(config.data.get("orientation") == "stored")
 
 
@@ -283,14 +283,14 @@ def trained_on(split: str) -> list[str]:
     if split != "train":
         return []
     return [
-        "data.split=train: evaluated on the training images, so the scores do not say how good the network "
-        "is on new ones"
+        "data.split=train: evaluated on the training images, so the scores do not show how good the network "
+        "is on new images"
     ]
 
 
 def image_notes(source: Any, dataset: Any) -> list[str]:
-    """Lines about the images of a dataset: turned by their orientation, with several pages, or of 16 bits and
-    with little use of them."""
+    """Lines about images of a dataset with an EXIF or TIFF orientation, with several pages, or of 16 bits
+    that use little of the range."""
     files = [sample for sample in files_of(dataset) if sample]
     paths = [sample[0] for sample in files]
     unused = unused_range(paths) if getattr(source, "pixel_range", None) is None else []
@@ -356,8 +356,8 @@ def validate(config: DictConfig) -> TrainOptions:
 
 
 def without_data(config: DictConfig) -> DictConfig:
-    """A copy for a run folder that is made without reading data: the keys of `data` that are not set have the
-    placeholder `<key>`, as in a published run."""
+    """A copy for a run folder created without reading data: unset keys of `data` have the placeholder
+    `<key>`, as in a published run."""
     config = copy.deepcopy(config)
     for key in config.data:
         if OmegaConf.is_missing(config.data, key):

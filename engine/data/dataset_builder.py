@@ -84,7 +84,7 @@ class DatasetBuilder:
     ) -> Any:
         """`source.dataset(split, transform, seed)`, or only `limit` of its samples, evenly spaced.
 
-        The first dataset of train has the samples of the resumed run, if there is one.
+        In a resumed run, the first dataset of train has the samples of that run.
 
         Raises:
             UserError: if there is no such split, too many samples are unreadable, or the cache is stale or
@@ -169,7 +169,7 @@ class DatasetBuilder:
         return {"skipped": counts} if counts else {}
 
     def notes(self) -> list[str]:
-        """Lines about skipped samples, and those that a resumed run has lost, for the console."""
+        """Lines for the console about skipped samples, and samples that a resumed run has lost."""
         return self._lost + [
             f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json), "
             f"the first: {entries[0]['error']}"

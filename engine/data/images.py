@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from engine.data.tiff import Tiff
 
 DEFAULT_MEGAPIXELS = 89.0
-"""Default of data.max_megapixels; about Pillow's own limit."""
+"""Default of data.max_megapixels; about the same as Pillow's own limit."""
 
 MOST_MEGAPIXELS = 1073.0
-"""OpenCV decodes no larger images."""
+"""OpenCV does not decode larger images."""
 
 _LIMIT_VARIABLE = "MOBILENET_DENSE_MAX_PIXELS"
 """The environment variable that passes the limit on to worker processes."""
@@ -61,7 +61,7 @@ _JPEG_START, _JPEG_PIXELS, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 _TAIL = 64
-"""In so many bytes at the end of a JPEG file, its end marker is looked for first."""
+"""Number of bytes at the end of a JPEG file that are searched first for the end marker."""
 
 
 _COUNTED_AT_ONCE = 1 << 20
@@ -71,7 +71,7 @@ PathLike = str | os.PathLike[str]
 
 
 Orientation = Literal["upright", "stored"]
-"""Whether images are turned by their EXIF or TIFF orientation."""
+"""Whether images are rotated by their EXIF or TIFF orientation."""
 
 
 Range = tuple[float, float]
@@ -81,7 +81,7 @@ Range = tuple[float, float]
 def set_max_megapixels(megapixels: float) -> None:
     """Set the size of the largest image that is decoded, in this process and its workers.
 
-    A small file can claim a size that fills the memory when it is decoded.
+    A small file can claim a size that fills the memory during decoding.
 
     Raises: UserError if the size is out of range.
     """
@@ -95,7 +95,7 @@ def set_max_megapixels(megapixels: float) -> None:
 
 
 class _NoPillowLimit:
-    """Within it, Pillow opens images of any size: its own limit is lower than data.max_megapixels can be."""
+    """A context in which Pillow opens images of any size; its own limit can be below data.max_megapixels."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
@@ -238,7 +238,7 @@ def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[
 def count_values(values: NDArray[np.unsignedinteger[Any]], size: int = 256) -> NDArray[np.int64]:
     """How often each value below `size` occurs: `np.bincount` without a copy of 8 bytes per value.
 
-    values: unsigned integers of any shape, none of them `size` or more.
+    values: unsigned integers below `size`, of any shape.
     """
     counts = np.zeros(size, np.int64)
     flat = values.reshape(-1)
@@ -278,7 +278,7 @@ def turn_and_pages(path: PathLike) -> tuple[int, int]:
 
 def check_complete(path: PathLike) -> None:
     """Check that an image or mask is complete: JPEG by its end marker, PNG by its checksums, TIFF by the
-    places of its pixels, all others by decoding them.
+    offsets of its pixel data, other formats by decoding them.
 
     Raises: UserError like `read_image`.
     """
@@ -451,12 +451,12 @@ def _too_large(path: PathLike, height: int, width: int) -> str:
 
 
 def largest() -> str:
-    """The limit in words."""
+    """The size limit as text."""
     return f"{MAX_PIXELS / 1e6:g} megapixels"
 
 
 def raise_limit(pixels: float) -> str:
-    """The remedy for an image of so many pixels, followed by `or`; empty if OpenCV cannot decode it."""
+    """The remedy for an image with this many pixels, ending in a comma; empty if OpenCV cannot decode it."""
     needed = math.ceil(pixels / 1e5) / 10
     return f"set data.max_megapixels={needed:g}, " if needed <= MOST_MEGAPIXELS else ""
 
@@ -465,7 +465,7 @@ def _damaged(path: PathLike, reason: str) -> str:
     reason = " ".join(reason.split())[:200] or "decoding failed"
     return (
         f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file "
-        "(data.on_error=skip leaves such files of a dataset out)"
+        "(in a dataset, data.on_error=skip leaves out such files)"
     )
 
 
@@ -504,7 +504,7 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     # append data after the marker, and a truncated file can contain the marker of its thumbnail.
     if header.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
         if data.endswith(bytes(_TAIL)) and data.rfind(_JPEG_END) < data.rfind(_JPEG_PIXELS):
-            raise UserError(_damaged(path, "the end is missing"))  # decoders fill up with gray
+            raise UserError(_damaged(path, "the end is missing"))  # decoders fill the rest with gray
         return _decode_pillow(path, header, None)
     if header.format == "PNG":
         _check_png_end(path, data)
@@ -532,7 +532,7 @@ def _check_png_end(path: PathLike, data: bytes) -> None:
 
 
 def _check_png(path: PathLike, data: memoryview) -> None:
-    """Check that all parts are there, and the checksums of those that are needed to decode it."""
+    """Check that all chunks exist, and the checksums of those that are needed for decoding."""
     start = _PNG_SIGNATURE_BYTES
     while start + 12 <= len(data):
         end = start + 8 + int.from_bytes(data[start : start + 4], "big")

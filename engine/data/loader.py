@@ -255,7 +255,7 @@ class DataLoaders:
         return iter(BatchLoader(self.eval_set, sampler, workers=self.workers, pin_memory=pin))
 
     def num_eval_batches(self, world_size: int) -> int:
-        """The number of batches of the first process's share of the evaluation split."""
+        """The number of batches in the first process's share of the evaluation split."""
         sampler = EvaluationSampler(
             num_samples=len(self.eval_set), batch=self.eval_batch, world_size=world_size
         )
@@ -279,7 +279,7 @@ class BatchLoader:
     ) -> None:
         reader: Any = _BatchReader(dataset)
         with warnings.catch_warnings():
-            # More workers than CPUs are useful: they also wait for files.
+            # More workers than CPUs can be useful, because workers also wait for files.
             warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
             self._loader: DataLoader[Any] = DataLoader(
                 reader,
@@ -297,7 +297,7 @@ class BatchLoader:
 
 
 def without_gaps(dataset: Dataset, keys: list[SampleKey]) -> list[SampleKey]:
-    """The `keys` of samples that exist; if none does, the next sample that does."""
+    """The `keys` of samples that exist; if there are none, the next existing sample."""
     gaps: Set[int] = getattr(dataset, "gaps", frozenset())
     if not gaps:
         return keys

@@ -58,7 +58,7 @@ class PixelCache:
 
         Args:
             workers: number of processes that decode.
-            pixel_range, upright: see `read_image`; images read in another way are stored again.
+            pixel_range, upright: see `read_image`; images read with other settings are stored separately.
 
         Raises:
             UserError: if a file is unreadable or has changed, or the folder cannot be written.

@@ -29,7 +29,7 @@ Size = tuple[int, int]
 _SMALL_RANGE = 16383  # a quarter of 16 bits
 
 
-_HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may lie at the end of the file
+_HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may be at the end of the file
 
 
 _RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
@@ -84,20 +84,22 @@ def unused_range(paths: Sequence[str]) -> list[str]:
 
 
 def header_notes(images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True) -> list[str]:
-    """Lines that count and name images that are turned by their orientation, and files with several pages; of
-    many files, evenly spaced ones are checked.
+    """Lines that count and name images with an EXIF or TIFF rotation, and files with several pages; if there
+    are many files, evenly spaced ones are checked.
 
-    upright: whether images are turned by their orientation.
+    upright: whether images are rotated by their orientation.
     """
-    use = "they are read as stored (data.orientation=stored)"
+    use = "read as stored (data.orientation=stored)"
     if upright:
-        use = "they are turned upright, and their boxes and masks must fit; data.orientation=stored does not"
+        use = (
+            "rotated upright, so boxes and masks must fit that; data.orientation=stored keeps them as stored"
+        )
     of_images, of_masks = _headers(images), _headers(masks)
     turned = [path for path, (orientation, _) in of_images.items() if orientation > 1]
-    lines = _line(turned, of_images, images, f"carry a turn in EXIF or TIFF: {use}")
+    lines = _line(turned, of_images, images, f"with an EXIF or TIFF rotation: {use}")
     for name, headers, paths in (("images", of_images, images), ("masks", of_masks, masks)):
         long = [path for path, (_, pages) in headers.items() if pages > 1]
-        lines += _line(long, headers, paths, "have several pages: only the first of each is read", name)
+        lines += _line(long, headers, paths, "with several pages: only the first of each is read", name)
     return lines
 
 
@@ -126,15 +128,15 @@ def _line(
 
 
 def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: float) -> None:
-    """Check all images and masks of some datasets to their end (`engine.data.images.check_complete`).
+    """Check that all images and masks of some datasets are complete (`engine.data.images.check_complete`).
 
-    The processes of the run share the work. Datasets that read their images by themselves are not checked.
+    The processes of the run share the work. Datasets that read images themselves are not checked.
 
     Args:
         budget: data.error_budget, for the remedy.
 
     Raises:
-        UserError: if files are damaged; names them, and what can be done.
+        UserError: if files are damaged; names them and the remedies.
     """
     rank, world_size = runtime.rank, runtime.world_size
     files = [files_of(dataset) for dataset in datasets if hasattr(dataset, "read_pixels")]
@@ -148,15 +150,17 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
     damaged = sorted(errors, key=paths.index)
     message = errors[damaged[0]]
     if len(damaged) > 1:
-        message += f"; {len(damaged)} of {len(paths)} files are damaged, also {some(damaged[1:])}"
+        message += f"; {len(damaged)} of {len(paths)} files are damaged, including {some(damaged[1:])}"
     shares = [sum(not errors.keys().isdisjoint(sample) for sample in each) / len(each) for each in files]
     if max(shares) > budget:
-        message += f"; skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
+        message += (
+            f"; data.on_error=skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
+        )
     raise UserError(message)
 
 
 def files_of(dataset: Dataset) -> list[tuple[str, ...]]:
-    """The files of each sample; none where a resumed run has an empty place."""
+    """The files of each sample; none for the empty positions of a resumed run."""
     files = getattr(dataset, "files", lambda index: (dataset.image_path(index),))
     gaps = getattr(dataset, "gaps", ())
     return [() if index in gaps else files(index) for index in range(len(dataset))]
@@ -175,7 +179,7 @@ def resize_image(image: Image, size: Size, *, area: bool = False) -> Image:
 
 
 def resizing(mode: str, *, area: bool = False, **details: Any) -> dict[str, Any]:
-    """How `resize_image` is called, in words for the metadata of an exported file.
+    """How `resize_image` is called, for the metadata of an exported file.
 
     mode: `none`, `to_size` (with `size`: [height, width]) or `scale` (with `factor`). area: as for
     `resize_image`.

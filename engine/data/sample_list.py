@@ -1,7 +1,7 @@
 """The training samples of a run, by name, so that a resumed run uses the same ones in the same order.
 
-The position of a sample in its split decides when it is used and how it is augmented. If files have been
-removed since, their places stay empty, and all other samples are used as before.
+The position of a sample in its split decides when it is used and how it is augmented. If files were removed
+after the run began, their positions stay empty, and all other samples are used as before.
 """
 
 import copy
@@ -15,7 +15,7 @@ import numpy as np
 from engine.errors import UserError, some
 
 _LOST_SHARE = 0.5
-"""Of the samples, that may be gone; beyond it, the data are others."""
+"""Largest share of missing samples; if more are gone, it must be different data."""
 
 
 def read(path: Path) -> list[str] | None:
@@ -39,15 +39,15 @@ def read(path: Path) -> list[str] | None:
 def in_places(
     source: Any, names: list[str], present: list[str], *, partial: bool = False
 ) -> tuple[Any, list[str]]:
-    """A copy of `source` whose split train has the samples `names`, in this order, and a line about those
-    that are gone.
+    """A copy of `source` whose split train has the samples `names`, in this order, and a line about missing
+    ones.
 
     Args:
         present: the names of the samples of the split, in its order.
-        partial: whether the run did not use all samples of the split.
+        partial: whether the run used only part of the split.
 
     Raises:
-        UserError: if more than half of the samples are gone, or there are others (unless `partial`).
+        UserError: if more than half of the samples are gone, or there are new ones (unless `partial`).
     """
     if names == present or not hasattr(source.splits["train"], "take"):
         return source, []
@@ -59,13 +59,13 @@ def in_places(
     gone = [names[index] for index in lost]
     if len(gone) > _LOST_SHARE * len(names):
         raise UserError(
-            f"{len(gone)} of the {len(names)} training samples of the run are gone ({some(gone)}); set "
+            f"{len(gone)} of the run's {len(names)} training samples are gone ({some(gone)}); set "
             "data.root to the run's data, or start a new run"
         )
     new = [name for name, rows_left in places.items() for _ in rows_left]
     if new and not partial:
         raise UserError(
-            f"{len(new)} of the training samples are new since the run began ({some(new)}); remove them, or "
+            f"training samples added since the run began: {len(new)} ({some(new)}); remove them, or "
             "start a new run with init_from=<this run>"
         )
     arranged = copy.copy(source)
@@ -74,8 +74,8 @@ def in_places(
         return arranged, []
     arranged.gaps = {"train": frozenset(lost.tolist())}
     verb = "is" if len(gone) == 1 else "are"
-    place = "its place in their order stays" if len(gone) == 1 else "their places in the order stay"
+    place = "its position in the order stays" if len(gone) == 1 else "their positions in the order stay"
     return arranged, [
-        f"{len(gone)} of the {len(names)} training samples {verb} gone since the run began ({some(gone)}); "
+        f"{len(gone)} of the run's {len(names)} training samples {verb} gone ({some(gone)}); "
         f"{place} empty, and all others are used as before"
     ]

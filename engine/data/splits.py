@@ -1,4 +1,4 @@
-"""Split folders of a data source, its automatic division, and checks that splits do not share images."""
+"""Finds the split folders of a data source, splits images automatically, checks that splits share none."""
 
 import hashlib
 import itertools
@@ -36,13 +36,13 @@ def split_of(name: str) -> str | None:
 def split_folders(folder: Path, *, is_split: Callable[[Path], bool] = Path.is_dir) -> dict[str, str]:
     """Split -> the name of its subfolder: train, val, test, then others under their own names.
 
-    Empty if no subfolder is named like one of the three; the folder is then not divided.
+    Empty if no subfolder is named like one of the three; the folder then has no splits.
 
     Args:
-        is_split: whether a subfolder that is named like a split is one.
+        is_split: decides whether a subfolder named like a split is one.
 
     Raises:
-        UserError: if two subfolders are of the same split, or the folder cannot be read.
+        UserError: if two subfolders are the same split, or the folder cannot be read.
     """
     names = subfolders(folder)
     known: dict[str, str] = {}
@@ -52,7 +52,7 @@ def split_folders(folder: Path, *, is_split: Callable[[Path], bool] = Path.is_di
             continue
         if split in known:
             raise UserError(
-                f"{folder}: both {known[split]}/ and {name}/ are {split}; merge them, or rename one"
+                f"{folder}: {known[split]}/ and {name}/ are both the split {split}; merge them, or rename one"
             )
         known[split] = name
     if not known:
@@ -90,7 +90,7 @@ def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
 
 
 def rows_of(array: NDArray[T], rows: NDArray[np.int64]) -> NDArray[T]:
-    """The `rows` of `array`, of which there is at least one; for -1, a row of zeros."""
+    """The `rows` of a non-empty `array`; for -1, a row of zeros."""
     taken = array[rows]
     taken[rows < 0] = np.zeros((), array.dtype)
     return taken
@@ -157,15 +157,15 @@ def divide(
 ) -> tuple[set[str], list[str]]:
     """The names of a fifth of the images, for val, and lines to show before training.
 
-    They are chosen by a hash of their names, so new images do not move the others. Identical images go to the
-    side of the first of them.
+    They are chosen by a hash of their names, so new images do not move the others. Identical images stay on
+    the side of the first one.
 
     Args:
-        source: what the lines begin with.
+        source: the start of the lines.
         images: name -> path, at least one.
-        name_of: what of a name is hashed; the images should stay on their sides when the data are moved.
-        remedy: how to choose the images oneself.
-        what: the split that is divided, if it is one.
+        name_of: the part of a name to hash; it should not change when the data are moved.
+        remedy: how the user can choose the images.
+        what: the split that is divided; empty if there are no splits.
 
     Raises:
         UserError: if there are not two different images.
@@ -188,11 +188,11 @@ def divide(
         names = some([os.path.basename(path) for group in groups for path in group[1:]], 2)
         count = sum(len(group) - 1 for group in groups)
         noun = "1 image is a copy" if count == 1 else f"{count} images are copies"
-        lines.append(f"{source}: {noun} of another and on the same side of the split as it ({names})")
+        lines.append(f"{source}: {noun} of another image and on the same side of the split ({names})")
     return val, lines
 
 
 def _rank(name: str) -> float:
-    """0..1, by the hash of the name."""
+    """A number in 0..1 from the hash of the name."""
     digest = hashlib.blake2b(os.fsencode(name), digest_size=4).digest()
     return int.from_bytes(digest, "big") / 2**32

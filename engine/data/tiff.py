@@ -26,7 +26,7 @@ _BANDS, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _EXTRA, _FORMAT = 277,
 
 
 _SUBFILE, _REDUCED, _MASK = 254, 1, 4
-"""The tag that says what a page is, and two of its bits."""
+"""The tag with the type of a page, and two of its bits."""
 
 
 _MOST_PAGES = 1000
@@ -107,12 +107,12 @@ def read_header(file: IO[bytes]) -> Tiff:
             separate=bands > 1 and int(tags.get(_PLANAR, 1)) == 2,
             palette=_palette(tags[_COLOR_MAP]) if tags.get(_PHOTOMETRIC) == _PALETTE else None,
         )
-    except Exception as error:  # for damaged files, Pillow raises many classes
+    except Exception as error:  # Pillow raises many exception classes for damaged files
         raise ValueError("the directory is damaged") from error
 
 
 def count_pages(file: IO[bytes]) -> int:
-    """The number of pages, until a directory is damaged, at most `_MOST_PAGES`; masks and smaller copies of
+    """The number of pages before any damaged directory, at most `_MOST_PAGES`; masks and smaller copies of
     other pages do not count."""
     count, seen = 1, set[int]()
     try:
@@ -124,7 +124,7 @@ def count_pages(file: IO[bytes]) -> int:
                 file.seek(tags.next)
                 tags.load(file)
                 count += int(tags.get(_SUBFILE, 0)) & (_REDUCED | _MASK) == 0
-    except Exception:  # for damaged files, Pillow raises many classes
+    except Exception:  # Pillow raises many exception classes for damaged files
         pass
     return count
 
@@ -177,8 +177,10 @@ def _has_alpha(header: Tiff) -> bool:
 
 
 def check_places(header: Tiff, size: int) -> None:
-    """Reject a file of `size` bytes if its directory says that it has more; decoders would fill up with
-    black. Raises: ValueError."""
+    """Reject a file of `size` bytes if its directory needs more; decoders would fill the rest with black.
+
+    Raises: ValueError.
+    """
     for places, sizes in _OFFSETS_AND_SIZES:
         if places not in header.tags:
             continue

@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.io.progress import Progress
 
 _CHECK_THREADS, _CHECKED_AT_ONCE = 8, 16
-_ENDING = 4096  # bytes; different images of the same size hardly ever end alike
+_ENDING = 4096  # bytes; different images of the same size almost never have the same ending
 
 _SILENT_SECONDS = 1.0  # a check that lasts longer shows its progress
 
@@ -55,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def user_cache() -> Path:
-    """The folder for files that can be made again, below `$XDG_CACHE_HOME` or `~/.cache`.
+    """The folder for files that can be recreated, below `$XDG_CACHE_HOME` or `~/.cache`.
 
     Raises: UserError if the user has no home folder (`engine.environment` then sets the variable).
     """
@@ -207,8 +207,7 @@ def _by_size(packed: Iterable[bytes]) -> dict[int, list[str]]:
 
 
 def _by_digest(paths: Iterable[str], *, of: int | None = None) -> dict[bytes, list[str]]:
-    """Group files by the hash of their content, or of its last `of` bytes; without those that are
-    unreadable."""
+    """Group files by the hash of their content or of its last `of` bytes; unreadable files are left out."""
     groups: dict[bytes, list[str]] = defaultdict(list)
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -226,7 +225,7 @@ def check_files(
     Files that passed are remembered in the user's cache by path, size and time, and not checked again.
 
     Args:
-        name: distinguishes checks of the same files that remember them separately.
+        name: checks of the same files under different names are remembered separately.
         quiet: show no progress.
     """
     if not paths:
@@ -239,7 +238,7 @@ def check_files(
     errors = _check_all(pending, check, quiet=quiet)
     passed = {stamps[path] for path in pending if path not in errors}
     if passed and record is not None:
-        with contextlib.suppress(OSError):  # a cache: the files are then checked again the next time
+        with contextlib.suppress(OSError):  # it is only a cache: the files are checked again next time
             record.parent.mkdir(parents=True, exist_ok=True)
             partial_file = record.with_name(f"{record.name}.{os.getpid()}")
             partial_file.write_bytes(np.array(sorted(known | passed), np.uint64).tobytes())

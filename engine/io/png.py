@@ -1,4 +1,4 @@
-"""Writes PNG files row by row, so that an image of any size needs little memory besides its pixels."""
+"""Writes PNG files row by row, so an image of any size needs little memory besides its pixels."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def write_rows(
     """Write arrays of equal width below each other, losslessly; creates parent folders.
 
     Args:
-        parts: uint8 or uint16 [H, W], or RGB uint8 [H, W, 3], all of one kind.
+        parts: uint8 or uint16 [H, W], or RGB uint8 [H, W, 3], all of the same type.
         lookup: what to store for each value of `parts`.
         palette: the colors [n, 3] of the stored values 0..n - 1.
 
@@ -71,7 +71,7 @@ def _in_strips(parts: Sequence[Pixels]) -> Iterator[NDArray[Any]]:
 
 
 def _filtered(rows: NDArray[Any]) -> bytes:
-    """Rows as bytes, each after the number of its filter; colors compress better as differences."""
+    """Rows as bytes, each preceded by its filter number; colors compress better as differences."""
     if rows.ndim == 2:
         pixels = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">"))).view(np.uint8)
         kind = _NO_FILTER

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 PATIENCE_S = 1.5
-"""How long a job may take without a sign."""
+"""How many seconds a job may take before progress is shown."""
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
         first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
         leave: whether the bar stays on the terminal when it is done.
-        after: seconds until the first line or the bar; a job that is done before shows neither.
+        after: seconds until the first line or the bar; a job that ends sooner shows neither.
         print_line: prints a line (for tests).
     """
 
@@ -104,7 +104,7 @@ class Progress:
 
 
 class PartProgress:
-    """Shows how many parts of something are done, if it takes more than a few seconds.
+    """Shows how many parts of a job are done, if it takes more than a few seconds.
 
     Call it as `progress(done, total)` after each part.
     """
@@ -115,7 +115,7 @@ class PartProgress:
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        if done <= 1:  # the first part of another thing
+        if done <= 1:  # the first part of another job
             self.close()
             self._started = self._called
         self._called = time.monotonic()
@@ -135,9 +135,9 @@ class PartProgress:
 
 @contextmanager
 def announced(what: str, *, print_line: Callable[[str], None] | None = None) -> Iterator[Callable[[], None]]:
-    """Says that `what` is being done if it takes longer than `PATIENCE_S`, and again every ten seconds.
+    """Print `what` if it takes longer than `PATIENCE_S`, and again every ten seconds.
 
-    For work whose end is unknown. Yields a function that ends it early, when there is other progress to show.
+    For work of unknown length. Yields a function that stops it early, when there is other progress to show.
     """
     say = print_line or partial(print, flush=True)
     done, started = threading.Event(), time.monotonic()

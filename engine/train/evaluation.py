@@ -97,7 +97,7 @@ def evaluate_unless_stopped(
 
 
 class EvaluationProgress:
-    """Shows the progress of an evaluation that takes more than a moment.
+    """Shows the progress of an evaluation that takes more than a few seconds.
 
     Args:
         total: batches of this process.
@@ -115,7 +115,7 @@ class EvaluationProgress:
         return self
 
     def on_batch(self, done: int, batch: Batch, outputs: Any) -> None:
-        """For `evaluate`."""
+        """The callback for `evaluate`."""
         self._end_first()
         if self._bar is not None:
             self._bar.update(done)

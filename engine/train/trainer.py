@@ -205,7 +205,7 @@ class Trainer:
                 self._step(batches)
 
     def _announced(self, what: str) -> AbstractContextManager[Any]:
-        """Say that something slow is being done, in the process that prints."""
+        """Announce something slow, in the process that prints."""
         return (
             nullcontext() if self.monitor is None else announced(what, print_line=self.monitor.progress.print)
         )
@@ -328,20 +328,20 @@ class Trainer:
         self.save()
 
     def results(self) -> str:
-        """The table of the best evaluation, and which one it is; of the last one, if the best was before this
+        """The table of the best evaluation and its step; that of the last one, if the best was before this
         process resumed the run."""
-        state, last = self.state, "the last ones"
+        state, last = self.state, "last"
         if state.best_step in (0, state.step):
-            return f"{self.evaluator.table()}\nweights: {last}{', also the best' if state.best_step else ''}"
+            return f"{self.evaluator.table()}\nweights: {last}{' and best' if state.best_step else ''}"
         if self._best_scores is None:
-            best = f"the best ones are those of step {state.best_step}: see tools/eval.py"
+            best = f"the best are from step {state.best_step}; score them with tools/eval.py"
             return f"{self.evaluator.table()}\nweights: {last}; {best}"
         self.evaluator.merge([self._best_scores])
-        best = f"the best ones, of step {state.best_step} of {self.steps}"
+        best = f"best, from step {state.best_step} of {self.steps}"
         return f"{self.evaluator.table()}\nweights: {best} (checkpoint=best, the default of all tools)"
 
     def load_best(self) -> None:
-        """Load the best weights into `inference_task`, after the training."""
+        """Load the best weights into `inference_task` after training."""
         if self.run.best.exists():
             tensors, _ = checkpoint.inference_weights(self.run.best)
             checkpoint.load_strict(cast(Task, self.inference_task).model, tensors)

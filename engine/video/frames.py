@@ -1,4 +1,4 @@
-"""Reads the frames of a video file, and checks that all of them were there."""
+"""Reads the frames of a video file, and checks that none are missing."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _COUNTING = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
 """Containers that store the number of their frames; for others, it is estimated from the duration."""
 
 _LEAST_SHARE = 0.9
-"""Of the estimated frames, or of the duration."""
+"""Required share of the estimated frames, or of the duration."""
 
 
 class VideoFile:
@@ -61,7 +61,7 @@ class VideoFile:
             self._capture.release()
 
     def damage(self) -> str | None:
-        """After the last frame: what is missing, as the end of a message; None if nothing is."""
+        """After the last frame: what is missing, as the end of a message; None if nothing is missing."""
         if not self.expected or self.decoded >= self.expected - 1:
             return None
         share = _LEAST_SHARE if not self._counts else 1 - 1 / self.expected
@@ -72,7 +72,7 @@ class VideoFile:
             return None
         about = "" if self._counts else "about "
         return (
-            f"damaged: {about}{self.expected} frames expected, {self.decoded} decoded; what could be read is "
+            f"damaged: {about}{self.expected} frames expected, {self.decoded} decoded; the readable part is "
             "kept; restore the file or convert it"
         )
 
@@ -87,7 +87,7 @@ def check_size(capture: Any, name: str) -> None:
 
 
 def next_frame(capture: Any) -> tuple[bool, Any]:
-    """(whether there is another frame, the frame as BGR)"""
+    """(whether there is another frame, the frame as BGR)."""
     try:
         ok, frame = capture.read()
     except cv2.error:  # damage that the decoder cannot conceal

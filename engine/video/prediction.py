@@ -1,4 +1,4 @@
-"""Predicts for the frames of videos and live streams."""
+"""Predicts on the frames of videos and live streams."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def predict_video(
     legend: bool = True,
     frames: int | None = None,
 ) -> dict[str, Any]:
-    """Predict for the frames of a video, at most `frames`; Ctrl-C ends it with what is written by then.
+    """Predict on the frames of a video, at most `frames`; Ctrl-C ends it and keeps what is written by then.
 
     Returns:
         The video's entry in summary.json; if frames are missing, `damage` says how many.
@@ -52,7 +52,7 @@ def predict_stream(
     legend: bool = True,
     frames: int | None = None,
 ) -> dict[str, Any]:
-    """Predict for the newest frames of a stream until it ends, after `frames` of them, or until Ctrl-C.
+    """Predict on the newest frames of a stream until it ends, for at most `frames` frames, or until Ctrl-C.
 
     The entries of the frames are written to `out/frames/<name>.jsonl`, one per line.
 

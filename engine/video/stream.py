@@ -22,12 +22,12 @@ _TIMEOUT_MS = 10_000
 
 
 def is_stream(text: str) -> bool:
-    """Whether `input=` names a camera (a number) or an address, and no file of that name."""
+    """Whether `input=` is a camera (a number) or an address, and no file has that name."""
     return bool(_ADDRESS.fullmatch(text)) or (text.isascii() and text.isdigit() and not Path(text).exists())
 
 
 def without_password(text: str) -> str:
-    """An address as it may be printed."""
+    """An address that is safe to print."""
     return _PASSWORD.sub("", text)
 
 
@@ -52,7 +52,7 @@ class Stream:
         name: how messages call it.
         rate: frames per second, as the source claims.
         dropped: number of frames that were not predicted.
-        file: set if the address is that of a file, which is then read from the first to the last frame.
+        file: set if the address points to a file, which is then read from the first to the last frame.
 
     Raises:
         UserError: if it cannot be opened.
@@ -98,7 +98,7 @@ class Stream:
             self._ended = True
             reader.join(2 * _TIMEOUT_MS / 1000)
         if first and not stop():
-            raise UserError(f"{self.name}: sends no frames; check it in another program")
+            raise UserError(f"{self.name}: sends no frames; check that it works in another program")
 
     def _read(self) -> None:
         while not self._ended:
@@ -112,9 +112,9 @@ class Stream:
 
 
 class RealTime:
-    """How often each frame is written, so that a video of a stream plays as fast as it was.
+    """How often each frame is written, so that the video of a stream plays in real time.
 
-    rate: of the video.
+    rate: frames per second of the video.
     """
 
     def __init__(self, rate: float) -> None:

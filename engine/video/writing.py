@@ -50,7 +50,7 @@ def write_video(
 ) -> int:
     """Write `draw(frame)` for every frame as an .mp4; returns the number of frames.
 
-    Odd sides are padded by one pixel, a copy of the last, because the format would crop them.
+    Odd sides are padded with a copy of the last pixel, because the format would crop them.
 
     Args:
         copies: how often the current frame is written.

@@ -22,7 +22,7 @@ from seg.data.coco_files import CocoImage, CocoSplit, find_pairs, read_split
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 from seg.data.label_checks import divide_split, label_shares
 
-_VERSION = 2  # of the drawing; masks of another version are not reused
+_VERSION = 2  # of the drawing code; masks of another version are not reused
 
 
 _OWN_SPLITS = "give data.train and data.val images and annotations of their own"
@@ -43,9 +43,9 @@ def coco(
 ) -> SegmentationSource:
     """Classes are `background` and the categories, in the order of their ids.
 
-    Where objects overlap, the smaller one is on top. Crowds are ignored where no object is. The masks are
-    written to the user's cache, again only if the JSON file changes. If there is no val, a fifth of train, or
-    of the images of a single JSON file, becomes val.
+    Where objects overlap, the smaller one is on top. Pixels that only a crowd region covers are ignored. The
+    masks are written to the user's cache and redrawn only if the JSON file changes. Without val, a fifth of
+    train, or of the images of a single JSON file, is used as val.
 
     Args:
         root: folder to search for splits that are not set below.
@@ -75,7 +75,7 @@ def coco(
         images = {split: part.images for split, part in splits.items()}
         lines = check_leaks(images, override="data.source.allow_same_files=true")
         warnings += [f"{name}: {line}" for line in lines]
-    read_label = LabelReader(classes=classes, remedy="delete the folder of this mask; it is drawn again")
+    read_label = LabelReader(classes=classes, remedy="delete the folder of this mask; it is then redrawn")
     known = f"check the annotations{'; '.join(['', *warnings])}"
     warnings += label_shares(name, splits, read_label, classes, remedy=known)
     counts = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
@@ -94,7 +94,7 @@ def _classes(files: list[CocoSplit]) -> tuple[ClassMap, dict[int, int]]:
     for other in files[1:]:
         if other.categories != categories:
             raise UserError(
-                f"{other.file}: has other categories than {files[0].file}; export all splits with the same"
+                f"{other.file}: other categories than {files[0].file}; export all splits with the same ones"
             )
     used = {int(row["category_id"]) for file in files for image in file.images for row in image.annotations}
     counts = Counter(categories.values())
@@ -170,14 +170,14 @@ def _run_lengths(file: Path, image: CocoImage, row: Mapping[str, Any]) -> Any:
     segmentation = row["segmentation"]
     try:
         if isinstance(segmentation, dict) and list(segmentation["size"]) != [image.height, image.width]:
-            raise ValueError(f"size {segmentation['size']} of an image of {image.height} x {image.width}")
+            raise ValueError(f"size {segmentation['size']}, but the image is {image.height} x {image.width}")
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
             codes = [{"size": segmentation["size"], "counts": segmentation["counts"].encode()}]
         else:
             codes = coco_masks.frPyObjects(segmentation, image.height, image.width)
             codes = codes if isinstance(codes, list) else [codes]
         return coco_masks.merge(codes)
-    except Exception as error:  # pycocotools raises many classes
+    except Exception as error:  # pycocotools raises many exception classes
         raise UserError(
             f"{file}: annotation {row.get('id')} of {image.path.name}: invalid segmentation ({error}); "
             "correct or remove it"

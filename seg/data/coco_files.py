@@ -1,4 +1,4 @@
-"""COCO's JSON files and their folders of images, as far as masks need them."""
+"""Reads COCO's JSON files and finds their image folders, for masks."""
 
 import json
 from collections import Counter
@@ -41,7 +41,7 @@ class CocoSplit:
 def find_pairs(
     base: Path | None, given: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, tuple[Path, Path]]:
-    """Split -> (folder of images, JSON file); the split "" is one that has to be divided.
+    """Split -> (folder of images, JSON file); the split "" has to be divided.
 
     Raises: UserError if there are none, or one of a pair is missing.
     """
@@ -85,8 +85,8 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
         upright: whether the annotations are those of the images as EXIF turns them.
 
     Raises:
-        UserError: if the file is not COCO's format, images are missing or listed twice, or their size is
-            another one.
+        UserError: if the file is not COCO's format, images are missing or listed twice, or their size
+            differs.
     """
     content = _content(file)
     try:
@@ -111,7 +111,7 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
             "missing); check the image folder, remove them from the JSON, or set data.on_error=skip"
         )
     if missing:
-        warnings.append(f"{file}: {len(missing)} images left out, which do not exist: {some(missing)}")
+        warnings.append(f"{file}: missing images left out: {len(missing)} ({some(missing)})")
     path, count = Counter(paths[name] for name, _, _ in listed if name in paths).most_common(1)[0]
     if count > 1:
         raise UserError(f"{file}: images: {path} is listed {count} times; merge the entries into one")
@@ -131,7 +131,7 @@ def _content(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
-        raise UserError(f"{file}: not COCO's format: images, annotations and categories are needed")
+        raise UserError(f"{file}: not COCO's format: it needs images, annotations and categories")
     return content
 
 

@@ -61,7 +61,7 @@ class SegmentationSplit:
         return self.take(np.flatnonzero(keep_all_but(len(self), indices)))
 
     def take(self, rows: NDArray[np.int64]) -> SegmentationSplit:
-        """The images at `rows`, in this order; -1 is a place without an image."""
+        """The images at `rows`, in this order; -1 is an empty position."""
         return SegmentationSplit(
             images=rows_of(self.images, rows),
             names=rows_of(self.names, rows),
@@ -187,7 +187,7 @@ class LabelReader:
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
     palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
     colors; `auto`, whichever of the two the class map lists for all pixels. The same holds for the pixels of
-    an RGB image with three equal channels. gray: what these mean if `auto` fits both.
+    an RGB image with three equal channels. gray: what the latter mean if `auto` fits both.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class LabelReader:
                 kind = "gray RGB whose value" if colors is _GRAYS else "a palette image whose index"
                 value = used[by_id != by_color][0]
                 raise UserError(
-                    f"{path}: {kind} {value} is a class id and has another class's color "
+                    f"{path}: {kind} {value} is a class id, but has another class's color "
                     f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
                 )
         by_color_only = choice == "colors" or (fits_colors and not fits_ids)

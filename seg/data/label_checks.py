@@ -1,4 +1,4 @@
-"""What is known about the masks of a source before training: the shares of their classes, and their kind."""
+"""Checks a sample of masks before training: the shares of the classes, and what gray masks mean."""
 
 import os
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
 from seg.data.dataset import LabelReader, Palette, SegmentationSplit, is_gray
 
-_MASKS_SAMPLED = 24  # per split, every pixel
+_MASKS_SAMPLED = 24  # per split; every pixel is counted
 
 
 def read_sample(
     split: SegmentationSplit, read_label: LabelReader, *, least: int, skip_damaged: bool = False
 ) -> tuple[NDArray[np.int64], int]:
-    """Read evenly spaced masks of a split, 24 or, until `least` classes have occurred, all.
+    """Read evenly spaced masks of a split: 24, and then the others until `least` classes have occurred.
 
     Returns:
         (number of pixels [256] per class, ignored ones at 255; number of masks read)
@@ -74,8 +74,10 @@ def label_shares(
         lines.append(what)
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:
-            where = f"in none of the {number} masks read"
-            lines.append(f"{source}: {name}: {some(absent)} {where}; {remedy.partition(';')[0]}")
+            lines.append(
+                f"{source}: {name}: none of the {number} masks read contains {some(absent)}; "
+                f"{remedy.partition(';')[0]}"
+            )
     return lines
 
 
@@ -90,7 +92,7 @@ def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:
 def gray_meaning(classes: ClassMap, splits: Mapping[str, SegmentationSplit]) -> Palette:
     """What RGB masks with three equal channels mean where both ids and colors fit, as for `LabelReader`.
 
-    If other RGB masks of a sample have colors, a gray one has colors too, such as a mask that is all black.
+    If other RGB masks of a sample contain colors, so does a gray one, such as a mask that is all black.
     """
     table = classes.lut()
     grays = [(index, color[0]) for index, color in enumerate(classes.colors) if len(set(color)) == 1]

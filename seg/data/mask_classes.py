@@ -60,7 +60,7 @@ def _checked(path: Path, read: Callable[[Path], ClassMap]) -> ClassMap:
 
 
 def _from_labelmap(path: Path) -> ClassMap:
-    """CVAT: lines `name:red,green,blue:parts:actions`; masks contain colors, or the number of the line."""
+    """CVAT: lines `name:red,green,blue:parts:actions`; masks contain colors or line numbers."""
     rows = [line.split(":") for line in _lines(path) if line.strip() and not line.startswith("#")]
     colors = [tuple(int(part) for part in row[1].split(",")) for row in rows]
     return ClassMap(names=tuple(row[0] for row in rows), colors=tuple((r, g, b) for r, g, b in colors))
@@ -104,7 +104,7 @@ class _Values:
             red, green, blue = palette[value].tolist()
             if self.palette.setdefault(value, (red, green, blue)) != (red, green, blue):
                 raise UserError(
-                    f"{path}: index {value} has another color than in other palette masks, so the colors are "
+                    f"{path}: index {value} has a different color in other palette masks, so the colors are "
                     "the classes; list them in classes.json and set data.source.palette=colors"
                 )
 
@@ -122,8 +122,8 @@ def _from_values(
         content = json.dumps(classes.to_dict())
         return classes, [f"{error}; the classes are the values of {number} masks; to name them: {content}"]
     return classes, [
-        f"{file}: did not exist; written with the values of {number} masks as classes: {found}; edit the "
-        "names, and what is ignored, and start again if they matter"
+        f"{file}: created, with the values of {number} masks as classes: {found}; to change the names or "
+        "what is ignored, edit it and start again"
     ]
 
 
@@ -142,23 +142,25 @@ def _read_values(paths: Sequence[str], *, skip_damaged: bool) -> tuple[_Values, 
 
 
 def _as_classes(base: Path, values: _Values) -> ClassMap:
-    """A class for each value; 255 is ignored if there are two others. Raises: UserError."""
-    remedy = f"correct the masks, or create {base / _FILE}, with the classes of the masks"
+    """A class for each value; 255 is ignored if there are at least two others. Raises: UserError."""
+    remedy = f"correct the masks, or create {base / _FILE} with their classes"
     if values.ids and values.colors:
         raise UserError(
             f"{values.files['colors']}: contains colors, but {values.files['ids']} contains ids; {remedy}"
         )
     found: Counter[Any] = values.ids or values.colors
     if not found:
-        raise UserError(f"{base}: no masks to find the classes in; add some, or create {base / _FILE}")
+        raise UserError(
+            f"{base}: no masks from which to determine the classes; add some, or create {base / _FILE}"
+        )
     example = next(iter(values.files.values()), base)
     if len(found) < 2:
-        raise UserError(f"{example}: all masks contain the value {next(iter(found))} only; {remedy}")
+        raise UserError(f"{example}: all masks contain only the value {next(iter(found))}; {remedy}")
     if len(found) > (UNKNOWN if values.ids else _MOST_COLORS) or _has_soft_edges(values.ids):
         what = "values" if values.ids else "colors"
         raise UserError(
             f"{example}: the masks contain {len(found)} different {what}, which cannot all be classes; were "
-            f"they smoothed, or saved with compression losses? {remedy}"
+            f"they smoothed, or saved with lossy compression? {remedy}"
         )
     if values.colors:
         colors = sorted(values.colors)

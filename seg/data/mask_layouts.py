@@ -1,4 +1,4 @@
-"""Finds the folders of images and masks of each split, in the layouts that are in use."""
+"""Finds the folders of images and masks of each split, in common layouts."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.io.files import walk_files
 
 UNDIVIDED = ""
-"""The key of a set that is not divided into splits."""
+"""The key of a set without splits."""
 
 
 IMAGE_FOLDERS = (
@@ -35,9 +35,9 @@ _LAYOUT = (
 
 
 class Folders(NamedTuple):
-    """Where the files of a split are; the same folder twice if the masks lie beside their images.
+    """Where the files of a split are; the same folder twice if the masks are next to their images.
 
-    names: those of the images that belong to it, from a list (None: all).
+    names: the images in the split, from a list (None: all).
     """
 
     images: Path
@@ -46,11 +46,11 @@ class Folders(NamedTuple):
 
 
 def find_folders(base: Path, *, images: str | None = None, masks: str | None = None) -> dict[str, Folders]:
-    """The folders of each split, or those of a set that is not divided (`UNDIVIDED`).
+    """The folders of each split, or those of a set without splits (`UNDIVIDED`).
 
     images, masks: names of the folders below `base`; by default, the usual ones.
 
-    Raises: UserError if there are none, or two could be meant.
+    Raises: UserError if there are none, or the layout is ambiguous.
     """
     if not base.is_dir():
         raise UserError(f"{base}: no such folder; check data.root")
@@ -86,7 +86,7 @@ def _find(base: Path, images: str | None = None, masks: str | None = None) -> di
 
 
 def _in_kinds(base: Path, images: Path, masks: Path) -> dict[str, Folders]:
-    """Splits as folders in those of images and masks, or as lists of names."""
+    """Splits as subfolders of the image and mask folders, or as lists of names."""
     splits = split_folders(images)
     if splits:
         mask_splits = split_folders(masks)
@@ -104,7 +104,7 @@ def _in_kinds(base: Path, images: Path, masks: Path) -> dict[str, Folders]:
 def _parts(
     base: Path, images: str | None = None, masks: str | None = None
 ) -> dict[tuple[str | None, str | None], Path]:
-    """(split, kind) -> subfolder, as its name says: `train`, `masks`, `train_images`, `valannot`."""
+    """(split, kind) -> subfolder, from its name: `train`, `masks`, `train_images`, `valannot`."""
     parts: dict[tuple[str | None, str | None], Path] = {}
     order = {name: rank for rank, name in enumerate((*IMAGE_FOLDERS, *MASK_FOLDERS))}
     for name in sorted(subfolders(base), key=lambda name: order.get(_plain(name), 99)):
@@ -126,7 +126,7 @@ def _parts(
 
 
 def _split_and_kind(plain: str) -> tuple[str | None, str | None]:
-    """What a folder's name says: its split and whether it has images or masks; None: it does not say."""
+    """The split in a folder's name, and whether it has images or masks; None if the name does not say."""
     for split, name in ((split, name) for split, names in SPLIT_NAMES.items() for name in reversed(names)):
         for rest in {plain.removeprefix(name), plain.removesuffix(name)} - {plain}:
             if not rest or _kind(rest):
@@ -143,7 +143,7 @@ def _plain(name: str) -> str:
 
 
 def _lists(base: Path) -> dict[str, tuple[str, ...]]:
-    """Split -> the names that a list such as ImageSets/Segmentation/train.txt has."""
+    """Split -> the names in a list such as ImageSets/Segmentation/train.txt."""
     for place in _LIST_FOLDERS:
         files = {path.stem.lower(): path for path in sorted((base / place).glob("*.txt"))}
         named = {split: [n for n in names if n in files] for split, names in SPLIT_NAMES.items()}

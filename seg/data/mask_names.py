@@ -12,7 +12,7 @@ from seg.data.dataset import SegmentationSplit
 from seg.data.mask_layouts import Folders
 
 _SUFFIXES = ("_mask", "_label", "_gt", "_masks", "_labels", "_seg", "-mask", "-label", "_segmentation")
-"""Ends of the names of masks that lie beside their images."""
+"""Suffixes of masks that are next to their images."""
 
 
 Names = dict[str, Path]
@@ -23,8 +23,8 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     """The images of a split with their masks; a split "test" may have none.
 
     Args:
-        suffix: what the name of a mask has after that of its image (None: nothing or, if it is the same for
-            all images, whatever it is).
+        suffix: what a mask's name adds to its image's name (None: nothing or, if it is the same for all
+            images, any suffix).
         warnings: receives lines about the files that are left out.
 
     Raises:
@@ -52,8 +52,9 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
         used = set(masks_of.values())
         orphans = [name for name in masks if name not in used]
+        of_split = f" of {split}" if split else ""
         warnings.append(
-            f"{masks[orphans[0]]}: no image of that name ({len(orphans)} masks of {split or 'it'} are unused)"
+            f"{masks[orphans[0]]}: no image of this name ({len(orphans)} masks{of_split} are unused)"
         )
     return SegmentationSplit(
         images=pack_paths(list(images.values())),
@@ -69,7 +70,7 @@ def _masks(folders: Folders, images: Names) -> tuple[Names, list[str]]:
 
 
 def _without_masks(folders: Folders, images: Names, suffix: str | None) -> tuple[Names, str | None]:
-    """The images without the masks that lie beside them, and the end of the masks' names."""
+    """The images without the masks next to them, and the suffix of the masks."""
     if folders.images != folders.masks:
         return images, suffix
     for end in _SUFFIXES if suffix is None else (suffix,):
@@ -91,14 +92,14 @@ def _listed(split: str, folders: Folders, images: Names) -> Names:
             found[name] = images[name]
     if absent:
         raise UserError(
-            f"{folders.images}: no image {some(absent, 2)} of the list of {split} ({len(absent)} of "
-            f"{len(folders.names or ())} are missing); add them, or remove the lines"
+            f"{folders.images}: no image {some(absent, 2)}, listed in {split} ({len(absent)} of "
+            f"{len(folders.names or ())} are missing); add them, or remove the lines from the list"
         )
     return found
 
 
 def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:
-    """What the names of the masks have after those of their images, the same for all; empty if unknown."""
+    """The suffix that all masks add to their images' names; empty if unknown."""
     first = next(iter(images))
     ends = [name.removeprefix(first) for name in masks if name.startswith(first)]
     fitting = [end for end in ends if all(name + end in masks for name in images)]
@@ -113,19 +114,22 @@ def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:
 
 
 def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
-    """Image -> mask, where all images have a word before or after what differs, and all masks another one, as
-    image_7 and mask_7 do; empty if it is not so."""
+    """Image -> mask, if all images share a word around the differing part and all masks share another one, as
+    in image_7 and mask_7; otherwise empty."""
     ours, theirs = _differing(list(images)), _differing([name for name in masks if name not in images])
     if len(images) < 2 or len(ours) < len(images) or not ours.keys() <= theirs.keys():
         return {}
     found = {name: theirs[middle] for middle, name in ours.items()}
     first = next(iter(images))
-    warnings.append(f"{folders.masks}: masks paired by what differs in the names: {first}, {found[first]}")
+    warnings.append(
+        f"{folders.masks}: masks paired by the differing part of their names, such as "
+        f"{first} and {found[first]}"
+    )
     return found
 
 
 def _differing(names: list[str]) -> dict[str, str]:
-    """What differs in names -> name; without the start and the end that all share, digits aside."""
+    """The differing part of each name -> name; the shared start and end, except digits, are removed."""
     start, end = _common_start(names), _common_start([name[::-1] for name in names])
     if any(len(name) <= start + end for name in names):
         return {}
@@ -161,7 +165,7 @@ def _no_mask(
     counts = f"{len(missing)} of {len(images)} images{f' of {split}' if split else ''} have none"
     reasons = "".join(f"{line}; " for line in unread)
     if folders.images == folders.masks:
-        reasons += f"there is no folder of masks beside {folders.images.name}/; "
+        reasons += f"there is no mask folder next to {folders.images.name}/; "
     return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
 
 

@@ -32,16 +32,17 @@ def masks(
     """Folders of images and masks under `root`; folders inside those of a split belong to it.
 
     A mask contains class ids (8- or 16-bit, one channel, palette or gray RGB) or the RGB colors of
-    classes.json, and has the same name (and folder) as its image, or one with a suffix. Only the split "test"
-    can do without masks; it can then be predicted but not evaluated. If there is no val, a fifth of train
-    becomes val. `seg.data.mask_layouts` has the layouts, `seg.data.mask_classes` what replaces classes.json.
+    classes.json, and has the same name (and folder) as its image, or that name plus a suffix. Only the split
+    "test" can lack masks; it can then be predicted but not evaluated. Without val, a fifth of train is used
+    as val. For the layouts see `seg.data.mask_layouts`, for classes without classes.json
+    `seg.data.mask_classes`.
 
-    images, masks: names of the folders (None: the usual ones). mask_suffix: what a mask's name has after its
-    image's (None: detected). allow_same_names: for splits that number their files independently (equal
+    images, masks: names of the folders (None: the usual ones). mask_suffix: what a mask's name adds to its
+    image's name (None: detected). allow_same_names: for splits that number their files independently (equal
     content is still an error). allow_same_files: whether splits may share images. on_error: with `skip`,
     damaged files are left to `engine.data.unreadable`, which reads every file. palette: what palette and gray
     RGB masks contain, as in `LabelReader`. orientation: `stored` compares masks with images that are not
-    turned upright.
+    rotated upright.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is

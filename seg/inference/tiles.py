@@ -1,7 +1,7 @@
-"""Class scores of large images, tile by tile, so that neither scores nor normalized pixels exist in full.
+"""Class scores of large images, tile by tile, so scores and normalized pixels never exist in full.
 
-A window's scores are kept at the network's own resolution (1/8) until no tile needs them. A tile sums what
-its windows, scales and mirror images give, in the order in which the whole image would be summed.
+A window's scores are kept at the network's own resolution (1/8) until no tile needs them. A tile sums the
+scores of its windows, scales and mirror images in the same order as for the whole image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from engine.data.preprocessing import Size
 
 TILE_BYTES = 1 << 25
-"""Scores that are computed at a time."""
+"""Number of scores computed at a time."""
 
 _ENLARGED_BYTES = 72 << 20
-"""Scores of windows at full resolution that are kept for the next tile."""
+"""Number of full-resolution window scores that are kept for the next tile."""
 
 Network = Callable[[Tensor], Tensor]
 """Images [N, 3, h, w] -> class scores [N, K, h/s, w/s]."""
@@ -41,7 +41,7 @@ class Area(NamedTuple):
         return self.bottom - self.top, self.right - self.left
 
     def of(self, values: Tensor) -> Tensor:
-        """The part of [..., H, W] inside."""
+        """The part of [..., H, W] inside the rectangle."""
         return values[..., self.top : self.bottom, self.left : self.right]
 
     def mirrored(self, width: int) -> Area:
@@ -57,7 +57,7 @@ class Grid(Protocol):
 
 
 class Whole:
-    """Values that are known in full."""
+    """Values that are all in memory."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -95,7 +95,7 @@ class Resized:
         self.grid, self.size, self.align_corners = grid, size, align_corners
 
     def part(self, area: Area) -> Tensor:
-        """Like the same part of the resized whole, except for the last bits of floating-point numbers."""
+        """Equal to the same part of the resized whole, except for rounding."""
         if self.grid.size == self.size:
             return self.grid.part(area)
         if area.size == self.size:
@@ -195,7 +195,7 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def _overlapping(starts: list[int], length: int, first: int, end: int) -> list[int]:
-    """The windows of `length` that contain something of first..end."""
+    """The windows of `length` that overlap first..end."""
     return starts[bisect.bisect_right(starts, first - length) : bisect.bisect_left(starts, end)]
 
 
@@ -206,7 +206,7 @@ def _relative(area: Area, top: int, left: int) -> Area:
 def _taps(
     length: int, new_length: int, first: int, end: int, align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For new positions first..end: the two old ones, and the weight of the second, as in torch."""
+    """For output positions first..end: the two input positions, and the weight of the second, as in torch."""
     place = torch.arange(first, end, dtype=torch.float32)
     if align_corners:
         place = place * ((length - 1) / (new_length - 1) if new_length > 1 else 0.0)

@@ -12,7 +12,7 @@ from engine.data.preprocessing import Size
 from seg.inference.tiles import TILE_BYTES, Area, Grid, Mirrored, Network, Resized, Whole, Windows, whole
 
 _WHOLE_BYTES = 1 << 28
-"""Up to this size, the scores of an image without windows are computed at once, and scaled pixels kept."""
+"""Up to this size, an image without windows is scored at once, and its scaled pixels are kept."""
 
 
 class View(NamedTuple):
@@ -70,7 +70,7 @@ def views(
 
 
 def areas(first: View, size: Size) -> Iterable[Area]:
-    """How to cut the image at `size`: at its windows, into strips, or, if it is small, not at all.
+    """How to cut the image at `size`: by windows, into strips, or, if it is small, not at all.
 
     first: one of its views.
     """
@@ -96,7 +96,7 @@ def _scaled(pixels: Grid, scale: float) -> Grid:
 
 
 def _cut(size: Size, bytes_per_pixel: int, tops: list[int], lefts: list[int]) -> Iterator[Area]:
-    """Areas of `size` row by row, between `tops` and between `lefts`; rows that are too high in several."""
+    """Areas of `size` row by row, between `tops` and between `lefts`; rows that are too high are divided."""
     columns = list(_pairs([*lefts, size[1]]))
     widest = max(right - left for left, right in columns)
     rows = max(1, TILE_BYTES // (bytes_per_pixel * widest))

@@ -264,5 +264,5 @@ def test_the_table_of_a_dense_network_says_which_convention_it_follows():
     counted = count(model, (1025, 2049))
     assert round(counted.madds / 1e9, 3) == 9.533
     assert round(counted.cityscapes(num_classes=19).madds / 1e9, 3) == 9.731
-    assert counted.table().splitlines()[-1].startswith("The total counts layers alone, as Tables 3, 6 and 9")
+    assert counted.table().splitlines()[-1].startswith("The total counts only layers, as Tables 3, 6 and 9")
     assert "Count.cityscapes" not in count(nn.Conv2d(3, 4, 1), (8, 8)).table()

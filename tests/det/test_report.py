@@ -116,12 +116,10 @@ def test_a_hint_says_from_which_score_boxes_are_shown(tmp_path):
     report.save_prediction(detections([[0, 0, 9, 9]], [0.9], [0]), tmp_path, "a")
     (line,) = report.prediction_notes()
     assert (
-        line
-        == "boxes are shown from a score of 0.6 (task.draw_threshold) on; task.draw_threshold= changes it"
+        line == "boxes with a score of at least 0.6 are shown (task.draw_threshold); "
+        "task.draw_threshold= changes it"
     )
     report.save_prediction(detections([[0, 0, 9, 9]], [0.35], [0]), tmp_path, "b")
     report.save_prediction(detections([], [], []), tmp_path, "c")
     (line,) = report.prediction_notes()
-    assert line.endswith(
-        "2 of 3 images have none, with scores of at most 0.35: task.draw_threshold=0.34 shows more"
-    )
+    assert line.endswith("2 of 3 images have none (highest score 0.35): task.draw_threshold=0.34 shows more")

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def test_images_and_masks_as_they_are_lead_to_a_scored_run(folder):
     output = run("train", "data=masks", "data.root=photos", "data.crop=64", *SHORT, "run=a", cwd=folder)
     assert "no splits; " in output
-    assert "classes.json: did not exist; written with the values of 8 masks" in output
+    assert "classes.json: created, with the values of 8 masks" in output
     assert LOUD not in output
     assert json.loads((folder / "photos/classes.json").read_text())["classes"][1]["id"] == 255
     assert json.loads((folder / "a/metrics.json").read_text())["num_images"] in (1, 2, 3)

@@ -208,5 +208,5 @@ def test_a_file_of_another_task_is_rejected(trained):
 def test_a_detector_with_a_dynamic_size_is_refused_before_anything_is_loaded(options):
     run_without_files = SimpleNamespace(info=det.TASK)
     chosen = tool_options(compose_config("export", ["run=det", *options]))
-    expected = f"{options[0]}: a detector's anchors are made for one input size; .* data.size=\\[h,w\\]"
+    expected = f"{options[0]}: a detector's anchors fit one input size; .* data.size=\\[h,w\\]"
     refuses(lambda: export_run(run_without_files, chosen), expected)

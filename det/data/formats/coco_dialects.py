@@ -1,4 +1,4 @@
-"""What programs write differently from COCO's own files: numbers as text or decimals, and no boxes."""
+"""How other programs' files differ from COCO's own: numbers as text or decimals, missing boxes."""
 
 from collections.abc import Mapping
 from typing import Any

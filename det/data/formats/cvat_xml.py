@@ -1,6 +1,6 @@
 """Reads CVAT's XML ("CVAT for images 1.1"): many images and their shapes in one file, as boxes.
 
-The file is read in one pass, without entities or document types, so that its size does not matter.
+The file is read in one pass, without entities or document types, so its size does not matter.
 """
 
 import math
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass
 class CvatShape:
-    """A shape: its box is xyxy in pixels, NaN if a number is not finite; ignored: its attribute difficult."""
+    """A shape. box: xyxy in pixels, NaN if a number is not finite; ignored: marked difficult or ignore."""
 
     label: str
     box: Box
@@ -59,7 +59,7 @@ class CvatFile:
 
 
 def read(path: str | Path) -> CvatFile:
-    """Read and check a file. Raises: UserError naming the file, and the line that is wrong."""
+    """Read and check a file. Raises: UserError naming the file and the faulty line."""
     reader = _Reader(Path(path))
     try:
         with open(path, "rb") as file:
@@ -109,7 +109,7 @@ class _Reader:
                 f"{self.path}: nested more than {_MAX_DEPTH} levels deep; export the annotations again"
             )
         if self._path[0] != "annotations":
-            raise UserError(f"{self.path}: contains <{tag:.40}>, not CVAT's <annotations>; remove the file")
+            raise UserError(f"{self.path}: contains <{tag:.40}>, not CVAT's <annotations>; remove this file")
         if self._path == ["annotations", "track"]:
             raise UserError(
                 f"{self.path}: contains tracks of a video; export the task as CVAT for images 1.1"
@@ -137,13 +137,13 @@ class _Reader:
                 shapes[-1].ignored |= text.lower() in ("true", "1", "yes")
 
     def _add_label(self) -> None:
-        """A label of the task, unless it is a part of a skeleton or for whole images."""
+        """Add a label of the task, unless it is part of a skeleton or a tag for whole images."""
         name = self._label.get("name", "")
         if self._label.get("parent") or self._label.get("type") in ("tag", "skeleton"):
             return
         if not name or not name.isprintable():
             raise UserError(f"{self._where()}: a label without a name; export the annotations again")
-        if name not in self.content.labels:  # several tasks of a project list the same ones
+        if name not in self.content.labels:  # tasks of a project list the same labels
             self.content.labels.append(name)
 
     def _image(self, values: Mapping[str, str]) -> CvatImage:

@@ -20,7 +20,7 @@ _FEWEST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, **dict.f
 
 
 _IGNORED = "__ignore__"
-"""LabelMe's label of what is not to be used."""
+"""LabelMe's label for shapes to be ignored."""
 
 
 class _Shape(msgspec.Struct):
@@ -39,10 +39,10 @@ class _File(msgspec.Struct):  # imageData, which may be megabytes, is skipped
 
 
 def read(path: str | Path) -> VocFile:
-    """Read and check a file. The box of a shape is the one around it; shapes with the same label and group id
-    have one box.
+    """Read and check a file. Each shape becomes its bounding box; shapes with the same label and group id
+    share one.
 
-    Raises: UserError naming the file and the shape that is wrong.
+    Raises: UserError naming the file and the faulty shape.
     """
     path = Path(path)
     file = _decode(path)
@@ -64,7 +64,7 @@ def read(path: str | Path) -> VocFile:
         key = (item.name, shape.group_id)
         if isinstance(shape.group_id, int) and key in groups:
             objects[groups[key]] = _joined(objects[groups[key]], item)
-            findings.append(("shape", "of the same group as another: joined with it"))
+            findings.append(("shape", "in the same group as another: joined with it"))
         else:
             groups[key] = len(objects)
             objects.append(item)

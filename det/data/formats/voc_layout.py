@@ -29,8 +29,7 @@ Stems = dict[str, str]
 
 
 class SplitFiles(NamedTuple):
-    """The files of a split: images by name, annotation files by name, and the names that belong to it, in
-    order."""
+    """The files of a split: images by name, annotation files by name, and the split's names in order."""
 
     images: Stems
     annotations: Stems
@@ -213,7 +212,7 @@ def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
 def _read_list(path: Path) -> list[str]:
     """The names in a list, one per line, with folders and without suffixes.
 
-    A second column, of per-class lists or with the annotation file, is not used.
+    A second column (of per-class lists, or with the annotation file) is not used.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

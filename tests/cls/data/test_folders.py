@@ -75,7 +75,7 @@ def test_an_image_of_train_in_val_is_rejected_whatever_its_name(tree):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "no class folders; put the images into train/<class>"),
+        (lambda root: None, "no class folders; put the images in train/<class>"),
         (lambda root: (root / "train").mkdir(), "train: no class folders"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), "train: no images"),
     ],
@@ -149,7 +149,7 @@ def test_class_folders_without_splits_are_divided(tmp_path):
     assert [split.files.tolist() for split in folders(root=str(tmp_path)).splits.values()] == [
         split.files.tolist() for split in data.splits.values()
     ]
-    assert f"{tmp_path}: the folders are the classes, train as well" in data.warnings[0]
+    assert f"{tmp_path}: each folder is a class, including train" in data.warnings[0]
     assert f"{tmp_path}: no splits; {sizes['val']} of 20 images are used as val" in data.warnings[1]
 
 
@@ -180,7 +180,7 @@ def test_other_names_of_val_are_known(tree, name):
     data = folders(root=str(tree))
     assert {split: len(files) for split, files in data.splits.items()} == {"train": 3, "val": 2}
     write(tree / "val" / "cat" / "z.png", 9) if name != "VAL" else write(tree / "valid/cat/z.png", 9)
-    with pytest.raises(UserError, match=r"both .*/ and .*/ are val; merge them"):
+    with pytest.raises(UserError, match=r".*/ and .*/ are both the split val; merge them"):
         folders(root=str(tree))
 
 

@@ -114,7 +114,7 @@ def test_the_size_of_an_image_with_exif_orientation_is_that_of_the_upright_image
         return clean_split(raw, AnnotationIssues()).sizes.tolist()
 
     assert read((60, 40)) == [[60, 40]]  # upright: 60 high
-    with pytest.raises(UserError, match=r"t\.xml: the annotated size is 40 x 60 .* EXIF orientation"):
+    with pytest.raises(UserError, match=r"t\.xml: the annotated size is 40 x 60 .* EXIF rotation"):
         read((40, 60))
 
 
@@ -170,7 +170,9 @@ def test_boxes_that_fit_only_the_stored_image_are_counted(tmp_path):
     only as stored; in an image that is not turned it is just too long, and one to (30, 30) fits both."""
     images = [turned(tmp_path / f"{n}.jpg", turn) for n, turn in enumerate((6, 6, 1))]
     boxes = [(10, 5, 58, 30), (10, 5, 30, 30), (10, 5, 30, 55)]
-    line = "1 box that only the {} image contains, not the {} one (EXIF): if it is so for all, set {} (0.xml)"
+    line = (
+        "1 box fitting only the {} image, not the {} one (EXIF): if this holds for all boxes, set {} (0.xml)"
+    )
     issues = AnnotationIssues()
     clean_split(raw_of(images, boxes), issues)
     assert issues.findings()[0] == line.format("stored", "upright", "data.orientation=stored")
@@ -189,7 +191,8 @@ def test_an_annotated_size_of_the_other_orientation_is_an_error_with_the_option(
     for size, orientation, other in (((40, 60), "upright", "stored"), ((60, 40), "stored", "upright")):
         raw = raw_of([image], [(1, 1, 9, 9)], [size])
         with pytest.raises(
-            UserError, match=rf"turned by its EXIF orientation: set data\.orientation={other}"
+            UserError,
+            match=rf"it has an EXIF rotation: .* set data\.orientation={other}",
         ):
             clean_split(raw, AnnotationIssues(), orientation=orientation)
         clean_split(raw, AnnotationIssues(), orientation=other)

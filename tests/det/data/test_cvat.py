@@ -113,9 +113,7 @@ def test_the_subsets_of_a_project_are_the_splits(tmp_path):
     data = cvat(root=write(tmp_path, images))
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 3, "val": 1, "test": 1}
     (tmp_path / "annotations.xml").write_text(xml([*images, ("00.png", "Other", [])]))
-    refuses(
-        lambda: cvat(root=str(tmp_path)), r"00\.png: subset 'Other' is none of Train, Validation and Test"
-    )
+    refuses(lambda: cvat(root=str(tmp_path)), r"00\.png: subset 'Other' is not Train, Validation or Test")
 
 
 def test_images_in_folders_of_their_subset(tmp_path):

@@ -79,7 +79,7 @@ def test_turned_rectangles_groups_points_and_lines_are_counted(tmp_path):
     name = f"LabelMe at {tmp_path}: 1 "
     for line in (
         "box rotated: replaced by the upright box around it (a.json)",
-        "shape of the same group as another: joined with it (a.json)",
+        "shape in the same group as another: joined with it (a.json)",
         "shape without an area (point): left out (a.json)",
         "shape without an area (linestrip): left out (a.json)",
         "shape labeled __ignore__: left out (a.json)",

@@ -252,7 +252,7 @@ def test_identical_images_are_on_one_side_of_an_automatic_split(tmp_path):
     assert {side[f"x{n}"] == side[f"{n:03d}"] for n in range(20)} == {True}
     assert {side[f"x{n}"] for n in range(20)} == {"train", "val"}
     assert (
-        "20 images are copies of another and on the same side of the split as it (x0.png" in data.warnings[1]
+        "20 images are copies of another image and on the same side of the split (x0.png" in data.warnings[1]
     )
 
 

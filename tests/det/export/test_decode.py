@@ -1,4 +1,4 @@
-"""The decoder that lies next to an exported detector, and the metadata that it needs."""
+"""The decoder next to an exported detector, and the metadata that it needs."""
 
 import ast
 import json

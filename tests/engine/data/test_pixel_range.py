@@ -111,4 +111,4 @@ def test_datasets_workers_and_caches_read_with_the_range_of_the_configuration(tm
 def test_a_source_that_reads_its_images_by_itself_refuses_the_range(tmp_path, monkeypatch):
     config = deep_masks(tmp_path / "data")
     monkeypatch.setattr("engine.config.training.build", lambda *_, **__: object())
-    refuses(lambda: build_source(config), "data.pixel_range", "reads its images by itself", "leave it out")
+    refuses(lambda: build_source(config), "data.pixel_range", "reads images itself", "leave it out")

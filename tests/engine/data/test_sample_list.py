@@ -36,7 +36,7 @@ def test_lost_samples_leave_their_places_empty():
     assert arranged.samples == [(b"", 0), (b"b.jpg", 1), (b"", 0), (b"d.jpg", 2), (b"e.jpg", 3)]
     assert arranged.dataset("train", None).gaps == {0, 2}
     assert lines == [
-        "2 of the 5 training samples are gone since the run began (a, c); their places in the order stay "
+        "2 of the run's 5 training samples are gone (a, c); their positions in the order stay "
         "empty, and all others are used as before"
     ]
     assert len(source.splits["train"]) == 3
@@ -56,9 +56,7 @@ def test_equal_names_are_told_apart_by_their_order():
 
 def test_new_samples_are_refused_unless_the_run_used_only_a_part():
     source, names = Source("a", "b", "c"), ["a", "c"]
-    with pytest.raises(
-        UserError, match=r"^1 of the training samples are new since the run began \(b\); remove"
-    ):
+    with pytest.raises(UserError, match=r"^training samples added since the run began: 1 \(b\); remove"):
         in_places(source, names, ["a", "b", "c"])
     arranged, lines = in_places(source, names, ["a", "b", "c"], partial=True)
     assert arranged.samples == [(b"a.jpg", 1), (b"c.jpg", 3)]
@@ -67,7 +65,7 @@ def test_new_samples_are_refused_unless_the_run_used_only_a_part():
 
 def test_other_data_are_refused():
     with pytest.raises(
-        UserError, match=r"^2 of the 3 training samples of the run are gone \(a, b\); set data.root"
+        UserError, match=r"^2 of the run's 3 training samples are gone \(a, b\); set data.root"
     ):
         in_places(Source("c"), ["a", "b", "c"], ["c"])
 

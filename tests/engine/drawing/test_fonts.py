@@ -45,7 +45,9 @@ def no_system_fonts(monkeypatch):
 def test_names_that_no_font_can_show_are_replaced_and_named(no_system_fonts):
     assert fonts.shown_names(CHINESE) == ("class 7", "dog", "car")
     (note,) = fonts.font_notes(CHINESE)
-    assert note.startswith("no font here has all letters of 道路, 狗 dog: drawings show 'class 7' for '道路'")
+    assert note.startswith(
+        "no installed font has all letters of 道路, 狗 dog: drawings show 'class 7' for '道路'"
+    )
     assert "Noto Sans CJK" in note
 
 

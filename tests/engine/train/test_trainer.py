@@ -326,7 +326,7 @@ def test_the_results_and_samples_of_a_training_are_of_the_best_weights(tmp_path,
     monkeypatch.setattr(trainer.evaluator, "merge", merged.append)
     monkeypatch.setattr(trainer.evaluator, "table", lambda: "a table", raising=False)
     text = trainer.results()
-    assert text.splitlines()[-1].startswith("weights: the best ones, of step 2 of 3 (checkpoint=best")
+    assert text.splitlines()[-1].startswith("weights: best, from step 2 of 3 (checkpoint=best")
     assert len(merged) == 1
     best, _ = checkpoint.inference_weights(trainer.run.best)
     last = {name: tensor.clone() for name, tensor in trainer.inference_task.model.state_dict().items()}

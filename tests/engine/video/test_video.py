@@ -173,7 +173,7 @@ def test_a_camera_is_read_until_its_limit_and_late_frames_are_counted(tmp_path, 
     values = [row["value"] for row in rows]
     assert len(values) == 6
     assert values == sorted(set(values))
-    assert f"{record['dropped_frames']} arrived meanwhile" in result.lines(0)[0]
+    assert f"{record['dropped_frames']} dropped" in result.lines(0)[0]
 
 
 def test_a_video_of_a_camera_plays_as_long_as_it_was_recorded(tmp_path, monkeypatch):

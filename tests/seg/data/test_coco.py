@@ -107,14 +107,14 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
         "of an unknown category",
     ):
         assert line in warnings
-    assert "1 images left out, which do not exist: 1.png" in warnings
+    assert "missing images left out: 1 (1.png)" in warnings
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"segmentation": [[1, 2]]}, r"annotation 0 of 0\.png: invalid segmentation"),
-        ({"segmentation": {"size": [5, 5], "counts": [25]}}, r"size \[5, 5\] of an image of 10 x 12"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, r"size \[5, 5\], but the image is 10 x 12"),
         ({"category_id": None}, "not COCO's format"),
     ],
 )

@@ -332,7 +332,7 @@ def test_a_palette_mask_that_can_mean_two_things_is_refused_with_the_choice(mask
     save_palette(path, index, colors)
     refuses(
         lambda: build(masks_tree),
-        r"val/x\.png: a palette image whose index 1 is a class id and has another class.*\[255, 0, 0\]",
+        r"val/x\.png: a palette image whose index 1 is a class id, but has another class.*\[255, 0, 0\]",
         r"data\.source\.palette=ids or data\.source\.palette=colors$",
     )
     for choice, expected in (("ids", index == 5), ("colors", index == 1)):
@@ -400,9 +400,9 @@ def test_the_shares_of_classes_and_ignored_pixels_are_reported_before_training(t
     root = striped(tmp_path / "a", {"sky": 0, "car": 1, "sign": 2}, train=train, val=[{"v0": 5, "v2": 5}])
     assert [line.removeprefix(f"{root}: ") for line in build(root).warnings] == [
         "train: 2 of 2 masks read: sky 60.0%, car 10.0%, ignored 30.0%",
-        "train: sign in none of the 2 masks read; check the ids and `ignore` in classes.json",
+        "train: none of the 2 masks read contains sign; check the ids and `ignore` in classes.json",
         "val: 1 of 1 masks read: sky 50.0%, sign 50.0%, ignored 0.0%",
-        "val: car in none of the 1 masks read; check the ids and `ignore` in classes.json",
+        "val: none of the 1 masks read contains car; check the ids and `ignore` in classes.json",
     ]
 
 
@@ -515,7 +515,7 @@ def test_empty_and_missing_folders_are_rejected(masks_tree):
 
 def test_masks_without_image_are_reported_and_equal_stems_rejected(masks_tree):
     write_png(masks_tree / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
-    assert "masks/val/z.png: no image of that name (1 masks" in build(masks_tree).warnings[0]
+    assert "masks/val/z.png: no image of this name (1 masks" in build(masks_tree).warnings[0]
     Image.open(masks_tree / "images/val/x.png").save(masks_tree / "images/val/x.jpg")
     refuses(lambda: build(masks_tree), "has the same name", "rename")
 

@@ -55,12 +55,12 @@ def test_values_become_classes_and_are_written_to_edit(tmp_path):
     ]  # fmt: skip
     assert written["ignore"] == [255]
     (root / "classes.json").unlink()
-    line = next(line for line in masks(root=str(root)).warnings if "classes.json: did not exist" in line)
+    line = next(line for line in masks(root=str(root)).warnings if "classes.json: created" in line)
     assert (
-        "written with the values of 3 masks as classes: class_0, class_3, class_7; 255 is ignored; edit"
+        "created, with the values of 3 masks as classes: class_0, class_3, class_7; 255 is ignored; to"
         in line
     )
-    assert not any("did not exist" in line for line in masks(root=str(root)).warnings)
+    assert not any("created" in line for line in masks(root=str(root)).warnings)
 
 
 def test_a_set_that_is_refused_gets_no_classes_file(tmp_path):
@@ -97,7 +97,8 @@ def test_palette_masks_bring_their_colors(tmp_path):
     image.putpalette(np.uint8([(128, 0, 0), (0, 0, 0)]).tobytes())
     image.save(other / "masks/1.png")
     refuses(
-        lambda: masks(root=str(other)), r"[01]\.png: index 0 has another color.*data.source.palette=colors"
+        lambda: masks(root=str(other)),
+        r"[01]\.png: index 0 has a different color.*data.source.palette=colors",
     )
 
 
@@ -117,7 +118,7 @@ ONE_COLOR = np.uint8([[(9, 0, 0)] * 6] * 2)
         (lambda: [rows(*range(255)), rows(*range(256))], "256 different values, which cannot all be classes"),
         (soft_edges, "12 different values, which cannot all be classes; were they smoothed"),
         (lambda: [RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)] * 2, "colors, which cannot all"),
-        (lambda: [rows(5, 5), rows(5, 5)], "all masks contain the value 5 only"),
+        (lambda: [rows(5, 5), rows(5, 5)], "all masks contain only the value 5"),
         (lambda: [rows(0, 1), ONE_COLOR], r"1\.png: contains colors, but .*0\.png contains ids"),
     ],
 )

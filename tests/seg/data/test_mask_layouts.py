@@ -108,7 +108,7 @@ def test_voc_lists_and_folders(tmp_path):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(content)
     assert paired(root) == {"train": {"a": 0, "b": 1}, "val": {"c": 2, "d": 3}, "test": {"f": None}}
     (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\nz\n")
-    refuses(lambda: build(root), r"JPEGImages: no image z of the list of train \(1 of 3")
+    refuses(lambda: build(root), r"JPEGImages: no image z, listed in train \(1 of 3")
     above = tmp_path.parent / f"{tmp_path.name}_above"
     (above / "VOCdevkit").mkdir(parents=True)
     tmp_path.rename(above / "VOCdevkit/VOC2012")
@@ -207,7 +207,7 @@ def test_files_that_are_no_masks_are_named_where_a_mask_is_missing(tmp_path):
     (root / "masks/b.gif").write_bytes(b"GIF89a")
     refuses(lambda: build(root), r"no mask .*masks: 1 file left out: b\.gif")
     root = tree(tmp_path / "none", [("images/a.png", None), ("images/b.png", None)])
-    refuses(lambda: build(root), "no mask .*there is no folder of masks beside images/")
+    refuses(lambda: build(root), "no mask .*there is no mask folder next to images/")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask)
     found = paired(root)
     names = {int(re.sub(r"\D", "", name)): number for part in found.values() for name, number in part.items()}
     assert names == {number: number - 10 for number in range(10, 20)}
-    assert any("masks paired by what differs in the names" in line for line in build(root).warnings)
+    assert any("masks paired by the differing part of their names" in line for line in build(root).warnings)
 
 
 def test_other_numbers_are_no_words(tmp_path):
@@ -250,4 +250,6 @@ def test_folders_with_other_names(tmp_path):
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
     pairs = [(f"images/{s}/{s}.png", f"masks/{s}/{s}.png") for s in ("train", "val", "valid")]
-    refuses(lambda: build(tree(tmp_path, pairs)), "images: both val/ and valid/ are val; merge them")
+    refuses(
+        lambda: build(tree(tmp_path, pairs)), "images: val/ and valid/ are both the split val; merge them"
+    )

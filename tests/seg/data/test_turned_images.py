@@ -9,7 +9,7 @@ from engine.config.training import build_source, image_notes
 from engine.errors import UserError
 from seg.transforms import EvalTransform
 
-STORED = "they are read as stored (data.orientation=stored)"
+STORED = "read as stored (data.orientation=stored)"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_images_and_masks_are_read_as_stored(root):
     assert image.shape == (20, 30, 3)
     assert np.array_equal(image[..., 1] == 255, label == 1)
     (line,) = image_notes(data, dataset)
-    assert line == f"1 of 1 images (a.png) carry a turn in EXIF or TIFF: {STORED}"
+    assert line == f"1 of 1 images (a.png) with an EXIF or TIFF rotation: {STORED}"
 
 
 def test_a_turn_that_keeps_the_size_is_said(root):
@@ -60,7 +60,7 @@ def test_a_turn_that_keeps_the_size_is_said(root):
         Image.open(path).save(path, exif=exif)
     data = source(root)
     (line,) = image_notes(data, data.dataset("train", EvalTransform()))
-    assert line.startswith("1 of 1 images (a.png) carry a turn in EXIF or TIFF: they are turned upright")
+    assert line.startswith("1 of 1 images (a.png) with an EXIF or TIFF rotation: rotated upright")
 
 
 def test_classification_reads_as_stored_too(tmp_path):
@@ -78,7 +78,7 @@ def test_classification_reads_as_stored_too(tmp_path):
 
 def test_a_source_that_reads_by_itself_refuses_the_option(root, monkeypatch):
     monkeypatch.setattr("engine.config.training.build", lambda *_, **__: object())
-    with pytest.raises(UserError, match=r"data\.orientation: this data source reads its images by itself"):
+    with pytest.raises(UserError, match=r"data\.orientation: this data source reads images itself"):
         source(root, "data.orientation=stored")
 
 

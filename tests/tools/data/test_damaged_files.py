@@ -94,7 +94,7 @@ def test_a_damaged_file_ends_the_training_before_its_first_step_with_both_remedi
     output = run("train", *options, "run=run", cwd=tmp_path, status=1)
     error = output.strip().splitlines()[-1]
     assert error.startswith(f"error: {root / damaged}: truncated, corrupt or not an image (")
-    assert "restore or remove the file (data.on_error=skip leaves such files of a dataset out)" in error
+    assert "restore or remove the file (in a dataset, data.on_error=skip leaves out such files)" in error
     assert re.search(r"skip also needs data\.error_budget=0\.\d+$", error)
     assert "step 1/2" not in output
     assert not (tmp_path / "run").exists()
@@ -128,7 +128,7 @@ def test_a_run_resumes_after_a_file_has_been_removed(tmp_path, task):
     output = run("train", f"resume={folder}", "trainer.steps=6", cwd=tmp_path)
     name = {"det": "00002", "seg": "train1", "cls": "cat/1"}[task]
     assert (
-        f"1 of the {count} training samples is gone since the run began ({name}); its place in their order "
+        f"1 of the run's {count} training samples is gone ({name}); its position in the order "
         "stays empty, and all others are used as before" in output
     )
     assert json.loads((folder / "metrics.json").read_text())["step"] == 6
@@ -191,7 +191,7 @@ def test_what_became_unreadable_leaves_an_empty_place_as_well(tmp_path, cached):
     dataset = builder.dataset(masks(root=str(root), on_error="skip"), "train", transform)
     assert dataset.gaps == {3}
     assert dataset[SampleKey(4, 0)]["image"].shape == (3, 32, 32)
-    assert "1 of the 5 training samples is gone since the run began (train3)" in builder.notes()[0]
+    assert "1 of the run's 5 training samples is gone (train3)" in builder.notes()[0]
     assert not hasattr(builder.dataset(masks(root=str(root), on_error="skip"), "train", transform), "gaps")
 
 

@@ -46,7 +46,9 @@ def test_whole_files_pass_and_cut_ones_do_not(tmp_path, name):
             UserError, match=re.escape(f"{path}: truncated, corrupt or not an image")
         ) as error:
             check_complete(path)
-        assert "restore or remove the file (data.on_error=skip leaves such files" in str(error.value)
+        assert "restore or remove the file (in a dataset, data.on_error=skip leaves out such files" in str(
+            error.value
+        )
 
 
 def test_a_progressive_jpeg_passes_and_one_with_data_after_its_end(tmp_path):
@@ -161,10 +163,11 @@ def test_the_error_names_all_damaged_files_and_both_remedies(tmp_path):
         refuse_incomplete([Images(paths[:6]), Images(paths[6:])], runtime=ALONE, budget=0.01)
     message = str(error.value)
     assert message.startswith(f"{paths[2]}: truncated, corrupt or not an image (")
-    assert "restore or remove the file (data.on_error=skip leaves such files of a dataset out); " in message
+    assert "restore or remove the file (in a dataset, data.on_error=skip leaves out such files); " in message
     # 2 of 6 and 1 of 2 files: half of a split
     assert message.endswith(
-        f"3 of 8 files are damaged, also {paths[5]}, {paths[6]}; skip also needs data.error_budget=0.5"
+        f"3 of 8 files are damaged, including {paths[5]}, {paths[6]}; "
+        "data.on_error=skip also needs data.error_budget=0.5"
     )
 
 
@@ -213,5 +216,5 @@ def test_processes_share_the_work_and_raise_the_same_error(tmp_path, monkeypatch
     first, second = in_processes(2, check)
     assert first == second
     assert first[0].startswith(f"{paths[1]}: truncated")
-    assert first[0].endswith(f"2 of 6 files are damaged, also {paths[4]}")
+    assert first[0].endswith(f"2 of 6 files are damaged, including {paths[4]}")
     assert first[1] == 3

@@ -10,8 +10,8 @@ from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import header_notes
 from engine.errors import UserError
 
-STORED = "they are read as stored (data.orientation=stored)"
-UPRIGHT = "they are turned upright, and their boxes and masks must fit; data.orientation=stored does not"
+STORED = "read as stored (data.orientation=stored)"
+UPRIGHT = "rotated upright, so boxes and masks must fit that; data.orientation=stored keeps them as stored"
 
 
 def save(path, orientation=1, size=(6, 4), **options):
@@ -40,17 +40,17 @@ def test_turned_images_are_counted_and_named(tmp_path):
     paths = [save(tmp_path / f"{number}.jpg", turn) for number, turn in enumerate((1, 3, 8, 1, 6))]
     assert header_notes(paths[:1] + paths[3:4]) == []
     assert header_notes(paths) == [
-        f"3 of 5 images (1.jpg, 2.jpg and 1 more) carry a turn in EXIF or TIFF: {UPRIGHT}"
+        f"3 of 5 images (1.jpg, 2.jpg and 1 more) with an EXIF or TIFF rotation: {UPRIGHT}"
     ]
     assert header_notes(paths[1:2], upright=False) == [
-        f"1 of 1 images (1.jpg) carry a turn in EXIF or TIFF: {STORED}"
+        f"1 of 1 images (1.jpg) with an EXIF or TIFF rotation: {STORED}"
     ]
 
 
 def test_of_many_png_files_a_sample_is_checked(tmp_path):
     paths = [save(tmp_path / f"{number:03d}.png", 3) for number in range(130)]
     (line,) = header_notes(paths)
-    assert line.startswith("100 of the 100 images checked (000.png, 001.png and 98 more) carry a turn")
+    assert line.startswith("100 of the 100 images checked (000.png, 001.png and 98 more) with an EXIF")
 
 
 def tiff(path, pages, **options):
@@ -66,8 +66,8 @@ def test_files_with_several_pages_are_counted_in_images_and_masks(tmp_path):
     frames = tmp_path / "frames.webp"
     Image.new("RGB", (5, 4)).save(frames, save_all=True, append_images=[Image.new("RGB", (5, 4), "red")])
     assert header_notes([one, three, str(frames)], [one, three]) == [
-        "2 of 3 images (three.tif, frames.webp) have several pages: only the first of each is read",
-        "1 of 2 masks (three.tif) have several pages: only the first of each is read",
+        "2 of 3 images (three.tif, frames.webp) with several pages: only the first of each is read",
+        "1 of 2 masks (three.tif) with several pages: only the first of each is read",
     ]
 
 
