@@ -82,7 +82,7 @@ def find(name: str) -> Published:
         for member in enumeration:
             if member.name.lower() == (weights or enumeration.DEFAULT.name.lower()):
                 return _published(entry, member)
-    near = difflib.get_close_matches(name.lower(), [*known, *_ours()], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [*known, *_ours()], n=1, cutoff=0.7)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
         f"no published weights have that name{meant}; there are {', '.join(_ours())}, and those of "

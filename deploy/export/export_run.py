@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from deploy.export.samples import Sample
 from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
 from engine.config.runs import TrainedRun
-from engine.errors import UserError
+from engine.errors import UserError, some
 from engine.run import run_folder
+
+_WRITTEN = ("model.*", "tuned.*", "report_card.*")
+
 
 DEFAULT_BUDGETS = {"fp32": (0.01, 0.995), "fp16": (1.0, 0.98)}
 """Largest difference in an output and lowest agreement, by precision."""
@@ -36,9 +40,19 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
         raise UserError(f"dynamic={options.dynamic}: {run.info.fixed_size}")
     if options.precision == "int8":
         check_installed(options.format)
-    job = ExportJob(run, options, log)
+    job, started = ExportJob(run, options, log), time.time_ns()
     with run_folder.claim(job.folder, key="out"):
-        return _export(job)
+        path = _export(job)
+        if earlier := files_before(job.folder, started):
+            names = some(earlier)
+            log(f"{job.folder}: {names} of an earlier export: preprocess.json describes {path.name} alone")
+        return path
+
+
+def files_before(folder: Path, time_ns: int) -> list[str]:
+    """Names of the files in `folder` that an export writes, and wrote before this time."""
+    found = [path for pattern in _WRITTEN for path in folder.glob(pattern)]
+    return sorted(path.name for path in found if path.stat().st_mtime_ns < time_ns)
 
 
 def _export(job: ExportJob) -> Path:

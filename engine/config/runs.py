@@ -43,7 +43,7 @@ class Evaluation:
         metrics: the content of metrics.json, including the split and the number of skipped samples.
         evaluator: the input of `Reporter.save_evaluation`.
         dataset: the evaluated split.
-        notes: lines for the console about skipped samples and the choice of the split.
+        notes: lines for the console: what was left out or corrected, and the choice of the split.
         write_skipped: writes `skipped.json` into a folder if samples were checked.
     """
 
@@ -189,6 +189,7 @@ class TrainedRun:
             evaluator=evaluator,
             dataset=dataset,
             notes=[
+                *getattr(self.source, "warnings", ()),
                 *image_notes(self.source, dataset),
                 *builder.notes(),
                 *trained_on(data.split),

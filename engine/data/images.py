@@ -407,7 +407,10 @@ def _check_tiff(path: PathLike, file: IO[bytes], size: int) -> None:
 
     header = _checked_header(path, file)
     try:
+        tiff.check_kind(header)
         tiff.check_places(header, size)
+    except tiff.UnsupportedError as error:
+        raise UserError(_unsupported(path, error)) from None
     except (ValueError, TypeError) as error:
         raise UserError(_damaged(path, str(error))) from error
 
@@ -421,9 +424,7 @@ def _stored_tiff(path: PathLike, data: bytes) -> "tuple[Tiff, NDArray[Any]]":
         with _no_pillow_limit:
             return header, tiff.decode(header, data)
     except tiff.UnsupportedError as error:
-        raise UserError(
-            f"{path}: a {error}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
-        ) from None
+        raise UserError(_unsupported(path, error)) from None
     except ValueError as error:
         raise UserError(_damaged(path, str(error))) from error
 
@@ -459,6 +460,10 @@ def raise_limit(pixels: float) -> str:
     """The remedy for an image with this many pixels, ending in a comma; empty if OpenCV cannot decode it."""
     needed = math.ceil(pixels / 1e5) / 10
     return f"set data.max_megapixels={needed:g}, " if needed <= MOST_MEGAPIXELS else ""
+
+
+def _unsupported(path: PathLike, kind: object) -> str:
+    return f"{path}: a {kind}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
 
 
 def _damaged(path: PathLike, reason: str) -> str:

@@ -136,7 +136,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
 
     Raises: UnsupportedError for a kind that neither library decodes, ValueError if the file is damaged.
     """
-    _check(header)
+    check_kind(header)
     try:
         check_places(header, len(data))
         pixels = _decode_bands(header, data)
@@ -154,7 +154,8 @@ def _decode_bands(header: Tiff, data: bytes) -> NDArray[Any]:
     return _decode_one(header, _with_tags(header, data, {}))
 
 
-def _check(header: Tiff) -> None:
+def check_kind(header: Tiff) -> None:
+    """Raises: UnsupportedError for a kind that neither library decodes."""
     simple = header.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
     by_pillow = header.photometric in (_PALETTE, _CMYK, _YCBCR) and set(header.bits) <= {1, 2, 4, 8}
     depths = {8, 16, 32, 64} if header.bands > 1 else {1, 2, 4, 8, 12, 16, 32, 64}
@@ -162,7 +163,7 @@ def _check(header: Tiff) -> None:
         len(set(header.bits)) > 1
         or header.bits[0] not in depths
         or header.kind not in (1, 2, 3)
-        or (header.kind != 1 and header.bits[0] < 16)
+        or header.bits[0] < {1: 1, 2: 16, 3: 32}[header.kind]
         or header.bands > 4
         or (header.bands == 2 and not _has_alpha(header))
         or not (simple or by_pillow)

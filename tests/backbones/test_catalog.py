@@ -117,6 +117,8 @@ def test_an_unknown_name_gets_the_nearest_and_all():
         find("mobilnet_v3_small")
     with pytest.raises(ValueError, match="no published weights have that name; there are"):
         find("resnet9")
+    with pytest.raises(ValueError, match="no published weights have that name; there are"):
+        find("imagenet")  # not mnasnet1_3
     with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_large.imagenet1k_v[12]'"):
         find("mobilenet_v3_large.imagenet1k_v3")
 

@@ -60,7 +60,9 @@ def _amplify(path):
     weights, texts = checkpoint.read(path)
     for key, value in weights.items():
         if re.search(r"(scores|classes|low|high|classifier|fc)[\w.]*\.weight$", key) and value.ndim > 1:
-            weights[key] = (value - value.mean(1, keepdim=True)) * 25  # no class leads at every place
+            weights[key] = value * 25
+        if re.search(r"(low|high)\.weight$", key):  # no class leads at every place
+            weights[key] = (value - value.mean(1, keepdim=True)) * 25
         if re.search(r"(low|high)\.bias$", key):
             weights[key] = value * 0
     checkpoint.write(path, weights, texts)

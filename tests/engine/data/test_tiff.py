@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from engine.data.images import image_size, read_image, read_labels
+from engine.data.images import check_complete, image_size, read_image, read_labels
 from engine.errors import UserError
 from tests.engine.data.tiff_files import write_tiff
 
@@ -115,11 +115,13 @@ def test_white_of_12_bits_is_white(tmp_path):
         (8, np.uint16, "TIFF with 8 bands of 16-bit unsigned integers"),
         (2, np.uint16, "TIFF with 2 bands of 16-bit unsigned integers"),
         (1, np.int8, "TIFF with 1 band of 8-bit signed integers"),
+        (1, np.float16, "TIFF with 1 band of 16-bit floating point numbers"),
+        (3, np.float16, "TIFF with 3 bands of 16-bit floating point numbers"),
     ],
 )
 def test_unsupported_files_are_refused_by_the_name_of_their_kind(tmp_path, bands, dtype, kind):
     path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40, bands), dtype))
-    for read in (read_image, read_labels):
+    for read in (read_image, read_labels, check_complete):
         with pytest.raises(UserError, match=rf"a\.tif: a {kind}, which cannot be read; save 1, 3 or 4 bands"):
             read(path)
     assert image_size(path) == (30, 40)

@@ -205,3 +205,15 @@ def test_another_limit_is_refused_in_a_resumed_run(tmp_path):
         builder = DatasetBuilder(runtime=ALONE, samples=names)
         with pytest.raises(UserError, match=rf"data\.limit={limit}: the run began with 3 training samples"):
             builder.dataset(source, "train", transform, limit=limit)
+
+
+def test_an_evaluation_says_what_was_left_out_or_corrected(tmp_path):
+    root = kangaroos(tmp_path / "data")
+    common = ["data=voc", f"data.root={root}", *SMALL, *SIZES["det"]]
+    run("train", "task=det", *common, "run=a", cwd=tmp_path)
+    for file in (root / "annots").iterdir():
+        file.write_text(xml(("kangaroo", (5, 4, 90, 40)), size=(48, 64)))
+    (root / "annots/other.xml").write_text(xml(("kangaroo", (5, 4, 9, 40)), size=(48, 64)))
+    output = run("eval", "run=a", cwd=tmp_path)
+    assert "12 boxes partly outside the image: clipped" in output
+    assert "1 XML file without an image: left out (other.xml)" in output
