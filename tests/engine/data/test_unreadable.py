@@ -337,7 +337,7 @@ def test_samples_with_damaged_masks_are_left_out(tmp_path):
     root = write_data(tmp_path / "data")
     cut(root / "masks/train/train0.png", 0.9)
     (root / "masks/val/val1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"train0.png: truncated"):
+    with pytest.raises(UserError, match=r"(train0|val1)\.png: truncated"):
         masks(root=str(root))
     builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.4)
     for split, left in (("train", 5), ("val", 2)):
