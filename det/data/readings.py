@@ -80,8 +80,8 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
     own, others = READINGS[format_name]
     if format_name != "yolo" and ((boxes >= 0) & (boxes <= 2)).all() and (sizes > 4).all():
         return [
-            f"all {len(boxes)} boxes lie within two pixels of the corner: they may be fractions; if "
-            "that is so, multiply them by its width and height"
+            f"all boxes ({len(boxes)}) lie within two pixels of the corner: they may be fractions; if "
+            "that is so, multiply them by the width and height of their image"
         ]
     wrong = int((~_fits(boxes, sizes)).sum())
     if wrong < _SUSPICIOUS_SHARE * len(boxes):

@@ -50,7 +50,8 @@ class VideoFile:
             ok, frame = next_frame(self._capture)
             if not ok:
                 raise UserError(
-                    f"{self.name}: cannot be read as a video; convert it, for example to H.264 in .mp4"
+                    f"{self.name}: cannot be read as a video; restore it if it is incomplete (an .mp4 "
+                    "without its end has no index), or convert it, for example to H.264 in .mp4"
                 )
             while ok:
                 self.decoded += 1

@@ -190,7 +190,7 @@ def test_without_any_usable_box_the_findings_are_in_the_error(tmp_path):
     fractions = [box(100, 1, (0.1, 0.2, 0.3, 0.4)), box(99, 3, (0.5, 0.5, 0.2, 0.2))]
     refuses(
         lambda: read(tmp_path, *fractions),
-        r"no boxes to train on \(all 2 boxes lie within two pixels of the corner: they may be fractions; ",
+        r"no boxes to train on \(all boxes \(2\) lie within two pixels of the corner: they may be ",
         r"2 boxes thinner than 1 pixel: left out \(0\.png, 1\.png\)",
     )
     refuses(

@@ -46,8 +46,8 @@ def centered(numbers):
         (
             CORNERS / 60,
             "voc",
-            "all 4 boxes lie within two pixels of the corner: they may be fractions; if "
-            "that is so, multiply them by its width and height",
+            "all boxes (4) lie within two pixels of the corner: they may be fractions; if "
+            "that is so, multiply them by the width and height of their image",
         ),
     ],
 )

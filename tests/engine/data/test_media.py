@@ -61,6 +61,9 @@ def test_map_video_keeps_frame_rate_length_and_all_pixels(tmp_path, legend):
 
 def test_the_error_for_an_unreadable_video_suggests_a_remedy(tmp_path):
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(UserError, match=r"empty\.mp4: cannot be read as a video; convert it"):
+    with pytest.raises(
+        UserError,
+        match=r"empty\.mp4: cannot be read as a video; restore it if it is incomplete .*, or convert it",
+    ):
         list(writing.read_frames(tmp_path / "empty.mp4"))
     assert writing.num_frames(tmp_path / "empty.mp4") == 0
