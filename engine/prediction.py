@@ -213,6 +213,10 @@ class SavedPredictions:
     """Saves the predictions of an evaluation in `folder`; each process saves those of its own batches."""
 
     def __init__(self, reporter: Reporter, folder: Path) -> None:
+        if (folder / "summary.json").exists():
+            raise UserError(
+                f"{folder}: contains earlier predictions; set out= to another folder, or remove it"
+            )
         self._reporter, self._folder = reporter, folder
         self._entries: dict[str, dict[str, Any]] = {}
 

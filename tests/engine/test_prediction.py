@@ -8,7 +8,8 @@ import torch
 from engine import prediction
 from engine.data.images import read_image, write_png
 from engine.errors import UserError, out_of_memory
-from engine.prediction import predict_files
+from engine.prediction import SavedPredictions, predict_files
+from tests.refusals import refuses
 
 
 class Reporter:
@@ -84,3 +85,10 @@ def test_large_drawings_are_written_in_parts(tmp_path, monkeypatch):
         predict_files(Task(), Stacked(), [file], tmp_path / f"out{at_once}")
         drawn = read_image(tmp_path / f"out{at_once}" / "overlays" / "0.png")
         assert drawn[:, 0, 0].tolist() == [0, 0, 0, 0, 200, 200]
+
+
+def test_predictions_of_two_evaluations_are_not_mixed(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    SavedPredictions(None, tmp_path / "predictions")
+    (tmp_path / "predictions" / "summary.json").write_text("{}")
+    refuses(lambda: SavedPredictions(None, tmp_path / "predictions"), "predictions: contains earlier", "out=")
