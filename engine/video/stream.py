@@ -17,7 +17,6 @@ from engine.video.frames import VideoFile, check_size, frame_count, frame_rate, 
 Image = NDArray[np.uint8]
 
 _ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|mms)://.+", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 _TIMEOUT_MS = 10_000
 
 
@@ -27,8 +26,11 @@ def is_stream(text: str) -> bool:
 
 
 def without_password(text: str) -> str:
-    """An address that is safe to print."""
-    return _PASSWORD.sub("", text)
+    """An address that is safe to print: without user, password and query, which may contain a token."""
+    scheme, separator, rest = text.partition("://")
+    address, query, _ = rest.partition("?")
+    host = address.rpartition("@")[2]  # a password may contain slashes and @
+    return f"{scheme}{separator}{host}{'?...' if query else ''}" if separator else text
 
 
 def output_name(text: str) -> str:

@@ -239,3 +239,15 @@ def test_results_are_not_mixed_with_earlier_ones(tmp_path):
     (tmp_path / "other" / "notes.txt").touch()
     with prediction.claim_results(tmp_path / "other", renames=False) as out:
         assert out == tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    ("address", "printed"),
+    [
+        ("rtsp://admin:a/b@c@10.0.0.7:554/live", "rtsp://10.0.0.7:554/live"),
+        ("http://host/a.mp4?token=secret", "http://host/a.mp4?..."),
+        ("0", "0"),
+    ],
+)
+def test_passwords_and_tokens_are_not_printed(address, printed):
+    assert stream.without_password(address) == printed
