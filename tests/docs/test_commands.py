@@ -44,6 +44,7 @@ OTHERS = (
     "mkdir",
     "export",
     ".ci/run",
+    ".ci/extras",
     "zensical",
 )
 EXTENSION = re.compile(r"extend=")

@@ -200,7 +200,7 @@ def test_a_crop_that_covers_little_of_the_images_is_noted(tmp_path):
     """352 x 352 of 3000 x 4000 pixels, at scales around 1, is 1.0%; at scales around 1/4 it is 16.5%."""
     (line,) = small_crop(photos(tmp_path, (3000, 4000), 352))
     assert "a training crop of 352x352 covers 1.0% of an image (3000x4000)" in line
-    assert "data.image_scale=0.2 shrinks" in line
+    assert "data.image_scale=0.2, which shrinks" in line
     assert small_crop(photos(tmp_path, (3000, 4000), 352, scale=(0.125, 0.5))) == []
     assert small_crop(photos(tmp_path, (1024, 2048), 769)) == []
     assert small_crop(photos(tmp_path, (360, 480), 352)) == []

@@ -93,8 +93,8 @@ def test_a_changed_byte_in_the_middle_of_a_png(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"tile": 16}, {"separate": True}])
-@pytest.mark.parametrize("bands", [1, 3, 7])
-def test_tiffs_of_all_layouts_pass_even_of_kinds_that_are_not_read(tmp_path, options, bands):
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_whole_tiffs_of_all_layouts_pass(tmp_path, options, bands):
     path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40, bands), np.uint16), **options)
     check_complete(path)
     path.write_bytes(path.read_bytes()[: 30 * 20 * bands])
