@@ -16,6 +16,7 @@ from det.data.formats.cvat_xml import CvatImage
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
+from engine.io.files import existing_root
 
 _FILES = ("{}/annotations.xml", "{}.xml", "annotations/{}.xml", "{}/annotations/annotations.xml")
 """Where the file of a split may be."""
@@ -92,8 +93,7 @@ def _find_files(base: Path) -> dict[str, Path]:
     """Split -> XML file; the split of a single file is ""."""
     if base.is_file():
         return {"": base}
-    if not base.is_dir():
-        raise UserError(f"{base}: no such folder; check data.root")
+    existing_root(base)
     found = {}
     for split, names in SPLIT_NAMES.items():
         spellings = [spelling for name in names for spelling in (name, name.capitalize())]

@@ -52,8 +52,6 @@ def find_folders(base: Path, *, images: str | None = None, masks: str | None = N
 
     Raises: UserError if there are none, or the layout is ambiguous.
     """
-    if not base.is_dir():
-        raise UserError(f"{base}: no such folder; check data.root")
     if found := _find(base, images, masks):
         return found
     hint = next((f"; did you mean data.root={inner}?" for inner in _inner(base) if _has_both(inner)), "")
