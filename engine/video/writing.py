@@ -1,6 +1,6 @@
-"""Reads and writes video files frame by frame."""
+"""Writes video files frame by frame."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -8,35 +8,6 @@ import numpy as np
 
 from engine.contracts import Image
 from engine.errors import UserError
-from engine.video.frames import VideoFile, frame_count
-
-
-def read_frames(path: Path) -> Iterator[Image]:
-    """The frames of a video, RGB [H, W, 3] uint8. Raises: UserError like `VideoFile`."""
-    return iter(VideoFile(path))
-
-
-def num_frames(path: Path) -> int:
-    """The number of frames according to the container; 0 if unknown."""
-    capture = cv2.VideoCapture(str(path))
-    count = frame_count(capture)
-    capture.release()
-    return count
-
-
-def map_video(
-    source: Path, target: Path, draw: Callable[[Image], Image], on_frame: Callable[[int], None]
-) -> int:
-    """Write `draw(frame)` for every frame of `source` as an .mp4 with the same rate; returns the frame count.
-
-    Args:
-        on_frame: called with the number of frames written so far.
-
-    Raises:
-        UserError: if `source` is unreadable, or the installed OpenCV cannot write `target`.
-    """
-    video = VideoFile(source)
-    return write_video(video, target, draw, on_frame, rate=video.rate)
 
 
 def write_video(

@@ -14,9 +14,9 @@ from engine.io.files import pack_paths, write_json
 from engine.plots import save_curves
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog, read_rows
-from engine.video import writing
 from seg.data.cityscapes import cityscapes
 from seg.data.masks import masks
+from tests.engine.video import files
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 JSON = st.recursive(
@@ -167,11 +167,9 @@ def test_damaged_videos(folder, example):
     data, suffix = example
     path = folder / f"a.{suffix}"
     path.write_bytes(data)
-    assert 0 <= writing.num_frames(path) < 2**31
-    outcome(lambda: [frame.shape for frame in writing.read_frames(path)], path)
-    outcome(
-        lambda: writing.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder
-    )
+    assert 0 <= files.num_frames(path) < 2**31
+    outcome(lambda: [frame.shape for frame in files.read_frames(path)], path)
+    outcome(lambda: files.map_video(path, folder / "out.mp4", lambda frame: frame, lambda done: None), folder)
 
 
 NAMES = st.sampled_from(

@@ -21,8 +21,8 @@ from engine.plots import save_curves
 from engine.run import checkpoint
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog, read_rows
-from engine.video import writing
 from seg.data.masks import masks
+from tests.engine.video import files
 
 
 def ours(path, metadata):
@@ -175,14 +175,14 @@ class Capture:
 def test_videos_that_say_anything(tmp_path, monkeypatch):
     for count, expected in ((math.nan, 0), (math.inf, 0), (-5.0, 0), (1e30, 0), (7.0, 7)):
         monkeypatch.setattr(cv2, "VideoCapture", lambda path, c=count: Capture(FRAME_COUNT=c))
-        assert writing.num_frames(tmp_path / "a.mp4") == expected
+        assert files.num_frames(tmp_path / "a.mp4") == expected
     with pytest.raises(UserError, match=r"a\.mp4: cannot be read as a video"):
-        list(writing.read_frames(tmp_path / "a.mp4"))
+        list(files.read_frames(tmp_path / "a.mp4"))
     monkeypatch.setattr(
         cv2, "VideoCapture", lambda path: Capture(FRAME_WIDTH=60_000.0, FRAME_HEIGHT=60_000.0)
     )
     with pytest.raises(UserError, match=r"a\.mp4: frames of more than 89 megapixels"):
-        list(writing.read_frames(tmp_path / "a.mp4"))
+        list(files.read_frames(tmp_path / "a.mp4"))
 
 
 def test_a_tiff_whose_numbers_are_text(tmp_path):

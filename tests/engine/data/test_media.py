@@ -8,7 +8,7 @@ import pytest
 
 from engine.data import media
 from engine.errors import UserError
-from engine.video import writing
+from tests.engine.video import files
 
 
 def write_video(path, size, count=3, rate=12.5):
@@ -49,9 +49,9 @@ def test_map_video_keeps_frame_rate_length_and_all_pixels(tmp_path, legend):
         assert frame.shape == (38, 42, 3)
         return np.pad(frame, ((0, legend), (0, legend), (0, 0)), mode="edge")
 
-    assert writing.map_video(tmp_path / "in.avi", tmp_path / "new" / "out.mp4", draw, counted.append) == 3
+    assert files.map_video(tmp_path / "in.avi", tmp_path / "new" / "out.mp4", draw, counted.append) == 3
     assert counted == [1, 2, 3]
-    written = list(writing.read_frames(tmp_path / "new" / "out.mp4"))
+    written = list(files.read_frames(tmp_path / "new" / "out.mp4"))
     assert written[0].shape == (38 + legend + legend % 2, 42 + legend + legend % 2, 3)
     assert [round(float(frame[-1, -1].mean()) / 10) for frame in written] == [4, 10, 16]
     capture = cv2.VideoCapture(str(tmp_path / "new" / "out.mp4"))
@@ -65,5 +65,5 @@ def test_the_error_for_an_unreadable_video_suggests_a_remedy(tmp_path):
         UserError,
         match=r"empty\.mp4: cannot be read as a video; restore it if it is incomplete .*, or convert it",
     ):
-        list(writing.read_frames(tmp_path / "empty.mp4"))
-    assert writing.num_frames(tmp_path / "empty.mp4") == 0
+        list(files.read_frames(tmp_path / "empty.mp4"))
+    assert files.num_frames(tmp_path / "empty.mp4") == 0

@@ -16,7 +16,8 @@ from engine import prediction
 from engine.data import media
 from engine.errors import UserError
 from engine.prediction import predict_files, predict_live
-from engine.video import stream, writing
+from engine.video import stream
+from tests.engine.video import files
 
 CODECS = {
     "mp4": "mp4v",
@@ -54,7 +55,7 @@ class Reporter:
 
 
 def frames_in(path):
-    return sum(1 for _ in writing.read_frames(path))
+    return sum(1 for _ in files.read_frames(path))
 
 
 @pytest.mark.parametrize("kind", CODECS)
