@@ -38,7 +38,8 @@ class Dataset(Protocol):
     """A map-style dataset. `dataset[SampleKey(index, epoch)]` is a dict of tensors and numbers that depends
     only on the seed, the epoch and the index.
 
-    A dataset whose samples have masks can also define `masks()` (see `engine.data.pixel_cache`).
+    A dataset whose samples have masks can also define `masks()` (see `engine.data.pixel_cache`); one that
+    reads more than `image_path(index)` for a sample, `sample_files(index)`: the paths of all its files.
     """
 
     @property

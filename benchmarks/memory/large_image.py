@@ -8,9 +8,6 @@ windows.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +15,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from benchmarks.support.processes import ROOT
+from benchmarks.support.processes import ROOT, peak_mb
 from benchmarks.support.report import heading, table
 
 _TRAINING = (
@@ -30,15 +27,10 @@ _TRAINING = (
 
 def run_tool(folder: Path, tool: str, *arguments: str) -> tuple[float, float]:
     """Run a tool in `folder`: (peak memory in MB, seconds)."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments]
     started = time.monotonic()
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{tool} ended with status {process.returncode}")
-    return usage.ru_maxrss * 1024 / 1e6, time.monotonic() - started
+    cache = {"XDG_CACHE_HOME": str(folder / "cache")}
+    peak = peak_mb(str(ROOT / "tools" / f"{tool}.py"), *arguments, cwd=folder, environment=cache)
+    return peak, time.monotonic() - started
 
 
 def save_image(path: Path, side: int) -> None:

@@ -3,17 +3,40 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python with this project on its path; the output is captured."""
+def python(
+    *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with this project on its path and more of an environment; the output is captured."""
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=child_environment(), **options)
+    environment = {**child_environment(), **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+def peak_mb(*arguments: str, **options: Any) -> float:
+    """Run Python with this project on its path, without its output: its peak resident memory in MB (Linux).
+
+    A process starts with the peak of the one that starts it, which can be large: a small one stands between.
+
+    Raises:
+        SystemExit: if the command fails.
+    """
+    script = (
+        "import resource, subprocess, sys\n"
+        "status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "sys.exit(status)"
+    )
+    done = python("-c", script, sys.executable, *arguments, **options)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
+    return int(done.stdout) * 1024 / 1e6
 
 
 def child_environment(*, without: Sequence[str] = ()) -> dict[str, str]:

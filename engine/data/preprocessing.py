@@ -161,7 +161,7 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
 
 def files_of(dataset: Dataset) -> list[tuple[str, ...]]:
     """The files of each sample; none for the empty positions of a resumed run."""
-    files = getattr(dataset, "files", lambda index: (dataset.image_path(index),))
+    files = getattr(dataset, "sample_files", lambda index: (dataset.image_path(index),))
     gaps = getattr(dataset, "gaps", ())
     return [() if index in gaps else files(index) for index in range(len(dataset))]
 

@@ -113,7 +113,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def image_path(self, index: int) -> str:
         return os.fsdecode(self._split.images[index])
 
-    def files(self, index: int) -> tuple[str, ...]:
+    def sample_files(self, index: int) -> tuple[str, ...]:
         """The image and its mask, with the instances if they are read."""
         keeps_instances = getattr(self.transform, "keeps_labels", False)
         others = (self._split.labels, self._split.instances if keeps_instances else None)
