@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.download import fetch
-from engine.run import checkpoint, run_folder
+from engine.run import checkpoint, frozen_graph, run_folder
 from engine.run.checkpoint import Tensors
 
 LABELS = "labels.txt"
 """File with class names next to a weight file: line n names class n."""
 
 
-_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors"}
+_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors", *frozen_graph.SUFFIXES}
 
 
 class Remote(Protocol):
