@@ -69,7 +69,7 @@ def frozen(arrays):
 
 def write_archive(path, members):
     """A tar.gz of {name: bytes}."""
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -82,3 +82,21 @@ def write_released(path, arrays, *, graph="model/frozen_inference_graph.pb"):
     content = frozen(arrays).SerializeToString()
     others = {"model/saved_model/saved_model.pb": b"\x08\x01", "model/pipeline.config": b"model {}"}
     return write_archive(path, {**others, graph: content, "model/model.ckpt.data-00000-of-00001": b"0" * 99})
+
+
+def arrays_of(layers, state):
+    """Made-up arrays by TensorFlow's names, for the layers of a network with this state dict.
+
+    layers: `backbones.weights.tensorflow.Layers`. Linear layers become 1x1 convolutions.
+    """
+    arrays = {}
+    for ours, theirs in layers.pairs.items():
+        shape = tuple(state[ours].shape)
+        if len(shape) == 2:
+            shape = (1, 1, shape[1], shape[0])
+        elif len(shape) == 4:
+            out, channels, height, width = shape
+            depthwise = theirs.endswith("depthwise_weights")
+            shape = (height, width, out, 1) if depthwise else (height, width, channels, out)
+        arrays[theirs] = made_up(theirs, shape)
+    return arrays
