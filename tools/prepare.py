@@ -4,7 +4,7 @@
 Usage: python tools/prepare.py experiment=<name> init_from=<weights> run=<run folder> [key=value ...]
 
 Examples:
-  python tools/prepare.py experiment=det/released init_from=<ssd_mnv3_large_coco .npz> run=runs/released
+  python tools/prepare.py experiment=det/released init_from=<released .tar.gz, .pb or .npz> run=runs/released
   python tools/prepare.py experiment=cls/mobilenet_v2_torchvision init_from=mobilenet_v2 run=runs/v2
   python tools/eval.py run=runs/released data=coco data.root=/data/coco
 """

@@ -69,8 +69,9 @@ mobilenet_dense.load("lraspp_v3_large_cityscapes")("street.jpg").save("street_la
 | `distill.teacher=` | a teacher with the same classes |
 | `mobilenet_dense.load` | a predictor; its run folder is in the user's cache |
 
-`init_from=<name>` also chooses the network and its preprocessing, and prints them, unless you set `experiment=`,
-`backbone=` or `model=`. Single options that you type, such as `backbone.output_stride=16`, take precedence.
+`init_from=<name>` also chooses the network and its preprocessing, and prints them, unless you set
+`experiment=`, `backbone=` or `model=`. Single options that you type, such as `backbone.output_stride=16`,
+take precedence.
 """
 MODELS_NOTES = """
 ## Files
@@ -96,7 +97,8 @@ while this was written (29 November 2026). What was verified instead, by tests:
   R-ASPP and TF-Slim's classifiers differ by at most 5e-7 from those of the authors' code
   (`tests/backbones/test_tensorflow_weights.py`).
 - The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
-  36.29 AP75 on 128 images of val2017, as the original graph does ([detection](../results/detection.md)).
+  36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
+  ([detection](../results/detection.md)).
   Google's minimalistic classifier scores 81.4 top-1 on 1000 ImageNet images
   ([classification](../results/classification.md)).
 - Every name composes, builds, and has the published number of parameters; timm's facts are those of timm
@@ -104,7 +106,7 @@ while this was written (29 November 2026). What was verified instead, by tests:
 
 Published results are the publishers'. The authors evaluate Cityscapes on images padded from 1024x2048 to
 1025x2049; here, images keep their size. The gate of their LR-ASPP averages over a window of 25x25 features
-with stride (4, 5); on images with a side below 769 pixels, there the window is as large as the feature map.
+with stride (4, 5); along sides of less than 769 pixels, the window is as large as the feature map.
 
 `mobilenetv3_large_100.ra4_e3600_r224_in1k` was trained with `task.pixels=inception`, according to timm;
 timm's `miil` weights use `task.pixels=unit` (x / 255).
