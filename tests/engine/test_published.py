@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import mobilenet_dense
 from backbones.weights import catalog
@@ -20,6 +21,7 @@ from engine.errors import UserError
 from engine.published import find_run, run_by_name, with_network
 from engine.run.initial_weights import load_initial
 from seg.data.cityscapes import CITYSCAPES_CLASSES
+from tests.backbones.tensorflow_graphs import made_up_image
 from tests.engine.published_files import made_up_release
 from tools.train import complete, load_teacher_by_name
 
@@ -230,3 +232,25 @@ def test_a_teacher_by_name(mirror):
     config.distill.teacher = "lraspp_v3_smll_cityscapes"
     with pytest.raises(UserError, match=r"^distill\.teacher=lraspp_v3_smll.*did you mean"):
         load_teacher_by_name(config, CITYSCAPES_CLASSES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tag", ["miil_in21k_ft_in1k", "ra4_e3600_r224_in1k", "ra_in1k"])
+def test_timms_weights_by_name_give_timms_outputs(mirror, tag):
+    """With timm's own normalization of pixels, which differs between these three."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    name, theirs = f"mobilenetv3_large_100.{tag}", timm.create_model("mobilenetv3_large_100").eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    file = mirror / "huggingface.co" / "timm" / name / "resolve" / "main" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file(theirs.state_dict(), file)
+    task, facts = mobilenet_dense.load(name).task, timm.get_pretrained_cfg(name)
+    pixels = torch.from_numpy(made_up_image(64, 64).transpose(2, 0, 1).copy())[None]
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (facts.mean, facts.std))
+    with torch.inference_mode():
+        expected = theirs((pixels / 255 - mean) / std)
+        torch.testing.assert_close(task.model(task.normalize(pixels)), expected, rtol=1e-5, atol=1e-4)
