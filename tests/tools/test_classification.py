@@ -196,7 +196,7 @@ def test_published_weights_reach_the_expected_accuracy(
 
 
 def assert_same_predictions(sample, weights, run_path, theirs):
-    """torchvision's own model, with its own preprocessing, predicts the same classes for 250 of the images."""
+    """torchvision's own model and preprocessing predict the same classes, for every fourth image."""
     from PIL import Image
     from torchvision.transforms._presets import ImageClassification
 
