@@ -34,7 +34,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What libraries have created lives to the end; searching it for garbage again and again takes a tenth of the time.
+    # Imported libraries never become garbage; looking through them again and again takes a tenth of the time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)
