@@ -59,7 +59,7 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
     [
         (["format=torch_export"], "format=onnx and format=openvino"),
         (["calibration.images=0"], "calibration.images must be at least 1, got 0"),
-        pytest.param(["calibration.split=nowhere"], "nowhere", marks=pytest.mark.slow),
+        (["calibration.split=nowhere"], "nowhere"),
         (["calibration.per_channel=3"], "calibration.per_channel must be true or false, got 3"),
         (["qat.steps=3"], "format=openvino dynamic=none batch=1"),
         (
