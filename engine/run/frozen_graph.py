@@ -119,7 +119,8 @@ def _is_graph(member: tarfile.TarInfo, path: Path) -> bool:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         raise UserError(f"{path}: contains the path {member.name!r}, which leads out of it")
-    if name.suffix != ".pb" or name.name == "saved_model.pb" or member.isdir():
+    other = name.name == "saved_model.pb" or name.name.startswith("._")  # ._: attributes from macOS
+    if name.suffix != ".pb" or other or member.isdir():
         return False
     if not member.isreg() or member.issparse():
         raise UserError(f"{path}: {member.name} is not a regular file in the archive")

@@ -54,7 +54,8 @@ def test_a_graph_alone_and_in_archives(tmp_path):
     graph = frozen({"a/weights": ARRAY, "a/biases": ARRAY[0]})
     write(tmp_path / "net.pb", graph)
     write_released(tmp_path / "net.tar.gz", {"a/weights": ARRAY, "a/biases": ARRAY[0]})
-    write_archive(tmp_path / "net.tgz", {"./v3_float.pb": graph.SerializeToString(), "v3_float.tflite": b"x"})
+    others = {"v3_float.tflite": b"x", "./._v3_float.pb": b"attributes of a file from macOS"}
+    write_archive(tmp_path / "net.tgz", {"./v3_float.pb": graph.SerializeToString(), **others})
     (tmp_path / "net.tar").write_bytes(gzip.decompress((tmp_path / "net.tgz").read_bytes()))
     for name in ("net.pb", "net.tar.gz", "net.tgz", "net.tar"):
         state = read_weights(tmp_path / name)
