@@ -133,8 +133,8 @@ def load(
         raise UserError(f"{path}: no such file; run= is only for exported files")
     from engine.hub import Pretrained
 
-    folder = _published_run(source)
-    pretrained = Pretrained.from_pretrained(folder, checkpoint_name=checkpoint, overrides=arguments)
+    source = _published_run(source)
+    pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
     task = runtime.start(device=device, channels_last=False).place(pretrained.task)
     return Predictor(task, task_info(pretrained.config).reporter(task), pretrained.read_image)
 

@@ -58,10 +58,7 @@ def fetch(
     try:
         sha256 = sha256 or _recorded(_note(target))
         if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{name}.lock", waiting_for=f"another process that is downloading {name}"):
-                if not target.exists():
-                    _download(url, target, sha256, timeout)
+            _download_once(url, target, sha256, timeout)
         _verify(target, url, sha256)
     except OSError as error:
         raise UserError(
@@ -69,6 +66,14 @@ def fetch(
             "another folder"
         ) from None
     return target
+
+
+def _download_once(url: str, target: Path, sha256: str, timeout: float) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock, who = target.with_name(f".{target.name}.lock"), f"another process that is downloading {target.name}"
+    with locked(lock, waiting_for=who):
+        if not target.exists():
+            _download(url, target, sha256, timeout)
 
 
 def _verify(target: Path, url: str, sha256: str) -> None:
