@@ -19,7 +19,7 @@ from engine.run.run_folder import Claim
 from engine.runtime import Runtime
 from engine.video.frames import VideoFile
 from engine.video.prediction import predict_stream, predict_video
-from engine.video.stream import Stream, output_name
+from engine.video.stream import Stream, output_name, source_name
 
 _ENCODED_AT_ONCE = 1 << 24  # pixels; larger drawings are encoded row by row
 
@@ -54,6 +54,7 @@ class Predictions:
             (record,) = self.records
             dropped = record.get("dropped_frames", 0)
             more = f", {dropped} dropped" if dropped else ""
+            more += ", until the source ended" if record.get("ended_by") == "source" else ""
             return [f"{record['file']}: {record['frames']} frames predicted{more}"]
         complete = len(self.records) - sum("damage" in record for record in self.records)
         ended = "interrupted: " if self.interrupted else ""
@@ -88,15 +89,17 @@ def predict_live(
     Raises:
         UserError: if it cannot be opened.
     """
+    print(f"opening {source_name(source)}", flush=True)
     stream, result = Stream(source), Predictions()
     name = output_name(source)
     options: dict[str, Any] = {"legend": legend, "frames": frames}
-    print(f"predicting {stream.name} until it ends{'' if frames else ' or Ctrl-C'}", flush=True)
+    limit = f", at most {frames} frames" if frames else ""
+    print(f"predicting {stream.name} until it ends or Ctrl-C{limit}", flush=True)
     if stream.file is None:
-        result.records.append(predict_stream(task, reporter, stream, out, name, **options))
-        return result
-    record = {"file": stream.name, **predict_video(task, reporter, stream.file, out, name, **options)}
-    record.pop("interrupted", None)  # Ctrl-C is the normal end of a stream
+        record = predict_stream(task, reporter, stream, out, name, **options)
+    else:
+        record = {"file": stream.name, **predict_video(task, reporter, stream.file, out, name, **options)}
+        record.pop("interrupted", None)  # Ctrl-C is the normal end of a stream
     result.records.append(record)
     if "damage" in record:
         result.failures.append({"file": stream.name, "error": f"{stream.name}: {record['damage']}"})

@@ -29,6 +29,7 @@ class VideoFile:
     Args:
         source: the file, or the address of one.
         name: how messages call it.
+        capture: the address, already opened.
 
     Attributes:
         expected: number of frames according to the container; 0 if unknown.
@@ -36,9 +37,10 @@ class VideoFile:
         decoded: number of frames read so far.
     """
 
-    def __init__(self, source: Path | str, *, name: str = "") -> None:
+    def __init__(self, source: Path | str, *, name: str = "", capture: Any = None) -> None:
         self.source, self.name = source, name or str(source)
-        self._capture = cv2.VideoCapture(str(source))
+        self._remote = capture is not None
+        self._capture = capture if self._remote else cv2.VideoCapture(str(source))
         self.expected, self.rate = frame_count(self._capture), frame_rate(self._capture)
         self.decoded, self._last_ms = 0, 0.0
         self._counts = Path(str(source)).suffix.lower() in _COUNTING
@@ -72,10 +74,10 @@ class VideoFile:
         if not short and not early:
             return None
         about = "" if self._counts else "about "
-        return (
-            f"damaged: {about}{self.expected} frames expected, {self.decoded} decoded; the readable part is "
-            "kept; restore the file or convert it"
-        )
+        found = f"{about}{self.expected} frames expected, {self.decoded} decoded; the readable part is kept"
+        if self._remote:
+            return f"damaged or cut off: {found}; try again, or download the file and restore or convert it"
+        return f"damaged: {found}; restore the file or convert it"
 
 
 def check_size(capture: Any, name: str) -> None:

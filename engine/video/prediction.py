@@ -11,7 +11,7 @@ from engine.io.progress import Progress
 from engine.runtime import StopRequest
 from engine.video import writing
 from engine.video.frames import VideoFile
-from engine.video.stream import RealTime, Stream
+from engine.video.stream import RealTime, Stream, patience_s
 
 
 def predict_video(
@@ -57,7 +57,7 @@ def predict_stream(
     The entries of the frames are written to `out/frames/<name>.jsonl`, one per line.
 
     Returns:
-        The stream's entry in summary.json.
+        The stream's entry in summary.json; if the source fell silent, `damage` says so.
     """
     path = out / "frames" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,21 @@ def predict_stream(
                 rate=stream.rate,
                 copies=RealTime(stream.rate),
             )
-    return {
+    ended_by = "silence" if stream.silent else "signal" if run.stopped else "source"
+    entry = {
         "file": stream.name,
         "overlay": f"overlays/{name}.mp4",
         "frames": count,
         "dropped_frames": stream.dropped,
+        "ended_by": "limit" if count == frames else ended_by,
         "predictions": f"frames/{name}.jsonl",
     }
+    if entry["ended_by"] == "silence":
+        entry["damage"] = (
+            f"sent nothing for {patience_s():g} s; its {count} frames are kept; check the source and the "
+            "network, and start again"
+        )
+    return entry
 
 
 class _Frames:

@@ -17,7 +17,10 @@ from engine.video.frames import VideoFile, check_size, frame_count, frame_rate, 
 Image = NDArray[np.uint8]
 
 _ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|mms)://.+", re.IGNORECASE)
+_WEB = re.compile(r"https?://", re.IGNORECASE)
 _TIMEOUT_MS = 10_000
+_LAST_READ_S = 2.0
+"""How long the end waits for a read of a silent source, which the thread otherwise finishes by itself."""
 
 
 def is_stream(text: str) -> bool:
@@ -33,6 +36,11 @@ def without_password(text: str) -> str:
     return f"{scheme}{separator}{host}{'?...' if query else ''}" if separator else text
 
 
+def source_name(text: str) -> str:
+    """How messages call a stream."""
+    return f"camera {text}" if text.isdigit() else without_password(text)
+
+
 def output_name(text: str) -> str:
     """A file name for the results of a stream: `camera_0`, or the address's last part."""
     if text.isdigit():
@@ -42,10 +50,16 @@ def output_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", stem).strip(".") or "stream"
 
 
+def patience_s() -> float:
+    """Seconds after which a source that sends nothing is given up."""
+    return _TIMEOUT_MS / 1000
+
+
 class Stream:
     """The newest frames of a camera or a network stream, RGB [H, W, 3] uint8.
 
-    A thread reads all frames; those that arrive while another is predicted are dropped and counted.
+    A thread reads all frames; those that arrive while another is predicted are dropped and counted. A source
+    that sends nothing for 10 s is given up.
 
     Args:
         text: the number of a camera, or an address.
@@ -54,7 +68,9 @@ class Stream:
         name: how messages call it.
         rate: frames per second, as the source claims.
         dropped: number of frames that were not predicted.
-        file: set if the address points to a file, which is then read from the first to the last frame.
+        silent: whether it was given up because it sent nothing.
+        file: set if a web address points to a file, which is then read from the first to the last frame. The
+            recordings of other servers arrive in real time, like live streams.
 
     Raises:
         UserError: if it cannot be opened.
@@ -63,21 +79,21 @@ class Stream:
     file: VideoFile | None = None
 
     def __init__(self, text: str) -> None:
-        self.name = f"camera {text}" if text.isdigit() else without_password(text)
+        self.name = source_name(text)
+        started = time.monotonic()
         self._capture = _open(text)
+        late = _too_late(started)
         if not self._capture.isOpened():
-            remedy = "check that it is connected, and that no other program uses it"
-            if not text.isdigit():
-                remedy = "check the address, the network and the password"
-            raise UserError(f"input={without_password(text)}: cannot be opened; {remedy}")
+            raise UserError(f"input={without_password(text)}: {_not_opened(text, late)}")
         self.rate = frame_rate(self._capture)
-        self.dropped = 0
+        self.dropped, self.silent = 0, False
         self._newest: Any = None
         self._ended = False
         self._changed = threading.Condition()
-        if not text.isdigit() and frame_count(self._capture):
-            self._capture.release()
-            self.file = VideoFile(text, name=self.name)
+        if late and not self._capture.get(cv2.CAP_PROP_FRAME_WIDTH):
+            raise self._without_frames()
+        if _WEB.match(text) and frame_count(self._capture):
+            self.file = VideoFile(text, name=self.name, capture=self._capture)
 
     def frames(self, stop: Callable[[], bool]) -> Iterator[Image]:
         """Frames until the stream ends or `stop()`. Raises: UserError if there is none."""
@@ -98,15 +114,21 @@ class Stream:
                     yield np.ascontiguousarray(frame[..., ::-1])
         finally:
             self._ended = True
-            reader.join(2 * _TIMEOUT_MS / 1000)
+            reader.join(_LAST_READ_S)
         if first and not stop():
-            raise UserError(f"{self.name}: sends no frames; check that it works in another program")
+            raise self._without_frames()
+
+    def _without_frames(self) -> UserError:
+        return UserError(f"{self.name}: sends no frames; check that it works in another program")
 
     def _read(self) -> None:
         while not self._ended:
+            started = time.monotonic()
             ok, frame = next_frame(self._capture)
             with self._changed:
-                self._ended = self._ended or not ok
+                late = _too_late(started) and not self._ended
+                self.silent = self.silent or late
+                self._ended = self._ended or late or not ok
                 self.dropped += self._newest is not None and ok
                 self._newest = frame if ok else self._newest
                 self._changed.notify()
@@ -134,3 +156,15 @@ def _open(text: str) -> Any:
         return cv2.VideoCapture(int(text))
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
     return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)
+
+
+def _too_late(started: float) -> bool:
+    return time.monotonic() - started >= patience_s()
+
+
+def _not_opened(text: str, late: bool) -> str:
+    if text.isdigit():
+        return "cannot be opened; check that it is connected, and that no other program uses it"
+    if late:
+        return f"no answer within {patience_s():g} s; check the address and the network"
+    return "cannot be opened; check the address, the network and the password"

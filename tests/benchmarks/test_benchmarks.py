@@ -10,6 +10,7 @@ import torch
 from benchmarks import files_to_first_loss, same_losses
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
+from tests.tools.commands import run as run_tool
 
 
 @pytest.fixture
@@ -182,3 +183,17 @@ def test_memory_of_a_large_image(run):
     beyond = {name: number(cells[2]) for name, cells in rows.items()}
     assert beyond["windows of 512"] < 200
     assert beyond["windows of 512"] < beyond["whole"]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_preparations_of_the_released_detector(run, data_folder, tmp_path):
+    """docs/reference/exported-files.md has these numbers; the first is also OpenCV's run of the graph."""
+    weights = data_folder / "weights/ssd_mobilenet_v3_large_coco/ssd_mnv3_large_coco_tf_weights.npz"
+    run_tool("prepare", "experiment=det/released", f"init_from={weights}", "run=released", cwd=tmp_path)
+    folder = data_folder / "coco128"
+    options = f"{tmp_path}/released {folder}/images/val2017 {folder}/instances_val2017_128.json"
+    (rows,) = run("accuracy.detector_preparation", options)
+    found = {name: number(cells[0]) for name, cells in rows.items()}
+    expected = {"as in training": 35.7, "antialiased": 34.7, "letterboxed": 31.2, "BGR": 26.9}
+    assert found == pytest.approx(expected, abs=0.15)

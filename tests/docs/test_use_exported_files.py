@@ -1,130 +1,69 @@
 """The programs of docs/tutorials/use-exported-files.md, as printed there, predict what the tools predict."""
 
-import json
+import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from engine.run import checkpoint
-from tests.docs.documented import ROOT, blocks
-from tests.tools.commands import run
+from tests.docs.exported_cases import ALIKE, CASES, SIZE, check, exported, program, with_range
 
-PAGE = ROOT / "docs/tutorials/use-exported-files.md"
-SMALL = ["data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "trainer.device=cpu", "samples=0"]
-SCENES = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1", "trainer.steps=2",
-          "data.source.size=[64,128]", "backbone.bn_momentum=1"]  # fmt: skip
-CASES = {
-    "det": ("det", ["data.size=[64,128]"], []),
-    "det_raw": ("det", ["data.size=[64,128]"], ["output=raw", "normalize=false"]),
-    "seg": ("seg", ["data.crop=[64,96]"], ["data.eval_size=[64,128]"]),
-    "seg_labels": ("seg", ["data.crop=[64,96]"], ["data.eval_size=[64,128]", "output=argmax", "batch=2"]),
-    "seg_scaled": ("seg", ["data.crop=[64,96]"], ["data.eval_size=0.5", "dtype=float32", "input=photo.png"]),
-    "cls": ("cls", ["data.size=48"], ["normalize=false"]),
-    "cls_square": ("cls", ["data.size=48", "data.square=true"], []),
-}
 pytestmark = pytest.mark.slow
+
+DEEP = [("deep.png", None), ("range.png", [1000, 5080])]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs of each task and a photo of another size than the networks take."""
+    """Runs of each task and a photo, which detectors and segmenters shrink to a half or a quarter.
+
+    Then OpenCV's fixed-point numbers give the exact values, as all programs do: the networks of these runs
+    turn a difference of one gray level into another prediction.
+    """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(library)
     folder = tmp_path_factory.mktemp("work")
-    coarse = np.random.default_rng(0).integers(0, 256, (40, 54, 3), np.uint8)
-    cv2.imwrite(str(folder / "photo.png"), cv2.resize(coarse, (151, 113), interpolation=cv2.INTER_CUBIC))
+    coarse = np.random.default_rng(0).integers(0, 256, (45, 183, 3), np.uint8)
+    photo = cv2.resize(coarse, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(folder / "photo.png"), photo)
+    # The same colors in 16 bits, for pixel_range=[1000, 5080]: 255 steps of 16, and black below the range.
+    deep = 1000 + photo.astype(np.uint16) * 16
+    cv2.imwrite(str(folder / "range.png"), np.where(photo == 0, 7, deep).astype(np.uint16))
+    cv2.imwrite(str(folder / "deep.png"), photo.astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "float.tif"), photo[..., 0].astype(np.float32))
     return folder
 
 
-def trained(folder, case):
-    """The name of a run of the case's task, whose predictions depend strongly on the image."""
-    task, options, _ = CASES[case]
-    name = f"run_{case.partition('_')[0]}_{len(options)}"
-    if not (folder / name).exists():
-        run("train", f"task={task}", *options, *SMALL, *SCENES, f"run={name}", cwd=folder)
-        for path in (folder / name / "checkpoints").glob("*.safetensors"):
-            _amplify(path)
-    return name
-
-
-def _amplify(path):
-    """After a few steps all scores are nearly equal: make the last layers' weights larger, without biases."""
-    weights, texts = checkpoint.read(path)
-    for key, value in weights.items():
-        if re.search(r"(scores|classes|low|high|classifier|fc)[\w.]*\.weight$", key) and value.ndim > 1:
-            weights[key] = value * (150 if "classifier" in key else 25)
-        if re.search(r"(low|high)\.weight$", key):  # no class leads at every place
-            weights[key] = (value - value.mean(1, keepdim=True)) * 25
-        if re.search(r"(low|high)\.bias$", key):
-            weights[key] = value * 0
-    checkpoint.write(path, weights, texts)
-
-
-def exported(folder, case):
-    """(folder of the file, the case's prediction of the photo by tools/predict.py)."""
-    out, name = folder / f"file_{case}", trained(folder, case)
-    task, _, options = CASES[case]
-    if not out.exists():
-        run(
-            "export", f"run={name}", *options, "images=1", f"out={out}", "budget.max_difference=1", cwd=folder
-        )
-    same_size = [option for option in options if option.startswith("data.")]
-    lowest = ["task.draw_threshold=0"] if task == "det" else []
-    predict = ["input=photo.png", f"out=predicted_{case}", "device=cpu", f"artifact={out}/model.onnx"]
-    if not (folder / f"predicted_{case}").exists():
-        run("predict", f"run={name}", *predict, *same_size, *lowest, cwd=folder)
-    (summary,) = json.loads((folder / f"predicted_{case}" / "summary.json").read_text())["files"]
-    return out, summary
-
-
-def program(language):
-    (text,) = (block.text for block in blocks(PAGE) if block.language == language)
-    return text
-
-
-def check(case, printed, summary, *, probability=0.003):
-    """Compare the lines that a program printed with an entry of summary.json."""
-    lines = [line.rsplit(" ", {"det": 5}.get(CASES[case][0], 1)) for line in printed.splitlines()]
-    if CASES[case][0] == "det":
-        expected = summary["detections"]
-        assert len(lines) == len(expected) > 3
-        assert Counter(line[0] for line in lines) == Counter(entry["class"] for entry in expected)
-        for line, entry in zip(lines, expected, strict=True):
-            score, *box = map(float, line[1:])
-            assert score == pytest.approx(entry["score"], abs=0.004)
-            assert any(  # neighbors with nearly the same score may change places
-                line[0] == other["class"] and box == pytest.approx(other["box_xyxy"], abs=0.6)
-                for other in expected
-            )
-    elif CASES[case][0] == "seg":
-        total = sum(int(count) for _, count in lines)
-        assert total == 113 * 151
-        assert len(summary["classes"]) > 1
-        for name, count in lines:
-            assert int(count) / total == pytest.approx(summary["classes"].get(name, 0), abs=0.003)
-    else:
-        expected = {entry["name"]: entry["probability"] for entry in summary["classes"]}
-        assert {name: float(share) for name, share in lines} == pytest.approx(expected, abs=probability)
-        assert max(expected.values()) - min(expected.values()) > 0.05
+def run_python(folder, text, out, photo="photo.png"):
+    (folder / "use_file.py").write_text(text)
+    command = [sys.executable, "use_file.py", out, photo]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_python_program(folder, case):
     out, summary = exported(folder, case)
-    (folder / "use_file.py").write_text(program("python"))
-    done = subprocess.run(
-        [sys.executable, "use_file.py", out, "photo.png"], cwd=folder, capture_output=True, text=True
-    )
+    done = run_python(folder, program("python"), out)
     assert done.returncode == 0, done.stderr
     check(case, done.stdout, summary, probability=2e-5)  # with the libraries of the product
+
+
+@pytest.mark.parametrize(("photo", "values"), DEEP)
+def test_the_python_program_reads_16_bit_colors(folder, photo, values):
+    out, summary = exported(folder, "cls")
+    done = run_python(folder, program("python"), with_range(folder, out, values), photo)
+    assert done.returncode == 0, done.stderr
+    check("cls", done.stdout, summary, probability=2e-5)
+
+
+def test_the_python_program_refuses_other_depths(folder):
+    done = run_python(folder, program("python"), exported(folder, "cls")[0], "float.tif")
+    assert (done.returncode, done.stderr) == (1, "float.tif: not an image of 8 or 16 bits per channel\n")
 
 
 @pytest.fixture(scope="session")
@@ -144,29 +83,68 @@ def node_folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "det_raw"])
+def run_javascript(node_folder, out, photo):
+    (node_folder / "use_file.mjs").write_text(program("javascript"))
+    command = ["node", "use_file.mjs", out, photo]
+    return subprocess.run(command, cwd=node_folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("case", ALIKE)
 def test_the_javascript_program(folder, node_folder, case):
     out, summary = exported(folder, case)
-    (node_folder / "use_file.mjs").write_text(program("javascript"))
-    command = ["node", "use_file.mjs", out, folder / "photo.png"]
-    done = subprocess.run(command, cwd=node_folder, capture_output=True, text=True)
+    done = run_javascript(node_folder, out, folder / "photo.png")
     assert done.returncode == 0, done.stderr
     check(case, done.stdout, summary)
 
 
+@pytest.mark.parametrize(("photo", "values"), DEEP)
+def test_the_javascript_program_reads_16_bit_colors(folder, node_folder, photo, values):
+    out, summary = exported(folder, "cls")
+    done = run_javascript(node_folder, with_range(folder, out, values), folder / photo)
+    assert done.returncode == 0, done.stderr
+    check("cls", done.stdout, summary)
+
+
+def test_the_javascript_program_refuses_other_depths(folder, node_folder):
+    done = run_javascript(node_folder, exported(folder, "cls")[0], folder / "float.tif")
+    assert done.returncode == 1
+    assert f"{folder}/float.tif: not an image of 8 or 16 bits per channel" in done.stderr
+
+
+def onnxruntime_flags(folder):
+    """g++'s arguments for ONNX Runtime, as the page gives them; None if its C++ headers are missing.
+
+    ONNXRUNTIME_ROOT is a folder with onnxruntime's include/ and, unless the Python package's library serves,
+    lib/. `folder` gets links to the library.
+    """
+    if "ONNXRUNTIME_ROOT" not in os.environ:
+        if shutil.which("pkg-config") is None:
+            return None
+        command = ["pkg-config", "--cflags", "--libs", "libonnxruntime"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        return found.stdout.split() if found.returncode == 0 else None
+    root = Path(os.environ["ONNXRUNTIME_ROOT"])
+    headers = sorted(root.glob("**/onnxruntime_cxx_api.h"))
+    package = Path(importlib.util.find_spec("onnxruntime").origin).parent / "capi"
+    libraries = [*root.glob("lib/libonnxruntime.so*"), *package.glob("libonnxruntime.so*")]
+    if not headers or not libraries:
+        return None
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / name).symlink_to(libraries[0])
+    return [f"-I{headers[0].parent}", f"-L{folder}", "-lonnxruntime", f"-Wl,-rpath,{folder}"]
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """The C++ program; ONNXRUNTIME_ROOT is a folder with onnxruntime's include/ and lib/."""
-    root = Path(os.environ.get("ONNXRUNTIME_ROOT", "/usr"))
-    found = [*root.glob("include/onnxruntime_cxx_api.h"), *root.glob("include/**/onnxruntime_cxx_api.h")]
+    """The C++ program."""
+    folder = tmp_path_factory.mktemp("cpp")
+    found = onnxruntime_flags(folder)
     needed = ("nlohmann/json.hpp", "opencv4/opencv2/imgcodecs.hpp")
     if shutil.which("g++") is None or not found or not all(Path("/usr/include", h).exists() for h in needed):
-        pytest.skip("needs g++, libopencv-dev, nlohmann-json3-dev and ONNXRUNTIME_ROOT")
-    folder = tmp_path_factory.mktemp("cpp")
+        pytest.skip("needs g++, libopencv-dev, nlohmann-json3-dev, libonnxruntime-dev or ONNXRUNTIME_ROOT")
     (folder / "use_file.cpp").write_text(program("cpp"))
     command = [
-        "g++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "use_file.cpp", "-o", "use_file",
-        f"-I{found[0].parent}", f"-L{root}/lib", "-lonnxruntime", f"-Wl,-rpath,{root}/lib",
+        "g++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "use_file.cpp", "-o", "use_file", *found,
         "-I/usr/include/opencv4", "-lopencv_imgcodecs", "-lopencv_core",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -174,7 +152,7 @@ def compiled(tmp_path_factory):
     return folder / "use_file"
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "det_raw"])
+@pytest.mark.parametrize("case", ALIKE)
 def test_the_cpp_program(folder, compiled, case):
     out, summary = exported(folder, case)
     done = subprocess.run([compiled, out, folder / "photo.png"], capture_output=True, text=True)
@@ -182,15 +160,44 @@ def test_the_cpp_program(folder, compiled, case):
     check(case, done.stdout, summary)
 
 
-def test_another_resizing_gives_another_answer(folder):
-    """So the tests above notice a wrong one: label maps change with the nearest pixel instead of two."""
-    out, summary = exported(folder, "seg")
+@pytest.mark.parametrize(("photo", "values"), DEEP)
+def test_the_cpp_program_reads_16_bit_colors(folder, compiled, photo, values):
+    out, summary = exported(folder, "cls")
+    command = [compiled, with_range(folder, out, values), folder / photo]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check("cls", done.stdout, summary)
+
+
+def test_the_cpp_program_refuses_other_depths(folder, compiled):
+    command = [compiled, exported(folder, "cls")[0], folder / "float.tif"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1  # OpenCV 4 adds lines of its own
+    assert f"{folder}/float.tif: not an image of 8 or 16 bits per channel\n" in done.stderr
+
+
+WRONG = {
+    "nearest pixel": {
+        "cv2.INTER_AREA if area else cv2.INTER_LINEAR": "cv2.INTER_NEAREST",
+        "Image.Resampling.BILINEAR": "Image.Resampling.NEAREST",
+    },
+    "antialiasing": {'how.get("antialias")': 'not how.get("antialias")'},
+    "BGR": {".transpose(2, 0, 1)": "[..., ::-1].transpose(2, 0, 1)"},
+    "crop": {"round((image.shape[1] - columns) / 2)": "round((image.shape[1] - columns) / 2) + 1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "case"), [(m, case) for m in WRONG for case in CASES if m != "crop" or case == "cls"]
+)
+def test_a_wrong_preparation_gives_another_answer(folder, mistake, case):
+    """So the tests above notice it, with the tolerance of the other languages."""
+    out, summary = exported(folder, case)
     text = program("python")
-    wrong = text.replace("cv2.INTER_AREA if area else cv2.INTER_LINEAR", "cv2.INTER_NEAREST")
-    assert wrong != text
-    (folder / "wrong.py").write_text(wrong)
-    command = [sys.executable, "wrong.py", out, "photo.png"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    for right, wrong in WRONG[mistake].items():
+        assert right in text
+        text = text.replace(right, wrong)
+    done = run_python(folder, text, out)
     assert done.returncode == 0, done.stderr
     with pytest.raises(AssertionError):
-        check("seg", done.stdout, summary)
+        check(case, done.stdout, summary)
