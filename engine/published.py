@@ -42,19 +42,11 @@ class PublishedNetwork(Remote, Protocol):
     def license(self) -> str: ...
 
     @property
-    def task(self) -> str: ...
-
-    @property
     def num_params(self) -> int: ...
 
     @property
     def spec(self) -> Any:
         """The network's `NetSpec`; None if only its backbone can be loaded."""
-        ...
-
-    @property
-    def network(self) -> tuple[str, ...]:
-        """Overrides that choose the network, for a training on any data."""
         ...
 
     @property

@@ -123,9 +123,12 @@ def _download(url: str, target: Path, sha256: str, timeout: float) -> None:
         with urlopen(request, timeout=timeout) as response, open(partial, "wb") as file:
             fault = _copy(response, file, sha256)
         if fault:
+            recorded = (
+                f"; the hash of an earlier download is in {note}" if (note := _note(target)).exists() else ""
+            )
             raise UserError(
                 f"{address}: {fault}; the download was discarded: the file has changed, the connection was "
-                "lost, or a proxy answered instead; try again"
+                f"lost, or a proxy answered instead; try again{recorded}"
             )
         os.replace(partial, target)
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:

@@ -52,6 +52,16 @@ class Remote(Protocol):
         """The normalization it was trained with."""
         ...
 
+    @property
+    def task(self) -> str:
+        """The value of `task=`."""
+        ...
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """Overrides that choose its network, for messages."""
+        ...
+
 
 class Adaptable(Protocol):
     """A model that can load weights with the tensor names of other libraries."""
@@ -101,10 +111,16 @@ def load_initial(
     remote = find_published(text, key=key, published=published)
     path = Path(os.path.expanduser(text)) if remote is None else download(remote, key=f"{key}={text}")
     names = class_names(path) if remote is None else remote.categories
-    if init_from is not None:
-        report = load_whole(path, model, classes, names=names, name=checkpoint_name, skip=list(skip))
-    else:
-        report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
+    try:
+        if init_from is not None:
+            report = load_whole(path, model, classes, names=names, name=checkpoint_name, skip=list(skip))
+        else:
+            report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
+    except UserError as error:
+        if remote is None:
+            raise
+        options = [o for o in remote.network if key == "init_from" or o.startswith("backbone")]
+        raise UserError(f"{error}; {text} is for task={remote.task} {' '.join(options)}") from None
     return report + _other_pixels(path, remote, normalization)
 
 

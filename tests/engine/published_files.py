@@ -1,5 +1,10 @@
 """The authors' archives with made-up weights, below a folder that serves as a mirror of their hosts."""
 
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import torch
 
 from backbones.weights import catalog
@@ -7,6 +12,30 @@ from backbones.weights.tensorflow import LOGITS, Layers
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from tests.backbones.tensorflow_graphs import arrays_of, write_released
+
+
+@contextmanager
+def serving(folder):
+    """Serve a folder over HTTP; yields (address, paths requested so far)."""
+    requests = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            requests.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def no_proxy(monkeypatch):
+    """Local addresses are not asked of a proxy."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def made_up_release(name, mirror):

@@ -22,7 +22,7 @@ from engine.published import find_run, run_by_name, with_network
 from engine.run.initial_weights import load_initial
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.backbones.tensorflow_graphs import made_up_image
-from tests.engine.published_files import made_up_release
+from tests.engine.published_files import made_up_release, no_proxy, serving
 from tools.train import complete, load_teacher_by_name
 
 AUTHORS = [name for name in catalog.names() if catalog.find(name).source.startswith("the paper's authors")]
@@ -31,13 +31,16 @@ SMALL = "lraspp_v3_small_cityscapes"
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A folder in place of the hosts; downloads, caches and runs go into tmp_path."""
-    monkeypatch.setenv("MOBILENET_DENSE_MIRROR", (tmp_path / "mirror").as_uri())
+    """A folder served in place of the hosts; downloads, caches and runs go into tmp_path."""
+    no_proxy(monkeypatch)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "mirror"
+    (tmp_path / "mirror").mkdir()
+    with serving(tmp_path / "mirror") as (address, _):
+        monkeypatch.setenv("MOBILENET_DENSE_MIRROR", address)
+        yield tmp_path / "mirror"
 
 
 def test_all_of_the_authors_networks_are_listed():
@@ -72,7 +75,7 @@ def test_a_run_folder_is_made_once_and_again_if_it_is_outdated(mirror, tmp_path,
         "a.b=1",
     ]
     said = capsys.readouterr().out
-    assert "downloading file://" in said
+    assert "downloading http://127.0.0.1" in said
     assert f"{SMALL}: the paper's authors, DeepLab; 0.47M parameters; Apache-2.0" in said
     assert f"run folder: runs/{SMALL}" in said
     folder = tmp_path / "runs" / SMALL
@@ -120,7 +123,9 @@ def test_names_that_are_unknown_or_only_of_backbones(tmp_path, monkeypatch):
 
 
 def test_without_a_connection_nothing_is_left_behind(mirror, tmp_path):
-    with pytest.raises(UserError, match=rf"^{SMALL}: file://.*cannot be downloaded .*save it as .*tar\.gz"):
+    with pytest.raises(
+        UserError, match=rf"^{SMALL}: http://127.*cannot be downloaded .*save it as .*tar\.gz"
+    ):
         find_run(SMALL, published=catalog.find)
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -222,6 +227,50 @@ def test_rows_of_tensorflows_classifiers_are_carried_without_background(mirror):
     assert class_names()[1] == "goldfish"
     stored = arrays["MobilenetV3/Logits/Conv2d_1c_1x1/weights"][0, 0, :, 2]
     assert np.array_equal(model.classifier.weight.detach().numpy()[1], stored)
+
+
+def test_weights_that_do_not_fit_name_their_network(mirror):
+    made_up_release(SMALL, mirror)
+    classes = ClassMap(names=("road", "kerb"))
+    task = build_task(compose_config("train", ["task=seg", "backbone=mobilenet_v3_small"]), classes)
+    message = (
+        r"set backbone\.padding=same; lraspp_v3_small_cityscapes is for task=seg backbone=mobilenet_v3_small "
+    )
+    for options in ({"init_from": SMALL, "weights": None}, {"init_from": None, "weights": SMALL}):
+        with pytest.raises(UserError, match=message) as caught:
+            load_initial(task.model, classes, published=catalog.find, **options)
+        assert ("model=lraspp" in str(caught.value)) == (options["weights"] is None)
+
+
+# Against outputs of the authors' own graphs, all the way from a download by name
+
+GRAPHS = {  # file -> name, changes to the run
+    "deeplab_v3_large_os32": ("lraspp_v3_large_cityscapes", []),
+    "deeplab_v3_large_os16": ("lraspp_v3_large_cityscapes", ["backbone.output_stride=16"]),
+    "deeplab_v3_large_os16_even": ("lraspp_v3_large_cityscapes", ["backbone.output_stride=16"]),
+    "deeplab_v3_small_os16": ("lraspp_v3_small_cityscapes", ["backbone.output_stride=16"]),
+    "slim_v3_large_1.0_224": ("v3_large_imagenet", []),
+    "slim_v3_large_0.75_224": ("v3_large_075_imagenet", []),
+    "slim_v3_small_1.0_224": ("v3_small_imagenet", []),
+    "slim_v3_large_minimalistic_1.0_224": ("v3_large_minimalistic_imagenet", []),
+}
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_download_by_name_computes_what_the_authors_graph_does(mirror, data_folder, graph):
+    file = data_folder.parent / "reference" / "graphs" / f"{graph}.npz"
+    if not file.is_file():
+        pytest.skip(f"needs the outputs of the authors' graphs in {file.parent}")
+    (name, changes), reference = GRAPHS[graph], np.load(file)
+    made_up_release(name, mirror)  # the rule gives the same weights
+    task = TrainedRun.open(find_run(name, published=catalog.find), overrides=changes).task()
+    pixels = torch.from_numpy(made_up_image(*reference["size"]).transpose(2, 0, 1).copy())[None]
+    with torch.inference_mode():
+        scores = task.model(task.normalize(pixels))[0].numpy()
+    expected = reference["logits"][1:] if scores.ndim == 1 else reference["logits"].transpose(2, 0, 1)
+    assert np.abs(scores - expected).max() < 2e-6
 
 
 def test_a_teacher_by_name(mirror):

@@ -220,7 +220,13 @@ def test_the_first_hash_is_recorded_and_held(server, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     path.unlink()
     server.content = CONTENT + b"another release"
-    refuses(url, tmp_path, "invalid hash value", SHA, "the download was discarded", sha256=None, record=True)
+    parts = (
+        "invalid hash value",
+        SHA,
+        "the download was discarded",
+        f"earlier download is in {tmp_path}/a.tar",
+    )
+    refuses(url, tmp_path, *parts, sha256=None, record=True)
     path.write_bytes(b"changed on disk")
     refuses(
         url,

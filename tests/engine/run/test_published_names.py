@@ -19,6 +19,8 @@ class File:
     sha256: str
     categories: tuple[str, ...] = ()
     pixels: str = "imagenet"
+    task: str = "cls"
+    network: tuple[str, ...] = ()
 
     @property
     def file_name(self):

@@ -1,9 +1,6 @@
 """The tools on published networks, by name: a local server takes the place of the authors' hosts."""
 
 import json
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -16,35 +13,20 @@ from backbones.weights.tensorflow import LOGITS, Layers
 from engine.data.images import read_image, write_png
 from engine.run.checkpoint import read_weights
 from tests.backbones.tensorflow_graphs import write_released
-from tests.engine.published_files import made_up_release
+from tests.engine.published_files import made_up_release, no_proxy, serving
 from tests.tools.commands import run
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A folder served over HTTP: (folder, address, requests)."""
-    folder, requests = tmp_path_factory.mktemp("mirror"), []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            requests.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_address[1]}", requests
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
-def hosts(site, tmp_path, monkeypatch):
-    folder, address, _ = site
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MOBILENET_DENSE_MIRROR", address)
+def hosts(tmp_path, monkeypatch):
+    """A folder that a local server serves in place of the hosts: (folder, address, requests)."""
+    no_proxy(monkeypatch)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     write_png(tmp_path / "street.png", np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))
-    return folder
+    (tmp_path / "hosts").mkdir()
+    with serving(tmp_path / "hosts") as (address, requests):
+        monkeypatch.setenv("MOBILENET_DENSE_MIRROR", address)
+        yield tmp_path / "hosts", address, requests
 
 
 def own_masks(folder):
@@ -66,17 +48,17 @@ def own_masks(folder):
 
 
 @pytest.mark.slow
-def test_a_first_prediction_is_one_command(hosts, site, tmp_path):
-    name = "lraspp_v3_small_cityscapes"
-    made_up_release(name, hosts)
+def test_a_first_prediction_is_one_command(hosts, tmp_path):
+    (folder, address, requests), name = hosts, "lraspp_v3_small_cityscapes"
+    made_up_release(name, folder)
     said = run("predict", f"run={name}", "input=street.png", cwd=tmp_path)
     path = "download.tensorflow.org/models/deeplab_mnv3_small_cityscapes_trainfine_2019_11_15.tar.gz"
-    assert f"downloading {site[1]}/{path}\n" in said
+    assert f"downloading {address}/{path}\n" in said
     assert f"out: runs/{name}/predict\n" in said
     assert read_image(tmp_path / "runs" / name / "predict" / "overlays" / "street.png").shape[1] == 90
     again = run("predict", f"run={name}", "input=street.png", cwd=tmp_path)
     assert "downloading" not in again
-    assert site[2] == [f"/{path}"]
+    assert requests == [f"/{path}"]
     own_masks(tmp_path / "own")
     trained = run(
         "train", "task=seg", "data=masks", "data.root=own", f"init_from={name}", "data.workers=0",
@@ -109,7 +91,7 @@ def test_the_released_detector_by_name_reaches_its_ap(hosts, data_folder, tmp_pa
     if not constants.is_file():
         pytest.skip(f"needs {constants}")
     network = catalog.find("ssdlite_v3_large_coco")
-    archive = hosts / network.url.partition("://")[2]
+    archive = hosts[0] / network.url.partition("://")[2]
     archive.parent.mkdir(parents=True, exist_ok=True)
     with np.load(constants) as arrays:
         write_released(archive, {name: arrays[name] for name in arrays.files})
@@ -136,7 +118,7 @@ def test_the_minimalistic_classifier_by_name_reaches_its_accuracy(hosts, data_fo
     layers.biased("hidden", "MobilenetV3/Conv_2")
     layers.biased("classifier", f"MobilenetV3/{LOGITS}")
     network = catalog.find("v3_large_minimalistic_imagenet")
-    archive = hosts / network.url.partition("://")[2]
+    archive = hosts[0] / network.url.partition("://")[2]
     archive.parent.mkdir(parents=True, exist_ok=True)
     arrays = {theirs: tensorflow_layout(theirs, state[ours]) for ours, theirs in layers.pairs.items()}
     write_released(archive, arrays, graph="v3-large-minimalistic_224_1.0_float/graph.pb")
