@@ -232,10 +232,9 @@ def test_rows_of_tensorflows_classifiers_are_carried_without_background(mirror):
 def test_weights_that_do_not_fit_name_their_network(mirror):
     made_up_release(SMALL, mirror)
     classes = ClassMap(names=("road", "kerb"))
-    task = build_task(compose_config("train", ["task=seg", "backbone=mobilenet_v3_small"]), classes)
-    message = (
-        r"set backbone\.padding=same; lraspp_v3_small_cityscapes is for task=seg backbone=mobilenet_v3_small "
-    )
+    overrides = ["task=seg", "backbone=mobilenet_v3_small", "model.head.gate=hard_sigmoid"]
+    task = build_task(compose_config("train", overrides), classes)
+    message = rf"set backbone\.padding=same; {SMALL} is for task=seg backbone=mobilenet_v3_small "
     for options in ({"init_from": SMALL, "weights": None}, {"init_from": None, "weights": SMALL}):
         with pytest.raises(UserError, match=message) as caught:
             load_initial(task.model, classes, published=catalog.find, **options)
