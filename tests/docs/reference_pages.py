@@ -124,10 +124,14 @@ def models() -> str:
         for network in (network for network in networks if network.task == task):
             size = f"[{network.size_mb:.0f} MB]" if network.size_mb else "[file]"
             license = network.license.partition(";")[0].partition(" (")[0]
-            facts = (network.results, f"{network.num_params / 1e6:.2f}M", f"{size}({network.url})", license)
+            facts = (
+                f"{network.results}, {network.data}",
+                f"{network.num_params / 1e6:.2f}M",
+                f"{size}({network.url})",
+                license,
+            )
             lines.append(f"| `{network.name}` | {' | '.join(facts)} | {network.source} |")
-        data = ", ".join(dict.fromkeys(n.data for n in networks if n.task == task))
-        sections.append(f"## {title.capitalize()}\n\nResults on {data}.\n\n" + "\n".join(lines))
+        sections.append(f"## {title.capitalize()}\n\n" + "\n".join(lines))
     return _page("# Published networks", MODELS_INTRODUCTION, *sections, MODELS_NOTES.strip())
 
 
