@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
 from engine.contracts import Dataset
-from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, stored_range, turn_and_pages
+from engine.data import tiff
+from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, reading
+from engine.data.images.messages import PathLike
 from engine.errors import UserError, some
 from engine.io.files import check_files, evenly_spaced
 from engine.runtime import Runtime
@@ -83,6 +85,15 @@ def unused_range(paths: Sequence[str]) -> list[str]:
     ]
 
 
+def stored_range(path: PathLike) -> Range | None:
+    """The smallest and largest value in an image of more than 8 bits per channel; None for 8 bits or less.
+
+    Raises: UserError like `engine.data.images.read_image`.
+    """
+    stored = reading.read_deep(path)
+    return None if stored is None else (float(stored.min()), float(stored.max()))
+
+
 def header_notes(images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True) -> list[str]:
     """Lines that count and name images with an EXIF or TIFF rotation, and files with several pages; if there
     are many files, evenly spaced ones are checked.
@@ -114,6 +125,19 @@ def _headers(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
         with contextlib.suppress(UserError):  # reported when the file is read
             headers[path] = turn_and_pages(path)
     return headers
+
+
+def turn_and_pages(path: PathLike) -> tuple[int, int]:
+    """The orientation (1..8; 1: upright as stored) and the number of pages or frames, from the header alone.
+
+    Raises: UserError like `engine.data.images.image_size`.
+    """
+    if (header := reading.tiff_header(path)) is not None:
+        with open(path, "rb") as file:
+            return header.orientation, tiff.count_pages(file)
+    with reading.open_header(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
+        return reading.orientation_of(image), frames
 
 
 def _line(

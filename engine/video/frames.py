@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data import images
+from engine.data.images import messages, reading
 from engine.errors import UserError
 
 Image = NDArray[np.uint8]
@@ -81,9 +81,10 @@ class VideoFile:
 def check_size(capture: Any, name: str) -> None:
     """Raises: UserError if frames are larger than images can be."""
     pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if pixels > images.MAX_PIXELS:
+    if pixels > reading.MAX_PIXELS:
         raise UserError(
-            f"{name}: frames of more than {images.largest()}; {images.raise_limit(pixels)}scale it down"
+            f"{name}: frames of more than {messages.megapixels(reading.MAX_PIXELS)}; "
+            f"{messages.raise_limit(pixels)}scale it down"
         )
 
 

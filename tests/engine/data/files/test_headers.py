@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import image_size, read_image, turn_and_pages
+from engine.data.images import image_size, read_image
 from engine.data.pixel_cache import PixelCache
-from engine.data.preprocessing import header_notes
+from engine.data.preprocessing import header_notes, turn_and_pages
 from engine.errors import UserError
 
 STORED = "read as stored (data.orientation=stored)"
