@@ -8,7 +8,7 @@ import numpy as np
 
 from det.data.cleaning import AnnotationIssues, Sizes, clean_split
 from det.data.dataset import DetectionSource
-from det.data.division import divide_split
+from det.data.division import with_val
 from det.data.formats import coco_json, coco_split
 from det.data.formats.coco_json import CocoFile
 from det.data.formats.coco_split import Missing
@@ -60,7 +60,8 @@ def coco(
         root: folder to search for splits that are not set below: annotations/instances_<split>*.json with
             <split>*/ or images/<split>*/; as exported by Roboflow, <split>/_annotations.coco.json next to
             its images; or a JSON file named after the split, in a usual place, and the folder with its
-            images. A single JSON file for all images is divided by `det.data.division`.
+            images. Without val, `det.data.division` takes it from train, or from a single JSON file for
+            all images.
         train, val, test: {"images": folder, "annotations": file}. Only `test` needs no annotations.
         classes: names of the categories to use, in this order; the boxes of others are left out.
         sizes: see `det.data.cleaning.clean_split`.
@@ -110,7 +111,7 @@ def read_pairs(
 ) -> DetectionSource:
     """The data source for known folders and files; `name` is what messages call it.
 
-    divided: a part of train becomes val.
+    divided: whether train contains all images, because there are no splits.
     """
     files = {
         split: (folder, None if path is None else coco_json.read(path))
@@ -149,7 +150,8 @@ def build_source(
     """The data source of splits that have been read: folder of images, and annotations or None.
 
     Args:
-        remedy: how the user can choose the split, if it is `divided`.
+        divided: whether train contains all images, because there are no splits.
+        remedy: how the user can choose the images of val, if there is none.
         reading: a key of `det.data.readings.READINGS`, or empty.
     """
     class_map = _classes([file for _, file in files.values() if file is not None], classes)
@@ -167,9 +169,7 @@ def build_source(
     splits = {
         split: clean_split(raw, issues, sizes=sizes, orientation=orientation) for split, raw in raws.items()
     }
-    warnings: list[str] = []
-    if divided:
-        splits, warnings = divide_split(name, splits["train"], remedy=remedy)
+    splits, warnings = with_val(name, splits, remedy=remedy, whole=divided)
     return checked_source(
         name=name,
         classes=class_map,

@@ -38,8 +38,8 @@ def cvat(
     on_error: Missing = "fail",
 ) -> DetectionSource:
     """Images and XML files below `root`: one XML file per split (train.xml or train/annotations.xml), or a
-    single one. Its splits are CVAT's subsets Train, Validation and Test; without subsets, `det.data.division`
-    makes them.
+    single one. Its splits are CVAT's subsets Train, Validation and Test. Without Validation or subsets,
+    `det.data.division` makes val.
 
     Boxes, polygons, ellipses and masks become their upright bounding boxes; cuboids, skeletons, points, lines
     and tags are left out. Shapes with the attribute `difficult` or `ignore` are not trained on, and are

@@ -9,7 +9,7 @@ import numpy as np
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
 from det.data.dataset import DetectionSource
-from det.data.division import divide_split
+from det.data.division import with_val
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
@@ -40,7 +40,7 @@ def yolo(
     Args:
         root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file. Without a
             yaml file, obj.names or classes.txt has the classes, and train.txt, val.txt or folders of these
-            names the splits; without these, `det.data.division` makes them.
+            names the splits. Without val, `det.data.division` makes it.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
         orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
@@ -63,11 +63,11 @@ def yolo(
             continue
         raw = _raw_split(images, split, labels, issues, orientation)
         splits[split] = clean_split(raw, issues, orientation=orientation)
-    if divided and "train" in splits:
-        parts, lines = divide_split(
-            f"YOLO at {file}", splits.pop("train"), remedy="add train.txt and val.txt"
-        )
-        splits, warnings = parts | splits, [*warnings, *lines]
+    if not any(content.get(name) for name in SPLIT_NAMES["val"]):
+        is_yaml = file.suffix in (".yaml", ".yml")
+        remedy = f"add val to {file.name}" if is_yaml else "add train.txt and val.txt"
+        splits, lines = with_val(f"YOLO at {file}", splits, remedy=remedy, whole=divided)
+        warnings += lines
     if not splits:
         reason = warnings[0] if warnings else f"{file}: has no train, val or test"
         raise UserError(f"{reason}; add folders of images below {file.parent}")

@@ -52,8 +52,8 @@ def find_splits(
         images, annotations: folders below `root` or a split's folder. Default: one with a usual name, else
             the folder itself, else the only one in it that has such files.
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
-            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root, else a fifth
-            of the images for val, by the hash of their names.
+            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root. Without val,
+            a fifth of train, or of all images, is used as val.
         suffix: of annotation files, in lower case.
 
     Raises:
@@ -65,11 +65,15 @@ def find_splits(
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
     places = dict(splits) if splits else _usual_splits(root, images)
     files = {split: _split_files(root, place, images, annotations, suffix) for split, place in places.items()}
-    if files:
-        return files, list(dict.fromkeys(line for split in files.values() for line in split.unread))
-    everything = _all_files(root, images, annotations, suffix)
-    divided, lines = _divide(root, everything)
-    return divided, [*everything.unread, *lines]
+    whole = not files
+    if whole:
+        files = {"train": _all_files(root, images, annotations, suffix)}
+    unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
+    if "val" in files or "train" not in files:
+        return files, unread
+    divided, lines = _divide(root, files["train"], what="" if whole else "train")
+    others = {split: part for split, part in files.items() if split != "train"}
+    return divided | others, [*unread, *lines]
 
 
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
@@ -241,8 +245,10 @@ def _as_stems(names: Sequence[str], images: Stems) -> list[str]:
     return list(dict.fromkeys(stems))
 
 
-def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
+def _divide(root: Path, files: SplitFiles, *, what: str) -> tuple[dict[str, SplitFiles], list[str]]:
+    """The files of a split as train and val (`engine.data.splits.divide`), and lines about it."""
     remedy = "add ImageSets/Main/train.txt and val.txt, or folders train and val"
-    val, lines = divide(root, files.images, remedy=remedy)
+    images = {name: files.images[name] for name in files.names if name in files.images}
+    val, lines = divide(root, images, remedy=remedy, what=what)
     parts = {"train": [n for n in files.names if n not in val], "val": [n for n in files.names if n in val]}
     return {split: files._replace(names=names) for split, names in parts.items()}, lines
