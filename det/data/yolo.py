@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from det.data.division import with_val
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
+from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
@@ -25,7 +25,7 @@ def yolo(
     allow_same_names: bool = False,
     allow_same_files: bool = False,
     orientation: Orientation = "upright",
-    on_error: Literal["fail", "skip"] = "fail",
+    on_error: OnError = "fail",
 ) -> DetectionSource:
     """A dataset described by a data.yaml with class names and the paths of the splits.
 
@@ -77,8 +77,7 @@ def yolo(
         splits=splits,
         issues=issues,
         warnings=warnings,
-        allow_same_names=allow_same_names,
-        allow_same_files=allow_same_files,
+        options=ReaderOptions(allow_same_names=allow_same_names, allow_same_files=allow_same_files),
     )
 
 

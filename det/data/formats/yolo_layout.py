@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from det.data.cleaning import AnnotationIssues
+from det.data.reader_options import OnError
 from engine.data.images import find_images, left_out
 from engine.errors import UserError
 
@@ -53,7 +54,7 @@ def images_of_split(
     place: Any,
     issues: AnnotationIssues,
     *,
-    on_error: Literal["fail", "skip"] = "fail",
+    on_error: OnError = "fail",
 ) -> list[str] | None:
     """The images of a split, sorted within each folder; None if none of its paths exists.
 
@@ -114,7 +115,7 @@ def _is_label_file(path: str) -> bool:
     return not name.startswith(".") and name.lower() not in _LISTS
 
 
-def _read_list(file: Path, homes: Sequence[Path], on_error: Literal["fail", "skip"]) -> list[str]:
+def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
     """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
