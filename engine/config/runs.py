@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ class TrainedRun:
                 *trained_on(data.split),
                 *self._limited(dataset),
             ],
-            write_skipped=builder.write,
+            write_skipped=partial(_write_skipped, builder),
         )
 
     def _limited(self, dataset: Any) -> list[str]:
@@ -203,6 +203,15 @@ class TrainedRun:
         if self.limit is None:
             return []
         return [f"data.limit={self.limit}: {len(dataset)} evenly spaced images of {self.split} are evaluated"]
+
+
+def _write_skipped(builder: DatasetBuilder, folder: Path) -> None:
+    """Write `skipped.json`, or remove that of an earlier evaluation; a run's own list is kept."""
+    own = RunFolder(folder)
+    if own.config.exists():
+        return
+    own.skipped.unlink(missing_ok=True)
+    builder.write(folder)
 
 
 def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
