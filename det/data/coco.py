@@ -71,8 +71,9 @@ def read_pairs(
     options: ReaderOptions = ReaderOptions(),  # noqa: B008 (it is frozen)
 ) -> DetectionSource:
     """The data source for known folders and files; `name` is what messages call it."""
+    contents = {path: coco_json.read(path) for _, path in layout.pairs.values() if path is not None}
     files = {
-        split: (folder, None if path is None else coco_json.read(path))
+        split: (folder, None if path is None else contents[path])
         for split, (folder, path) in layout.pairs.items()
     }
     issues = AnnotationIssues()
@@ -100,8 +101,13 @@ def build_source(
         reading: a key of `det.data.readings.READINGS`, or empty.
     """
     class_map = _classes([file for _, file in files.values() if file is not None], options.classes)
+    owners = {  # what is wrong in a file is not counted again for a second split
+        split: next(other for other, pair in files.items() if pair[0] == folder and pair[1] is file)
+        for split, (folder, file) in files.items()
+    }
     raws = {}
-    for split, (folder, file) in files.items():
+    for split in dict.fromkeys(owners.values()):
+        folder, file = files[split]
         if file is None:
             raws[split] = coco_split.unannotated(folder)
         else:
@@ -111,10 +117,11 @@ def build_source(
             raise UserError(f"{file and file.path}: annotations: is missing, but the training split needs it")
     listed = [path for raw in raws.values() for path in raw.images]
     coco_split.count_unlisted({folder for folder, _ in files.values()}, listed, issues)
-    splits = {
+    cleaned = {
         split: clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
         for split, raw in raws.items()
     }
+    splits = {split: cleaned[owner] for split, owner in owners.items()}
     splits, warnings = with_val(name, splits, remedy=remedy, whole=whole)
     return checked_source(
         name=name,

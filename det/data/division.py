@@ -1,12 +1,25 @@
-"""Divides the training images of a dataset without val."""
+"""Splits that are parts of others: val as a part of train, if there is none, and splits that repeat one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from det.data.dataset import DetectionSplit
 from engine.data.splits import divide
+
+
+def part_of(images: Sequence[str], splits: Mapping[str, DetectionSplit]) -> DetectionSplit | None:
+    """The split of these images as a part of one that has all of them, with the same annotations; else None.
+
+    They are then not read, and what is wrong in them is not counted, a second time.
+    """
+    wanted = set(map(os.fsencode, images))
+    for split in splits.values():
+        present = split.images.tolist()
+        if wanted <= set(present):
+            return split.without(index for index, path in enumerate(present) if path not in wanted)
+    return None
 
 
 def with_val(

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit, Sizes, around_rotated, clean_split
-from det.data.dataset import DetectionSource
+from det.data.dataset import DetectionSource, DetectionSplit
+from det.data.division import part_of
 from det.data.formats import voc_xml
 from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
@@ -140,23 +141,42 @@ def read_files(
         path for part in files.values() for name, path in part.annotations.items() if name not in with_image
     }
     issues.add(kind.noun, "without an image: left out", map(os.path.basename, sorted(unused)))
-    contents = {split: _read(kind, split, part, options.missing, issues) for split, part in files.items()}
+    own = _without_parts(files)
+    contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
     class_map = _classes(kind, base, options.classes, names)
-    cleaned = {}
+    cleaned: dict[str, DetectionSplit] = {}
     for split, content in contents.items():
         raw = _raw_split(kind, files[split], content, class_map, options.others, issues)
         if options.one_based:
             raw.boxes[:, :2] -= 1
         cleaned[split] = clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
+    for split in files.keys() - own.keys():
+        part = part_of([files[split].images[name] for name in files[split].names], cleaned)
+        assert part is not None
+        cleaned[split] = part
     return checked_source(
         name=f"{kind.name} at {base}",
         classes=class_map,
-        splits=cleaned,
+        splits={split: cleaned[split] for split in files},
         issues=issues,
         warnings=warnings,
         options=options,
     )
+
+
+def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
+    """The splits but for those whose images and annotation files all belong to an earlier one."""
+    own: dict[str, SplitFiles] = {}
+    for split, part in files.items():
+        pairs = {(part.images.get(name), part.annotations.get(name)) for name in part.names}
+        known = (
+            {(other.images.get(name), other.annotations.get(name)) for name in other.names}
+            for other in own.values()
+        )
+        if not any(pairs <= each for each in known):
+            own[split] = part
+    return own
 
 
 def _with_absent_images(files: SplitFiles) -> SplitFiles:

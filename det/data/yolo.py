@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
-from det.data.dataset import DetectionSource
-from det.data.division import with_val
+from det.data.dataset import DetectionSource, DetectionSplit
+from det.data.division import part_of, with_val
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
@@ -52,7 +52,7 @@ def yolo(
     file, content, divided = find_config(Path(root).expanduser().absolute())
     classes = read_classes(file, content)
     labels = LabelReader.from_yaml(file, content, len(classes))
-    issues, warnings, splits = AnnotationIssues(), [], {}
+    issues, warnings, splits = AnnotationIssues(), list[str](), dict[str, DetectionSplit]()
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
@@ -61,8 +61,9 @@ def yolo(
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        raw = _raw_split(images, split, labels, issues, orientation)
-        splits[split] = clean_split(raw, issues, orientation=orientation)
+        splits[split] = part_of(images, splits) or clean_split(
+            _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
+        )
     if not any(content.get(name) for name in SPLIT_NAMES["val"]):
         is_yaml = file.suffix in (".yaml", ".yml")
         remedy = f"add val to {file.name}" if is_yaml else "add train.txt and val.txt"

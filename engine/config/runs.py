@@ -25,6 +25,7 @@ from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
+from engine.data.images.messages import DamagedFileError
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
 from engine.errors import UserError
@@ -115,7 +116,10 @@ class TrainedRun:
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction as in training (data.pixel_range, data.orientation)."""
         limit_images(self.config)
-        return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
+        try:
+            return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
+        except DamagedFileError as error:
+            raise UserError(error.alone) from error
 
     def image_notes(self, files: Sequence[Path]) -> list[str]:
         """Lines about images with an EXIF or TIFF orientation, with several pages, or of 16 bits that use
@@ -123,7 +127,7 @@ class TrainedRun:
         limit_images(self.config)
         paths = [str(file) for file in files]
         unused = [] if self.pixel_range is not None else unused_range(paths)
-        return [*header_notes(paths, upright=self.upright), *unused]
+        return [*header_notes(paths, upright=self.upright, annotated=False), *unused]
 
     @property
     def upright(self) -> bool:

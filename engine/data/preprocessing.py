@@ -94,17 +94,18 @@ def stored_range(path: PathLike) -> Range | None:
     return None if stored is None else (float(stored.min()), float(stored.max()))
 
 
-def header_notes(images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True) -> list[str]:
+def header_notes(
+    images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True, annotated: bool = True
+) -> list[str]:
     """Lines that count and name images with an EXIF or TIFF rotation, and files with several pages; if there
     are many files, evenly spaced ones are checked.
 
-    upright: whether images are rotated by their orientation.
+    upright: whether images are rotated by their orientation. annotated: whether they may have annotations.
     """
     use = "read as stored (data.orientation=stored)"
     if upright:
-        use = (
-            "rotated upright, so boxes and masks must fit that; data.orientation=stored keeps them as stored"
-        )
+        must = ", so boxes and masks must fit that" if annotated else ""
+        use = f"rotated upright{must}; data.orientation=stored keeps them as stored"
     of_images, of_masks = _headers(images), _headers(masks)
     turned = [path for path, (orientation, _) in of_images.items() if orientation > 1]
     lines = _line(turned, of_images, images, f"with an EXIF or TIFF rotation: {use}")

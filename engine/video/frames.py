@@ -41,7 +41,9 @@ class VideoFile:
         self._capture = cv2.VideoCapture(str(source))
         self.expected, self.rate = frame_count(self._capture), frame_rate(self._capture)
         self.decoded, self._last_ms = 0, 0.0
-        self._counts = Path(str(source)).suffix.lower() in _COUNTING
+        self._remote = "://" in str(source)
+        path = str(source).partition("?")[0] if self._remote else str(source)
+        self._counts = Path(path).suffix.lower() in _COUNTING
 
     def __iter__(self) -> Iterator[Image]:
         """Raises: UserError if there is no frame, or the frames are larger than images can be."""
@@ -72,9 +74,15 @@ class VideoFile:
         if not short and not early:
             return None
         about = "" if self._counts else "about "
+        what, remedy = "damaged", "restore the file or convert it"
+        if self._remote:
+            what = "incomplete"
+            remedy = (
+                "the connection ended early, or the file on the server is damaged: try again, or check it"
+            )
         return (
-            f"damaged: {about}{self.expected} frames expected, {self.decoded} decoded; the readable part is "
-            "kept; restore the file or convert it"
+            f"{what}: {about}{self.expected} frames expected, {self.decoded} decoded; the readable part is "
+            f"kept; {remedy}"
         )
 
 

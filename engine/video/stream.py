@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ class Stream:
         self.name = f"camera {text}" if text.isdigit() else without_password(text)
         self._capture = _open(text)
         if not self._capture.isOpened():
-            remedy = "check that it is connected, and that no other program uses it"
-            if not text.isdigit():
-                remedy = "check the address, the network and the password"
-            raise UserError(f"input={without_password(text)}: cannot be opened; {remedy}")
+            raise UserError(f"input={without_password(text)}: cannot be opened; {_remedy(text)}")
         self.rate = frame_rate(self._capture)
         self.dropped = 0
         self._newest: Any = None
@@ -127,6 +125,26 @@ class RealTime:
         copies = max(1, due - self._written)
         self._written += copies
         return copies
+
+
+def _remedy(text: str) -> str:
+    """What to do if a camera or an address cannot be opened."""
+    if text.isdigit():
+        return "check that it is connected, and that no other program uses it"
+    if text.lower().startswith("http"):
+        from urllib import error, request
+
+        try:
+            with request.urlopen(text, timeout=_TIMEOUT_MS / 1000):
+                return (
+                    "the server answers, but its file cannot be read as a video: restore it if it is "
+                    "incomplete (an .mp4 without its end has no index), or convert it"
+                )
+        except error.HTTPError as answer:
+            return f"the server answers {answer.code} ({answer.reason}); check the address and the password"
+        except (OSError, ValueError, HTTPException):
+            pass
+    return "check the address, the network and the password"
 
 
 def _open(text: str) -> Any:

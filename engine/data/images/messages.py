@@ -10,6 +10,8 @@ PathLike = str | os.PathLike[str]
 MOST_MEGAPIXELS = 1073.0
 """OpenCV does not decode larger images."""
 
+_IN_A_DATASET = " (in a dataset, data.on_error=skip leaves out such files)"
+
 
 def unreadable(path: PathLike, error: OSError) -> UserError:
     """A file that the system does not give."""
@@ -23,12 +25,20 @@ def unsupported(path: PathLike, kind: object) -> UserError:
     )
 
 
-def damaged(path: PathLike, reason: str) -> UserError:
+class DamagedFileError(UserError):
+    """A file that is incomplete, corrupt, or not an image."""
+
+    @property
+    def alone(self) -> str:
+        """The message for a file that is not part of a dataset."""
+        return str(self).removesuffix(_IN_A_DATASET)
+
+
+def damaged(path: PathLike, reason: str) -> DamagedFileError:
     """A file that is incomplete, corrupt, or not an image."""
     reason = " ".join(reason.split())[:200] or "decoding failed"
-    return UserError(
-        f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file "
-        "(in a dataset, data.on_error=skip leaves out such files)"
+    return DamagedFileError(
+        f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file{_IN_A_DATASET}"
     )
 
 

@@ -154,3 +154,84 @@ def test_seg_and_cls_say_the_same(tmp_path):
             f"no val; {count} of {COUNT} images of train are used as val, chosen by a hash of their names; "
         )
         assert any(line in warning for warning in data.warnings), data.warnings
+
+
+# ------------------------------------------------------------------ val that repeats train
+
+
+def outside(root):
+    """A box of each of 20 images ends 10 pixels to the right of it, in all formats alike."""
+    for path in root.rglob("*.*"):
+        text = path.read_text() if path.suffix in (".xml", ".json", ".txt") else ""
+        for old, new in (
+            ("<xmax>11<", "<xmax>70<"),
+            ('xbr="11"', 'xbr="70"'),
+            ("[[1, 2], [11, 22]]", "[[1, 2], [70, 22]]"),
+            ('"bbox": [1, 2, 10, 20]', '"bbox": [1, 2, 69, 20]'),
+            ("0 .5 .5 .2 .2", "0 .9 .5 .4 .2"),
+        ):
+            text = text.replace(old, new)
+        if text:
+            path.write_text(text)
+
+
+def repeated_in_coco(root):
+    in_coco(root)
+    pair = {"images": str(root / "train"), "annotations": str(root / "train.json")}
+    return lambda **options: coco(train=pair, val=dict(pair), **options)
+
+
+def repeated_in_yolo(root, val="images/train"):
+    in_yolo(root)
+    with (root / "data.yaml").open("a") as file:
+        file.write(f"val: {val}\n")
+    return lambda **options: yolo(root=str(root), **options)
+
+
+def repeated_in_voc(root, names=NAMES, reader=voc, write=in_voc):
+    write(root)
+    (root / "train").rename(root / "images")
+    (root / "ImageSets/Main").mkdir(parents=True)
+    for split, listed in (("train", NAMES), ("val", names)):
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(listed))
+    return lambda **options: reader(root=str(root), **options)
+
+
+def repeated_in_labelme(root):
+    return repeated_in_voc(root, NAMES[:7], labelme, in_labelme)
+
+
+def part_in_voc(root):
+    return repeated_in_voc(root, NAMES[:7])
+
+
+def part_in_yolo(root):
+    (root / "few.txt").write_text("\n".join(f"images/train/{name}" for name in NAMES[:7]))
+    return repeated_in_yolo(root, "few.txt")
+
+
+REPEATED = [
+    (repeated_in_coco, COUNT),
+    (repeated_in_yolo, COUNT),
+    (part_in_yolo, 7),
+    (repeated_in_voc, COUNT),
+    (part_in_voc, 7),
+    (repeated_in_labelme, 7),
+]
+
+
+@pytest.mark.parametrize(("write", "count"), REPEATED)
+def test_a_val_that_repeats_train_is_named_and_its_rows_count_once(tmp_path, write, count):
+    read = write(tmp_path)
+    outside(tmp_path)
+    data = read()
+    assert list(data.splits) == ["train"]
+    line = f": val: all of its {count} images are also in train; the split is left out"
+    assert sum(warning.endswith(line) for warning in data.warnings) == 1
+    clipped = [warning for warning in data.warnings if "partly outside" in warning]
+    assert len(clipped) == 1
+    assert f" {COUNT} boxes partly outside" in clipped[0]
+    both = read(allow_same_files=True).splits
+    assert {split: len(part) for split, part in both.items()} == {"train": COUNT, "val": count}
+    assert both["val"].boxes.shape == (count, 4)
+    assert (both["val"].boxes == both["train"].boxes[:1]).all()
