@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
-from engine.data.splits import SPLIT_NAMES, divide
+from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names
 from engine.errors import UserError
 from engine.io.files import existing_root, walk_files
 
@@ -110,7 +110,7 @@ def _split_files(
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
         files = _all_files(root, images, annotations, suffix)
-        return files._replace(names=_as_stems(_read_list(path), files.images))
+        return files._replace(names=as_listed(read_names(path), files.images))
     image_folder = _image_folder(root, images) / place
     if image_folder.is_dir():
         file_folder = _shared_file_folder(root, place, annotations)
@@ -211,38 +211,6 @@ def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
                 raise UserError(f"{folder / name}: has the same name as {stems[stem]}; rename one")
             stems[stem] = str(folder / name)
     return stems
-
-
-def _read_list(path: Path) -> list[str]:
-    """The names in a list, one per line, with folders and without suffixes.
-
-    A second column (of per-class lists, or with the annotation file) is not used.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
-    names = []
-    for line in filter(None, map(str.strip, lines)):
-        first, _, second = line.rpartition(" ")
-        first = first.strip()
-        paired = second in ("-1", "0", "1") or second.lower().endswith(".xml")
-        name = (first if paired and first else line).replace("\\", "/")
-        stem, suffix = os.path.splitext(name)
-        names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml", ".json") else name)
-    if not names:
-        raise UserError(f"{path}: contains no names; add some, or remove the file")
-    return list(dict.fromkeys(names))
-
-
-def _as_stems(names: Sequence[str], images: Stems) -> list[str]:
-    """The names of a list as in `images`: without the folders that these do not have."""
-    stems = []
-    for name in names:
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        stems.append(next((end for end in ends if end in images), parts[-1] if parts else name))
-    return list(dict.fromkeys(stems))
 
 
 def _divide(root: Path, files: SplitFiles, *, what: str) -> tuple[dict[str, SplitFiles], list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from det.data.cleaning import AnnotationIssues
 from det.data.reader_options import OnError
 from engine.data.images import find_images, left_out
+from engine.data.splits import read_lines
 from engine.errors import UserError
 
 _NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml")
@@ -117,12 +118,8 @@ def _is_label_file(path: str) -> bool:
 
 def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
     """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable list of images ({error}); write one path per line") from None
     images, missing = [], []
-    for line in filter(None, map(str.strip, lines)):
+    for line in read_lines(file, "images"):
         candidates = list(_candidates(line, (file.parent, *homes)))
         image = next((path for path in candidates if os.path.isfile(path)), None)
         images.append(os.path.normpath(image or candidates[0]))
