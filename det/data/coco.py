@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from det.data.cleaning import AnnotationIssues, Sizes, clean_split
+from det.data.cleaning import AnnotationIssues, RawSplit, Sizes, clean_split
 from det.data.dataset import DetectionSource
 from det.data.division import with_val
 from det.data.formats import coco_json, coco_split
@@ -101,6 +101,33 @@ def build_source(
         reading: a key of `det.data.readings.READINGS`, or empty.
     """
     class_map = _classes([file for _, file in files.values() if file is not None], options.classes)
+    raws = _raw_splits(files, class_map, issues, options, reading)
+    listed = [path for raw in raws.values() for path in raw.images]
+    coco_split.count_unlisted({folder for folder, _ in files.values()}, listed, issues)
+    cleaned = {
+        raw: clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
+        for raw in dict.fromkeys(raws.values())
+    }
+    splits = {split: cleaned[raw] for split, raw in raws.items()}
+    splits, warnings = with_val(name, splits, remedy=remedy, whole=whole)
+    return checked_source(
+        name=name,
+        classes=class_map,
+        splits=splits,
+        issues=issues,
+        warnings=warnings,
+        options=options,
+    )
+
+
+def _raw_splits(
+    files: Mapping[str, tuple[Path, CocoFile | None]],
+    classes: ClassMap,
+    issues: AnnotationIssues,
+    options: ReaderOptions,
+    reading: str,
+) -> dict[str, RawSplit]:
+    """The splits as they are in their files; the same object for two splits with the same file."""
     owners = {  # what is wrong in a file is not counted again for a second split
         split: next(other for other, pair in files.items() if pair[0] == folder and pair[1] is file)
         for split, (folder, file) in files.items()
@@ -111,26 +138,11 @@ def build_source(
         if file is None:
             raws[split] = coco_split.unannotated(folder)
         else:
-            raws[split] = coco_split.annotated(file, folder, class_map, issues, missing=options.on_error)
+            raws[split] = coco_split.annotated(file, folder, classes, issues, missing=options.on_error)
             raws[split].format = reading
         if not raws[split].has_labels and split == "train":
             raise UserError(f"{file and file.path}: annotations: is missing, but the training split needs it")
-    listed = [path for raw in raws.values() for path in raw.images]
-    coco_split.count_unlisted({folder for folder, _ in files.values()}, listed, issues)
-    cleaned = {
-        split: clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
-        for split, raw in raws.items()
-    }
-    splits = {split: cleaned[owner] for split, owner in owners.items()}
-    splits, warnings = with_val(name, splits, remedy=remedy, whole=whole)
-    return checked_source(
-        name=name,
-        classes=class_map,
-        splits=splits,
-        issues=issues,
-        warnings=warnings,
-        options=options,
-    )
+    return {split: raws[owner] for split, owner in owners.items()}
 
 
 def _classes(files: list[CocoFile], selected: Sequence[str] | None) -> ClassMap:

@@ -1,7 +1,7 @@
 """CVAT: XML files ("CVAT for images 1.1") that list many images with their shapes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from det.data.coco import build_source
 from det.data.dataset import DetectionSource
 from det.data.formats import cvat_xml
 from det.data.formats.coco_json import CocoFile
-from det.data.formats.cvat_xml import CvatImage
+from det.data.formats.cvat_xml import CvatFile, CvatImage
 from det.data.reader_options import OnError, ReaderOptions
 from engine.data.coco_layout import folder_with
 from engine.data.images import Orientation
@@ -66,14 +66,10 @@ def cvat(
     base, issues = Path(root).expanduser(), AnnotationIssues()
     paths = _find_files(base)
     files = {split: cvat_xml.read(path) for split, path in paths.items()}
-    labels = list(dict.fromkeys(label for file in files.values() for label in file.labels))
     parts = {split: (paths[split], file.images) for split, file in files.items()}
     if list(paths) == [""]:
         parts = _subsets(paths[""], files[""].images)
-    if not labels:  # a file without its header
-        shapes = (shape for _, entries in parts.values() for image in entries for shape in image.shapes)
-        labels = sorted({shape.label for shape in shapes})
-    whole = list(parts) == [""]
+    labels = _labels(files.values())
     pairs = {}
     for split, (path, entries) in parts.items():
         folder = _image_folder(base, path, split, entries, images)
@@ -83,7 +79,7 @@ def cvat(
         issues,
         options,
         name=f"CVAT at {base}",
-        whole=whole,
+        whole=list(parts) == [""],
         remedy="assign subsets in CVAT, or write train.xml and val.xml",
         reading="",
     )
@@ -112,6 +108,13 @@ def _find_files(base: Path) -> dict[str, Path]:
             "per image, use data=voc)"
         )
     return {"": single[0]}
+
+
+def _labels(files: Collection[CvatFile]) -> list[str]:
+    """The labels of all files, in their order; those of the shapes, sorted, if the files have no header."""
+    labels = list(dict.fromkeys(label for file in files for label in file.labels))
+    shapes = (shape for file in files for image in file.images for shape in image.shapes)
+    return labels or sorted({shape.label for shape in shapes})
 
 
 def _subsets(path: Path, images: Sequence[CvatImage]) -> dict[str, tuple[Path, list[CvatImage]]]:

@@ -146,19 +146,17 @@ def read_files(
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
     class_map = _classes(kind, base, options.classes, names)
     cleaned: dict[str, DetectionSplit] = {}
-    for split, content in contents.items():
-        raw = _raw_split(kind, files[split], content, class_map, options.others, issues)
-        if options.one_based:
-            raw.boxes[:, :2] -= 1
-        cleaned[split] = clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
-    for split in files.keys() - own.keys():
-        part = part_of([files[split].images[name] for name in files[split].names], cleaned)
-        assert part is not None
-        cleaned[split] = part
+    for split, part in files.items():
+        if split in contents:
+            raw = _raw_split(kind, part, contents[split], class_map, options.others, issues)
+            raw.boxes[:, :2] -= options.one_based
+            cleaned[split] = clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
+        elif (known := part_of([part.images[name] for name in part.names], cleaned)) is not None:
+            cleaned[split] = known
     return checked_source(
         name=f"{kind.name} at {base}",
         classes=class_map,
-        splits={split: cleaned[split] for split in files},
+        splits=cleaned,
         issues=issues,
         warnings=warnings,
         options=options,
