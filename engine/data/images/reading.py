@@ -122,7 +122,7 @@ def _decode(path: PathLike, header: Image.Image, data: bytes, pixel_range: Range
         return conversion.to_rgb(conversion.eight_bits(path, stored, pixel_range))
     if header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         return np.asarray(_decode_fast(path, header, data, _RGB), np.uint8)
-    if header.format == "JPEG":  # Pillow decodes it (CMYK), but does not say what is damaged
+    if data.startswith(jpeg.START):  # Pillow decodes it (CMYK, MPO), but does not say what is damaged
         with jpeg.decoding(path, data):
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     return conversion.decode_pillow(path, header, pixel_range)

@@ -60,6 +60,20 @@ def test_a_jpeg_cut_in_the_middle_and_closed_is_refused_when_it_is_decoded(tmp_p
         read_image(path)
 
 
+def test_a_photo_with_several_images_in_its_file_is_checked_too(tmp_path):
+    """Pillow calls the format of many phones MPO."""
+    path = tmp_path / "a.jpg"
+    second = Image.fromarray(PIXELS[::2, ::2])
+    Image.fromarray(PIXELS).save(path, format="MPO", save_all=True, append_images=[second], quality=90)
+    with Image.open(path) as header:
+        assert header.format == "MPO"
+    check_complete(path)
+    assert read_image(path).shape == (96, 128, 3)
+    overwritten(path, bytes(400), share=0.1)
+    with pytest.raises(UserError, match=DAMAGED):
+        read_image(path)
+
+
 def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path):
     path = write(tmp_path / "a.jpg", progressive=True)
     check_complete(path)
