@@ -96,9 +96,9 @@ def _find_files(base: Path) -> dict[str, Path]:
         places = (base / place.format(name) for place in _FILES for name in spellings)
         if (path := next((place for place in places if place.is_file()), None)) is not None:
             found[split] = path
-    if "train" in found:
-        return found
     single = [*base.glob("*.xml"), *base.glob("annotations/*.xml")]
+    if "train" in found or (found and set(single) <= set(found.values())):
+        return found
     usual = [path for path in single if path.name == "annotations.xml"]
     single = usual or single
     if len(single) != 1:

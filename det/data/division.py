@@ -1,7 +1,7 @@
 """Splits that are parts of others: val as a part of train, if there is none, and splits that repeat one."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,16 +9,23 @@ from det.data.dataset import DetectionSplit
 from engine.data.splits import divide
 
 
-def part_of(images: Sequence[str], splits: Mapping[str, DetectionSplit]) -> DetectionSplit | None:
+def part_of(
+    images: Sequence[str], splits: Mapping[str, DetectionSplit], *, files_of: Callable[[str], object] = str
+) -> DetectionSplit | None:
     """The split of these images as a part of one that has all of them, with the same annotations; else None.
 
     They are then not read, and what is wrong in them is not counted, a second time.
+
+    files_of: what two images must have in common to be the same; by default, their path.
     """
-    wanted = set(map(os.fsencode, images))
+    names = set(map(os.path.basename, images))
     for split in splits.values():
-        present = split.images.tolist()
-        if wanted <= set(present):
-            return split.without(index for index, path in enumerate(present) if path not in wanted)
+        present = [os.fsdecode(path) for path in split.images.tolist()]
+        if names <= set(map(os.path.basename, present)):
+            wanted = set(map(files_of, images))
+            keys = list(map(files_of, present))
+            if wanted <= set(keys):
+                return split.without(index for index, key in enumerate(keys) if key not in wanted)
     return None
 
 

@@ -61,7 +61,7 @@ def yolo(
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        splits[split] = part_of(images, splits) or clean_split(
+        splits[split] = part_of(images, splits, files_of=_real_files) or clean_split(
             _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
         )
     if not any(content.get(name) for name in SPLIT_NAMES["val"]):
@@ -80,6 +80,11 @@ def yolo(
         warnings=warnings,
         options=ReaderOptions(allow_same_names=allow_same_names, allow_same_files=allow_same_files),
     )
+
+
+def _real_files(image: str) -> tuple[str, str]:
+    """An image and its label file, without symbolic links."""
+    return os.path.realpath(image), os.path.realpath(yolo_layout.label_file(image))
 
 
 def _raw_split(

@@ -87,7 +87,9 @@ def _pair(split: str, paths: Mapping[str, str | None], base: Path | None, free: 
 def _usual_pair(base: Path, split: str, *, annotated: bool) -> tuple[Path, Path] | None:
     """The folder and file of a split in one of the usual layouts; prefers 2017 to other years."""
     existing_root(base)
-    for name in SPLIT_NAMES[split]:
+    entries = [*_list(str(base)), *_list(str(base / "annotations"))]
+    spellings = (spelling for name in SPLIT_NAMES[split] for spelling in _cases(name))
+    for name in (name for name in spellings if any(name in entry for entry in entries)):
         roboflow = base / name / "_annotations.coco.json"
         if roboflow.is_file():
             return roboflow.parent, roboflow
@@ -103,17 +105,22 @@ def _usual_pair(base: Path, split: str, *, annotated: bool) -> tuple[Path, Path]
             if files:
                 return _folder_of(base, files[0], split, name), files[0]
         for pattern in _OTHER_FILES:
-            files = [path for path in sorted(base.glob(pattern.format(name))) if not _is_other(path)]
+            files = [path for path in sorted(base.glob(pattern.format(name))) if _rank(path)]
             if len(files) == 1:
                 return _folder_of(base, files[0], split, name), files[0]
     return None
+
+
+def _cases(name: str) -> tuple[str, str, str]:
+    return name, name.capitalize(), name.upper()
 
 
 def _folder_of(base: Path, file: Path, split: str, name: str = "") -> Path:
     """The folder with the images of a file, for a split with this `name`."""
     names = _file_names(file)
     parents = dict.fromkeys((file.parent, base))
-    tags = [name, file.stem.removeprefix("instances_").removeprefix("image_info_")] if name else []
+    tag = file.stem.removeprefix("instances_").removeprefix("image_info_")
+    tags = list(dict.fromkeys((name, tag, *_cases(name.lower())))) if name else []
     places = [*tags, *(place.format(tag).strip("/") for place in _INNER for tag in (tags or [""]))]
     if not names:  # the error is that of the file
         return base
@@ -133,8 +140,9 @@ def _only_file(base: Path) -> Layout:
     """The only JSON file with annotations, such as Label Studio's result.json or CVAT's
     annotations/instances_default.json, and the folder of its images; empty if there is none."""
     files = [*sorted(base.glob("*.json")), *sorted(base.glob("annotations/*.json"))]
-    others = [file for file in files if len(files) > 1 and _is_other(file)]
-    files = [file for file in files if file not in others]
+    ranks = {file: _rank(file) if len(files) > 1 else 2 for file in files}
+    files = [file for file, rank in ranks.items() if rank and rank == max(ranks.values())]
+    others = [file for file in ranks if file not in files]
     if len(files) > 1:
         names = some([file.relative_to(base).as_posix() for file in files])
         raise UserError(
@@ -144,7 +152,7 @@ def _only_file(base: Path) -> Layout:
         return Layout({})
     names = some([file.relative_to(base).as_posix() for file in others])
     noun = "1 JSON file" if len(others) == 1 else f"{len(others)} JSON files"
-    lines = [f"{base}: {noun} without COCO's images left out ({names})"] if others else []
+    lines = [f"{base}: {noun} without COCO's images and categories left out ({names})"] if others else []
     return Layout({"train": (_folder_of(base, files[0], "train"), files[0])}, whole=True, lines=lines)
 
 
@@ -152,46 +160,45 @@ class _Image(msgspec.Struct, gc=False):
     file_name: Any = None
 
 
-class _Images(msgspec.Struct):
+class _Content(msgspec.Struct):
     images: list[_Image] | None = None
+    categories: list[Any] | None = None
 
 
-def _images(file: Path) -> list[_Image] | None:
-    """The images in a JSON file, None if it has no list of images.
+def _content(file: Path) -> _Content:
+    """The images and categories in a JSON file.
 
-    Raises: ValueError if it is not readable JSON.
+    Raises: msgspec.ValidationError if there is something else, ValueError if it is not readable JSON.
     """
     try:
         data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        try:
-            return msgspec.json.decode(data, type=_Images).images
-        except msgspec.ValidationError:
-            return None
-        except msgspec.DecodeError:  # such as NaN, which Python reads
-            return msgspec.convert(json.loads(data), type=_Images).images
+        return msgspec.json.decode(data, type=_Content)
     except msgspec.ValidationError:
-        return None
+        raise
+    except msgspec.DecodeError:  # such as NaN, which Python reads
+        return msgspec.convert(json.loads(data), type=_Content)
     except (OSError, RecursionError) as error:
         raise ValueError(error) from None
 
 
-def _is_other(file: Path) -> bool:
-    """Whether a file is JSON, but not with COCO's annotations."""
+def _rank(file: Path) -> int:
+    """2 for a file with images and categories (or damage, which is reported later), 1 with images, else 0."""
     try:
-        return not file.is_file() or _images(file) is None
-    except ValueError:  # reported when it is read
-        return False
+        content = _content(file)
+    except msgspec.ValidationError:
+        return 0
+    except ValueError:
+        return 2 if file.is_file() else 0
+    return (content.images is not None) * (1 + (content.categories is not None))
 
 
 def _file_names(file: Path) -> list[str]:
     """The names of the images in a JSON file; none if it is damaged, which is reported when it is read."""
     try:
-        return [image.file_name for image in _images(file) or () if isinstance(image.file_name, str)]
-    except ValueError:
+        images = _content(file).images or ()
+    except ValueError:  # also a ValidationError
         return []
-
-
-# ------------------------------------------------------------------ images
+    return [image.file_name for image in images if isinstance(image.file_name, str)]
 
 
 def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) -> list[str | None]:
@@ -238,13 +245,16 @@ def folder_with(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 def find_paths(folder: Path, names: Sequence[str]) -> list[str | None]:
     """The path of each name below `folder`, else that of its last part; None for a missing file.
 
-    Names with another case or suffix than the file's, without one, or with %20 for a space are accepted.
+    Names with another case or suffix than the file's, without one, with %20 for a space, and addresses are
+    accepted.
     """
     listed: dict[str, _Folder] = {}  # one listing per folder instead of a check per file
     paths = []
     for name in names:
         slashed = name.replace("\\", "/")
-        places = [os.path.join(folder, each) for each in (name, slashed, os.path.basename(slashed))]
+        plain = unquote(slashed).rpartition("?d=")[2].partition("?")[0]  # Label Studio: /data/local-files/?d=
+        inner = (name, slashed, os.path.basename(slashed), plain, os.path.basename(plain))
+        places = [os.path.join(folder, each) for each in dict.fromkeys(inner)]
         for parent in map(os.path.dirname, places):
             if parent not in listed:
                 listed[parent] = _Folder(parent)

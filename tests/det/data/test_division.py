@@ -127,6 +127,14 @@ def test_a_val_of_its_own_is_used(tmp_path, reader, write):
 
 
 @pytest.mark.parametrize(("reader", "write"), DETECTION, ids=IDS)
+def test_val_alone_is_not_divided(tmp_path, reader, write):
+    if reader is yolo:
+        (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    write(tmp_path, "val")
+    assert {split: len(part) for split, part in reader(root=str(tmp_path)).splits.items()} == {"val": COUNT}
+
+
+@pytest.mark.parametrize(("reader", "write"), DETECTION, ids=IDS)
 def test_a_single_image_cannot_be_divided(tmp_path, reader, write):
     write(tmp_path, "train", NAMES[:1])
     with pytest.raises(UserError, match="only one image; train and val need at least one each"):
@@ -210,7 +218,15 @@ def part_in_yolo(root):
     return repeated_in_yolo(root, "few.txt")
 
 
+def linked_in_yolo(root):
+    read = repeated_in_yolo(root, "images/val")
+    for kind in ("images", "labels"):
+        (root / kind / "val").symlink_to(root / kind / "train")
+    return read
+
+
 REPEATED = [
+    (linked_in_yolo, COUNT),
     (repeated_in_coco, COUNT),
     (repeated_in_yolo, COUNT),
     (part_in_yolo, 7),

@@ -33,7 +33,7 @@ def write(root, *, split="train", file="{}.json", images="{}", count=6):
     folder = root / images.format(split)
     names = [f"{split}{number}.png" for number in range(count)]
     for number, name in enumerate(names):
-        write_image(folder / name, seed=number + 100 * (split == "val"))
+        write_image(folder / name, seed=number + 100 * split.lower().startswith("val"))
     write_json(root / file.format(split), names)
 
 
@@ -56,8 +56,9 @@ def sizes(data):
         ("{}/labels.json", "{}/data"),
     ],
 )
-def test_every_layout_is_found(tmp_path, reader, file, images):
-    for split in ("train", "val"):
+@pytest.mark.parametrize("splits", [("train", "val"), ("Train", "Val"), ("TRAIN", "VALIDATION")])
+def test_every_layout_is_found(tmp_path, reader, file, images, splits):
+    for split in splits:
         write(tmp_path, split=split, file=file, images=images)
     assert sizes(reader(root=str(tmp_path))) == {"train": 6, "val": 6}
 
@@ -72,6 +73,9 @@ def test_every_layout_is_found(tmp_path, reader, file, images):
         ("a b.jpg", "a b.png"),
         ("C:\\photos\\a b.png", "a b.png"),
         ("/home/me/photos/a b.png", "a b.png"),
+        ("photos%2Fa%20b.png", "a b.png"),
+        ("https://host/photos/a%20b.png?token=1", "a b.png"),
+        ("/data/local-files/?d=a b.png", "a b.png"),  # Label Studio
     ],
 )
 def test_file_names_may_be_spelled_differently(tmp_path, reader, listed, stored):
@@ -80,7 +84,7 @@ def test_file_names_may_be_spelled_differently(tmp_path, reader, listed, stored)
     (tmp_path / "train/train0.png").rename(tmp_path / "train" / stored)
     data = reader(root=str(tmp_path))
     assert sum(sizes(data).values()) == 6
-    other = listed.replace("\\", "/").rpartition("/")[2] != stored
+    other = listed.replace("\\", "/").rpartition("/")[2] != stored  # the last part
     assert sum("spelled differently" in line for line in data.warnings) == other
 
 
@@ -100,14 +104,18 @@ def test_two_files_that_differ_in_case_only_are_not_confused(tmp_path, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("other", ["info.json", "annotations/notes.json"])
-@pytest.mark.parametrize("text", ['{"version": "1.0"}', "[1, 2]", '{"images": "none"}'])
+@pytest.mark.parametrize(
+    "text",
+    ['{"version": "1.0"}', "[1, 2]", '{"images": "none"}', '{"images": [{"file_name": "train0.png"}]}'],
+)
 def test_a_json_file_without_annotations_is_left_out_and_named(tmp_path, reader, other, text):
     write(tmp_path, file="result.json", images="images")
     (tmp_path / "annotations").mkdir()
     (tmp_path / other).write_text(text)
     data = reader(root=str(tmp_path))
     assert sum(sizes(data).values()) == 6
-    assert sum(f"1 JSON file without COCO's images left out ({other})" in line for line in data.warnings) == 1
+    line = f"1 JSON file without COCO's images and categories left out ({other})"
+    assert sum(line in warning for warning in data.warnings) == 1
 
 
 @pytest.mark.parametrize("reader", READERS)
