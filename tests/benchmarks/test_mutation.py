@@ -98,12 +98,12 @@ def test_the_targets_exist():
 @pytest.mark.slow
 def test_a_run_catches_what_is_tested_and_keeps_its_results(tmp_path):
     script, cache = ROOT / "benchmarks" / "mutation" / "score.py", tmp_path / "cache.json"
-    command = [sys.executable, script, "--module", "nas/mnas/reward.py", "--sample", "12", "--cache", cache]
+    command = [sys.executable, script, "--module", "nas/mnas/reward.py", "--sample", "6", "--cache", cache]
     first = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
     rows = [line.split("|")[1:4] for line in first.stdout.splitlines() if line.startswith("| nas/mnas")]
     ((_, count, caught),) = rows
-    assert int(count) == 12
-    assert int(caught) >= 11
+    assert int(count) == 6
+    assert int(caught) >= 5
     again = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
     assert again.stdout == first.stdout
-    assert "12 of 12" not in again.stderr
+    assert "6 of 6" not in again.stderr

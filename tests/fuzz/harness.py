@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 
-THOROUGH = 8
+THOROUGH = 4
 """How many times more examples the slow variant tries."""
 _MEMORY = 3 << 30
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

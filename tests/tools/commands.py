@@ -18,9 +18,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    ["engine.environment", "torchvision", "albumentations", "engine.config.training", "engine.config.runs"]
-)
+_processes.set_forkserver_preload([
+    *("engine.environment", "engine.config.launch", "engine.config.training", "engine.config.runs"),
+    *(f"{task}.{module}" for task in ("seg", "det", "cls") for module in ("task", "model", "data.streets")),
+    *("seg.eval.evaluator", "det.eval.evaluator", "cls.eval.evaluator", "engine.train.distillation"),
+    *("albumentations", "matplotlib.pyplot", "torch.utils.tensorboard", "onnxscript"),
+    *("hydra._internal.core_plugins.basic_launcher", "hydra._internal.core_plugins.file_config_source"),
+])  # fmt: skip
 
 
 def run(tool, *arguments, cwd, status=0, alone=False):
