@@ -4,15 +4,20 @@ import os
 import zlib
 from typing import IO
 
+import cv2
+import numpy as np
+
 from engine.data import tiff
 from engine.data.images import conversion, jpeg, reading
 from engine.data.images.messages import PathLike, damaged, unreadable, unsupported
 from engine.data.images.reading import PNG_SIGNATURE, TIFF_STARTS, read_image
 
 
-def check_complete(path: PathLike) -> None:
+def check_complete(path: PathLike, *, decode_jpeg: bool = False) -> None:
     """Check that an image or mask is complete: JPEG by its markers, PNG by its checksums, TIFF by the offsets
     of its pixel data, other formats by decoding them.
+
+    decode_jpeg: also decode JPEG files, into an eighth of their size.
 
     Raises: UserError like `read_image`.
     """
@@ -27,11 +32,20 @@ def check_complete(path: PathLike) -> None:
             if start == PNG_SIGNATURE:
                 _check_png(path, memoryview(start + file.read()))
                 return
-            if start.startswith(jpeg.START) and jpeg.end_of(start + file.read()) is not None:
+            data = start + file.read() if start.startswith(jpeg.START) else b""
+            if jpeg.end_of(data) is not None and (not decode_jpeg or _decodes(path, data)):
                 return
     except OSError as error:
         raise unreadable(path, error) from error
     read_image(path)
+
+
+def _decodes(path: PathLike, data: bytes) -> bool:
+    with reading.open_header(path, data), jpeg.decoding(path, data):  # a header with a huge size is refused
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None
+        except cv2.error:
+            return False
 
 
 def _check_png(path: PathLike, data: memoryview) -> None:

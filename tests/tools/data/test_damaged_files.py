@@ -152,8 +152,8 @@ def test_a_resumed_run_names_the_files_of_val_that_are_gone(tmp_path, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", DATA)
-def test_a_jpeg_damaged_in_its_middle_ends_training_and_evaluation_where_it_is_decoded(tmp_path, task):
-    """No check before the first step finds it: it is cut in the middle and has an end marker."""
+def test_a_jpeg_damaged_in_its_middle_is_named_in_training_and_evaluation(tmp_path, task):
+    """It is cut in the middle and has an end marker, so only decoding finds it."""
     make, options, damaged = DATA[task]
     root, folder = make(tmp_path / "data"), tmp_path / "run"
     options = [*options, *SMALL, *SIZES[task], f"data.root={root}"]

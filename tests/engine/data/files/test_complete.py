@@ -202,9 +202,9 @@ def test_processes_share_the_work_and_raise_the_same_error(tmp_path, monkeypatch
     def check(group):
         checked = []
 
-        def counted(path):
+        def counted(path, **options):
             checked.append(path)
-            check_complete(path)
+            check_complete(path, **options)
 
         preprocessing.check_complete = counted
         try:

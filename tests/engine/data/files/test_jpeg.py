@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.data import preprocessing
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import check_complete, jpeg, read_image
+from engine.data.preprocessing import refuse_incomplete
 from engine.errors import UserError
 from engine.runtime import Runtime
 
@@ -142,6 +145,53 @@ def test_an_image_of_a_phone_with_a_second_image_after_its_end_passes(tmp_path):
     assert jpeg.end_of(path.read_bytes()) == 2 * len(data) + 4
     check_complete(path)
     assert (read_image(path) == cv2.imread(str(write(tmp_path / "b.jpg")))[..., ::-1]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+def test_decoding_at_an_eighth_of_the_size_finds_the_same(tmp_path, mode, options):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PIXELS).convert(mode).save(path, quality=90, **options)
+    whole = path.read_bytes()
+    check_complete(path, decode_jpeg=True)
+    for share in (0.1, 0.3, 0.5, 0.7):
+        path.write_bytes(whole)
+        cut_and_closed(path, share=share)
+        for read in (read_image, partial(check_complete, decode_jpeg=True)):
+            with pytest.raises(UserError, match=r"a\.jpg: truncated, corrupt or not an image"):
+                read(path)
+
+
+def test_a_small_dataset_is_decoded_before_training(tmp_path, monkeypatch):
+    """All files: then all damaged ones are named at once. A second time, they are not read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = [write(tmp_path / f"{number}.jpg") for number in range(6)]
+    alone = Runtime(torch.device("cpu"))
+    total = sum(path.stat().st_size for path in paths)
+    for number in (1, 4):
+        data = paths[number].read_bytes()
+        cut_and_closed(paths[number])
+        paths[number].write_bytes(paths[number].read_bytes()[:-2].ljust(len(data) - 2, b"\x55") + b"\xff\xd9")
+    monkeypatch.setattr(preprocessing, "_DECODED_BYTES", total - 1)
+    refuse_incomplete([Files([str(path) for path in paths])], runtime=alone, budget=0.01)
+    monkeypatch.setattr(preprocessing, "_DECODED_BYTES", total)
+    with pytest.raises(UserError, match=r"1\.jpg: trunc.*2 of 6 files are damaged, including .*4\.jpg; data"):
+        refuse_incomplete([Files([str(path) for path in paths])], runtime=alone, budget=0.01)
+    for number in (1, 4):
+        write(paths[number])
+    refuse_incomplete([Files([str(path) for path in paths])], runtime=alone, budget=0.01)
+    monkeypatch.setattr(preprocessing, "check_complete", lambda path, **_: pytest.fail(path))
+    refuse_incomplete([Files([str(path) for path in paths])], runtime=alone, budget=0.01)
+
+
+def test_a_header_with_a_huge_size_is_refused_before_it_is_decoded(tmp_path):
+    path = write(tmp_path / "a.jpg", progressive=True)
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"  # 65500 x 65500
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"a\.jpg: 65500 x 65500 pixels"):
+        check_complete(path, decode_jpeg=True)
 
 
 # ------------------------------------------------------------------ data left over
