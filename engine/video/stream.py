@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.media import is_video
 from engine.errors import UserError
 from engine.video.frames import VideoFile, check_size, frame_count, frame_rate, next_frame
 
@@ -73,7 +74,7 @@ class Stream:
         self._newest: Any = None
         self._ended = False
         self._changed = threading.Condition()
-        if not text.isdigit() and frame_count(self._capture):
+        if not text.isdigit() and (frame_count(self._capture) or _is_file(text)):
             self._capture.release()
             self.file = VideoFile(text, name=self.name)
 
@@ -125,6 +126,22 @@ class RealTime:
         copies = max(1, due - self._written)
         self._written += copies
         return copies
+
+
+def _is_file(text: str) -> bool:
+    """Whether a server gives the length of what is at the address of a video; a stream has none.
+
+    Some containers (.ts, .mpg) do not say how many frames they have.
+    """
+    from urllib import request
+
+    if not text.lower().startswith("http") or not is_video(Path(text.partition("?")[0])):
+        return False
+    try:
+        with request.urlopen(text, timeout=_TIMEOUT_MS / 1000) as answer:
+            return answer.headers["Content-Length"] is not None
+    except (OSError, ValueError, HTTPException):
+        return False
 
 
 def _remedy(text: str) -> str:

@@ -47,6 +47,15 @@ class Task:
         return int(frame[0, 0, 0])
 
 
+class SlowTask(Task):
+    def __init__(self, seconds=0.05):
+        self.seconds = seconds
+
+    def predict_image(self, frame):
+        time.sleep(self.seconds)
+        return super().predict_image(frame)
+
+
 class Reporter:
     def draw(self, image, value, *, legend=True, all_classes=False):
         return image
@@ -139,6 +148,17 @@ def test_a_source_that_cannot_be_opened_is_one_line_without_its_password(tmp_pat
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["ts", "mpg", "wmv"])
+def test_all_frames_of_a_file_behind_an_address_are_read_also_if_their_number_is_unknown(
+    tmp_path, address, kind
+):
+    write_video(tmp_path / f"drive.{kind}")
+    source = f"{address}/drive.{kind}"
+    result = predict_live(SlowTask(0.01), Reporter(), source, tmp_path / "out", legend=True, frames=None)
+    assert result.records[0]["frames"] == 60
+    assert "dropped_frames" not in result.records[0]
+
+
 @pytest.fixture
 def cutting_address(tmp_path):
     """Of a server that ends each connection after half of the file."""
@@ -206,12 +226,6 @@ class Camera:
 
     def release(self):
         pass
-
-
-class SlowTask(Task):
-    def predict_image(self, frame):
-        time.sleep(0.05)
-        return super().predict_image(frame)
 
 
 def test_a_camera_is_read_until_its_limit_and_late_frames_are_counted(tmp_path, monkeypatch):
