@@ -209,7 +209,7 @@ def _hearing() -> Iterator[list[str]]:
     lines: list[str] = []
     with _one_at_a_time:
         try:
-            usual, file = os.dup(2), _file()
+            file, usual = _file(), os.dup(2)
         except OSError:
             yield lines
             return
@@ -239,7 +239,7 @@ def _take(file: IO[bytes]) -> list[str]:
     file.seek(0)
     file.truncate()
     lines = text.decode(errors="replace").splitlines()
-    rest = [line for line in lines if not _WARNING.match(line)]
-    if rest:
-        print("\n".join(rest), file=sys.stderr, flush=True)
+    for line in lines:
+        if not _WARNING.match(line):
+            os.write(2, line.encode() + b"\n")
     return [line for line in lines if _WARNING.match(line)]
