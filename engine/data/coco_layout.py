@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 
 from engine.data.images import IMAGE_SUFFIXES
-from engine.data.splits import SPLIT_NAMES
+from engine.data.splits import SPLIT_NAMES, subfolders
 from engine.errors import UserError, some
 from engine.io.files import existing_root
 
@@ -22,7 +22,7 @@ _LAYOUT = (
 
 _OTHER_FILES = (
     *("annotations/{}.json", "{}.json", "{}/annotations.json", "{}/labels.json", "{0}/{0}.json"),
-    *("annotations/{}_*.json", "annotations/*_{}.json", "{}_*.json", "*_{}.json"),
+    *("annotations/{}_*.json", "annotations/*_{}.json", "{}_*.json", "*_{}.json", "instances_{}*.json"),
 )
 """Where the file of a split may be, besides COCO's and Roboflow's own places."""
 
@@ -124,7 +124,10 @@ def _folder_of(base: Path, file: Path, split: str, name: str = "") -> Path:
     places = [*tags, *(place.format(tag).strip("/") for place in _INNER for tag in (tags or [""]))]
     if not names:  # the error is that of the file
         return base
-    best = folder_with([parent / place for place in places for parent in parents], names)
+    usual = [parent / place for place in places for parent in parents]
+    inner = [base / below for below in subfolders(base)]
+    inner += [folder / below for folder in inner for below in subfolders(folder)]
+    best = folder_with(usual, names) or folder_with(inner, names)
     if best is not None:
         return best
     folder = base / (name and file.stem.removeprefix("instances_"))

@@ -54,6 +54,8 @@ def sizes(data):
         ("{}.json", "images"),
         ("annotations/{}.json", "images"),
         ("{}/labels.json", "{}/data"),
+        ("instances_{}2017_128.json", "images/{}2017"),
+        ("annotations/{}.json", "photos/of {}"),
     ],
 )
 @pytest.mark.parametrize("splits", [("train", "val"), ("Train", "Val"), ("TRAIN", "VALIDATION")])
