@@ -59,6 +59,7 @@ def test_evaluate_takes_the_overrides_of_the_tool(run):
     assert (run / "eval-train" / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_exported_file_predicts_like_its_run(run, image, tmp_path):
     pytest.importorskip("onnxruntime")
     file = mobilenet_dense.export(run, "images=1", f"input={image}")

@@ -58,6 +58,8 @@ def files_before(folder: Path, time_ns: int) -> list[str]:
 def _export(job: ExportJob) -> Path:
     options, log = job.options, job.log
     samples = job.comparison_samples()
+    if options.precision == "int8":
+        job.split_files(options.calibration.split, 1)  # a wrong name is an error before the long work
     path = _write(job, samples[0])
     try:
         session = formats.open_session(path, threads=options.threads)

@@ -86,8 +86,11 @@ class ExportJob:
 
     def split_samples(self, split: str, count: int) -> list[Sample]:
         """At most `count` images, spread over a split of the run's data."""
-        files = split_files(self.run.source, split, self.module, count)
-        return self._samples(files)
+        return self._samples(self.split_files(split, count))
+
+    def split_files(self, split: str, count: int) -> list[Path]:
+        """The files of these images. Raises: UserError if the data has no such split."""
+        return split_files(self.run.source, split, self.module, count)
 
     def _samples(self, files: Sequence[Path]) -> list[Sample]:
         dynamic = self.options.dynamic_size

@@ -236,6 +236,7 @@ def test_published_weights_classify_photographs(data_folder, photographs, name, 
     assert accuracy > 0.7  # torchvision's own models: 0.81 and 0.82 on the whole sample
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_tensorflow_weights_need_same_padding(data_folder, photographs):
     state = weights_in(data_folder, "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth")

@@ -74,6 +74,7 @@ def test_miou_evaluation(run):
     assert all(number(cells[1]) > 0 for cells in rows.values())
 
 
+@pytest.mark.slow
 def test_loop_overhead(run):
     (rows,) = run("loop_overhead", "--steps 6 --rounds 1")
     sizes = ["1 x 64x64", "8 x 128x256"]

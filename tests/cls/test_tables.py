@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from backbones.count import count
@@ -77,13 +78,9 @@ def test_rows_count_what_the_paper_prints(table, experiment, row, top1, madds, p
 
 
 def test_table_3_is_complete_except_for_proxylessnas():
-    table_3 = [config for config in experiments() if config.paper and config.paper.table == 3]
-    assert {config.paper.row for config in table_3} == {row[2] for row in rows(TABLE_3, 3)}
-
-
-def experiments():
-    for path in sorted((CONF / "experiment" / "cls").rglob("*.yaml")):
-        yield compose_config("train", [f"experiment=cls/{path.stem}", "data.root=/nowhere"])
+    papers = [OmegaConf.load(path).get("paper") for path in (CONF / "experiment" / "cls").rglob("*.yaml")]
+    named = {paper.row for paper in papers if paper and paper.table == 3}
+    assert named == {row[2] for row in rows(TABLE_3, 3)}
 
 
 @pytest.mark.parametrize(

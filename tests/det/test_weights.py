@@ -302,6 +302,7 @@ def test_every_detection_of_the_original_graph(data_folder, released, network, o
     assert matched / total > 0.995  # the others are boxes whose suppression the clipping changes
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_average_precision_to_the_last_digit_with_opencvs_settings(data_folder, network, outputs):
     process = Postprocess(score_threshold=1e-8, iou_threshold=0.6, candidates=100)

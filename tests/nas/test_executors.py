@@ -81,6 +81,7 @@ def test_an_executor_without_jobs_does_nothing(processes):
     assert list(processes(trial, [])) == list(SerialExecutor()(trial, [])) == []
 
 
+@pytest.mark.slow
 def test_processes_end_when_this_one_is_killed(tmp_path):
     """A pool of the standard library would wait for work forever."""
     script = tmp_path / "parent.py"

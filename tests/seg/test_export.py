@@ -131,7 +131,7 @@ def test_the_global_pool_exports_at_any_size_and_batch(tmp_path):
         assert module.agreement(eager_session(module)(np.ascontiguousarray(images)), outputs) > 0.999
 
 
-@pytest.mark.parametrize("pool", ["paper", "large_kernel"])
+@pytest.mark.parametrize("pool", ["paper", pytest.param("large_kernel", marks=pytest.mark.slow)])
 def test_pools_whose_window_follows_the_size_are_rejected_at_any_size(tmp_path, pool):
     module = ExportedSegmentation(task=trained(pool=pool))
     refuses(
@@ -184,6 +184,7 @@ def test_outputs_and_input_are_described(options, names, compared, dtype):
     assert output.shape[-2:] == (8, 12)  # the network's grid
 
 
+@pytest.mark.slow
 def test_label_maps_cannot_be_averaged(tmp_path):
     module = ExportedSegmentation(task=trained(), output="argmax")
     artifact = exported(module, tmp_path / "m.pt2", images_of())

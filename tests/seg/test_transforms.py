@@ -199,7 +199,7 @@ def epoch_of(dataset, epoch, workers, **options):
     return [image.numpy().tobytes() for batch in batches for image in batch["image"]]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_draw_different_samples_reproducibly_and_as_the_main_process_does(
     twelve_equal_samples, context
 ):

@@ -75,6 +75,7 @@ def test_all_19_classes_occur_often_enough(many):
     assert not rare
 
 
+@pytest.mark.slow
 def test_large_vehicles_are_large(many):
     """The median bus, truck and tram cover more than 2% of the image."""
     for name in ("truck", "bus", "train"):
@@ -85,6 +86,7 @@ def test_large_vehicles_are_large(many):
         assert np.median(areas) > 0.02, name
 
 
+@pytest.mark.slow
 def test_some_pixels_are_ignored(many):
     ignored = [np.isin(drawn.label_ids, list(EVALUATED), invert=True).mean() for drawn in many]
     assert 0 < np.mean(ignored) < 0.1

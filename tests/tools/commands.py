@@ -4,6 +4,7 @@ Starting Python and importing torch takes longer than most of the tested command
 imports what all tools import, once, and every command runs in a new copy of it.
 """
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -74,6 +75,7 @@ def _run_script(script, arguments, cwd, environment, outputs):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
         os.close(file)
+    gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
     importlib.reload(sys.modules["engine.environment"])

@@ -124,6 +124,7 @@ def test_a_teacher_of_another_task_is_rejected(trained):
     assert "a run of task=cls, not seg" in output
 
 
+@pytest.mark.slow
 def test_training_on_image_folders(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 3)):

@@ -117,6 +117,7 @@ def test_a_finished_run_can_be_extended(trained):
     assert json.loads((folder / "extended" / "metrics.json").read_text())["step"] == 3
 
 
+@pytest.mark.slow
 def test_an_unreadable_file_in_a_worker_ends_the_run(trained, tmp_path):
     """The damage is in the pixel data, so it is only detected when a worker decodes the file."""
     for split, count in (("train", 4), ("val", 1)):

@@ -154,9 +154,10 @@ def test_a_search_from_random_weights_writes_its_best_network(trained):
         (["run=run", "size=[32,0]"], "size must be a side or (height, width)"),
         (["run=run", "method.stepz=3"], "unknown key 'method.stepz'; did you mean 'method.steps'?"),
         (["method=mnas", "task=seg"], "target_ms is not set; pass target_ms=<value>"),
-        (
+        pytest.param(
             ["method=mnas", "target_ms=1", "method.space.kernels=[4]", "data.source.num_train=10"],
             "method.space.kernels must be odd",
+            marks=pytest.mark.slow,
         ),
         (["run=run", "method=netadept"], "method=netadept: no such option; did you mean 'netadapt'?"),
         (["run=run", "held_out=0"], "held_out must be a share of train between 0 and 1, got 0"),

@@ -108,6 +108,7 @@ def test_an_error_of_a_runtime_is_one_line_for_the_user(tmp_path):
         replace(broken, metadata={})(np.zeros((1, 3, 16, 24), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "library"),
     [("m.onnx", "onnx"), pytest.param("m.xml", "openvino", marks=pytest.mark.slow)],
@@ -231,7 +232,14 @@ def test_dynamic_dimensions_of_an_onnx_file_have_short_names(tmp_path):
     assert [output.shape for output in outputs] == [(2, 3, 5, 3), (2, 3), (2, 10, 6)]
 
 
-@pytest.mark.parametrize(("opset", "ir_version"), [(None, 9), (14, 7), (17, 8), (19, 9), (23, 11)])
+@pytest.mark.parametrize(
+    ("opset", "ir_version"),
+    [
+        (None, 9),
+        (17, 8),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((14, 7), (19, 9), (23, 11))),
+    ],
+)
 def test_an_onnx_file_has_the_opset_that_was_asked_for(tmp_path, opset, ir_version):
     """The IR version is the first that has this opset (ONNX's own table): runtimes of that time take it."""
     onnx = pytest.importorskip("onnx")

@@ -317,6 +317,7 @@ def test_a_missing_table_is_rejected(tmp_path):
 QUICK = Rounds(warmup=1, least=6, most=10, interval=0.5, budget_s=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_real_layers_can_be_timed(runtime):
     if runtime == "onnx":

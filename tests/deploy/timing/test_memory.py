@@ -33,10 +33,12 @@ def test_weights_and_activations_are_counted():
     assert peak_mb(partial(allocating, 100)) == pytest.approx(200, abs=30)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_process_is_reported_in_one_line():
     refuses(lambda: peak_mb(broken), "RuntimeError: no such", "memory=false")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 def test_a_killed_process_is_reported():
     refuses(lambda: peak_mb(killed), "ended with status -9", "ran out of memory")

@@ -591,7 +591,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_ends_in_a_valid_result_or_one_line(tmp_path, data):
     train = write(tmp_path, content(annotations=[box()])) if not (tmp_path / "train").exists() else None

@@ -345,6 +345,7 @@ def test_samples_with_damaged_masks_are_left_out(tmp_path):
         assert len(builder.dataset(masks(root=str(root), on_error="skip"), split, EvalTransform())) == left
 
 
+@pytest.mark.slow
 def test_the_run_fails_if_damaged_files_exceed_the_budget(tmp_path):
     root = write_data(tmp_path / "data")
     broken = cut(root / "images/train/train2.jpg")

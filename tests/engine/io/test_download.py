@@ -250,6 +250,7 @@ def test_a_killed_download_leaves_no_file_and_can_be_retried(server, tmp_path):
     assert fetch(f"{server.url}/a", sha256=SHA, folder=tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_several_processes_download_once(server, tmp_path):
     server.pause = 0.03
     processes = [other_process(server, tmp_path) for _ in range(3)]

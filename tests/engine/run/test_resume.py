@@ -114,6 +114,7 @@ def _run_until(folder, event):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_after_a_kill_at_any_point(tmp_path):
     whole = traces(resume_to_end(tmp_path / "whole", **SHORT))
     fork = multiprocessing.get_context("fork")

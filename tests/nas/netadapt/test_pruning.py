@@ -106,7 +106,13 @@ def outputs(model, images):
     return out if isinstance(out, tuple) else (out,)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("segmenter", "classifier") else pytest.param(name, marks=pytest.mark.slow)
+        for name in MODELS
+    ],
+)
 def test_channels_that_are_zero_can_be_removed(name):
     make, spec = MODELS[name]
     torch.manual_seed(1)
