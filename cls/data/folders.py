@@ -12,7 +12,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
 from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
 from engine.errors import UserError, some
-from engine.io.files import existing_root, pack_paths
+from engine.io.files import existing_root, groups_of_same_content, pack_paths
 
 
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
@@ -38,6 +38,7 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     if not names:
         splits = {"train": read_tree(base, indices, unread)}
     check_not_empty(splits, base)
+    unread += [line for split in splits.values() for line in _in_two_classes(split)]
     if "train" in splits and "val" not in splits:
         parts, lines = _divide(base, splits["train"], what="train" if names else "")
         splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
@@ -132,6 +133,20 @@ def _divide(
         "train": split.without(np.flatnonzero(chosen)),
         "val": split.without(np.flatnonzero(~chosen)),
     }, lines
+
+
+def _in_two_classes(split: ClassificationSplit) -> list[str]:
+    """A line that counts and names images with the same content in the folders of different classes."""
+    assert split.labels is not None
+    label_of = dict(zip(map(os.fsdecode, _paths(split)), split.labels.tolist(), strict=True))
+    groups = [
+        group for group in groups_of_same_content(label_of) if len({label_of[path] for path in group}) > 1
+    ]
+    if not groups:
+        return []
+    pairs = [" and ".join(os.path.relpath(path, split.root) for path in group) for group in groups]
+    noun = "1 image is" if len(groups) == 1 else f"{len(groups)} images are"
+    return [f"{split.root}: {noun} in the folders of several classes ({some(pairs, 2)}); keep one of each"]
 
 
 def _classes(base: Path, first: str) -> ClassMap:

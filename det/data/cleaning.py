@@ -78,7 +78,7 @@ def plural(noun: str, count: int) -> str:
     return f"{noun}es" if noun.endswith(("x", "ss")) else f"{noun}s"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class RawSplit:
     """One split as read from its files: N images and B boxes, in any order.
 

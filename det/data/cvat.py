@@ -1,7 +1,7 @@
 """CVAT: XML files ("CVAT for images 1.1") that list many images with their shapes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,11 @@ import numpy as np
 from det.data.cleaning import AnnotationIssues, Sizes
 from det.data.coco import build_source
 from det.data.dataset import DetectionSource
-from det.data.formats import coco_split, cvat_xml
+from det.data.formats import cvat_xml
 from det.data.formats.coco_json import CocoFile
-from det.data.formats.coco_split import Missing
-from det.data.formats.cvat_xml import CvatImage
+from det.data.formats.cvat_xml import CvatFile, CvatImage
+from det.data.reader_options import OnError, ReaderOptions
+from engine.data.coco_layout import folder_with
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
@@ -35,11 +36,11 @@ def cvat(
     allow_same_names: bool = False,
     allow_same_files: bool = False,
     orientation: Orientation = "upright",
-    on_error: Missing = "fail",
+    on_error: OnError = "fail",
 ) -> DetectionSource:
     """Images and XML files below `root`: one XML file per split (train.xml or train/annotations.xml), or a
-    single one. Its splits are CVAT's subsets Train, Validation and Test; without subsets, `det.data.division`
-    makes them.
+    single one. Its splits are CVAT's subsets Train, Validation and Test. Without Validation or subsets,
+    `det.data.division` makes val.
 
     Boxes, polygons, ellipses and masks become their upright bounding boxes; cuboids, skeletons, points, lines
     and tags are left out. Shapes with the attribute `difficult` or `ignore` are not trained on, and are
@@ -49,26 +50,26 @@ def cvat(
         root: the folder, or an XML file.
         images: folder of the images, below `root`. Default: one with a usual name that contains them.
         classes: names of the labels to use, in this order; the boxes of others are left out.
-        sizes: see `det.data.cleaning.clean_split`.
-        allow_same_names: whether images of train and val may have the same names.
-        allow_same_files: whether splits may share images.
-        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
-        on_error: `skip` leaves out images that do not exist like those that cannot be read.
+        sizes, allow_same_names, allow_same_files, orientation, on_error: see `ReaderOptions`.
 
     Raises:
         UserError: if a file is wrong; names the file and the line, before training.
     """
+    options = ReaderOptions(
+        classes=classes,
+        sizes=sizes,
+        allow_same_names=allow_same_names,
+        allow_same_files=allow_same_files,
+        orientation=orientation,
+        on_error=on_error,
+    )
     base, issues = Path(root).expanduser(), AnnotationIssues()
     paths = _find_files(base)
     files = {split: cvat_xml.read(path) for split, path in paths.items()}
-    labels = list(dict.fromkeys(label for file in files.values() for label in file.labels))
     parts = {split: (paths[split], file.images) for split, file in files.items()}
     if list(paths) == [""]:
         parts = _subsets(paths[""], files[""].images)
-    if not labels:  # a file without its header
-        shapes = (shape for _, entries in parts.values() for image in entries for shape in image.shapes)
-        labels = sorted({shape.label for shape in shapes})
-    divided = list(parts) == [""]
+    labels = _labels(files.values())
     pairs = {}
     for split, (path, entries) in parts.items():
         folder = _image_folder(base, path, split, entries, images)
@@ -76,14 +77,9 @@ def cvat(
     return build_source(
         pairs,
         issues,
+        options,
         name=f"CVAT at {base}",
-        classes=classes,
-        sizes=sizes,
-        allow_same_names=allow_same_names,
-        allow_same_files=allow_same_files,
-        orientation=orientation,
-        on_error=on_error,
-        divided=divided,
+        whole=list(parts) == [""],
         remedy="assign subsets in CVAT, or write train.xml and val.xml",
         reading="",
     )
@@ -100,9 +96,9 @@ def _find_files(base: Path) -> dict[str, Path]:
         places = (base / place.format(name) for place in _FILES for name in spellings)
         if (path := next((place for place in places if place.is_file()), None)) is not None:
             found[split] = path
-    if "train" in found:
-        return found
     single = [*base.glob("*.xml"), *base.glob("annotations/*.xml")]
+    if "train" in found or (found and set(single) <= set(found.values())):
+        return found
     usual = [path for path in single if path.name == "annotations.xml"]
     single = usual or single
     if len(single) != 1:
@@ -112,6 +108,13 @@ def _find_files(base: Path) -> dict[str, Path]:
             "per image, use data=voc)"
         )
     return {"": single[0]}
+
+
+def _labels(files: Collection[CvatFile]) -> list[str]:
+    """The labels of all files, in their order; those of the shapes, sorted, if the files have no header."""
+    labels = list(dict.fromkeys(label for file in files for label in file.labels))
+    shapes = (shape for file in files for image in file.images for shape in image.shapes)
+    return labels or sorted({shape.label for shape in shapes})
 
 
 def _subsets(path: Path, images: Sequence[CvatImage]) -> dict[str, tuple[Path, list[CvatImage]]]:
@@ -143,14 +146,8 @@ def _image_folder(
     subset = entries[0].subset or split
     spellings = dict.fromkeys((subset, split, *SPLIT_NAMES.get(split, ())))
     places = dict.fromkeys(place.format(name) for place in _IMAGE_FOLDERS for name in spellings)
-    folders = dict.fromkeys(parent / place for parent in (path.parent, home) for place in places)
-    found = {
-        folder: sum(place is not None for place in coco_split.find_paths(folder, names))
-        for folder in folders
-        if folder.is_dir()
-    }
-    best = max(found, key=found.__getitem__, default=None)
-    if best is None or not found[best]:
+    best = folder_with([parent / place for parent in (path.parent, home) for place in places], names)
+    if best is None:
         raise UserError(
             f"{path.parent / names[0]}: no such file, nor in images/, but {path} needs it; put the images "
             f"in {path.parent / 'images'}, or set data.source.images=<their folder>"

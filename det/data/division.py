@@ -1,6 +1,7 @@
-"""Divides a dataset without splits into train and val."""
+"""Splits that are parts of others: val as a part of train, if there is none, and splits that repeat one."""
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -8,12 +9,47 @@ from det.data.dataset import DetectionSplit
 from engine.data.splits import divide
 
 
-def divide_split(
-    source: object, split: DetectionSplit, *, remedy: str
+def part_of(
+    images: Sequence[str], splits: Mapping[str, DetectionSplit], *, files_of: Callable[[str], object] = str
+) -> DetectionSplit | None:
+    """The split of these images as a part of one that has all of them, with the same annotations; else None.
+
+    They are then not read, and what is wrong in them is not counted, a second time.
+
+    files_of: what two images must have in common to be the same; by default, their path.
+    """
+    names = set(map(os.path.basename, images))
+    for split in splits.values():
+        present = [os.fsdecode(path) for path in split.images.tolist()]
+        if names <= set(map(os.path.basename, present)):
+            wanted = set(map(files_of, images))
+            keys = list(map(files_of, present))
+            if wanted <= set(keys):
+                return split.without(index for index, key in enumerate(keys) if key not in wanted)
+    return None
+
+
+def with_val(
+    source: object, splits: Mapping[str, DetectionSplit], *, remedy: str, whole: bool = False
 ) -> tuple[dict[str, DetectionSplit], list[str]]:
-    """The images of a split as train and val, by `divide`, and lines to show before training."""
-    images = [os.fsdecode(path) for path in split.images.tolist()]
-    val, lines = divide(source, {path: path for path in images}, remedy=remedy, name_of=os.path.basename)
+    """The splits, with a fifth of train as val (`divide`) if there is none, and lines about it.
+
+    Args:
+        source: the start of the lines.
+        remedy: how the user can choose the images.
+        whole: whether train contains all images, because the dataset has no splits.
+
+    Raises:
+        UserError: if train does not have two different images.
+    """
+    if "val" in splits or "train" not in splits:
+        return dict(splits), []
+    train = splits["train"]
+    images = [os.fsdecode(path) for path in train.images.tolist()]
+    what = "" if whole else "train"
+    val, lines = divide(
+        source, {path: path for path in images}, remedy=remedy, name_of=os.path.basename, what=what
+    )
     chosen = np.array([path in val for path in images])
-    parts = {"train": split.without(np.flatnonzero(chosen)), "val": split.without(np.flatnonzero(~chosen))}
-    return parts, lines
+    parts = {"train": train.without(np.flatnonzero(chosen)), "val": train.without(np.flatnonzero(~chosen))}
+    return {**parts, **{split: part for split, part in splits.items() if split != "train"}}, lines

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from det.data.cleaning import Sizes
 from det.data.dataset import DetectionSource
 from det.data.formats import labelme_json
-from det.data.voc import Kind, Missing, OnError, Others, read_files
+from det.data.reader_options import OnError
+from det.data.voc import Kind, Missing, Others, VocOptions, read_files
 from engine.data.images import Orientation
 
 LABELME = Kind("LabelMe", "JSON file", ".json", labelme_json.read)
@@ -38,12 +39,7 @@ def labelme(
         UserError: if a file is wrong; names the file and the shape, before training.
         ValueError: if an option is unknown.
     """
-    return read_files(
-        LABELME,
-        root=root,
-        images=images,
-        annotations=annotations,
-        splits=splits,
+    options = VocOptions(
         classes=classes,
         others=others,
         missing=missing,
@@ -53,3 +49,4 @@ def labelme(
         orientation=orientation,
         on_error=on_error,
     )
+    return read_files(LABELME, options, root=root, images=images, annotations=annotations, splits=splits)

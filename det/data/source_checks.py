@@ -7,6 +7,7 @@ import numpy as np
 
 from det.data.cleaning import AnnotationIssues, plural
 from det.data.dataset import DetectionSource, DetectionSplit
+from det.data.reader_options import ReaderOptions
 from engine.data.class_map import ClassMap
 from engine.data.splits import check_leaks, refuse_shared_names
 from engine.errors import UserError, some
@@ -19,17 +20,12 @@ def checked_source(
     splits: Mapping[str, DetectionSplit],
     issues: AnnotationIssues,
     warnings: Sequence[str] = (),
-    allow_same_names: bool = False,
-    allow_same_files: bool = False,
+    options: ReaderOptions = ReaderOptions(),  # noqa: B008 (it is frozen)
 ) -> DetectionSource:
     """The data source of these splits; `name` is what all messages call it.
 
     If all images of a split are also in an earlier one, the split is left out, with a line in `warnings`. If
     a small dataset's YAML file sets val = train, data.split=train evaluates on the training images.
-
-    Args:
-        allow_same_names: whether images of train and val may have the same names.
-        allow_same_files: whether splits may share images, under any name.
 
     Raises:
         UserError: if the training split has no boxes, train and val share a name, or two splits share an
@@ -37,10 +33,10 @@ def checked_source(
     """
     if (train := splits.get("train")) is not None and train.ignored.all():  # also true for no boxes
         raise _nothing_to_train_on(name, train, issues)
-    if not allow_same_files:
+    if not options.allow_same_files:
         splits, left_out = _without_copies(name, splits)
         warnings = [*warnings, *left_out]
-        if not allow_same_names and {"train", "val"} <= splits.keys():
+        if not options.allow_same_names and {"train", "val"} <= splits.keys():
             refuse_shared_names(name, splits["train"].names, splits["val"].names)
         images = {split: part.images for split, part in splits.items()}
         leaks = check_leaks(images, override="data.source.allow_same_files=true")

@@ -5,6 +5,7 @@ from functools import partial
 
 from det.data.coco import read_pairs
 from det.data.dataset import DetectionSource
+from engine.data.coco_layout import Layout
 from engine.io.progress import with_progress
 from streets import cached_streets
 
@@ -48,4 +49,4 @@ def streets(
         for split, count in counts.items()
         if count
     }
-    return read_pairs(pairs, name=f"built-in street scenes at {folder}")
+    return read_pairs(Layout(pairs), name=f"built-in street scenes at {folder}")

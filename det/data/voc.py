@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit, Sizes, around_rotated, clean_split
-from det.data.dataset import DetectionSource
+from det.data.dataset import DetectionSource, DetectionSplit
+from det.data.division import part_of
 from det.data.formats import voc_xml
 from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
+from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import Orientation
@@ -21,9 +24,6 @@ Others = Literal["refuse", "ignore"]
 
 
 Missing = Literal["refuse", "negative"]
-
-
-OnError = Literal["fail", "skip"]
 
 
 def voc(
@@ -56,22 +56,13 @@ def voc(
         one_based: pixels are counted from 1 and boxes include their last pixel, as in the data of the VOC
             challenge: x1 = xmin - 1, x2 = xmax. By default coordinates are corners counted from 0, as current
             programs write them, and as conversions to COCO and pycocotools read them.
-        sizes: see `det.data.cleaning.clean_split`.
-        allow_same_names: whether images of train and val may have the same names.
-        allow_same_files: whether splits may share images.
-        orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
-        on_error: `skip` leaves out listed images that do not exist like those that cannot be read.
+        sizes, allow_same_names, allow_same_files, orientation, on_error: see `ReaderOptions`.
 
     Raises:
         UserError: if a file is wrong; names the file and the element, before training.
         ValueError: if an option is unknown.
     """
-    return read_files(
-        VOC,
-        root=root,
-        images=images,
-        annotations=annotations,
-        splits=splits,
+    options = VocOptions(
         classes=classes,
         others=others,
         missing=missing,
@@ -82,6 +73,31 @@ def voc(
         orientation=orientation,
         on_error=on_error,
     )
+    return read_files(VOC, options, root=root, images=images, annotations=annotations, splits=splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocOptions(ReaderOptions):
+    """The options of a format with an annotation file per image.
+
+    Attributes:
+        others: what to do with objects of other classes.
+        missing: how to treat images without an annotation file, if other images of the split have one.
+        one_based: whether pixels are counted from 1 and boxes include their last pixel.
+
+    Raises:
+        ValueError: if an option is unknown.
+    """
+
+    others: Others = "refuse"
+    missing: Missing = "refuse"
+    one_based: bool = False
+
+    def __post_init__(self) -> None:
+        if self.others not in ("refuse", "ignore"):
+            raise ValueError(f"others must be refuse or ignore, got {self.others!r}")
+        if self.missing not in ("refuse", "negative"):
+            raise ValueError(f"missing must be refuse or negative, got {self.missing!r}")
 
 
 class Kind(NamedTuple):
@@ -106,55 +122,59 @@ VOC = Kind("VOC", "XML file", ".xml", voc_xml.read, "voc")
 
 def read_files(
     kind: Kind,
+    options: VocOptions,
     *,
     root: str,
     images: str | None,
     annotations: str | None,
     splits: Mapping[str, str] | None,
-    classes: Sequence[str] | None,
-    others: Others,
-    missing: Missing,
-    sizes: Sizes,
-    allow_same_names: bool,
-    allow_same_files: bool,
-    orientation: Orientation,
-    on_error: OnError,
-    one_based: bool = False,
 ) -> DetectionSource:
     """The data source of a format with an annotation file per image; the arguments are those of `voc`."""
-    if others not in ("refuse", "ignore"):
-        raise ValueError(f"others must be refuse or ignore, got {others!r}")
-    if missing not in ("refuse", "negative"):
-        raise ValueError(f"missing must be refuse or negative, got {missing!r}")
     base, issues = Path(root).expanduser(), AnnotationIssues()
     files, warnings = find_splits(
         base, images=images, annotations=annotations, splits=splits, suffix=kind.suffix
     )
-    if on_error == "skip":
+    if options.on_error == "skip":
         files = {split: _with_absent_images(part) for split, part in files.items()}
     with_image = {name for part in files.values() for name in part.images}
     unused = {
         path for part in files.values() for name, path in part.annotations.items() if name not in with_image
     }
     issues.add(kind.noun, "without an image: left out", map(os.path.basename, sorted(unused)))
-    contents = {split: _read(kind, split, part, missing, issues) for split, part in files.items()}
+    own = _without_parts(files)
+    contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
-    class_map = _classes(kind, base, classes, names)
-    cleaned = {}
-    for split, content in contents.items():
-        raw = _raw_split(kind, files[split], content, class_map, others, issues)
-        if one_based:
-            raw.boxes[:, :2] -= 1
-        cleaned[split] = clean_split(raw, issues, sizes=sizes, orientation=orientation)
+    class_map = _classes(kind, base, options.classes, names)
+    cleaned: dict[str, DetectionSplit] = {}
+    for split, part in files.items():
+        if split in contents:
+            raw = _raw_split(kind, part, contents[split], class_map, options.others, issues)
+            raw.boxes[:, :2] -= options.one_based
+            cleaned[split] = clean_split(raw, issues, sizes=options.sizes, orientation=options.orientation)
+        elif (known := part_of([part.images[name] for name in part.names], cleaned)) is not None:
+            cleaned[split] = known
     return checked_source(
         name=f"{kind.name} at {base}",
         classes=class_map,
         splits=cleaned,
         issues=issues,
         warnings=warnings,
-        allow_same_names=allow_same_names,
-        allow_same_files=allow_same_files,
+        options=options,
     )
+
+
+def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
+    """The splits but for those whose images and annotation files all belong to an earlier one."""
+    own: dict[str, SplitFiles] = {}
+    for split, part in files.items():
+        pairs = {(part.images.get(name), part.annotations.get(name)) for name in part.names}
+        known = (
+            {(other.images.get(name), other.annotations.get(name)) for name in other.names}
+            for other in own.values()
+        )
+        if not any(pairs <= each for each in known):
+            own[split] = part
+    return own
 
 
 def _with_absent_images(files: SplitFiles) -> SplitFiles:

@@ -3,16 +3,16 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from det.data.cleaning import AnnotationIssues, RawSplit, clean_split, read_size
-from det.data.dataset import DetectionSource
-from det.data.division import divide_split
+from det.data.dataset import DetectionSource, DetectionSplit
+from det.data.division import part_of, with_val
 from det.data.formats import yolo_layout
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_rows import LabelReader
+from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
@@ -25,7 +25,7 @@ def yolo(
     allow_same_names: bool = False,
     allow_same_files: bool = False,
     orientation: Orientation = "upright",
-    on_error: Literal["fail", "skip"] = "fail",
+    on_error: OnError = "fail",
 ) -> DetectionSource:
     """A dataset described by a data.yaml with class names and the paths of the splits.
 
@@ -40,7 +40,7 @@ def yolo(
     Args:
         root: the folder of data.yaml (or of another .yaml, if it is the only one), or that file. Without a
             yaml file, obj.names or classes.txt has the classes, and train.txt, val.txt or folders of these
-            names the splits; without these, `det.data.division` makes them.
+            names the splits. Without val, `det.data.division` makes it.
         allow_same_names: whether images of train and val may have the same names.
         allow_same_files: whether splits may share images.
         orientation: whether boxes refer to upright or to stored images, as in `data.orientation`.
@@ -52,7 +52,7 @@ def yolo(
     file, content, divided = find_config(Path(root).expanduser().absolute())
     classes = read_classes(file, content)
     labels = LabelReader.from_yaml(file, content, len(classes))
-    issues, warnings, splits = AnnotationIssues(), [], {}
+    issues, warnings, splits = AnnotationIssues(), list[str](), dict[str, DetectionSplit]()
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
@@ -61,13 +61,14 @@ def yolo(
         if images is None:
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
             continue
-        raw = _raw_split(images, split, labels, issues, orientation)
-        splits[split] = clean_split(raw, issues, orientation=orientation)
-    if divided and "train" in splits:
-        parts, lines = divide_split(
-            f"YOLO at {file}", splits.pop("train"), remedy="add train.txt and val.txt"
+        splits[split] = part_of(images, splits, files_of=_real_files) or clean_split(
+            _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
         )
-        splits, warnings = parts | splits, [*warnings, *lines]
+    if not any(content.get(name) for name in SPLIT_NAMES["val"]):
+        is_yaml = file.suffix in (".yaml", ".yml")
+        remedy = f"add val to {file.name}" if is_yaml else "add train.txt and val.txt"
+        splits, lines = with_val(f"YOLO at {file}", splits, remedy=remedy, whole=divided)
+        warnings += lines
     if not splits:
         reason = warnings[0] if warnings else f"{file}: has no train, val or test"
         raise UserError(f"{reason}; add folders of images below {file.parent}")
@@ -77,9 +78,13 @@ def yolo(
         splits=splits,
         issues=issues,
         warnings=warnings,
-        allow_same_names=allow_same_names,
-        allow_same_files=allow_same_files,
+        options=ReaderOptions(allow_same_names=allow_same_names, allow_same_files=allow_same_files),
     )
+
+
+def _real_files(image: str) -> tuple[str, str]:
+    """An image and its label file, without symbolic links."""
+    return os.path.realpath(image), os.path.realpath(yolo_layout.label_file(image))
 
 
 def _raw_split(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
+from engine.data.images.messages import DamagedFileError
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
 from engine.errors import UserError
@@ -115,7 +116,10 @@ class TrainedRun:
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction as in training (data.pixel_range, data.orientation)."""
         limit_images(self.config)
-        return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
+        try:
+            return read_image(path, pixel_range=self.pixel_range, upright=self.upright)
+        except DamagedFileError as error:
+            raise UserError(error.alone) from error
 
     def image_notes(self, files: Sequence[Path]) -> list[str]:
         """Lines about images with an EXIF or TIFF orientation, with several pages, or of 16 bits that use
@@ -123,7 +127,7 @@ class TrainedRun:
         limit_images(self.config)
         paths = [str(file) for file in files]
         unused = [] if self.pixel_range is not None else unused_range(paths)
-        return [*header_notes(paths, upright=self.upright), *unused]
+        return [*header_notes(paths, upright=self.upright, annotated=False), *unused]
 
     @property
     def upright(self) -> bool:
@@ -195,7 +199,7 @@ class TrainedRun:
                 *trained_on(data.split),
                 *self._limited(dataset),
             ],
-            write_skipped=builder.write,
+            write_skipped=partial(_write_skipped, builder),
         )
 
     def _limited(self, dataset: Any) -> list[str]:
@@ -203,6 +207,15 @@ class TrainedRun:
         if self.limit is None:
             return []
         return [f"data.limit={self.limit}: {len(dataset)} evenly spaced images of {self.split} are evaluated"]
+
+
+def _write_skipped(builder: DatasetBuilder, folder: Path) -> None:
+    """Write `skipped.json`, or remove that of an earlier evaluation; a run's own list is kept."""
+    own = RunFolder(folder)
+    if own.config.exists():
+        return
+    own.skipped.unlink(missing_ok=True)
+    builder.write(folder)
 
 
 def load_teacher(

@@ -87,9 +87,9 @@ class Training:
             if not self.resumes or not self.run.classes.exists():
                 write_json(self.run.classes, self.classes.to_dict())
             if not self.run.train_names.exists():
-                samples = trainer.data.train_set
-                names = [samples.name(index) for index in range(len(samples))]
-                write_json(self.run.train_names, {"train": names})
+                sets = {self.config.data.split: trainer.data.eval_set, "train": trainer.data.train_set}
+                names = {split: [part.name(i) for i in range(len(part))] for split, part in sets.items()}
+                write_json(self.run.train_names, names)
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
@@ -216,6 +216,8 @@ def _build_training(
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
+    if resumes:
+        skipped += _changed(run, config.data.split, data.eval_set)
     images = image_notes(source, data.train_set)
     notes = [*source.warnings, *images, source.description, *skipped, *task.notes(data.train_set), *frozen]
     return Training(
@@ -310,6 +312,16 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
 
     names = sample_list.read(resumed.train_names)
     return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
+
+
+def _changed(run: RunFolder, split: str, dataset: Any) -> list[str]:
+    """Lines about samples of the evaluated split that are gone or new since the run began."""
+    from engine.data import sample_list
+
+    names = None if split == "train" else sample_list.read(run.train_names, split)
+    if names is None:
+        return []
+    return sample_list.changed(split, names, [dataset.name(index) for index in range(len(dataset))])
 
 
 def _dataset(

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
 from engine.contracts import Dataset
-from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, stored_range, turn_and_pages
+from engine.data import tiff
+from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, reading
+from engine.data.images.messages import PathLike
 from engine.errors import UserError, some
 from engine.io.files import check_files, evenly_spaced
 from engine.runtime import Runtime
@@ -30,6 +33,9 @@ _SMALL_RANGE = 16383  # a quarter of 16 bits
 
 
 _HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may be at the end of the file
+
+
+_DECODED_BYTES = 20 * 10**9  # COCO: 5 minutes on one core, and only once for each file
 
 
 _RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
@@ -83,17 +89,27 @@ def unused_range(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def header_notes(images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True) -> list[str]:
+def stored_range(path: PathLike) -> Range | None:
+    """The smallest and largest value in an image of more than 8 bits per channel; None for 8 bits or less.
+
+    Raises: UserError like `engine.data.images.read_image`.
+    """
+    stored = reading.read_deep(path)
+    return None if stored is None else (float(stored.min()), float(stored.max()))
+
+
+def header_notes(
+    images: Sequence[str], masks: Sequence[str] = (), *, upright: bool = True, annotated: bool = True
+) -> list[str]:
     """Lines that count and name images with an EXIF or TIFF rotation, and files with several pages; if there
     are many files, evenly spaced ones are checked.
 
-    upright: whether images are rotated by their orientation.
+    upright: whether images are rotated by their orientation. annotated: whether they may have annotations.
     """
     use = "read as stored (data.orientation=stored)"
     if upright:
-        use = (
-            "rotated upright, so boxes and masks must fit that; data.orientation=stored keeps them as stored"
-        )
+        must = ", so boxes and masks must fit that" if annotated else ""
+        use = f"rotated upright{must}; data.orientation=stored keeps them as stored"
     of_images, of_masks = _headers(images), _headers(masks)
     turned = [path for path, (orientation, _) in of_images.items() if orientation > 1]
     lines = _line(turned, of_images, images, f"with an EXIF or TIFF rotation: {use}")
@@ -116,6 +132,19 @@ def _headers(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
     return headers
 
 
+def turn_and_pages(path: PathLike) -> tuple[int, int]:
+    """The orientation (1..8; 1: upright as stored) and the number of pages or frames, from the header alone.
+
+    Raises: UserError like `engine.data.images.image_size`.
+    """
+    if (header := reading.tiff_header(path)) is not None:
+        with open(path, "rb") as file:
+            return header.orientation, tiff.count_pages(file)
+    with reading.open_header(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "GIF", "AVIF") else 1
+        return reading.orientation_of(image), frames
+
+
 def _line(
     found: Sequence[str], checked: Collection[str], paths: Sequence[str], what: str, noun: str = "images"
 ) -> list[str]:
@@ -130,7 +159,8 @@ def _line(
 def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: float) -> None:
     """Check that all images and masks of some datasets are complete (`engine.data.images.check_complete`).
 
-    The processes of the run share the work. Datasets that read images themselves are not checked.
+    JPEG files are decoded if all files together are small. The processes of the run share the work. Datasets
+    that read images themselves are not checked.
 
     Args:
         budget: data.error_budget, for the remedy.
@@ -143,7 +173,10 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
     paths = list(dict.fromkeys(path for samples in files for sample in samples for path in sample))
     paths = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
     share = paths[rank::world_size]
-    found = check_files(share, check_complete, name=f"{rank} of {world_size}", quiet=rank > 0)
+    decodes = _total_size(paths) <= _DECODED_BYTES
+    check = partial(check_complete, decode_jpeg=decodes)
+    name = f"{rank} of {world_size}{', decoded' if decodes else ''}"
+    found = check_files(share, check, name=name, quiet=rank > 0)
     errors = {path: error for part in runtime.gather(found) for path, error in part.items()}
     if not errors:
         return
@@ -157,6 +190,11 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
             f"; data.on_error=skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
         )
     raise UserError(message)
+
+
+def _total_size(paths: Iterable[str]) -> int:
+    """The number of bytes in these files; missing ones count as empty."""
+    return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
 
 
 def files_of(dataset: Dataset) -> list[tuple[str, ...]]:

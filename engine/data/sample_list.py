@@ -1,4 +1,4 @@
-"""The training samples of a run, by name, so that a resumed run uses the same ones in the same order.
+"""The samples of a run, by name, so that a resumed run uses the same ones in the same order.
 
 The position of a sample in its split decides when it is used and how it is augmented. If files were removed
 after the run began, their positions stay empty, and all other samples are used as before.
@@ -6,7 +6,7 @@ after the run began, their positions stay empty, and all other samples are used 
 
 import copy
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,38 @@ _LOST_SHARE = 0.5
 """Largest share of missing samples; if more are gone, it must be different data."""
 
 
-def read(path: Path) -> list[str] | None:
-    """The names in a run's `train_names.json`; None for a run that did not write it.
+def read(path: Path, split: str = "train") -> list[str] | None:
+    """The names of a split in a run's `train_names.json`; None for a run that did not write it, or that
+    evaluated another split.
 
     Raises: UserError if the file is damaged.
     """
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["train"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = content["train"]
+        if split not in content:
+            return None
+        names = content[split]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"{path}: damaged; it lists the training samples of the run: restore it, or start a new run"
-        )
+        raise UserError(f"{path}: damaged; it lists the samples of the run: restore it, or start a new run")
     return names
+
+
+def changed(split: str, names: list[str], present: list[str]) -> list[str]:
+    """Lines about samples of an evaluated split that are gone or new since the run began."""
+    gone, new = Counter(names), Counter(present)
+    lost, added = list((gone - new).elements()), list((new - gone).elements())
+    lines = []
+    if lost:
+        verb = "is" if len(lost) == 1 else "are"
+        lines.append(f"{len(lost)} of the run's {len(names)} {split} samples {verb} gone ({some(lost)})")
+    if added:
+        lines.append(f"{split} samples added since the run began: {len(added)} ({some(added)})")
+    return [f"{line}; scores are not comparable with the earlier ones of this run" for line in lines]
 
 
 def in_places(

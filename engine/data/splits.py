@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,16 @@ SPLIT_NAMES = {
 
 
 _VAL_SHARE = 0.2
+
+
+_ANNOTATIONS = (".xml", ".json")
+
+
+_COLUMNS = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s+\S|(.+?)\s+(?:-?1|0|\S+\.(?:xml|json))$",
+    re.IGNORECASE,
+)
+"""The first of two columns of a list: the name of an image, or what stands before a number or a file."""
 
 
 def split_of(name: str) -> str | None:
@@ -80,6 +92,50 @@ def files_beside(folder: Path) -> list[str]:
         return []
     noun = "image" if len(files) == 1 else "images"
     return [f"{folder}: {len(files)} {noun} beside its folders left out: {some(files)}; move them into one"]
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a list of `what`, but for empty ones. Raises: UserError if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable list of {what} ({error}); write one per line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_names(path: Path) -> list[str]:
+    """The names in a list, one per line, with folders and without suffixes, each once.
+
+    A second column (of per-class lists, or with the annotation file or mask) is not used.
+
+    Raises: UserError if it cannot be read, or contains none.
+    """
+    names = [_listed_name(line) for line in read_lines(path, "names")]
+    if not names:
+        raise UserError(f"{path}: contains no names; add some, or remove the file")
+    return list(dict.fromkeys(names))
+
+
+def _listed_name(line: str) -> str:
+    columns = _COLUMNS.match(line)
+    name = (columns[1] or columns[2] if columns is not None else line).replace("\\", "/").strip("/")
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in (*IMAGE_SUFFIXES, *_ANNOTATIONS) else name
+
+
+def as_listed(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names of a list as they are `known`: without the folders that these do not have, or with those that
+    the list lacks. A name that is not known is reduced to its last part."""
+    by_last: dict[str, list[str]] = defaultdict(list)
+    for name in known:
+        by_last[name.rpartition("/")[2]].append(name)
+    found = []
+    for name in names:
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")] or [name]
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        same = by_last.get(parts[-1], [])
+        found.append(next((end for end in ends if end in known), same[0] if len(same) == 1 else parts[-1]))
+    return list(dict.fromkeys(found))
 
 
 def keep_all_but(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
-train_names.json   the names of the training samples, in order
+train_names.json   the names of the samples for training, in order, and for evaluation
 skipped.json       with data.on_error=skip: the files that could not be read
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events

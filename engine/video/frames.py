@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data import images
+from engine.data.images import messages, reading
 from engine.errors import UserError
 
 Image = NDArray[np.uint8]
@@ -39,11 +39,12 @@ class VideoFile:
 
     def __init__(self, source: Path | str, *, name: str = "", capture: Any = None) -> None:
         self.source, self.name = source, name or str(source)
-        self._remote = capture is not None
-        self._capture = capture if self._remote else cv2.VideoCapture(str(source))
+        self._remote = "://" in str(source)
+        self._capture = cv2.VideoCapture(str(source)) if capture is None else capture
         self.expected, self.rate = frame_count(self._capture), frame_rate(self._capture)
         self.decoded, self._last_ms = 0, 0.0
-        self._counts = Path(str(source)).suffix.lower() in _COUNTING
+        path = str(source).partition("?")[0] if self._remote else str(source)
+        self._counts = Path(path).suffix.lower() in _COUNTING
 
     def __iter__(self) -> Iterator[Image]:
         """Raises: UserError if there is no frame, or the frames are larger than images can be."""
@@ -83,9 +84,10 @@ class VideoFile:
 def check_size(capture: Any, name: str) -> None:
     """Raises: UserError if frames are larger than images can be."""
     pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if pixels > images.MAX_PIXELS:
+    if pixels > reading.MAX_PIXELS:
         raise UserError(
-            f"{name}: frames of more than {images.largest()}; {images.raise_limit(pixels)}scale it down"
+            f"{name}: frames of more than {messages.megapixels(reading.MAX_PIXELS)}; "
+            f"{messages.raise_limit(pixels)}scale it down"
         )
 
 

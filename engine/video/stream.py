@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.media import is_video
 from engine.errors import UserError
 from engine.video.frames import VideoFile, check_size, frame_count, frame_rate, next_frame
 
@@ -92,7 +94,7 @@ class Stream:
         self._changed = threading.Condition()
         if late and not self._capture.get(cv2.CAP_PROP_FRAME_WIDTH):
             raise self._without_frames()
-        if _WEB.match(text) and frame_count(self._capture):
+        if _WEB.match(text) and (frame_count(self._capture) or _is_file(text)):
             self.file = VideoFile(text, name=self.name, capture=self._capture)
 
     def frames(self, stop: Callable[[], bool]) -> Iterator[Image]:
@@ -151,6 +153,45 @@ class RealTime:
         return copies
 
 
+def _is_file(text: str) -> bool:
+    """Whether a server gives the length of what is at the address of a video; a stream has none.
+
+    Some containers (.ts, .mpg) do not say how many frames they have.
+    """
+    from urllib import request
+
+    if not _WEB.match(text) or not is_video(Path(text.partition("?")[0])):
+        return False
+    try:
+        with request.urlopen(text, timeout=_TIMEOUT_MS / 1000) as answer:
+            return answer.headers["Content-Length"] is not None
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def _not_opened(text: str, late: bool) -> str:
+    """Why a camera or an address could not be opened, as far as it is known, and what to do."""
+    if text.isdigit():
+        return "cannot be opened; check that it is connected, and that no other program uses it"
+    if late:
+        return f"no answer within {patience_s():g} s; check the address and the network"
+    if _WEB.match(text):
+        from urllib import error, request
+
+        try:
+            with request.urlopen(text, timeout=_TIMEOUT_MS / 1000):
+                return (
+                    "cannot be opened; the server answers, but its file cannot be read as a video: restore "
+                    "it if it is incomplete (an .mp4 without its end has no index), or convert it"
+                )
+        except error.HTTPError as answer:
+            found = f"the server answers {answer.code} ({answer.reason})"
+            return f"cannot be opened; {found}; check the address and the password"
+        except (OSError, ValueError, HTTPException):
+            pass
+    return "cannot be opened; check the address, the network and the password"
+
+
 def _open(text: str) -> Any:
     if text.isdigit():
         return cv2.VideoCapture(int(text))
@@ -160,11 +201,3 @@ def _open(text: str) -> Any:
 
 def _too_late(started: float) -> bool:
     return time.monotonic() - started >= patience_s()
-
-
-def _not_opened(text: str, late: bool) -> str:
-    if text.isdigit():
-        return "cannot be opened; check that it is connected, and that no other program uses it"
-    if late:
-        return f"no answer within {patience_s():g} s; check the address and the network"
-    return "cannot be opened; check the address, the network and the password"

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
+from engine.data.coco_layout import Given, find_layout
 from engine.data.images import Orientation, write_png
 from engine.data.splits import check_leaks
 from engine.errors import UserError
 from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
-from seg.data.coco_files import CocoImage, CocoSplit, find_pairs, read_split
+from seg.data.coco_files import CocoImage, CocoSplit, read_split
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 from seg.data.label_checks import divide_split, label_shares
 
@@ -28,15 +29,12 @@ _VERSION = 2  # of the drawing code; masks of another version are not reused
 _OWN_SPLITS = "set images and annotations for data.train and data.val"
 
 
-Paths = Mapping[str, str | None] | None
-
-
 def coco(
     *,
     root: str | None = None,
-    train: Paths = None,
-    val: Paths = None,
-    test: Paths = None,
+    train: Given = None,
+    val: Given = None,
+    test: Given = None,
     allow_same_files: bool = False,
     orientation: Orientation = "upright",
     on_error: str = "fail",
@@ -48,7 +46,7 @@ def coco(
     train, or of the images of a single JSON file, is used as val.
 
     Args:
-        root: folder to search for splits that are not set below.
+        root: folder to search for splits that are not set below, by `engine.data.coco_layout.find_layout`.
         train, val, test: {"images": folder, "annotations": JSON file}.
         allow_same_files: whether splits may share images.
         orientation: whether annotations refer to upright or to stored images, as in `data.orientation`.
@@ -57,19 +55,19 @@ def coco(
     Raises:
         UserError: if a file is wrong, or two files disagree on the categories.
     """
-    base = None if root is None else Path(root).expanduser()
-    pairs = find_pairs(base, {"train": train or {}, "val": val or {}, "test": test or {}})
+    layout = find_layout(root, {"train": train, "val": val, "test": test})
     files = {
         split: read_split(file, folder, skips=on_error == "skip", upright=orientation != "stored")
-        for split, (folder, file) in pairs.items()
+        for split, (folder, file) in layout.pairs.items()
+        if file is not None
     }
     classes, indices = _classes(list(files.values()))
     splits = {split: _with_masks(file, indices) for split, file in files.items()}
-    warnings = [line for file in files.values() for line in file.warnings]
-    name = base or next(iter(files.values())).file
-    whole = "" if "" in splits else "train" if "val" not in splits else None
-    if whole in splits:
-        parts, lines = divide_split(name, splits.pop(whole), what=whole, remedy=_OWN_SPLITS)
+    warnings = [*layout.lines, *(line for file in files.values() for line in file.warnings)]
+    name = next(iter(files.values())).file if root is None else Path(root).expanduser()
+    if "train" in splits and "val" not in splits:
+        what = "" if layout.whole else "train"
+        parts, lines = divide_split(name, splits.pop("train"), what=what, remedy=_OWN_SPLITS)
         splits, warnings = {**parts, **splits}, [*warnings, *lines]
     if not allow_same_files:
         images = {split: part.images for split, part in splits.items()}

@@ -1,4 +1,4 @@
-"""Reads COCO's JSON files and finds their image folders, for masks."""
+"""Reads COCO's JSON files, for masks."""
 
 import json
 from collections import Counter
@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.data.coco_layout import image_paths, spelled_differently
 from engine.data.images import image_size
-from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError, some
-
-_LAYOUT = (
-    "expected train2017/ and annotations/instances_train2017.json below data.root (and the same for val), "
-    "train/_annotations.coco.json, or data.train.images=<folder> data.train.annotations=<file>"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,45 +31,6 @@ class CocoSplit:
     images: list[CocoImage]
     categories: dict[int, str]
     warnings: list[str]
-
-
-def find_pairs(
-    base: Path | None, given: Mapping[str, Mapping[str, str | None]]
-) -> dict[str, tuple[Path, Path]]:
-    """Split -> (folder of images, JSON file); the split "" has to be divided.
-
-    Raises: UserError if there are none, or one of a pair is missing.
-    """
-    pairs = {}
-    for split, paths in given.items():
-        images, file = (paths.get(key) for key in ("images", "annotations"))
-        if images and file:
-            pairs[split] = (Path(images).expanduser(), Path(file).expanduser())
-        elif images or file:
-            missing = "annotations=<file>" if images else "images=<folder>"
-            raise UserError(
-                f"data.{split}: needs both images and annotations; set data.{split}.{missing} too"
-            )
-        elif base is not None and (found := _usual_pair(base, split)) is not None:
-            pairs[split] = found
-    if not pairs and base is not None:
-        files = [*base.glob("*.json"), *base.glob("annotations/*.json")]
-        if len(files) == 1:
-            pairs = {"": (base, files[0])}
-    if not pairs:
-        raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
-    return pairs
-
-
-def _usual_pair(base: Path, split: str) -> tuple[Path, Path] | None:
-    for name in SPLIT_NAMES[split]:
-        if (file := base / name / "_annotations.coco.json").is_file():
-            return file.parent, file
-        for file in sorted(base.glob(f"annotations/instances_{name}*.json"), reverse=True):
-            tag = file.stem.removeprefix("instances_")
-            folders = (base / tag, base / "images" / tag, base / name, base / "images" / name, base)
-            return next(folder for folder in folders if folder.is_dir()), file
-    return None
 
 
 def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool = True) -> CocoSplit:
@@ -103,22 +59,18 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
     warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
-    paths = {name: path for name, _, _ in listed if (path := _find(folder, name)) is not None}
-    missing = [name for name, _, _ in listed if name not in paths]
-    if missing and (not skips or len(missing) == len(listed)):
-        raise UserError(
-            f"{folder / missing[0]}: no such file ({len(missing)} of {len(listed)} images of {file} are "
-            "missing); check the image folder, remove them from the JSON, or set data.on_error=skip"
-        )
-    if missing:
+    names = [name for name, _, _ in listed]
+    paths = image_paths(file, folder, names, skips=skips)
+    if missing := [name for name, path in zip(names, paths, strict=True) if path is None]:
         warnings.append(f"{file}: missing images left out: {len(missing)} ({some(missing)})")
-    path, count = Counter(paths[name] for name, _, _ in listed if name in paths).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{file}: images: {path} is listed {count} times; merge the entries into one")
+    if other := spelled_differently(names, paths):
+        warnings.append(
+            f"{file}: images whose file name is spelled differently, used: {len(other)} ({some(other)})"
+        )
     images = [
-        _image(paths[name], name, rows, entry, skips=skips, upright=upright)
-        for name, rows, entry in sorted(listed, key=lambda row: row[0])
-        if name in paths
+        _image(Path(path), name, rows, entry, skips=skips, upright=upright)
+        for path, (name, rows, entry) in sorted(zip(paths, listed, strict=True), key=lambda row: row[1][0])
+        if path is not None
     ]
     return CocoSplit(file=file, images=images, categories=categories, warnings=warnings)
 
@@ -143,13 +95,6 @@ def _reason_to_leave_out(
     if int(entry["category_id"]) not in categories:
         return "of an unknown category"
     return "" if entry.get("segmentation") else "without a segmentation (a box alone has no outline)"
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    slashed = name.replace("\\", "/")
-    names = (slashed, slashed.rpartition("/")[2])
-    places = [folder / inner / each for each in names for inner in (".", "images", "images/default")]
-    return next((place for place in places if place.is_file()), None)
 
 
 def _image(

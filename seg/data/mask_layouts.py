@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES
-from engine.data.splits import SPLIT_NAMES, split_folders, subfolders
+from engine.data.splits import SPLIT_NAMES, read_names, split_folders, subfolders
 from engine.errors import UserError
 from engine.io.files import walk_files
 
@@ -145,31 +145,13 @@ def _lists(base: Path) -> dict[str, tuple[str, ...]]:
     for place in _LIST_FOLDERS:
         files = {path.stem.lower(): path for path in sorted((base / place).glob("*.txt"))}
         named = {split: [n for n in names if n in files] for split, names in SPLIT_NAMES.items()}
-        found = {split: _read_list(files[names[0]]) for split, names in named.items() if names}
+        found = {split: tuple(read_names(files[names[0]])) for split, names in named.items() if names}
         if "train" not in found and "trainval" in files:
-            names = _read_list(files["trainval"])
+            names = read_names(files["trainval"])
             found = {"train": tuple(name for name in names if name not in found.get("val", ()))} | found
         if found:
             return found
     return {}
-
-
-def _read_list(path: Path) -> tuple[str, ...]:
-    """The names in a list, one per line, without suffixes; a second column (the mask) is not used."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
-    names = [_stem(line.strip()) for line in lines if line.strip()]
-    if not names:
-        raise UserError(f"{path}: contains no names; add some, or remove the file")
-    return tuple(dict.fromkeys(names))
-
-
-def _stem(line: str) -> str:
-    first = re.split(r"\.\w+\s+/?\S", line)[0] if " " in line else line
-    name = first.replace("\\", "/").strip("/")
-    return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
 def _holds_images(folder: Path) -> bool:

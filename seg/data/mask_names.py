@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from engine.data.images import find_images, left_out
+from engine.data.splits import as_listed
 from engine.errors import UserError, some
 from engine.io.files import pack_paths
 from seg.data.dataset import SegmentationSplit
@@ -82,20 +83,14 @@ def _without_masks(folders: Folders, images: Names, suffix: str | None) -> tuple
 
 def _listed(split: str, folders: Folders, images: Names) -> Names:
     """The images that the list names, by their path or its last part."""
-    last = {name.rpartition("/")[2]: name for name in images}
-    found, absent = {}, []
-    for entry in folders.names or ():
-        name = entry if entry in images else last.get(entry.rpartition("/")[2])
-        if name is None:
-            absent.append(entry)
-        else:
-            found[name] = images[name]
+    names = as_listed(folders.names or (), images)
+    absent = [name for name in names if name not in images]
     if absent:
         raise UserError(
             f"{folders.images}: no image {some(absent, 2)}, listed in {split} ({len(absent)} of "
             f"{len(folders.names or ())} are missing); add them, or remove the lines from the list"
         )
-    return found
+    return {name: images[name] for name in names}
 
 
 def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:

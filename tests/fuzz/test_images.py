@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.data.class_map import ClassMap
-from engine.data.images import MAX_PIXELS, image_size, read_image, read_labels
+from engine.data.images import image_size, read_image, read_labels
+from engine.data.images.reading import MAX_PIXELS
 from seg.data.cityscapes import label_reader, mask_kind
 from seg.data.dataset import LabelReader
 from tests.fuzz.harness import damaged, fuzzed, outcome

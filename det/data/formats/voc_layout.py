@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
-from engine.data.splits import SPLIT_NAMES, divide
+from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names
 from engine.errors import UserError
 from engine.io.files import existing_root, walk_files
 
@@ -52,8 +52,8 @@ def find_splits(
         images, annotations: folders below `root` or a split's folder. Default: one with a usual name, else
             the folder itself, else the only one in it that has such files.
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
-            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root, else a fifth
-            of the images for val, by the hash of their names.
+            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root. Without val,
+            a fifth of train, or of all images, is used as val.
         suffix: of annotation files, in lower case.
 
     Raises:
@@ -65,11 +65,15 @@ def find_splits(
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
     places = dict(splits) if splits else _usual_splits(root, images)
     files = {split: _split_files(root, place, images, annotations, suffix) for split, place in places.items()}
-    if files:
-        return files, list(dict.fromkeys(line for split in files.values() for line in split.unread))
-    everything = _all_files(root, images, annotations, suffix)
-    divided, lines = _divide(root, everything)
-    return divided, [*everything.unread, *lines]
+    whole = not files
+    if whole:
+        files = {"train": _all_files(root, images, annotations, suffix)}
+    unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
+    if "val" in files or "train" not in files:
+        return files, unread
+    divided, lines = _divide(root, files["train"], what="" if whole else "train")
+    others = {split: part for split, part in files.items() if split != "train"}
+    return divided | others, [*unread, *lines]
 
 
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:
@@ -106,7 +110,7 @@ def _split_files(
     path = next((p for p in (base, root / "ImageSets/Main" / f"{place}.txt") if p.is_file()), None)
     if path is not None:
         files = _all_files(root, images, annotations, suffix)
-        return files._replace(names=_as_stems(_read_list(path), files.images))
+        return files._replace(names=as_listed(read_names(path), files.images))
     image_folder = _image_folder(root, images) / place
     if image_folder.is_dir():
         file_folder = _shared_file_folder(root, place, annotations)
@@ -209,40 +213,10 @@ def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:
     return stems
 
 
-def _read_list(path: Path) -> list[str]:
-    """The names in a list, one per line, with folders and without suffixes.
-
-    A second column (of per-class lists, or with the annotation file) is not used.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of names ({error}); write one name per line") from None
-    names = []
-    for line in filter(None, map(str.strip, lines)):
-        first, _, second = line.rpartition(" ")
-        first = first.strip()
-        paired = second in ("-1", "0", "1") or second.lower().endswith(".xml")
-        name = (first if paired and first else line).replace("\\", "/")
-        stem, suffix = os.path.splitext(name)
-        names.append(stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml", ".json") else name)
-    if not names:
-        raise UserError(f"{path}: contains no names; add some, or remove the file")
-    return list(dict.fromkeys(names))
-
-
-def _as_stems(names: Sequence[str], images: Stems) -> list[str]:
-    """The names of a list as in `images`: without the folders that these do not have."""
-    stems = []
-    for name in names:
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        stems.append(next((end for end in ends if end in images), parts[-1] if parts else name))
-    return list(dict.fromkeys(stems))
-
-
-def _divide(root: Path, files: SplitFiles) -> tuple[dict[str, SplitFiles], list[str]]:
+def _divide(root: Path, files: SplitFiles, *, what: str) -> tuple[dict[str, SplitFiles], list[str]]:
+    """The files of a split as train and val (`engine.data.splits.divide`), and lines about it."""
     remedy = "add ImageSets/Main/train.txt and val.txt, or folders train and val"
-    val, lines = divide(root, files.images, remedy=remedy)
+    images = {name: files.images[name] for name in files.names if name in files.images}
+    val, lines = divide(root, images, remedy=remedy, what=what)
     parts = {"train": [n for n in files.names if n not in val], "val": [n for n in files.names if n in val]}
     return {split: files._replace(names=names) for split, names in parts.items()}, lines

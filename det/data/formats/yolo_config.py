@@ -24,8 +24,8 @@ _ALL_IMAGES = ("images", "Images", "obj_train_data", "data/obj_train_data", ".")
 
 
 class Config(NamedTuple):
-    """The file to name in messages, its content in the layout of data.yaml, and whether train has to be
-    divided into train and val."""
+    """The file to name in messages, its content in the layout of data.yaml, and whether train contains all
+    images, because there are no splits."""
 
     file: Path
     content: dict[str, Any]
@@ -70,9 +70,10 @@ def _without_yaml(root: Path, file: Path) -> Config:
         place = next((place for place in places if (root / place).exists()), None)
         if place is not None:
             content.setdefault(split, place)
-    if "train" not in content:
+    divided = "train" not in content
+    if divided:
         content["train"] = next(place for place in _ALL_IMAGES if (root / place).is_dir())
-    return Config(file, content, divided="val" not in content)
+    return Config(file, content, divided)
 
 
 def _text(file: Path) -> str:

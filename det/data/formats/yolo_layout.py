@@ -5,10 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from det.data.cleaning import AnnotationIssues
+from det.data.reader_options import OnError
 from engine.data.images import find_images, left_out
+from engine.data.splits import read_lines
 from engine.errors import UserError
 
 _NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml")
@@ -53,7 +55,7 @@ def images_of_split(
     place: Any,
     issues: AnnotationIssues,
     *,
-    on_error: Literal["fail", "skip"] = "fail",
+    on_error: OnError = "fail",
 ) -> list[str] | None:
     """The images of a split, sorted within each folder; None if none of its paths exists.
 
@@ -114,14 +116,10 @@ def _is_label_file(path: str) -> bool:
     return not name.startswith(".") and name.lower() not in _LISTS
 
 
-def _read_list(file: Path, homes: Sequence[Path], on_error: Literal["fail", "skip"]) -> list[str]:
+def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
     """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable list of images ({error}); write one path per line") from None
     images, missing = [], []
-    for line in filter(None, map(str.strip, lines)):
+    for line in read_lines(file, "images"):
         candidates = list(_candidates(line, (file.parent, *homes)))
         image = next((path for path in candidates if os.path.isfile(path)), None)
         images.append(os.path.normpath(image or candidates[0]))

@@ -1,5 +1,7 @@
 """Class folders: what is read, and one-line errors."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,27 @@ def test_other_names_of_val_are_known(tree, name):
 def test_a_split_that_has_its_classes_beside_other_folders_is_a_split(tree):
     write(tree / "night" / "cat" / "n.png", 50)
     assert list(folders(root=str(tree)).splits) == ["train", "val", "night"]
+
+
+def test_an_image_in_the_folders_of_two_classes_is_named(tree):
+    """Twice, under other names, in train; the copy within a class is no contradiction."""
+    shutil.copy(tree / "train/cat/a.png", tree / "train/dog/x.png")
+    shutil.copy(tree / "train/cat/a.png", tree / "train/cat/again.png")
+    shutil.copy(tree / "val/dog/d.png", tree / "val/cat/y.png")
+    shutil.copy(tree / "train/dog/c.png", tree / "train/cat/more/z.png")
+    data = folders(root=str(tree))
+    assert [line for line in data.warnings if "several classes" in line] == [
+        f"{tree / 'train'}: 2 images are in the folders of several classes (cat/a.png and cat/again.png and "
+        "dog/x.png, cat/more/z.png and dog/c.png); keep one of each",
+        f"{tree / 'val'}: 1 image is in the folders of several classes (cat/y.png and dog/d.png); "
+        "keep one of each",
+    ]
+
+
+def test_it_is_named_too_if_val_is_taken_from_train(tmp_path):
+    for number in range(12):
+        write(tmp_path / f"{'cat' if number % 2 else 'dog'}/{number}.png", number)
+    shutil.copy(tmp_path / "cat/1.png", tmp_path / "dog/1.png")
+    lines = [line for line in folders(root=str(tmp_path)).warnings if "several classes" in line]
+    named = "1 image is in the folders of several classes (cat/1.png and dog/1.png); keep one of each"
+    assert lines == [f"{tmp_path}: {named}"]

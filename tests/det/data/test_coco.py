@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from det.data.coco import coco
 from det.data.dataset import DetectionSource
+from det.data.division import with_val
 from det.transforms import EvalTransform
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import write_png
@@ -20,6 +21,17 @@ from engine.errors import UserError
 from engine.runtime import Runtime
 from tests.det.data.small_splits import write_image
 from tests.refusals import check_line, refuses
+
+
+@pytest.fixture(autouse=True)
+def undivided(monkeypatch):
+    """Most tests have only train, and look at all of its images; test_division.py divides it."""
+
+    def whole_only(source, splits, *, remedy, whole=False):
+        return with_val(source, splits, remedy=remedy, whole=True) if whole else (dict(splits), [])
+
+    monkeypatch.setattr("det.data.coco.with_val", whole_only)
+
 
 CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "bird"}]
 

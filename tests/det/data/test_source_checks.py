@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from det.data.cleaning import AnnotationIssues
+from det.data.reader_options import ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.images import write_png
 from engine.errors import UserError
@@ -19,7 +20,7 @@ def checked(train, val, issues=None, **options):
         classes=CLASSES,
         splits={"train": train, "val": val},
         issues=issues or AnnotationIssues(),
-        **options,
+        options=ReaderOptions(**options),
     )
 
 
@@ -40,7 +41,13 @@ def test_images_in_both_train_and_val_are_rejected(tmp_path):
 
 def with_test(train, val, test, **options):
     splits = {"train": train, "val": val, "test": test}
-    return checked_source(name="home", classes=CLASSES, splits=splits, issues=AnnotationIssues(), **options)
+    return checked_source(
+        name="home",
+        classes=CLASSES,
+        splits=splits,
+        issues=AnnotationIssues(),
+        options=ReaderOptions(**options),
+    )
 
 
 def test_every_two_splits_are_compared_under_any_names(tmp_path):

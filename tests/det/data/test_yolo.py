@@ -181,7 +181,7 @@ def test_an_export_of_cvat(tmp_path):
     assert data.classes.names == ("cat", "dog")
     assert sorted(names(data)["train"] + names(data)["val"], key=int) == [str(n) for n in range(12)]
     assert len(data.splits["val"].boxes) == len(data.splits["val"])
-    assert f"no splits; {len(data.splits['val'])} of 12 images are used as val" in data.warnings[0]
+    assert f"no val; {len(data.splits['val'])} of 12 images of train are used as val" in data.warnings[0]
     (tmp_path / "val.txt").write_text("data/obj_train_data/11.png")
     (tmp_path / "train.txt").write_text("data/obj_train_data/0.png")
     assert names(yolo(root=str(tmp_path))) == {"train": ["0"], "val": ["11"]}

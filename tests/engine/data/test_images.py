@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from engine.data import images
-from engine.data.images import image_size, list_images, read_image, read_labels, write_png
+from engine.data.images import (
+    conversion,
+    count_values,
+    image_size,
+    list_images,
+    read_image,
+    read_labels,
+    reading,
+    write_png,
+)
 from engine.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -181,38 +189,38 @@ def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path, side):
 
 def test_the_limit_is_an_option_that_the_error_names(tmp_path, monkeypatch):
     """10,000 x 10,000 and, for Pillow, more than twice its own limit: 15,000 x 15,000."""
-    monkeypatch.setattr(images, "MAX_PIXELS", images.MAX_PIXELS)
+    monkeypatch.setattr(reading, "MAX_PIXELS", reading.MAX_PIXELS)
     monkeypatch.delenv("MOBILENET_DENSE_MAX_PIXELS", raising=False)
     for side, needed in ((10_000, "100"), (15_000, "225")):
         (tmp_path / "a.png").write_bytes(bomb(side, side))
-        monkeypatch.setattr(images, "MAX_PIXELS", 89_500_000)
+        monkeypatch.setattr(reading, "MAX_PIXELS", 89_500_000)
         with pytest.raises(UserError, match=rf"a\.png: .*set data\.max_megapixels={needed}, scale it down"):
             image_size(tmp_path / "a.png")
-        images.set_max_megapixels(float(needed))
+        reading.set_max_megapixels(float(needed))
         assert image_size(tmp_path / "a.png") == (side, side)
     for wrong in (0, -1, 2000, float("nan")):
         with pytest.raises(UserError, match=r"data\.max_megapixels must be above 0 and at most 1073"):
-            images.set_max_megapixels(wrong)
+            reading.set_max_megapixels(wrong)
     environment = {**os.environ, "PYTHONPATH": "."}
-    code = "from engine.data.images import largest; print(largest())"
+    code = "from engine.data.images import reading; print(reading.MAX_PIXELS)"
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert child.stdout == "225 megapixels\n"
+    assert child.stdout == "225000000\n"
     (tmp_path / "bomb.png").write_bytes(bomb(60_000, 60_000))  # more than OpenCV decodes
     with pytest.raises(UserError, match=r"bomb\.png: 60000 x 60000 .*megapixels; scale it down"):
         image_size(tmp_path / "bomb.png")
 
 
 def test_values_are_counted_in_pieces(monkeypatch):
-    monkeypatch.setattr(images, "_COUNTED_AT_ONCE", 7)
+    monkeypatch.setattr(conversion, "_COUNTED_AT_ONCE", 7)
     values = RNG.integers(0, 200, (13, 11)).astype(np.uint8)
-    assert images.count_values(values).tolist() == [int((values == value).sum()) for value in range(256)]
+    assert count_values(values).tolist() == [int((values == value).sum()) for value in range(256)]
 
 
 def test_the_limit_is_inclusive(tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", IMAGE)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1200)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1200)
     assert read_image(tmp_path / "a.png").shape == (30, 40, 3)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1199)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1199)
     with pytest.raises(UserError, match="megapixels"):
         read_image(tmp_path / "a.png")
 

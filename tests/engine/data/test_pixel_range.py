@@ -11,8 +11,8 @@ import torch
 from engine.config.compose import compose_config
 from engine.config.training import build_source, validate
 from engine.data.dataset_builder import DatasetBuilder
-from engine.data.images import read_image, stored_range, write_png
-from engine.data.preprocessing import unused_range
+from engine.data.images import read_image, write_png
+from engine.data.preprocessing import stored_range, unused_range
 from engine.errors import UserError
 from engine.runtime import Runtime
 from tests.engine.data.tiff_files import write_tiff

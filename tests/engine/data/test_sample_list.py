@@ -8,7 +8,7 @@ import pytest
 from cls.data.dataset import ClassificationSource, ClassificationSplit
 from engine.data.class_map import ClassMap
 from engine.data.loader import BatchLoader, SampleKey, without_gaps
-from engine.data.sample_list import in_places, read
+from engine.data.sample_list import changed, in_places, read
 from engine.errors import UserError
 from engine.io.files import pack_paths
 
@@ -85,6 +85,23 @@ def test_a_damaged_list_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UserError, match=r"train_names\.json: damaged"):
         read(path)
+
+
+def test_the_names_of_another_split_are_unknown(tmp_path):
+    path = tmp_path / "train_names.json"
+    path.write_text('{"train": ["a"], "val": ["b", "c"]}')
+    assert read(path, "val") == ["b", "c"]
+    assert read(path, "test") is None
+
+
+def test_changes_of_the_evaluated_split_are_counted_and_named():
+    end = "; scores are not comparable with the earlier ones of this run"
+    assert changed("val", ["a", "b", "b"], ["b", "a", "b"]) == []
+    assert changed("val", ["a", "b", "b"], ["b"]) == [f"2 of the run's 3 val samples are gone (a, b){end}"]
+    assert changed("val", ["a", "b"], ["b", "c", "d"]) == [
+        f"1 of the run's 2 val samples is gone (a){end}",
+        f"val samples added since the run began: 2 (c, d){end}",
+    ]
 
 
 def test_a_name_in_any_encoding_is_read_as_written(tmp_path):

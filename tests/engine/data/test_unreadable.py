@@ -11,6 +11,7 @@ import torch
 
 from engine.config import compose
 from engine.config.options import DataOptions
+from engine.config.runs import _write_skipped
 from engine.data import unreadable
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import SampleKey, sample_seed
@@ -360,3 +361,23 @@ def test_the_run_fails_if_damaged_files_exceed_the_budget(tmp_path):
 @pytest.mark.parametrize("path", ["my cache/a,b", "[x]=1"])
 def test_any_path_can_be_used_as_cache_folder(path):
     assert compose.compose_config("train", [f"data.cache={path}"]).data.cache == path
+
+
+def test_an_evaluation_that_skipped_nothing_leaves_no_list_of_an_earlier_one(tmp_path):
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip")
+    builder.skipped = {"val": [{"file": "a.jpg", "name": "a", "error": "damaged"}]}
+    _write_skipped(builder, tmp_path)
+    assert json.loads((tmp_path / "skipped.json").read_text()) == builder.skipped
+    _write_skipped(DatasetBuilder(runtime=ALONE), tmp_path)
+    assert not (tmp_path / "skipped.json").exists()
+
+
+def test_an_evaluation_into_the_folder_of_a_run_keeps_the_list_of_the_run(tmp_path):
+    """`resume=` leaves out what it lists."""
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "skipped.json").write_text("{}")
+    builder = DatasetBuilder(runtime=ALONE, on_error="skip")
+    for skipped in ({}, {"val": []}):
+        builder.skipped = skipped
+        _write_skipped(builder, tmp_path)
+        assert (tmp_path / "skipped.json").read_text() == "{}"

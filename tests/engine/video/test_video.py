@@ -1,5 +1,6 @@
 """Damaged videos, live streams, and how they end."""
 
+import contextlib
 import functools
 import json
 import os
@@ -44,6 +45,15 @@ def write_video(path, count=60, size=(96, 128)):
 class Task:
     def predict_image(self, frame):
         return int(frame[0, 0, 0])
+
+
+class SlowTask(Task):
+    def __init__(self, seconds=0.05):
+        self.seconds = seconds
+
+    def predict_image(self, frame):
+        time.sleep(self.seconds)
+        return super().predict_image(frame)
 
 
 class Reporter:
@@ -132,9 +142,71 @@ def test_a_video_file_behind_an_address(tmp_path, address):
 @pytest.mark.parametrize("source", ["77", "{address}/nothing.mp4", "rtsp://user:secret@127.0.0.1:9/live"])
 def test_a_source_that_cannot_be_opened_is_one_line_without_its_password(tmp_path, address, source, capfd):
     source = source.format(address=address)
-    with pytest.raises(UserError, match=r"^input=[^\n]*: cannot be opened; check ") as caught:
+    reason = "the server answers 404 .*; check" if source.endswith("mp4") else "check"
+    with pytest.raises(UserError, match=rf"^input=[^\n]*: cannot be opened; {reason} ") as caught:
         predict_live(Task(), Reporter(), source, tmp_path / "out", legend=True, frames=None)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["ts", "mpg", "wmv"])
+def test_all_frames_of_a_file_behind_an_address_are_read_also_if_their_number_is_unknown(
+    tmp_path, address, kind
+):
+    write_video(tmp_path / f"drive.{kind}")
+    source = f"{address}/drive.{kind}"
+    result = predict_live(SlowTask(0.01), Reporter(), source, tmp_path / "out", legend=True, frames=None)
+    assert result.records[0]["frames"] == 60
+    assert "dropped_frames" not in result.records[0]
+
+
+@pytest.fixture
+def cutting_address(tmp_path):
+    """Of a server that ends each connection after half of the file."""
+
+    class Cutting(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def copyfile(self, source, outputfile):
+            data = source.read()
+            with contextlib.suppress(OSError):
+                outputfile.write(data[: len(data) // 2])
+            self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Cutting, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv", "flv"])
+@pytest.mark.parametrize("query", ["", "?token=1"])
+def test_a_connection_that_ends_early_is_reported(tmp_path, cutting_address, kind, query, capsys):
+    write_video(tmp_path / f"drive.{kind}")
+    source = f"{cutting_address}/drive.{kind}{query}"
+    result = predict_live(Task(), Reporter(), source, tmp_path / "out", legend=True, frames=None)
+    (record,), (failure,) = result.records, result.failures
+    about = "" if kind == "avi" else "about "
+    assert (
+        f": damaged or cut off: {about}60 frames expected, {record['frames']} decoded; " in failure["error"]
+    )
+    assert failure["error"].endswith(
+        "the readable part is kept; try again, or download the file and restore or convert it"
+    )
+    assert 15 < record["frames"] < 45
+    assert result.status == 1
+    assert "token" not in failure["error"]
+
+
+@pytest.mark.parametrize("served", ["address", "cutting_address"])
+def test_an_mp4_without_its_end_behind_an_address_is_no_wrong_address(tmp_path, served, request):
+    path = write_video(tmp_path / "drive.mp4")
+    if served == "address":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source = f"{request.getfixturevalue(served)}/drive.mp4"
+    with pytest.raises(UserError, match="the server answers, but its file cannot be read as a video"):
+        predict_live(Task(), Reporter(), source, tmp_path / "out", legend=True, frames=None)
 
 
 class Camera:
@@ -156,12 +228,6 @@ class Camera:
 
     def release(self):
         pass
-
-
-class SlowTask(Task):
-    def predict_image(self, frame):
-        time.sleep(0.05)
-        return super().predict_image(frame)
 
 
 def test_a_camera_is_read_until_its_limit_and_late_frames_are_counted(tmp_path, monkeypatch):

@@ -134,6 +134,46 @@ def test_a_run_resumes_after_a_file_has_been_removed(tmp_path, task):
     assert json.loads((folder / "metrics.json").read_text())["step"] == 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["seg", "cls"])
+def test_a_resumed_run_names_the_files_of_val_that_are_gone(tmp_path, task):
+    make, options, _ = DATA[task]
+    root, folder = make(tmp_path / "data"), tmp_path / "run"
+    run("train", *options, *SMALL, *SIZES[task], f"data.root={root}", f"run={folder}", cwd=tmp_path)
+    gone, name, count = {"seg": ("images/val/val1.jpg", "val1", 5), "cls": ("val/dog/1.jpg", "dog/1", 6)}[
+        task
+    ]
+    (root / gone).unlink()
+    (root / "masks/val/val1.png").unlink(missing_ok=True)
+    output = run("train", f"resume={folder}", "trainer.steps=4", cwd=tmp_path)
+    line = f"1 of the run's {count} val samples is gone ({name}); scores are not comparable with the earlier "
+    assert line in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", DATA)
+def test_a_jpeg_damaged_in_its_middle_is_named_in_training_and_evaluation(tmp_path, task):
+    """It is cut in the middle and has an end marker, so only decoding finds it."""
+    make, options, damaged = DATA[task]
+    root, folder = make(tmp_path / "data"), tmp_path / "run"
+    options = [*options, *SMALL, *SIZES[task], f"data.root={root}"]
+    whole = (root / damaged).read_bytes()
+    run("train", *options, f"run={folder}", cwd=tmp_path)
+    (root / damaged).write_bytes(whole[: len(whole) * 2 // 3] + b"\xff\xd9")
+    message = (
+        f"error: {root / damaged}: truncated, corrupt or not an image (Corrupt JPEG data: premature end of"
+    )
+    assert message in run("train", *options, "run=other", "trainer.steps=10", cwd=tmp_path, status=1)
+    test = ["eval", f"run={folder}", "data.split=train", f"out={tmp_path / 'eval'}"]
+    assert message in run(*test, cwd=tmp_path, status=1)
+    skipping = ["data.on_error=skip", "data.error_budget=0.5"]
+    assert "1 train file left out (skipped.json), the first: " in run(*test, *skipping, cwd=tmp_path)
+    assert (tmp_path / "eval/skipped.json").exists()
+    (root / damaged).write_bytes(whole)
+    run(*test, cwd=tmp_path)
+    assert not (tmp_path / "eval/skipped.json").exists()
+
+
 def samples(dataset, gone=()):
     """All parts of the samples of two epochs, but for those `gone`."""
     keys = [SampleKey(index, epoch) for index in range(len(dataset)) for epoch in (0, 1)]

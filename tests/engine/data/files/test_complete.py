@@ -76,7 +76,7 @@ def test_a_jpeg_whose_end_is_zeros_is_damaged(tmp_path, share):
 
 def test_jpeg_and_png_are_checked_without_decoding(tmp_path, monkeypatch):
     paths = [write(tmp_path / name) for name in ("a.jpg", "a.png", "a.tif")]
-    monkeypatch.setattr("engine.data.images.read_image", None)
+    monkeypatch.setattr("engine.data.images.completeness.read_image", None)
     for path in paths:
         check_complete(path)
 
@@ -184,7 +184,7 @@ def test_other_files_and_datasets_that_read_by_themselves_are_not_checked(tmp_pa
     (tmp_path / "a.jpg").write_bytes(b"no image")
     refuse_incomplete([Images([tmp_path / "a.npy"])], runtime=ALONE, budget=0.01)
     own = Images([tmp_path / "a.jpg"])
-    own.files = lambda index: (str(tmp_path / "a.npy"),)
+    own.sample_files = lambda index: (str(tmp_path / "a.npy"),)
     refuse_incomplete([own], runtime=ALONE, budget=0.01)
 
     class Other:
@@ -202,9 +202,9 @@ def test_processes_share_the_work_and_raise_the_same_error(tmp_path, monkeypatch
     def check(group):
         checked = []
 
-        def counted(path):
+        def counted(path, **options):
             checked.append(path)
-            check_complete(path)
+            check_complete(path, **options)
 
         preprocessing.check_complete = counted
         try:

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import image_size, read_image, turn_and_pages
+from engine.config.compose import compose_config
+from engine.config.runs import TrainedRun
+from engine.data.images import image_size, read_image
 from engine.data.pixel_cache import PixelCache
-from engine.data.preprocessing import header_notes
+from engine.data.preprocessing import header_notes, turn_and_pages
 from engine.errors import UserError
 
 STORED = "read as stored (data.orientation=stored)"
@@ -114,3 +116,34 @@ def test_a_cache_keeps_upright_and_stored_pixels_apart(tmp_path):
 def test_opencv_agrees_with_the_turn(tmp_path):
     path = save(tmp_path / "a.jpg", 8, size=(32, 16), quality=100)
     assert np.array_equal(read_image(path), cv2.imread(path)[..., ::-1])
+
+
+# ------------------------------------------------------------------ prediction
+
+
+@pytest.fixture
+def predicting():
+    """A run as predict opens it, without its folder."""
+    run = object.__new__(TrainedRun)
+    run.config = compose_config("train", ["task=seg"])
+    return run
+
+
+def test_prediction_names_only_keys_and_remedies_that_it_has(tmp_path, predicting):
+    path = save(tmp_path / "a.jpg", 6)
+    assert predicting.image_notes([path]) == [
+        "1 of 1 images (a.jpg) with an EXIF or TIFF rotation: rotated upright; data.orientation=stored keeps "
+        "them as stored"
+    ]
+    data = (tmp_path / "a.jpg").read_bytes()
+    for damaged, reason in (
+        (b"", "unknown format"),
+        (data[:-20], "image file is truncated .*"),
+        (data[:-20] + b"\xff\xd9", "Corrupt JPEG data: premature end of data segment"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        message = rf"a\.jpg: truncated, corrupt or not an image \({reason}\); restore or remove the file$"
+        with pytest.raises(UserError, match=message):
+            predicting.read_image(path)
+        with pytest.raises(UserError, match=r"in a dataset, data\.on_error=skip leaves out such files\)$"):
+            read_image(path)

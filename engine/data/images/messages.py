@@ -1,0 +1,59 @@
+"""The errors about image files: what is wrong with which file, and the remedy."""
+
+import math
+import os
+
+from engine.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+MOST_MEGAPIXELS = 1073.0
+"""OpenCV does not decode larger images."""
+
+_IN_A_DATASET = " (in a dataset, data.on_error=skip leaves out such files)"
+
+
+def unreadable(path: PathLike, error: OSError) -> UserError:
+    """A file that the system does not give."""
+    return UserError(f"{path}: cannot be read ({error.strerror}); check the path")
+
+
+def unsupported(path: PathLike, kind: object) -> UserError:
+    """A file of a kind that is not read."""
+    return UserError(
+        f"{path}: a {kind}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
+    )
+
+
+class DamagedFileError(UserError):
+    """A file that is incomplete, corrupt, or not an image."""
+
+    @property
+    def alone(self) -> str:
+        """The message for a file that is not part of a dataset."""
+        return str(self).removesuffix(_IN_A_DATASET)
+
+
+def damaged(path: PathLike, reason: str) -> DamagedFileError:
+    """A file that is incomplete, corrupt, or not an image."""
+    reason = " ".join(reason.split())[:200] or "decoding failed"
+    return DamagedFileError(
+        f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file{_IN_A_DATASET}"
+    )
+
+
+def too_large(path: PathLike, height: int, width: int, limit: int) -> UserError:
+    """An image of more than `limit` pixels."""
+    size = f"{path}: {height} x {width} pixels (height x width), more than {megapixels(limit)}"
+    return UserError(f"{size}; {raise_limit(height * width)}scale it down or cut it into tiles")
+
+
+def megapixels(limit: int) -> str:
+    """A number of pixels as text."""
+    return f"{limit / 1e6:g} megapixels"
+
+
+def raise_limit(pixels: float) -> str:
+    """The remedy for an image with this many pixels, ending in a comma; empty if OpenCV cannot decode it."""
+    needed = math.ceil(pixels / 1e5) / 10
+    return f"set data.max_megapixels={needed:g}, " if needed <= MOST_MEGAPIXELS else ""
