@@ -108,7 +108,7 @@ def load(
         source: a name from `python tools/models.py`, a run folder, `user/name` on the Hub (requires the extra
             `hub`), or a file written by tools/export.py.
         overrides: for the run's configuration, such as `inference.flip=true` or `task.draw_threshold=0.5`.
-        run: the run folder of an exported file that is stored somewhere else.
+        run: the run folder (or name) of an exported file that is stored somewhere else.
         checkpoint: `best` or `last`.
         device: `cpu`, `cuda`, `cuda:1` ...; an exported file runs on the CPU.
         threads: number of threads for an exported file.
@@ -126,7 +126,8 @@ def load(
     if path.is_file():
         from deploy.artifact import with_exported_file
 
-        trained = TrainedRun.open(run or _enclosing_run(path), overrides=arguments, checkpoint=checkpoint)
+        folder = _published_run(run) if run else _enclosing_run(path)
+        trained = TrainedRun.open(folder, overrides=arguments, checkpoint=checkpoint)
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
         return Predictor(task, trained.info.reporter(task), trained.read_image)
     if run is not None:
