@@ -59,7 +59,13 @@ def find_layout(root: str | None, given: Mapping[str, Given], *, unannotated: Se
     base = None if root is None else Path(root).expanduser()
     found = {split: _pair(split, paths or {}, base, unannotated) for split, paths in given.items()}
     pairs = {split: pair for split, pair in found.items() if pair is not None}
-    layout = Layout(pairs) if pairs or base is None else _only_file(base)
+    if base is None:
+        layout = Layout(pairs)
+    elif pairs:
+        missing = [split for split in given if split not in pairs]
+        layout = Layout(pairs, lines=[line for split in missing for line in _unused(base, split)])
+    else:
+        layout = _only_file(base)
     if not layout.pairs:
         raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
     return layout
@@ -111,6 +117,16 @@ def _usual_pair(base: Path, split: str, *, annotated: bool) -> tuple[Path, Path]
     return None
 
 
+def _unused(base: Path, split: str) -> list[str]:
+    """A line about the JSON files that are named like a split, but are not used for it."""
+    spellings = [spelling for name in SPLIT_NAMES[split] for spelling in _cases(name)]
+    places = [base.glob(pattern.format(name)) for name in spellings for pattern in _OTHER_FILES]
+    if not (files := sorted({path.relative_to(base).as_posix() for found in places for path in found})):
+        return []
+    why = "several fit" if any(_rank(base / file) for file in files) else "no list of images in it"
+    return [f"{split}: not read from {some(files)} ({why}); set data.{split}.annotations=<file>"]
+
+
 def _cases(name: str) -> tuple[str, str, str]:
     return name, name.capitalize(), name.upper()
 
@@ -155,7 +171,7 @@ def _only_file(base: Path) -> Layout:
         return Layout({})
     names = some([file.relative_to(base).as_posix() for file in others])
     noun = "1 JSON file" if len(others) == 1 else f"{len(others)} JSON files"
-    lines = [f"{base}: {noun} without COCO's images and categories left out ({names})"] if others else []
+    lines = [f"{noun} without COCO's images and categories left out ({names})"] if others else []
     return Layout({"train": (_folder_of(base, files[0], "train"), files[0])}, whole=True, lines=lines)
 
 
