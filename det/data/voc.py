@@ -198,7 +198,10 @@ def _read(
             f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
             "data.on_error=skip"
         )
-    absent = [name for name in files.names if name not in files.annotations]
+    # A listed image that does not exist is an error when it is read; it needs no annotations.
+    absent = [
+        name for name in files.names if name not in files.annotations and os.path.isfile(files.images[name])
+    ]
     if len(absent) == len(files.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(files.names)):
