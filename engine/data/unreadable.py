@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.contracts import Dataset
+from engine.data.images.messages import DamagedFileError
 from engine.errors import UserError
 from engine.io.parallel import parallel_map
 
@@ -38,7 +39,10 @@ def find_unreadable(
     """
 
     def read(index: int) -> None:
-        dataset.read(index)
+        try:
+            dataset.read(index)
+        except DamagedFileError as error:
+            raise UserError(error.alone) from error  # data.on_error=skip is no remedy: it is set
 
     share = range(rank, len(dataset), world_size)
     results = parallel_map(read, share, workers=workers, unit=f"{split} file read".lstrip(), quiet=rank > 0)
