@@ -2,7 +2,7 @@
 
     import mobilenet_dense
 
-    predictor = mobilenet_dense.load("runs/seg/streets/2026-11-24_12-00-00")
+    predictor = mobilenet_dense.load("lraspp_v3_large_cityscapes")
     predictor("street.jpg").save("street_labels.png")
 
     run = mobilenet_dense.train("task=seg", "data=masks", "data.root=my_data")
@@ -101,13 +101,14 @@ def load(
     device: str = "cpu",
     threads: int = 1,
 ) -> Predictor:
-    """Load a predictor from a run folder, a published folder, a Hugging Face repository or an exported file.
+    """Load a predictor from the name of a published network, a run folder, a published folder, a Hugging Face
+    repository or an exported file.
 
     Args:
-        source: a run folder, `user/name` on the Hub (requires the extra `hub`), or a file written by
-            tools/export.py.
+        source: a name from `python tools/models.py`, a run folder, `user/name` on the Hub (requires the extra
+            `hub`), or a file written by tools/export.py.
         overrides: for the run's configuration, such as `inference.flip=true` or `task.draw_threshold=0.5`.
-        run: the run folder of an exported file that is stored somewhere else.
+        run: the run folder (or name) of an exported file that is stored somewhere else.
         checkpoint: `best` or `last`.
         device: `cpu`, `cuda`, `cuda:1` ...; an exported file runs on the CPU.
         threads: number of threads for an exported file.
@@ -125,13 +126,15 @@ def load(
     if path.is_file():
         from deploy.artifact import with_exported_file
 
-        trained = TrainedRun.open(run or _enclosing_run(path), overrides=arguments, checkpoint=checkpoint)
+        folder = _published_run(run) if run else _enclosing_run(path)
+        trained = TrainedRun.open(folder, overrides=arguments, checkpoint=checkpoint)
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
         return Predictor(task, trained.info.reporter(task), trained.read_image)
     if run is not None:
         raise UserError(f"{path}: no such file; run= is only for exported files")
     from engine.hub import Pretrained
 
+    source = _published_run(source)
     pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
     task = runtime.start(device=device, channels_last=False).place(pretrained.task)
     return Predictor(task, task_info(pretrained.config).reporter(task), pretrained.read_image)
@@ -146,7 +149,7 @@ def train(*overrides: str) -> Path:
     from engine.config.compose import compose_config
     from tools import train as tool
 
-    return tool.train(compose_config("train", overrides))
+    return tool.train(compose_config("train", tool.complete(overrides)))
 
 
 def evaluate(run: str | os.PathLike[str], *overrides: str) -> dict[str, Any]:
@@ -175,10 +178,21 @@ def export(run: str | os.PathLike[str], *overrides: str) -> Path:
 
 
 def _options(tool: str, run: str | os.PathLike[str], overrides: Sequence[str]) -> Any:
+    from backbones.weights import catalog
     from engine.config.compose import compose_config
     from engine.config.instantiate import tool_options
+    from engine.published import run_by_name
 
-    return tool_options(compose_config(tool, [f"run={os.fspath(run)}", *overrides]))
+    arguments = run_by_name([f"run={os.fspath(run)}", *overrides], published=catalog.find)
+    return tool_options(compose_config(tool, arguments))
+
+
+def _published_run(source: str | os.PathLike[str]) -> str | Path:
+    """The run folder of a published network, in the cache; `source` itself if it is not the name of one."""
+    from backbones.weights import catalog
+    from engine.published import find_run
+
+    return find_run(os.fspath(source), published=catalog.find, parent=None, key="")
 
 
 def _enclosing_run(file: Path) -> Path:

@@ -8,7 +8,7 @@ from backbones.blocks import activation
 from backbones.contract import AnyBackbone
 from backbones.network import MobileNet, build_backbone, default_feature, init_weights
 from backbones.spec import NetSpec
-from backbones.weights.state_dict import StateDict, backbone_state
+from backbones.weights.state_dict import StateDict, backbone_state, without_background
 from cls.weights import own_classes_state
 from engine.run.initial_weights import carry_rows
 
@@ -72,9 +72,14 @@ class Classifier(nn.Module):
         return backbone_state(state, self.backbone)
 
     def carry(self, state: StateDict, theirs: tuple[str, ...], ours: tuple[str, ...]) -> StateDict:
-        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`."""
+        """`state` for classes `theirs` -> for `ours`; see `engine.run.initial_weights.Adaptable`.
+
+        TensorFlow's ImageNet classifiers have an unnamed background before the first class.
+        """
         own = self.state_dict()
         class_keys = ("classifier.weight", "classifier.bias")
+        if len(state["classifier.bias"]) == len(theirs) + 1:
+            state = without_background(state, len(theirs))
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in class_keys}
 
     def forward(self, images: Tensor) -> Tensor:

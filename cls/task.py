@@ -28,7 +28,7 @@ class Classification(nn.Module):
         classes: the dataset's class map.
         label_smoothing: share of the target spread evenly over the classes.
         mix: mixup and CutMix in training (None: neither).
-        pixels: input normalization, `inception` or `imagenet`.
+        pixels: input normalization, `inception`, `imagenet` or `unit`.
         eval_transform: applied to an image before prediction.
 
     Attributes:

@@ -40,7 +40,7 @@ class Detection(nn.Module):
         loss: on deltas, scores and the matcher's targets.
         matcher: decides which anchor is trained on which object.
         postprocess: from deltas and scores to detections.
-        pixels: input normalization, `inception` or `imagenet`.
+        pixels: input normalization, `inception`, `imagenet` or `unit`.
         eval_transform: applied to an image before prediction.
         draw_threshold: minimum score of the boxes that are drawn and listed in summary.json; None: the one
             with the best F1 in the run's evaluation (`use_metrics`), and 0.4 before that.

@@ -1,15 +1,14 @@
 """Published weights under our names: the paper's authors' TensorFlow graphs, and torchvision's SSDLite.
 
-The authors' weights are an .npz of a frozen graph's constants with TensorFlow's names (SSDLite on
-MobileNetV3, trained on COCO with 90 classes: the category ids 1 to 90, ten of which are unused), and
-labels.txt, whose line n is the name of category n. The network needs `padding="same"`; its input is 320x320,
-(x - 127.5) / 127.5.
+The authors' weights are the constants of a frozen graph, in the graph's file or an .npz (SSDLite on
+MobileNetV3, trained on COCO with 90 classes: the category ids 1 to 90, ten of which are unused). The network
+needs `padding="same"`; its input is 320x320, (x - 127.5) / 127.5.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from backbones.weights.state_dict import (
     detect_format,
     from_torchvision,
 )
+from backbones.weights.tensorflow import Layers
 from engine.errors import UserError
 
 TENSORFLOW_BACKBONE = "FeatureExtractor/MobilenetV3"
@@ -33,18 +33,10 @@ TORCHVISION_STEM = "backbone.features.0.0.0.weight"
 """The first convolution of torchvision's `ssdlite320_mobilenet_v3_large`."""
 
 
-NOT_WEIGHTS = r"anchors|.*/reduction_indices|.*/Reshape(_1)?/shape"
-"""Constants of the graph that are not learned; the anchors follow from the input's size."""
-
-
 PREDICTORS = {"boxes": "BoxEncodingPredictor", "scores": "ClassPredictor"}
 
 
 EXTRA = ("1_Conv2d_{n}_1x1_{half}", "2_Conv2d_{n}_3x3_s2_{full}_depthwise", "2_Conv2d_{n}_3x3_s2_{full}")
-
-
-Names = Iterator[tuple[str, str]]
-"""(our key, TensorFlow's name) of tensors."""
 
 
 def translated(state: StateDict, backbone: MobileNet) -> StateDict:
@@ -106,78 +98,24 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> StateDict
     Raises:
         UserError: if the backbone pads symmetrically, or constants are missing or unexpected.
     """
-    if spec.padding != "same":
-        raise UserError("TensorFlow weights need TensorFlow's padding; set backbone.padding=same")
-    state: StateDict = {}
-    used: set[str] = set()
-    for ours, theirs in _tensorflow_names(constants, spec):
-        if theirs not in constants:
-            raise UserError(f"not the weights of {spec.name} with these options: {theirs} is missing")
-        used.add(theirs)
-        state[ours] = _from_tensorflow_layout(theirs, constants[theirs])
-        if ours.endswith(".running_var"):
-            state[f"{ours.removesuffix('.running_var')}.num_batches_tracked"] = torch.tensor(0)
-    unexpected = sorted(name for name in constants.keys() - used if not re.fullmatch(NOT_WEIGHTS, name))
-    if unexpected:
-        raise UserError(f"not the weights of {spec.name} with these options: {unexpected[:4]} are unexpected")
-    return state
-
-
-def _tensorflow_names(constants: Mapping[str, Tensor], spec: NetSpec) -> Names:
-    yield from _conv_names("backbone.stem", f"{TENSORFLOW_BACKBONE}/Conv")
-    for i, (block, channels_in) in enumerate(zip(spec.blocks, spec.block_inputs, strict=True)):
-        ours, theirs = f"backbone.blocks.{i}", f"{TENSORFLOW_BACKBONE}/expanded_conv" + (f"_{i}" if i else "")
-        if block.exp != channels_in:
-            yield from _conv_names(f"{ours}.expand", f"{theirs}/expand")
-        yield from _conv_names(f"{ours}.depthwise", f"{theirs}/depthwise", "depthwise_weights")
-        if block.se:
-            yield from _biased_names(f"{ours}.se.reduce", f"{theirs}/squeeze_excite/Conv")
-            yield from _biased_names(f"{ours}.se.expand", f"{theirs}/squeeze_excite/Conv_1")
-        yield from _conv_names(f"{ours}.project", f"{theirs}/project")
-    yield from _conv_names("backbone.last", f"{TENSORFLOW_BACKBONE}/Conv_1")
+    layers = Layers()
+    layers.backbone(spec, TENSORFLOW_BACKBONE)
     layer = f"{TENSORFLOW_BACKBONE}/layer_{len(spec.blocks) + 2}"  # with the stem and the last conv
     for i, full in enumerate((512, 256, 256, 128)):
-        reduce, depthwise, expand = (
-            f"{layer}_{part.format(n=i + 2, half=full // 2, full=full)}" for part in EXTRA
-        )
-        yield from _conv_names(f"head.extras.{i}.reduce", reduce)
-        yield from _conv_names(f"head.extras.{i}.depthwise", depthwise, "depthwise_weights")
-        yield from _conv_names(f"head.extras.{i}.expand", expand)
+        ours, numbers = f"head.extras.{i}", {"n": i + 2, "half": full // 2, "full": full}
+        reduce, depthwise, expand = (f"{layer}_{part.format(**numbers)}" for part in EXTRA)
+        layers.conv(f"{ours}.reduce", reduce)
+        layers.depthwise(f"{ours}.depthwise", depthwise)
+        layers.conv(f"{ours}.expand", expand)
     for i in range(6):
         for kind, name in PREDICTORS.items():
-            theirs = f"BoxPredictor_{i}/{name}"
-            yield from _conv_names(f"head.{kind}.{i}.depthwise", f"{theirs}_depthwise", "depthwise_weights")
-            yield from _biased_names(f"head.{kind}.{i}.predict", theirs)
-
-
-def _conv_names(ours: str, theirs: str, weights: str = "weights") -> Names:
-    yield f"{ours}.conv.weight", f"{theirs}/{weights}"
-    for our_part, their_part in (
-        ("weight", "gamma"),
-        ("bias", "beta"),
-        ("running_mean", "moving_mean"),
-        ("running_var", "moving_variance"),
-    ):
-        yield f"{ours}.bn.{our_part}", f"{theirs}/BatchNorm/{their_part}"
-
-
-def _biased_names(ours: str, theirs: str) -> Names:
-    yield f"{ours}.weight", f"{theirs}/weights"
-    yield f"{ours}.bias", f"{theirs}/biases"
-
-
-def _from_tensorflow_layout(name: str, constant: Tensor) -> Tensor:
-    """Convolutions from [h, w, in, out] (depthwise: [h, w, channels, 1]) to torch's [out, in, h, w].
-
-    Per anchor, the released box predictors return (y, x, h, w), ours (x, y, w, h).
-    """
-    if "/BoxEncodingPredictor/" in name:
-        by_anchor = constant.reshape(*constant.shape[:-1], -1, 4)
-        constant = by_anchor[..., [1, 0, 3, 2]].flatten(-2)
-    if constant.ndim == 4:
-        depthwise = name.endswith("depthwise_weights")
-        constant = constant.permute(2, 3, 0, 1) if depthwise else constant.permute(3, 2, 0, 1)
-    return constant.float().contiguous()
+            ours, theirs = f"head.{kind}.{i}", f"BoxPredictor_{i}/{name}"
+            layers.depthwise(f"{ours}.depthwise", f"{theirs}_depthwise")
+            layers.biased(f"{ours}.predict", theirs)
+    try:
+        return layers.state(constants, spec)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateDict:

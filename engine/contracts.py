@@ -225,6 +225,8 @@ class TaskInfo:
         first_id: id of the first class if a dataset has no ids (1 for detectors, because 0 is background).
         background: whether a weight file can have an extra, unnamed output for the background.
         default_names: number of classes -> their names, for weights without class names (ImageNet's 1000).
+        known_classes: class names -> the class map (ids, colors) of a public dataset with these classes, or
+            None, for published weights.
         distills: whether `distill.teacher` is supported.
         fixed_size: why an exported file has a fixed input size, and what to do; empty if it can be dynamic.
         reporter: task -> `Reporter`.
@@ -244,6 +246,7 @@ class TaskInfo:
     background: bool = False
     distills: bool = False
     default_names: Callable[[int], tuple[str, ...] | None] | None = None
+    known_classes: Callable[[tuple[str, ...]], ClassMap | None] | None = None
     fixed_size: str = ""
     reporter: Callable[[Any], Reporter]
     export: Callable[..., Any]

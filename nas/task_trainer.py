@@ -290,8 +290,10 @@ def with_held_out(source: Any, share: float) -> Any:
     """`source` with a part of its train split, evenly spread, moved into the split `HELD_OUT`.
 
     Raises:
-        UserError: if there are fewer than two samples.
+        UserError: if there is no train split, or it has fewer than two samples.
     """
+    if "train" not in source.splits:
+        raise UserError(f"{source.description}: a search needs a train split; set data.root to data with one")
     train = source.splits["train"]
     if len(train) < 2:
         raise UserError(f"train has {len(train)} samples; at least 2 are needed to hold out a part of it")

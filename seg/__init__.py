@@ -12,6 +12,13 @@ def _totals(count: Any, classes: int) -> tuple[float, float]:
     return params, madds
 
 
+def _known_classes(names: tuple[str, ...]) -> Any:
+    """Cityscapes' ids and colors, for its 19 classes."""
+    from seg.data.cityscapes import CITYSCAPES_CLASSES
+
+    return CITYSCAPES_CLASSES if names == CITYSCAPES_CLASSES.names else None
+
+
 TASK = TaskInfo(
     name="seg",
     title="semantic segmentation",
@@ -20,6 +27,7 @@ TASK = TaskInfo(
     paper_classes=19,
     hub_pipeline="image-segmentation",
     distills=True,
+    known_classes=_known_classes,
     reporter=partial(import_and_call, "seg.report.SegmentationReporter"),
     export=partial(import_and_call, "seg.export.ExportedSegmentation"),
     with_file=partial(import_and_call, "seg.export.SegmentationWithFile"),

@@ -70,7 +70,8 @@ class Segmenter(nn.Module):
         """
         if not isinstance(self.backbone, MobileNet):
             return state
-        return segmenter_state(state, self.backbone.spec)
+        hard_gate = not isinstance(getattr(self.head, "gate_act", None), nn.Sigmoid)
+        return segmenter_state(state, self.backbone.spec, hard_gate=hard_gate)
 
     def num_classes_in(self, state: StateDict) -> int:
         """Number of classes in an adapted state dict, which can differ from this model's."""

@@ -42,7 +42,7 @@ class Segmentation(nn.Module):
         classes: the dataset's class map.
         loss: per-pixel loss; its `weight(labels)` is the number of pixels that it averages over.
         dice: factor on an additional Dice loss; 0: none.
-        pixels: input normalization, `inception` or `imagenet`.
+        pixels: input normalization, `inception`, `imagenet` or `unit`.
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: from the whole image, once).
         eval_transform: applied to an image before prediction (None: nothing).

@@ -21,10 +21,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from backbones.weights import catalog
 from deploy.benchmark.run_benchmark import run_benchmark
 from deploy.latency_table.measure_table import measure_table
 from deploy.options import BenchmarkOptions
 from engine.config.launch import launch
+from engine.published import run_by_name
 from nas.mnas.space import MnasSpace
 
 
@@ -52,4 +54,4 @@ def bracket_lists(arguments: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     if not {"-m", "--multirun"}.intersection(sys.argv):
         sys.argv[1:] = bracket_lists(sys.argv[1:])
-    launch(benchmark, "benchmark", __doc__)
+    launch(benchmark, "benchmark", __doc__, complete=partial(run_by_name, published=catalog.find))

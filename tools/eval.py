@@ -4,6 +4,7 @@ Usage: python tools/eval.py run=<run folder> [key=value ...]
 
 Examples:
   python tools/eval.py run=runs/seg/streets/2026-11-24_12-00-00
+  python tools/eval.py run=lraspp_v3_small_cityscapes data.root=/data/cityscapes   a published network
   python tools/eval.py run=<run folder> data.split=test out=results
   python tools/eval.py run=<run folder> inference=multi_scale              flipping and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
@@ -15,9 +16,11 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import shlex
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backbones.weights import catalog
 from deploy.artifact import with_exported_file
 from engine import runtime
 from engine.config.launch import launch
@@ -26,6 +29,7 @@ from engine.config.runs import TrainedRun
 from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import SavedPredictions
+from engine.published import run_by_name
 from engine.run import run_folder
 
 
@@ -60,4 +64,4 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch(evaluate, "eval", __doc__)
+    launch(evaluate, "eval", __doc__, complete=partial(run_by_name, published=catalog.find))

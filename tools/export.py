@@ -18,10 +18,12 @@ import shlex
 from functools import partial
 from pathlib import Path
 
+from backbones.weights import catalog
 from deploy.export.export_run import export_run
 from deploy.options import ExportOptions
 from engine.config.launch import launch
 from engine.config.runs import TrainedRun
+from engine.published import run_by_name
 
 
 def export(options: ExportOptions) -> Path:
@@ -35,4 +37,4 @@ def export(options: ExportOptions) -> Path:
 
 
 if __name__ == "__main__":
-    launch(export, "export", __doc__)
+    launch(export, "export", __doc__, complete=partial(run_by_name, published=catalog.find))

@@ -3,6 +3,7 @@
 Usage: python tools/predict.py run=<run folder> input=<image | folder | glob | video | stream> [key=value ...]
 
 Examples:
+  python tools/predict.py run=lraspp_v3_large_cityscapes input=street.jpg       a published network
   python tools/predict.py run=<run folder> input=street.jpg
   python tools/predict.py run=<run folder> input=photos out=results
   python tools/predict.py run=<run folder> 'input="photos/*.png"' legend=false
@@ -15,9 +16,11 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backbones.weights import catalog
 from deploy.artifact import with_exported_file
 from engine import runtime
 from engine.config.launch import launch
@@ -27,6 +30,7 @@ from engine.data import media
 from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import claim_results, predict_files, predict_live
+from engine.published import run_by_name
 from engine.video.stream import is_stream
 
 
@@ -60,4 +64,4 @@ def predict(options: PredictOptions) -> int:
 
 
 if __name__ == "__main__":
-    launch(predict, "predict", __doc__)
+    launch(predict, "predict", __doc__, complete=partial(run_by_name, published=catalog.find))

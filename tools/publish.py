@@ -11,9 +11,13 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from functools import partial
+
+from backbones.weights import catalog
 from engine.config.launch import launch
 from engine.config.options import PublishOptions
 from engine.hub import Pretrained
+from engine.published import run_by_name
 
 
 def publish(options: PublishOptions) -> None:
@@ -42,4 +46,4 @@ def publish(options: PublishOptions) -> None:
 
 
 if __name__ == "__main__":
-    launch(publish, "publish", __doc__)
+    launch(publish, "publish", __doc__, complete=partial(run_by_name, published=catalog.find))

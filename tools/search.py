@@ -16,7 +16,11 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from functools import partial
+
+from backbones.weights import catalog
 from engine.config.launch import launch
+from engine.published import run_by_name
 from nas.mnas.search import MnasSearch
 from nas.options import SearchOptions
 from nas.search_from_run import search_from_run
@@ -31,4 +35,4 @@ def search(options: SearchOptions) -> None:
 
 
 if __name__ == "__main__":
-    launch(search, "search", __doc__)
+    launch(search, "search", __doc__, complete=partial(run_by_name, published=catalog.find))

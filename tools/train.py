@@ -7,6 +7,7 @@ Examples:
   python tools/train.py task=seg data=masks data.root=my_data               images/, masks/, classes.json
   python tools/train.py data=cityscapes data.root=/data/cityscapes experiment=seg/lraspp_v3_large
   python tools/train.py experiment=seg/camvid data.root=camvid trainer.epochs=20 seed=1
+  python tools/train.py task=seg data=masks data.root=my_data init_from=lraspp_v3_large_cityscapes
   python tools/train.py task=cls                                            built-in images of road users
   python tools/train.py resume=runs/seg/streets/2026-11-24_12-00-00         resume a run that was stopped
   python tools/train.py replay=<run folder>/replay.safetensors              repeat a step that failed
@@ -14,6 +15,8 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,13 +25,24 @@ from backbones.weights import catalog
 from engine.config.launch import launch
 from engine.config.runs import load_teacher
 from engine.config.training import open_training
+from engine.published import find_run, with_network
+
+find_teacher = partial(find_run, published=catalog.find, parent=None, key="distill.teacher=")
+load_teacher_by_name = partial(load_teacher, find_run=find_teacher)
+
+
+def complete(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides; for `init_from=<published name>`, with the network of those weights."""
+    if not any(override.startswith("init_from=") for override in overrides):
+        return overrides
+    return with_network(overrides, published=catalog.find)
 
 
 def train(config: DictConfig) -> Path:
     """Train a model; returns the run folder."""
     if config.replay is not None:
         return replay(config)
-    training = open_training(config, published=catalog.find, load_teacher=load_teacher)
+    training = open_training(config, published=catalog.find, load_teacher=load_teacher_by_name)
     training.fit()
     return training.run.path
 
@@ -38,7 +52,7 @@ def replay(config: DictConfig) -> Path:
     from engine.train import failed_step
 
     failed = failed_step.read(Path(config.replay))
-    training = open_training(config, published=catalog.find, load_teacher=load_teacher)
+    training = open_training(config, published=catalog.find, load_teacher=load_teacher_by_name)
     trainer = training.trainer
     print(
         failed.repeat(
@@ -49,4 +63,4 @@ def replay(config: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
-    launch(train, "train", __doc__)
+    launch(train, "train", __doc__, complete=complete)

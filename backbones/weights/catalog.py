@@ -1,8 +1,8 @@
-"""Weights that torchvision publishes, by name: for this project's networks and torchvision's classifiers.
+"""Published weights by name: those of the paper's authors, torchvision's and timm's.
 
-URLs, categories, metrics and the evaluation's resize and crop come from torchvision's enumerations; the
-network and options that they fit are defined here. Names are `<torchvision's model>.<weights>` in lower
-case, such as `mobilenet_v3_large.imagenet1k_v2`; without the second part it is torchvision's default.
+torchvision's URLs, categories, metrics, resize and crop come from its enumerations; the network and options
+that they fit are defined here. Their names are `<torchvision's model>.<weights>` in lower case, such as
+`mobilenet_v3_large.imagenet1k_v2`; without the second part it is torchvision's default.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from backbones.spec import NetSpec
+from backbones.weights.published import Pixels, Published, TaskName, backbone_overrides
 
-Pixels = Literal["imagenet", "inception"]
-TaskName = Literal["cls", "seg", "det"]
+_SOFTMAX = ("task.pixels=inception", "task.postprocess.activation=softmax")
 
 LICENSE = (
     "BSD-3-Clause (torchvision); according to torchvision, the terms of the dataset, {data}, may apply to "
@@ -26,68 +26,43 @@ LICENSE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A published weight file.
-
-    url, sha256: address, and the first eight digits of the hash (torchvision puts them into the file's name).
-    task: the kind of model in the file.
-    categories: a name per class, without detection's background, all different.
-    data, metrics: what it was evaluated on, and the published results, in percent.
-    pixels: the normalization it was trained with (`engine.data.preprocessing`).
-    resize, crop: shorter side and center crop of the published evaluation, in pixels; None: no such step.
-    spec: the network; None: a network of torchvision's own (`backbones.external`).
-    overrides: command-line overrides for a model that the file fits, evaluated as published.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    license: str
-    task: TaskName
-    num_params: int
-    categories: tuple[str, ...]
-    data: str
-    metrics: Mapping[str, float]
-    pixels: Pixels
-    resize: int | None
-    crop: int | None
-    spec: NetSpec | None
-    overrides: tuple[str, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without a detector's background."""
-        return len(self.categories)
-
-
 def names() -> tuple[str, ...]:
     """The full names of all weights for this project's networks."""
-    return tuple(_ours())
+    return tuple(_all())
 
 
 def find(name: str) -> Published:
-    """The weights with this name; a model's name alone means torchvision's default.
+    """The weights with this name; a torchvision model's name alone means torchvision's default.
 
     Names of torchvision's other classifiers work too: their weights fit `backbones.external`.
 
     Raises:
-        ValueError: the name is unknown; the message lists the nearest name and all others.
+        ValueError: the name is unknown; the message gives the nearest name.
     """
+    known = _all()
+    if name.lower() in known:
+        return known[name.lower()]
     model, _, weights = name.lower().partition(".")
-    known = {entry.model: entry for entry in _entries()}
-    entry = known.get(model) or _external(model)
+    ours = {entry.model: entry for entry in _entries()}
+    entry = ours.get(model) or _external(model)
     if entry is not None:
         enumeration = _enumeration(model)
         for member in enumeration:
             if member.name.lower() == (weights or enumeration.DEFAULT.name.lower()):
                 return _published(entry, member)
-    near = difflib.get_close_matches(name.lower(), [*known, *_ours()], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name.lower(), [*ours, *known], n=1, cutoff=0.7)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(
-        f"no published weights have that name{meant}; there are {', '.join(_ours())}, and those of "
-        "torchvision's other classifiers"
-    )
+    raise ValueError(f"no published weights have that name{meant}; `python tools/models.py` lists them")
+
+
+@cache
+def _all() -> Mapping[str, Published]:
+    from backbones.weights.authors import authors_models  # not needed without published weights
+    from backbones.weights.timm_models import timm_models
+
+    files = (_published(entry, member) for entry in _entries() for member in _enumeration(entry.model))
+    torchvisions = {published.name: published for published in files}
+    return {**authors_models(), **torchvisions, **timm_models()}
 
 
 @dataclass(frozen=True)
@@ -96,6 +71,7 @@ class _Entry:
 
     model: str
     spec: NetSpec | None
+    network: tuple[str, ...]
     overrides: tuple[str, ...]
     task: TaskName = "cls"
     pixels: Pixels = "imagenet"
@@ -108,28 +84,36 @@ def _entries() -> tuple[_Entry, ...]:
     from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
     def mnasnet(model: str, width_mult: float) -> _Entry:
-        options = (f"backbone.width_mult={width_mult}", "backbone.bn_eps=1e-5", "task.pixels=imagenet")
-        spec = mnasnet_b1(width_mult=width_mult, bn_eps=1e-5)
-        return _Entry(model, spec, ("task=cls", "data=imagenet", "backbone=mnasnet_b1", *options))
+        options: dict[str, Any] = {"width_mult": width_mult, "bn_eps": 1e-5}
+        network = (*backbone_overrides("mnasnet_b1", options), "task.pixels=imagenet")
+        return _Entry(model, mnasnet_b1(**options), network, ("task=cls", "data=imagenet", *network))
 
-    def experiment(model: str, spec: NetSpec, name: str, **options: Any) -> _Entry:
-        return _Entry(model, spec, (f"experiment={name}",), **options)
+    def classifier(model: str, spec: NetSpec, **options: float) -> _Entry:
+        network = (*backbone_overrides(model, options), "task.pixels=imagenet")
+        return _Entry(model, spec, network, (f"experiment=cls/{model}_torchvision",))
 
-    large_dilated = mobilenet_v3_large(output_stride=16, dilate_first=True)
-    large_dagger = mobilenet_v3_large(tail="dagger", bn_momentum=0.03)
+    dilated = backbone_overrides("mobilenet_v3_large", {"output_stride": 16, "dilate_first": True})
+    dagger = backbone_overrides("mobilenet_v3_large_dagger", {"bn_eps": 0.001})
     return (
-        experiment("mobilenet_v3_large", mobilenet_v3_large(), "cls/mobilenet_v3_large_torchvision"),
-        experiment("mobilenet_v3_small", mobilenet_v3_small(), "cls/mobilenet_v3_small_torchvision"),
-        experiment("mobilenet_v2", mobilenet_v2(bn_eps=1e-5), "cls/mobilenet_v2_torchvision"),
+        classifier("mobilenet_v3_large", mobilenet_v3_large()),
+        classifier("mobilenet_v3_small", mobilenet_v3_small()),
+        classifier("mobilenet_v2", mobilenet_v2(bn_eps=1e-5), bn_eps=1e-5),
         mnasnet("mnasnet0_5", 0.5),
         mnasnet("mnasnet0_75", 0.75),
         mnasnet("mnasnet1_0", 1.0),
         mnasnet("mnasnet1_3", 1.3),
-        experiment("lraspp_mobilenet_v3_large", large_dilated, "seg/lraspp_torchvision", task="seg"),
-        experiment(
+        _Entry(
+            "lraspp_mobilenet_v3_large",
+            mobilenet_v3_large(output_stride=16, dilate_first=True),
+            (*dilated, "model=lraspp_torchvision", "task.pixels=imagenet", "task.align_corners=false"),
+            ("experiment=seg/lraspp_torchvision",),
+            task="seg",
+        ),
+        _Entry(
             "ssdlite320_mobilenet_v3_large",
-            large_dagger,
-            "det/ssdlite_torchvision",
+            mobilenet_v3_large(tail="dagger", bn_momentum=0.03),
+            (*dagger, "model=ssdlite_torchvision", "loss=multibox", "data.size=[320,320]", *_SOFTMAX),
+            ("experiment=det/ssdlite_torchvision",),
             task="det",
             pixels="inception",  # torchvision's builder sets mean and std to 0.5; its enumeration does not
         ),
@@ -142,20 +126,14 @@ def _external(model: str) -> _Entry | None:
 
     if model not in models.list_models(models):
         return None
-    backbone = ("backbone=torchvision", f"backbone.name={model}")
-    return _Entry(model, None, ("task=cls", "data=imagenet", *backbone, "task.pixels=imagenet"))
+    network = ("backbone=torchvision", f"backbone.name={model}", "task.pixels=imagenet")
+    return _Entry(model, None, network, ("task=cls", "data=imagenet", *network))
 
 
 def _enumeration(model: str) -> Any:
     from torchvision.models import get_model_weights  # takes a second; not needed for a file
 
     return get_model_weights(model)
-
-
-@cache
-def _ours() -> Mapping[str, Published]:
-    files = (_published(entry, member) for entry in _entries() for member in _enumeration(entry.model))
-    return {published.name: published for published in files}
 
 
 def _published(entry: _Entry, weights: Any) -> Published:
@@ -182,7 +160,10 @@ def _published(entry: _Entry, weights: Any) -> Published:
         resize=resize,
         crop=crop,
         spec=entry.spec,
+        network=entry.network,
         overrides=(*entry.overrides, *sizes),
+        source="torchvision",
+        size_mb=weights.meta.get("_file_size"),
     )
 
 

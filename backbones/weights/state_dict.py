@@ -1,7 +1,8 @@
 """Convert other libraries' state dicts to our names, with pure functions.
 
 Classifier, Segmenter and Detector all have their `MobileNet` as `backbone`, so its keys start with
-"backbone." here. `backbones.weights.torchvision` and `.timm` list the names, `.catalog` the published files.
+"backbone." here. `backbones.weights.torchvision`, `.timm` and `.tensorflow` list the names, `.catalog` the
+published files.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from backbones.network import MobileNet
 from backbones.spec import NetSpec
-from backbones.weights import timm, torchvision
+from backbones.weights import tensorflow, timm, torchvision
 from backbones.weights.layer_keys import Keys
 
 StateDict = dict[str, Tensor]
 
-Format = Literal["ours", "torchvision", "torchvision_dense", "timm"]
+Format = Literal["ours", "torchvision", "torchvision_dense", "timm", "tensorflow"]
 
 _DENSE, _MNASNET = "backbone.0.0.weight", "layers.0.weight"
 
@@ -29,6 +30,7 @@ def detect_format(state: StateDict) -> Format:
     "torchvision": mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2 or mnasnet*, with or without its
     classifier. "torchvision_dense": a torchvision segmentation model, whose backbone is numbered directly
     after "backbone.". "timm": one of timm's mobilenetv3_*, mobilenetv2_*, mnasnet_* or semnasnet_*.
+    "tensorflow": the constants of one of the authors' graphs.
 
     Raises:
         ValueError: the names are unknown.
@@ -40,6 +42,7 @@ def detect_format(state: StateDict) -> Format:
         _MNASNET: "torchvision",
         _DENSE: "torchvision_dense",
         "conv_stem.weight": "timm",
+        **{f"{root}/Conv/weights": "tensorflow" for root in tensorflow.ROOTS},
     }
     for key, name in first_convolutions.items():
         if key in state:
@@ -78,6 +81,8 @@ def translated(state: StateDict, spec: NetSpec) -> StateDict:
     names_of = detect_format(state)
     if names_of == "ours":
         return state
+    if names_of == "tensorflow":
+        return _from_tensorflow(state, spec)
     keys, theirs_to_use = _keys(state, spec, names_of)
     if not any(key.startswith("classifier.") for key in state):
         heads = ("classifier.", "hidden.")
@@ -92,11 +97,21 @@ def translated(state: StateDict, spec: NetSpec) -> StateDict:
         )
     # Files from before torch 0.4.1 have no batch counters; only a momentum of None would read them.
     zero = torch.zeros((), dtype=torch.long)
-    renamed = {key: _full_precision(state.get(theirs, zero)) for key, theirs in keys.items()}
-    for key in ("hidden.weight", "classifier.weight"):
-        if key in renamed:  # a 1x1 convolution in timm
-            renamed[key] = renamed[key].flatten(1)
-    return renamed
+    return _with_linear_layers({ours: _full_precision(state.get(k, zero)) for ours, k in keys.items()})
+
+
+def _from_tensorflow(constants: StateDict, spec: NetSpec) -> StateDict:
+    """A classifier of TF-Slim, or only the backbone of another graph; see `backbones.weights.tensorflow`."""
+    layers = tensorflow.classifier_layers(spec, constants)
+    root = tensorflow.root_of(constants)
+    own = (name for name in constants if name.startswith(f"{root}/") and f"{root}/layer_" not in name)
+    return _with_linear_layers(layers.state(constants, spec, all_of=own))
+
+
+def _with_linear_layers(state: StateDict) -> StateDict:
+    """1x1 convolutions after the pooling, as in timm and TensorFlow, become linear layers."""
+    linear = [key for key in ("hidden.weight", "classifier.weight") if key in state]
+    return state | {key: state[key].flatten(1) for key in linear}
 
 
 def classifier_state(state: StateDict, spec: NetSpec) -> StateDict:

@@ -46,7 +46,13 @@ _FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {
 """Hydra's flags, except those that these tools set themselves; with a value, the values that it can have."""
 
 
-def launch(job: Job, tool: str, help_text: str) -> None:
+def launch(
+    job: Job,
+    tool: str,
+    help_text: str,
+    *,
+    complete: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> None:
     """Run a tool and exit: 0 on success, 1 with a one-line message for a user error, 75 if it was stopped.
 
     Hydra's own flags (`--multirun`, `--cfg job`, `--info` ...) are passed on to Hydra. If one job of a sweep
@@ -55,6 +61,7 @@ def launch(job: Job, tool: str, help_text: str) -> None:
     Args:
         job: called with the tool's options (the dataclass that `_target_` names in conf/<tool>.yaml). The
             training tools' jobs are called with the whole composed configuration instead.
+        complete: the arguments as typed -> as they are used, with the names of published networks looked up.
     """
     make_output_safe()
     arguments = sys.argv[1:]
@@ -63,8 +70,8 @@ def launch(job: Job, tool: str, help_text: str) -> None:
 
         sys.exit(run_job(lambda: print(readable_help(tool, help_text))))
     if not any(argument.startswith("-") for argument in arguments):
-        exit_process(run_job(lambda: job(_options(tool, compose_config(tool, arguments)))))
-    exit_process(run_job(lambda: _launch_hydra(job, tool, arguments)))
+        exit_process(run_job(lambda: job(_options(tool, compose_config(tool, complete(arguments))))))
+    exit_process(run_job(lambda: _launch_hydra(job, tool, complete(arguments))))
 
 
 def make_output_safe() -> None:

@@ -99,6 +99,14 @@ class PublishOptions(RunOptions):
             raise ValueError("set out=<folder>, repo=<user>/<name>, or both")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """The options of tools/models.py; `conf/models.yaml` explains them."""
+
+    name: str | None = None
+    only: Literal["seg", "det", "cls"] | None = None
+
+
 def check_effective(overrides: Sequence[str]) -> None:
     """Raise a UserError if an override of a run sets a key that only training reads."""
     for override in overrides:

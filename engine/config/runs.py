@@ -218,8 +218,14 @@ def _write_skipped(builder: DatasetBuilder, folder: Path) -> None:
     builder.write(folder)
 
 
-def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
-    """Build the distillation loss for `distill.teacher`, a run folder or a torchvision model.
+def load_teacher(
+    config: DictConfig, classes: ClassMap, *, find_run: Callable[[str], str | Path] = Path
+) -> Any:
+    """Build the distillation loss for `distill.teacher`: a run folder, a published network or a torchvision
+    model.
+
+    Args:
+        find_run: path or name of a published network -> its run folder.
 
     Raises:
         UserError: if the teacher does not exist or has other classes, or the task does not support
@@ -239,6 +245,9 @@ def load_teacher(config: DictConfig, classes: ClassMap) -> Any:
             )
         return teacher.task()
 
-    teacher = distillation.load_teacher(config.distill.teacher, classes, load_run)
+    name = config.distill.teacher
+    if not distillation.is_torchvision(name):
+        name = str(find_run(name))
+    teacher = distillation.load_teacher(name, classes, load_run)
     loss = {name: config.distill[name] for name in ("weight", "temperature")}
     return distillation.Distillation(teacher=teacher, **loss)

@@ -237,6 +237,7 @@ def resizing(mode: str, *, area: bool = False, **details: Any) -> dict[str, Any]
 PIXELS = {
     "inception": ((127.5,) * 3, (127.5,) * 3),  # the paper's code: (2 / 255) x - 1
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's weights
+    "unit": ((0.0,) * 3, (255.0,) * 3),  # x / 255, as for some of timm's weights
 }
 """Mean and standard deviation of pixel values (0..255), by name of the normalization."""
 
@@ -245,7 +246,7 @@ class Normalize(nn.Module):
     """Normalize uint8 [N, 3, H, W] to float with a mean and standard deviation from `PIXELS`.
 
     Args:
-        pixels: `inception` or `imagenet`.
+        pixels: `inception`, `imagenet` or `unit`.
 
     Raises:
         ValueError: for any other name.

@@ -1,23 +1,36 @@
 """Downloads published files once and verifies their hashes."""
 
+import contextlib
 import hashlib
+import os
 import re
-import socket
-import sys
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-
-from torch.hub import download_url_to_file
+from urllib.request import Request, urlopen
 
 from engine.errors import UserError
-from engine.io.files import locked
+from engine.io.files import locked, write_text
+from engine.io.progress import Progress
+
+MIRROR = "MOBILENET_DENSE_MIRROR"
+"""Environment variable with the address of a mirror: <mirror>/<host>/<path> in place of https://<host>/<path>."""
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.")
+_CHUNK = 1 << 18
 
 
-def fetch(url: str, *, folder: Path, sha256: str | None = None, timeout: float = 30.0) -> Path:
+def fetch(
+    url: str,
+    *,
+    folder: Path,
+    sha256: str | None = None,
+    name: str | None = None,
+    record: bool = False,
+    timeout: float = 30.0,
+) -> Path:
     """Download the file at `url` (http, https or file) into `folder`, unless it exists; returns its path.
 
     The download has a temporary name until its hash is verified. If several processes request the same file,
@@ -26,58 +39,123 @@ def fetch(url: str, *, folder: Path, sha256: str | None = None, timeout: float =
     Args:
         sha256: the file's hash in hex, or its first 8 digits; by default, the digits in the file's name, as
             used by torchvision and torch.hub (`mobilenet_v3_large-8738ca79.pth`).
+        name: the file's name in `folder`; by default, the last part of the URL.
+        record: if there is no hash, record that of the first file in `<name>.sha256`; from then on, only a
+            file with this hash is accepted.
         timeout: seconds to wait for a response.
 
     Raises:
         UserError: if there is no hash, it does not match, or the file cannot be downloaded (the message
             explains how to do it manually) or written.
     """
-    name = urlsplit(url).path.rpartition("/")[2]
+    name = name or urlsplit(url).path.rpartition("/")[2]
     sha256 = (sha256 or "".join(_HASH_IN_NAME.findall(name)[-1:])).lower()
     if urlsplit(url).scheme not in ("http", "https", "file"):
         raise UserError(f"{url}: only http, https and file URLs can be downloaded")
-    if not sha256:
+    if not sha256 and not record:
         raise UserError(f"{url}: no hash to verify the file with; pass its sha256")
     target = folder / name
     try:
+        sha256 = sha256 or _recorded(_note(target))
         if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{name}.lock", waiting_for=f"another process that is downloading {name}"):
-                if not target.exists():
-                    _download(url, target, sha256, timeout)
-        with open(target, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            _download_once(url, target, sha256, timeout)
+        _verify(target, url, sha256)
     except OSError as error:
         raise UserError(
             f"{target}: cannot be read or written ({error.strerror or error}); free some space or choose "
             "another folder"
         ) from None
-    if not digest.startswith(sha256):
-        raise UserError(
-            f"{target}: not the file at {url} (its sha256 is {digest}, not {sha256}); delete it to "
-            "download it again"
-        )
     return target
 
 
+def _download_once(url: str, target: Path, sha256: str, timeout: float) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock, who = target.with_name(f".{target.name}.lock"), f"another process that is downloading {target.name}"
+    with locked(lock, waiting_for=who):
+        if not target.exists():
+            _download(url, target, sha256, timeout)
+
+
+def _verify(target: Path, url: str, sha256: str) -> None:
+    with open(target, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note = _note(target)
+    if not sha256:
+        write_text(note, f"{digest}\n")
+        print(f"sha256 {digest} recorded in {note}: none is published, so this one must match from now on")
+    if not digest.startswith(sha256):
+        recorded = f", recorded in {note}" if note.exists() else ""
+        raise UserError(
+            f"{target}: not the file at {url} (its sha256 is {digest}, not {sha256}{recorded}); delete it to "
+            "download it again"
+        )
+
+
+def _note(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _recorded(note: Path) -> str:
+    """The hash in a `.sha256` file; empty if there is no such file."""
+    if not note.exists():
+        return ""
+    digest = note.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise UserError(f"{note}: not a sha256 in hex; delete it to record the hash again")
+    return digest
+
+
+def mirrored(url: str) -> str:
+    """The address to download from: that of the mirror, if the environment variable names one."""
+    mirror, parts = os.environ.get(MIRROR), urlsplit(url)
+    if not mirror or parts.scheme == "file":
+        return url
+    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+
+
 def _download(url: str, target: Path, sha256: str, timeout: float) -> None:
-    print(f"downloading {url}", flush=True)
-    default = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout)  # torch sets no timeout
+    address = mirrored(url)
+    print(f"downloading {address}", flush=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         # Redirects can only lead to http, https and ftp URLs: urllib rejects file: and data:.
-        download_url_to_file(url, str(target), hash_prefix=sha256, progress=sys.stderr.isatty())
-    except RuntimeError as error:
-        raise UserError(
-            f"{url}: {error}; the download was discarded: the file has changed, the connection was lost, "
-            "or a proxy answered instead; try again"
-        ) from None
+        request = Request(address, headers={"User-Agent": "mobilenet-dense"})
+        with urlopen(request, timeout=timeout) as response, open(partial, "wb") as file:
+            fault = _copy(response, file, sha256)
+        if fault:
+            recorded = (
+                f"; the hash of an earlier download is in {note}" if (note := _note(target)).exists() else ""
+            )
+            raise UserError(
+                f"{address}: {fault}; the download was discarded: the file has changed, the connection was "
+                f"lost, or a proxy answered instead; try again{recorded}"
+            )
+        os.replace(partial, target)
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
         text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
         raise UserError(
-            f"{url}: cannot be downloaded ({text[:200]}); download it another way and save it as "
-            f"{target.absolute()} (sha256 {sha256})"
+            f"{address}: cannot be downloaded ({text[:200]}); download it another way and save it as "
+            f"{target.absolute()}{f' (sha256 {sha256})' if sha256 else ''}"
         ) from None
     finally:
-        socket.setdefaulttimeout(default)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _copy(response: Any, file: IO[bytes], sha256: str) -> str:
+    """Write the response into the file; returns what is wrong with it, or an empty string."""
+    length = int(response.headers.get("Content-Length") or 0)
+    progress = Progress(length // 1024, unit="KB", after=1.5)
+    done, digest = 0, hashlib.sha256()
+    while chunk := response.read(_CHUNK):
+        file.write(chunk)
+        digest.update(chunk)
+        done += len(chunk)
+        progress.update(done // 1024)
+    progress.close()
+    if length and done != length:
+        return f"ended after {done} of {length} bytes"
+    if not digest.hexdigest().startswith(sha256):
+        return f"invalid hash value (sha256 {digest.hexdigest()}, not {sha256})"
+    return ""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.io.files import sync_folder
+from engine.run import frozen_graph
 
 Tensors = dict[str, Tensor]
 
@@ -134,7 +135,8 @@ def digest(tensors: Mapping[str, Tensor], metadata: str = "") -> str:
 
 
 def read_weights(path: Path) -> Tensors:
-    """Read the tensors of a `.safetensors`, `.npz` or `.pth` file (with `weights_only=True`).
+    """Read the tensors of a `.safetensors`, `.npz` or `.pth` file (with `weights_only=True`), or of a frozen
+    TensorFlow graph (`.pb`, or a `.tar.gz` or `.tgz` that contains one).
 
     A state dict nested under `state_dict` or `model` is unwrapped.
 
@@ -149,6 +151,8 @@ def read_weights(path: Path) -> Tensors:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged, or not a safetensors file ({_reason(error)})") from None
+    if path.suffix in frozen_graph.SUFFIXES:
+        return frozen_graph.read(path)
     _check_unpacked_size(path)
     if path.suffix == ".npz":
         return _read_arrays(path)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.download import fetch
-from engine.run import checkpoint, run_folder
+from engine.run import checkpoint, frozen_graph, run_folder
 from engine.run.checkpoint import Tensors
 
 LABELS = "labels.txt"
 """File with class names next to a weight file: line n names class n."""
 
 
-_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors"}
+_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors", *frozen_graph.SUFFIXES}
 
 
 class Remote(Protocol):
@@ -34,7 +34,32 @@ class Remote(Protocol):
 
     @property
     def sha256(self) -> str:
-        """64 hex digits, or the first 8 of them."""
+        """64 hex digits, or the first 8 of them; empty: that of the first download is recorded."""
+        ...
+
+    @property
+    def file_name(self) -> str:
+        """The name under which the file is saved."""
+        ...
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        ...
+
+    @property
+    def pixels(self) -> str:
+        """The normalization it was trained with."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """The value of `task=`."""
+        ...
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """Overrides that choose its network, for messages."""
         ...
 
 
@@ -80,16 +105,32 @@ def load_initial(
     Raises:
         UserError: if there is no such file or name, or the weights do not fit.
     """
-    if init_from is not None:
-        path = locate(init_from, key="init_from", published=published)
-        return load_whole(path, model, classes, name=checkpoint_name, skip=list(skip))
-    if weights is None:
+    if init_from is None and weights is None:
         return "random weights"
-    path = locate(weights, key="weights", published=published)
-    report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
-    if path.suffix == ".pth" and normalization not in (None, "imagenet"):
-        report += "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
-    return report
+    key, text = ("weights", str(weights)) if init_from is None else ("init_from", init_from)
+    remote = find_published(text, key=key, published=published)
+    path = Path(os.path.expanduser(text)) if remote is None else download(remote, key=f"{key}={text}")
+    names = class_names(path) if remote is None else remote.categories
+    try:
+        if init_from is not None:
+            report = load_whole(path, model, classes, names=names, name=checkpoint_name, skip=list(skip))
+        else:
+            report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
+    except UserError as error:
+        if remote is None:
+            raise
+        options = [o for o in remote.network if key == "init_from" or o.startswith("backbone")]
+        raise UserError(f"{error}; {text} is for task={remote.task} {' '.join(options)}") from None
+    return report + _other_pixels(path, remote, normalization)
+
+
+def _other_pixels(path: Path, remote: Remote | None, normalization: str | None) -> str:
+    """A warning about weights that were trained with another normalization of pixels."""
+    if remote is not None and normalization not in (None, remote.pixels):
+        return f"; these weights need task.pixels={remote.pixels}"
+    if remote is None and path.suffix == ".pth" and normalization not in (None, "imagenet"):
+        return "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
+    return ""
 
 
 def is_name(text: str) -> bool:
@@ -114,19 +155,37 @@ def locate(text: str, *, key: str, published: Callable[[str], Remote], folder: P
         UserError: if there is no such file or name, the download fails (the message contains its URL and
             where to save the file), or its hash is wrong.
     """
-    if _exists(text):
+    remote = find_published(text, key=key, published=published)
+    if remote is None:
         return Path(os.path.expanduser(text))
+    return download(remote, key=f"{key}={text}", folder=folder)
+
+
+def find_published(text: str, *, key: str, published: Callable[[str], Remote]) -> Remote | None:
+    """The published weights that a value names; None if it is an existing path. Raises: UserError."""
+    if _exists(text):
+        return None
     missing = f"{key}={text}: no such weight file or run folder"
     if not is_name(text):
         raise UserError(missing)
     try:
-        remote = published(text)
+        return published(text)
     except ValueError as error:
         raise UserError(f"{missing}, and {error}") from None
+
+
+def download(remote: Remote, *, key: str, folder: Path | None = None) -> Path:
+    """The file of published weights, downloaded once; `key` begins the messages. Raises: UserError."""
     try:
-        return fetch(remote.url, sha256=remote.sha256, folder=folder or weights_folder())
+        return fetch(
+            remote.url,
+            sha256=remote.sha256,
+            name=remote.file_name,
+            record=True,
+            folder=folder or weights_folder(),
+        )
     except UserError as error:
-        raise UserError(f"{key}={text}: {error}") from None
+        raise UserError(f"{key}: {error}") from None
 
 
 def _exists(text: str) -> bool:
@@ -172,17 +231,25 @@ def class_names(path: Path, labels: Path | None = None) -> tuple[str, ...] | Non
     return tuple(line.strip() or f"class {number}" for number, line in enumerate(lines, start=1))
 
 
-def load_whole(path: Path, model: Any, classes: ClassMap, *, name: str = "best", skip: list[str]) -> str:
+def load_whole(
+    path: Path,
+    model: Any,
+    classes: ClassMap,
+    *,
+    names: tuple[str, ...] | None = None,
+    name: str = "best",
+    skip: list[str],
+) -> str:
     """Load a whole model's weights into `model`, which has these classes; returns a report.
 
-    If the classes of the weights are known, rows of classes with the same name are copied. Otherwise, class
-    layers of another shape keep their initial values.
+    If the classes of the weights are known (`names`; by default, those next to the file), rows of classes
+    with the same name are copied. Otherwise, class layers of another shape keep their initial values.
 
     Raises:
         UserError: if the weights are unreadable or do not fit.
     """
     weights = read_state(path, name)
-    theirs = class_names(path)
+    theirs = class_names(path) if names is None else names
     try:
         state, matched = model.adapt(weights), ""
         if theirs is not None and theirs != classes.names:

@@ -98,11 +98,18 @@ def load_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Mod
     return _torchvision(name, classes)
 
 
-def _torchvision(name: str, classes: ClassMap) -> nn.Module:
+def is_torchvision(name: str) -> bool:
+    """Whether this is a model of torchvision's that can teach, such as `resnet50` or `deeplabv3_resnet50`."""
     from torchvision import models  # takes a second to import
 
+    return name in (*models.list_models(models.segmentation), *models.list_models(models))
+
+
+def _torchvision(name: str, classes: ClassMap) -> nn.Module:
+    from torchvision import models
+
     dense = name in models.list_models(models.segmentation)
-    if not dense and name not in models.list_models(models):
+    if not is_torchvision(name):
         raise UserError(
             f"distill.teacher={name}: neither a run folder nor a torchvision model such as resnet50 or "
             "deeplabv3_resnet50"

@@ -14,8 +14,10 @@ from cls.model import Classifier
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from engine.run.initial_weights import locate, read_state
+from seg.data.cityscapes import CITYSCAPES_CLASSES
 
-CLASSIFIERS = [name for name in names() if ".imagenet1k_" in name]
+CLASSIFIERS = [name for name in names() if find(name).task == "cls"]
+TORCHVISION = [name for name in names() if find(name).source == "torchvision"]
 
 
 def test_all_of_torchvisions_weights_for_the_networks_here_are_listed():
@@ -27,7 +29,7 @@ def test_all_of_torchvisions_weights_for_the_networks_here_are_listed():
         for weights in torchvision.models.get_model_weights(model)
     }
     others = ("deeplabv3", "fasterrcnn")  # heads that are not here
-    assert set(names()) == {name for name in theirs if not name.startswith(others)}
+    assert set(TORCHVISION) == {name for name in theirs if not name.startswith(others)}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,9 @@ def test_a_classifier_has_the_published_parameters(name):
     with torch.device("meta"):
         model = Classifier(backbone=published.spec, num_classes=published.num_classes)
     assert sum(p.numel() for p in model.parameters()) == published.num_params
-    assert (published.crop, published.pixels, published.num_classes) == (224, "imagenet", 1000)
+    assert published.num_classes == 1000
+    if published.source == "torchvision":
+        assert (published.crop, published.pixels) == (224, "imagenet")
 
 
 @pytest.mark.parametrize("name", names())
@@ -112,15 +116,65 @@ def test_categories_are_class_names():
     assert (len(coco), coco[0], coco[11], coco[89]) == (90, "person", "class 12", "toothbrush")
 
 
-def test_an_unknown_name_gets_the_nearest_and_all():
-    with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_small'.*ssdlite320.*coco_v1"):
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_small'.*models\.py` lists"):
         find("mobilnet_v3_small")
-    with pytest.raises(ValueError, match="no published weights have that name; there are"):
+    with pytest.raises(ValueError, match="no published weights have that name; `python"):
         find("resnet9")
-    with pytest.raises(ValueError, match="no published weights have that name; there are"):
+    with pytest.raises(ValueError, match="no published weights have that name; `python"):
         find("imagenet")  # not mnasnet1_3
     with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_large.imagenet1k_v[12]'"):
         find("mobilenet_v3_large.imagenet1k_v3")
+
+
+def test_the_authors_files():
+    """Addresses and results of the authors' model zoos."""
+    facts = {
+        name: (find(name).url, *find(name).metrics.values())
+        for name in names()
+        if "the paper" in find(name).source
+    }
+    models, slim = "download.tensorflow.org/models", "storage.googleapis.com/mobilenet_v3/checkpoints"
+    deeplab, detector = "cityscapes_trainfine_2019_11_15.tar.gz", "coco_2020_01_14.tar.gz"
+    expected = {
+        "lraspp_v3_large_cityscapes": (f"{models}/deeplab_mnv3_large_{deeplab}", 72.41),
+        "lraspp_v3_small_cityscapes": (f"{models}/deeplab_mnv3_small_{deeplab}", 68.99),
+        "ssdlite_v3_large_coco": (f"{models}/object_detection/ssd_mobilenet_v3_large_{detector}", 22.6),
+        "ssdlite_v3_small_coco": (f"{models}/object_detection/ssd_mobilenet_v3_small_{detector}", 15.4),
+        "v3_large_imagenet": (f"{slim}/v3-large_224_1.0_float.tgz", 75.2),
+        "v3_large_075_imagenet": (f"{slim}/v3-large_224_0.75_float.tgz", 73.3),
+        "v3_small_imagenet": (f"{slim}/v3-small_224_1.0_float.tgz", 67.5),
+        "v3_small_075_imagenet": (f"{slim}/v3-small_224_0.75_float.tgz", 65.4),
+        "v3_large_minimalistic_imagenet": (f"{slim}/v3-large-minimalistic_224_1.0_float.tgz", 72.3),
+        "v3_small_minimalistic_imagenet": (f"{slim}/v3-small-minimalistic_224_1.0_float.tgz", 61.9),
+    }
+    assert facts == {name: (f"https://{url}", result) for name, (url, result) in expected.items()}
+    assert find("lraspp_v3_large_cityscapes").categories == CITYSCAPES_CLASSES.names
+
+
+def test_facts_of_timms_weights_are_those_of_timm():
+    timm = pytest.importorskip("timm")
+    means = {"imagenet": (0.485, 0.456, 0.406), "inception": (0.5,) * 3, "unit": (0.0,) * 3}
+    listed = [name for name in names() if find(name).source == "timm"]
+    assert len(listed) == 19
+    for name in listed:
+        published, theirs = find(name), timm.get_pretrained_cfg(name)
+        size, share = theirs.test_input_size or theirs.input_size, theirs.test_crop_pct or theirs.crop_pct
+        assert tuple(theirs.mean) == means[published.pixels]
+        assert (theirs.hf_hub_id, theirs.license, theirs.num_classes) == (f"timm/{name}", "apache-2.0", 1000)
+        assert (published.crop, published.resize) == (size[1], round(size[1] / share))
+        assert published.file_name == f"timm-{name}.safetensors"
+        with torch.device("meta"):
+            model = timm.create_model(name.partition(".")[0])
+        assert sum(p.numel() for p in model.parameters()) == published.num_params
+
+
+@pytest.mark.data
+def test_names_of_cocos_categories(data_folder):
+    labels = data_folder / "weights" / "ssd_mobilenet_v3_large_coco" / "labels.txt"
+    if not labels.is_file():
+        pytest.skip(f"needs {labels}")
+    assert find("ssdlite_v3_large_coco").categories == tuple(labels.read_text().splitlines()[:90])
 
 
 @pytest.mark.data

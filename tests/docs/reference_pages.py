@@ -1,4 +1,5 @@
-"""Writes docs/reference/command-line.md and configuration-keys.md from conf/ and the tools' --help texts.
+"""Writes docs/reference/command-line.md and configuration-keys.md from conf/ and the tools' --help texts, and
+docs/guides/models.md from the catalog of published networks.
 
     python -m tests.docs.reference_pages
 
@@ -10,13 +11,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.weights import catalog
 from tests.docs.documented import ROOT, TOOLS
 
 CONF = ROOT / "conf"
 COMMAND_LINE = ROOT / "docs" / "reference" / "command-line.md"
 CONFIGURATION_KEYS = ROOT / "docs" / "reference" / "configuration-keys.md"
+MODELS = ROOT / "docs" / "guides" / "models.md"
 NOTE = "<!-- Written by `python -m tests.docs.reference_pages`; do not edit. -->"
-ORDER = ("train", "eval", "predict", "export", "benchmark", "search", "prepare", "publish")
+ORDER = ("train", "eval", "predict", "export", "benchmark", "search", "models", "prepare", "publish")
 TASKS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 
 
@@ -35,6 +38,101 @@ sets a key. A key with the default `???` must be set; `${...}` refers to another
 [Configuration](../guides/configuration.md) explains how they work together. Keys outside of groups belong
 to a [tool](command-line.md).
 """
+
+MODELS_INTRODUCTION = """
+Networks that others have trained and published, by name: those of the paper's authors, torchvision's and
+timm's. A name works wherever a run folder or weights do. The file is downloaded once.
+
+```bash
+python tools/models.py                                          # this list, and what is on disk
+python tools/models.py name=lraspp_v3_large_cityscapes          # everything that is known about one
+python tools/predict.py run=lraspp_v3_large_cityscapes input=street.jpg
+python tools/predict.py run=ssdlite_v3_large_coco input=photos
+python tools/eval.py run=lraspp_v3_small_cityscapes data=cityscapes data.root=/data/cityscapes
+python tools/export.py run=ssdlite_v3_large_coco format=onnx input=photos
+python tools/train.py task=seg data=masks data.root=my_data init_from=lraspp_v3_large_cityscapes
+python tools/train.py experiment=det/finetune data=voc data.root=my_data init_from=ssdlite_v3_large_coco
+python tools/train.py task=cls data=folders data.root=my_images init_from=v3_small_imagenet
+```
+
+```python
+import mobilenet_dense
+
+mobilenet_dense.load("lraspp_v3_large_cityscapes")("street.jpg").save("street_labels.png")
+```
+
+| where | what a name means |
+|---|---|
+| `run=` | the run folder `runs/<name>`, made on first use as if the network had been trained here |
+| `init_from=` | all its weights; rows of classes with the same name are kept |
+| `weights=` | the weights of its backbone; choose a matching `backbone=` yourself |
+| `distill.teacher=` | a teacher with the same classes |
+| `mobilenet_dense.load` | a predictor; its run folder is in the user's cache |
+
+`init_from=<name>` also chooses the network and its preprocessing, and prints them, unless you set
+`experiment=`, `backbone=` or `model=`. Single options that you type, such as `backbone.output_stride=16`,
+take precedence.
+"""
+MODELS_NOTES = """
+## Files
+
+Files are saved in torch.hub's folder (`$TORCH_HOME/hub/checkpoints`, by default
+`~/.cache/torch/hub/checkpoints`) and verified by their SHA-256. torchvision's files have its first digits
+in their names. No hash is known of the others: that of your first download is recorded next to the file
+(`<file>.sha256`), printed, and must match from then on. Without a connection, the error message says where
+to save the file. With a mirror of the hosts, `MOBILENET_DENSE_MIRROR=https://mirror.example` downloads
+`https://mirror.example/<host>/<path>` instead of `https://<host>/<path>`; a folder works too
+(`file:///mnt/mirror`).
+
+The authors' files are frozen TensorFlow graphs in tar archives. Only the constants of the graph are read,
+nothing is run, and damaged or hostile archives are refused.
+
+## How this was verified
+
+The hosts `download.tensorflow.org`, `storage.googleapis.com` and `huggingface.co` could not be reached
+while this was written (29 November 2026). What was verified instead, by tests:
+
+- The networks compute what the authors' own graphs compute: with made-up weights in archives of the same
+  format, the outputs of DeepLab (V3-Large and V3-Small, output strides 16 and 32, odd and even sizes),
+  R-ASPP and TF-Slim's classifiers differ by at most 5e-7 from those of the authors' code
+  (`tests/backbones/test_tensorflow_weights.py`).
+- The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
+  36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
+  ([detection](../results/detection.md)).
+  Google's minimalistic classifier scores 81.4 top-1 on 1000 ImageNet images
+  ([classification](../results/classification.md)).
+- Every name composes, builds, and has the published number of parameters; timm's facts are those of timm
+  1.0.31.
+
+Published results are the publishers'. The authors evaluate Cityscapes on images padded from 1024x2048 to
+1025x2049; here, images keep their size. The gate of their LR-ASPP averages over a window of 25x25 features
+with stride (4, 5); along sides of less than 769 pixels, the window is as large as the feature map.
+
+`mobilenetv3_large_100.ra4_e3600_r224_in1k` was trained with `task.pixels=inception`, according to timm;
+timm's `miil` weights use `task.pixels=unit` (x / 255).
+"""
+
+
+def models() -> str:
+    networks = [catalog.find(name) for name in catalog.names()]
+    sections = []
+    for task, title in TASKS.items():
+        lines = [
+            "| name | published result | parameters | download | license | source |",
+            "|---|---|---|---|---|---|",
+        ]
+        for network in (network for network in networks if network.task == task):
+            size = f"[{network.size_mb:.0f} MB]" if network.size_mb else "[file]"
+            license = network.license.partition(";")[0].partition(" (")[0]
+            facts = (
+                f"{network.results}, {network.data}",
+                f"{network.num_params / 1e6:.2f}M",
+                f"{size}({network.url})",
+                license,
+            )
+            lines.append(f"| `{network.name}` | {' | '.join(facts)} | {network.source} |")
+        sections.append(f"## {title.capitalize()}\n\n" + "\n".join(lines))
+    return _page("# Published networks", MODELS_INTRODUCTION, *sections, MODELS_NOTES.strip())
 
 
 def command_line() -> str:
@@ -175,3 +273,4 @@ def _escaped(comment: str) -> str:
 if __name__ == "__main__":
     COMMAND_LINE.write_text(command_line(), encoding="utf-8")
     CONFIGURATION_KEYS.write_text(configuration_keys(), encoding="utf-8")
+    MODELS.write_text(models(), encoding="utf-8")

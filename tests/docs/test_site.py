@@ -86,6 +86,7 @@ def test_no_folder_has_too_many_files():
 def test_the_reference_is_up_to_date():
     """Run `python -m tests.docs.reference_pages` if this fails."""
     assert reference_pages.COMMAND_LINE.read_text(encoding="utf-8") == reference_pages.command_line()
+    assert reference_pages.MODELS.read_text(encoding="utf-8") == reference_pages.models()
     assert (
         reference_pages.CONFIGURATION_KEYS.read_text(encoding="utf-8") == reference_pages.configuration_keys()
     )

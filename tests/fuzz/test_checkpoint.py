@@ -1,16 +1,21 @@
 """Checkpoints and weight files with damaged headers, forged tables, hidden pickles: read, or one line."""
 
+import gzip
 import io
 import json
 import pickle
 import struct
+import tempfile
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 from engine.run import checkpoint, initial_weights
+from tests.backbones.tensorflow_graphs import frozen, write_released
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 TENSORS = {"model/a": torch.arange(6.0).reshape(2, 3), "ema/b": torch.ones(2, dtype=torch.bfloat16)}
@@ -60,6 +65,27 @@ def read_all(folder, data, suffix="safetensors"):
 
 @fuzzed(st.tuples(damaged(EVERYTHING), st.sampled_from(["safetensors", "pth", "bin"])), examples=60)
 def test_damaged_files(folder, example):
+    read_all(folder, *example)
+
+
+ARRAYS = {f"layer{number}/weights": np.full((3, 2), 1.5 + number, np.float32) for number in range(3)}
+GRAPH = frozen(ARRAYS).SerializeToString()
+
+
+def _archive():
+    with tempfile.TemporaryDirectory() as folder:
+        return write_released(Path(folder) / "net.tar.gz", ARRAYS).read_bytes()
+
+
+ARCHIVE = _archive()
+FORMS = {"pb": [GRAPH], "tgz": [ARCHIVE], "tar": [gzip.decompress(ARCHIVE)]}
+
+
+GRAPHS = st.sampled_from(sorted(FORMS)).flatmap(lambda form: st.tuples(damaged(FORMS[form]), st.just(form)))
+
+
+@fuzzed(GRAPHS, examples=60)
+def test_damaged_frozen_graphs(folder, example):
     read_all(folder, *example)
 
 

@@ -1,9 +1,12 @@
 """The trainer of candidates: what its options change in a training."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from nas.task_trainer import NewTrainerFactory, TrialOptions
+from engine.errors import UserError
+from nas.task_trainer import NewTrainerFactory, TrialOptions, with_held_out
 
 SEED = 3
 
@@ -55,3 +58,11 @@ def test_a_new_training_follows_the_schedule(changes):
 def test_options_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         TrialOptions(**options)
+
+
+def test_data_without_a_train_split_are_refused():
+    source = SimpleNamespace(splits={"val": range(3)}, description="masks at my_data (val 3)")
+    with pytest.raises(
+        UserError, match=r"^masks at my_data \(val 3\): a search needs a train split; set data"
+    ):
+        with_held_out(source, 0.3)

@@ -211,11 +211,71 @@ def test_a_folder_that_cannot_be_created(server, tmp_path):
     refuses(f"{server.url}/a", tmp_path / "file", "file/a: cannot be read or written (", "another folder")
 
 
+def test_the_first_hash_is_recorded_and_held(server, tmp_path, capsys):
+    url = f"{server.url}/a.tar.gz"
+    path = fetch(url, folder=tmp_path, record=True)
+    assert (tmp_path / "a.tar.gz.sha256").read_text() == f"{SHA}\n"
+    assert f"sha256 {SHA} recorded in {tmp_path}/a.tar.gz.sha256" in capsys.readouterr().out
+    assert fetch(url, folder=tmp_path, record=True) == path
+    assert capsys.readouterr().out == ""
+    path.unlink()
+    server.content = CONTENT + b"another release"
+    parts = (
+        "invalid hash value",
+        SHA,
+        "the download was discarded",
+        f"earlier download is in {tmp_path}/a.tar",
+    )
+    refuses(url, tmp_path, *parts, sha256=None, record=True)
+    path.write_bytes(b"changed on disk")
+    refuses(
+        url,
+        tmp_path,
+        f"not {SHA}, recorded in {tmp_path}/a.tar.gz.sha256); delete it",
+        sha256=None,
+        record=True,
+    )
+    (tmp_path / "a.tar.gz.sha256").write_text("hello")
+    refuses(url, tmp_path, "a.tar.gz.sha256: not a sha256 in hex; delete it", sha256=None, record=True)
+
+
+def test_a_file_saved_by_hand_is_recorded_too(tmp_path):
+    refuses(
+        "http://127.0.0.1:9/a.bin",
+        tmp_path,
+        f"save it as {tmp_path}/b.bin",
+        sha256=None,
+        name="b.bin",
+        record=True,
+    )
+    (tmp_path / "b.bin").write_bytes(CONTENT)
+    assert fetch("http://127.0.0.1:9/a.bin", folder=tmp_path, name="b.bin", record=True) == tmp_path / "b.bin"
+    assert (tmp_path / "b.bin.sha256").read_text() == f"{SHA}\n"
+
+
+def test_without_a_hash_a_partial_download_is_discarded_by_its_length(server, tmp_path):
+    server.drops = [1_000_000]
+    refuses(f"{server.url}/a", tmp_path, "ended after 1000000 of 3000000 bytes", sha256=None, record=True)
+    assert names(tmp_path) == []
+
+
+def test_a_mirror(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MOBILENET_DENSE_MIRROR", f"{server.url}/mirror/")
+    path = fetch("https://download.tensorflow.org/models/a.tar.gz", folder=tmp_path, record=True)
+    assert (path.name, path.read_bytes()) == ("a.tar.gz", CONTENT)
+    assert server.requests == ["/mirror/download.tensorflow.org/models/a.tar.gz"]
+    assert f"downloading {server.url}/mirror/download" in capsys.readouterr().out
+    (tmp_path / "files" / "x.org").mkdir(parents=True)
+    (tmp_path / "files" / "x.org" / "b.pb").write_bytes(b"b")
+    monkeypatch.setenv("MOBILENET_DENSE_MIRROR", (tmp_path / "files").as_uri())
+    assert fetch("https://x.org/b.pb", folder=tmp_path, record=True).read_bytes() == b"b"
+
+
 def test_control_characters_from_a_server_are_not_printed(server, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise ConnectionError("a\x1b[31m\nb")
 
-    monkeypatch.setattr("engine.io.download.download_url_to_file", fail)
+    monkeypatch.setattr("engine.io.download.urlopen", fail)
     refuses(f"{server.url}/a", tmp_path, r"(a\x1b[31m\nb)")
 
 

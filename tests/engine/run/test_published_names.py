@@ -17,6 +17,14 @@ from engine.run.initial_weights import is_name, locate, read_state, weights_fold
 class File:
     url: str
     sha256: str
+    categories: tuple[str, ...] = ()
+    pixels: str = "imagenet"
+    task: str = "cls"
+    network: tuple[str, ...] = ()
+
+    @property
+    def file_name(self):
+        return self.url.rpartition("/")[2]
 
 
 @pytest.fixture
