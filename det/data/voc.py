@@ -164,7 +164,7 @@ def read_files(
 
 
 def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
-    """The splits but for those whose images and annotation files all belong to an earlier one."""
+    """The splits, except those whose images and annotation files all belong to an earlier one."""
     own: dict[str, SplitFiles] = {}
     for split, part in files.items():
         pairs = {(part.images.get(name), part.annotations.get(name)) for name in part.names}
@@ -178,7 +178,7 @@ def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
 
 
 def _with_absent_images(files: SplitFiles) -> SplitFiles:
-    """With a path for listed images that do not exist, which is an error when they are read."""
+    """The files, with paths also for listed images that do not exist; reading these is an error later."""
     folder = os.path.dirname(next(iter(files.images.values())))
     absent = {name: os.path.join(folder, name) for name in files.names if name not in files.images}
     if len(absent) == len(files.names):

@@ -1,4 +1,4 @@
-"""Finds COCO's JSON files, the folders of their images, and the images, also under similar names."""
+"""Finds COCO's JSON files, the folders of their images, and the images, even if their names differ a bit."""
 
 import json
 import os
@@ -38,7 +38,7 @@ Pair = tuple[Path, Path | None]
 
 class Layout(NamedTuple):
     """The pair of each split; whether train contains all images, because there are no splits; and lines about
-    JSON files that are left out."""
+    JSON files that are not used."""
 
     pairs: Mapping[str, Pair]
     whole: bool = False
@@ -223,7 +223,7 @@ def _file_names(file: Path) -> list[str]:
 def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) -> list[str | None]:
     """The path of each image that a JSON file lists (`find_paths`).
 
-    skips: leave the places of missing images empty, unless all are missing.
+    skips: accept missing images (None), unless all are missing.
 
     Raises: UserError if images are missing, or two names lead to the same one.
     """
@@ -294,7 +294,7 @@ class _Folder:
         self._simplified: dict[str, list[str]] | None = None
 
     def similar(self, name: str) -> str | None:
-        """The only image whose name is `name` but for case, suffix and percent signs."""
+        """The image of this name, except for case, suffix and percent signs; None if not exactly one."""
         if self._simplified is None:
             self._simplified = defaultdict(list)
             for other in self.names:

@@ -95,7 +95,7 @@ def files_beside(folder: Path) -> list[str]:
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a list of `what`, but for empty ones. Raises: UserError if it cannot be read."""
+    """The lines of a list of `what`, without empty ones. Raises: UserError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -58,8 +58,7 @@ def check_error_budget(
         return
     raise UserError(
         f"{count} of {total} files of {split} cannot be read ({count / total:.2%}; data.error_budget allows "
-        f"{budget:.2%}); the first: {unreadable[0].error}; repair or remove the files, or raise "
-        "data.error_budget"
+        f"{budget:.2%}); repair or remove them, or raise data.error_budget; the first: {unreadable[0].error}"
     )
 
 

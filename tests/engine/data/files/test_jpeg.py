@@ -237,7 +237,7 @@ def test_data_left_over_are_named_once_also_by_forked_processes(tmp_path, capfd)
         assert os.waitpid(child, 0)[1] == 0
     read_image(path)
     assert capfd.readouterr().err == (
-        f"{path}: at least 52 bytes are left over after its pixels; it may be damaged: look at it, and "
+        f"{path}: at least 52 bytes are left over after its pixels; look at it, and "
         "restore or remove it if parts are shifted or discolored\n"
     )
 
