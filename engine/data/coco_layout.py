@@ -61,11 +61,18 @@ def find_layout(root: str | None, given: Mapping[str, Given], *, unannotated: Se
     pairs = {split: pair for split, pair in found.items() if pair is not None}
     if base is None:
         layout = Layout(pairs)
-    elif pairs:
-        missing = [split for split in given if split not in pairs]
-        layout = Layout(pairs, lines=[line for split in missing for line in _unused(base, split)])
-    else:
+    elif not pairs:
         layout = _only_file(base)
+    else:
+        missing = [split for split in given if split not in pairs]
+        lines = [line for split in missing for line in _unused(base, split)]
+        searched = {split for split, paths in given.items() if not any((paths or {}).values())}
+        own = {  # train_val.json is the file of train only
+            split: pair
+            for split, pair in pairs.items()
+            if split == "train" or split not in searched or pair != pairs.get("train")
+        }
+        layout = Layout(own, whole=len(own) < len(pairs), lines=lines)
     if not layout.pairs:
         raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
     return layout
@@ -143,16 +150,19 @@ def _folder_of(base: Path, file: Path, split: str, name: str = "") -> Path:
     usual = [parent / place for place in places for parent in parents]
     inner = [base / below for below in subfolders(base)]
     inner += [folder / below for folder in inner for below in subfolders(folder)]
-    best = folder_with(usual, names) or folder_with(inner, names)
-    if best is not None:
+    if (best := folder_with(usual, names)) is not None:
+        return best
+    remedy = f"data.{split}.images" if name else f"data.train.images=<folder> data.train.annotations={file}"
+    remedy += "" if name else ", and the same for val"
+    if (best := folder_with(inner, names)) is not None:
+        paths = find_paths(best, names)
+        for folder in inner:
+            if None not in (other := find_paths(folder, names)) and other != paths:
+                raise UserError(f"{file}: both {best} and {folder} have its images; set {remedy}")
         return best
     folder = base / (name and file.stem.removeprefix("instances_"))
     missing = f"{base / name / names[0]}: no such file, nor in images/" if folder.is_dir() else ""
-    remedy = f"data.{split}.images" if name else f"data.train.images=<folder> data.train.annotations={file}"
-    raise UserError(
-        f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set {remedy}"
-        f"{'' if name else ', and the same for val'}"
-    )
+    raise UserError(f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set {remedy}")
 
 
 def _only_file(base: Path) -> Layout:
