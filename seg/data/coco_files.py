@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.data.coco_layout import image_paths, spelled_differently
 from engine.data.images import image_size
+from engine.data.images.messages import DamagedFileError
 from engine.errors import UserError, some
 
 
@@ -109,10 +110,10 @@ def _image(
     stated = all(isinstance(side, int) and side > 0 for side in sides)
     try:
         height, width = image_size(path, upright=upright)
-    except UserError:
-        if not skips:
+    except UserError as error:
+        if not (skips or isinstance(error, DamagedFileError)):
             raise
-        height, width = sides if stated else (1, 1)  # the image is left out when its pixels are read
+        height, width = sides if stated else (1, 1)  # the image is refused or left out later
     if stated and sides != (height, width):
         other = "stored" if upright else "upright"
         turned = image_size(path, upright=not upright) == sides

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_masks
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
+from engine.data.preprocessing import refuse_incomplete
 from engine.runtime import Runtime
 from seg.data.coco import coco
 from seg.transforms import EvalTransform
@@ -161,8 +162,12 @@ def test_an_image_with_a_damaged_header_can_be_skipped(tmp_path):
     write_split(tmp_path, [CAT], count=2)
     write_split(tmp_path, [CAT], **VAL)
     (tmp_path / "train/1.png").write_bytes(b"damaged")
-    refuses(lambda: coco(root=str(tmp_path)), r"1\.png: truncated.*data\.on_error=skip")
-    data = coco(root=str(tmp_path), on_error="skip").dataset("train", EvalTransform())
+    for options in ({}, {"on_error": "skip"}):
+        data = coco(root=str(tmp_path), **options).dataset("train", EvalTransform())
+        refuses(
+            lambda data=data: refuse_incomplete([data], runtime=Runtime(torch.device("cpu")), budget=0.01),
+            r"1\.png: truncated.*data\.on_error=skip",
+        )
     refuses(lambda: data.read(1), r"1\.png: truncated")
 
 
