@@ -99,7 +99,8 @@ def predict_live(
         record = predict_stream(task, reporter, stream, out, name, **options)
     else:
         record = {"file": stream.name, **predict_video(task, reporter, stream.file, out, name, **options)}
-        record.pop("interrupted", None)  # Ctrl-C is the normal end of a stream
+        if not (record.pop("interrupted", False) or stream.file.expected or record["frames"] == frames):
+            record["ended_by"] = "source"  # perhaps cut off: its container does not count its frames
     result.records.append(record)
     if "damage" in record:
         result.failures.append({"file": stream.name, "error": f"{stream.name}: {record['damage']}"})

@@ -20,9 +20,10 @@ def python(
 
 
 def peak_mb(*arguments: str, **options: Any) -> float:
-    """Run Python with this project on its path, without its output: its peak resident memory in MB (Linux).
+    """Run Python with this project on its path, discarding its output; returns its peak resident memory in MB
+    (Linux).
 
-    A process starts with the peak of the one that starts it, which can be large: a small one stands between.
+    A process inherits the peak of its parent, so a small process in between starts it.
 
     Raises:
         SystemExit: if the command fails.

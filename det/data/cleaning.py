@@ -6,6 +6,7 @@ of one class at the same place, one is kept. Images without objects are kept as 
 counted and reported once, with example files.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -143,7 +144,8 @@ def clean_split(
     boxes = boxes[rows]
     counts = np.bincount(raw.owners[rows], minlength=len(raw.images))
     if raw.has_labels:
-        empty = [raw.files[index] for index in np.flatnonzero(counts == 0)]
+        readable = image_sizes.any(axis=1)
+        empty = [raw.files[index] for index in np.flatnonzero((counts == 0) & readable)]
         issues.add("image", "without objects: kept as negatives", empty)
     crowd = np.zeros(len(rows), bool) if raw.crowd is None else raw.crowd[rows]
     difficult = np.zeros(len(rows), bool) if raw.difficult is None else raw.difficult[rows]
@@ -256,8 +258,8 @@ def _image_sizes(
             if (size := known[index]) is not None:
                 _check_size(raw.images[index], raw.files[index], size, orientation)
     known = [size or read_size(image, orientation) for size, image in zip(known, raw.images, strict=True)]
-    unreadable = [file for file, size in zip(raw.files, known, strict=True) if size is None]
-    issues.add("image", "that cannot be read", unreadable)
+    unreadable = [image for image, size in zip(raw.images, known, strict=True) if size is None]
+    issues.add("image", "that cannot be read", map(os.path.basename, unreadable))
     return np.array([size or (0, 0) for size in known], np.int32).reshape(-1, 2)
 
 

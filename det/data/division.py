@@ -12,11 +12,11 @@ from engine.data.splits import divide
 def part_of(
     images: Sequence[str], splits: Mapping[str, DetectionSplit], *, files_of: Callable[[str], object] = str
 ) -> DetectionSplit | None:
-    """The split of these images as a part of one that has all of them, with the same annotations; else None.
+    """The part of one of `splits` with these images, if it has all of them; else None.
 
-    They are then not read, and what is wrong in them is not counted, a second time.
+    Their annotations are then not read, and what is wrong in them is not counted, a second time.
 
-    files_of: what two images must have in common to be the same; by default, their path.
+    files_of: two images are the same if it returns the same for them; by default, their path.
     """
     names = set(map(os.path.basename, images))
     for split in splits.values():

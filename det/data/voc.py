@@ -164,7 +164,7 @@ def read_files(
 
 
 def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
-    """The splits but for those whose images and annotation files all belong to an earlier one."""
+    """The splits, except those whose images and annotation files all belong to an earlier one."""
     own: dict[str, SplitFiles] = {}
     for split, part in files.items():
         pairs = {(part.images.get(name), part.annotations.get(name)) for name in part.names}
@@ -178,7 +178,7 @@ def _without_parts(files: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
 
 
 def _with_absent_images(files: SplitFiles) -> SplitFiles:
-    """With a path for listed images that do not exist, which is an error when they are read."""
+    """The files, with paths also for listed images that do not exist; reading these is an error later."""
     folder = os.path.dirname(next(iter(files.images.values())))
     absent = {name: os.path.join(folder, name) for name in files.names if name not in files.images}
     if len(absent) == len(files.names):
@@ -198,7 +198,10 @@ def _read(
             f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
             "data.on_error=skip"
         )
-    absent = [name for name in files.names if name not in files.annotations]
+    # A listed image that does not exist is an error when it is read; it needs no annotations.
+    absent = [
+        name for name in files.names if name not in files.annotations and os.path.isfile(files.images[name])
+    ]
     if len(absent) == len(files.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(files.names)):

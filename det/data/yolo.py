@@ -59,7 +59,8 @@ def yolo(
             continue
         images = yolo_layout.images_of_split(file, content, split, place, issues, on_error=on_error)
         if images is None:
-            warnings.append(f"{file}: {split}: {place} does not exist; the split is left out")
+            other = "; remove this key to use a fifth of train" if split == "val" else ""
+            warnings.append(f"{file}: {split}: {place} does not exist; the split is left out{other}")
             continue
         splits[split] = part_of(images, splits, files_of=_real_files) or clean_split(
             _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
@@ -70,8 +71,8 @@ def yolo(
         splits, lines = with_val(f"YOLO at {file}", splits, remedy=remedy, whole=divided)
         warnings += lines
     if not splits:
-        reason = warnings[0] if warnings else f"{file}: has no train, val or test"
-        raise UserError(f"{reason}; add folders of images below {file.parent}")
+        reason = warnings[0] if warnings else f"{file}: names no train, val or test"
+        raise UserError(f"{reason}; it must name folders or lists of images, such as train: images/train")
     return checked_source(
         name=f"YOLO at {file}",
         classes=classes,
@@ -105,7 +106,11 @@ def _raw_split(
     owners = np.repeat(annotated, [len(part.labels) for part in rows]).astype(np.int64)
     # The boxes of unreadable images are left out later.
     scales = np.array([(width, height) * 2 for height, width in (size or (0, 0) for size in sizes)])
-    absent = [os.path.basename(image) for image, exists in zip(images, exist, strict=True) if not exists]
+    absent = [
+        os.path.basename(image)
+        for image, size, exists in zip(images, sizes, exist, strict=True)
+        if size is not None and not exists
+    ]
     issues.add("image", "without a label file: treated as having no objects", absent)
     return RawSplit(
         images=images,

@@ -1,4 +1,4 @@
-"""Finds COCO's JSON files, the folders of their images, and the images, also under similar names."""
+"""Finds COCO's JSON files, the folders of their images, and the images, even if their names differ a bit."""
 
 import json
 import os
@@ -38,7 +38,7 @@ Pair = tuple[Path, Path | None]
 
 class Layout(NamedTuple):
     """The pair of each split; whether train contains all images, because there are no splits; and lines about
-    JSON files that are left out."""
+    JSON files that are not used."""
 
     pairs: Mapping[str, Pair]
     whole: bool = False
@@ -59,7 +59,20 @@ def find_layout(root: str | None, given: Mapping[str, Given], *, unannotated: Se
     base = None if root is None else Path(root).expanduser()
     found = {split: _pair(split, paths or {}, base, unannotated) for split, paths in given.items()}
     pairs = {split: pair for split, pair in found.items() if pair is not None}
-    layout = Layout(pairs) if pairs or base is None else _only_file(base)
+    if base is None:
+        layout = Layout(pairs)
+    elif not pairs:
+        layout = _only_file(base)
+    else:
+        missing = [split for split in given if split not in pairs]
+        lines = [line for split in missing for line in _unused(base, split)]
+        searched = {split for split, paths in given.items() if not any((paths or {}).values())}
+        own = {  # train_val.json is the file of train only
+            split: pair
+            for split, pair in pairs.items()
+            if split == "train" or split not in searched or pair != pairs.get("train")
+        }
+        layout = Layout(own, whole=len(own) < len(pairs), lines=lines)
     if not layout.pairs:
         raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
     return layout
@@ -111,6 +124,16 @@ def _usual_pair(base: Path, split: str, *, annotated: bool) -> tuple[Path, Path]
     return None
 
 
+def _unused(base: Path, split: str) -> list[str]:
+    """A line about the JSON files that are named like a split, but are not used for it."""
+    spellings = [spelling for name in SPLIT_NAMES[split] for spelling in _cases(name)]
+    places = [base.glob(pattern.format(name)) for name in spellings for pattern in _OTHER_FILES]
+    if not (files := sorted({path.relative_to(base).as_posix() for found in places for path in found})):
+        return []
+    why = "several fit" if any(_rank(base / file) for file in files) else "no list of images in it"
+    return [f"{split}: not read from {some(files)} ({why}); set data.{split}.annotations=<file>"]
+
+
 def _cases(name: str) -> tuple[str, str, str]:
     return name, name.capitalize(), name.upper()
 
@@ -127,16 +150,19 @@ def _folder_of(base: Path, file: Path, split: str, name: str = "") -> Path:
     usual = [parent / place for place in places for parent in parents]
     inner = [base / below for below in subfolders(base)]
     inner += [folder / below for folder in inner for below in subfolders(folder)]
-    best = folder_with(usual, names) or folder_with(inner, names)
-    if best is not None:
+    if (best := folder_with(usual, names)) is not None:
+        return best
+    remedy = f"data.{split}.images" if name else f"data.train.images=<folder> data.train.annotations={file}"
+    remedy += "" if name else ", and the same for val"
+    if (best := folder_with(inner, names)) is not None:
+        paths = find_paths(best, names)
+        for folder in inner:
+            if None not in (other := find_paths(folder, names)) and other != paths:
+                raise UserError(f"{file}: both {best} and {folder} have its images; set {remedy}")
         return best
     folder = base / (name and file.stem.removeprefix("instances_"))
     missing = f"{base / name / names[0]}: no such file, nor in images/" if folder.is_dir() else ""
-    remedy = f"data.{split}.images" if name else f"data.train.images=<folder> data.train.annotations={file}"
-    raise UserError(
-        f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set {remedy}"
-        f"{'' if name else ', and the same for val'}"
-    )
+    raise UserError(f"{missing or f'{folder}: no such folder'}, but {file} needs its images; set {remedy}")
 
 
 def _only_file(base: Path) -> Layout:
@@ -155,7 +181,7 @@ def _only_file(base: Path) -> Layout:
         return Layout({})
     names = some([file.relative_to(base).as_posix() for file in others])
     noun = "1 JSON file" if len(others) == 1 else f"{len(others)} JSON files"
-    lines = [f"{base}: {noun} without COCO's images and categories left out ({names})"] if others else []
+    lines = [f"{noun} without COCO's images and categories left out ({names})"] if others else []
     return Layout({"train": (_folder_of(base, files[0], "train"), files[0])}, whole=True, lines=lines)
 
 
@@ -207,7 +233,7 @@ def _file_names(file: Path) -> list[str]:
 def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) -> list[str | None]:
     """The path of each image that a JSON file lists (`find_paths`).
 
-    skips: leave the places of missing images empty, unless all are missing.
+    skips: accept missing images (None), unless all are missing.
 
     Raises: UserError if images are missing, or two names lead to the same one.
     """
@@ -278,7 +304,7 @@ class _Folder:
         self._simplified: dict[str, list[str]] | None = None
 
     def similar(self, name: str) -> str | None:
-        """The only image whose name is `name` but for case, suffix and percent signs."""
+        """The image of this name, except for case, suffix and percent signs; None if not exactly one."""
         if self._simplified is None:
             self._simplified = defaultdict(list)
             for other in self.names:

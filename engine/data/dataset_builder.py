@@ -171,8 +171,8 @@ class DatasetBuilder:
     def notes(self) -> list[str]:
         """Lines for the console about skipped samples, and samples that a resumed run has lost."""
         return self._lost + [
-            f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json), "
-            f"the first: {entries[0]['error']}"
+            f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
+            f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
             for split, entries in self.skipped.items()
             if entries
         ]

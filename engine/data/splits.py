@@ -95,7 +95,7 @@ def files_beside(folder: Path) -> list[str]:
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a list of `what`, but for empty ones. Raises: UserError if it cannot be read."""
+    """The lines of a list of `what`, without empty ones. Raises: UserError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -184,7 +184,8 @@ def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, o
         pairs = list(same_content(splits[first], splits[second]))
         leaks = [pair for pair in pairs if not _is_uniform(pair[0])]
         if leaks:
-            example = example or "{}: the same image as {}".format(*leaks[0])
+            one, other = leaks[0]
+            example = example or f"{one}: {'in two splits' if one == other else f'the same image as {other}'}"
             shared.append(f"{first} and {second} share {len(leaks)}")
         if uniform := len(pairs) - len(leaks):
             lines.append(f"{uniform} of the images of {second} have a single color and are also in {first}")

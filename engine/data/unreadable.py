@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.contracts import Dataset
+from engine.data.images.messages import DamagedFileError
 from engine.errors import UserError
 from engine.io.parallel import parallel_map
 
@@ -38,7 +39,10 @@ def find_unreadable(
     """
 
     def read(index: int) -> None:
-        dataset.read(index)
+        try:
+            dataset.read(index)
+        except DamagedFileError as error:
+            raise UserError(error.alone) from error  # data.on_error=skip is no remedy: it is set
 
     share = range(rank, len(dataset), world_size)
     results = parallel_map(read, share, workers=workers, unit=f"{split} file read".lstrip(), quiet=rank > 0)
@@ -54,8 +58,7 @@ def check_error_budget(
         return
     raise UserError(
         f"{count} of {total} files of {split} cannot be read ({count / total:.2%}; data.error_budget allows "
-        f"{budget:.2%}); the first: {unreadable[0].error}; repair or remove the files, or raise "
-        "data.error_budget"
+        f"{budget:.2%}); repair or remove them, or raise data.error_budget; the first: {unreadable[0].error}"
     )
 
 

@@ -154,9 +154,10 @@ class RealTime:
 
 
 def _is_file(text: str) -> bool:
-    """Whether a server gives the length of what is at the address of a video; a stream has none.
+    """Whether a web address with a video's suffix is a file: the server then sends its length, which a live
+    stream does not have.
 
-    Some containers (.ts, .mpg) do not say how many frames they have.
+    The number of frames does not tell: some containers (.ts, .mpg) do not store it.
     """
     from urllib import request
 

@@ -63,8 +63,9 @@ def coco(
     }
     classes, indices = _classes(list(files.values()))
     splits = {split: _with_masks(file, indices) for split, file in files.items()}
-    warnings = [*layout.lines, *(line for file in files.values() for line in file.warnings)]
     name = next(iter(files.values())).file if root is None else Path(root).expanduser()
+    warnings = [f"{name}: {line}" for line in layout.lines]
+    warnings += [line for file in files.values() for line in file.warnings]
     if "train" in splits and "val" not in splits:
         what = "" if layout.whole else "train"
         parts, lines = divide_split(name, splits.pop("train"), what=what, remedy=_OWN_SPLITS)

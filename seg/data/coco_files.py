@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.data.coco_layout import image_paths, spelled_differently
 from engine.data.images import image_size
+from engine.data.images.messages import DamagedFileError
 from engine.errors import UserError, some
 
 
@@ -37,7 +38,7 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     """Read a JSON file.
 
     Args:
-        skips: leave out images that do not exist; unreadable ones are an error when they are read.
+        skips: accept images that do not exist; like unreadable ones, they are an error when they are read.
         upright: whether the annotations refer to the upright images (EXIF).
 
     Raises:
@@ -59,18 +60,17 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
     warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
+    if not listed:
+        raise UserError(f"{file}: images: is empty; a split needs at least one")
     names = [name for name, _, _ in listed]
     paths = image_paths(file, folder, names, skips=skips)
-    if missing := [name for name, path in zip(names, paths, strict=True) if path is None]:
-        warnings.append(f"{file}: missing images left out: {len(missing)} ({some(missing)})")
     if other := spelled_differently(names, paths):
         warnings.append(
             f"{file}: images whose file name is spelled differently, used: {len(other)} ({some(other)})"
         )
     images = [
-        _image(Path(path), name, rows, entry, skips=skips, upright=upright)
+        _image(Path(path or folder / name), name, rows, entry, skips=skips, upright=upright)
         for path, (name, rows, entry) in sorted(zip(paths, listed, strict=True), key=lambda row: row[1][0])
-        if path is not None
     ]
     return CocoSplit(file=file, images=images, categories=categories, warnings=warnings)
 
@@ -81,7 +81,7 @@ def _content(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from None
+        raise UserError(f"{file}: not valid JSON ({error}); export or download it again") from None
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
         raise UserError(f"{file}: not COCO's format: it needs images, annotations and categories")
     return content
@@ -110,10 +110,10 @@ def _image(
     stated = all(isinstance(side, int) and side > 0 for side in sides)
     try:
         height, width = image_size(path, upright=upright)
-    except UserError:
-        if not skips:
+    except UserError as error:
+        if not (skips or isinstance(error, DamagedFileError)):
             raise
-        height, width = sides if stated else (1, 1)  # the image is left out when its pixels are read
+        height, width = sides if stated else (1, 1)  # the image is refused or left out later
     if stated and sides != (height, width):
         other = "stored" if upright else "upright"
         turned = image_size(path, upright=not upright) == sides

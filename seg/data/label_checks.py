@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.images import count_values, read_labels
+from engine.data.images.messages import DamagedFileError
 from engine.data.splits import divide
 from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
@@ -33,6 +34,8 @@ def read_sample(
             break
         try:
             label = read_label(os.fsdecode(split.labels[index]))
+        except DamagedFileError:  # reported later, with all others
+            continue
         except UserError:
             if not skip_damaged:
                 raise

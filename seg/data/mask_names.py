@@ -55,7 +55,7 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
         orphans = [name for name in masks if name not in used]
         of_split = f" of {split}" if split else ""
         warnings.append(
-            f"{masks[orphans[0]]}: no image of this name ({len(orphans)} masks{of_split} are unused)"
+            f"{masks[orphans[0]]}: no image of this name (unused masks{of_split}: {len(orphans)})"
         )
     return SegmentationSplit(
         images=pack_paths(list(images.values())),

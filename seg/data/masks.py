@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from engine.data.images import Orientation, image_size
+from engine.data.images.messages import DamagedFileError
 from engine.data.splits import check_leaks, files_beside, refuse_shared_names
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, existing_root
@@ -101,7 +102,10 @@ def _check_sizes(files: SegmentationSplit, *, upright: bool) -> None:
         return
     for index in evenly_spaced(len(files), _SIZES_CHECKED):
         image, label = os.fsdecode(files.images[index]), os.fsdecode(files.labels[index])
-        image_hw, label_hw = image_size(image, upright=upright), image_size(label, upright=False)
+        try:
+            image_hw, label_hw = image_size(image, upright=upright), image_size(label, upright=False)
+        except DamagedFileError:  # reported later, with all others
+            continue
         if image_hw != label_hw:
             other = "stored" if upright else "upright"
             turned = image_size(image, upright=not upright) == label_hw

@@ -52,8 +52,9 @@ def find_splits(
         images, annotations: folders below `root` or a split's folder. Default: one with a usual name, else
             the folder itself, else the only one in it that has such files.
         splits: split -> list (a path, or a name in ImageSets/Main) or folder. Default: the lists in
-            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root. Without val,
-            a fifth of train, or of all images, is used as val.
+            ImageSets/Main, else folders named after splits, else lists in ImageSets or the root. Without a
+            list for train, trainval without val is used. Without val, a fifth of train, or of all images, is
+            used as val.
         suffix: of annotation files, in lower case.
 
     Raises:
@@ -65,6 +66,10 @@ def find_splits(
             raise UserError(f"data.source.splits.{split}: must be a folder or a list of names, got {place!r}")
     places = dict(splits) if splits else _usual_splits(root, images)
     files = {split: _split_files(root, place, images, annotations, suffix) for split, place in places.items()}
+    if not splits and "val" in files and places.get("train", "").lower().endswith("trainval.txt"):
+        val = set(files["val"].names)
+        if rest := [name for name in files["train"].names if name not in val]:
+            files["train"] = files["train"]._replace(names=rest)
     whole = not files
     if whole:
         files = {"train": _all_files(root, images, annotations, suffix)}

@@ -81,7 +81,8 @@ def images_of_split(
         images += _walk(path, issues) if path.is_dir() else _read_list(path, homes, on_error)
     if not images:
         reasons = "".join(f"; {finding}" for finding in issues.findings())
-        raise UserError(f"{existing[0]}: no images{reasons}; check {split} in {file}")
+        remedy = f"check {split} in {file}" if file.suffix in (".yaml", ".yml") else "add some"
+        raise UserError(f"{existing[0]}: no images{reasons}; {remedy}")
     distinct = dict.fromkeys(images)
     repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
     issues.add("image", "listed again: used once", map(os.path.basename, repeated))

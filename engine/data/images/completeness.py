@@ -41,7 +41,7 @@ def check_complete(path: PathLike, *, decode_jpeg: bool = False) -> None:
 
 
 def _decodes(path: PathLike, data: bytes) -> bool:
-    with reading.open_header(path, data), jpeg.decoding(path, data):  # a header with a huge size is refused
+    with reading.open_header(path, data), jpeg.decoding(path, data):  # refuses huge sizes
         try:
             return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None
         except cv2.error:

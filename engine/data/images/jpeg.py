@@ -1,4 +1,4 @@
-"""Finds damage in JPEG files: by their markers, without decoding, and by what libjpeg says while it decodes.
+"""Finds damage in JPEG files: by their markers, without decoding, and by libjpeg's warnings while decoding.
 
 libjpeg decodes damaged data into gray or garbled pixels and only prints a warning, without the file's name.
 """
@@ -75,11 +75,12 @@ def end_of(data: bytes) -> int | None:
 
 
 def has_end(path: PathLike, data: bytes) -> bool:
-    """Whether a JPEG file has its end marker. If it is not in the last bytes, some cameras append data to it,
-    and a truncated file can contain the marker of its thumbnail.
+    """Whether a JPEG file has its end marker.
 
-    Raises: UserError if the end of the file is zeros instead, as after an interrupted copy; decoders would
-    fill the rest of the image with gray.
+    It may be anywhere: some cameras append data to a file. A truncated file can contain that of a thumbnail.
+
+    Raises: UserError if the file ends in zeros instead, as after an interrupted copy; decoders would fill the
+    rest of the image with gray.
     """
     if END in data[-_TAIL:] or end_of(data) is not None:
         return True
@@ -145,15 +146,15 @@ def _end_of_scan(data: bytes, position: int, *, expected: int | None, restarts: 
 
 @contextlib.contextmanager
 def decoding(path: PathLike, data: bytes) -> Iterator[None]:
-    """While OpenCV decodes a JPEG file inside, its warnings about damage are heard.
+    """Catch libjpeg's warnings about damage while OpenCV decodes a JPEG file in this context.
 
-    A line names a file that is decoded completely but has data left over, once in this process and its
-    workers: its pixels may be right.
+    If the file has data left over after its pixels, they may be right: a line names it, once in this process
+    and its workers.
 
     Raises:
-        UserError: at the end, if the data is damaged.
+        UserError: on leaving the context, if the data is damaged.
     """
-    with _hearing() as lines:
+    with _caught_warnings() as lines:
         yield
     for line in lines:
         left_over = _LEFT_OVER.match(line)
@@ -169,8 +170,8 @@ def _report(path: PathLike, data: bytes, count: int) -> None:
     if count <= _PADDING or len(set(rest)) == 1 or not _first_time(os.fspath(path)):
         return
     print(
-        f"{path}: at least {count} bytes are left over after its pixels; it may be damaged: look at it, and "
-        "restore or remove it if parts are shifted or discolored",
+        f"{path}: at least {count} bytes are left over after its pixels; look at it, and restore or remove "
+        "it if parts are shifted or discolored",
         file=sys.stderr,
         flush=True,
     )
@@ -188,7 +189,7 @@ def _first_time(path: str) -> bool:
 
 
 _one_at_a_time = threading.Lock()
-_heard: tuple[int, IO[bytes]] | None = None
+_redirected: tuple[int, IO[bytes]] | None = None
 """The process, and the file that its standard error goes to while libjpeg decodes."""
 
 if hasattr(os, "register_at_fork"):  # a new process must not begin with the other standard error
@@ -200,11 +201,12 @@ if hasattr(os, "register_at_fork"):  # a new process must not begin with the oth
 
 
 @contextlib.contextmanager
-def _hearing() -> Iterator[list[str]]:
-    """The lines that libjpeg prints inside; others go to standard error at the end.
+def _caught_warnings() -> Iterator[list[str]]:
+    """The warnings about damage that libjpeg prints in this context. What else is written to standard error
+    is passed on at its end.
 
-    libjpeg prints from C, and OpenCV does not let a program replace that: the descriptor is exchanged. Where
-    there is none, nothing is heard.
+    libjpeg prints from C code, so the file descriptor of standard error is redirected. In a process that has
+    none, no warnings are caught.
     """
     lines: list[str] = []
     with _one_at_a_time:
@@ -223,14 +225,14 @@ def _hearing() -> Iterator[list[str]]:
 
 
 def _file() -> IO[bytes]:
-    global _heard
-    if _heard is None or _heard[0] != os.getpid():
-        _heard = os.getpid(), tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (used until the end)
-    return _heard[1]
+    global _redirected
+    if _redirected is None or _redirected[0] != os.getpid():
+        _redirected = os.getpid(), tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (used until the end)
+    return _redirected[1]
 
 
 def _take(file: IO[bytes]) -> list[str]:
-    """The lines in the file about damage, which are removed from it; the rest is printed."""
+    """Empty the file: return its lines about damage, and print the others."""
     length = file.tell()
     if not length:
         return []

@@ -14,7 +14,7 @@ _IN_A_DATASET = " (in a dataset, data.on_error=skip leaves out such files)"
 
 
 def unreadable(path: PathLike, error: OSError) -> UserError:
-    """A file that the system does not give."""
+    """A file that is missing, or that the system does not let us read."""
     return UserError(f"{path}: cannot be read ({error.strerror}); check the path")
 
 

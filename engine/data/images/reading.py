@@ -261,10 +261,11 @@ def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:
 
 def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
     if header.format == "JPEG":
-        if jpeg.has_end(path, data):
-            with jpeg.decoding(path, data):
-                return _decode_opencv(path, header, data, flags)
-        return conversion.decode_pillow(path, header, None)  # it decides whether the file is complete
+        if not jpeg.has_end(path, data):
+            conversion.decode_pillow(path, header, None)  # raises an error if the file is incomplete
+            data += jpeg.END
+        with jpeg.decoding(path, data):
+            return _decode_opencv(path, header, data, flags)
     if header.format == "PNG":
         _check_png_end(path, data)
     return _decode_opencv(path, header, data, flags)

@@ -139,7 +139,7 @@ def test_an_unreadable_image_is_counted_now_and_an_error_when_it_is_read(tmp_pat
     )
     issues = AnnotationIssues()
     part = clean_split(raw, issues)
-    assert issues.lines("source")[0] == "source: 1 image that cannot be read (1.txt)"
+    assert issues.lines("source")[0] == "source: 1 image that cannot be read (1.png)"
     assert part.offsets.tolist() == [0, 1, 1]
     with pytest.raises(UserError, match=r"1\.png.*(restore|remove)"):
         make_dataset(part, EvalTransform(size=32))[SampleKey(1, 0)]

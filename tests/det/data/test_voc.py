@@ -243,6 +243,18 @@ def test_a_missing_image_of_a_list_can_be_skipped(tmp_path):
     refuses(lambda: voc(root=root, on_error="skip"), r"a: no such image \(2 of the 2 names of train")
 
 
+def test_skip_accepts_a_listed_name_with_neither_image_nor_annotations(tmp_path):
+    root = tree(tmp_path, "abc", train=["a", "b", "gone"], val="c")
+    data = voc(root=root, on_error="skip")
+    assert counts(data)["train"] == ["a", "b", "gone"]  # it is left out when its pixels are read
+    assert [line.partition(": ")[2] for line in data.warnings] == ["1 image that cannot be read (gone)"]
+
+
+def test_trainval_is_train_without_the_images_of_val(tmp_path):
+    data = voc(root=tree(tmp_path, trainval="abc", val="c"))
+    assert counts(data) == {"train": ["a", "b"], "val": ["c"]}
+
+
 def test_identical_images_are_on_one_side_of_an_automatic_split(tmp_path):
     root = Path(tree(tmp_path, [f"{n:03d}" for n in range(60)]))
     for number in range(20):  # copies under other names

@@ -220,7 +220,7 @@ def test_a_missing_split_is_left_out_and_reported(own):
     assert list(data.splits) == ["train", "val"]
     assert data.warnings[0].endswith("data.yaml: test: images/test does not exist; the split is left out")
     refuses(lambda: yolo(root=describe(own, train="x", val="y")), r"data\.yaml: train: x does not exist")
-    refuses(lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: has no train, val or test")
+    refuses(lambda: yolo(root=describe(own, train=None, val=None)), r"data\.yaml: names no train, val")
 
 
 def test_val_may_be_train(own):
@@ -375,7 +375,7 @@ def test_boxes_over_the_edge_are_clipped(own):
 def test_an_unreadable_image_is_reported(own):
     (own / "images/train/b.png").write_bytes(b"not an image")
     data = yolo(root=str(own))
-    assert "1 image that cannot be read (b.txt)" in data.warnings[0]
+    assert "1 image that cannot be read (b.png)" in data.warnings[0]
     assert data.splits["train"].offsets.tolist() == [0, 1, 1]
 
 

@@ -129,6 +129,49 @@ def test_a_json_file_beside_that_of_a_split_is_not_taken_for_it(tmp_path, reader
 
 
 @pytest.mark.parametrize("reader", READERS)
+def test_files_named_like_a_split_that_are_not_used_are_named(tmp_path, reader):
+    write(tmp_path)
+    (tmp_path / "val.json").write_text("[]")
+    line = "val: not read from val.json (no list of images in it); set data.val.annotations=<file>"
+    data = reader(root=str(tmp_path))
+    assert sum(sizes(data).values()) == 6
+    assert sum(line in warning for warning in data.warnings) == 1
+    for name in ("val_a.json", "val_b.json"):
+        shutil.copy(tmp_path / "train.json", tmp_path / name)
+    line = "val: not read from val.json, val_a.json, val_b.json (several fit)"
+    assert sum(line in warning for warning in reader(root=str(tmp_path)).warnings) == 1
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_one_file_named_after_two_splits_is_divided(tmp_path, reader):
+    write(tmp_path, file="train_val.json", images="images")
+    data = reader(root=str(tmp_path))
+    assert sorted(sizes(data)) == ["train", "val"]
+    assert sum(sizes(data).values()) == 6
+    assert sum("no splits; " in warning for warning in data.warnings) == 1
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_two_folders_with_images_of_the_same_names_are_refused(tmp_path, reader):
+    write(tmp_path, file="result.json", images="photos")
+    shutil.copytree(tmp_path / "photos", tmp_path / "previews/of photos")
+    one, other = tmp_path / "photos", tmp_path / "previews/of photos"
+    refuses(
+        lambda: reader(root=str(tmp_path)),
+        rf"result\.json: both {one} and {other} have its images; set data\.train\.images=<folder>",
+    )
+    file = {"images": str(one), "annotations": str(tmp_path / "result.json")}
+    assert sum(sizes(reader(root=str(tmp_path), train=file)).values()) == 6
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_without_any_image_is_refused(tmp_path, reader):
+    write(tmp_path)
+    write_json(tmp_path / "train.json", [])
+    refuses(lambda: reader(root=str(tmp_path)), r"train\.json: images: is empty; a split needs at least one")
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_two_files_with_annotations_and_no_splits_are_named(tmp_path, reader):
     write(tmp_path, file="first.json", images="images")
     shutil.copy(tmp_path / "first.json", tmp_path / "second.json")

@@ -15,6 +15,7 @@ from engine.config.runs import _write_skipped
 from engine.data import unreadable
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import SampleKey, sample_seed
+from engine.data.preprocessing import refuse_incomplete
 from engine.data.unreadable import UnreadableSample, check_error_budget
 from engine.errors import UserError
 from engine.io.parallel import parallel_map
@@ -150,7 +151,9 @@ def test_a_split_is_the_same_as_if_the_damaged_files_had_never_existed(root):
         assert torch.equal(reduced[key]["label"], expected[key]["label"])
     assert builder.skipped_counts == {"skipped": {"train": 2}}
     assert re.match(
-        r"2 train files left out \(skipped.json\), the first: .*train0.jpg: truncated", *builder.notes()
+        r"2 train files left out \(skipped.json\), the first: .*train0.jpg: truncated.*; restore or "
+        r"remove the file$",
+        *builder.notes(),
     )
 
 
@@ -338,8 +341,10 @@ def test_samples_with_damaged_masks_are_left_out(tmp_path):
     root = write_data(tmp_path / "data")
     cut(root / "masks/train/train0.png", 0.9)
     (root / "masks/val/val1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"(train0|val1)\.png: truncated"):
-        masks(root=str(root))
+    source = masks(root=str(root))
+    for split, damaged in (("train", "train0"), ("val", "val1")):
+        with pytest.raises(UserError, match=rf"{damaged}\.png: truncated"):
+            refuse_incomplete([source.dataset(split, EvalTransform())], runtime=ALONE, budget=0.01)
     builder = DatasetBuilder(runtime=ALONE, on_error="skip", error_budget=0.4)
     for split, left in (("train", 5), ("val", 2)):
         assert len(builder.dataset(masks(root=str(root), on_error="skip"), split, EvalTransform())) == left

@@ -141,6 +141,23 @@ def test_a_video_over_http_that_stops_in_the_middle(tmp_path, impatient, then):
     assert result.status == 1
 
 
+def test_a_video_over_http_that_does_not_count_its_frames(tmp_path):
+    """Nothing shows that it is cut off, so the line says what ended it."""
+    path = write_video(tmp_path / "drive.ts")
+    with http_server.cut(path, path.stat().st_size // 2) as address:
+        result = predict(address, tmp_path / "out")
+    (record,) = result.records
+    assert 5 < record["frames"] < 40
+    assert result.lines(0) == [f"{address}: {record['frames']} frames predicted, until the source ended"]
+    with http_server.cut(path, path.stat().st_size // 2) as address:
+        limited = predict(address, tmp_path / "limited", frames=5)
+    assert limited.lines(0) == [f"{address}: 5 frames predicted"]
+    path = write_video(tmp_path / "drive.avi")
+    with http_server.cut(path, path.stat().st_size) as address:
+        counted = predict(address, tmp_path / "counted")
+    assert counted.lines(0) == [f"{address}: 60 frames predicted"]
+
+
 GSTREAMER = """
 import gi
 gi.require_version("Gst", "1.0")

@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
+from engine.data.preprocessing import refuse_incomplete
+from engine.runtime import Runtime
 from seg.data.coco import coco
 from seg.transforms import EvalTransform
 from tests.refusals import refuses
@@ -107,7 +111,6 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
         "of an unknown category",
     ):
         assert line in warnings
-    assert "missing images left out: 1 (1.png)" in warnings
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,28 @@ def test_what_was_left_out_is_said_if_nothing_remains(tmp_path):
     refuses(lambda: coco(root=str(tmp_path)), message)
 
 
+def test_missing_images_count_like_unreadable_ones(tmp_path):
+    write_split(tmp_path, [CAT], count=4)
+    write_split(tmp_path, [CAT], **VAL)
+    (tmp_path / "train/2.png").unlink()
+    source = coco(root=str(tmp_path), on_error="skip")
+    builder = DatasetBuilder(runtime=Runtime(torch.device("cpu")), on_error="skip", error_budget=0.25)
+    assert len(builder.dataset(source, "train", EvalTransform())) == 3
+    assert "2.png: cannot be read (No such file" in builder.skipped["train"][0]["error"]
+    builder = DatasetBuilder(runtime=Runtime(torch.device("cpu")), on_error="skip")
+    refuses(lambda: builder.dataset(source, "train", EvalTransform()), "1 of 4 files of train cannot be read")
+
+
 def test_an_image_with_a_damaged_header_can_be_skipped(tmp_path):
     write_split(tmp_path, [CAT], count=2)
     write_split(tmp_path, [CAT], **VAL)
     (tmp_path / "train/1.png").write_bytes(b"damaged")
-    refuses(lambda: coco(root=str(tmp_path)), r"1\.png: truncated.*data\.on_error=skip")
-    data = coco(root=str(tmp_path), on_error="skip").dataset("train", EvalTransform())
+    for options in ({}, {"on_error": "skip"}):
+        data = coco(root=str(tmp_path), **options).dataset("train", EvalTransform())
+        refuses(
+            lambda data=data: refuse_incomplete([data], runtime=Runtime(torch.device("cpu")), budget=0.01),
+            r"1\.png: truncated.*data\.on_error=skip",
+        )
     refuses(lambda: data.read(1), r"1\.png: truncated")
 
 

@@ -515,7 +515,7 @@ def test_empty_and_missing_folders_are_rejected(masks_tree):
 
 def test_masks_without_image_are_reported_and_equal_stems_rejected(masks_tree):
     write_png(masks_tree / "masks/val/z.png", np.full((12, 20), 5, np.uint8))
-    assert "masks/val/z.png: no image of this name (1 masks" in build(masks_tree).warnings[0]
+    assert "masks/val/z.png: no image of this name (unused masks of val: 1)" in build(masks_tree).warnings[0]
     Image.open(masks_tree / "images/val/x.png").save(masks_tree / "images/val/x.jpg")
     refuses(lambda: build(masks_tree), "has the same name", "rename")
 

@@ -14,6 +14,7 @@ from det.data.voc import voc
 from det.transforms import TrainTransform as DetectionTransform
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import SampleKey
+from engine.data.preprocessing import refuse_incomplete
 from engine.errors import UserError
 from engine.runtime import Runtime
 from seg.data.masks import masks
@@ -98,6 +99,23 @@ def test_a_damaged_file_ends_the_training_before_its_first_step_with_both_remedi
     assert re.search(r"skip also needs data\.error_budget=0\.\d+$", error)
     assert "step 1/2" not in output
     assert not (tmp_path / "run").exists()
+
+
+def test_all_damaged_images_and_masks_are_named_together(tmp_path):
+    """Also those whose header or pixels the reader of the dataset looks at first."""
+    root = landscapes(tmp_path)
+    names = ("images/train/train0.jpg", "images/val/val1.jpg", "masks/train/train2.png")
+    damaged = [root / name for name in names]
+    damaged[0].write_bytes(b"")
+    for path in damaged[1:]:
+        cut(path)
+    source = masks(root=str(root))
+    sets = [source.dataset(split, TrainTransform(crop=32), 0) for split in ("train", "val")]
+    with pytest.raises(UserError) as error:
+        refuse_incomplete(sets, runtime=ALONE, budget=0.01)
+    assert all(str(path) in str(error.value) for path in damaged)
+    assert "3 of 20 files are damaged" in str(error.value)
+    assert str(error.value).endswith("data.on_error=skip also needs data.error_budget=0.4")
 
 
 @pytest.mark.slow

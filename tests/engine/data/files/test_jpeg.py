@@ -102,6 +102,22 @@ def test_overwritten_bytes_without_a_marker_are_found_when_it_is_decoded(tmp_pat
         read_image(path)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_damage_is_found_also_if_other_data_follow_the_image(tmp_path, rows):
+    """As from cameras that append to the end; without restart markers, and with damage to those."""
+    path, trailer = tmp_path / "a.jpg", b"abcd" * 100
+    data = write(path, restart_marker_rows=rows).read_bytes()
+    path.write_bytes(data + trailer)
+    check_complete(path)
+    assert (read_image(path) == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)).all()
+    path.write_bytes(data)
+    cut_and_closed(path)
+    path.write_bytes(path.read_bytes() + trailer)
+    for read in (read_image, partial(check_complete, decode_jpeg=True)):
+        with pytest.raises(UserError, match=DAMAGED):
+            read(path)
+
+
 def test_missing_restart_markers_are_found_before_training(tmp_path):
     """96 rows are 6 rows of 16 x 16 units, with a restart marker between two rows: 5 markers, RST0..RST4."""
     path = write(tmp_path / "a.jpg", restart_marker_rows=1)
@@ -221,7 +237,7 @@ def test_data_left_over_are_named_once_also_by_forked_processes(tmp_path, capfd)
         assert os.waitpid(child, 0)[1] == 0
     read_image(path)
     assert capfd.readouterr().err == (
-        f"{path}: at least 52 bytes are left over after its pixels; it may be damaged: look at it, and "
+        f"{path}: at least 52 bytes are left over after its pixels; look at it, and "
         "restore or remove it if parts are shifted or discolored\n"
     )
 
