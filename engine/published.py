@@ -46,7 +46,7 @@ class PublishedNetwork(Remote, Protocol):
 
     @property
     def spec(self) -> Any:
-        """The network's `NetSpec`; None if only its backbone can be loaded."""
+        """The backbone's `NetSpec`; None if it is not one of this project's."""
         ...
 
     @property
@@ -111,7 +111,8 @@ def make_run(network: PublishedNetwork, folder: Path) -> Path:
         UserError: if the weights cannot be downloaded or do not fit, or the folder contains another run.
     """
     if network.spec is None:
-        raise UserError(f"{network.name}: only a backbone of {network.source}'s, for weights={network.name}")
+        options = f"weights={network.name} {' '.join(network.network)}"
+        raise UserError(f"{network.name}: can only be used as a backbone: {options}")
     facts = {"name": network.name, "url": network.url, "overrides": list(network.overrides), "format": FORMAT}
     if _facts(folder) == facts:
         return folder

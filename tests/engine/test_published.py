@@ -115,7 +115,8 @@ def test_names_that_are_unknown_or_only_of_backbones(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^run=lraspp_v3_smal: not a run folder .*, and no published .*list"):
         find_run("lraspp_v3_smal", published=catalog.find)
     with pytest.raises(
-        UserError, match=r"resnet18.*: only a backbone of torchvision's, for weights=resnet18"
+        UserError,
+        match=r"resnet18.*: can only be used as a backbone: weights=resnet18\.image.* backbone=torch",
     ):
         find_run("resnet18", published=catalog.find)
     with pytest.raises(UserError, match=r"^lraspp_v3_smll_cityscapes: .*did you mean 'lraspp_v3_small_citys"):
@@ -234,11 +235,27 @@ def test_weights_that_do_not_fit_name_their_network(mirror):
     classes = ClassMap(names=("road", "kerb"))
     overrides = ["task=seg", "backbone=mobilenet_v3_small", "model.head.gate=hard_sigmoid"]
     task = build_task(compose_config("train", overrides), classes)
-    message = rf"set backbone\.padding=same; {SMALL} is for task=seg backbone=mobilenet_v3_small "
+    message = rf"set backbone\.padding=same; {SMALL} (is for task=seg|needs) backbone=mobilenet_v3_small "
     for options in ({"init_from": SMALL, "weights": None}, {"init_from": None, "weights": SMALL}):
         with pytest.raises(UserError, match=message) as caught:
             load_initial(task.model, classes, published=catalog.find, **options)
         assert ("model=lraspp" in str(caught.value)) == (options["weights"] is None)
+
+
+def test_options_that_weights_need_but_do_not_reveal_are_named(mirror):
+    name = "tf_mobilenetv3_small_100.in1k"
+    file = mirror / catalog.find(name).url.partition("://")[2]
+    file.parent.mkdir(parents=True)
+    classes = ClassMap(names=("a", "b"))
+    for padding, warning in (("symmetric", "; these weights need backbone.padding=same"), ("same", "")):
+        overrides = ["task=cls", "backbone=mobilenet_v3_small", f"backbone.padding={padding}"]
+        model = build_task(compose_config("train", overrides), classes).model
+        if not file.exists():
+            save_file(model.state_dict(), file)
+        report = load_initial(
+            model, classes, init_from=None, weights=name, published=catalog.find, normalization="inception"
+        )
+        assert report.partition("; these weights")[1:] == warning.partition("; these weights")[1:]
 
 
 # Against outputs of the authors' own graphs, all the way from a download by name
