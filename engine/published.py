@@ -1,7 +1,7 @@
 """Published networks by name: run folders, made on first use, and the network of a training.
 
-`run=<name>` becomes a run folder in `runs/`, as if the network had been trained here, so every tool works
-with it. The weights are downloaded once, into the folder of `engine.run.initial_weights`.
+`run=<name>` becomes a run folder in `runs/`, as if the network had been trained here, so it works with every
+tool. The weights are downloaded once, into the folder of `engine.run.initial_weights`.
 """
 
 import json
@@ -187,10 +187,10 @@ def load_for_classes(
 
 
 def with_network(arguments: Sequence[str], *, published: Find, as_published: bool = False) -> list[str]:
-    """The arguments of a training; for `init_from=<name>`, with the network of these published weights.
+    """A training's arguments; for `init_from=<name>`, with options that choose the network of those weights.
 
-    Nothing is added if the arguments choose a network themselves (`experiment=`, `backbone=` or `model=`), or
-    another task than that of the weights. Options of the network that are typed take precedence.
+    Nothing is added if the arguments already choose a network (`experiment=`, `backbone=` or `model=`) or a
+    task other than that of the weights. Options that are typed take precedence.
 
     Args:
         as_published: also choose the data and the settings of the published evaluation.
@@ -209,7 +209,7 @@ def with_network(arguments: Sequence[str], *, published: Find, as_published: boo
     chosen = network.overrides if as_published else network.network
     added = [override for override in chosen if override.partition("=")[0] not in typed]
     if not as_published:
-        print(f"init_from={name}: the network is {' '.join(added)}", flush=True)
+        print(f"init_from={name} sets {' '.join(added)}", flush=True)
     if not any(override.startswith(("task=", "experiment=")) for override in [*added, *arguments]):
         added.insert(0, f"task={network.task}")
     return [*added, *arguments]

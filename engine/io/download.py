@@ -17,7 +17,7 @@ from engine.io.files import locked, write_text
 from engine.io.progress import Progress
 
 MIRROR = "MOBILENET_DENSE_MIRROR"
-"""Environment variable with the address of a mirror: <mirror>/<host>/<path> in place of https://<host>/<path>."""
+"""Environment variable with a mirror's address: <mirror>/<host>/<path> replaces https://<host>/<path>."""
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.")
 _CHUNK = 1 << 18
@@ -65,6 +65,7 @@ def fetch(
         sha256 = sha256 or _recorded(_note(target))
         if not target.exists():
             _download_once(url, target, sha256, check, timeout)
+            sha256 = sha256 or _recorded(_note(target))  # by a process that this one waited for
         elif check is not None and not sha256:
             check(target)
         _verify(target, url, sha256)
@@ -104,7 +105,7 @@ def _record(digest: str, note: Path) -> None:
     except OSError as error:  # such as a shared, read-only folder
         print(f"sha256 {digest} is not published and cannot be recorded in {note} ({error.strerror})")
     else:
-        print(f"sha256 {digest} recorded in {note}: none is published, so this one must match from now on")
+        print(f"sha256 {digest} recorded in {note}: none is published, so later files must match this one")
 
 
 def _note(target: Path) -> Path:

@@ -34,7 +34,7 @@ class Remote(Protocol):
 
     @property
     def sha256(self) -> str:
-        """64 hex digits, or the first 8 of them; empty: that of the first download is recorded."""
+        """64 hex digits, or the first 8 of them; empty: the first download's is recorded."""
         ...
 
     @property

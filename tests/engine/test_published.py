@@ -182,7 +182,7 @@ def test_the_network_of_published_weights_is_chosen(name, capsys):
         models = [build(c.model, key="model", num_classes=7) for c in (config, evaluated)]
     without = [re.sub(r"momentum=[\d.]+", "", str(model)) for model in models]
     assert without[0] == without[1]
-    assert f"init_from={name}: the network is backbone=" in capsys.readouterr().out
+    assert f"init_from={name} sets backbone=" in capsys.readouterr().out
 
 
 def test_what_is_typed_takes_precedence(capsys):
