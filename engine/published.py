@@ -195,8 +195,8 @@ def with_network(arguments: Sequence[str], *, published: Find, as_published: boo
     Args:
         as_published: also choose the data and the settings of the published evaluation.
     """
-    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    name = typed.get("init_from", "")
+    typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
+    name = typed.get("init_from", "").strip("'\"")
     own = {"experiment", "backbone", "model", "resume", "replay"} & typed.keys()
     if own or not name or not initial_weights.is_name(name):
         return list(arguments)

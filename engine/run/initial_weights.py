@@ -144,6 +144,8 @@ def _mismatches(path: Path, remote: Remote | None, backbone: Any, normalization:
         ]
         needs += [f"task.pixels={remote.pixels}"] if normalization not in (None, remote.pixels) else []
         return f"; these weights need {' '.join(needs)}" if needs else ""
+    if path.suffix in frozen_graph.SUFFIXES and normalization not in (None, "inception"):
+        return "; the authors' weights need task.pixels=inception"
     if path.suffix == ".pth" and normalization not in (None, "imagenet"):
         return "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
     return ""

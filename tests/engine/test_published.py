@@ -19,7 +19,7 @@ from engine.config.training import build_task
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.published import find_run, run_by_name, with_network
-from engine.run.initial_weights import load_initial
+from engine.run.initial_weights import load_initial, locate
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.backbones.tensorflow_graphs import made_up_image
 from tests.engine.published_files import made_up_release, no_proxy, serving
@@ -195,6 +195,8 @@ def test_what_is_typed_takes_precedence(capsys):
     for choice in ("experiment=seg/camvid", "backbone=mobilenet_v3_small", "model=raspp", "task=det"):
         own = [f"init_from={name}", choice]
         assert complete(own) == own
+    for spelling in (f"+init_from={name}", f"init_from='{name}'"):
+        assert "backbone.tail=rf2" in complete(["task=seg", spelling])
     for other in (["init_from=runs/x"], ["init_from=x.npz"], ["task=seg"], ["init_from=unknown"]):
         assert complete(other) == other
     whole = with_network([f"init_from={name}", "run=x"], published=catalog.find, as_published=True)
@@ -212,6 +214,17 @@ def test_rows_are_carried_by_class_name_from_a_name(mirror):
     )
     assert "class rows: 2 of 3 matched by name, the others are new" in report
     assert report.endswith("these weights need task.pixels=inception")
+    file = locate(SMALL, key="init_from", published=catalog.find)
+    report = load_initial(
+        model,
+        classes,
+        init_from=str(file),
+        weights=None,
+        published=catalog.find,
+        normalization="imagenet",
+        skip=["head.high.*", "head.low.*"],
+    )
+    assert report.endswith("the authors' weights need task.pixels=inception")
     theirs = arrays["decoder/feature_projection0/biases"]
     assert model.head.low.bias.tolist() == pytest.approx([float(theirs[13]), float(own[1]), float(theirs[0])])
 
