@@ -115,6 +115,7 @@ class ForkingLoop:
     def pytest_runtestloop(self, session: Any) -> bool:
         import pytest
 
+        gc.unfreeze()  # the tests' conftest.py may have hidden the functions that mutants replace
         on_import, self._recorder.lines = self._recorder.lines, set()
         items = {item.nodeid: item for item in session.items}
         cover_file = self._folder / "cover.json"

@@ -192,9 +192,42 @@ def _build_training(
         task.distillation = load_teacher(config, source.classes)
     frozen = freeze(config, task)
     here.place(task)
+    data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
+    trainer = _build_trainer(config, here, settings, run, task, data)
+    if restores:
+        started_from = trainer.restore()
+    skipped = builder.notes() if builder else []
+    if resumes:
+        skipped += _changed(run, config.data.split, data.eval_set)
+    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *skipped]
+    notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
+    notes += [f"starting from {started_from}"]
+    notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
+    return Training(
+        config=config,
+        run=run,
+        info=task_info(config),
+        resumes=resumes,
+        trainer=trainer,
+        notes=notes,
+        builder=builder,
+        classes=source.classes,
+        claim=claim,
+    )
+
+
+def _data_loaders(
+    config: DictConfig,
+    here: runtime.Runtime,
+    source: DataSource,
+    builder: DatasetBuilder | None,
+    augment: Any,
+    eval_transform: Any,
+) -> DataLoaders:
+    """The data of a training. Raises: UserError if files are damaged."""
     data = DataLoaders(
         train_set=_dataset(source, builder, "train", augment, seed=config.seed, limit=config.data.limit),
-        eval_set=_dataset(source, builder, config.data.split, task.eval_transform),
+        eval_set=_dataset(source, builder, config.data.split, eval_transform),
         seed=config.seed,
         workers=config.data.workers,
         eval_batch=config.data.eval_batch,
@@ -203,8 +236,19 @@ def _build_training(
     if config.data.on_error == "fail" and config.data.cache is None:
         sets = (data.train_set, data.eval_set)
         refuse_incomplete(sets, runtime=here, budget=config.data.error_budget)
+    return data
+
+
+def _build_trainer(
+    config: DictConfig,
+    here: runtime.Runtime,
+    settings: TrainerOptions,
+    run: RunFolder,
+    task: Any,
+    data: DataLoaders,
+) -> Trainer:
     settings = settings.in_steps(len(data.train_set))
-    trainer = Trainer(
+    return Trainer(
         options=settings,
         task=task,
         optimizer=build(config.optimizer, key="optimizer", model=task.model),
@@ -212,29 +256,6 @@ def _build_training(
         runtime=here,
         run=run,
         data=data,
-    )
-    if restores:
-        started_from = trainer.restore()
-    skipped = builder.notes() if builder else []
-    if resumes:
-        skipped += _changed(run, config.data.split, data.eval_set)
-    images = image_notes(source, data.train_set)
-    notes = [*source.warnings, *images, source.description, *skipped, *task.notes(data.train_set), *frozen]
-    return Training(
-        config=config,
-        run=run,
-        info=task_info(config),
-        resumes=resumes,
-        trainer=trainer,
-        notes=[
-            *notes,
-            *trained_on(config.data.split),
-            f"starting from {started_from}",
-            *_few_images(config, len(data.train_set), random=started_from == RANDOM),
-        ],
-        builder=builder,
-        classes=source.classes,
-        claim=claim,
     )
 
 
