@@ -146,10 +146,11 @@ def _write_run(network: PublishedNetwork, file: Path, run: RunFolder) -> None:
     count = sum(parameter.numel() for parameter in task.model.parameters())
     if count != network.num_params:
         raise UserError(f"{file}: {count} parameters instead of {network.num_params}; not the published file")
-    run_folder.update(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
-    write_json(run.classes, classes.to_dict())
     tensors = checkpoint.prefixed("model", task.model.state_dict())
     checkpoint.write(run.best, tensors, {"source": network.url})
+    write_json(run.classes, classes.to_dict())
+    # Last: if the disk is full before, the folder is not taken for another run.
+    run_folder.update(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
     print(f"{network.name}: {network.source}; {count / 1e6:.2f}M parameters; {network.license}")
     print(f"run folder: {run.path}", flush=True)
 

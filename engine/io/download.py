@@ -142,7 +142,7 @@ def mirrored(url: str) -> str:
 def _download(url: str, target: Path, sha256: str, check: Check | None, timeout: float) -> None:
     address = mirrored(url)
     print(f"downloading {address}", flush=True)
-    partial = target.with_name(f".{os.getpid()}.partial.{target.name}")  # with the suffix, for the check
+    partial = target.with_name(f".partial.{target.name}")  # ends in the suffix, which the check needs
     try:
         # Redirects can only lead to http, https and ftp URLs: urllib rejects file: and data:.
         request = Request(address, headers={"User-Agent": "mobilenet-dense"})

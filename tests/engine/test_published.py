@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,19 @@ def test_another_run_in_its_place_is_not_changed(mirror, tmp_path):
     with pytest.raises(UserError, match=f"runs/{SMALL}: contains another run; rename it, or pass run=runs/"):
         find_run(SMALL, published=catalog.find)
     assert (tmp_path / "runs" / SMALL / "config.yaml").read_text() == "mine"
+
+
+def test_a_run_folder_that_could_not_be_completed_is_made_again(mirror, tmp_path, monkeypatch):
+    made_up_release(SMALL, mirror)
+
+    def full(*arguments):
+        raise UserError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.published.checkpoint.write", full)
+        with pytest.raises(UserError, match="no space left"):
+            find_run(SMALL, published=catalog.find)
+    assert TrainedRun.open(Path(find_run(SMALL, published=catalog.find))).classes.names[0] == "road"
 
 
 def test_paths_are_not_names(tmp_path, monkeypatch):

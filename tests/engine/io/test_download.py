@@ -334,12 +334,13 @@ def wait_for(condition):
 def test_a_killed_download_leaves_no_file_and_can_be_retried(server, tmp_path):
     server.pause = 0.05
     process = other_process(server, tmp_path)
-    wait_for(lambda: any(path.stat().st_size > 500_000 for path in tmp_path.glob(".*.partial.a")))
+    wait_for(lambda: any(path.stat().st_size > 500_000 for path in tmp_path.glob(".partial.a")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "a").exists()
     server.pause = 0.0
     assert fetch(f"{server.url}/a", sha256=SHA, folder=tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["a"]
 
 
 @pytest.mark.slow
