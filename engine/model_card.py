@@ -55,8 +55,8 @@ def write(model: Any, *, config: Any, license: str | None, description: str | No
     params = sum(p.numel() for p in model.task.model.parameters())
     text = _TEXT.format(
         title=f"{head} on {network}",
-        summary=f"{head} for {model.info.title} on {network}, {params / 1e6:.2f} million parameters, trained "
-        f"with {LIBRARY}.",
+        summary=f"{head} for {model.info.title} on {network}, {params / 1e6:.2f} million parameters, "
+        f"{'trained with' if model.step else 'for use with'} {LIBRARY}.",
         source=source,
         library=LIBRARY,
         data=description or f"Read by `{config.data.source._target_}`; the publisher gave no description.",
@@ -97,7 +97,7 @@ def _training(model: Any, config: Any) -> str:
     start = config.get("init_from") or config.get("weights")
     start = start or ("other weights of the publisher" if withheld else "random weights")
     if not model.step:
-        return f"Not trained with {LIBRARY}: converted from other weights ({start}) by tools/prepare.py."
+        return f"Not trained with {LIBRARY}: converted from other weights ({start})."
     trainer, optimizer = config.trainer, config.optimizer
     length = f"{trainer.steps} steps" if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
     choice = f"experiment={config.experiment}" if config.get("experiment") else f"task={model.info.name}"

@@ -1,7 +1,7 @@
 """Published networks by name: run folders, made on first use, and the network of a training.
 
-`run=<name>` becomes a run folder in `runs/`, as if the network had been trained here, so every tool works
-with it. The weights are downloaded once, into the folder of `engine.run.initial_weights`.
+`run=<name>` becomes a run folder in `runs/`, as if the network had been trained here, so it works with every
+tool. The weights are downloaded once, into the folder of `engine.run.initial_weights`.
 """
 
 import json
@@ -46,7 +46,7 @@ class PublishedNetwork(Remote, Protocol):
 
     @property
     def spec(self) -> Any:
-        """The network's `NetSpec`; None if only its backbone can be loaded."""
+        """The backbone's `NetSpec`; None if it is not one of this project's."""
         ...
 
     @property
@@ -111,7 +111,8 @@ def make_run(network: PublishedNetwork, folder: Path) -> Path:
         UserError: if the weights cannot be downloaded or do not fit, or the folder contains another run.
     """
     if network.spec is None:
-        raise UserError(f"{network.name}: only a backbone of {network.source}'s, for weights={network.name}")
+        options = f"weights={network.name} {' '.join(network.network)}"
+        raise UserError(f"{network.name}: can only be used as a backbone: {options}")
     facts = {"name": network.name, "url": network.url, "overrides": list(network.overrides), "format": FORMAT}
     if _facts(folder) == facts:
         return folder
@@ -145,10 +146,11 @@ def _write_run(network: PublishedNetwork, file: Path, run: RunFolder) -> None:
     count = sum(parameter.numel() for parameter in task.model.parameters())
     if count != network.num_params:
         raise UserError(f"{file}: {count} parameters instead of {network.num_params}; not the published file")
-    run_folder.update(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
-    write_json(run.classes, classes.to_dict())
     tensors = checkpoint.prefixed("model", task.model.state_dict())
     checkpoint.write(run.best, tensors, {"source": network.url})
+    write_json(run.classes, classes.to_dict())
+    # Last: if the disk is full before, the folder is not taken for another run.
+    run_folder.update(run, config=to_yaml(config), environment=runtime.describe(runtime.start(device="cpu")))
     print(f"{network.name}: {network.source}; {count / 1e6:.2f}M parameters; {network.license}")
     print(f"run folder: {run.path}", flush=True)
 
@@ -186,16 +188,16 @@ def load_for_classes(
 
 
 def with_network(arguments: Sequence[str], *, published: Find, as_published: bool = False) -> list[str]:
-    """The arguments of a training; for `init_from=<name>`, with the network of these published weights.
+    """A training's arguments; for `init_from=<name>`, with options that choose the network of those weights.
 
-    Nothing is added if the arguments choose a network themselves (`experiment=`, `backbone=` or `model=`), or
-    another task than that of the weights. Options of the network that are typed take precedence.
+    Nothing is added if the arguments already choose a network (`experiment=`, `backbone=` or `model=`) or a
+    task other than that of the weights. Options that are typed take precedence.
 
     Args:
         as_published: also choose the data and the settings of the published evaluation.
     """
-    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    name = typed.get("init_from", "")
+    typed = {key.lstrip("+"): value for key, _, value in (argument.partition("=") for argument in arguments)}
+    name = typed.get("init_from", "").strip("'\"")
     own = {"experiment", "backbone", "model", "resume", "replay"} & typed.keys()
     if own or not name or not initial_weights.is_name(name):
         return list(arguments)
@@ -208,7 +210,7 @@ def with_network(arguments: Sequence[str], *, published: Find, as_published: boo
     chosen = network.overrides if as_published else network.network
     added = [override for override in chosen if override.partition("=")[0] not in typed]
     if not as_published:
-        print(f"init_from={name}: the network is {' '.join(added)}", flush=True)
+        print(f"init_from={name} sets {' '.join(added)}", flush=True)
     if not any(override.startswith(("task=", "experiment=")) for override in [*added, *arguments]):
         added.insert(0, f"task={network.task}")
     return [*added, *arguments]

@@ -1,4 +1,4 @@
-"""List the published networks that can be used by name, or describe one.
+"""List the networks that can be used by name, or describe one.
 
 Usage: python tools/models.py [only=<task>] [name=<name>]
 
@@ -52,7 +52,7 @@ def listed(networks: list[Published], *, only: str | None) -> str:
 
 
 def described(network: Published) -> str:
-    """Everything that is known about a network, a line per fact."""
+    """What is known about a network, one fact per line."""
     file = weights_folder() / network.file_name
     facts = {
         "source": network.source,
@@ -63,7 +63,7 @@ def described(network: Published) -> str:
         "pixels": f"task.pixels={network.pixels}: {PIXELS[network.pixels]}",
         "network": " ".join(network.network),
         "download": network.url,
-        "sha256": network.sha256 or "none is published; that of the first download is recorded",
+        "sha256": network.sha256 or "none is published; the first download's is recorded",
         "file": f"{file}{'' if file.exists() else ' (not downloaded yet)'}",
     }
     return "\n".join(f"{name:11} {fact}" for name, fact in {"name": network.name, **facts}.items())

@@ -1,5 +1,5 @@
-"""Create a run folder from a weight file, for use with eval, predict and init_from. For a published network,
-`run=<name>` does it on first use (tools/models.py).
+"""Create a run folder from a weight file, for use with eval, predict and init_from. Published networks do
+not need it: use `run=<name>` (tools/models.py).
 
 Usage: python tools/prepare.py experiment=<name> init_from=<weights> run=<run folder> [key=value ...]
 

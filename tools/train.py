@@ -33,7 +33,7 @@ load_teacher_by_name = partial(load_teacher, find_run=find_teacher)
 
 def complete(overrides: Sequence[str]) -> Sequence[str]:
     """The overrides; for `init_from=<published name>`, with the network of those weights."""
-    if not any(override.startswith("init_from=") for override in overrides):
+    if not any(override.lstrip("+").startswith("init_from=") for override in overrides):
         return overrides
     return with_network(overrides, published=catalog.find)
 

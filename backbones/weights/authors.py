@@ -1,6 +1,6 @@
 """The networks that the paper's authors released, by name: frozen TensorFlow graphs, all Apache-2.0.
 
-No hash of these files is known, so that of the first download is recorded. Results are the authors': mIoU on
+No hash is published for these files, so the first download's is recorded. Results are the authors': mIoU on
 Cityscapes val, AP on COCO (object_detection's model zoo), top-1 on ImageNet's validation split.
 """
 
@@ -47,7 +47,7 @@ def coco_categories() -> tuple[str, ...]:
 
 
 def _deeplab(size: str, *, miou: float, num_params: int, size_mb: float) -> Published:
-    """LR-ASPP at output stride 32; the gate's window, 25x25 with stride 4x5, is clipped to smaller maps."""
+    """LR-ASPP at output stride 32; the gate's window, 25x25 with stride 4x5, shrinks to smaller maps."""
     options = {"output_stride": 32, "tail": "rf2", "padding": "same"}
     head = ("model=lraspp", "model.input_size=null", "model.head.pool=paper", "model.head.gate=hard_sigmoid")
     pixels = ("task.pixels=inception", "task.align_corners=true")

@@ -1,7 +1,7 @@
 """timm's weights for this project's networks, by timm's names, from the Hugging Face Hub.
 
-Facts are those of timm 1.0.31. Results are timm's own, top-1 and top-5 on ImageNet's validation split, most
-with bicubic resizing (here it is bilinear). No hash is known, so that of the first download is recorded.
+Facts come from timm 1.0.31. Results are timm's own, top-1 and top-5 on ImageNet's validation split, most
+with bicubic resizing (here it is bilinear). No hash is published, so the first download's is recorded.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +17,12 @@ from engine.io.files import locked, write_text
 from engine.io.progress import Progress
 
 MIRROR = "MOBILENET_DENSE_MIRROR"
-"""Environment variable with the address of a mirror: <mirror>/<host>/<path> in place of https://<host>/<path>."""
+"""Environment variable with a mirror's address: <mirror>/<host>/<path> replaces https://<host>/<path>."""
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.")
 _CHUNK = 1 << 18
+
+Check = Callable[[Path], object]
 
 
 def fetch(
@@ -29,6 +32,7 @@ def fetch(
     sha256: str | None = None,
     name: str | None = None,
     record: bool = False,
+    check: Check | None = None,
     timeout: float = 30.0,
 ) -> Path:
     """Download the file at `url` (http, https or file) into `folder`, unless it exists; returns its path.
@@ -42,6 +46,8 @@ def fetch(
         name: the file's name in `folder`; by default, the last part of the URL.
         record: if there is no hash, record that of the first file in `<name>.sha256`; from then on, only a
             file with this hash is accepted.
+        check: reads a file before its hash is recorded; raises a UserError if it is not of the right kind,
+            such as the login page of a network. A download that fails the check is discarded.
         timeout: seconds to wait for a response.
 
     Raises:
@@ -58,7 +64,10 @@ def fetch(
     try:
         sha256 = sha256 or _recorded(_note(target))
         if not target.exists():
-            _download_once(url, target, sha256, timeout)
+            _download_once(url, target, sha256, check, timeout)
+            sha256 = sha256 or _recorded(_note(target))  # by a process that this one waited for
+        elif check is not None and not sha256:
+            check(target)
         _verify(target, url, sha256)
     except OSError as error:
         raise UserError(
@@ -68,12 +77,12 @@ def fetch(
     return target
 
 
-def _download_once(url: str, target: Path, sha256: str, timeout: float) -> None:
+def _download_once(url: str, target: Path, sha256: str, check: Check | None, timeout: float) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     lock, who = target.with_name(f".{target.name}.lock"), f"another process that is downloading {target.name}"
     with locked(lock, waiting_for=who):
         if not target.exists():
-            _download(url, target, sha256, timeout)
+            _download(url, target, sha256, check, timeout)
 
 
 def _verify(target: Path, url: str, sha256: str) -> None:
@@ -81,14 +90,22 @@ def _verify(target: Path, url: str, sha256: str) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     note = _note(target)
     if not sha256:
-        write_text(note, f"{digest}\n")
-        print(f"sha256 {digest} recorded in {note}: none is published, so this one must match from now on")
+        _record(digest, note)
     if not digest.startswith(sha256):
         recorded = f", recorded in {note}" if note.exists() else ""
         raise UserError(
             f"{target}: not the file at {url} (its sha256 is {digest}, not {sha256}{recorded}); delete it to "
             "download it again"
         )
+
+
+def _record(digest: str, note: Path) -> None:
+    try:
+        write_text(note, f"{digest}\n")
+    except OSError as error:  # such as a shared, read-only folder
+        print(f"sha256 {digest} is not published and cannot be recorded in {note} ({error.strerror})")
+    else:
+        print(f"sha256 {digest} recorded in {note}: none is published, so later files must match this one")
 
 
 def _note(target: Path) -> Path:
@@ -110,18 +127,29 @@ def mirrored(url: str) -> str:
     mirror, parts = os.environ.get(MIRROR), urlsplit(url)
     if not mirror or parts.scheme == "file":
         return url
-    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+    address = f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+    try:
+        known = urlsplit(address).scheme in ("http", "https", "file")
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(
+            f"{MIRROR}={mirror}: must be an address such as https://mirror.org or file:///mnt/mirror"
+        )
+    return address
 
 
-def _download(url: str, target: Path, sha256: str, timeout: float) -> None:
+def _download(url: str, target: Path, sha256: str, check: Check | None, timeout: float) -> None:
     address = mirrored(url)
     print(f"downloading {address}", flush=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".partial.{target.name}")  # ends in the suffix, which the check needs
     try:
         # Redirects can only lead to http, https and ftp URLs: urllib rejects file: and data:.
         request = Request(address, headers={"User-Agent": "mobilenet-dense"})
         with urlopen(request, timeout=timeout) as response, open(partial, "wb") as file:
             fault = _copy(response, file, sha256)
+        if check is not None and not sha256:
+            fault = fault or _complaint(check, partial)
         if fault:
             recorded = (
                 f"; the hash of an earlier download is in {note}" if (note := _note(target)).exists() else ""
@@ -143,9 +171,19 @@ def _download(url: str, target: Path, sha256: str, timeout: float) -> None:
             partial.unlink(missing_ok=True)
 
 
+def _complaint(check: Check, partial: Path) -> str:
+    """What a check says about a file, without its path; an empty string if it passes."""
+    try:
+        check(partial)
+    except UserError as error:
+        return str(error).removeprefix(f"{partial}: ")
+    return ""
+
+
 def _copy(response: Any, file: IO[bytes], sha256: str) -> str:
     """Write the response into the file; returns what is wrong with it, or an empty string."""
-    length = int(response.headers.get("Content-Length") or 0)
+    stated = response.headers.get("Content-Length") or ""
+    length = int(stated) if re.fullmatch("[0-9]{1,15}", stated) else 0
     progress = Progress(length // 1024, unit="KB", after=1.5)
     done, digest = 0, hashlib.sha256()
     while chunk := response.read(_CHUNK):

@@ -34,7 +34,7 @@ class Remote(Protocol):
 
     @property
     def sha256(self) -> str:
-        """64 hex digits, or the first 8 of them; empty: that of the first download is recorded."""
+        """64 hex digits, or the first 8 of them; empty: the first download's is recorded."""
         ...
 
     @property
@@ -55,6 +55,11 @@ class Remote(Protocol):
     @property
     def task(self) -> str:
         """The value of `task=`."""
+        ...
+
+    @property
+    def spec(self) -> Any:
+        """The `NetSpec` of its backbone; None if it is not one of this project's."""
         ...
 
     @property
@@ -119,16 +124,29 @@ def load_initial(
     except UserError as error:
         if remote is None:
             raise
-        options = [o for o in remote.network if key == "init_from" or o.startswith("backbone")]
-        raise UserError(f"{error}; {text} is for task={remote.task} {' '.join(options)}") from None
-    return report + _other_pixels(path, remote, normalization)
+        if key == "init_from":
+            needs = f"is for task={remote.task} {' '.join(remote.network)}"
+        else:
+            needs = f"needs {' '.join(o for o in remote.network if o.startswith('backbone'))}"
+        raise UserError(f"{error}; {text} {needs}") from None
+    return report + _mismatches(path, remote, model.backbone, normalization)
 
 
-def _other_pixels(path: Path, remote: Remote | None, normalization: str | None) -> str:
-    """A warning about weights that were trained with another normalization of pixels."""
-    if remote is not None and normalization not in (None, remote.pixels):
-        return f"; these weights need task.pixels={remote.pixels}"
-    if remote is None and path.suffix == ".pth" and normalization not in (None, "imagenet"):
+def _mismatches(path: Path, remote: Remote | None, backbone: Any, normalization: str | None) -> str:
+    """A warning about options that change the outputs, but not the shapes of weights: weights that were
+    trained with other ones load without an error."""
+    if remote is not None:
+        theirs, ours = remote.spec, getattr(backbone, "spec", None)
+        needs = [
+            f"backbone.{option}={getattr(theirs, option)}"
+            for option in ("padding", "bn_eps")
+            if None not in (theirs, ours) and getattr(theirs, option) != getattr(ours, option)
+        ]
+        needs += [f"task.pixels={remote.pixels}"] if normalization not in (None, remote.pixels) else []
+        return f"; these weights need {' '.join(needs)}" if needs else ""
+    if path.suffix in frozen_graph.SUFFIXES and normalization not in (None, "inception"):
+        return "; the authors' weights need task.pixels=inception"
+    if path.suffix == ".pth" and normalization not in (None, "imagenet"):
         return "; torchvision weights need task.pixels=imagenet, except the minimalistic ones"
     return ""
 
@@ -182,6 +200,7 @@ def download(remote: Remote, *, key: str, folder: Path | None = None) -> Path:
             sha256=remote.sha256,
             name=remote.file_name,
             record=True,
+            check=checkpoint.read_weights,
             folder=folder or weights_folder(),
         )
     except UserError as error:

@@ -40,12 +40,12 @@ to a [tool](command-line.md).
 """
 
 MODELS_INTRODUCTION = """
-Networks that others have trained and published, by name: those of the paper's authors, torchvision's and
-timm's. A name works wherever a run folder or weights do. The file is downloaded once.
+Networks that the paper's authors, torchvision and timm have trained. Use their names wherever you would
+pass a run folder or weights; each file is downloaded once.
 
 ```bash
-python tools/models.py                                          # this list, and what is on disk
-python tools/models.py name=lraspp_v3_large_cityscapes          # everything that is known about one
+python tools/models.py                                          # this list, with what is on disk
+python tools/models.py name=lraspp_v3_large_cityscapes          # one network in detail
 python tools/predict.py run=lraspp_v3_large_cityscapes input=street.jpg
 python tools/predict.py run=ssdlite_v3_large_coco input=photos
 python tools/eval.py run=lraspp_v3_small_cityscapes data=cityscapes data.root=/data/cityscapes
@@ -61,52 +61,53 @@ import mobilenet_dense
 mobilenet_dense.load("lraspp_v3_large_cityscapes")("street.jpg").save("street_labels.png")
 ```
 
-| where | what a name means |
+| where | what the name stands for |
 |---|---|
 | `run=` | the run folder `runs/<name>`, made on first use as if the network had been trained here |
-| `init_from=` | all its weights; rows of classes with the same name are kept |
-| `weights=` | the weights of its backbone; choose a matching `backbone=` yourself |
-| `distill.teacher=` | a teacher with the same classes |
+| `init_from=` | the whole network; classes whose names match yours keep their rows |
+| `weights=` | its backbone only; choose a matching `backbone=` yourself |
+| `distill.teacher=` | a teacher for the same classes |
 | `mobilenet_dense.load` | a predictor; its run folder is in the user's cache |
 
-`init_from=<name>` also chooses the network and its preprocessing, and prints them, unless you set
-`experiment=`, `backbone=` or `model=`. Single options that you type, such as `backbone.output_stride=16`,
-take precedence.
+An existing file or folder with the same name takes precedence. If `runs/` cannot be written, run folders
+are in the user's cache. `init_from=<name>` also chooses the
+network and its preprocessing, and prints them, unless you set `experiment=`, `backbone=` or `model=`.
+Options that you type, such as `backbone.output_stride=16`, take precedence.
 """
 MODELS_NOTES = """
 ## Files
 
 Files are saved in torch.hub's folder (`$TORCH_HOME/hub/checkpoints`, by default
-`~/.cache/torch/hub/checkpoints`) and verified by their SHA-256. torchvision's files have its first digits
-in their names. No hash is known of the others: that of your first download is recorded next to the file
-(`<file>.sha256`), printed, and must match from then on. Without a connection, the error message says where
-to save the file. With a mirror of the hosts, `MOBILENET_DENSE_MIRROR=https://mirror.example` downloads
-`https://mirror.example/<host>/<path>` instead of `https://<host>/<path>`; a folder works too
-(`file:///mnt/mirror`).
+`~/.cache/torch/hub/checkpoints`) and verified by their SHA-256. torchvision's file names contain its
+first digits. The others publish no hash: if your first download contains weights, its hash is printed,
+recorded next to the file (`<file>.sha256`), and must match from then on. Without a connection, the error
+message says where to save the file. To use a mirror, set `MOBILENET_DENSE_MIRROR=https://mirror.example`:
+the address is then `https://mirror.example/<host>/<path>` instead of `https://<host>/<path>`. A folder
+works too (`file:///mnt/mirror`).
 
-The authors' files are frozen TensorFlow graphs in tar archives. Only the constants of the graph are read,
+The authors' files are frozen TensorFlow graphs in tar archives. Only the graph's constants are read;
 nothing is run, and damaged or hostile archives are refused.
 
 ## How this was verified
 
 The hosts `download.tensorflow.org`, `storage.googleapis.com` and `huggingface.co` could not be reached
-while this was written (29 November 2026). What was verified instead, by tests:
+when this was written (29 November 2026), so no released file was downloaded. Tests verify this instead:
 
-- The networks compute what the authors' own graphs compute: with made-up weights in archives of the same
-  format, the outputs of DeepLab (V3-Large and V3-Small, output strides 16 and 32, odd and even sizes),
-  R-ASPP and TF-Slim's classifiers differ by at most 5e-7 from those of the authors' code
-  (`tests/backbones/test_tensorflow_weights.py`).
+- With made-up weights in archives of the same format, the outputs of DeepLab (V3-Large and V3-Small,
+  output strides 16 and 32, odd and even sizes), R-ASPP and TF-Slim's classifiers differ by at most 5e-7
+  from those of the authors' code (`tests/backbones/test_tensorflow_weights.py`).
 - The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
   36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
   ([detection](../results/detection.md)).
-  Google's minimalistic classifier scores 81.4 top-1 on 1000 ImageNet images
+- Google's minimalistic classifier scores 81.4 top-1 on 1000 ImageNet images
   ([classification](../results/classification.md)).
-- Every name composes, builds, and has the published number of parameters; timm's facts are those of timm
-  1.0.31.
+- Every name builds a network with the published number of parameters. Facts about timm's weights come
+  from timm 1.0.31.
 
-Published results are the publishers'. The authors evaluate Cityscapes on images padded from 1024x2048 to
-1025x2049; here, images keep their size. The gate of their LR-ASPP averages over a window of 25x25 features
-with stride (4, 5); along sides of less than 769 pixels, the window is as large as the feature map.
+The results in the tables are the publishers' own. The authors evaluate Cityscapes on images padded from
+1024x2048 to 1025x2049; here, images keep their size. The gate of their LR-ASPP averages over a window of
+25x25 features with stride (4, 5). Where an image has fewer than 769 pixels along a side, the window
+shrinks to the feature map.
 
 `mobilenetv3_large_100.ra4_e3600_r224_in1k` was trained with `task.pixels=inception`, according to timm;
 timm's `miil` weights use `task.pixels=unit` (x / 255).

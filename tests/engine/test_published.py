@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from engine.config.training import build_task
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.published import find_run, run_by_name, with_network
-from engine.run.initial_weights import load_initial
+from engine.run.initial_weights import load_initial, locate
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.backbones.tensorflow_graphs import made_up_image
 from tests.engine.published_files import made_up_release, no_proxy, serving
@@ -103,6 +104,19 @@ def test_another_run_in_its_place_is_not_changed(mirror, tmp_path):
     assert (tmp_path / "runs" / SMALL / "config.yaml").read_text() == "mine"
 
 
+def test_a_run_folder_that_could_not_be_completed_is_made_again(mirror, tmp_path, monkeypatch):
+    made_up_release(SMALL, mirror)
+
+    def full(*arguments):
+        raise UserError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.published.checkpoint.write", full)
+        with pytest.raises(UserError, match="no space left"):
+            find_run(SMALL, published=catalog.find)
+    assert TrainedRun.open(Path(find_run(SMALL, published=catalog.find))).classes.names[0] == "road"
+
+
 def test_paths_are_not_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / SMALL).mkdir()
@@ -115,7 +129,8 @@ def test_names_that_are_unknown_or_only_of_backbones(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^run=lraspp_v3_smal: not a run folder .*, and no published .*list"):
         find_run("lraspp_v3_smal", published=catalog.find)
     with pytest.raises(
-        UserError, match=r"resnet18.*: only a backbone of torchvision's, for weights=resnet18"
+        UserError,
+        match=r"resnet18.*: can only be used as a backbone: weights=resnet18\.image.* backbone=torch",
     ):
         find_run("resnet18", published=catalog.find)
     with pytest.raises(UserError, match=r"^lraspp_v3_smll_cityscapes: .*did you mean 'lraspp_v3_small_citys"):
@@ -181,7 +196,7 @@ def test_the_network_of_published_weights_is_chosen(name, capsys):
         models = [build(c.model, key="model", num_classes=7) for c in (config, evaluated)]
     without = [re.sub(r"momentum=[\d.]+", "", str(model)) for model in models]
     assert without[0] == without[1]
-    assert f"init_from={name}: the network is backbone=" in capsys.readouterr().out
+    assert f"init_from={name} sets backbone=" in capsys.readouterr().out
 
 
 def test_what_is_typed_takes_precedence(capsys):
@@ -194,6 +209,8 @@ def test_what_is_typed_takes_precedence(capsys):
     for choice in ("experiment=seg/camvid", "backbone=mobilenet_v3_small", "model=raspp", "task=det"):
         own = [f"init_from={name}", choice]
         assert complete(own) == own
+    for spelling in (f"+init_from={name}", f"init_from='{name}'"):
+        assert "backbone.tail=rf2" in complete(["task=seg", spelling])
     for other in (["init_from=runs/x"], ["init_from=x.npz"], ["task=seg"], ["init_from=unknown"]):
         assert complete(other) == other
     whole = with_network([f"init_from={name}", "run=x"], published=catalog.find, as_published=True)
@@ -211,6 +228,17 @@ def test_rows_are_carried_by_class_name_from_a_name(mirror):
     )
     assert "class rows: 2 of 3 matched by name, the others are new" in report
     assert report.endswith("these weights need task.pixels=inception")
+    file = locate(SMALL, key="init_from", published=catalog.find)
+    report = load_initial(
+        model,
+        classes,
+        init_from=str(file),
+        weights=None,
+        published=catalog.find,
+        normalization="imagenet",
+        skip=["head.high.*", "head.low.*"],
+    )
+    assert report.endswith("the authors' weights need task.pixels=inception")
     theirs = arrays["decoder/feature_projection0/biases"]
     assert model.head.low.bias.tolist() == pytest.approx([float(theirs[13]), float(own[1]), float(theirs[0])])
 
@@ -234,11 +262,27 @@ def test_weights_that_do_not_fit_name_their_network(mirror):
     classes = ClassMap(names=("road", "kerb"))
     overrides = ["task=seg", "backbone=mobilenet_v3_small", "model.head.gate=hard_sigmoid"]
     task = build_task(compose_config("train", overrides), classes)
-    message = rf"set backbone\.padding=same; {SMALL} is for task=seg backbone=mobilenet_v3_small "
+    message = rf"set backbone\.padding=same; {SMALL} (is for task=seg|needs) backbone=mobilenet_v3_small "
     for options in ({"init_from": SMALL, "weights": None}, {"init_from": None, "weights": SMALL}):
         with pytest.raises(UserError, match=message) as caught:
             load_initial(task.model, classes, published=catalog.find, **options)
         assert ("model=lraspp" in str(caught.value)) == (options["weights"] is None)
+
+
+def test_options_that_weights_need_but_do_not_reveal_are_named(mirror):
+    name = "tf_mobilenetv3_small_100.in1k"
+    file = mirror / catalog.find(name).url.partition("://")[2]
+    file.parent.mkdir(parents=True)
+    classes = ClassMap(names=("a", "b"))
+    for padding, warning in (("symmetric", "; these weights need backbone.padding=same"), ("same", "")):
+        overrides = ["task=cls", "backbone=mobilenet_v3_small", f"backbone.padding={padding}"]
+        model = build_task(compose_config("train", overrides), classes).model
+        if not file.exists():
+            save_file(model.state_dict(), file)
+        report = load_initial(
+            model, classes, init_from=None, weights=name, published=catalog.find, normalization="inception"
+        )
+        assert report.partition("; these weights")[1:] == warning.partition("; these weights")[1:]
 
 
 # Against outputs of the authors' own graphs, all the way from a download by name

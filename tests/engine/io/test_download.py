@@ -253,6 +253,35 @@ def test_a_file_saved_by_hand_is_recorded_too(tmp_path):
     assert (tmp_path / "b.bin.sha256").read_text() == f"{SHA}\n"
 
 
+def test_a_hash_is_recorded_only_if_the_file_is_of_the_right_kind(server, tmp_path):
+    def check(path):
+        assert path.suffix == ".gz"
+        if path.read_bytes() != CONTENT:
+            raise UserError(f"{path}: not an archive")
+
+    url, options = f"{server.url}/a.tar.gz", {"sha256": None, "record": True, "check": check}
+    server.content = b"<html>please log in</html>"
+    refuses(url, tmp_path, f"{url}: not an archive; the download was discarded", **options)
+    assert names(tmp_path) == []
+    (tmp_path / "a.tar.gz").write_bytes(server.content)
+    refuses(url, tmp_path, f"{tmp_path}/a.tar.gz: not an archive", **options)
+    assert names(tmp_path) == ["a.tar.gz"]
+    (tmp_path / "a.tar.gz").unlink()
+    server.content = CONTENT
+    fetch(url, folder=tmp_path, record=True, check=check)
+    assert names(tmp_path) == ["a.tar.gz", "a.tar.gz.sha256"]
+
+
+def test_a_hash_that_cannot_be_recorded_is_printed(tmp_path, monkeypatch, capsys):
+    def fail(path, text):
+        raise OSError(30, "Read-only file system")
+
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    monkeypatch.setattr("engine.io.download.write_text", fail)
+    fetch("http://127.0.0.1:9/a.bin", folder=tmp_path, record=True)
+    assert "cannot be recorded" in capsys.readouterr().out
+
+
 def test_without_a_hash_a_partial_download_is_discarded_by_its_length(server, tmp_path):
     server.drops = [1_000_000]
     refuses(f"{server.url}/a", tmp_path, "ended after 1000000 of 3000000 bytes", sha256=None, record=True)
@@ -269,6 +298,9 @@ def test_a_mirror(server, tmp_path, monkeypatch, capsys):
     (tmp_path / "files" / "x.org" / "b.pb").write_bytes(b"b")
     monkeypatch.setenv("MOBILENET_DENSE_MIRROR", (tmp_path / "files").as_uri())
     assert fetch("https://x.org/b.pb", folder=tmp_path, record=True).read_bytes() == b"b"
+    for wrong in ("mirror.org", str(tmp_path), "http://[::1"):
+        monkeypatch.setenv("MOBILENET_DENSE_MIRROR", wrong)
+        refuses("https://x.org/c.pb", tmp_path, f"MOBILENET_DENSE_MIRROR={wrong}: must be an address such as")
 
 
 def test_control_characters_from_a_server_are_not_printed(server, tmp_path, monkeypatch):
@@ -302,12 +334,13 @@ def wait_for(condition):
 def test_a_killed_download_leaves_no_file_and_can_be_retried(server, tmp_path):
     server.pause = 0.05
     process = other_process(server, tmp_path)
-    wait_for(lambda: any(path.stat().st_size > 500_000 for path in tmp_path.glob("a.*.partial")))
+    wait_for(lambda: any(path.stat().st_size > 500_000 for path in tmp_path.glob(".partial.a")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "a").exists()
     server.pause = 0.0
     assert fetch(f"{server.url}/a", sha256=SHA, folder=tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["a"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ class File:
     categories: tuple[str, ...] = ()
     pixels: str = "imagenet"
     task: str = "cls"
+    spec: None = None
     network: tuple[str, ...] = ()
 
     @property
