@@ -247,7 +247,10 @@ def load_teacher(
 
     name = config.distill.teacher
     if not distillation.is_torchvision(name):
-        name = str(find_run(name))
+        try:
+            name = str(find_run(name))
+        except UserError as error:
+            raise UserError(f"{error}; a torchvision model such as resnet50 can be a teacher too") from None
     teacher = distillation.load_teacher(name, classes, load_run)
     loss = {name: config.distill[name] for name in ("weight", "temperature")}
     return distillation.Distillation(teacher=teacher, **loss)
