@@ -300,7 +300,7 @@ def test_a_run_with_a_damaged_file_equals_a_run_without_it(tmp_path):
     output = run("train", *small_training(root, "skips"), *skip, cwd=tmp_path)
     assert "train file read 6/6" in output
     assert "images to cache 5/5" in output
-    assert f"1 train file left out (skipped.json), the first: {broken}: truncated" in output
+    assert f"1 train file left out (skipped.json): {broken}: truncated" in output
     listed = json.loads((tmp_path / "skips/skipped.json").read_text())
     assert [entry["file"] for entry in listed["train"]] == [broken]
     assert listed["val"] == []
