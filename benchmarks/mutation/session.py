@@ -28,8 +28,17 @@ Outcome = dict[str, Any]
 Cover = dict[str, tuple[list[int], list[int], float]]
 """For each passing test: the statements that the test or the import of the test files executes, those that
 the setup of its fixtures executes, and its seconds."""
-OPTIONS = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow", "-p", "pytest_timeout")
-OPTIONS += ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:logging")
+OPTIONS = ("-o", "addopts=", "--import-mode=importlib", "-m", "not slow and not weekly")
+OPTIONS += (
+    "-p",
+    "pytest_timeout",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:unraisableexception",
+    "-p",
+    "no:logging",
+)
 PASSED = (0, 5)
 """Exit statuses of pytest without a failure; any other means that a test file cannot be imported."""
 

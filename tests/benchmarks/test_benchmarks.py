@@ -97,7 +97,7 @@ def test_memory_growth(run):
         assert number(growth) == pytest.approx(number(thirds[2]) - number(thirds[1]), abs=0.11)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_tool_startup(run):
     times, costs, loaded = run("tool_startup", "--rounds 1 --top 3 --tools train --first-step")
     assert list(times) == ["train --help", "imports of train", "train, to the first step", "import torch"]
@@ -116,7 +116,7 @@ def test_tools_import_heavy_packages_only_when_they_use_them():
     assert not {"matplotlib", "tensorboard", "albumentations", "torchvision", "scipy"} & set(loaded)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_training_speed(run):
     small = "--size 64 128 --crop 64 --base 65 --batch 2 --workers 1 --steps 2 --rounds 1 --images 4"
     speeds, details = run("training_speed", small)
@@ -176,7 +176,7 @@ def test_same_losses_trains_a_small_task_by_default():
     assert not [o for o in same_losses.with_defaults(["data=masks"]) if o.startswith("data.source")]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_memory_of_a_large_image(run):
     """At 4000 x 4000, the scores of 19 classes take 1216 MB: whole images need them, windows do not."""
     (rows,) = run("memory.large_image", "--side 4000 --window 512 --whole")
@@ -185,7 +185,7 @@ def test_memory_of_a_large_image(run):
     assert beyond["windows of 512"] < beyond["whole"]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.data
 def test_preparations_of_the_released_detector(run, data_folder, tmp_path):
     """docs/reference/exported-files.md has these numbers; the first is also OpenCV's run of the graph."""

@@ -95,7 +95,7 @@ def test_the_targets_exist():
     assert set(NAME_MAPS) < set(TARGETS)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_run_catches_what_is_tested_and_keeps_its_results(tmp_path):
     script, cache = ROOT / "benchmarks" / "mutation" / "score.py", tmp_path / "cache.json"
     command = [sys.executable, script, "--module", "nas/mnas/reward.py", "--sample", "6", "--cache", cache]

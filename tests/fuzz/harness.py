@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 
-THOROUGH = 4
-"""How many times more examples the slow variant tries."""
+THOROUGH = 8
+"""How many times more examples the weekly variant tries."""
 _MEMORY = 3 << 30
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def fuzzed(strategy: st.SearchStrategy[Any], *, examples: int) -> Callable[[Callable[..., None]], Any]:
-    """A test of (folder, example): `examples` of them, always the same; many more where slow tests run.
+    """A test of (folder, example): `examples` of them, always the same; many more in the weekly tests.
 
     It runs in an empty working folder that must stay empty, with at most 3 GiB more memory than before.
     """
 
     def decorate(body: Callable[[Path, Any], None]) -> Any:
-        counts = [examples, pytest.param(examples * THOROUGH, marks=pytest.mark.slow)]
+        counts = [examples, pytest.param(examples * THOROUGH, marks=pytest.mark.weekly)]
 
         @pytest.mark.timeout(1800)
         @pytest.mark.filterwarnings("ignore")  # Pillow's, of damage that it overlooks
