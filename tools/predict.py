@@ -55,7 +55,8 @@ def predict(options: PredictOptions) -> int:
         if live:
             result = predict_live(task, reporter, options.input, out, **chosen)
         else:
-            print(f"predicting {len(files)} files into {out}", flush=True)
+            noun = "file" if len(files) == 1 else "files"
+            print(f"predicting {len(files)} {noun} into {out}", flush=True)
             result = predict_files(task, reporter, files, out, read=run.read_image, **chosen)
         write_json(out / "summary.json", {"run": str(run.folder.path), **result.summary()})
         notes = [*getattr(reporter, "prediction_notes", list)(), *font_notes(task.classes)]
