@@ -145,20 +145,29 @@ def test_training_on_image_folders(tmp_path):
 
 
 PUBLISHED = [  # experiment, file, top-1 and top-5 on the 1000 images, torchvision's model
-    (
+    pytest.param(
         "mobilenet_v3_small_torchvision",
         "mobilenet_v3_small-047dcff4.pth",
         0.806,
         0.946,
         models.mobilenet_v3_small,
+        marks=pytest.mark.slow,
     ),
-    ("mobilenet_v2_torchvision", "mobilenet_v2-b0353104.pth", 0.820, 0.956, models.mobilenet_v2),
-    (
+    pytest.param(
+        "mobilenet_v2_torchvision",
+        "mobilenet_v2-b0353104.pth",
+        0.820,
+        0.956,
+        models.mobilenet_v2,
+        marks=pytest.mark.weekly,
+    ),
+    pytest.param(
         "mobilenet_v3_large_minimalistic",
         "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth",
         0.814,  # 0.737 with symmetric padding
         0.952,
         None,
+        marks=pytest.mark.weekly,
     ),
 ]
 
@@ -175,7 +184,6 @@ def sample(data_folder, tmp_path_factory):
 
 @pytest.mark.data
 @pytest.mark.parametrize(("experiment", "file", "top1", "top5", "reference"), PUBLISHED)
-@pytest.mark.slow
 def test_published_weights_reach_the_expected_accuracy(
     sample, data_folder, tmp_path, experiment, file, top1, top5, reference
 ):

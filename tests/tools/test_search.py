@@ -103,7 +103,7 @@ def test_repeating_the_command_runs_no_further_trials(trained, adapted):
     assert (out / "history.jsonl").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_parallel_trials_give_the_same_results(trained, adapted):
     _, serial = adapted
     arguments = ["run=run", "latency=phone.json", "out=parallel", *OPTIONS]
