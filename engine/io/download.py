@@ -113,7 +113,7 @@ def _note(target: Path) -> Path:
 
 
 def _recorded(note: Path) -> str:
-    """The hash in a `.sha256` file; empty if there is no such file."""
+    """The hash in a `.sha256` file; empty if the file does not exist."""
     if not note.exists():
         return ""
     digest = note.read_text(encoding="utf-8", errors="replace").strip()

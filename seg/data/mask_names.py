@@ -160,7 +160,7 @@ def _no_mask(
     counts = f"{len(missing)} of {len(images)} images{f' of {split}' if split else ''} have none"
     reasons = "".join(f"{line}; " for line in unread)
     if folders.images == folders.masks:
-        reasons += f"there is no mask folder next to {folders.images.name}/; "
+        reasons += f"{folders.images.name}/ has no mask folder next to it; "
     return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
 
 

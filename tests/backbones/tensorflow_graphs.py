@@ -5,9 +5,18 @@ import tarfile
 import zlib
 
 import numpy as np
+import pytest
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "bool": 10, "float16": 19}
+
+
+def outputs_of(graph, data_folder):
+    """What one of the authors' graphs computes, with the names and shapes of its variables."""
+    file = data_folder.parent / "reference" / "graphs" / f"{graph}.npz"
+    if not file.is_file():
+        pytest.skip(f"needs the outputs of the authors' graphs in {file.parent}")
+    return np.load(file)
 
 
 def made_up(name, shape):

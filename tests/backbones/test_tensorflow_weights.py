@@ -14,7 +14,7 @@ from cls.model import Classifier
 from engine.run.checkpoint import read_weights
 from seg.heads import LRASPP, RASPP
 from seg.model import Segmenter
-from tests.backbones.tensorflow_graphs import made_up, made_up_image, write_released
+from tests.backbones.tensorflow_graphs import made_up, made_up_image, outputs_of, write_released
 
 AUTHORS_GATE = partial(LRASPP, gate="hard_sigmoid")
 
@@ -64,10 +64,7 @@ GRAPHS = {  # file -> our network, trained parameters
 @pytest.mark.parametrize("name", GRAPHS)
 def test_outputs_are_those_of_the_authors_graph(data_folder, tmp_path, name):
     """Largest difference seen: 5e-7. With a gate of 1/6 instead of 0.16667 it is 5e-6."""
-    file = data_folder.parent / "reference" / "graphs" / f"{name}.npz"
-    if not file.is_file():
-        pytest.skip(f"needs the outputs of the authors' graphs in {file.parent}")
-    reference = np.load(file)
+    reference = outputs_of(name, data_folder)
     named = zip(reference["names"], reference["shapes"], strict=True)
     shapes = {str(name): [int(side) for side in str(shape).split(",")] for name, shape in named}
     archive = write_released(tmp_path / "x.tar.gz", {n: made_up(n, shape) for n, shape in shapes.items()})

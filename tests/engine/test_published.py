@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.published import find_run, run_by_name, with_network
 from engine.run.initial_weights import load_initial, locate
 from seg.data.cityscapes import CITYSCAPES_CLASSES
-from tests.backbones.tensorflow_graphs import made_up_image
+from tests.backbones.tensorflow_graphs import made_up_image, outputs_of
 from tests.engine.published_files import made_up_release, no_proxy, serving
 from tools.train import complete, load_teacher_by_name
 
@@ -303,10 +303,7 @@ GRAPHS = {  # file -> name, changes to the run
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_download_by_name_computes_what_the_authors_graph_does(mirror, data_folder, graph):
-    file = data_folder.parent / "reference" / "graphs" / f"{graph}.npz"
-    if not file.is_file():
-        pytest.skip(f"needs the outputs of the authors' graphs in {file.parent}")
-    (name, changes), reference = GRAPHS[graph], np.load(file)
+    (name, changes), reference = GRAPHS[graph], outputs_of(graph, data_folder)
     made_up_release(name, mirror)  # the rule gives the same weights
     task = TrainedRun.open(find_run(name, published=catalog.find), overrides=changes).task()
     pixels = torch.from_numpy(made_up_image(*reference["size"]).transpose(2, 0, 1).copy())[None]

@@ -207,7 +207,7 @@ def test_files_that_are_no_masks_are_named_where_a_mask_is_missing(tmp_path):
     (root / "masks/b.gif").write_bytes(b"GIF89a")
     refuses(lambda: build(root), r"no mask .*masks: 1 file left out: b\.gif")
     root = tree(tmp_path / "none", [("images/a.png", None), ("images/b.png", None)])
-    refuses(lambda: build(root), "no mask .*there is no mask folder next to images/")
+    refuses(lambda: build(root), "no mask .*images/ has no mask folder next to it")
 
 
 @pytest.mark.parametrize(
