@@ -251,5 +251,7 @@ def _huggingface_hub(repo_id: str) -> Any:
 
 def _one_line(repo_id: str, error: Exception) -> UserError:
     # huggingface_hub raises its own exceptions, its HTTP client's, and built-in ones.
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    return UserError(f"{repo_id}: {text}")
+    text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return UserError(
+        f"{repo_id}: Hugging Face Hub: {text}; check the name, the login (`hf auth login`) and the network"
+    )

@@ -273,12 +273,12 @@ def test_push_to_hub_and_load_by_name(seg_run, hub, tmp_path, monkeypatch):
 
 
 def test_errors_of_the_hub_are_reported_in_one_line(hub, seg_run, monkeypatch):
-    with pytest.raises(UserError, match=r"^me/nothing: Cannot find me/nothing\. No connection\.$"):
+    with pytest.raises(UserError, match=r"^me/nothing: .*: Cannot find me/nothing\. No connection; check"):
         Pretrained.from_pretrained("me/nothing")
 
     def refuse(*args, **kwargs):
         raise OSError("401\nno token")
 
     monkeypatch.setattr(pytest.importorskip("huggingface_hub").HfApi, "create_repo", refuse)
-    with pytest.raises(UserError, match=r"^me/things: 401 no token$"):
+    with pytest.raises(UserError, match=r"^me/things: .*: 401 no token; check the name, the login"):
         Pretrained.from_pretrained(seg_run).push_to_hub("me/things")
