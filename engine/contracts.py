@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,6 +202,57 @@ class ExportedTask(Protocol):
         ...
 
 
+Severity = Literal["error", "warning", "note"]
+"""error: training stops or is wrong; warning: it costs accuracy, or a score is not what it seems; note: worth
+knowing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of fault of a dataset: one entry in the report of `tools/check.py`.
+
+    Attributes:
+        code: a stable name of the kind, such as `damaged_image`.
+        title: one line that starts with the number, such as "12 images are damaged".
+        count: how often it occurs.
+        examples: up to three files (for masks and boxes with the place in the file), most severe first.
+        why: one sentence: what happens in training if nothing is done.
+        remedy: an override such as `data.on_error=skip`, or a command; one of them if there are several.
+        exclude: split -> names of the samples to leave out; empty if leaving them out is not a remedy.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    count: int
+    examples: tuple[str, ...]
+    why: str
+    remedy: str
+    exclude: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A layout of files that was recognized in a folder, and how to use it.
+
+    Attributes:
+        task: the value of `task=`.
+        data: the value of `data=`, such as `voc`.
+        title: the layout in words, such as "Pascal VOC, one XML file per image".
+        overrides: what else to write after `data=`, such as `data.root=my_data`.
+        conversion: the arguments of the `tools/convert.py` command that must run first; the overrides then
+            refer to the new folder. Empty if the layout is read in place.
+        rank: if several layouts match a folder, the one with the highest rank is meant.
+    """
+
+    task: str
+    data: str
+    title: str
+    overrides: tuple[str, ...]
+    conversion: tuple[str, ...] = ()
+    rank: int = 0
+
+
 def import_and_call(name: str, /, *arguments: Any, **options: Any) -> Any:
     """Import the module of `package.module.function`, and call the function (or build the class)."""
     module, _, attribute = name.rpartition(".")
@@ -234,6 +285,9 @@ class TaskInfo:
         with_file: `with_file(task=..., artifact=...)` -> a task that predicts with an exported file
             (`deploy.artifact.Artifact`) instead of its model.
         totals: `totals(count, classes)` -> parameters and multiply-adds, counted as in the paper's tables.
+        layouts: folder -> the layouts in it that the task can train on, for `tools/check.py`; None: unknown.
+        label_check: examines the labels of the task's datasets for `tools/check.py`; None: only images are
+            examined.
     """
 
     name: str
@@ -252,3 +306,5 @@ class TaskInfo:
     export: Callable[..., Any]
     with_file: Callable[..., Any]
     totals: Callable[[Any, int], tuple[float, float]]
+    layouts: Callable[[Path], Iterable[Layout]] | None = None
+    label_check: Callable[..., Any] | None = None

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import engine.environment  # noqa: F401  (disables the update check of albumentations)
 from engine.contracts import Dataset
-from engine.data import tiff
-from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, reading
+from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, reading, tiff
 from engine.data.images.messages import PathLike
 from engine.errors import UserError, some
 from engine.io.files import check_files, evenly_spaced

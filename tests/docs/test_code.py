@@ -19,7 +19,7 @@ from tests.docs.documented import PAGES, ROOT, TOOLS, blocks
 from tests.tools.commands import run
 
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
-OURS = ("mobilenet_dense", "engine", "backbones", "seg", "det", "cls", "deploy", "nas", "streets")
+OURS = ("mobilenet_dense", "engine", "backbones", "seg", "det", "cls", "deploy", "nas", "doctor", "streets")
 
 
 def name_of(value):

@@ -64,7 +64,8 @@ def test_links_to_files_and_images_exist(page):
 
 def test_pages_named_in_code_and_configuration_exist():
     named = set()
-    for folder in ("engine", "backbones", "seg", "det", "cls", "deploy", "nas", "streets", "tools", "conf"):
+    packages = ("engine", "backbones", "seg", "det", "cls", "deploy", "nas", "doctor", "streets")
+    for folder in (*packages, "tools", "conf"):
         for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
             named |= set(re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
     assert named

@@ -7,8 +7,7 @@ from typing import IO
 import cv2
 import numpy as np
 
-from engine.data import tiff
-from engine.data.images import conversion, jpeg, reading
+from engine.data.images import conversion, jpeg, reading, tiff
 from engine.data.images.messages import PathLike, damaged, unreadable, unsupported
 from engine.data.images.reading import PNG_SIGNATURE, TIFF_STARTS, read_image
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.data import tiff
+from engine.data.images import tiff
 from engine.data.images.messages import PathLike, damaged, too_large, unsupported
-from engine.data.tiff import Tiff
+from engine.data.images.tiff import Tiff
 from engine.errors import UserError
 
 Range = tuple[float, float]
@@ -92,7 +92,7 @@ def tiff_header(path: PathLike, file: IO[bytes], *, limit: int) -> Tiff:
 
 
 def stored_tiff(path: PathLike, header: Tiff, data: bytes) -> NDArray[Any]:
-    """The stored values, as `engine.data.tiff.decode` returns them. Raises: UserError."""
+    """The stored values, as `engine.data.images.tiff.decode` returns them. Raises: UserError."""
     try:
         return tiff.decode(header, data)
     except tiff.UnsupportedError as error:

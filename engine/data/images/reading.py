@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.data import tiff
-from engine.data.images import conversion, jpeg
+from engine.data.images import conversion, jpeg, tiff
 from engine.data.images.conversion import Range
 from engine.data.images.messages import MOST_MEGAPIXELS, PathLike, damaged, too_large, unreadable
 from engine.errors import UserError, out_of_memory

@@ -15,7 +15,7 @@ from engine.data.images import read_image, write_png
 from engine.data.preprocessing import stored_range, unused_range
 from engine.errors import UserError
 from engine.runtime import Runtime
-from tests.engine.data.tiff_files import write_tiff
+from tests.engine.data.images.tiff_files import write_tiff
 from tests.refusals import refuses
 
 TWELVE_BITS = np.array([[0, 16, 2048, 4095], [4096, 65535, 8, 9]], np.uint16)

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.io import files
 from engine.io.files import check_files
 from engine.runtime import Runtime
-from tests.engine.data.tiff_files import write_tiff
+from tests.engine.data.images.tiff_files import write_tiff
 from tests.engine.processes import in_processes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from engine.data.images import check_complete, image_size, read_image, read_labels
 from engine.errors import UserError
-from tests.engine.data.tiff_files import write_tiff
+from tests.engine.data.images.tiff_files import write_tiff
 
 RNG = np.random.default_rng(0)
 

@@ -1,0 +1,37 @@
+"""The file that `data.exclude` names: samples to leave out, as written by `tools/check.py` and run reports.
+
+    {"train": {"image_7": "the mask contradicts the prediction"}, "val": {"image_9": "copy of image_3"}}
+
+Splits map names of samples to reasons; a plain list of names is read too, so the file is easy to edit.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.io.files import write_json
+
+
+def read_excluded(path: Path) -> dict[str, dict[str, str]]:
+    """Split -> name of a sample -> reason (empty for a plain list).
+
+    Raises: UserError if the file cannot be read or has another form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"data.exclude={path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"data.exclude={path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict) or not all(isinstance(names, dict | list) for names in content.values()):
+        raise UserError(f'data.exclude={path}: must look like {{"train": ["name", ...], "val": [...]}}')
+    return {
+        split: {str(name): str(names[name]) if isinstance(names, dict) else "" for name in names}
+        for split, names in content.items()
+    }
+
+
+def write_excluded(path: Path, samples: Mapping[str, Mapping[str, str]]) -> None:
+    """Write split -> name of a sample -> reason, without empty splits. Raises: UserError on failure."""
+    write_json(path, {split: dict(names) for split, names in samples.items() if names})
