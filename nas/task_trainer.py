@@ -27,6 +27,7 @@ from engine.contracts import Batch, Task, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.loader import DataLoaders, SampleKey
+from engine.data.preprocessing import refuse_incomplete
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
 from engine.io.progress import PATIENCE_S, Progress
@@ -256,11 +257,12 @@ class TaskTrainer:
         augment = build(self.config.augment, key="augment")
         source = with_held_out(self.source, self.trials.held_out)
         builder = DatasetBuilder.from_config(data, runtime=self.runtime)
+        train_set = builder.dataset(source, "train", augment, seed=self.config.seed)
+        eval_set = builder.dataset(source, HELD_OUT, task.eval_transform)
+        if data.on_error == "fail" and data.cache is None:
+            refuse_incomplete((train_set, eval_set), runtime=self.runtime, budget=data.error_budget)
         return DataLoaders(
-            train_set=builder.dataset(source, "train", augment, seed=self.config.seed),
-            eval_set=builder.dataset(source, HELD_OUT, task.eval_transform),
-            workers=data.workers,
-            eval_batch=data.eval_batch,
+            train_set=train_set, eval_set=eval_set, workers=data.workers, eval_batch=data.eval_batch
         )
 
 

@@ -128,17 +128,20 @@ def _from_values(
 
 
 def _read_values(paths: Sequence[str], *, skip_damaged: bool) -> tuple[_Values, int]:
-    values, number, progress = _Values(), 0, Progress(len(paths), unit="mask read")
+    """The values of the masks, and how many were read. Raises: UserError that counts the unreadable ones."""
+    values, errors, progress = _Values(), dict[str, UserError](), Progress(len(paths), unit="mask read")
     for done, path in enumerate(paths, start=1):
         try:
             values.add(path)
-            number += 1
-        except UserError:
-            if not skip_damaged:
-                raise
+        except UserError as error:
+            errors[path] = error
         progress.update(done)
     progress.close()
-    return values, number
+    if errors and not skip_damaged:
+        first, *others = errors
+        more = f"; {len(errors)} masks have errors, including {some(others)}" if others else ""
+        raise UserError(f"{errors[first]}{more}")
+    return values, len(paths) - len(errors)
 
 
 def _as_classes(base: Path, values: _Values) -> ClassMap:

@@ -2,9 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from engine.data.images import write_png
 from engine.errors import UserError
 from nas.task_trainer import NewTrainerFactory, TrialOptions, with_held_out
 
@@ -66,3 +68,19 @@ def test_data_without_a_train_split_are_refused():
         UserError, match=r"^masks at my_data \(val 3\): a search needs a train split; set data"
     ):
         with_held_out(source, 0.3)
+
+
+def test_damaged_images_stop_a_search_before_its_first_step(tmp_path, changes):
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        write_png(tmp_path / f"images/{number}.png", image)
+        write_png(tmp_path / f"masks/{number}.png", (image[..., 0] > 99).astype(np.uint8))
+    damaged = tmp_path / "images/4.png"
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    overrides = [
+        "task=seg", "data=masks", f"data.root={tmp_path}", "data.split=train", "data.crop=[32,64]",
+        "data.workers=0", "trainer.batch=1", "trainer.device=cpu",
+    ]  # fmt: skip
+    trainer = NewTrainerFactory(overrides=overrides, trials=TrialOptions(held_out=0.3, device="cpu"))()
+    with pytest.raises(UserError, match=r"images/4\.png: .*data\.on_error=skip"):
+        trainer.train(trainer.make_task(trainer.spec), steps=1, seed=SEED)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
 from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names
-from engine.errors import UserError
+from engine.errors import UserError, some
 from engine.io.files import existing_root, walk_files
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
@@ -74,6 +74,8 @@ def find_splits(
     if whole:
         files = {"train": _all_files(root, images, annotations, suffix)}
     unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
+    unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
+    unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
     if "val" in files or "train" not in files:
         return files, unread
     divided, lines = _divide(root, files["train"], what="" if whole else "train")
@@ -168,6 +170,17 @@ def _named(base: Path, usual: tuple[str, ...]) -> Iterator[Path]:
     """The subfolders with one of these names, in upper or lower case, in the order of the names."""
     inside = _subfolders(base)
     return (inside[name] for name in usual if name in inside)
+
+
+def _other_folders(
+    root: Path, usual: tuple[str, ...], suffixes: tuple[str, ...], key: str, chosen: str | None
+) -> list[str]:
+    """A line about folders with a usual name that are not used, because another one comes first."""
+    folders = [folder for folder in _named(root, usual) if _has_files(folder, suffixes)]
+    if chosen or len(folders) < 2:
+        return []
+    others = some([folder.name for folder in folders[1:]])
+    return [f"{root}: {folders[0].name} is used, not {others}; to choose, set data.source.{key}="]
 
 
 def _only_folder(base: Path, suffixes: tuple[str, ...]) -> Path | None:

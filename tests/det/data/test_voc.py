@@ -498,3 +498,13 @@ def test_bccd(data_folder):
             ]
             expected = [box for box in expected if box[0] < box[2] and box[1] < box[3]]
             assert part.objects(index)[0].tolist() == expected
+
+
+def test_folders_that_are_not_used_are_named(tmp_path):
+    tree(tmp_path, names="abc")
+    tree(tmp_path, names="de", images="photos", xmls="xml")
+    lines = voc(root=str(tmp_path)).warnings
+    assert f"{tmp_path}: JPEGImages is used, not photos; to choose, set data.source.images=" in lines
+    assert f"{tmp_path}: Annotations is used, not xml; to choose, set data.source.annotations=" in lines
+    chosen = voc(root=str(tmp_path), images="photos", annotations="xml").warnings
+    assert not [line for line in chosen if "to choose, set" in line]

@@ -190,3 +190,14 @@ def test_cvat_and_roboflow_lists_name_the_classes(tmp_path):
     assert not (root / "classes.json").exists()
     (root / "_classes.csv").write_text("Pixel Value, Class\nnought, background\n")
     refuses(lambda: masks(root=str(root)), r"_classes\.csv: not a list of classes.*classes\.json")
+
+
+def test_all_damaged_masks_are_counted_when_values_are_read(tmp_path):
+    root = data_of(tmp_path, *[rows(0, 1, 2)] * 12)
+    for number in (3, 7):
+        path = root / f"masks/{number}.png"
+        path.write_bytes(path.read_bytes()[:-20])
+    message = refuses(lambda: masks(root=str(root)))
+    assert message.startswith(f"{root}/masks/3.png: ")
+    assert message.endswith(f"; 2 masks have errors, including {root}/masks/7.png")
+    assert len(masks(root=str(root), on_error="skip").classes) == 3
