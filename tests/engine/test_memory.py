@@ -42,7 +42,7 @@ def growth_of_training(folder: Path, leak_bytes: int = 0) -> float:
     return readings[1999] - readings[1000]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_memory_does_not_grow_in_training(tmp_path):
     # New processes: in this one what grows may fit into what earlier tests have left.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as new:

@@ -181,7 +181,7 @@ def test_options_that_a_format_lacks_are_rejected(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_compiled_package_gives_what_pytorch_gives(tmp_path):
     path = write(Toy(), tmp_path / "m.aoti.pt2", example=torch.from_numpy(pixels()), names=["s", "l"])
     session = open_session(path)

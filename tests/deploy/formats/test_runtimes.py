@@ -190,7 +190,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_signal_after_openvino_sessions_are_gone_is_handled(tmp_path):
     """Two cores of OpenVINO, destroyed in the order of creation, leave a dangling stack for signals."""
     pytest.importorskip("openvino")

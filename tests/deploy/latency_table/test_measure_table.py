@@ -112,7 +112,7 @@ def sampled(spec):
 
 
 @pytest.mark.parametrize(("option", "networks_of"), [("shares=[1,0.5]", narrowed), ("space=true", sampled)])
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_table_can_cover_the_networks_of_a_search(option, networks_of, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "measurer", lambda runtime, threads: Still())
     path = tmp_path / "phone.json"

@@ -102,7 +102,7 @@ def test_predict_does_not_fail_on_a_console_with_another_encoding(tmp_path, monk
     assert "error: run=\\u732b\\u9053: " in refusal("predict", tmp_path, "cp1252", monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("tool", ["train", "eval", "export", "benchmark", "search", "prepare", "publish"])
 def test_no_tool_fails_on_a_console_with_another_encoding(tmp_path, monkeypatch, tool):
     assert "error: " in refusal(tool, tmp_path, "ascii", monkeypatch)

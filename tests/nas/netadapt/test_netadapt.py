@@ -352,7 +352,7 @@ def untimed(folder):
     return [json.dumps({key: row[key] for key in row if key != "seconds"}) for row in rows(folder)]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_processes_give_the_same_result(tmp_path):
     assert_same_as_serial(tmp_path, ProcessExecutor(workers=2))
 

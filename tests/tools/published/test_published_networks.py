@@ -106,7 +106,7 @@ def test_the_released_detector_by_name_reaches_its_ap(hosts, data_folder, tmp_pa
 
 
 @pytest.mark.data
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_minimalistic_classifier_by_name_reaches_its_accuracy(hosts, data_folder, tmp_path):
     """Google's weights, from a file with torchvision's names, as TensorFlow's graph would hold them."""
     weights = data_folder / "weights" / "v3_large_minimalistic_torchvision_keys_bnfit_1001.pth"
