@@ -109,8 +109,8 @@ The results in the tables are the publishers' own. The authors evaluate Cityscap
 25x25 features with stride (4, 5). Where an image has fewer than 769 pixels along a side, the window
 shrinks to the feature map.
 
-`mobilenetv3_large_100.ra4_e3600_r224_in1k` was trained with `task.pixels=inception`, according to timm;
-timm's `miil` weights use `task.pixels=unit` (x / 255).
+`mobilenetv3_large_100.ra4_e3600_r224_in1k` and `mobilenetv4_conv_small_050.e3000_r224_in1k` were trained with
+`task.pixels=inception`, according to timm; timm's `miil` weights use `task.pixels=unit` (x / 255).
 """
 
 
