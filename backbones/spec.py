@@ -79,6 +79,13 @@ class BlockSpec:
         """Whether the expansion already has the size of the output, because no later layer has the stride."""
         return self.fused or not self.kernel
 
+    @property
+    def kernels(self) -> str:
+        """The kernels as text: 3x3; 5x5, 3x3 (before and after the expansion); 3x3 fused; 1x1 if neither."""
+        sizes = [size for size in (self.start_kernel, self.kernel) if size] or [1]
+        first_only = " first" if self.start_kernel and not self.kernel else ""
+        return ", ".join(f"{size}x{size}" for size in sizes) + (" fused" if self.fused else first_only)
+
     def expands(self, channels_in: int) -> bool:
         """Whether a block with this input has an expansion convolution."""
         return self.fused or self.exp != channels_in

@@ -237,6 +237,12 @@ def test_blocks_that_cannot_exist(change, says):
         BlockSpec(exp=8, out=8, **change)
 
 
+def test_kernels_as_text():
+    texts = [spec.blocks[i].kernels for spec, i in ((mobilenet_v4_small(), i) for i in (0, 2, 3, 7))]
+    assert texts == ["3x3 fused", "5x5, 5x5", "3x3", "3x3 first"]
+    assert mobilenet_v4_medium().blocks[9].kernels == "1x1"
+
+
 def test_c4_is_the_input_of_a_block_that_strides_before_it_expands():
     spec = mobilenet_v4_small()
     fused = replace(spec.blocks[8], start_kernel=0, fused=True)

@@ -95,7 +95,7 @@ when this was written (29 November 2026), so no released file was downloaded. Te
 
 - With made-up weights in archives of the same format, the outputs of DeepLab (V3-Large and V3-Small,
   output strides 16 and 32, odd and even sizes), R-ASPP and TF-Slim's classifiers differ by at most 5e-7
-  from those of the authors' code (`tests/backbones/test_tensorflow_weights.py`).
+  from those of the authors' code (`tests/backbones/weights/test_tensorflow_weights.py`).
 - The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
   36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
   ([detection](../results/detection.md)).
