@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from backbones.spec import BlockSpec, NetSpec, make_divisible
 
-__all__ = ["ConvNormAct", "InvertedResidual", "Resize", "SqueezeExcite", "activation", "make_divisible"]
+__all__ = [
+    "ConvNormAct",
+    "InvertedResidual",
+    "Resize",
+    "SmallMapConv",
+    "SqueezeExcite",
+    "activation",
+    "make_divisible",
+]
 
 Part = Literal["expansion", "depthwise", "out"]
 
@@ -82,6 +90,26 @@ class ConvNormAct(nn.Module):
         return total // 2, total - total // 2
 
 
+class SmallMapConv(ConvNormAct):
+    """`ConvNormAct` that can be trained on one image even if a map has a single value per channel, like the
+    last one (1x1)."""
+
+    def __init__(self, channels_in: int, channels_out: int, **settings: Any) -> None:
+        super().__init__(channels_in, channels_out, **settings)
+        self.bn = SmallMapNorm(channels_out, eps=self.bn.eps, momentum=self.bn.momentum)
+
+
+class SmallMapNorm(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics if a single value per channel has no variance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
 class SqueezeExcite(nn.Module):
     """x * gate(expand(ReLU(reduce(mean over H and W of x)))), with biases and no batch norm (section 5.3)."""
 
@@ -103,46 +131,63 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """One row of a paper table: expand (unless exp equals the input), depthwise, SE, linear projection.
 
+    MobileNetV4's rows can have a depthwise convolution before the expansion (`start`), none after it, a dense
+    expansion, or an activation after the projection; see `BlockSpec`.
+
     until: the last part that is needed; later ones are not built, and `parts` ends with it.
     """
 
     def __init__(self, block: BlockSpec, *, channels_in: int, net: NetSpec, until: Part = "out") -> None:
         super().__init__()
         bn: dict[str, Any] = {"bn_eps": net.bn_eps, "bn_momentum": net.bn_momentum}
+        spatial: dict[str, Any] = {"dilation": block.dilation, "padding": net.padding, **bn}
+        self.until = until
         self.residual = block.residual and block.stride == 1 and channels_in == block.out
-        self.expand = self.depthwise = self.se = self.project = None
-        if block.exp != channels_in:
+        self.start = self.expand = self.depthwise = self.se = self.project = None
+        if block.start_kernel:
+            self.start = ConvNormAct(
+                channels_in,
+                channels_in,
+                kernel=block.start_kernel,
+                stride=1 if block.kernel else block.stride,
+                groups=channels_in,
+                **spatial,
+            )
+        if block.fused:
+            dense = {"kernel": block.kernel, "stride": block.stride, **spatial}
+            self.expand = ConvNormAct(channels_in, block.exp, act=block.act, **dense)
+        elif block.expands(channels_in):
             self.expand = ConvNormAct(channels_in, block.exp, act=block.act, **bn)
         if until == "expansion":
             return
-        self.depthwise = ConvNormAct(
-            block.exp,
-            block.exp,
-            kernel=block.kernel,
-            stride=block.stride,
-            dilation=block.dilation,
-            groups=block.exp,
-            act=block.act,
-            padding=net.padding,
-            **bn,
-        )
+        if block.kernel and not block.fused:
+            self.depthwise = ConvNormAct(
+                block.exp,
+                block.exp,
+                kernel=block.kernel,
+                stride=block.stride,
+                groups=block.exp,
+                act=block.act,
+                **spatial,
+            )
         if until == "depthwise":
             return
         if block.se:
             squeezed = net.se.squeezed(channels_in=channels_in, exp=block.exp)
             self.se = SqueezeExcite(block.exp, squeezed, gate=net.se.gate)
-        self.project = ConvNormAct(block.exp, block.out, **bn)
+        self.project = ConvNormAct(block.exp, block.out, act=None if block.linear else block.act, **bn)
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """(expansion, depthwise, out), as far as they are built.
 
         The first two are outputs after batch norm and activation, depthwise before SE. Without an expansion
-        convolution the expansion is the input.
+        convolution the expansion is its input; without a depthwise convolution so is the depthwise output.
         """
-        expansion = x if self.expand is None else self.expand(x)
-        if self.depthwise is None:
+        expansion = x if self.start is None else self.start(x)
+        expansion = expansion if self.expand is None else self.expand(expansion)
+        if self.until == "expansion":
             return (expansion,)
-        depthwise = self.depthwise(expansion)
+        depthwise = expansion if self.depthwise is None else self.depthwise(expansion)
         if self.project is None:
             return expansion, depthwise
         out = self.project(depthwise if self.se is None else self.se(depthwise))

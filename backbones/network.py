@@ -21,7 +21,7 @@ class MobileNet(nn.Module):
 
     Features: "stem", "block{i}" (the paper's bneck number, from 1), "block{i}.expansion" and
     "block{i}.depthwise" (after batch norm and activation, before SE), and "last" (the 1x1 conv before
-    pooling).
+    pooling). In a block without a depthwise convolution in the middle, the two are the same.
 
     Args:
         taps: the features that `forward` returns.
@@ -180,8 +180,9 @@ def _channels_and_stride(tap: str, spec: NetSpec) -> tuple[int, int]:
     block, stride = spec.blocks[number - 1], spec.strides[number - 1]
     if PARTS[part] == "out":
         return block.out, stride
-    # The stride is the depthwise convolution's: the expansion still has the size of the block's input.
-    return block.exp, stride // block.stride if PARTS[part] == "expansion" else stride
+    # The stride is usually the depthwise convolution's: the expansion has the size of the block's input.
+    before_stride = PARTS[part] == "expansion" and not block.strides_first
+    return block.exp, stride // block.stride if before_stride else stride
 
 
 def _name(backbone: Any) -> str:

@@ -32,6 +32,19 @@ class BlockSpec:
 
     `residual` takes effect only if the stride is 1 and the input has `out` channels. If `exp` equals the
     number of input channels, there is no expansion convolution.
+
+    The last three fields and `kernel=0` are for MobileNetV4 (arXiv 2404.10518, section 3). Its universal
+    inverted bottleneck has a depthwise convolution before the expansion, in the middle, or both:
+
+        start_kernel  kernel  form
+        0             3, 5    IB, the bneck of MobileNetV2 and V3
+        3, 5          3, 5    ExtraDW; the stride is in the middle
+        3, 5          0       ConvNext
+        0             0       FFN: two 1x1 convolutions
+
+    start_kernel: of the depthwise convolution before the expansion, with batch norm, without activation.
+    fused: FusedIB, whose expansion is a dense convolution with `kernel` and the stride; no depthwise.
+    linear: False adds an activation after the projection.
     """
 
     kernel: int
@@ -42,21 +55,44 @@ class BlockSpec:
     stride: int = 1
     dilation: int = 1
     residual: bool = True
+    start_kernel: int = 0
+    fused: bool = False
+    linear: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("kernel", "exp", "out", "dilation"):
+        for name in ("exp", "out", "dilation"):
             _check_int(f"block {name}", getattr(self, name), at_least=1)
-        if self.kernel % 2 == 0:
-            raise ValueError(f"block kernel must be odd, got {self.kernel}")
-        if self.stride not in (1, 2) or self.stride > self.kernel:
+        for name in ("kernel", "start_kernel"):
+            _check_int(f"block {name}", size := getattr(self, name), at_least=0)
+            if size and size % 2 == 0:
+                raise ValueError(f"block {name} must be odd, or 0 for no such convolution, got {size}")
+        if self.fused and (self.start_kernel or not self.kernel):
+            raise ValueError("a fused block needs a kernel of at least 1 and start_kernel=0")
+        if self.stride not in (1, 2) or self.stride > (self.kernel or self.start_kernel or 1):
             raise ValueError(f"block stride must be 1 or 2 and not exceed the kernel, got {self.stride}")
         if self.stride == 2 and self.dilation > 1:
             raise ValueError(f"a block with stride 2 cannot be dilated, got dilation {self.dilation}")
         _check_choice("block act", self.act, ACTIVATIONS)
 
+    @property
+    def strides_first(self) -> bool:
+        """Whether the expansion already has the size of the output, because no later layer has the stride."""
+        return self.fused or not self.kernel
+
+    @property
+    def kernels(self) -> str:
+        """The kernels as text: 3x3; 5x5, 3x3 (before and after the expansion); 3x3 fused; 1x1 if neither."""
+        sizes = [size for size in (self.start_kernel, self.kernel) if size] or [1]
+        first_only = " first" if self.start_kernel and not self.kernel else ""
+        return ", ".join(f"{size}x{size}" for size in sizes) + (" fused" if self.fused else first_only)
+
+    def expands(self, channels_in: int) -> bool:
+        """Whether a block with this input has an expansion convolution."""
+        return self.fused or self.exp != channels_in
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        return asdict(self)
+        """The fields as plain values; those of MobileNetV4 only if they are set."""
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> BlockSpec:
@@ -105,11 +141,12 @@ class SESpec:
 
 @dataclass(frozen=True, kw_only=True)
 class NetSpec:
-    """A whole network: 3x3 stride-2 stem, blocks, last 1x1 conv, pooling, hidden layer without batch norm.
+    """A whole network: 3x3 stride-2 stem, blocks, last 1x1 conv, pooling, hidden layer.
 
     last: channels of the last 1x1 conv (with batch norm) before pooling; 0: no such layer.
     last_act: activation of the last conv and of the hidden layer.
     hidden: units of the layer between pooling and the classifier ("NBN" in Tables 1 and 2); 0: no such layer.
+    hidden_norm: whether the hidden layer has a batch norm instead of a bias, as in MobileNetV4.
     bn_momentum: torch's convention, 1 - decay; the paper's decay is 0.99 (section 6.1.1).
     skip_block: number of the last block of the stride-8 stage, if dilation hides it; 0: found by stride.
     """
@@ -127,6 +164,7 @@ class NetSpec:
     bn_momentum: float = 0.01
     dropout: float = 0.2
     skip_block: int = 0
+    hidden_norm: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
@@ -176,7 +214,8 @@ class NetSpec:
     def skip_feature(self) -> str:
         """The feature of LR-ASPP's skip connection: the depthwise output of the last block at stride 8.
 
-        Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), at any output stride.
+        Bneck 6 of Large, 3 of Small, 6 of V2 (section 6.4 and the released code), at any output stride. In
+        a block without a depthwise convolution in the middle it is the expansion.
         """
         return f"block{self.skip_block or self.last_block_at_stride(8)}.depthwise"
 
@@ -184,14 +223,16 @@ class NetSpec:
     def c4_feature(self) -> str:
         """SSDLite's C4: the expansion of the block that leads from stride 16 to 32 (section 6.3).
 
-        Bneck 13 of Large, 9 of Small, 14 of V2. Raises: ValueError if the network ends before stride 32.
+        Bneck 13 of Large, 9 of Small, 14 of V2. If that block's expansion already has stride 32, C4 is the
+        output of the block before. Raises: ValueError if the network ends before stride 32.
         """
         if self.strides[-1] != 32:
             raise ValueError(
                 f"{self.name} ends at stride {self.strides[-1]} and SSDLite needs 32: set the backbone's "
                 "output_stride to 32, or set the model's c4 and c5"
             )
-        return f"block{self.last_block_at_stride(16) + 1}.expansion"
+        number = self.last_block_at_stride(16)
+        return f"block{number}" if self.blocks[number].strides_first else f"block{number + 1}.expansion"
 
     def last_block_at_stride(self, stride: int) -> int:
         """The paper's number (from 1) of the last block whose output has this stride."""
@@ -203,9 +244,7 @@ class NetSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for YAML and JSON."""
-        plain = asdict(self)
-        plain["blocks"] = list(plain["blocks"])
-        return plain
+        return {**_plain(self), "blocks": [block.to_dict() for block in self.blocks]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NetSpec:
@@ -215,6 +254,13 @@ class NetSpec:
         if "se" in values:
             values["se"] = SESpec.from_dict(values["se"])
         return cls(**values)
+
+
+def _plain(spec: BlockSpec | NetSpec) -> dict[str, Any]:
+    # Without the fields that came with MobileNetV4, the dicts of other networks are what they were before.
+    unset = {"start_kernel": 0, "fused": False, "linear": True, "hidden_norm": False}
+    plain = asdict(spec)
+    return {key: value for key, value in plain.items() if key not in unset or value != unset[key]}
 
 
 def _check_int(name: str, value: Any, *, at_least: int) -> None:
@@ -274,10 +320,13 @@ def with_output_stride(
     """The network with dilation instead of the strides beyond `output_stride`.
 
     As in the reference code, the block that loses its stride keeps the current dilation and the blocks after
-    it get twice as much. dilate_first=True also dilates the block that loses its stride, as torchvision does.
+    it get twice as much. dilate_first=True also dilates the block that loses its stride, as torchvision does;
+    that is impossible if a block has a convolution before the one with the stride (MobileNetV4's ExtraDW).
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    if dilate_first and any(block.start_kernel and block.kernel for block in spec.blocks):
+        raise ValueError(f"{spec.name} has blocks with two depthwise convolutions: set dilate_first to false")
     _check_undilated(spec, "output stride")
     blocks: list[BlockSpec] = []
     stride, dilation = STEM_STRIDE, 1

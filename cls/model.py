@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from backbones.blocks import activation
+from backbones.blocks import ConvNormAct, SmallMapConv, activation
 from backbones.contract import AnyBackbone
-from backbones.network import MobileNet, build_backbone, default_feature, init_weights
+from backbones.network import MobileNet, build_backbone, conv_settings, default_feature, init_weights
 from backbones.spec import NetSpec
 from backbones.weights.state_dict import StateDict, backbone_state, without_background
 from cls.weights import own_classes_state
@@ -17,7 +17,8 @@ class Classifier(nn.Module):
     """Backbone, global average pooling, hidden layer (if the spec has one), dropout, fully connected layer.
 
     The two "conv2d 1x1, NBN" rows at the end of Tables 1 and 2 act on a 1x1 map, so they are linear layers
-    here.
+    here. A hidden layer with batch norm (MobileNetV4) stays a convolution; for a single image it trains with
+    the running statistics.
 
     Args:
         backbone: a `NetSpec`, or a network from elsewhere (`backbones.contract`), which gets no hidden layer.
@@ -35,9 +36,10 @@ class Classifier(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        hidden, hidden_act, own_dropout = 0, "RE", 0.2
+        hidden, hidden_act, hidden_norm, own_dropout = 0, "RE", False, 0.2
         if isinstance(backbone, NetSpec):
             hidden, hidden_act, own_dropout = backbone.hidden, backbone.last_act, backbone.dropout
+            hidden_norm = backbone.hidden_norm
         dropout = own_dropout if dropout is None else dropout
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is the fraction dropped and must be in [0, 1), got {dropout}")
@@ -45,8 +47,13 @@ class Classifier(nn.Module):
         self.backbone = build_backbone(backbone, (self.feature,))
         channels = self.backbone.channels[self.feature]
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.hidden = nn.Linear(channels, hidden) if hidden else None
-        self.act = activation(hidden_act) if hidden else nn.Identity()
+        self.hidden: nn.Module | None = None
+        self.act = activation(hidden_act) if hidden and not hidden_norm else nn.Identity()
+        if hidden and hidden_norm:
+            norm = {name: value for name, value in conv_settings(backbone).items() if name != "padding"}
+            self.hidden = SmallMapConv(channels, hidden, act=hidden_act, **norm)
+        elif hidden:
+            self.hidden = nn.Linear(channels, hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden or channels, num_classes)
         for layer in (self.hidden, self.classifier):
@@ -84,8 +91,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images [N, 3, H, W] -> logits [N, K]."""
-        x = self.pool(self.backbone(images)[self.feature]).flatten(1)  # [N, C]
-        if self.hidden is not None:
+        x = self.pool(self.backbone(images)[self.feature])  # [N, C, 1, 1]
+        if isinstance(self.hidden, ConvNormAct):
+            x = self.hidden(x)
+        x = x.flatten(1)
+        if isinstance(self.hidden, nn.Linear):
             x = self.act(self.hidden(x))
         logits: Tensor = self.classifier(self.dropout(x))
         return logits

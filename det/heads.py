@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.blocks import ConvNormAct
+from backbones.blocks import SmallMapConv
 from backbones.contract import AnyBackbone
 from backbones.network import conv_settings
 
@@ -117,26 +116,6 @@ class Predictor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         predictions: Tensor = self.predict(self.depthwise(x))
         return predictions
-
-
-class SmallMapConv(ConvNormAct):
-    """`ConvNormAct` that can be trained on one image even if a map has a single value per channel, like the
-    last one (1x1)."""
-
-    def __init__(self, channels_in: int, channels_out: int, **settings: Any) -> None:
-        super().__init__(channels_in, channels_out, **settings)
-        self.bn = SmallMapNorm(channels_out, eps=self.bn.eps, momentum=self.bn.momentum)
-
-
-class SmallMapNorm(nn.BatchNorm2d):
-    """Batch norm that uses its running statistics if a single value per channel has no variance."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(input)
 
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:

@@ -33,7 +33,7 @@ def stage_positions(
 
     Args:
         pattern: of the keys of a block, with a group for the stage and one for the number.
-        elsewhere: number of blocks of `spec` that do not match the pattern; -1: one match is not a block.
+        elsewhere: number of blocks of `spec` that do not match the pattern; -n: n matches are not blocks.
 
     Raises:
         ValueError: the number of blocks differs from the spec's.

@@ -29,7 +29,8 @@ def detect_format(state: StateDict) -> Format:
 
     "torchvision": mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2 or mnasnet*, with or without its
     classifier. "torchvision_dense": a torchvision segmentation model, whose backbone is numbered directly
-    after "backbone.". "timm": one of timm's mobilenetv3_*, mobilenetv2_*, mnasnet_* or semnasnet_*.
+    after "backbone.". "timm": one of timm's mobilenetv4_conv_*, mobilenetv3_*, mobilenetv2_*,
+    mnasnet_* or semnasnet_*.
     "tensorflow": the constants of one of the authors' graphs.
 
     Raises:

@@ -68,7 +68,7 @@ class Layers:
         self.conv("backbone.stem", f"{root}/Conv")
         for i, (block, channels_in) in enumerate(zip(spec.blocks, spec.block_inputs, strict=True)):
             ours, theirs = f"backbone.blocks.{i}", f"{root}/expanded_conv" + (f"_{i}" if i else "")
-            if block.exp != channels_in:
+            if block.expands(channels_in):
                 self.conv(f"{ours}.expand", f"{theirs}/expand")
             self.depthwise(f"{ours}.depthwise", f"{theirs}/depthwise")
             if block.se:

@@ -1,7 +1,8 @@
 """timm's weights for this project's networks, by timm's names, from the Hugging Face Hub.
 
-Facts come from timm 1.0.31. Results are timm's own, top-1 and top-5 on ImageNet's validation split, most
-with bicubic resizing (here it is bilinear). No hash is published, so the first download's is recorded.
+Facts come from timm 1.0.31. Results are timm's own (MobileNetV4's from its model cards and release notes),
+top-1 and top-5 on ImageNet's validation split, most with bicubic resizing (here it is bilinear). No hash is
+published, so the first download's is recorded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cache
 from backbones.mnasnet import mnasnet_a1, mnasnet_b1, mnasnet_small
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import NetSpec
 from backbones.weights.authors import imagenet_categories
 from backbones.weights.published import Pixels, Published, backbone_overrides
@@ -21,6 +23,8 @@ LICENSE = "Apache-2.0 (timm); the terms of the dataset, ImageNet-1K, may apply t
 _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "mobilenet_v3_large": mobilenet_v3_large,
     "mobilenet_v3_small": mobilenet_v3_small,
+    "mobilenet_v4_medium": mobilenet_v4_medium,
+    "mobilenet_v4_small": mobilenet_v4_small,
     "mobilenet_v2": mobilenet_v2,
     "mnasnet_a1": mnasnet_a1,
     "mnasnet_b1": mnasnet_b1,
@@ -37,9 +41,10 @@ def _timm(
     *,
     pixels: Pixels = "imagenet",
     crop: int = 224,
+    resize: int = 256,
 ) -> Published:
     network = (*backbone_overrides(backbone, options), f"task.pixels={pixels}")
-    sizes = (f"data.size={crop}", "data.resize=256") if crop != 224 else ()
+    sizes = (f"data.size={crop}", f"data.resize={resize}") if crop != 224 else ()
     return Published(
         name=name,
         url=f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
@@ -52,7 +57,7 @@ def _timm(
         data="ImageNet-1K",
         metrics=dict(zip(("acc@1", "acc@5"), results, strict=False)),
         pixels=pixels,
-        resize=256,
+        resize=resize,
         crop=crop,
         spec=_BUILDERS[backbone](**options),
         network=network,
@@ -90,11 +95,30 @@ _TRAINED_IN_TENSORFLOW: tuple[_Row, ...] = (
     ("tf_mobilenetv3_small_minimal_100.in1k", _SMALL, {"minimalistic": True}, 2_044_736, (62.89, 84.24)),
 )
 
+_V4_SMALL, _V4_MEDIUM = "mobilenet_v4_small", "mobilenet_v4_medium"
+_V4_HALF = (
+    "mobilenetv4_conv_small_050.e3000_r224_in1k",
+    _V4_SMALL,
+    {**_PYTORCH, "width_mult": 0.5},
+    2_238_952,
+)
+
+_V4: tuple[tuple[_Row, int, int], ...] = (
+    # Evaluated at a larger size than trained: crop and shorter side.
+    (("mobilenetv4_conv_medium.e500_r256_in1k", _V4_MEDIUM, _PYTORCH, 9_715_512, (80.858, 95.768)), 320, 320),
+    (("mobilenetv4_conv_medium.e500_r224_in1k", _V4_MEDIUM, _PYTORCH, 9_715_512, (79.808, 95.186)), 256, 256),
+    (("mobilenetv4_conv_small.e2400_r224_in1k", _V4_SMALL, _PYTORCH, 3_774_024, (74.616, 92.072)), 256, 269),
+    (("mobilenetv4_conv_small.e1200_r224_in1k", _V4_SMALL, _PYTORCH, 3_774_024, (74.292, 92.116)), 256, 269),
+)
+
 _RA4 = ("mobilenetv3_large_100.ra4_e3600_r224_in1k", _LARGE, _PYTORCH, 5_483_032, (77.16,))
 _MIIL = ("mobilenetv3_large_100.miil_in21k_ft_in1k", _LARGE, _PYTORCH, 5_483_032, (77.918, 92.914))
 
 
 def _entries() -> Iterator[Published]:
+    for row, crop, resize in _V4:
+        yield _timm(*row, crop=crop, resize=resize)
+    yield _timm(*_V4_HALF, (65.81,), pixels="inception", crop=256, resize=269)
     yield _timm(*_RA4, pixels="inception", crop=256)
     yield _timm(*_MIIL, pixels="unit")
     for name, backbone, options, num_params, results in _TRAINED_IN_PYTORCH:

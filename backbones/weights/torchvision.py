@@ -19,7 +19,7 @@ def mobilenet_keys(spec: NetSpec, keys: Iterable[str], prefix: str) -> Keys:
         ours = f"backbone.blocks.{i - 1}"
         theirs = f"{prefix}{i}.conv" if v2 else f"{prefix}{i}.block"
         at = 0
-        if block.exp != channels_in:
+        if block.expands(channels_in):
             names |= _wrapped(f"{ours}.expand", f"{theirs}.{at}")
             at += 1
         names |= _wrapped(f"{ours}.depthwise", f"{theirs}.{at}")

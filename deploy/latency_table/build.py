@@ -72,8 +72,8 @@ def _grid(network: Sequence[Layer], spec: NetSpec, shares: Sequence[float]) -> I
         if layer.kind == "head":
             continue
         channels_in = 3 if layer.kind == "stem" else _share(layer.channels_in, first)
-        exp = channels_in if layer.exp == layer.channels_in else _share(layer.exp, middle)
-        if exp == channels_in and layer.exp != layer.channels_in:
+        exp = _share(layer.exp, middle) if layer.expands else channels_in
+        if exp == channels_in and layer.expands and not layer.fused:
             continue  # a block without expansion, which is a different kind
         out = channels_in if layer.residual else _share(layer.out, end)
         squeezed = spec.se.squeezed(channels_in=channels_in, exp=exp) if layer.squeezed else 0

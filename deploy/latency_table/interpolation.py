@@ -43,15 +43,14 @@ def _is_alike(one: Layer, other: Layer) -> bool:
 
 def _all_but_channels(layer: Layer) -> tuple[Any, ...]:
     fixed = tuple(getattr(layer, f.name) for f in fields(layer) if f.name not in _CHANNELS)
-    expands = layer.exp != layer.channels_in
-    return (*fixed, expands, layer.squeezed > 0, tuple(size[1:] for size in layer.inputs))
+    return (*fixed, layer.expands, layer.squeezed > 0, tuple(size[1:] for size in layer.inputs))
 
 
 def _axes(layer: Layer) -> tuple[int, ...]:
     """The channels that can vary, without those that follow from others (residual, no expansion)."""
     if layer.kind == "head":
         return tuple(channels for channels, _, _ in layer.inputs)
-    exp = (layer.exp,) if layer.exp != layer.channels_in else ()
+    exp = (layer.exp,) if layer.expands else ()
     out = () if layer.residual else (layer.out,)
     return (layer.channels_in, *exp, *out)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.blocks import ConvNormAct, InvertedResidual, Part, SqueezeExcite
-from backbones.network import PARTS, MobileNet
+from backbones.network import MobileNet
 from backbones.spec import STEM_STRIDE, BlockSpec, NetSpec
 
 KINDS = ("stem", "block", "last", "head", "edge")
@@ -32,6 +32,7 @@ class Layer:
         channels_in, exp, out: channels of the input, between the convolutions of a block, and of the output.
         squeezed: channels between the two convolutions of the squeeze-and-excite; 0 if there is none.
         gate: activation that gates the squeeze-and-excite.
+        start_kernel, fused, linear: see `backbones.spec.BlockSpec`.
         height, width: size of the input.
         until: the last part of a block that is built (see `backbones.blocks.InvertedResidual`).
         head: name of the head.
@@ -58,6 +59,9 @@ class Layer:
     width: int = 0
     head: str = ""
     inputs: tuple[tuple[int, int, int], ...] = ()
+    start_kernel: int = 0
+    fused: bool = False
+    linear: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -88,14 +92,21 @@ class Layer:
         return cls(**data)
 
     @property
+    def expands(self) -> bool:
+        """Whether a block has an expansion convolution."""
+        return self.fused or self.exp != self.channels_in
+
+    @property
     def name(self) -> str:
         """A short description for people."""
         if self.kind == "head":
             return f"head {self.head} on {', '.join('x'.join(map(str, size)) for size in self.inputs)}"
-        text = f"{self.kind} {self.channels_in}"
+        text = f"fused {self.kind}" if self.fused else self.kind
+        text += f" {self.channels_in}"
         text += f"->{self.exp}" if self.kind == "block" else ""
         text += f"->{self.out}" if self.out else ""
-        text += f" k{self.kernel}" + (f" s{self.stride}" if self.stride > 1 else "")
+        text += f" k{self.start_kernel}+{self.kernel}" if self.start_kernel else f" k{self.kernel}"
+        text += f" s{self.stride}" if self.stride > 1 else ""
         return text + (f" se{self.squeezed}" if self.squeezed else "") + f" @{self.height}x{self.width}"
 
 
@@ -187,6 +198,9 @@ def module_of(layer: Layer) -> nn.Module:
             stride=layer.stride,
             dilation=layer.dilation,
             residual=layer.residual,
+            start_kernel=layer.start_kernel,
+            fused=layer.fused,
+            linear=layer.linear,
         )
         net = NetSpec(name="layer", stem=layer.channels_in, blocks=(block,), last=0, padding=layer.padding)
         module = InvertedResidual(
@@ -226,11 +240,10 @@ class _PassThrough(nn.Module):
 def _block(
     spec: NetSpec, block: BlockSpec, channels_in: int, module: InvertedResidual, size: tuple[int, int]
 ) -> Layer:
-    until = PARTS[sum(part is not None for part in (module.depthwise, module.project))]
+    whole = module.until == "out"
     squeezed = 0
-    if block.se and until == "out":
+    if block.se and whole:
         squeezed = spec.se.squeezed(channels_in=channels_in, exp=block.exp)
-    whole = until == "out"
     return Layer(
         kind="block",
         channels_in=channels_in,
@@ -244,9 +257,12 @@ def _block(
         gate=spec.se.gate if squeezed else "",
         residual=module.residual and whole,
         padding=_padding(spec, block.stride),
-        until=until,
+        until=module.until,
         height=size[0],
         width=size[1],
+        start_kernel=block.start_kernel,
+        fused=block.fused,
+        linear=block.linear,
     )
 
 

@@ -101,8 +101,8 @@ def layer_table(spec: NetSpec) -> str:
     """Markdown: a row for each layer, as in Table 1 of the paper."""
     rows: list[tuple[object, ...]] = [("stem", "3x3", "", spec.stem, "", spec.stem_act, 2)]
     for number, block in enumerate(spec.blocks, start=1):
-        kernel, se = f"{block.kernel}x{block.kernel}", "yes" if block.se else ""
-        rows.append((f"block{number}", kernel, block.exp, block.out, se, block.act, block.stride))
+        se = "yes" if block.se else ""
+        rows.append((f"block{number}", block.kernels, block.exp, block.out, se, block.act, block.stride))
     if spec.last:
         rows.append(("last", "1x1", "", spec.last, "", spec.last_act, 1))
     return markdown_table(("layer", "kernel", "expansion", "out", "SE", "activation", "stride"), rows)

@@ -92,7 +92,8 @@ class MnasSpace:
         layers: added to the skeleton's number of layers; a stage keeps at least one.
 
     Raises:
-        ValueError: if a list of options is empty, has duplicates, or has a value that is out of range.
+        ValueError: if a list of options is empty, has duplicates, or has a value that is out of range; if the
+            skeleton has blocks that only MobileNetV4 has.
     """
 
     def __init__(
@@ -114,6 +115,11 @@ class MnasSpace:
             raise ValueError(f"kernels must be odd and positive, got {list(kernels)}")
         if any(factor <= 0 for factor in (*expansions, *filters)):
             raise ValueError(f"expansions and filters must be positive, got {expansions}, {filters}")
+        if any(b.start_kernel or b.fused or not b.kernel or not b.linear for b in skeleton.blocks):
+            raise ValueError(
+                f"{skeleton.name} has blocks that this search cannot make (start_kernel, fused, kernel=0 or "
+                "linear=False); start from another backbone, such as mobilenet_v3_small"
+            )
         self.skeleton = replace(skeleton, name=f"{skeleton.name}_nas")
         self.stages = _stages(skeleton)
         self.choices = tuple(

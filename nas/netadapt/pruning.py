@@ -91,7 +91,8 @@ def pruned_spec(spec: NetSpec, unit: PrunableUnit, channels: int) -> NetSpec:
         blocks[at] = replace(blocks[at], exp=channels)
         return _with_same_residuals(spec, replace(spec, blocks=tuple(blocks)), unit)
     for at, (block, channels_in) in enumerate(zip(spec.blocks, spec.block_inputs, strict=True)):
-        follows = at in unit.blocks and block.exp == channels_in  # block `at` + 1 reads the output of `at`
+        # Block `at` + 1 reads the output of `at`.
+        follows = at in unit.blocks and not block.expands(channels_in)
         out = channels if at + 1 in unit.blocks else block.out
         blocks[at] = replace(block, exp=channels if follows else block.exp, out=out)
     stem = channels if 0 in unit.blocks else spec.stem
@@ -232,8 +233,8 @@ def _with_same_residuals(before: NetSpec, after: NetSpec, unit: PrunableUnit) ->
     """`after` with the residual connections of `before` and no others."""
     blocks = list(after.blocks)
     for at, (block, channels_in) in enumerate(zip(after.blocks, after.block_inputs, strict=True)):
-        had_expansion = before.blocks[at].exp != before.block_inputs[at]
-        if had_expansion and block.exp == channels_in:
+        had_expansion = before.blocks[at].expands(before.block_inputs[at])
+        if had_expansion and not block.expands(channels_in):
             raise ValueError(
                 f"{unit.name}: block {at + 1} would get an expansion of {block.exp}, the width of its input, "
                 "which in a spec means no expansion; use another number of channels"

@@ -121,7 +121,7 @@ def layer_changes_table(seed: NetSpec, final: NetSpec) -> str:
     """The channels of two networks of the same depth, layer by layer, with changes in bold."""
     rows = [("stem", "", "", _change(seed.stem, final.stem))]
     for number, (before, after) in enumerate(zip(seed.blocks, final.blocks, strict=True), start=1):
-        kind = f"{before.kernel}x{before.kernel} {before.act}{' SE' if before.se else ''}"
+        kind = f"{before.kernels} {before.act}{' SE' if before.se else ''}"
         kind += f" s{before.stride}" if before.stride > 1 else ""
         rows.append((f"block{number}", kind, _change(before.exp, after.exp), _change(before.out, after.out)))
     if seed.last:

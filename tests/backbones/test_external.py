@@ -48,6 +48,17 @@ def test_features_are_one_per_stride_by_default():
     assert list(timm.strides.items())[2:] == [("blocks.1", 8), ("blocks.3", 16), ("blocks", 16)]
 
 
+@pytest.mark.parametrize("name", ["mobilenetv4_conv_small", "efficientnet_lite0", "fastvit_t8"])
+def test_features_can_be_those_that_timm_lists(name):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        listed = timm.create_model(name, features_only=True).feature_info
+    source = timm_features(name=name, features=listed.module_name())
+    assert list(source.channels) == listed.module_name()
+    assert list(source.channels.values()) == listed.channels()
+    assert list(source.strides.values()) == listed.reduction()
+
+
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_channels_and_strides_are_those_of_the_features(network, output_stride):
     source = network(output_stride=output_stride)

@@ -42,6 +42,18 @@ def test_plain_dict_round_trip(spec):
     assert NetSpec.from_dict(plain) == spec
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_dicts_of_earlier_networks_have_no_new_fields(spec):
+    """A saved run's network file, and everything derived from it, stays what it was."""
+    plain = spec.to_dict()
+    assert list(plain) == [
+        "name", "stem", "blocks", "last", "stem_act", "last_act", "hidden", "se", "padding", "bn_eps",
+        "bn_momentum", "dropout", "skip_block",
+    ]  # fmt: skip
+    for block in plain["blocks"]:
+        assert list(block) == ["kernel", "exp", "out", "se", "act", "stride", "dilation", "residual"]
+
+
 def test_from_dict_names_the_nearest_known_key():
     plain = mobilenet_v3_small().to_dict()
     with pytest.raises(ValueError, match=r"no key 'paddin'; did you mean 'padding'"):

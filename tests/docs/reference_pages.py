@@ -95,7 +95,7 @@ when this was written (29 November 2026), so no released file was downloaded. Te
 
 - With made-up weights in archives of the same format, the outputs of DeepLab (V3-Large and V3-Small,
   output strides 16 and 32, odd and even sizes), R-ASPP and TF-Slim's classifiers differ by at most 5e-7
-  from those of the authors' code (`tests/backbones/test_tensorflow_weights.py`).
+  from those of the authors' code (`tests/backbones/weights/test_tensorflow_weights.py`).
 - The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
   36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
   ([detection](../results/detection.md)).
@@ -109,8 +109,8 @@ The results in the tables are the publishers' own. The authors evaluate Cityscap
 25x25 features with stride (4, 5). Where an image has fewer than 769 pixels along a side, the window
 shrinks to the feature map.
 
-`mobilenetv3_large_100.ra4_e3600_r224_in1k` was trained with `task.pixels=inception`, according to timm;
-timm's `miil` weights use `task.pixels=unit` (x / 255).
+`mobilenetv3_large_100.ra4_e3600_r224_in1k` and `mobilenetv4_conv_small_050.e3000_r224_in1k` were trained with
+`task.pixels=inception`, according to timm; timm's `miil` weights use `task.pixels=unit` (x / 255).
 """
 
 

@@ -11,7 +11,7 @@ from backbones.weights import catalog
 from backbones.weights.tensorflow import LOGITS, Layers
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
-from tests.backbones.tensorflow_graphs import arrays_of, write_released
+from tests.backbones.weights.tensorflow_graphs import arrays_of, write_released
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.published import find_run, run_by_name, with_network
 from engine.run.initial_weights import load_initial, locate
 from seg.data.cityscapes import CITYSCAPES_CLASSES
-from tests.backbones.tensorflow_graphs import made_up_image, outputs_of
+from tests.backbones.weights.tensorflow_graphs import made_up_image, outputs_of
 from tests.engine.published_files import made_up_release, no_proxy, serving
 from tools.train import complete, load_teacher_by_name
 

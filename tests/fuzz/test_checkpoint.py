@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from engine.run import checkpoint, initial_weights
-from tests.backbones.tensorflow_graphs import frozen, write_released
+from tests.backbones.weights.tensorflow_graphs import frozen, write_released
 from tests.fuzz.harness import damaged, fuzzed, outcome
 
 TENSORS = {"model/a": torch.arange(6.0).reshape(2, 3), "ema/b": torch.ones(2, dtype=torch.bfloat16)}

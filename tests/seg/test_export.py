@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
+from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import with_output_stride, with_width
 from deploy.artifact import Artifact
 from deploy.eager import eager_session
@@ -31,10 +32,10 @@ from tests.refusals import refuses
 CLASSES = ClassMap(names=("road", "sky", "car"))
 
 
-def trained(*, pool="global", align_corners=False, seed=0, **options):
+def trained(*, pool="global", align_corners=False, seed=0, backbone=mobilenet_v3_small, **options):
     """A task whose output depends on position: its running statistics are those of noise."""
     torch.manual_seed(seed)
-    spec = with_output_stride(with_width(mobilenet_v3_small(), 0.35), 16)
+    spec = with_output_stride(with_width(backbone(), 0.35), 16)
     head = partial(LRASPP, pool=pool, align_corners=align_corners, filters=16)
     model = Segmenter(backbone=spec, head=head, num_classes=len(CLASSES))
     for module in model.modules():
@@ -107,6 +108,17 @@ def test_labels_enlarged_last_differ_only_at_edges():
         )
     assert labels.shape == logits.shape
     assert 0.8 < (labels == logits).float().mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", [mobilenet_v4_small, mobilenet_v4_medium])
+def test_the_blocks_of_mobilenet_v4_export(tmp_path, backbone):
+    pytest.importorskip("onnx")
+    module = ExportedSegmentation(task=trained(backbone=backbone))
+    artifact = exported(module, tmp_path / "m.onnx", images_of())
+    expected = eager_session(module)(images_of())[0]
+    np.testing.assert_allclose(artifact.session(images_of())[0], expected, atol=1e-3)
+    assert expected.std() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 from backbones.count import count
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import SMALL, mobilenet_v3_large
+from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import BlockSpec, NetSpec, SESpec
 from cls.model import Classifier
 from deploy.latency_table.build import build_table
@@ -81,6 +82,9 @@ MODELS = [
     (classifier, mobilenet_v2(width_mult=0.35)),
     (segmenter, mobilenet_v3_large(width_mult=0.35, output_stride=16, tail="rf2", padding="same")),
     (detector, SMALL),
+    (classifier, mobilenet_v4_small(width_mult=0.35)),
+    (segmenter, mobilenet_v4_medium(width_mult=0.25, output_stride=16)),
+    (segmenter, mobilenet_v4_small(width_mult=0.25)),  # whose skip connection starts in a fused block
 ]
 
 
@@ -139,8 +143,34 @@ def test_a_blocks_key_has_everything_that_changes_its_time():
     assert (dilated.dilation, dilated.residual, dilated.height) == (2, True, 14)
 
 
+def test_the_forms_of_mobilenet_v4_have_their_own_keys():
+    network = layers_of(mobilenet_v4_small(), size=(224, 224))
+    common = {"kind": "block", "act": "RE"}
+    assert network[1] == Layer(
+        **common, channels_in=32, exp=32, out=32, kernel=3, stride=2, height=112, width=112, fused=True,
+        linear=False,
+    )  # fmt: skip
+    assert network[8] == Layer(
+        **common, channels_in=96, exp=384, out=96, kernel=0, height=14, width=14, start_kernel=3,
+        residual=True,
+    )  # fmt: skip
+    names = [network[number].name for number in (1, 3, 8)]
+    assert names == [
+        "fused block 32->32->32 k3 s2 @112x112", "block 64->192->96 k5+5 s2 @28x28",
+        "block 96->384->96 k3+0 @14x14",
+    ]  # fmt: skip
+    # Only the fields that a block needs: tables of other networks are what they were.
+    assert network[4].to_dict().keys() == {
+        "kind", "channels_in", "exp", "out", "kernel", "act", "residual", "height", "width",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "layer", layers_of(SMALL, size=(64, 64), taps=("block3.depthwise", "last"), head="x")
+    "layer",
+    [
+        *layers_of(SMALL, size=(64, 64), taps=("block3.depthwise", "last"), head="x"),
+        *layers_of(mobilenet_v4_small(), size=(64, 64)),
+    ],
 )
 def test_keys_survive_json(layer):
     assert Layer.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
@@ -207,6 +237,27 @@ def test_a_table_interpolates_between_channels():
     # Multiply-adds of a block without SE are linear in each of its channels: interpolation is exact.
     assert latency(smaller) == pytest.approx(exact(smaller), rel=1e-3)
     assert latency(TINY) == pytest.approx(exact(TINY), abs=1e-5)
+
+
+def test_a_table_interpolates_the_forms_of_mobilenet_v4():
+    """The table covers a fused block that is as wide as its input, and one that is not."""
+    blocks = (
+        BlockSpec(kernel=3, exp=32, out=32, fused=True, linear=False, stride=2),
+        BlockSpec(kernel=3, start_kernel=5, exp=128, out=32, stride=2),
+        BlockSpec(kernel=0, start_kernel=3, exp=128, out=32),
+        BlockSpec(kernel=0, exp=128, out=48),
+    )
+    spec = NetSpec(name="forms", stem=32, blocks=blocks, last=0)
+    table = build_table(spec, size=SIZE, measure=MAdds(), shares=(1.0, 0.5))
+    data = spec.to_dict()
+    data["blocks"][0] |= {"exp": 24}
+    data["blocks"][1] |= {"exp": 96}
+    data["blocks"][2] |= {"exp": 96}
+    data["blocks"][3] |= {"out": 40}
+    smaller = NetSpec.from_dict(data)
+    exact = NetworkLatency(table=LatencyTable(about={}), size=SIZE, measure=MAdds())
+    # The depthwise convolution before an expansion adds channels_in alone, so this is linear too.
+    assert NetworkLatency(table=table, size=SIZE)(smaller) == pytest.approx(exact(smaller), rel=1e-3)
 
 
 def test_interpolation_is_multilinear():

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from engine.errors import UserError
 from engine.run import frozen_graph
 from engine.run.checkpoint import read_weights
-from tests.backbones.tensorflow_graphs import constant, frozen, write_archive, write_released
+from tests.backbones.weights.tensorflow_graphs import constant, frozen, write_archive, write_released
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 

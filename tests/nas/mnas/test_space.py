@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from backbones import mnasnet
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import LARGE, SMALL, mobilenet_v3_large, mobilenet_v3_small
+from backbones.mobilenet_v4 import mobilenet_v4_small
 from backbones.network import MobileNet
 from backbones.spec import BlockSpec, NetSpec, with_output_stride, with_width
 from nas.mnas.space import FACTORS, MnasSpace
@@ -139,6 +140,8 @@ def test_networks_outside_the_space_are_rejected() -> None:
         MnasSpace(LARGE).encode(LARGE)
     with pytest.raises(ValueError, match="stem is 16, not 32"):
         MnasSpace(mobilenet_v2()).encode(SMALL)
+    with pytest.raises(ValueError, match="mobilenet_v4_small has blocks that this search cannot make"):
+        MnasSpace(mobilenet_v4_small())
     narrow = MnasSpace(LARGE, expansions=(4,)).decode([0] * 36)
     assert MnasSpace(LARGE, expansions=(1, 4)).encode(narrow)[1] == 1
 

@@ -13,6 +13,7 @@ from backbones.count import count
 from backbones.mnasnet import mnasnet_a1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import LARGE, mobilenet_v3_large, mobilenet_v3_small
+from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import SESpec
 from cls.model import Classifier
 from det.anchors.generators import SSDAnchors
@@ -63,6 +64,9 @@ MODELS = {
     "segmenter of V2": (raspp, mobilenet_v2(width_mult=0.35, output_stride=16)),
     "detector": (detector, mobilenet_v3_small(width_mult=0.5)),
     "classifier of MnasNet": (classifier, mnasnet_a1(width_mult=0.35)),
+    "classifier of V4": (classifier, mobilenet_v4_small(width_mult=0.35)),
+    "segmenter of V4": (segmenter, mobilenet_v4_medium(width_mult=0.25, output_stride=16)),
+    "detector of V4": (detector, mobilenet_v4_small(width_mult=0.35)),
 }
 
 
@@ -77,8 +81,10 @@ def silence(model, spec, unit, dead):
         layers = [f"{block}.expand", f"{block}.depthwise"]
     else:
         layers = [f"backbone.blocks.{n - 1}.project" if n else "backbone.stem" for n in unit.blocks]
-        # In a block without an expansion, the depthwise convolution has the same channels.
+        # The next block's depthwise convolution before its expansion has the same channels; if it has no
+        # expansion, so does the one in its middle.
         for n in unit.blocks:
+            layers.append(f"backbone.blocks.{n}.start")
             if n < len(spec.blocks) and f"backbone.blocks.{n}.expand.conv.weight" not in state:
                 layers.append(f"backbone.blocks.{n}.depthwise")
     for tap, head in zip(model.backbone.taps, ("0", "1"), strict=False):
@@ -109,7 +115,9 @@ def outputs(model, images):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("segmenter", "classifier") else pytest.param(name, marks=pytest.mark.slow)
+        name
+        if name in ("segmenter", "classifier", "classifier of V4")
+        else pytest.param(name, marks=pytest.mark.slow)
         for name in MODELS
     ],
 )
@@ -157,6 +165,27 @@ def test_units_of_the_paper_s_large_network():
     }
     assert [n for name, n in units.items() if name.endswith(".exp")] == [b.exp for b in LARGE.blocks[1:]]
     assert units["last"] == 960
+
+
+def test_units_of_mobilenet_v4():
+    spec = mobilenet_v4_small()
+    state = Classifier(backbone=spec, num_classes=2).state_dict()
+    units = {unit.name: unit.channels for unit in prunable_units(spec, state)}
+    # Fused blocks have an expansion to cut, even the first, which is as wide as its input.
+    assert [n for name, n in units.items() if name.endswith(".exp")] == [b.exp for b in spec.blocks]
+    assert {name: n for name, n in units.items() if name.endswith(".out")} == {
+        "stem.out": 32,
+        "block1.out": 32,
+        "block2.out": 64,
+        "block3-block8.out": 96,
+        "block9-block14.out": 128,
+    }
+    stem = PrunableUnit(kind="bottleneck", blocks=(0,), channels=32)
+    smaller = pruned_spec(spec, stem, 24)
+    assert (smaller.stem, smaller.blocks[0].exp) == (24, 32)
+    # A fused expansion may become as wide as its input; there is still a convolution.
+    first = PrunableUnit(kind="expansion", blocks=(1,), channels=32)
+    assert pruned_spec(smaller, first, 24).blocks[0].exp == 24
 
 
 def test_a_layer_that_is_not_built_is_not_a_unit():

@@ -12,7 +12,7 @@ from backbones.weights.state_dict import classifier_state
 from backbones.weights.tensorflow import LOGITS, Layers
 from engine.data.images import read_image, write_png
 from engine.run.checkpoint import read_weights
-from tests.backbones.tensorflow_graphs import write_released
+from tests.backbones.weights.tensorflow_graphs import write_released
 from tests.engine.published_files import made_up_release, no_proxy, serving
 from tests.tools.commands import run
 

@@ -14,7 +14,7 @@ from cls.model import Classifier
 from engine.run.checkpoint import read_weights
 from seg.heads import LRASPP, RASPP
 from seg.model import Segmenter
-from tests.backbones.tensorflow_graphs import made_up, made_up_image, outputs_of, write_released
+from tests.backbones.weights.tensorflow_graphs import made_up, made_up_image, outputs_of, write_released
 
 AUTHORS_GATE = partial(LRASPP, gate="hard_sigmoid")
 

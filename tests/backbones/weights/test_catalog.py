@@ -156,7 +156,7 @@ def test_facts_of_timms_weights_are_those_of_timm():
     timm = pytest.importorskip("timm")
     means = {"imagenet": (0.485, 0.456, 0.406), "inception": (0.5,) * 3, "unit": (0.0,) * 3}
     listed = [name for name in names() if find(name).source == "timm"]
-    assert len(listed) == 19
+    assert len(listed) == 24
     for name in listed:
         published, theirs = find(name), timm.get_pretrained_cfg(name)
         size, share = theirs.test_input_size or theirs.input_size, theirs.test_crop_pct or theirs.crop_pct

@@ -9,6 +9,7 @@ from torch import nn
 from backbones.mnasnet import mnasnet_a1, mnasnet_b1, mnasnet_small
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.network import MobileNet
 from backbones.weights.state_dict import backbone_state, classifier_state, detect_format, from_torchvision
 from cls.model import Classifier
@@ -79,6 +80,34 @@ def test_the_names_written_out(spec, names):
         assert torch.equal(ours[key], tensor), key
 
 
+V4_SMALL_FORMS = (  # of timm's blocks.2 and blocks.3: the parts of each block
+    (("dw_start", "pw_exp", "dw_mid"), *[("pw_exp", "dw_mid")] * 4, ("dw_start", "pw_exp")),
+    (*[("dw_start", "pw_exp", "dw_mid")] * 2, *[("pw_exp", "dw_mid")] * 4),
+)
+
+
+def test_the_names_of_v4_written_out():
+    names = ["conv_stem.weight", *norm("bn1")]
+    for place in ("0.0", "0.1", "1.0", "1.1"):
+        names += [f"blocks.{place}.conv.weight", *norm(f"blocks.{place}.bn1")]
+    for stage, forms in enumerate(V4_SMALL_FORMS, start=2):
+        for number, parts in enumerate(forms):
+            for part in (*parts, "pw_proj"):
+                layer = f"blocks.{stage}.{number}.{part}"
+                names += [f"{layer}.conv.weight", *norm(f"{layer}.bn")]
+    names += ["blocks.4.0.conv.weight", *norm("blocks.4.0.bn1"), "conv_head.weight", *norm("norm_head")]
+    spec = mobilenet_v4_small(bn_eps=1e-5)
+    model = Classifier(backbone=spec, num_classes=11)
+    for number, tensor in enumerate(model.state_dict().values()):
+        tensor.fill_(number)
+    ours = classifier_state(renamed(model, [*names, *of("classifier")]), spec)
+    assert ours.keys() == model.state_dict().keys()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(ours[key], tensor), key
+    with pytest.raises(ValueError, match="16 blocks, not 15"):  # timm's 17 less one for the last conv
+        classifier_state(renamed(model, [*names, *of("classifier")]), mobilenet_v3_large())
+
+
 def test_messages_name_what_does_not_fit():
     spec = mobilenet_v2()
     names = timm_names_of(V2_STAGES, v3=False)
@@ -123,6 +152,7 @@ def randomize(model):
 large, small = partial(mobilenet_v3_large, bn_eps=1e-5), partial(mobilenet_v3_small, bn_eps=1e-5)
 tf_large = partial(mobilenet_v3_large, padding="same")
 tf_small = partial(mobilenet_v3_small, padding="same")
+v4_small = partial(mobilenet_v4_small, bn_eps=1e-5)
 v2, b1, a1 = (partial(build, bn_eps=1e-5) for build in (mobilenet_v2, mnasnet_b1, mnasnet_a1))
 OF_TIMM = {
     "mobilenetv3_large_100": large(),
@@ -136,6 +166,9 @@ OF_TIMM = {
     "tf_mobilenetv3_small_100": tf_small(),
     "tf_mobilenetv3_small_075": tf_small(width_mult=0.75),
     "tf_mobilenetv3_small_minimal_100": tf_small(minimalistic=True),
+    "mobilenetv4_conv_small": v4_small(),
+    "mobilenetv4_conv_small_050": v4_small(width_mult=0.5),
+    "mobilenetv4_conv_medium": mobilenet_v4_medium(bn_eps=1e-5),
     "mobilenetv2_100": v2(),
     "mobilenetv2_050": v2(width_mult=0.5),
     "mobilenetv2_140": v2(width_mult=1.4),
