@@ -64,7 +64,7 @@ def cvat(
         on_error=on_error,
     )
     base, issues = Path(root).expanduser(), AnnotationIssues()
-    paths = _find_files(base)
+    paths = find_files(base)
     files = {split: cvat_xml.read(path) for split, path in paths.items()}
     parts = {split: (paths[split], file.images) for split, file in files.items()}
     if list(paths) == [""]:
@@ -85,7 +85,7 @@ def cvat(
     )
 
 
-def _find_files(base: Path) -> dict[str, Path]:
+def find_files(base: Path) -> dict[str, Path]:
     """Split -> XML file; the split of a single file is ""."""
     if base.is_file():
         return {"": base}
