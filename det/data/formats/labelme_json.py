@@ -111,7 +111,7 @@ def _object(shape: _Shape, kind: str, where: str) -> VocObject:
 
 
 def read_points(value: Any, where: str) -> list[tuple[float, float]]:
-    """The points of a shape, NaN if not finite. Raises: UserError, starting with `where`, for anything else."""
+    """The points of a shape, NaN if not finite. Raises: UserError, starting with `where`."""
     points: list[Any] = value if isinstance(value, list) else [None]
     for point in points:
         numbers = isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) for n in point)
