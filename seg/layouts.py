@@ -17,7 +17,7 @@ from seg.data.mask_layouts import UNDIVIDED, Folders, find_folders
 from seg.data.mask_names import pair
 
 _OFFICIAL, _DATASET, _CONVERTED = 90, 75, 60
-_BOXES_TOO = 10  # subtracted from the rank of a conversion if there are boxes too: those are for detection
+_ONLY_OUTLINES = 25  # added to the rank of a conversion: without boxes, the files are not meant for detection
 _NO_TRAIN = 50  # subtracted from the rank of a dataset that only has images to evaluate on
 _MASKS_READ = 3
 _MOST_VALUES = 256  # in one mask; a photo has thousands
@@ -128,5 +128,5 @@ def _converted(content: Content, title: str, name: str, kind: Kind) -> Layout:
         title=title,
         overrides=(f"data.root={out}",),
         conversion=(f"input={content.root}", f"out={out}", "to=masks", f"format={name}"),
-        rank=_CONVERTED + (0 if kind.boxes else 2 * _BOXES_TOO),
+        rank=_CONVERTED + (0 if kind.boxes else _ONLY_OUTLINES),
     )

@@ -56,10 +56,11 @@ def _unknown(root: Path, reasons: list[str]) -> str:
     """What the folder contains, why that was not enough, and what is expected."""
     seen = survey(root)
     kinds = [f"{number} {suffix or 'without a suffix'}" for suffix, number in seen.counts.most_common(6)]
-    what = f"{seen.num_images} images ({some(kinds, 6)})" if kinds else "no files"
+    within = "1 folder" if len(seen.folders) == 1 else f"{len(seen.folders)} folders"
+    what = f"{seen.num_images} images ({some(kinds, 6)}) in {within}" if kinds else "no files"
     unreadable = f"; {some(seen.unreadable, 2)} cannot be read" if seen.unreadable else ""
     almost = f"; {reasons[0]}" if reasons else ""
     return (
-        f"{root}: not a known layout: {what} in {len(seen.folders)} folders{unreadable}{almost}; expected "
+        f"{root}: not a known layout: {what}{unreadable}{almost}; expected "
         f"images with masks, COCO, VOC, YOLO, LabelMe or CVAT files, or a folder per class ({_PAGE})"
     )
