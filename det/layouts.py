@@ -114,7 +114,9 @@ def _yolo(content: Content) -> Iterator[Layout]:
     for split, names in SPLIT_NAMES.items():
         if place := next((config.content[name] for name in names if config.content.get(name)), None):
             issues = AnnotationIssues()
-            found = yolo_layout.images_of_split(config.file, config.content, split, place, issues)
+            found = yolo_layout.images_of_split(
+                config.file, config.content, split, place, issues, on_error="skip"
+            )
             images |= {split: found} if found else {}
     if not images:
         raise UserError(f"{config.file}: none of its train, val and test exists; correct the paths")

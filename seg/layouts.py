@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.contracts import Layout
-from engine.data.images import read_labels
+from engine.data.images import list_images, read_labels
 from engine.data.survey.kinds import Kind
 from engine.data.survey.matching import Content, find_layouts, has_key
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
-from seg.data.dataset import SegmentationSplit
 from seg.data.mask_layouts import UNDIVIDED, Folders, find_folders
 from seg.data.mask_names import pair
 
@@ -60,17 +59,12 @@ def _masks(content: Content) -> Iterator[Layout]:
         folders = find_folders(content.root)
     except UserError:
         return
-    beside = all(each.images == each.masks for each in folders.values())
-    try:
-        splits = {split: pair(split, each, suffix=None, warnings=[]) for split, each in folders.items()}
-        for split in splits.values():
-            _check_masks(split)
-    except UserError:
-        if beside:  # just images
-            return
-        raise
+    masks = [path for each in folders.values() for path in _masks_of(each)]
+    if not masks:
+        return
+    _check_masks(masks)
     title, rank = _title(content, next(iter(folders.values())))
-    train = "train" in splits or UNDIVIDED in splits
+    train = "train" in folders or UNDIVIDED in folders
     yield _layout(content, "masks", title, rank, train=train)
 
 
@@ -84,16 +78,38 @@ def _title(content: Content, folders: Folders) -> tuple[str, int]:
     return f"images with masks {where}", _DATASET
 
 
-def _check_masks(split: SegmentationSplit) -> None:
-    """Raise a UserError if the masks cannot be read, or are images of thousands of values."""
+def _masks_of(folders: Folders) -> list[str]:
+    """A few masks. If they are next to their images, only if all images have one: photos are not masks.
+
+    Raises: UserError if fewer than half of the images have a mask in the folder of masks.
+    """
+    try:
+        split = pair("", folders, suffix=None, warnings=[])
+    except UserError:
+        if folders.images == folders.masks:
+            return []
+        images, masks = ({path.stem for path in list_images(each)} for each in folders[:2])
+        if 2 * len(images & masks) < len(images):
+            raise
+        name = min(images & masks)  # what is missing is reported when the dataset is checked
+        return [str(path) for path in list_images(folders.masks) if path.stem == name]
     if split.labels is None:
-        return
-    for index in evenly_spaced(len(split), _MASKS_READ):
-        path = os.fsdecode(split.labels[index])
-        stored = read_labels(path)
-        values = np.unique(stored.reshape(-1, *stored.shape[2:]), axis=0)
-        if len(values) > _MOST_VALUES:
-            raise UserError(f"{path}: {len(values)} different values, so it is an image and not a mask")
+        return []
+    return [os.fsdecode(split.labels[index]) for index in evenly_spaced(len(split), _MASKS_READ)]
+
+
+def _check_masks(paths: list[str]) -> None:
+    """Raise a UserError if all of the masks that can be read have thousands of values, like photos."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        try:
+            stored = read_labels(path)
+        except UserError:
+            continue
+        counts[path] = len(np.unique(stored.reshape(-1, *stored.shape[2:]), axis=0))
+    if counts and min(counts.values()) > _MOST_VALUES:
+        path = min(counts, key=counts.__getitem__)
+        raise UserError(f"{path}: {counts[path]} different values, so it is an image and not a mask")
 
 
 def _coco(content: Content) -> Iterator[Layout]:

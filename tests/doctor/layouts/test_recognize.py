@@ -181,10 +181,27 @@ def test_what_is_almost_a_dataset_says_what_is_missing(tmp_path):
     examples.write(tmp_path / "cvat/annotations.xml", examples.cvat_xml(["a.png"]))
     refuses(partial(recognize, tmp_path / "cvat", TASKS), "but no images; put them in")
     examples.masks_by_kind(tmp_path / "masks")
-    (tmp_path / "masks/masks/train/a3.png").unlink()
-    refuses(partial(recognize, tmp_path / "masks", TASKS), r"a3\.png: no mask")
+    for name in examples.TRAIN[:3]:
+        (tmp_path / "masks/masks/train" / name).unlink()
+    refuses(partial(recognize, tmp_path / "masks", TASKS), r"a0\.png: no mask")
     examples.images(tmp_path / "one/train/cat", ["a.png"])
     refuses(partial(recognize, tmp_path / "one", TASKS), "one class folder")
+
+
+def test_a_dataset_with_a_few_faults_is_recognized(tmp_path):
+    """The check of the dataset then says what is wrong."""
+    examples.masks_by_kind(tmp_path / "masks")
+    (tmp_path / "masks/masks/train/a3.png").unlink()
+    (tmp_path / "masks/masks/train/a0.png").write_bytes(b"no image")
+    assert recognize(tmp_path / "masks", TASKS)[0].data == "masks"
+    examples.voc_official(tmp_path / "voc")
+    (tmp_path / "voc/Annotations/a0.xml").write_text("<annotation>")
+    (tmp_path / "voc/JPEGImages/a1.png").unlink()
+    assert recognize(tmp_path / "voc", TASKS)[0].data == "voc"
+    examples.cvat_yolo(tmp_path / "yolo")
+    (tmp_path / "yolo/obj_train_data/0.png").unlink()
+    (tmp_path / "yolo/obj_train_data/1.txt").write_text("7 2 2 2 2\n")
+    assert recognize(tmp_path / "yolo", TASKS)[0].data == "yolo"
 
 
 def test_photos_are_not_masks(tmp_path):
