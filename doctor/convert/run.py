@@ -13,7 +13,7 @@ from doctor.convert.writing import Images, checked_size, new_folder
 from engine.data.images import Orientation
 from engine.data.survey.matching import Content
 from engine.errors import UserError
-from engine.io.progress import Progress
+from engine.io.progress import PartProgress, announced
 
 Target = Literal["masks", "coco"]
 Format = Literal["labelme", "cvat", "coco", "yolo", "label_studio", "supervisely"]
@@ -56,33 +56,47 @@ def convert(
     if name == to:
         raise UserError(f"{root}: is COCO already; train with data=coco data.root={root}")
     source: Source = importlib.import_module(f"doctor.convert.readers.{name}").read(root)
-    report, counts = Report(), Counter[str]()
+    report = Report()
     with new_folder(out) as folder:
         images = Images(folder, copy=copy)
-        labels = _labels(source, boxes=to == "coco" or fill_boxes)
+        with announced("reading the annotations"):
+            labels = _labels(source, boxes=to == "coco" or fill_boxes)
         writer = Coco(folder, labels) if to == "coco" else Masks(folder, labels, fill_boxes=fill_boxes)
-        progress = Progress(source.count, unit="image converted")
-        for done, sample in enumerate(source.samples(report), start=1):
-            try:
-                size = checked_size(sample, orientation)
-                writer.add(sample, images.put(sample), size, report)
-                counts[sample.split] += 1
-            except UserError as error:
-                report.unreadable.append(str(error))
-            progress.update(done)
-        progress.close()
+        counts = _write(source, images, writer, report, orientation)
         if not counts:
             raise UserError(f"{root}: no image could be converted; {'; '.join(report.unreadable[:1])}")
         try:
             written = writer.finish(report)
         except UserError as error:
-            raise UserError(f"{root}: {error}; {'; '.join(report.findings()[:2])}".rstrip("; ")) from None
-    splits = ", ".join(f"{split or 'no splits'} {number}" for split, number in counts.items())
+            raise UserError("; ".join([f"{root}: {error}", *report.findings()[:2]])) from None
+    splits = ", ".join(f"{split} {number}" for split, number in counts.items() if split)
     lines = [f"{source.title} at {root}: {written}", *report.lines(source.title), images.line()]
-    lines.append(f"out: {out} ({splits})")
-    overrides = [f"data={'masks' if to == 'masks' else 'coco'}", f"data.root={out}"]
-    overrides += ["data.orientation=stored"] if orientation == "stored" else []
-    return Result(lines, report.unreadable, [f"task={'seg' if to == 'masks' else 'det'}", *overrides])
+    lines.append(f"out: {out} ({splits or f'{counts.total()} images, no splits'})")
+    return Result(lines, report.unreadable, _arguments(out, to, orientation))
+
+
+def _write(
+    source: Source, images: Images, writer: Coco | Masks, report: Report, orientation: Orientation
+) -> Counter[str]:
+    """Write all samples; returns the number of images of each split."""
+    counts, progress = Counter[str](), PartProgress(unit="image converted")
+    for done, sample in enumerate(source.samples(report), start=1):
+        try:
+            size = checked_size(sample, orientation)
+            writer.add(sample, images.put(sample), size, report)
+            counts[sample.split] += 1
+        except UserError as error:
+            report.unreadable.append(str(error))
+        progress(done, source.count)
+    progress.close()
+    return counts
+
+
+def _arguments(out: Path, to: Target, orientation: Orientation) -> list[str]:
+    """What to train on the result with."""
+    chosen = ["task=seg", "data=masks"] if to == "masks" else ["task=det", "data=coco"]
+    turned = ["data.orientation=stored"] if orientation == "stored" else []
+    return [*chosen, f"data.root={out}", *turned]
 
 
 def _labels(source: Source, *, boxes: bool) -> list[str]:
