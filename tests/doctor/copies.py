@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 SPLITS = ("train", "val")
@@ -79,13 +80,10 @@ class Copy:
         if self.kind == "yolo":
             width, height = size_of(sample.image)
             rows = [list(map(float, line.split())) for line in sample.label.read_text().splitlines() if line]
-            return [
-                Box(
-                    int(label),
-                    ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height),
-                )
-                for label, x, y, w, h in rows
-            ]
+            found = np.array(rows).reshape(-1, 5)
+            centers, sides = found[:, 1:3] * (width, height), found[:, 3:] * (width, height)
+            corners = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1).tolist()
+            return [Box(int(row[0]), tuple(box)) for row, box in zip(rows, corners, strict=True)]
         content = json.loads(sample.label.read_text())
         (entry,) = [entry for entry in content["images"] if entry["file_name"] == sample.image.name]
         return [
@@ -111,12 +109,8 @@ class Copy:
             width, height = size_of(sample.image)
             rows = []
             for label, (x1, y1, x2, y2) in boxes:
-                numbers = (
-                    (x1 + x2) / 2 / width,
-                    (y1 + y2) / 2 / height,
-                    (x2 - x1) / width,
-                    (y2 - y1) / height,
-                )
+                numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height]
+                numbers += [(x2 - x1) / width, (y2 - y1) / height]
                 rows.append(" ".join([str(label), *(f"{number:.6f}" for number in numbers)]))
             sample.label.write_text("\n".join(rows) + "\n")
         else:
