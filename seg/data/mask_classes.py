@@ -31,8 +31,8 @@ def find_classes(
 ) -> tuple[ClassMap, list[str]]:
     """The classes, and lines to show before training.
 
-    They come from classes.json, CVAT's labelmap.txt, Roboflow's _classes.csv or ADE20K's objectInfo150.txt.
-    Without these files, they are the values of all masks; classes.json is then written, to edit the names.
+    They come from classes.json, or CVAT's labelmap.txt, or Roboflow's _classes.csv. Without these files, they
+    are the values of all masks; classes.json is then written, to edit the names.
 
     Raises:
         UserError: if a file is invalid, or the values cannot be classes.
@@ -86,7 +86,7 @@ _LISTS: Mapping[str, Callable[[Path], ClassMap]] = {
     "_classes.csv": _from_csv,
     "objectInfo150.txt": _from_object_info,
 }
-"""The lists of classes that other programs and datasets have."""
+"""The lists of classes of other programs and datasets, and how they are read, in place of classes.json."""
 
 
 def _lines(path: Path) -> list[str]:
