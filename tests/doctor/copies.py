@@ -144,16 +144,24 @@ def _spaced(items, most):
     return items[::step][:most]
 
 
+def _thirds(items, most):
+    """Every third item for val, the others for train; up to `most` of each."""
+    train = [item for at, item in enumerate(items) if at % 3]
+    return {"train": _spaced(train, most), "val": _spaced(items[::3], most)}
+
+
 def _put(source, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
 
 def _masks(source, target, most):
-    for split in SPLITS:
-        for image in _spaced(sorted((source / "images" / split).iterdir()), most):
+    """From train alone: every third image is for val, so that the splits do not differ."""
+    images = sorted((source / "images/train").iterdir())
+    for split, chosen in _thirds(images, most).items():
+        for image in chosen:
             _put(image, target / "images" / split / image.name)
-            _put(source / f"masks/{split}/{image.stem}.png", target / f"masks/{split}/{image.stem}.png")
+            _put(source / f"masks/train/{image.stem}.png", target / f"masks/{split}/{image.stem}.png")
     _put(source / "classes.json", target / "classes.json")
 
 
@@ -173,8 +181,7 @@ def _coco(source, target, most):
     content = json.loads(next(source.glob("*.json")).read_text())
     images = {path.name: path for path in (source / "images").rglob("*.*")}
     entries = sorted(content["images"], key=lambda entry: entry["file_name"])
-    for split, chosen in (("train", [e for at, e in enumerate(entries) if at % 3]), ("val", entries[::3])):
-        chosen = _spaced(chosen, most)
+    for split, chosen in _thirds(entries, most).items():
         for entry in chosen:
             name = Path(entry["file_name"]).name
             _put(images[name], target / "images" / split / name)
@@ -189,8 +196,8 @@ def _coco(source, target, most):
 
 def _yolo(source, target, most):
     images = sorted((source / "images").rglob("*.*"))
-    for split, chosen in (("train", [i for at, i in enumerate(images) if at % 3]), ("val", images[::3])):
-        for image in _spaced(chosen, most):
+    for split, chosen in _thirds(images, most).items():
+        for image in chosen:
             _put(image, target / "images" / split / image.name)
             label = source / "labels" / image.relative_to(source / "images").with_suffix(".txt")
             _put(label, target / "labels" / split / label.name)

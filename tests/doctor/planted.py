@@ -96,7 +96,10 @@ def near_duplicates_in_splits(copy, random):
 
 
 def copies(copy, random):
+    """In class folders, of an image of the same class."""
     one, other = _pair(copy.samples["train"], copy.samples["train"], random)
+    while copy.kind == "folders" and one.image.parent != other.image.parent:
+        one, other = _pair(copy.samples["train"], copy.samples["train"], random)
     shutil.copyfile(one.image, other.image)
     return 1, [other.image]
 
@@ -234,13 +237,15 @@ def class_absent(copy, random):
         return 1, [
             _rewrite(sample, lambda labels: np.where(labels == value, ignored, labels)) for sample in val
         ]
-    used = [{box.label for sample in copy.samples[s] for box in copy.boxes(sample)} for s in ("train", "val")]
-    gone, other = sorted(used[0] & used[1], key=str)[:2]
-    for sample in val:
-        copy.set_boxes(
-            sample, [box._replace(label=other) if box.label == gone else box for box in copy.boxes(sample)]
-        )
-    return 1, [sample.label for sample in val]
+    boxes = {sample: copy.boxes(sample) for sample in val}
+    used = {box.label for found in boxes.values() for box in found}
+    in_train = {box.label for sample in copy.samples["train"] for box in copy.boxes(sample)}
+    alone = {found[0].label for found in boxes.values() if len({box.label for box in found}) == 1}
+    gone = min((used & in_train) - alone, key=str)  # no image remains without objects
+    changed = [sample for sample in val if gone in {box.label for box in boxes[sample]}]
+    for sample in changed:
+        copy.set_boxes(sample, [box for box in boxes[sample] if box.label != gone])
+    return 1, list(dict.fromkeys(sample.label for sample in changed))
 
 
 # ---- boxes
@@ -276,34 +281,50 @@ def box_swapped(copy, random):
 
 
 def box_rotated(copy, random):
-    """An attribute, as CVAT writes it, says that a box is turned by 30 degrees."""
-    sample = _pick([s for s in copy.samples["train"] if copy.boxes(s)], random)
+    """An attribute, as CVAT writes it, says that a box is turned by 30 degrees; it stays inside the image."""
+    places = [
+        (sample, at)
+        for sample in copy.samples["train"]
+        for at, box in enumerate(copy.boxes(sample))
+        if _turns_inside(box.corners, size_of(sample.image))
+    ]
+    sample, at = _pick(places, random)
     if copy.kind == "voc":
         tree = ElementTree.parse(sample.label)
-        attribute = ElementTree.SubElement(
-            ElementTree.SubElement(next(tree.getroot().iter("object")), "attributes"), "attribute"
-        )
+        item = list(tree.getroot().iter("object"))[at]
+        attribute = ElementTree.SubElement(ElementTree.SubElement(item, "attributes"), "attribute")
         ElementTree.SubElement(attribute, "name").text = "rotation"
         ElementTree.SubElement(attribute, "value").text = "30"
         tree.write(sample.label)
     else:
         content = json.loads(sample.label.read_text())
         ids = {entry["file_name"]: entry["id"] for entry in content["images"]}
-        row = next(r for r in content["annotations"] if r["image_id"] == ids[sample.image.name])
-        row["attributes"] = {"rotation": 30.0}
+        rows = [row for row in content["annotations"] if row["image_id"] == ids[sample.image.name]]
+        rows[at]["attributes"] = {"rotation": 30.0}
         sample.label.write_text(json.dumps(content))
     return 1, [sample.label]
 
 
+def _turns_inside(corners, size):
+    """Whether the circle around a box lies inside the image."""
+    x1, y1, x2, y2 = corners
+    radius = np.hypot(x2 - x1, y2 - y1) / 2
+    return all(
+        radius <= (a + b) / 2 <= side - radius for a, b, side in ((x1, x2, size[0]), (y1, y2, size[1]))
+    )
+
+
 def many_objects(copy, random):
-    """120 boxes of different places and classes as they are in the image, a little smaller each."""
-    sample = _pick([s for s in copy.samples["train"] if copy.boxes(s)], random)
-    boxes, (width, height) = copy.boxes(sample), size_of(sample.image)
-    label = boxes[0].label
+    """132 boxes at different places, of all classes in turn."""
+    labeled = [sample for sample in copy.samples["train"] if copy.boxes(sample)]
+    labels = sorted({box.label for sample in labeled for box in copy.boxes(sample)}, key=str)
+    sample = _pick(labeled, random)
+    width, height = size_of(sample.image)
     side = min(width, height) // 4
     places = [(x, y) for x in np.linspace(0, width - side, 12) for y in np.linspace(0, height - side, 11)]
-    grid = [Box(label, (x, y, x + side, y + side)) for x, y in np.round(places).tolist()]
-    copy.set_boxes(sample, grid)
+    corners = [(x, y, x + side, y + side) for x, y in np.round(places).tolist()]
+    boxes = [Box(labels[at % len(labels)], box) for at, box in enumerate(corners)]
+    copy.set_boxes(sample, boxes)
     return 1, [sample.label]
 
 
