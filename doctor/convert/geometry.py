@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from doctor.convert.records import Bitmap, Box, Geometry, Polygons, RunLengths
 
 _CORNERS = 64  # of a polygon for an ellipse
+_FARTHEST = 10  # times the image's longer side; drawing takes memory for every pixel of an outline
 
 
 def run_lengths(geometry: Geometry, height: int, width: int) -> Any:
@@ -24,8 +25,8 @@ def run_lengths(geometry: Geometry, height: int, width: int) -> Any:
         return coco_masks.encode(np.asfortranarray(_placed(geometry, height, width)))
     parts = (corners(geometry),) if isinstance(geometry, Box) else geometry.parts
     for part in parts:
-        if len(part) < 3 or not np.isfinite(part).all():
-            raise ValueError("a polygon needs at least three points with finite coordinates")
+        if len(part) < 3 or not (np.abs(part) <= _FARTHEST * max(height, width)).all():
+            raise ValueError("a polygon needs at least three points that are near the image")
     polygons = [part.reshape(-1).tolist() for part in parts]
     return coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
 
@@ -62,15 +63,17 @@ def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0.0
     return Polygons((turned(points, degrees, (x, y)),))
 
 
-def with_holes(outer: NDArray[np.float64], holes: list[NDArray[np.float64]]) -> Geometry:
-    """The polygon without its holes."""
+def with_holes(
+    outer: NDArray[np.float64], holes: list[NDArray[np.float64]], size: tuple[int, int]
+) -> Geometry:
+    """The polygon without its holes, inside an image of `size` (height, width)."""
     import cv2
 
     if not holes:
         return Polygons((outer,))
-    left, top = np.floor(outer.min(axis=0)).astype(int).tolist()
-    right, bottom = np.ceil(outer.max(axis=0)).astype(int).tolist()
-    pixels = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
+    left, top = np.maximum(np.floor(outer.min(axis=0)), 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(outer.max(axis=0)), size[::-1]).astype(int).tolist()
+    pixels = np.zeros((max(0, bottom - top) + 1, max(0, right - left) + 1), np.uint8)
     for value, part in ((1, outer), *((0, hole) for hole in holes)):
         cv2.fillPoly(pixels, [np.rint(part - (left, top)).astype(np.int32)], [value])
     return Bitmap(left, top, pixels.astype(bool))

@@ -10,6 +10,7 @@ from det.data.formats.cvat_xml import CvatShape
 from doctor.convert.geometry import corners, ellipse, turned
 from doctor.convert.records import Bitmap, Box, Geometry, Polygons, Report, Sample, Shape, Source
 from engine.data.coco_layout import find_paths
+from engine.data.images.reading import MAX_PIXELS
 
 
 def read(root: Path) -> Source:
@@ -42,7 +43,7 @@ def _samples(parts: Mapping[str, Part], report: Report) -> Iterator[Sample]:
             for shape in image.shapes:
                 try:
                     shapes.append(Shape(shape.label, _geometry(shape), shape.ignored))
-                except ValueError:
+                except (ValueError, KeyError, OverflowError):
                     report.add("shape", "with invalid numbers: left out", [Path(image.name).name])
             yield Sample(
                 image=Path(path),
@@ -55,7 +56,7 @@ def _samples(parts: Mapping[str, Part], report: Report) -> Iterator[Sample]:
 
 
 def _geometry(shape: CvatShape) -> Geometry:
-    """Raises: ValueError if a number is not one."""
+    """Raises: ValueError, KeyError or OverflowError if a number is missing or not one."""
     values = shape.values
     number = {key: float(text) for key, text in values.items() if key in _NUMBERS}
     angle = number.get("rotation", 0.0)
@@ -83,7 +84,7 @@ def _mask(text: str, number: Mapping[str, float]) -> Bitmap:
     height, width = int(number["height"]), int(number["width"])
     lengths = np.array([int(part) for part in text.split(",")])
     inside = np.arange(len(lengths)) % 2 == 1
-    if (lengths < 0).any() or lengths.sum() != height * width:
+    if (lengths < 0).any() or lengths.sum() != height * width or lengths.sum() > MAX_PIXELS:
         raise ValueError("the runs do not fill the box of the mask")
     pixels = np.repeat(inside, lengths).reshape(height, width)
     return Bitmap(int(number["left"]), int(number["top"]), pixels)

@@ -84,16 +84,18 @@ def _tasks(content: Sequence[Mapping[str, Any]], file: Path) -> Iterator[_Task]:
         if not name:
             raise UserError(f"{file}: task {number} has no image; export a project of images")
         if "annotations" not in entry and "completions" not in entry:  # JSON-MIN
-            regions = [each for value in entry.values() if isinstance(value, list) for each in value]
-            by_image[name] = _Task(name, [each for each in regions if isinstance(each, dict)])
+            by_image[name] = _Task(name, [each for value in entry.values() for each in _dicts(value)])
             continue
-        drawn = [a for a in entry.get("annotations", entry.get("completions")) or () if isinstance(a, dict)]
+        drawn = _dicts(entry.get("annotations", entry.get("completions")))
         drawn = [each for each in drawn if not each.get("was_cancelled") and not each.get("skipped")]
         if drawn:
             chosen = next((each for each in drawn if each.get("ground_truth")), drawn[-1])
-            regions = [each for each in chosen.get("result") or () if isinstance(each, dict)]
-            by_image[name] = _Task(name, regions)
+            by_image[name] = _Task(name, _dicts(chosen.get("result")))
     return iter(by_image.values())
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _image(data: Mapping[str, Any]) -> str:
@@ -121,7 +123,7 @@ def _samples(
                     shapes.append(shape)
                 elif region.get("type") not in ("choices", "textarea", "relation"):
                     report.add("region", "without an area or a label: left out", [name])
-            except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+            except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
                 report.add("region", "that cannot be read: left out", [name])
         yield Sample(
             image=Path(path),

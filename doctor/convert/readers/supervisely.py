@@ -65,12 +65,12 @@ def _samples(root: Path, dataset: Path, images: list[Path], split: str, report: 
             continue
         try:
             content = _load(file)
-            shapes = list(_shapes(content, file, report))
             size = (int(content["size"]["height"]), int(content["size"]["width"]))
+            shapes = list(_shapes(content, size, file, report))
         except UserError as error:
             report.unreadable.append(str(error))
             continue
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             report.unreadable.append(f"{file}: not an annotation of Supervisely ({error!r:.60})")
             continue
         name = (
@@ -90,9 +90,9 @@ def _load(file: Path) -> Any:
         raise UserError(f"{file}: not valid JSON ({error!s:.100}); download the project again") from None
 
 
-def _shapes(content: Mapping[str, Any], file: Path, report: Report) -> Iterator[Shape]:
+def _shapes(content: Mapping[str, Any], size: tuple[int, int], file: Path, report: Report) -> Iterator[Shape]:
     for entry in content["objects"]:
-        geometry = _geometry(entry, file)
+        geometry = _geometry(entry, size, file)
         if geometry is None:
             kind = entry.get("geometryType")
             report.add("shape", f"without an area ({kind!s:.20}): left out", [file.name])
@@ -100,7 +100,7 @@ def _shapes(content: Mapping[str, Any], file: Path, report: Report) -> Iterator[
             yield Shape(str(entry["classTitle"]), geometry)
 
 
-def _geometry(entry: Mapping[str, Any], file: Path) -> Geometry | None:
+def _geometry(entry: Mapping[str, Any], size: tuple[int, int], file: Path) -> Geometry | None:
     """The shape of an object; None for points and lines. Projects before 2019 have no geometryType."""
     kind = entry.get("geometryType") or ("bitmap" if entry.get("bitmap") else "polygon")
     if kind == "bitmap":
@@ -110,7 +110,7 @@ def _geometry(entry: Mapping[str, Any], file: Path) -> Geometry | None:
     outer = _points(entry["points"]["exterior"])
     if kind == "rectangle":
         return Box(*outer.min(axis=0).tolist(), *outer.max(axis=0).tolist())
-    return with_holes(outer, [_points(hole) for hole in entry["points"].get("interior") or ()])
+    return with_holes(outer, [_points(hole) for hole in entry["points"].get("interior") or ()], size)
 
 
 def _points(values: Any) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from PIL import Image
 from doctor.convert.readers.label_studio_brush import decode_brush
 from doctor.convert.run import convert
 from engine.data.images import read_labels, write_png
+from engine.errors import UserError
 from tests.doctor.layouts import examples
 from tests.refusals import refuses
 from tests.tools.commands import run
@@ -384,3 +385,85 @@ def test_a_gray_image_and_a_jpeg_keep_their_files(tmp_path):
     examples.write(tmp_path / "in/1.json", examples.labelme_json("1.JPG"))
     to_masks(tmp_path / "in", tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out/images")) == ["0.png", "1.jpg"]
+
+
+WRONG = (None, 7, "x", [], {}, [None], [[1]], {"points": 3}, 1e999, -1, float("nan"))
+
+
+def wrong_values(content):
+    """The JSON content with each of its values replaced by each of `WRONG`, one at a time."""
+
+    def places(node, path):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield [*path, key]
+            if isinstance(value, dict | list):
+                yield from places(value, [*path, key])
+
+    for path in list(places(content, [])):
+        for value in WRONG:
+            changed = json.loads(json.dumps(content))
+            parent = changed
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = value
+            yield changed
+
+
+def one_label_studio(root, minimal):
+    examples.label_studio(root, minimal=minimal)
+    (file,) = root.glob("*.json")
+    content = json.loads(file.read_text())[:1]
+    if not minimal:
+        content[0]["annotations"][0]["result"] = content[0]["annotations"][0]["result"][:1]
+    return file, content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["labelme", "supervisely", "label_studio", "label_studio_min", "coco"])
+def test_any_wrong_value_is_left_out_or_an_error_of_the_user(name, tmp_path):
+    """No value of a file leads to another exception."""
+    root = tmp_path / "in"
+    if name == "labelme":
+        one_labelme(root)
+        file, content = root / "0.json", examples.labelme_json("0.png")
+    elif name == "supervisely":
+        examples.supervisely(root)
+        file = root / "train/ann/a0.png.json"
+        content = json.loads(file.read_text())
+    elif name == "coco":
+        examples.coco_official(root)
+        file = root / "annotations/instances_train2017.json"
+        content = examples.coco_json(examples.TRAIN[:1])
+    else:
+        file, content = one_label_studio(root, minimal=name.endswith("min"))
+    seen = set()
+    for number, changed in enumerate(wrong_values(content)):
+        file.write_text(json.dumps(changed))
+        try:
+            convert(root, tmp_path / str(number), to="masks", format=name.removesuffix("_min"))
+            seen.add("converted")
+        except UserError:
+            seen.add("refused")
+    assert "converted" in seen
+
+
+def test_shapes_far_outside_and_huge_codes_are_left_out(tmp_path):
+    """They would take gigabytes to draw."""
+    far = [[0, 0], [1e12, 0], [1e12, 1e12]]
+    one_labelme(
+        tmp_path / "in",
+        {"label": "cat", "points": far, "shape_type": "polygon"},
+        {"label": "dog", "points": examples.outline((1, 2, 9, 9)), "shape_type": "polygon"},
+    )
+    result = to_masks(tmp_path / "in", tmp_path / "out")
+    assert any("1 shape that is not an area: left out (0.png)" in line for line in result.lines)
+    examples.images(tmp_path / "cvat/images", ["0.png"])
+    sides = 'left="0" top="0" width="10000000" height="10000000"'
+    huge = f'<mask label="cat" rle="0,100000000000000" {sides}></mask>'
+    fine = '<polygon label="cat" points="1,1;9,1;9,9"></polygon>'
+    text = (
+        f'<annotations><image id="0" name="0.png" width="60" height="40">{huge}{fine}</image></annotations>'
+    )
+    examples.write(tmp_path / "cvat/annotations.xml", text)
+    result = to_masks(tmp_path / "cvat", tmp_path / "out2")
+    assert any("1 shape with invalid numbers: left out (0.png)" in line for line in result.lines)
