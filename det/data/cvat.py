@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,16 +65,11 @@ def cvat(
         on_error=on_error,
     )
     base, issues = Path(root).expanduser(), AnnotationIssues()
-    paths = _find_files(base)
-    files = {split: cvat_xml.read(path) for split, path in paths.items()}
-    parts = {split: (paths[split], file.images) for split, file in files.items()}
-    if list(paths) == [""]:
-        parts = _subsets(paths[""], files[""].images)
-    labels = _labels(files.values())
-    pairs = {}
-    for split, (path, entries) in parts.items():
-        folder = _image_folder(base, path, split, entries, images)
-        pairs[split or "train"] = (folder, _as_coco(path, entries, labels, issues))
+    parts, labels = read_parts(base, images=images)
+    pairs = {
+        split or "train": (part.folder, _as_coco(part.path, part.images, labels, issues))
+        for split, part in parts.items()
+    }
     return build_source(
         pairs,
         issues,
@@ -85,7 +81,36 @@ def cvat(
     )
 
 
-def _find_files(base: Path) -> dict[str, Path]:
+class Part(NamedTuple):
+    """A split: the XML file, the folder of its images, and what the file says about them."""
+
+    path: Path
+    folder: Path
+    images: Sequence[CvatImage]
+
+
+def read_parts(
+    base: Path, *, images: str | None = None, keep_values: bool = False
+) -> tuple[dict[str, Part], list[str]]:
+    """The splits below `base` (under "" if there are none), and the labels.
+
+    images: name of the folder of the images. keep_values: see `cvat_xml.read`.
+
+    Raises: UserError if there is no file, one is wrong, or there are no images.
+    """
+    paths = find_files(base)
+    files = {split: cvat_xml.read(path, keep_values=keep_values) for split, path in paths.items()}
+    entries = {split: (paths[split], file.images) for split, file in files.items()}
+    if list(paths) == [""]:
+        entries = _subsets(paths[""], files[""].images)
+    parts = {
+        split: Part(path, _image_folder(base, path, split, listed, images), listed)
+        for split, (path, listed) in entries.items()
+    }
+    return parts, _labels(files.values())
+
+
+def find_files(base: Path) -> dict[str, Path]:
     """Split -> XML file; the split of a single file is ""."""
     if base.is_file():
         return {"": base}

@@ -10,16 +10,19 @@ _RUN_GROUPS = ("data", "inference")
 
 def readable_help(tool: str, help_text: str) -> str:
     """What `--help` prints: the tool's help text, its groups with their options, and its keys."""
-    lines = [help_text.strip(), "", "Groups (group=option):"]
-    for group, options in groups(tool).items():
+    keys = top_keys(tool)
+    needs_config = tool in TRAINING_TOOLS or "run" in keys or bool(own_groups(tool))
+    lines = [help_text.strip(), *(["", "Groups (group=option):"] if needs_config else [])]
+    for group, options in groups(tool).items() if needs_config else ():
         if tool not in TRAINING_TOOLS and group not in (*_RUN_GROUPS, *own_groups(tool)):
             continue
         rows = options_by_task(group, options) or {"": options}
         for task, names in rows.items():
             label = f"task={task}: " if task else ""
             lines.append(f"  {group if task in ('', next(iter(rows))) else '':<11}{label}" + _wrapped(names))
-    lines += ["", f"Keys of {tool} (key=value): {_wrapped(top_keys(tool), width=90)}"]
-    lines.append(_GROUP_KEYS_HINT if tool in TRAINING_TOOLS else _RUN_KEYS_HINT)
+    lines += ["", f"Keys of {tool} (key=value): {_wrapped(keys, width=90)}"]
+    if needs_config:
+        lines.append(_GROUP_KEYS_HINT if tool in TRAINING_TOOLS else _RUN_KEYS_HINT)
     lines.append("extend=<folder> makes your own modules and YAML files in that folder available to configs.")
     return "\n".join(lines)
 

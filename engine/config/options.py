@@ -107,6 +107,19 @@ class ModelsOptions:
     only: Literal["seg", "det", "cls"] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """The options of tools/convert.py; `conf/convert.yaml` explains them."""
+
+    input: str
+    out: str
+    to: Literal["masks", "coco"]
+    format: Literal["labelme", "cvat", "coco", "yolo", "label_studio", "supervisely"] | None = None
+    boxes: Literal["skip", "fill"] = "skip"
+    orientation: Orientation = "upright"
+    copy: bool = False
+
+
 def check_effective(overrides: Sequence[str]) -> None:
     """Raise a UserError if an override of a run sets a key that only training reads."""
     for override in overrides:

@@ -57,7 +57,7 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
             else:
                 by_image[_id(entry["image_id"])].append(entry)
         listed = [(str(entry["file_name"]), by_image[_id(entry["id"])], entry) for entry in content["images"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
     warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
     if not listed:

@@ -44,7 +44,7 @@ def find_classes(
         except UserError as error:
             raise UserError(f"{base / _FILE}: {error}") from None
         return classes, []
-    for name, read in (("labelmap.txt", _from_labelmap), ("_classes.csv", _from_csv)):
+    for name, read in _LISTS.items():
         for path in (base / name, base / "train" / name):
             if path.is_file():
                 classes = _checked(path, read)
@@ -70,6 +70,23 @@ def _from_csv(path: Path) -> ClassMap:
     """Roboflow: lines `value, name` after a header."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(_lines(path)) if row]
     return ClassMap(names=tuple(row[1] for row in rows[1:]), ids=tuple(int(row[0]) for row in rows[1:]))
+
+
+def _from_object_info(path: Path) -> ClassMap:
+    """ADE20K: rows of columns, the first of which is the value and the last the names; 0 is not labeled."""
+    rows = [line.split("\t") for line in _lines(path)[1:] if line.strip()]
+    names = tuple(row[-1].split(",")[0].strip() for row in rows)
+    ids = tuple(int(row[0]) for row in rows)
+    unique = tuple(n if names.count(n) == 1 else f"{n} {id_}" for n, id_ in zip(names, ids, strict=True))
+    return ClassMap(names=unique, ids=ids, ignore=(0,))
+
+
+_LISTS: Mapping[str, Callable[[Path], ClassMap]] = {
+    "labelmap.txt": _from_labelmap,
+    "_classes.csv": _from_csv,
+    "objectInfo150.txt": _from_object_info,
+}
+"""The lists of classes of other programs and datasets, and how they are read, in place of classes.json."""
 
 
 def _lines(path: Path) -> list[str]:

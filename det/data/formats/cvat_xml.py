@@ -29,11 +29,16 @@ Box = tuple[float, float, float, float]
 
 @dataclass
 class CvatShape:
-    """A shape. box: xyxy in pixels, NaN if a number is not finite; ignored: marked difficult or ignore."""
+    """A shape. box: xyxy in pixels, NaN if a number is not finite; ignored: marked difficult or ignore.
+
+    tag, values: the name and the attributes of its element, if `read` was asked to keep them.
+    """
 
     label: str
     box: Box
     ignored: bool = False
+    tag: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,9 +63,14 @@ class CvatFile:
     images: list[CvatImage] = field(default_factory=list)
 
 
-def read(path: str | Path) -> CvatFile:
-    """Read and check a file. Raises: UserError naming the file and the faulty line."""
-    reader = _Reader(Path(path))
+def read(path: str | Path, *, keep_values: bool = False) -> CvatFile:
+    """Read and check a file.
+
+    keep_values: keep the attributes of every shape, from which its outline can be read.
+
+    Raises: UserError naming the file and the faulty line.
+    """
+    reader = _Reader(Path(path), keep_values)
     try:
         with open(path, "rb") as file:
             reader.parser.ParseFile(file)
@@ -78,8 +88,8 @@ def read(path: str | Path) -> CvatFile:
 class _Reader:
     """Builds the content while the parser reports elements."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.content = path, CvatFile()
+    def __init__(self, path: Path, keep_values: bool) -> None:
+        self.path, self.content, self._keep_values = path, CvatFile(), keep_values
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self.parser.EntityDeclHandler = self._reject_declaration
@@ -167,7 +177,10 @@ class _Reader:
         label = values.get("label", "").strip()
         if not label or not label.isprintable():
             raise UserError(f"{self._where()}: a {tag} without a label; add the name of its class")
-        image.shapes.append(CvatShape(label, self._box(tag, values)))
+        shape = CvatShape(label, self._box(tag, values))
+        if self._keep_values:
+            shape.tag, shape.values = tag, dict(values)
+        image.shapes.append(shape)
         if tag == "box" and self._number(values, "rotation", tag, 0.0) % 180:
             image.findings.append(("box", ROTATED))
 

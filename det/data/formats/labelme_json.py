@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,14 +12,16 @@ from det.data.cleaning import ROTATED
 from det.data.formats.voc_xml import VocFile, VocObject
 from engine.errors import UserError
 
-_ROTATED = ("rotation", "oriented_rectangle")
+T = TypeVar("T")
+
+ROTATED_SHAPES = ("rotation", "oriented_rectangle")
 
 
-_FEWEST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, **dict.fromkeys(_ROTATED, 4)}
+FEWEST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, **dict.fromkeys(ROTATED_SHAPES, 4)}
 """The shapes that have an area, and how many points each needs."""
 
 
-_IGNORED = "__ignore__"
+IGNORED = "__ignore__"
 """LabelMe's label for shapes to be ignored."""
 
 
@@ -45,20 +47,20 @@ def read(path: str | Path) -> VocFile:
     Raises: UserError naming the file and the faulty shape.
     """
     path = Path(path)
-    file = _decode(path)
+    file = decode(path, _File)
     objects: list[VocObject] = []
     findings: list[tuple[str, str]] = []
     groups: dict[tuple[str, int], int] = {}
     for number, shape in enumerate(file.shapes, start=1):
         where = f"{path}: shape {number}"
-        if shape.label == _IGNORED:
-            findings.append(("shape", f"labeled {_IGNORED}: left out"))
+        if shape.label == IGNORED:
+            findings.append(("shape", f"labeled {IGNORED}: left out"))
             continue
         kind = shape.shape_type or "polygon"
-        if not isinstance(kind, str) or kind not in _FEWEST_POINTS:
+        if not isinstance(kind, str) or kind not in FEWEST_POINTS:
             findings.append(("shape", f"without an area ({kind!s:.20}): left out"))
             continue
-        if kind in _ROTATED:
+        if kind in ROTATED_SHAPES:
             findings.append(("box", ROTATED))
         item = _object(shape, kind, where)
         key = (item.name, shape.group_id)
@@ -68,20 +70,21 @@ def read(path: str | Path) -> VocFile:
         else:
             groups[key] = len(objects)
             objects.append(item)
-    return VocFile(_size(file, str(path)), objects, findings)
+    return VocFile(stated_size(file, str(path)), objects, findings)
 
 
-def _decode(path: Path) -> _File:
+def decode(path: Path, kind: type[T]) -> T:
+    """The content of a file as a msgspec structure. Raises: UserError if it is not LabelMe's."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     try:
-        return msgspec.json.decode(data, type=_File)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, RecursionError, ValueError):
         pass
     try:  # Python's JSON also has NaN and a byte order mark
-        return msgspec.convert(json.loads(data), type=_File)
+        return msgspec.convert(json.loads(data), type=kind)
     except msgspec.ValidationError:
         raise UserError(f"{path}: has no list of shapes, so it is not a LabelMe file; remove it") from None
     except (RecursionError, ValueError) as error:  # json.JSONDecodeError and UnicodeDecodeError
@@ -93,10 +96,10 @@ def _object(shape: _Shape, kind: str, where: str) -> VocObject:
     name = shape.label if isinstance(shape.label, str) else ""
     if not name.strip() or not name.isprintable():
         raise UserError(f"{where}: has no label; add the name of its class")
-    points = _points(shape.points, where)
-    if len(points) < _FEWEST_POINTS[kind]:
+    points = read_points(shape.points, where)
+    if len(points) < FEWEST_POINTS[kind]:
         raise UserError(
-            f"{where} ({name!r:.40}): a {kind} needs {_FEWEST_POINTS[kind]} points, got {len(points)}; draw "
+            f"{where} ({name!r:.40}): a {kind} needs {FEWEST_POINTS[kind]} points, got {len(points)}; draw "
             "it again"
         )
     if kind == "circle":
@@ -107,7 +110,8 @@ def _object(shape: _Shape, kind: str, where: str) -> VocObject:
     return VocObject(name.strip(), _around(points), shape.difficult is True or flags.get("difficult") is True)
 
 
-def _points(value: Any, where: str) -> list[tuple[float, float]]:
+def read_points(value: Any, where: str) -> list[tuple[float, float]]:
+    """The points of a shape, NaN if not finite. Raises: UserError, starting with `where`."""
     points: list[Any] = value if isinstance(value, list) else [None]
     for point in points:
         numbers = isinstance(point, list) and len(point) == 2 and all(type(n) in (int, float) for n in point)
@@ -133,7 +137,8 @@ def _joined(first: VocObject, second: VocObject) -> VocObject:
     return first._replace(box=_around(corners), difficult=first.difficult and second.difficult)  # type: ignore[arg-type]
 
 
-def _size(file: _File, where: str) -> tuple[int, int] | None:
+def stated_size(file: Any, where: str) -> tuple[int, int] | None:
+    """(height, width) of the image as the file states them, None if it does not. Raises: UserError."""
     height, width = file.imageHeight, file.imageWidth
     if not height or not width:
         return None

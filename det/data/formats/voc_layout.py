@@ -60,6 +60,29 @@ def find_splits(
     Raises:
         UserError: if there are no images or no annotation files.
     """
+    files, whole = find_undivided(root, images=images, annotations=annotations, splits=splits, suffix=suffix)
+    unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
+    unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
+    unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
+    if "val" in files or "train" not in files:
+        return files, unread
+    divided, lines = _divide(root, files["train"], what="" if whole else "train")
+    others = {split: part for split, part in files.items() if split != "train"}
+    return divided | others, [*unread, *lines]
+
+
+def find_undivided(
+    root: Path,
+    *,
+    images: str | None = None,
+    annotations: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    suffix: str = ".xml",
+) -> tuple[dict[str, SplitFiles], bool]:
+    """The files of each split that exists, and whether there are none, so that train has all images.
+
+    The arguments and errors are those of `find_splits`.
+    """
     existing_root(root)
     for split, place in (splits or {}).items():
         if not isinstance(place, str) or not place:
@@ -70,17 +93,9 @@ def find_splits(
         val = set(files["val"].names)
         if rest := [name for name in files["train"].names if name not in val]:
             files["train"] = files["train"]._replace(names=rest)
-    whole = not files
-    if whole:
-        files = {"train": _all_files(root, images, annotations, suffix)}
-    unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
-    unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
-    unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
-    if "val" in files or "train" not in files:
-        return files, unread
-    divided, lines = _divide(root, files["train"], what="" if whole else "train")
-    others = {split: part for split, part in files.items() if split != "train"}
-    return divided | others, [*unread, *lines]
+    if files:
+        return files, False
+    return {"train": _all_files(root, images, annotations, suffix)}, True
 
 
 def _usual_splits(root: Path, images: str | None) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""Finds out in which layouts the files of a folder are."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.contracts import Layout, TaskInfo
+from engine.data.splits import subfolders
+from engine.data.survey.files import survey
+from engine.errors import UserError, some
+
+_PAGE = "docs/guides/data.md"
+_MOST_INNER = 20  # folders that are tried if the folder itself is not a dataset
+
+
+def recognize(root: Path, tasks: Iterable[TaskInfo]) -> list[Layout]:
+    """The layouts in a folder that one of the tasks can train on, best first.
+
+    If there is none, the folders up to two levels below are tried, because archives often contain one.
+
+    Raises: UserError that says what the folder contains, if no layout matches or it cannot be read.
+    """
+    root, tasks = (root.parent if root.is_file() else root).expanduser(), list(tasks)
+    found, reasons = _in(root, tasks)
+    if not found and root.is_dir():
+        for inner in _inner(root):
+            found += _in(inner, tasks)[0]
+    if not found:
+        raise UserError(_unknown(root, reasons))
+    return sorted(found, key=lambda layout: -layout.rank)
+
+
+def _in(root: Path, tasks: list[TaskInfo]) -> tuple[list[Layout], list[str]]:
+    """The layouts in the folder itself, and why tasks that almost found one did not."""
+    found: list[Layout] = []
+    reasons: list[str] = []
+    for task in tasks:
+        if task.layouts is not None:
+            try:
+                found += task.layouts(root)
+            except UserError as error:
+                reasons.append(str(error))
+    return found, reasons
+
+
+def _inner(root: Path) -> list[Path]:
+    """Folders up to two levels below; none if a folder cannot be read."""
+    try:
+        upper = [root / name for name in subfolders(root)]
+        lower = [folder / name for folder in upper[:_MOST_INNER] for name in subfolders(folder)]
+    except UserError:
+        return []
+    return [*upper, *lower][:_MOST_INNER]
+
+
+def _unknown(root: Path, reasons: list[str]) -> str:
+    """What the folder contains, why that was not enough, and what is expected."""
+    seen = survey(root)
+    kinds = [f"{number} {suffix or 'without a suffix'}" for suffix, number in seen.counts.most_common(6)]
+    within = "1 folder" if len(seen.folders) == 1 else f"{len(seen.folders)} folders"
+    what = f"{seen.num_images} images ({some(kinds, 6)}) in {within}" if kinds else "no files"
+    unreadable = f"; {some(seen.unreadable, 2)} cannot be read" if seen.unreadable else ""
+    almost = f"; {reasons[0]}" if reasons else ""
+    return (
+        f"{root}: not a known layout: {what}{unreadable}{almost}; expected "
+        f"images with masks, COCO, VOC, YOLO, LabelMe or CVAT files, or a folder per class ({_PAGE})"
+    )
