@@ -44,6 +44,7 @@ class DataOptions:
     limit: Positive | None = None
     on_error: Literal["fail", "skip"] = "fail"
     error_budget: Annotated[float, UnitInterval()] = 0.01
+    exclude: str | None = None
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
     max_megapixels: float = DEFAULT_MEGAPIXELS
