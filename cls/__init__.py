@@ -33,4 +33,5 @@ TASK = TaskInfo(
     export=partial(import_and_call, "cls.export.ExportedClassification"),
     with_file=partial(import_and_call, "cls.export.ClassificationWithFile"),
     totals=_totals,
+    label_check=partial(import_and_call, "cls.label_check.examine"),
 )

@@ -32,4 +32,5 @@ TASK = TaskInfo(
     export=partial(import_and_call, "seg.export.ExportedSegmentation"),
     with_file=partial(import_and_call, "seg.export.SegmentationWithFile"),
     totals=_totals,
+    label_check=partial(import_and_call, "seg.label_check.examine"),
 )

@@ -79,6 +79,11 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
     def has_labels(self) -> bool:
         return self._split.labels is not None
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether samples are parts of images, of which several can be in one file."""
+        return self._split.windows is not None
+
     def name(self, index: int) -> str:
         """The sample's name in reports: its file, relative to the split's folder, without the suffix."""
         name = os.path.splitext(os.fsdecode(self._split.files[index]))[0]

@@ -47,12 +47,14 @@ def checked_source(
         else f"{split} {len(part)} images"
         for split, part in splits.items()
     )
-    return DetectionSource(
+    source = DetectionSource(
         classes=classes,
         splits=splits,
         description=f"{name} ({counts}; {len(classes)} {plural('class', len(classes))})",
         warnings=[*warnings, *issues.lines(name), *_absent_classes(name, classes, splits)],
     )
+    source.issues, source.notes = issues, tuple(warnings)
+    return source
 
 
 def _without_copies(
