@@ -1,4 +1,4 @@
-"""Examines the labels of classification data, for `tools/check.py`: equal images in several classes, classes."""
+"""Examines the labels of classification data, for `tools/check.py`: equal images with different labels."""
 
 import os
 from collections.abc import Mapping
@@ -85,11 +85,17 @@ def _contradictions(
 
 
 def _samples(labels: Mapping[str, NDArray[np.int64]], index: int) -> list[tuple[str, int]]:
-    found = [(name, int(row)) for name, values in labels.items() for row in np.flatnonzero(values == index)[:_SAMPLES]]
+    found = [
+        (name, int(row))
+        for name, values in labels.items()
+        for row in np.flatnonzero(values == index)[:_SAMPLES]
+    ]
     return found[:_SAMPLES]
 
 
 def _draw(dataset: ClassificationDataset, index: int, classes: ClassMap) -> Image:
     image, label = dataset.read(index), dataset.label(index)
     assert label is not None
-    return with_lines(resize_panel(image, panel_size(image)), [(fonts.shown_names(classes)[label], None, None)])
+    return with_lines(
+        resize_panel(image, panel_size(image)), [(fonts.shown_names(classes)[label], None, None)]
+    )

@@ -1,7 +1,7 @@
-"""Examines the boxes of a dataset, for `tools/check.py`: what was cleaned, how they fit the anchors, classes."""
+"""Examines the boxes of a dataset, for `tools/check.py`: what was cleaned, and how they fit the anchors."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,16 +42,28 @@ _KINDS: Mapping[str, _Kind] = {
     "thinner than 1 pixel": _Kind("box_degenerate", "warning", _LOST, _CORRECT),
     "partly outside": _Kind("box_clipped", "note", "The part inside the image is used.", _CORRECT),
     "of the same class at the same place": _Kind(
-        "box_duplicate", "warning", "Counted twice, a perfect detector would miss half; one is used.", _CORRECT
+        "box_duplicate",
+        "warning",
+        "Counted twice, a perfect detector would miss half; one is used.",
+        _CORRECT,
     ),
     ROTATED: _Kind(
-        "box_rotated", "warning", "The upright box around an object contains more background.", "draw upright boxes"
+        "box_rotated",
+        "warning",
+        "The upright box around an object contains more background.",
+        "draw upright boxes",
     ),
     "fitting only the": _Kind(
-        "box_turned", "error", "The boxes do not lie on their objects.", "data.orientation=stored (or upright)"
+        "box_turned",
+        "error",
+        "The boxes do not lie on their objects.",
+        "data.orientation=stored (or upright)",
     ),
     "without objects": _Kind(
-        "image_without_objects", "note", "They are used as examples of background.", "annotate their objects, if any"
+        "image_without_objects",
+        "note",
+        "They are used as examples of background.",
+        "annotate their objects, if any",
     ),
     "treated as having no objects": _Kind(
         "image_without_labels",
@@ -87,9 +99,7 @@ def examine(
         samples=lambda index: _samples(labeled, index),
         draw=lambda name, index: _draw(splits[name].dataset, index, source.classes),
         boxes=_shown_boxes(labeled.get("train"), size),
-        strides=sorted({size[0] / height for height, _ in task.model.map_sizes()})
-        if hasattr(task.model, "map_sizes")
-        else (),
+        strides=sorted({size[0] / height for height, _ in getattr(task.model, "map_sizes", list)()}),
     )
 
 
@@ -108,7 +118,9 @@ def _issues(source: DetectionSource) -> list[Finding]:
         kind = _Kind("reader_note", "note", "The reader noticed it.", "see docs/guides/data.md")
         if " do not fit their images as " in line or "may be fractions" in line:
             remedy = line.partition("; ")[2]
-            kind = _Kind("box_convention", "error", "The boxes do not lie on their objects.", remedy or _CORRECT)
+            kind = _Kind(
+                "box_convention", "error", "The boxes do not lie on their objects.", remedy or _CORRECT
+            )
         findings.append(_finding(kind, line, 1, []))
     return findings
 
@@ -177,10 +189,11 @@ def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
             )
         )
     if coverage.too_small > 0.1 or coverage.overlapping < 0.8:
+        severity: Severity = "warning" if coverage.too_small > 0.1 or coverage.reached < 0.95 else "note"
         remedy = "data.min_scale=0.1 for small objects, or a larger data.size"
         findings.append(
             _finding(
-                _Kind("anchors", "warning", f"Best possible recall: {coverage.reached:.1%}.", remedy),
+                _Kind("anchors", severity, f"Best possible recall: {coverage.reached:.1%}.", remedy),
                 f"{1 - coverage.overlapping:.0%} of the objects overlap no anchor well "
                 f"(IoU >= {task.matcher.matched:g})",
                 round((1 - coverage.overlapping) * len(split.boxes)),
@@ -220,7 +233,7 @@ def _amounts(split: DetectionSplit, classes: int) -> ClassAmounts:
     return ClassAmounts(
         images=len(split),
         total=np.bincount(labels, numbers, minlength=classes).astype(np.float64),
-        squares=np.bincount(labels, numbers.astype(np.float64) ** 2, minlength=classes),
+        squares=np.bincount(labels, numbers**2.0, minlength=classes).astype(np.float64),
         present=np.bincount(labels, minlength=classes).astype(np.int64),
         ignored=float(split.ignored.mean()) if len(split.ignored) else 0.0,
     )

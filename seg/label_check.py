@@ -71,7 +71,9 @@ class _Masks:
         total, squares = np.zeros(number), np.zeros(number)
         present, images, ignored = np.zeros(number, np.int64), 0, 0.0
         reader = partial(mask_facts, read_label=files.read)
-        for index, fact in read(pack_paths(files.paths).tolist(), reader, key=f"mask 1 {files.key}", unit="mask read"):
+        for index, fact in read(
+            pack_paths(files.paths).tolist(), reader, key=f"mask 1 {files.key}", unit="mask read"
+        ):
             if fact.error:
                 self._unreadable(name, index, fact)
                 continue
@@ -123,7 +125,13 @@ class _Masks:
             ("unknown_values", "error", "with unknown values", "Training stops at such a mask.", list_them),
             ("mask_size", "error", "of another size than the image", "Training stops at them.", _EXCLUDE),
             ("turned_mask", "error", "turned by 90 degrees", "Training stops at them.", turned_remedy),
-            ("ignored_mask", "warning", "without a pixel that counts", "Nothing is learned from them.", _EXCLUDE),
+            (
+                "ignored_mask",
+                "warning",
+                "without a pixel that counts",
+                "Nothing is learned from them.",
+                _EXCLUDE,
+            ),
             (
                 "single_class_mask",
                 "note",

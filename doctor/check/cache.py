@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.data.labels.report import Fact
 from engine.errors import UserError
@@ -16,11 +17,12 @@ from engine.io.files import user_cache
 from engine.io.parallel import parallel_map
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, content BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, content BLOB)
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (content BLOB, key TEXT, value BLOB, error TEXT, kind TEXT,
     PRIMARY KEY (content, key)) WITHOUT ROWID;
 """
-_COMMIT_SECONDS = 2.0
+_SAVE_SECONDS = 2.0
 _WAIT_SECONDS = 60.0  # for another check that writes at the same time
 _PLACE = "\0"  # stands for the file's path in a stored message
 
@@ -46,6 +48,7 @@ class FactCache:
     def __init__(self, file: Path, *, workers: int = 0) -> None:
         self.file, self.workers = file, workers
         self._database = _open(file)
+        self._unsaved: list[tuple[str, tuple[int, int], str, Fact]] = []
 
     def read(
         self, paths: Sequence[bytes], function: Callable[[str], bytes], *, key: str, unit: str
@@ -69,8 +72,7 @@ class FactCache:
         return bytes(row[0]) if row else b""
 
     def _read(
-        self, pending: "np.ndarray[tuple[int], np.dtype[np.int64]]", paths: Sequence[bytes], reading: "_Reading",
-        unit: str,
+        self, pending: NDArray[np.int64], paths: Sequence[bytes], reading: "_Reading", unit: str
     ) -> Iterator[tuple[int, Fact]]:
         saved = time.monotonic()
         results = parallel_map(
@@ -81,13 +83,13 @@ class FactCache:
                 index = int(pending[result.item])
                 fact, stamp = result.value
                 if stamp is not None:
-                    self._store(os.fsdecode(paths[index]), fact, stamp, reading.key)
-                if time.monotonic() - saved > _COMMIT_SECONDS:
-                    self._database.commit()
+                    self._unsaved.append((os.fsdecode(paths[index]), stamp, reading.key, fact))
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self._save()
                     saved = time.monotonic()
                 yield index, fact
         finally:
-            self._database.commit()
+            self._save()
 
     def _known(self, path: str, key: str) -> Fact | None:
         stamp = _stamp(path)
@@ -100,27 +102,31 @@ class FactCache:
         ).fetchone()
         return None if row is None else _fact(path, *row)
 
-    def _store(self, path: str, fact: Fact, stamp: tuple[int, int], key: str) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (_text(path), *stamp, fact.content)
-        )
-        message = fact.error.replace(path, _PLACE)
-        self._database.execute(
-            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
-            (fact.content, key, fact.value, message, fact.kind),
-        )
+    def _save(self) -> None:
+        """Write what was read since the last time, in one short transaction: workers read meanwhile."""
+        files = [(_text(path), *stamp, fact.content) for path, stamp, _, fact in self._unsaved]
+        facts = [
+            (fact.content, key, fact.value, fact.error.replace(path, _PLACE), fact.kind)
+            for path, _, key, fact in self._unsaved
+        ]
+        with self._database:
+            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", files)
+            self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", facts)
+        self._unsaved.clear()
 
     def close(self) -> None:
-        self._database.commit()
         self._database.close()
 
 
 class _Reading:
     """Reads one file in any process: (the fact, size and time of the file)."""
 
-    def __init__(self, file: Path, function: Callable[[str], bytes], key: str, paths: Sequence[bytes]) -> None:
+    def __init__(
+        self, file: Path, function: Callable[[str], bytes], key: str, paths: Sequence[bytes]
+    ) -> None:
         self.file, self.function, self.key, self.paths = file, function, key, paths
-        self._process, self._database = -1, None
+        self._process = -1
+        self._database: sqlite3.Connection | None = None
 
     def __call__(self, index: int) -> tuple[Fact, tuple[int, int] | None]:
         path = os.fsdecode(self.paths[index])
@@ -128,10 +134,17 @@ class _Reading:
         try:
             content = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
         except OSError as error:
-            return Fact(b"", f"{path}: cannot be read ({error.strerror}); check the path", "MissingFile"), None
-        row = self._own_database().execute(
-            "SELECT content, value, error, kind FROM facts WHERE content = ? AND key = ?", (content, self.key)
-        ).fetchone()
+            return Fact(
+                b"", f"{path}: cannot be read ({error.strerror}); check the path", "MissingFile"
+            ), None
+        row = (
+            self._own_database()
+            .execute(
+                "SELECT content, value, error, kind FROM facts WHERE content = ? AND key = ?",
+                (content, self.key),
+            )
+            .fetchone()
+        )
         if row is not None:  # the same file at another place
             return _fact(path, *row), stamp
         try:
@@ -141,7 +154,8 @@ class _Reading:
 
     def _own_database(self) -> sqlite3.Connection:
         if self._database is None or self._process != os.getpid():  # connections do not survive a fork
-            self._process, self._database = os.getpid(), _open(self.file)
+            self._process = os.getpid()
+            self._database = sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)
         return self._database
 
 

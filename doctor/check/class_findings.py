@@ -50,7 +50,7 @@ def _rare(classes: ClassMap, amounts: ClassAmounts, unit: str) -> list[Finding]:
         Finding(
             code="imbalance",
             severity="note",
-            title=f"{len(names)} {verb} less than a hundredth of the {unit} of the most frequent one in train: "
+            title=f"{len(names)} {verb} less than 1% of the {unit} of the most frequent one in train: "
             f"{some(names)}",
             count=len(names),
             examples=tuple(
@@ -79,8 +79,8 @@ def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: 
         Finding(
             code="class_drift",
             severity="warning",
-            title=f"{len(indices)} {noun} over {FACTOR:g} times as many {unit} per image in one of train and val "
-            f"as in the other (significant at {SIGNIFICANCE:.1%})",
+            title=f"{len(indices)} {noun} over {FACTOR:g} times as many {unit} per image in train as in val, or "
+            f"in val as in train (significant at {SIGNIFICANCE:.1%})",
             count=len(indices),
             examples=tuple(shares[:3]),
             why="The splits show other scenes, so the best checkpoint is chosen for other images than it was "

@@ -21,8 +21,8 @@ FACTS = np.dtype(
         ("hash", "<u8"),
     ]
 )
-"""height, width: as read. orientation: 1..8. deep: more than 8 bits per channel. brightness, contrast: mean and
-standard deviation of the gray values (0..255) of a thumbnail. hash: `perceptual_hash`."""
+"""height, width: as read. orientation: 1..8. deep: more than 8 bits per channel. brightness, contrast: mean
+and standard deviation of the gray values (0..255) of a thumbnail. hash: `perceptual_hash`."""
 
 THUMBNAIL = 16
 """Side of the RGB thumbnail, in pixels."""
@@ -47,7 +47,8 @@ def image_facts(path: str, *, pixel_range: Range | None = None, upright: bool = 
     gray = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
     row = np.zeros(1, FACTS)
     row["height"], row["width"] = pixels.shape[:2]
-    row["orientation"], row["pages"], row["mode"], row["deep"] = orientation, min(pages, 65535), mode, deep
+    row["orientation"], row["pages"] = orientation, min(pages, 65535)
+    row["mode"], row["deep"] = mode, deep
     row["brightness"], row["contrast"] = gray.mean(), gray.std()
     row["hash"] = perceptual_hash(gray)
     thumbnail = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -77,5 +78,3 @@ def _mode(path: str) -> tuple[str, bool]:
             with open(path, "rb") as file:
                 deep = file.read(25)[24] == 16
         return image.mode, deep
-
-

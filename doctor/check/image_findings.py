@@ -78,12 +78,13 @@ def _equal(scan: Scan) -> list[Finding]:
     for group in groups.values():
         splits = {int(place) for place in scan.first_split[group]}
         if len(splits) > 1:
-            across |= {file: group for file in group}
+            across |= dict.fromkeys(group, group)
         else:
             within.append(group)
     findings = []
     if across:
         excluded = _later(scan, across)
+        remedy, exclude = _leave_out(scan, excluded, f"{EXCLUDE} data.source.allow_same_files=true")
         count = sum(map(len, excluded.values()))
         findings.append(
             Finding(
@@ -93,7 +94,8 @@ def _equal(scan: Scan) -> list[Finding]:
                 count=count,
                 examples=tuple(_pair_text(scan, group) for group in list(across.values())[:3]),
                 why="The network is scored on images that it was trained on, so training refuses to start.",
-                **_leave_out(scan, excluded),
+                remedy=remedy,
+                exclude=exclude,
             )
         )
     if within:
@@ -135,12 +137,14 @@ def _later(scan: Scan, files: Iterable[int]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _leave_out(scan: Scan, excluded: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+def _leave_out(
+    scan: Scan, excluded: Mapping[str, tuple[str, ...]], remedy: str
+) -> tuple[str, Mapping[str, tuple[str, ...]]]:
     """Remedy and samples to leave out, unless that would leave a split without samples."""
     emptied = [split for split, names in excluded.items() if len(names) >= len(scan.rows[split])]
     if emptied:
-        return {"remedy": f"choose other images for {' and '.join(emptied)}", "exclude": {}}
-    return {"remedy": f"{EXCLUDE} data.source.allow_same_files=true", "exclude": excluded}
+        return f"choose other images for {' and '.join(emptied)}", {}
+    return remedy, excluded
 
 
 def _near(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
@@ -158,7 +162,7 @@ def _near(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
             if (first[later] == place).any()
         }
         count = sum(map(len, excluded.values()))
-        chosen = _leave_out(scan, excluded)
+        remedy, exclude = _leave_out(scan, excluded, EXCLUDE)
         findings.append(
             Finding(
                 code="near_duplicates_in_splits",
@@ -169,8 +173,8 @@ def _near(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
                 examples=tuple(_pair_text(scan, pair) for pair in _one_per_file(cross, later)),
                 why="The score is higher than on new images: such images, often frames of one video or saved "
                 "again, were trained on.",
-                remedy=str(chosen["remedy"]).removesuffix(" data.source.allow_same_files=true"),
-                exclude=chosen["exclude"],  # type: ignore[arg-type]
+                remedy=remedy,
+                exclude=exclude,
             )
         )
     if len(within):
@@ -279,7 +283,7 @@ def _kinds(scan: Scan) -> list[Finding]:
     )
     gray = np.isin(facts["mode"], [b"L", b"LA", b"1", b"I;16"])
     if (gray & read).any() and (~gray & read).any():
-        few, what = (gray, "are gray") if gray.sum() * 2 <= read.sum() else (~gray, "are in color")
+        few, what = (gray, "in gray") if gray.sum() * 2 <= read.sum() else (~gray, "in color")
         note(
             "mixed_colors",
             few & read,

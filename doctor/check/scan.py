@@ -69,10 +69,11 @@ class Scan:
     def near_duplicates(self) -> NDArray[np.int64]:
         """Pairs [P, 2] of files that show nearly the same, but are not equal."""
         usable = np.flatnonzero(self.facts["contrast"] >= LEAST_CONTRAST)
-        groups = self.first_split[usable]
-        pairs = usable[near_duplicates(self.facts["hash"][usable], groups, lambda at: self.thumbnails(usable[at]))]
+        hashes, groups = self.facts["hash"][usable], self.first_split[usable]
+        pairs = usable[near_duplicates(hashes, groups, lambda positions: self.thumbnails(usable[positions]))]
         equal = (self.contents[pairs[:, 0]] == self.contents[pairs[:, 1]]).all(axis=1)
-        return pairs[~equal]
+        different: NDArray[np.int64] = pairs[~equal]
+        return different
 
     def thumbnails(self, files: NDArray[np.int64]) -> NDArray[np.uint8]:
         """RGB [M, 16, 16, 3], from the cache."""
@@ -92,7 +93,7 @@ def scan_images(source: Any, datasets: Mapping[str, Any], cache: FactCache) -> S
     facts, contents = np.zeros(len(paths), FACTS), np.zeros((len(paths), 16), np.uint8)
     errors: dict[int, Fact] = {}
     read = partial(image_facts, pixel_range=pixel_range, upright=upright)
-    for file, fact in cache.read(paths, read, key=key, unit="image read"):
+    for file, fact in cache.read(paths.tolist(), read, key=key, unit="image read"):
         if fact.content:
             contents[file] = np.frombuffer(fact.content, np.uint8)
         if fact.error:

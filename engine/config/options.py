@@ -35,6 +35,14 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """The options of tools/check.py beside those of a training."""
+
+    out: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The keys of `data` that control how files are read; the other keys belong to the task."""
 

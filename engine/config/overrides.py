@@ -16,7 +16,7 @@ from engine.config import extensions
 from engine.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-TRAINING_TOOLS = ("train", "prepare")
+TRAINING_TOOLS = ("train", "prepare", "check")
 """Tools that compose a whole training configuration; the others work on an existing run."""
 _FULL_NAME_GROUPS = ("experiment",)
 """Groups whose options include the task when typed: experiment=seg/camvid."""

@@ -3,7 +3,7 @@
 import copy
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,6 +282,17 @@ def build_source(config: DictConfig) -> Any:
     return source
 
 
+def build_changed_source(config: DictConfig, changes: Mapping[str, Any]) -> Any:
+    """The data source with other values for some keys, such as {"data.on_error": "skip"}; keys that the
+    configuration does not have are ignored. Raises: UserError."""
+    changed = copy.deepcopy(config)
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        if name in OmegaConf.select(changed, group):
+            OmegaConf.update(changed, key, value)
+    return build_source(changed)
+
+
 def reads_as_stored(config: DictConfig) -> bool:
     """Whether images are read without rotating them by their orientation."""
     return bool(config.data.get("orientation") == "stored")
@@ -327,7 +338,9 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
     """A `DatasetBuilder` for a resumed run, or options that limit, check or cache data; otherwise None."""
     data = config.data
     if resumed is None:
-        wanted = data.on_error != "fail" or any(data[key] is not None for key in ("cache", "exclude", "limit"))
+        wanted = data.on_error != "fail" or any(
+            data[key] is not None for key in ("cache", "exclude", "limit")
+        )
         return DatasetBuilder.from_config(data, runtime=here) if wanted else None
     from engine.data import sample_list
 

@@ -198,12 +198,16 @@ class DatasetBuilder:
     def notes(self) -> list[str]:
         """Lines for the console about excluded and skipped samples, and those that a resumed run has lost."""
         lines = [line for lines in self._exclusions.values() for line in lines]
-        return lines + self._lost + [
-            f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
-            f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
-            for split, entries in self.skipped.items()
-            if entries
-        ]
+        return (
+            lines
+            + self._lost
+            + [
+                f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
+                f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
+                for split, entries in self.skipped.items()
+                if entries
+            ]
+        )
 
     def write(self, folder: Path) -> None:
         """Write `skipped.json` if anything was checked, and `excluded.json` if anything was excluded.

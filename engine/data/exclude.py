@@ -46,7 +46,9 @@ def excluded_indices(dataset: Dataset, names: Mapping[str, str], split: str) -> 
     present = [dataset.name(index) for index in range(len(dataset))]
     indices = [index for index, name in enumerate(present) if name in names]
     if len(indices) == len(present):
-        raise UserError(f"data.exclude: lists all {len(present)} samples of {split}; remove some from the file")
+        raise UserError(
+            f"data.exclude: lists all {len(present)} samples of {split}; remove some from the file"
+        )
     found = [present[index] for index in indices]
     lines = [f"data.exclude: {len(found)} of {len(present)} {split} samples left out ({some(found)})"]
     if unknown := sorted(set(names) - set(found)):

@@ -38,8 +38,8 @@ def rare(amounts: ClassAmounts) -> tuple[list[int], float]:
 
 
 def differing(train: ClassAmounts, val: ClassAmounts) -> list[int]:
-    """The classes of which an image of val has, on average, less than half or more than twice as much as one of
-    train, where the difference is significant: Welch's t test of the means per image, at `SIGNIFICANCE`
+    """The classes of which an image of val has, on average, less than half or more than twice as much as one
+    of train, where the difference is significant: Welch's t test of the means per image, at `SIGNIFICANCE`
     divided by the number of classes. The largest differences come first."""
     if min(train.images, val.images) < LEAST_IMAGES:
         return []

@@ -74,8 +74,8 @@ class LabelReport:
         lines: lines of the reader (`source.warnings`) that the findings do not cover.
         samples: class index -> a few (split, index) of samples with that class.
         draw: (split, index) -> the sample with its labels drawn.
-        boxes: for detection, float32 [B, 4]: centers as fractions of the image, and width and height in pixels
-            of the network's input, of a sample of the objects.
+        boxes: for detection, float32 [B, 4]: centers as fractions of the image, and width and height in
+            pixels of the network's input, of a sample of the objects.
         strides: of the network's feature maps, in pixels.
     """
 
