@@ -20,6 +20,7 @@ from engine.data.labels.report import ClassAmounts, ExaminedSplit, LabelReport, 
 from engine.io.files import evenly_spaced
 from engine.sample_images import panel_size, resize_panel
 
+_GOOD_RECALL = 0.95  # best possible
 _SHOWN_BOXES = 20_000
 _SAMPLES = 3  # per class, those with the most objects
 
@@ -189,8 +190,8 @@ def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
             )
         )
     if coverage.too_small > 0.1 or coverage.overlapping < 0.8:
-        severity: Severity = "warning" if coverage.too_small > 0.1 or coverage.reached < 0.95 else "note"
-        remedy = "data.min_scale=0.1 for small objects, or a larger data.size"
+        severity: Severity = "warning" if coverage.reached < _GOOD_RECALL else "note"
+        remedy = "a smaller data.min_scale if the objects are small, or a larger data.size"
         findings.append(
             _finding(
                 _Kind("anchors", severity, f"Best possible recall: {coverage.reached:.1%}.", remedy),

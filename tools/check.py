@@ -36,7 +36,7 @@ ARGUMENTS: list[str] = []
 
 
 def complete(typed: Sequence[str]) -> list[str]:
-    """The arguments, with the layout of a folder instead of it. Ends if the folder must be converted first."""
+    """The arguments, with the layout of a folder instead of it. Ends if it must be converted first."""
     arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
         folder, *rest = arguments

@@ -79,8 +79,8 @@ def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: 
         Finding(
             code="class_drift",
             severity="warning",
-            title=f"{len(indices)} {noun} over {FACTOR:g} times as many {unit} per image in train as in val, or "
-            f"in val as in train (significant at {SIGNIFICANCE:.1%})",
+            title=f"{len(indices)} {noun} over {FACTOR:g} times as many {unit} per image in train as in val, "
+            f"or the reverse (significant at {SIGNIFICANCE:.1%})",
             count=len(indices),
             examples=tuple(shares[:3]),
             why="The splits show other scenes, so the best checkpoint is chosen for other images than it was "

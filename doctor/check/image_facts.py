@@ -57,7 +57,7 @@ def image_facts(path: str, *, pixel_range: Range | None = None, upright: bool = 
 
 def perceptual_hash(gray: NDArray[np.float32]) -> int:
     """63 bits: whether each of the lowest 8 x 8 frequencies (without the mean) of a 32 x 32 image is above
-    their median, as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010)."""
+    their median (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010)."""
     frequencies = cv2.dct(gray)[:_KEPT, :_KEPT].ravel()[1:]
     bits = np.append(frequencies > np.median(frequencies), False)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -42,7 +42,7 @@ def masks(
     images, masks: names of the folders (None: the usual ones). mask_suffix: what a mask's name adds to its
     image's name (None: detected). allow_same_names: for splits that number their files independently (equal
     content is still an error). allow_same_files: whether splits may share images. on_error: with `skip`,
-    damaged files and missing masks are left to `engine.data.unreadable`, which reads every file. palette: what
+    damaged files and missing masks are left to `engine.data.unreadable`, which reads all. palette: what
     palette and gray RGB masks contain, as in `LabelReader`. orientation: `stored` compares masks with images
     that are not rotated upright. write_classes: whether a missing classes.json is written.
 
