@@ -39,9 +39,9 @@ _CORRECT = "correct the annotations"
 _KINDS: Mapping[str, _Kind] = {
     "with non-finite coordinates": _Kind("box_not_finite", "warning", _LOST, _CORRECT),
     "with left and right": _Kind("box_swapped", "warning", "The corners are exchanged when read.", _CORRECT),
+    "partly outside": _Kind("box_clipped", "note", "The part inside the image is used.", _CORRECT),
     "outside the image": _Kind("box_outside", "warning", _LOST, _CORRECT),
     "thinner than 1 pixel": _Kind("box_degenerate", "warning", _LOST, _CORRECT),
-    "partly outside": _Kind("box_clipped", "note", "The part inside the image is used.", _CORRECT),
     "of the same class at the same place": _Kind(
         "box_duplicate",
         "warning",
@@ -60,7 +60,7 @@ _KINDS: Mapping[str, _Kind] = {
         "The boxes do not lie on their objects.",
         "data.orientation=stored (or upright)",
     ),
-    "without objects": _Kind(
+    "without objects: kept": _Kind(
         "image_without_objects",
         "note",
         "They are used as examples of background.",
@@ -77,8 +77,9 @@ _KINDS: Mapping[str, _Kind] = {
         "other_classes", "warning", _LOST, "add the classes to data.source.classes, or correct their names"
     ),
 }
-"""Part of an issue's text -> how it is reported; others are warnings of the code `annotation`."""
+"""Part of an issue's text -> how it is reported, by the first that fits; others are `annotation` warnings."""
 
+_UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
 _READ_ELSEWHERE = "that cannot be read"  # the check of images reports it
 
 
@@ -108,8 +109,12 @@ def _issues(source: DetectionSource) -> list[Finding]:
     if source.issues is None:
         return []
     findings = []
-    for noun, what, count, files in source.issues.kinds():
-        if what == _READ_ELSEWHERE:
+    kinds = source.issues.kinds()
+    unlabeled = sum(count for _, what, count, _ in kinds if _UNLABELED in what)
+    for noun, what, count, files in kinds:
+        if what.startswith(_WITHOUT_OBJECTS):
+            count -= unlabeled  # they are counted as such
+        if what == _READ_ELSEWHERE or not count:
             continue
         default = _Kind("annotation", "warning", "It was corrected or left out.", _CORRECT)
         kind = next((kind for part, kind in _KINDS.items() if part in what), default)

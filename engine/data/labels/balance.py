@@ -45,9 +45,8 @@ def differing(train: ClassAmounts, val: ClassAmounts) -> list[int]:
         return []
     (one, spread), (other, other_spread) = _means(train), _means(val)
     error = np.sqrt(spread / train.images + other_spread / val.images)
-    scores = np.divide(np.abs(one - other), error, out=np.zeros_like(one), where=error > 0)
     ratio = np.maximum(one, other) / np.maximum(np.minimum(one, other), 1e-12)
-    found = (scores > critical(SIGNIFICANCE / len(one))) & (ratio > FACTOR)
+    found = (np.abs(one - other) > critical(SIGNIFICANCE / len(one)) * error) & (ratio > FACTOR)
     both = (train.present > 0) & (val.present > 0)  # absent classes are reported as such
     chosen = np.flatnonzero(found & both)
     return [int(index) for index in chosen[np.argsort(-ratio[chosen], kind="stable")]]
