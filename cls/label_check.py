@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cls.data.dataset import ClassificationDataset
+from cls.data.dataset import ClassificationDataset, class_amounts
 from cls.drawing import with_lines
 from engine import fonts
 from engine.contracts import Finding, Image
 from engine.data.class_map import ClassMap
-from engine.data.labels.report import ClassAmounts, ExaminedSplit, LabelReport, ReadFacts
+from engine.data.labels.report import ExaminedSplit, LabelReport, ReadFacts
 from engine.data.loader import SplitSource
 from engine.sample_images import panel_size, resize_panel
 
 _SAMPLES = 3  # per class
-_COVERED = (" in the folders of several classes ", " has no images of ")
+_COVERED = (" in the folders of several classes ", " has no images of ", " of the images")
 
 
 def examine(
@@ -29,7 +29,7 @@ def examine(
     number = len(source.classes)
     return LabelReport(
         unit="images",
-        amounts={name: _amounts(values, number) for name, values in labels.items()},
+        amounts={name: class_amounts(values, number) for name, values in labels.items()},
         findings=_contradictions(splits, labels, source.classes),
         lines=[line for line in source.warnings if not any(part in line for part in _COVERED)],
         samples=partial(_samples, labels),
@@ -39,12 +39,6 @@ def examine(
 
 def _labels(dataset: ClassificationDataset) -> NDArray[np.int64]:
     return np.array([dataset.label(index) for index in range(len(dataset))], np.int64)
-
-
-def _amounts(labels: NDArray[np.int64], classes: int) -> ClassAmounts:
-    counts = np.bincount(labels, minlength=classes)
-    total = counts.astype(np.float64)  # an image has one class, so squares are the same
-    return ClassAmounts(images=len(labels), total=total, squares=total, present=counts.astype(np.int64))
 
 
 def _contradictions(

@@ -11,12 +11,13 @@ from det.anchors.coverage import TINY, anchor_coverage, anchor_report
 from det.boxes import Detections
 from det.data.cleaning import ROTATED, plural
 from det.data.dataset import DetectionDataset, DetectionSource, DetectionSplit
+from det.data.source_checks import class_amounts
 from det.drawing import overlay
 from det.eval.object_limits import over_limits
 from det.task import Detection
 from engine.contracts import Finding, Image, Severity
 from engine.data.class_map import ClassMap
-from engine.data.labels.report import ClassAmounts, ExaminedSplit, LabelReport, ReadFacts
+from engine.data.labels.report import ExaminedSplit, LabelReport, ReadFacts
 from engine.io.files import evenly_spaced
 from engine.sample_images import panel_size, resize_panel
 
@@ -95,7 +96,7 @@ def examine(
     size = task.eval_transform.size
     return LabelReport(
         unit="boxes",
-        amounts={name: _amounts(split, len(source.classes)) for name, split in labeled.items()},
+        amounts={name: class_amounts(split, len(source.classes)) for name, split in labeled.items()},
         findings=findings,
         lines=list(source.notes) or ([] if source.issues is not None else list(source.warnings)),
         samples=lambda index: _samples(labeled, index),
@@ -228,21 +229,6 @@ def _crowded(name: str, split: DetectionSplit, task: Detection) -> list[Finding]
     files = [f"{split.images[row].decode(errors='replace')}: {counts[row]} objects" for row in order]
     count = int(title.partition(" ")[0])
     return [_finding(kind, f"{name}: {title}", count, files)]
-
-
-def _amounts(split: DetectionSplit, classes: int) -> ClassAmounts:
-    owners = np.repeat(np.arange(len(split)), np.diff(split.offsets))
-    counted = ~split.ignored
-    pairs = owners[counted] * np.int64(classes) + split.labels[counted]
-    unique, numbers = np.unique(pairs, return_counts=True)
-    labels = unique % classes
-    return ClassAmounts(
-        images=len(split),
-        total=np.bincount(labels, numbers, minlength=classes).astype(np.float64),
-        squares=np.bincount(labels, numbers**2.0, minlength=classes).astype(np.float64),
-        present=np.bincount(labels, minlength=classes).astype(np.int64),
-        ignored=float(split.ignored.mean()) if len(split.ignored) else 0.0,
-    )
 
 
 def _samples(splits: Mapping[str, DetectionSplit], label: int) -> list[tuple[str, int]]:

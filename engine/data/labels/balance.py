@@ -1,11 +1,14 @@
 """Compares the classes of splits: absent and rare classes, and shares that differ between train and val."""
 
+from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.class_map import ClassMap
 from engine.data.labels.report import ClassAmounts
+from engine.errors import some
 
 RARE = 0.01
 """A class with less than this part of the most frequent one's amount is rare."""
@@ -50,6 +53,27 @@ def differing(train: ClassAmounts, val: ClassAmounts) -> list[int]:
     both = (train.present > 0) & (val.present > 0)  # absent classes are reported as such
     chosen = np.flatnonzero(found & both)
     return [int(index) for index in chosen[np.argsort(-ratio[chosen], kind="stable")]]
+
+
+def balance_lines(classes: ClassMap, amounts: Mapping[str, ClassAmounts], unit: str) -> list[str]:
+    """Lines to show before training about rare classes, and about shares that differ between train and val.
+
+    unit: what the amounts count: pixels, boxes or images.
+    """
+    lines = []
+    if "train" in amounts and (found := rare(amounts["train"]))[0]:
+        names = [classes.names[index] for index in found[0]]
+        verb = "has" if len(names) == 1 else "have"
+        lines.append(f"train: {some(names)} {verb} less than 1% of the {unit} of the most frequent class")
+    if {"train", "val"} <= amounts.keys():
+        train, val = amounts["train"], amounts["val"]
+        shares = [
+            f"{classes.names[index]} {train.shares[index]:.1%} and {val.shares[index]:.1%}"
+            for index in differing(train, val)
+        ]
+        if shares:
+            lines.append(f"train and val differ in their shares of the {unit}: {some(shares, 3)}")
+    return lines
 
 
 def critical(probability: float) -> float:
