@@ -21,10 +21,8 @@ from omegaconf import DictConfig
 
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
-from doctor.check.page import write_page
-from doctor.check.recognized import as_arguments
-from doctor.check.results import text, train_command, write_results
-from doctor.layouts.recognize import recognize
+from doctor.check.recognized import with_layout
+from doctor.check.results import write_results
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import CheckOptions
@@ -39,14 +37,10 @@ def complete(typed: Sequence[str]) -> list[str]:
     """The arguments, with the layout of a folder instead of it. Ends if it must be converted first."""
     arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
-        folder, *rest = arguments
-        chosen = [rest.partition("=")[2] for rest in rest if rest.startswith("task=")] or tasks()
-        infos = [task_info(DictConfig({"package": name})) for name in chosen]
-        found = as_arguments(Path(folder), recognize(Path(folder), infos))
-        print("\n".join(found.lines), flush=True)
-        if not found.arguments:
+        infos = [task_info(DictConfig({"package": name})) for name in tasks()]
+        arguments = with_layout(arguments[0], arguments[1:], infos)
+        if not arguments:
             sys.exit(0)
-        arguments = [*found.arguments, *(argument for argument in rest if not argument.startswith("task="))]
     ARGUMENTS[:] = [each for each in arguments if not each.startswith(("out=", "strict=", "-"))]
     return arguments
 
@@ -66,16 +60,10 @@ def check(config: DictConfig) -> int:
             info=task_info(config),
             cache=cache,
             eval_split=config.data.split,
-        ).at(str(out))
+        )
     finally:
         cache.close()
-    write_results(checked, out)
-    command = train_command(ARGUMENTS, checked, out)
-    write_page(checked, out / "report.html", name=name, command=command)
-    print(text(checked))
-    print(f"report: {out / 'report.html'}")
-    if command:
-        print(f"next: {command}")
+    print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
     return checked.status(strict=chosen.strict)
 
 

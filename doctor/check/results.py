@@ -1,10 +1,12 @@
 """Prints and writes the result of a check."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from doctor.check.dataset_check import CheckedDataset
+from doctor.check.page import write_page
 from engine.contracts import Finding
 from engine.data.exclude import write_excluded
 from engine.errors import UserError
@@ -33,23 +35,32 @@ def _block(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def write_results(checked: CheckedDataset, out: Path) -> None:
-    """Write findings.json, and exclude.json if samples should be left out (else an earlier one is removed).
+def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
+    """Write report.html, findings.json, and exclude.json if samples should be left out (else an earlier one is
+    removed).
 
-    Raises: UserError if they cannot be written.
+    Args:
+        name: of the data, for the title.
+        arguments: of tools/train.py, which choose the data.
+
+    Returns: lines for the console.
+    Raises: UserError if a file cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={out}: cannot be created ({error.strerror}); choose another folder") from None
-    write_json(
-        out / "findings.json", {"data": checked.description, "findings": list(map(_entry, checked.findings))}
-    )
+    checked = checked.at(str(out))
+    entries = [_entry(finding) for finding in checked.findings]
+    write_json(out / "findings.json", {"data": checked.description, "findings": entries})
     exclude = out / "exclude.json"
     if checked.excluded:
         write_excluded(exclude, checked.excluded)
     else:
         exclude.unlink(missing_ok=True)
+    command = train_command(arguments, checked, out)
+    write_page(checked, out / "report.html", name=name, command=command)
+    return [text(checked), f"report: {out / 'report.html'}", *([f"next: {command}"] if command else [])]
 
 
 def _entry(finding: Finding) -> dict[str, Any]:
@@ -64,8 +75,6 @@ def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) 
     """The command that trains on the data, without what should be left out; empty if it would not start."""
     if not checked.can_train:
         return ""
-    import shlex
-
     extra = list(checked.needed)
     if checked.excluded:
         extra.append(f"data.exclude={out / 'exclude.json'}")
