@@ -36,8 +36,8 @@ def _block(finding: Finding) -> str:
 
 
 def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
-    """Write report.html, findings.json, and exclude.json if samples should be left out (else an earlier one is
-    removed).
+    """Write report.html and findings.json, and exclude.json if samples should be left out; otherwise, remove
+    that of an earlier check.
 
     Args:
         name: of the data, for the title.

@@ -52,6 +52,5 @@ def test_classes_with_other_shares_in_val(tmp_path):
 def test_nothing_is_said_about_balanced_data(tmp_path):
     assert warnings("cls", folders_data(tmp_path / "cls")) == ()
     assert warnings("det", voc_data(tmp_path / "det")) == ()
-    assert all(
-        [" masks read: a 50.0%, b 50.0%" in line for line in warnings("seg", masks_data(tmp_path / "seg"))]
-    )
+    lines = warnings("seg", masks_data(tmp_path / "seg"))
+    assert all(" masks read: a 50.0%, b 50.0%" in line for line in lines)

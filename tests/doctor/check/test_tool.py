@@ -27,6 +27,7 @@ def root(tmp_path):
     return masks_data(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_errors_and_with_strict_warnings_set_the_exit_status(root, tmp_path):
     notes = arguments("seg", root)
     single_class(root)
@@ -38,6 +39,7 @@ def test_errors_and_with_strict_warnings_set_the_exit_status(root, tmp_path):
     run("check", *notes, cwd=tmp_path, status=1)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_findings_and_the_printed_command_trains(root, tmp_path):
     damaged_image(root)
     copy_in_val(root)
@@ -69,6 +71,7 @@ def test_the_page_of_each_task_shows_charts_and_samples(task, tmp_path):
     assert not (tmp_path / "report/exclude.json").exists()
 
 
+@pytest.mark.slow
 def test_a_later_check_removes_the_list_of_an_earlier_one(root, tmp_path):
     damaged_image(root)
     run("check", *arguments("seg", root), "out=report", cwd=tmp_path, status=1)

@@ -8,6 +8,7 @@ from tests.tools.commands import run
 from tests.tools.data.test_damaged_files import DATA, SIZES, SMALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", DATA)
 def test_excluded_samples_are_left_out_of_training_evaluation_and_resumed_runs(task, tmp_path):
     make, arguments, _ = DATA[task]
