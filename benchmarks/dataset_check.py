@@ -1,6 +1,6 @@
 """Seconds per 1000 images of tools/check.py, and of one pass of the training loader over the same images.
 
-Usage: python benchmarks/dataset_check.py <override> ...
+Usage: python benchmarks/dataset_check.py [override ...]
 
 Overrides are those of tools/train.py that choose the data. The check runs with an empty cache, and again with
 a full one. The loader reads all splits once, augmented as in training, with data.workers processes. All files
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="+", help="of tools/train.py, which choose the data")
+    parser.add_argument("overrides", nargs="*", help="of tools/train.py, which choose the data")
     config = compose_config("train", parser.parse_args(arguments).overrides)
     validate(config)
     workers = min(config.data.workers, os.cpu_count() or 1)

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
-from doctor.check.recognized import with_layout
 from doctor.check.results import write_results
+from doctor.layouts.arguments import with_layout
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import CheckOptions

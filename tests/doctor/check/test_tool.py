@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from doctor.check.recognized import as_arguments
+from doctor.layouts.arguments import as_arguments
 from engine.contracts import Layout
 from engine.errors import UserError
 from tests.doctor.check.datasets import MAKERS, arguments, masks_data, photo
