@@ -81,7 +81,8 @@ _KINDS: Mapping[str, _Kind] = {
 """Part of an issue's text -> how it is reported, by the first that fits; others are `annotation` warnings."""
 
 _UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
-_READ_ELSEWHERE = "that cannot be read"  # the check of images reports it
+_CONVENTION = (" do not fit their images as ", "they may be fractions")
+_REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  # by the checks of images
 
 
 def examine(
@@ -115,21 +116,21 @@ def _issues(source: DetectionSource) -> list[Finding]:
     for noun, what, count, files in kinds:
         if what.startswith(_WITHOUT_OBJECTS):
             count -= unlabeled  # they are counted as such
-        if what == _READ_ELSEWHERE or not count:
+        if not count or any(part in what for part in _REPORTED_ELSEWHERE):
             continue
         default = _Kind("annotation", "warning", "It was corrected or left out.", _CORRECT)
         kind = next((kind for part, kind in _KINDS.items() if part in what), default)
         title = f"{count} {plural(noun, count)} {what}"
         findings.append(_finding(kind, title, count, files))
-    for line in source.issues.notes:
-        kind = _Kind("reader_note", "note", "The reader noticed it.", "see docs/guides/data.md")
-        if " do not fit their images as " in line or "may be fractions" in line:
-            remedy = line.partition("; ")[2]
-            kind = _Kind(
-                "box_convention", "error", "The boxes do not lie on their objects.", remedy or _CORRECT
-            )
-        findings.append(_finding(kind, line, 1, []))
-    return findings
+    conventions = [line for line in source.issues.notes if any(part in line for part in _CONVENTION)]
+    if conventions:
+        count = sum(int(line.split()[0]) for line in conventions if line.split()[0].isdigit())
+        title, _, remedy = conventions[0].partition("; ")
+        kind = _Kind("box_convention", "error", "The boxes do not lie on their objects.", remedy or _CORRECT)
+        findings.append(_finding(kind, title, max(1, count), conventions[1:]))
+    kind = _Kind("reader_note", "note", "The reader noticed it.", "see docs/guides/data.md")
+    others = (line for line in source.issues.notes if line not in conventions)
+    return findings + [_finding(kind, line, 1, []) for line in others]
 
 
 def _finding(kind: _Kind, title: str, count: int, files: list[str] | tuple[str, ...]) -> Finding:

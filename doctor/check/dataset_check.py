@@ -148,7 +148,7 @@ def _line(line: str) -> Finding:
     title, _, remedy = line.rpartition("; ")
     return Finding(
         code="reader",
-        severity="note",
+        severity="warning" if "annotations left out" in line else "note",
         title=title or line,
         count=1,
         examples=(),

@@ -37,8 +37,8 @@ RULES = (
         ("damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "turned_mask",
          "unknown_values", "unreadable_image", "unreadable_mask"),
     ),
-    _Rule("data.source.allow_same_files", True, ("same_image_in_splits",)),
     _Rule("data.source.allow_same_names", True, ("same_image_in_splits",)),
+    _Rule("data.source.allow_same_files", True, ("same_image_in_splits",)),
     _Rule("data.source.missing", "negative", ("image_without_labels",)),
     _Rule("data.source.others", "ignore", ("other_classes",)),
     _Rule("data.source.sizes", "file", ("annotated_size",)),
@@ -83,13 +83,21 @@ def open_source(build: Build) -> OpenedSource:
     except UserError as error:
         messages = dict.fromkeys([first, str(error)])
         return OpenedSource(source=None, refusals=[(None, message) for message in messages])
-    refusals: list[tuple[_Rule | None, str]] = []
-    for rule in RULES:
-        try:
-            build({key: value for key, value in relaxed.items() if key != rule.key})
-        except UserError as error:
-            refusals.append((rule, str(error)))
-    return OpenedSource(source=source, refusals=refusals or [(None, first)])
+    broken = [(rule, _message(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
+    refusals: list[tuple[_Rule | None, str]] = [(rule, message) for rule, message in broken if message]
+    if not refusals:  # one rule includes another: find the one that suffices
+        sufficient = (rule for rule in RULES if not _message(build, UNCHANGED | {rule.key: rule.value}))
+        refusals = [(next(sufficient, None), first)]
+    return OpenedSource(source=source, refusals=refusals)
+
+
+def _message(build: Build, changes: Mapping[str, Any]) -> str:
+    """Why the source cannot be built; empty if it can."""
+    try:
+        build(changes)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _refused(rule: _Rule | None, message: str) -> Finding:

@@ -15,6 +15,7 @@ from tests.doctor.check.datasets import (
     finding_of,
     folders_data,
     found,
+    masks_data,
     photo,
     voc_data,
 )
@@ -147,3 +148,36 @@ def test_a_png_saved_from_a_jpeg_of_train_is_a_near_duplicate(tmp_path):
     root = folders_data(tmp_path / "data")
     Image.open(root / "train/cat/train1.jpg").save(root / "val/cat/other.png")
     assert found(checked("cls", root)) == {"near_duplicates_in_splits": 1}
+
+
+def test_a_name_in_two_splits_is_an_error_and_the_command_allows_it(tmp_path):
+    root = voc_data(tmp_path / "data")
+    for end in ("jpg", "xml"):
+        (root / f"train/train1.{end}").rename(root / f"train/val1.{end}")
+    result = checked("det", root)
+    assert found(result) == {"refused": 1}
+    assert result.needed == ["data.source.allow_same_names=true"]
+    assert result.can_train
+
+
+def test_images_that_are_in_no_split_are_counted(tmp_path):
+    root = masks_data(tmp_path / "data")
+    (root / "train.txt").write_text("train0\ntrain1\n")
+    (root / "val.txt").write_text("val0\n")
+    for kind, end in (("images", "jpg"), ("masks", "png")):
+        for path in sorted((root / kind).rglob(f"*.{end}")):
+            path.rename(root / kind / path.name)
+        for split in ("train", "val"):
+            (root / kind / split).rmdir()
+    finding = finding_of(checked("seg", root), "unused_images")
+    assert finding.count == 4  # train2, train3, val1 and val2 of seven
+    assert finding.examples[0] == str(root / "images/train2.jpg")
+
+
+def test_boxes_that_fit_their_images_only_in_another_convention_are_an_error(tmp_path):
+    root = voc_data(tmp_path / "data")
+    for path in root.rglob("*.xml"):  # x, y, width, height
+        path.write_text(xml(("cat", (30, 20, 30, 25)), ("dog", (40, 30, 20, 15)), size=SIZE))
+    finding = finding_of(checked("det", root), "box_convention")
+    assert (finding.severity, finding.count) == ("error", 14)  # two in each of 7 files
+    assert "x, y, width, height" in finding.title

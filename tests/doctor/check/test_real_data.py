@@ -42,7 +42,7 @@ def test_camvid(check, data_folder):
 
 @pytest.mark.slow
 def test_bccd(check, data_folder):
-    """Two boxes have no area; BloodImage_00037 (val) and 00038 (train) show the same cells in another focus."""
+    """Two boxes have no area; BloodImage_00037 (val) and 00038 (train) show the same cells, refocused."""
     result = check("task=det", "data=voc", f"data.root={data_folder / 'bccd'}")
     assert found(result) == {"box_degenerate": 2, "near_duplicates_in_splits": 1}
     assert result.excluded == {"val": {"BloodImage_00037": "near duplicates in splits"}}
