@@ -34,4 +34,5 @@ TASK = TaskInfo(
     with_file=partial(import_and_call, "cls.export.ClassificationWithFile"),
     totals=_totals,
     layouts=partial(import_and_call, "cls.layouts.layouts"),
+    label_check=partial(import_and_call, "cls.label_check.examine"),
 )

@@ -28,4 +28,5 @@ TASK = TaskInfo(
     with_file=partial(import_and_call, "det.export.with_file.DetectionWithFile"),
     totals=_totals,
     layouts=partial(import_and_call, "det.layouts.layouts"),
+    label_check=partial(import_and_call, "det.label_check.examine"),
 )

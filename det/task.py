@@ -147,11 +147,12 @@ class Detection(nn.Module):
         """How well the anchors fit the objects of a split, and whether images have too many of them."""
         return [
             *anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher),
-            *over_limits(dataset.split, self._object_limits),
+            *over_limits(dataset.split, self.object_limits),
         ]
 
     @property
-    def _object_limits(self) -> ObjectLimits:
+    def object_limits(self) -> ObjectLimits:
+        """The limits on the objects of an image."""
         chosen = self.postprocess
         return ObjectLimits(chosen.max_detections, chosen.per_class, self.scored_per_class)
 
@@ -178,7 +179,7 @@ class Detection(nn.Module):
             name_of=dataset.name,
             predicted_classes=self.classes,
             predicted=f"{self.eval_transform}, {self.postprocess}",
-            limits=self._object_limits,
+            limits=self.object_limits,
         )
 
     @torch.inference_mode()

@@ -255,8 +255,8 @@ class TaskTrainer:
         task = build_task(self.config, self.classes)
         task.check_classes(self.source.classes)
         augment = build(self.config.augment, key="augment")
-        source = with_held_out(self.source, self.trials.held_out)
         builder = DatasetBuilder.from_config(data, runtime=self.runtime)
+        source = with_held_out(builder.without_excluded(self.source, "train"), self.trials.held_out)
         train_set = builder.dataset(source, "train", augment, seed=self.config.seed)
         eval_set = builder.dataset(source, HELD_OUT, task.eval_transform)
         if data.on_error == "fail" and data.cache is None:

@@ -33,4 +33,5 @@ TASK = TaskInfo(
     with_file=partial(import_and_call, "seg.export.SegmentationWithFile"),
     totals=_totals,
     layouts=partial(import_and_call, "seg.layouts.layouts"),
+    label_check=partial(import_and_call, "seg.label_check.examine"),
 )

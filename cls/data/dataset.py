@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
+from engine.data.labels.report import ClassAmounts
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import Image
@@ -79,6 +80,11 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
     def has_labels(self) -> bool:
         return self._split.labels is not None
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether samples are parts of images, of which several can be in one file."""
+        return self._split.windows is not None
+
     def name(self, index: int) -> str:
         """The sample's name in reports: its file, relative to the split's folder, without the suffix."""
         name = os.path.splitext(os.fsdecode(self._split.files[index]))[0]
@@ -131,3 +137,10 @@ def check_not_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> No
     for name, split in splits.items():
         if not len(split):
             raise UserError(f"{root / name}: no images; add some or remove the folder")
+
+
+def class_amounts(labels: NDArray[np.integer], classes: int) -> ClassAmounts:
+    """The number of images of each class, from their labels [N]."""
+    counts = np.bincount(labels, minlength=classes)
+    total = counts.astype(np.float64)  # an image has one class, so squares are the same
+    return ClassAmounts(images=len(labels), total=total, squares=total, present=counts.astype(np.int64))

@@ -7,9 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
+from cls.data.dataset import (
+    ClassificationSource,
+    ClassificationSplit,
+    check_not_empty,
+    class_amounts,
+    describe,
+)
 from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
+from engine.data.labels.balance import balance_lines
 from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
 from engine.errors import UserError, some
 from engine.io.files import existing_root, groups_of_same_content, pack_paths
@@ -44,6 +51,7 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
         raise UserError(f"{base / 'train'}: all images are of one class; add images of the others")
+    counts = {n: class_amounts(s.labels, len(classes)) for n, s in splits.items() if s.labels is not None}
     leaks: list[str] = []
     if not allow_same_files:
         images = {name: list(_paths(split)) for name, split in splits.items()}
@@ -52,7 +60,11 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         classes=classes,
         splits=splits,
         description=describe("images", base, classes, splits),
-        warnings=[*unread, *_absent_classes(classes, splits), *(f"{base}: {line}" for line in leaks)],
+        warnings=[
+            *unread,
+            *_absent_classes(classes, splits),
+            *(f"{base}: {line}" for line in [*balance_lines(classes, counts, "images"), *leaks]),
+        ],
     )
 
 

@@ -57,8 +57,17 @@ class AnnotationIssues:
         for file in files:
             self._counts[kind] = self._counts.get(kind, 0) + 1
             examples = self._files.setdefault(kind, [])
-            if len(examples) < 2 and file not in examples:
+            if len(examples) < 3 and file not in examples:
                 examples.append(file)
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines of `note`."""
+        return list(self._notes)
+
+    def kinds(self) -> list[tuple[str, str, int, list[str]]]:
+        """The noun, what was done, the number, and up to three files of each kind."""
+        return [(noun, what, count, self._files[noun, what]) for (noun, what), count in self._counts.items()]
 
     def lines(self, source: str) -> list[str]:
         """The report; each line begins with `source`, the name of the dataset."""
@@ -67,7 +76,7 @@ class AnnotationIssues:
     def findings(self) -> list[str]:
         """The lines of the report without the name of the dataset."""
         return self._notes + [
-            f"{count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what])})"
+            f"{count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what][:2])})"
             for (noun, what), count in self._counts.items()
         ]
 

@@ -216,7 +216,15 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
 
 class DetectionSource(SplitSource[DetectionSplit, DetectionDataset]):
-    """A detection data source: classes, splits by name, and a dataset per split."""
+    """A detection data source: classes, splits by name, and a dataset per split.
+
+    Attributes:
+        issues: the `det.data.cleaning.AnnotationIssues` of a source that was read from files, else None.
+        notes: the warnings that are not about annotations.
+    """
+
+    issues: Any = None
+    notes: Sequence[str] = ()
 
     def _dataset(
         self, split: DetectionSplit, transform: Transform, seed: int, cache: PixelCache | None

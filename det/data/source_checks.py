@@ -9,6 +9,8 @@ from det.data.cleaning import AnnotationIssues, plural
 from det.data.dataset import DetectionSource, DetectionSplit
 from det.data.reader_options import ReaderOptions
 from engine.data.class_map import ClassMap
+from engine.data.labels.balance import balance_lines
+from engine.data.labels.report import ClassAmounts
 from engine.data.splits import check_leaks, refuse_shared_names
 from engine.errors import UserError, some
 
@@ -47,12 +49,20 @@ def checked_source(
         else f"{split} {len(part)} images"
         for split, part in splits.items()
     )
-    return DetectionSource(
+    amounts = {split: class_amounts(part, len(classes)) for split, part in splits.items() if part.has_labels}
+    source = DetectionSource(
         classes=classes,
         splits=splits,
         description=f"{name} ({counts}; {len(classes)} {plural('class', len(classes))})",
-        warnings=[*warnings, *issues.lines(name), *_absent_classes(name, classes, splits)],
+        warnings=[
+            *warnings,
+            *issues.lines(name),
+            *_absent_classes(name, classes, splits),
+            *(f"{name}: {line}" for line in balance_lines(classes, amounts, "boxes")),
+        ],
     )
+    source.issues, source.notes = issues, tuple(warnings)
+    return source
 
 
 def _without_copies(
@@ -89,6 +99,22 @@ def _nothing_to_train_on(name: str, train: DetectionSplit, issues: AnnotationIss
         findings.insert(0, what)
     known = f" ({'; '.join(findings)})" if findings else ""
     return UserError(f"{name}: the training split has no boxes to train on{known}; correct its annotations")
+
+
+def class_amounts(split: DetectionSplit, classes: int) -> ClassAmounts:
+    """The boxes of each class per image; ignored ones do not count."""
+    owners = np.repeat(np.arange(len(split)), np.diff(split.offsets))
+    counted = ~split.ignored
+    pairs = owners[counted] * np.int64(classes) + split.labels[counted]
+    unique, numbers = np.unique(pairs, return_counts=True)
+    labels = unique % classes
+    return ClassAmounts(
+        images=len(split),
+        total=np.bincount(labels, numbers, minlength=classes).astype(np.float64),
+        squares=np.bincount(labels, numbers**2.0, minlength=classes).astype(np.float64),
+        present=np.bincount(labels, minlength=classes).astype(np.int64),
+        ignored=float(split.ignored.mean()) if len(split.ignored) else 0.0,
+    )
 
 
 def _absent_classes(name: str, classes: ClassMap, splits: Mapping[str, DetectionSplit]) -> list[str]:

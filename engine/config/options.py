@@ -35,6 +35,14 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """The options of tools/check.py beside those of a training."""
+
+    out: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The keys of `data` that control how files are read; the other keys belong to the task."""
 
@@ -44,6 +52,7 @@ class DataOptions:
     limit: Positive | None = None
     on_error: Literal["fail", "skip"] = "fail"
     error_budget: Annotated[float, UnitInterval()] = 0.01
+    exclude: str | None = None
     cache: str | None = None
     pixel_range: Sequence[float] | None = None
     max_megapixels: float = DEFAULT_MEGAPIXELS

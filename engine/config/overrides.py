@@ -16,14 +16,14 @@ from engine.config import extensions
 from engine.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-TRAINING_TOOLS = ("train", "prepare")
+TRAINING_TOOLS = ("train", "prepare", "check")
 """Tools that compose a whole training configuration; the others work on an existing run."""
 _FULL_NAME_GROUPS = ("experiment",)
 """Groups whose options include the task when typed: experiment=seg/camvid."""
 EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs"),)
 """Mutually exclusive keys: setting one on the command line sets the other to null."""
 PATH_KEYS = re.compile(
-    r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache)"
+    r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache|exclude)"
     r"|data\.\w+\.(images|annotations)"
 )
 """Keys whose values are paths, which can contain special characters of Hydra's syntax."""

@@ -23,10 +23,11 @@ from engine.config.overrides import (
 )
 from engine.data.images import DEFAULT_MEGAPIXELS
 from engine.errors import UserError
+from engine.run.run_folder import RunFolder
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
-_NEW_DATA_KEYS = {"max_megapixels": DEFAULT_MEGAPIXELS}
+_NEW_DATA_KEYS = {"max_megapixels": DEFAULT_MEGAPIXELS, "exclude": None}
 """Keys of `data` that runs of older versions lack, with their defaults."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
@@ -47,6 +48,7 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     untrusted.check(contents, path, format_number=FORMAT)
     assert isinstance(config, DictConfig)
     _add_new_keys(config)
+    _use_own_list(config, path.parent)
     _require_extensions(config, path)
     _apply(config, [quote_path(override) for override in overrides])
     untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
@@ -60,6 +62,12 @@ def _add_new_keys(config: DictConfig) -> None:
     for key, value in _NEW_DATA_KEYS.items() if isinstance(data, DictConfig) else ():
         if key not in data:
             data[key] = value
+
+
+def _use_own_list(config: DictConfig, folder: Path) -> None:
+    """Exclude the samples that the run excluded, whatever has become of the user's file."""
+    if (own := RunFolder(folder).excluded).exists():
+        config.data.exclude = str(own)
 
 
 def _require_extensions(config: DictConfig, path: Path) -> None:

@@ -3,7 +3,7 @@
 import copy
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
 
-_PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
+_PATHS = ("data.root", "data.cache", "data.exclude", "weights", "init_from", "distill.teacher")
 RANDOM = "random weights"
 
 
@@ -53,7 +53,7 @@ class Training:
         trainer: the trainer, with the task, the data and the runtime.
         notes: lines to print before training starts.
         builder: builds the datasets and records skipped samples; None in a new run that uses neither
-            `data.limit`, `data.on_error` nor `data.cache`.
+            `data.limit`, `data.on_error`, `data.exclude` nor `data.cache`.
         classes: the classes of the data source.
         claim: keeps other processes out of the run folder; None if no process, or another one, writes to it.
     """
@@ -282,6 +282,17 @@ def build_source(config: DictConfig) -> Any:
     return source
 
 
+def build_changed_source(config: DictConfig, changes: Mapping[str, Any]) -> Any:
+    """The data source with other values for some keys, such as {"data.on_error": "skip"}; keys that the
+    configuration does not have are ignored. Raises: UserError."""
+    changed = copy.deepcopy(config)
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        if name in OmegaConf.select(changed, group):
+            OmegaConf.update(changed, key, value)
+    return build_source(changed)
+
+
 def reads_as_stored(config: DictConfig) -> bool:
     """Whether images are read without rotating them by their orientation."""
     return bool(config.data.get("orientation") == "stored")
@@ -327,7 +338,9 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
     """A `DatasetBuilder` for a resumed run, or options that limit, check or cache data; otherwise None."""
     data = config.data
     if resumed is None:
-        wanted = data.on_error != "fail" or data.cache is not None or data.limit is not None
+        wanted = data.on_error != "fail" or any(
+            data[key] is not None for key in ("cache", "exclude", "limit")
+        )
         return DatasetBuilder.from_config(data, runtime=here) if wanted else None
     from engine.data import sample_list
 
@@ -431,7 +444,7 @@ def make_paths_absolute(config: DictConfig) -> None:
     for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
         value = OmegaConf.select(config, key)
         withheld = value == f"<{key}>"  # of a published run
-        if isinstance(value, str) and not withheld and not (key in _PATHS[2:] and _is_name(value)):
+        if isinstance(value, str) and not withheld and not (not key.startswith("data.") and _is_name(value)):
             OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
 
 

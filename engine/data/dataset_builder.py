@@ -1,4 +1,4 @@
-"""Builds the datasets of a run: limits them, skips unreadable samples, and caches decoded pixels."""
+"""Builds the datasets of a run: leaves out excluded and unreadable samples, and caches decoded pixels."""
 
 import copy
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ class DatasetBuilder:
             `skip` reads every file once in advance and leaves out the unreadable ones.
         error_budget: the largest fraction of a split that can be skipped.
         cache: folder for decoded pixels; missing files are added (None: decode files every time).
+        exclude: JSON file of samples to leave out (`engine.data.exclude`).
         workers: number of processes that read or decode.
         resumed_from: `skipped.json` of a resumed run. The samples that it lists are skipped again, without
             reading any files.
@@ -30,7 +31,8 @@ class DatasetBuilder:
         skipped: the skipped samples by split; empty with `fail`.
 
     Raises:
-        UserError: if `on_error` is unknown, the budget is not in 0..1, or `resumed_from` is damaged.
+        UserError: if `on_error` is unknown, the budget is not in 0..1, or `exclude` or `resumed_from` cannot
+            be read.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class DatasetBuilder:
         on_error: str = "fail",
         error_budget: float = 0.01,
         cache: str | None = None,
+        exclude: str | None = None,
         workers: int = 0,
         resumed_from: Path | None = None,
         samples: list[str] | None = None,
@@ -52,6 +55,12 @@ class DatasetBuilder:
         self.cache = None if cache is None else Path(cache).expanduser()
         self.workers, self.runtime = workers, runtime
         self._samples, self._lost = samples, list[str]()
+        self._excluded: dict[str, dict[str, str]] = {}
+        self._exclusions: dict[str, list[str]] = {}
+        if exclude is not None:
+            from engine.data.exclude import read_excluded
+
+            self._excluded = read_excluded(Path(exclude).expanduser())
         self.skipped: dict[str, list[dict[str, str]]] = {}
         self._skipped_before: dict[str, list[dict[str, str]]] = {}
         if resumed_from is not None and resumed_from.exists():
@@ -73,6 +82,7 @@ class DatasetBuilder:
             on_error=options.on_error,
             error_budget=options.error_budget,
             cache=options.cache,
+            exclude=options.exclude,
             workers=options.workers,
             runtime=runtime,
             resumed_from=resumed_from,
@@ -87,12 +97,15 @@ class DatasetBuilder:
         In a resumed run, the first dataset of train has the samples of that run.
 
         Raises:
-            UserError: if there is no such split, too many samples are unreadable, or the cache is stale or
-                cannot be built.
+            UserError: if there is no such split, all samples are excluded, too many are unreadable, or the
+                cache is stale or cannot be built.
         """
         if limit is not None and limit < 1:
             raise UserError(f"data.limit must be at least 1, got {limit}")
         dataset = source.dataset(split, transform, seed=seed)
+        if split in self._excluded:
+            source = self.without_excluded(source, split)
+            dataset = source.dataset(split, transform, seed=seed)
         names, self._samples = (self._samples, None) if split == "train" else (None, self._samples)
         if limit is not None and limit < len(dataset) and names is None:
             # Evenly spaced, because the first ones could all belong to one class or one city.
@@ -109,6 +122,20 @@ class DatasetBuilder:
             return dataset
         cache = self._open_cache(self.cache, dataset, source)
         return source.dataset(split, transform, seed=seed, cache=cache)
+
+    def without_excluded(self, source: Any, split: str) -> Any:
+        """`source` without the samples of a split that `exclude` lists.
+
+        Raises: UserError if no sample would be left.
+        """
+        names = self._excluded.get(split)
+        if not names:
+            return source
+        from engine.data.exclude import excluded_indices
+
+        dataset = source.dataset(split, None)
+        indices, self._exclusions[split] = excluded_indices(dataset, names, split)
+        return _without(source, split, indices)
 
     def _in_places(self, source: Any, dataset: Dataset, names: list[str], limit: int | None) -> Any:
         from engine.data.sample_list import in_places
@@ -169,16 +196,28 @@ class DatasetBuilder:
         return {"skipped": counts} if counts else {}
 
     def notes(self) -> list[str]:
-        """Lines for the console about skipped samples, and samples that a resumed run has lost."""
-        return self._lost + [
-            f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
-            f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
-            for split, entries in self.skipped.items()
-            if entries
-        ]
+        """Lines for the console about excluded and skipped samples, and those that a resumed run has lost."""
+        lines = [line for lines in self._exclusions.values() for line in lines]
+        return (
+            lines
+            + self._lost
+            + [
+                f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
+                f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
+                for split, entries in self.skipped.items()
+                if entries
+            ]
+        )
 
     def write(self, folder: Path) -> None:
-        """Write `skipped.json` if anything was checked. Raises: UserError if it cannot be written."""
+        """Write `skipped.json` if anything was checked, and `excluded.json` if anything was excluded.
+
+        Raises: UserError if they cannot be written.
+        """
+        if self._excluded:
+            from engine.data.exclude import write_excluded
+
+            write_excluded(folder / "excluded.json", self._excluded)
         if self.skipped:
             write_json(folder / "skipped.json", {**self._skipped_before, **self.skipped})
 

@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.contracts import Dataset
+from engine.errors import UserError, some
 from engine.io.files import write_json
 
 
@@ -35,3 +36,22 @@ def read_excluded(path: Path) -> dict[str, dict[str, str]]:
 def write_excluded(path: Path, samples: Mapping[str, Mapping[str, str]]) -> None:
     """Write split -> name of a sample -> reason, without empty splits. Raises: UserError on failure."""
     write_json(path, {split: dict(names) for split, names in samples.items() if names})
+
+
+def excluded_indices(dataset: Dataset, names: Mapping[str, str], split: str) -> tuple[list[int], list[str]]:
+    """The indices of the samples called `names`, and lines that count them and the names of no sample.
+
+    Raises: UserError if no sample would be left.
+    """
+    present = [dataset.name(index) for index in range(len(dataset))]
+    indices = [index for index, name in enumerate(present) if name in names]
+    if len(indices) == len(present):
+        raise UserError(
+            f"data.exclude: lists all {len(present)} samples of {split}; remove some from the file"
+        )
+    found = [present[index] for index in indices]
+    lines = [f"data.exclude: {len(found)} of {len(present)} {split} samples left out ({some(found)})"]
+    if unknown := sorted(set(names) - set(found)):
+        noun = "1 name is" if len(unknown) == 1 else f"{len(unknown)} names are"
+        lines.append(f"data.exclude: {noun} of no {split} sample ({some(unknown)})")
+    return indices, lines if found else lines[1:]

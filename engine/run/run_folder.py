@@ -9,6 +9,7 @@ curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
 train_names.json   the names of the samples for training, in order, and for evaluation
 skipped.json       with data.on_error=skip: the files that could not be read
+excluded.json      with data.exclude: a copy of that file
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events
 samples/           predictions on the evaluation split
@@ -70,6 +71,10 @@ class RunFolder:
     @property
     def skipped(self) -> Path:
         return self.path / "skipped.json"
+
+    @property
+    def excluded(self) -> Path:
+        return self.path / "excluded.json"
 
     @property
     def train_names(self) -> Path:

@@ -180,6 +180,10 @@ class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
         )
 
 
+class UnknownValuesError(UserError):
+    """A mask contains values that are neither classes nor ignored."""
+
+
 class LabelReader:
     """Reads a mask of ids [H, W] or of RGB colors [H, W, 3] as contiguous indices, with one table lookup.
 
@@ -223,7 +227,7 @@ class LabelReader:
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
         if unknown.any():
-            raise UserError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
+            raise UnknownValuesError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
 
     def _meaning(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:

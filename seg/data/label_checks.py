@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.images import count_values, read_labels
 from engine.data.images.messages import DamagedFileError
+from engine.data.labels.balance import RARE
 from engine.data.splits import divide
 from engine.errors import UserError, some
 from engine.io.files import evenly_spaced
@@ -74,12 +75,21 @@ def label_shares(
         if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
             least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
             raise UserError(f"{what}; {least_words}: {remedy}")
-        lines.append(what)
+        lines += [what, *_rare(f"{source}: {name}: in the {number} masks read, ", counts, classes)]
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:
             where = f"none of the {number} masks read contains {some(absent)}"
             lines.append(f"{source}: {name}: {where}; {remedy.partition(';')[0]}")
     return lines
+
+
+def _rare(start: str, counts: NDArray[np.int64], classes: ClassMap) -> list[str]:
+    """A line about classes with less than a hundredth of the pixels of the most frequent one."""
+    of_classes = counts[: len(classes)]
+    order = np.argsort(of_classes, kind="stable")
+    names = [classes.names[i] for i in order if 0 < of_classes[i] < RARE * of_classes.max()]
+    verb = "has" if len(names) == 1 else "have"
+    return [f"{start}{some(names)} {verb} less than 1% of the most frequent class's pixels"] if names else []
 
 
 def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:

@@ -27,12 +27,12 @@ _CODE = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 def find_classes(
-    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool = False
+    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool = False, write: bool = True
 ) -> tuple[ClassMap, list[str]]:
     """The classes, and lines to show before training.
 
     They come from classes.json, or CVAT's labelmap.txt, or Roboflow's _classes.csv. Without these files, they
-    are the values of all masks; classes.json is then written, to edit the names.
+    are the values of all masks; classes.json is then written, to edit the names (unless `write` is False).
 
     Raises:
         UserError: if a file is invalid, or the values cannot be classes.
@@ -49,7 +49,7 @@ def find_classes(
             if path.is_file():
                 classes = _checked(path, read)
                 return classes, [f"{path}: {len(classes)} classes: {some(classes.names, 8)}"]
-    return _from_values(base, splits, skip_damaged=skip_damaged)
+    return _from_values(base, splits, skip_damaged=skip_damaged, write=write)
 
 
 def _checked(path: Path, read: Callable[[Path], ClassMap]) -> ClassMap:
@@ -127,12 +127,15 @@ class _Values:
 
 
 def _from_values(
-    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool
+    base: Path, splits: Mapping[str, SegmentationSplit], *, skip_damaged: bool, write: bool
 ) -> tuple[ClassMap, list[str]]:
     paths = [os.fsdecode(p) for s in splits.values() if s.labels is not None for p in s.labels.tolist()]
     values, number = _read_values(paths, skip_damaged=skip_damaged)
     classes = _as_classes(base, values)
     file, found = base / _FILE, f"{some(classes.names, 8)}{'; 255 is ignored' if classes.ignore else ''}"
+    if not write:
+        line = f"{file}: does not exist; the classes are the values of {number} masks: {found}"
+        return classes, [f"{line}; training writes the file, to edit the names"]
     try:
         write_json(file, classes.to_dict())
     except UserError as error:

@@ -20,13 +20,16 @@ Names = dict[str, Path]
 """Name (the path below a folder, without suffix) -> file."""
 
 
-def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str]) -> SegmentationSplit:
+def pair(
+    split: str, folders: Folders, *, suffix: str | None, warnings: list[str], skips: bool = False
+) -> SegmentationSplit:
     """The images of a split with their masks; a split "test" may have none.
 
     Args:
         suffix: what a mask's name adds to its image's name (None: nothing or, if it is the same for all
             images, any suffix).
         warnings: receives lines about the files that are left out.
+        skips: whether a missing mask is an error only when it is read (if not all are missing).
 
     Raises:
         UserError: if there are no images, one has no mask, or several suffixes are possible.
@@ -48,7 +51,9 @@ def pair(split: str, folders: Folders, *, suffix: str | None, warnings: list[str
     missing = [name for name in images if masks_of[name] not in masks]
     if split == "test" and len(missing) == len(images):
         return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
-    if missing:
+    if skips and len(missing) < len(images):
+        masks = masks | {masks_of[name]: folders.masks / f"{masks_of[name]}.png" for name in missing}
+    elif missing:
         raise UserError(_no_mask(split, folders, images, missing, masks, suffix, unread_masks))
     if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
         used = set(masks_of.values())

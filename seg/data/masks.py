@@ -29,6 +29,7 @@ def masks(
     on_error: str = "fail",
     palette: Palette = "auto",
     orientation: Orientation = "upright",
+    write_classes: bool = True,
 ) -> SegmentationSource:
     """Folders of images and masks under `root`; folders inside those of a split belong to it.
 
@@ -41,16 +42,16 @@ def masks(
     images, masks: names of the folders (None: the usual ones). mask_suffix: what a mask's name adds to its
     image's name (None: detected). allow_same_names: for splits that number their files independently (equal
     content is still an error). allow_same_files: whether splits may share images. on_error: with `skip`,
-    damaged files are left to `engine.data.unreadable`, which reads every file. palette: what palette and gray
-    RGB masks contain, as in `LabelReader`. orientation: `stored` compares masks with images that are not
-    rotated upright.
+    damaged files and missing masks are left to `engine.data.unreadable`, which reads all. palette: what
+    palette and gray RGB masks contain, as in `LabelReader`. orientation: `stored` compares masks with images
+    that are not rotated upright. write_classes: whether a missing classes.json is written.
 
     Raises: UserError, before training, if a folder is missing or empty, an image has no mask, sizes differ,
     a mask contains values that classes.json does not list (a sample is checked now, every mask when it is
     read), train has a single class, val none, or two splits share an image (unless it has a single color).
     """
     base, skips = existing_root(root), on_error == "skip"
-    splits, warnings = _find_splits(base, images, masks, mask_suffix)
+    splits, warnings = _find_splits(base, images, masks, mask_suffix, skips=skips)
     for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
         refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
     if not allow_same_files:
@@ -60,7 +61,7 @@ def masks(
     for files in splits.values() if not skips else ():
         _check_sizes(files, upright=orientation != "stored")
     # After the other checks: it may write classes.json, and a run that is refused does not say so.
-    classes, lines = find_classes(base, splits, skip_damaged=skips)
+    classes, lines = find_classes(base, splits, skip_damaged=skips, write=write_classes)
     warnings += lines
     read_label = LabelReader(
         classes=classes,
@@ -81,7 +82,7 @@ def masks(
 
 
 def _find_splits(
-    base: Path, images: str | None, masks: str | None, suffix: str | None
+    base: Path, images: str | None, masks: str | None, suffix: str | None, *, skips: bool
 ) -> tuple[dict[str, SegmentationSplit], list[str]]:
     folders = find_folders(base, images=images, masks=masks)
     warnings = []
@@ -89,7 +90,10 @@ def _find_splits(
         parents = {parent for each in folders.values() for parent in (each.images.parent, each.masks.parent)}
         held = {folder for each in folders.values() for folder in (each.images, each.masks)}
         warnings = [line for parent in sorted(parents - held) for line in files_beside(parent)]
-    splits = {split: pair(split, each, suffix=suffix, warnings=warnings) for split, each in folders.items()}
+    splits = {
+        split: pair(split, each, suffix=suffix, warnings=warnings, skips=skips)
+        for split, each in folders.items()
+    }
     whole = UNDIVIDED if UNDIVIDED in splits else "train" if "val" not in splits else None
     if whole in splits:
         parts, lines = divide_split(base, splits.pop(whole), what=whole)

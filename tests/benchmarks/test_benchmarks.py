@@ -10,6 +10,7 @@ import torch
 from benchmarks import files_to_first_loss, same_losses
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
+from tests.doctor.check.datasets import masks_data
 from tests.tools.commands import run as run_tool
 
 
@@ -197,3 +198,10 @@ def test_preparations_of_the_released_detector(run, data_folder, tmp_path):
     found = {name: number(cells[0]) for name, cells in rows.items()}
     expected = {"as in training": 35.7, "antialiased": 34.7, "letterboxed": 31.2, "BGR": 26.9}
     assert found == pytest.approx(expected, abs=0.15)
+
+
+def test_dataset_check(run, tmp_path):
+    root = masks_data(tmp_path / "data")
+    (rows,) = run("dataset_check", f"task=seg data=masks data.root={root} data.crop=32 data.workers=0")
+    assert list(rows) == ["check", "check again", "one pass of the loader"]
+    assert all(number(cell) >= 0 for cells in rows.values() for cell in cells)

@@ -20,7 +20,7 @@ CONFIGURATION_KEYS = ROOT / "docs" / "reference" / "configuration-keys.md"
 MODELS = ROOT / "docs" / "guides" / "models.md"
 NOTE = "<!-- Written by `python -m tests.docs.reference_pages`; do not edit. -->"
 ORDER = (
-    "train", "eval", "predict", "export", "benchmark", "search", "models", "convert", "prepare", "publish",
+    "check", "convert", "train", "eval", "predict", "export", "benchmark", "search", "models", "prepare", "publish",
 )  # fmt: skip
 TASKS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 

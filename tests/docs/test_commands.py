@@ -91,6 +91,11 @@ def folder(tmp_path_factory):
 def typed(tool, arguments, folder):
     """The arguments as the tool composes them, with an existing file instead of a made-up network file."""
     words = [re.sub(r"^backbone=.*\.ya?ml$", f"backbone={folder}/network.yaml", word) for word in arguments]
+    if tool == "check" and words and "=" not in words[0]:  # a folder, whose layout is recognized
+        chosen = next((word for word in words if word.startswith("task=")), "task=det")
+        data = {"task=seg": "masks", "task=det": "voc", "task=cls": "folders"}[chosen]
+        words = [chosen, f"data={data}", f"data.root={words[0]}", *words[1:]]
+        words = ["strict=true" if word == "--strict" else word for word in words]
     if tool == "benchmark":  # the tool itself takes `threads=1,2` for a list
         words = [re.sub(r"^(threads|runtime)=([^\[].*,.*)$", r"\1=[\2]", word) for word in words]
     return words
@@ -122,7 +127,7 @@ def swept(arguments):
 
 def compose(tool, arguments, folder, message):
     config = compose_config(tool, arguments)
-    if tool in ("train", "prepare"):
+    if tool in ("train", "prepare", "check"):
         for key, node in config.items():
             check_options(key, node, message)
         if tool == "prepare":

@@ -1,0 +1,150 @@
+"""Findings about the images of a dataset, from a scan."""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from doctor.check.copies import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
+from doctor.check.scan import Scan
+from engine.contracts import Finding
+from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical
+from engine.data.preprocessing import unused_range
+
+_BRIGHTER = 0.5  # standard deviations: a medium effect (Cohen 1988)
+
+
+def image_findings(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
+    """All findings about images. `pairs`: the near-duplicates [P, 2]."""
+    return [
+        *_unreadable(scan),
+        *equal_images(scan),
+        *similar_images(scan, pairs),
+        *_brightness(scan),
+        *_kinds(scan),
+    ]
+
+
+def _unreadable(scan: Scan) -> list[Finding]:
+    kinds: dict[str, list[int]] = {}
+    for file, fact in scan.errors.items():
+        kinds.setdefault(fact.kind, []).append(file)
+    findings = []
+    for kind, files in kinds.items():
+        code, what = {
+            "DamagedFileError": ("damaged_image", f"{be(len(files))} damaged"),
+            "MissingFile": ("missing_image", f"{'does' if len(files) == 1 else 'do'} not exist"),
+        }.get(kind, ("unreadable_image", "cannot be read"))
+        findings.append(
+            Finding(
+                code=code,
+                severity="error",
+                title=f"{plural(len(files), 'image')} {what}",
+                count=len(files),
+                examples=tuple(scan.errors[file].error.partition("; ")[0] for file in files[:3]),
+                why="Training stops before the first step.",
+                remedy=EXCLUDE,
+                exclude=scan.by_split(files),
+            )
+        )
+    return findings
+
+
+def _brightness(scan: Scan) -> list[Finding]:
+    if not {"train", "val"} <= scan.rows.keys():
+        return []
+    values = {}
+    for split in ("train", "val"):
+        facts = scan.facts[scan.rows[split]]
+        values[split] = facts["brightness"][facts["height"] > 0].astype(np.float64)
+    train, val = values["train"], values["val"]
+    if min(len(train), len(val)) < LEAST_IMAGES:
+        return []
+    error = float(np.sqrt(train.var() / len(train) + val.var() / len(val)))
+    pooled = float(np.sqrt((train.var() + val.var()) / 2))
+    difference = abs(float(train.mean() - val.mean()))
+    if difference <= _BRIGHTER * pooled or difference <= critical(SIGNIFICANCE) * error or difference < 1:
+        return []
+    darker, brighter = sorted(values, key=lambda split: values[split].mean())
+    far = int(np.argmax(np.abs(val - train.mean())))
+    rows = scan.rows["val"][scan.facts["height"][scan.rows["val"]] > 0]
+    return [
+        Finding(
+            code="brightness_drift",
+            severity="warning",
+            title=f"val and train differ in brightness: {brighter} {values[brighter].mean():.0f}, "
+            f"{darker} {values[darker].mean():.0f} of 255 on average",
+            count=1,
+            examples=(scan.path(int(rows[far])),),
+            why="The two splits were taken under other conditions, so the score says less about training.",
+            remedy="mix the images of both splits, or raise augment.color",
+        )
+    ]
+
+
+def _kinds(scan: Scan) -> list[Finding]:
+    facts, read = scan.facts, scan.facts["height"] > 0
+    findings = []
+
+    def note(code: str, chosen: NDArray[np.bool_], what: str, why: str, remedy: str) -> None:
+        files = np.flatnonzero(chosen & read)
+        if len(files):
+            findings.append(
+                Finding(
+                    code=code,
+                    severity="note",
+                    title=f"{plural(len(files), 'image')} {what}",
+                    count=len(files),
+                    examples=tuple(scan.path(int(file)) for file in files[:3]),
+                    why=why,
+                    remedy=remedy,
+                )
+            )
+
+    use = "are rotated upright" if scan.upright else "are read as stored"
+    note(
+        "exif_turn",
+        facts["orientation"] > 1,
+        "with an EXIF or TIFF rotation",
+        f"They {use}, so masks and boxes must fit that.",
+        "data.orientation=" + ("stored" if scan.upright else "upright"),
+    )
+    note(
+        "several_pages",
+        facts["pages"] > 1,
+        "with several pages or frames",
+        "Only the first of each is read.",
+        "save the others as files of their own",
+    )
+    note(
+        "uniform_image",
+        facts["contrast"] < UNIFORM,
+        "of a single color",
+        "There is nothing to learn from them.",
+        "remove them, or list their names in a file for data.exclude=",
+    )
+    gray = np.isin(facts["mode"], [b"L", b"LA", b"1", b"I;16"])
+    if (gray & read).any() and (~gray & read).any():
+        few, what = (gray, "in gray") if gray.sum() * 2 <= read.sum() else (~gray, "in color")
+        note(
+            "mixed_colors",
+            few & read,
+            f"{what}, unlike the others",
+            "The network sees three equal channels where a file is gray.",
+            "nothing, if images of both kinds will be predicted",
+        )
+    deep = [scan.path(int(file)) for file in np.flatnonzero(facts["deep"] & read)]
+    lines = unused_range(deep) if deep else []
+    for line in lines:
+        findings.append(
+            Finding(
+                code="unused_range",
+                severity="warning",
+                title=f"{plural(len(deep), 'image')} of more than 8 bits use little of the range",
+                count=len(deep),
+                examples=(os.path.relpath(line.partition(": ")[0]),),
+                why=line.partition(": ")[2],
+                remedy="data.pixel_range=[<value of black>,<value of white>]",
+            )
+        )
+    return findings

@@ -1,0 +1,81 @@
+"""Prints and writes the result of a check."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from doctor.check.dataset_check import CheckedDataset
+from doctor.check.page import write_page
+from engine.contracts import Finding
+from engine.data.exclude import write_excluded
+from engine.errors import UserError
+from engine.io.files import write_json
+
+
+def text(checked: CheckedDataset) -> str:
+    """The findings for a terminal, the most severe first."""
+    counts = ", ".join(
+        f"{count} {severity}{'' if count == 1 else 's'}"
+        for severity in ("error", "warning", "note")
+        if (count := checked.count(severity))
+    )
+    blocks = [_block(finding) for finding in checked.findings]
+    return "\n".join(
+        [checked.description or "the data cannot be read", *blocks, counts or "nothing was found"]
+    )
+
+
+def _block(finding: Finding) -> str:
+    lines = [f"{finding.severity.upper():8}{finding.title}  [{finding.code}]"]
+    lines += [f"        {example}" for example in finding.examples]
+    lines.append(f"        {finding.why}")
+    if finding.remedy:
+        lines.append(f"        -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
+    """Write report.html and findings.json, and exclude.json if samples should be left out; otherwise, remove
+    that of an earlier check.
+
+    Args:
+        name: of the data, for the title.
+        arguments: of tools/train.py, which choose the data.
+
+    Returns: lines for the console.
+    Raises: UserError if a file cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be created ({error.strerror}); choose another folder") from None
+    checked = checked.at(str(out))
+    entries = [_entry(finding) for finding in checked.findings]
+    write_json(out / "findings.json", {"data": checked.description, "findings": entries})
+    exclude = out / "exclude.json"
+    if checked.excluded:
+        write_excluded(exclude, checked.excluded)
+    else:
+        exclude.unlink(missing_ok=True)
+    command = train_command(arguments, checked, out)
+    write_page(checked, out / "report.html", name=name, command=command)
+    return [text(checked), f"report: {out / 'report.html'}", *([f"next: {command}"] if command else [])]
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    entry = {
+        name: getattr(finding, name)
+        for name in ("code", "severity", "title", "count", "examples", "why", "remedy")
+    }
+    return {**entry, "exclude": {split: list(names) for split, names in finding.exclude.items()}}
+
+
+def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) -> str:
+    """The command that trains on the data, without what should be left out; empty if it would not start."""
+    if not checked.can_train:
+        return ""
+    extra = list(checked.needed)
+    if checked.excluded:
+        extra.append(f"data.exclude={out / 'exclude.json'}")
+    return shlex.join(["python", "tools/train.py", *arguments, *extra])

@@ -1,0 +1,113 @@
+"""Builds a dataset's source as training does and, if training would refuse it, so that it can be examined."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.contracts import DataSource, Finding
+from engine.errors import UserError
+
+Build = Callable[[Mapping[str, Any]], Any]
+"""Changes of keys -> the data source; keys that it does not have are ignored. Raises: UserError."""
+
+UNCHANGED = {"data.source.write_classes": False}
+"""The check writes nothing into the user's folder."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A rule of the readers that can be switched off.
+
+    key, value: how to do so. covered_by: codes of findings that describe what breaks the rule in full.
+    """
+
+    key: str
+    value: Any
+    covered_by: tuple[str, ...]
+
+    @property
+    def override(self) -> str:
+        return f"{self.key}={str(self.value).lower()}"
+
+
+RULES = (
+    _Rule(
+        "data.on_error",
+        "skip",
+        ("damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "turned_mask",
+         "unknown_values", "unreadable_image", "unreadable_mask"),
+    ),
+    _Rule("data.source.allow_same_names", True, ("same_image_in_splits",)),
+    _Rule("data.source.allow_same_files", True, ("same_image_in_splits",)),
+    _Rule("data.source.missing", "negative", ("image_without_labels",)),
+    _Rule("data.source.others", "ignore", ("other_classes",)),
+    _Rule("data.source.sizes", "file", ("annotated_size",)),
+)  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class OpenedSource:
+    """A data source for examination.
+
+    Attributes:
+        source: None if it cannot be built at all.
+        refusals: for each rule that the dataset breaks, the reader's message; a fatal one has no rule.
+        needed: overrides without which training does not start.
+    """
+
+    source: DataSource | None
+    refusals: list[tuple[_Rule | None, str]] = field(default_factory=list)
+
+    @property
+    def needed(self) -> list[str]:
+        return [rule.override for rule, _ in self.refusals if rule is not None]
+
+    def findings(self, known: set[str]) -> list[Finding]:
+        """An error for each refusal that the codes in `known` do not describe."""
+        return [
+            _refused(rule, message)
+            for rule, message in self.refusals
+            if rule is None or known.isdisjoint(rule.covered_by)
+        ]
+
+
+def open_source(build: Build) -> OpenedSource:
+    """Build the source with all rules; if that fails, without any, and find out which ones are broken."""
+    try:
+        return OpenedSource(source=build(UNCHANGED))
+    except UserError as error:
+        first = str(error)
+    relaxed = UNCHANGED | {rule.key: rule.value for rule in RULES}
+    try:
+        source = build(relaxed)
+    except UserError as error:
+        messages = dict.fromkeys([first, str(error)])
+        return OpenedSource(source=None, refusals=[(None, message) for message in messages])
+    broken = [(rule, _message(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
+    refusals: list[tuple[_Rule | None, str]] = [(rule, message) for rule, message in broken if message]
+    if not refusals:  # one rule includes another: find the one that suffices
+        sufficient = (rule for rule in RULES if not _message(build, UNCHANGED | {rule.key: rule.value}))
+        refusals = [(next(sufficient, None), first)]
+    return OpenedSource(source=source, refusals=refusals)
+
+
+def _message(build: Build, changes: Mapping[str, Any]) -> str:
+    """Why the source cannot be built; empty if it can."""
+    try:
+        build(changes)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _refused(rule: _Rule | None, message: str) -> Finding:
+    title, _, remedy = message.rpartition("; ")
+    return Finding(
+        code="refused",
+        severity="error",
+        title=title or message,
+        count=1,
+        examples=(message.partition(": ")[0],),
+        why="Training refuses the data.",
+        remedy=(remedy if title else "") or (rule.override if rule is not None else "see the message"),
+    )

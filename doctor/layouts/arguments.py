@@ -1,0 +1,55 @@
+"""What to do with a folder, in words and as arguments: the layout that is recognized in it."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from doctor.layouts.recognize import recognize
+from engine.contracts import Layout, TaskInfo
+from engine.errors import UserError
+
+
+class Recognized(NamedTuple):
+    """lines: for the console. arguments: of tools/train.py; empty if the folder must be converted first."""
+
+    lines: list[str]
+    arguments: list[str]
+
+
+def as_arguments(folder: Path, layouts: Sequence[Layout]) -> Recognized:
+    """The first layout is the one that is meant. Raises: UserError if there is none."""
+    if not layouts:
+        raise UserError(
+            f"{folder}: no layout that is known; set task=, data= and the keys of that data format "
+            "(docs/guides/data.md lists the layouts)"
+        )
+    best, *others = layouts
+    arguments = [f"task={best.task}", f"data={best.data}", *best.overrides]
+    lines = [f"{folder}: {best.title} (task={best.task})"]
+    for other in others:
+        lines.append(f"also possible: {other.title}, task={other.task} data={other.data}")
+    command = shlex.join(["python", "tools/train.py", *arguments])
+    if best.conversion:
+        convert = shlex.join(["python", "tools/convert.py", *best.conversion])
+        return Recognized([*lines, f"convert it first: {convert}", f"then train: {command}"], [])
+    return Recognized([*lines, f"train: {command}"], arguments)
+
+
+def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -> list[str]:
+    """The arguments for a folder and the `others` that were typed after it; prints what was recognized.
+
+    Args:
+        tasks: all tasks; `task=` among the others chooses one.
+
+    Returns: the arguments; empty if the folder must be converted first.
+    Raises: UserError if there is no known layout.
+    """
+    chosen = [argument.partition("=")[2] for argument in others if argument.startswith("task=")]
+    candidates = [task for task in tasks if not chosen or task.name in chosen]
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder; check the path")
+    found = as_arguments(Path(folder), recognize(Path(folder), candidates))
+    print("\n".join(found.lines), flush=True)
+    rest = [argument for argument in others if not argument.startswith("task=")]
+    return [*found.arguments, *rest] if found.arguments else []

@@ -1,0 +1,176 @@
+"""Examines every mask of a dataset, for `tools/check.py`: sizes, values, empty masks, classes."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contracts import Finding, Image
+from engine.data.class_map import IGNORE, ClassMap
+from engine.data.images import count_values
+from engine.data.labels.report import ClassAmounts, ExaminedSplit, Fact, LabelReport, ReadFacts
+from engine.data.loader import SplitSource
+from engine.io.files import pack_paths
+from engine.sample_images import panel_size, resize_panel
+from seg.data.dataset import Label, SegmentationDataset, UnknownValuesError
+from seg.drawing import overlay, present_classes, with_legend
+
+_COUNTS = np.dtype([("value", "u1"), ("count", "<u4")])
+_SIZE = np.dtype("<i4")
+
+_EXCLUDE = "data.exclude=<out>/exclude.json"
+_SAMPLES = 3  # per class, those with the largest share
+
+
+def examine(
+    *, task: Any, source: SplitSource[Any, Any], splits: Mapping[str, ExaminedSplit], read: ReadFacts
+) -> LabelReport:
+    """Read all masks and report what is wrong with them. `task` is not used."""
+    classes = source.classes
+    masks = _Masks(classes)
+    for name, split in splits.items():
+        masks.examine(name, split, read)
+    sampled = " masks read"  # the lines about a sample of the masks; here all are read
+    return LabelReport(
+        unit="pixels",
+        amounts=masks.amounts,
+        findings=masks.findings(splits, upright=source.upright),
+        lines=[line for line in source.warnings if sampled not in line],
+        samples=lambda index: [(split, row) for _, split, row in masks.largest[index]],
+        draw=lambda name, index: _draw(splits[name].dataset, index, classes),
+    )
+
+
+def mask_facts(path: str, read_label: Callable[[str], Label]) -> bytes:
+    """Height and width, then the classes in a mask and their pixels. Raises: UserError, like `read_label`."""
+    label = read_label(path)
+    counts = count_values(label)
+    present = np.flatnonzero(counts)
+    table = np.zeros(len(present), _COUNTS)
+    table["value"], table["count"] = present, counts[present]
+    return np.array(label.shape, _SIZE).tobytes() + table.tobytes()
+
+
+class _Masks:
+    """What is known about the masks read so far; sample names are collected only for faulty masks."""
+
+    def __init__(self, classes: ClassMap) -> None:
+        self.classes = classes
+        self.amounts: dict[str, ClassAmounts] = {}
+        self.largest: dict[int, list[tuple[float, str, int]]] = defaultdict(list)
+        self.faults: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
+
+    def examine(self, name: str, split: ExaminedSplit, read: ReadFacts) -> None:
+        files = split.dataset.masks()
+        if files is None:
+            return
+        number = len(self.classes)
+        total, squares = np.zeros(number), np.zeros(number)
+        present, images, ignored = np.zeros(number, np.int64), 0, 0.0
+        reader = partial(mask_facts, read_label=files.read)
+        for index, fact in read(
+            pack_paths(files.paths).tolist(), reader, key=f"mask 1 {files.key}", unit="mask read"
+        ):
+            if fact.error:
+                self._unreadable(name, index, fact)
+                continue
+            size = np.frombuffer(fact.value, _SIZE, count=2)
+            table = np.frombuffer(fact.value, _COUNTS, offset=2 * _SIZE.itemsize)
+            self._check_size(name, index, files.paths[index], size, split.sizes[index])
+            shares = np.zeros(256)
+            shares[table["value"]] = table["count"] / max(1, int(size.prod()))
+            if shares[IGNORE] >= 1:
+                self.faults["ignored_mask"].append((name, index, files.paths[index]))
+            elif len(table) == 1:
+                self.faults["single_class_mask"].append((name, index, files.paths[index]))
+            counted = shares[:number]
+            total += counted
+            squares += counted**2
+            present += counted > 0
+            images, ignored = images + 1, ignored + shares[IGNORE]
+            for value in np.flatnonzero(counted):
+                row = (float(counted[value]), name, index)
+                self.largest[int(value)] = sorted([*self.largest[int(value)], row], reverse=True)[:_SAMPLES]
+        self.amounts[name] = ClassAmounts(
+            images=images, total=total, squares=squares, present=present, ignored=ignored / max(1, images)
+        )
+
+    def _unreadable(self, name: str, index: int, fact: Fact) -> None:
+        code = {
+            UnknownValuesError.__name__: "unknown_values",
+            "DamagedFileError": "damaged_mask",
+            "MissingFile": "missing_mask",
+        }.get(fact.kind, "unreadable_mask")
+        self.faults[code].append((name, index, fact.error.partition("; ")[0]))
+
+    def _check_size(
+        self, name: str, index: int, path: str, mask: NDArray[np.int32], image: NDArray[np.int32]
+    ) -> None:
+        if image.any() and (mask != image).any():
+            turned = (mask == image[::-1]).all()
+            text = f"{path}: {mask[0]} x {mask[1]}, image {image[0]} x {image[1]}"
+            self.faults["turned_mask" if turned else "mask_size"].append((name, index, text))
+
+    def findings(self, splits: Mapping[str, ExaminedSplit], *, upright: bool) -> list[Finding]:
+        other = "stored" if upright else "upright"
+        turned_remedy = f"data.orientation={other}, if the masks fit the {other} images"
+        list_them = "list the values in classes.json, as classes or under ignore, or correct the masks"
+        kinds: list[tuple[str, Any, str, str, str]] = [
+            ("damaged_mask", "error", "damaged", "Training stops before the first step.", _EXCLUDE),
+            ("missing_mask", "error", "missing", "Training stops before the first step.", _EXCLUDE),
+            ("unreadable_mask", "error", "of a kind that is not read", "Training stops at them.", _EXCLUDE),
+            ("unknown_values", "error", "with unknown values", "Training stops at such a mask.", list_them),
+            ("mask_size", "error", "of another size than the image", "Training stops at them.", _EXCLUDE),
+            ("turned_mask", "error", "turned by 90 degrees", "Training stops at them.", turned_remedy),
+            (
+                "ignored_mask",
+                "warning",
+                "without a pixel that counts",
+                "Nothing is learned from them.",
+                _EXCLUDE,
+            ),
+            (
+                "single_class_mask",
+                "note",
+                "of a single class",
+                "There is nothing to tell apart in them; it may also be a mask that was not drawn.",
+                "check a few of them",
+            ),
+        ]
+        return [
+            self._finding(code, severity, what, why, remedy, splits)
+            for code, severity, what, why, remedy in kinds
+            if self.faults[code]
+        ]
+
+    def _finding(
+        self, code: str, severity: Any, what: str, why: str, remedy: str, splits: Mapping[str, ExaminedSplit]
+    ) -> Finding:
+        faults = sorted(self.faults[code])
+        noun = "1 mask is" if len(faults) == 1 else f"{len(faults)} masks are"
+        if what.startswith("with"):
+            noun = "1 mask" if len(faults) == 1 else f"{len(faults)} masks"
+        excluded: dict[str, list[str]] = defaultdict(list)
+        for name, index, _ in faults if severity != "note" else ():
+            excluded[name].append(splits[name].dataset.name(index))
+        return Finding(
+            code=code,
+            severity=severity,
+            title=f"{noun} {what}",
+            count=len(faults),
+            examples=tuple(text for *_, text in faults[:3]),
+            why=why,
+            remedy=remedy,
+            exclude={name: tuple(names) for name, names in excluded.items()},
+        )
+
+
+def _draw(dataset: SegmentationDataset, index: int, classes: ClassMap) -> Image:
+    image, label, _ = dataset.read(index)
+    size = panel_size(image)
+    assert label is not None
+    label, image = resize_panel(label, size, exact=True), resize_panel(image, size)
+    return with_legend(overlay(image, label, classes), classes, present_classes(label, classes))

@@ -1,0 +1,112 @@
+"""tools/check.py: its exit status, the files of the report, and the command that trains."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from doctor.layouts.arguments import as_arguments
+from engine.contracts import Layout
+from engine.errors import UserError
+from tests.doctor.check.datasets import MAKERS, arguments, masks_data, photo
+from tests.doctor.check.test_masks import copy_in_val, damaged_image, single_class
+from tests.tools.commands import run
+
+SHORT = [
+    "trainer.batch=2",
+    "trainer.steps=1",
+    "trainer.eval_every=1",
+    "trainer.tensorboard=false",
+    "samples=0",
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return masks_data(tmp_path / "data")
+
+
+@pytest.mark.slow
+def test_errors_and_with_strict_warnings_set_the_exit_status(root, tmp_path):
+    notes = arguments("seg", root)
+    single_class(root)
+    run("check", *notes, "strict=true", cwd=tmp_path)  # a note
+    photo(root / "images/train/x.heic.jpg", 1).rename(root / "images/train/x.heic")
+    run("check", *notes, cwd=tmp_path)  # a warning
+    run("check", *notes, "--strict", cwd=tmp_path, status=1)
+    damaged_image(root)
+    run("check", *notes, cwd=tmp_path, status=1)
+
+
+@pytest.mark.slow
+def test_the_report_has_the_findings_and_the_printed_command_trains(root, tmp_path):
+    damaged_image(root)
+    copy_in_val(root)
+    printed = run("check", *arguments("seg", root), cwd=tmp_path, status=1)
+    out = tmp_path / "runs/check/data"
+    assert f"report: {out.relative_to(tmp_path)}/report.html" in printed
+    findings = json.loads((out / "findings.json").read_text())["findings"]
+    assert {finding["code"] for finding in findings} == {"damaged_image", "same_image_in_splits"}
+    assert findings[0]["remedy"].startswith("data.exclude=runs/check/data/exclude.json")
+    assert json.loads((out / "exclude.json").read_text()) == {
+        "train": {"train1": "damaged image"}, "val": {"val1": "same image in splits"},
+    }  # fmt: skip
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "1 image is damaged" in page
+    assert page.count('class="chart"') == 3
+    assert re.search(r'data-points="0"', page) is None
+    command = shlex.split(re.search(r"next: python tools/train.py (.*)", printed)[1])
+    trained = run("train", *command, *SHORT, "run=r", cwd=tmp_path)
+    assert "data.exclude: 1 of 4 train samples left out (train1)" in trained
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_the_page_of_each_task_shows_charts_and_samples(task, tmp_path):
+    root = MAKERS[task][0](tmp_path / "data")
+    run("check", *arguments(task, root), "out=report", cwd=tmp_path)
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert page.count('class="chart"') == (5 if task == "det" else 3)
+    assert page.count("data:image/jpeg") == 2  # a sample of each class
+    assert not (tmp_path / "report/exclude.json").exists()
+
+
+@pytest.mark.slow
+def test_a_later_check_removes_the_list_of_an_earlier_one(root, tmp_path):
+    damaged_image(root)
+    run("check", *arguments("seg", root), "out=report", cwd=tmp_path, status=1)
+    photo(root / "images/train/train1.jpg", 77)
+    run("check", *arguments("seg", root), "out=report", cwd=tmp_path)
+    assert not (tmp_path / "report/exclude.json").exists()
+
+
+def test_a_folder_without_a_known_layout_is_refused_by_name(tmp_path):
+    assert f"{tmp_path}/x: no such folder" in run("check", f"{tmp_path}/x", cwd=tmp_path, status=1)
+    (tmp_path / "empty").mkdir()
+    assert "empty: no layout that is known" in run("check", "empty", cwd=tmp_path, status=1)
+
+
+def test_the_first_layout_gives_the_arguments(tmp_path):
+    first = Layout(task="det", data="voc", title="Pascal VOC", overrides=("data.root=my data",))
+    other = Layout(task="cls", data="folders", title="class folders", overrides=("data.root=my data",))
+    found = as_arguments(tmp_path, [first, other])
+    assert found.arguments == ["task=det", "data=voc", "data.root=my data"]
+    assert found.lines == [
+        f"{tmp_path}: Pascal VOC (task=det)",
+        "also possible: class folders, task=cls data=folders",
+        "train: python tools/train.py task=det data=voc 'data.root=my data'",
+    ]
+
+
+def test_a_layout_that_must_be_converted_ends_with_both_commands(tmp_path):
+    layout = Layout(
+        task="seg", data="masks", title="CVAT", overrides=("data.root=masks",), conversion=("a", "out=masks")
+    )
+    found = as_arguments(tmp_path, [layout])
+    assert found.arguments == []
+    assert found.lines[1:] == [
+        "convert it first: python tools/convert.py a out=masks",
+        "then train: python tools/train.py task=seg data=masks data.root=masks",
+    ]
+    with pytest.raises(UserError, match="no layout that is known"):
+        as_arguments(tmp_path, [])

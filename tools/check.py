@@ -1,0 +1,71 @@
+"""Check a dataset before training: reads everything once, says what is wrong and which command will train.
+
+Usage: python tools/check.py <folder> | task=<task> data=<format> data.root=<folder> [key=value ...]
+
+Examples:
+  python tools/check.py my_data                                  finds out what it is
+  python tools/check.py my_data task=det data.size=512           as data for detection, at this input size
+  python tools/check.py task=det data=coco data.root=/data/coco
+  python tools/check.py task=seg data=masks data.root=my_data strict=true out=report
+"""
+
+import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from doctor.check.cache import FactCache, facts_file
+from doctor.check.dataset_check import check_dataset
+from doctor.check.results import write_results
+from doctor.layouts.arguments import with_layout
+from engine.config.instantiate import options, task_info
+from engine.config.launch import launch
+from engine.config.options import CheckOptions
+from engine.config.overrides import tasks
+from engine.config.training import build_changed_source, build_task, validate
+
+ARGUMENTS: list[str] = []
+"""The data and its options as they were typed or recognized, for the command that trains."""
+
+
+def complete(typed: Sequence[str]) -> list[str]:
+    """The arguments, with the layout of a folder instead of it. Ends if it must be converted first."""
+    arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        infos = [task_info(DictConfig({"package": name})) for name in tasks()]
+        arguments = with_layout(arguments[0], arguments[1:], infos)
+        if not arguments:
+            sys.exit(0)
+    ARGUMENTS[:] = [each for each in arguments if not each.startswith(("out=", "strict=", "-"))]
+    return arguments
+
+
+def check(config: DictConfig) -> int:
+    """Check the data of a training configuration; returns the exit status."""
+    validate(config)
+    chosen = options(CheckOptions, config)
+    root = config.data.get("root")
+    name = Path(root).absolute().name if root else config.data.source._target_.rpartition(".")[2]
+    out = Path(chosen.out or Path("runs/check") / name)
+    cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
+    try:
+        checked = check_dataset(
+            build=partial(build_changed_source, config),
+            build_task=partial(build_task, config),
+            info=task_info(config),
+            cache=cache,
+            eval_split=config.data.split,
+        )
+    finally:
+        cache.close()
+    print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
+    return checked.status(strict=chosen.strict)
+
+
+if __name__ == "__main__":
+    launch(check, "check", __doc__, complete=complete)
