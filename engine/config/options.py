@@ -76,6 +76,7 @@ class InferenceOptions(RunOptions):
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(InferenceOptions):
     worst: Count = 8
+    suspicious: Count = 20
     save_predictions: bool = False
 
 
