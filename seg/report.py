@@ -104,7 +104,8 @@ class SegmentationReporter:
             )
         )
         columns = ["class", "IoU %", "labeled pixels %", "predicted pixels %"]
-        page.table(columns, zip(names, iou, labeled, predicted, strict=False))
+        rows = zip(names, iou, labeled, predicted, strict=False)  # the last column has no name
+        page.table(columns, [(name, *(f"{value:.2f}" for value in values)) for name, *values in rows])
 
     def suspicious(
         self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, count: int

@@ -36,7 +36,7 @@ def add_classification(page: Page, evaluator: ClassificationEvaluator) -> None:
                 column_title="prediction",
             )
         )
-    page.table(["class", "accuracy %", "images"], shown)
+    page.table(["class", "accuracy %", "images"], [(name, f"{score:.2f}", n) for name, score, n in shown])
     if confusions := evaluator.confused(_MOST_CONFUSIONS):
         page.table(["label", "predicted as", "images"], confusions, "The most frequent confusions")
     _add_calibration(page, evaluator)
@@ -57,6 +57,7 @@ def _add_calibration(page: Page, evaluator: ClassificationEvaluator) -> None:
             title="Reliability",
             x_label="probability of the prediction",
             y_label="share that is right",
+            x_range=(0, 1),
             y_range=(0, 1),
             guides={"perfectly calibrated": [(0.0, 0.0), (1.0, 1.0)]},
         )
@@ -67,5 +68,6 @@ def _add_calibration(page: Page, evaluator: ClassificationEvaluator) -> None:
             title="How sure the network is",
             x_label="probability of the prediction",
             y_label="images",
+            x_range=(0, 1),
         )
     )

@@ -20,7 +20,8 @@ def add_detection(page: Page, evaluator: DetectionEvaluator) -> None:
     title = "AP per class" if shown is rows else f"AP of the {_MOST_BARS} lowest classes"
     bars = {"AP": [row[1] for row in shown], "AP50": [row[2] for row in shown]}
     page.chart(bar_chart([row[0] for row in shown], bars, title=title, unit="%"))
-    page.table(["class", "AP %", "AP50 %", "objects"], rows)
+    table = [(name, f"{ap:.2f}", f"{ap50:.2f}", objects) for name, ap, ap50, objects in rows]
+    page.table(["class", "AP %", "AP50 %", "objects"], table)
     page.section("Precision and recall", _chosen(evaluator))
     page.chart(
         line_chart(
@@ -50,15 +51,18 @@ def class_rows(evaluator: DetectionEvaluator) -> list[tuple[str, float, float, i
 
 
 def precision_recall(evaluator: DetectionEvaluator) -> dict[str, list[Point]]:
-    """(recall, precision) at IoU .5 of the mean over the classes and, if they can be told apart, of each."""
+    """(recall, precision) at IoU .5 of the mean over the classes and of each; of many classes, the three with
+    the highest and the three with the lowest AP50."""
     curves = evaluator.curves.precision[0, :, :, 0, -1]
     present = np.flatnonzero(~np.isnan(curves[0]))
     recalls = np.linspace(0, 1, len(curves)).tolist()
     if not len(present):
         return {}
     series = {"mean": curves[:, present].mean(1)} if len(present) > 1 else {}
-    if len(present) < _MOST_CURVES:
-        series |= {evaluator.classes.names[index]: curves[:, index] for index in present}
+    if len(present) >= _MOST_CURVES:
+        order = present[np.argsort(-curves[:, present].mean(0), kind="stable")]
+        present = np.concatenate([order[:3], order[-3:]])
+    series |= {evaluator.classes.names[index]: curves[:, index] for index in present}
     return {name: list(zip(recalls, values.tolist(), strict=True)) for name, values in series.items()}
 
 
@@ -93,6 +97,7 @@ def _by_threshold(evaluator: DetectionEvaluator) -> str:
         title="F1 against the score threshold, IoU .5",
         x_label="score threshold",
         y_label="all classes together",
+        x_range=(0, 1),
         y_range=(0, 1),
         marks=[(best.threshold, best.f1, f"best F1 {best.f1:.2f} at {best.threshold:.2f}")] if best else (),
     )

@@ -16,7 +16,8 @@ from det.eval.evaluator import DetectionEvaluator
 from engine.report.suspicious import Place, class_thresholds
 
 _HIT, _TOUCHES = 0.5, 0.1  # IoU from which a box is found, and from which a detection is near it
-_LEAST_SCORE = 0.1  # of a detection that can be confident
+_LEAST_SCORE = 0.25  # of a confident detection; scores of detectors are lower than probabilities
+_ABSENCE = 0.5  # no detection is weaker evidence than a confident one
 _SIZES = (32.0**2, 96.0**2)  # COCO's limits of small and medium objects, pixels of area
 
 
@@ -119,11 +120,12 @@ def _not_found(
     result = []
     for row in np.flatnonzero(~image.ignored).tolist():
         near = overlaps[:, row] >= _TOUCHES
-        score = usual[int(image.labels[row]), _size_group(image.boxes[row])]
-        score -= float(image.scores[near].max(initial=0.0))
-        if own[row] == 0 and score >= _LEAST_SCORE:
+        missing = usual[int(image.labels[row]), _size_group(image.boxes[row])]
+        missing -= float(image.scores[near].max(initial=0.0))
+        score = _ABSENCE * missing
+        if own[row] == 0 and missing >= _LEAST_SCORE:
             result.append(
-                Contradiction("not found", int(image.labels[row]), -1, score, score, image.boxes[row])
+                Contradiction("not found", int(image.labels[row]), -1, score, missing, image.boxes[row])
             )
     return result
 

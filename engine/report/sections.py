@@ -9,7 +9,7 @@ import numpy as np
 from engine.html.charts import Point, line_chart
 from engine.html.page import Page
 from engine.report.settings import Difference
-from engine.train.run_log import INPUT_BOUND, is_number
+from engine.train.run_log import INPUT_BOUND, is_number, percent
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of log.jsonl."""
@@ -27,7 +27,7 @@ def points(rows: Rows, kind: str, name: str, factor: float = 1.0) -> list[Point]
 def add_results(page: Page, metrics: Mapping[str, Any]) -> None:
     """The metrics of the whole split; those of single classes belong to the task's section."""
     rows = [
-        (name, value)
+        (name, percent(value) if isinstance(value, float) and "threshold" not in name else value)
         for name, value in metrics.items()
         if "/" not in name and isinstance(value, int | float) and not isinstance(value, bool)
     ]
@@ -46,7 +46,7 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
                           x_label="step", y_label="loss"))  # fmt: skip
     if scores := points(rows, "eval", metric):
         best = max(scores, key=lambda score: score[1])
-        marks = [(*best, f"best {best[1]:.3f}")]
+        marks = [(*best, f"best {percent(best[1])}")]
         page.chart(line_chart({"": scores}, title=f"{metric} in evaluations", x_label="step", y_label=metric,
                               marks=marks))  # fmt: skip
     page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
@@ -89,7 +89,7 @@ def add_images(
     if worst:
         page.section("Worst images", "The images with the lowest scores, lowest first.")
         page.images(
-            (reporter.draw_sample(dataset, index), f"{rank}. {name}: {score:.3f}")
+            (reporter.draw_sample(dataset, index), f"{rank}.\N{NO-BREAK SPACE}{name}: {score:.3f}")
             for rank, (name, index, score) in enumerate(worst, start=1)
         )
     chosen = np.random.default_rng(0).permutation(len(dataset))[:random].tolist()

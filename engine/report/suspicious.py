@@ -29,8 +29,10 @@ _TRAINED_ON = " The network was trained on these labels, so it may have learned 
 
 
 class Place(NamedTuple):
-    """A contradicted label: what contradicts it, how strongly (0..1), and where: (left, top, right, bottom) in
-    pixels of the image (None: the whole image)."""
+    """A contradicted label: what contradicts it, how strongly (0..1), and where.
+
+    box: (left, top, right, bottom) in pixels of the image; None: the whole image.
+    """
 
     text: str
     score: float
@@ -67,12 +69,13 @@ def ranked(suspicions: Sequence[Suspicion], count: int) -> list[Suspicion]:
 
 
 def class_thresholds(
-    sums: NDArray[np.float64], counts: NDArray[np.integer], *, least: float = 0.0
+    sums: NDArray[np.float64], counts: NDArray[np.integer], *, least: float = 0.5
 ) -> NDArray[np.float64]:
     """The probability from which a prediction of each class is confident: the mean probability of its labels.
 
     sums, counts [C]: sum of the probabilities that labels of a class were given, and their number; a class
-    without labels has no confident predictions (infinity). least: the lowest threshold.
+    without labels has no confident predictions (infinity). least: the lowest threshold, because the mean
+    probabilities of a network that has learned little are low.
     """
     means = np.divide(sums, counts, out=np.full(len(sums), np.inf), where=counts > 0)
     thresholds: NDArray[np.float64] = np.maximum(means, least)
@@ -106,4 +109,4 @@ def _caption(rank: int, suspicion: Suspicion) -> str:
     texts = [place.text for place in suspicion.places[:_PLACES_SHOWN]]
     if len(suspicion.places) > _PLACES_SHOWN:
         texts.append(f"and {len(suspicion.places) - _PLACES_SHOWN} more")
-    return f"{rank}. {suspicion.name} ({suspicion.score:.2f}): {'; '.join(texts)}"
+    return f"{rank}.\N{NO-BREAK SPACE}{suspicion.name} ({suspicion.score:.2f}): {'; '.join(texts)}"
