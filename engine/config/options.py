@@ -88,6 +88,23 @@ class PredictOptions(InferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of tools/compare.py; `conf/compare.yaml` explains them."""
+
+    run: Sequence[str]
+    out: str = "comparison"
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.overrides:
+            raise UserError(
+                f"{self.overrides[0].partition('=')[0]}: runs are compared as they were trained; leave it out"
+            )
+        if len(set(self.run)) < 2:
+            raise ValueError(f"run must name at least two runs, such as run=[a,b], got {list(self.run)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishOptions(RunOptions):
     repo: str | None = None
     license: str | None = None

@@ -62,7 +62,7 @@ def add_speed(page: Page, rows: Rows, batch: int) -> None:
     page.section("Speed")
     seconds = training_seconds(rows, batch)
     page.text(
-        f"{_duration(seconds)} of training without evaluations; median {median(s for _, s in speeds):.3g} "
+        f"{duration(seconds)} of training without evaluations; median {median(s for _, s in speeds):.3g} "
         f"images/s; {waited:.0f}% of the time was spent waiting for data."
     )
     if waited > 100 * _WAITS:
@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Such as 2 h 05 min, 12 min or 40 s."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -19,7 +19,18 @@ COMMAND_LINE = ROOT / "docs" / "reference" / "command-line.md"
 CONFIGURATION_KEYS = ROOT / "docs" / "reference" / "configuration-keys.md"
 MODELS = ROOT / "docs" / "guides" / "models.md"
 NOTE = "<!-- Written by `python -m tests.docs.reference_pages`; do not edit. -->"
-ORDER = ("train", "eval", "predict", "export", "benchmark", "search", "models", "prepare", "publish")
+ORDER = (
+    "train",
+    "eval",
+    "compare",
+    "predict",
+    "export",
+    "benchmark",
+    "search",
+    "models",
+    "prepare",
+    "publish",
+)
 TASKS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 
 
