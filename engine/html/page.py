@@ -73,10 +73,12 @@ class Page:
         return self
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Self:
-        """Add a table. Columns of numbers, or of texts such as "12.3%", are aligned to the right; floats have
-        four significant digits."""
+        """Add a table. Columns most of whose cells are numbers, or texts such as "12.3%", are aligned to
+        the right; floats have four significant digits."""
         cells = [[_cell(value) for value in row] for row in rows]
-        numeric = [bool(cells) and all(number for _, number in column) for column in zip(*cells, strict=True)]
+        numeric = [
+            2 * sum(number for _, number in column) > len(column) for column in zip(*cells, strict=True)
+        ]
         texts = [[text for text, _ in row] for row in cells]
         return self._add("table", (columns, numeric or [False] * len(columns), texts), caption)
 
