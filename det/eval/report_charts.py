@@ -23,6 +23,8 @@ def add_detection(page: Page, evaluator: DetectionEvaluator) -> None:
     table = [(name, f"{ap:.2f}", f"{ap50:.2f}", objects) for name, ap, ap50, objects in rows]
     page.table(["class", "AP %", "AP50 %", "objects"], table)
     page.section("Precision and recall", _chosen(evaluator))
+    if not len(evaluator.detections):
+        return
     page.chart(
         line_chart(
             precision_recall(evaluator),
@@ -106,7 +108,7 @@ def _by_threshold(evaluator: DetectionEvaluator) -> str:
 def _chosen(evaluator: DetectionEvaluator) -> str:
     best = evaluator.operating_point
     if best is None:
-        return "No detection is correct at IoU .5."
+        return "No detection is correct at IoU .5." if len(evaluator.detections) else "Nothing is detected."
     return (
         f"At scores of at least {best.threshold:.2f}, F1 is best: precision {best.precision:.1%}, recall "
         f"{best.recall:.1%}. Drawings use this threshold unless task.draw_threshold is set."
