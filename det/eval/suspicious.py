@@ -168,10 +168,10 @@ def _boxes_of(evaluator: DetectionEvaluator, index: int) -> ImageBoxes:
 def _place(each: Contradiction, names: Sequence[str]) -> Place:
     label, predicted = names[each.label], names[each.predicted]
     text = {
-        "overlooked": f"no label where a {predicted} is detected ({each.sure:.0%} sure)",
+        "overlooked": f"no label, detected as {predicted} ({each.sure:.0%} sure)",
         "swapped": f"label {label}, detected as {predicted} ({each.sure:.0%} sure)",
-        "shifted": f"box of {label} is elsewhere than the detected one ({each.sure:.0%} sure)",
-        "not found": f"label {label}, but nothing is detected there",
+        "shifted": f"box of {label} is not where it is detected ({each.sure:.0%} sure)",
+        "not found": f"label {label}, nothing is detected there",
     }[each.kind]
     left, top, right, bottom = (round(side) for side in each.box.tolist())
     return Place(text, each.score, (left, top, right, bottom))

@@ -123,7 +123,7 @@ def _subtitle(facts: RunFacts, split: str) -> str:
 
 def _best_step(run: RunFolder) -> dict[str, Any]:
     saved = _read(run.metrics)
-    return {name: saved[name] for name in ("step", "best_step") if name in saved}
+    return {"best_step": saved["best_step"]} if "best_step" in saved else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
