@@ -110,7 +110,7 @@ def contradicted_regions(
 def _confidences(
     task: Segmentation, dataset: SegmentationDataset, indices: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.uint8], Any]]:
-    device, progress = task.normalize.device, Progress(len(indices), unit="image", after=PATIENCE_S)
+    device, progress = task.normalize.device, Progress(len(indices), unit="examined image", after=PATIENCE_S)
     for done, index in enumerate(indices, start=1):
         batch = collate([dataset[SampleKey(index, 0)]])
         label = batch["label"][0].numpy()

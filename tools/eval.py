@@ -31,6 +31,7 @@ from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import SavedPredictions
 from engine.published import run_by_name
+from engine.report.run import REPORT
 from engine.run import run_folder
 
 
@@ -60,6 +61,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
             searched = 0 if options.artifact else options.suspicious
             run.write_report(result, reporter, out, metrics=metrics, worst=options.worst, suspicious=searched)
+            print(f"report: {out / REPORT}")
             print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")
     here.close()

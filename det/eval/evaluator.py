@@ -27,9 +27,7 @@ from engine.image_records import ImageRecords
 State = dict[str, NDArray[Any]]
 
 
-class ImageDetections(NamedTuple):
-    """Boxes [M, 4] in pixels, scores [M] and labels [M] (class indices)."""
-
+class _ImageDetections(NamedTuple):
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -83,7 +81,7 @@ class DetectionEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        self._by_image: ImageRecords[ImageDetections] = ImageRecords(self._name_of)
+        self._by_image: ImageRecords[_ImageDetections] = ImageRecords(self._name_of)
         self._not_finite = 0
         self._clear_results()
 
@@ -111,7 +109,7 @@ class DetectionEvaluator:
             self._by_image.add(index, detections)
         self._clear_results()
 
-    def _to_arrays(self, outputs: Sequence[Detections]) -> list[ImageDetections]:
+    def _to_arrays(self, outputs: Sequence[Detections]) -> list[_ImageDetections]:
         """On the CPU (one transfer per batch), with labels translated to the dataset's classes."""
         if not outputs:
             return []
@@ -131,18 +129,9 @@ class DetectionEvaluator:
         counts = [len(detections.scores) for detections in outputs]
         by_image = [_split_rows(values, counts) for values in (boxes, scores, labels, kept)]
         return [
-            ImageDetections(box[keep], score[keep], label[keep])
+            _ImageDetections(box[keep], score[keep], label[keep])
             for box, score, label, keep in zip(*by_image, strict=True)
         ]
-
-    @property
-    def images(self) -> list[int]:
-        """The indices of the images that were seen."""
-        return sorted(self._by_image)
-
-    def image_detections(self, index: int) -> ImageDetections:
-        """The detections in an image, with labels of the dataset."""
-        return self._by_image[index]
 
     def state(self) -> State:
         """Everything counted so far, as plain arrays."""
@@ -167,7 +156,7 @@ class DetectionEvaluator:
         for state in states:
             columns = (_split_rows(state[name], state["count"]) for name in ("boxes", "scores", "labels"))
             for index, *detections in zip(state["index"].tolist(), *columns, strict=True):
-                self._by_image.add_from_process(index, ImageDetections(*detections))
+                self._by_image.add_from_process(index, _ImageDetections(*detections))
             self._not_finite += int(state["not_finite"])
         self._clear_results()
 

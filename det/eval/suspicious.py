@@ -34,9 +34,8 @@ class ImageBoxes(NamedTuple):
 
 def suspicious_boxes(evaluator: DetectionEvaluator) -> dict[int, list[Place]]:
     """Index of an image -> its contradicted labels, strongest first, for all images of an evaluation."""
-    images = {index: _boxes_of(evaluator, index) for index in evaluator.images}
     names = evaluator.classes.names
-    found = find(images, len(names))
+    found = find(_by_image(evaluator), len(names))
     return {
         index: [_place(each, names) for each in contradictions] for index, contradictions in found.items()
     }
@@ -152,17 +151,21 @@ def _size_group(box: NDArray[np.float64]) -> int:
     return int(np.searchsorted(_SIZES, area, side="right"))
 
 
-def _boxes_of(evaluator: DetectionEvaluator, index: int) -> ImageBoxes:
-    boxes, labels, ignored = evaluator.split.objects(index)
-    found = evaluator.image_detections(index)
-    return ImageBoxes(
-        boxes.astype(np.float64).reshape(-1, 4),
-        labels.astype(np.int64),
-        ignored,
-        np.asarray(found.boxes, np.float64).reshape(-1, 4),
-        np.asarray(found.labels, np.int64),
-        np.asarray(found.scores, np.float64),
-    )
+def _by_image(evaluator: DetectionEvaluator) -> dict[int, ImageBoxes]:
+    """The labels and detections of all images that were seen."""
+    state, images = evaluator.state(), {}
+    ends = np.cumsum(state["count"]).tolist()
+    for index, start, end in zip(state["index"].tolist(), [0, *ends[:-1]], ends, strict=True):
+        boxes, labels, ignored = evaluator.split.objects(index)
+        images[index] = ImageBoxes(
+            boxes.astype(np.float64).reshape(-1, 4),
+            labels.astype(np.int64),
+            ignored,
+            state["boxes"][start:end].astype(np.float64),
+            state["labels"][start:end],
+            state["scores"][start:end].astype(np.float64),
+        )
+    return images
 
 
 def _place(each: Contradiction, names: Sequence[str]) -> Place:

@@ -140,6 +140,7 @@ class Training:
                 split=self.config.data.split,
                 count=self.config.samples,
             )
+            print(f"report: {self.run.path / REPORT}")
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             print(f"{REPORT} was not written ({reason}); the training itself is complete")

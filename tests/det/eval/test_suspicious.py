@@ -63,7 +63,7 @@ def test_planted_faults_rank_before_mistakes_of_the_detector():
     for index in (1, 2, 3):  # mistakes: a wrong class, a missed object and a false alarm, none of them sure
         scores, classes = outputs[index].scores.clone(), outputs[index].labels.clone()
         scores[0], classes[0] = 0.5, (classes[0] + 1) % 3
-        outputs[index] = detections(outputs[index].boxes[:-1], scores[:-1], classes[:-1])
+        outputs[index] = detections(outputs[index].boxes[:-1].numpy(), scores[:-1], classes[:-1])
     labels[7] = labels[7].copy()
     labels[7][0] = (labels[7][0] + 1) % 3
     boxes[8][0] += [25, 5, 25, 5]
