@@ -1,5 +1,6 @@
 """Classification results for people: drawn probabilities, and the tables and charts of an evaluation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from cls.eval.evaluator import MAX_LISTED, ClassificationEvaluator
 from cls.task import Classification
 from engine import fonts
 from engine.contracts import Image
+from engine.html.page import Page
 from engine.plots import save_confusion_matrix
+from engine.report.suspicious import Suspicion, ranked
 from engine.sample_images import panel_size, resize_panel, save_samples, save_worst
 
 Probabilities = NDArray[np.float32]
@@ -80,6 +83,30 @@ class ClassificationReporter:
         if len(self.classes) <= MAX_LISTED:
             save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="images")
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
+
+    def report(self, evaluator: ClassificationEvaluator, dataset: ClassificationDataset, page: Page) -> None:
+        """Add the classes, the confusions, and the calibration."""
+        from cls.eval.report_charts import add_classification
+
+        add_classification(page, evaluator)
+
+    def suspicious(
+        self, evaluator: ClassificationEvaluator, dataset: ClassificationDataset, count: int
+    ) -> list[Suspicion]:
+        """The images with the most confidently contradicted labels."""
+        from cls.eval.suspicious import suspicious_labels
+
+        suspicions = [
+            Suspicion(
+                name=dataset.name(index),
+                index=index,
+                score=place.score,
+                places=(place,),
+                draw=partial(self.draw_sample, dataset, index),
+            )
+            for index, place in suspicious_labels(evaluator).items()
+        ]
+        return ranked(suspicions, count)
 
     def _lines(self, probabilities: Probabilities, label: int | None = None) -> list[Line]:
         names = fonts.shown_names(self.classes)

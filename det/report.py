@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from det.eval.charts import save_charts
 from det.eval.evaluator import DetectionEvaluator
 from det.task import Detection
 from engine.contracts import Image
-from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
+from engine.html.page import Page
+from engine.report.suspicious import Place, Suspicion, ranked
+from engine.sample_images import draw_frames, panel_size, resize_panel, save_samples, save_worst, side_by_side
 
 
 class DetectionReporter:
@@ -32,8 +36,13 @@ class DetectionReporter:
         since names are written on the boxes."""
         return overlay(image, prediction, self.classes, threshold=self.task.draw_threshold, names=legend)
 
-    def draw_sample(self, dataset: DetectionDataset, index: int) -> Image:
-        """Image, prediction and ground truth (no ignored objects) side by side; large images are reduced."""
+    def draw_sample(
+        self, dataset: DetectionDataset, index: int, frames: Sequence[tuple[int, int, int, int]] = ()
+    ) -> Image:
+        """Image, prediction and ground truth (no ignored objects) side by side; large images are reduced.
+
+        frames: boxes, in pixels of the image, to emphasize on the image alone.
+        """
         self.task.eval()
         image = dataset.read_pixels(dataset.image_path(index))
         found = self.task.predict_image(image)
@@ -41,6 +50,7 @@ class DetectionReporter:
         height, width = image.shape[:2]
         scale = torch.tensor([size[1] / width, size[0] / height] * 2)
         image = resize_panel(image, size)
+        framed = draw_frames(image, [np.multiply(frame, scale.numpy()) for frame in frames])
         boxes, labels, ignored = dataset.split.objects(index)
         shown = ~ignored
         truth = Detections(
@@ -50,7 +60,7 @@ class DetectionReporter:
         )
         return side_by_side(
             [
-                ("image", image),
+                ("image", framed),
                 (
                     f"prediction, scores >= {self.task.draw_threshold:.2g}",
                     self.draw(image, found._replace(boxes=found.boxes * scale)),
@@ -115,6 +125,34 @@ class DetectionReporter:
         (out / "per_class.txt").write_text(evaluator.table() + "\n", encoding="utf-8")
         save_charts(evaluator, out / "precision_recall.png")
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
+
+    def report(self, evaluator: DetectionEvaluator, dataset: DetectionDataset, page: Page) -> None:
+        """Add the classes, the precision-recall curves, and F1 against the score threshold."""
+        from det.eval.report_charts import add_detection
+
+        add_detection(page, evaluator)
+
+    def suspicious(
+        self, evaluator: DetectionEvaluator, dataset: DetectionDataset, count: int
+    ) -> list[Suspicion]:
+        """The images with the most confidently contradicted boxes; an image ranks by its strongest one."""
+        from det.eval.suspicious import suspicious_boxes
+
+        suspicions = [
+            Suspicion(
+                name=dataset.name(index),
+                index=index,
+                score=places[0].score,
+                places=tuple(places),
+                draw=partial(self._draw_places, dataset, index, places),
+            )
+            for index, places in suspicious_boxes(evaluator).items()
+        ]
+        return ranked(suspicions, count)
+
+    def _draw_places(self, dataset: DetectionDataset, index: int, places: Sequence[Place]) -> Image:
+        """`draw_sample` with frames around the strongest contradictions."""
+        return self.draw_sample(dataset, index, [p.box for p in places[:4] if p.box is not None])
 
 
 def save_coco_files(evaluator: DetectionEvaluator, out: Path) -> None:

@@ -144,7 +144,14 @@ class Task(Protocol):
 
 
 class Reporter(Protocol):
-    """Draws and saves predictions and evaluations of a task. `TaskInfo.reporter(task)` builds one."""
+    """Draws and saves predictions and evaluations of a task. `TaskInfo.reporter(task)` builds one.
+
+    Optional methods, for report.html: `draw_sample(dataset, index)` draws an image with its label and its
+    prediction (without it, the report shows no images); `report(evaluator, dataset, page)` adds the task's
+    sections to an `engine.html.page.Page`, such as results by class (without it: the metrics alone);
+    `suspicious(evaluator, dataset, count)` lists the samples whose labels a confident prediction contradicts
+    most, as `engine.report.suspicious.Suspicion` (without it, there is no such list).
+    """
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:
         """Draw a prediction on its image. `all_classes`: list all classes in the legend (for videos)."""

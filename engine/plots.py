@@ -66,8 +66,7 @@ def save_confusion_matrix(
         )
     if matrix.shape[1] > count and not matrix[:, count].any():
         matrix = matrix[:, :count]
-    sums = matrix.sum(1, keepdims=True).astype(np.float64)
-    percent = np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
+    percent = percent_of_rows(matrix)
     columns = [*names, "(none)"][: matrix.shape[1]]
     side = max(4.5, 0.42 * count + 2.2)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
@@ -84,6 +83,15 @@ def save_confusion_matrix(
     bar.ax.tick_params(labelsize=8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
+
+
+def percent_of_rows(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
+    """A confusion matrix in percent of each row; rows without labels become NaN."""
+    sums = matrix.sum(1, keepdims=True).astype(np.float64)
+    percent: NDArray[np.float64] = np.divide(
+        100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0
+    )
+    return percent
 
 
 def _write_cells(axes: "Axes", percent: NDArray[np.float64]) -> None:

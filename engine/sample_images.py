@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
@@ -21,7 +22,7 @@ DrawSample = Callable[[Any, int], Image]
 _LONGEST, _SHORTEST = 800, 480
 """Limits on the longer side of a panel, in pixels."""
 
-_BACKGROUND, _TEXT = (250, 250, 250), (25, 25, 25)
+_BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (255, 0, 200)
 
 
 def save_samples(draw: DrawSample, dataset: Any, folder: Path, *, count: int) -> None:
@@ -72,3 +73,15 @@ def _with_caption(caption: str, image: Image) -> Image:
     font = fonts.load(size, [caption])
     ImageDraw.Draw(strip).text((size // 3, strip.height / 2), caption, fill=_TEXT, font=font, anchor="lm")
     return np.concatenate([np.asarray(strip), image], axis=0)
+
+
+def draw_frames(image: Image, boxes: Iterable[Sequence[float] | NDArray[Any]]) -> Image:
+    """A copy of an image with frames around boxes (left, top, right, bottom in pixels)."""
+    drawn = np.array(image, order="C")
+    thickness = max(2, max(image.shape[:2]) // 250)
+    for box in boxes:
+        left, top, right, bottom = (round(float(side)) for side in box)
+        margin = thickness + 1
+        corners = (left - margin, top - margin), (right + margin, bottom + margin)
+        cv2.rectangle(drawn, *corners, _FRAME, thickness)
+    return drawn

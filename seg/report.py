@@ -10,8 +10,11 @@ from torch import Tensor
 from engine.contracts import Image
 from engine.data.images import count_values
 from engine.data.loader import SampleKey
+from engine.html.charts import bar_chart, heat_map
+from engine.html.page import Page
 from engine.io.png import write_rows
-from engine.plots import save_confusion_matrix
+from engine.plots import percent_of_rows, save_confusion_matrix
+from engine.report.suspicious import Suspicion
 from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
 from seg.data.dataset import SegmentationDataset
 from seg.drawing import legend as draw_legend
@@ -83,6 +86,35 @@ class SegmentationReporter:
         save_confusion_matrix(evaluator.confusion, self.classes, out / "confusion.png", of="pixels")
         save_worst(self.draw_sample, dataset, out / "worst", evaluator.worst(worst))
 
+    def report(self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, page: Page) -> None:
+        """Add the classes, as a table and a chart, and the confusion matrix."""
+        names, results = self.classes.names, evaluator.compute()
+        iou = [100 * results[f"iou/{name}"] for name in names]
+        labeled, predicted = _shares(evaluator.confusion.sum(1)), _shares(evaluator.confusion.sum(0))
+        page.section("Classes", "IoU: of the pixels with the label or the prediction, those with both.")
+        page.chart(bar_chart(names, {"": iou}, title="IoU per class", unit="%"))
+        page.chart(
+            heat_map(
+                percent_of_rows(evaluator.confusion)[:, : len(names)],
+                title="Confusion matrix, % of the label's pixels",
+                row_labels=names,
+                column_labels=names,
+                row_title="label",
+                column_title="prediction",
+            )
+        )
+        columns = ["class", "IoU %", "labeled pixels %", "predicted pixels %"]
+        rows = zip(names, iou, labeled, predicted, strict=False)  # the last column has no name
+        page.table(columns, [(name, *(f"{value:.2f}" for value in values)) for name, *values in rows])
+
+    def suspicious(
+        self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, count: int
+    ) -> list[Suspicion]:
+        """The images with the most confidently contradicted labels."""
+        from seg.suspicious import suspicious_masks
+
+        return suspicious_masks(self.task, evaluator, dataset, count)
+
     @property
     def _ids(self) -> NDArray[Any]:
         """The dataset's id of each class index (the label id for Cityscapes), uint8 or uint16."""
@@ -96,3 +128,9 @@ class SegmentationReporter:
         palette = np.zeros((256, 3), np.uint8)
         palette[list(self.classes.ids)] = self.classes.colors
         return palette
+
+
+def _shares(counts: NDArray[np.integer]) -> list[float]:
+    """Counts -> percent of their sum."""
+    shares: list[float] = (100 * counts / max(1, int(counts.sum()))).tolist()
+    return shares

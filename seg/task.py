@@ -240,6 +240,13 @@ class Inference:
             area.of(labels).copy_(scores.argmax(1))
         return labels
 
+    def scores_by_area(
+        self, network: Network, images: Tensor, size: Size, *, normalize: Network, align_corners: bool
+    ) -> Iterator[tuple[Area, Tensor]]:
+        """Images uint8 [N, 3, h, w] -> the areas of an image of `size`, each with its scores, or with
+        probabilities summed over the views, [N, K, height, width]."""
+        return self._tiles(network, Pixels(images, normalize), size, align_corners)
+
     def _tiles(
         self,
         network: Network,

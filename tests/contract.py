@@ -34,6 +34,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import read_image
 from engine.data.loader import EvaluationSampler, SampleKey, collate
 from engine.errors import UserError
+from engine.html.page import Page
 from engine.train.distillation import Distillation
 
 ZEBRA = ClassMap(names=("zebra", "yeti"))
@@ -303,6 +304,31 @@ class TaskContract:
         if self.per_class:
             text = (out / "per_class.txt").read_text(encoding="utf-8")
             assert all(name in text for name in data.classes.names)
+
+    def test_the_report_has_the_tasks_own_sections(self, data, built):
+        dataset, reporter = self.val(data, built), self.info.reporter(built.eval())
+        if not hasattr(reporter, "report"):
+            pytest.skip("the task adds nothing to the report")
+        page = Page("report")
+        reporter.report(self.evaluated(built, dataset), dataset, page)
+        html = page.html()
+        assert page.sections
+        assert 'class="chart"' in html
+        if self.per_class:
+            assert all(name in html for name in data.classes.names)
+
+    def test_suspicious_labels_are_ranked_samples_of_the_split(self, data, built):
+        dataset, reporter = self.val(data, built), self.info.reporter(built.eval())
+        if not hasattr(reporter, "suspicious"):
+            pytest.skip("the task does not look for suspicious labels")
+        found = reporter.suspicious(self.evaluated(built, dataset), dataset, 2)
+        assert len(found) <= 2
+        scores = [each.score for each in found]
+        assert scores == sorted(scores, reverse=True)
+        for each in found:
+            assert each.name == dataset.name(each.index)
+            assert each.places
+            assert each.draw().shape[2] == 3
 
     # ------------------------------------------------------------------- export
 

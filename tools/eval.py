@@ -1,4 +1,4 @@
-"""Evaluate a run on a split; saves metrics.json, a per-class table, charts and the worst images.
+"""Evaluate a run on a split; saves metrics.json, tables, charts, suspicious labels, report.html.
 
 Usage: python tools/eval.py run=<run folder> [key=value ...]
 
@@ -6,6 +6,7 @@ Examples:
   python tools/eval.py run=runs/seg/streets/2026-11-24_12-00-00
   python tools/eval.py run=lraspp_v3_small_cityscapes data.root=/data/cityscapes   a published network
   python tools/eval.py run=<run folder> data.split=test out=results
+  python tools/eval.py run=<run folder> data.split=train suspicious=50     training labels to look at
   python tools/eval.py run=<run folder> inference=multi_scale              flipping and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
   python tools/eval.py run=<run folder> artifact=<exported file>           the exported file that you deploy
@@ -30,6 +31,7 @@ from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import SavedPredictions
 from engine.published import run_by_name
+from engine.report.run import REPORT
 from engine.run import run_folder
 
 
@@ -57,6 +59,9 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
             result.write_skipped(out)
             print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
+            searched = 0 if options.artifact else options.suspicious
+            run.write_report(result, reporter, out, metrics=metrics, worst=options.worst, suspicious=searched)
+            print(f"report: {out / REPORT}")
             print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")
     here.close()

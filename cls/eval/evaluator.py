@@ -1,7 +1,7 @@
 """Top-1 and top-5 accuracy, per class and per image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,21 @@ MAX_LISTED = 60
 """With more classes, the table lists only the lowest, and the confusion matrix is not drawn."""
 
 
+class Records(NamedTuple):
+    """Per image [N]: its place in the dataset, its label and predicted class, and the probability of each."""
+
+    position: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    of_label: NDArray[np.float64]
+    of_prediction: NDArray[np.float64]
+
+
 class ClassificationEvaluator:
     """Top-1 and top-5 accuracy: an `engine.contracts.Evaluator`.
 
     name_of: index -> name of the sample, for `worst` and messages. predicted: how predictions were made, for
-    the protocol. Memory: four numbers per image.
+    the protocol. Memory: five numbers per image.
     """
 
     main_metric = "top1"
@@ -32,8 +42,8 @@ class ClassificationEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        # label, prediction, rank, probability
-        self._rows: ImageRecords[tuple[int, int, int, float]] = ImageRecords(self._name_of)
+        # label, prediction, rank, probabilities of the label and of the prediction
+        self._rows: ImageRecords[tuple[int, int, int, float, float]] = ImageRecords(self._name_of)
 
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Count a batch: scores [N, K] (before the softmax), `label` [N] and `index` [N].
@@ -58,7 +68,9 @@ class ClassificationEvaluator:
         for row, index in enumerate(indices.tolist()):
             label = int(labels[row])
             rank = int(ranks[row]) if np.isfinite(scores[row, label]) else count
-            self._rows.add(index, (label, int(order[row, 0]), rank, float(probabilities[row, label])))
+            first = int(order[row, 0])
+            chances = float(probabilities[row, label]), float(probabilities[row, first])
+            self._rows.add(index, (label, first, rank, *chances))
 
     def state(self) -> State:
         """Everything counted so far, as plain arrays."""
@@ -67,7 +79,7 @@ class ClassificationEvaluator:
         return {
             "index": np.array(indices, np.int64),
             "counts": np.array([row[:3] for row in rows], np.int64).reshape(-1, 3),
-            "probability": np.array([row[3] for row in rows], np.float64),
+            "probability": np.array([row[3:] for row in rows], np.float64).reshape(-1, 2),
         }
 
     def merge(self, states: Sequence[State]) -> None:
@@ -80,7 +92,7 @@ class ClassificationEvaluator:
             for index, counts, probability in zip(
                 state["index"].tolist(), state["counts"].tolist(), state["probability"].tolist(), strict=True
             ):
-                self._rows.add_from_process(index, (*counts, probability))
+                self._rows.add_from_process(index, (*counts, *probability))
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -113,6 +125,12 @@ class ClassificationEvaluator:
             "protocol": f"{present} of {size} classes present"
             + (f"; {self._predicted}" if self._predicted else ""),
         }
+
+    def records(self) -> Records:
+        """What is known about each image, ordered by index."""
+        state = self.state()
+        label, prediction, _ = state["counts"].T
+        return Records(state["index"], label, prediction, *state["probability"].T)
 
     def worst(self, count: int) -> list[tuple[str, int, float]]:
         """(name, index, probability of the true class), lowest first; only wrong predictions."""

@@ -85,6 +85,7 @@ class InferenceOptions(RunOptions):
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(InferenceOptions):
     worst: Count = 8
+    suspicious: Count = 20
     save_predictions: bool = False
 
 
@@ -93,6 +94,23 @@ class PredictOptions(InferenceOptions):
     input: str
     legend: bool = True
     frames: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of tools/compare.py; `conf/compare.yaml` explains them."""
+
+    run: Sequence[str]
+    out: str = "comparison"
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.overrides:
+            raise UserError(
+                f"{self.overrides[0].partition('=')[0]}: runs are compared as they were trained; leave it out"
+            )
+        if len(set(self.run)) < 2:
+            raise ValueError(f"run must name at least two runs, such as run=[a,b], got {list(self.run)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
-from engine.config.saved import load_config
+from engine.config.saved import differences, load_config
 from engine.config.training import (
     build_source,
     build_task,
@@ -200,6 +200,49 @@ class TrainedRun:
                 *self._limited(dataset),
             ],
             write_skipped=partial(_write_skipped, builder),
+        )
+
+    def write_report(
+        self,
+        result: Evaluation,
+        reporter: Any,
+        out: Path,
+        *,
+        metrics: dict[str, Any],
+        worst: int,
+        suspicious: int,
+    ) -> None:
+        """Write the report.html of an evaluation into `out`, with suspicious.json and exclude.json.
+
+        Args:
+            worst: number of worst and of random images to draw.
+            suspicious: number of images with suspicious labels to list; 0: do not search for any.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        from engine.report.run import RunFacts, write_evaluation_report
+        from engine.report.suspicious import write_suspicious
+
+        evaluator, dataset, found = result.evaluator, result.dataset, None
+        if suspicious and hasattr(reporter, "suspicious"):
+            found = reporter.suspicious(evaluator, dataset, suspicious)
+            write_suspicious(out, self.split, found)
+        write_evaluation_report(
+            RunFacts(
+                run=self.folder,
+                info=self.info,
+                differences=differences(self.config),
+                batch=int(self.config.trainer.batch),
+            ),
+            reporter=reporter,
+            evaluator=evaluator,
+            dataset=dataset,
+            metrics=metrics,
+            notes=result.notes,
+            suspicions=found,
+            out=out,
+            worst=worst,
         )
 
     def _limited(self, dataset: Any) -> list[str]:

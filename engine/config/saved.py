@@ -24,6 +24,8 @@ from engine.config.overrides import (
 from engine.data.images import DEFAULT_MEGAPIXELS
 from engine.errors import UserError
 from engine.run.run_folder import RunFolder
+from engine.report import settings
+from engine.report.settings import Difference, Settings, flatten
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
@@ -54,6 +56,23 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
     OmegaConf.set_struct(config, True)
     return config
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """A training configuration as a flat dict; references between keys are kept as text."""
+    contents = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(contents, dict)
+    return flatten({str(key): value for key, value in contents.items()})
+
+
+def differences(config: DictConfig) -> list[Difference]:
+    """The keys of a training configuration that differ from the default of its task; an empty list if that
+    cannot be composed."""
+    try:
+        default = compose_config("train", [f"task={config.package}"])
+    except UserError:
+        return []
+    return settings.differences(settings_of(config), settings_of(default))
 
 
 def _add_new_keys(config: DictConfig) -> None:

@@ -98,13 +98,13 @@ class Training:
             if not finished:
                 print("\n".join([trainer.results(), *trained_on(self.config.data.split)]))
             if not finished or not self.run.curves.exists():
-                self._draw()
+                self._draw(evaluated=not finished)
             if not finished:
                 print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
             print(f"run: {self.run.path}")
         trainer.runtime.close()
 
-    def _draw(self) -> None:
+    def _draw(self, *, evaluated: bool) -> None:
         from engine import plots
         from engine.fonts import font_notes
         from engine.train.run_log import read_rows
@@ -118,6 +118,32 @@ class Training:
             print(note)
         reporter = self.info.reporter(task)
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
+        self._report(reporter, evaluated=evaluated)
+
+    def _report(self, reporter: Any, *, evaluated: bool) -> None:
+        """Write report.html; an error there must not look like a failed training."""
+        from engine.config.saved import differences
+        from engine.report.run import REPORT, RunFacts, write_training_report
+
+        try:
+            facts = RunFacts(
+                run=self.run,
+                info=self.info,
+                differences=differences(self.config),
+                batch=self.trainer.options.batch,
+            )
+            write_training_report(
+                facts,
+                reporter=reporter,
+                evaluator=self.trainer.evaluator if evaluated else None,
+                dataset=self.trainer.data.eval_set,
+                split=self.config.data.split,
+                count=self.config.samples,
+            )
+            print(f"report: {self.run.path / REPORT}")
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            print(f"{REPORT} was not written ({reason}); the training itself is complete")
 
 
 def open_training(

@@ -155,7 +155,7 @@ def legend(names: Sequence[str], y: float) -> tuple[str, float]:
         parts += [f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" rx="2" class="{color(index)}"/>']
         parts += [text_at(x + 14, y, name, style="label")]
         x += width
-    return "".join(parts), y - top + 18
+    return "".join(parts), y - top + 22
 
 
 def color(index: int) -> str:

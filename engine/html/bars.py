@@ -70,11 +70,18 @@ def _bar(left: float, y: float, width: float, scale: Scale, value: float, index:
 
 
 def histogram(
-    values: Sequence[float], *, title: str, x_label: str, bins: int = 20, y_label: str = "count"
+    values: Sequence[float],
+    *,
+    title: str,
+    x_label: str,
+    bins: int = 20,
+    y_label: str = "count",
+    x_range: tuple[float, float] | None = None,
 ) -> str:
-    """How many values lie in each of `bins` intervals of equal width."""
+    """How many values lie in each of `bins` intervals of equal width, between the smallest and the largest
+    value, or in `x_range`."""
     finite = [float(value) for value in values if math.isfinite(value)]
-    counts, edges = np.histogram(finite, bins)
+    counts, edges = np.histogram(finite, bins, range=x_range)
     x_scale = Scale(float(edges[0]), float(edges[-1]))
     frame = Frame.fitted(x_scale, Scale.around(counts.tolist(), zero=True), top=TOP + 8, height=PLOT_HEIGHT)
     parts = [text_at(4, TOP - 4, y_label, style="label"), frame.axes(x_label)]

@@ -101,6 +101,6 @@ class _Grid:
         )
         if not self.written or share < 0.005:  # smaller values would only be clutter
             return rect
-        text = number(value, 2) if value < 100 else number(round(value), 3)
+        text = number(value, 2) if value < 99.5 else number(round(value), 3)
         style = "tick on" if share > 0.5 else "tick"
         return rect + text_at(x + self.side / 2, y + self.tall / 2 + 4, text, "middle", style)

@@ -1,9 +1,12 @@
 """A report as one HTML file that needs no network: sections of text, tables, charts, images and findings."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from engine.contracts import Finding, Image
 from engine.errors import UserError
@@ -16,8 +19,11 @@ _LONGEST = 960
 """Pixels of the longer side of an image: sharp enough to zoom in, small enough for a page of 50."""
 
 
-_WIDE = 500
-"""Charts of a greater width do not share a row."""
+_WIDE, _WIDEST = 440, 720
+"""Charts of a greater width take two columns, or a whole row."""
+
+_PANELS = 1.8
+"""Images that are on average this much wider than high are taken for several panels side by side."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class _Section:
     title: str
     intro: str
     blocks: list[_Block] = field(default_factory=list)
+
+
+_NUMBER = re.compile(r"[-+]?[\d.,]+( ± [\d.,]+)?%?")
 
 
 class Page:
@@ -58,22 +67,32 @@ class Page:
         blocks = self.sections[-1].blocks if self.sections else []
         if not blocks or blocks[-1].kind != "charts":
             self._add("charts", [])
-        wide = float(svg.partition('viewBox="0 0 ')[2].partition(" ")[0]) > _WIDE
-        self.sections[-1].blocks[-1].content.append((svg, caption, wide))
+        width = float(svg.partition('viewBox="0 0 ')[2].partition(" ")[0])
+        style = "" if width <= _WIDE else "wide" if width <= _WIDEST else "widest"
+        self.sections[-1].blocks[-1].content.append((svg, caption, style))
         return self
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Self:
-        """Add a table. Numbers are aligned to the right; floats have four significant digits."""
+        """Add a table. Columns most of whose cells are numbers, or texts such as "12.3%", are aligned to
+        the right; floats have four significant digits."""
         cells = [[_cell(value) for value in row] for row in rows]
-        numeric = [bool(cells) and all(number for _, number in column) for column in zip(*cells, strict=True)]
+        numeric = [
+            2 * sum(number for _, number in column) > len(column) for column in zip(*cells, strict=True)
+        ]
         texts = [[text for text, _ in row] for row in cells]
         return self._add("table", (columns, numeric or [False] * len(columns), texts), caption)
 
     def images(self, images: Iterable[tuple[Image | Path, str]], *, longest: int = _LONGEST) -> Self:
-        """Add RGB images or image files with captions; they are reduced to `longest` pixels."""
+        """Add RGB images or image files with captions; they are reduced to `longest` pixels (panels side by
+        side: one and a half times that)."""
         from engine.html.thumbnails import data_uri
 
-        return self._add("images", [(data_uri(image, longest=longest), text) for image, text in images])
+        shown = []
+        for image, text in images:
+            panels = isinstance(image, np.ndarray) and image.shape[1] > _PANELS * image.shape[0]
+            shown.append((data_uri(image, longest=longest * 3 // 2 if panels else longest), text, panels))
+        style = "images panels" if 2 * sum(panels for _, _, panels in shown) > len(shown) else "images"
+        return self._add("images", (style, shown))
 
     def findings(self, findings: Sequence[Finding]) -> Self:
         """Add what a check found, in the given order."""
@@ -103,10 +122,10 @@ class Page:
 
 def _cell(value: Any) -> tuple[str, bool]:
     """The text of a table's cell, and whether it is aligned like a number."""
-    if value is None:
+    if value is None or str(value) == "nan":
         return "–", True
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value), False
+        return str(value), bool(_NUMBER.fullmatch(str(value)))
     return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}"), True
 
 

@@ -31,6 +31,7 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
+    x_range: Point | None = None,
     y_range: Point | None = None,
     guides: Mapping[str, Sequence[Point]] | None = None,
     marks: Sequence[tuple[float, float, str]] = (),
@@ -38,7 +39,7 @@ def line_chart(
     """One line per series of (x, y); long series are thinned, with their extremes kept.
 
     Args:
-        y_range: ends of the y axis; default: round numbers around the values.
+        x_range, y_range: ends of the axes; default: the first and last x, and round numbers around the y.
         guides: name -> dashed line for comparison, such as the diagonal.
         marks: (x, y, text) of points to emphasize.
     """
@@ -46,7 +47,7 @@ def line_chart(
     drawn = [p for points in [*lines.values(), *(guides or {}).values()] for p in points]
     y_scale = Scale(*y_range) if y_range else Scale.around([y for _, y in drawn])
     legend, height = axes.legend([*lines, *(guides or {})], TOP + 14)
-    x_scale = _tight([x for x, _ in drawn])
+    x_scale = Scale(*x_range) if x_range else _tight([x for x, _ in drawn])
     frame = Frame.fitted(x_scale, y_scale, top=TOP + 8 + height, height=PLOT_HEIGHT)
     parts = [text_at(4, TOP - 4, y_label, style="label"), legend, frame.axes(x_label)]
     for index, (name, points) in enumerate([*lines.items(), *(guides or {}).items()]):

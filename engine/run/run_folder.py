@@ -5,6 +5,7 @@ environment.json   versions, git revision, device
 classes.json       class map of the dataset
 log.jsonl          one row per log line or evaluation
 metrics.json       the last evaluation
+report.html        the results, curves, sample images and settings, for people
 curves.png         losses and metrics over steps
 checkpoints/       last.safetensors, last.previous.safetensors, best.safetensors
 train_names.json   the names of the samples for training, in order, and for evaluation

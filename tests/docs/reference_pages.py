@@ -20,8 +20,19 @@ CONFIGURATION_KEYS = ROOT / "docs" / "reference" / "configuration-keys.md"
 MODELS = ROOT / "docs" / "guides" / "models.md"
 NOTE = "<!-- Written by `python -m tests.docs.reference_pages`; do not edit. -->"
 ORDER = (
-    "check", "convert", "train", "eval", "predict", "export", "benchmark", "search", "models", "prepare", "publish",
-)  # fmt: skip
+    "check",
+    "convert",
+    "train",
+    "eval",
+    "compare",
+    "predict",
+    "export",
+    "benchmark",
+    "search",
+    "models",
+    "prepare",
+    "publish",
+)
 TASKS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 
 

@@ -10,6 +10,7 @@ import torch
 from torchvision import models
 
 from engine.data.images import read_image, write_png
+from tests.engine.html.browser import load
 from tests.tools.commands import run
 
 SMALL = [
@@ -44,6 +45,22 @@ def test_eval_reproduces_the_metrics_of_the_training(trained):
     assert (folder / "scores" / "confusion.png").stat().st_size > 0
     assert "top-1" in (folder / "scores" / "per_class.txt").read_text()
     assert len(list((folder / "scores" / "worst").iterdir())) == 1
+
+
+def test_the_reports_load_in_a_browser(trained, tmp_path):
+    folder, path = trained
+    run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
+    for report in (path / "report.html", folder / "seen_in_report" / "report.html"):
+        loaded = load(report, tmp_path)
+        assert loaded.console == []
+        assert loaded.requests == []
+        assert len(loaded.charts) >= 6
+        assert min(loaded.charts) > 0
+        for section in ("Classes", "Calibration", "Curves", "Settings"):
+            assert f">{section}</h2>" in loaded.text
+    assert "Suspicious labels" in loaded.text
+    assert json.loads((folder / "seen_in_report" / "suspicious.json").read_text())["split"] == "val"
+    assert (folder / "seen_in_report" / "exclude.json").exists()
 
 
 def test_predict_writes_drawings_and_a_summary(trained):

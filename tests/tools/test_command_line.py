@@ -29,6 +29,14 @@ def test_paths_are_used_exactly_as_typed(path):
     assert composed.input == path
 
 
+def test_several_runs_are_a_list_of_paths(tmp_path, monkeypatch):
+    composed = compose.compose_config("compare", ["run=[runs/a b, runs/c=d,e]"])
+    assert list(composed.run) == ["runs/a b", "runs/c=d", "e"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a,b]").mkdir()
+    assert compose.compose_config("eval", ["run=[a,b]"]).run == "[a,b]"
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).map(str.strip))
 def test_any_path_can_be_typed(path):
     if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:

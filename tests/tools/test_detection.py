@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.run import checkpoint
+from tests.engine.html.browser import load
 from tests.tools.commands import run
 
 SMALL = [
@@ -57,6 +58,22 @@ def test_eval_reproduces_the_metrics_and_writes_coco_files(trained):
     scored.summarize()
     assert scored.stats[0] == pytest.approx(metrics["map"], abs=1e-9)
     assert scored.stats[1] == pytest.approx(metrics["map_50"], abs=1e-9)
+
+
+def test_the_reports_load_in_a_browser(trained, tmp_path):
+    folder, path = trained
+    run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
+    for report in (path / "report.html", folder / "seen_in_report" / "report.html"):
+        loaded = load(report, tmp_path)
+        assert loaded.console == []
+        assert loaded.requests == []
+        assert len(loaded.charts) >= 5
+        assert min(loaded.charts) > 0
+        for section in ("Classes", "Precision and recall", "Curves", "Worst images", "Settings"):
+            assert f">{section}</h2>" in loaded.text
+    assert "Suspicious labels" in loaded.text
+    assert json.loads((folder / "seen_in_report" / "suspicious.json").read_text())["split"] == "val"
+    assert (folder / "seen_in_report" / "exclude.json").exists()
 
 
 def test_predict_writes_boxes_in_pixels_of_the_original_image(trained):

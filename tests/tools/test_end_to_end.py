@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from engine.data.images import read_labels, read_palette
+from tests.engine.html.browser import load
 from tests.tools.commands import run
 
 SMALL = [
@@ -36,6 +37,7 @@ def test_the_run_folder_is_complete(trained):
         "log.jsonl",
         "metrics.json",
         "curves.png",
+        "report.html",
     ):
         assert (path / name).stat().st_size > 0, name
     assert len(list((path / "samples").glob("*.png"))) == 2
@@ -64,6 +66,22 @@ def test_eval_reproduces_the_metrics_and_saves_label_ids(trained):
     assert [entry["mask"] for entry in summary["images"]] == [f"masks/{mask.name}" for mask in masks]
     assert (folder / "scores" / "confusion.png").stat().st_size > 0
     assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
+
+
+def test_the_reports_load_in_a_browser(trained, tmp_path):
+    folder, path = trained
+    run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
+    for report in (path / "report.html", folder / "seen_in_report" / "report.html"):
+        loaded = load(report, tmp_path)
+        assert loaded.console == []
+        assert loaded.requests == []
+        assert len(loaded.charts) >= 6
+        assert min(loaded.charts) > 0
+        for section in ("Classes", "Curves", "Worst images", "Random images", "Speed", "Settings", "Next"):
+            assert f">{section}</h2>" in loaded.text
+    assert "Suspicious labels" in loaded.text
+    assert json.loads((folder / "seen_in_report" / "suspicious.json").read_text())["split"] == "val"
+    assert (folder / "seen_in_report" / "exclude.json").exists()
 
 
 def test_eval_with_another_split_and_inference_mode(trained):
@@ -97,6 +115,23 @@ def test_predict_on_folders_and_videos_reports_damaged_files(trained):
     assert frames["frames"] == len(frames["predictions"]) == 3
     assert (folder / "seen" / frames["predictions"][2]["mask"]).stat().st_size > 0
     assert (folder / "seen" / "overlays" / "drive.mp4").stat().st_size > 0
+
+
+def test_compare_reads_the_runs_and_refuses_another_task(trained):
+    folder, path = trained
+    other = folder / "other_seed"
+    shutil.copytree(path, other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("\nseed: 0\n", "\nseed: 1\n"))
+    output = run("compare", f"run=[{path},other_seed]", "out=side_by_side", cwd=folder)
+    assert f"{path.name} and 1 more seed" in output
+    assert "± 0.00%" in output
+    assert (folder / "side_by_side" / "report.html").stat().st_size > 0
+    output = run("compare", f"run={path}", cwd=folder, status=1)
+    assert "run must be a list" in output
+    (other / "config.yaml").write_text(config.replace("split: val", "split: test"))
+    output = run("compare", f"run=[{path},other_seed]", cwd=folder, status=1)
+    assert "has split val, other_seed has split test" in output
 
 
 def test_the_same_seed_gives_bit_identical_results(trained):

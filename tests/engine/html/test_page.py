@@ -33,6 +33,18 @@ def test_tables_align_numbers_and_round_them():
     ]  # fmt: skip
 
 
+def test_texts_that_are_numbers_are_aligned_like_numbers():
+    html = (
+        Page("t")
+        .table(["a", "b", "c"], [["12.30%", "1,234", "7 dogs"], ["1.00 ± 0.10%", "nan", "cat"]])
+        .html()
+    )
+    assert re.findall(r"<td([^>]*)>([^<]*)</td>", html) == [
+        (' class="number"', "12.30%"), (' class="number"', "1,234"), ("", "7 dogs"),
+        (' class="number"', "1.00 ± 0.10%"), (' class="number"', "–"), ("", "cat"),
+    ]  # fmt: skip
+
+
 def test_sections_are_listed_and_linked():
     html = Page("t").section("First").text("a").section("Second").text("b").html()
     assert re.findall(r'<a href="#(s\d)">(\w+)</a>', html) == [("s1", "First"), ("s2", "Second")]
@@ -40,13 +52,25 @@ def test_sections_are_listed_and_linked():
 
 
 def test_images_are_reduced_and_a_missing_file_is_shown_as_such(tmp_path):
-    image = np.full((300, 2000, 3), (200, 30, 30), np.uint8)
+    image = np.full((300, 400, 3), (200, 30, 30), np.uint8)
     html = Page("t").images([(image, "red"), (tmp_path / "none.png", "gone")], longest=100).html()
-    data = base64.b64decode(re.findall(r"data:image/jpeg;base64,([^\"]+)", html)[0])
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert decoded.shape == (15, 100, 3)
+    (decoded,) = _images(html)
+    assert decoded.shape == (75, 100, 3)
     assert np.abs(decoded.astype(int) - (200, 30, 30)).max() < 8
     assert "cannot be read" in html
+
+
+def test_panels_side_by_side_are_larger():
+    html = Page("t").images([(np.zeros((300, 1200, 3), np.uint8), "three panels")], longest=100).html()
+    assert _images(html)[0].shape == (38, 150, 3)
+    assert '<div class="images panels">' in html
+
+
+def _images(html):
+    return [
+        cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+        for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", html)
+    ]
 
 
 def test_successive_charts_share_a_row():

@@ -1,0 +1,121 @@
+"""Sections that the reports of trainings and evaluations share."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from engine.html.charts import Point, line_chart
+from engine.html.page import Page
+from engine.report.settings import Difference
+from engine.train.run_log import INPUT_BOUND, is_number, percent
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of log.jsonl."""
+
+_WAITS = 0.3  # share of the time from which a training is input-bound
+
+
+def points(rows: Rows, kind: str, name: str, factor: float = 1.0) -> list[Point]:
+    """(step, value) of the rows of a kind that have this number."""
+    return [
+        (row["step"], factor * row[name]) for row in rows if row["kind"] == kind and is_number(row.get(name))
+    ]
+
+
+def add_results(page: Page, metrics: Mapping[str, Any]) -> None:
+    """The metrics of the whole split; those of single classes belong to the task's section."""
+    rows = [
+        (name, percent(value) if isinstance(value, float) and "threshold" not in name else value)
+        for name, value in metrics.items()
+        if "/" not in name and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    page.section("Results").table(["metric", "value"], rows, str(metrics.get("protocol", "")))
+
+
+def add_curves(page: Page, rows: Rows, metric: str) -> None:
+    """Loss, metric and learning rate against the step."""
+    losses = {"total": points(rows, "train", "loss")}
+    parts = dict.fromkeys(name for row in rows for name in row if name.startswith("loss/"))
+    losses |= {name.removeprefix("loss/"): points(rows, "train", name) for name in parts}
+    if not losses["total"]:
+        return
+    page.section("Curves")
+    page.chart(line_chart(losses if parts else {"": losses["total"]}, title="Training loss",
+                          x_label="step", y_label="loss"))  # fmt: skip
+    if scores := points(rows, "eval", metric):
+        best = max(scores, key=lambda score: score[1])
+        marks = [(*best, f"best {percent(best[1])}")]
+        page.chart(line_chart({"": scores}, title=f"{metric} in evaluations", x_label="step", y_label=metric,
+                              marks=marks))  # fmt: skip
+    page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
+                          y_label="learning rate"))  # fmt: skip
+
+
+def add_speed(page: Page, rows: Rows, batch: int) -> None:
+    """Images per second and the share of the time that was spent waiting for data."""
+    speeds, waits = points(rows, "train", "images_per_s"), points(rows, "train", "data_wait", 100)
+    if not speeds:
+        return
+    waited = median(wait for _, wait in waits)
+    page.section("Speed")
+    seconds = training_seconds(rows, batch)
+    page.text(
+        f"{duration(seconds)} of training without evaluations; median {median(s for _, s in speeds):.3g} "
+        f"images/s; {waited:.0f}% of the time was spent waiting for data."
+    )
+    if waited > 100 * _WAITS:
+        page.text(INPUT_BOUND[0].upper() + INPUT_BOUND[1:] + ".")
+    page.chart(line_chart({"": speeds}, title="Throughput", x_label="step", y_label="images/s"))
+    page.chart(line_chart({"": waits}, title="Waiting for data", x_label="step", y_label="% of the time",
+                          y_range=(0, 100)))  # fmt: skip
+
+
+def training_seconds(rows: Rows, batch: int) -> float:
+    """Seconds spent in training steps, from the throughput of each row; pauses and evaluations are not
+    counted."""
+    speeds, last, seconds = points(rows, "train", "images_per_s"), 0.0, 0.0
+    for step, speed in speeds:
+        seconds += batch * (step - last) / speed if speed > 0 else 0.0
+        last = step
+    return seconds
+
+
+def add_images(
+    page: Page, reporter: Any, dataset: Any, worst: Sequence[tuple[str, int, float]], *, random: int
+) -> None:
+    """The worst images of an evaluation, and others chosen at random, with labels and predictions."""
+    if worst:
+        page.section("Worst images", "The images with the lowest scores, lowest first.")
+        page.images(
+            (reporter.draw_sample(dataset, index), f"{rank}.\N{NO-BREAK SPACE}{name}: {score:.3f}")
+            for rank, (name, index, score) in enumerate(worst, start=1)
+        )
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:random].tolist()
+    if chosen:
+        page.section("Random images")
+        page.images((reporter.draw_sample(dataset, index), dataset.name(index)) for index in chosen)
+
+
+def add_settings(page: Page, differences: Sequence[Difference], task: str) -> None:
+    """What differs from the default configuration."""
+    page.section("Settings", f"Keys that differ from the default of task={task}; config.yaml has all.")
+    if differences:
+        page.table(
+            ["key", "default", "this run"], [(d.key, _shown(d.default), _shown(d.value)) for d in differences]
+        )
+    else:
+        page.text("All keys have their defaults.")
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Such as 2 h 05 min, 12 min or 40 s."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

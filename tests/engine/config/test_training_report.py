@@ -1,0 +1,37 @@
+"""A report that cannot be written does not make a finished training look failed."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from engine.config import training
+from engine.config.compose import compose_config
+from engine.errors import UserError
+from engine.report import run as run_report
+from engine.run.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("report.html: cannot be written (No space left on device)"), "No space left on device"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_the_reason_is_printed_in_one_line(tmp_path, monkeypatch, capsys, error, reason):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(run_report, "write_training_report", fails)
+    trainer = SimpleNamespace(
+        options=SimpleNamespace(batch=4), evaluator=None, data=SimpleNamespace(eval_set=None)
+    )
+    finished = training.Training(
+        config=compose_config("train", ["task=seg"]), run=RunFolder(tmp_path), info=None, resumes=False,
+        trainer=trainer, notes=[], builder=None, classes=None, claim=None,
+    )  # fmt: skip
+    finished._report(reporter=None, evaluated=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("report.html was not written (")
+    assert reason in line
+    assert line.endswith("the training itself is complete")
