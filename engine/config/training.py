@@ -1,10 +1,10 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
-import copy
-import os
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from engine import runtime
-from engine.config.compose import to_yaml
+from engine.config.compose import make_paths_absolute, to_yaml
 from engine.config.instantiate import build, check_node, options, plain, task_info
 from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
@@ -33,14 +33,8 @@ from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.trainer import Trainer, TrainerOptions
 
-_PATHS = ("data.root", "data.cache", "weights", "init_from", "distill.teacher")
 RANDOM = "random weights"
-
-
 _FEW_IMAGES = 200
-
-
-_PATHS_OF_SPLITS = ("images", "annotations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +74,7 @@ class Training:
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
-            print(f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps")
+            print(_how_to_extend(trainer))
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
@@ -120,6 +114,12 @@ class Training:
         reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
 
 
+def _how_to_extend(trainer: Trainer) -> str:
+    if early := trainer.state.stopped_early:
+        return f"this run has stopped early: {early}; to go on, increase trainer.patience or set it to null"
+    return f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps"
+
+
 def open_training(
     config: DictConfig,
     *,
@@ -135,7 +135,13 @@ def open_training(
     Raises:
         UserError: if the configuration, the data or the weights are invalid.
     """
+    started = time.monotonic()
     replays = config.replay is not None
+    automatic = [] if replays or config.resume is not None else automatic_keys(config)
+    if automatic:
+        from engine.config.choices.automatic import with_defaults
+
+        config = with_defaults(config, automatic)
     config, run, resumes = open_run(config)
     settings = build(config.trainer, key="trainer")
     here = runtime.start(
@@ -158,6 +164,8 @@ def open_training(
             claim=claim,
             resumes=resumes,
             replays=replays,
+            automatic=automatic,
+            started=started,
             published=published,
             load_teacher=load_teacher,
         )
@@ -176,6 +184,8 @@ def _build_training(
     claim: Claim | None,
     resumes: bool,
     replays: bool,
+    automatic: list[str],
+    started: float,
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
@@ -184,6 +194,12 @@ def _build_training(
     source = build_source(config)
     if resumes and run.classes.exists():
         ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
+    chosen: list[str] = []
+    if automatic:
+        from engine.config.choices.automatic import choose_from_data
+
+        chosen = choose_from_data(config, automatic, source, here)
+        augment = build(config.augment, key="augment")
     torch.manual_seed(config.seed)
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
@@ -193,13 +209,18 @@ def _build_training(
     frozen = freeze(config, task)
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
-    trainer = _build_trainer(config, here, settings, run, task, data)
+    if "trainer.batch" in automatic or settings.minutes is not None:
+        chosen += _choose_length_and_batch(
+            config, here, automatic, task, data, resumes=resumes, started=started
+        )
+        settings = build(config.trainer, key="trainer")
+    trainer = _build_trainer(config, here, settings=settings, run=run, task=task, data=data)
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
     if resumes:
         skipped += _changed(run, config.data.split, data.eval_set)
-    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *skipped]
+    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
     notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
@@ -239,9 +260,37 @@ def _data_loaders(
     return data
 
 
+def _choose_length_and_batch(
+    config: DictConfig,
+    here: runtime.Runtime,
+    automatic: list[str],
+    task: Any,
+    data: DataLoaders,
+    *,
+    resumes: bool,
+    started: float,
+) -> list[str]:
+    """Set `trainer.batch`, and `trainer.steps` for `trainer.minutes`; returns lines about them."""
+    if resumes:
+        raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
+    from engine.config.choices import automatic as choices
+
+    lines = choices.choose_batch(config, here, task, data) if choices.BATCH in automatic else []
+    if config.trainer.minutes is not None:
+        lines += choices.choose_steps(
+            config,
+            task,
+            make_trainer=partial(_build_trainer, config, here, data=data),
+            reporter=task_info(config).reporter,
+            elapsed=lambda: time.monotonic() - started,
+        )
+    return lines
+
+
 def _build_trainer(
     config: DictConfig,
     here: runtime.Runtime,
+    *,
     settings: TrainerOptions,
     run: RunFolder,
     task: Any,
@@ -359,6 +408,13 @@ def _dataset(
     return builder.dataset(source, split, transform, seed=seed, limit=limit)
 
 
+def automatic_keys(config: DictConfig) -> list[str]:
+    """The keys set to `auto` whose values are chosen when a training starts."""
+    keys = ["trainer.batch", *task_info(config).automatic]
+    in_groups = [key for key in keys if isinstance(config.get(key.partition(".")[0]), DictConfig)]
+    return [key for key in in_groups if OmegaConf.select(config, key) == "auto"]
+
+
 def validate(config: DictConfig) -> TrainOptions:
     """Check a training configuration as far as possible without reading data: missing values, targets,
     options and types. Returns the options that belong to no group.
@@ -388,16 +444,6 @@ def validate(config: DictConfig) -> TrainOptions:
     return trained
 
 
-def without_data(config: DictConfig) -> DictConfig:
-    """A copy for a run folder created without reading data: unset keys of `data` have the placeholder
-    `<key>`, as in a published run."""
-    config = copy.deepcopy(config)
-    for key in config.data:
-        if OmegaConf.is_missing(config.data, key):
-            OmegaConf.update(config.data, str(key), f"<data.{key}>")
-    return config
-
-
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     """Open the run folder of a training: a new one, or the one named by `resume=` or `replay=`.
 
@@ -420,25 +466,6 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
     make_paths_absolute(config)
     return config, RunFolder(Path(config.run or default)), False
-
-
-def make_paths_absolute(config: DictConfig) -> None:
-    """Make relative paths absolute, so that the run can later be opened from any working directory."""
-    nodes = config.data.items_ex(resolve=False)
-    splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
-    in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
-    own_root = not OmegaConf.is_interpolation(config.data.source, "root")
-    for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
-        value = OmegaConf.select(config, key)
-        withheld = value == f"<{key}>"  # of a published run
-        if isinstance(value, str) and not withheld and not (key in _PATHS[2:] and _is_name(value)):
-            OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
-
-
-def _is_name(value: str) -> bool:
-    from engine.run.initial_weights import is_name
-
-    return is_name(value)
 
 
 def build_task(config: DictConfig, classes: Any) -> Any:

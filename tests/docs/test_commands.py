@@ -19,8 +19,8 @@ from backbones.mobilenet_v3 import mobilenet_v3_small
 from engine.config import network_file
 from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import check_node, tool_options
-from engine.config.saved import load_config
-from engine.config.training import validate, without_data
+from engine.config.saved import load_config, without_data
+from engine.config.training import validate
 from engine.errors import UserError
 from tests.docs.documented import PAGES, ROOT, TOOLS, Command, all_commands, blocks, split_line
 
