@@ -27,4 +27,5 @@ TASK = TaskInfo(
     export=partial(import_and_call, "det.export.network.ExportedDetection"),
     with_file=partial(import_and_call, "det.export.with_file.DetectionWithFile"),
     totals=_totals,
+    automatic={"data.size": partial(import_and_call, "det.anchors.input_size.input_size")},
 )

@@ -32,4 +32,5 @@ TASK = TaskInfo(
     export=partial(import_and_call, "seg.export.ExportedSegmentation"),
     with_file=partial(import_and_call, "seg.export.SegmentationWithFile"),
     totals=_totals,
+    automatic={"task.loss.class_weights": partial(import_and_call, "seg.class_weights.class_weights")},
 )

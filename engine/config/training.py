@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
+from engine.train.run_log import Tracker
 from engine.train.trainer import Trainer, TrainerOptions
 
 RANDOM = "random weights"
@@ -87,16 +88,44 @@ class Training:
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
-        trainer.fit()
-        if is_main:
-            if not finished:
-                print("\n".join([trainer.results(), *trained_on(self.config.data.split)]))
-            if not finished or not self.run.curves.exists():
-                self._draw()
-            if not finished:
-                print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
-            print(f"run: {self.run.path}")
+        trainer.trackers = trackers = [] if finished or not is_main else self._open_trackers()
+        try:
+            trainer.fit()
+            if is_main:
+                self._finish(finished)
+                if not finished:
+                    self._track_samples(trackers)
+        finally:
+            for tracker in trackers:
+                tracker.close()
         trainer.runtime.close()
+
+    def _finish(self, finished: bool) -> None:
+        """Print the results and draw sample predictions."""
+        if not finished:
+            print("\n".join([self.trainer.results(), *trained_on(self.config.data.split)]))
+        if not finished or not self.run.curves.exists():
+            self._draw()
+        if not finished:
+            print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
+        print(f"run: {self.run.path}")
+
+    def _open_trackers(self) -> Sequence[Tracker]:
+        names = [name for name in self.trainer.options.trackers if name != "tensorboard"]
+        if not names:
+            return []
+        from engine.train.trackers.opening import TrackedRun, open_trackers
+
+        return open_trackers(names, TrackedRun(self.run, plain(self.config, "")))
+
+    def _track_samples(self, trackers: Sequence[Tracker]) -> None:
+        step, images = self.trainer.state.step, sorted(self.run.samples.glob("*.png"))
+        for tracker in trackers:
+            tracker.images(step, images)
+        if "tensorboard" in self.trainer.options.trackers:
+            from engine.train.trackers.tensorboard_samples import add_samples
+
+            add_samples(self.run, step, images)
 
     def _draw(self) -> None:
         from engine import plots
@@ -144,6 +173,10 @@ def open_training(
         config = with_defaults(config, automatic)
     config, run, resumes = open_run(config)
     settings = build(config.trainer, key="trainer")
+    if others := [name for name in settings.trackers if name != "tensorboard"]:
+        from engine.train.trackers.opening import check_installed
+
+        check_installed(others)
     here = runtime.start(
         device=settings.device,
         precision=settings.precision,

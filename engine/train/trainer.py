@@ -7,7 +7,7 @@ and a resumed run is identical to an uninterrupted one.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,7 +28,9 @@ from engine.runtime import Runtime, Stopped, StopRequest
 from engine.train.evaluation import EvaluationProgress, evaluate_unless_stopped
 from engine.train.learner import Learner, StepResult, step_seed
 from engine.train.optimization import Schedule, set_lr
-from engine.train.run_log import RunLog, TrainingMonitor
+from engine.train.run_log import RunLog, Tracker, TrainingMonitor
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 _LENGTHS = ("steps", "epochs", "minutes")
 _POSITIVE = (*_LENGTHS, "batch", "accumulate", "eval_every", "save_every", "log_every", "clip", "patience")
@@ -54,6 +56,7 @@ class TrainerOptions:
         precision: fp32, bf16 or fp16 (autocast).
         compile: compile the model with torch.compile.
         sync_bn: compute BatchNorm statistics over the images of all processes (CUDA only).
+        tensorboard, tracker: where the log is shown: in TensorBoard, and in other trackers.
 
     Raises:
         ValueError: if a number is not positive, not exactly one of steps, epochs and minutes is set, or a
@@ -78,6 +81,7 @@ class TrainerOptions:
     deterministic: bool = False
     sync_bn: bool = False
     tensorboard: bool = True
+    tracker: TrackerName | Sequence[TrackerName] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: getattr(self, name) for name in _LENGTHS}
@@ -92,6 +96,12 @@ class TrainerOptions:
             raise ValueError(f"batch={self.batch} must be a multiple of accumulate={self.accumulate}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1 (0.999 is usual), got {self.ema}")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names of all trackers, each once."""
+        own = [self.tracker] if isinstance(self.tracker, str) else list(self.tracker or ())
+        return list(dict.fromkeys([*(["tensorboard"] if self.tensorboard else []), *own]))
 
     def in_steps(self, num_samples: int) -> "TrainerOptions":
         """A copy with `epochs` converted to `steps` and the dependent defaults filled in. Raises: ValueError
@@ -114,6 +124,9 @@ class Trainer:
         options: options with the length in steps (`TrainerOptions.in_steps`).
         task: a `Task`, on the runtime's device.
         schedule: step -> factor on the learning rate.
+
+    Attributes:
+        trackers: receive the rows of the log, in the main process.
 
     Raises:
         UserError: if the evaluation split has no labels.
@@ -155,6 +168,7 @@ class Trainer:
         self.state, self.stop = TrainingState(), StopRequest()
         self._best_scores: dict[str, Any] | None = None
         self.monitor: TrainingMonitor | None = None
+        self.trackers: Sequence[Tracker] = ()
         if not data.eval_set.has_labels:
             cast(Task, task).evaluator(data.eval_set)  # raises a UserError that says what is missing
 
@@ -203,7 +217,10 @@ class Trainer:
 
     def _open_monitor(self) -> TrainingMonitor:
         step, evaluated = self.state.step, self.state.evaluated_step
-        log = RunLog(self.run, step=step, evaluated_step=evaluated, tensorboard=self.options.tensorboard)
+        tensorboard = "tensorboard" in self.options.trackers
+        log = RunLog(
+            self.run, step=step, evaluated_step=evaluated, tensorboard=tensorboard, trackers=self.trackers
+        )
         progress = Progress(self.steps, first=step)
         return TrainingMonitor(log, progress, last=self.steps, every=self.options.log_every)
 

@@ -126,7 +126,7 @@ def choose_steps(
     settings: TrainerOptions = build(config.trainer, key="trainer")
     minutes, every = settings.minutes, settings.eval_every
     assert minutes is not None
-    endless = replace(settings, minutes=None, steps=_MANY, save_every=_MANY, tensorboard=False)
+    endless = replace(settings, minutes=None, steps=_MANY, save_every=_MANY, tensorboard=False, tracker=None)
     state = torch.get_rng_state()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
