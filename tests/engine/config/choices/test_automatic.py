@@ -36,6 +36,7 @@ def trained(*overrides):
     return training.run
 
 
+@pytest.mark.slow
 def test_class_weights_are_stored_as_numbers_and_kept_on_resume(tmp_path, capsys):
     auto = ["task.loss.class_weights=auto", "trainer.steps=2", f"run={tmp_path / 'run'}"]
     run = trained(*SEG, *auto)
@@ -53,6 +54,7 @@ def test_class_weights_are_stored_as_numbers_and_kept_on_resume(tmp_path, capsys
     assert checkpoint.step_of(run.last) == 3
 
 
+@pytest.mark.slow
 def test_a_run_with_chosen_weights_equals_one_with_the_same_numbers(tmp_path):
     run = trained(*SEG, "task.loss.class_weights=auto", "trainer.steps=2", f"run={tmp_path / 'auto'}")
     weights = list(load_config(run.config, []).task.loss.class_weights)
@@ -63,6 +65,7 @@ def test_a_run_with_chosen_weights_equals_one_with_the_same_numbers(tmp_path):
     assert run.last.read_bytes() != plain.last.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_input_size_is_used_everywhere(tmp_path, capsys):
     run = trained(*DET, "data.size=auto", "trainer.steps=1", f"run={tmp_path / 'run'}")
     assert "data.size=auto: [" in capsys.readouterr().out
@@ -77,6 +80,7 @@ def test_the_input_size_is_used_everywhere(tmp_path, capsys):
     assert task.predict_image(np.zeros((64, 128, 3), np.uint8)).boxes.shape[1] == 4
 
 
+@pytest.mark.slow
 def test_minutes_become_steps_and_the_rehearsal_leaves_no_trace(tmp_path, monkeypatch, capsys):
     chosen = rehearsal.Plan(steps=3, eval_every=2)
     seen = []
