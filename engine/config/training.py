@@ -173,6 +173,8 @@ def open_training(
         config = with_defaults(config, automatic)
     config, run, resumes = open_run(config)
     settings = build(config.trainer, key="trainer")
+    if resumes and settings.minutes is not None:
+        raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
     if others := [name for name in settings.trackers if name != "tensorboard"]:
         from engine.train.trackers.opening import check_installed
 
@@ -300,12 +302,9 @@ def _choose_length_and_batch(
     task: Any,
     data: DataLoaders,
     *,
-    resumes: bool,
     started: float,
 ) -> list[str]:
     """Set `trainer.batch`, and `trainer.steps` for `trainer.minutes`; returns lines about them."""
-    if resumes:
-        raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
     from engine.config.choices import automatic as choices
 
     lines = choices.choose_batch(config, here, task, data) if choices.BATCH in automatic else []

@@ -106,6 +106,7 @@ def test_minutes_become_steps_and_the_rehearsal_leaves_no_trace(tmp_path, monkey
     again = opened(f"resume={run.path}", "trainer.steps=4")
     assert (again.trainer.steps, again.trainer.state.step) == (4, 3)
     assert len(seen) == 1
+    again.claim.release()
     refuses(lambda: opened(f"resume={run.path}", "trainer.minutes=1"), "trainer.minutes: a resumed run keeps")
 
 
