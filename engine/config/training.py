@@ -245,9 +245,7 @@ def _build_training(
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
     if "trainer.batch" in automatic or settings.minutes is not None:
-        chosen += _choose_length_and_batch(
-            config, here, automatic, task, data, resumes=resumes, started=started
-        )
+        chosen += _choose_length_and_batch(config, here, automatic, task, data, started=started)
         settings = build(config.trainer, key="trainer")
     trainer = _build_trainer(config, here, settings=settings, run=run, task=task, data=data)
     if restores:
