@@ -12,6 +12,7 @@ skipped.json       with data.on_error=skip: the files that could not be read
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events
 samples/           predictions on the evaluation split
+tracker.json       the run's ids in experiment trackers
 .lock              while a process writes into the folder
 """
 

@@ -19,7 +19,7 @@ _WARM_UP = 3  # steps
 _FEWEST, _MOST = 6, 200  # measured steps
 _SHARE_FOR_STEPS = 0.1  # of the time, at most a minute
 _SHARE_FOR_EVALUATIONS = 0.2
-_RESERVE = 0.02  # of the time: shares of steps and evaluations differ a little from those measured
+_RESERVE, _RESERVE_S = 0.02, 3.0  # share of the time, and at least: for curves, tables and the like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def steps_for(
     """
     total = 60 * minutes
     timing = rehearse(trainer, seconds=total, finish=finish, clock=time.perf_counter)
-    left = trainer.runtime.broadcast(total * (1 - _RESERVE) - elapsed())
+    left = trainer.runtime.broadcast(total - max(_RESERVE * total, _RESERVE_S) - elapsed())
     try:
         chosen = plan(timing, seconds=left, eval_every=eval_every)
     except ValueError as error:
