@@ -93,8 +93,10 @@ class Training:
             trainer.fit()
             if is_main:
                 self._finish(finished)
-                if not finished:
-                    self._track_samples(trackers)
+                if not finished and (trackers or "tensorboard" in trainer.options.trackers):
+                    from engine.train.trackers.opening import track_samples
+
+                    track_samples(trackers, self.run, trainer.state.step, trainer.options.trackers)
         finally:
             for tracker in trackers:
                 tracker.close()
@@ -114,18 +116,10 @@ class Training:
         names = [name for name in self.trainer.options.trackers if name != "tensorboard"]
         if not names:
             return []
-        from engine.train.trackers.opening import TrackedRun, open_trackers
+        from engine.train.trackers.opening import open_trackers
+        from engine.train.trackers.tracked_run import TrackedRun
 
         return open_trackers(names, TrackedRun(self.run, plain(self.config, "")))
-
-    def _track_samples(self, trackers: Sequence[Tracker]) -> None:
-        step, images = self.trainer.state.step, sorted(self.run.samples.glob("*.png"))
-        for tracker in trackers:
-            tracker.images(step, images)
-        if "tensorboard" in self.trainer.options.trackers:
-            from engine.train.trackers.tensorboard_samples import add_samples
-
-            add_samples(self.run, step, images)
 
     def _draw(self) -> None:
         from engine import plots
@@ -245,14 +239,19 @@ def _build_training(
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
     if "trainer.batch" in automatic or settings.minutes is not None:
-        chosen += _choose_length_and_batch(config, here, automatic, task, data, started=started)
+        from engine.config.choices.automatic import choose_batch_and_steps
+
+        make_trainer = partial(_build_trainer, config, here, data=data)
+        chosen += choose_batch_and_steps(config, automatic, task, data, here, make_trainer, started=started)
         settings = build(config.trainer, key="trainer")
     trainer = _build_trainer(config, here, settings=settings, run=run, task=task, data=data)
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
     if resumes:
-        skipped += _changed(run, config.data.split, data.eval_set)
+        from engine.data.sample_list import changed_since
+
+        skipped += changed_since(run.train_names, config.data.split, data.eval_set)
     notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
@@ -291,30 +290,6 @@ def _data_loaders(
         sets = (data.train_set, data.eval_set)
         refuse_incomplete(sets, runtime=here, budget=config.data.error_budget)
     return data
-
-
-def _choose_length_and_batch(
-    config: DictConfig,
-    here: runtime.Runtime,
-    automatic: list[str],
-    task: Any,
-    data: DataLoaders,
-    *,
-    started: float,
-) -> list[str]:
-    """Set `trainer.batch`, and `trainer.steps` for `trainer.minutes`; returns lines about them."""
-    from engine.config.choices import automatic as choices
-
-    lines = choices.choose_batch(config, here, task, data) if choices.BATCH in automatic else []
-    if config.trainer.minutes is not None:
-        lines += choices.choose_steps(
-            config,
-            task,
-            make_trainer=partial(_build_trainer, config, here, data=data),
-            reporter=task_info(config).reporter,
-            elapsed=lambda: time.monotonic() - started,
-        )
-    return lines
 
 
 def _build_trainer(
@@ -412,16 +387,6 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
 
     names = sample_list.read(resumed.train_names)
     return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
-
-
-def _changed(run: RunFolder, split: str, dataset: Any) -> list[str]:
-    """Lines about samples of the evaluated split that are gone or new since the run began."""
-    from engine.data import sample_list
-
-    names = None if split == "train" else sample_list.read(run.train_names, split)
-    if names is None:
-        return []
-    return sample_list.changed(split, names, [dataset.name(index) for index in range(len(dataset))])
 
 
 def _dataset(

@@ -125,7 +125,7 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
     ],
 )
 def test_arguments_that_are_passed_to_hydra(typed, passed):
-    """Setting steps clears the other lengths, options get their task's folder, and Hydra creates no folders."""
+    """Setting steps clears other lengths, options get their task's folder, and Hydra creates no folders."""
     arguments, network = launch.hydra_arguments("train", typed)
     assert network is None
     assert [argument for argument in arguments if not argument.startswith("hydra")] == passed

@@ -6,6 +6,7 @@ every tool that works on the run, reads the numbers.
 
 import copy
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -60,6 +61,31 @@ def choose_from_data(config: DictConfig, keys: Sequence[str], source: Any, here:
     return lines
 
 
+def choose_batch_and_steps(
+    config: DictConfig,
+    keys: Sequence[str],
+    task: torch.nn.Module,
+    data: DataLoaders,
+    here: Runtime,
+    make_trainer: Callable[..., Trainer],
+    *,
+    started: float,
+) -> list[str]:
+    """Set `trainer.batch` if it is automatic, and `trainer.steps` for `trainer.minutes`; returns a line for
+    each.
+
+    Args:
+        make_trainer: called with `settings`, `task` and `run`.
+        started: when the training was started, on `time.monotonic`.
+    """
+    lines = choose_batch(config, here, task, data) if BATCH in keys else []
+    if config.trainer.minutes is not None:
+        lines += choose_steps(
+            config, task, make_trainer=make_trainer, elapsed=lambda: time.monotonic() - started
+        )
+    return lines
+
+
 def choose_batch(config: DictConfig, here: Runtime, task: torch.nn.Module, data: DataLoaders) -> list[str]:
     """Set the batch to the largest power of two that fits into the device's memory, and scale the learning
     rate with it.
@@ -110,14 +136,12 @@ def choose_steps(
     task: torch.nn.Module,
     *,
     make_trainer: Callable[..., Trainer],
-    reporter: Callable[[Any], Any],
     elapsed: Callable[[], float],
 ) -> list[str]:
     """Replace `trainer.minutes` by the number of steps that end in time; returns a line about it.
 
     Args:
         make_trainer: called with `settings`, `task` and `run`.
-        reporter: task -> `engine.contracts.Reporter`.
         elapsed: seconds since the training was started.
 
     Raises:
@@ -127,7 +151,7 @@ def choose_steps(
     minutes, every = settings.minutes, settings.eval_every
     assert minutes is not None
     endless = replace(settings, minutes=None, steps=_MANY, save_every=_MANY, tensorboard=False, tracker=None)
-    state = torch.get_rng_state()
+    state, reporter = torch.get_rng_state(), task_info(config).reporter
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
 

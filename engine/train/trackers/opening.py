@@ -2,63 +2,16 @@
 
 import importlib
 import importlib.util
-import json
-import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import UserError, printable
-from engine.io.files import write_json
 from engine.run.run_folder import RunFolder
-from engine.train.run_log import Tracker, is_number
-
-PROJECT = "mobilenet-dense"
-"""The project (in MLflow: experiment) if the tracker's own environment variable does not name one."""
+from engine.train.run_log import Tracker
+from engine.train.trackers.tracked_run import TrackedRun
 
 _CLASSES = {"wandb": "Wandb", "mlflow": "MLflow", "trackio": "Trackio"}
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """A run as trackers see it.
-
-    Attributes:
-        folder: the run folder.
-        config: the configuration as plain values.
-        config_file: its YAML file.
-    """
-
-    folder: RunFolder
-    config: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The last parts of the folder's path, which by default are the experiment and the time."""
-        return "/".join(self.folder.path.absolute().parts[-2:])
-
-    @property
-    def config_file(self) -> Path:
-        return self.folder.config
-
-    @cached_property
-    def id(self) -> str:
-        """A random name that is unique to this run, and the same when it is resumed."""
-        return self.remember("id", lambda: uuid.uuid4().hex[:12])
-
-    def remember(self, key: str, create: Callable[[], str]) -> str:
-        """The value of `key` in the run's tracker.json; it is created when it is first asked for."""
-        path = self.folder.path / "tracker.json"
-        stored: dict[str, str] = {}
-        if path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        if key not in stored:
-            stored[key] = create()
-            write_json(path, stored)
-        return stored[key]
 
 
 class Opener(Protocol):
@@ -78,6 +31,17 @@ def check_installed(names: Sequence[str]) -> None:
 def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
     """Open the trackers `wandb`, `mlflow` and `trackio`, or continue their record of a resumed run."""
     return [Guarded(name, _opener(name), run) for name in names]
+
+
+def track_samples(trackers: Sequence[Tracker], run: RunFolder, step: int, names: Sequence[str]) -> None:
+    """Record the sample predictions of a run in the trackers, and in TensorBoard if it is among the names."""
+    images = sorted(run.samples.glob("*.png"))
+    for tracker in trackers:
+        tracker.images(step, images)
+    if "tensorboard" in names:
+        from engine.train.trackers.tensorboard_samples import add_samples
+
+        add_samples(run, step, images)
 
 
 def _opener(name: str) -> Opener:
@@ -121,28 +85,3 @@ class Guarded:
             line = f"trainer.tracker={self._name}: {kind} ({reason}); the training goes on without it"
             print(line, flush=True)
             return None
-
-
-def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a log row as `train/loss`, `eval/miou` ..., the same names as in TensorBoard."""
-    return {
-        f"{row['kind']}/{name}": float(value)
-        for name, value in row.items()
-        if name not in ("step", "time") and is_number(value)
-    }
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones; lists stay as they are."""
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
-def caption(path: Path) -> str:
-    """An image's file name without suffix, with only the characters that every tracker accepts."""
-    return re.sub(r"[^\w.\- ]", "_", path.stem)

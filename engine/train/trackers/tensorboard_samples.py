@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from engine.run.run_folder import RunFolder
-from engine.train.trackers.opening import caption
+from engine.train.trackers.tracked_run import caption
 
 
 def add_samples(run: RunFolder, step: int, paths: Sequence[Path]) -> None:

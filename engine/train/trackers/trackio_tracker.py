@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.train.trackers.opening import PROJECT, TrackedRun, caption, flat, scalars
+from engine.train.trackers.tracked_run import PROJECT, TrackedRun, caption, flat, scalars
 
 
 class Trackio:

@@ -13,8 +13,8 @@ from engine.data.images import write_png
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import RunLog
 from engine.train.trackers import opening
-from engine.train.trackers.opening import Guarded, TrackedRun, caption, check_installed, flat, scalars
-from engine.train.trackers.tensorboard_samples import add_samples
+from engine.train.trackers.opening import Guarded, check_installed, track_samples
+from engine.train.trackers.tracked_run import TrackedRun, caption, flat, scalars
 from engine.train.trainer import TrainerOptions
 from tests.refusals import refuses
 
@@ -55,7 +55,7 @@ def track(name, run, rows=ROWS):
     for row in rows:
         log.row(*row)
     log.close()
-    tracker.images(4, sorted(run.folder.samples.glob("*.png")))
+    track_samples([tracker], run.folder, 4, [name])
     tracker.close()
 
 
@@ -167,7 +167,7 @@ def test_tensorboard_shows_the_configuration_and_the_images(run):
     for row in ROWS:
         log.row(*row)
     log.close()
-    add_samples(run.folder, 4, sorted(run.folder.samples.glob("*.png")))
+    track_samples([], run.folder, 4, ["tensorboard"])
     events = EventAccumulator(str(run.folder.path / "tensorboard")).Reload()
     shown = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert shown == {name: [(step, pytest.approx(value))] for name, (step, value) in NUMBERS.items()}
