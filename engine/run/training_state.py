@@ -33,10 +33,9 @@ class TrainingState:
     def why_stopped(self, metric: str, steps: int) -> str:
         """Why a run of `steps` steps ends at this step."""
         best = f"the best is from step {self.best_step}" if self.best_step else "it was never a number"
-        return (
-            f"{metric} has not improved in {self.without_improvement} evaluations ({best}), at step "
-            f"{self.step} of {steps}"
-        )
+        number = self.without_improvement
+        evaluations = "the last evaluation" if number == 1 else f"{number} evaluations"
+        return f"{metric} has not improved in {evaluations} ({best}), at step {self.step} of {steps}"
 
     def results(self, metric: str) -> dict[str, Any]:
         """The content of `metrics.json`: the last evaluation, its step, the best one, and why the run ended

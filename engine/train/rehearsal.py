@@ -19,7 +19,7 @@ _WARM_UP = 3  # steps
 _FEWEST, _MOST = 6, 200  # measured steps
 _SHARE_FOR_STEPS = 0.1  # of the time, at most a minute
 _SHARE_FOR_EVALUATIONS = 0.2
-_RESERVE, _RESERVE_S = 0.02, 3.0  # share of the time, and at least: for curves, tables and the like
+_RESERVE, _RESERVE_S = 0.02, 5.0  # share of the time, and at least: for imports, curves, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,5 +147,6 @@ def steps_for(
         ) from None
     every = "" if eval_every else f" trainer.eval_every={chosen.eval_every}"
     measured = f"a step takes {timing.step:.3g} s, an evaluation {timing.evaluation:.2g} s"
-    result = f"trainer.steps={chosen.steps}{every} with {chosen.evaluations} evaluations"
+    evaluations = f"{chosen.evaluations} evaluation{'s' if chosen.evaluations > 1 else ''}"
+    result = f"trainer.steps={chosen.steps}{every} with {evaluations}"
     return chosen, f"trainer.minutes={minutes:g}: {measured}, so {result}"

@@ -95,7 +95,7 @@ def test_the_reason_names_what_was_measured(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr("engine.train.rehearsal.rehearse", lambda *_, **__: TIMING)
     chosen, line = steps_for(trainer, minutes=5, eval_every=None, elapsed=lambda: 94.0, finish=print)
-    # 2% of 300 s are a reserve: 294 - 94 = 200 s.
+    # 2% of 300 s are a reserve, 6 s: 294 - 94 = 200 s.
     assert chosen == Plan(steps=320, eval_every=32)
     assert line == (
         "trainer.minutes=5: a step takes 0.5 s, an evaluation 3 s, so trainer.steps=320 "
