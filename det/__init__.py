@@ -29,4 +29,5 @@ TASK = TaskInfo(
     totals=_totals,
     layouts=partial(import_and_call, "det.layouts.layouts"),
     label_check=partial(import_and_call, "det.label_check.examine"),
+    automatic={"data.size": partial(import_and_call, "det.anchors.input_size.input_size")},
 )

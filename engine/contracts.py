@@ -260,6 +260,14 @@ class Layout:
     rank: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The value of a key that was set to `auto`: plain numbers, or lists of them, and the reason in words."""
+
+    value: Any
+    reason: str
+
+
 def import_and_call(name: str, /, *arguments: Any, **options: Any) -> Any:
     """Import the module of `package.module.function`, and call the function (or build the class)."""
     module, _, attribute = name.rpartition(".")
@@ -295,6 +303,8 @@ class TaskInfo:
         layouts: folder -> the layouts in it that the task can train on, for `tools/check.py`; None: unknown.
         label_check: examines the labels of the task's datasets for `tools/check.py`; None: only images are
             examined.
+        automatic: key -> function that chooses its value if the key is set to `auto`, from the data source
+            and the configuration as plain values: `choose(source, config)` -> `Choice`.
     """
 
     name: str
@@ -315,3 +325,4 @@ class TaskInfo:
     totals: Callable[[Any, int], tuple[float, float]]
     layouts: Callable[[Path], Iterable[Layout]] | None = None
     label_check: Callable[..., Any] | None = None
+    automatic: Mapping[str, Callable[[Any, Mapping[str, Any]], Choice]] = field(default_factory=dict)

@@ -15,7 +15,8 @@ from engine.config.compose import FORMAT, compose_config, to_yaml
 from engine.config.instantiate import options, task_info
 from engine.config.options import TrainOptions
 from engine.config.overrides import tasks
-from engine.config.training import build_task, validate, without_data
+from engine.config.saved import without_data
+from engine.config.training import build_task, validate
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import locked, user_cache, write_json

@@ -9,6 +9,7 @@ from nas.executors import ExecutorOptions
 from nas.latency import LatencyOptions
 from nas.mnas.search import MnasSearch
 from nas.netadapt.search import NetAdaptSearch
+from nas.sweep.search import Sweep
 from nas.task_trainer import TrialOptions
 
 
@@ -22,7 +23,7 @@ class SearchOptions(LatencyOptions, ExecutorOptions):
         ValueError: if a value is out of range.
     """
 
-    method: NetAdaptSearch | MnasSearch
+    method: NetAdaptSearch | MnasSearch | Sweep
     run: str | None = None
     checkpoint: Checkpoint = "best"
     held_out: float = 0.1
@@ -37,9 +38,9 @@ class SearchOptions(LatencyOptions, ExecutorOptions):
         LatencyOptions.__post_init__(self)
         ExecutorOptions.__post_init__(self)
         self.trial_options(default_lr_factor=1.0)
-        if not isinstance(self.method, NetAdaptSearch | MnasSearch):
+        if not isinstance(self.method, NetAdaptSearch | MnasSearch | Sweep):
             name = type(self.method).__name__  # type: ignore[unreachable]
-            raise ValueError(f"method must be NetAdaptSearch or MnasSearch, got {name}")
+            raise ValueError(f"method must be NetAdaptSearch, MnasSearch or Sweep, got {name}")
 
     def trial_options(self, *, default_lr_factor: float) -> TrialOptions:
         """How candidates are trained; `default_lr_factor` is used if `lr_factor` is not set."""

@@ -13,8 +13,7 @@ import torch
 from deploy.latency_table.network_latency import NetworkLatency
 from engine import runtime
 from engine.config import network_file
-from engine.config.compose import to_yaml, with_backbone
-from engine.config.training import make_paths_absolute
+from engine.config.compose import make_paths_absolute, to_yaml, with_backbone
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder

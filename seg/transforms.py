@@ -31,6 +31,8 @@ class TrainTransform:
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         fill: gray value of padded pixels, whose label is 255.
         area: average over pixels when scaling down (slower, no aliasing).
+        class_crops: probability that the crop is placed around a random pixel of a class drawn from those in
+            the image, each equally likely, so that rare classes are seen more often; 0: anywhere.
         extra: more albumentations transforms that keep the size, applied last. Label pixels that they add or
             hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`.
 
@@ -50,6 +52,7 @@ class TrainTransform:
         color: float = 0.0,
         fill: int = 127,
         area: bool = False,
+        class_crops: float = 0.0,
         extra: Sequence[Any] = (),
     ) -> None:
         self.crop = as_size("crop", crop, least=32)  # smaller, the deepest feature map is a single value
@@ -60,13 +63,17 @@ class TrainTransform:
             raise ValueError(f"fill must be a gray value in 0..255, got {fill}")
         if scale_step < 0:
             raise ValueError(f"scale_step must be >= 0 (0: uniform), got {scale_step}")
+        if not 0 <= class_crops <= 1:
+            raise ValueError(f"class_crops is a probability and must be in 0..1, got {class_crops}")
         albumentations = import_albumentations()
         from seg.augment.scale_crop import ScaleCrop
 
         step = scale_step * factor
-        steps = [ScaleCrop(crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area)]
+        scale_crop = ScaleCrop(
+            crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area, class_crops=class_crops
+        )
         _ignore_new_pixels(extra)
-        self._pipeline = albumentations.Compose([*steps, *flip_and_jitter(flip, color), *extra])
+        self._pipeline = albumentations.Compose([scale_crop, *flip_and_jitter(flip, color), *extra])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
         # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would

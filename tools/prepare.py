@@ -22,7 +22,8 @@ from engine.config.compose import to_yaml
 from engine.config.instantiate import options
 from engine.config.launch import launch
 from engine.config.options import TrainOptions
-from engine.config.training import open_run, without_data
+from engine.config.saved import without_data
+from engine.config.training import open_run
 from engine.errors import UserError
 from engine.io.files import write_json
 from engine.published import load_for_classes, with_network

@@ -1,6 +1,7 @@
 """Composes a tool's configuration with Hydra, from `conf/<tool>.yaml` and the command line."""
 
 import copy
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ from engine.errors import UserError, nearest
 
 FORMAT = 2
 """Format number of a run's config.yaml. Format 1 refers to classes by their old module paths."""
+
+_PATHS = ("data.root", "data.cache", "data.exclude", "weights", "init_from", "distill.teacher")
+_PATHS_OF_SPLITS = ("images", "annotations")
 
 # Resolvers for configs: scale a learning rate linearly with the batch size; convert epochs to steps.
 OmegaConf.register_new_resolver("linear", lambda lr, of_batch, batch: lr * batch / of_batch)
@@ -169,3 +173,22 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))
     reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
     return f"{shortened(' '.join(overrides))}: {reason}"
+
+
+def make_paths_absolute(config: DictConfig) -> None:
+    """Make relative paths absolute, so that the run can later be opened from any working directory."""
+    nodes = config.data.items_ex(resolve=False)
+    splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
+    in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
+    own_root = not OmegaConf.is_interpolation(config.data.source, "root")
+    for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
+        value = OmegaConf.select(config, key)
+        withheld = value == f"<{key}>"  # of a published run
+        if isinstance(value, str) and not withheld and not (not key.startswith("data.") and _is_name(value)):
+            OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
+
+
+def _is_name(value: str) -> bool:
+    from engine.run.initial_weights import is_name
+
+    return is_name(value)

@@ -20,8 +20,8 @@ TRAINING_TOOLS = ("train", "prepare", "check")
 """Tools that compose a whole training configuration; the others work on an existing run."""
 _FULL_NAME_GROUPS = ("experiment",)
 """Groups whose options include the task when typed: experiment=seg/camvid."""
-EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs"),)
-"""Mutually exclusive keys: setting one on the command line sets the other to null."""
+EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
+"""Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
     r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache|exclude)"
     r"|data\.\w+\.(images|annotations)"
@@ -146,7 +146,7 @@ def quote_path(override: str) -> str:
 
 
 def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
-    """`trainer.epochs=null` if `trainer.steps=...` is set, and vice versa."""
+    """`trainer.epochs=null` and `trainer.minutes=null` if `trainer.steps=...` is set, and so on."""
     named = {override.partition("=")[0].lstrip("+") for override in overrides}
     empty = []
     for keys in EXCLUSIVE_KEYS:

@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,8 +30,11 @@ from engine.report.settings import Difference, Settings, flatten
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
-_NEW_DATA_KEYS = {"max_megapixels": DEFAULT_MEGAPIXELS, "exclude": None}
-"""Keys of `data` that runs of older versions lack, with their defaults."""
+_NEW_KEYS: dict[str, dict[str, Any]] = {
+    "data": {"max_megapixels": DEFAULT_MEGAPIXELS, "exclude": None},
+    "trainer": {"minutes": None, "patience": None, "tracker": None},
+}
+"""Group -> keys that runs of older versions lack, with their defaults."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
 
@@ -77,10 +81,11 @@ def differences(config: DictConfig) -> list[Difference]:
 
 def _add_new_keys(config: DictConfig) -> None:
     """Add the keys that runs of older versions lack, so that they can be overridden."""
-    data = config.get("data")
-    for key, value in _NEW_DATA_KEYS.items() if isinstance(data, DictConfig) else ():
-        if key not in data:
-            data[key] = value
+    for group, new in _NEW_KEYS.items():
+        node = config.get(group)
+        for key, value in new.items() if isinstance(node, DictConfig) else ():
+            if key not in node:
+                node[key] = value
 
 
 def _use_own_list(config: DictConfig, folder: Path) -> None:
@@ -133,3 +138,13 @@ def _replace_group(config: DictConfig, group: str, option: str) -> None:
         if name in config[group] and name in node:
             OmegaConf.update(node, name, config[group][name])
     OmegaConf.update(config, group, node, merge=False)
+
+
+def without_data(config: DictConfig) -> DictConfig:
+    """A copy for a run folder created without reading data: unset keys of `data` have the placeholder
+    `<key>`, as in a published run."""
+    config = copy.deepcopy(config)
+    for key in config.data:
+        if OmegaConf.is_missing(config.data, key):
+            OmegaConf.update(config.data, str(key), f"<data.{key}>")
+    return config

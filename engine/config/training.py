@@ -1,10 +1,10 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
-import copy
-import os
 import shlex
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from engine import runtime
-from engine.config.compose import to_yaml
+from engine.config.compose import make_paths_absolute, to_yaml
 from engine.config.instantiate import build, check_node, options, plain, task_info
 from engine.config.options import DataOptions, TrainOptions
 from engine.contracts import DataSource, TaskInfo
@@ -31,16 +31,11 @@ from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
+from engine.train.run_log import Tracker
 from engine.train.trainer import Trainer, TrainerOptions
 
-_PATHS = ("data.root", "data.cache", "data.exclude", "weights", "init_from", "distill.teacher")
 RANDOM = "random weights"
-
-
 _FEW_IMAGES = 200
-
-
-_PATHS_OF_SPLITS = ("images", "annotations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +75,7 @@ class Training:
         trainer, is_main = self.trainer, self.trainer.runtime.is_main
         finished = trainer.finished
         if is_main and finished:
-            print(f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps")
+            print(_how_to_extend(trainer))
         elif is_main:
             write = run_folder.update if self.resumes else run_folder.create
             write(self.run, config=to_yaml(self.config), environment=runtime.describe(trainer.runtime))
@@ -93,16 +88,38 @@ class Training:
             if self.builder is not None:
                 self.builder.write(self.run.path)
             print("\n".join(self.notes))
-        trainer.fit()
-        if is_main:
-            if not finished:
-                print("\n".join([trainer.results(), *trained_on(self.config.data.split)]))
-            if not finished or not self.run.curves.exists():
-                self._draw(evaluated=not finished)
-            if not finished:
-                print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
-            print(f"run: {self.run.path}")
+        trainer.trackers = trackers = [] if finished or not is_main else self._open_trackers()
+        try:
+            trainer.fit()
+            if is_main:
+                self._finish(finished)
+                if not finished and (trackers or "tensorboard" in trainer.options.trackers):
+                    from engine.train.trackers.opening import track_samples
+
+                    track_samples(trackers, self.run, trainer.state.step, trainer.options.trackers)
+        finally:
+            for tracker in trackers:
+                tracker.close()
         trainer.runtime.close()
+
+    def _finish(self, finished: bool) -> None:
+        """Print the results and draw sample predictions."""
+        if not finished:
+            print("\n".join([self.trainer.results(), *trained_on(self.config.data.split)]))
+        if not finished or not self.run.curves.exists():
+            self._draw(evaluated=not finished)
+        if not finished:
+            print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
+        print(f"run: {self.run.path}")
+
+    def _open_trackers(self) -> Sequence[Tracker]:
+        names = [name for name in self.trainer.options.trackers if name != "tensorboard"]
+        if not names:
+            return []
+        from engine.train.trackers.opening import open_trackers
+        from engine.train.trackers.tracked_run import TrackedRun
+
+        return open_trackers(names, TrackedRun(self.run, plain(self.config, "")))
 
     def _draw(self, *, evaluated: bool) -> None:
         from engine import plots
@@ -146,6 +163,12 @@ class Training:
             print(f"{REPORT} was not written ({reason}); the training itself is complete")
 
 
+def _how_to_extend(trainer: Trainer) -> str:
+    if early := trainer.state.stopped_early:
+        return f"this run has stopped early: {early}; to go on, increase trainer.patience or set it to null"
+    return f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps"
+
+
 def open_training(
     config: DictConfig,
     *,
@@ -161,9 +184,21 @@ def open_training(
     Raises:
         UserError: if the configuration, the data or the weights are invalid.
     """
+    started = time.monotonic()
     replays = config.replay is not None
+    automatic = [] if replays or config.resume is not None else automatic_keys(config)
+    if automatic:
+        from engine.config.choices.automatic import with_defaults
+
+        config = with_defaults(config, automatic)
     config, run, resumes = open_run(config)
     settings = build(config.trainer, key="trainer")
+    if resumes and settings.minutes is not None:
+        raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
+    if others := [name for name in settings.trackers if name != "tensorboard"]:
+        from engine.train.trackers.opening import check_installed
+
+        check_installed(others)
     here = runtime.start(
         device=settings.device,
         precision=settings.precision,
@@ -184,6 +219,8 @@ def open_training(
             claim=claim,
             resumes=resumes,
             replays=replays,
+            automatic=automatic,
+            started=started,
             published=published,
             load_teacher=load_teacher,
         )
@@ -202,6 +239,8 @@ def _build_training(
     claim: Claim | None,
     resumes: bool,
     replays: bool,
+    automatic: list[str],
+    started: float,
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
 ) -> Training:
@@ -210,6 +249,12 @@ def _build_training(
     source = build_source(config)
     if resumes and run.classes.exists():
         ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
+    chosen: list[str] = []
+    if automatic:
+        from engine.config.choices.automatic import choose_from_data
+
+        chosen = choose_from_data(config, automatic, source, here)
+        augment = build(config.augment, key="augment")
     torch.manual_seed(config.seed)
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
@@ -219,13 +264,21 @@ def _build_training(
     frozen = freeze(config, task)
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
-    trainer = _build_trainer(config, here, settings, run, task, data)
+    if "trainer.batch" in automatic or settings.minutes is not None:
+        from engine.config.choices.automatic import choose_batch_and_steps
+
+        make_trainer = partial(_build_trainer, config, here, data=data)
+        chosen += choose_batch_and_steps(config, automatic, task, data, here, make_trainer, started=started)
+        settings = build(config.trainer, key="trainer")
+    trainer = _build_trainer(config, here, settings=settings, run=run, task=task, data=data)
     if restores:
         started_from = trainer.restore()
     skipped = builder.notes() if builder else []
     if resumes:
-        skipped += _changed(run, config.data.split, data.eval_set)
-    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *skipped]
+        from engine.data.sample_list import changed_since
+
+        skipped += changed_since(run.train_names, config.data.split, data.eval_set)
+    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
     notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
@@ -268,6 +321,7 @@ def _data_loaders(
 def _build_trainer(
     config: DictConfig,
     here: runtime.Runtime,
+    *,
     settings: TrainerOptions,
     run: RunFolder,
     task: Any,
@@ -374,16 +428,6 @@ def _builder(config: DictConfig, here: runtime.Runtime, resumed: RunFolder | Non
     return DatasetBuilder.from_config(data, runtime=here, resumed_from=resumed.skipped, samples=names)
 
 
-def _changed(run: RunFolder, split: str, dataset: Any) -> list[str]:
-    """Lines about samples of the evaluated split that are gone or new since the run began."""
-    from engine.data import sample_list
-
-    names = None if split == "train" else sample_list.read(run.train_names, split)
-    if names is None:
-        return []
-    return sample_list.changed(split, names, [dataset.name(index) for index in range(len(dataset))])
-
-
 def _dataset(
     source: DataSource,
     builder: DatasetBuilder | None,
@@ -396,6 +440,13 @@ def _dataset(
     if builder is None:
         return source.dataset(split, transform, seed=seed)
     return builder.dataset(source, split, transform, seed=seed, limit=limit)
+
+
+def automatic_keys(config: DictConfig) -> list[str]:
+    """The keys set to `auto` whose values are chosen when a training starts."""
+    keys = ["trainer.batch", *task_info(config).automatic]
+    in_groups = [key for key in keys if isinstance(config.get(key.partition(".")[0]), DictConfig)]
+    return [key for key in in_groups if OmegaConf.select(config, key) == "auto"]
 
 
 def validate(config: DictConfig) -> TrainOptions:
@@ -427,16 +478,6 @@ def validate(config: DictConfig) -> TrainOptions:
     return trained
 
 
-def without_data(config: DictConfig) -> DictConfig:
-    """A copy for a run folder created without reading data: unset keys of `data` have the placeholder
-    `<key>`, as in a published run."""
-    config = copy.deepcopy(config)
-    for key in config.data:
-        if OmegaConf.is_missing(config.data, key):
-            OmegaConf.update(config.data, str(key), f"<data.{key}>")
-    return config
-
-
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     """Open the run folder of a training: a new one, or the one named by `resume=` or `replay=`.
 
@@ -459,25 +500,6 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
     make_paths_absolute(config)
     return config, RunFolder(Path(config.run or default)), False
-
-
-def make_paths_absolute(config: DictConfig) -> None:
-    """Make relative paths absolute, so that the run can later be opened from any working directory."""
-    nodes = config.data.items_ex(resolve=False)
-    splits = [key for key, node in nodes if isinstance(node, DictConfig) and key != "source"]
-    in_splits = [f"data.{split}.{name}" for split in splits for name in _PATHS_OF_SPLITS]
-    own_root = not OmegaConf.is_interpolation(config.data.source, "root")
-    for key in (*_PATHS, *in_splits, *(["data.source.root"] if own_root else [])):
-        value = OmegaConf.select(config, key)
-        withheld = value == f"<{key}>"  # of a published run
-        if isinstance(value, str) and not withheld and not (not key.startswith("data.") and _is_name(value)):
-            OmegaConf.update(config, key, os.path.abspath(os.path.expanduser(value)))
-
-
-def _is_name(value: str) -> bool:
-    from engine.run.initial_weights import is_name
-
-    return is_name(value)
 
 
 def build_task(config: DictConfig, classes: Any) -> Any:

@@ -52,6 +52,17 @@ def changed(split: str, names: list[str], present: list[str]) -> list[str]:
     return [f"{line}; scores are not comparable with the earlier ones of this run" for line in lines]
 
 
+def changed_since(path: Path, split: str, dataset: Any) -> list[str]:
+    """The lines of `changed` for the evaluated split of a run; none if it is evaluated on train.
+
+    path: of the run's `train_names.json`.
+    """
+    names = None if split == "train" else read(path, split)
+    if names is None:
+        return []
+    return changed(split, names, [dataset.name(index) for index in range(len(dataset))])
+
+
 def in_places(
     source: Any, names: list[str], present: list[str], *, partial: bool = False
 ) -> tuple[Any, list[str]]:

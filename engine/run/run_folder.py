@@ -14,6 +14,7 @@ excluded.json      with data.exclude: a copy of that file
 replay.safetensors if the loss or gradient was not finite: the state before that step
 tensorboard/       the rows of log.jsonl as TensorBoard events
 samples/           predictions on the evaluation split
+tracker.json       the run's ids in experiment trackers
 .lock              while a process writes into the folder
 """
 

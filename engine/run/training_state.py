@@ -9,7 +9,12 @@ from engine.errors import UserError
 
 @dataclass
 class TrainingState:
-    """The state of a training apart from its tensors."""
+    """The state of a training apart from its tensors.
+
+    Attributes:
+        without_improvement: evaluations since the best one.
+        stopped_early: why the run ended before its last step; empty if it did not.
+    """
 
     step: int = 0
     evaluated_step: int = 0
@@ -17,16 +22,27 @@ class TrainingState:
     best: float | None = None
     best_step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    without_improvement: int = 0
+    stopped_early: str = ""
 
     @property
     def is_best(self) -> bool:
         """Whether the current step has been evaluated and is the best so far."""
         return self.step == self.evaluated_step == self.best_step > 0
 
+    def why_stopped(self, metric: str, steps: int) -> str:
+        """Why a run of `steps` steps ends at this step."""
+        best = f"the best is from step {self.best_step}" if self.best_step else "it was never a number"
+        number = self.without_improvement
+        evaluations = "the last evaluation" if number == 1 else f"{number} evaluations"
+        return f"{metric} has not improved in {evaluations} ({best}), at step {self.step} of {steps}"
+
     def results(self, metric: str) -> dict[str, Any]:
-        """The content of `metrics.json`: the last evaluation, its step, and the best one."""
+        """The content of `metrics.json`: the last evaluation, its step, the best one, and why the run ended
+        early, if it did."""
         best = {f"best_{metric}": self.best, "best_step": self.best_step}
-        return {**self.metrics, "step": self.evaluated_step, **best}
+        early = {"stopped_early": self.stopped_early} if self.stopped_early else {}
+        return {**self.metrics, "step": self.evaluated_step, **best, **early}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import UserError
 from engine.io.files import write_text
@@ -13,23 +14,44 @@ from engine.io.progress import Progress
 from engine.run.run_folder import RunFolder
 
 
+class Tracker(Protocol):
+    """An experiment tracker, which shows the rows of a run, its configuration and sample images."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Record a row of log.jsonl."""
+        ...
+
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """Record image files."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class RunLog:
-    """Appends rows to `log.jsonl` and TensorBoard.
+    """Appends rows to `log.jsonl`, TensorBoard and other trackers.
 
     On resume, rows after the checkpoint are dropped, and TensorBoard's events are rewritten from the
     remaining rows, because a killed run can lose events that were not flushed.
 
     Args:
         step, evaluated_step: the current step of the run, and the last evaluated step.
+        trackers: receive new rows; the caller closes them.
 
     Raises:
         UserError: if a file cannot be written (disk full, no permission); also raised by `row`.
     """
 
     def __init__(
-        self, run: RunFolder, *, step: int = 0, evaluated_step: int = 0, tensorboard: bool = True
+        self,
+        run: RunFolder,
+        *,
+        step: int = 0,
+        evaluated_step: int = 0,
+        tensorboard: bool = True,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        self.path = run.log
+        self.path, self._trackers = run.log, trackers
         self._writer: Any = None
         try:
             rows = [
@@ -63,6 +85,8 @@ class RunLog:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}); free some space and resume"
             ) from None
+        for tracker in self._trackers:
+            tracker.row(row)
 
     def _add_scalars(self, row: dict[str, Any]) -> None:
         if self._writer is None:

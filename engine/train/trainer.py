@@ -7,7 +7,7 @@ and a resumed run is identical to an uninterrupted one.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,9 +28,12 @@ from engine.runtime import Runtime, Stopped, StopRequest
 from engine.train.evaluation import EvaluationProgress, evaluate_unless_stopped
 from engine.train.learner import Learner, StepResult, step_seed
 from engine.train.optimization import Schedule, set_lr
-from engine.train.run_log import RunLog, TrainingMonitor
+from engine.train.run_log import RunLog, Tracker, TrainingMonitor
 
-_POSITIVE = ("steps", "epochs", "batch", "accumulate", "eval_every", "save_every", "log_every", "clip")
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+_LENGTHS = ("steps", "epochs", "minutes")
+_POSITIVE = (*_LENGTHS, "batch", "accumulate", "eval_every", "save_every", "log_every", "clip", "patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +41,37 @@ class TrainerOptions:
     """The options of `conf/trainer`.
 
     Attributes:
-        steps, epochs: length of the run. Exactly one is set; `in_steps` converts epochs. If a run is resumed
-            with more steps, schedules that decay toward the end (poly, cosine) follow the new length,
-            so the learning rate rises at that point.
+        steps, epochs, minutes: length of the run. Exactly one is set; `in_steps` converts epochs, and
+            `engine.train.rehearsal` minutes. If a run is resumed with more steps, schedules that decay
+            toward the end (poly, cosine) follow the new length, so the learning rate rises at that point.
         batch: images per step, over all processes and micro-batches.
         accumulate: micro-batches per step and process.
         eval_every, save_every: steps between evaluations and between checkpoints; default: a tenth of the
             run.
         log_every: steps between rows of the log.
+        patience: the run ends after this many evaluations in a row without a better score (None: it does
+            not).
         clip: maximum gradient norm (None: no clipping).
         ema: decay of the averaged weights, which are used for evaluation (None: no averaging).
         precision: fp32, bf16 or fp16 (autocast).
         compile: compile the model with torch.compile.
         sync_bn: compute BatchNorm statistics over the images of all processes (CUDA only).
+        tensorboard, tracker: where the log is shown: in TensorBoard, and in other trackers.
 
     Raises:
-        ValueError: if a number is not positive, both or neither of steps and epochs are set, or a batch
-            cannot be divided evenly into micro-batches.
+        ValueError: if a number is not positive, not exactly one of steps, epochs and minutes is set, or a
+            batch cannot be divided evenly into micro-batches.
     """
 
     steps: int | None = None
     epochs: float | None = None
+    minutes: float | None = None
     batch: int = 8
     accumulate: int = 1
     eval_every: int | None = None
     save_every: int | None = None
     log_every: int = 20
+    patience: int | None = None
     clip: float | None = None
     ema: float | None = None
     compile: bool = False
@@ -73,10 +81,13 @@ class TrainerOptions:
     deterministic: bool = False
     sync_bn: bool = False
     tensorboard: bool = True
+    tracker: TrackerName | Sequence[TrackerName] | None = None
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set either steps or epochs, got steps={self.steps}, epochs={self.epochs}")
+        lengths = {name: getattr(self, name) for name in _LENGTHS}
+        if sum(value is not None for value in lengths.values()) != 1:
+            got = ", ".join(f"{name}={value}" for name, value in lengths.items())
+            raise ValueError(f"set exactly one of steps, epochs and minutes, got {got}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -86,8 +97,17 @@ class TrainerOptions:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1 (0.999 is usual), got {self.ema}")
 
+    @property
+    def trackers(self) -> list[str]:
+        """The names of all trackers, each once."""
+        own = [self.tracker] if isinstance(self.tracker, str) else list(self.tracker or ())
+        return list(dict.fromkeys([*(["tensorboard"] if self.tensorboard else []), *own]))
+
     def in_steps(self, num_samples: int) -> "TrainerOptions":
-        """A copy with `epochs` converted to `steps` and the dependent defaults filled in."""
+        """A copy with `epochs` converted to `steps` and the dependent defaults filled in. Raises: ValueError
+        if the length is in minutes."""
+        if self.minutes is not None:
+            raise ValueError(f"minutes={self.minutes} can only be used to start a training; set steps")
         steps = self.steps
         if steps is None:
             assert self.epochs is not None
@@ -104,6 +124,9 @@ class Trainer:
         options: options with the length in steps (`TrainerOptions.in_steps`).
         task: a `Task`, on the runtime's device.
         schedule: step -> factor on the learning rate.
+
+    Attributes:
+        trackers: receive the rows of the log, in the main process.
 
     Raises:
         UserError: if the evaluation split has no labels.
@@ -145,6 +168,7 @@ class Trainer:
         self.state, self.stop = TrainingState(), StopRequest()
         self._best_scores: dict[str, Any] | None = None
         self.monitor: TrainingMonitor | None = None
+        self.trackers: Sequence[Tracker] = ()
         if not data.eval_set.has_labels:
             cast(Task, task).evaluator(data.eval_set)  # raises a UserError that says what is missing
 
@@ -161,7 +185,14 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left for `fit` to do."""
-        return self.state.step == self.state.evaluated_step == self.steps
+        state = self.state
+        return state.step == state.evaluated_step and (state.step == self.steps or self.out_of_patience)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` evaluations have not improved the score."""
+        patience = self.options.patience
+        return patience is not None and self.state.without_improvement >= patience
 
     def fit(self) -> dict[str, Any]:
         """Train to the last step; returns the metrics of the last evaluation.
@@ -186,23 +217,26 @@ class Trainer:
 
     def _open_monitor(self) -> TrainingMonitor:
         step, evaluated = self.state.step, self.state.evaluated_step
-        log = RunLog(self.run, step=step, evaluated_step=evaluated, tensorboard=self.options.tensorboard)
+        tensorboard = "tensorboard" in self.options.trackers
+        log = RunLog(
+            self.run, step=step, evaluated_step=evaluated, tensorboard=tensorboard, trackers=self.trackers
+        )
         progress = Progress(self.steps, first=step)
         return TrainingMonitor(log, progress, last=self.steps, every=self.options.log_every)
 
     def _loop(self) -> None:
         self.learner.start(compile=self.options.compile)
-        batches = self._batches(self.data) if self.state.step < self.steps else iter(())
+        batches = self.batches(self.data) if self.state.step < self.steps else iter(())
         first = self.state.step
         while True:
             if self._save_due():
                 self.save()
             if self._evaluation_due():
-                self._evaluate()
-            if self.state.step == self.steps:
+                self.evaluate()
+            if self.finished:
                 return
             with self._announced("the first step") if self.state.step == first else nullcontext():
-                self._step(batches)
+                self.take_step(batches)
 
     def _announced(self, what: str) -> AbstractContextManager[Any]:
         """Announce something slow, in the process that prints."""
@@ -210,7 +244,8 @@ class Trainer:
             nullcontext() if self.monitor is None else announced(what, print_line=self.monitor.progress.print)
         )
 
-    def _batches(self, data: DataLoaders) -> Iterator[Batch]:
+    def batches(self, data: DataLoaders) -> Iterator[Batch]:
+        """This process's micro-batches from the current step on."""
         return data.train_batches(
             self.state.step,
             batch=self.options.batch,
@@ -229,9 +264,10 @@ class Trainer:
             # Some schedulers signal every process of a job, including the workers. Other ranks may already
             # have started this step, so this rank reads the data without workers, and all ranks stop after
             # the step.
-            return self._read(self._batches(replace(self.data, workers=0)))
+            return self._read(self.batches(replace(self.data, workers=0)))
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def take_step(self, batches: Iterator[Batch]) -> None:
+        """One step: read its micro-batches, update the weights, report."""
         started = time.perf_counter()
         micro_batches = self._read(batches)
         waited = time.perf_counter() - started
@@ -299,7 +335,8 @@ class Trainer:
             return False
         return step % self.eval_every == 0 or step == self.steps
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
+        """Score the weights, and save them."""
         runtime, state, metric = self.runtime, self.state, self.evaluator.main_metric
         batches = self.data.eval_batches(
             rank=runtime.rank, world_size=runtime.world_size, pin=runtime.device.type == "cuda"
@@ -321,9 +358,16 @@ class Trainer:
         better = not math.isnan(score) and (state.best is None or score > state.best)
         if better:
             state.best, state.best_step = score, state.step
+            state.without_improvement = 0
             self._best_scores = self.evaluator.state() if runtime.is_main else None
+        else:
+            state.without_improvement += 1
+        early = self.out_of_patience and state.step < self.steps
+        state.stopped_early = state.why_stopped(metric, self.steps) if early else ""
         if self.monitor is not None:
             self.monitor.evaluation(state.step, metrics, metric=metric, better=better)
+            if state.stopped_early:
+                self.monitor.progress.print(f"stopped early: {state.stopped_early}")
             write_json(self.run.metrics, state.results(metric) | dict(self.data.extra_metrics))
         self.save()
 

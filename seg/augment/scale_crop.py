@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE
+from engine.data.images import count_values
 from engine.data.preprocessing import Image, Size, resize_image
 
 
@@ -28,9 +29,17 @@ class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albument
         scale_step: float
         fill: int
         area: bool
+        class_crops: float
 
     def __init__(
-        self, crop: Size, scale: tuple[float, float], scale_step: float, fill: int, area: bool, p: float = 1.0
+        self,
+        crop: Size,
+        scale: tuple[float, float],
+        scale_step: float,
+        fill: int,
+        area: bool,
+        class_crops: float = 0.0,
+        p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
         self.crop = crop
@@ -38,14 +47,19 @@ class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albument
         self.scale_step = scale_step
         self.fill = fill
         self.area = area
+        self.class_crops = class_crops
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         scale = self._draw_scale()
+        center = self._draw_pixel(data.get("mask"))
         spans = []
         sizes = []
-        for side, crop in zip(params["shape"][:2], self.crop, strict=True):
+        for axis, (side, crop) in enumerate(zip(params["shape"][:2], self.crop, strict=True)):
             window = max(1, round(crop / scale))
-            start = self.py_random.randint(0, max(0, side - window))
+            low, high = 0, max(0, side - window)
+            if center is not None:  # all windows that contain the pixel
+                low, high = max(0, center[axis] - window + 1), min(high, center[axis])
+            start = self.py_random.randint(low, high)
             used = min(window, side)
             spans.append((start, start + used))
             sizes.append(crop if used == window else max(1, round(crop * used / window)))
@@ -57,6 +71,17 @@ class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albument
         if not self.scale_step:
             return random.uniform(low, high)
         return low + self.scale_step * random.randint(0, int((high - low) / self.scale_step + 1e-6))
+
+    def _draw_pixel(self, mask: NDArray[np.uint8] | None) -> tuple[int, int] | None:
+        """(row, column) of a random pixel of a random class in the mask, with probability `class_crops`."""
+        if not self.class_crops or mask is None or self.py_random.random() >= self.class_crops:
+            return None
+        present = np.flatnonzero(count_values(mask)[:IGNORE])
+        if not len(present):
+            return None
+        pixels = np.flatnonzero(mask == present[self.py_random.randrange(len(present))])
+        row, column = divmod(int(pixels[self.py_random.randrange(len(pixels))]), mask.shape[1])
+        return row, column
 
     def apply(
         self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any

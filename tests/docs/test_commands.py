@@ -17,10 +17,12 @@ import pytest
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from engine.config import network_file
+from engine.config.choices.automatic import with_defaults
+from engine.config.choices.sweep import split_dimensions
 from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import check_node, tool_options
-from engine.config.saved import load_config
-from engine.config.training import validate, without_data
+from engine.config.saved import load_config, without_data
+from engine.config.training import automatic_keys, validate
 from engine.errors import UserError
 from tests.docs.documented import PAGES, ROOT, TOOLS, Command, all_commands, blocks, split_line
 
@@ -127,6 +129,8 @@ def swept(arguments):
 
 def compose(tool, arguments, folder, message):
     config = compose_config(tool, arguments)
+    if tool == "train" and config.resume is None and config.replay is None:
+        config = with_defaults(config, automatic_keys(config))
     if tool in ("train", "prepare", "check"):
         for key, node in config.items():
             check_options(key, node, message)
@@ -139,7 +143,9 @@ def compose(tool, arguments, folder, message):
         tool_options(config)
     overrides = list(config.overrides)
     if tool == "search" and config.run is None:
-        compose_config("train", overrides)
+        fixed, dimensions = split_dimensions(overrides)
+        assert bool(dimensions) == ("method=sweep" in arguments), message
+        compose_config("train", [*fixed, *(f"{item.key}={item.first}" for item in dimensions)])
     elif overrides:
         assert_some_run_accepts(overrides, folder, message)
 

@@ -239,3 +239,59 @@ def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, ne
     image, label = transform(IMAGE, np.full(IMAGE.shape[:2], 7, np.uint8), 3)
     assert set(np.unique(label).tolist()) == ({255} if name == "MaskDropout" else {7, 255})
     assert label.shape == image.shape[:2]
+
+
+def rare_pixels():
+    """A mask with one pixel of class 3 and 12 ignored ones; the rest is class 0."""
+    label = np.zeros((96, 192), np.uint8)
+    label[70, 150] = 3
+    label[:3, :4] = 255
+    return label
+
+
+def shares_with_class_3(**options):
+    transform = TrainTransform(crop=32, scale=(1, 1), flip=0, **options)
+    label = rare_pixels()
+    return np.mean([(transform(IMAGE, label, seed)[1] == 3).any() for seed in range(200)])
+
+
+def test_crops_around_random_classes_contain_rare_ones():
+    # Anywhere: a window of 32 x 32 holds the pixel at 32 of 65 heights and 32 of 161 widths: 9.8%.
+    assert shares_with_class_3() == pytest.approx(0.098, abs=0.06)
+    # Around a pixel of class 0 or 3, each equally likely: half of the crops, and 9.8% of the others.
+    assert shares_with_class_3(class_crops=1.0) == pytest.approx(0.55, abs=0.1)
+    assert shares_with_class_3(class_crops=0.5) == pytest.approx((0.098 + 0.55) / 2, abs=0.1)
+
+
+def test_the_drawn_pixel_can_lie_anywhere_in_the_crop():
+    transform = TrainTransform(crop=32, scale=(1, 1), flip=0, class_crops=1.0)
+    label = np.full((96, 192), 255, np.uint8)
+    label[70, 150] = 3
+    places = np.array([np.argwhere(transform(IMAGE, label, seed)[1] == 3)[0] for seed in range(300)])
+    # The window starts at row 39..64 and column 119..150, so the pixel is at row 6..31 and column 0..31.
+    assert places.min(axis=0).tolist() == [6, 0]
+    assert places.max(axis=0).tolist() == [31, 31]
+
+
+def test_crops_around_classes_depend_only_on_the_seed_and_are_off_by_default():
+    label = rare_pixels()
+
+    def crops(**options):
+        transform = TrainTransform(crop=32, scale=(0.5, 2), **options)
+        return [transform(IMAGE, label, seed) for seed in range(10)]
+
+    def same(one, other):
+        return all(
+            np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
+        )
+
+    plain = crops()
+    assert same(plain, crops(class_crops=0.0))
+    assert same(crops(class_crops=0.7), crops(class_crops=0.7))
+    assert not same(plain, crops(class_crops=0.7))
+    # Without a mask, or with all of it ignored, a crop lies anywhere.
+    ignored = TrainTransform(crop=32, class_crops=1.0)
+    assert ignored(IMAGE, None, 0)[0].shape == (32, 32, 3)
+    assert (ignored(IMAGE, np.full((96, 192), 255, np.uint8), 0)[1] == 255).all()
+    with pytest.raises(ValueError, match=r"class_crops is a probability"):
+        TrainTransform(crop=32, class_crops=1.5)

@@ -118,16 +118,22 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("typed", "passed"),
     [
-        (["-m", "trainer.steps=1,2", "seed=1"], ["trainer.steps=1,2", "seed=1", "trainer.epochs=null", "-m"]),
+        (
+            ["-m", "trainer.steps=1,2", "seed=1"],
+            ["trainer.steps=1,2", "seed=1", "trainer.epochs=null", "trainer.minutes=null", "-m"],
+        ),
         (["seed=1,2", "-m", "model=lraspp"], ["seed=1,2", "model=seg/lraspp", "-m"]),
         (["--cfg=job", "seed=1", "--package", "trainer"], ["seed=1", "--cfg", "job", "--package", "trainer"]),
-        (["trainer.epochs=3", "--cfg", "job"], ["trainer.epochs=3", "trainer.steps=null", "--cfg", "job"]),
+        (
+            ["trainer.epochs=3", "--cfg", "job"],
+            ["trainer.epochs=3", "trainer.steps=null", "trainer.minutes=null", "--cfg", "job"],
+        ),
         (["--cfg", "job"], ["--cfg", "job"]),
         (["-m", "data=masks,streets"], ["data=seg/masks,seg/streets", "-m"]),
     ],
 )
 def test_arguments_that_are_passed_to_hydra(typed, passed):
-    """Setting steps clears epochs, options get their task's folder, and Hydra creates no folders."""
+    """Setting steps clears other lengths, options get their task's folder, and Hydra creates no folders."""
     arguments, network = launch.hydra_arguments("train", typed)
     assert network is None
     assert [argument for argument in arguments if not argument.startswith("hydra")] == passed

@@ -100,7 +100,9 @@ def test_setting_steps_clears_epochs_and_vice_versa(typed, steps, epochs):
 
 def test_setting_both_steps_and_epochs_is_rejected():
     composed = compose.compose_config("train", ["trainer.steps=7", "trainer.epochs=3"])
-    with pytest.raises(UserError, match="trainer: set either steps or epochs, got steps=7, epochs=3"):
+    with pytest.raises(
+        UserError, match="trainer: set exactly one of steps, epochs and minutes, got steps=7, epochs=3"
+    ):
         instantiate.build(composed.trainer, key="trainer")
 
 

@@ -267,8 +267,8 @@ def test_clipping_bounds_the_step(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "set either steps or epochs"),
-        ({"steps": 1, "epochs": 1}, "set either steps or epochs"),
+        ({}, "set exactly one of steps, epochs and minutes"),
+        ({"steps": 1, "epochs": 1}, "set exactly one of steps, epochs and minutes"),
         ({"steps": -1}, "steps must be positive, got -1"),
         ({"epochs": 0}, "epochs must be positive"),
         ({"steps": 1, "batch": 6, "accumulate": 4}, "batch=6 must be a multiple of accumulate=4"),
@@ -304,8 +304,8 @@ def test_a_slow_evaluation_and_a_slow_first_step_show_that_they_run(tmp_path, ca
     trainer = make_trainer(tmp_path, steps=1, eval_size=7)
     monkeypatch.setattr(evaluation, "PATIENCE_S", 1e-9)
     monkeypatch.setattr(progress, "PATIENCE_S", 0.01)
-    step = trainer._step
-    monkeypatch.setattr(trainer, "_step", lambda batches: (time.sleep(0.1), step(batches)))
+    step = trainer.take_step
+    monkeypatch.setattr(trainer, "take_step", lambda batches: (time.sleep(0.1), step(batches)))
     trainer.fit()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("the first step ... 0 s")

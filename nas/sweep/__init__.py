@@ -1,0 +1,1 @@
+"""Sweeps: trainings with settings that Optuna proposes."""
