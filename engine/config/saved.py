@@ -24,9 +24,9 @@ from engine.config.overrides import (
 )
 from engine.data.images import DEFAULT_MEGAPIXELS
 from engine.errors import UserError
-from engine.run.run_folder import RunFolder
 from engine.report import settings
 from engine.report.settings import Difference, Settings, flatten
+from engine.run.run_folder import RunFolder
 
 _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""

@@ -1,5 +1,6 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
+import copy
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -4,9 +4,9 @@ from collections import Counter
 from functools import partial
 
 import pytest
+
 from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
-
 from engine.config.compose import compose_config
 from engine.config.instantiate import task_info
 from engine.config.training import build_changed_source, build_task, validate
