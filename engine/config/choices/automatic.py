@@ -93,8 +93,8 @@ def choose_batch(config: DictConfig, here: Runtime, task: torch.nn.Module, data:
     Raises:
         UserError: if not even the smallest batch fits.
     """
-    settings = build(config.trainer, key="trainer").in_steps(len(data.train_set))
-    default: int = settings.batch
+    settings: TrainerOptions = build(config.trainer, key="trainer")
+    default = settings.batch
     if here.device.type != "cuda":
         reason = (
             f"batches are fitted to the memory of a CUDA device, not to that of {here.device}; the default"

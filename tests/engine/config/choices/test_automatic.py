@@ -181,6 +181,11 @@ def test_micro_batches_must_fit_one_by_one(monkeypatch):
     assert "128 images do not fit" in lines[0]
 
 
+def test_the_batch_is_chosen_before_the_length(monkeypatch):
+    config, _, _ = choose(monkeypatch, "task=seg", "trainer.minutes=5", most=100)
+    assert (config.trainer.batch, config.trainer.minutes, config.trainer.steps) == (64, 5, None)
+
+
 def test_a_rate_that_follows_the_batch_is_not_scaled_twice(monkeypatch):
     config, lines, _ = choose(monkeypatch, "experiment=cls/modern", most=300)
     assert config.trainer.batch == 256
