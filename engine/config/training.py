@@ -93,23 +93,22 @@ class Training:
         try:
             trainer.fit()
             if is_main:
-                self._finish(finished)
-                if not finished and (trackers or "tensorboard" in trainer.options.trackers):
-                    from engine.train.trackers.opening import track_samples
-
-                    track_samples(trackers, self.run, trainer.state.step, trainer.options.trackers)
+                self._finish(trackers, finished=finished)
         finally:
             for tracker in trackers:
                 tracker.close()
         trainer.runtime.close()
 
-    def _finish(self, finished: bool) -> None:
-        """Print the results and draw sample predictions."""
+    def _finish(self, trackers: Sequence[Tracker], *, finished: bool) -> None:
+        """Print the results, and save what the run folder still lacks."""
+        from engine.config import finishing
+
         if not finished:
             print("\n".join([self.trainer.results(), *trained_on(self.config.data.split)]))
         if not finished or not self.run.curves.exists():
-            self._draw(evaluated=not finished)
+            finishing.draw(self, evaluated=not finished)
         if not finished:
+            finishing.give_samples(self, trackers)
             print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
         print(f"run: {self.run.path}")
 
@@ -121,47 +120,6 @@ class Training:
         from engine.train.trackers.tracked_run import TrackedRun
 
         return open_trackers(names, TrackedRun(self.run, plain(self.config, "")))
-
-    def _draw(self, *, evaluated: bool) -> None:
-        from engine import plots
-        from engine.fonts import font_notes
-        from engine.train.run_log import read_rows
-
-        plots.save_curves(read_rows(self.run.log), self.info.metric, self.run.curves)
-        self.trainer.load_best()
-        task: Any = self.trainer.inference_task
-        if hasattr(task, "use_metrics"):
-            task.use_metrics(self.trainer.state.metrics)
-        for note in font_notes(self.classes):
-            print(note)
-        reporter = self.info.reporter(task)
-        reporter.save_samples(self.trainer.data.eval_set, self.run.samples, count=self.config.samples)
-        self._report(reporter, evaluated=evaluated)
-
-    def _report(self, reporter: Any, *, evaluated: bool) -> None:
-        """Write report.html; an error there must not look like a failed training."""
-        from engine.config.saved import differences
-        from engine.report.run import REPORT, RunFacts, write_training_report
-
-        try:
-            facts = RunFacts(
-                run=self.run,
-                info=self.info,
-                differences=differences(self.config),
-                batch=self.trainer.options.batch,
-            )
-            write_training_report(
-                facts,
-                reporter=reporter,
-                evaluator=self.trainer.evaluator if evaluated else None,
-                dataset=self.trainer.data.eval_set,
-                split=self.config.data.split,
-                count=self.config.samples,
-            )
-            print(f"report: {self.run.path / REPORT}")
-        except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            print(f"{REPORT} was not written ({reason}); the training itself is complete")
 
 
 def _how_to_extend(trainer: Trainer) -> str:
