@@ -46,7 +46,7 @@ class FactCache:
     """
 
     def __init__(self, file: Path, *, workers: int = 0) -> None:
-        self.file, self.workers = file, workers
+        self.file, self.workers = file.absolute(), workers
         self._database = _open(file)
         self._unsaved: list[tuple[str, tuple[int, int], str, Fact]] = []
 

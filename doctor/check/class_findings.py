@@ -8,8 +8,6 @@ from engine.data.labels.balance import FACTOR, SIGNIFICANCE, absent, differing, 
 from engine.data.labels.report import ClassAmounts
 from engine.errors import some
 
-_SEVERITIES = {"train": "warning", "val": "warning"}
-
 
 def class_findings(classes: ClassMap, amounts: Mapping[str, ClassAmounts], unit: str) -> list[Finding]:
     """unit: what the amounts count: pixels, boxes or images."""
@@ -30,7 +28,7 @@ def _absent(classes: ClassMap, split: str, amounts: ClassAmounts) -> list[Findin
     return [
         Finding(
             code="class_absent",
-            severity="warning" if split in _SEVERITIES else "note",
+            severity="warning" if split in ("train", "val") else "note",
             title=f"{len(names)} {noun} not occur in {split}: {some(names)}",
             count=len(names),
             examples=tuple(names[:3]),

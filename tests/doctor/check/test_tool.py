@@ -83,7 +83,7 @@ def test_a_later_check_removes_the_list_of_an_earlier_one(root, tmp_path):
 def test_a_folder_without_a_known_layout_is_refused_by_name(tmp_path):
     assert f"{tmp_path}/x: no such folder" in run("check", f"{tmp_path}/x", cwd=tmp_path, status=1)
     (tmp_path / "empty").mkdir()
-    assert "empty: no layout that is known" in run("check", "empty", cwd=tmp_path, status=1)
+    assert run("check", "empty", cwd=tmp_path, status=1).startswith("error: empty: ")
 
 
 def test_the_first_layout_gives_the_arguments(tmp_path):
