@@ -34,5 +34,5 @@ TASK = TaskInfo(
     totals=_totals,
     layouts=partial(import_and_call, "seg.layouts.layouts"),
     label_check=partial(import_and_call, "seg.label_check.examine"),
-    automatic={"task.loss.class_weights": partial(import_and_call, "seg.class_weights.class_weights")},
+    automatic={"task.loss.class_weights": partial(import_and_call, "seg.data.class_weights.class_weights")},
 )

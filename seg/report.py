@@ -111,7 +111,7 @@ class SegmentationReporter:
         self, evaluator: SegmentationEvaluator, dataset: SegmentationDataset, count: int
     ) -> list[Suspicion]:
         """The images with the most confidently contradicted labels."""
-        from seg.suspicious import suspicious_masks
+        from seg.suspicious.regions import suspicious_masks
 
         return suspicious_masks(self.task, evaluator, dataset, count)
 

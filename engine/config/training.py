@@ -101,14 +101,17 @@ class Training:
 
     def _finish(self, trackers: Sequence[Tracker], *, finished: bool) -> None:
         """Print the results, and save what the run folder still lacks."""
-        from engine.config import finishing
+        from engine.config.saved import differences
+        from engine.report import finished_training
 
         if not finished:
             print("\n".join([self.trainer.results(), *trained_on(self.config.data.split)]))
         if not finished or not self.run.curves.exists():
-            finishing.draw(self, evaluated=not finished)
+            finished_training.draw(
+                self, evaluated=not finished, differences=partial(differences, self.config)
+            )
         if not finished:
-            finishing.give_samples(self, trackers)
+            finished_training.give_samples(self, trackers)
             print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
         print(f"run: {self.run.path}")
 

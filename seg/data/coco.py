@@ -21,7 +21,7 @@ from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
 from seg.data.coco_files import CocoImage, CocoSplit, read_split
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
-from seg.data.label_checks import divide_split, label_shares
+from seg.data.mask_checks import divide_split, label_shares
 
 _VERSION = 2  # of the drawing code; masks of another version are not reused
 

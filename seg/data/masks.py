@@ -10,7 +10,7 @@ from engine.data.splits import check_leaks, files_beside, refuse_shared_names
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, existing_root
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit
-from seg.data.label_checks import divide_split, gray_meaning, label_shares
+from seg.data.mask_checks import divide_split, gray_meaning, label_shares
 from seg.data.mask_classes import find_classes
 from seg.data.mask_layouts import UNDIVIDED, find_folders
 from seg.data.mask_names import pair

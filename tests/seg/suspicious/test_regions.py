@@ -10,10 +10,10 @@ from torch import nn
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey, collate
-from seg.confidence import confidence
 from seg.data.masks import masks
 from seg.report import SegmentationReporter
-from seg.suspicious import contradicted_regions
+from seg.suspicious.confidence import confidence
+from seg.suspicious.regions import contradicted_regions
 from seg.task import Inference, Segmentation
 
 HEIGHT, WIDTH, STEP = 96, 128, 80  # STEP: gray levels between classes

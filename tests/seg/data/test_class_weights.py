@@ -7,7 +7,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import pack_paths
-from seg.class_weights import class_weights, enet_weights, pixel_counts
+from seg.data.class_weights import class_weights, enet_weights, pixel_counts
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 from tests.refusals import refuses
 
@@ -58,7 +58,7 @@ def test_workers_count_the_same(tmp_path):
 
 
 def test_many_masks_are_sampled(tmp_path, monkeypatch):
-    monkeypatch.setattr("seg.class_weights._MOST_MASKS", 3)
+    monkeypatch.setattr("seg.data.class_weights._MOST_MASKS", 3)
     masks = [np.full((1, 2), number % 2, np.uint8) for number in range(9)]
     counts, number = pixel_counts(make_source(tmp_path, masks).dataset("train", None).masks())
     assert (counts[:2].tolist(), number) == ([6, 0], 3)  # masks 0, 4 and 8

@@ -14,10 +14,10 @@ from engine.data.loader import SampleKey, collate
 from engine.io.progress import PATIENCE_S, Progress
 from engine.report.suspicious import Place, Suspicion, class_thresholds, ranked
 from engine.sample_images import draw_frames, panel_size, resize_panel, side_by_side
-from seg.confidence import confidence
 from seg.data.dataset import SegmentationDataset
 from seg.drawing import overlay, present_classes, with_legend
 from seg.eval.evaluator import SegmentationEvaluator
+from seg.suspicious.confidence import confidence
 from seg.task import Segmentation
 
 _MOST_EXAMINED = 200
