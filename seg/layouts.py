@@ -59,6 +59,9 @@ def _masks(content: Content) -> Iterator[Layout]:
         folders = find_folders(content.root)
     except UserError:
         return
+    beside = all(each.images == each.masks for each in folders.values())
+    if beside and (content.json or content.xml or content.rows):  # the annotations are those
+        return
     masks = [path for each in folders.values() for path in _masks_of(each)]
     if not masks:
         return

@@ -7,6 +7,7 @@ from engine.contracts import Layout, TaskInfo
 from engine.data.splits import subfolders
 from engine.data.survey.files import survey
 from engine.errors import UserError, some
+from engine.io.progress import announced
 
 _PAGE = "docs/guides/data.md"
 _MOST_INNER = 20  # folders that are tried if the folder itself is not a dataset
@@ -20,10 +21,11 @@ def recognize(root: Path, tasks: Iterable[TaskInfo]) -> list[Layout]:
     Raises: UserError that says what the folder contains, if no layout matches or it cannot be read.
     """
     root, tasks = (root.parent if root.is_file() else root).expanduser(), list(tasks)
-    found, reasons = _in(root, tasks)
-    if not found and root.is_dir():
-        for inner in _inner(root):
-            found += _in(inner, tasks)[0]
+    with announced(f"looking at the files in {root}"):
+        found, reasons = _in(root, tasks)
+        if not found and root.is_dir():
+            for inner in _inner(root):
+                found += _in(inner, tasks)[0]
     if not found:
         raise UserError(_unknown(root, reasons))
     return sorted(found, key=lambda layout: -layout.rank)
