@@ -5,8 +5,10 @@ and a remedy. The tools print it and exit with status 1. Any other exception is 
 """
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -14,10 +16,39 @@ class UserError(ValueError):
 
     Line breaks, control characters and broken Unicode, which a file name or a typed value can contain, are
     shown escaped.
+
+    files: all files with this kind of fault, if they were counted.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, files: Sequence[str] = ()) -> None:
         super().__init__(printable(message))
+        self.files = tuple(files)
+
+
+class FileErrors:
+    """Collects the errors of many files, so that one message can count them."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, UserError] = {}
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    @contextmanager
+    def of(self, file: str | os.PathLike[str]) -> Iterator[None]:
+        """Catch a UserError while `file` is read."""
+        try:
+            yield
+        except UserError as error:
+            self._errors[os.fspath(file)] = error
+
+    def check(self) -> None:
+        """Raise a UserError if any was caught: the first one, with the number and names of the others."""
+        if not self._errors:
+            return
+        first, *others = self._errors
+        more = f"; {len(self._errors)} files have errors, including {some(others)}" if others else ""
+        raise UserError(f"{self._errors[first]}{more}", files=tuple(self._errors))
 
 
 _MEMORY = re.compile(

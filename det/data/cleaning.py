@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from det.data.dataset import DetectionSplit, to_offsets
 from det.data.readings import doubts
 from engine.data.images import Orientation, image_size
-from engine.errors import UserError
+from engine.errors import FileErrors, UserError
 from engine.io.files import evenly_spaced, pack_paths
 
 MIN_BOX_SIDE = 0.99
@@ -263,9 +263,12 @@ def _image_sizes(
         raise ValueError(f"sizes must be check or file, got {sizes!r}")
     known = [None] * len(raw.images) if sizes == "file" else list(raw.sizes)
     if sizes == "check":
+        errors = FileErrors()
         for index in evenly_spaced(len(known), _SIZES_CHECKED) if known else []:
             if (size := known[index]) is not None:
-                _check_size(raw.images[index], raw.files[index], size, orientation)
+                with errors.of(raw.images[index]):
+                    _check_size(raw.images[index], raw.files[index], size, orientation)
+        errors.check()
     known = [size or read_size(image, orientation) for size, image in zip(known, raw.images, strict=True)]
     unreadable = [image for image, size in zip(raw.images, known, strict=True) if size is None]
     issues.add("image", "that cannot be read", map(os.path.basename, unreadable))

@@ -18,7 +18,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import Orientation
-from engine.errors import UserError
+from engine.errors import FileErrors, UserError
 
 Others = Literal["refuse", "ignore"]
 
@@ -215,11 +215,14 @@ def _read(
         f"without {_article(kind.noun)}: treated as having no objects",
         (os.path.basename(files.images[name]) for name in absent),
     )
-    contents = {}
+    contents, errors = dict[str, VocFile](), FileErrors()
     for name in (name for name in files.names if name in files.annotations):
-        contents[name] = kind.read(files.annotations[name])
-        for noun, what in contents[name].findings:
-            issues.add(noun, what, [os.path.basename(files.annotations[name])])
+        path = files.annotations[name]
+        with errors.of(path):
+            contents[name] = kind.read(path)
+            for noun, what in contents[name].findings:
+                issues.add(noun, what, [os.path.basename(path)])
+    errors.check()
     return contents
 
 

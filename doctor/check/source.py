@@ -19,11 +19,13 @@ class _Rule:
     """A rule of the readers that can be switched off.
 
     key, value: how to do so. covered_by: codes of findings that describe what breaks the rule in full.
+    code: of the finding, if none describes it.
     """
 
     key: str
     value: Any
     covered_by: tuple[str, ...]
+    code: str = "refused"
 
     @property
     def override(self) -> str:
@@ -41,7 +43,7 @@ RULES = (
     _Rule("data.source.allow_same_files", True, ("same_image_in_splits",)),
     _Rule("data.source.missing", "negative", ("image_without_labels",)),
     _Rule("data.source.others", "ignore", ("other_classes",)),
-    _Rule("data.source.sizes", "file", ("annotated_size",)),
+    _Rule("data.source.sizes", "file", ("annotated_size",), "annotated_size"),
 )  # fmt: skip
 
 
@@ -51,12 +53,12 @@ class OpenedSource:
 
     Attributes:
         source: None if it cannot be built at all.
-        refusals: for each rule that the dataset breaks, the reader's message; a fatal one has no rule.
+        refusals: for each rule that the dataset breaks, the reader's error; a fatal one has no rule.
         needed: overrides without which training does not start.
     """
 
     source: DataSource | None
-    refusals: list[tuple[_Rule | None, str]] = field(default_factory=list)
+    refusals: list[tuple[_Rule | None, UserError]] = field(default_factory=list)
 
     @property
     def needed(self) -> list[str]:
@@ -65,8 +67,8 @@ class OpenedSource:
     def findings(self, known: set[str]) -> list[Finding]:
         """An error for each refusal that the codes in `known` do not describe."""
         return [
-            _refused(rule, message)
-            for rule, message in self.refusals
+            _refused(rule, error)
+            for rule, error in self.refusals
             if rule is None or known.isdisjoint(rule.covered_by)
         ]
 
@@ -76,38 +78,41 @@ def open_source(build: Build) -> OpenedSource:
     try:
         return OpenedSource(source=build(UNCHANGED))
     except UserError as error:
-        first = str(error)
+        first = error
     relaxed = UNCHANGED | {rule.key: rule.value for rule in RULES}
     try:
         source = build(relaxed)
     except UserError as error:
-        messages = dict.fromkeys([first, str(error)])
-        return OpenedSource(source=None, refusals=[(None, message) for message in messages])
-    broken = [(rule, _message(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
-    refusals: list[tuple[_Rule | None, str]] = [(rule, message) for rule, message in broken if message]
+        different = {str(each): each for each in (first, error)}
+        return OpenedSource(source=None, refusals=[(None, each) for each in different.values()])
+    broken = [(rule, _error(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
+    refusals: list[tuple[_Rule | None, UserError]] = [(rule, error) for rule, error in broken if error]
     if not refusals:  # one rule includes another: find the one that suffices
-        sufficient = (rule for rule in RULES if not _message(build, UNCHANGED | {rule.key: rule.value}))
+        sufficient = (rule for rule in RULES if not _error(build, UNCHANGED | {rule.key: rule.value}))
         refusals = [(next(sufficient, None), first)]
     return OpenedSource(source=source, refusals=refusals)
 
 
-def _message(build: Build, changes: Mapping[str, Any]) -> str:
-    """Why the source cannot be built; empty if it can."""
+def _error(build: Build, changes: Mapping[str, Any]) -> UserError | None:
+    """Why the source cannot be built; None if it can."""
     try:
         build(changes)
     except UserError as error:
-        return str(error)
-    return ""
+        return error
+    return None
 
 
-def _refused(rule: _Rule | None, message: str) -> Finding:
+def _refused(rule: _Rule | None, error: UserError) -> Finding:
+    message = str(error)
+    if len(error.files) > 1:  # the number and other names at the end are in the finding
+        message = message.rpartition("; ")[0]
     title, _, remedy = message.rpartition("; ")
     return Finding(
-        code="refused",
+        code="refused" if rule is None else rule.code,
         severity="error",
         title=title or message,
-        count=1,
-        examples=(message.partition(": ")[0],),
+        count=max(1, len(error.files)),
+        examples=error.files[:3] or (message.partition(": ")[0],),
         why="Training refuses the data.",
         remedy=(remedy if title else "") or (rule.override if rule is not None else "see the message"),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap, Color
 from engine.data.images import read_labels, read_palette
-from engine.errors import UserError, some
+from engine.errors import FileErrors, UserError, some
 from engine.io.files import write_json
 from engine.io.progress import Progress
 from seg.data.dataset import SegmentationSplit
@@ -149,18 +149,14 @@ def _from_values(
 
 def _read_values(paths: Sequence[str], *, skip_damaged: bool) -> tuple[_Values, int]:
     """The values of the masks, and how many were read. Raises: UserError that counts the unreadable ones."""
-    values, errors, progress = _Values(), dict[str, UserError](), Progress(len(paths), unit="mask read")
+    values, errors, progress = _Values(), FileErrors(), Progress(len(paths), unit="mask read")
     for done, path in enumerate(paths, start=1):
-        try:
+        with errors.of(path):
             values.add(path)
-        except UserError as error:
-            errors[path] = error
         progress.update(done)
     progress.close()
-    if errors and not skip_damaged:
-        first, *others = errors
-        more = f"; {len(errors)} masks have errors, including {some(others)}" if others else ""
-        raise UserError(f"{errors[first]}{more}")
+    if not skip_damaged:
+        errors.check()
     return values, len(paths) - len(errors)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.errors import UserError, printable
+from engine.errors import FileErrors, UserError, printable
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,17 @@ def test_a_message_is_one_printable_line(text, shown):
     assert printable(shown) == shown
     assert len(str(UserError(text)).splitlines()) == 1
     str(UserError(text)).encode("utf-8")
+
+
+def test_the_errors_of_several_files_are_counted_in_one_message():
+    errors = FileErrors()
+    errors.check()
+    for name in "abc":
+        with errors.of(f"{name}.txt"):
+            if name != "b":
+                raise UserError(f"{name}.txt: line 1: no number")
+    assert len(errors) == 2
+    message = r"^a\.txt: line 1: no number; 2 files have errors, including c\.txt$"
+    with pytest.raises(UserError, match=message) as caught:
+        errors.check()
+    assert caught.value.files == ("a.txt", "c.txt")

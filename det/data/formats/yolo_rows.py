@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.cleaning import AnnotationIssues
-from engine.errors import UserError
+from engine.errors import FileErrors, UserError
 
 _SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
 """Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
@@ -93,9 +93,13 @@ class LabelReader:
         """The rows of all label files of a split; counts those of which only the box is used.
 
         Raises:
-            UserError: naming the file and the line.
+            UserError: naming the first line that is wrong, and the files with others.
         """
-        files = [read_rows(path, self.num_classes, keypoints=self.keypoints) for path in paths]
+        files, errors = list[LabelRows](), FileErrors()
+        for path in paths:
+            with errors.of(path):
+                files.append(read_rows(path, self.num_classes, keypoints=self.keypoints))
+        errors.check()
         files = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),

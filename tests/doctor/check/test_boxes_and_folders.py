@@ -44,6 +44,12 @@ def no_objects(root):
 
 def other_size(root):
     photo(root / "train/train1.jpg", 99, (96, 128))
+    photo(root / "train/train3.jpg", 98, (96, 128))
+
+
+def not_xml(root):
+    for number in (0, 2):
+        (root / f"train/train{number}.xml").write_text("<annotation>")
 
 
 def copy_in_val(root):
@@ -60,7 +66,8 @@ PLANTED = {
     "without_image": (without_image, {"labels_without_image": 1}),
     "no_objects": (no_objects, {"image_without_objects": 1}),
     "damaged": (damaged, {"damaged_image": 1}),
-    "other_size": (other_size, {"refused": 1}),
+    "other_size": (other_size, {"annotated_size": 2}),
+    "not_xml": (not_xml, {"refused": 2}),
     "copy_in_val": (copy_in_val, {"same_image_in_splits": 1}),
 }
 

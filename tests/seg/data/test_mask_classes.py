@@ -199,5 +199,5 @@ def test_all_damaged_masks_are_counted_when_values_are_read(tmp_path):
         path.write_bytes(path.read_bytes()[:-20])
     message = refuses(lambda: masks(root=str(root)))
     assert message.startswith(f"{root}/masks/3.png: ")
-    assert message.endswith(f"; 2 masks have errors, including {root}/masks/7.png")
+    assert message.endswith(f"; 2 files have errors, including {root}/masks/7.png")
     assert len(masks(root=str(root), on_error="skip").classes) == 3
