@@ -14,7 +14,7 @@ from tests.doctor import planted
 from tests.doctor.copies import copy_dataset
 from tests.doctor.planted import KINDS, plant
 
-pytestmark = [pytest.mark.data, pytest.mark.slow]
+pytestmark = pytest.mark.data
 
 DATASETS = {
     "masks": "camvid",
@@ -70,10 +70,20 @@ def clean(data_folder, tmp_path_factory):
     return of
 
 
-CASES = [(kind, fault) for kind in DATASETS for fault, kinds in KINDS.items() if kind in kinds]
+CASES = [
+    pytest.param(
+        kind,
+        fault,
+        id=f"{kind}-{fault.__name__}",
+        marks=pytest.mark.slow if kind in ("masks", "voc") else pytest.mark.weekly,
+    )
+    for kind in DATASETS
+    for fault, kinds in KINDS.items()
+    if kind in kinds
+]
 
 
-@pytest.mark.parametrize(("kind", "fault"), CASES, ids=[f"{kind}-{fault.__name__}" for kind, fault in CASES])
+@pytest.mark.parametrize(("kind", "fault"), CASES)
 def test_a_planted_fault_is_found_and_nothing_else(kind, fault, clean, data_folder, tmp_path):
     before = clean(kind)[1]
     copy_dataset(data_folder / DATASETS[kind], tmp_path / "data", kind, most=MOST)
