@@ -20,6 +20,7 @@ from engine.config.compose import compose_config
 from engine.config.instantiate import build, plain, task_info
 from engine.contracts import Choice
 from engine.data.loader import DataLoaders
+from engine.report.run import RunFacts, write_training_report
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
 from engine.train import batch_size, rehearsal
@@ -151,13 +152,21 @@ def choose_steps(
     minutes, every = settings.minutes, settings.eval_every
     assert minutes is not None
     endless = replace(settings, minutes=None, steps=_MANY, save_every=_MANY, tensorboard=False, tracker=None)
-    state, reporter = torch.get_rng_state(), task_info(config).reporter
+    state, info = torch.get_rng_state(), task_info(config)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
 
         def finish(trainer: Trainer) -> None:
-            drawing = reporter(trainer.inference_task)
-            drawing.save_samples(trainer.data.eval_set, run.samples, count=config.samples)
+            reporter, dataset = info.reporter(trainer.inference_task), trainer.data.eval_set
+            reporter.save_samples(dataset, run.samples, count=config.samples)
+            write_training_report(
+                RunFacts(run=run, info=info, differences=(), batch=settings.batch),
+                reporter=reporter,
+                evaluator=trainer.evaluator,
+                dataset=dataset,
+                split=config.data.split,
+                count=config.samples,
+            )
 
         trainer = make_trainer(settings=endless, task=copy.deepcopy(task), run=run)
         trainer.schedule = _still  # a copy that does not change cannot diverge
