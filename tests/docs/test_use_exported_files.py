@@ -14,6 +14,7 @@ import pytest
 from tests.docs.exported_cases import ALIKE, CASES, SIZE, check, exported, program, with_range
 
 pytestmark = pytest.mark.slow
+WEEKLY = pytest.mark.weekly
 
 DEEP = [("deep.png", None), ("range.png", [1000, 5080])]
 
@@ -45,7 +46,9 @@ def run_python(folder, text, out, photo="photo.png"):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in ("seg", "det", "cls") else pytest.param(case, marks=WEEKLY) for case in CASES]
+)
 def test_the_python_program(folder, case):
     out, summary = exported(folder, case)
     done = run_python(folder, program("python"), out)

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_run_can_be_exported_with_int8(folder):
     options = ["precision=int8", "calibration.images=6", "calibration.probes=1", "calibration.timing_s=0"]
     text = run("export", "run=seg", *options, "budget.miou=3", cwd=folder)

@@ -291,7 +291,10 @@ def test_unknown_options_are_rejected(options, message):
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "output"), [("onnx", "raw"), ("openvino", "detections")])
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [("onnx", "raw"), pytest.param("openvino", "detections", marks=pytest.mark.weekly)],
+)
 def test_the_released_detector_keeps_its_precision(tmp_path, data_folder, kind, output):
     """AP .357 and AP50 .550 on the first 128 images of val2017, as OpenCV's run of the original graph."""
     pytest.importorskip(kind)

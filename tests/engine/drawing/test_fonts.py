@@ -97,7 +97,7 @@ def refusal(tool, folder, encoding, monkeypatch):
     return run(tool, "run=猫道", source, cwd=folder, status=1, alone=True)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_predict_does_not_fail_on_a_console_with_another_encoding(tmp_path, monkeypatch):
     assert "error: run=\\u732b\\u9053: " in refusal("predict", tmp_path, "cp1252", monkeypatch)
 

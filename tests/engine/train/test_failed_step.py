@@ -208,7 +208,7 @@ def test_unreadable_files_are_rejected(tmp_path):
             failed_step.read(tmp_path / name)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_replay_command(tmp_path):
     def train(*arguments):
         done = subprocess.run(

@@ -146,7 +146,7 @@ def test_options_are_checked(options: dict, message: str) -> None:
         Controller(**{"num_options": (2, 3), **options})
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_learning_beats_random_search() -> None:
     """256 samples in the space around MobileNetV2 (10^15.6), on four landscapes whose best value is known.
 

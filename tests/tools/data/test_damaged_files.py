@@ -72,6 +72,8 @@ DATA = {
     "seg": (landscapes, ["task=seg", "data=masks"], "images/train/train1.jpg"),
     "cls": (animals, ["task=cls", "data=folders"], "train/cat/1.jpg"),
 }
+ONE_OF_THREE = ["seg", *(pytest.param(task, marks=pytest.mark.weekly) for task in ("det", "cls"))]
+"""Tasks for tests of what they share; the others run once a week."""
 
 
 def remove(root, image):
@@ -119,7 +121,7 @@ def test_all_damaged_images_and_masks_are_named_together(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("task", ONE_OF_THREE)
 def test_both_remedies_work(tmp_path, task):
     make, options, damaged = DATA[task]
     root = make(tmp_path / "data")
@@ -135,7 +137,7 @@ def test_both_remedies_work(tmp_path, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("task", ONE_OF_THREE)
 def test_a_run_resumes_after_a_file_has_been_removed(tmp_path, task):
     make, options, damaged = DATA[task]
     root = make(tmp_path / "data")
@@ -169,7 +171,7 @@ def test_a_resumed_run_names_the_files_of_val_that_are_gone(tmp_path, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("task", ONE_OF_THREE)
 def test_a_jpeg_damaged_in_its_middle_is_named_in_training_and_evaluation(tmp_path, task):
     """It is cut in the middle and has an end marker, so only decoding finds it."""
     make, options, damaged = DATA[task]
