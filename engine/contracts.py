@@ -224,7 +224,7 @@ class Finding:
         count: how often it occurs.
         examples: up to three files (for masks and boxes with the place in the file), most severe first.
         why: one sentence: what happens in training if nothing is done.
-        remedy: an override such as `data.on_error=skip`, or a command; one of them if there are several.
+        remedy: an override such as `data.on_error=skip` if there is one, or what to do with the files.
         exclude: split -> names of the samples to leave out; empty if leaving them out is not a remedy.
     """
 

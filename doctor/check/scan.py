@@ -67,7 +67,7 @@ class Scan:
         return {split: names for split in self.rows if (names := self.samples_of(split, files))}
 
     def near_duplicates(self) -> NDArray[np.int64]:
-        """Pairs [P, 2] of files that show nearly the same, but are not equal."""
+        """Pairs [P, 2] of files that are near-duplicates but not identical."""
         usable = np.flatnonzero(self.facts["contrast"] >= LEAST_CONTRAST)
         hashes, groups = self.facts["hash"][usable], self.first_split[usable]
         pairs = usable[near_duplicates(hashes, groups, lambda positions: self.thumbnails(usable[positions]))]
