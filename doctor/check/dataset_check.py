@@ -77,7 +77,7 @@ class CheckedDataset:
 def check_dataset(
     *,
     build: Build,
-    build_task: Callable[[ClassMap], Any],
+    build_task: Callable[[DataSource], Any],
     info: TaskInfo,
     cache: FactCache,
     eval_split: str = "val",
@@ -85,7 +85,7 @@ def check_dataset(
     """Check the data source that `build` makes.
 
     Args:
-        build_task: classes -> the task that would be trained, for the anchors of a detector.
+        build_task: source -> the task that would be trained, for the anchors of a detector.
         eval_split: the split to evaluate on (`data.split`).
         cache: remembers what was read, so that an interrupted check continues.
 
@@ -113,7 +113,7 @@ def check_dataset(
             name: ExaminedSplit(dataset, scan.sizes(name), scan.contents[scan.rows[name]])
             for name, dataset in datasets.items()
         }
-        task = build_task(source.classes)
+        task = build_task(source)
         labels = info.label_check(task=task, source=source, splits=splits, read=cache.read)
         findings += labels.findings
         findings += class_findings(source.classes, labels.amounts, labels.unit)

@@ -9,7 +9,7 @@ from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
 from engine.config.compose import compose_config
 from engine.config.instantiate import task_info
-from engine.config.training import build_changed_source, build_task, validate
+from engine.config.training import build_changed_source, build_task_for, validate
 from tests.doctor import planted
 from tests.doctor.copies import copy_dataset
 from tests.doctor.planted import KINDS, plant
@@ -43,7 +43,7 @@ def findings(kind, root):
     try:
         checked = check_dataset(
             build=partial(build_changed_source, config),
-            build_task=partial(build_task, config),
+            build_task=partial(build_task_for, config),
             info=task_info(config),
             cache=cache,
         )
