@@ -5,7 +5,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from doctor.check.copies import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
+from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
 from doctor.check.scan import Scan
 from engine.contracts import Finding
 from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical

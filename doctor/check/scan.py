@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doctor.check.cache import FactCache
-from doctor.check.duplicates import LEAST_CONTRAST, near_duplicates
 from doctor.check.image_facts import FACTS, THUMBNAIL, facts_key, image_facts, thumbnail_of
+from doctor.check.near_duplicates import LEAST_CONTRAST, near_duplicates
 from engine.data.labels.report import Fact
 from engine.io.files import pack_paths
 
