@@ -128,7 +128,7 @@ class Training:
 
 def _how_to_extend(trainer: Trainer) -> str:
     if early := trainer.state.stopped_early:
-        return f"this run has stopped early: {early}; to go on, increase trainer.patience or set it to null"
+        return f"this run stopped early: {early}; to continue, increase trainer.patience or set it to null"
     return f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps"
 
 
