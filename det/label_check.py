@@ -66,7 +66,7 @@ _KINDS: Mapping[str, _Kind] = {
         "image_without_objects",
         "note",
         "They are used as background images.",
-        "nothing, if they contain no objects; otherwise annotate them",
+        "annotate their objects, if there are any",
     ),
     "treated as having no objects": _Kind(
         "image_without_labels",

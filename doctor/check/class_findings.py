@@ -63,7 +63,7 @@ def _rare(classes: ClassMap, amounts: ClassAmounts, unit: str) -> list[Finding]:
     ]
 
 
-_REMEDIES = {"pixels": "task.loss.class_weights=auto, or augment.class_crops=0.5, or "}
+_REMEDIES = {"pixels": "task.loss.class_weights=auto or augment.class_crops=0.5, or "}
 
 
 def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: str) -> list[Finding]:

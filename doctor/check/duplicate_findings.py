@@ -162,8 +162,8 @@ def _similar_within(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
             count=count,
             examples=tuple(_pair_text(scan, pair) for pair in _one_per_file(pairs, pairs[:, 1])),
             why="They add little to training and weigh more in the score; often, they are video frames.",
-            remedy="nothing, if each video is in one split; or list some of the names in a JSON file and "
-            "set data.exclude=<file>",
+            remedy="keep each video in one split; to use fewer frames, list their names in a JSON file "
+            "and set data.exclude=<file>",
         )
     ]
 

@@ -132,7 +132,7 @@ def _kinds(scan: Scan) -> list[Finding]:
             few & read,
             f"{what}, unlike the others",
             "The network sees a grayscale image as three equal channels.",
-            "nothing, if you will predict images of both kinds",
+            "no action needed if you will predict images of both kinds",
         )
     deep = [scan.path(int(file)) for file in np.flatnonzero(facts["deep"] & read)]
     lines = unused_range(deep) if deep else []
