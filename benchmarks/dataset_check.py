@@ -24,7 +24,7 @@ from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
 from engine.config.compose import compose_config
 from engine.config.instantiate import build, task_info
-from engine.config.training import build_changed_source, build_source, build_task, validate
+from engine.config.training import build_changed_source, build_source, build_task_for, validate
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import files_of
 
@@ -49,7 +49,7 @@ def check(config: DictConfig, cache_file: Path, workers: int) -> None:
     cache = FactCache(cache_file, workers=workers)
     check_dataset(
         build=partial(build_changed_source, config),
-        build_task=partial(build_task, config),
+        build_task=partial(build_task_for, config),
         info=task_info(config),
         cache=cache,
         eval_split=config.data.split,

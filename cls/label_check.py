@@ -1,4 +1,4 @@
-"""Examines the labels of classification data, for `tools/check.py`: equal images with different labels."""
+"""Checks the labels of classification data, for `tools/check.py`: identical images in different classes."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _COVERED = (" in the folders of several classes ", " has no images of ", " of th
 def examine(
     *, task: Any, source: SplitSource[Any, Any], splits: Mapping[str, ExaminedSplit], read: ReadFacts
 ) -> LabelReport:
-    """Report what is wrong with the labels. `task` and `read` are not used: labels are folder names."""
+    """Report problems with the labels. `task` and `read` are not used: labels are folder names."""
     labels = {name: _labels(split.dataset) for name, split in splits.items() if split.dataset.has_labels}
     number = len(source.classes)
     return LabelReport(
@@ -44,7 +44,7 @@ def _labels(dataset: ClassificationDataset) -> NDArray[np.int64]:
 def _contradictions(
     splits: Mapping[str, ExaminedSplit], labels: Mapping[str, NDArray[np.int64]], classes: ClassMap
 ) -> list[Finding]:
-    """Equal image files with different labels."""
+    """Identical image files with different labels."""
     names = [name for name in labels if not splits[name].dataset.has_windows]
     if not names:
         return []
@@ -73,7 +73,7 @@ def _contradictions(
             count=len(wrong),
             examples=tuple(examples),
             why="At most one of the labels is right; the network learns both.",
-            remedy="keep the file in the right class, and remove the others",
+            remedy="keep the file in the right class, and delete the others",
         )
     ]
 

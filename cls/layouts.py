@@ -56,7 +56,7 @@ def _folders(content: Content) -> Iterator[Layout]:
         if len(with_images) != len(named) or len(named) < len(classes) or not named:
             return
         if len(named) == 1:
-            raise UserError(f"{root / parent}: one class folder; classification needs at least two")
+            raise UserError(f"{root / parent}: only one class folder; classification needs at least two")
         title = "a folder of images per class" + (f", in {parent} and others" if parent else "")
         yield _layout(content, "folders", title, _FOLDERS)
 

@@ -1,4 +1,4 @@
-"""Examines the boxes of a dataset, for `tools/check.py`: what was cleaned, and how they fit the anchors."""
+"""Checks the boxes of a dataset, for `tools/check.py`: what was cleaned, and how well anchors match them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from det.anchors.coverage import TINY, anchor_coverage, anchor_report
+from det.anchors.input_size import choose_size, median_aspect, relative_sides
 from det.boxes import Detections
 from det.data.cleaning import ROTATED, plural
 from det.data.dataset import DetectionDataset, DetectionSource, DetectionSplit
@@ -39,46 +40,48 @@ _LOST = "Objects that are left out are learned as background."
 _CORRECT = "correct the annotations"
 _KINDS: Mapping[str, _Kind] = {
     "with non-finite coordinates": _Kind("box_not_finite", "warning", _LOST, _CORRECT),
-    "with left and right": _Kind("box_swapped", "warning", "The corners are exchanged when read.", _CORRECT),
-    "partly outside": _Kind("box_clipped", "note", "The part inside the image is used.", _CORRECT),
+    "with left and right": _Kind("box_swapped", "warning", "The sides are swapped back when read.", _CORRECT),
+    "partly outside": _Kind("box_clipped", "note", "They are clipped to the image.", _CORRECT),
     "outside the image": _Kind("box_outside", "warning", _LOST, _CORRECT),
     "thinner than 1 pixel": _Kind("box_degenerate", "warning", _LOST, _CORRECT),
     "of the same class at the same place": _Kind(
         "box_duplicate",
         "warning",
-        "Counted twice, a perfect detector would miss half; one is used.",
+        "Only one of them is used; with both, even a perfect detector would miss one.",
         _CORRECT,
     ),
     ROTATED: _Kind(
         "box_rotated",
         "warning",
-        "The upright box around an object contains more background.",
-        "draw upright boxes",
+        "The axis-aligned box around a rotated one contains more background.",
+        "redraw them without rotation",
     ),
     "fitting only the": _Kind(
-        "box_turned",
+        "box_orientation",
         "error",
         "The boxes do not lie on their objects.",
-        "data.orientation=stored (or upright)",
+        _CORRECT,
     ),
     "without objects: kept": _Kind(
         "image_without_objects",
         "note",
-        "They are used as examples of background.",
-        "annotate their objects, if any",
+        "They are used as background images.",
+        "annotate their objects, if there are any",
     ),
     "treated as having no objects": _Kind(
         "image_without_labels",
         "warning",
         "Their objects are learned as background.",
-        "add the annotation files, or remove the images",
+        "add the annotation files, or list the images in a JSON file and set data.exclude=<file>",
     ),
-    "without an image": _Kind("labels_without_image", "warning", "They are not used.", "add the images"),
+    "without an image": _Kind(
+        "labels_without_image", "warning", "They are not used.", "add the images, or delete the annotations"
+    ),
     "of other classes": _Kind(
         "other_classes", "warning", _LOST, "add the classes to data.source.classes, or correct their names"
     ),
 }
-"""Part of an issue's text -> how it is reported, by the first that fits; others are `annotation` warnings."""
+"""Part of an issue's text -> how it is reported. The first match counts; others are `annotation` warnings."""
 
 _UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
 _CONVENTION = (" do not fit their images as ", "they may be fractions")
@@ -88,7 +91,7 @@ _REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  
 def examine(
     *, task: Detection, source: DetectionSource, splits: Mapping[str, ExaminedSplit], read: ReadFacts
 ) -> LabelReport:
-    """Report what is wrong with the boxes; they have been read with the source, so `read` is not used."""
+    """Report problems with the boxes; opening the source has read them, so `read` is not used."""
     labeled = {name: split.dataset.split for name, split in splits.items() if split.dataset.has_labels}
     findings = [*_issues(source), *_sizes(splits)]
     if "train" in labeled:
@@ -120,6 +123,9 @@ def _issues(source: DetectionSource) -> list[Finding]:
             continue
         default = _Kind("annotation", "warning", "It was corrected or left out.", _CORRECT)
         kind = next((kind for part, kind in _KINDS.items() if part in what), default)
+        what, _, remedy = what.partition(": if this holds for all boxes, set ")
+        if remedy:
+            kind = kind._replace(remedy=f"{remedy}, if this holds for all boxes")
         title = f"{count} {plural(noun, count)} {what}"
         findings.append(_finding(kind, title, count, files))
     conventions = [line for line in source.issues.notes if any(part in line for part in _CONVENTION)]
@@ -128,7 +134,7 @@ def _issues(source: DetectionSource) -> list[Finding]:
         title, _, remedy = conventions[0].partition("; ")
         kind = _Kind("box_convention", "error", "The boxes do not lie on their objects.", remedy or _CORRECT)
         findings.append(_finding(kind, title, max(1, count), conventions[1:]))
-    kind = _Kind("reader_note", "note", "The reader noticed it.", "see docs/guides/data.md")
+    kind = _Kind("reader_note", "note", "Noted while reading the annotations.", "see docs/guides/data.md")
     others = (line for line in source.issues.notes if line not in conventions)
     return findings + [_finding(kind, line, 1, []) for line in others]
 
@@ -146,7 +152,7 @@ def _finding(kind: _Kind, title: str, count: int, files: list[str] | tuple[str, 
 
 
 def _sizes(splits: Mapping[str, ExaminedSplit]) -> list[Finding]:
-    """Images of another size than annotated."""
+    """Images whose size differs from the annotated one."""
     wrong = []
     for name, split in splits.items():
         annotated = split.dataset.split.sizes
@@ -161,16 +167,16 @@ def _sizes(splits: Mapping[str, ExaminedSplit]) -> list[Finding]:
     for name, row in wrong[:3]:
         (height, width), other = splits[name].sizes[row], splits[name].dataset.split.sizes[row]
         path = splits[name].dataset.image_path(row)
-        texts.append(f"{path}: {height} x {width}, annotated {other[0]} x {other[1]}")
-    noun = "1 image has" if len(wrong) == 1 else f"{len(wrong)} images have"
+        texts.append(f"{path}: {height} x {width}, annotated as {other[0]} x {other[1]}")
+    noun = "1 image differs" if len(wrong) == 1 else f"{len(wrong)} images differ"
     kind = _Kind(
         "annotated_size",
         "error",
         "The boxes do not lie on their objects, and training stops at such an image.",
-        "data.source.sizes=file, if only the annotated sizes are wrong; or scale the boxes, or data.exclude="
-        "<out>/exclude.json",
+        "data.source.sizes=file, if only the annotated sizes are wrong; otherwise scale the boxes, or set "
+        "data.exclude=<out>/exclude.json",
     )
-    finding = _finding(kind, f"{noun} another size than annotated", len(wrong), texts)
+    finding = _finding(kind, f"{noun} in size from the annotation", len(wrong), texts)
     return [Finding(**{**finding.__dict__, "exclude": excluded})]
 
 
@@ -188,20 +194,21 @@ def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
                 _Kind(
                     "tiny_objects",
                     "warning",
-                    "Objects smaller than a cell of the finest feature map are hardly ever found.",
-                    f"a data.size above {'x'.join(map(str, size))}, or images cut into tiles",
+                    "Objects smaller than a cell of the finest feature map are hardly ever detected.",
+                    _larger_input(split, size),
                 ),
-                f"{coverage.tiny:.0%} of the objects are smaller than {TINY:g} pixels at data.size",
+                f"{coverage.tiny:.0%} of the objects are smaller than {TINY:g} pixels at "
+                f"data.size=[{size[0]},{size[1]}]",
                 count,
                 _with_smallest(split),
             )
         )
     if coverage.too_small > 0.1 or coverage.overlapping < 0.8:
         severity: Severity = "warning" if coverage.reached < _GOOD_RECALL else "note"
-        remedy = "a smaller data.min_scale if the objects are small, or a larger data.size"
+        remedy = "data.min_scale=0.1 if the objects are small, or a larger data.size"
         findings.append(
             _finding(
-                _Kind("anchors", severity, f"Best possible recall: {coverage.reached:.1%}.", remedy),
+                _Kind("anchors", severity, f"The best possible recall is {coverage.reached:.1%}.", remedy),
                 f"{1 - coverage.overlapping:.0%} of the objects overlap no anchor well "
                 f"(IoU >= {task.matcher.matched:g})",
                 round((1 - coverage.overlapping) * len(split.boxes)),
@@ -209,6 +216,14 @@ def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
             )
         )
     return findings
+
+
+def _larger_input(split: DetectionSplit, size: tuple[int, int]) -> str:
+    """The remedy for tiny objects: `data.size=auto` if it would choose a larger input, and tiles."""
+    sides = relative_sides(split)
+    height, width, _ = choose_size(sides, aspect=median_aspect(split))
+    tiles = "cut the images into tiles"
+    return f"data.size=auto ({height}x{width}), or {tiles}" if height * width > size[0] * size[1] else tiles
 
 
 def _with_smallest(split: DetectionSplit) -> list[str]:
@@ -225,7 +240,10 @@ def _crowded(name: str, split: DetectionSplit, task: Detection) -> list[Finding]
     title, _, remedy = lines[0].rpartition("; ")
     order = np.argsort(-counts, kind="stable")[:3]
     kind = _Kind(
-        "many_objects", "warning", "Objects beyond the limit count as missed.", remedy.rpartition("set ")[2]
+        "many_objects",
+        "warning",
+        "Objects beyond the limit always count as missed.",
+        remedy.rpartition("set ")[2],
     )
     files = [f"{split.images[row].decode(errors='replace')}: {counts[row]} objects" for row in order]
     count = int(title.partition(" ")[0])

@@ -87,8 +87,8 @@ def _missing(noun: str, splits: dict[str, voc_layout.SplitFiles]) -> list[str]:
     if not any(annotated.values()):
         part = next(iter(splits.values()))
         raise UserError(
-            f"{next(iter(part.images.values()))}: no {noun} file has the name of this or another image; give "
-            f"images and {noun} files the same names"
+            f"{next(iter(part.images.values()))}: no {noun} file is named like this or any other image; "
+            f"rename the {noun} files to match"
         )
     some = any(0 < annotated[split] < len(part.names) for split, part in splits.items())
     return ["data.source.missing=negative"] if some else []
@@ -104,8 +104,8 @@ def _yolo(content: Content) -> Iterator[Layout]:
     if file is None:
         if content.rows is not None:
             raise UserError(
-                f"{content.root}: label files of YOLO, but no data.yaml or classes.txt with the names of the "
-                "classes; add classes.txt with one name per line"
+                f"{content.root}: YOLO label files, but no data.yaml or classes.txt with class names; add "
+                "classes.txt with one name per line"
             )
         return
     config = find_config(file.absolute())

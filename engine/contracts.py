@@ -224,7 +224,7 @@ class Finding:
         count: how often it occurs.
         examples: up to three files (for masks and boxes with the place in the file), most severe first.
         why: one sentence: what happens in training if nothing is done.
-        remedy: an override such as `data.on_error=skip`, or a command; one of them if there are several.
+        remedy: an override such as `data.on_error=skip` if there is one, or what to do with the files.
         exclude: split -> names of the samples to leave out; empty if leaving them out is not a remedy.
     """
 
@@ -249,7 +249,7 @@ class Layout:
         overrides: what else to write after `data=`, such as `data.root=my_data`.
         conversion: the arguments of the `tools/convert.py` command that must run first; the overrides then
             refer to the new folder. Empty if the layout is read in place.
-        rank: if several layouts match a folder, the one with the highest rank is meant.
+        rank: if several layouts match a folder, the one with the highest rank is used.
     """
 
     task: str
@@ -301,8 +301,7 @@ class TaskInfo:
             (`deploy.artifact.Artifact`) instead of its model.
         totals: `totals(count, classes)` -> parameters and multiply-adds, counted as in the paper's tables.
         layouts: folder -> the layouts in it that the task can train on, for `tools/check.py`; None: unknown.
-        label_check: examines the labels of the task's datasets for `tools/check.py`; None: only images are
-            examined.
+        label_check: checks the labels of a dataset for `tools/check.py`; None: only images are checked.
         automatic: key -> function that chooses its value if the key is set to `auto`, from the data source
             and the configuration as plain values: `choose(source, config)` -> `Choice`.
     """

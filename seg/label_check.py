@@ -1,4 +1,4 @@
-"""Examines every mask of a dataset, for `tools/check.py`: sizes, values, empty masks, classes."""
+"""Checks every mask of a dataset, for `tools/check.py`: sizes, values, empty masks, classes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ _SAMPLES = 3  # per class, those with the largest share
 def examine(
     *, task: Any, source: SplitSource[Any, Any], splits: Mapping[str, ExaminedSplit], read: ReadFacts
 ) -> LabelReport:
-    """Read all masks and report what is wrong with them. `task` is not used."""
+    """Read all masks and report their problems. `task` is not used."""
     classes = source.classes
     masks = _Masks(classes)
     for name, split in splits.items():
@@ -112,32 +112,32 @@ class _Masks:
         if image.any() and (mask != image).any():
             turned = (mask == image[::-1]).all()
             text = f"{path}: {mask[0]} x {mask[1]}, image {image[0]} x {image[1]}"
-            self.faults["turned_mask" if turned else "mask_size"].append((name, index, text))
+            self.faults["rotated_mask" if turned else "mask_size"].append((name, index, text))
 
     def findings(self, splits: Mapping[str, ExaminedSplit], *, upright: bool) -> list[Finding]:
         other = "stored" if upright else "upright"
-        turned_remedy = f"data.orientation={other}, if the masks fit the {other} images"
-        list_them = "list the values in classes.json, as classes or under ignore, or correct the masks"
+        rotated_remedy = f"data.orientation={other}, if the masks match the {other} images"
+        list_them = "add the values to classes.json, as classes or under ignore, or correct the masks"
         kinds: list[tuple[str, Any, str, str, str]] = [
             ("damaged_mask", "error", "damaged", "Training stops before the first step.", _EXCLUDE),
             ("missing_mask", "error", "missing", "Training stops before the first step.", _EXCLUDE),
-            ("unreadable_mask", "error", "of a kind that is not read", "Training stops at them.", _EXCLUDE),
-            ("unknown_values", "error", "with unknown values", "Training stops at such a mask.", list_them),
-            ("mask_size", "error", "of another size than the image", "Training stops at them.", _EXCLUDE),
-            ("turned_mask", "error", "turned by 90 degrees", "Training stops at them.", turned_remedy),
+            ("unreadable_mask", "error", "in an unsupported format", "Training stops at them.", _EXCLUDE),
+            ("unknown_values", "error", "with unknown values", "Training stops at them.", list_them),
+            ("mask_size", "error", "not of the size of their image", "Training stops at them.", _EXCLUDE),
+            ("rotated_mask", "error", "rotated by 90 degrees", "Training stops at them.", rotated_remedy),
             (
                 "ignored_mask",
                 "warning",
-                "without a pixel that counts",
+                "with all pixels ignored",
                 "Nothing is learned from them.",
                 _EXCLUDE,
             ),
             (
                 "single_class_mask",
                 "note",
-                "of a single class",
-                "There is nothing to tell apart in them; it may also be a mask that was not drawn.",
-                "check a few of them",
+                "with a single class",
+                "The annotation may be missing.",
+                "look at a few of them",
             ),
         ]
         return [

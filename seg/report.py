@@ -91,7 +91,10 @@ class SegmentationReporter:
         names, results = self.classes.names, evaluator.compute()
         iou = [100 * results[f"iou/{name}"] for name in names]
         labeled, predicted = _shares(evaluator.confusion.sum(1)), _shares(evaluator.confusion.sum(0))
-        page.section("Classes", "IoU: of the pixels with the label or the prediction, those with both.")
+        page.section(
+            "Classes",
+            "IoU: pixels whose label and prediction are the class, as a share of those with either.",
+        )
         page.chart(bar_chart(names, {"": iou}, title="IoU per class", unit="%"))
         page.chart(
             heat_map(

@@ -1,10 +1,10 @@
-"""Check a dataset before training: reads everything once, says what is wrong and which command will train.
+"""Check a dataset before training: reads every file once, lists problems, and prints the command to train.
 
 Usage: python tools/check.py <folder> | task=<task> data=<format> data.root=<folder> [key=value ...]
 
 Examples:
-  python tools/check.py my_data                                  finds out what it is
-  python tools/check.py my_data task=det data.size=512           as data for detection, at this input size
+  python tools/check.py my_data                                  recognizes the layout
+  python tools/check.py my_data task=det data.size=512           for detection, at this input size
   python tools/check.py task=det data=coco data.root=/data/coco
   python tools/check.py task=seg data=masks data.root=my_data strict=true out=report
 """
@@ -23,18 +23,19 @@ from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
 from doctor.check.results import write_results
 from doctor.layouts.arguments import with_layout
+from engine.config.choices.automatic import with_defaults
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import CheckOptions
 from engine.config.overrides import tasks
-from engine.config.training import build_changed_source, build_task, validate
+from engine.config.training import automatic_keys, build_changed_source, build_task_for, validate
 
 ARGUMENTS: list[str] = []
-"""The data and its options as they were typed or recognized, for the command that trains."""
+"""The arguments that choose the data, typed or recognized, for the printed training command."""
 
 
 def complete(typed: Sequence[str]) -> list[str]:
-    """The arguments, with the layout of a folder instead of it. Ends if it must be converted first."""
+    """The arguments, with a folder replaced by its layout. Exits if the folder must be converted first."""
     arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
         infos = [task_info(DictConfig({"package": name})) for name in tasks()]
@@ -47,6 +48,8 @@ def complete(typed: Sequence[str]) -> list[str]:
 
 def check(config: DictConfig) -> int:
     """Check the data of a training configuration; returns the exit status."""
+    automatic = automatic_keys(config)
+    config = with_defaults(config, automatic)
     validate(config)
     chosen = options(CheckOptions, config)
     root = config.data.get("root")
@@ -56,7 +59,7 @@ def check(config: DictConfig) -> int:
     try:
         checked = check_dataset(
             build=partial(build_changed_source, config),
-            build_task=partial(build_task, config),
+            build_task=partial(build_task_for, config, automatic=automatic),
             info=task_info(config),
             cache=cache,
             eval_split=config.data.split,

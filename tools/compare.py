@@ -1,10 +1,10 @@
-"""Compare runs: their results, curves and settings side by side, in the terminal and as report.html.
+"""Compare the results, curves and settings of runs, in the terminal and in report.html.
 
 Usage: python tools/compare.py run=[<run folder>,<run folder>,...] [out=<folder>]
 
 Examples:
   python tools/compare.py run=[runs/a,runs/b]
-  python tools/compare.py run=[runs/a,runs/b,runs/c] out=results    several seeds: mean and deviation
+  python tools/compare.py run=[runs/a,runs/b,runs/c] out=results    several seeds: mean and standard deviation
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -32,7 +32,7 @@ def compare(options: CompareOptions) -> None:
 
 
 def read_result(path: str, paths: list[str]) -> TrainedResult:
-    """What the comparison needs from a run, named by its folder, or by its path if names are not unique."""
+    """What the comparison needs from a run. It is named by its folder, or by its path if names repeat."""
     run = TrainedRun.open(path)
     saved = run.folder.checkpoint("best").exists()
     names = [Path(other).name for other in paths]

@@ -1,12 +1,12 @@
-"""Convert annotations of other programs into masks, for segmentation, or COCO's JSON, for detection.
+"""Convert annotations of other tools to masks for segmentation, or to COCO JSON for detection.
 
 Usage: python tools/convert.py input=<folder> out=<new folder> to=<masks | coco> [key=value ...]
 
 Examples:
-  python tools/convert.py input=my_data out=my_masks to=masks                 polygons become masks
+  python tools/convert.py input=my_data out=my_masks to=masks                 outlines become masks
   python tools/convert.py input=my_data out=my_boxes to=coco                  for detection
   python tools/convert.py input=my_data out=my_masks to=masks format=labelme
-  python tools/convert.py input=my_data out=my_masks to=masks boxes=fill      rectangles are areas, too
+  python tools/convert.py input=my_data out=my_masks to=masks boxes=fill      boxes become filled areas
   python tools/train.py task=seg data=masks data.root=my_masks
 """
 
@@ -23,7 +23,7 @@ SHOWN = 5
 
 
 def run(options: ConvertOptions) -> int:
-    """Convert a folder; returns the exit status: 1 if files were left out because they cannot be read."""
+    """Convert a folder; returns the exit status: 1 if files that cannot be read were left out."""
     result = convert(
         Path(options.input).expanduser(),
         Path(options.out).expanduser(),

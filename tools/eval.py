@@ -1,4 +1,4 @@
-"""Evaluate a run on a split; saves metrics.json, tables, charts, suspicious labels, report.html.
+"""Evaluate a run on a split; saves metrics.json, report.html, and a list of suspicious labels.
 
 Usage: python tools/eval.py run=<run folder> [key=value ...]
 
@@ -6,7 +6,7 @@ Examples:
   python tools/eval.py run=runs/seg/streets/2026-11-24_12-00-00
   python tools/eval.py run=lraspp_v3_small_cityscapes data.root=/data/cityscapes   a published network
   python tools/eval.py run=<run folder> data.split=test out=results
-  python tools/eval.py run=<run folder> data.split=train suspicious=50     training labels to look at
+  python tools/eval.py run=<run folder> data.split=train suspicious=50     training labels that look wrong
   python tools/eval.py run=<run folder> inference=multi_scale              flipping and six scales
   python tools/eval.py run=<run folder> inference.window=[512,1024]        sliding window
   python tools/eval.py run=<run folder> artifact=<exported file>           the exported file that you deploy

@@ -1,4 +1,4 @@
-"""Calibration: whether images predicted with 80 % probability are right in 80 % of the cases.
+"""Calibration: whether predictions with a probability of 80% are right 80% of the time.
 
 As in Guo et al., "On Calibration of Modern Neural Networks" (2017): the probabilities of the predicted
 classes are sorted into bins of equal width, and the expected calibration error (ECE) is the mean distance

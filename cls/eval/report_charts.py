@@ -47,16 +47,15 @@ def _add_calibration(page: Page, evaluator: ClassificationEvaluator) -> None:
     result = calibration(records.of_prediction, records.predicted == records.label)
     page.section(
         "Calibration",
-        f"Expected calibration error (ECE): {result.ece:.1%}, the mean distance between the probability that "
-        "the network gives to its prediction and the share of such predictions that are right. Above the "
-        "diagonal, the network is less sure than it could be; below it, it is too sure.",
+        f"Expected calibration error (ECE): {result.ece:.1%}, the mean gap between predicted probability and "
+        "accuracy. Above the diagonal, the network is underconfident; below it, overconfident.",
     )
     page.chart(
         line_chart(
             {"this network": list(zip(result.probability.tolist(), result.accuracy.tolist(), strict=True))},
-            title="Reliability",
-            x_label="probability of the prediction",
-            y_label="share that is right",
+            title="Reliability diagram",
+            x_label="predicted probability",
+            y_label="accuracy",
             x_range=(0, 1),
             y_range=(0, 1),
             guides={"perfectly calibrated": [(0.0, 0.0), (1.0, 1.0)]},
@@ -65,8 +64,8 @@ def _add_calibration(page: Page, evaluator: ClassificationEvaluator) -> None:
     page.chart(
         histogram(
             records.of_prediction.tolist(),
-            title="How sure the network is",
-            x_label="probability of the prediction",
+            title="Distribution of predicted probabilities",
+            x_label="predicted probability",
             y_label="images",
             x_range=(0, 1),
         )

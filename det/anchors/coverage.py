@@ -89,7 +89,7 @@ def anchor_report(
     ]
     remedies = []
     if coverage.tiny > 0.05:
-        remedies.append(f"a data.size above {size}, or splitting the images into tiles")
+        remedies.append(f"a data.size above {size}, or cutting the images into tiles")
     if coverage.too_small > 0.1:
         remedies.append(
             f"smaller anchors, or tiles ({coverage.too_small:.0%} of the objects are too small for all)"

@@ -15,7 +15,7 @@ STEP = 32
 """Sides are multiples of the deepest feature map's stride."""
 
 SMALLEST, LARGEST = 320, 640
-"""Bounds of the side of the square with the input's area. The networks are made for 320."""
+"""Bounds of the square root of the input's area. The networks were designed for 320."""
 
 LARGE_ENOUGH = 0.95
 """Share of the objects that must not be tiny."""
@@ -38,9 +38,9 @@ def input_size(source: Any, config: Mapping[str, Any]) -> Choice:
     if not len(sides):
         raise UserError("data.size=auto: the training split has no objects; set data.size=[320,320]")
     height, width, share = choose_size(sides, aspect=median_aspect(split))
-    allowed = f"and {1 - LARGE_ENOUGH:.0%} may be"
+    allowed = f"at most {1 - LARGE_ENOUGH:.0%} are allowed"
     if share < LARGE_ENOUGH:
-        allowed = "even at the largest size that auto chooses; consider splitting the images into tiles"
+        allowed = "even at the largest size that auto chooses; consider cutting the images into tiles"
     tiny = f"{1 - share:.1%} of {len(sides)} training objects are smaller than {TINY:g} pixels"
     return Choice(value=[height, width], reason=f"{tiny}, {allowed}")
 

@@ -15,9 +15,9 @@ _MOST_BARS, _MOST_CURVES = 80, 8
 def add_detection(page: Page, evaluator: DetectionEvaluator) -> None:
     """Add the classes, the precision-recall curves at IoU .5, and F1, precision and recall by threshold."""
     rows = class_rows(evaluator)
-    page.section("Classes", "AP: mean over IoU .50 to .95; AP50: at IoU .50. COCO's definitions.")
+    page.section("Classes", "AP: mean over IoU .50 to .95; AP50: at IoU .50 (COCO's definitions).")
     shown = rows if len(rows) <= _MOST_BARS else sorted(rows, key=lambda row: row[1])[:_MOST_BARS]
-    title = "AP per class" if shown is rows else f"AP of the {_MOST_BARS} lowest classes"
+    title = "AP per class" if shown is rows else f"The {_MOST_BARS} classes with the lowest AP"
     bars = {"AP": [row[1] for row in shown], "AP50": [row[2] for row in shown]}
     page.chart(bar_chart([row[0] for row in shown], bars, title=title, unit="%"))
     table = [(name, f"{ap:.2f}", f"{ap50:.2f}", objects) for name, ap, ap50, objects in rows]
@@ -28,7 +28,7 @@ def add_detection(page: Page, evaluator: DetectionEvaluator) -> None:
     page.chart(
         line_chart(
             precision_recall(evaluator),
-            title="Precision against recall at IoU .5",
+            title="Precision-recall curves at IoU .5",
             x_label="recall",
             y_label="precision",
             y_range=(0, 1),
@@ -96,7 +96,7 @@ def _by_threshold(evaluator: DetectionEvaluator) -> str:
     best = evaluator.operating_point
     return line_chart(
         curves,
-        title="F1 against the score threshold, IoU .5",
+        title="F1, precision and recall by score threshold, at IoU .5",
         x_label="score threshold",
         y_label="all classes together",
         x_range=(0, 1),
@@ -108,8 +108,8 @@ def _by_threshold(evaluator: DetectionEvaluator) -> str:
 def _chosen(evaluator: DetectionEvaluator) -> str:
     best = evaluator.operating_point
     if best is None:
-        return "No detection is correct at IoU .5." if len(evaluator.detections) else "Nothing is detected."
+        return "No detection is correct at IoU .5." if len(evaluator.detections) else "No detections."
     return (
-        f"At scores of at least {best.threshold:.2f}, F1 is best: precision {best.precision:.1%}, recall "
+        f"F1 is highest at a score threshold of {best.threshold:.2f}: precision {best.precision:.1%}, recall "
         f"{best.recall:.1%}. Drawings use this threshold unless task.draw_threshold is set."
     )

@@ -173,8 +173,8 @@ def _place(each: Contradiction, names: Sequence[str]) -> Place:
     text = {
         "overlooked": f"no label, detected as {predicted} ({each.sure:.0%} sure)",
         "swapped": f"label {label}, detected as {predicted} ({each.sure:.0%} sure)",
-        "shifted": f"box of {label} is not where it is detected ({each.sure:.0%} sure)",
-        "not found": f"label {label}, nothing is detected there",
+        "shifted": f"box of {label} is shifted from the detection ({each.sure:.0%} sure)",
+        "not found": f"label {label}, nothing detected there",
     }[each.kind]
     left, top, right, bottom = (round(side) for side in each.box.tolist())
     return Place(text, each.score, (left, top, right, bottom))

@@ -1,4 +1,4 @@
-"""Remembers what was read of files, by the content of the files, so that a check can be continued."""
+"""Caches facts about files by their content, so that an interrupted check continues where it stopped."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ _PLACE = "\0"  # stands for the file's path in a stored message
 
 
 def facts_file() -> Path:
-    """The file of the cache, or a temporary one if the user has no writable cache folder."""
+    """The cache file; a temporary one if the user's cache folder is not writable."""
     try:
         folder = user_cache() / "checked"
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def facts_file() -> Path:
 
 
 class FactCache:
-    """What functions returned for files. A file is known by its path, size and time, or else by its content.
+    """Results of functions on files. A file is recognized by path, size and modification time, or by content.
 
     file: of the database. workers: number of processes that read files.
     """
@@ -145,7 +145,7 @@ class _Reading:
             )
             .fetchone()
         )
-        if row is not None:  # the same file at another place
+        if row is not None:  # a copy of a file that was read
             return _fact(path, *row), stamp
         try:
             return Fact(self.function(path), content=content), stamp

@@ -1,4 +1,4 @@
-"""Findings about the classes of a dataset: absent, rare, and with other shares in val than in train."""
+"""Findings about the classes of a dataset: absent, rare, and distributed differently in train and val."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,8 @@ def _absent(classes: ClassMap, split: str, amounts: ClassAmounts) -> list[Findin
     if not names:
         return []
     noun = "class does" if len(names) == 1 else "classes do"
-    in_train = split == "train"
+    one, in_train = len(names) == 1, split == "train"
+    them = "it" if one else "them"
     return [
         Finding(
             code="class_absent",
@@ -32,8 +33,8 @@ def _absent(classes: ClassMap, split: str, amounts: ClassAmounts) -> list[Findin
             title=f"{len(names)} {noun} not occur in {split}: {some(names)}",
             count=len(names),
             examples=tuple(names[:3]),
-            why="The network cannot learn them." if in_train else "The score says nothing about them.",
-            remedy=f"add {split} images with them, or remove them from the classes",
+            why=f"The network cannot learn {them}." if in_train else f"The score does not cover {them}.",
+            remedy=f"add {split} images with {them}, or remove {them} from the classes",
         )
     ]
 
@@ -48,20 +49,21 @@ def _rare(classes: ClassMap, amounts: ClassAmounts, unit: str) -> list[Finding]:
         Finding(
             code="imbalance",
             severity="note",
-            title=f"{len(names)} {verb} less than 1% of the {unit} of the most frequent one in train: "
+            title=f"{len(names)} {verb} less than 1% as many {unit} as the most frequent class in train: "
             f"{some(names)}",
             count=len(names),
             examples=tuple(
                 f"{classes.names[index]}: in {amounts.present[index]} of {amounts.images} images"
                 for index in indices[:3]
             ),
-            why=f"They are learned last; the rarest has 1/{factor:.0f} of the {unit} of the most frequent.",
-            remedy="more images with them" + _REMEDIES.get(unit, ""),
+            why="Rare classes are learned poorly; the rarest has "
+            f"1/{factor:.0f} as many {unit} as the most frequent.",
+            remedy=_REMEDIES.get(unit, "") + f"add images with {'it' if len(names) == 1 else 'them'}",
         )
     ]
 
 
-_REMEDIES = {"pixels": ", or task.loss.class_weights=[...]"}
+_REMEDIES = {"pixels": "task.loss.class_weights=auto or augment.class_crops=0.5, or "}
 
 
 def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: str) -> list[Finding]:
@@ -78,11 +80,11 @@ def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: 
             code="class_drift",
             severity="warning",
             title=f"{len(indices)} {noun} over {FACTOR:g} times as many {unit} per image in train as in val, "
-            f"or the reverse (significant at {SIGNIFICANCE:.1%})",
+            f"or vice versa (significant at {SIGNIFICANCE:.1%})",
             count=len(indices),
             examples=tuple(shares[:3]),
-            why="The splits show other scenes, so the best checkpoint is chosen for other images than it was "
-            "trained on.",
-            remedy="divide the images at random, by scene or video, into train and val",
+            why="The splits show different scenes, so the best checkpoint is chosen on images unlike the "
+            "training images.",
+            remedy="split the images into train and val at random, by scene or video",
         )
     ]

@@ -54,8 +54,7 @@ class CheckedDataset:
 
     @property
     def excluded(self) -> dict[str, dict[str, str]]:
-        """Split -> sample -> why to leave it out. If a fault affects most of a split, leaving out its samples
-        is no remedy."""
+        """Split -> sample -> why to leave it out. Findings that affect most of a split are not included."""
         samples: dict[str, dict[str, str]] = {}
         for finding in self.findings:
             for split, names in finding.exclude.items():
@@ -70,7 +69,7 @@ class CheckedDataset:
         return int(self.count("error") > 0 or (strict and self.count("warning") > 0))
 
     def at(self, folder: str) -> "CheckedDataset":
-        """The same with the folder of the report in the remedies."""
+        """A copy whose remedies name the report's folder."""
         findings = [replace(f, remedy=f.remedy.replace(_PLACEHOLDER, folder)) for f in self.findings]
         return replace(self, findings=findings)
 
@@ -78,7 +77,7 @@ class CheckedDataset:
 def check_dataset(
     *,
     build: Build,
-    build_task: Callable[[ClassMap], Any],
+    build_task: Callable[[DataSource], Any],
     info: TaskInfo,
     cache: FactCache,
     eval_split: str = "val",
@@ -86,7 +85,7 @@ def check_dataset(
     """Check the data source that `build` makes.
 
     Args:
-        build_task: classes -> the task that would be trained, for the anchors of a detector.
+        build_task: source -> the task that would be trained, for the anchors of a detector.
         eval_split: the split to evaluate on (`data.split`).
         cache: remembers what was read, so that an interrupted check continues.
 
@@ -114,7 +113,7 @@ def check_dataset(
             name: ExaminedSplit(dataset, scan.sizes(name), scan.contents[scan.rows[name]])
             for name, dataset in datasets.items()
         }
-        task = build_task(source.classes)
+        task = build_task(source)
         labels = info.label_check(task=task, source=source, splits=splits, read=cache.read)
         findings += labels.findings
         findings += class_findings(source.classes, labels.amounts, labels.unit)
@@ -135,16 +134,16 @@ def _no_split(split: str, source: DataSource) -> Finding:
     return Finding(
         code="no_split",
         severity="error",
-        title=f"there is no split {split}, only {', '.join(source.splits)}",
+        title=f"no {split} split, only {', '.join(source.splits)}",
         count=1,
         examples=(),
         why="Training refuses to start.",
-        remedy="add images for it" if split == "train" else f"data.split={next(iter(source.splits))}",
+        remedy="add training images" if split == "train" else f"data.split={next(iter(source.splits))}",
     )
 
 
 def _line(line: str) -> Finding:
-    """What a reader says before every training."""
+    """What a reader prints before every training."""
     title, _, remedy = line.rpartition("; ")
     return Finding(
         code="reader",
@@ -152,6 +151,6 @@ def _line(line: str) -> Finding:
         title=title or line,
         count=1,
         examples=(),
-        why="The reader says so before every training.",
+        why="Training also prints this before it starts.",
         remedy=remedy if title else "",
     )

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from doctor.check.copies import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
+from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
 from doctor.check.scan import Scan
 from engine.contracts import Finding
 from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical
@@ -72,12 +72,13 @@ def _brightness(scan: Scan) -> list[Finding]:
         Finding(
             code="brightness_drift",
             severity="warning",
-            title=f"val and train differ in brightness: {brighter} {values[brighter].mean():.0f}, "
-            f"{darker} {values[darker].mean():.0f} of 255 on average",
+            title=f"train and val differ in mean brightness: {brighter} {values[brighter].mean():.0f}, "
+            f"{darker} {values[darker].mean():.0f} (of 255)",
             count=1,
             examples=(scan.path(int(rows[far])),),
-            why="The two splits were taken under other conditions, so the score says less about training.",
-            remedy="mix the images of both splits, or raise augment.color",
+            why="The splits were taken under different conditions, so the network is scored on images unlike "
+            "those it was trained on.",
+            remedy="augment.color=0.4, or split the images into train and val at random",
         )
     ]
 
@@ -101,37 +102,37 @@ def _kinds(scan: Scan) -> list[Finding]:
                 )
             )
 
-    use = "are rotated upright" if scan.upright else "are read as stored"
+    use, other = ("rotated upright", "stored") if scan.upright else ("read as stored", "upright")
     note(
-        "exif_turn",
+        "exif_rotation",
         facts["orientation"] > 1,
         "with an EXIF or TIFF rotation",
-        f"They {use}, so masks and boxes must fit that.",
-        "data.orientation=" + ("stored" if scan.upright else "upright"),
+        f"They are {use}, and masks and boxes must match.",
+        f"data.orientation={other}, if the labels match the {other} images",
     )
     note(
         "several_pages",
         facts["pages"] > 1,
         "with several pages or frames",
         "Only the first of each is read.",
-        "save the others as files of their own",
+        "save the other pages as separate files",
     )
     note(
         "uniform_image",
         facts["contrast"] < UNIFORM,
         "of a single color",
         "There is nothing to learn from them.",
-        "remove them, or list their names in a file for data.exclude=",
+        "delete them, or list their names in a JSON file and set data.exclude=<file>",
     )
     gray = np.isin(facts["mode"], [b"L", b"LA", b"1", b"I;16"])
     if (gray & read).any() and (~gray & read).any():
-        few, what = (gray, "in gray") if gray.sum() * 2 <= read.sum() else (~gray, "in color")
+        few, what = (gray, "in grayscale") if gray.sum() * 2 <= read.sum() else (~gray, "in color")
         note(
             "mixed_colors",
             few & read,
             f"{what}, unlike the others",
-            "The network sees three equal channels where a file is gray.",
-            "nothing, if images of both kinds will be predicted",
+            "The network sees a grayscale image as three equal channels.",
+            "no action needed if you will predict images of both kinds",
         )
     deep = [scan.path(int(file)) for file in np.flatnonzero(facts["deep"] & read)]
     lines = unused_range(deep) if deep else []
@@ -140,11 +141,11 @@ def _kinds(scan: Scan) -> list[Finding]:
             Finding(
                 code="unused_range",
                 severity="warning",
-                title=f"{plural(len(deep), 'image')} of more than 8 bits use little of the range",
+                title=f"{plural(len(deep), 'image')} with more than 8 bits use little of the range",
                 count=len(deep),
                 examples=(os.path.relpath(line.partition(": ")[0]),),
                 why=line.partition(": ")[2],
-                remedy="data.pixel_range=[<value of black>,<value of white>]",
+                remedy="data.pixel_range=[<black>,<white>], with the values that become 0 and 255",
             )
         )
     return findings

@@ -26,9 +26,9 @@ _LONGEST = 480  # pixels of a sample
 def write_page(checked: CheckedDataset, path: Path, *, name: str, command: str) -> None:
     """Write the report. Raises: UserError if it cannot be written."""
     page = Page(f"Dataset check: {name}", checked.description)
-    page.section("Findings", "" if checked.findings else "Nothing was found.").findings(checked.findings)
+    page.section("Findings", "" if checked.findings else "No problems found.").findings(checked.findings)
     if command:
-        page.section("Train", "The command that trains on this data:").code(command)
+        page.section("Train", "Train on this data with:").code(command)
     if checked.scan is not None and checked.classes is not None:
         _statistics(page, checked.scan, checked.labels, checked.classes)
         if checked.labels is not None:
@@ -51,13 +51,15 @@ def _statistics(page: Page, scan: Scan, labels: LabelReport | None, classes: Cla
         present = int((amounts.present > 0).sum()) if amounts is not None else 0
         brightness = round(float(read["brightness"].mean()), 1) if len(read) else None
         rows.append([split, len(files), labeled, present, len(sizes), brightness])
-    page.table(["split", "images", "labeled", "classes present", "different sizes", "mean brightness"], rows)
+    page.table(["split", "images", "labeled", "classes present", "image sizes", "mean brightness"], rows)
     if labels is not None and labels.amounts:
         order = np.argsort(-sum(amounts.shares for amounts in labels.amounts.values()), kind="stable")
         shown = order[:_CLASSES_SHOWN]
         series = {split: (amounts.shares[shown] * 100).tolist() for split, amounts in labels.amounts.items()}
-        more = f", the first {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
-        title = f"Classes: share of the {labels.unit}{more}"
+        more = (
+            f", the {len(shown)} most frequent of {len(classes)} classes" if len(shown) < len(classes) else ""
+        )
+        title = f"Share of the {labels.unit} per class{more}"
         page.chart(bar_chart([classes.names[index] for index in shown], series, title=title, unit="%"))
     points: dict[str, list[tuple[float, float]]] = {}
     values: list[float] = []
@@ -74,9 +76,7 @@ def _statistics(page: Page, scan: Scan, labels: LabelReport | None, classes: Cla
 
 def _boxes(page: Page, labels: LabelReport) -> None:
     assert labels.boxes is not None
-    page.section(
-        "Boxes", "Sizes at the network's input (data.size), with the strides of its feature maps, in train."
-    )
+    page.section("Boxes", "The training boxes, scaled to the network's input size (data.size).")
     guides = {f"stride {stride:.0f}": float(stride) for stride in labels.strides}
     sides = [
         (float(width), float(height)) for width, height in labels.boxes[:, 2:].tolist() if width * height > 0
@@ -84,7 +84,7 @@ def _boxes(page: Page, labels: LabelReport) -> None:
     page.chart(
         scatter_chart(
             sides,
-            title="Box sizes on the stride grid",
+            title="Box sizes, with the strides of the feature maps",
             x_label="width in pixels",
             y_label="height",
             log=True,
@@ -94,7 +94,7 @@ def _boxes(page: Page, labels: LabelReport) -> None:
     )
     x, y = np.clip(labels.boxes[:, 0], 0, 1), np.clip(labels.boxes[:, 1], 0, 1)
     counts = np.histogram2d(y, x, bins=_CELLS, range=((0, 1), (0, 1)))[0]
-    page.chart(heat_map(counts, title="Centers of the boxes, in the image"))
+    page.chart(heat_map(counts, title="Where box centers lie in the image"))
 
 
 def _samples(page: Page, labels: LabelReport, classes: ClassMap) -> None:
@@ -106,9 +106,10 @@ def _samples(page: Page, labels: LabelReport, classes: ClassMap) -> None:
             except UserError:  # reported as a finding
                 continue
     if drawn:
-        page.section("A sample of each class", "The images with the most of it.").images(
-            drawn, longest=_LONGEST
-        )
+        page.section(
+            "A sample of each class",
+            "" if labels.unit == "images" else f"The image with the most {labels.unit} of the class.",
+        ).images(drawn, longest=_LONGEST)
 
 
 def _duplicates(page: Page, checked: CheckedDataset) -> None:

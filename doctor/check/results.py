@@ -22,7 +22,7 @@ def text(checked: CheckedDataset) -> str:
     )
     blocks = [_block(finding) for finding in checked.findings]
     return "\n".join(
-        [checked.description or "the data cannot be read", *blocks, counts or "nothing was found"]
+        [checked.description or "the data cannot be read", *blocks, counts or "no problems found"]
     )
 
 
@@ -36,8 +36,8 @@ def _block(finding: Finding) -> str:
 
 
 def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
-    """Write report.html and findings.json, and exclude.json if samples should be left out; otherwise, remove
-    that of an earlier check.
+    """Write report.html and findings.json, and exclude.json if samples should be left out; if not, remove the
+    exclude.json of an earlier check.
 
     Args:
         name: of the data, for the title.
@@ -72,7 +72,7 @@ def _entry(finding: Finding) -> dict[str, Any]:
 
 
 def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) -> str:
-    """The command that trains on the data, without what should be left out; empty if it would not start."""
+    """The command that trains on the data without the excluded samples; empty if training would not start."""
     if not checked.can_train:
         return ""
     extra = list(checked.needed)

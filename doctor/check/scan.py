@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doctor.check.cache import FactCache
-from doctor.check.duplicates import LEAST_CONTRAST, near_duplicates
 from doctor.check.image_facts import FACTS, THUMBNAIL, facts_key, image_facts, thumbnail_of
+from doctor.check.near_duplicates import LEAST_CONTRAST, near_duplicates
 from engine.data.labels.report import Fact
 from engine.io.files import pack_paths
 
@@ -67,7 +67,7 @@ class Scan:
         return {split: names for split in self.rows if (names := self.samples_of(split, files))}
 
     def near_duplicates(self) -> NDArray[np.int64]:
-        """Pairs [P, 2] of files that show nearly the same, but are not equal."""
+        """Pairs [P, 2] of files that are near-duplicates but not identical."""
         usable = np.flatnonzero(self.facts["contrast"] >= LEAST_CONTRAST)
         hashes, groups = self.facts["hash"][usable], self.first_split[usable]
         pairs = usable[near_duplicates(hashes, groups, lambda positions: self.thumbnails(usable[positions]))]

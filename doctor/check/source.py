@@ -1,4 +1,4 @@
-"""Builds a dataset's source as training does and, if training would refuse it, so that it can be examined."""
+"""Opens a dataset as training does or, if training would refuse it, with relaxed rules."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ UNCHANGED = {"data.source.write_classes": False}
 
 @dataclass(frozen=True)
 class _Rule:
-    """A rule of the readers that can be switched off.
+    """A rule of the readers that can be relaxed.
 
-    key, value: how to do so. covered_by: codes of findings that describe what breaks the rule in full.
-    code: of the finding, if none describes it.
+    key, value: the override that relaxes it. covered_by: codes of findings that report all violations.
+    code: of the finding, if none of these describes it.
     """
 
     key: str
@@ -36,7 +36,7 @@ RULES = (
     _Rule(
         "data.on_error",
         "skip",
-        ("damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "turned_mask",
+        ("damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "rotated_mask",
          "unknown_values", "unreadable_image", "unreadable_mask"),
     ),
     _Rule("data.source.allow_same_names", True, ("same_image_in_splits",)),
@@ -49,11 +49,11 @@ RULES = (
 
 @dataclass(kw_only=True)
 class OpenedSource:
-    """A data source for examination.
+    """A data source to check.
 
     Attributes:
         source: None if it cannot be built at all.
-        refusals: for each rule that the dataset breaks, the reader's error; a fatal one has no rule.
+        refusals: the reader's error for each broken rule; the rule is None if none can be relaxed.
         needed: overrides without which training does not start.
     """
 
@@ -113,6 +113,6 @@ def _refused(rule: _Rule | None, error: UserError) -> Finding:
         title=title or message,
         count=max(1, len(error.files)),
         examples=error.files[:3] or (message.partition(": ")[0],),
-        why="Training refuses the data.",
-        remedy=(remedy if title else "") or (rule.override if rule is not None else "see the message"),
+        why="Training refuses to start.",
+        remedy=(remedy if title else "") or (rule.override if rule is not None else "correct the data"),
     )

@@ -1,4 +1,4 @@
-"""Files in the folders of a dataset's images that nothing reads."""
+"""Finds image files next to a dataset's images that no split uses."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -15,11 +15,11 @@ PHOTOS = (
     ".heic", ".heif", ".gif", ".jp2", ".j2k", ".jpe", ".nef", ".cr2", ".cr3", ".arw", ".dng", ".raf", ".psd",
     ".exr", ".dcm", ".ppm", ".pgm", ".pbm", ".tga",
 )  # fmt: skip
-"""Suffixes of images that are not read."""
+"""Suffixes of unsupported image formats."""
 
 
 def unused_findings(scan: Scan, splits: Mapping[str, Any]) -> list[Finding]:
-    """Images that are in no split, and images of kinds that are not read, next to those that are."""
+    """Images that are in no split, and images in unsupported formats, next to those that are read."""
     used = {os.path.realpath(path) for path in map(os.fsdecode, scan.paths.tolist())}
     for dataset in splits.values():
         used |= {os.path.realpath(path) for path in _label_files(dataset)}
@@ -44,21 +44,21 @@ def unused_findings(scan: Scan, splits: Mapping[str, Any]) -> list[Finding]:
                 title=f"{noun} in no split",
                 count=len(unused),
                 examples=tuple(unused[:3]),
-                why="Nothing is learned from them.",
-                remedy="add them to a list or to the annotations, or ignore this",
+                why="They are used for neither training nor evaluation.",
+                remedy="add them to a split list or to the annotations, or ignore this",
             )
         )
     if other_kinds:
         noun = "1 image is" if len(other_kinds) == 1 else f"{len(other_kinds)} images are"
         findings.append(
             Finding(
-                code="unread_kind",
+                code="unsupported_format",
                 severity="warning",
-                title=f"{noun} of a kind that is not read",
+                title=f"{noun} in an unsupported format",
                 count=len(other_kinds),
                 examples=tuple(other_kinds[:3]),
-                why="They are left out without an error.",
-                remedy="save them as JPEG or PNG",
+                why="They are silently left out.",
+                remedy="convert them to JPEG or PNG",
             )
         )
     return findings

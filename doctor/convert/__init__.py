@@ -1,4 +1,4 @@
-"""Converts annotations of other programs into files that the tasks read.
+"""Converts annotations of other tools to formats that the tasks read.
 
 | module | content |
 |---|---|

@@ -31,12 +31,12 @@ class Coco:
         })  # fmt: skip
         for shape in sample.shapes:
             if shape.label not in self._ids:
-                report.add("shape", "to be ignored, of no class: left out", [sample.image.name])
+                report.add("shape", "marked as ignored, without a class: left out", [sample.image.name])
                 continue
             try:
                 found = self._annotation(shape, size)
             except Exception:  # pycocotools raises many exception classes
-                report.add("shape", "that is not an area: left out", [sample.image.name])
+                report.add("shape", "with an invalid outline: left out", [sample.image.name])
                 continue
             rows.append({"id": len(rows) + 1, "image_id": len(images), **found})
 

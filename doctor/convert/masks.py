@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from det.data.cleaning import plural
 from doctor.convert.geometry import run_lengths
 from doctor.convert.records import Box, Report, Sample, Shape
 from engine.data.class_map import IGNORE, ClassMap
@@ -49,7 +50,7 @@ class Masks:
             try:
                 code = run_lengths(shape.geometry, *size)
             except Exception:  # pycocotools raises many exception classes
-                report.add("shape", "that is not an area: left out", [sample.image.name])
+                report.add("shape", "with an invalid outline: left out", [sample.image.name])
                 continue
             layers.append((not shape.ignored, -int(coco_masks.area(code)), self._value(shape), code))
             self.num_drawn += 1
@@ -63,14 +64,14 @@ class Masks:
     def finish(self, report: Report) -> str:
         """Write the classes; returns a line. Raises: UserError if nothing was drawn."""
         if self.num_boxes:
-            boxes = f"{self.num_boxes} boxes, which are not outlines"
+            boxes = f"{self.num_boxes} {plural('box', self.num_boxes)}"
             if not self.num_drawn:
-                raise UserError(f"all shapes are {boxes}; set to=coco, or boxes=fill to draw them")
-            report.note(f"{boxes}, left out; set boxes=fill to draw them")
+                raise UserError(f"no outlines, only {boxes}; set to=coco, or boxes=fill to draw them")
+            report.note(f"{boxes} left out; set boxes=fill to draw them")
         if not self.num_drawn:
             raise UserError("there are no outlines to draw")
         write_json(self.folder / "classes.json", self.classes.to_dict())
-        return f"{self.num_drawn} outlines of {len(self.classes) - 1} classes and the background"
+        return f"{self.num_drawn} outlines of {len(self.classes) - 1} classes, and the background"
 
 
 def _is_background(label: str) -> bool:

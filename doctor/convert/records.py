@@ -1,4 +1,4 @@
-"""Annotated images, independent of the program that wrote them."""
+"""Annotated images, independent of the tool that wrote them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Converts a folder of annotations: reads, writes, and says what was left out."""
+"""Converts a folder of annotations and reports what was left out."""
 
 import importlib
 from collections import Counter
@@ -51,10 +51,10 @@ def convert(
         exists or cannot be written.
     """
     if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"out={out}: is inside {root}; choose a folder beside it")
+        raise UserError(f"out={out}: is inside {root}; choose a folder outside it")
     name = format or _recognized(root, to)
     if name == to:
-        raise UserError(f"{root}: is COCO already; train with data=coco data.root={root}")
+        raise UserError(f"{root}: already COCO; train with data=coco data.root={root}")
     source: Source = importlib.import_module(f"doctor.convert.readers.{name}").read(root)
     report = Report()
     with new_folder(out) as folder:
@@ -93,7 +93,7 @@ def _write(
 
 
 def _arguments(out: Path, to: Target, orientation: Orientation) -> list[str]:
-    """What to train on the result with."""
+    """Arguments of tools/train.py for the result."""
     chosen = ["task=seg", "data=masks"] if to == "masks" else ["task=det", "data=coco"]
     turned = ["data.orientation=stored"] if orientation == "stored" else []
     return [*chosen, f"data.root={out}", *turned]

@@ -1,4 +1,4 @@
-"""The new folder of a conversion: its images, and that it appears only when it is complete."""
+"""Writes the images of a conversion to a new folder, which appears only when it is complete."""
 
 import contextlib
 import os
@@ -69,12 +69,16 @@ class Images:
         return name
 
     def line(self) -> str:
-        """How many images there are, and how they came here."""
+        """How many images there are, and whether they are links or copies."""
         parts = [
-            f"{self.num_linked} images are hard links, which take no space" if self.num_linked else "",
-            f"{self.num_copied} images were copied" if self.num_copied else "",
+            f"{_images(self.num_linked)} hard-linked, which takes no space" if self.num_linked else "",
+            f"{_images(self.num_copied)} copied" if self.num_copied else "",
         ]
         return "; ".join(part for part in parts if part)
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"
 
 
 def checked_size(sample: Sample, orientation: Orientation) -> tuple[int, int]:

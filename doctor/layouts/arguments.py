@@ -1,4 +1,4 @@
-"""What to do with a folder, in words and as arguments: the layout that is recognized in it."""
+"""The layout recognized in a folder, in words and as arguments of a tool."""
 
 import shlex
 from collections.abc import Sequence
@@ -18,11 +18,10 @@ class Recognized(NamedTuple):
 
 
 def as_arguments(folder: Path, layouts: Sequence[Layout]) -> Recognized:
-    """The first layout is the one that is meant. Raises: UserError if there is none."""
+    """For the first layout; the lines mention the others. Raises: UserError if there is none."""
     if not layouts:
         raise UserError(
-            f"{folder}: no layout that is known; set task=, data= and the keys of that data format "
-            "(docs/guides/data.md lists the layouts)"
+            f"{folder}: unknown layout; set task=, data= and that format's keys (see docs/guides/data.md)"
         )
     best, *others = layouts
     arguments = [f"task={best.task}", f"data={best.data}", *best.overrides]

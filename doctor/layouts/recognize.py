@@ -1,4 +1,4 @@
-"""Finds out in which layouts the files of a folder are."""
+"""Recognizes the layout of the files in a folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +32,7 @@ def recognize(root: Path, tasks: Iterable[TaskInfo]) -> list[Layout]:
 
 
 def _in(root: Path, tasks: list[TaskInfo]) -> tuple[list[Layout], list[str]]:
-    """The layouts in the folder itself, and why tasks that almost found one did not."""
+    """The layouts of the folder itself, and the reasons for near misses."""
     found: list[Layout] = []
     reasons: list[str] = []
     for task in tasks:
@@ -63,6 +63,6 @@ def _unknown(root: Path, reasons: list[str]) -> str:
     unreadable = f"; {some(seen.unreadable, 2)} cannot be read" if seen.unreadable else ""
     almost = f"; {reasons[0]}" if reasons else ""
     return (
-        f"{root}: not a known layout: {what}{unreadable}{almost}; expected "
+        f"{root}: unknown layout: {what}{unreadable}{almost}; expected "
         f"images with masks, COCO, VOC, YOLO, LabelMe or CVAT files, or a folder per class ({_PAGE})"
     )

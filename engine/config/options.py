@@ -36,7 +36,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """The options of tools/check.py beside those of a training."""
+    """The options of tools/check.py, in addition to those of tools/train.py."""
 
     out: str | None = None
     strict: bool = False

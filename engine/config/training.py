@@ -1,5 +1,6 @@
 """Builds a training from its configuration: run folder, data, task, initial weights and trainer."""
 
+import contextlib
 import copy
 import shlex
 import time
@@ -127,7 +128,7 @@ class Training:
 
 def _how_to_extend(trainer: Trainer) -> str:
     if early := trainer.state.stopped_early:
-        return f"this run has stopped early: {early}; to go on, increase trainer.patience or set it to null"
+        return f"this run stopped early: {early}; to continue, increase trainer.patience or set it to null"
     return f"this run already finished, at step {trainer.steps}; to extend it, increase trainer.steps"
 
 
@@ -468,6 +469,21 @@ def build_task(config: DictConfig, classes: Any) -> Any:
     """Build the model for the given classes, and its task."""
     model = build(config.model, key="model", num_classes=len(classes))
     return build(config.task, key="task", model=model, classes=classes)
+
+
+def build_task_for(config: DictConfig, source: Any, automatic: Sequence[str] = ()) -> Any:
+    """The task that a training on `source` would build, for `tools/check.py`.
+
+    Args:
+        config: has the defaults of keys set to `auto`.
+        automatic: those keys. `data.size` is chosen from the data; the others do not matter to a check.
+    """
+    from engine.config.choices.automatic import choose_from_data
+
+    config, in_data = copy.deepcopy(config), [key for key in automatic if key.startswith("data.")]
+    with contextlib.suppress(UserError):  # the check reports what is wrong with the data
+        choose_from_data(config, in_data, source, runtime.Runtime(torch.device("cpu")))
+    return build_task(config, source.classes)
 
 
 def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[str], Any]) -> str:

@@ -1,4 +1,4 @@
-"""The file that `data.exclude` names: samples to leave out, as written by `tools/check.py` and run reports.
+"""The file that `data.exclude` names: samples to leave out. `tools/check.py` and `tools/eval.py` write it.
 
     {"train": {"image_7": "the mask contradicts the prediction"}, "val": {"image_9": "copy of image_3"}}
 
@@ -39,7 +39,7 @@ def write_excluded(path: Path, samples: Mapping[str, Mapping[str, str]]) -> None
 
 
 def excluded_indices(dataset: Dataset, names: Mapping[str, str], split: str) -> tuple[list[int], list[str]]:
-    """The indices of the samples called `names`, and lines that count them and the names of no sample.
+    """The indices of the samples called `names`, and lines that count them and the names without a sample.
 
     Raises: UserError if no sample would be left.
     """
@@ -52,6 +52,6 @@ def excluded_indices(dataset: Dataset, names: Mapping[str, str], split: str) -> 
     found = [present[index] for index in indices]
     lines = [f"data.exclude: {len(found)} of {len(present)} {split} samples left out ({some(found)})"]
     if unknown := sorted(set(names) - set(found)):
-        noun = "1 name is" if len(unknown) == 1 else f"{len(unknown)} names are"
-        lines.append(f"data.exclude: {noun} of no {split} sample ({some(unknown)})")
+        noun = "1 name matches no" if len(unknown) == 1 else f"{len(unknown)} names match no"
+        lines.append(f"data.exclude: {noun} {split} sample ({some(unknown)})")
     return indices, lines if found else lines[1:]

@@ -22,7 +22,7 @@ _ABSENT = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
-    """What a finished training tells: its settings, its log, and the metrics of its best evaluation."""
+    """A training to compare: its settings, its log, and the metrics of its best evaluation."""
 
     name: str
     task: str
@@ -92,9 +92,9 @@ class Comparison:
         self.groups = _grouped(self.runs, [key for key in self.differing if key != SEED])
         images = {run.metrics.get("num_images") for run in self.runs}
         if len(images) > 1 or "data.root" in self.differing:
-            self.notes.append("the runs were evaluated on different images, so their results do not compare")
+            self.notes.append("the runs were evaluated on different images, so results are not comparable")
         if len({tuple(self._classes(run)) for run in self.runs}) > 1:
-            self.notes.append("the runs have different classes, so their means do not compare")
+            self.notes.append("the runs have different classes, so means are not comparable")
 
     @property
     def metric_rows(self) -> list[list[str]]:
@@ -143,7 +143,7 @@ class Comparison:
     def write(self, path: Path) -> None:
         """Write report.html. Raises: UserError if it cannot be written."""
         first = self.runs[0]
-        page = Page(f"{len(self.runs)} runs compared", f"task {first.task}, evaluated on {first.split}")
+        page = Page(f"Comparison of {len(self.runs)} runs", f"task {first.task}, evaluated on {first.split}")
         page.section("Results", "The best evaluation of each run." + self._seeds)
         for note in self.notes:
             page.text(f"Note: {note}.")

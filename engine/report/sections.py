@@ -47,7 +47,7 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
     if scores := points(rows, "eval", metric):
         best = max(scores, key=lambda score: score[1])
         marks = [(*best, f"best {percent(best[1])}")]
-        page.chart(line_chart({"": scores}, title=f"{metric} in evaluations", x_label="step", y_label=metric,
+        page.chart(line_chart({"": scores}, title=f"Evaluated {metric}", x_label="step", y_label=metric,
                               marks=marks))  # fmt: skip
     page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
                           y_label="learning rate"))  # fmt: skip
@@ -62,8 +62,8 @@ def add_speed(page: Page, rows: Rows, batch: int) -> None:
     page.section("Speed")
     seconds = training_seconds(rows, batch)
     page.text(
-        f"{duration(seconds)} of training without evaluations; median {median(s for _, s in speeds):.3g} "
-        f"images/s; {waited:.0f}% of the time was spent waiting for data."
+        f"Training took {duration(seconds)}, not counting evaluations. Median speed: "
+        f"{median(s for _, s in speeds):.3g} images/s, with {waited:.0f}% of the time spent waiting for data."
     )
     if waited > 100 * _WAITS:
         page.text(INPUT_BOUND[0].upper() + INPUT_BOUND[1:] + ".")
@@ -100,13 +100,13 @@ def add_images(
 
 def add_settings(page: Page, differences: Sequence[Difference], task: str) -> None:
     """What differs from the default configuration."""
-    page.section("Settings", f"Keys that differ from the default of task={task}; config.yaml has all.")
+    page.section("Settings", f"Keys that differ from the defaults of task={task}; config.yaml lists all.")
     if differences:
         page.table(
             ["key", "default", "this run"], [(d.key, _shown(d.default), _shown(d.value)) for d in differences]
         )
     else:
-        page.text("All keys have their defaults.")
+        page.text("All keys have their default values.")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Labels that a network contradicts: what a task reports, and the files and the page for the user.
+"""Labels that the network contradicts: what a task reports, and the files and report section for the user.
 
 The idea is that of confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating
 Uncertainty in Dataset Labels", JAIR 70, 2021): a prediction counts as confident if its probability is at
@@ -22,10 +22,10 @@ from engine.io.files import write_json
 SUSPICIOUS, EXCLUDE = "suspicious.json", "exclude.json"
 _PLACES_SHOWN = 4
 _INTRO = (
-    "Labels that a confident prediction contradicts, strongest first. Look at each: a wrong label should be "
-    "corrected, or its image left out; if the label is right, the network still has to learn such images."
+    "Labels that a confident prediction contradicts, the strongest contradiction first. Look at each: if the "
+    "label is wrong, correct it or leave the image out; if it is right, the network has yet to learn it."
 )
-_TRAINED_ON = " The network was trained on these labels, so it may have learned some of the wrong ones."
+_TRAINED_ON = " The network was trained on these labels, so it may have memorized some of the wrong ones."
 
 
 class Place(NamedTuple):
@@ -98,10 +98,7 @@ def add_suspicious(page: Page, out: Path, split: str, suspicions: Sequence[Suspi
         page.text("No label is contradicted by a confident prediction.")
         return
     page.images((each.draw(), _caption(rank, each)) for rank, each in enumerate(suspicions, start=1))
-    page.text(
-        f"{EXCLUDE} lists these images. Delete from it those whose labels are right, then train without the "
-        "others:"
-    )
+    page.text(f"{EXCLUDE} lists these images. Delete those with correct labels, then train without the rest:")
     page.code(f"python tools/train.py ... data.exclude={out / EXCLUDE}")
 
 

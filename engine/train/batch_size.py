@@ -59,7 +59,7 @@ def choose(
     if 2 * size <= most:
         reason = f"{2 * size * parts} images do not fit into the memory of {runtime.device}"
     else:
-        reason = f"a larger batch is more than a sixteenth of the {len(data.train_set)} training images"
+        reason = f"a larger batch would exceed a sixteenth of the {len(data.train_set)} training images"
     return Choice(value=size * parts, reason=reason)
 
 

@@ -73,7 +73,7 @@ def plan(timing: Timing, *, seconds: float, eval_every: int | None = None) -> Pl
     if steps < 1:
         least = timing.start + timing.step + timing.evaluation + timing.end
         raise ValueError(
-            f"too short: a start, a step, an evaluation and the samples take {least:.0f} s, and "
+            f"too short: startup, one step, one evaluation and the samples take {least:.0f} s, but only "
             f"{max(seconds, 0):.0f} s are left"
         )
     return Plan(steps=steps, eval_every=max(1, min(every, steps)))
@@ -82,7 +82,7 @@ def plan(timing: Timing, *, seconds: float, eval_every: int | None = None) -> Pl
 def rehearse(
     trainer: Trainer, *, seconds: float, finish: Callable[[Trainer], None], clock: Callable[[], float]
 ) -> Timing:
-    """Take a few steps with a trainer that is thrown away, and evaluate and finish once.
+    """Time a few steps, one evaluation and one finish with a throwaway trainer.
 
     Args:
         trainer: a trainer of a copy of the task, in a temporary run folder.
@@ -128,7 +128,7 @@ def steps_for(
     elapsed: Callable[[], float],
     finish: Callable[[Trainer], None],
 ) -> tuple[Plan, str]:
-    """The plan of a training of `minutes` minutes since the training was started, and a line with its reason.
+    """The plan of a training that ends `minutes` minutes after its start, and a line that explains it.
 
     Args:
         elapsed: seconds since the training was started.

@@ -117,12 +117,12 @@ def run_sweep(
     log: Callable[[str], None],
     run_trial: Callable[[trial.Job], dict[str, Any]] = trial.train,
 ) -> list[Trial]:
-    """Run the trials that the history lacks; returns all of them, in order.
+    """Run the trials that are not in the history yet; returns all trials in order.
 
     Args:
         fixed: overrides of every trial.
         folder: gets the run folders `0`, `1` ... of the trials.
-        parallel: trials that are proposed at a time.
+        parallel: number of trials proposed at a time.
     """
     while True:
         asked = {row["number"]: row["values"] for row in history.of_kind("asked")}
@@ -155,7 +155,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     """The trial with the highest score, the first of equals. Raises: UserError if all have failed."""
     scored = [trial for trial in trials if trial.score is not None]
     if not scored:
-        raise UserError(f"all {len(trials)} trials have failed; the first: {trials[0].error}")
+        raise UserError(f"all {len(trials)} trials failed; the first error: {trials[0].error}")
     return max(scored, key=lambda trial: trial.score or 0.0)
 
 

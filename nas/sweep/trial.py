@@ -35,7 +35,7 @@ def train(job: Job) -> dict[str, Any]:
         `score` (the best of the run) and `step` (at which it was reached).
 
     Raises:
-        UserError: if the training fails, or its score was never a number.
+        UserError: if the training fails, or its score was never finite.
     """
     folder = Path(job.run)
     arguments = list(job.overrides)
@@ -58,5 +58,5 @@ def train(job: Job) -> dict[str, Any]:
     metrics = json.loads(training.run.metrics.read_text(encoding="utf-8"))
     score = metrics[f"best_{training.info.metric}"]
     if score is None or not math.isfinite(score):
-        raise UserError(f"{training.info.metric} was never a number; see {folder}.log")
+        raise UserError(f"{training.info.metric} was never finite; see {folder}.log")
     return {"score": float(score), "step": int(metrics["best_step"])}

@@ -31,18 +31,18 @@ def class_weights(source: Any, config: Mapping[str, Any]) -> Choice:
     """
     masks = source.dataset("train", None).masks()
     if masks is None:
-        raise UserError("task.loss.class_weights=auto: the training split has no masks")
+        raise UserError("task.loss.class_weights=auto: the training split has no masks; set it to null")
     data = config["data"]
     counts, number = pixel_counts(masks, workers=data["workers"], skip_damaged=data["on_error"] == "skip")
     shares = counts[: len(source.classes)]
     if not shares.sum():
-        raise UserError("task.loss.class_weights=auto: the training masks have no labeled pixels")
+        raise UserError("task.loss.class_weights=auto: no training mask has labeled pixels; correct them")
     weights = enet_weights(shares)
     rarest = int(np.where(shares > 0, shares, shares.max()).argmin())
     return Choice(
         value=weights,
         reason=f"1 / ln({_OFFSET} + share of the pixels), from {number} training masks; "
-        f"{source.classes.names[rarest]} is rarest with {shares[rarest] / shares.sum():.2%}",
+        f"the rarest class, {source.classes.names[rarest]}, has {shares[rarest] / shares.sum():.2%}",
     )
 
 

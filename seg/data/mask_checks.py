@@ -89,7 +89,11 @@ def _rare(start: str, counts: NDArray[np.int64], classes: ClassMap) -> list[str]
     order = np.argsort(of_classes, kind="stable")
     names = [classes.names[i] for i in order if 0 < of_classes[i] < RARE * of_classes.max()]
     verb = "has" if len(names) == 1 else "have"
-    return [f"{start}{some(names)} {verb} less than 1% of the most frequent class's pixels"] if names else []
+    return (
+        [f"{start}{some(names)} {verb} less than 1% as many pixels as the most frequent class"]
+        if names
+        else []
+    )
 
 
 def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:

@@ -66,7 +66,7 @@ def missing_image(copy, random):
     return 1, [image]
 
 
-def exif_turn(copy, random):
+def exif_rotation(copy, random):
     """Upside down, so that the size stays; the pixels are not compressed again."""
     image = _pick(copy.samples["train"], random).image
     with Image.open(image) as opened:
@@ -110,7 +110,7 @@ def near_duplicates(copy, random):
     return 1, [other.image]
 
 
-def unread_kind(copy, random):
+def unsupported_format(copy, random):
     image = _pick(copy.samples["train"], random).image.with_suffix(".heic")
     image.write_bytes(b"ftypheic")
     return 1, [image]
@@ -174,7 +174,7 @@ def mask_size(copy, random):
     return 1, [_rewrite(_pick(copy.samples["train"], random), lambda labels: labels[1:, :-1])]
 
 
-def turned_mask(copy, random):
+def rotated_mask(copy, random):
     return 1, [_rewrite(_pick(copy.samples["train"], random), np.rot90)]
 
 
@@ -379,20 +379,20 @@ def image_in_two_classes(copy, random):
 KINDS = {
     damaged_image: ALL,
     missing_image: ("voc", "coco"),
-    exif_turn: ALL,
+    exif_rotation: ALL,
     uniform_image: ALL,
     same_image_in_splits: ALL,
     near_duplicates_in_splits: ALL,
     copies: ALL,
     near_duplicates: ALL,
-    unread_kind: ALL,
+    unsupported_format: ALL,
     unused_images: ("voc", "coco"),
     brightness_drift: ALL,
     damaged_mask: MASKS,
     missing_mask: MASKS,
     unknown_values: MASKS,
     mask_size: MASKS,
-    turned_mask: MASKS,
+    rotated_mask: MASKS,
     ignored_mask: MASKS,
     single_class_mask: MASKS,
     imbalance: MASKS,

@@ -108,7 +108,7 @@ def test_the_faults_of_masks_are_in_the_pixels(source, tmp_path):
         return read_labels(plant(tmp_path / fault.__name__, fault).files[0])
 
     assert mask_after(planted.mask_size).shape == (39, 59)
-    assert mask_after(planted.turned_mask).shape == (60, 40)
+    assert mask_after(planted.rotated_mask).shape == (60, 40)
     assert set(np.unique(mask_after(planted.ignored_mask))) == {255}
     assert set(np.unique(mask_after(planted.single_class_mask))) == {0}
     assert set(np.unique(mask_after(planted.unknown_values))) == {0, 1, 2, 3}
@@ -154,5 +154,5 @@ def test_what_the_reader_refuses_is_refused(fault, message, source, tmp_path):
 
 def test_an_image_can_be_opened_upside_down_with_the_same_pixels(source, tmp_path):
     copy_dataset(source["folders"], tmp_path / "copy", "folders")
-    image = plant(tmp_path / "copy", planted.exif_turn).files[0]
+    image = plant(tmp_path / "copy", planted.exif_rotation).files[0]
     assert size_of(image) == (60, 40)

@@ -1,1 +1,1 @@
-"""Reads the formats of annotation programs: each module has `read(root)`, which returns a `Source`."""
+"""Readers for the formats of annotation tools: each module has `read(root)`, which returns a `Source`."""

@@ -1,7 +1,7 @@
-"""Values that choose themselves: keys set to `auto`, and `trainer.minutes`.
+"""Chooses the values of keys set to `auto`, and the steps for `trainer.minutes`.
 
-They are chosen once, when a training starts, and stored in its configuration as numbers. A resumed run, and
-every tool that works on the run, reads the numbers.
+They are chosen once, when a training starts, and stored in its configuration. A resumed run, and every tool
+that works on the run, uses the stored values.
 """
 
 import copy
@@ -45,7 +45,7 @@ def with_defaults(config: DictConfig, keys: Sequence[str]) -> DictConfig:
 
 
 def choose_from_data(config: DictConfig, keys: Sequence[str], source: Any, here: Runtime) -> list[str]:
-    """Set the task's own keys to what its data suggest; returns a line for each.
+    """Choose the values of the task's own keys from its data; returns a line for each.
 
     Raises:
         UserError: if the data cannot be read, or do not allow a choice.
@@ -97,9 +97,7 @@ def choose_batch(config: DictConfig, here: Runtime, task: torch.nn.Module, data:
     settings: TrainerOptions = build(config.trainer, key="trainer")
     default = settings.batch
     if here.device.type != "cuda":
-        reason = (
-            f"batches are fitted to the memory of a CUDA device, not to that of {here.device}; the default"
-        )
+        reason = f"the default, because auto fits batches to the memory of CUDA devices, not of {here.device}"
         return [_line(BATCH, Choice(value=default, reason=reason))]
     choice = batch_size.choose(
         data,
@@ -114,7 +112,7 @@ def choose_batch(config: DictConfig, here: Runtime, task: torch.nn.Module, data:
     if choice.value != default and not OmegaConf.is_interpolation(config.optimizer, "lr"):
         old = config.optimizer.lr
         config.optimizer.lr = old * choice.value / default
-        reason = f"{old:g} is for a batch of {default}, and it grows linearly with the batch"
+        reason = f"{old:g} for a batch of {default}, scaled linearly"
         lines.append(_line("optimizer.lr", Choice(value=config.optimizer.lr, reason=reason)))
     return lines
 
@@ -139,7 +137,7 @@ def choose_steps(
     make_trainer: Callable[..., Trainer],
     elapsed: Callable[[], float],
 ) -> list[str]:
-    """Replace `trainer.minutes` by the number of steps that end in time; returns a line about it.
+    """Replace `trainer.minutes` with the number of steps that fit into it; returns a line about it.
 
     Args:
         make_trainer: called with `settings`, `task` and `run`.
@@ -169,7 +167,7 @@ def choose_steps(
             )
 
         trainer = make_trainer(settings=endless, task=copy.deepcopy(task), run=run)
-        trainer.schedule = _still  # a copy that does not change cannot diverge
+        trainer.schedule = _still  # a learning rate of 0: the copy cannot diverge
         chosen, line = rehearsal.steps_for(
             trainer, minutes=minutes, eval_every=every, elapsed=elapsed, finish=finish
         )

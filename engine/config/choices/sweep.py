@@ -20,7 +20,7 @@ class Dimension:
         key: of the configuration.
         choices: values as they are typed; empty for an interval.
         low, high: bounds of an interval, of whole numbers or not.
-        log: whether the logarithm is uniform.
+        log: whether values are sampled on a logarithmic scale.
     """
 
     key: str

@@ -11,13 +11,13 @@ from engine.data.labels.report import ClassAmounts
 from engine.errors import some
 
 RARE = 0.01
-"""A class with less than this part of the most frequent one's amount is rare."""
+"""A class is rare if its amount is less than this share of the most frequent one's."""
 
 FACTOR = 2.0
-"""Shares that differ by less are not reported as different."""
+"""Smaller ratios of two shares are not reported."""
 
 SIGNIFICANCE = 0.001
-"""Probability that any class of a dataset is reported although both splits are drawn alike."""
+"""Probability that any class of a dataset is reported although both splits have the same distribution."""
 
 LEAST_IMAGES = 30
 """Splits with fewer images are not compared."""
@@ -29,7 +29,7 @@ def absent(amounts: ClassAmounts) -> list[int]:
 
 
 def rare(amounts: ClassAmounts) -> tuple[list[int], float]:
-    """The rare classes, the rarest first, and how many times the rarest is contained in the most frequent."""
+    """The rare classes, the rarest first, and the ratio of the most frequent class to the rarest."""
     total = amounts.total
     present = np.flatnonzero(amounts.present)
     if not len(present):
@@ -64,7 +64,7 @@ def balance_lines(classes: ClassMap, amounts: Mapping[str, ClassAmounts], unit: 
     if "train" in amounts and (found := rare(amounts["train"]))[0]:
         names = [classes.names[index] for index in found[0]]
         verb = "has" if len(names) == 1 else "have"
-        lines.append(f"train: {some(names)} {verb} less than 1% of the {unit} of the most frequent class")
+        lines.append(f"train: {some(names)} {verb} less than 1% as many {unit} as the most frequent class")
     if {"train", "val"} <= amounts.keys():
         train, val = amounts["train"], amounts["val"]
         shares = [
@@ -72,7 +72,7 @@ def balance_lines(classes: ClassMap, amounts: Mapping[str, ClassAmounts], unit: 
             for index in differing(train, val)
         ]
         if shares:
-            lines.append(f"train and val differ in their shares of the {unit}: {some(shares, 3)}")
+            lines.append(f"train and val differ in the shares of {unit} per class: {some(shares, 3)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What an examination of a dataset's labels finds: the result of `TaskInfo.label_check`."""
+"""The result of a task's label check (`TaskInfo.label_check`)."""
 
 from __future__ import annotations
 

@@ -78,13 +78,13 @@ def test_the_report_names_the_share_and_the_remedy():
         (0.79, 0.1, 0.05, ["anchors with other scales and aspect ratios"]),
         (0.79, 0.11, 0.05, ["smaller anchors, or tiles (11% of the objects are too small for all)"]),
         (0.9, 0.25, 0.05, ["smaller anchors, or tiles (25% of the objects are too small for all)"]),
-        (0.9, 0.0, 0.06, ["a data.size above 240x320, or splitting the images into tiles"]),
+        (0.9, 0.0, 0.06, ["a data.size above 240x320, or cutting the images into tiles"]),
         (
             0.5,
             0.0,
             0.5,
             [
-                "a data.size above 240x320, or splitting the images into tiles",
+                "a data.size above 240x320, or cutting the images into tiles",
                 "anchors with other scales and aspect ratios",
             ],
         ),

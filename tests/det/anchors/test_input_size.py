@@ -65,7 +65,7 @@ def test_the_choice_and_its_reason():
     split = annotate([[[0, 0, 16, 12]] * 3 + [[0, 0, 320, 240]] * 57], [[0] * 60], size=(480, 640))
     choice = input_size(Source(split), {})
     assert choice.value == [288, 384]
-    assert choice.reason == "0.0% of 60 training objects are smaller than 8 pixels, and 5% may be"
+    assert choice.reason == "0.0% of 60 training objects are smaller than 8 pixels, at most 5% are allowed"
     small = annotate([[[0, 0, 3, 2]] * 60], [[0] * 60], size=(480, 640))
     assert "100.0% of 60 training objects are smaller" in input_size(Source(small), {}).reason
     assert "tiles" in input_size(Source(small), {}).reason

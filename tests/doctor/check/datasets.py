@@ -8,9 +8,10 @@ from PIL import Image
 
 from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
+from engine.config.choices.automatic import with_defaults
 from engine.config.compose import compose_config
 from engine.config.instantiate import task_info
-from engine.config.training import build_changed_source, build_task, validate
+from engine.config.training import automatic_keys, build_changed_source, build_task_for, validate
 from tests.det.data.test_voc import xml
 
 SIZE = (48, 64)
@@ -87,12 +88,14 @@ def arguments(task, root, *more):
 def checked(task, root, *more):
     """The result of checking `root`; the cache is next to it."""
     config = compose_config("check", arguments(task, root, *more))
+    automatic = automatic_keys(config)
+    config = with_defaults(config, automatic)
     validate(config)
     cache = FactCache(root.parent / "facts.sqlite")
     try:
         return check_dataset(
             build=partial(build_changed_source, config),
-            build_task=partial(build_task, config),
+            build_task=partial(build_task_for, config, automatic=automatic),
             info=task_info(config),
             cache=cache,
             eval_split=config.data.split,

@@ -113,6 +113,9 @@ def test_tiny_objects_at_the_chosen_size_are_reported(tmp_path):
     finding = finding_of(checked("det", root), "tiny_objects")
     assert finding.count == 4  # half of 8 objects: 4 pixels at 64 x 64 are below 8
     assert "50%" in finding.title
+    assert "data.size=auto" in finding.remedy
+    # SIZE enlarged to an area of 320 x 320: 4 pixels become more than 8.
+    assert "tiny_objects" not in found(checked("det", root, "data.size=auto"))
 
 
 def test_a_class_without_a_box_in_val_is_reported(tmp_path):

@@ -9,7 +9,7 @@ from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
 from engine.config.compose import compose_config
 from engine.config.instantiate import task_info
-from engine.config.training import build_changed_source, build_task, validate
+from engine.config.training import build_changed_source, build_task_for, validate
 from tests.doctor import planted
 from tests.doctor.copies import copy_dataset
 from tests.doctor.planted import KINDS, plant
@@ -43,7 +43,7 @@ def findings(kind, root):
     try:
         checked = check_dataset(
             build=partial(build_changed_source, config),
-            build_task=partial(build_task, config),
+            build_task=partial(build_task_for, config),
             info=task_info(config),
             cache=cache,
         )
@@ -91,6 +91,6 @@ def test_a_planted_fault_is_found_and_nothing_else(kind, fault, clean, data_fold
     after = findings(kind, tmp_path / "data")
     new = {code: count - before[code] for code, count in after.items() if count > before[code]}
     expected = {done.code: done.count, **ALSO.get(fault, {})}
-    if fault in (planted.unread_kind, planted.unused_images):
+    if fault in (planted.unsupported_format, planted.unused_images):
         new = {code: count for code, count in new.items() if code not in REPEATED}
     assert {code: None if expected.get(code, 0) is None else count for code, count in new.items()} == expected

@@ -42,7 +42,7 @@ def turned_image(root):
     Image.fromarray(pixels(9, (64, 48))).save(path, exif=exif)  # 48 x 64 when rotated upright
 
 
-def turned_mask(root):
+def rotated_mask(root):
     mask(root / "masks/train/train1.png", halves(size=(64, 48)))
 
 
@@ -92,8 +92,8 @@ ONCE = [
     (missing_mask, {"missing_mask": 1}),
     (unknown_values, {"unknown_values": 1}),
     (wrong_size, {"mask_size": 1}),
-    (turned_image, {"exif_turn": 1}),
-    (turned_mask, {"turned_mask": 1}),
+    (turned_image, {"exif_rotation": 1}),
+    (rotated_mask, {"rotated_mask": 1}),
     (ignored_mask, {"ignored_mask": 1}),
     (single_class, {"single_class_mask": 1}),
     (copy_in_val, {"same_image_in_splits": 1}),
@@ -102,7 +102,7 @@ ONCE = [
     (of_one_color, {"uniform_image": 1}),
     (in_gray, {"mixed_colors": 1}),
     (twelve_bits, {"mixed_colors": 1, "unused_range": 1}),
-    (heic, {"unread_kind": 1}),
+    (heic, {"unsupported_format": 1}),
 ]
 
 

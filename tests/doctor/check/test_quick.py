@@ -26,8 +26,9 @@ def test_a_rare_class_in_the_masks_that_are_read(tmp_path):
         values = halves(right=0)
         values[:6, :5] = 1  # 30 of 3072 pixels
         mask(root / f"masks/train/train{number}.png", values)
-    assert f"{root}: train: in the 4 masks read, b has less than 1% of the most frequent class's pixels" in (
-        warnings("seg", root)
+    assert (
+        f"{root}: train: in the 4 masks read, b has less than 1% as many pixels as the most frequent class"
+        in (warnings("seg", root))
     )
 
 
@@ -37,7 +38,7 @@ def test_a_rare_class_of_boxes(tmp_path):
     (root / "train/train0.xml").write_text(xml(*cats, DOG, size=SIZE))
     for number in range(1, 4):
         (root / f"train/train{number}.xml").write_text(xml(CAT, size=SIZE))
-    line = f"VOC at {root}: train: dog has less than 1% of the boxes of the most frequent class"
+    line = f"VOC at {root}: train: dog has less than 1% as many boxes as the most frequent class"
     assert line in warnings("det", root)
 
 
@@ -45,7 +46,7 @@ def test_classes_with_other_shares_in_val(tmp_path):
     root = folders_data(tmp_path / "data", train=40, val=20)  # 80 and 40 images, half of them cats
     for number in range(16):
         (root / f"val/dog/val{number}.jpg").rename(root / f"val/cat/other{number}.jpg")
-    line = f"{root}: train and val differ in their shares of the images: dog 50.0% and 10.0%"
+    line = f"{root}: train and val differ in the shares of images per class: dog 50.0% and 10.0%"
     assert line in warnings("cls", root)
 
 

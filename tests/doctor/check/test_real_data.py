@@ -6,7 +6,7 @@ from doctor.check.cache import FactCache
 from doctor.check.dataset_check import check_dataset
 from engine.config.compose import compose_config
 from engine.config.instantiate import task_info
-from engine.config.training import build_changed_source, build_task
+from engine.config.training import build_changed_source, build_task_for
 from tests.doctor.check.datasets import finding_of, found
 
 pytestmark = pytest.mark.data
@@ -20,7 +20,7 @@ def check(tmp_path):
         try:
             return check_dataset(
                 build=lambda changes: build_changed_source(config, changes),
-                build_task=lambda classes: build_task(config, classes),
+                build_task=lambda source: build_task_for(config, source),
                 info=task_info(config),
                 cache=cache,
                 eval_split=config.data.split,

@@ -108,5 +108,5 @@ def test_a_layout_that_must_be_converted_ends_with_both_commands(tmp_path):
         "convert it first: python tools/convert.py a out=masks",
         "then train: python tools/train.py task=seg data=masks data.root=masks",
     ]
-    with pytest.raises(UserError, match="no layout that is known"):
+    with pytest.raises(UserError, match="unknown layout"):
         as_arguments(tmp_path, [])

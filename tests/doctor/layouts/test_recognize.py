@@ -165,12 +165,12 @@ def test_a_folder_that_is_nothing_is_described(tmp_path):
     examples.write(tmp_path / "notes.txt", "hello")
     refuses(
         partial(recognize, tmp_path, TASKS),
-        r"not a known layout: 2 images \(2 \.png, 1 \.txt\) in 1 folder; expected .*data\.md",
+        r"unknown layout: 2 images \(2 \.png, 1 \.txt\) in 1 folder; expected .*data\.md",
     )
 
 
 def test_an_empty_or_missing_folder_is_described(tmp_path):
-    refuses(partial(recognize, tmp_path, TASKS), "not a known layout: no files")
+    refuses(partial(recognize, tmp_path, TASKS), "unknown layout: no files")
     refuses(partial(recognize, tmp_path / "nowhere", TASKS), "no such folder")
 
 

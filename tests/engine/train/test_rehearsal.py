@@ -37,7 +37,7 @@ def test_evaluations_at_a_given_distance():
 @pytest.mark.parametrize("seconds", [13.0, 5.0, -2.0])
 @pytest.mark.parametrize("eval_every", [None, 5])
 def test_too_short(seconds, eval_every):
-    with pytest.raises(ValueError, match=r"take 14 s, and \d+ s are left"):
+    with pytest.raises(ValueError, match=r"take 14 s, but only \d+ s are left"):
         plan(TIMING, seconds=seconds, eval_every=eval_every)
 
 

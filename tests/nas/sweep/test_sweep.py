@@ -109,7 +109,7 @@ def test_failed_trials_are_recorded_and_do_not_stop_the_sweep(tmp_path, capsys):
     assert all((trial.score, trial.error) == (None, "out of luck") for trial in failed)
     assert f"trial {failed[0].number} of 20: out of luck" in capsys.readouterr().out
     assert best_of(trials).score == max(trial.score for trial in trials if trial.score is not None)
-    with pytest.raises(UserError, match="all 1 trials have failed; the first: out of luck"):
+    with pytest.raises(UserError, match="all 1 trials failed; the first error: out of luck"):
         best_of(failed[:1])
 
 

@@ -46,7 +46,7 @@ def test_pixels_of_all_masks_are_counted_without_ignored_ones(tmp_path):
     # Shares of 3/8, 4/8 and 1/8: ignored pixels do not count.
     assert choice.value == [pytest.approx(1 / np.log(1.02 + p), abs=1e-4) for p in (3 / 8, 4 / 8, 1 / 8)]
     assert choice.reason == (
-        "1 / ln(1.02 + share of the pixels), from 2 training masks; rider is rarest with 12.50%"
+        "1 / ln(1.02 + share of the pixels), from 2 training masks; the rarest class, rider, has 12.50%"
     )
     assert all(type(weight) is float for weight in choice.value)
 
@@ -72,6 +72,7 @@ def test_damaged_masks(tmp_path):
 
 
 def test_splits_without_labels(tmp_path):
-    refuses(lambda: class_weights(make_source(tmp_path, [[[9]]]), CONFIG), "class_weights=auto", "no labeled")
+    source = make_source(tmp_path, [[[9]]])
+    refuses(lambda: class_weights(source, CONFIG), "class_weights=auto", "no training mask")
     with pytest.raises(UserError, match="no split 'train'"):
         class_weights(make_source(tmp_path, [[[0]]], splits=("val",)), CONFIG)

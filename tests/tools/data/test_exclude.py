@@ -21,7 +21,7 @@ def test_excluded_samples_are_left_out_of_training_evaluation_and_resumed_runs(t
     printed = run("train", *shared, "data.exclude=list.json", "run=r", cwd=tmp_path)
     train, val = len(names["train"]), len(names["val"])
     assert f"data.exclude: 1 of {train} train samples left out ({names['train'][1]})" in printed
-    assert "data.exclude: 1 name is of no train sample (nothing)" in printed
+    assert "data.exclude: 1 name matches no train sample (nothing)" in printed
     assert f"data.exclude: 1 of {val} val samples left out ({names['val'][0]})" in printed
     used = json.loads((tmp_path / "r/train_names.json").read_text())
     assert used["train"] == [name for name in names["train"] if name != names["train"][1]]

@@ -127,7 +127,7 @@ def test_one_length_can_be_set():
 def test_on_a_cpu_the_batch_is_the_default(tmp_path, capsys):
     small = [override for override in SEG if not override.startswith("trainer.batch")]
     run = trained(*small, "trainer.batch=auto", "trainer.steps=1", f"run={tmp_path / 'run'}")
-    line = "trainer.batch=auto: 8 (batches are fitted to the memory of a CUDA device, not to that of cpu; the"
+    line = "trainer.batch=auto: 8 (the default, because auto fits batches to the memory of CUDA devices"
     assert line in capsys.readouterr().out
     config = load_config(run.config, [])
     assert (config.trainer.batch, config.optimizer.lr) == (8, 0.002)
@@ -161,14 +161,14 @@ def test_the_largest_power_of_two_that_fits(monkeypatch):
     assert config.optimizer.lr == pytest.approx(0.002 * 64 / 8)
     assert lines == [
         "trainer.batch=auto: 64 (128 images do not fit into the memory of cuda)",
-        "optimizer.lr=0.016 (0.002 is for a batch of 8, and it grows linearly with the batch)",
+        "optimizer.lr=0.016 (0.002 for a batch of 8, scaled linearly)",
     ]
 
 
 def test_an_epoch_keeps_16_steps(monkeypatch):
     config, lines, tried = choose(monkeypatch, "task=seg", most=100, images=400)
     assert (config.trainer.batch, tried) == (16, [2, 4, 8, 16])  # 400 / 16 = 25
-    assert "a larger batch is more than a sixteenth of the 400 training images" in lines[0]
+    assert "a larger batch would exceed a sixteenth of the 400 training images" in lines[0]
     # A small dataset, or little memory: not more than the default, or less.
     assert choose(monkeypatch, "task=seg", most=100, images=30)[0].trainer.batch == 8
     small, lines, _ = choose(monkeypatch, "task=seg", most=5)

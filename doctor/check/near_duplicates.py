@@ -1,4 +1,4 @@
-"""Finds images that are nearly the same: copies saved again, resized or brightened, and video frames.
+"""Finds near-duplicates: re-saved, resized or brightened copies, and frames of a video.
 
 Two images are near-duplicates if their perceptual hashes differ in at most `HASH_BITS` of 63 bits, and their
 thumbnails correlate (each channel minus its mean) by at least `CORRELATION`. The first condition is checked
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 HASH_BITS = 6
 CORRELATION = 0.98
-"""Copies saved as JPEG of quality 40, or at half the size, reach .998, most of those brightened by a fifth
-.98. Pairs of different images in coco128 and in 1000 images of ImageNet with close hashes stay below .65."""
+"""Copies saved as JPEG with quality 40 or at half the size reach .998, and most copies brightened by a fifth
+reach .98. Different images with close hashes, in coco128 and 1000 ImageNet images, stay below .65."""
 
 LEAST_CONTRAST = 4.0
-"""Gray levels; images with less are nearly of one color and have no reliable hash."""
+"""Gray levels; images with less are nearly uniform and have no reliable hash."""
 
 _PARTS, _PART_BITS = 7, 9
 _ROWS_AT_ONCE = 1024

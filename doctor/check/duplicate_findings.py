@@ -1,4 +1,4 @@
-"""Findings about images that are the same or nearly the same, in two splits or in one."""
+"""Findings about identical images and near-duplicates, across splits or within one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,10 +9,10 @@ from doctor.check.scan import Scan
 from engine.contracts import Finding
 
 EXCLUDE = "data.exclude=<out>/exclude.json"
-"""The remedy that leaves out samples; the tool puts in the path of the file that it writes."""
+"""The remedy that leaves out samples; the tool fills in the folder of the file that it writes."""
 
 UNIFORM = 0.5
-"""Gray levels; images with less contrast are of a single color."""
+"""Gray levels; images with less contrast count as a single color."""
 
 
 def equal_images(scan: Scan) -> list[Finding]:
@@ -79,11 +79,12 @@ def _within(scan: Scan, groups: Sequence[list[int]]) -> list[Finding]:
         Finding(
             code="copies",
             severity="note",
-            title=f"{plural(count, 'image')} {be(count)} a copy of another image of the same split",
+            title=f"{plural(count, 'image')} {'is a copy' if count == 1 else 'are copies'} of another image "
+            "in the same split",
             count=count,
             examples=tuple(_pair_text(scan, group) for group in groups[:3]),
             why="They count more than once in training and in the score.",
-            remedy="remove the copies, or list their names in a file for data.exclude=",
+            remedy="delete the copies, or list their names in a JSON file and set data.exclude=<file>",
         )
     ]
 
@@ -138,12 +139,11 @@ def _similar_across(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
         Finding(
             code="near_duplicates_in_splits",
             severity="warning",
-            title=f"{plural(count, 'image')} {be(count)} nearly the same as one of an earlier split "
-            f"({_counts(excluded)})",
+            title=f"{_near_duplicates(count)} of an image in an earlier split ({_counts(excluded)})",
             count=count,
             examples=tuple(_pair_text(scan, pair) for pair in _one_per_file(pairs, later)),
-            why="The score is higher than on new images, because the network was trained on ones like them: "
-            "photos saved again, or frames of one video.",
+            why="The score is too optimistic: the network was trained on almost the same images, such as "
+            "re-saved photos or frames of one video.",
             remedy=remedy,
             exclude=exclude,
         )
@@ -158,13 +158,18 @@ def _similar_within(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
         Finding(
             code="near_duplicates",
             severity="note",
-            title=f"{plural(count, 'image')} {be(count)} nearly the same as another of the same split",
+            title=f"{_near_duplicates(count)} of another image in the same split",
             count=count,
             examples=tuple(_pair_text(scan, pair) for pair in _one_per_file(pairs, pairs[:, 1])),
-            why="They add little to training and weigh more in the score; frames of one video do this.",
-            remedy="keep the frames of a video in one split",
+            why="They add little to training and weigh more in the score; often, they are video frames.",
+            remedy="keep each video in one split; to use fewer frames, list their names in a JSON file "
+            "and set data.exclude=<file>",
         )
     ]
+
+
+def _near_duplicates(count: int) -> str:
+    return f"{plural(count, 'image')} {'is a near-duplicate' if count == 1 else 'are near-duplicates'}"
 
 
 def _one_per_file(pairs: NDArray[np.int64], files: NDArray[np.int64]) -> list[list[int]]:

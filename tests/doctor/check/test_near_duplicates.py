@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from doctor.check.duplicates import HASH_BITS, near_duplicates
 from doctor.check.image_facts import FACTS, image_facts, perceptual_hash, thumbnail_of
+from doctor.check.near_duplicates import HASH_BITS, near_duplicates
 from tests.doctor.check.datasets import pixels
 
 
