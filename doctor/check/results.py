@@ -1,7 +1,7 @@
 """Prints and writes the result of a check."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,17 @@ def _entry(finding: Finding) -> dict[str, Any]:
         for name in ("code", "severity", "title", "count", "examples", "why", "remedy")
     }
     return {**entry, "exclude": {split: list(names) for split, names in finding.exclude.items()}}
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """What to call the data of a configuration: its folder at `root`, or that of its annotations."""
+    file = (data.get("train") or {}).get("annotations")
+    if data.get("root"):
+        return Path(data["root"]).absolute().name
+    if file:
+        folder = Path(file).absolute().parent
+        return (folder.parent if folder.name == "annotations" else folder).name
+    return str(data["source"]["_target_"]).rpartition(".")[2]
 
 
 def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) -> str:
