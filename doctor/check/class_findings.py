@@ -61,7 +61,7 @@ def _rare(classes: ClassMap, amounts: ClassAmounts, unit: str) -> list[Finding]:
     ]
 
 
-_REMEDIES = {"pixels": ", or task.loss.class_weights=[...]"}
+_REMEDIES = {"pixels": ", or task.loss.class_weights=auto"}
 
 
 def _differing(classes: ClassMap, train: ClassAmounts, val: ClassAmounts, unit: str) -> list[Finding]:
