@@ -37,7 +37,7 @@ def as_arguments(folder: Path, layouts: Sequence[Layout]) -> Recognized:
 
 
 def is_folder(argument: str) -> bool:
-    """Whether an argument is a folder: neither a flag nor an override, unless there is a folder of that name."""
+    """Whether an argument is a folder and not a flag or an override; a folder may be called "a=b"."""
     return not argument.startswith("-") and ("=" not in argument or Path(argument).is_dir())
 
 
