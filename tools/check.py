@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
-from doctor.check.results import data_name, write_results
+from doctor.check.results import data_name, make_folder, text, write_results
 from doctor.layouts.arguments import is_folder, with_layout
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
@@ -52,6 +52,7 @@ def check(config: DictConfig) -> int:
     chosen = options(CheckOptions, config)
     name = data_name(config.data)
     out = Path(chosen.out or Path("runs/check") / name)
+    make_folder(out)
     cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
     try:
         checked = check_dataset(
@@ -63,6 +64,7 @@ def check(config: DictConfig) -> int:
         )
     finally:
         cache.close()
+    print(text(checked.at(str(out))))
     print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
     return checked.status(strict=chosen.strict)
 

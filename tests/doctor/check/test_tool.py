@@ -137,3 +137,9 @@ def test_no_command_is_printed_if_leaving_out_what_is_damaged_leaves_too_little(
     printed = run("check", *arguments("seg", root), cwd=tmp_path, status=1)
     assert "3 images are damaged" in printed
     assert "next:" not in printed
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(root, tmp_path):
+    (tmp_path / "file").touch()
+    printed = run("check", *arguments("seg", root), "out=file/report", cwd=tmp_path, status=1)
+    assert printed == "error: out=file/report: cannot be written (Not a directory); choose another folder\n"
