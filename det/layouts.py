@@ -60,6 +60,7 @@ def _converted(content: Content, title: str, format_name: str) -> Layout:
 def _voc(content: Content) -> Iterator[Layout]:
     if (kind := content.xml.get("voc")) is None:
         return
+    content.require_images("Pascal VOC's XML files")
     splits, _ = voc_layout.find_undivided(content.root)
     overrides = [f"data.root={content.root}", *_missing("XML", splits)]
     overrides += ["data.source.one_based=true"] if kind.official else []
@@ -71,6 +72,7 @@ def _voc(content: Content) -> Iterator[Layout]:
 def _labelme(content: Content) -> Iterator[Layout]:
     if (kind := content.json.get("labelme")) is None:
         return
+    content.require_images("LabelMe's JSON files")
     splits, _ = voc_layout.find_undivided(content.root, suffix=".json")
     shapes = "boxes" if kind.boxes or not kind.outlines else "outlines as boxes"
     title = f"LabelMe, one JSON file per image ({shapes})"
@@ -126,6 +128,8 @@ def _yolo(content: Content) -> Iterator[Layout]:
 
 
 def _cvat(content: Content) -> Iterator[Layout]:
+    if "cvat_video" in content.xml:
+        raise UserError(f"{content.root}: tracks of a video; export the task as CVAT for images 1.1")
     if "cvat" in content.xml:
         cvat.find_files(content.root)
         content.require_images("CVAT's XML file")

@@ -77,7 +77,9 @@ def _title(content: Content, folders: Folders) -> tuple[str, int]:
         return "ADE20K", _OFFICIAL
     if folders.masks.name == "SegmentationClass":
         return "Pascal VOC segmentation, masks in SegmentationClass", _OFFICIAL - 1
-    where = "next to their images" if folders.images == folders.masks else f"in {folders.masks.name}"
+    where = (
+        "next to their images" if folders.images == folders.masks else f"in {folders.masks.relative_to(root)}"
+    )
     return f"images with masks {where}", _DATASET
 
 
@@ -92,7 +94,7 @@ def _masks_of(folders: Folders) -> list[str]:
         if folders.images == folders.masks:
             return []
         images, masks = ({path.stem for path in list_images(each)} for each in folders[:2])
-        if 2 * len(images & masks) < len(images):
+        if not images or 2 * len(images & masks) < len(images):
             raise
         name = min(images & masks)  # what is missing is reported when the dataset is checked
         return [str(path) for path in list_images(folders.masks) if path.stem == name]

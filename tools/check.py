@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
-from doctor.check.results import write_results
-from doctor.layouts.arguments import with_layout
+from doctor.check.results import data_name, make_folder, text, write_results
+from doctor.layouts.arguments import is_folder, with_layout
 from engine.config.choices.automatic import with_defaults
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
@@ -37,9 +37,10 @@ ARGUMENTS: list[str] = []
 def complete(typed: Sequence[str]) -> list[str]:
     """The arguments, with a folder replaced by its layout. Exits if the folder must be converted first."""
     arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
-    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+    folder = next((each for each in arguments if is_folder(each)), None)
+    if folder is not None:
         infos = [task_info(DictConfig({"package": name})) for name in tasks()]
-        arguments = with_layout(arguments[0], arguments[1:], infos)
+        arguments = with_layout(folder, [each for each in arguments if each != folder], infos)
         if not arguments:
             sys.exit(0)
     ARGUMENTS[:] = [each for each in arguments if not each.startswith(("out=", "strict=", "-"))]
@@ -52,9 +53,9 @@ def check(config: DictConfig) -> int:
     config = with_defaults(config, automatic)
     validate(config)
     chosen = options(CheckOptions, config)
-    root = config.data.get("root")
-    name = Path(root).absolute().name if root else config.data.source._target_.rpartition(".")[2]
+    name = data_name(config.data)
     out = Path(chosen.out or Path("runs/check") / name)
+    make_folder(out)
     cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
     try:
         checked = check_dataset(
@@ -66,6 +67,7 @@ def check(config: DictConfig) -> int:
         )
     finally:
         cache.close()
+    print(text(checked.at(str(out))))
     print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
     return checked.status(strict=chosen.strict)
 

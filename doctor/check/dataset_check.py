@@ -11,7 +11,7 @@ from doctor.check.cache import FactCache
 from doctor.check.class_findings import class_findings
 from doctor.check.image_findings import image_findings
 from doctor.check.scan import Scan, scan_images
-from doctor.check.source import Build, open_source
+from doctor.check.source import UNREADABLE, Build, open_source
 from doctor.check.unused import unused_findings
 from engine.contracts import DataSource, Finding, TaskInfo
 from engine.data.class_map import ClassMap
@@ -50,7 +50,14 @@ class CheckedDataset:
     def can_train(self) -> bool:
         """Whether training starts with the overrides in `needed` and without the excluded samples."""
         fatal = {"no_split"} | ({"refused"} if not self.needed else set())
-        return self.scan is not None and fatal.isdisjoint(finding.code for finding in self.findings)
+        if self.scan is None or not fatal.isdisjoint(finding.code for finding in self.findings):
+            return False
+        unreadable = (finding for finding in self.findings if finding.code in UNREADABLE)
+        return not any(self._affects_most(f, split) for f in unreadable for split in f.exclude)
+
+    def _affects_most(self, finding: Finding, split: str) -> bool:
+        assert self.scan is not None
+        return len(finding.exclude[split]) > _MOST_EXCLUDED * len(self.scan.rows[split])
 
     @property
     def excluded(self) -> dict[str, dict[str, str]]:
@@ -58,7 +65,7 @@ class CheckedDataset:
         samples: dict[str, dict[str, str]] = {}
         for finding in self.findings:
             for split, names in finding.exclude.items():
-                if self.scan is None or len(names) > _MOST_EXCLUDED * len(self.scan.rows[split]):
+                if self.scan is None or self._affects_most(finding, split):
                     continue
                 for name in names:
                     samples.setdefault(split, {}).setdefault(name, finding.code.replace("_", " "))

@@ -1,7 +1,8 @@
 """Prints and writes the result of a check."""
 
 import shlex
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def _block(finding: Finding) -> str:
     return "\n".join(lines)
 
 
+def make_folder(out: Path) -> None:
+    """Create the folder of the results. Raises: UserError if nothing can be written into it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror}); choose another folder") from None
+
+
 def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
     """Write report.html and findings.json, and exclude.json if samples should be left out; if not, remove the
     exclude.json of an earlier check.
@@ -43,13 +54,9 @@ def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: S
         name: of the data, for the title.
         arguments: of tools/train.py, which choose the data.
 
-    Returns: lines for the console.
+    Returns: lines for the console that say what to do next.
     Raises: UserError if a file cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be created ({error.strerror}); choose another folder") from None
     checked = checked.at(str(out))
     entries = [_entry(finding) for finding in checked.findings]
     write_json(out / "findings.json", {"data": checked.description, "findings": entries})
@@ -60,7 +67,7 @@ def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: S
         exclude.unlink(missing_ok=True)
     command = train_command(arguments, checked, out)
     write_page(checked, out / "report.html", name=name, command=command)
-    return [text(checked), f"report: {out / 'report.html'}", *([f"next: {command}"] if command else [])]
+    return [f"report: {out / 'report.html'}", *([f"next: {command}"] if command else [])]
 
 
 def _entry(finding: Finding) -> dict[str, Any]:
@@ -69,6 +76,17 @@ def _entry(finding: Finding) -> dict[str, Any]:
         for name in ("code", "severity", "title", "count", "examples", "why", "remedy")
     }
     return {**entry, "exclude": {split: list(names) for split, names in finding.exclude.items()}}
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """What to call the data of a configuration: its folder at `root`, or that of its annotations."""
+    file = (data.get("train") or {}).get("annotations")
+    if data.get("root"):
+        return Path(data["root"]).absolute().name
+    if file:
+        folder = Path(file).absolute().parent
+        return (folder.parent if folder.name == "annotations" else folder).name
+    return str(data["source"]["_target_"]).rpartition(".")[2]
 
 
 def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) -> str:

@@ -32,13 +32,14 @@ class _Rule:
         return f"{self.key}={str(self.value).lower()}"
 
 
+UNREADABLE = (
+    "damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "rotated_mask",
+    "unknown_values", "unreadable_image", "unreadable_mask",
+)  # fmt: skip
+"""Codes of findings about samples that training cannot read."""
+
 RULES = (
-    _Rule(
-        "data.on_error",
-        "skip",
-        ("damaged_image", "missing_image", "damaged_mask", "missing_mask", "mask_size", "rotated_mask",
-         "unknown_values", "unreadable_image", "unreadable_mask"),
-    ),
+    _Rule("data.on_error", "skip", UNREADABLE),
     _Rule("data.source.allow_same_names", True, ("same_image_in_splits",)),
     _Rule("data.source.allow_same_files", True, ("same_image_in_splits",)),
     _Rule("data.source.missing", "negative", ("image_without_labels",)),

@@ -117,7 +117,7 @@ def _recognized(root: Path, to: Target) -> Format:
         "label_studio": "label_studio" in content.json,
         "supervisely": "supervisely" in content.json,
         "labelme": "labelme" in content.json,
-        "cvat": "cvat" in content.xml,
+        "cvat": not {"cvat", "cvat_video"}.isdisjoint(content.xml),  # the reader names the export to use
         "coco": "coco" in content.json and to != "coco",
         "yolo": content.yolo is not None,
     }

@@ -35,6 +35,11 @@ def as_arguments(folder: Path, layouts: Sequence[Layout]) -> Recognized:
     return Recognized([*lines, f"train: {command}"], arguments)
 
 
+def is_folder(argument: str) -> bool:
+    """Whether an argument is a folder and not a flag or an override; a folder may be called "a=b"."""
+    return not argument.startswith("-") and ("=" not in argument or Path(argument).is_dir())
+
+
 def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -> list[str]:
     """The arguments for a folder and the `others` that were typed after it; prints what was recognized.
 

@@ -1,6 +1,7 @@
 """Recognizes the layout of the files in a folder."""
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 from engine.contracts import Layout, TaskInfo
@@ -10,13 +11,14 @@ from engine.errors import UserError, some
 from engine.io.progress import announced
 
 _PAGE = "docs/guides/data.md"
+_DEPTH = 3
 _MOST_INNER = 20  # folders that are tried if the folder itself is not a dataset
 
 
 def recognize(root: Path, tasks: Iterable[TaskInfo]) -> list[Layout]:
     """The layouts in a folder that one of the tasks can train on, best first.
 
-    If there is none, the folders up to two levels below are tried, because archives often contain one.
+    If there is none, the folders up to three levels below are tried, because archives often contain one.
 
     Raises: UserError that says what the folder contains, if no layout matches or it cannot be read.
     """
@@ -38,20 +40,35 @@ def _in(root: Path, tasks: list[TaskInfo]) -> tuple[list[Layout], list[str]]:
     for task in tasks:
         if task.layouts is not None:
             try:
-                found += task.layouts(root)
+                found += [layout for layout in task.layouts(root) if _can_be_read(layout, root, reasons)]
             except UserError as error:
                 reasons.append(str(error))
     return found, reasons
 
 
-def _inner(root: Path) -> list[Path]:
-    """Folders up to two levels below; none if a folder cannot be read."""
+def _can_be_read(layout: Layout, root: Path, reasons: list[str]) -> bool:
+    """Whether a conversion would find images; otherwise, adds why not to the reasons."""
+    chosen = dict(argument.split("=", 1) for argument in layout.conversion)
     try:
-        upper = [root / name for name in subfolders(root)]
-        lower = [folder / name for folder in upper[:_MOST_INNER] for name in subfolders(folder)]
+        if "format" in chosen:
+            import_module(f"doctor.convert.readers.{chosen['format']}").read(root)
+    except UserError as error:
+        reasons.append(str(error))
+        return False
+    return True
+
+
+def _inner(root: Path) -> list[Path]:
+    """Folders up to three levels below, the upper ones first; none if a folder cannot be read."""
+    found: list[Path] = []
+    level = [root]
+    try:
+        for _ in range(_DEPTH):
+            level = [folder / name for folder in level[:_MOST_INNER] for name in subfolders(folder)]
+            found += level
     except UserError:
         return []
-    return [*upper, *lower][:_MOST_INNER]
+    return found[:_MOST_INNER]
 
 
 def _unknown(root: Path, reasons: list[str]) -> str:
@@ -59,7 +76,8 @@ def _unknown(root: Path, reasons: list[str]) -> str:
     seen = survey(root)
     kinds = [f"{number} {suffix or 'without a suffix'}" for suffix, number in seen.counts.most_common(6)]
     within = "1 folder" if len(seen.folders) == 1 else f"{len(seen.folders)} folders"
-    what = f"{seen.num_images} images ({some(kinds, 6)}) in {within}" if kinds else "no files"
+    noun = "1 image" if seen.num_images == 1 else f"{seen.num_images} images"
+    what = f"{noun} among {some(kinds, 6)} in {within}" if kinds else "no files"
     unreadable = f"; {some(seen.unreadable, 2)} cannot be read" if seen.unreadable else ""
     almost = f"; {reasons[0]}" if reasons else ""
     return (

@@ -16,7 +16,14 @@ from engine.config.compose import (
     with_network_file,
 )
 from engine.config.instantiate import first_line, tool_options
-from engine.config.overrides import CONF, TRAINING_TOOLS, add_task_prefix, apply_extend, cleared_alternatives
+from engine.config.overrides import (
+    CONF,
+    TRAINING_TOOLS,
+    add_task_prefix,
+    apply_extend,
+    cleared_alternatives,
+    quote_path,
+)
 from engine.errors import UserError, out_of_memory
 from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 
@@ -35,7 +42,8 @@ _HYDRA_SETTINGS = (
 )
 
 
-_FLAGS = {"-m", "--multirun", "--resolve", "--version", "--hydra-help", "-sc", "--shell-completion"}
+_SWEEP = {"-m", "--multirun"}
+_FLAGS = {*_SWEEP, "--resolve", "--version", "--hydra-help", "-sc", "--shell-completion"}
 _FLAGS_WITH_VALUE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
     **dict.fromkeys(
@@ -69,9 +77,14 @@ def launch(
         from engine.config.help import readable_help
 
         sys.exit(run_job(lambda: print(readable_help(tool, help_text))))
-    if not any(argument.startswith("-") for argument in arguments):
-        exit_process(run_job(lambda: job(_options(tool, compose_config(tool, complete(arguments))))))
-    exit_process(run_job(lambda: _launch_hydra(job, tool, complete(arguments))))
+
+    def run() -> Any:
+        completed = complete(arguments)
+        if any(argument.startswith("-") for argument in completed):
+            return _launch_hydra(job, tool, completed)
+        return job(_options(tool, compose_config(tool, completed)))
+
+    exit_process(run_job(run))
 
 
 def make_output_safe() -> None:
@@ -111,6 +124,8 @@ def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str
     Raises: UserError if there is a flag that Hydra does not know.
     """
     typed, flags = _split_flags(arguments)
+    if _SWEEP.isdisjoint(flags):  # in a sweep, a comma separates values
+        typed = [quote_path(override) for override in typed]
     overrides, network = split_network(add_task_prefix(tool, apply_extend(typed)))
     # Hydra needs all overrides in one contiguous group.
     return [*overrides, *cleared_alternatives(overrides), *_HYDRA_SETTINGS, *search_path(), *flags], network

@@ -133,11 +133,12 @@ def parse_override(override: str) -> tuple[str, Any]:
 def quote_path(override: str) -> str:
     """Quote the value if it is a path: commas, brackets and equals signs are special in Hydra's syntax.
 
-    `run=[a,b]` is a list of paths, unless there is a folder of that name.
+    `run=[a,b]` and `run=[a]` are lists of paths, unless there is a folder of that name.
     """
     key, _, value = override.partition("=")
-    if key == "run" and re.fullmatch(r"\[.+,.+\]", value) and not os.path.exists(value):
-        paths = [quote_path(f"run={path.strip()}").removeprefix("run=") for path in value[1:-1].split(",")]
+    if key == "run" and re.fullmatch(r"\[.*\]", value) and not os.path.exists(value):
+        typed = [path.strip() for path in value[1:-1].split(",") if path.strip()]
+        paths = [quote_path(f"run={path}").removeprefix("run=") for path in typed]
         return f"run=[{','.join(paths)}]"
     if not PATH_KEYS.fullmatch(key) or value in ("", "null", "???") or value[0] in "'\"$":
         return override

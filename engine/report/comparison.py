@@ -22,7 +22,10 @@ _ABSENT = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
-    """A training to compare: its settings, its log, and the metrics of its best evaluation."""
+    """A training to compare: its settings, its log, and the metrics of its best evaluation.
+
+    params: 0 if the weights are gone.
+    """
 
     name: str
     task: str
@@ -108,7 +111,12 @@ class Comparison:
         rows.append(
             ["best at step", *(_joined(str(run.metrics["step"]) for run in g.runs) for g in self.groups)]
         )
-        rows.append(["parameters", *(_joined(f"{run.params:,}" for run in g.runs) for g in self.groups)])
+        rows.append(
+            [
+                "parameters",
+                *(_joined(f"{run.params:,}" if run.params else "n/a" for run in g.runs) for g in self.groups),
+            ]
+        )
         times = [[training_seconds(run.rows, run.batch) for run in group.runs] for group in self.groups]
         rows.append(["training time", *(duration(statistics.fmean(each)) for each in times)])
         return rows

@@ -32,6 +32,7 @@ def test_paths_are_used_exactly_as_typed(path):
 def test_several_runs_are_a_list_of_paths(tmp_path, monkeypatch):
     composed = compose.compose_config("compare", ["run=[runs/a b, runs/c=d,e]"])
     assert list(composed.run) == ["runs/a b", "runs/c=d", "e"]
+    assert list(compose.compose_config("compare", ["run=[runs/a]"]).run) == ["runs/a"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "[a,b]").mkdir()
     assert compose.compose_config("eval", ["run=[a,b]"]).run == "[a,b]"

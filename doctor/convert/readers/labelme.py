@@ -42,7 +42,9 @@ def read(root: Path) -> Source:
     splits, whole = voc_layout.find_undivided(root, suffix=".json")
     count = sum(name in part.annotations for part in splits.values() for name in part.names)
     if not count:
-        raise UserError(f"{root}: no JSON file has the name of an image")
+        raise UserError(
+            f"{root}: no JSON file has the name of an image; give images and JSON files the same names"
+        )
     return Source(
         title="LabelMe",
         count=count,

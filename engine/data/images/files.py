@@ -13,8 +13,8 @@ from engine.io.files import walk_files
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-_NOT_DATA = ("desktop.ini", "thumbs.db")
-"""Files that a system puts into any folder."""
+_NOT_DATA = ("desktop.ini", "thumbs.db", "_classes.csv")
+"""Files that a system or an export puts beside the images."""
 
 
 def list_images(folder: PathLike) -> list[Path]:

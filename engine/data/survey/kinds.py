@@ -12,7 +12,8 @@ _ROWS = 50  # of a text file
 class Kind(NamedTuple):
     """The format of a file, and what its shapes are: boxes, outlines (polygons, masks), or both.
 
-    format: coco, labelme, label_studio, supervisely, voc, cvat, or empty if it is none of them.
+    format: coco, labelme, label_studio, supervisely, voc, cvat, cvat_video (tracks, which nothing reads), or
+        empty if it is none of them.
     official: whether it is a file of the VOC challenge, which counts pixels from 1.
     """
 
@@ -75,7 +76,7 @@ def kind_of_xml(path: Path) -> Kind:
     if root[1] == "annotations":
         tracks = re.search(r"<track\b", text) and not re.search(r"<image\b", text)
         outlines = re.search(r"<(?:polygon|mask|ellipse)\b", text)
-        return Kind("" if tracks else "cvat", bool(re.search(r"<box\b", text)), bool(outlines))
+        return Kind("cvat_video" if tracks else "cvat", bool(re.search(r"<box\b", text)), bool(outlines))
     official = re.search(r"The VOC20\d\d Database|PASCAL VOC20\d\d", text)
     is_voc = re.search(r"<(?:bndbox|robndbox|filename|size)\b", text) and not re.search(r"<pt\b", text)
     return Kind("voc" if is_voc else "", boxes="<bndbox" in text, official=bool(official))

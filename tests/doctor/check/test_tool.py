@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from doctor.check.results import data_name
 from doctor.layouts.arguments import as_arguments
 from engine.contracts import Layout
 from engine.errors import UserError
@@ -110,3 +111,35 @@ def test_a_layout_that_must_be_converted_ends_with_both_commands(tmp_path):
     ]
     with pytest.raises(UserError, match="unknown layout"):
         as_arguments(tmp_path, [])
+
+
+def test_the_report_is_named_after_the_folder_of_the_data():
+    source = {"_target_": "det.data.coco.coco"}
+    assert data_name({"source": source, "root": "/data/bccd"}) == "bccd"
+    for file in ("/data/my_coco/train.json", "/data/my_coco/annotations/train.json"):
+        assert data_name({"source": source, "root": None, "train": {"annotations": file}}) == "my_coco"
+    assert data_name({"source": source}) == "coco"
+
+
+def test_the_folder_may_have_any_name_and_place_among_the_arguments(tmp_path):
+    name = "it's, a=b"
+    masks_data(tmp_path / name)
+    for typed in (["--strict", name], ["task=seg", name]):
+        printed = run("check", *typed, cwd=tmp_path)
+        assert "nothing was found" in printed
+    command = shlex.split(re.search(r"next: python tools/train.py (.*)", printed)[1])
+    assert command == ["task=seg", "data=masks", f"data.root={name}"]
+
+
+def test_no_command_is_printed_if_leaving_out_what_is_damaged_leaves_too_little(root, tmp_path):
+    for number in range(3):
+        (root / f"images/train/train{number}.jpg").write_bytes(b"no image")
+    printed = run("check", *arguments("seg", root), cwd=tmp_path, status=1)
+    assert "3 images are damaged" in printed
+    assert "next:" not in printed
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(root, tmp_path):
+    (tmp_path / "file").touch()
+    printed = run("check", *arguments("seg", root), "out=file/report", cwd=tmp_path, status=1)
+    assert printed == "error: out=file/report: cannot be written (Not a directory); choose another folder\n"

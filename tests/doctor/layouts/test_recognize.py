@@ -165,7 +165,7 @@ def test_a_folder_that_is_nothing_is_described(tmp_path):
     examples.write(tmp_path / "notes.txt", "hello")
     refuses(
         partial(recognize, tmp_path, TASKS),
-        r"unknown layout: 2 images \(2 \.png, 1 \.txt\) in 1 folder; expected .*data\.md",
+        r"unknown layout: 2 images among 2 \.png, 1 \.txt in 1 folder; expected .*data\.md",
     )
 
 
@@ -186,6 +186,35 @@ def test_what_is_almost_a_dataset_says_what_is_missing(tmp_path):
     refuses(partial(recognize, tmp_path / "masks", TASKS), r"a0\.png: no mask")
     examples.images(tmp_path / "one/train/cat", ["a.png"])
     refuses(partial(recognize, tmp_path / "one", TASKS), "one class folder")
+    examples.write(tmp_path / "labelme/a.json", examples.labelme_json("a.png"))
+    refuses(partial(recognize, tmp_path / "labelme", TASKS), "LabelMe's .*, but no images; put them in")
+    examples.images(tmp_path / "video", ["0.png"])
+    track = '<track id="0" label="cat"><box frame="0" xtl="0" ytl="0" xbr="5" ybr="5"/></track>'
+    examples.write(tmp_path / "video/annotations.xml", f"<annotations>{track}</annotations>")
+    refuses(
+        partial(recognize, tmp_path / "video", TASKS), r"tracks of a video; export .* CVAT for images 1\.1"
+    )
+    refuses(lambda: convert(tmp_path / "video", tmp_path / "out", to="masks"), "tracks of a video; export")
+    examples.masks_by_kind(tmp_path / "bare")
+    for path in (tmp_path / "bare/images").rglob("*.png"):
+        path.rename(path.with_suffix(""))
+    refuses(partial(recognize, tmp_path / "bare", TASKS), "files left out: .*images must be")
+
+
+def test_a_conversion_that_would_find_nothing_is_not_proposed(tmp_path):
+    examples.images(tmp_path / "images", ["a.png", "b.png"])
+    for name in ("a.png", "b.png"):
+        examples.write(tmp_path / f"json/{name}_label.json", examples.labelme_json(name))
+    refuses(
+        partial(recognize, tmp_path, TASKS),
+        "no JSON file has the name of .*; give images and JSON files the same",
+    )
+
+
+def test_a_dataset_three_folders_below_is_found(tmp_path):
+    examples.voc_official(tmp_path / "download/archive (1)/voc")
+    found = recognize(tmp_path, TASKS)[0]
+    assert found.overrides[0] == f"data.root={tmp_path}/download/archive (1)/voc"
 
 
 def test_a_dataset_with_a_few_faults_is_recognized(tmp_path):

@@ -1,5 +1,7 @@
 """Runs side by side: groups of seeds, means and deviations by hand, and what cannot be compared."""
 
+import dataclasses
+
 import pytest
 
 from engine.errors import UserError
@@ -39,6 +41,12 @@ def test_runs_that_differ_only_in_the_seed_are_one_column():
     assert rows_of(comparison.class_rows)["car"] == ["44.00 ± 4.00%", "50.00%"]
     assert rows_of(comparison.setting_rows) == {"seed": ["0, 1, 2", "0"], "optimizer.lr": ["0.1", "0.2"]}
     assert "44.00 ± 4.00%" in comparison.text()
+
+
+def test_the_parameters_of_a_run_whose_weights_are_gone_are_unknown():
+    gone = dataclasses.replace(result("b", 0.5, lr=0.2), params=0)
+    rows = rows_of(Comparison([result("a", 0.4), gone]).metric_rows)
+    assert rows["parameters"] == ["1,000", "n/a"]
 
 
 def test_the_best_evaluation_of_a_run_counts():
