@@ -126,7 +126,7 @@ def test_the_folder_may_have_any_name_and_place_among_the_arguments(tmp_path):
     masks_data(tmp_path / name)
     for typed in (["--strict", name], ["task=seg", name]):
         printed = run("check", *typed, cwd=tmp_path)
-        assert "nothing was found" in printed
+        assert "no problems found" in printed
     command = shlex.split(re.search(r"next: python tools/train.py (.*)", printed)[1])
     assert command == ["task=seg", "data=masks", f"data.root={name}"]
 
