@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from cls.data.folders import class_folders
 from cls.data.imagenet import DEVKIT
 from engine.contracts import Layout
 from engine.data.splits import split_folders, split_of
-from engine.data.survey.matching import Content, find_layouts
+from engine.data.survey.matching import Content, find_layouts, in_place
 from engine.errors import UserError
 
 _OFFICIAL, _FOLDERS = 90, 40  # folders of images are also part of the layouts of other tasks
@@ -29,8 +30,7 @@ def layouts(root: Path) -> list[Layout]:
     return find_layouts(root, (_imagenet, _folders))
 
 
-def _layout(content: Content, data: str, title: str, rank: int) -> Layout:
-    return Layout(task="cls", data=data, title=title, overrides=(f"data.root={content.root}",), rank=rank)
+_layout = partial(in_place, "cls")
 
 
 def _imagenet(content: Content) -> Iterator[Layout]:

@@ -1,6 +1,7 @@
 """The layouts of files in a folder that `task=det` can train on, in place or after a conversion."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from det.data import cvat
@@ -10,11 +11,10 @@ from det.data.formats.yolo_config import find_config, read_classes
 from engine.contracts import Layout
 from engine.data.splits import SPLIT_NAMES
 from engine.data.survey.kinds import Kind
-from engine.data.survey.matching import Content, find_layouts
+from engine.data.survey.matching import Content, find_layouts, in_place
 from engine.errors import UserError
 
 _OFFICIAL, _DATASET, _EXPORT, _CONVERTED = 90, 80, 70, 60
-_NO_TRAIN = 50  # subtracted from the rank of a dataset that only has images to evaluate on
 
 
 def layouts(root: Path) -> list[Layout]:
@@ -25,22 +25,7 @@ def layouts(root: Path) -> list[Layout]:
     return find_layouts(root, (_voc, _coco, _yolo, _labelme, _cvat, _label_studio, _supervisely))
 
 
-def _layout(
-    content: Content,
-    data: str,
-    title: str,
-    rank: int,
-    *,
-    overrides: tuple[str, ...] = (),
-    train: bool = True,
-) -> Layout:
-    return Layout(
-        task="det",
-        data=data,
-        title=title if train else f"{title}; no images for training",
-        overrides=overrides or (f"data.root={content.root}",),
-        rank=rank if train else rank - _NO_TRAIN,
-    )
+_layout = partial(in_place, "det")
 
 
 def _converted(content: Content, title: str, format_name: str) -> Layout:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from engine.contracts import Layout
 from engine.data.images import list_images, read_labels
 from engine.data.survey.kinds import Kind
-from engine.data.survey.matching import Content, find_layouts, has_key
+from engine.data.survey.matching import Content, find_layouts, has_key, in_place
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
 from seg.data.mask_layouts import UNDIVIDED, Folders, find_folders
@@ -17,7 +18,6 @@ from seg.data.mask_names import pair
 
 _OFFICIAL, _DATASET, _CONVERTED = 90, 75, 60
 _ONLY_OUTLINES = 25  # added to the rank of a conversion: without boxes, the files are not meant for detection
-_NO_TRAIN = 50  # subtracted from the rank of a dataset that only has images to evaluate on
 _MASKS_READ = 3
 _MOST_VALUES = 256  # in one mask; a photo has thousands
 
@@ -30,22 +30,7 @@ def layouts(root: Path) -> list[Layout]:
     return find_layouts(root, (_cityscapes, _masks, _coco, _drawn))
 
 
-def _layout(
-    content: Content,
-    data: str,
-    title: str,
-    rank: int,
-    *,
-    overrides: tuple[str, ...] = (),
-    train: bool = True,
-) -> Layout:
-    return Layout(
-        task="seg",
-        data=data,
-        title=title if train else f"{title}; no images for training",
-        overrides=overrides or (f"data.root={content.root}",),
-        rank=rank if train else rank - _NO_TRAIN,
-    )
+_layout = partial(in_place, "seg")
 
 
 def _cityscapes(content: Content) -> Iterator[Layout]:

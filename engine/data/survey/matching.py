@@ -76,6 +76,30 @@ class Content:
         return str(folder if not folder.exists() else next(n for n in numbers if not n.exists()))
 
 
+_NO_TRAIN = 50  # subtracted from the rank of a dataset that only has images to evaluate on
+
+
+def in_place(
+    task: str,
+    content: Content,
+    data: str,
+    title: str,
+    rank: int,
+    *,
+    overrides: tuple[str, ...] = (),
+    train: bool = True,
+) -> Layout:
+    """A layout that is read where it is. overrides: by default only `data.root=`. train: whether there are
+    images to train on."""
+    return Layout(
+        task=task,
+        data=data,
+        title=title if train else f"{title}; no images for training",
+        overrides=overrides or (f"data.root={content.root}",),
+        rank=rank if train else rank - _NO_TRAIN,
+    )
+
+
 def has_key(path: Path, key: str) -> bool:
     """Whether a YAML file has this key at its top level."""
     try:
