@@ -122,6 +122,8 @@ def _recognized(root: Path, to: Target) -> Format:
         "yolo": content.yolo is not None,
     }
     found = [name for name, is_there in formats.items() if is_there]
+    if not found and "coco" in content.json:
+        return "coco"
     if len(found) != 1:
         seen = f"annotations of {' and '.join(found)}" if found else "no annotations that can be converted"
         raise UserError(f"{root}: {seen}; set format= to one of {', '.join(formats)}")

@@ -44,16 +44,25 @@ def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -
     """The arguments for a folder and the `others` that were typed after it; prints what was recognized.
 
     Args:
-        tasks: all tasks; `task=` among the others chooses one.
+        tasks: all tasks; `task=` among the others chooses one, and `data=` one of the layouts.
 
     Returns: the arguments; empty if the folder must be converted first.
     Raises: UserError if there is no known layout.
     """
-    chosen = [argument.partition("=")[2] for argument in others if argument.startswith("task=")]
-    candidates = [task for task in tasks if not chosen or task.name in chosen]
-    if not Path(folder).is_dir():
+    typed = dict(argument.split("=", 1) for argument in others if argument.startswith(("task=", "data=")))
+    candidates = [task for task in tasks if typed.get("task", task.name) == task.name]
+    if not candidates:
+        raise UserError(f"task={typed['task']}: no such task; one of {', '.join(t.name for t in tasks)}")
+    if not Path(folder).exists():
         raise UserError(f"{folder}: no such folder; check the path")
-    found = as_arguments(Path(folder), recognize(Path(folder), candidates))
+    layouts = recognize(Path(folder), candidates)
+    wanted = [layout for layout in layouts if typed.get("data", layout.data) == layout.data]
+    if not wanted:
+        seen = ", ".join(f"data={layout.data} ({layout.title})" for layout in layouts)
+        raise UserError(
+            f"{folder}: not in the layout of data={typed['data']}, but of {seen}; leave out data="
+        )
+    found = as_arguments(Path(folder), wanted)
     print("\n".join(found.lines), flush=True)
-    rest = [argument for argument in others if not argument.startswith("task=")]
+    rest = [argument for argument in others if not argument.startswith(("task=", "data="))]
     return [*found.arguments, *rest] if found.arguments else []

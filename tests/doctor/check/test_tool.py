@@ -6,12 +6,16 @@ import shlex
 
 import pytest
 
+import cls
+import det
+import seg
 from doctor.check.results import data_name
-from doctor.layouts.arguments import as_arguments
+from doctor.layouts.arguments import as_arguments, with_layout
 from engine.contracts import Layout
 from engine.errors import UserError
 from tests.doctor.check.datasets import MAKERS, arguments, masks_data, photo
 from tests.doctor.check.test_masks import copy_in_val, damaged_image, single_class
+from tests.refusals import refuses
 from tests.tools.commands import run
 
 SHORT = [
@@ -143,3 +147,22 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(root
     (tmp_path / "file").touch()
     printed = run("check", *arguments("seg", root), "out=file/report", cwd=tmp_path, status=1)
     assert printed == "error: out=file/report: cannot be written (Not a directory); choose another folder\n"
+
+
+def test_what_training_chooses_itself_is_checked_with_the_default(tmp_path):
+    root = MAKERS["det"][0](tmp_path / "data")
+    printed = run("check", *arguments("det", root), "data.size=auto", cwd=tmp_path)
+    assert "data.size: chosen when training starts; checked with the default" in printed
+    assert re.search("next: .* data.size=auto", printed)
+
+
+def test_data_chooses_among_the_layouts_and_a_file_stands_for_its_folder(tmp_path, capsys):
+    masks_data(tmp_path / "data")
+    tasks = [cls.TASK, det.TASK, seg.TASK]
+    folder = str(tmp_path / "data")
+    expected = ["task=seg", "data=masks", f"data.root={folder}", "seed=1"]
+    assert with_layout(f"{folder}/classes.json", ["data=masks", "seed=1"], tasks) == expected
+    refuses(
+        lambda: with_layout(folder, ["data=yolo"], tasks), "not in the layout of data=yolo, but of data=masks"
+    )
+    refuses(lambda: with_layout(folder, ["task=sag"], tasks), "task=sag: no such task; one of cls, det, seg")

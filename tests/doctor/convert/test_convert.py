@@ -376,6 +376,7 @@ def test_what_is_converted_must_be_clear(tmp_path):
     assert to_masks(tmp_path / "both", tmp_path / "out", format="cvat").unreadable == []
     examples.coco_official(tmp_path / "coco")
     refuses(partial(convert, tmp_path / "coco", tmp_path / "x", to="coco", format="coco"), "already COCO")
+    refuses(partial(convert, tmp_path / "coco", tmp_path / "x", to="coco"), "already COCO")
 
 
 def test_a_gray_image_and_a_jpeg_keep_their_files(tmp_path):

@@ -211,6 +211,13 @@ def test_a_conversion_that_would_find_nothing_is_not_proposed(tmp_path):
     )
 
 
+def test_yolo_without_any_label_file_is_no_dataset(tmp_path):
+    examples.yolo_ultralytics(tmp_path)
+    for path in tmp_path.rglob("labels/**/*.txt"):
+        path.unlink()
+    refuses(lambda: [*det.TASK.layouts(tmp_path)], "no label file .*, nor for other images")
+
+
 def test_a_dataset_three_folders_below_is_found(tmp_path):
     examples.voc_official(tmp_path / "download/archive (1)/voc")
     found = recognize(tmp_path, TASKS)[0]

@@ -7,7 +7,7 @@ import pytest
 from engine.config import training
 from engine.config.compose import compose_config
 from engine.errors import UserError
-from engine.report import run as run_report
+from engine.report import finished_training
 from engine.run.run_folder import RunFolder
 
 
@@ -22,7 +22,7 @@ def test_the_reason_is_printed_in_one_line(tmp_path, monkeypatch, capsys, error,
     def fails(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(run_report, "write_training_report", fails)
+    monkeypatch.setattr(finished_training, "write_training_report", fails)
     trainer = SimpleNamespace(
         options=SimpleNamespace(batch=4), evaluator=None, data=SimpleNamespace(eval_set=None)
     )
@@ -30,7 +30,7 @@ def test_the_reason_is_printed_in_one_line(tmp_path, monkeypatch, capsys, error,
         config=compose_config("train", ["task=seg"]), run=RunFolder(tmp_path), info=None, resumes=False,
         trainer=trainer, notes=[], builder=None, classes=None, claim=None,
     )  # fmt: skip
-    finished._report(reporter=None, evaluated=True)
+    finished_training._report(finished, None, evaluated=True, differences=list)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("report.html was not written (")
     assert reason in line
