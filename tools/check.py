@@ -49,9 +49,8 @@ def complete(typed: Sequence[str]) -> list[str]:
 
 def check(config: DictConfig) -> int:
     """Check the data of a training configuration; returns the exit status."""
-    if automatic := automatic_keys(config):
-        config = with_defaults(config, automatic)
-        print(f"{', '.join(automatic)}: chosen when training starts; checked with the default")
+    automatic = automatic_keys(config)
+    config = with_defaults(config, automatic)
     validate(config)
     chosen = options(CheckOptions, config)
     name = data_name(config.data)
