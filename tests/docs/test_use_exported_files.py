@@ -14,7 +14,15 @@ import pytest
 from tests.docs.exported_cases import ALIKE, CASES, SIZE, check, exported, program, with_range
 
 pytestmark = pytest.mark.slow
-WEEKLY = pytest.mark.weekly
+
+
+def some_weekly(cases):
+    """One case of each task for every change, the others once a week."""
+    return [
+        case if case in ("seg", "det", "cls") else pytest.param(case, marks=pytest.mark.weekly)
+        for case in cases
+    ]
+
 
 DEEP = [("deep.png", None), ("range.png", [1000, 5080])]
 
@@ -46,9 +54,7 @@ def run_python(folder, text, out, photo="photo.png"):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    "case", [case if case in ("seg", "det", "cls") else pytest.param(case, marks=WEEKLY) for case in CASES]
-)
+@pytest.mark.parametrize("case", some_weekly(CASES))
 def test_the_python_program(folder, case):
     out, summary = exported(folder, case)
     done = run_python(folder, program("python"), out)
@@ -92,7 +98,7 @@ def run_javascript(node_folder, out, photo):
     return subprocess.run(command, cwd=node_folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("case", ALIKE)
+@pytest.mark.parametrize("case", some_weekly(ALIKE))
 def test_the_javascript_program(folder, node_folder, case):
     out, summary = exported(folder, case)
     done = run_javascript(node_folder, out, folder / "photo.png")
@@ -190,6 +196,7 @@ WRONG = {
 }
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize(
     ("mistake", "case"), [(m, case) for m in WRONG for case in CASES if m != "crop" or case == "cls"]
 )
