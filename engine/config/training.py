@@ -104,15 +104,23 @@ class Training:
         """Print the results, and save what the run folder still lacks."""
         from engine.config.saved import differences
         from engine.report import finished_training
+        from engine.train.trackers.opening import track_samples
 
+        trainer, split = self.trainer, self.config.data.split
         if not finished:
-            print("\n".join([self.trainer.results(), *trained_on(self.config.data.split)]))
+            print("\n".join([trainer.results(), *trained_on(split)]))
         if not finished or not self.run.curves.exists():
             finished_training.draw(
-                self, evaluated=not finished, differences=partial(differences, self.config)
+                trainer,
+                self.info,
+                self.classes,
+                samples=self.config.samples,
+                split=split,
+                evaluated=not finished,
+                differences=partial(differences, self.config),
             )
         if not finished:
-            finished_training.give_samples(self, trackers)
+            track_samples(trackers, self.run, trainer.state.step, trainer.options.trackers)
             print(f"next: python tools/eval.py run={shlex.quote(str(self.run.path))}")
         print(f"run: {self.run.path}")
 

@@ -1,67 +1,80 @@
-"""The end of a training: curves, sample predictions, the report, and the samples for trackers."""
+"""The end of a training: curves, sample predictions and the report."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from engine import plots
+from engine.contracts import TaskInfo
+from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.fonts import font_notes
 from engine.report.run import REPORT, RunFacts, write_training_report
 from engine.report.settings import Difference
-from engine.train.run_log import Tracker, read_rows
-from engine.train.trackers.opening import track_samples
+from engine.train.run_log import read_rows
+from engine.train.trainer import Trainer
 
-if TYPE_CHECKING:
-    from engine.config.training import Training
+Differences = Callable[[], list[Difference]]
 
 
-def draw(training: "Training", *, evaluated: bool, differences: Callable[[], list[Difference]]) -> None:
-    """Save curves, sample predictions of the best weights, and the report.
+def draw(
+    trainer: Trainer,
+    info: TaskInfo,
+    classes: ClassMap,
+    *,
+    samples: int,
+    split: str,
+    evaluated: bool,
+    differences: Differences,
+) -> None:
+    """Save curves, sample predictions of the best weights, and the report into the run folder.
 
     Args:
+        samples: how many predictions to draw.
+        split: the evaluated split.
         evaluated: whether the trainer has evaluated the run; a run that had already finished has not been.
         differences: the settings that differ from the defaults.
     """
-    trainer, run = training.trainer, training.run
-    plots.save_curves(read_rows(run.log), training.info.metric, run.curves)
+    plots.save_curves(read_rows(trainer.run.log), info.metric, trainer.run.curves)
     trainer.load_best()
     task: Any = trainer.inference_task
     if hasattr(task, "use_metrics"):
         task.use_metrics(trainer.state.metrics)
-    for note in font_notes(training.classes):
+    for note in font_notes(classes):
         print(note)
-    reporter = training.info.reporter(task)
-    reporter.save_samples(trainer.data.eval_set, run.samples, count=training.config.samples)
-    _report(training, reporter, evaluated=evaluated, differences=differences)
+    reporter = info.reporter(task)
+    reporter.save_samples(trainer.data.eval_set, trainer.run.samples, count=samples)
+    write_report(
+        trainer,
+        info,
+        reporter,
+        samples=samples,
+        split=split,
+        evaluated=evaluated,
+        differences=differences,
+    )
 
 
-def _report(
-    training: "Training", reporter: Any, *, evaluated: bool, differences: Callable[[], list[Difference]]
+def write_report(
+    trainer: Trainer,
+    info: TaskInfo,
+    reporter: Any,
+    *,
+    samples: int,
+    split: str,
+    evaluated: bool,
+    differences: Differences,
 ) -> None:
-    """Write report.html; an error there must not look like a failed training."""
-    trainer, config = training.trainer, training.config
+    """Write report.html; an error there must not look like a failed training. The arguments are `draw`'s."""
     try:
-        facts = RunFacts(
-            run=training.run,
-            info=training.info,
-            differences=differences(),
-            batch=trainer.options.batch,
-        )
         write_training_report(
-            facts,
+            RunFacts(run=trainer.run, info=info, differences=differences(), batch=trainer.options.batch),
             reporter=reporter,
             evaluator=trainer.evaluator if evaluated else None,
             dataset=trainer.data.eval_set,
-            split=config.data.split,
-            count=config.samples,
+            split=split,
+            count=samples,
         )
-        print(f"report: {training.run.path / REPORT}")
+        print(f"report: {trainer.run.path / REPORT}")
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         print(f"{REPORT} was not written ({reason}); the training itself is complete")
-
-
-def give_samples(training: "Training", trackers: Sequence[Tracker]) -> None:
-    """Show the saved samples in the trackers and TensorBoard."""
-    trainer = training.trainer
-    track_samples(trackers, training.run, trainer.state.step, trainer.options.trackers)

@@ -4,8 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.config import training
-from engine.config.compose import compose_config
 from engine.errors import UserError
 from engine.report import finished_training
 from engine.run.run_folder import RunFolder
@@ -24,13 +22,14 @@ def test_the_reason_is_printed_in_one_line(tmp_path, monkeypatch, capsys, error,
 
     monkeypatch.setattr(finished_training, "write_training_report", fails)
     trainer = SimpleNamespace(
-        options=SimpleNamespace(batch=4), evaluator=None, data=SimpleNamespace(eval_set=None)
+        run=RunFolder(tmp_path),
+        options=SimpleNamespace(batch=4),
+        evaluator=None,
+        data=SimpleNamespace(eval_set=None),
     )
-    finished = training.Training(
-        config=compose_config("train", ["task=seg"]), run=RunFolder(tmp_path), info=None, resumes=False,
-        trainer=trainer, notes=[], builder=None, classes=None, claim=None,
-    )  # fmt: skip
-    finished_training._report(finished, None, evaluated=True, differences=list)
+    finished_training.write_report(
+        trainer, None, None, samples=0, split="val", evaluated=True, differences=list
+    )
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("report.html was not written (")
     assert reason in line
