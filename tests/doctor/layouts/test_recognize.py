@@ -67,7 +67,7 @@ EXPECTED = {
     examples.imagenet: [("cls", "imagenet"), ("cls", "folders")],
 }
 DETECTORS = [name for name, found in EXPECTED.items() if any(task == "det" for task, *_ in found)]
-TRAINED = {  # one builder per task read in place, and every conversion
+TRAINED_ALWAYS = {  # one builder per task read in place, and every conversion; the others once a week
     examples.masks_flat: "seg",
     examples.voc_with_negatives: "det",
     examples.class_folders: "cls",
@@ -79,6 +79,16 @@ TRAINED = {  # one builder per task read in place, and every conversion
     examples.supervisely: "seg",
     examples.supervisely_boxes: "det",
 }
+COMMANDS = [
+    pytest.param(
+        builder,
+        place,
+        id=f"{builder.__name__}-{task}-{data}",
+        marks=pytest.mark.slow if TRAINED_ALWAYS.get(builder) == task else pytest.mark.weekly,
+    )
+    for builder, layouts in EXPECTED.items()
+    for place, (task, data, *_) in enumerate(layouts)
+]
 SHORT = ["trainer.steps=2", "trainer.eval_every=2", "trainer.batch=2", "data.workers=0", "samples=0"]
 SHORT += ["trainer.tensorboard=false", "run=trained"]
 SMALL = {"seg": ["data.crop=32"], "det": ["data.size=[96,96]"], "cls": ["data.size=32"]}
@@ -141,11 +151,9 @@ def test_ade20k_has_the_names_of_its_file_and_does_not_score_what_is_unlabeled(t
     assert (source.classes.ids, source.classes.ignore) == ((1, 2), (0,))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("builder", TRAINED, ids=lambda builder: builder.__name__)
-def test_the_printed_commands_train(builder, tmp_path):
-    root = built(builder, tmp_path)
-    layout = next(each for each in recognize(root, TASKS) if each.task == TRAINED[builder])
+@pytest.mark.parametrize(("builder", "place"), COMMANDS)
+def test_the_printed_commands_train(builder, place, tmp_path):
+    layout = recognize(built(builder, tmp_path), TASKS)[place]
     if layout.conversion:
         printed = run("convert", *layout.conversion, cwd=tmp_path)
         command = shlex.split(printed.splitlines()[-1].removeprefix("next: python tools/train.py "))
