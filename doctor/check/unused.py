@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from doctor.check.scan import Scan
-from engine.contracts import Finding
+from engine.contracts import Finding, Severity
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
 from engine.io.files import walk_files
@@ -34,34 +34,38 @@ def unused_findings(scan: Scan, splits: Mapping[str, Any]) -> list[Finding]:
                 other_kinds.append(path)
             elif path.lower().endswith(IMAGE_SUFFIXES) and os.path.realpath(path) not in used:
                 unused.append(path)
-    findings = []
-    if unused:
-        noun = "1 image is" if len(unused) == 1 else f"{len(unused)} images are"
-        findings.append(
-            Finding(
-                code="unused_images",
-                severity="note",
-                title=f"{noun} in no split",
-                count=len(unused),
-                examples=tuple(unused[:3]),
-                why="They are used for neither training nor evaluation.",
-                remedy="add them to a split list or to the annotations, or ignore this",
-            )
-        )
-    if other_kinds:
-        noun = "1 image is" if len(other_kinds) == 1 else f"{len(other_kinds)} images are"
-        findings.append(
-            Finding(
-                code="unsupported_format",
-                severity="warning",
-                title=f"{noun} in an unsupported format",
-                count=len(other_kinds),
-                examples=tuple(other_kinds[:3]),
-                why="They are silently left out.",
-                remedy="convert them to JPEG or PNG",
-            )
-        )
-    return findings
+    findings = [
+        _finding(
+            unused,
+            "unused_images",
+            "note",
+            what="in no split",
+            why="They are used for neither training nor evaluation.",
+            remedy="add them to a split list or to the annotations, or ignore this",
+        ),
+        _finding(
+            other_kinds,
+            "unsupported_format",
+            "warning",
+            what="in an unsupported format",
+            why="Training does not use them.",
+            remedy="convert them to JPEG or PNG",
+        ),
+    ]
+    return [finding for finding in findings if finding.count]
+
+
+def _finding(paths: list[str], code: str, severity: Severity, *, what: str, why: str, remedy: str) -> Finding:
+    noun = "1 image is" if len(paths) == 1 else f"{len(paths)} images are"
+    return Finding(
+        code=code,
+        severity=severity,
+        title=f"{noun} {what}",
+        count=len(paths),
+        examples=tuple(paths[:3]),
+        why=why,
+        remedy=remedy,
+    )
 
 
 def _label_files(dataset: Any) -> Iterable[str]:
