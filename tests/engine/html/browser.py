@@ -43,6 +43,18 @@ def load(page: Path, folder: Path) -> Loaded:
     )
 
 
+def check_report(page: Path, folder: Path, *, sections: tuple[str, ...], charts: int) -> Loaded:
+    """Load a report, and check that it is complete: sections, at least `charts` charts, all with data."""
+    loaded = load(page, folder)
+    assert loaded.console == []
+    assert loaded.requests == []
+    assert len(loaded.charts) >= charts
+    assert min(loaded.charts) > 0
+    for section in sections:
+        assert f">{section}</h2>" in loaded.text
+    return loaded
+
+
 def _requests(net_log: Path) -> list[str]:
     """The addresses that the page asked for; the browser's own requests have no origin."""
     text = net_log.read_text(encoding="utf-8")
