@@ -20,21 +20,16 @@ main process.
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.support.images import as_strings, drawn_images, write_training_ids
-from benchmarks.support.processes import child_environment
 from benchmarks.support.report import heading, table
 from benchmarks.support.rounds import ratio, spread, take_turns
+from benchmarks.support.workers import Side
 
-SUPPORT = Path(__file__).resolve().parent / "support"
 REFERENCE = "torchvision"
 SIDES = {
     REFERENCE: None,
@@ -50,36 +45,6 @@ SIDES = {
     "ours, default (V3-Small, Dice, EMA)": [],
 }
 PARTS = ("wait", "forward", "backward", "optimizer", "other")
-
-
-class Side:
-    """A process that trains one round on demand."""
-
-    def __init__(self, script: str, options: dict[str, Any], *, without: Sequence[str] = ()) -> None:
-        self.script = script
-        self.process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / script), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=child_environment(without=without),
-        )
-
-    def round(self) -> dict[str, float]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.script} ended with status {self.process.wait()}")
-        seconds: dict[str, float] = json.loads(line)
-        return seconds
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def start(name: str, options: argparse.Namespace, source: Any, masks: list[str], root: str) -> Side:

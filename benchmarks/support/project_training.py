@@ -117,7 +117,11 @@ class Training:
         length = [f"trainer.{key}={steps + 1}" for key in ("steps", "eval_every", "save_every")]
         self.config = compose_config("train", [*overrides, *length])
         self.options = build(self.config.trainer, key="trainer")
-        self.runtime = runtime.start(device="cpu", channels_last=self.options.channels_last)
+        self.runtime = runtime.start(
+            device=self.options.device,
+            precision=self.options.precision,
+            channels_last=self.options.channels_last,
+        )
         self.source = build_source(self.config)
         self.task = self.runtime.place(build_task(self.config, self.source.classes))
         self.augment = build(self.config.augment, key="augment")

@@ -77,11 +77,19 @@ class Training:
     """torchvision's network and loop, with `steps` steps per round."""
 
     def __init__(
-        self, dataset: ImageMaskDataset, *, classes: int, batch: int, workers: int, steps: int
+        self,
+        dataset: ImageMaskDataset,
+        *,
+        classes: int,
+        batch: int,
+        workers: int,
+        steps: int,
+        device: str = "cpu",
     ) -> None:
         self.dataset, self.batch, self.workers, self.steps = dataset, batch, workers, steps
         self.model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
-        self.model.train()
+        self.model.train().to(device)
+        self.device = device
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-6)
         self.schedule = torch.optim.lr_scheduler.PolynomialLR(
@@ -103,8 +111,8 @@ class Training:
         marks = [time.perf_counter()]
         batch = next(batches)
         marks.append(time.perf_counter())
-        scores = self.model(batch["image"])["out"]
-        loss = F.cross_entropy(scores, batch["label"], ignore_index=IGNORE)
+        scores = self.model(batch["image"].to(self.device))["out"]
+        loss = F.cross_entropy(scores, batch["label"].to(self.device), ignore_index=IGNORE)
         marks.append(time.perf_counter())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

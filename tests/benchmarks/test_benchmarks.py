@@ -90,7 +90,7 @@ def test_loop_overhead(run):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/<pid>/smaps_rollup")
 def test_memory_growth(run):
-    (rows,) = run("memory_growth", "--entries 500 --workers 2 --images 60 --steps 60")
+    (rows,) = run("memory.growth", "--entries 500 --workers 2 --images 60 --steps 60")
     assert [name.split(",")[0] for name in rows] == ["loader", "lists of paths", "evaluation", "training"]
     for *thirds, growth in rows.values():
         assert all(number(third) > 0 for third in thirds)

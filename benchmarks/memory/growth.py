@@ -1,6 +1,6 @@
 """Memory growth in loader workers on a large dataset, in an evaluation and in a training (Linux only).
 
-Usage: python benchmarks/memory_growth.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
+Usage: python benchmarks/memory/growth.py [--entries 100000] [--workers 4] [--images 2000] [--steps 2000]
 
 Each row has the median memory in MB in the first, second and last third of a job, after its startup: the sum
 of the proportional set sizes (PSS) of the process and its workers, so pages shared by forked workers count
