@@ -12,12 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions, untrusted
 from engine.config.compose import FORMAT, compose_config, keys
+from engine.config.help import key_hint
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     add_task_prefix,
     cleared_alternatives,
     groups,
-    nearest_key,
     parse_override,
     quote_path,
     shortened,
@@ -121,7 +121,8 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
             continue
         if key not in known and not override.startswith("+"):
             raise UserError(
-                f"{override!r}: the run's config.yaml has no key {key!r}{nearest_key(key, known)}"
+                f"{override!r}: the run's config.yaml has no key {key!r}"
+                f"{key_hint(key, known, str(config.package))}"
             )
         try:
             OmegaConf.update(config, key, value, force_add=True)

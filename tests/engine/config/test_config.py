@@ -80,6 +80,25 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("task", "override", "hint"),
+    [
+        ("seg", "task.draw_threshold=1", "it is for task=det"),
+        ("cls", "task.dice=1", "it is for task=seg"),
+        ("det", "inference.window=[64,64]", "it is for task=seg"),
+        ("seg", "data.resize=64", "it is for task=cls"),
+        ("seg", "backbone.name=resnet18", "it is for backbone=timm or backbone=torchvision"),
+        ("seg", "data.source.mask_suffix=_gt", "it is for data=masks"),
+        ("det", "task.draw_treshold=1", "did you mean 'task.draw_threshold'?"),
+        ("det", "data.min_scal=1", "did you mean 'data.min_scale'?"),
+        ("cls", "task.mixup=1", "did you mean 'task.mix.mixup'?"),
+    ],
+)
+def test_a_key_of_another_task_or_option_is_assigned_to_it(task, override, hint):
+    message = error_message(f"task={task}", override)
+    assert message == f"unknown key {override.partition('=')[0]!r}; {hint}"
+
+
 def test_an_experiment_of_another_task_is_reported():
     message = error_message("task=seg", "experiment=det/finetune")
     assert message.startswith("experiment=det/finetune is for task=det; leave out task=seg")
