@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.coco_layout import Given, find_layout
 from engine.data.images import Orientation, write_png
-from engine.data.splits import check_leaks
+from engine.data.splits import check_leaks, without_repeated
 from engine.errors import UserError
 from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
@@ -71,6 +71,8 @@ def coco(
         parts, lines = divide_split(name, splits.pop("train"), what=what, remedy=_OWN_SPLITS)
         splits, warnings = {**parts, **splits}, [*warnings, *lines]
     if not allow_same_files:
+        splits, lines = without_repeated(name, splits, lambda part: part.images.tolist())
+        warnings += lines
         images = {split: part.images for split, part in splits.items()}
         lines = check_leaks(images, override="data.source.allow_same_files=true")
         warnings += [f"{name}: {line}" for line in lines]
