@@ -225,7 +225,8 @@ def _pair(root: Path, image_folder: Path, file_folder: Path, suffix: str) -> Spl
     if not images:
         nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
         hint = nested[0].parent if nested else None
-        remedy = f"did you mean data.root={hint}?" if hint else "set data.source.images=<their folder>"
+        elsewhere = "add them or, to train, set data.source.images=<their folder>"  # no key of convert
+        remedy = f"did you mean data.root={hint}?" if hint else elsewhere
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
     found, others = find_images(image_folder, known=(".xml", ".txt", ".json"))
     deeper = (path.relative_to(image_folder) for path in found if image_folder == root)
