@@ -81,7 +81,7 @@ def _either(options: Iterator[str]) -> str:
 
 
 def _keys_in(path: Path, group: str) -> set[str]:
-    """The dotted keys of an option of a group; `_private.yaml` files count for the options that include them."""
+    """The dotted keys of an option of a group; `_x.yaml` counts for the options that include it."""
     if path.stem.startswith("_"):
         return set()
     content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
