@@ -166,7 +166,10 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
-        return f"{group}={name}: no such option{nearest(name, known)}"
+        listed = f"; choose one of {', '.join(known)}"
+        if group == "backbone":
+            listed += f"; for a network of torchvision, backbone=torchvision backbone.name={name}"
+        return f"{group}={name}: no such option{nearest(name, known, cutoff=0.6) or listed}"
     if key:
         known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, overrides)))
         return f"unknown key {key[1]!r}{key_hint(key[1], known_keys - {key[1]}, chosen_task(overrides))}"

@@ -165,6 +165,20 @@ def draw_mask(file: Path, image: CocoImage, indices: Mapping[int, int]) -> NDArr
     return mask
 
 
+def _polygons(segmentation: list[Any]) -> list[list[float]]:
+    """The polygons that have an area; pycocotools would take two points, which have none, for a box.
+
+    Raises: ValueError if a polygon is not a list of coordinates, or none has an area.
+    """
+    for polygon in segmentation:
+        if not (isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)):
+            raise ValueError("polygons must be lists [x1, y1, x2, y2, ...]")
+    found = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not found:
+        raise ValueError("no polygon has three points")
+    return found
+
+
 def _run_lengths(file: Path, image: CocoImage, row: Mapping[str, Any]) -> Any:
     from pycocotools import mask as coco_masks
 
@@ -175,6 +189,8 @@ def _run_lengths(file: Path, image: CocoImage, row: Mapping[str, Any]) -> Any:
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
             codes = [{"size": segmentation["size"], "counts": segmentation["counts"].encode()}]
         else:
+            if isinstance(segmentation, list):
+                segmentation = _polygons(segmentation)
             codes = coco_masks.frPyObjects(segmentation, image.height, image.width)
             codes = codes if isinstance(codes, list) else [codes]
         return coco_masks.merge(codes)
