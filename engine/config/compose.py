@@ -166,7 +166,7 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
-        listed = f"; choose one of {', '.join(known)}"
+        listed = f"; choose one of {', '.join(known)}" if known else ""
         if group == "backbone":
             listed += f"; for a network of torchvision, backbone=torchvision backbone.name={name}"
         return f"{group}={name}: no such option{nearest(name, known, cutoff=0.6) or listed}"

@@ -64,11 +64,25 @@ def find_splits(
     unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
     unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
     unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
+    unread += _unused_lists(root) if whole else []
     if "val" in files or "train" not in files:
         return files, unread
     divided, lines = _divide(root, files["train"], what="" if whole else "train")
     others = {split: part for split, part in files.items() if split != "train"}
     return divided | others, [*unread, *lines]
+
+
+def _unused_lists(root: Path) -> list[str]:
+    """A line about lists of other names than those of splits, such as box_train.txt, and how to use them."""
+    places = (root / "ImageSets" / "Main", root / "ImageSets")
+    names = [path.stem for place in places for path in sorted(place.glob("*.txt"))]
+    if not names:
+        return []
+    train, val = (next((n for n in names if n.lower().endswith(end)), "<list>") for end in ("train", "val"))
+    return [
+        f"{root}: lists that are not used: {some(names)}; to use them, set "
+        f"'data.source.splits={{train: {train}, val: {val}}}'"
+    ]
 
 
 def find_undivided(
