@@ -15,7 +15,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions
-from engine.config.help import key_hint
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     CONF,
@@ -171,6 +170,8 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
             listed += f"; for a network of torchvision, backbone=torchvision backbone.name={name}"
         return f"{group}={name}: no such option{nearest(name, known, cutoff=0.6) or listed}"
     if key:
+        from engine.config.help import key_hint
+
         known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, overrides)))
         return f"unknown key {key[1]!r}{key_hint(key[1], known_keys - {key[1]}, chosen_task(overrides))}"
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))

@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions, untrusted
 from engine.config.compose import FORMAT, compose_config, keys
-from engine.config.help import key_hint
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     add_task_prefix,
@@ -120,6 +119,8 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
             known = set(keys(config))
             continue
         if key not in known and not override.startswith("+"):
+            from engine.config.help import key_hint
+
             raise UserError(
                 f"{override!r}: the run's config.yaml has no key {key!r}"
                 f"{key_hint(key, known, str(config.package))}"
