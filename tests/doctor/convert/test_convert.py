@@ -468,3 +468,52 @@ def test_shapes_far_outside_and_huge_codes_are_left_out(tmp_path):
     examples.write(tmp_path / "cvat/annotations.xml", text)
     result = to_masks(tmp_path / "cvat", tmp_path / "out2")
     assert any("1 shape with invalid numbers: left out (0.png)" in line for line in result.lines)
+
+
+def one_yolo(root, rows, described=""):
+    examples.yolo_ultralytics(root)
+    for file in root.rglob("labels/*/*.txt"):
+        file.write_text(rows)
+    with open(root / "data.yaml", "a") as file:
+        file.write(described)
+
+
+def boxes_in(out):
+    content = json.loads((out / "train.json").read_text())
+    return {tuple(row["bbox"]) for row in content["annotations"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "described", "line"),
+    [
+        ("0 .5 .5 .2 .2 .45 .45 .55 .55", "kpt_shape: [2, 2]\n", "with keypoints: only the box is used"),
+        ("0 .5 .5 .2 .2 .9 .9 2 0 0 0", "kpt_shape: [2, 3]\n", "with keypoints: only the box is used"),
+        ("0 .5 .5 .2 .2 .9 7", "", "with a score or a track id after the box: only the box is used"),
+        ("0 .5 .5 .2 .2 .9", "", "with a score or a track id after the box: only the box is used"),
+    ],
+)
+def test_of_yolo_rows_with_keypoints_only_the_box_is_converted(tmp_path, rows, described, line):
+    one_yolo(tmp_path / "in", rows, described)
+    result = convert(tmp_path / "in", tmp_path / "out", to="coco")
+    height, width = examples.HEIGHT, examples.WIDTH
+    expected = [0.4 * width, 0.4 * height, 0.2 * width, 0.2 * height]
+    assert boxes_in(tmp_path / "out") == {tuple(round(number, 2) for number in expected)}
+    assert any(line in each for each in result.lines)
+
+
+def test_yolo_rows_that_may_be_keypoints_or_polygons_are_not_guessed(tmp_path):
+    one_yolo(tmp_path / "in", "0 .5 .5 .2 .2 .45 .45 .55 .55")
+    refuses(
+        lambda: convert(tmp_path / "in", tmp_path / "out", to="coco"),
+        r"\.txt: line 1: may be a polygon, or a box with keypoints; add kpt_shape",
+    )
+
+
+@pytest.mark.parametrize("points", [[[2, 3], [9, 3], [9, 8], [2, 8]], [[9, 8], [2, 3]]])
+def test_a_rectangle_may_have_four_corners(tmp_path, points):
+    """As X-AnyLabeling writes it."""
+    shape = {"label": "cat", "points": points, "shape_type": "rectangle"}
+    one_labelme(tmp_path / "in", shape)
+    convert(tmp_path / "in", tmp_path / "out", to="coco")
+    content = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [row["bbox"] for row in content["annotations"]] == [[2, 3, 7, 5]]
