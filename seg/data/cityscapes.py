@@ -13,6 +13,7 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
+from engine.data.splits import check_leaks
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, pack_paths
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
@@ -72,13 +73,15 @@ _TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
 _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
-def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
+def cityscapes(*, root: str, on_error: str = "fail", allow_same_files: bool = False) -> SegmentationSource:
     """The official tree under `root`; any split can be missing, and the test split needs no masks.
 
     on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads every file.
+    allow_same_files: whether splits may share images.
 
-    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image, or
-    some masks contain label ids and others training ids.
+    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image,
+    some masks contain label ids and others training ids, or two splits share an image (unless it has a single
+    color).
     """
     base = Path(root).expanduser()
     splits: dict[str, SegmentationSplit] = {}
@@ -98,6 +101,10 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
         for split, files in splits.items()
         if len(files) != OFFICIAL_COUNTS[split]
     ]
+    if not allow_same_files:
+        images = {split: files.images for split, files in splits.items()}
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
     if kind != kind_by_name:
         warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} contain {kind} and are read as such")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
