@@ -12,11 +12,12 @@ from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_layout import images_of_split, label_file
 from det.data.formats.yolo_rows import POLYGON, LabelReader, LabelRows, read_rows
 from doctor.convert.records import Box, Polygons, Report, Sample, Shape, Source
+from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
 
 
-def read(root: Path) -> Source:
+def read(root: Path, *, orientation: Orientation = "upright") -> Source:
     """All images of data.yaml, or of the folders that `det.data.yolo` finds; those without a label file have
     no objects. Of rows with keypoints, a score or a track id, only the box is used.
 
@@ -36,13 +37,17 @@ def read(root: Path) -> Source:
     return Source(
         title="YOLO",
         count=sum(map(len, splits.values())),
-        samples=lambda report: _samples(splits, classes, labels, report),
+        samples=lambda report: _samples(splits, classes, labels, report, orientation),
         labels=classes,
     )
 
 
 def _samples(
-    splits: Mapping[str, list[str]], classes: tuple[str, ...], labels: LabelReader, report: Report
+    splits: Mapping[str, list[str]],
+    classes: tuple[str, ...],
+    labels: LabelReader,
+    report: Report,
+    orientation: Orientation,
 ) -> Iterator[Sample]:
     for split, images in splits.items():
         files = list(map(label_file, images))
@@ -51,7 +56,8 @@ def _samples(
         for image, file in zip(images, files, strict=True):
             if file not in rows and os.path.isfile(file):
                 continue
-            shapes = _shapes(rows[file], Path(file), classes, read_size(image)) if file in rows else []
+            size = read_size(image, orientation)
+            shapes = _shapes(rows[file], Path(file), classes, size) if file in rows else []
             name = os.path.splitext(os.path.relpath(image, shared))[0]
             yield Sample(image=Path(image), name=name, split=split, size=None, shapes=shapes, origin=file)
 

@@ -517,3 +517,46 @@ def test_a_rectangle_may_have_four_corners(tmp_path, points):
     convert(tmp_path / "in", tmp_path / "out", to="coco")
     content = json.loads((tmp_path / "out/annotations.json").read_text())
     assert [row["bbox"] for row in content["annotations"]] == [[2, 3, 7, 5]]
+
+
+def stored_photo(path):
+    """Stored as 80 x 100 (height x width), shown as 100 x 80."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype(np.uint8)).save(
+        path, exif=exif
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "box"),
+    [
+        ("upright", [0.5 * 80 - 16, 0.25 * 100 - 5, 32, 10]),
+        ("stored", [0.5 * 100 - 20, 0.25 * 80 - 4, 40, 8]),
+    ],
+)
+def test_fractions_of_a_turned_photo_are_of_the_chosen_orientation(tmp_path, orientation, box):
+    stored_photo(tmp_path / "in/images/train/a.jpg")
+    examples.write(tmp_path / "in/labels/train/a.txt", "0 .5 .25 .4 .1\n")
+    examples.write(tmp_path / "in/data.yaml", "train: images/train\nnames: [a]\n")
+    convert(tmp_path / "in", tmp_path / "out", to="coco", orientation=orientation)
+    assert boxes_in(tmp_path / "out") == {tuple(box)}
+
+
+def test_coco_outlines_on_a_stored_photo_name_the_option_that_accepts_them(tmp_path):
+    stored_photo(tmp_path / "in/images/train/a.jpg")
+    outline = [30, 16, 70, 16, 70, 24, 30, 24]
+    row = {"id": 1, "image_id": 1, "category_id": 1, "area": 320, "iscrowd": 0, "segmentation": [outline]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 80, "width": 100}],
+        "annotations": [{**row, "bbox": [30, 16, 40, 8]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    examples.write(tmp_path / "in/annotations/train.json", content)
+    refuses(lambda: to_masks(tmp_path / "in", tmp_path / "out"), r"a\.jpg.*: set orientation=stored")
+    to_masks(tmp_path / "in", tmp_path / "out", orientation="stored")
+    (mask,) = (tmp_path / "out/masks").rglob("*.png")
+    expected = np.zeros((80, 100), np.uint8)
+    expected[16:24, 30:70] = 1
+    np.testing.assert_array_equal(read_labels(mask), expected)
