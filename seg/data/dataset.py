@@ -231,15 +231,16 @@ class LabelReader:
             raise UnknownValuesError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
 
-    def colors_of(self, path: str, stored: NDArray[Any]) -> NDArray[np.uint8] | None:
-        """The colors [256, 3] of the values of a palette or gray image; None if the class map has none of
-        these, or for other images."""
+    def colors_of(self, path: str, stored: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, bool]:
+        """The colors [256, 3] of the values of a palette or gray image, and whether it is gray; None if the
+        class map has no gray colors, and for other images."""
         if stored.dtype != np.uint8:
-            return None
+            return None, False
         if stored.ndim == 3:
-            return _GRAYS if is_gray(stored) else None
-        colors = read_palette(path)
-        return gray_colors(path) if colors is None and self._has_grays else colors
+            return (_GRAYS, True) if is_gray(stored) else (None, False)
+        if (colors := read_palette(path)) is not None:
+            return colors, False
+        return gray_colors(path) if self._has_grays else None, True
 
     def fits(self, used: NDArray[np.integer], colors: NDArray[np.uint8]) -> tuple[Label, Label]:
         """The labels of the values `used` as ids and as colors; `UNKNOWN` where the class map lists none."""
@@ -248,7 +249,9 @@ class LabelReader:
     def _meaning(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The ids [H, W] or colors [H, W, 3] of a palette or gray image; `stored` of other images."""
         choice = self._palette
-        colors = None if choice == "ids" and stored.ndim == 2 else self.colors_of(path, stored)
+        if choice == "ids" and stored.ndim == 2:
+            return stored
+        colors, gray = self.colors_of(path, stored)
         if colors is None:
             return stored
         three, stored = stored.ndim == 3, np.ascontiguousarray(stored[..., 0] if stored.ndim == 3 else stored)
@@ -257,7 +260,6 @@ class LabelReader:
         used = np.flatnonzero(count_values(stored))
         by_id, by_color = self.fits(used, colors)
         fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
-        gray = three or read_palette(path) is None
         if choice == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
             choice = self._gray if gray else choice
             if choice == "auto":

@@ -119,7 +119,7 @@ def gray_meaning(classes: ClassMap, splits: Mapping[str, SegmentationSplit]) -> 
             path = os.fsdecode(labels[index])
             try:
                 stored = read_labels(path)
-                colors = reader.colors_of(path, stored)
+                colors, _ = reader.colors_of(path, stored)
             except UserError:
                 continue
             if stored.ndim == 3:
