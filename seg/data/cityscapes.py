@@ -4,6 +4,7 @@ Masks of label ids are read directly, without a preparation step. Whether a mask
 training ids is detected from its content, because files with the wrong name are common.
 """
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
 from engine.data.splits import check_leaks
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, pack_paths
+from engine.io.files import evenly_spaced, pack_paths, same_content
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -101,8 +102,9 @@ def cityscapes(*, root: str, on_error: str = "fail", allow_same_files: bool = Fa
         for split, files in splits.items()
         if len(files) != OFFICIAL_COUNTS[split]
     ]
-    if not allow_same_files:
-        images = {split: files.images for split, files in splits.items()}
+    images = {split: files.images for split, files in splits.items()}
+    pairs = itertools.combinations(images.values(), 2)
+    if not allow_same_files and any(any(same_content(first, second)) for first, second in pairs):
         lines = check_leaks(images, override="data.source.allow_same_files=true")
         warnings += [f"{base}: {line}" for line in lines]
     if kind != kind_by_name:
