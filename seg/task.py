@@ -92,26 +92,33 @@ class Segmentation(nn.Module):
         self.normalize = Normalize(pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, each the mean over the counted pixels."""
-        labels = batch["label"].long()
-        images = self.normalize(batch["image"])
-        all_scores = getattr(self.model, "training_scores", None)
-        scores, *auxiliary = (
+        """Losses by name, each the mean over the counted pixels; for distillation, unlabeled pixels count."""
+        labels, pixels = batch["label"].long(), batch["image"]
+        if "unlabeled" in batch:
+            pixels = torch.cat([pixels, batch["unlabeled"]])
+        all_scores, *auxiliary = (
             resize(scores, labels.shape[-2:], align_corners=self.align_corners)
-            for scores in (all_scores(images) if all_scores else (self.model(images),))
+            for scores in self._training_scores(self.normalize(pixels))
         )
+        scores = all_scores[: len(labels)]
         losses = {"cross_entropy": self.loss(scores, labels)}
-        if auxiliary:
-            losses["auxiliary"] = self.auxiliary * sum(self.loss(other, labels) for other in auxiliary)
+        if self.auxiliary and auxiliary:
+            others = torch.stack([self.loss(other[: len(labels)], labels) for other in auxiliary])
+            losses["auxiliary"] = self.auxiliary * others.sum()
         if self.dice:
             losses["dice"] = self.dice * self.dice_loss(scores, labels)
         if self.lovasz:
             losses["lovasz"] = self.lovasz * self.lovasz_loss(scores, labels)
         if self.distillation is not None:
-            targets = self.distillation.scores(batch["image"].float())
+            targets = self.distillation.scores(pixels.float())
             targets = resize(targets, labels.shape[-2:], align_corners=self.align_corners)
-            losses["distillation"] = self.distillation.loss(scores, targets, labels != IGNORE)
+            counted = F.pad(labels != IGNORE, (0, 0, 0, 0, 0, len(pixels) - len(labels)), value=True)
+            losses["distillation"] = self.distillation.loss(all_scores, targets, counted)
         return losses
+
+    def _training_scores(self, images: Tensor) -> tuple[Tensor, ...]:
+        own: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.model, "training_scores", None)
+        return own(images) if own else (self.model(images),)
 
     def weight(self, batch: Batch) -> Tensor:
         """Number of counted pixels, or the sum of their class weights."""
