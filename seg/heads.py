@@ -251,6 +251,8 @@ class MultiScale(nn.Module):
             else None
         )
         _init(self)
+        for classifier in (self.classify, *(self.auxiliary or ())[-1:]):
+            nn.init.normal_(classifier.weight, std=0.01)  # at first, all classes are about equally likely
 
     def check_input_size(self, input_size: Size) -> None:
         """Raises: ValueError if the coarsest feature map is a single value, which batch norm rejects."""
