@@ -143,6 +143,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             _check_size(path, instances, image)
         return image, label, instances
 
+    def augment(self, image: Image, seed: int) -> Image:
+        """The transform, applied to an image without a mask."""
+        return self.transform(image, None, seed)[0]
+
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         image, label, instances = self.read(key.index)
         sample: dict[str, Any] = {"index": key.index}
