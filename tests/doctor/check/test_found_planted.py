@@ -18,12 +18,13 @@ pytestmark = pytest.mark.data
 
 DATASETS = {
     "masks": "camvid",
+    "cityscapes": "cityscapes_real",
     "voc": "bccd",
     "coco": "coco128",
     "yolo": "coco128",
     "folders": "imagenet_sample",
 }
-TASKS = {"masks": "seg", "voc": "det", "coco": "det", "yolo": "det", "folders": "cls"}
+TASKS = {"masks": "seg", "cityscapes": "seg", "voc": "det", "coco": "det", "yolo": "det", "folders": "cls"}
 MOST = 36  # images of each split; at least 30 are needed to compare the splits
 ALSO = {  # what a fault is in addition
     planted.image_in_two_classes: {"copies": 1},
