@@ -152,7 +152,7 @@ class _Masks:
                 "error",
                 "with unknown values",
                 "Training stops at them.",
-                self.unknown_remedy,
+                unknown,
             ),
             ("mask_size", "error", "not of the size of their image", "Training stops at them.", _EXCLUDE),
             ("rotated_mask", "error", "rotated by 90 degrees", "Training stops at them.", rotated_remedy),

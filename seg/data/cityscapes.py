@@ -13,7 +13,7 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
-from engine.errors import UserError
+from engine.errors import UserError, raise_or_collect
 from engine.io.files import evenly_spaced, pack_paths
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
@@ -180,17 +180,26 @@ def _find_split(base: Path, split: str, kind: str, *, skips: bool) -> Segmentati
         images |= {name: _beside(masks[name], _MASK_END[kind], "leftImg8bit", _IMAGE_END) for name in orphans}
         images, unmasked, orphans = dict(sorted(images.items())), [], []
     if unmasked and (masks or split != "test"):
-        raise UserError(
-            f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
-            f"({len(unmasked)} of {len(images)} {split} images have none); "
-            f"unpack gtFine_trainvaltest.zip into {base}"
+        raise_or_collect(
+            UserError(
+                f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
+                f"({len(unmasked)} of {len(images)} {split} images have none); "
+                f"unpack gtFine_trainvaltest.zip into {base}",
+                files=[images[name] for name in unmasked],
+            )
         )
+        masks = {}
     if orphans:
-        raise UserError(
-            f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
-            f"({len(orphans)} of {len(masks)} {split} masks have none); "
-            f"unpack leftImg8bit_trainvaltest.zip into {base}"
+        raise_or_collect(
+            UserError(
+                f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
+                f"({len(orphans)} of {len(masks)} {split} masks have none); "
+                f"unpack leftImg8bit_trainvaltest.zip into {base}",
+                files=[masks[name] for name in orphans],
+            )
         )
+        if not images:
+            return None
     instances = _files(base, "gtFine", split, _INSTANCE_END)
     return SegmentationSplit(
         images=pack_paths(list(images.values())),

@@ -8,6 +8,7 @@ fault can be planted.
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -425,6 +426,52 @@ def image_in_two_classes(copy, random):
     return 1, [image]
 
 
+# ---- what no reader can relax
+
+
+def no_labels(copy, random):
+    """No mask or label file of train is left."""
+    labels = [sample.label for sample in copy.samples["train"]]
+    for label in labels:
+        label.unlink()
+    return len(labels), labels
+
+
+def junk_rows(copy, random):
+    """An unknown class, words, and a row that ends early, beside other rows."""
+    chosen = random.choice(len(copy.samples["train"]), 3, replace=False)
+    files = [copy.samples["train"][int(at)].label for at in chosen]
+    for file, row in zip(files, ("999 .5 .5 .1 .1", "x y z", "0 .5 .5 .1"), strict=True):
+        file.write_text(f"{file.read_text().strip()}\n{row}\n")
+    return 3, files
+
+
+def broken_xml(copy, random):
+    label = _pick(copy.samples["train"], random).label
+    label.write_text(label.read_text()[:-20])
+    return 1, [label]
+
+
+def wrong_type(copy, random):
+    """The corners of a box, of an image and a class with others, are a text."""
+    file = copy.samples["train"][0].label
+    content = json.loads(file.read_text())
+    rows = content["annotations"]
+    counts = {key: Counter(row[key] for row in rows) for key in ("image_id", "category_id")}
+    several = [row for row in rows if all(counts[key][row[key]] > 1 for key in counts)]
+    _pick(several, random)["bbox"] = "1 2 3 4"
+    file.write_text(json.dumps(content))
+    return 1, [file]
+
+
+def unknown_class(copy, random):
+    """A folder of val that train does not have."""
+    image = copy.root / "val/unicorn/a.png"
+    image.parent.mkdir()
+    write_png(image, random.integers(0, 256, (64, 64, 3), np.uint8))
+    return 1, [image]
+
+
 KINDS = {
     damaged_image: ALL,
     missing_image: ("cityscapes", "voc", "coco"),
@@ -462,8 +509,20 @@ KINDS = {
     image_without_labels: ("voc", "yolo"),
     labels_without_image: ("voc", "yolo"),
     image_in_two_classes: ("folders",),
+    no_labels: ("masks", "cityscapes", "voc", "yolo"),
+    junk_rows: ("yolo",),
+    broken_xml: ("voc",),
+    wrong_type: ("coco",),
+    unknown_class: ("folders",),
 }
 """Fault -> the kinds of datasets in which it can be planted."""
 
-REPORTED_AS = {missing_instances: "reader", training_ids: "unknown_values"}
+REFUSED = (no_labels, junk_rows, broken_xml, wrong_type, unknown_class)
+"""Faults with which training cannot start, whatever the overrides."""
+
+REPORTED_AS = {
+    missing_instances: "reader",
+    training_ids: "unknown_values",
+    **dict.fromkeys(REFUSED, "refused"),
+}
 """Fault -> the code under which it is reported, if it is not the function's name."""
