@@ -141,7 +141,7 @@ class RayExecutor:
         cpus, gpus: that each trial reserves.
 
     Raises:
-        UserError: if Ray is not installed, or the cluster does not answer.
+        UserError: if Ray is not installed or does not start, or the cluster does not answer.
     """
 
     def __init__(self, *, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
@@ -159,7 +159,7 @@ class RayExecutor:
                 ray.init(
                     address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises a plain Exception if a node does not start in time
             raise UserError(
                 f"executor=ray: Ray failed to start ({str(error).partition(chr(10))[0]})"
             ) from None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,17 @@ def test_the_options_name_the_executor():
     executor = make_executor(ExecutorOptions(executor="processes", workers=3))
     assert isinstance(executor, ProcessExecutor)
     assert executor.workers == 3
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch):
+    """Ray raises a plain Exception if a node needs too long."""
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.\nMore lines.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError, match=r"^executor=ray: Ray failed to start \(The current node timed .*\)$"):
+        RayExecutor()
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch):

@@ -183,3 +183,8 @@ def test_data_chooses_among_the_layouts_and_a_file_stands_for_its_folder(tmp_pat
         lambda: with_layout(folder, ["data=yolo"], tasks), "not in the layout of data=yolo, but of data=masks"
     )
     refuses(lambda: with_layout(folder, ["task=sag"], tasks), "task=sag: no such task; one of cls, det, seg")
+    refuses(
+        lambda: with_layout(folder, ["task=det"], tasks),
+        r"no layout of task=det \(data=coco, cvat, labelme, streets, voc, yolo\), but images with masks",
+        "set task=seg, or leave out task=det",
+    )
