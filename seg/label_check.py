@@ -80,9 +80,7 @@ class _Masks:
         total, squares = np.zeros(number), np.zeros(number)
         present, images, ignored = np.zeros(number, np.int64), 0, 0.0
         reader = partial(mask_facts, read_label=files.read)
-        for index, fact in read(
-            pack_paths(files.paths).tolist(), reader, key=f"mask 1 {files.key}", unit="mask read"
-        ):
+        for index, fact in read(pack_paths(files.paths), reader, key=f"mask 1 {files.key}", unit="mask read"):
             if fact.error:
                 self._unreadable(name, index, fact)
                 continue
