@@ -141,6 +141,13 @@ def test_a_cluster_that_does_not_start_is_one_line(monkeypatch):
         RayExecutor()
 
 
+@pytest.mark.parametrize(("cpus", "gpus", "room"), [(1, 0, 9), (2, 0, 4), (2, 0.5, 3), (2, 1, 1), (20, 0, 1)])
+def test_ray_runs_as_many_trials_as_the_cluster_has_room_for(cpus, gpus, room, monkeypatch):
+    cluster = SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 9.0, "GPU": 1.5})
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    assert RayExecutor(cpus=cpus, gpus=gpus).parallel == room
+
+
 def test_without_ray_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"executor=ray needs Ray: pip install .* or use executor=processes"):
