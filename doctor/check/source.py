@@ -97,11 +97,26 @@ def open_source(build: Build) -> OpenedSource:
         (rule, _error(build, {k: v for k, v in relaxed.items() if k != rule.key}, known)) for rule in RULES
     ]
     refusals: list[tuple[_Rule | None, UserError]] = [(None, fault) for fault in faults]
-    refusals += [(rule, error) for rule, error in broken if error]
+    refusals += [
+        (_orientation(build, relaxed, error, known) or rule, error) for rule, error in broken if error
+    ]
     if not refusals:  # one rule includes another: find the one that suffices
         sufficient = (rule for rule in RULES if not _error(build, UNCHANGED | {rule.key: rule.value}, known))
         refusals = [(next(sufficient, None), first)]
     return OpenedSource(source=source, refusals=refusals)
+
+
+def _orientation(
+    build: Build, relaxed: Mapping[str, Any], error: UserError, known: Container[str]
+) -> _Rule | None:
+    """The override that an error about annotated sizes names, if the sizes fit images in that orientation."""
+    for value in ("stored", "upright"):
+        rule = _Rule("data.orientation", value, ("annotated_size",), "annotated_size")
+        if rule.override in str(error) and not _error(
+            build, {**relaxed, "data.source.sizes": "check", rule.key: value}, known
+        ):
+            return rule
+    return None
 
 
 def _error(build: Build, changes: Mapping[str, Any], known: Container[str]) -> UserError | None:
