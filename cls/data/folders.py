@@ -26,7 +26,7 @@ from engine.data.splits import (
     split_of,
     without_repeated,
 )
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import existing_root, groups_of_same_content, pack_paths
 
 
@@ -92,12 +92,17 @@ def read_tree(folder: Path, classes: Mapping[str, int], unread: list[str]) -> Cl
     files: list[NDArray[np.bytes_]] = []
     labels: list[NDArray[np.int32]] = []
     others: list[str] = []
-    for name in class_folders(folder):
-        if name not in classes:
-            raise UserError(
-                f"{folder / name}: not a class of the training images ({some(list(classes))}); "
-                "rename or remove the folder, or list it in classes.json"
+    names = class_folders(folder)
+    if unknown := [name for name in names if name not in classes]:
+        count = f"{len(unknown)} folders of {folder.name} are not; " if len(unknown) > 1 else ""
+        raise_or_collect(
+            UserError(
+                f"{folder / unknown[0]}: not a class of the training images ({some(list(classes))}); "
+                f"{count}rename or remove the folder, or list it in classes.json",
+                files=[str(folder / name) for name in unknown],
             )
+        )
+    for name in (name for name in names if name in classes):
         found, ignored = find_images(folder / name)
         others += [os.path.join(name, file) for file in ignored]
         paths = pack_paths([path.relative_to(folder) for path in found])

@@ -46,6 +46,14 @@ class AnnotationIssues:
         self._counts: dict[tuple[str, str], int] = {}
         self._files: dict[tuple[str, str], list[str]] = {}
         self._notes: list[str] = []
+        self._refused: set[str] = set()
+
+    def refuse(self, files: Iterable[str]) -> None:
+        """Do not count these files as without objects: they are reported as errors."""
+        self._refused.update(map(os.path.basename, files))
+
+    def is_refused(self, file: str) -> bool:
+        return file in self._refused
 
     def note(self, line: str) -> None:
         """Report `line` first."""
@@ -155,7 +163,8 @@ def clean_split(
     if raw.has_labels:
         readable = image_sizes.any(axis=1)
         empty = [raw.files[index] for index in np.flatnonzero((counts == 0) & readable)]
-        issues.add("image", "without objects: kept as negatives", empty)
+        kept_empty = [file for file in empty if not issues.is_refused(file)]
+        issues.add("image", "without objects: kept as negatives", kept_empty)
     crowd = np.zeros(len(rows), bool) if raw.crowd is None else raw.crowd[rows]
     difficult = np.zeros(len(rows), bool) if raw.difficult is None else raw.difficult[rows]
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

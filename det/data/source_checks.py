@@ -11,7 +11,7 @@ from engine.data.class_map import ClassMap
 from engine.data.labels.balance import balance_lines
 from engine.data.labels.report import ClassAmounts
 from engine.data.splits import check_leaks, refuse_shared_names, without_repeated
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 
 
 def checked_source(
@@ -32,8 +32,9 @@ def checked_source(
         UserError: if the training split has no boxes, train and val share a name, or two splits share an
             image (unless it has a single color).
     """
-    if (train := splits.get("train")) is not None and train.ignored.all():  # also true for no boxes
-        raise _nothing_to_train_on(name, train, issues)
+    train = splits.get("train")
+    if train is not None and train.has_labels and train.ignored.all():  # also true for no boxes
+        raise_or_collect(_nothing_to_train_on(name, train, issues))
     if not options.allow_same_files:
         splits, left_out = without_repeated(name, splits, lambda part: part.images.tolist())
         warnings = [*warnings, *left_out]

@@ -18,7 +18,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import Orientation
-from engine.errors import FileErrors, UserError
+from engine.errors import FileErrors, UserError, raise_or_collect
 
 Others = Literal["refuse", "ignore"]
 
@@ -209,7 +209,14 @@ def _read(
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
         shares = f"{len(absent)} of {len(files.names)} images of {split} have none"
-        raise UserError(f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}")
+        raise_or_collect(
+            UserError(
+                f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}",
+                files=[files.images[name] for name in absent],
+            )
+        )
+        if len(absent) == len(files.names):
+            return {}
     issues.add(
         "image",
         f"without {_article(kind.noun)}: treated as having no objects",
@@ -223,6 +230,7 @@ def _read(
             for noun, what in contents[name].findings:
                 issues.add(noun, what, [os.path.basename(path)])
     errors.check()
+    issues.refuse(errors.files)
     return contents
 
 

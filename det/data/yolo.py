@@ -16,7 +16,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
-from engine.errors import UserError
+from engine.errors import UserError, raise_or_collect
 
 
 def yolo(
@@ -100,9 +100,8 @@ def _raw_split(
     sizes = [read_size(image, orientation) for image in images]
     if not any(exist):
         if split == "train":
-            raise UserError(
-                f"{images[0]}: no label file {files[0]}, and none for the other images of train; add them"
-            )
+            message = f"no label file {files[0]}, and none for the other images of train; add them"
+            raise_or_collect(UserError(f"{images[0]}: {message}", files=images))
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
     annotated = [owner for owner, exists in enumerate(exist) if exists]
     rows = labels.read([files[owner] for owner in annotated], issues)

@@ -146,6 +146,15 @@ def quote_path(override: str) -> str:
     return f"{key}='{escaped}'"
 
 
+def unquote_path(override: str) -> str:
+    """The override that `quote_path` made this one from: as it is typed."""
+    key, _, value = override.partition("=")
+    if not PATH_KEYS.fullmatch(key) or len(value) < 2 or value[0] != "'" or value[-1] != "'":
+        return override
+    plain = re.sub(r"(\\*)('|$)", lambda end: end[1][: len(end[1]) // 2] + end[2], value[1:-1])
+    return f"{key}={plain}" if quote_path(f"{key}={plain}") == override else override
+
+
 def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
     """`trainer.epochs=null` and `trainer.minutes=null` if `trainer.steps=...` is set, and so on."""
     named = {override.partition("=")[0].lstrip("+") for override in overrides}

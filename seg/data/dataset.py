@@ -129,6 +129,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         paths = [os.fsdecode(path) for path in self._split.labels]
         return MaskFiles(paths=paths, read=self._read_label, key=self._read_label.key)
 
+    def instance_files(self) -> NDArray[np.bytes_]:
+        """The files of instance ids, packed; empty if the split has none."""
+        return np.empty(0, "S1") if self._split.instances is None else self._split.instances
+
     def read(self, index: int) -> tuple[Image, Label | None, NDArray[np.int32] | None]:
         """Image [H, W, 3], label [H, W] and instances [H, W] before any transform; read-only from a cache."""
         image = self.read_pixels(self.image_path(index))

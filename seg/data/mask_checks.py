@@ -12,7 +12,7 @@ from engine.data.images import count_values, read_labels
 from engine.data.images.messages import DamagedFileError
 from engine.data.labels.balance import RARE
 from engine.data.splits import divide
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import evenly_spaced
 from seg.data.dataset import LabelReader, Palette, SegmentationSplit, is_gray
 
@@ -74,7 +74,7 @@ def label_shares(
         what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
         if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
             least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
-            raise UserError(f"{what}; {least_words}: {remedy}")
+            raise_or_collect(UserError(f"{what}; {least_words}: {remedy}"))
         lines += [what, *_rare(f"{source}: {name}: in the {number} masks read, ", counts, classes)]
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.data.images import find_images, left_out
 from engine.data.splits import as_listed
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import pack_paths
 from seg.data.dataset import SegmentationSplit
 from seg.data.mask_layouts import Folders, without_mask_folder
@@ -54,7 +54,9 @@ def pair(
     if skips and len(missing) < len(images):
         masks = masks | {masks_of[name]: folders.masks / f"{masks_of[name]}.png" for name in missing}
     elif missing:
-        raise UserError(_no_mask(split, folders, images, missing, masks, suffix, unread_masks))
+        message = _no_mask(split, folders, images, missing, masks, suffix, unread_masks)
+        raise_or_collect(UserError(message, files=[str(images[name]) for name in missing]))
+        return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
     if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
         used = set(masks_of.values())
         orphans = [name for name in masks if name not in used]

@@ -44,6 +44,7 @@ def test_any_path_can_be_typed(path):
         return  # quoted by the user, nothing at all, or a reference
     key, value = overrides.parse_override(overrides.quote_path(f"input={path}"))
     assert (key, value) == ("input", path)
+    assert overrides.unquote_path(overrides.quote_path(f"input={path}")) == f"input={path}"
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("'a b'", "a b"), ('"a,b"', "a,b"), ("null", None)])

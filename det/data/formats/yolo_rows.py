@@ -97,9 +97,9 @@ class LabelReader:
         """
         files, errors = list[LabelRows](), FileErrors()
         for path in paths:
-            with errors.of(path):
-                files.append(read_rows(path, self.num_classes, keypoints=self.keypoints))
+            files.append(read_rows(path, self.num_classes, keypoints=self.keypoints, errors=errors))
         errors.check()
+        issues.refuse(errors.files)
         return self.decide(files, paths, issues)
 
     def decide(
@@ -120,8 +120,16 @@ class LabelReader:
         return decided
 
 
-def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] | None = None) -> LabelRows:
+def read_rows(
+    path: str | Path,
+    num_classes: int,
+    *,
+    keypoints: tuple[int, int] | None = None,
+    errors: FileErrors | None = None,
+) -> LabelRows:
     """Read a label file.
+
+    errors: receives the errors, and the rows are those without one; if it is None, the first is raised.
 
     A row is `class cx cy w h`; a polygon `class x1 y1 x2 y2 x3 y3 ...`, which becomes its bounding box; a box
     with `keypoints`, of so many points and numbers per point; or a box with a score, a track id or both.
@@ -130,17 +138,17 @@ def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] 
         UserError: naming the file and the line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file; export the labels again") from None
     rows, lines = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_text(path, errors).splitlines(), start=1):
         if values := line.split():
-            rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
-            lines.append(number)
+            try:
+                rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
+            except UserError as error:
+                if errors is None:
+                    raise
+                errors.add(path, error)
+            else:
+                lines.append(number)
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
     labels, boxes, heads, kinds, lengths = columns
     return LabelRows(
@@ -151,6 +159,19 @@ def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] 
         np.array(lengths, np.int64),
         np.array(lines, np.int64),
     )
+
+
+def _text(path: Path, errors: FileErrors | None) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        problem = UserError(f"{path}: cannot be read ({error.strerror}); check the path")
+    except UnicodeDecodeError:
+        problem = UserError(f"{path}: not a text file; export the labels again")
+    if errors is None:
+        raise problem
+    errors.add(path, problem)
+    return ""
 
 
 def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polygons: bool) -> list[LabelRows]:
