@@ -33,7 +33,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/engine/train/test_optimizers.py",
     ),
     "engine/train/learner.py": ("tests/engine/train",),
-    "engine/train/distillation.py": (
+    "engine/train/distillation/__init__.py": (
         "tests/engine/train",
         "tests/cls/test_task.py",
         "tests/seg/test_task.py",
