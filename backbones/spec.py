@@ -220,6 +220,14 @@ class NetSpec:
         return f"block{self.skip_block or self.last_block_at_stride(8)}.depthwise"
 
     @property
+    def c3_feature(self) -> str:
+        """PANLite's finest feature: the output of the last block at stride 8, which is narrow.
+
+        Bneck 6 of Large, 3 of Small. Raises: ValueError if the network has no such block.
+        """
+        return f"block{self.last_block_at_stride(8)}"
+
+    @property
     def c4_feature(self) -> str:
         """SSDLite's C4: the expansion of the block that leads from stride 16 to 32 (section 6.3).
 

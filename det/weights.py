@@ -65,25 +65,34 @@ def backbone_state_of(state: StateDict, backbone: Any) -> StateDict:
 
 
 def carry_class_rows(
-    key: str, own: Tensor, loaded: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]
+    key: str,
+    own: Tensor,
+    loaded: Tensor,
+    theirs: tuple[str, ...],
+    ours: tuple[str, ...],
+    *,
+    background: bool = True,
 ) -> Tensor:
     """A class predictor's tensor for classes `ours`: rows of `loaded` for classes that `theirs` has too, and
     for background; the other rows of `own`.
 
-    There is one row per anchor and class. Surplus names in `theirs` are ignored (the released list of labels
-    has one more than the weights).
+    There is one row per anchor and class and, with `background`, one per anchor before them. Surplus names in
+    `theirs` are ignored (the released list of labels has one more than the weights).
 
     Raises:
         UserError: if `loaded` is for a different number of anchors.
     """
-    rows = own.reshape(-1, len(ours) + 1, *own.shape[1:]).clone()
+    first = int(background)
+    rows = own.reshape(-1, first + len(ours), *own.shape[1:]).clone()
     if loaded.shape[0] % len(rows):
         raise UserError(f"{key} has {loaded.shape[0]} rows, which is not a multiple of {len(rows)} anchors")
     loaded_rows = loaded.reshape(len(rows), -1, *loaded.shape[1:])
-    known = {name: index for index, name in enumerate(theirs[: loaded_rows.shape[1] - 1])}
-    pairs = [(0, 0), *((i + 1, known[name] + 1) for i, name in enumerate(ours) if name in known)]
-    to, of = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    rows[:, to] = loaded_rows[:, of].to(rows)
+    known = {name: index for index, name in enumerate(theirs[: loaded_rows.shape[1] - first])}
+    pairs = [(0, 0)] * first
+    pairs += [(i + first, known[name] + first) for i, name in enumerate(ours) if name in known]
+    if pairs:
+        to, of = (torch.tensor(side) for side in zip(*pairs, strict=True))
+        rows[:, to] = loaded_rows[:, of].to(rows)
     return rows.flatten(0, 1)
 
 
