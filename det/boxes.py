@@ -105,8 +105,10 @@ class DistanceCoder:
     """
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes and anchors [..., 4], broadcast against each other -> distances [..., 4], below 0 for sides on
-        the other side of the center."""
+        """Boxes and anchors [..., 4], broadcast against each other -> distances [..., 4].
+
+        A distance is below 0 if the center is beyond that side.
+        """
         centers, sides = _centers_and_sides(anchors)
         return torch.cat([(centers - boxes[..., :2]) / sides, (boxes[..., 2:] - centers) / sides], dim=-1)
 

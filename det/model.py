@@ -29,8 +29,8 @@ class Detector(nn.Module):
         anchors: a generator, see `det.anchors.generators`.
         head: head class with its own options, called with `channels`, `num_classes`, `anchors_per_cell` and
             `backbone`; see `SSDLite` for its other members.
-        c3: feature at stride 8, for heads that read three features: `auto` is the backbone's `c3_feature`; None:
-            the head reads only c4 and c5.
+        c3: feature at stride 8, for heads that read three features: `auto` is the backbone's `c3_feature`;
+            None: the head reads only c4 and c5.
         c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3).
         c5: feature at stride 32: `auto` is the backbone's `last_feature`.
 
@@ -116,8 +116,8 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalized images [N, 3, H, W] -> box deltas [N, A, B] and class scores [N, A, C], both raw.
 
-        SSDLite: B is 4, and C is K + 1, the first score for background. PANLite: B is 4 * bins, C is K. Deltas
-        are relative to `anchors` if (H, W) is `input_size`.
+        SSDLite: B is 4, and C is K + 1, the first score for background. PANLite: B is 4 * bins, C is K.
+        Boxes are relative to `anchors` if (H, W) is `input_size`.
         """
         features = self.backbone(images)
         outputs: tuple[Tensor, Tensor] = self.head(*(features[name] for name in self.features))

@@ -34,7 +34,7 @@ class Detection(nn.Module):
 
     Args:
         model: normalized images -> box deltas [N, A, B] and class scores [N, A, C]; its `anchors` are [A, 4],
-            as fractions of the input. For SSDLite, B is 4, and C is K + 1, with a first column for background.
+            as fractions of the input. For SSDLite, B is 4, and C is K + 1, the first score for background.
         classes: the dataset's class map, of K classes.
         loss: on deltas, scores and the matcher's targets.
         matcher: decides which anchor is trained on which object.
@@ -93,8 +93,7 @@ class Detection(nn.Module):
             raise ValueError(
                 f"the network's scores {_column(of_model)}, those that {type(loss).__name__} trains "
                 f"{_column(loss.background_column)}, those that task.postprocess reads "
-                f"{_column(postprocess.background_column)}; choose the loss that the model is made for (leave "
-                "out loss=)"
+                f"{_column(postprocess.background_column)}; leave out loss= to use the model's own"
             )
         if type(self.matcher.coder) is not type(postprocess.coder):
             raise ValueError(

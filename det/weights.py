@@ -49,7 +49,7 @@ def translated(state: StateDict, backbone: MobileNet) -> StateDict:
     if is_tensorflow(state):
         return from_tensorflow(state, backbone.spec)
     if TORCHVISION_STEM in state:
-        return from_torchvision_ssdlite(state, backbone.spec, backbone.taps[0])
+        return from_torchvision_ssdlite(state, backbone.spec)
     if detect_format(state) != "ours":
         raise UserError(
             "these are not the weights of a detector; use the file as weights= instead, for the backbone"
@@ -127,7 +127,7 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> StateDict
         raise UserError(str(error)) from None
 
 
-def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateDict:
+def from_torchvision_ssdlite(state: StateDict, spec: NetSpec) -> StateDict:
     """The state of torchvision's `ssdlite320_mobilenet_v3_large` under our names.
 
     Its backbone is split in two inside the block of C4, after the expansion.
@@ -135,7 +135,8 @@ def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateD
     Raises:
         UserError: if keys are missing or unexpected.
     """
-    cut = int(re.sub(r"\D", "", c4.partition(".")[0]))
+    first_half = (re.match(r"backbone\.features\.0\.(\d+)\.", key) for key in state)
+    cut = max(int(match[1]) for match in first_half if match)
     plain: StateDict = {}
     head: StateDict = {}
     for key, tensor in state.items():

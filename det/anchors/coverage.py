@@ -124,12 +124,13 @@ def cell_report(split: DetectionSplit, anchors: Tensor, input_size: Sequence[int
     tiny = _share((areas(boxes) * height * width).sqrt() < TINY)
     size = "x".join(map(str, input_size))
     lines = [
-        f"cells at {size}: {_share(torch.cat(hit)):.1%} of {len(boxes)} objects contain the center of a cell, "
-        f"{tiny:.1%} are smaller than {TINY:g} pixels"
+        f"cells at {size}: {_share(torch.cat(hit)):.1%} of {len(boxes)} objects contain the center of a "
+        f"cell, {tiny:.1%} are smaller than {TINY:g} pixels"
     ]
     if tiny > 0.05:
         lines.append(
-            f"many objects are hard to learn; consider a data.size above {size}, or cutting the images into tiles"
+            f"many objects are hard to learn; consider a data.size above {size}, or cutting the images into "
+            "tiles"
         )
     return lines
 

@@ -156,7 +156,7 @@ def centers_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _scaled(alignment: Tensor, iou: Tensor) -> Tensor:
-    """Alignments and IoUs [N, M, A], 0 at cells that an object does not own -> the quality of each cell [N, A].
+    """Alignments and IoUs [N, M, A], 0 at cells that an object does not own -> the cells' quality [N, A].
 
     An object's highest alignment becomes its highest IoU.
     """

@@ -1,8 +1,8 @@
 """PANLite: an anchor-free head on a path aggregation network of depthwise separable convolutions.
 
-The structure follows PP-PicoDet (Yu et al., 2021) and NanoDet-Plus; the parts are the path aggregation network
-(Liu et al., 2018), distances as distributions (Generalized Focal Loss, Li et al., 2020) and one score per
-class that also predicts the quality of the box.
+The structure follows PP-PicoDet (Yu et al., 2021) and NanoDet-Plus. The parts are the path aggregation
+network (Liu et al., 2018), distances as distributions (Generalized Focal Loss, Li et al., 2020) and one score
+per class that also predicts the quality of the box.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class QualityLoss(nn.Module):
 
     Classification: binary cross entropy of each score with the quality of the cell for this class (0 at cells
     of other classes and of none), times |quality - score| ** gamma. Localization and distribution: 1 - GIoU
-    (Rezatofighi et al., 2019) of the predicted box, and the cross entropy of the logits of the two bins around
-    each true distance, averaged over the four; at assigned cells, weighted by their quality.
+    (Rezatofighi et al., 2019) of the predicted box, and the cross entropy of the logits of the two bins
+    around each true distance, averaged over the four; at assigned cells, weighted by their quality.
 
     All three are sums over the batch, divided by its number of objects (at least 1), computed in float32.
 

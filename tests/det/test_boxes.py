@@ -145,7 +145,7 @@ def test_boxes_that_touch_or_are_apart_in_both_directions_do_not_overlap():
 
 
 def test_distances_by_hand():
-    """A cell of 20 x 40 with the center (20, 40): sides at -5, +15 pixels horizontally and -10, +10 vertically."""
+    """A cell of 20 x 40 with the center (20, 40); the sides are 5, 10, 15 and 10 pixels away."""
     cell = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
     box = torch.tensor([[15.0, 30.0, 35.0, 50.0]])
     expected = torch.tensor([[0.25, 0.25, 0.75, 0.25]])

@@ -19,7 +19,6 @@ from det.panlite.head import PANLite
 from det.postprocess import Postprocess
 from engine.errors import UserError
 
-
 HEADS = {
     "ssdlite": {},
     "panlite": {"head": partial(PANLite, width=16, bins=8), "anchors": Cells(), "c3": "auto"},
@@ -268,6 +267,16 @@ def test_the_backbone_of_a_detector_initializes_another(theirs):
     assert isinstance(model.backbone, MobileNet)
     model.backbone.load_state_dict(state)
     assert torch.equal(state["last.conv.weight"], theirs.state_dict()["backbone.features.1.3.0.weight"])
+
+
+def test_the_backbone_of_torchvisions_detector_initializes_panlite(theirs):
+    """Its split is inside the block of C4, whichever features the head reads."""
+    spec = mobilenet_v3_large(tail="dagger", bn_momentum=0.03)
+    model = Detector(backbone=spec, num_classes=2, input_size=64, **HEADS["panlite"])
+    state = model.adapt_backbone(theirs.state_dict())
+    model.backbone.load_state_dict(state)
+    expansion = theirs.state_dict()["backbone.features.0.13.0.weight"]
+    assert torch.equal(state["blocks.12.expand.conv.weight"], expansion)
 
 
 # Other classes

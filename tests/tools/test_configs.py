@@ -56,8 +56,10 @@ def test_every_experiment(experiment):
             assert task.model.eval()(torch.rand(2, 3, *task.eval_transform.crop)).shape == (2, len(CLASSES))
         else:
             deltas, scores = task.model.eval()(torch.rand(1, 3, *task.eval_transform.size))
-            assert deltas.shape[1:] == task.model.anchors.shape
-            assert scores.shape[1:] == (len(task.model.anchors), len(CLASSES) + 1)
+            count, background = len(task.model.anchors), int(task.model.background_column)
+            assert deltas.shape[1] == count
+            assert task.matcher.coder.decode(deltas, task.model.anchors).shape == (1, count, 4)
+            assert scores.shape[1:] == (count, len(CLASSES) + background)
 
 
 GROUPS = [group for group in groups() if group not in ("experiment", "task", "loader")]

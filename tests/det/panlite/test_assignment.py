@@ -15,7 +15,8 @@ ROW = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [2, 0, 3, 1], [3, 0, 4, 1.0]])
 LEFT, RIGHT = [0, 0, 2, 1], [1, 0, 4, 1.0]
 """Contain the centers of the cells 0 and 1, and of the cells 1 to 3."""
 
-# Boxes (0, 0, 2, 1), (1, 0, 2, 1), (1, 0, 4, 1) and (3, 0, 4, 1): IoU 1 and 1/2 with LEFT; 1/3, 1 and 1/3 with RIGHT.
+# Boxes (0, 0, 2, 1), (1, 0, 2, 1), (1, 0, 4, 1) and (3, 0, 4, 1). The first two have IoU 1 and 1/2 with LEFT,
+# the last three 1/3, 1 and 1/3 with RIGHT.
 PREDICTED = distance_logits([[0.5, 0.5, 1.5, 0.5], [0.5] * 4, [1.5, 0.5, 1.5, 0.5], [0.5] * 4])[None]
 
 # Of class 0, which RIGHT is, and of class 1, which LEFT is.
@@ -28,7 +29,7 @@ def assigned(*rows, labels, scores=SCORES, **options):
 
 
 def test_by_hand():
-    """Alignments: 1/2 and 0.8 / 2 with LEFT; 0.9 / 3, 0.4 and 0.6 / 3 with RIGHT. LEFT overlaps cell 1 more."""
+    """Alignments: 1/2 and 0.8 / 2 with LEFT; 0.9 / 3, 0.4 and 0.6 / 3 with RIGHT. LEFT gets cell 1."""
     assignment, targets = assigned(LEFT, RIGHT, labels=[1, 0], beta=1.0)
     assert targets.labels.tolist() == [[2, 2, 1, 1]]
     torch.testing.assert_close(targets.quality, torch.tensor([[1, 0.8, 1, 0.5]]))
