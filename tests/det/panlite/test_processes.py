@@ -46,12 +46,12 @@ def learner_of(group):
 
 
 def images_with_boxes(first, last):
-    """Four images with 0, 1, 2 and 3 objects."""
+    """Four images with one to four objects."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    corners = [torch.rand(count, 2, generator=generator) * 30 for count in range(4)]
+    corners = [torch.rand(count, 2, generator=generator) * 30 for count in range(1, 5)]
     boxes = [torch.cat([corner, corner + 20 + corner.flip(1) / 3], 1) for corner in corners]
-    labels = [torch.arange(count) % 2 for count in range(4)]
+    labels = [torch.arange(count) % 2 for count in range(1, 5)]
     return {"image": images[first:last], "boxes": boxes[first:last], "labels": labels[first:last]}
 
 
@@ -63,9 +63,9 @@ def step(learner, *batches):
 
 @pytest.mark.slow
 def test_two_processes_and_micro_batches_take_the_step_of_one():
-    with runtime.start(device="cpu", channels_last=False) as alone:
-        losses, norm, weights = step(learner_of(alone), images_with_boxes(0, 4))
-        in_parts = step(learner_of(alone), images_with_boxes(0, 1), images_with_boxes(1, 4))
+    alone = runtime.start(device="cpu", channels_last=False)
+    losses, norm, weights = step(learner_of(alone), images_with_boxes(0, 4))
+    in_parts = step(learner_of(alone), images_with_boxes(0, 1), images_with_boxes(1, 4))
 
     def of_one_rank(group):
         return step(learner_of(group), images_with_boxes(2 * group.rank, 2 * group.rank + 2))
