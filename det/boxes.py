@@ -126,8 +126,9 @@ class DistanceCoder:
 
 def mean_distances(logits: Tensor) -> Tensor:
     """Logits [..., 4 * bins] -> the four distances [..., 4] in 0..bins - 1; see `DistanceCoder`."""
-    shares = logits.unflatten(-1, (4, -1)).softmax(dim=-1)
-    return shares @ torch.arange(shares.shape[-1], dtype=shares.dtype, device=shares.device)
+    shares = logits.reshape(*logits.shape[:-1], 4, -1).softmax(dim=-1)
+    distances: Tensor = shares @ torch.arange(shares.shape[-1], dtype=shares.dtype, device=shares.device)
+    return distances
 
 
 def areas(boxes: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ class Detector(nn.Module):
         anchors: a generator, see `det.anchors.generators`.
         head: head class with its own options, called with `channels`, `num_classes`, `anchors_per_cell` and
             `backbone`; see `SSDLite` for its other members.
-        c3: feature at stride 8, for heads that read three features: `auto` is the backbone's `c3_feature`;
-            None: the head reads only c4 and c5.
-        c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3).
-        c5: feature at stride 32: `auto` is the backbone's `last_feature`.
+        c3: feature at stride 8, for heads that read three features: `block` is the output of the last block at
+            this stride; None: the head reads only c4 and c5.
+        c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3); `block` as for c3.
+        c5: feature at stride 32: `auto` is the backbone's `last_feature`; `block` as for c3.
 
     Attributes:
         anchors: float32 [A, 4], xyxy as fractions of the input; not part of the state dict.
@@ -60,10 +60,14 @@ class Detector(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.input_size = as_size("input_size", input_size)
-        chosen: dict[FeatureRole, str | None] = {"c3_feature": c3, "c4_feature": c4, "last_feature": c5}
+        roles: tuple[dict[str, FeatureRole], ...] = (
+            {"block": "stride8_block"},
+            {"block": "stride16_block", "auto": "c4_feature"},
+            {"block": "stride32_block", "auto": "last_feature"},
+        )
         self.features = tuple(
-            default_feature(backbone, role) if name == "auto" else name
-            for role, name in chosen.items()
+            default_feature(backbone, known[name]) if name in known else name
+            for name, known in zip((c3, c4, c5), roles, strict=True)
             if name is not None
         )
         self.backbone = build_backbone(backbone, self.features)

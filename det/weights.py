@@ -60,7 +60,7 @@ def translated(state: StateDict, backbone: MobileNet) -> StateDict:
 def backbone_state_of(state: StateDict, backbone: Any) -> StateDict:
     """A state dict under any known names -> what `backbone.load_state_dict` takes."""
     if isinstance(backbone, MobileNet) and (is_tensorflow(state) or TORCHVISION_STEM in state):
-        return backbone_part(translated(state, backbone))
+        state = backbone_part(translated(state, backbone))
     return backbone_state(state, backbone)
 
 

@@ -114,14 +114,13 @@ def cell_report(split: DetectionSplit, anchors: Tensor, input_size: Sequence[int
     images = _sample_objects(split)
     if not images:
         return ["cells: this split has no objects to train on"]
-    boxes, (height, width) = torch.cat(images), input_size
+    boxes, tiny = torch.cat(images), tiny_share(split, input_size)
     anchors = anchors.detach().cpu().float()
     places = (anchors[:, :2] + anchors[:, 2:]) / 2
     hit = [
         ((places > each[:, None, :2]) & (places < each[:, None, 2:])).all(-1).any(1)
-        for each in boxes.split(_BATCH)
+        for each in torch.split(boxes, _BATCH)
     ]
-    tiny = _share((areas(boxes) * height * width).sqrt() < TINY)
     size = "x".join(map(str, input_size))
     lines = [
         f"cells at {size}: {_share(torch.cat(hit)):.1%} of {len(boxes)} objects contain the center of a "
@@ -133,6 +132,13 @@ def cell_report(split: DetectionSplit, anchors: Tensor, input_size: Sequence[int
             "tiles"
         )
     return lines
+
+
+def tiny_share(split: DetectionSplit, input_size: Sequence[int]) -> float:
+    """The share of the objects of evenly spaced images that are smaller than `TINY` pixels; 0 if there are
+    none."""
+    images, (height, width) = _sample_objects(split), input_size
+    return _share((areas(torch.cat(images)) * height * width).sqrt() < TINY) if images else 0.0
 
 
 def _sample_objects(split: DetectionSplit) -> list[Tensor]:

@@ -86,7 +86,9 @@ class TestPANLite(TestDetection):
             input_size=(72, 100),
             anchors=Cells(),
             head=partial(PANLite, width=8, bins=4, depth=1),
-            c3="auto",
+            c3="block",
+            c4="block",
+            c5="block",
         )
         return Detection(
             model=model,

@@ -21,7 +21,13 @@ from engine.errors import UserError
 
 HEADS = {
     "ssdlite": {},
-    "panlite": {"head": partial(PANLite, width=16, bins=8), "anchors": Cells(), "c3": "auto"},
+    "panlite": {
+        "head": partial(PANLite, width=16, bins=8),
+        "anchors": Cells(),
+        "c3": "block",
+        "c4": "block",
+        "c5": "block",
+    },
 }
 OUTPUTS = {"ssdlite": (4, 1), "panlite": (32, 0)}
 """Values per box, and scores in addition to those of the classes."""
@@ -277,6 +283,7 @@ def test_the_backbone_of_torchvisions_detector_initializes_panlite(theirs):
     model.backbone.load_state_dict(state)
     expansion = theirs.state_dict()["backbone.features.0.13.0.weight"]
     assert torch.equal(state["blocks.12.expand.conv.weight"], expansion)
+    assert not [key for key in state if key.startswith("last.")]  # PANLite reads blocks
 
 
 # Other classes

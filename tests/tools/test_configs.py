@@ -19,6 +19,10 @@ PROTOCOLS = ("seg/cityscapes_protocol", "det/coco_protocol", "cls/imagenet_proto
 TASKS = ("cls", "seg", "det")
 
 
+NEEDS = {"loss=det/quality": ["model=det/panlite"]}
+"""Options that do not work with the defaults of the other groups."""
+
+
 def options(group):
     return [option for option in groups()[group] if option not in PROTOCOLS]
 
@@ -70,7 +74,8 @@ GROUPS = [group for group in groups() if group not in ("experiment", "task", "lo
     [(task, group, option) for group in GROUPS for task, option in tasks_of(group)],
 )
 def test_every_option(task, group, option):
-    build_all([f"task={task}", f"{group}={option}", ROOT])
+    full = next((name for name in groups()[group] if name in (option, f"{task}/{option}")), option)
+    build_all([f"task={task}", f"{group}={option}", *NEEDS.get(f"{group}={full}", []), ROOT])
 
 
 def test_every_option_is_in_the_help():

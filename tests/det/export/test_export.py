@@ -144,10 +144,12 @@ def anchor_free(**limits):
         input_size=(40, 56),
         anchors=Cells(),
         head=partial(PANLite, width=8, bins=4, depth=1),
-        c3="auto",
+        c3="block",
+        c4="block",
+        c5="block",
     )
     for predictor in (*model.head.boxes, *model.head.scores):
-        torch.nn.init.normal_(predictor.weight, std=9.0)
+        torch.nn.init.normal_(predictor.weight, std=0.1)
         torch.nn.init.normal_(predictor.bias)
     # With the statistics of a batch, the outputs depend on the image.
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -19,15 +19,17 @@ def detector(*, size=64, maps=3, num_classes=5, anchors=None, backbone=None, **o
         input_size=size,
         anchors=anchors or Cells(maps=maps),
         head=partial(PANLite, **{"width": 16, "bins": 8, **options}),
-        c3="auto",
+        c3="block",
+        c4="block",
+        c5="block",
     )
 
 
 @pytest.mark.parametrize(
     ("spec", "channels"),
     [
-        (mobilenet_v3_large(tail="dagger"), {"block6": 40, "block13.expansion": 672, "last": 480}),
-        (mobilenet_v3_small(), {"block3": 24, "block9.expansion": 288, "last": 576}),
+        (mobilenet_v3_large(tail="dagger"), {"block6": 40, "block12": 112, "block15": 80}),
+        (mobilenet_v3_small(), {"block3": 24, "block8": 48, "block11": 96}),
     ],
 )
 def test_the_features_it_reads(spec, channels):

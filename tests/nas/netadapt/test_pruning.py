@@ -61,7 +61,16 @@ def detector(spec):
 
 def panlite(spec):
     head = partial(PANLite, width=16, bins=4)
-    return Detector(backbone=spec, num_classes=3, input_size=SIZE, anchors=Cells(), head=head, c3="auto")
+    return Detector(
+        backbone=spec,
+        num_classes=3,
+        input_size=SIZE,
+        anchors=Cells(),
+        head=head,
+        c3="block",
+        c4="block",
+        c5="block",
+    )
 
 
 MODELS = {
