@@ -29,8 +29,8 @@ class Detector(nn.Module):
         anchors: a generator, see `det.anchors.generators`.
         head: head class with its own options, called with `channels`, `num_classes`, `anchors_per_cell` and
             `backbone`; see `SSDLite` for its other members.
-        c3: feature at stride 8, for heads that read three features: `block` is the output of the last block at
-            this stride; None: the head reads only c4 and c5.
+        c3: feature at stride 8, for heads that read three features: `block` is the output of the last block
+            at this stride; None: the head reads only c4 and c5.
         c4: feature at stride 16: `auto` is the backbone's `c4_feature` (section 6.3); `block` as for c3.
         c5: feature at stride 32: `auto` is the backbone's `last_feature`; `block` as for c3.
 
