@@ -76,7 +76,7 @@ def distribution_focal(logits: Tensor, distances: Tensor) -> Tensor:
     A distance between the bins i and i + 1 has the targets i + 1 - distance and distance - i there; one
     outside 0..bins - 1 is moved to the nearest of the two.
     """
-    logits = logits.reshape(len(logits), 4, -1).log_softmax(dim=-1)
+    logits = logits.reshape(len(logits), 4, logits.shape[-1] // 4).log_softmax(dim=-1)
     last = logits.shape[-1] - 1
     distances = distances.clamp(0, last)
     lower = distances.floor().clamp(max=last - 1)
