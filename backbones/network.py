@@ -13,7 +13,13 @@ from backbones.contract import AnyBackbone, Architecture, Backbone, FeatureRole
 from backbones.spec import STEM_STRIDE, NetSpec
 
 PARTS: tuple[Part, ...] = ("expansion", "depthwise", "out")
-_ROLE_STRIDES = {"skip_feature": 8, "c4_feature": 16}
+_ROLE_STRIDES = {
+    "skip_feature": 8,
+    "c4_feature": 16,
+    "stride8_block": 8,
+    "stride16_block": 16,
+    "stride32_block": 32,
+}
 
 
 class MobileNet(nn.Module):
@@ -95,7 +101,8 @@ def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
     A backbone can set it with an attribute that has the role's name. Otherwise `skip_feature` (for LR-ASPP's
     skip connection) is the last feature of stride 8, `c4_feature` (SSDLite's first map) the last of stride
     16, and `dense_output` (for segmentation heads) and `last_feature` (SSDLite's second map, and the map that
-    classifiers pool) the last of all.
+    classifiers pool) the last of all. `stride8_block`, `stride16_block` and `stride32_block` (for PANLite)
+    are the last features of these strides; in this project's networks, outputs of blocks.
 
     Raises:
         ValueError: no feature has that stride.
