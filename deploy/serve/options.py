@@ -27,6 +27,7 @@ class ServeOptions:
     size: Sequence[int] | None = None
     shares: Sequence[float] = (1, 0.75, 0.5, 0.25)
     layer_s: float = 0.5
+    statistic: Literal["median", "min"] = "median"
     out: str | None = None
     checkpoint: Checkpoint = "best"
     host: str = "0.0.0.0"

@@ -88,7 +88,7 @@ def serve_table(options: ServeOptions, *, log: Log) -> MeasuredTable:
     network, size = _network(options)
     run_folder.make(options.table_file.parent)
     package = assets.download(options.web.npm) if options.web.vendored else None
-    measure = BrowserMeasurer(layer_s=options.layer_s)
+    measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:
         write_page(Path(folder), MEASURE, package=package, cdn=options.web.cdn)
         with _serving(options, Path(folder), log=log, calls=measure.calls, token=measure.token):
@@ -132,7 +132,10 @@ def _image_size(run: TrainedRun) -> Size:
 def _measured(
     options: ServeOptions, network: TimedNetwork, size: Size, measure: BrowserMeasurer
 ) -> MeasuredTable:
-    """Measure the layers and, before and after them, the whole network: a phone becomes slower when hot."""
+    """Measure the layers and, before and after them, the whole network: a phone becomes slower when hot.
+
+    The browser compiles its WebAssembly better while it runs, so the first measurement does not count.
+    """
     bar: list[Progress] = []
 
     def progress(done: int, total: int) -> None:
@@ -143,7 +146,7 @@ def _measured(
 
     whole = None if network.model is None else network.model(network.spec)
     image = torch.rand(1, 3, *size)
-    times = [] if whole is None else [measure(whole, (image,))]
+    times = [] if whole is None else [measure(whole, (image,)) for _ in range(2)][1:]
     shares = tuple(options.shares)
     table = build_table(
         network.spec, size=size, measure=measure, shares=shares, progress=progress, **network.model_options

@@ -26,7 +26,7 @@ def browser():
 
 
 class Page:
-    """A page of a browser. console: its messages, errors and exceptions; requests: addresses that it asked for."""
+    """A page of a browser. console: messages, errors and exceptions; requests: addresses it asked for."""
 
     def __init__(self, folder, *options):
         self._ids, self._events = itertools.count(1), []

@@ -1,4 +1,4 @@
-// Runs one graph after another and sends back the median time of a call.
+// Runs one graph after another and sends back the time of a call.
 
 import { load, open } from "./runtime.js";
 
@@ -25,26 +25,28 @@ self.onmessage = async ({ data }) => {
   }
 };
 
-async function result({ number, graph, inputs, seconds }) {
+async function result({ number, ...job }) {
   try {
-    return { number, ms: await median(graph, inputs, seconds) };
+    return { number, ms: await measured(job) };
   } catch (error) {
     return { number, error: String(error?.message ?? error) };
   }
 }
 
-async function median(graph, shapes, seconds) {
+async function measured({ graph, inputs, seconds, statistic }) {
   const model = await open(ort, choice, graph);
   try {
-    const feeds = Object.fromEntries(model.inputNames.map((name, i) => [name, numbers(shapes[i])]));
+    const feeds = Object.fromEntries(model.inputNames.map((name, i) => [name, numbers(inputs[i])]));
     for (let i = 0; i < WARMUP; i++) await model.run(feeds);
     const calls = Math.max(1, Math.round(SAMPLE_MS / (await time(model, feeds, 1))));
     const times = [], began = performance.now();
-    while (times.length < LEAST || (performance.now() - began < 1000 * seconds && !precise(times))) {
+    const enough = () => statistic === "median" && precise(times);
+    while (times.length < LEAST || (performance.now() - began < 1000 * seconds && !enough())) {
       times.push((await time(model, feeds, calls)) / calls);
       if (performance.now() - began > 5000 * seconds && times.length > 1) break; // a slow network
     }
-    return times.sort((a, b) => a - b)[times.length >> 1];
+    times.sort((a, b) => a - b);
+    return statistic === "min" ? times[0] : times[times.length >> 1];
   } finally {
     await model.release();
   }
