@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from deploy.latency_table.layer_timing import onnx_graph
 from deploy.serve.http_server import Call, Calls, Refusal, Reply
+from deploy.serve.layer_graph import layer_graph
 from deploy.web import assets
 from engine.errors import UserError
 
@@ -77,19 +77,28 @@ class BrowserMeasurer:
             UserError: if the browser cannot run the graph.
         """
         if module not in self._graphs:
-            self._graphs[module] = onnx_graph(module.eval(), tuple(inputs))
+            self._graphs[module] = layer_graph(module, inputs)
         graph = self._graphs[module]
-        with self._changed:
-            self._number += 1
-            shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-            self._job, self._answer = _Job(number=self._number, graph=graph, inputs=shapes), None
-            self._changed.notify_all()
-            while self._answer is None:  # for as long as the page is away; it continues where it was
-                self._changed.wait(1.0)
-            self._job, answer = None, self._answer
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        self._hand_out(graph, shapes)
+        answer = self._awaited()
         if "error" in answer:
             raise UserError(f"the browser cannot run a layer ({answer['error']}); nothing was written")
         return float(answer["ms"])
+
+    def _hand_out(self, graph: bytes, shapes: tuple[tuple[int, ...], ...]) -> None:
+        with self._changed:
+            self._number += 1
+            self._job, self._answer = _Job(number=self._number, graph=graph, inputs=shapes), None
+            self._changed.notify_all()
+
+    def _awaited(self) -> Mapping[str, Any]:
+        """The page's answer, however long it is away: it continues where it was."""
+        with self._changed:
+            while self._answer is None:
+                self._changed.wait(1.0)
+            self._job = None
+            return self._answer
 
     def finish(self, result: Mapping[str, Any], *, timeout_s: float = POLL_S) -> None:
         """Tell the page the result, and wait until it has it."""

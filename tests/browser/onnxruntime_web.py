@@ -6,10 +6,12 @@ from deploy.web import assets
 from engine.errors import UserError
 
 
-@pytest.fixture(scope="session")
-def npm(pytestconfig):
-    """The address of a registry on this machine that has the package; skips the test if npm is out of reach."""
-    folder = pytestconfig.cache.mkdir("npm")
+def npm_registry(cache):
+    """The address of a registry on this machine with the package; skips the test if npm is out of reach.
+
+    cache: `pytestconfig.cache`.
+    """
+    folder = cache.mkdir("npm")
     package = folder / assets.TARBALL
     if not package.exists():
         patch = pytest.MonkeyPatch()

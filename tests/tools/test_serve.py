@@ -1,4 +1,4 @@
-"""tools/export.py format=web and tools/serve.py in a browser: predictions as in predict.py, a table for search.py."""
+"""format=web and tools/serve.py in a browser: what predict.py predicts, and a table for search.py."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from PIL import Image
 
 from deploy.latency_table.table import LatencyTable
 from tests.browser.chromium import browser, opened
-from tests.browser.onnxruntime_web import npm  # noqa: F401
+from tests.browser.onnxruntime_web import npm_registry
 from tests.docs.exported_cases import ALIKE, CASES, trained
 from tests.tools.commands import ROOT, run
 
@@ -34,6 +34,11 @@ def folder(tmp_path_factory):
     coarse = np.random.default_rng(0).integers(0, 256, (45, 183, 3), np.uint8)
     cv2.imwrite(str(folder / "photo.png"), cv2.resize(coarse, SIZE[::-1], interpolation=cv2.INTER_CUBIC))
     return folder
+
+
+@pytest.fixture(scope="module")
+def npm(pytestconfig):
+    return npm_registry(pytestconfig.cache)
 
 
 @contextlib.contextmanager
@@ -73,9 +78,8 @@ def exported(folder, case, npm):
 
 
 def ready(page):
-    page.wait_for(
-        "document.querySelector('#status').matches('.error') || /^Ready/.test(document.querySelector('#status').textContent)"
-    )
+    status = "document.querySelector('#status')"
+    page.wait_for(f"{status}.matches('.error') || /^Ready/.test({status}.textContent)")
     assert page.text("#status").startswith("Ready"), page.text("#status")
 
 
@@ -97,7 +101,7 @@ def prediction(page, url, photo):
         for c in [*ALIKE, "det_raw"]
     ],
 )
-def test_the_page_predicts_what_predict_does(folder, npm, case, tmp_path):  # noqa: F811
+def test_the_page_predicts_what_predict_does(folder, npm, case, tmp_path):
     site, summary = exported(folder, case, npm)
     assert not any(
         path.name == "golden.npz" for path in site.rglob("*")
@@ -151,8 +155,8 @@ def test_a_page_that_was_not_exported_is_refused(folder):
     assert "needs out=" in run("serve", "table=latency", f"run={name}", cwd=folder, status=1)
 
 
-def test_a_search_runs_on_the_table_that_a_browser_sends(folder, npm, tmp_path):  # noqa: F811
-    """A network of three blocks; the times of a loaded machine prove nothing, so their error is only reported."""
+def test_a_search_runs_on_the_table_that_a_browser_sends(folder, npm, tmp_path):
+    """A network of three blocks. The times of a busy machine prove nothing, so their error is not checked."""
     (folder / "tiny.yaml").write_text(TINY)
     small = ["data.size=48", "data.workers=0", "trainer.batch=2", "trainer.tensorboard=false", "samples=0"]
     scenes = ["data.source.num_train=8", "data.source.num_val=2", "data.source.num_test=1", "trainer.steps=2"]
@@ -214,7 +218,7 @@ hidden: 64
 """
 
 
-def test_ctrl_c_ends_a_measurement(folder, npm):  # noqa: F811
+def test_ctrl_c_ends_a_measurement(folder, npm):
     table = ["table=latency", "out=none.json", "spec=seg/lraspp_v3_small", "size=[64,128]", "host=127.0.0.1"]
     with served(folder, *table, f"web.npm={npm}") as (_, process):
         process.send_signal(signal.SIGINT)

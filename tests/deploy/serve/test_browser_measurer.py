@@ -18,8 +18,14 @@ from engine.errors import UserError
 from tests.deploy.latency_table.test_latency_table import SIZE, TINY, MAdds
 
 DEVICE = {
-    "kind": "wasm", "threads": 4, "cores": 8, "browser": "Browser 1", "platform": "Phone\n2", "gpu": "", "isolated": True
-}  # fmt: skip
+    "kind": "wasm",
+    "threads": 4,
+    "cores": 8,
+    "browser": "Browser 1",
+    "platform": "Phone\n2",
+    "gpu": "",
+    "isolated": True,
+}
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def measure(monkeypatch, tmp_path):
         modules.append((module, inputs))
         return str(len(modules) - 1).encode()
 
-    monkeypatch.setattr(browser_measurer, "onnx_graph", graph)
+    monkeypatch.setattr(browser_measurer, "layer_graph", graph)
     monkeypatch.setattr(browser_measurer, "POLL_S", 0.2)
     measure = BrowserMeasurer(layer_s=0.1)
     measure.modules = modules

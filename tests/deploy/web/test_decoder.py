@@ -1,4 +1,4 @@
-"""The page's decoder.js: the same bytes as OpenCV and Pillow, and the same predictions as each task's decode.py."""
+"""The page's decoder.js: the bytes of OpenCV and Pillow, and the predictions of each task's decode.py."""
 
 import json
 import shutil
