@@ -22,6 +22,8 @@ from deploy.web import assets
 from engine.errors import UserError
 
 KINDS = ("wasm", "webgpu")
+WHOLE = 5
+"""How many times longer a whole network is measured than a layer."""
 POLL_S = 10.0
 """How long a page's question for a job waits for one."""
 _MAX_MS = 1e6
@@ -33,6 +35,7 @@ class _Job:
     number: int
     graph: bytes
     inputs: tuple[tuple[int, ...], ...]
+    seconds: float
 
 
 class BrowserMeasurer:
@@ -80,16 +83,18 @@ class BrowserMeasurer:
             self._graphs[module] = layer_graph(module, inputs)
         graph = self._graphs[module]
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        self._hand_out(graph, shapes)
+        seconds = self.layer_s * (WHOLE if hasattr(module, "backbone") else 1)
+        self._hand_out(graph, shapes, seconds)
         answer = self._awaited()
         if "error" in answer:
             raise UserError(f"the browser cannot run a layer ({answer['error']}); nothing was written")
         return float(answer["ms"])
 
-    def _hand_out(self, graph: bytes, shapes: tuple[tuple[int, ...], ...]) -> None:
+    def _hand_out(self, graph: bytes, shapes: tuple[tuple[int, ...], ...], seconds: float) -> None:
         with self._changed:
             self._number += 1
-            self._job, self._answer = _Job(number=self._number, graph=graph, inputs=shapes), None
+            self._job = _Job(number=self._number, graph=graph, inputs=shapes, seconds=seconds)
+            self._answer = None
             self._changed.notify_all()
 
     def _awaited(self) -> Mapping[str, Any]:
@@ -144,7 +149,7 @@ class BrowserMeasurer:
             "inputs": job.inputs,
             "done": done,
             "total": total,
-            "seconds": self.layer_s,
+            "seconds": job.seconds,
             "statistic": self.statistic,
         }
         return Reply(body=job.graph, type="application/octet-stream", headers={"X-Job": json.dumps(about)})
