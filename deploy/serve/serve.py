@@ -26,7 +26,7 @@ from deploy.serve.browser_measurer import BrowserMeasurer
 from deploy.serve.http_server import Calls, SiteServer
 from deploy.serve.options import ServeOptions
 from deploy.web import assets
-from deploy.web.site_files import MEASURE, content_policy, write_page
+from deploy.web.site_files import MEASURE, policy_of, write_page
 from engine.config.runs import TrainedRun
 from engine.data.preprocessing import Size
 from engine.errors import UserError
@@ -170,7 +170,7 @@ def _serving(
     server = SiteServer(
         (options.host, options.port),
         folder,
-        policy=content_policy(None if (folder / "runtime").is_dir() else options.web.cdn),
+        policy=policy_of(folder),
         calls=calls,
         context=context,
         opened=lambda device: log(f"opened by {device}"),

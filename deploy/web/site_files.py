@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +35,21 @@ def content_policy(cdn: str | None) -> str:
         "form-action": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def policy_of(folder: Path) -> str:
+    """The Content-Security-Policy of an existing page. Raises: UserError if it is not a page of ours."""
+    try:
+        about = json.loads((folder / "runtime.json").read_text(encoding="utf-8"))
+        base = None if about["vendored"] is True else str(about["base"])
+        policy = content_policy(base)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{folder}: has no valid runtime.json ({type(error).__name__}); export it again"
+        ) from None
+    if not policy.isprintable() or policy.count(";") != content_policy(None).count(";"):
+        raise UserError(f"{folder}: runtime.json has an invalid base; export it again")
+    return policy
 
 
 def write_page(folder: Path, source: Path, *, package: Path | None, cdn: str = assets.CDN) -> None:

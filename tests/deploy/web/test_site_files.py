@@ -12,7 +12,7 @@ from deploy.formats import web
 from deploy.options import WebPage
 from deploy.web import assets
 from deploy.web.assets import ASSETS, copy_assets, describe, download
-from deploy.web.site_files import MEASURE, SITE, content_policy, write_page
+from deploy.web.site_files import MEASURE, SITE, content_policy, policy_of, write_page
 from tests.refusals import refuses
 
 
@@ -57,9 +57,20 @@ def test_a_page_without_the_library_names_its_address_and_hashes(tmp_path):
     assert about["base"] == f"https://cdn.example.org/npm/onnxruntime-web@{assets.VERSION}/dist/"
     assert about["files"]["wasm"]["script"]["integrity"] == f"sha384-{ASSETS['wasm'][0].sha384}"
     assert not (tmp_path / "runtime").exists()
+    assert policy_of(tmp_path) == content_policy("https://cdn.example.org/npm")
     policy = (tmp_path / "index.html").read_text()
     assert "connect-src 'self' https://cdn.example.org blob:;" in policy
     assert "script-src 'self' 'wasm-unsafe-eval' blob:;" in policy
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"vendored": false}', '{"vendored": false, "base": "https://a; script-src *"}',
+     '{"vendored": false, "base": "https://[a"}'],
+)  # fmt: skip
+def test_the_policy_of_a_damaged_page_is_refused(tmp_path, text):
+    (tmp_path / "runtime.json").write_text(text)
+    refuses(lambda: policy_of(tmp_path), f"{tmp_path}", "export it again")
 
 
 def test_another_file_than_the_pinned_one_is_refused(tmp_path, package, monkeypatch):
