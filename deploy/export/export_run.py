@@ -16,6 +16,7 @@ from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
 from engine.config.runs import TrainedRun
 from engine.errors import UserError, some
+from engine.io.progress import announced
 from engine.run import run_folder
 
 _WRITTEN = ("model.*", "tuned.*", "report_card.*")
@@ -66,8 +67,9 @@ def _export(job: ExportJob) -> Path:
         job.split_files(options.calibration.split, 1)  # a wrong name is an error before the long work
     path = _write(job, samples[0])
     try:
-        session = formats.open_session(path, threads=options.threads)
-        comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+        with announced("comparing the file with PyTorch"):
+            session = formats.open_session(path, threads=options.threads)
+            comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
         _check(comparison, options)
         scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
     except UserError as error:
@@ -86,7 +88,8 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     folder = run_folder.make(job.folder / "float32" if options.precision == "int8" else job.folder)
     path = folder / f"model{formats.find(options.format).SUFFIX}"
     job.log(f"writing {path}")
-    return job.export(job.module, sample.input, path)
+    with announced(f"writing {path.name}"):
+        return job.export(job.module, sample.input, path)
 
 
 def _check(comparison: Comparison, options: ExportOptions) -> None:
