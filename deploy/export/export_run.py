@@ -42,8 +42,12 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     if options.precision == "int8":
         check_installed(options.format)
     job, started = ExportJob(run, options, log), time.time_ns()
+    format = formats.find(options.format)
+    package = format.packager(options) if isinstance(format, formats.Packaged) else None
     with run_folder.claim(job.folder, key="out"):
         path = _export(job)
+        if package is not None:
+            log(package(path))
         if earlier := files_before(job.folder, started):
             names = some(earlier)
             log(f"{job.folder}: {names} of an earlier export: preprocess.json describes {path.name} alone")

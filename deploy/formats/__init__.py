@@ -6,9 +6,9 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch.export import ExportedProgram
 
@@ -58,6 +58,20 @@ class Format(Protocol):
 
     def open(self, path: Path, *, threads: int, precision: str) -> Session:
         """Load a file. The caller turns any exception of the library into a UserError with the path."""
+        ...
+
+
+@runtime_checkable
+class Packaged(Protocol):
+    """The additional member of a format that makes a folder around another format's file."""
+
+    def packager(self, options: Any) -> Callable[[Path], str]:
+        """Called before an export with its `deploy.options.ExportOptions`, to get what the folder needs; the
+        result is called with the accepted file and returns a line for the user.
+
+        Raises:
+            UserError: if something cannot be had, or the folder cannot be written.
+        """
         ...
 
 
@@ -155,6 +169,11 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     except Exception as error:  # each library has its own exceptions
         reason = libraries.first_line(error)
         raise UserError(f"{path}: cannot be loaded ({reason}); export it again") from None
+
+
+def runtimes() -> tuple[str, ...]:
+    """The built-in formats with a runtime of their own."""
+    return tuple(name for name in BUILT_IN if not isinstance(find(name), Packaged))
 
 
 def versions() -> dict[str, str]:

@@ -124,6 +124,7 @@ def test_metadata_have_all_that_a_decoder_needs():
         "background_column": 0,
         "coder": {"scales": [10, 10, 5, 5], "max_log_ratio": None},
         "max_detections": 9,
+        "draw_threshold": 0.4,  # the default
         **limits,
     }
 
