@@ -58,6 +58,7 @@ class ExportedDetection(nn.Module):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
         self.normalize, self.postprocess = task.normalize, task.postprocess
+        self.draw_threshold = task.draw_threshold
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.output, self.names, self.compared = output, OUTPUTS[output], COMPARED[output]
         self.raw_names: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ class ExportedDetection(nn.Module):
             "per_class": limits.per_class,
             "candidates": limits.candidates,
             "max_detections": limits.max_detections,
+            "draw_threshold": self.draw_threshold,
             "coder": {"scales": list(limits.coder.scales), "max_log_ratio": limits.coder.max_log_ratio},
             "anchors": describe_anchors(self.model, self.anchors),
         }
