@@ -135,7 +135,12 @@ class ExportOptions(RunOptions):
             check_quantizable(self.file_format)
         if self.opset is not None:
             self._check_opset(self.opset)
-        tunable = (self.precision, self.file_format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)
+        tunable = (self.precision, self.file_format, self.dynamic, self.batch) == (
+            "int8",
+            "openvino",
+            "none",
+            1,
+        )
         if self.qat.steps and not tunable:
             raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
 

@@ -83,11 +83,15 @@ def _resize(image: Pixels, size: Size, how: Mapping[str, Any]) -> Pixels:
     if how.get("antialias"):
         return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     smaller = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    return resize_area(image, size) if smaller and how.get("when_smaller") == "area" else resize_linear(image, size)
+    return (
+        resize_area(image, size)
+        if smaller and how.get("when_smaller") == "area"
+        else resize_linear(image, size)
+    )
 
 
 def resize_linear(image: Pixels, size: Size) -> Pixels:
-    """The values of OpenCV's `INTER_LINEAR`, which uses integers: weights of 11 bits, rounded in two steps."""
+    """The values of OpenCV's `INTER_LINEAR`: integers, with weights of 11 bits, rounded in two steps."""
     height, width = image.shape[:2]
     top, down = _positions(height, size[0])
     left, across = _positions(width, size[1])
@@ -117,7 +121,7 @@ def _weights(distance: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[
 
 def resize_area(image: Pixels, size: Size) -> Pixels:
     """The mean over the area that each new pixel covers; may differ by 1 from OpenCV's `INTER_AREA`."""
-    rows, columns = (_covered(*sides) for sides in zip(image.shape, size))
+    rows, columns = (_covered(*sides) for sides in zip(image.shape[:2], size, strict=True))
     across = np.einsum("cw,hwk->hck", columns, image.astype(np.float32))
     halves = tuple(2 * side for side in size) == image.shape[:2]  # OpenCV rounds these up, others to even
     means = np.einsum("rh,hck->rck", rows, across)

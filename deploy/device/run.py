@@ -54,7 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
             id_mask(prediction).save(options.out / f"{Path(path).stem}.png")
         if not options.json:
-            print("".join(f"{path}: {line}\n" if several else f"{line}\n" for line in lines(prediction, options.threshold)), end="")
+            print(
+                "".join(
+                    f"{path}: {line}\n" if several else f"{line}\n"
+                    for line in lines(prediction, options.threshold)
+                ),
+                end="",
+            )
     if options.json:
         print(json.dumps({"files": entries}, indent=2))
     return 0
@@ -63,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 def predict(model: Any, image: Any) -> Any:
     """RGB uint8 [H, W, 3] -> (boxes, scores, labels), a label map [H, W], or probabilities [K]."""
     images = network_input(image, ABOUT)
-    outputs = dict(zip(ABOUT["outputs"], model(images)))
+    outputs = dict(zip(ABOUT["outputs"], model(images), strict=True))
     return decode(outputs, ABOUT, image.shape[:2])
 
 
@@ -78,7 +84,7 @@ def answer(prediction: Any, threshold: float) -> dict[str, Any]:
                     "score": round(float(score), 4),
                     "box_xyxy": [round(float(side), 2) for side in box],
                 }
-                for box, score, label in zip(*prediction)
+                for box, score, label in zip(*prediction, strict=True)
                 if score >= threshold
             ]
         }
@@ -90,7 +96,11 @@ def answer(prediction: Any, threshold: float) -> dict[str, Any]:
     best = np.argsort(-prediction, kind="stable")[:MOST]
     return {
         "classes": [
-            {"name": CLASSES[k]["name"], "id": CLASSES[k]["id"], "probability": round(float(prediction[k]), 6)}
+            {
+                "name": CLASSES[k]["name"],
+                "id": CLASSES[k]["id"],
+                "probability": round(float(prediction[k]), 6),
+            }
             for k in best
         ]
     }
@@ -101,12 +111,12 @@ def lines(prediction: Any, threshold: float) -> list[str]:
     if ABOUT["task"] == "det":
         return [
             " ".join([CLASSES[label]["name"], f"{score:.4f}", *(f"{side:.2f}" for side in box)])
-            for box, score, label in zip(*prediction)
+            for box, score, label in zip(*prediction, strict=True)
             if score >= threshold
         ]
     if ABOUT["task"] == "seg":
         counts = np.bincount(prediction.ravel(), minlength=len(CLASSES))
-        return [f"{entry['name']} {count}" for entry, count in zip(CLASSES, counts)]
+        return [f"{entry['name']} {count}" for entry, count in zip(CLASSES, counts, strict=True)]
     best = np.argsort(-prediction, kind="stable")[:MOST]
     return [f"{CLASSES[k]['name']} {prediction[k]:.6f}" for k in best]
 
@@ -149,7 +159,8 @@ def agreement(prediction: Any, expected: dict[str, Any]) -> float:
         return sum(pairs) / total if total else 1.0
     known = {entry["name"]: entry["probability"] for entry in found["classes"]}
     near = [
-        abs(known.get(entry["name"], 0.0) - entry["probability"]) <= SAME_SCORE for entry in expected["classes"]
+        abs(known.get(entry["name"], 0.0) - entry["probability"]) <= SAME_SCORE
+        for entry in expected["classes"]
     ]
     return sum(near) / len(near)
 
@@ -157,7 +168,7 @@ def agreement(prediction: Any, expected: dict[str, Any]) -> float:
 def _take_same(boxes: list[Any], expected: dict[str, Any]) -> bool:
     """Whether the same box is in `boxes`, which then loses it."""
     for place, box in enumerate(boxes):
-        sides = zip(box["box_xyxy"], expected["box_xyxy"])
+        sides = zip(box["box_xyxy"], expected["box_xyxy"], strict=True)
         if (
             box["class"] == expected["class"]
             and abs(box["score"] - expected["score"]) <= SAME_SCORE

@@ -1,4 +1,4 @@
-"""Writes a kit: a folder with a model, all that runs it without this project, and examples to check it with."""
+"""Writes a kit: a folder with a model, all that runs it without this project, and examples to check it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from engine.io.files import write_json
 
 TASKS = ("cls", "det", "seg")
 """Tasks whose answers `run.py` prints."""
-LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
+LIBRARIES = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai-edge-litert",
+    "ncnn": "ncnn",
+    "mnn": "MNN",
+}
 """The package that runs each format, by the name that pip knows."""
 CPP = ("onnx",)
 """Formats with a C++ program."""
@@ -37,8 +43,9 @@ def check_task(task: str) -> None:
 
 
 def write_kit(job: ExportJob, path: Path) -> None:
-    """Add to an exported file at `path`, its `preprocess.json` and `decode.py`: the programs that use it, golden
-    images with predict's answers, and a README.
+    """Add what runs the exported file at `path`: programs, golden images with predict's answers, a README.
+
+    `preprocess.json` and `decode.py` are already beside it.
 
     Raises:
         UserError: if a file cannot be written.
@@ -79,6 +86,10 @@ def _write_golden_images(job: ExportJob, path: Path) -> None:
 
 def _readme(about: Mapping[str, Any], format: str, requirements: Mapping[str, str]) -> str:
     loader = jinja2.FileSystemLoader(_DEVICE)
-    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     template = environment.get_template("README.md.jinja")
-    return template.render(about=about, requirements=requirements, cpp=format in CPP, license=about["license"])
+    return template.render(
+        about=about, requirements=requirements, cpp=format in CPP, license=about["license"]
+    )

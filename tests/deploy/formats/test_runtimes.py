@@ -19,7 +19,7 @@ from deploy.formats.onnx import onnxruntime
 from tests.refusals import refuses
 
 FAST = ("onnx", "openvino", "torch_export")
-SLOW = ("litert", "executorch")
+SLOW = ("litert", "executorch", "mnn")
 
 
 class Toy(nn.Module):
@@ -147,6 +147,8 @@ def test_files_that_cannot_be_opened(tmp_path):
         (".onnx", "onnxruntime", "onnx"),
         (".xml", "openvino", "openvino"),
         (".pte", "executorch", "executorch"),
+        (".ncnn.param", "ncnn", "ncnn"),
+        (".mnn", "MNN", "mnn"),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix, library, extra):
