@@ -38,7 +38,8 @@ def missing() -> str:
 def write(
     program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
 ) -> None:
-    require("MNN", INSTALL)
+    if reason := missing():  # importing MNN would print a line
+        raise UserError(f"{reason}; {INSTALL}")
     outputs = next(node for node in program.graph.nodes if node.op == "output").args[0]
     types = [str(output.meta["val"].dtype).removeprefix("torch.") for output in outputs]
     with tempfile.TemporaryDirectory(prefix="mnn-") as folder:
@@ -58,9 +59,7 @@ def write(
 
 
 def open(path: Path, *, threads: int, precision: str) -> Session:
-    require("MNN", INSTALL)
-    from deploy.device.runtimes.mnn import load
-
+    load = require("deploy.device.runtimes.mnn", INSTALL).load
     metadata = read_appended_metadata(path)
     types, model = json.loads(metadata.get(_OUTPUT_TYPES, "[]")), load(path, threads=threads)
 

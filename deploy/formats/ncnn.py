@@ -26,6 +26,10 @@ COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = False
 
 
+INPUT = "in0"
+"""The name that pnnx gives the input."""
+
+
 def missing() -> str:
     return not_installed(LIBRARIES)
 
@@ -55,7 +59,7 @@ def write(
         if done.returncode or not (graph.is_file() and weights.is_file()):
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise UserError(f"format=ncnn: pnnx cannot convert this network ({last[:200]})")
-        lines = [_without_cast(line) for line in graph.read_text(encoding="utf-8").splitlines()]
+        lines = without_cast(graph.read_text(encoding="utf-8").splitlines())
         if foreign := _not_of_ncnn(lines[2:]):
             raise UserError(
                 f"format=ncnn: ncnn has no {', '.join(foreign[:3])}; export what the network itself returns "
@@ -67,9 +71,7 @@ def write(
 
 
 def open(path: Path, *, threads: int, precision: str) -> Session:
-    require("ncnn", INSTALL)
-    from deploy.device.runtimes.ncnn import load
-
+    load = require("deploy.device.runtimes.ncnn", INSTALL).load
     if not _weights(path).is_file():
         raise UserError(f"{path}: its weights are missing ({_weights(path).name}); copy them next to it")
     return Session.described_by(
@@ -83,10 +85,24 @@ def _weights(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".param") + ".bin")
 
 
-def _without_cast(line: str) -> str:
-    """The cast of bytes to floats as a layer that does nothing: ncnn's images are floats."""
-    kind, *rest = line.split() or [""]
-    return " ".join(["Noop", *rest[:5]]) if kind == "Tensor.to" and rest[1:4] == ["1", "1", "in0"] else line
+def without_cast(lines: Sequence[str]) -> list[str]:
+    """A graph without the layer that casts its bytes to floats: ncnn's images are floats.
+
+    A line of a layer has its kind, name, numbers of inputs and outputs, and their names.
+    """
+    cast = next(
+        (line for line in lines if line.split()[:1] == ["Tensor.to"] and line.split()[4] == INPUT), ""
+    )
+    if not cast:
+        return list(lines)
+    magic, counts, *layers = (line.split() for line in lines if line != cast)
+    layers = [
+        [INPUT if word == cast.split()[5] and 4 <= place < 4 + int(words[2]) else word
+         for place, word in enumerate(words)]
+        for words in layers
+    ]  # fmt: skip
+    fewer = [str(int(count) - 1) for count in counts]
+    return [" ".join(words) for words in (magic, fewer, *layers)]
 
 
 def _not_of_ncnn(layers: Sequence[str]) -> list[str]:

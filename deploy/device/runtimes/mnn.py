@@ -8,9 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import MNN
 import numpy as np
 from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """MNN describes the CPU on standard output, where a program's results belong."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+with _printing_to_stderr():
+    import MNN
 
 
 def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
@@ -27,17 +44,3 @@ def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArr
         return [np.array(MNN.expr.convert(output, order).read()) for output in net.forward([variable])]
 
     return run
-
-
-@contextlib.contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """MNN describes the CPU on standard output, where a program's results belong."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)

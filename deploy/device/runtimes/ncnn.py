@@ -25,7 +25,7 @@ def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArr
     def run(images: NDArray[Any]) -> list[NDArray[Any]]:
         (image,) = np.ascontiguousarray(images, np.float32)  # one image; ncnn has no batches
         extractor = net.create_extractor()
-        extractor.input(name, ncnn.Mat(image))
+        extractor.input(name, ncnn.Mat(image).clone())  # layers may work in place
         results = []
         for output in outputs:
             failed, values = extractor.extract(output)

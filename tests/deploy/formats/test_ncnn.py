@@ -11,10 +11,7 @@ from deploy.formats import ncnn, open_session
 from tests.deploy.formats.test_runtimes import Toy, pixels
 from tests.refusals import refuses
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(ncnn.missing()), reason=ncnn.missing() or "installed"),
-]
+with_ncnn = pytest.mark.skipif(bool(ncnn.missing()), reason=ncnn.missing() or "installed")
 
 
 class Scores(Toy):
@@ -32,6 +29,8 @@ def write(path, *, module=None, count=1, precision="fp32", names=("means", "scor
     )  # fmt: skip
 
 
+@with_ncnn
+@pytest.mark.slow
 def test_a_file_gives_what_pytorch_gives(tmp_path):
     session = open_session(write(tmp_path / "m.ncnn.param"))
     for seed in (1, 2):
@@ -44,6 +43,8 @@ def test_a_file_gives_what_pytorch_gives(tmp_path):
     assert session.runtime.startswith("ncnn 1.")
 
 
+@with_ncnn
+@pytest.mark.slow
 def test_half_precision_halves_the_weights(tmp_path):
     wide = nn.Sequential(nn.Conv2d(3, 256, 1), nn.ReLU(), nn.Conv2d(256, 64, 1))
     module = type("Wide", (nn.Module,), {"forward": lambda self, images: self.body(images.float() / 255)})()
@@ -57,6 +58,8 @@ def test_half_precision_halves_the_weights(tmp_path):
     assert 0 < np.abs(outputs[0] - outputs[1]).max() < 1e-2
 
 
+@with_ncnn
+@pytest.mark.slow
 def test_what_ncnn_lacks_is_refused(tmp_path):
     path = tmp_path / "m.ncnn.param"
     labels = type("Labels", (Toy,), {"forward": lambda self, images: Toy.forward(self, images)[1]})()
@@ -65,7 +68,22 @@ def test_what_ncnn_lacks_is_refused(tmp_path):
     assert not path.exists()
 
 
+@with_ncnn
+@pytest.mark.slow
 def test_a_file_without_its_weights_is_named(tmp_path):
     path = write(tmp_path / "m.ncnn.param")
     path.with_name("m.ncnn.bin").unlink()
     refuses(lambda: open_session(path), r"m\.ncnn\.param: its weights are missing \(m\.ncnn\.bin\)")
+
+
+def test_the_cast_of_bytes_is_left_out_of_the_graph():
+    """By hand: ncnn's floats reach both readers of the cast's result directly."""
+    lines = [
+        "7767517", "4 5", "Input in0 0 1 in0", "Tensor.to to_0 1 1 in0 4 copy=False dtype=torch.float",
+        "Split split_0 1 2 4 1 2", "BinaryOp add_0 2 1 1 4 out0 0=4",
+    ]  # fmt: skip
+    assert ncnn.without_cast(lines) == [
+        "7767517", "3 4", "Input in0 0 1 in0", "Split split_0 1 2 in0 1 2",
+        "BinaryOp add_0 2 1 1 in0 out0 0=4",
+    ]  # fmt: skip
+    assert ncnn.without_cast(lines[:3]) == lines[:3]

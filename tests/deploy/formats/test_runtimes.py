@@ -147,8 +147,6 @@ def test_files_that_cannot_be_opened(tmp_path):
         (".onnx", "onnxruntime", "onnx"),
         (".xml", "openvino", "openvino"),
         (".pte", "executorch", "executorch"),
-        (".ncnn.param", "ncnn", "ncnn"),
-        (".mnn", "MNN", "mnn"),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix, library, extra):
@@ -175,6 +173,19 @@ def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
     refuses(
         lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in a separate environment"
     )
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".ncnn.param", "ncnn"), (".mnn", "MNN")])
+def test_a_library_that_a_device_program_imports_is_named_with_its_extra(
+    tmp_path, monkeypatch, suffix, library
+):
+    extra = library.lower()
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"deploy.device.runtimes.{extra}", raising=False)
+    path = tmp_path / f"m{suffix}"
+    for name in (path, tmp_path / "m.ncnn.bin"):
+        name.write_bytes(b"x")
+    refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
 
 
 SIGNALLED = """
