@@ -19,7 +19,17 @@ from PIL import Image, ImageOps
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
-_TIFF_BITS = 258
+_TIFF_BITS, _TIFF_ORIENTATION = 258, 274
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> what undoes the rotation that makes the image upright."""
 
 
 class UnsupportedImageError(Exception):
@@ -36,6 +46,8 @@ def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixe
     """
     image: Any = Image.open(path)
     deep = _bits(image, path) == 16
+    if image.format == "TIFF" and not preprocessing["upright"]:
+        image = _as_stored(image)
     if deep and image.mode.startswith("I"):
         pixels = np.repeat(_eight_bits(np.asarray(image), preprocessing)[..., None], 3, axis=2)
         image = _turned_like(Image.fromarray(pixels), image)
@@ -135,6 +147,14 @@ def _covered(length: int, new_length: int) -> NDArray[np.float32]:
     shares = np.minimum(places + 1, edges[1:, None]) - np.maximum(places, edges[:-1, None])
     shares = shares.clip(0)
     return (shares / shares.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _as_stored(image: Any) -> Any:
+    """A TIFF image without the rotation that Pillow applies when it loads the pixels."""
+    orientation = image.tag_v2.get(_TIFF_ORIENTATION, 1)
+    image.load()
+    undo = _UNDO.get(orientation)
+    return image if undo is None else image.transpose(undo)
 
 
 def _bits(image: Any, path: str | os.PathLike[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy import formats
 from deploy.export.comparison import Comparison, compare_outputs
-from deploy.export.golden import write_golden
+from deploy.export.golden import write_description, write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
 from deploy.export.kit import check_task, write_kit
@@ -66,6 +66,11 @@ def _export(job: ExportJob) -> Path:
     if options.precision == "int8":
         job.split_files(options.calibration.split, 1)  # a wrong name is an error before the long work
     path = _write(job, samples[0])
+    if reason := formats.not_run(options.file_format):
+        log(f"not run, so not compared with PyTorch: {reason}")
+        metadata_of = formats.find(options.file_format).metadata_of  # type: ignore[attr-defined]
+        write_description(path, metadata_of(path), decoder=job.decoder)
+        return path
     try:
         session = formats.open_session(path, threads=options.threads)
         comparison = compare_outputs(job.module, session, [sample.input for sample in samples])

@@ -131,7 +131,7 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     """
     if threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; export one with tools/export.py")
     format = of_file(path)
     if precision not in format.COMPUTE_PRECISIONS:
@@ -146,6 +146,14 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     except Exception as error:  # each library has its own exceptions
         reason = libraries.first_line(error)
         raise UserError(f"{path}: cannot be loaded ({reason}); export it again") from None
+
+
+def not_run(name: str) -> str:
+    """Why files of this format cannot be run and compared where they are written; empty if they can.
+
+    Such a format also has `metadata_of(path)`.
+    """
+    return str(getattr(find(name), "NOT_RUN", ""))
 
 
 def versions() -> dict[str, str]:

@@ -80,14 +80,15 @@ def test_images_are_read_as_in_training(tmp_path, name):
     assert (read(path, deep) == read_image(path, pixel_range=(1000, 30000))).all()
 
 
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_images_are_rotated_as_in_training(tmp_path, name):
+def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
     exif = Image.Exif()
-    exif[0x112] = 6
+    exif[0x112] = orientation
     Image.fromarray(pixels(16, 24)).save(tmp_path / name, exif=exif)
     for upright in (True, False):
         image = read(tmp_path / name, {"upright": upright, "pixel_range": None})
-        assert image.shape == ((24, 16, 3) if upright else (16, 24, 3))
+        assert image.shape == ((24, 16, 3) if upright and orientation >= 5 else (16, 24, 3))
         assert (image == read_image(tmp_path / name, upright=upright)).all()
 
 
