@@ -115,7 +115,8 @@ def resize_linear(image: Pixels, size: Size) -> Pixels:
     rows >>= 4
     first, second = (weights[:, None, None] for weights in _weights(down))
     upper, lower = rows[top.clip(0, height - 1)], rows[(top + 1).clip(0, height - 1)]
-    return (((first * upper >> 16) + (second * lower >> 16) + 2) >> 2).astype(np.uint8)
+    result: Pixels = (((first * upper >> 16) + (second * lower >> 16) + 2) >> 2).astype(np.uint8)
+    return result
 
 
 def _positions(length: int, new_length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -137,7 +138,8 @@ def resize_area(image: Pixels, size: Size) -> Pixels:
     across = np.einsum("cw,hwk->hck", columns, image.astype(np.float32))
     halves = tuple(2 * side for side in size) == image.shape[:2]  # OpenCV rounds these up, others to even
     means = np.einsum("rh,hck->rck", rows, across)
-    return (np.floor(means + 0.5) if halves else np.rint(means)).astype(np.uint8)
+    result: Pixels = (np.floor(means + 0.5) if halves else np.rint(means)).astype(np.uint8)
+    return result
 
 
 def _covered(length: int, new_length: int) -> NDArray[np.float32]:
@@ -146,7 +148,8 @@ def _covered(length: int, new_length: int) -> NDArray[np.float32]:
     places = np.arange(length)
     shares = np.minimum(places + 1, edges[1:, None]) - np.maximum(places, edges[:-1, None])
     shares = shares.clip(0)
-    return (shares / shares.sum(1, keepdims=True)).astype(np.float32)
+    result: NDArray[np.float32] = (shares / shares.sum(1, keepdims=True)).astype(np.float32)
+    return result
 
 
 def _as_stored(image: Any) -> Any:

@@ -156,13 +156,13 @@ def agreement(prediction: Any, expected: dict[str, Any]) -> float:
         ours, theirs = list(found["detections"]), expected["detections"]
         pairs = [_take_same(ours, box) for box in theirs]
         total = max(len(theirs), len(found["detections"]))
-        return sum(pairs) / total if total else 1.0
+        return float(sum(pairs) / total) if total else 1.0
     known = {entry["name"]: entry["probability"] for entry in found["classes"]}
     near = [
         abs(known.get(entry["name"], 0.0) - entry["probability"]) <= SAME_SCORE
         for entry in expected["classes"]
     ]
-    return sum(near) / len(near)
+    return float(sum(near) / len(near))
 
 
 def _take_same(boxes: list[Any], expected: dict[str, Any]) -> bool:

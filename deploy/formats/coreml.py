@@ -1,4 +1,4 @@
-"""CoreML's `.mlpackage` folders for Apple devices: only converted, since CoreML runs on macOS and iOS alone."""
+"""CoreML's `.mlpackage`, for Apple devices: only converted, since CoreML runs on macOS and iOS alone."""
 
 import shutil
 import tempfile

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -41,11 +42,12 @@ def write(
     images = program.example_inputs[0][0]
     if len(images) != 1:
         raise UserError("format=ncnn: it runs one image at a time; set batch=1")
+    trace: Any = torch.jit.trace  # without annotations
     shape, kind = ",".join(map(str, images.shape)), {torch.uint8: "u8"}.get(images.dtype, "f32")
     with tempfile.TemporaryDirectory(prefix="ncnn-") as folder:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns about constants
-            traced = torch.jit.trace(program.module(), images, check_trace=False)
+            traced = trace(program.module(), images, check_trace=False)
             torch.jit.save(traced, Path(folder, "model.pt"))
         options = [f"inputshape=[{shape}]{kind}", f"fp16={int(precision == 'fp16')}"]
         done = subprocess.run(
