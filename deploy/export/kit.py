@@ -64,6 +64,7 @@ def write_kit(job: ExportJob, path: Path) -> None:
         lines = [f"{name}  # checked with {found}\n" for name, found in requirements.items()]
         (folder / "requirements.txt").write_text("".join(lines), encoding="utf-8")
         _write_golden_images(job, path)
+        shutil.rmtree(folder / "float32", ignore_errors=True)  # what an 8-bit file was made from
         (folder / "README.md").write_text(_readme(about, format, requirements), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another out=") from None
