@@ -105,10 +105,27 @@ def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
         return cast(str, own)
     strides = cast(Backbone, backbone).strides
     wanted = _ROLE_STRIDES.get(role)
-    names = [name for name, stride in strides.items() if wanted in (None, stride)]
+    return list(strides)[-1] if wanted is None else feature_at_stride(backbone, wanted)
+
+
+def feature_at_stride(backbone: AnyBackbone, stride: int) -> str:
+    """The last feature of this stride; of a `NetSpec`, the output of a block, or `last_feature`.
+
+    Raises:
+        ValueError: no feature has that stride.
+    """
+    if isinstance(backbone, NetSpec):
+        if stride > backbone.strides[-1]:
+            raise ValueError(
+                f"{backbone.name} ends at stride {backbone.strides[-1]} and the head reads stride {stride}: "
+                f"set the backbone's output_stride to {stride}, or the model's features"
+            )
+        block = backbone.last_block_at_stride(stride)
+        return backbone.dense_output if block == len(backbone.blocks) else f"block{block}"
+    names = [name for name, own in backbone.strides.items() if own == stride]
     if not names:
         raise ValueError(
-            f"{_name(backbone)} has no feature of stride {wanted}; it has {_listed_features(backbone)}"
+            f"{_name(backbone)} has no feature of stride {stride}; it has {_listed_features(backbone)}"
         )
     return names[-1]
 

@@ -77,6 +77,12 @@ _KINDS: Mapping[str, _Kind] = {
     "without an image": _Kind(
         "labels_without_image", "warning", "They are not used.", "add the images, or delete the annotations"
     ),
+    "in no split": _Kind(
+        "labeled_images_unused",
+        "warning",
+        "They are used for neither training nor evaluation.",
+        "name their folder or list in data.yaml, or ignore this",
+    ),
     "of other classes": _Kind(
         "other_classes", "warning", _LOST, "add the classes to data.source.classes, or correct their names"
     ),
@@ -84,7 +90,7 @@ _KINDS: Mapping[str, _Kind] = {
 """Part of an issue's text -> how it is reported. The first match counts; others are `annotation` warnings."""
 
 _UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
-_CONVENTION = (" do not fit their images as ", "they may be fractions")
+_CONVENTION = (" do not fit their images as ", "they may be fractions", "they may be percentages")
 _REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  # by the checks of images
 
 

@@ -54,7 +54,7 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     counts = {n: class_amounts(s.labels, len(classes)) for n, s in splits.items() if s.labels is not None}
     leaks: list[str] = []
     if not allow_same_files:
-        images = {name: list(_paths(split)) for name, split in splits.items()}
+        images = {name: list(image_paths(split)) for name, split in splits.items()}
         leaks = check_leaks(images, override="data.source.allow_same_files=true")
     return ClassificationSource(
         classes=classes,
@@ -150,7 +150,7 @@ def _divide(
 def _in_two_classes(split: ClassificationSplit) -> list[str]:
     """A line that counts and names images with the same content in the folders of different classes."""
     assert split.labels is not None
-    label_of = dict(zip(map(os.fsdecode, _paths(split)), split.labels.tolist(), strict=True))
+    label_of = dict(zip(map(os.fsdecode, image_paths(split)), split.labels.tolist(), strict=True))
     groups = [
         group for group in groups_of_same_content(label_of) if len({label_of[path] for path in group}) > 1
     ]
@@ -171,7 +171,8 @@ def _classes(base: Path, first: str) -> ClassMap:
     return ClassMap(names=tuple(names))
 
 
-def _paths(split: ClassificationSplit) -> Iterator[bytes]:
+def image_paths(split: ClassificationSplit) -> Iterator[bytes]:
+    """The paths of its images."""
     root = os.fsencode(split.root)
     return (os.path.join(root, file) for file in split.files)
 

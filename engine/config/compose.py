@@ -35,7 +35,15 @@ from engine.errors import UserError, nearest
 FORMAT = 2
 """Format number of a run's config.yaml. Format 1 refers to classes by their old module paths."""
 
-_PATHS = ("data.root", "data.cache", "data.exclude", "weights", "init_from", "distill.teacher")
+_PATHS = (
+    "data.root",
+    "data.cache",
+    "data.exclude",
+    "weights",
+    "init_from",
+    "distill.teacher",
+    "distill.images",
+)
 _PATHS_OF_SPLITS = ("images", "annotations")
 
 # Resolvers for configs: scale a learning rate linearly with the batch size; convert epochs to steps.

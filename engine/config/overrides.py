@@ -23,7 +23,7 @@ _FULL_NAME_GROUPS = ("experiment",)
 EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
-    r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache|exclude)"
+    r"run|input|out|resume|replay|init_from|weights|labels|distill\.(teacher|images)|spec|artifact|data\.(root|cache|exclude)"
     r"|data\.\w+\.(images|annotations)"
 )
 """Keys whose values are paths, which can contain special characters of Hydra's syntax."""

@@ -4,6 +4,7 @@ Masks of label ids are read directly, without a preparation step. Whether a mask
 training ids is detected from its content, because files with the wrong name are common.
 """
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,9 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
+from engine.data.splits import check_leaks
 from engine.errors import UserError
-from engine.io.files import evenly_spaced, pack_paths
+from engine.io.files import evenly_spaced, pack_paths, same_content
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -72,13 +74,15 @@ _TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
 _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
-def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
+def cityscapes(*, root: str, on_error: str = "fail", allow_same_files: bool = False) -> SegmentationSource:
     """The official tree under `root`; any split can be missing, and the test split needs no masks.
 
     on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads every file.
+    allow_same_files: whether splits may share images.
 
-    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image, or
-    some masks contain label ids and others training ids.
+    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image,
+    some masks contain label ids and others training ids, or two splits share an image (unless it has a single
+    color).
     """
     base = Path(root).expanduser()
     splits: dict[str, SegmentationSplit] = {}
@@ -98,6 +102,11 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
         for split, files in splits.items()
         if len(files) != OFFICIAL_COUNTS[split]
     ]
+    images = {split: files.images for split, files in splits.items()}
+    pairs = itertools.combinations(images.values(), 2)
+    if not allow_same_files and any(any(same_content(first, second)) for first, second in pairs):
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
     if kind != kind_by_name:
         warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} contain {kind} and are read as such")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.coco_layout import Given, find_layout
+from engine.data.coco_layout import Given, find_layout, unlisted
 from engine.data.images import Orientation, write_png
 from engine.data.splits import check_leaks
-from engine.errors import UserError
+from engine.errors import UserError, some
 from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
 from seg.data.coco_files import CocoImage, CocoSplit, read_split
@@ -66,6 +66,11 @@ def coco(
     name = next(iter(files.values())).file if root is None else Path(root).expanduser()
     warnings = [f"{name}: {line}" for line in layout.lines]
     warnings += [line for file in files.values() for line in file.warnings]
+    listed = [image.path for file in files.values() for image in file.images]
+    if left_out := unlisted({folder for folder, _ in layout.pairs.values()}, listed):
+        count = f"{len(left_out)} image{'s' if len(left_out) > 1 else ''}"
+        names = some([os.path.basename(path) for path in left_out], 2)
+        warnings.append(f"{name}: {count} that no annotation file lists: left out ({names})")
     if "train" in splits and "val" not in splits:
         what = "" if layout.whole else "train"
         parts, lines = divide_split(name, splits.pop("train"), what=what, remedy=_OWN_SPLITS)

@@ -51,6 +51,7 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: bool | float | None = None
     ignore: bool | float | None = None
     attributes: Any = None
+    rotation: Any = None
 
 
 class _File(msgspec.Struct):
@@ -96,7 +97,7 @@ class CocoFile:
         categories: id -> name.
         owners, category_ids: int64 [B]; an owner is an image id.
         boxes: float64 [B, 4], xyxy; around the box if it is rotated.
-        rotated: bool [B], whether it is (CVAT's `attributes.rotation`).
+        rotated: bool [B], whether it is (CVAT's `attributes.rotation`, or `rotation` next to bbox).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
         ignored: bool [B], mmdetection's `ignore`.
@@ -274,13 +275,15 @@ def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
     """[B]: the rotation of each box in degrees."""
     angles = np.zeros(len(entries))
     for row, entry in enumerate(entries):
-        if isinstance(entry.attributes, dict) and (angle := entry.attributes.get("rotation")):
+        attributes = entry.attributes if isinstance(entry.attributes, dict) else {}
+        if angle := attributes.get("rotation") or entry.rotation:
             try:
                 angles[row] = float(angle)
             except (TypeError, ValueError, OverflowError):
                 angles[row] = np.nan
             if not np.isfinite(angles[row]):
-                raise _wrong(path, f"annotations[{row}].attributes.rotation", f"{angle!r:.60}")
+                where = "attributes.rotation" if attributes.get("rotation") else "rotation"
+                raise _wrong(path, f"annotations[{row}].{where}", f"{angle!r:.60}")
     return angles
 
 

@@ -100,14 +100,24 @@ class LabelReader:
             with errors.of(path):
                 files.append(read_rows(path, self.num_classes, keypoints=self.keypoints))
         errors.check()
-        files = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
+        return self.decide(files, paths, issues)
+
+    def decide(
+        self, files: Sequence[LabelRows], paths: Sequence[str], issues: AnnotationIssues
+    ) -> list[LabelRows]:
+        """The rows of all label files of a split, decided; counts those of which only the box is used.
+
+        Raises:
+            UserError: if polygons cannot be told from boxes with keypoints.
+        """
+        decided = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),
             (TRACKED, "with a score or a track id after the box: only the box is used"),
         ):
-            for path, file in zip(paths, files, strict=True):
+            for path, file in zip(paths, decided, strict=True):
                 issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))
-        return files
+        return decided
 
 
 def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] | None = None) -> LabelRows:
@@ -248,8 +258,8 @@ def _may_be_keypoints(numbers: list[float], size: int) -> bool:
     rest = numbers[4:]
     if len(rest) % size or not _is_inside(numbers[:4]):
         return False
-    if size == 3 and not all(number in (0, 1, 2) for number in rest[2::3]):
-        return False
+    if size == 3 and not all(0 <= number <= 1 or number == 2 for number in rest[2::3]):
+        return False  # visibility: 0, 1 or 2, or the probability that a network predicts
     points = [(a, b) for a, b in zip(rest[::size], rest[1::size], strict=True) if (a, b) != (0, 0)]
     reach = (width / 2 + _TOLERANCE, height / 2 + _TOLERANCE)
     if not points or any(abs(a - x) > reach[0] or abs(b - y) > reach[1] for a, b in points):

@@ -1,6 +1,8 @@
 """Exported detection: fixed steps equal greedy suppression, and files predict like the task."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,6 +198,24 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one.labels, other.labels)
         torch.testing.assert_close(one.boxes, other.boxes)
+
+
+@pytest.mark.parametrize("output", ["raw", "detections"])
+def test_a_file_is_scored_with_its_own_limits_and_those_of_the_task(output):
+    """A file that returns detections was made with limits that no option changes any more."""
+    made = task()
+    made.postprocess = Postprocess(max_detections=7, per_class=5, score_threshold=0.2, iou_threshold=0.5)
+    metadata = describe(ExportedDetection(task=made, output=output), task="det", facts={})
+    artifact = Artifact(SimpleNamespace(metadata=metadata, dtype="uint8"), Path("m.onnx"))
+    plain = task()
+    plain.postprocess = Postprocess(max_detections=300, per_class=None, score_threshold=0.01)
+    plain.scored_per_class = 250
+    with_file = DetectionWithFile(task=plain, artifact=artifact)
+    limits, chosen = with_file.object_limits, with_file.postprocess
+    assert limits.scored_per_class == 250
+    expected = (7, 5, 0.2, 0.5) if output == "detections" else (300, None, 0.01, 0.6)
+    assert (*limits[:2], chosen.score_threshold, chosen.iou_threshold) == expected
+    assert chosen.coder is plain.postprocess.coder
 
 
 def test_agreement_counts_each_detection_once():

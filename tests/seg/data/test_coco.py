@@ -127,6 +127,15 @@ def test_invalid_annotations_are_named(tmp_path, change, message):
     refuses(lambda: coco(root=str(tmp_path)), message)
 
 
+def test_images_that_are_not_listed_are_counted_and_named(tmp_path):
+    write_split(tmp_path, [CAT], count=2)
+    write_split(tmp_path, [CAT], **VAL)
+    pixels = np.random.default_rng(9).integers(0, 256, (10, 12, 3), np.uint8)
+    write_png(tmp_path / "train/more/extra.png", pixels)
+    warnings = coco(root=str(tmp_path)).warnings
+    assert f"{tmp_path}: 1 image that no annotation file lists: left out (extra.png)" in warnings
+
+
 def test_an_image_listed_twice_is_refused(tmp_path):
     """Each entry would have a part of the annotations, and the other objects would be background."""
     write_split(tmp_path, [CAT], count=2, file_name="0.png")

@@ -91,6 +91,16 @@ def test_cityscapes_tree_is_read(city):
     np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), image)
 
 
+def test_images_that_two_cityscapes_splits_share_are_rejected(city):
+    source = next((city / "leftImg8bit/train").rglob("*.png"))
+    shutil.copy(source, next((city / "leftImg8bit/val").rglob("*.png")))
+    refuses(
+        lambda: cityscapes(root=str(city)),
+        r"the same image as .*\(train and val share 1\); remove .* data\.source\.allow_same_files=true",
+    )
+    assert len(cityscapes(root=str(city), allow_same_files=True).splits["val"]) == 3
+
+
 def test_instances_are_read_for_evaluation_and_only_if_every_image_has_them(city):
     assert (
         "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=32))[SampleKey(0, 0)]
