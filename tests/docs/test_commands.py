@@ -31,7 +31,7 @@ TASKS = ("seg", "det", "cls")
 # Commands of other programs, which are not ours to check.
 OTHERS = (
     "apt",
-    "g++",
+    "cmake",
     "git",
     "node",
     "npm",

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.docs.exported_cases import ALIKE, CASES, SIZE, check, exported, javascript, with_range
+from deploy.formats import find
+from tests.docs.exported_cases import ALIKE, CASES, SIZE, check, exported, javascript, trained, with_range
+from tests.tools.commands import run
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +117,20 @@ def test_the_python_program_names_an_image_that_it_cannot_read(folder):
     done = run_python(out, folder / "deep.png")  # without OpenCV
     assert (done.returncode, done.stdout) == (1, "")
     assert "16 bits per channel; pip install opencv" in done.stderr
+
+
+@pytest.mark.parametrize(("format", "options"), [("ncnn", ["output=raw"]), ("mnn", []), ("openvino", [])])
+def test_a_kit_of_another_runtime_predicts_the_same(folder, format, options):
+    if reason := find(format).missing():
+        pytest.skip(reason)
+    _, summary = exported(folder, "det")
+    words = [f"run={trained(folder, 'det')}", "format=kit", f"kit.format={format}", "images=1", *options]
+    run("export", *words, f"out=kit_{format}", "budget.max_difference=1", cwd=folder)
+    done = run_python(folder / f"kit_{format}", folder / "photo.png", "--threshold", "0")
+    assert done.returncode == 0, done.stderr
+    check("det", done.stdout, summary)
+    assert run_python(folder / f"kit_{format}", "--check").returncode == 0
+    assert not (folder / f"kit_{format}" / "cpp").exists()
 
 
 @pytest.mark.parametrize(("photo", "values"), DEEP)
