@@ -21,6 +21,9 @@ from engine.html.page import Page
 from engine.report.suspicious import Place, Suspicion, ranked
 from engine.sample_images import draw_frames, panel_size, resize_panel, save_samples, save_worst, side_by_side
 
+_LOWEST_SHOWN = 0.01
+"""The lowest `task.draw_threshold` that is suggested."""
+
 
 class DetectionReporter:
     """Draws and saves what `task` predicts: boxes that score at least `task.draw_threshold`."""
@@ -110,10 +113,13 @@ class DetectionReporter:
         line = f"boxes with a score of at least {threshold:.3g} are shown ({self.task.threshold_source})"
         if not self._num_empty:
             return [f"{line}; task.draw_threshold= changes it", *self._full()]
-        lower = max(0.01, math.floor(self._highest * 50) / 50)
+        none = f"{line}; {self._num_empty} of {self._num_predicted} images have none"
+        if self._highest < _LOWEST_SHOWN:
+            return [f"{none}, and no box has a score of {_LOWEST_SHOWN}: train longer", *self._full()]
+        lower = max(_LOWEST_SHOWN, math.floor(self._highest * 50) / 50)
         return [
-            f"{line}; {self._num_empty} of {self._num_predicted} images have none (highest score "
-            f"{self._highest:.2f}): task.draw_threshold={min(lower, threshold):.2g} shows more",
+            f"{none} (highest score {self._highest:.2f}): task.draw_threshold={min(lower, threshold):.2g} "
+            "shows more",
             *self._full(),
         ]
 

@@ -17,7 +17,15 @@ from cls.data.dataset import (
 from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
 from engine.data.labels.balance import balance_lines
-from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
+from engine.data.splits import (
+    SPLIT_NAMES,
+    check_leaks,
+    divide,
+    files_beside,
+    split_folders,
+    split_of,
+    without_repeated,
+)
 from engine.errors import UserError, some
 from engine.io.files import existing_root, groups_of_same_content, pack_paths
 
@@ -46,7 +54,11 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         splits = {"train": read_tree(base, indices, unread)}
     check_not_empty(splits, base)
     unread += [line for split in splits.values() for line in _in_two_classes(split)]
-    if "train" in splits and "val" not in splits:
+    repeated: list[str] = []
+    if not allow_same_files:
+        splits, repeated = without_repeated(base, splits, image_paths)
+        unread += repeated
+    if "train" in splits and "val" not in splits and not repeated:
         parts, lines = _divide(base, splits["train"], what="train" if names else "")
         splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:

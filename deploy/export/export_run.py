@@ -17,6 +17,7 @@ from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
 from engine.config.runs import TrainedRun
 from engine.errors import UserError, some
+from engine.io.progress import announced
 from engine.run import run_folder
 
 _WRITTEN = ("model.*", "tuned.*", "report_card.*")
@@ -72,8 +73,9 @@ def _export(job: ExportJob) -> Path:
         write_description(path, metadata_of(path), decoder=job.decoder)
         return path
     try:
-        session = formats.open_session(path, threads=options.threads)
-        comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+        with announced("comparing the file with PyTorch"):
+            session = formats.open_session(path, threads=options.threads)
+            comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
         _check(comparison, options)
         scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
     except UserError as error:
@@ -92,7 +94,8 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     folder = run_folder.make(job.folder / "float32" if options.precision == "int8" else job.folder)
     path = folder / f"model{formats.find(options.file_format).SUFFIX}"
     job.log(f"writing {path}")
-    return job.export(job.module, sample.input, path)
+    with announced(f"writing {path.name}"):
+        return job.export(job.module, sample.input, path)
 
 
 def _check(comparison: Comparison, options: ExportOptions) -> None:

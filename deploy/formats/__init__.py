@@ -64,6 +64,9 @@ class Format(Protocol):
 BUILT_IN = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
+_TENSORRT = ("tensorrt", "trt", "engine")
+
+
 def find(name: str, *, key: str = "format") -> Format:
     """The format with this name.
 
@@ -76,9 +79,10 @@ def find(name: str, *, key: str = "format") -> Format:
     if name in BUILT_IN:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
+        hint = "; TensorRT reads format=onnx opset=17" if name in _TENSORRT else nearest(name, BUILT_IN)
         raise UserError(
             f"{key} must be one of {', '.join(BUILT_IN)} (or your own module, with extend=<its folder>), "
-            f"got {name!r}{nearest(name, BUILT_IN)}"
+            f"got {name!r}{hint}"
         )
     module = extensions.load_module(name, key=key)
     if not isinstance(module, Format):
@@ -131,6 +135,11 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     """
     if threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
+    suffixes = tuple(find(name).SUFFIX for name in BUILT_IN)
+    if path.is_dir() and not path.name.endswith(suffixes):  # CoreML's packages are folders
+        files = sorted(file.name for file in path.iterdir() if file.name.endswith(suffixes))
+        inside = f"pass a file in it ({', '.join(files)})" if files else "it contains no exported file"
+        raise UserError(f"{path}: is a folder; {inside}")
     if not path.exists():
         raise UserError(f"{path}: no such file; export one with tools/export.py")
     format = of_file(path)

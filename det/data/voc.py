@@ -144,7 +144,7 @@ def read_files(
     own = _without_parts(files)
     contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
-    class_map = _classes(kind, base, options.classes, names)
+    class_map = _classes(kind, base, options.classes, names, issues)
     cleaned: dict[str, DetectionSplit] = {}
     for split, part in files.items():
         if split in contents:
@@ -230,10 +230,14 @@ def _article(noun: str) -> str:
     return f"a{'n' if noun[:1] in 'AEIOUX' else ''} {noun}"
 
 
-def _classes(kind: Kind, base: Path, selected: Sequence[str] | None, names: set[str]) -> ClassMap:
+def _classes(
+    kind: Kind, base: Path, selected: Sequence[str] | None, names: set[str], issues: AnnotationIssues
+) -> ClassMap:
     if not names and selected is None:
+        findings = issues.findings()
+        known = f" ({'; '.join(findings)})" if findings else ""
         raise UserError(
-            f"{base}: no objects in any {kind.noun}; annotate some, or check data.source.annotations"
+            f"{base}: no objects in any {kind.noun}{known}; annotate some, or check data.source.annotations"
         )
     try:
         return ClassMap(names=tuple(sorted(names) if selected is None else selected))

@@ -87,11 +87,24 @@ def open_source(build: Build) -> OpenedSource:
         different = {str(each): each for each in (first, error)}
         return OpenedSource(source=None, refusals=[(None, each) for each in different.values()])
     broken = [(rule, _error(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
-    refusals: list[tuple[_Rule | None, UserError]] = [(rule, error) for rule, error in broken if error]
+    refusals: list[tuple[_Rule | None, UserError]] = [
+        (_orientation(build, relaxed, error) or rule, error) for rule, error in broken if error
+    ]
     if not refusals:  # one rule includes another: find the one that suffices
         sufficient = (rule for rule in RULES if not _error(build, UNCHANGED | {rule.key: rule.value}))
         refusals = [(next(sufficient, None), first)]
     return OpenedSource(source=source, refusals=refusals)
+
+
+def _orientation(build: Build, relaxed: Mapping[str, Any], error: UserError) -> _Rule | None:
+    """The override that an error about annotated sizes names, if the sizes fit images in that orientation."""
+    for value in ("stored", "upright"):
+        rule = _Rule("data.orientation", value, ("annotated_size",), "annotated_size")
+        if rule.override in str(error) and not _error(
+            build, {**relaxed, "data.source.sizes": "check", rule.key: value}
+        ):
+            return rule
+    return None
 
 
 def _error(build: Build, changes: Mapping[str, Any]) -> UserError | None:

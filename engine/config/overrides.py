@@ -191,7 +191,8 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     for override, key in tops.items():
         if key.isidentifier() and key not in (*own_keys, *of_run):
             raise UserError(
-                f"unknown key {override.partition('=')[0]!r}{nearest_key(key, [*own_keys, *of_run])}"
+                f"unknown key {override.partition('=')[0]!r}"
+                f"{nearest_key(key, [*own_keys, *of_run, *_keys_of_runs()])}"
             )
     return own, [override for override in overrides if override not in own]
 
@@ -283,13 +284,37 @@ def shortened(override: str) -> str:
     return override if len(override) <= 200 else f"{override[:200]}..."
 
 
+_OTHER_PROGRAMS = {
+    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
+    **dict.fromkeys(("imgsz", "image_size", "img_size"), ("data.size", "data.crop")),
+    "pretrained": ("weights",),
+    "conf": ("task.draw_threshold",),
+    "source": ("input",),
+}
+"""Names of keys in other programs, and ours."""
+
+
 def nearest_key(key: str, known: Collection[str]) -> str:
-    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key.
+    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
+    (`trainer.batch` for `batch_size`), or the nearest key.
 
     If no key is similar, a pointer to `--help`.
     """
     last = key.rpartition(".")[2]
-    ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == last)
+    if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
+        return f"; did you mean {' or '.join(map(repr, meant))}?"
     others = [other for other in known if not key.startswith(f"{other}.")]
-    meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, others)
-    return meant or "; --help lists the keys"
+    for name in dict.fromkeys((last, last.partition("_")[0])):
+        ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
+        if ends and not (name != last and nearest(key, others, cutoff=0.8)):
+            return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
+    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+
+
+def _keys_of_runs() -> list[str]:
+    """Dotted keys of a run that its tools are often used with, for suggestions."""
+    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
+    found = {f"data.{key}" for path in inputs for key in _read(path)}
+    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in _read(path)}
+    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in _read(path)["task"]}
+    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -522,6 +522,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         skip=config.skip,
         published=published,
         normalization=config.task.get("pixels"),
+        task=str(config.package),
     )
 
 

@@ -135,3 +135,10 @@ def test_a_hint_says_from_which_score_boxes_are_shown(tmp_path):
     report.save_prediction(detections([], [], []), tmp_path, "c")
     (line,) = report.prediction_notes()
     assert line.endswith("2 of 3 images have none (highest score 0.35): task.draw_threshold=0.34 shows more")
+
+
+def test_no_threshold_is_suggested_that_shows_no_box_either(tmp_path):
+    report = reporter(draw_threshold=0.4)
+    report.save_prediction(detections([[0, 0, 9, 9]], [0.004], [0]), tmp_path, "a")
+    (line,) = report.prediction_notes()
+    assert line.endswith("1 of 1 images have none, and no box has a score of 0.01: train longer")

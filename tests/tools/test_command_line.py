@@ -108,7 +108,7 @@ def test_a_folder_with_an_unrelated_config_is_not_a_run(tmp_path, content):
     ("arguments", "message"),
     [
         (["-m", "seed=0,1", "foo=1"], "unknown key 'foo'; --help lists the keys"),
-        (["-m", "task=seg,foo"], "task=foo: no such option"),
+        (["-m", "task=seg,foo"], "task=foo: no such option; choose one of cls, det, seg"),
         (["--cfg", "job", "lr=1"], "unknown key 'lr'; did you mean 'optimizer.lr'?"),
     ],
 )

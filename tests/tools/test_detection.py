@@ -146,6 +146,11 @@ def test_eval_saves_the_detections_of_each_image(trained):
     images = json.loads((folder / "saved" / "predictions" / "summary.json").read_text())["images"]
     assert len(images) == json.loads((folder / "saved" / "metrics.json").read_text())["num_images"]
     assert sum(len(image["detections"]) for image in images) == len(every)
+    output = run("eval", f"run={path}", "out=saved", "suspicious=0", cwd=folder)
+    assert (
+        "saved: predictions, suspicious.json, exclude.json of an earlier evaluation, not of this one"
+        in output
+    )
 
 
 def test_a_split_without_the_classes_of_the_run_is_rejected(trained):

@@ -89,7 +89,7 @@ def read_image(
     pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
     (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
-    Returns: uint8 [H, W, 3], contiguous.
+    Returns: uint8 [H, W, 3], contiguous and writable.
     Raises: UserError if the file is missing, damaged, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
@@ -103,7 +103,7 @@ def read_image(
             pixels = _decode(path, header, data, pixel_range)
     if upright and orientation > 1:
         pixels = conversion.upright(pixels, orientation)
-    return np.ascontiguousarray(pixels, dtype=np.uint8)
+    return np.require(pixels, np.uint8, ["C", "W"])  # what Pillow decodes is read-only
 
 
 def read_deep(path: PathLike) -> NDArray[Any] | None:

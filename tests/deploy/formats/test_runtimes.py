@@ -127,10 +127,12 @@ def test_openvino_computes_in_float32_where_its_default_is_bf16(tmp_path):
 
 def test_files_that_cannot_be_opened(tmp_path):
     refuses(lambda: open_session(tmp_path / "none.onnx"), "none.onnx", "no such file")
+    refuses(lambda: open_session(tmp_path), "is a folder; it contains no exported file")
     (tmp_path / "m.txt").write_text("x")
     refuses(lambda: open_session(tmp_path / "m.txt"), "suffix", ".onnx")
     refuses(lambda: open_session(tmp_path / "m.txt", threads=0), "threads")
     (tmp_path / "m.pt2").write_bytes(b"no archive")
+    refuses(lambda: open_session(tmp_path), r"is a folder; pass a file in it \(m.pt2\)")
     refuses(lambda: open_session(tmp_path / "m.pt2"), "m.pt2", "cannot be loaded")
     pytest.importorskip("onnxruntime")
     (tmp_path / "m.onnx").write_bytes(b"no network")

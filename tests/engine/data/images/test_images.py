@@ -45,6 +45,17 @@ def test_lossless_formats_give_the_same_pixels(tmp_path, suffix):
     assert read.flags.c_contiguous
 
 
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(suffix, "RGB") for suffix in ("jpg", "png", "tif", "webp", "bmp", "avif")]
+    + [("jpg", "CMYK"), ("png", "P"), ("gif", "P"), ("tif", "L"), ("bmp", "1")],
+)
+def test_an_image_can_be_drawn_on_whatever_decodes_it(tmp_path, suffix, mode):
+    read = read_image(saved(tmp_path / f"a.{suffix}", Image.fromarray(IMAGE).convert(mode)))
+    assert read.flags.writeable  # `predict` draws on it
+    assert read.shape == (30, 40, 3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation_is_applied_as_in_pillow(tmp_path, suffix, orientation):
