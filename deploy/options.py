@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from deploy import formats
+from deploy.device import runtimes
 from deploy.formats import onnx
 from deploy.quantize.quantizer import check_quantizable
 from deploy.timing import machine
@@ -113,6 +114,13 @@ class WebPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What is in the folder of `format=kit`. format: of the model in it."""
+
+    format: str = "onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(RunOptions):
     """The options of tools/export.py.
 
@@ -141,24 +149,37 @@ class ExportOptions(RunOptions):
     calibration: Calibration = Calibration()
     qat: FineTuning = FineTuning()
     web: WebPage = WebPage()
+    kit: Kit = Kit()
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch", "images", "threads")
-        formats.check(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
+        if self.format == "kit":
+            runtimes.check(self.kit.format, key="kit.format")
+        formats.check(self.file_format, precision=self.float_precision, dynamic=self.dynamic != "none")
         if self.precision == "int8":
-            check_quantizable(self.format)
+            check_quantizable(self.file_format)
         if self.opset is not None:
             self._check_opset(self.opset)
-        tunable = (self.precision, self.format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)
+        tunable = (self.precision, self.file_format, self.dynamic, self.batch) == (
+            "int8",
+            "openvino",
+            "none",
+            1,
+        )
         if self.qat.steps and not tunable:
             raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
 
     def _check_opset(self, opset: int) -> None:
-        if self.format not in ("onnx", "web"):
-            raise ValueError(f"opset is for format=onnx and format=web, not {self.format}; leave it out")
+        if self.file_format not in ("onnx", "web"):
+            raise ValueError(f"opset is for format=onnx and format=web, not {self.file_format}; leave it out")
         if opset not in onnx.OPSETS:
             first, last = onnx.OPSETS[0], onnx.OPSETS[-1]
             raise ValueError(f"opset must be {first} to {last} (older opsets have no h-swish), got {opset}")
+
+    @property
+    def file_format(self) -> str:
+        """Format of the exported file."""
+        return self.kit.format if self.format == "kit" else self.format
 
     @property
     def float_precision(self) -> str:

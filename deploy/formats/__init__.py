@@ -149,12 +149,12 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     """
     if threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
-    if path.is_dir():
-        suffixes = tuple(find(name).SUFFIX for name in BUILT_IN)
+    suffixes = tuple(find(name).SUFFIX for name in BUILT_IN)
+    if path.is_dir() and not path.name.endswith(suffixes):  # CoreML's packages are folders
         files = sorted(file.name for file in path.iterdir() if file.name.endswith(suffixes))
         inside = f"pass a file in it ({', '.join(files)})" if files else "it contains no exported file"
         raise UserError(f"{path}: is a folder; {inside}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; export one with tools/export.py")
     format = of_file(path)
     if precision not in format.COMPUTE_PRECISIONS:
@@ -174,6 +174,14 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
 def runtimes() -> tuple[str, ...]:
     """The built-in formats with a runtime of their own."""
     return tuple(name for name in BUILT_IN if not isinstance(find(name), Packaged))
+
+
+def not_run(name: str) -> str:
+    """Why files of this format cannot be run and compared where they are written; empty if they can.
+
+    Such a format also has `metadata_of(path)`.
+    """
+    return str(getattr(find(name), "NOT_RUN", ""))
 
 
 def versions() -> dict[str, str]:

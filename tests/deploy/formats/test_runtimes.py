@@ -19,7 +19,7 @@ from deploy.formats.onnx import onnxruntime
 from tests.refusals import refuses
 
 FAST = ("onnx", "openvino", "torch_export")
-SLOW = ("litert", "executorch")
+SLOW = ("litert", "executorch", "mnn")
 
 
 class Toy(nn.Module):
@@ -175,6 +175,19 @@ def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
     refuses(
         lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in a separate environment"
     )
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".ncnn.param", "ncnn"), (".mnn", "MNN")])
+def test_a_library_that_a_device_program_imports_is_named_with_its_extra(
+    tmp_path, monkeypatch, suffix, library
+):
+    extra = library.lower()
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"deploy.device.runtimes.{extra}", raising=False)
+    path = tmp_path / f"m{suffix}"
+    for name in (path, tmp_path / "m.ncnn.bin"):
+        name.write_bytes(b"x")
+    refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
 
 
 SIGNALLED = """
