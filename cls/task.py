@@ -59,10 +59,13 @@ class Classification(nn.Module):
         pixels, labels = batch["image"].float(), batch["label"].long()
         if self.mix is not None and self.training:
             pixels, labels = self.mix(pixels, labels, len(self.classes))
-        scores = self.model(self.normalize(pixels)).float()
+        if "unlabeled" in batch:
+            pixels = torch.cat([pixels, batch["unlabeled"].float()])
+        all_scores = self.model(self.normalize(pixels)).float()
+        scores = all_scores[: len(labels)]
         losses = {"cross_entropy": F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)}
         if self.distillation is not None:
-            losses["distillation"] = self.distillation.loss(scores, self.distillation.scores(pixels))
+            losses["distillation"] = self.distillation.loss(all_scores, self.distillation.scores(pixels))
         return losses
 
     def weight(self, batch: Batch) -> Tensor:

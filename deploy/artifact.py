@@ -38,6 +38,7 @@ class Artifact(nn.Module):
         output: what the file returns, such as `logits`.
         classes: names of the classes.
         preprocessing: how an image becomes the network's input, see `deploy.metadata.describe`.
+        decoding: how outputs become predictions, or became them in the file; empty if it is not stated.
         normalized: whether the file normalizes the images itself.
 
     Raises:
@@ -53,6 +54,7 @@ class Artifact(nn.Module):
                 entry["name"] for entry in json.loads(session.metadata["classes"])["classes"]
             )
             self.preprocessing = json.loads(session.metadata["preprocessing"])
+            self.decoding = dict(json.loads(session.metadata.get("decoding", "{}")))
             self.normalized = bool(self.preprocessing["in_graph"])
         except (KeyError, TypeError, ValueError):
             raise UserError(

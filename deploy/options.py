@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from deploy import formats
+from deploy.device import runtimes
 from deploy.formats import onnx
 from deploy.quantize.quantizer import check_quantizable
 from deploy.timing import machine
 from deploy.timing.latency import Rounds
+from deploy.web import assets
 from engine.config.options import Checkpoint, RunOptions, at_least
 from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
@@ -89,6 +92,35 @@ class FineTuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WebPage:
+    """Where the pages of format=web and of tools/serve.py get onnxruntime-web.
+
+    vendored: whether it is copied into the page's folder. npm: the registry that it is downloaded from. cdn:
+    the address that browsers load it from if it is not vendored.
+
+    Raises:
+        ValueError: if `cdn` is not an https address.
+    """
+
+    vendored: bool = True
+    npm: str = assets.NPM
+    cdn: str = assets.CDN
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.cdn)
+        local = address.hostname in ("localhost", "127.0.0.1")
+        if not (address.netloc and address.scheme in (("http", "https") if local else ("https",))):
+            raise ValueError(f"cdn must be an https address such as {assets.CDN}, got {self.cdn!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What is in the folder of `format=kit`. format: of the model in it."""
+
+    format: str = "onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(RunOptions):
     """The options of tools/export.py.
 
@@ -116,24 +148,38 @@ class ExportOptions(RunOptions):
     budget: Budget
     calibration: Calibration = Calibration()
     qat: FineTuning = FineTuning()
+    web: WebPage = WebPage()
+    kit: Kit = Kit()
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch", "images", "threads")
-        formats.check(self.format, precision=self.float_precision, dynamic=self.dynamic != "none")
+        if self.format == "kit":
+            runtimes.check(self.kit.format, key="kit.format")
+        formats.check(self.file_format, precision=self.float_precision, dynamic=self.dynamic != "none")
         if self.precision == "int8":
-            check_quantizable(self.format)
+            check_quantizable(self.file_format)
         if self.opset is not None:
             self._check_opset(self.opset)
-        tunable = (self.precision, self.format, self.dynamic, self.batch) == ("int8", "openvino", "none", 1)
+        tunable = (self.precision, self.file_format, self.dynamic, self.batch) == (
+            "int8",
+            "openvino",
+            "none",
+            1,
+        )
         if self.qat.steps and not tunable:
             raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
 
     def _check_opset(self, opset: int) -> None:
-        if self.format != "onnx":
-            raise ValueError(f"opset is for format=onnx, not {self.format}; leave it out")
+        if self.file_format not in ("onnx", "web"):
+            raise ValueError(f"opset is for format=onnx and format=web, not {self.file_format}; leave it out")
         if opset not in onnx.OPSETS:
             first, last = onnx.OPSETS[0], onnx.OPSETS[-1]
             raise ValueError(f"opset must be {first} to {last} (older opsets have no h-swish), got {opset}")
+
+    @property
+    def file_format(self) -> str:
+        """Format of the exported file."""
+        return self.kit.format if self.format == "kit" else self.format
 
     @property
     def float_precision(self) -> str:

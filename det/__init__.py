@@ -1,4 +1,4 @@
-"""Object detection: SSDLite on any backbone."""
+"""Object detection: SSDLite or PANLite on any backbone."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Boxes: overlaps, units, and the encoding that a network predicts.
+"""Boxes: overlaps, units, and the encodings that networks predict.
 
 Everywhere `[..., 4]` means (x1, y1, x2, y2): x to the right, y down, continuous coordinates, so a width
 is x2 - x1. The unit (pixels, or fractions of the image) is up to the caller, and the same for all arguments.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,22 @@ class Detections(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+class Coder(Protocol):
+    """How a network's raw output for an anchor means a box."""
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes and anchors [..., 4], broadcast against each other -> the four numbers to predict."""
+        ...
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """The raw output [..., B] and anchors [..., 4] -> boxes [..., 4] in the unit of the anchors."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the metadata of an exported file, from which `det/export/decode.py` decodes."""
+        ...
 
 
 class BoxCoder:
@@ -72,8 +88,47 @@ class BoxCoder:
         half = torch.exp(log_ratio) * anchor_sides / 2
         return torch.cat([centers - half, centers + half], dim=-1)
 
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the metadata of an exported file."""
+        return {"scales": list(self.scales), "max_log_ratio": self.max_log_ratio}
+
     def _scales(self, like: Tensor) -> Tensor:
         return torch.tensor(self.scales, dtype=like.dtype, device=like.device)
+
+
+class DistanceCoder:
+    """Encodes boxes as the distances from an anchor's center to the left, top, right and bottom side of the
+    box, in units of the anchor's width and height (FCOS, section 3.1).
+
+    A network predicts each distance as a distribution: the distance is the mean of 0, 1, ..., bins - 1,
+    weighted by the softmax of as many logits (Generalized Focal Loss, section 3.2).
+    """
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes and anchors [..., 4], broadcast against each other -> distances [..., 4].
+
+        A distance is below 0 if the center is beyond that side.
+        """
+        centers, sides = _centers_and_sides(anchors)
+        return torch.cat([(centers - boxes[..., :2]) / sides, (boxes[..., 2:] - centers) / sides], dim=-1)
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Logits [..., 4 * bins], the bins of a side next to each other, and anchors [..., 4], broadcast
+        against each other -> boxes [..., 4], not clipped."""
+        centers, sides = _centers_and_sides(anchors)
+        distances = mean_distances(deltas)
+        return torch.cat([centers - distances[..., :2] * sides, centers + distances[..., 2:] * sides], dim=-1)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the metadata of an exported file."""
+        return {"kind": "distances"}
+
+
+def mean_distances(logits: Tensor) -> Tensor:
+    """Logits [..., 4 * bins] -> the four distances [..., 4] in 0..bins - 1; see `DistanceCoder`."""
+    shares = logits.reshape(*logits.shape[:-1], 4, logits.shape[-1] // 4).softmax(dim=-1)
+    distances: Tensor = shares @ torch.arange(shares.shape[-1], dtype=shares.dtype, device=shares.device)
+    return distances
 
 
 def areas(boxes: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from det.anchors.coverage import TINY, anchor_coverage, anchor_report
+from det.anchors.coverage import TINY, anchor_coverage, tiny_share
 from det.anchors.input_size import choose_size, median_aspect, relative_sides
+from det.anchors.matcher import Matcher
 from det.boxes import Detections
 from det.data.cleaning import ROTATED, plural
 from det.data.dataset import DetectionDataset, DetectionSource, DetectionSplit
@@ -77,6 +78,12 @@ _KINDS: Mapping[str, _Kind] = {
     "without an image": _Kind(
         "labels_without_image", "warning", "They are not used.", "add the images, or delete the annotations"
     ),
+    "in no split": _Kind(
+        "labeled_images_unused",
+        "warning",
+        "They are used for neither training nor evaluation.",
+        "name their folder or list in data.yaml, or ignore this",
+    ),
     "of other classes": _Kind(
         "other_classes", "warning", _LOST, "add the classes to data.source.classes, or correct their names"
     ),
@@ -84,7 +91,7 @@ _KINDS: Mapping[str, _Kind] = {
 """Part of an issue's text -> how it is reported. The first match counts; others are `annotation` warnings."""
 
 _UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
-_CONVENTION = (" do not fit their images as ", "they may be fractions")
+_CONVENTION = (" do not fit their images as ", "they may be fractions", "they may be percentages")
 _REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  # by the checks of images
 
 
@@ -181,14 +188,11 @@ def _sizes(splits: Mapping[str, ExaminedSplit]) -> list[Finding]:
 
 
 def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
-    size = task.eval_transform.size
-    coverage = anchor_coverage(split, task.anchors, size, task.matcher)
-    lines = anchor_report(split, task.anchors, size, task.matcher)
-    if coverage is None or len(lines) < 2:
+    size, matcher = task.eval_transform.size, task.matcher
+    if len(matcher.report(split, task.anchors, size)) < 2:
         return []
-    findings = []
-    if coverage.tiny > 0.05:
-        count = round(coverage.tiny * len(split.boxes))
+    findings, tiny = [], tiny_share(split, size)
+    if tiny > 0.05:
         findings.append(
             _finding(
                 _Kind(
@@ -197,25 +201,30 @@ def _anchors(split: DetectionSplit, task: Detection) -> list[Finding]:
                     "Objects smaller than a cell of the finest feature map are hardly ever detected.",
                     _larger_input(split, size),
                 ),
-                f"{coverage.tiny:.0%} of the objects are smaller than {TINY:g} pixels at "
+                f"{tiny:.0%} of the objects are smaller than {TINY:g} pixels at "
                 f"data.size=[{size[0]},{size[1]}]",
-                count,
+                round(tiny * len(split.boxes)),
                 _with_smallest(split),
             )
         )
-    if coverage.too_small > 0.1 or coverage.overlapping < 0.8:
-        severity: Severity = "warning" if coverage.reached < _GOOD_RECALL else "note"
-        remedy = "data.min_scale=0.1 if the objects are small, or a larger data.size"
-        findings.append(
-            _finding(
-                _Kind("anchors", severity, f"The best possible recall is {coverage.reached:.1%}.", remedy),
-                f"{1 - coverage.overlapping:.0%} of the objects overlap no anchor well "
-                f"(IoU >= {task.matcher.matched:g})",
-                round((1 - coverage.overlapping) * len(split.boxes)),
-                [],
-            )
+    return findings + (_overlaps(split, task, matcher) if isinstance(matcher, Matcher) else [])
+
+
+def _overlaps(split: DetectionSplit, task: Detection, matcher: Matcher) -> list[Finding]:
+    coverage = anchor_coverage(split, task.anchors, task.eval_transform.size, matcher)
+    if coverage is None or (coverage.too_small <= 0.1 and coverage.overlapping >= 0.8):
+        return []
+    severity: Severity = "warning" if coverage.reached < _GOOD_RECALL else "note"
+    remedy = "data.min_scale=0.1 if the objects are small, or a larger data.size"
+    return [
+        _finding(
+            _Kind("anchors", severity, f"The best possible recall is {coverage.reached:.1%}.", remedy),
+            f"{1 - coverage.overlapping:.0%} of the objects overlap no anchor well "
+            f"(IoU >= {matcher.matched:g})",
+            round((1 - coverage.overlapping) * len(split.boxes)),
+            [],
         )
-    return findings
+    ]
 
 
 def _larger_input(split: DetectionSplit, size: tuple[int, int]) -> str:

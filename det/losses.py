@@ -6,6 +6,8 @@ the batch, divided by the number of matched anchors (at least 1). They are compu
 autocast.
 """
 
+from typing import Any, Literal, Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,20 @@ from torch import Tensor, nn
 from det.anchors.matcher import IGNORED_ANCHOR, Targets
 
 Losses = dict[str, Tensor]
+
+
+class Loss(Protocol):
+    """The loss on a detector's two raw outputs, deltas [N, A, B] and scores [N, A, C].
+
+    Attributes:
+        activation: what turns scores into confidences.
+        background_column: whether the first score is for background.
+    """
+
+    activation: Literal["sigmoid", "softmax"]
+    background_column: bool
+
+    def __call__(self, deltas: Tensor, scores: Tensor, targets: Any) -> Losses: ...
 
 
 class FocalLoss(nn.Module):
@@ -32,6 +48,9 @@ class FocalLoss(nn.Module):
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    background_column = True
 
     def __init__(
         self, *, alpha: float = 0.75, gamma: float = 2.0, delta: float = 1.0, background: bool = False
@@ -79,6 +98,9 @@ class MultiboxLoss(nn.Module):
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    activation: Literal["sigmoid", "softmax"] = "softmax"
+    background_column = True
 
     def __init__(self, *, negatives: float = 3.0, min_negatives: int = 0, delta: float = 1.0) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from det.boxes import BoxCoder, Detections, areas, to_pixels
+from det.boxes import BoxCoder, Coder, Detections, areas, to_pixels
 from engine.errors import UserError
 
 FIRST_LOOK = 1000
@@ -29,6 +29,7 @@ class Postprocess:
         candidates: largest number of pairs of one class that suppression considers (torchvision's
             `topk_candidates`); None: all.
         coder: how boxes are encoded.
+        background_column: whether the first score is for background.
 
     Raises:
         ValueError: if a value is out of range.
@@ -43,7 +44,8 @@ class Postprocess:
         max_detections: int = 100,
         activation: str = "sigmoid",
         candidates: int | None = None,
-        coder: BoxCoder | None = None,
+        coder: Coder | None = None,
+        background_column: bool = True,
     ) -> None:
         if activation not in ("sigmoid", "softmax"):
             raise ValueError(f"activation must be sigmoid or softmax, got {activation!r}")
@@ -56,7 +58,8 @@ class Postprocess:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.per_class, self.max_detections, self.candidates = per_class, max_detections, candidates
-        self.activation, self.coder = activation, coder or BoxCoder()
+        self.activation, self.background_column = activation, background_column
+        self.coder: Coder = coder or BoxCoder()
 
     def __str__(self) -> str:
         return (
@@ -68,8 +71,8 @@ class Postprocess:
         """Raw outputs of a detector for N images -> the detections in each.
 
         Args:
-            deltas: [N, A, 4].
-            scores: [N, A, K + 1], the first column for background.
+            deltas: [N, A, 4], or what else the coder decodes.
+            scores: [N, A, K + 1], the first column for background; without this column, [N, A, K].
             anchors: [A, 4] as fractions of the input.
             sizes: [N, 2], (height, width) of the original images; boxes are in their pixels.
 
@@ -85,9 +88,13 @@ class Postprocess:
         scores = scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(dim=-1)
         boxes = self.coder.decode(deltas.float(), anchors.float()).clamp(0, 1)
         return [
-            self.select(to_pixels(image_boxes, (height, width)), image_scores[:, 1:])
+            self.select(to_pixels(image_boxes, (height, width)), self.of_classes(image_scores))
             for image_boxes, image_scores, (height, width) in zip(boxes, scores, sizes.tolist(), strict=True)
         ]
+
+    def of_classes(self, scores: Tensor) -> Tensor:
+        """Scores [..., K + 1] or [..., K] -> those of the classes [..., K]."""
+        return scores[..., 1:] if self.background_column else scores
 
     def select(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Boxes [A, 4] in pixels, scores [A, K] -> detections.

@@ -21,13 +21,16 @@ from engine.html.page import Page
 from engine.report.suspicious import Place, Suspicion, ranked
 from engine.sample_images import draw_frames, panel_size, resize_panel, save_samples, save_worst, side_by_side
 
+_LOWEST_SHOWN = 0.01
+"""The lowest `task.draw_threshold` that is suggested."""
+
 
 class DetectionReporter:
     """Draws and saves what `task` predicts: boxes that score at least `task.draw_threshold`."""
 
     def __init__(self, task: Detection) -> None:
         self.task, self.classes = task, task.classes
-        self._num_predicted, self._num_empty, self._highest = 0, 0, 0.0
+        self._num_predicted, self._num_empty, self._num_full, self._highest = 0, 0, 0, 0.0
 
     def draw(
         self, image: Image, prediction: Detections, *, legend: bool = True, all_classes: bool = False
@@ -83,6 +86,10 @@ class DetectionReporter:
         """The image's entry in summary.json; writes no file."""
         best = max(prediction.scores.tolist(), default=0.0)
         self._num_predicted += 1
+        shown = prediction.labels[prediction.scores >= self.task.draw_threshold]
+        limits = self.task.object_limits
+        of_class = int(shown.bincount().max()) if len(shown) else 0
+        self._num_full += len(shown) >= limits.predicted or of_class >= (limits.predicted_per_class or np.inf)
         if best < self.task.draw_threshold:
             self._num_empty += 1
             self._highest = max(self._highest, best)
@@ -105,11 +112,27 @@ class DetectionReporter:
         threshold = self.task.draw_threshold
         line = f"boxes with a score of at least {threshold:.3g} are shown ({self.task.threshold_source})"
         if not self._num_empty:
-            return [f"{line}; task.draw_threshold= changes it"]
-        lower = max(0.01, math.floor(self._highest * 50) / 50)
+            return [f"{line}; task.draw_threshold= changes it", *self._full()]
+        none = f"{line}; {self._num_empty} of {self._num_predicted} images have none"
+        if self._highest < _LOWEST_SHOWN:
+            return [f"{none}, and no box has a score of {_LOWEST_SHOWN}: train longer", *self._full()]
+        lower = max(_LOWEST_SHOWN, math.floor(self._highest * 50) / 50)
         return [
-            f"{line}; {self._num_empty} of {self._num_predicted} images have none (highest score "
-            f"{self._highest:.2f}): task.draw_threshold={min(lower, threshold):.2g} shows more"
+            f"{none} (highest score {self._highest:.2f}): task.draw_threshold={min(lower, threshold):.2g} "
+            "shows more",
+            *self._full(),
+        ]
+
+    def _full(self) -> list[str]:
+        """A line if images show as many boxes as can be predicted."""
+        if not self._num_full:
+            return []
+        limits = self.task.object_limits
+        per_class = f" or {limits.predicted_per_class} of a class" if limits.predicted_per_class else ""
+        return [
+            f"{self._num_full} of {self._num_predicted} images show {limits.predicted} boxes{per_class}, the "
+            "most that can be predicted: set task.postprocess.max_detections= and "
+            "task.postprocess.per_class= (before an export, if the file returns detections)"
         ]
 
     def save_samples(self, dataset: DetectionDataset, folder: Path, *, count: int) -> None:

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from det.anchors.coverage import anchor_report
-from det.anchors.matcher import Matcher, Targets
+from det.anchors.matcher import Assigner, Assignment, Matcher
 from det.boxes import Detections
 from det.data.dataset import DetectionDataset
 from det.eval.evaluator import DetectionEvaluator
 from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits
-from det.losses import FocalLoss, MultiboxLoss
+from det.losses import FocalLoss, Loss
 from det.postprocess import Postprocess
 from det.transforms import EvalTransform
 from engine.contracts import Batch, Image
@@ -27,19 +26,20 @@ _SET = "task.draw_threshold"
 
 
 class Detection(nn.Module):
-    """Object detection with anchors.
+    """Object detection: a box and class scores at each anchor.
 
     A training batch contains `image` [N, 3, h, w] uint8, `boxes` (N tensors [M, 4], xyxy in pixels) and
     `labels` (N tensors [M]); an evaluation batch `image`, `size` [N, 2] (height, width of the file) and
     `index` [N].
 
     Args:
-        model: normalized images -> box deltas [N, A, 4] and class scores [N, A, K + 1]; its `anchors` are
-            [A, 4], as fractions of the input.
+        model: normalized images -> box deltas [N, A, B] and class scores [N, A, C]; its `anchors` are [A, 4],
+            as fractions of the input. For SSDLite, B is 4, and C is K + 1, the first score for background.
         classes: the dataset's class map, of K classes.
         loss: on deltas, scores and the matcher's targets.
         matcher: decides which anchor is trained on which object.
-        postprocess: from deltas and scores to detections.
+        postprocess: from deltas and scores to detections. Its coder, activation and background column must be
+            those of the matcher and the loss.
         pixels: input normalization, `inception`, `imagenet` or `unit`.
         eval_transform: applied to an image before prediction.
         draw_threshold: minimum score of the boxes that are drawn and listed in summary.json; None: the one
@@ -47,8 +47,8 @@ class Detection(nn.Module):
         scored_per_class: largest number of detections per image and class that count in the evaluation.
 
     Raises:
-        ValueError: if a number is out of range, or the loss and the post-processing use different
-            activations.
+        ValueError: if a number is out of range, or the model, the loss, the matcher and the post-processing
+            do not agree about the meaning of the outputs.
     """
 
     distillation = None  # not supported
@@ -59,8 +59,8 @@ class Detection(nn.Module):
         model: nn.Module,
         classes: ClassMap,
         eval_transform: EvalTransform,
-        loss: FocalLoss | MultiboxLoss | None = None,
-        matcher: Matcher | None = None,
+        loss: Loss | None = None,
+        matcher: Assigner | None = None,
         postprocess: Postprocess | None = None,
         pixels: str = "inception",
         draw_threshold: float | None = None,
@@ -75,14 +75,30 @@ class Detection(nn.Module):
         self.model, self.classes = model, classes
         self.draw_threshold = _DRAW_THRESHOLD if draw_threshold is None else draw_threshold
         self.threshold_source = "the default" if draw_threshold is None else _SET
-        self.loss, self.matcher = loss or FocalLoss(), matcher or Matcher()
+        self.loss: Loss = loss or FocalLoss()
+        self.matcher: Assigner = matcher or Matcher()
         self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
         self.normalize = Normalize(pixels)
-        activation = "softmax" if isinstance(self.loss, MultiboxLoss) else "sigmoid"
-        if self.postprocess.activation != activation:
+        self._check_encodings()
+
+    def _check_encodings(self) -> None:
+        loss, postprocess = self.loss, self.postprocess
+        if postprocess.activation != loss.activation:
             raise ValueError(
-                f"{type(self.loss).__name__} trains scores for a {activation}; set "
-                f"task.postprocess.activation={activation}, not {self.postprocess.activation}"
+                f"{type(loss).__name__} trains scores for a {loss.activation}; set "
+                f"task.postprocess.activation={loss.activation}, not {postprocess.activation}"
+            )
+        of_model = getattr(self.model, "background_column", loss.background_column)
+        if not loss.background_column == postprocess.background_column == of_model:
+            raise ValueError(
+                f"the network's scores {_column(of_model)}, those that {type(loss).__name__} trains "
+                f"{_column(loss.background_column)}, those that task.postprocess reads "
+                f"{_column(postprocess.background_column)}; leave out loss= to use the model's own"
+            )
+        if type(self.matcher.coder) is not type(postprocess.coder):
+            raise ValueError(
+                f"task.matcher encodes boxes with {type(self.matcher.coder).__name__}, but task.postprocess "
+                f"decodes them with {type(postprocess.coder).__name__}; set the same coder in both"
             )
 
     def use_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -103,7 +119,7 @@ class Detection(nn.Module):
         return cast(Tensor, self.model.anchors)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, each the mean over the matched anchors.
+        """Losses by name, each the mean over the matched anchors or the objects; see the matcher.
 
         Raises:
             UserError: if the images do not have the size that the anchors are for, or are so small that batch
@@ -121,22 +137,22 @@ class Detection(nn.Module):
                 f"the augmentation produces images of {height} x {width}, but the anchors are for another "
                 "size; set only data.size, not augment.size or model.input_size"
             )
-        losses: dict[str, Tensor] = self.loss(deltas, scores, self._targets(batch))
+        losses: dict[str, Tensor] = self.loss(deltas, scores, self._assignment(batch).given(deltas, scores))
         return losses
 
     def weight(self, batch: Batch) -> Tensor:
-        """Number of matched anchors in the batch, over which its losses are a mean; at least 1."""
-        return self._targets(batch).num_matched.clamp(min=1)
+        """Number of matched anchors or objects in the batch, over which its losses are a mean; at least 1."""
+        return self._assignment(batch).weight
 
-    def _targets(self, batch: Batch) -> Targets:
+    def _assignment(self, batch: Batch) -> Assignment:
         # Cached in the batch: with several micro-batches or processes, a step calls `weight` first.
         if "targets" not in batch:
             height, width = batch["image"].shape[-2:]
             scale = torch.tensor([width, height] * 2, device=batch["image"].device)
             boxes = [boxes / scale for boxes in batch["boxes"]]
             batch["targets"] = self.matcher(self.anchors, boxes, batch["labels"])
-        targets: Targets = batch["targets"]
-        return targets
+        assignment: Assignment = batch["targets"]
+        return assignment
 
     def predict(self, batch: Batch) -> list[Detections]:
         """Detections per image, with boxes in pixels of `size`."""
@@ -146,7 +162,7 @@ class Detection(nn.Module):
     def notes(self, dataset: DetectionDataset) -> list[str]:
         """How well the anchors fit the objects of a split, and whether images have too many of them."""
         return [
-            *anchor_report(dataset.split, self.anchors, self.eval_transform.size, self.matcher),
+            *self.matcher.report(dataset.split, self.anchors, self.eval_transform.size),
             *over_limits(dataset.split, self.object_limits),
         ]
 
@@ -191,3 +207,7 @@ class Detection(nn.Module):
         device = self.normalize.device
         (detections,) = self.predict({"image": tensor.to(device), "size": size.to(device)})
         return Detections(*(part.cpu() for part in detections))
+
+
+def _column(present: bool) -> str:
+    return "have a column for background" if present else "have none"

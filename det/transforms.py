@@ -16,7 +16,14 @@ from det.augment import crop_geometry
 from det.augment.crop_geometry import Floats
 from det.augment.mosaic import NUM_IMAGES, Sample, mosaic
 from engine.contracts import Image
-from engine.data.preprocessing import as_size, flip_and_jitter, import_albumentations, resize_image, resizing
+from engine.data.preprocessing import (
+    as_size,
+    flip_and_jitter,
+    import_albumentations,
+    resize_image,
+    resizing,
+)
+from engine.errors import UserError
 
 MIN_SIDE = 32
 """Pixels: in smaller inputs, the backbone's deepest feature map would have less than one cell."""
@@ -121,6 +128,12 @@ class TrainTransform:
         rows = np.asarray(result["bboxes"], np.float32)
         rows = rows if rows.size else np.empty((0, 5), np.float32)
         boxes, labels = crop_geometry.clip_to_image(rows[:, :4], rows[:, 4].astype(np.int64), self.size)
+        if result["image"].shape[:2] != self.size:
+            shapes = [f"{height}x{width}" for height, width in (self.size, result["image"].shape[:2])]
+            raise UserError(
+                f"augment.extra: its transforms change images from {shapes[0]} to {shapes[1]} (height x "
+                "width), which the anchors do not fit; use transforms that keep the size"
+            )
         return result["image"], boxes, labels
 
 

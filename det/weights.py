@@ -49,7 +49,7 @@ def translated(state: StateDict, backbone: MobileNet) -> StateDict:
     if is_tensorflow(state):
         return from_tensorflow(state, backbone.spec)
     if TORCHVISION_STEM in state:
-        return from_torchvision_ssdlite(state, backbone.spec, backbone.taps[0])
+        return from_torchvision_ssdlite(state, backbone.spec)
     if detect_format(state) != "ours":
         raise UserError(
             "these are not the weights of a detector; use the file as weights= instead, for the backbone"
@@ -60,30 +60,39 @@ def translated(state: StateDict, backbone: MobileNet) -> StateDict:
 def backbone_state_of(state: StateDict, backbone: Any) -> StateDict:
     """A state dict under any known names -> what `backbone.load_state_dict` takes."""
     if isinstance(backbone, MobileNet) and (is_tensorflow(state) or TORCHVISION_STEM in state):
-        return backbone_part(translated(state, backbone))
+        state = backbone_part(translated(state, backbone))
     return backbone_state(state, backbone)
 
 
 def carry_class_rows(
-    key: str, own: Tensor, loaded: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]
+    key: str,
+    own: Tensor,
+    loaded: Tensor,
+    theirs: tuple[str, ...],
+    ours: tuple[str, ...],
+    *,
+    background: bool = True,
 ) -> Tensor:
     """A class predictor's tensor for classes `ours`: rows of `loaded` for classes that `theirs` has too, and
     for background; the other rows of `own`.
 
-    There is one row per anchor and class. Surplus names in `theirs` are ignored (the released list of labels
-    has one more than the weights).
+    There is one row per anchor and class and, with `background`, one per anchor before them. Surplus names in
+    `theirs` are ignored (the released list of labels has one more than the weights).
 
     Raises:
         UserError: if `loaded` is for a different number of anchors.
     """
-    rows = own.reshape(-1, len(ours) + 1, *own.shape[1:]).clone()
+    first = int(background)
+    rows = own.reshape(-1, first + len(ours), *own.shape[1:]).clone()
     if loaded.shape[0] % len(rows):
         raise UserError(f"{key} has {loaded.shape[0]} rows, which is not a multiple of {len(rows)} anchors")
     loaded_rows = loaded.reshape(len(rows), -1, *loaded.shape[1:])
-    known = {name: index for index, name in enumerate(theirs[: loaded_rows.shape[1] - 1])}
-    pairs = [(0, 0), *((i + 1, known[name] + 1) for i, name in enumerate(ours) if name in known)]
-    to, of = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    rows[:, to] = loaded_rows[:, of].to(rows)
+    known = {name: index for index, name in enumerate(theirs[: loaded_rows.shape[1] - first])}
+    pairs = [(0, 0)] * first
+    pairs += [(i + first, known[name] + first) for i, name in enumerate(ours) if name in known]
+    if pairs:
+        to, of = (torch.tensor(side) for side in zip(*pairs, strict=True))
+        rows[:, to] = loaded_rows[:, of].to(rows)
     return rows.flatten(0, 1)
 
 
@@ -118,7 +127,7 @@ def from_tensorflow(constants: Mapping[str, Tensor], spec: NetSpec) -> StateDict
         raise UserError(str(error)) from None
 
 
-def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateDict:
+def from_torchvision_ssdlite(state: StateDict, spec: NetSpec) -> StateDict:
     """The state of torchvision's `ssdlite320_mobilenet_v3_large` under our names.
 
     Its backbone is split in two inside the block of C4, after the expansion.
@@ -126,7 +135,8 @@ def from_torchvision_ssdlite(state: StateDict, spec: NetSpec, c4: str) -> StateD
     Raises:
         UserError: if keys are missing or unexpected.
     """
-    cut = int(re.sub(r"\D", "", c4.partition(".")[0]))
+    first_half = (re.match(r"backbone\.features\.0\.(\d+)\.", key) for key in state)
+    cut = max(int(match[1]) for match in first_half if match)
     plain: StateDict = {}
     head: StateDict = {}
     for key, tensor in state.items():

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(ValueError):
@@ -23,6 +24,31 @@ class UserError(ValueError):
     def __init__(self, message: str, *, files: Sequence[str] = ()) -> None:
         super().__init__(printable(message))
         self.files = tuple(files)
+
+
+_collected: ContextVar[list[UserError] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected_errors() -> Iterator[list[UserError]]:
+    """Within this context, `raise_or_collect` appends its errors to the list that is yielded.
+
+    So a check reports a fault that training refuses together with everything else that it finds.
+    """
+    errors: list[UserError] = []
+    token = _collected.set(errors)
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def raise_or_collect(error: UserError) -> None:
+    """Raise an error; within `collected_errors`, return, and the caller goes on without what it is about."""
+    errors = _collected.get()
+    if errors is None:
+        raise error
+    errors.append(error)
 
 
 class FileErrors:
@@ -40,15 +66,27 @@ class FileErrors:
         try:
             yield
         except UserError as error:
-            self._errors[os.fspath(file)] = error
+            self.add(file, error)
+
+    def add(self, file: str | os.PathLike[str], error: UserError) -> None:
+        """Keep an error; of several for one file, only the first."""
+        self._errors.setdefault(os.fspath(file), error)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files with an error."""
+        return tuple(self._errors)
 
     def check(self) -> None:
-        """Raise a UserError if any was caught: the first one, with the number and names of the others."""
+        """Raise a UserError if there is any: the first one, with the number and names of the others.
+
+        Within `collected_errors`, it returns, and the caller goes on without what is wrong.
+        """
         if not self._errors:
             return
         first, *others = self._errors
         more = f"; {len(self._errors)} files have errors, including {some(others)}" if others else ""
-        raise UserError(f"{self._errors[first]}{more}", files=tuple(self._errors))
+        raise_or_collect(UserError(f"{self._errors[first]}{more}", files=tuple(self._errors)))
 
 
 _MEMORY = re.compile(
@@ -90,15 +128,17 @@ def some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """`; did you mean '...'?`, or an empty string if no known name is similar.
 
     Suggests a near-exact match (a typo). If there is none, it suggests names that start with `name` when
     punctuation is ignored (`mobilenet_v3_...` for `mobilenetv3`); otherwise, the most similar name.
+
+    cutoff: the least similarity, 0..1.
     """
     plain = {other: re.sub(r"\W|_", "", other.lower()) for other in known}
     start = re.sub(r"\W|_", "", name.lower())
     matches = difflib.get_close_matches(name, list(plain), n=1, cutoff=0.9)
     matches = matches or [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
-    matches = matches or difflib.get_close_matches(name, list(plain), n=1, cutoff=0.5)
+    matches = matches or difflib.get_close_matches(name, list(plain), n=1, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

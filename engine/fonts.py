@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _FONTS_TRIED = 60
 
 def load(size: float, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
     """A font of this size in pixels, with the letters of `texts` if one has them."""
-    return ImageFont.truetype(_file_with(frozenset("".join(texts))) or _dejavu(), round(size))
+    return ImageFont.truetype(_file_with(frozenset("".join(texts))), round(size))
 
 
 def shown_names(classes: ClassMap) -> tuple[str, ...]:
@@ -47,17 +48,30 @@ def font_notes(classes: ClassMap) -> list[str]:
     if not names:
         return []
     shown = shown_names(classes)[classes.names.index(names[0])]
+    letters = missing.intersection("".join(names))
+    fonts = sorted(
+        {_noto(letter) for letter in letters if unicodedata.category(letter) not in ("Mn", "Mc", "Cf")}
+    )
     return [
         f"no installed font has all letters of {some(names)}: drawings show {shown!r} for {names[0]!r}; "
-        "install one that has them, such as Noto Sans CJK"
+        f"install one that has them, such as {some(fonts or ['Noto Sans'])}"
     ]
+
+
+def _noto(letter: str) -> str:
+    """The Noto font that has a letter."""
+    if unicodedata.category(letter) in ("So", "Sk"):
+        return "Noto Emoji"
+    script = unicodedata.name(letter, "CJK").split()[0]
+    cjk = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
+    return f"Noto Sans {'CJK' if script in cjk else script.title()}"
 
 
 def chart_names(classes: ClassMap) -> list[str]:
     """The names for matplotlib, which reads formulas between dollar signs; sets its fonts."""
     names = shown_names(classes)
     file = _file_with(frozenset("".join(names)))
-    if file is not None and file != _dejavu():
+    if file != _dejavu():
         import matplotlib
         from matplotlib import font_manager
 
@@ -69,18 +83,22 @@ def chart_names(classes: ClassMap) -> list[str]:
 
 def _missing(names: Sequence[str]) -> frozenset[str]:
     letters = frozenset("".join(names))
-    if _file_with(letters) is not None:
-        return frozenset()
-    return letters - _letters(_dejavu()) - {" "}
+    return letters - _letters(_file_with(letters)) - {" "}
 
 
 @functools.lru_cache(maxsize=32)
-def _file_with(letters: frozenset[str]) -> str | None:
-    """A font with these letters."""
+def _file_with(letters: frozenset[str]) -> str:
+    """A font with these letters, or with most of them."""
     plain = frozenset(map(chr, range(32, 127)))
     if letters <= plain or letters - plain <= _letters(_dejavu()):
         return _dejavu()
-    return next((file for file in _system_fonts() if letters <= _letters(file) | {" "}), None)
+    best = _dejavu()
+    for file in _system_fonts():
+        if letters <= _letters(file) | {" "}:
+            return file
+        if len(letters & _letters(file)) > len(letters & _letters(best)):
+            best = file
+    return best
 
 
 @functools.lru_cache(maxsize=_FONTS_TRIED + 4)

@@ -95,6 +95,11 @@ def predict_live(
     options: dict[str, Any] = {"legend": legend, "frames": frames}
     limit = f", at most {frames} frames" if frames else ""
     print(f"predicting {stream.name} until it ends or Ctrl-C{limit}", flush=True)
+    if stream.perhaps_file:
+        print(
+            f"{stream.name}: the server gives no length, so this is read as a live stream, and frames that "
+            "arrive during a prediction are dropped; if it is a file, download it to predict all frames"
+        )
     if stream.file is None:
         record = predict_stream(task, reporter, stream, out, name, **options)
     else:
@@ -217,7 +222,7 @@ class SavedPredictions:
     """Saves the predictions of an evaluation in `folder`; each process saves those of its own batches."""
 
     def __init__(self, reporter: Reporter, folder: Path) -> None:
-        if (folder / "summary.json").exists():
+        if any((folder / name).exists() for name in _RESULTS):
             raise UserError(
                 f"{folder}: contains earlier predictions; set out= to another folder, or remove it"
             )

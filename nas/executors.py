@@ -24,7 +24,13 @@ class Executor(Protocol):
 
     An outcome has `status`: "done", with what `run_trial` returned, or "failed", with `error`. A trial that
     fails does not stop the others.
+
+    Attributes:
+        parallel: number of trials that run at a time.
     """
+
+    @property
+    def parallel(self) -> int: ...
 
     def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]: ...
 
@@ -73,6 +79,8 @@ def make_executor(options: ExecutorOptions) -> Executor:
 class SerialExecutor:
     """One trial after the other, in this process."""
 
+    parallel = 1
+
     def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, job in enumerate(jobs):
             yield index, outcome_of(run_trial, job)
@@ -92,7 +100,7 @@ class ProcessExecutor:
     """
 
     def __init__(self, *, workers: int) -> None:
-        self.workers = workers
+        self.workers = self.parallel = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -141,7 +149,7 @@ class RayExecutor:
         cpus, gpus: that each trial reserves.
 
     Raises:
-        UserError: if Ray is not installed, or the cluster does not answer.
+        UserError: if Ray is not installed or does not start, or the cluster does not answer.
     """
 
     def __init__(self, *, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
@@ -159,10 +167,24 @@ class RayExecutor:
                 ray.init(
                     address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises a plain Exception if a node does not start in time
             raise UserError(
                 f"executor=ray: Ray failed to start ({str(error).partition(chr(10))[0]})"
             ) from None
+
+    @property
+    def parallel(self) -> int:
+        """As many trials as the cluster has room for now, at least one."""
+        available = self._ray.cluster_resources()
+        room = [
+            available.get(kind, 0) // needed
+            for kind, needed in (
+                ("CPU", self._options["num_cpus"]),
+                ("GPU", self._options["num_gpus"]),
+            )
+            if needed
+        ]
+        return max(1, int(min(room)))
 
     def __call__(self, run_trial: RunTrial, jobs: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         ray = self._ray

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from engine.config.overrides import unquote_path
 from engine.errors import UserError
 from engine.io.files import write_text
 
@@ -35,8 +36,8 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def shell_command(tool: str, *arguments: str) -> str:
-    """A command of one of the tools, quoted for a shell."""
-    return shlex.join(["python", f"tools/{tool}.py", *arguments])
+    """A command of one of the tools, quoted for a shell; paths lose the quotes that Hydra needs."""
+    return shlex.join(["python", f"tools/{tool}.py", *map(unquote_path, arguments)])
 
 
 @contextmanager

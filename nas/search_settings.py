@@ -49,6 +49,7 @@ def search_settings(options: SearchOptions, method: Sweep) -> None:
             "training": fixed,
             "values": [override for override in options.overrides if override not in typed],
         }
+        executor = make_executor(options)
         history = SearchHistory(out / "history.jsonl", identity=identity)
         log(f"{'resuming' if history.resumes else 'history:'} {history.path}")
         trials = run_sweep(
@@ -57,8 +58,8 @@ def search_settings(options: SearchOptions, method: Sweep) -> None:
             fixed=[*fixed, "samples=0"],
             history=history,
             folder=(out / "trials").absolute(),
-            executor=make_executor(options),
-            parallel=1 if options.executor == "serial" else options.workers,
+            executor=executor,
+            parallel=executor.parallel,
             log=log,
         )
         best = best_of(trials)

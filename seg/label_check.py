@@ -1,5 +1,6 @@
 """Checks every mask of a dataset, for `tools/check.py`: sizes, values, empty masks, classes."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.contracts import Finding, Image
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.images import count_values
+from engine.data.images import count_values, read_labels
 from engine.data.labels.report import ClassAmounts, ExaminedSplit, Fact, LabelReport, ReadFacts
 from engine.data.loader import SplitSource
 from engine.io.files import pack_paths
@@ -33,6 +34,8 @@ def examine(
     masks = _Masks(classes)
     for name, split in splits.items():
         masks.examine(name, split, read)
+        if name != "train":
+            masks.examine_instances(name, split, read)
     sampled = " masks read"  # the lines about a sample of the masks; here all are read
     return LabelReport(
         unit="pixels",
@@ -54,6 +57,11 @@ def mask_facts(path: str, read_label: Callable[[str], Label]) -> bytes:
     return np.array(label.shape, _SIZE).tobytes() + table.tobytes()
 
 
+def instance_facts(path: str) -> bytes:
+    """Height and width of a file of instance ids. Raises: UserError, like `read_labels`."""
+    return np.array(read_labels(path).shape[:2], _SIZE).tobytes()
+
+
 class _Masks:
     """What is known about the masks read so far; sample names are collected only for faulty masks."""
 
@@ -62,6 +70,7 @@ class _Masks:
         self.amounts: dict[str, ClassAmounts] = {}
         self.largest: dict[int, list[tuple[float, str, int]]] = defaultdict(list)
         self.faults: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
+        self.unknown_remedy = ""  # what the reader says about such a mask
 
     def examine(self, name: str, split: ExaminedSplit, read: ReadFacts) -> None:
         files = split.dataset.masks()
@@ -71,9 +80,7 @@ class _Masks:
         total, squares = np.zeros(number), np.zeros(number)
         present, images, ignored = np.zeros(number, np.int64), 0, 0.0
         reader = partial(mask_facts, read_label=files.read)
-        for index, fact in read(
-            pack_paths(files.paths).tolist(), reader, key=f"mask 1 {files.key}", unit="mask read"
-        ):
+        for index, fact in read(pack_paths(files.paths), reader, key=f"mask 1 {files.key}", unit="mask read"):
             if fact.error:
                 self._unreadable(name, index, fact)
                 continue
@@ -98,6 +105,20 @@ class _Masks:
             images=images, total=total, squares=squares, present=present, ignored=ignored / max(1, images)
         )
 
+    def examine_instances(self, name: str, split: ExaminedSplit, read: ReadFacts) -> None:
+        """Read the files of instance ids, which only evaluation uses."""
+        paths = split.dataset.instance_files()
+        for index, fact in read(paths, instance_facts, key="instances 1", unit="instance file read"):
+            image = split.sizes[index]
+            text = fact.error.partition("; ")[0]
+            if not fact.error:
+                size = np.frombuffer(fact.value, _SIZE)
+                if not image.any() or (size == image).all():
+                    continue
+                path = os.fsdecode(paths[index])
+                text = f"{path}: {size[0]} x {size[1]}, image {image[0]} x {image[1]}"
+            self.faults["instances"].append((name, index, text))
+
     def _unreadable(self, name: str, index: int, fact: Fact) -> None:
         code = {
             UnknownValuesError.__name__: "unknown_values",
@@ -105,6 +126,8 @@ class _Masks:
             "MissingFile": "missing_mask",
         }.get(fact.kind, "unreadable_mask")
         self.faults[code].append((name, index, fact.error.partition("; ")[0]))
+        if code == "unknown_values":
+            self.unknown_remedy = fact.error.rpartition("; ")[2]
 
     def _check_size(
         self, name: str, index: int, path: str, mask: NDArray[np.int32], image: NDArray[np.int32]
@@ -117,14 +140,27 @@ class _Masks:
     def findings(self, splits: Mapping[str, ExaminedSplit], *, upright: bool) -> list[Finding]:
         other = "stored" if upright else "upright"
         rotated_remedy = f"data.orientation={other}, if the masks match the {other} images"
-        list_them = "add the values to classes.json, as classes or under ignore, or correct the masks"
+        unknown = self.unknown_remedy
         kinds: list[tuple[str, Any, str, str, str]] = [
             ("damaged_mask", "error", "damaged", "Training stops before the first step.", _EXCLUDE),
             ("missing_mask", "error", "missing", "Training stops before the first step.", _EXCLUDE),
             ("unreadable_mask", "error", "in an unsupported format", "Training stops at them.", _EXCLUDE),
-            ("unknown_values", "error", "with unknown values", "Training stops at them.", list_them),
+            (
+                "unknown_values",
+                "error",
+                "with unknown values",
+                "Training stops at them.",
+                unknown,
+            ),
             ("mask_size", "error", "not of the size of their image", "Training stops at them.", _EXCLUDE),
             ("rotated_mask", "error", "rotated by 90 degrees", "Training stops at them.", rotated_remedy),
+            (
+                "instances",
+                "error",
+                "damaged or not of the size of their image",
+                "Evaluation stops at them.",
+                _EXCLUDE,
+            ),
             (
                 "ignored_mask",
                 "warning",
@@ -151,6 +187,8 @@ class _Masks:
     ) -> Finding:
         faults = sorted(self.faults[code])
         noun = "1 mask is" if len(faults) == 1 else f"{len(faults)} masks are"
+        if code == "instances":
+            noun = noun.replace("mask", "instance file")
         if what.startswith("with"):
             noun = "1 mask" if len(faults) == 1 else f"{len(faults)} masks"
         excluded: dict[str, list[str]] = defaultdict(list)

@@ -101,3 +101,30 @@ class Dice(nn.Module):
         total = sizes + weight @ probabilities
         dice = (2 * overlap / total.clamp(min=1e-6))[sizes > 0]
         return 1 - dice.mean() if len(dice) else logits.sum() * 0.0
+
+
+class Lovasz(nn.Module):
+    """The Lovász-softmax loss, a surrogate of 1 - mIoU (Berman et al., arXiv 1705.08790).
+
+    For each class in the batch, the errors |truth - probability| of all counted pixels are sorted, largest
+    first, and weighted by how much each increases the Jaccard loss; the mean over these classes is returned.
+    """
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
+        counted = labels != IGNORE
+        truth = labels[counted]
+        probabilities = logits.float().softmax(1).permute(0, 2, 3, 1)[counted]
+        classes = torch.unique(truth).tolist()
+        if not classes:
+            return logits.sum() * 0.0
+        losses = []
+        for number in classes:
+            is_class = (truth == number).float()
+            errors, order = (is_class - probabilities[:, number]).abs().sort(descending=True)
+            hits = is_class[order]
+            size = hits.sum()
+            jaccard = 1 - (size - hits.cumsum(0)) / (size + (1 - hits).cumsum(0))
+            steps = torch.cat([jaccard[:1], jaccard.diff()])
+            losses.append((errors * steps).sum())
+        return torch.stack(losses).mean()

@@ -1,13 +1,13 @@
 """The segmentation network: backbone and head, tensor -> tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import cast
 
 from torch import Tensor, nn
 
 from backbones.contract import AnyBackbone
-from backbones.network import MobileNet, build_backbone, default_feature
+from backbones.network import MobileNet, build_backbone, default_feature, feature_at_stride
 from backbones.weights.state_dict import StateDict, backbone_state
 from engine.data.preprocessing import Size, as_size
 from engine.run.initial_weights import carry_rows
@@ -24,6 +24,8 @@ class Segmenter(nn.Module):
             `num_classes` and `output_stride`.
         low: feature for the skip connection: `auto` is the backbone's `skip_feature`; None: no skip.
         high: feature for the head: `auto` is the backbone's `dense_output`.
+        features: the head's features from the finest to the coarsest instead of `low` and `high`: names, or
+            strides, which mean the last feature of that stride.
         input_size: side or (height, width) of the training images, for the head to check.
 
     Raises:
@@ -38,19 +40,25 @@ class Segmenter(nn.Module):
         num_classes: int,
         low: str | None = "auto",
         high: str = "auto",
+        features: Sequence[int | str] | None = None,
         input_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        skip = default_feature(backbone, "skip_feature") if low == "auto" else low
-        dense = default_feature(backbone, "dense_output") if high == "auto" else high
-        self.features = (dense,) if skip is None else (skip, dense)
+        if features is not None:
+            self.features = tuple(
+                feature_at_stride(backbone, own) if isinstance(own, int) else own for own in features
+            )
+        else:
+            skip = default_feature(backbone, "skip_feature") if low == "auto" else low
+            dense = default_feature(backbone, "dense_output") if high == "auto" else high
+            self.features = (dense,) if skip is None else (skip, dense)
         self.backbone = build_backbone(backbone, self.features)
         self.head = head(
             channels=tuple(self.backbone.channels[name] for name in self.features),
             num_classes=num_classes,
-            output_stride=self.backbone.strides[dense],
+            output_stride=self.backbone.strides[self.features[-1]],
         )
         if input_size is not None:
             size = as_size("input_size", input_size)
@@ -88,7 +96,16 @@ class Segmenter(nn.Module):
         return state | {key: carry_rows(own[key], state[key], theirs, ours) for key in class_keys}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images [N, 3, H, W] -> class scores [N, K, H/8, W/8] (R-ASPP: at the output stride)."""
-        features = self.backbone(images)
-        scores: Tensor = self.head(*(features[name] for name in self.features))
+        """Normalized images [N, 3, H, W] -> class scores [N, K, h, w], at the stride of the first feature."""
+        scores: Tensor = self.head(*self._features(images))
         return scores
+
+    def training_scores(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The scores of `forward`, and those of the head's auxiliary classifiers if it has any."""
+        features = self._features(images)
+        auxiliary = getattr(self.head, "auxiliary_scores", None)
+        return (self.head(*features), *(auxiliary(*features) if auxiliary else ()))
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        features = self.backbone(images)
+        return [features[name] for name in self.features]

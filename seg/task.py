@@ -23,7 +23,7 @@ from seg.data.dataset import SegmentationDataset
 from seg.eval.evaluator import SegmentationEvaluator
 from seg.inference import views
 from seg.inference.tiles import Area, Grid, Network, Pixels, Resized, Whole
-from seg.losses import CrossEntropy, Dice
+from seg.losses import CrossEntropy, Dice, Lovasz
 from seg.transforms import EvalTransform
 
 _SIZES_CHECKED = 8  # images
@@ -42,6 +42,8 @@ class Segmentation(nn.Module):
         classes: the dataset's class map.
         loss: per-pixel loss; its `weight(labels)` is the number of pixels that it averages over.
         dice: factor on an additional Dice loss; 0: none.
+        lovasz: factor on an additional Lovász loss; 0: none.
+        auxiliary: factor on the cross entropy of the head's auxiliary classifiers, if it has any.
         pixels: input normalization, `inception`, `imagenet` or `unit`.
         align_corners: how scores are resized to the labels.
         inference: how label maps are predicted (None: from the whole image, once).
@@ -63,14 +65,17 @@ class Segmentation(nn.Module):
         classes: ClassMap,
         loss: CrossEntropy | None = None,
         dice: float = 0.0,
+        lovasz: float = 0.0,
+        auxiliary: float = 0.4,
         pixels: str = "inception",
         align_corners: bool = True,
         inference: Inference | None = None,
         eval_transform: EvalTransform | None = None,
     ) -> None:
         super().__init__()
-        if dice < 0:
-            raise ValueError(f"dice must be at least 0 (no Dice loss), got {dice}")
+        for name, factor in (("dice", dice), ("lovasz", lovasz), ("auxiliary", auxiliary)):
+            if factor < 0:
+                raise ValueError(f"{name} must be at least 0 (no such loss), got {factor}")
         weights = None if loss is None else loss.class_weights
         if weights is not None and len(weights) != len(classes):
             raise ValueError(
@@ -80,23 +85,40 @@ class Segmentation(nn.Module):
         self.model, self.classes = model, classes
         self.loss = loss or CrossEntropy()
         self.dice, self.dice_loss = dice, Dice()
+        self.lovasz, self.lovasz_loss = lovasz, Lovasz()
+        self.auxiliary = auxiliary
         self.align_corners, self.inference = align_corners, inference or Inference()
         self.eval_transform = eval_transform or EvalTransform()
         self.normalize = Normalize(pixels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, each the mean over the counted pixels."""
-        labels = batch["label"].long()
-        scores = self.model(self.normalize(batch["image"]))
-        scores = resize(scores, labels.shape[-2:], align_corners=self.align_corners)
+        """Losses by name, each the mean over the counted pixels; for distillation, unlabeled pixels count."""
+        labels, pixels = batch["label"].long(), batch["image"]
+        if "unlabeled" in batch:
+            pixels = torch.cat([pixels, batch["unlabeled"]])
+        all_scores, *auxiliary = (
+            resize(scores, labels.shape[-2:], align_corners=self.align_corners)
+            for scores in self._training_scores(self.normalize(pixels))
+        )
+        scores = all_scores[: len(labels)]
         losses = {"cross_entropy": self.loss(scores, labels)}
+        if self.auxiliary and auxiliary:
+            others = torch.stack([self.loss(other[: len(labels)], labels) for other in auxiliary])
+            losses["auxiliary"] = self.auxiliary * others.sum()
         if self.dice:
             losses["dice"] = self.dice * self.dice_loss(scores, labels)
+        if self.lovasz:
+            losses["lovasz"] = self.lovasz * self.lovasz_loss(scores, labels)
         if self.distillation is not None:
-            targets = self.distillation.scores(batch["image"].float())
+            targets = self.distillation.scores(pixels.float())
             targets = resize(targets, labels.shape[-2:], align_corners=self.align_corners)
-            losses["distillation"] = self.distillation.loss(scores, targets, labels != IGNORE)
+            counted = F.pad(labels != IGNORE, (0, 0, 0, 0, 0, len(pixels) - len(labels)), value=True)
+            losses["distillation"] = self.distillation.loss(all_scores, targets, counted)
         return losses
+
+    def _training_scores(self, images: Tensor) -> tuple[Tensor, ...]:
+        own: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.model, "training_scores", None)
+        return own(images) if own else (self.model(images),)
 
     def weight(self, batch: Batch) -> Tensor:
         """Number of counted pixels, or the sum of their class weights."""

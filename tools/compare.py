@@ -18,7 +18,7 @@ from engine.config.saved import settings_of
 from engine.report.comparison import Comparison, TrainedResult
 from engine.report.run import REPORT
 from engine.run import run_folder
-from engine.train.run_log import read_rows
+from engine.train.run_log import damaged_line, read_rows
 
 
 def compare(options: CompareOptions) -> None:
@@ -45,6 +45,7 @@ def read_result(path: str, paths: list[str]) -> TrainedResult:
         rows=read_rows(run.folder.log),
         params=sum(weight.numel() for weight in run.task().model.parameters()) if saved else 0,
         batch=int(run.config.trainer.batch),
+        damage=f"log.jsonl is damaged from line {line}" if (line := damaged_line(run.folder.log)) else "",
     )
 
 

@@ -16,6 +16,7 @@ Examples:
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import shlex
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,18 +28,19 @@ from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
 from engine.config.runs import TrainedRun
+from engine.errors import some
 from engine.fonts import font_notes
 from engine.io.files import write_json
 from engine.prediction import SavedPredictions
 from engine.published import run_by_name
-from engine.report.run import REPORT
+from engine.report.run import PREDICTIONS, REPORT, of_earlier_evaluations
 from engine.run import run_folder
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
     """Evaluate a run and write the results into a folder; returns the metrics."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    here = runtime.start(device=options.device, precision=options.precision)
+    started, here = time.time_ns(), runtime.start(device=options.device, precision=options.precision)
     task, artifact_info, parent = run.task(), {}, run.folder.path
     if options.artifact is not None:
         file = Path(options.artifact)
@@ -48,7 +50,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     reporter: Any = run.info.reporter(task)
     folder = Path(options.out or parent / f"eval-{run.split}")
     with run_folder.claim(folder, key="out") if here.is_main else nullcontext(folder) as out:
-        saved = SavedPredictions(reporter, out / "predictions") if options.save_predictions else None
+        saved = SavedPredictions(reporter, out / PREDICTIONS) if options.save_predictions else None
         result = run.evaluate(task, runtime=here, on_batch=None if saved is None else saved.add)
         if saved is not None:
             saved.write_summary(here)
@@ -61,6 +63,8 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
             searched = 0 if options.artifact else options.suspicious
             run.write_report(result, reporter, out, metrics=metrics, worst=options.worst, suspicious=searched)
+            if earlier := of_earlier_evaluations(out, started):
+                print(f"{out}: {some(earlier)} of an earlier evaluation, not of this one")
             print(f"report: {out / REPORT}")
             print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
             print(f"out: {out}")

@@ -13,6 +13,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "det/anchors/matcher.py": ("tests/det/anchors", "tests/det/test_losses.py"),
     "det/anchors/generators.py": ("tests/det/anchors",),
     "det/anchors/coverage.py": ("tests/det/anchors",),
+    "det/panlite/assignment.py": ("tests/det/panlite",),
+    "det/panlite/losses.py": ("tests/det/panlite",),
     "det/boxes.py": ("tests/det/test_boxes.py", "tests/det/test_postprocess.py", "tests/det/anchors"),
     "det/postprocess.py": ("tests/det/test_postprocess.py", "tests/det/export/test_export.py"),
     "nas/netadapt/pruning.py": ("tests/nas/netadapt/test_pruning.py", "tests/nas/netadapt/test_proposals.py"),
@@ -33,7 +35,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/engine/train/test_optimizers.py",
     ),
     "engine/train/learner.py": ("tests/engine/train",),
-    "engine/train/distillation.py": (
+    "engine/train/distillation/__init__.py": (
         "tests/engine/train",
         "tests/cls/test_task.py",
         "tests/seg/test_task.py",

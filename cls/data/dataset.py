@@ -107,8 +107,12 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         left, top, right, bottom = self._split.windows[index].tolist()
         return image[top:bottom, left:right]
 
+    def augment(self, image: Image, seed: int) -> Image:
+        """The transform, applied to an image without a label."""
+        return self._transform(image, seed)
+
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        image = self._transform(self.read(key.index), sample_seed(self._seed, key))
+        image = self.augment(self.read(key.index), sample_seed(self._seed, key))
         sample: dict[str, Any] = {"index": key.index, "image": as_tensor(image.transpose(2, 0, 1))}
         if (label := self.label(key.index)) is not None:
             sample["label"] = label

@@ -17,8 +17,16 @@ from cls.data.dataset import (
 from engine.data.class_map import ClassMap
 from engine.data.images import find_images, left_out
 from engine.data.labels.balance import balance_lines
-from engine.data.splits import SPLIT_NAMES, check_leaks, divide, files_beside, split_folders, split_of
-from engine.errors import UserError, some
+from engine.data.splits import (
+    SPLIT_NAMES,
+    check_leaks,
+    divide,
+    files_beside,
+    split_folders,
+    split_of,
+    without_repeated,
+)
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import existing_root, groups_of_same_content, pack_paths
 
 
@@ -46,7 +54,11 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         splits = {"train": read_tree(base, indices, unread)}
     check_not_empty(splits, base)
     unread += [line for split in splits.values() for line in _in_two_classes(split)]
-    if "train" in splits and "val" not in splits:
+    repeated: list[str] = []
+    if not allow_same_files:
+        splits, repeated = without_repeated(base, splits, image_paths)
+        unread += repeated
+    if "train" in splits and "val" not in splits and not repeated:
         parts, lines = _divide(base, splits["train"], what="train" if names else "")
         splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:
@@ -54,7 +66,7 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
     counts = {n: class_amounts(s.labels, len(classes)) for n, s in splits.items() if s.labels is not None}
     leaks: list[str] = []
     if not allow_same_files:
-        images = {name: list(_paths(split)) for name, split in splits.items()}
+        images = {name: list(image_paths(split)) for name, split in splits.items()}
         leaks = check_leaks(images, override="data.source.allow_same_files=true")
     return ClassificationSource(
         classes=classes,
@@ -80,12 +92,17 @@ def read_tree(folder: Path, classes: Mapping[str, int], unread: list[str]) -> Cl
     files: list[NDArray[np.bytes_]] = []
     labels: list[NDArray[np.int32]] = []
     others: list[str] = []
-    for name in class_folders(folder):
-        if name not in classes:
-            raise UserError(
-                f"{folder / name}: not a class of the training images ({some(list(classes))}); "
-                "rename or remove the folder, or list it in classes.json"
+    names = class_folders(folder)
+    if unknown := [name for name in names if name not in classes]:
+        count = f"{len(unknown)} folders of {folder.name} are not; " if len(unknown) > 1 else ""
+        raise_or_collect(
+            UserError(
+                f"{folder / unknown[0]}: not a class of the training images ({some(list(classes))}); "
+                f"{count}rename or remove the folder, or list it in classes.json",
+                files=[str(folder / name) for name in unknown],
             )
+        )
+    for name in (name for name in names if name in classes):
         found, ignored = find_images(folder / name)
         others += [os.path.join(name, file) for file in ignored]
         paths = pack_paths([path.relative_to(folder) for path in found])
@@ -150,7 +167,7 @@ def _divide(
 def _in_two_classes(split: ClassificationSplit) -> list[str]:
     """A line that counts and names images with the same content in the folders of different classes."""
     assert split.labels is not None
-    label_of = dict(zip(map(os.fsdecode, _paths(split)), split.labels.tolist(), strict=True))
+    label_of = dict(zip(map(os.fsdecode, image_paths(split)), split.labels.tolist(), strict=True))
     groups = [
         group for group in groups_of_same_content(label_of) if len({label_of[path] for path in group}) > 1
     ]
@@ -171,7 +188,8 @@ def _classes(base: Path, first: str) -> ClassMap:
     return ClassMap(names=tuple(names))
 
 
-def _paths(split: ClassificationSplit) -> Iterator[bytes]:
+def image_paths(split: ClassificationSplit) -> Iterator[bytes]:
+    """The paths of its images."""
     root = os.fsencode(split.root)
     return (os.path.join(root, file) for file in split.files)
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from cls.data.dataset import ClassificationSource, ClassificationSplit, check_not_empty, describe
-from cls.data.folders import class_folders, read_tree
+from cls.data.folders import class_folders, image_paths, read_tree
 from engine.data.class_map import ClassMap
 from engine.data.images import list_images
+from engine.data.splits import check_leaks
 from engine.errors import UserError
 from engine.io.files import existing_root, pack_paths
 
@@ -26,7 +27,7 @@ _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _COUNTS = {"train": 1281167, "val": 50000}
 
 
-def imagenet(*, root: str) -> ClassificationSource:
+def imagenet(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
     """ImageNet's train and val, either of which may be missing.
 
     Each contains synset folders (`val/n01440764/*.JPEG`), or images whose classes are listed in
@@ -34,8 +35,12 @@ def imagenet(*, root: str) -> ClassificationSource:
     archive directly, if the devkit, which lists their classes, is unpacked in `<root>`. If there are not 1000
     synsets, classes are named by their synset ids.
 
+    Args:
+        allow_same_files: whether splits may share images; those of the complete ImageNet are not compared.
+
     Raises:
-        UserError: if there is neither train nor val, or the images' classes are unknown.
+        UserError: if there is neither train nor val, the images' classes are unknown, or train and val share
+            an image (unless it has a single color).
     """
     base = existing_root(root)
     present = [name for name in ("train", "val") if (base / name).is_dir()]
@@ -54,6 +59,11 @@ def imagenet(*, root: str) -> ClassificationSource:
         for name, split in splits.items()
         if len(classes) == 1000 and len(split) != _COUNTS[name]
     ]
+    complete = all(len(split) == _COUNTS[name] for name, split in splits.items())
+    if not allow_same_files and not complete:
+        images = {name: list(image_paths(split)) for name, split in splits.items()}
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
     for name, split in splits.items():
         assert split.labels is not None
         if split.labels.max() >= len(classes):

@@ -18,7 +18,7 @@ from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
 
 EAGER = "eager"
-RUNTIMES = (EAGER, *formats.BUILT_IN)
+RUNTIMES = (EAGER, *formats.runtimes())
 
 
 def choose_runtimes(wanted: Sequence[str], *, device: str) -> tuple[list[str], list[str]]:
@@ -33,7 +33,7 @@ def choose_runtimes(wanted: Sequence[str], *, device: str) -> tuple[list[str], l
     if "all" in wanted:
         reasons = {
             name: formats.find(name).missing() if on_cpu else "it runs on the CPU"
-            for name in formats.BUILT_IN
+            for name in formats.runtimes()
         }
         remarks = [f"runtime {name} left out: {reason}" for name, reason in reasons.items() if reason]
         return [EAGER, *(name for name, reason in reasons.items() if not reason)], remarks

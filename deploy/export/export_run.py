@@ -8,14 +8,16 @@ from pathlib import Path
 
 from deploy import formats
 from deploy.export.comparison import Comparison, compare_outputs
-from deploy.export.golden import write_golden
+from deploy.export.golden import write_description, write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
+from deploy.export.kit import check_task, write_kit
 from deploy.export.samples import Sample
 from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
 from engine.config.runs import TrainedRun
 from engine.errors import UserError, some
+from engine.io.progress import announced
 from engine.run import run_folder
 
 _WRITTEN = ("model.*", "tuned.*", "report_card.*")
@@ -30,7 +32,7 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
 
     The file is compared with PyTorch on real images and, if a budget is set for the task's metric, scored.
     `preprocess.json`, `golden.npz`, the task's `decode.py` and, with precision=int8, the report card are
-    written next to it.
+    written next to it, and with format=kit all that runs it on a device (`deploy.export.kit`).
 
     Raises:
         UserError: if an option does not fit the run, if the export fails, or if the file exceeds its budget:
@@ -39,10 +41,18 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     if options.dynamic_size and run.info.fixed_size:
         raise UserError(f"dynamic={options.dynamic}: {run.info.fixed_size}")
     if options.precision == "int8":
-        check_installed(options.format)
+        check_installed(options.file_format)
+    if options.format == "kit":
+        check_task(run.info.name)
     job, started = ExportJob(run, options, log), time.time_ns()
+    format = formats.find(options.file_format)
+    package = format.packager(options) if isinstance(format, formats.Packaged) else None
     with run_folder.claim(job.folder, key="out"):
         path = _export(job)
+        if package is not None:
+            log(package(path))
+        if options.format == "kit":
+            write_kit(job, path)
         if earlier := files_before(job.folder, started):
             names = some(earlier)
             log(f"{job.folder}: {names} of an earlier export: preprocess.json describes {path.name} alone")
@@ -61,9 +71,15 @@ def _export(job: ExportJob) -> Path:
     if options.precision == "int8":
         job.split_files(options.calibration.split, 1)  # a wrong name is an error before the long work
     path = _write(job, samples[0])
+    if reason := formats.not_run(options.file_format):
+        log(f"not run, so not compared with PyTorch: {reason}")
+        metadata_of = formats.find(options.file_format).metadata_of  # type: ignore[attr-defined]
+        write_description(path, metadata_of(path), decoder=job.decoder)
+        return path
     try:
-        session = formats.open_session(path, threads=options.threads)
-        comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+        with announced("comparing the file with PyTorch"):
+            session = formats.open_session(path, threads=options.threads)
+            comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
         _check(comparison, options)
         scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
     except UserError as error:
@@ -80,9 +96,10 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     """Write the float file."""
     options = job.options
     folder = run_folder.make(job.folder / "float32" if options.precision == "int8" else job.folder)
-    path = folder / f"model{formats.find(options.format).SUFFIX}"
+    path = folder / f"model{formats.find(options.file_format).SUFFIX}"
     job.log(f"writing {path}")
-    return job.export(job.module, sample.input, path)
+    with announced(f"writing {path.name}"):
+        return job.export(job.module, sample.input, path)
 
 
 def _check(comparison: Comparison, options: ExportOptions) -> None:

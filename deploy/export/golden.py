@@ -56,21 +56,53 @@ def write_golden(
         examples.append({"image": sample.name, "shapes": shapes, "steps": steps})
     try:
         np.savez_compressed(path.parent / "golden.npz", **arrays)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another out=") from None
+    write_description(
+        path,
+        session.metadata,
+        decoder=decoder,
+        runtime=session.runtime,
+        scores=scores,
+        comparison=comparison,
+        examples=examples,
+    )
+
+
+def write_description(
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    decoder: Path | None = None,
+    runtime: str = "",
+    scores: Mapping[str, float] | None = None,
+    comparison: Comparison | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write `preprocess.json` and a copy of `decoder` next to the file at `path`.
+
+    runtime, scores, comparison and examples: of a file that was run; see `write_golden`.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    try:
         if decoder is not None:
             shutil.copyfile(decoder, path.parent / DECODER)
+        digest = _sha256(path)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another out=") from None
     write_json(
         path.parent / "preprocess.json",
         {
             "file": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "runtime": session.runtime,
+            "sha256": digest,
+            "runtime": runtime or None,
             "decoder": None if decoder is None else DECODER,
-            **{key: _plain(text) for key, text in session.metadata.items()},
-            **scores,
-            "compared_with_pytorch": asdict(comparison),
-            "golden": examples,
+            **{key: _plain(text) for key, text in metadata.items()},
+            **(scores or {}),
+            "compared_with_pytorch": None if comparison is None else asdict(comparison),
+            "golden": list(examples),
         },
     )
 
@@ -101,6 +133,15 @@ def subsampling_step(values: NDArray[Any]) -> int:
 def subsample(values: NDArray[Any], step: int) -> NDArray[Any]:
     """Every `step`-th number of an output."""
     return values.ravel()[::step]
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of all files in a folder, in the order of their names."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _plain(text: str) -> Any:

@@ -55,7 +55,7 @@ def _quantize(
     quantizer = open_quantizer(
         probed,
         images,
-        format=options.format,
+        format=options.file_format,
         per_channel=calibration.per_channel,
         weights={name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1},
         raw_outputs=raw_outputs(job.module).raw_names,

@@ -53,7 +53,8 @@ class ExportJob:
             pixel_range=run.pixel_range,
             upright=run.upright,
         )
-        default_folder = run.folder.path / "export" / f"{options.format}-{options.precision}"
+        kit = "kit-" if options.format == "kit" else ""
+        default_folder = run.folder.path / "export" / f"{kit}{options.file_format}-{options.precision}"
         self.folder = Path(options.out or default_folder)
 
     @property
@@ -68,7 +69,7 @@ class ExportJob:
             module,
             torch.from_numpy(np.stack([image] * options.batch)),
             path,
-            format=options.format,
+            format=options.file_format,
             names=module.names,
             dynamic_batch=options.dynamic_batch,
             dynamic_size=options.dynamic_size,

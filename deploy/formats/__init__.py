@@ -6,9 +6,9 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch.export import ExportedProgram
 
@@ -61,7 +61,24 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class Packaged(Protocol):
+    """The additional member of a format that makes a folder around another format's file."""
+
+    def packager(self, options: Any) -> Callable[[Path], str]:
+        """Called before an export with its `deploy.options.ExportOptions`, to get what the folder needs; the
+        result is called with the accepted file and returns a line for the user.
+
+        Raises:
+            UserError: if something cannot be had, or the folder cannot be written.
+        """
+        ...
+
+
 BUILT_IN = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+_TENSORRT = ("tensorrt", "trt", "engine")
 
 
 def find(name: str, *, key: str = "format") -> Format:
@@ -76,9 +93,10 @@ def find(name: str, *, key: str = "format") -> Format:
     if name in BUILT_IN:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
+        hint = "; TensorRT reads format=onnx opset=17" if name in _TENSORRT else nearest(name, BUILT_IN)
         raise UserError(
             f"{key} must be one of {', '.join(BUILT_IN)} (or your own module, with extend=<its folder>), "
-            f"got {name!r}{nearest(name, BUILT_IN)}"
+            f"got {name!r}{hint}"
         )
     module = extensions.load_module(name, key=key)
     if not isinstance(module, Format):
@@ -131,7 +149,12 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     """
     if threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
-    if not path.is_file():
+    suffixes = tuple(find(name).SUFFIX for name in BUILT_IN)
+    if path.is_dir() and not path.name.endswith(suffixes):  # CoreML's packages are folders
+        files = sorted(file.name for file in path.iterdir() if file.name.endswith(suffixes))
+        inside = f"pass a file in it ({', '.join(files)})" if files else "it contains no exported file"
+        raise UserError(f"{path}: is a folder; {inside}")
+    if not path.exists():
         raise UserError(f"{path}: no such file; export one with tools/export.py")
     format = of_file(path)
     if precision not in format.COMPUTE_PRECISIONS:
@@ -146,6 +169,19 @@ def open_session(path: Path, *, threads: int = 1, precision: str = "fp32") -> Se
     except Exception as error:  # each library has its own exceptions
         reason = libraries.first_line(error)
         raise UserError(f"{path}: cannot be loaded ({reason}); export it again") from None
+
+
+def runtimes() -> tuple[str, ...]:
+    """The built-in formats with a runtime of their own."""
+    return tuple(name for name in BUILT_IN if not isinstance(find(name), Packaged))
+
+
+def not_run(name: str) -> str:
+    """Why files of this format cannot be run and compared where they are written; empty if they can.
+
+    Such a format also has `metadata_of(path)`.
+    """
+    return str(getattr(find(name), "NOT_RUN", ""))
 
 
 def versions() -> dict[str, str]:

@@ -82,7 +82,7 @@ class OnnxMeasurer:
         self.about = _about("onnx", library.__version__, threads, rounds)
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
-        graph = _onnx_graph(module.eval(), tuple(inputs))
+        graph = onnx_graph(module.eval(), tuple(inputs))
         session = inference_session(graph, threads=self.threads)
         names = [entry.name for entry in session.get_inputs()]
         feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
@@ -165,7 +165,8 @@ def inner_edges(layer: Layer) -> Iterable[Layer]:
     return [Layer(kind="edge", channels_in=c, height=h, width=w) for c, h, w in maps]
 
 
-def _onnx_graph(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+def onnx_graph(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """The ONNX file of a module, as the ONNX export writes it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, inputs)

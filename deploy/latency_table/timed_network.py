@@ -16,6 +16,7 @@ from deploy.latency_table.layers import head_name
 from engine.config import network_file
 from engine.config.compose import compose_config
 from engine.config.instantiate import build, plain, task_info
+from engine.config.runs import TrainedRun
 from engine.errors import UserError
 
 
@@ -71,6 +72,11 @@ def network_of_experiment(experiment: str) -> TimedNetwork:
     spec = build(config.backbone, key="backbone")
     options = plain(config.model, "model")
     options.pop("backbone")
+    return _timed(spec, options, num_classes)
+
+
+def _timed(spec: NetSpec, options: dict[str, Any], num_classes: int) -> TimedNetwork:
+    """options: of the model, without its backbone."""
     model = partial(_build_model, options, num_classes)
 
     def taps(spec: NetSpec) -> Sequence[str]:
@@ -82,6 +88,20 @@ def network_of_experiment(experiment: str) -> TimedNetwork:
     with torch.device("meta"):
         head = head_name(model(spec), options, num_classes)
     return TimedNetwork(spec=spec, taps=taps, head=head, model=model)
+
+
+def network_of_run(run: TrainedRun) -> TimedNetwork:
+    """The network of a run, with its model.
+
+    Raises:
+        UserError: if its backbone has no `NetSpec`, so it is not made of layers that can be timed.
+    """
+    spec = build(run.config.backbone, key="backbone")
+    if not isinstance(spec, NetSpec):
+        raise UserError(f"{run.folder.path}: latency tables are for backbones of this project")
+    options, num_classes = plain(run.config.model, "model"), len(run.classes)
+    options.pop("backbone")
+    return _timed(spec, options, num_classes)
 
 
 def _build_model(options: dict[str, Any], num_classes: int, spec: NetSpec) -> nn.Module:

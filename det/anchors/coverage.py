@@ -1,13 +1,12 @@
 """How well the anchors cover the objects of a split at an input size, reported before training."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from det.anchors.matcher import Matcher
 from det.boxes import areas, pairwise_iou
 from det.data.dataset import DetectionSplit
 from engine.io.files import evenly_spaced
@@ -21,6 +20,14 @@ _SAMPLED_OBJECTS = 10_000  # enough for shares that are accurate to one percent
 
 
 _BATCH = 8  # images
+
+
+class OverlapMatcher(Protocol):
+    """What a `det.anchors.matcher.Matcher` is here."""
+
+    matched: float
+
+    def __call__(self, anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Any: ...
 
 
 class Coverage(NamedTuple):
@@ -43,7 +50,7 @@ class Coverage(NamedTuple):
 
 
 def anchor_coverage(
-    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: OverlapMatcher
 ) -> Coverage | None:
     """The coverage of the objects in evenly spaced images of a split; None if it has no objects.
 
@@ -75,7 +82,7 @@ def anchor_coverage(
 
 
 def anchor_report(
-    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: Matcher
+    split: DetectionSplit, anchors: Tensor, input_size: Sequence[int], matcher: OverlapMatcher
 ) -> list[str]:
     """One line with the coverage and, if many objects are hard to learn, one with a remedy."""
     coverage = anchor_coverage(split, anchors, input_size, matcher)
@@ -99,6 +106,39 @@ def anchor_report(
     if remedies:
         lines.append(f"many objects are hard to learn; consider {'; '.join(remedies)}")
     return lines
+
+
+def cell_report(split: DetectionSplit, anchors: Tensor, input_size: Sequence[int]) -> list[str]:
+    """For a detector whose anchors are the cells of its maps: one line about the objects of evenly spaced
+    images and, if many are tiny, one with a remedy; the arguments are those of `anchor_coverage`."""
+    images = _sample_objects(split)
+    if not images:
+        return ["cells: this split has no objects to train on"]
+    boxes, tiny = torch.cat(images), tiny_share(split, input_size)
+    anchors = anchors.detach().cpu().float()
+    places = (anchors[:, :2] + anchors[:, 2:]) / 2
+    hit = [
+        ((places > each[:, None, :2]) & (places < each[:, None, 2:])).all(-1).any(1)
+        for each in torch.split(boxes, _BATCH)
+    ]
+    size = "x".join(map(str, input_size))
+    lines = [
+        f"cells at {size}: {_share(torch.cat(hit)):.1%} of {len(boxes)} objects contain the center of a "
+        f"cell, {tiny:.1%} are smaller than {TINY:g} pixels"
+    ]
+    if tiny > 0.05:
+        lines.append(
+            f"many objects are hard to learn; consider a data.size above {size}, or cutting the images into "
+            "tiles"
+        )
+    return lines
+
+
+def tiny_share(split: DetectionSplit, input_size: Sequence[int]) -> float:
+    """The share of the objects of evenly spaced images that are smaller than `TINY` pixels; 0 if there are
+    none."""
+    images, (height, width) = _sample_objects(split), input_size
+    return _share((areas(torch.cat(images)) * height * width).sqrt() < TINY) if images else 0.0
 
 
 def _sample_objects(split: DetectionSplit) -> list[Tensor]:

@@ -112,6 +112,40 @@ class DefaultBoxes:
         return place_in_cells([np.minimum(np.array(shapes), longest) for shapes in self._shapes], maps)
 
 
+class Cells:
+    """The anchors of an anchor-free detector: each cell of each map is one, with its own width and height.
+
+    Args:
+        maps: number of feature maps.
+
+    Raises:
+        ValueError: if there are none.
+    """
+
+    def __init__(self, *, maps: int = 3) -> None:
+        if maps < 1:
+            raise ValueError(f"maps must be at least 1, got {maps}")
+        self._maps = maps
+
+    @property
+    def per_cell(self) -> tuple[int, ...]:
+        """Anchors in each cell of each map."""
+        return (1,) * self._maps
+
+    def __call__(self, maps: Sequence[Size], input_size: Size) -> Tensor:
+        """Sizes of the feature maps (height, width) -> [A, 4]; the input's size has no effect.
+
+        Raises:
+            ValueError: if the number of maps is another.
+        """
+        if len(maps) != self._maps:
+            raise ValueError(
+                f"the anchors cover {self._maps} feature maps, but the network has {len(maps)}; set the "
+                f"anchors' maps to {len(maps)}"
+            )
+        return place_in_cells([np.array([[1 / columns, 1 / rows]]) for rows, columns in maps], maps)
+
+
 def even_scales(maps: int, min_scale: float, max_scale: float) -> list[float]:
     """Evenly spaced scales, one per map (SSD, equation 4). Raises: ValueError if they are out of order."""
     if maps < 1 or not 0 < min_scale <= max_scale:

@@ -1,18 +1,51 @@
 """Training targets: which anchor predicts which object."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from det.boxes import BoxCoder, pairwise_iou
+from det.anchors.coverage import anchor_report
+from det.boxes import BoxCoder, Coder, pairwise_iou
+from det.data.dataset import DetectionSplit
 
 BACKGROUND = 0
 
 
 IGNORED_ANCHOR = -1
+
+
+class Assignment(Protocol):
+    """The objects of a batch, as far as they are assigned to anchors without looking at predictions."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Scalar: the number of anchors or objects over which losses are a mean; at least 1."""
+        ...
+
+    def given(self, deltas: Tensor, scores: Tensor) -> Any:
+        """The targets for the loss, given a network's raw outputs [N, A, B] and [N, A, C]."""
+        ...
+
+
+class Assigner(Protocol):
+    """Decides which anchor is trained on which object.
+
+    Attributes:
+        coder: how boxes are encoded relative to their anchors.
+    """
+
+    coder: Any
+
+    def __call__(self, anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Assignment: ...
+
+    def report(self, split: DetectionSplit, anchors: Tensor, input_size: Sequence[int]) -> list[str]:
+        """Lines to print before training: how well the anchors fit the objects of a split."""
+        ...
 
 
 class Targets(NamedTuple):
@@ -29,6 +62,15 @@ class Targets(NamedTuple):
     deltas: Tensor
     num_matched: Tensor
     unmatched_objects: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """Number of matched anchors, over which losses are a mean; at least 1."""
+        return self.num_matched.clamp(min=1)
+
+    def given(self, deltas: Tensor, scores: Tensor) -> Targets:
+        """The targets, given raw predictions: they do not depend on them."""
+        return self
 
 
 class Matcher:
@@ -58,14 +100,14 @@ class Matcher:
         matched: float = 0.5,
         unmatched: float = 0.5,
         force: bool = True,
-        coder: BoxCoder | None = None,
+        coder: Coder | None = None,
     ) -> None:
         if not 0 < unmatched <= matched <= 1:
             raise ValueError(
                 f"need 0 < unmatched <= matched <= 1, got unmatched={unmatched}, matched={matched}"
             )
         self.matched, self.unmatched, self.force = matched, unmatched, force
-        self.coder = coder or BoxCoder()
+        self.coder: Coder = coder or BoxCoder()
 
     @torch.no_grad()
     def __call__(self, anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
@@ -80,7 +122,7 @@ class Matcher:
         Raises:
             ValueError: if the numbers of boxes and labels of an image differ.
         """
-        padded, classes = _padded(anchors, boxes, labels)
+        padded, classes = padded_objects(anchors, boxes, labels)
         usable = (padded.isfinite() & (padded[..., 2:] > padded[..., :2]).repeat(1, 1, 2)).all(-1)
         padded = torch.where(usable[..., None], padded, 0)
         iou = pairwise_iou(padded.flatten(0, 1), anchors).view(*padded.shape[:2], -1)  # [N, M, A]
@@ -93,6 +135,10 @@ class Matcher:
             claimed = _claims(iou)
             owner = torch.where(claimed >= 0, claimed, owner)
         return self._targets(anchors, padded, classes, owner, excluded)
+
+    def report(self, split: DetectionSplit, anchors: Tensor, input_size: Sequence[int]) -> list[str]:
+        """How well the anchors cover the objects of a split, in words."""
+        return anchor_report(split, anchors, input_size, self)
 
     def _targets(
         self, anchors: Tensor, boxes: Tensor, classes: Tensor, owner: Tensor, excluded: Tensor
@@ -111,8 +157,14 @@ class Matcher:
         )
 
 
-def _padded(anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, padded with boxes of label -1."""
+def padded_objects(
+    anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Boxes [N, M, 4] and labels [N, M] of all images, M at least 1, padded with boxes of label -1.
+
+    Raises:
+        ValueError: if the numbers of boxes and labels of an image differ.
+    """
     for image, (rows, numbers) in enumerate(zip(boxes, labels, strict=True)):
         if len(rows) != len(numbers):
             raise ValueError(f"image {image} of the batch has {len(rows)} boxes but {len(numbers)} labels")

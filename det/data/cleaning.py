@@ -27,7 +27,7 @@ MIN_BOX_SIDE = 0.99
 _UNREPORTED_OVERRUN = 0.5  # pixels; boxes that extend less beyond the image are clipped silently
 
 
-_PARTS_OF_A_PIXEL = 50  # boxes of one class that differ by less than this part are the same
+_SAME_BOX = 0.02  # pixels; boxes of one class whose sides differ by less are the same
 
 
 _SIZES_CHECKED = 1000  # per split; reading a header takes about 0.15 ms
@@ -46,6 +46,14 @@ class AnnotationIssues:
         self._counts: dict[tuple[str, str], int] = {}
         self._files: dict[tuple[str, str], list[str]] = {}
         self._notes: list[str] = []
+        self._refused: set[str] = set()
+
+    def refuse(self, files: Iterable[str]) -> None:
+        """Do not count these files as without objects: they are reported as errors."""
+        self._refused.update(map(os.path.basename, files))
+
+    def is_refused(self, file: str) -> bool:
+        return file in self._refused
 
     def note(self, line: str) -> None:
         """Report `line` first."""
@@ -155,7 +163,8 @@ def clean_split(
     if raw.has_labels:
         readable = image_sizes.any(axis=1)
         empty = [raw.files[index] for index in np.flatnonzero((counts == 0) & readable)]
-        issues.add("image", "without objects: kept as negatives", empty)
+        kept_empty = [file for file in empty if not issues.is_refused(file)]
+        issues.add("image", "without objects: kept as negatives", kept_empty)
     crowd = np.zeros(len(rows), bool) if raw.crowd is None else raw.crowd[rows]
     difficult = np.zeros(len(rows), bool) if raw.difficult is None else raw.difficult[rows]
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -225,11 +234,17 @@ def _without_duplicates(
     """The rows to keep, without those with the same image, class, box and flags as an earlier one."""
     flags = [flag for flag in (raw.crowd, raw.difficult) if flag is not None]
     columns = [raw.owners, raw.labels, *(flag.astype(np.int64) for flag in flags)]
-    rounded = np.rint(boxes * _PARTS_OF_A_PIXEL).astype(np.int64)
-    content = np.column_stack([*columns, rounded])[kept]
-    order = np.lexsort(content.T)  # stable: of equal rows the first one comes first
-    again = np.zeros(len(kept), bool)
-    again[order[1:]] = (content[order[1:]] == content[order[:-1]]).all(axis=1)
+    group, own = np.column_stack(columns)[kept], boxes[kept]
+    order = np.lexsort([own[:, 0], *group.T])
+    group, own, again = group[order], own[order], np.zeros(len(kept), bool)
+    first, distance = np.arange(len(kept)), 1
+    while len(first := first[first + distance < len(kept)]):
+        second = first + distance
+        near = (group[first] == group[second]).all(axis=1) & (own[second, 0] - own[first, 0] < _SAME_BOX)
+        first, second = first[near], second[near]
+        same = (np.abs(own[first] - own[second]) < _SAME_BOX).all(axis=1)
+        again[np.maximum(order[first], order[second])[same]] = True
+        distance += 1  # boxes with the same left side may lie between two that are the same
     files = (raw.files[owner] for owner in raw.owners[kept[again]])
     issues.add("box", "of the same class at the same place as another: left out", files)
     return kept[~again]

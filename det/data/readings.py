@@ -18,6 +18,12 @@ _FITTING_SHARE = 0.99
 _SLACK = 1.0  # pixels; annotations are rounded
 
 
+_SWAPPED = [1, 0, 3, 2]
+
+
+_FEWEST_PERCENTAGES = 10  # fewer boxes may all be near the corner
+
+
 class Reading(NamedTuple):
     """Another way to read a format's four numbers: what they would be, what to do then, and the boxes (xyxy)
     that result, from those of the format's own reading."""
@@ -35,6 +41,10 @@ def _from_corner(boxes: Boxes) -> Boxes:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
+def _around_center(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+
+
 def _center(boxes: Boxes) -> Boxes:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
@@ -42,12 +52,30 @@ def _center(boxes: Boxes) -> Boxes:
 READINGS: Mapping[str, tuple[str, Sequence[Reading]]] = {
     "coco": (
         "x, y, width, height",
-        [Reading("x1, y1, x2, y2", "write x2 - x1 and y2 - y1 as the last two numbers of bbox", _sides)],
+        [
+            Reading("x1, y1, x2, y2", "write x2 - x1 and y2 - y1 as the last two numbers of bbox", _sides),
+            Reading(
+                "center x, center y, width, height",
+                "subtract half of the width and height from the first two numbers of bbox",
+                lambda boxes: _around_center(_sides(boxes)),
+            ),
+            Reading(
+                "y1, x1, y2, x2",
+                "write x1, y1, x2 - x1, y2 - y1",
+                lambda boxes: _sides(boxes)[:, _SWAPPED],
+            ),
+        ],
     ),
     "voc": (
         "xmin, ymin, xmax, ymax",
         [
             Reading("x, y, width, height", "write x + width and y + height into xmax and ymax", _from_corner),
+            Reading(
+                "center x, center y, width, height",
+                "write center minus and plus half of the width and height",
+                _around_center,
+            ),
+            Reading("y1, x1, y2, x2", "exchange x and y", lambda boxes: boxes[:, _SWAPPED]),
         ],
     ),
     "yolo": (
@@ -82,6 +110,12 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
         return [
             f"all boxes ({len(boxes)}) lie within two pixels of the corner: they may be fractions; if "
             "that is so, multiply them by the width and height of their image"
+        ]
+    spread = len(boxes) >= _FEWEST_PERCENTAGES and (boxes.max(axis=0)[2:] > 50).all()
+    if format_name != "yolo" and spread and ((boxes >= 0) & (boxes <= 100)).all() and (sizes > 200).all():
+        return [
+            f"all boxes ({len(boxes)}) lie within 100 pixels of the corner: they may be percentages; if "
+            "that is so, multiply them by a hundredth of the width and height of their image"
         ]
     wrong = int((~_fits(boxes, sizes)).sum())
     if wrong < _SUSPICIOUS_SHARE * len(boxes):

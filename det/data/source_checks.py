@@ -1,6 +1,5 @@
 """Builds a data source from its splits, after checks that involve all of them."""
 
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,8 +10,8 @@ from det.data.reader_options import ReaderOptions
 from engine.data.class_map import ClassMap
 from engine.data.labels.balance import balance_lines
 from engine.data.labels.report import ClassAmounts
-from engine.data.splits import check_leaks, refuse_shared_names
-from engine.errors import UserError, some
+from engine.data.splits import check_leaks, refuse_shared_names, without_repeated
+from engine.errors import UserError, raise_or_collect, some
 
 
 def checked_source(
@@ -33,10 +32,11 @@ def checked_source(
         UserError: if the training split has no boxes, train and val share a name, or two splits share an
             image (unless it has a single color).
     """
-    if (train := splits.get("train")) is not None and train.ignored.all():  # also true for no boxes
-        raise _nothing_to_train_on(name, train, issues)
+    train = splits.get("train")
+    if train is not None and train.has_labels and train.ignored.all():  # also true for no boxes
+        raise_or_collect(_nothing_to_train_on(name, train, issues))
     if not options.allow_same_files:
-        splits, left_out = _without_copies(name, splits)
+        splits, left_out = without_repeated(name, splits, lambda part: part.images.tolist())
         warnings = [*warnings, *left_out]
         if not options.allow_same_names and {"train", "val"} <= splits.keys():
             refuse_shared_names(name, splits["train"].names, splits["val"].names)
@@ -63,33 +63,6 @@ def checked_source(
     )
     source.issues, source.notes = issues, tuple(warnings)
     return source
-
-
-def _without_copies(
-    name: str, splits: Mapping[str, DetectionSplit]
-) -> tuple[dict[str, DetectionSplit], list[str]]:
-    """The splits with images of their own, and a line for each of the others."""
-    kept: dict[str, DetectionSplit] = {}
-    lines = []
-    for split, part in splits.items():
-        owner = next((other for other, earlier in kept.items() if _all_in(part, earlier)), None)
-        if owner is None:
-            kept[split] = part
-        else:
-            lines.append(
-                f"{name}: {split}: all of its {len(part)} images are also in {owner}; the split is left out"
-            )
-    return kept, lines
-
-
-def _all_in(part: DetectionSplit, other: DetectionSplit) -> bool:
-    """Whether the files of `part` are files of `other`, also by symbolic links."""
-    if not set(part.images.tolist()) <= set(other.images.tolist()):
-        if not set(part.names.tolist()) <= set(other.names.tolist()):
-            return False
-        files = {os.path.realpath(path) for path in other.images.tolist()}
-        return all(os.path.realpath(path) in files for path in part.images.tolist())
-    return True
 
 
 def _nothing_to_train_on(name: str, train: DetectionSplit, issues: AnnotationIssues) -> UserError:

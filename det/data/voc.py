@@ -18,7 +18,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap
 from engine.data.images import Orientation
-from engine.errors import FileErrors, UserError
+from engine.errors import FileErrors, UserError, raise_or_collect
 
 Others = Literal["refuse", "ignore"]
 
@@ -144,7 +144,7 @@ def read_files(
     own = _without_parts(files)
     contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
-    class_map = _classes(kind, base, options.classes, names)
+    class_map = _classes(kind, base, options.classes, names, issues)
     cleaned: dict[str, DetectionSplit] = {}
     for split, part in files.items():
         if split in contents:
@@ -209,7 +209,14 @@ def _read(
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
         shares = f"{len(absent)} of {len(files.names)} images of {split} have none"
-        raise UserError(f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}")
+        raise_or_collect(
+            UserError(
+                f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}",
+                files=[files.images[name] for name in absent],
+            )
+        )
+        if len(absent) == len(files.names):
+            return {}
     issues.add(
         "image",
         f"without {_article(kind.noun)}: treated as having no objects",
@@ -223,6 +230,7 @@ def _read(
             for noun, what in contents[name].findings:
                 issues.add(noun, what, [os.path.basename(path)])
     errors.check()
+    issues.refuse(errors.files)
     return contents
 
 
@@ -230,10 +238,14 @@ def _article(noun: str) -> str:
     return f"a{'n' if noun[:1] in 'AEIOUX' else ''} {noun}"
 
 
-def _classes(kind: Kind, base: Path, selected: Sequence[str] | None, names: set[str]) -> ClassMap:
+def _classes(
+    kind: Kind, base: Path, selected: Sequence[str] | None, names: set[str], issues: AnnotationIssues
+) -> ClassMap:
     if not names and selected is None:
+        findings = issues.findings()
+        known = f" ({'; '.join(findings)})" if findings else ""
         raise UserError(
-            f"{base}: no objects in any {kind.noun}; annotate some, or check data.source.annotations"
+            f"{base}: no objects in any {kind.noun}{known}; annotate some, or check data.source.annotations"
         )
     try:
         return ClassMap(names=tuple(sorted(names) if selected is None else selected))

@@ -16,7 +16,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
-from engine.errors import UserError
+from engine.errors import UserError, raise_or_collect
 
 
 def yolo(
@@ -53,6 +53,7 @@ def yolo(
     classes = read_classes(file, content)
     labels = LabelReader.from_yaml(file, content, len(classes))
     issues, warnings, splits = AnnotationIssues(), list[str](), dict[str, DetectionSplit]()
+    used: list[str] = []
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
         if place is None:
@@ -62,9 +63,11 @@ def yolo(
             other = "; remove this key to use a fifth of train" if split == "val" else ""
             warnings.append(f"{file}: {split}: {place} does not exist; the split is left out{other}")
             continue
+        used += images
         splits[split] = part_of(images, splits, files_of=_real_files) or clean_split(
             _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
         )
+    yolo_layout.add_unused(used, issues)
     if not any(content.get(name) for name in SPLIT_NAMES["val"]):
         is_yaml = file.suffix in (".yaml", ".yml")
         remedy = f"add val to {file.name}" if is_yaml else "add train.txt and val.txt"
@@ -97,9 +100,8 @@ def _raw_split(
     sizes = [read_size(image, orientation) for image in images]
     if not any(exist):
         if split == "train":
-            raise UserError(
-                f"{images[0]}: no label file {files[0]}, and none for the other images of train; add them"
-            )
+            message = f"no label file {files[0]}, and none for the other images of train; add them"
+            raise_or_collect(UserError(f"{images[0]}: {message}", files=images))
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
     annotated = [owner for owner, exists in enumerate(exist) if exists]
     rows = labels.read([files[owner] for owner in annotated], issues)

@@ -39,7 +39,8 @@ def decode(
     deltas = np.asarray(outputs["deltas"][index], np.float32)
     scores = confidences(np.asarray(outputs["scores"][index], np.float32), how["activation"])
     boxes = decode_boxes(deltas, anchors(how["anchors"]), how["coder"]).clip(0, 1) * pixels
-    return suppress(boxes, np.delete(scores, how["background_column"], axis=1), how)
+    background = how["background_column"]
+    return suppress(boxes, scores if background is None else np.delete(scores, background, axis=1), how)
 
 
 def anchors(how: Mapping[str, Any]) -> Floats:
@@ -58,7 +59,7 @@ def anchors(how: Mapping[str, Any]) -> Floats:
 
 
 def confidences(scores: Floats, activation: str) -> Floats:
-    """Raw scores [A, K + 1] -> confidences in 0..1."""
+    """Raw scores [A, C] -> confidences in 0..1."""
     if activation == "sigmoid":
         confident: Floats = 0.5 * (1 + np.tanh(0.5 * scores))  # does not overflow
         return confident
@@ -68,7 +69,18 @@ def confidences(scores: Floats, activation: str) -> Floats:
 
 
 def decode_boxes(deltas: Floats, anchor: Floats, coder: Mapping[str, Any]) -> Floats:
-    """Deltas (tx, ty, tw, th) and anchors, both [A, 4] -> boxes [A, 4], xyxy in the unit of the anchors."""
+    """Deltas and anchors [A, 4] -> boxes [A, 4], xyxy in the unit of the anchors.
+
+    Deltas are (tx, ty, tw, th) [A, 4]; or logits [A, 4 * bins] for the distances from the anchor's center to
+    the sides left, top, right and bottom of the box, in units of the anchor's sides.
+    """
+    if coder.get("kind") == "distances":
+        logits = deltas.reshape(len(deltas), 4, -1)
+        powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+        distances = (powers * np.arange(logits.shape[2])).sum(axis=2) / powers.sum(axis=2)
+        anchor_sides, middle = anchor[:, 2:] - anchor[:, :2], (anchor[:, :2] + anchor[:, 2:]) / 2
+        low, high = middle - distances[:, :2] * anchor_sides, middle + distances[:, 2:] * anchor_sides
+        return np.concatenate([low, high], axis=1).astype(np.float32)
     unscaled = deltas / np.array(coder["scales"], np.float32)
     log_ratio = unscaled[:, 2:]
     if coder["max_log_ratio"] is not None:

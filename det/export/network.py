@@ -31,8 +31,8 @@ class ExportedDetection(nn.Module):
 
     Args:
         task: with its trained model.
-        output: `detections`, see `Suppression`; or `raw`, the network's box deltas [N, A, 4] and class scores
-            [N, A, K + 1].
+        output: `detections`, see `Suppression`; or `raw`, the network's box deltas [N, A, B] and class scores
+            [N, A, C]: for SSDLite, B is 4 and C is K + 1.
         look, steps: see `Suppression`.
         normalize: whether the graph normalizes images in 0..255; else it takes normalized images.
         dtype: of images in 0..255, `uint8` or `float32`; normalized images are float32.
@@ -58,6 +58,7 @@ class ExportedDetection(nn.Module):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
         self.normalize, self.postprocess = task.normalize, task.postprocess
+        self.draw_threshold = task.draw_threshold
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"
         self.output, self.names, self.compared = output, OUTPUTS[output], COMPARED[output]
         self.raw_names: tuple[str, ...] = ()
@@ -78,13 +79,14 @@ class ExportedDetection(nn.Module):
             "in_graph": self.output == "detections",
             "boxes": "x1, y1, x2, y2 as fractions of the image",
             "activation": limits.activation,
-            "background_column": 0,
+            "background_column": 0 if limits.background_column else None,
             "score_threshold": limits.score_threshold,
+            "draw_threshold": self.draw_threshold,
             "iou_threshold": limits.iou_threshold,
             "per_class": limits.per_class,
             "candidates": limits.candidates,
             "max_detections": limits.max_detections,
-            "coder": {"scales": list(limits.coder.scales), "max_log_ratio": limits.coder.max_log_ratio},
+            "coder": limits.coder.describe(),
             "anchors": describe_anchors(self.model, self.anchors),
         }
 
@@ -94,9 +96,9 @@ class ExportedDetection(nn.Module):
         if self.output == "raw":
             return deltas, scores
         if self.postprocess.activation == "sigmoid":
-            confidences = scores[..., 1:].float().sigmoid()
+            confidences = self.postprocess.of_classes(scores).float().sigmoid()
         else:
-            confidences = scores.float().softmax(-1)[..., 1:]
+            confidences = self.postprocess.of_classes(scores.float().softmax(-1))
         boxes = self.postprocess.coder.decode(deltas.float(), self.anchors.float()).clamp(0, 1)
         detections: tuple[Tensor, ...] = self.suppression(boxes, confidences)
         return (*detections, deltas, scores) if self.raw_names else detections

@@ -8,12 +8,17 @@ from torch import Tensor
 
 from det.boxes import Detections
 from det.export.suppression import unpadded
+from det.postprocess import Postprocess
 from det.task import Detection
 from engine.contracts import Batch
+
+_LIMITS = ("score_threshold", "iou_threshold", "per_class", "max_detections", "candidates", "activation")
 
 
 class DetectionWithFile(Detection):
     """`task`, predicting with an exported file instead of its model.
+
+    The limits of a file that returns detections are its own, whatever the task's are.
 
     Args:
         task: a detection task with the classes of the file.
@@ -27,14 +32,16 @@ class DetectionWithFile(Detection):
 
     def __init__(self, *, task: Detection, artifact: Any) -> None:
         artifact.check("det", task.classes.names)
+        own = task.postprocess
         super().__init__(
             model=artifact,
             classes=task.classes,
             eval_transform=task.eval_transform,
             loss=task.loss,
             matcher=task.matcher,
-            postprocess=task.postprocess,
+            postprocess=own if artifact.output == "raw" else _of_file(artifact, own),
             draw_threshold=task.draw_threshold,
+            scored_per_class=task.scored_per_class,
         )
         self.threshold_source = task.threshold_source
         self.normalize = artifact.normalize(task.normalize)
@@ -51,3 +58,9 @@ class DetectionWithFile(Detection):
             return super().predict(batch)
         boxes, scores, labels, _ = self.model(self.normalize(batch["image"]))
         return unpadded(boxes, scores, labels, batch["size"])
+
+
+def _of_file(artifact: Any, own: Postprocess) -> Postprocess:
+    """The post-processing in a file; `own` if the file does not describe it."""
+    limits = {name: artifact.decoding[name] for name in _LIMITS if name in artifact.decoding}
+    return Postprocess(**limits, coder=own.coder) if len(limits) == len(_LIMITS) else own

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class FactCache:
         self._unsaved: list[tuple[str, tuple[int, int], str, Fact]] = []
 
     def read(
-        self, paths: Sequence[bytes], function: Callable[[str], bytes], *, key: str, unit: str
+        self, paths: NDArray[np.bytes_], function: Callable[[str], bytes], *, key: str, unit: str
     ) -> Iterator[tuple[int, Fact]]:
         """Implements `engine.data.labels.report.ReadFacts`: known files first, then the others in order."""
         pending = []
@@ -72,7 +72,7 @@ class FactCache:
         return bytes(row[0]) if row else b""
 
     def _read(
-        self, pending: NDArray[np.int64], paths: Sequence[bytes], reading: "_Reading", unit: str
+        self, pending: NDArray[np.int64], paths: NDArray[np.bytes_], reading: "_Reading", unit: str
     ) -> Iterator[tuple[int, Fact]]:
         saved = time.monotonic()
         results = parallel_map(
@@ -122,7 +122,7 @@ class _Reading:
     """Reads one file in any process: (the fact, size and time of the file)."""
 
     def __init__(
-        self, file: Path, function: Callable[[str], bytes], key: str, paths: Sequence[bytes]
+        self, file: Path, function: Callable[[str], bytes], key: str, paths: NDArray[np.bytes_]
     ) -> None:
         self.file, self.function, self.key, self.paths = file, function, key, paths
         self._process = -1

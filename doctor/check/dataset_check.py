@@ -12,7 +12,7 @@ from doctor.check.class_findings import class_findings
 from doctor.check.image_findings import image_findings
 from doctor.check.scan import Scan, scan_images
 from doctor.check.source import UNREADABLE, Build, open_source
-from doctor.check.unused import unused_findings
+from doctor.check.unused import covers, unused_findings
 from engine.contracts import DataSource, Finding, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.labels.report import ExaminedSplit, LabelReport
@@ -122,9 +122,9 @@ def check_dataset(
         }
         task = build_task(source)
         labels = info.label_check(task=task, source=source, splits=splits, read=cache.read)
-        findings += labels.findings
+        findings += [finding for finding in labels.findings if not covers(finding.title)]
         findings += class_findings(source.classes, labels.amounts, labels.unit)
-        findings += [_line(line) for line in labels.lines]
+        findings += [_line(line) for line in labels.lines if not covers(line)]
     findings += opened.findings({finding.code for finding in findings})
     return CheckedDataset(
         description=source.description,

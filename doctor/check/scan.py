@@ -93,7 +93,7 @@ def scan_images(source: Any, datasets: Mapping[str, Any], cache: FactCache) -> S
     facts, contents = np.zeros(len(paths), FACTS), np.zeros((len(paths), 16), np.uint8)
     errors: dict[int, Fact] = {}
     read = partial(image_facts, pixel_range=pixel_range, upright=upright)
-    for file, fact in cache.read(paths.tolist(), read, key=key, unit="image read"):
+    for file, fact in cache.read(paths, read, key=key, unit="image read"):
         if fact.content:
             contents[file] = np.frombuffer(fact.content, np.uint8)
         if fact.error:

@@ -1,11 +1,12 @@
 """Opens a dataset as training does or, if training would refuse it, with relaxed rules."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.contracts import DataSource, Finding
-from engine.errors import UserError
+from engine.errors import UserError, collected_errors
 
 Build = Callable[[Mapping[str, Any]], Any]
 """Changes of keys -> the data source; keys that it does not have are ignored. Raises: UserError."""
@@ -55,7 +56,7 @@ class OpenedSource:
     Attributes:
         source: None if it cannot be built at all.
         refusals: the reader's error for each broken rule; the rule is None if none can be relaxed.
-        needed: overrides without which training does not start.
+        needed: overrides without which training does not start; empty if they do not suffice.
     """
 
     source: DataSource | None
@@ -63,7 +64,8 @@ class OpenedSource:
 
     @property
     def needed(self) -> list[str]:
-        return [rule.override for rule, _ in self.refusals if rule is not None]
+        rules = [rule for rule, _ in self.refusals]
+        return [] if None in rules else [rule.override for rule in rules if rule is not None]
 
     def findings(self, known: set[str]) -> list[Finding]:
         """An error for each refusal that the codes in `known` do not describe."""
@@ -75,39 +77,64 @@ class OpenedSource:
 
 
 def open_source(build: Build) -> OpenedSource:
-    """Build the source with all rules; if that fails, without any, and find out which ones are broken."""
+    """Build the source with all rules; if that fails, without any, and find out which ones are broken.
+
+    If no override helps, the source lacks what its readers refuse, such as rows that are not boxes.
+    """
     try:
         return OpenedSource(source=build(UNCHANGED))
     except UserError as error:
         first = error
     relaxed = UNCHANGED | {rule.key: rule.value for rule in RULES}
-    try:
-        source = build(relaxed)
-    except UserError as error:
-        different = {str(each): each for each in (first, error)}
-        return OpenedSource(source=None, refusals=[(None, each) for each in different.values()])
-    broken = [(rule, _error(build, {k: v for k, v in relaxed.items() if k != rule.key})) for rule in RULES]
-    refusals: list[tuple[_Rule | None, UserError]] = [(rule, error) for rule, error in broken if error]
+    with collected_errors() as faults:
+        try:
+            source = build(relaxed)
+        except UserError as error:
+            different = {str(each): each for each in (*faults, first, error)}
+            return OpenedSource(source=None, refusals=[(None, each) for each in different.values()])
+    known = {str(fault) for fault in faults}
+    broken = [
+        (rule, _error(build, {k: v for k, v in relaxed.items() if k != rule.key}, known)) for rule in RULES
+    ]
+    refusals: list[tuple[_Rule | None, UserError]] = [(None, fault) for fault in faults]
+    refusals += [
+        (_orientation(build, relaxed, error, known) or rule, error) for rule, error in broken if error
+    ]
     if not refusals:  # one rule includes another: find the one that suffices
-        sufficient = (rule for rule in RULES if not _error(build, UNCHANGED | {rule.key: rule.value}))
+        sufficient = (rule for rule in RULES if not _error(build, UNCHANGED | {rule.key: rule.value}, known))
         refusals = [(next(sufficient, None), first)]
     return OpenedSource(source=source, refusals=refusals)
 
 
-def _error(build: Build, changes: Mapping[str, Any]) -> UserError | None:
-    """Why the source cannot be built; None if it can."""
-    try:
-        build(changes)
-    except UserError as error:
-        return error
+def _orientation(
+    build: Build, relaxed: Mapping[str, Any], error: UserError, known: Container[str]
+) -> _Rule | None:
+    """The override that an error about annotated sizes names, if the sizes fit images in that orientation."""
+    for value in ("stored", "upright"):
+        rule = _Rule("data.orientation", value, ("annotated_size",), "annotated_size")
+        if rule.override in str(error) and not _error(
+            build, {**relaxed, "data.source.sizes": "check", rule.key: value}, known
+        ):
+            return rule
     return None
+
+
+def _error(build: Build, changes: Mapping[str, Any], known: Container[str]) -> UserError | None:
+    """Why the source cannot be built, except the known faults; None if it can."""
+    with collected_errors() as faults:
+        try:
+            build(changes)
+        except UserError as error:
+            return error
+    return next((fault for fault in faults if str(fault) not in known), None)
 
 
 def _refused(rule: _Rule | None, error: UserError) -> Finding:
     message = str(error)
-    if len(error.files) > 1:  # the number and other names at the end are in the finding
-        message = message.rpartition("; ")[0]
+    message, *others = re.split(r"; (?=\d+ \w+ have errors, including )", message)
     title, _, remedy = message.rpartition("; ")
+    if title and others:
+        title += f" ({others[0].partition(',')[0]})"
     return Finding(
         code="refused" if rule is None else rule.code,
         severity="error",

@@ -1,6 +1,7 @@
 """Finds image files next to a dataset's images that no split uses."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def unused_findings(scan: Scan, splits: Mapping[str, Any]) -> list[Finding]:
         ),
     ]
     return [finding for finding in findings if finding.count]
+
+
+def covers(line: str) -> bool:
+    """Whether a reader's line is about files that are all reported as in an unsupported format."""
+    if not (said := re.match(r"(.+): (\d+) files? left out: ", line)):
+        return False
+    try:
+        names = walk_files(said[1])
+    except UserError:
+        return False
+    return sum(name.lower().endswith(PHOTOS) for name in names) == int(said[2])
 
 
 def _finding(paths: list[str], code: str, severity: Severity, *, what: str, why: str, remedy: str) -> Finding:

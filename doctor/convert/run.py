@@ -19,6 +19,10 @@ Target = Literal["masks", "coco"]
 Format = Literal["labelme", "cvat", "coco", "yolo", "label_studio", "supervisely"]
 
 
+_SIZED = ("coco", "yolo")
+"""Formats whose readers open the images: to scale fractions, or to compare sizes."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What to print, the messages of files that were left out, and the next command's arguments."""
@@ -55,7 +59,8 @@ def convert(
     name = format or _recognized(root, to)
     if name == to:
         raise UserError(f"{root}: already COCO; train with data=coco data.root={root}")
-    source: Source = importlib.import_module(f"doctor.convert.readers.{name}").read(root)
+    read = importlib.import_module(f"doctor.convert.readers.{name}").read
+    source: Source = read(root, orientation=orientation) if name in _SIZED else read(root)
     report = Report()
     with new_folder(out) as folder:
         images = Images(folder, copy=copy)

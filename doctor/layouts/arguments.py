@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doctor.layouts.recognize import recognize
+from engine.config.overrides import groups, options_by_task
 from engine.contracts import Layout, TaskInfo
 from engine.errors import UserError
 
@@ -55,7 +56,7 @@ def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -
         raise UserError(f"task={typed['task']}: no such task; one of {', '.join(t.name for t in tasks)}")
     if not Path(folder).exists():
         raise UserError(f"{folder}: no such folder; check the path")
-    layouts = recognize(Path(folder), candidates)
+    layouts = _layouts(folder, candidates, tasks)
     wanted = [layout for layout in layouts if typed.get("data", layout.data) == layout.data]
     if not wanted:
         seen = ", ".join(f"data={layout.data} ({layout.title})" for layout in layouts)
@@ -66,3 +67,26 @@ def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -
     print("\n".join(found.lines), flush=True)
     rest = [argument for argument in others if not argument.startswith(("task=", "data="))]
     return [*found.arguments, *rest] if found.arguments else []
+
+
+def _layouts(folder: str, candidates: Sequence[TaskInfo], tasks: Sequence[TaskInfo]) -> list[Layout]:
+    """The layouts of the candidates. Raises: UserError; names that of another task, if any."""
+    try:
+        return recognize(Path(folder), candidates)
+    except UserError:
+        best = _of_other_tasks(folder, [task for task in tasks if task not in candidates])
+        if best is None:
+            raise
+    task = candidates[0].name
+    formats = ", ".join(options_by_task("data", groups()["data"])[task])
+    raise UserError(
+        f"{folder}: no layout of task={task} (data={formats}), but {best.title}; set task={best.task}, or "
+        f"leave out task={task}"
+    )
+
+
+def _of_other_tasks(folder: str, others: Sequence[TaskInfo]) -> Layout | None:
+    try:
+        return recognize(Path(folder), others)[0] if others else None
+    except UserError:
+        return None

@@ -80,6 +80,10 @@ def _unknown(root: Path, reasons: list[str]) -> str:
     what = f"{noun} among {some(kinds, 6)} in {within}" if kinds else "no files"
     unreadable = f"; {some(seen.unreadable, 2)} cannot be read" if seen.unreadable else ""
     almost = f"; {reasons[0]}" if reasons else ""
+    if packed := [
+        suffix for suffix in seen.counts if suffix in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
+    ]:
+        almost += f"; unpack the {' and '.join(packed)} files"
     return (
         f"{root}: unknown layout: {what}{unreadable}{almost}; expected "
         f"images with masks, COCO, VOC, YOLO, LabelMe or CVAT files, or a folder per class ({_PAGE})"

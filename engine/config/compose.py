@@ -21,10 +21,10 @@ from engine.config.overrides import (
     add_task_prefix,
     apply_extend,
     as_typed,
+    chosen_task,
     cleared_alternatives,
     extensions_in_use,
     groups,
-    nearest_key,
     parse_override,
     quote_path,
     shortened,
@@ -35,7 +35,15 @@ from engine.errors import UserError, nearest
 FORMAT = 2
 """Format number of a run's config.yaml. Format 1 refers to classes by their old module paths."""
 
-_PATHS = ("data.root", "data.cache", "data.exclude", "weights", "init_from", "distill.teacher")
+_PATHS = (
+    "data.root",
+    "data.cache",
+    "data.exclude",
+    "weights",
+    "init_from",
+    "distill.teacher",
+    "distill.images",
+)
 _PATHS_OF_SPLITS = ("images", "annotations")
 
 # Resolvers for configs: scale a learning rate linearly with the batch size; convert epochs to steps.
@@ -165,14 +173,27 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
-        return f"{group}={name}: no such option{nearest(name, known)}"
+        listed = f"; choose one of {', '.join(known)}" if known else ""
+        if group == "backbone":
+            listed += f"; for a network of torchvision, backbone=torchvision backbone.name={name}"
+        return f"{group}={name}: no such option{nearest(name, known, cutoff=0.6) or listed}"
     if key:
-        # Compose again without the user's overrides, to list the known keys for a suggestion.
-        known_keys = set(groups(tool)) | set(keys(compose(tool, search_path())))
-        return f"unknown key {key[1]!r}{nearest_key(key[1], known_keys - {key[1]})}"
+        from engine.config.help import key_hint
+
+        known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, overrides)))
+        return f"unknown key {key[1]!r}{key_hint(key[1], known_keys - {key[1]}, chosen_task(overrides))}"
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))
     reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
     return f"{shortened(' '.join(overrides))}: {reason}"
+
+
+def _with_groups_alone(tool: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration without the keys that were typed, for suggestions."""
+    chosen = [override for override in overrides if override.partition("=")[0] in groups(tool)]
+    try:
+        return compose(tool, [*search_path(), *chosen])
+    except (HydraException, OmegaConfBaseException):
+        return compose(tool, search_path())
 
 
 def make_paths_absolute(config: DictConfig) -> None:

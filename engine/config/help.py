@@ -1,8 +1,20 @@
-"""The text of `--help`."""
+"""The text of `--help`, and where a key belongs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from engine.config.overrides import TRAINING_TOOLS, groups, options_by_task, own_groups, top_keys
+import yaml
+
+from engine.config.overrides import (
+    CONF,
+    TRAINING_TOOLS,
+    groups,
+    nearest_key,
+    options_by_task,
+    own_groups,
+    top_keys,
+)
 
 _RUN_GROUPS = ("data", "inference")
 """Groups that can be changed for an existing run."""
@@ -41,3 +53,50 @@ def _wrapped(options: Sequence[str], width: int = 85) -> str:
             line = ""
         line += option + ", "
     return ("\n" + " " * 13).join([*lines, line.rstrip(", ")])
+
+
+def key_hint(key: str, known: Collection[str], task: str) -> str:
+    """The end of a message about an unknown key: the task or option that has it, or the nearest known key.
+
+    known: the keys that there are. task: the task in use.
+    """
+    group = key.partition(".")[0]
+    owners = [path for path in sorted((CONF / group).rglob("*.yaml")) if key in _keys_in(path, group)]
+    by_task: dict[str, list[str]] = {}
+    for path in owners:
+        first, *rest = path.relative_to(CONF / group).with_suffix("").parts
+        by_task.setdefault(first if rest else "", []).append(path.stem)
+    if group == "task":  # its files are in one folder
+        by_task = {name: [] for name in by_task.get("", [])}
+    options = by_task.get(task, by_task.get("", []))
+    if options:
+        return f"; it is for {_either(f'{group}={name}' for name in options)}"
+    if by_task:
+        return f"; it is for {_either(f'task={name}' for name in by_task)}"
+    return nearest_key(key, known)
+
+
+def _either(options: Iterator[str]) -> str:
+    return " or ".join([*options][:4])
+
+
+def _keys_in(path: Path, group: str) -> set[str]:
+    """The dotted keys of an option of a group; `_x.yaml` counts for the options that include it."""
+    if path.stem.startswith("_"):
+        return set()
+    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    found = {*_dotted(content, "" if group == "task" else f"{group}.")}
+    for entry in content.get("defaults", ()):
+        for source, name in entry.items() if isinstance(entry, dict) else [(entry, "")]:
+            place, here, _ = str(source).partition("@_here_")
+            file = CONF / f"{place.strip('/')}{f'/{name}' if name else ''}.yaml"
+            if here and file.exists():
+                found |= {*_dotted(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, f"{group}.")}
+    return found
+
+
+def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in content.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")

@@ -23,7 +23,7 @@ _FULL_NAME_GROUPS = ("experiment",)
 EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
-    r"run|input|out|resume|replay|init_from|weights|labels|distill\.teacher|spec|artifact|data\.(root|cache|exclude)"
+    r"run|input|out|resume|replay|init_from|weights|labels|distill\.(teacher|images)|spec|artifact|data\.(root|cache|exclude)"
     r"|data\.\w+\.(images|annotations)"
 )
 """Keys whose values are paths, which can contain special characters of Hydra's syntax."""
@@ -146,6 +146,15 @@ def quote_path(override: str) -> str:
     return f"{key}='{escaped}'"
 
 
+def unquote_path(override: str) -> str:
+    """The override that `quote_path` made this one from: as it is typed."""
+    key, _, value = override.partition("=")
+    if not PATH_KEYS.fullmatch(key) or len(value) < 2 or value[0] != "'" or value[-1] != "'":
+        return override
+    plain = re.sub(r"(\\*)('|$)", lambda end: end[1][: len(end[1]) // 2] + end[2], value[1:-1])
+    return f"{key}={plain}" if quote_path(f"{key}={plain}") == override else override
+
+
 def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
     """`trainer.epochs=null` and `trainer.minutes=null` if `trainer.steps=...` is set, and so on."""
     named = {override.partition("=")[0].lstrip("+") for override in overrides}
@@ -191,7 +200,8 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     for override, key in tops.items():
         if key.isidentifier() and key not in (*own_keys, *of_run):
             raise UserError(
-                f"unknown key {override.partition('=')[0]!r}{nearest_key(key, [*own_keys, *of_run])}"
+                f"unknown key {override.partition('=')[0]!r}"
+                f"{nearest_key(key, [*own_keys, *of_run, *_keys_of_runs()])}"
             )
     return own, [override for override in overrides if override not in own]
 
@@ -283,13 +293,37 @@ def shortened(override: str) -> str:
     return override if len(override) <= 200 else f"{override[:200]}..."
 
 
+_OTHER_PROGRAMS = {
+    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
+    **dict.fromkeys(("imgsz", "image_size", "img_size"), ("data.size", "data.crop")),
+    "pretrained": ("weights",),
+    "conf": ("task.draw_threshold",),
+    "source": ("input",),
+}
+"""Names of keys in other programs, and ours."""
+
+
 def nearest_key(key: str, known: Collection[str]) -> str:
-    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`), or the nearest key.
+    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
+    (`trainer.batch` for `batch_size`), or the nearest key.
 
     If no key is similar, a pointer to `--help`.
     """
     last = key.rpartition(".")[2]
-    ends = sorted(other for other in known if "." in other and other.rpartition(".")[2] == last)
+    if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
+        return f"; did you mean {' or '.join(map(repr, meant))}?"
     others = [other for other in known if not key.startswith(f"{other}.")]
-    meant = f"; did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else nearest(key, others)
-    return meant or "; --help lists the keys"
+    for name in dict.fromkeys((last, last.partition("_")[0])):
+        ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
+        if ends and not (name != last and nearest(key, others, cutoff=0.8)):
+            return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
+    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+
+
+def _keys_of_runs() -> list[str]:
+    """Dotted keys of a run that its tools are often used with, for suggestions."""
+    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
+    found = {f"data.{key}" for path in inputs for key in _read(path)}
+    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in _read(path)}
+    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in _read(path)["task"]}
+    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

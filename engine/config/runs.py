@@ -264,8 +264,8 @@ def _write_skipped(builder: DatasetBuilder, folder: Path) -> None:
 def load_teacher(
     config: DictConfig, classes: ClassMap, *, find_run: Callable[[str], str | Path] = Path
 ) -> Any:
-    """Build the distillation loss for `distill.teacher`: a run folder, a published network or a torchvision
-    model.
+    """Build the distillation loss for `distill.teacher`: a run folder, a published network, a folder with a
+    `transformers` model, or a torchvision model.
 
     Args:
         find_run: path or name of a published network -> its run folder.
@@ -274,7 +274,7 @@ def load_teacher(
         UserError: if the teacher does not exist or has other classes, or the task does not support
             distillation.
     """
-    from engine.train import distillation
+    from engine.train.distillation import Distillation, hugging_face, teachers
 
     info = task_info(config)
     if not info.distills:
@@ -289,11 +289,11 @@ def load_teacher(
         return teacher.task()
 
     name = config.distill.teacher
-    if not distillation.is_torchvision(name):
+    if not teachers.is_torchvision(name) and not hugging_face.is_model_folder(Path(name)):
         try:
             name = str(find_run(name))
         except UserError as error:
             raise UserError(f"{error}; a torchvision model such as resnet50 can be a teacher too") from None
-    teacher = distillation.load_teacher(name, classes, load_run)
-    loss = {name: config.distill[name] for name in ("weight", "temperature")}
-    return distillation.Distillation(teacher=teacher, **loss)
+    teacher = teachers.load_teacher(name, classes, load_run)
+    loss = {name: config.distill[name] for name in ("weight", "temperature", "method")}
+    return Distillation(teacher=teacher, **loss)

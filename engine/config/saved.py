@@ -17,7 +17,6 @@ from engine.config.overrides import (
     add_task_prefix,
     cleared_alternatives,
     groups,
-    nearest_key,
     parse_override,
     quote_path,
     shortened,
@@ -120,8 +119,11 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
             known = set(keys(config))
             continue
         if key not in known and not override.startswith("+"):
+            from engine.config.help import key_hint
+
             raise UserError(
-                f"{override!r}: the run's config.yaml has no key {key!r}{nearest_key(key, known)}"
+                f"{override!r}: the run's config.yaml has no key {key!r}"
+                f"{key_hint(key, known, str(config.package))}"
             )
         try:
             OmegaConf.update(config, key, value, force_add=True)

@@ -235,6 +235,12 @@ def _build_training(
     frozen = freeze(config, task)
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
+    if config.distill.images is not None:
+        if task.distillation is None:
+            raise UserError("distill.images is for distillation; set distill.teacher too")
+        from engine.train.distillation.unlabeled import with_unlabeled
+
+        data = with_unlabeled(data, config.distill.images, here)
     if "trainer.batch" in automatic or settings.minutes is not None:
         from engine.config.choices.automatic import choose_batch_and_steps
 
@@ -516,6 +522,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         skip=config.skip,
         published=published,
         normalization=config.task.get("pixels"),
+        task=str(config.package),
     )
 
 

@@ -3,14 +3,14 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
-from engine.data.images import IMAGE_SUFFIXES
+from engine.data.images import IMAGE_SUFFIXES, list_images
 from engine.data.splits import SPLIT_NAMES, subfolders
 from engine.errors import UserError, some
 from engine.io.files import existing_root
@@ -43,6 +43,13 @@ class Layout(NamedTuple):
     pairs: Mapping[str, Pair]
     whole: bool = False
     lines: Sequence[str] = ()
+
+
+def unlisted(folders: Iterable[Path], listed: Iterable[str | Path]) -> list[str]:
+    """The paths of the images below the folders of a dataset that no annotation file lists, sorted."""
+    used = set(map(os.path.abspath, listed))
+    found = {os.path.abspath(path) for folder in folders for path in list_images(folder)}
+    return sorted(found - used)
 
 
 def find_layout(root: str | None, given: Mapping[str, Given], *, unannotated: Sequence[str] = ()) -> Layout:

@@ -45,6 +45,12 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
         raise UserError(f"input={text}: not a valid path ({reason}); check it") from None
     kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     unread = f"{len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}"
+    scheme, is_address, _ = text.partition("://")
+    if not files and is_address:
+        raise UserError(
+            f"input={scheme}://...: not an address that is read (rtsp, rtmp, http, udp, tcp, srt or mms); "
+            "download the file and pass its path"
+        )
     if not files:
         found = f" ({unread})" if others else ""
         raise UserError(

@@ -37,6 +37,9 @@ _HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may be at the end of 
 _DECODED_BYTES = 20 * 10**9  # COCO: 5 minutes on one core, and only once for each file
 
 
+_VALUES_CHECKED = 1_000_000  # of an image
+
+
 _RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
 
 
@@ -67,25 +70,48 @@ def as_pixel_range(value: Any) -> Range | None:
 def unused_range(paths: Sequence[str]) -> list[str]:
     """A line if images of more than 8 bits (a sample of `paths`) use at most a quarter of 0..65535.
 
-    Scaled by that range, little would be left of them: 12-bit values in 16 bits become 17 levels of gray.
+    Scaled by that range, little would be left of them: 12-bit values in 16 bits become 17 levels of gray, and
+    so do those of a thermal camera around 29000. Values of 0 and 65535 (no data, saturation) do not count,
+    nor does the half percent of the values at either end.
     """
     deep = []
     for index in evenly_spaced(len(paths), _RANGES_CHECKED):
         try:
-            values = stored_range(paths[index])
+            stored = reading.read_deep(paths[index])
         except (UserError, OSError):  # reported when the image is read
             continue
-        if values is not None:
-            deep.append((values[1], paths[index]))
-    largest, path = max(deep, default=(np.inf, ""))
-    if not 1 <= largest <= _SMALL_RANGE:
+        if stored is not None:
+            deep.append((*_used_range(stored), paths[index]))
+    if not deep:
         return []
-    white = 2 ** int(largest).bit_length() - 1
-    return [
-        f"{path}: the largest value is {largest:.0f} of 65535 "
-        f"(images of more than 8 bits checked: {len(deep)}), so "
-        f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
-    ]
+    low = min(used[0] for used in deep)
+    largest, path = max(used[1:] for used in deep)
+    checked = f"(images of more than 8 bits checked: {len(deep)})"
+    if 1 <= largest <= _SMALL_RANGE:
+        white = 2 ** int(largest).bit_length() - 1
+        return [
+            f"{path}: the largest value is {largest:.0f} of 65535 {checked}, so "
+            f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
+        ]
+    if 0 < largest - low <= _SMALL_RANGE and largest <= 65535:
+        return [
+            f"{path}: values lie between {low:.0f} and {largest:.0f} of 0..65535 {checked}, so they are read "
+            "with little contrast; to use all 256 levels of gray, set "
+            f"data.pixel_range=[{low:.0f},{largest:.0f}]"
+        ]
+    return []
+
+
+def _used_range(stored: NDArray[Any]) -> Range:
+    """The smallest and largest of the values that count in `unused_range`."""
+    values = stored.reshape(-1)
+    values = values[:: 1 + len(values) // _VALUES_CHECKED]
+    inside = values[(values != 0) & (values != 65535)]
+    if not len(inside):
+        return float(values.min()), float(values.max())
+    low, high = np.nanquantile(inside, 0.005, method="lower"), np.nanquantile(inside, 0.995, method="higher")
+    largest = np.nanmax(inside)
+    return float(low), float(largest if largest <= _SMALL_RANGE else high)
 
 
 def stored_range(path: PathLike) -> Range | None:

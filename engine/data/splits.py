@@ -17,6 +17,7 @@ from engine.errors import UserError, some
 from engine.io.files import groups_of_same_content, same_content
 
 T = TypeVar("T", bound=np.generic)
+S = TypeVar("S")
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -171,6 +172,35 @@ def refuse_shared_names(
             f"in total); remove it from one, or, if {both} number their files independently, set "
             "data.source.allow_same_names=true"
         )
+
+
+def without_repeated(
+    source: object, splits: Mapping[str, S], images_of: Callable[[S], Iterable[bytes]]
+) -> tuple[dict[str, S], list[str]]:
+    """The splits with images of their own, and a line, starting with `source`, for each of the others: those
+    whose images (packed paths) are all in an earlier one, also by symbolic links."""
+    kept: dict[str, list[bytes]] = {}
+    lines = []
+    for split, part in splits.items():
+        images = list(images_of(part))
+        owner = next((other for other, earlier in kept.items() if _all_in(images, earlier)), None)
+        if owner is None:
+            kept[split] = images
+        else:
+            lines.append(
+                f"{source}: {split}: all of its {len(images)} images are also in {owner}; the split is left "
+                "out"
+            )
+    return {split: splits[split] for split in kept}, lines
+
+
+def _all_in(images: list[bytes], others: list[bytes]) -> bool:
+    if not images or not any(other.endswith(os.path.basename(images[0])) for other in others):
+        return False
+    if set(images) <= set(others):
+        return True
+    real = {os.path.realpath(path) for path in others}
+    return all(os.path.realpath(path) in real for path in images)
 
 
 def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, override: str) -> list[str]:

@@ -139,7 +139,7 @@ def announced(what: str, *, print_line: Callable[[str], None] | None = None) -> 
 
     For work of unknown length. Yields a function that stops it early, when there is other progress to show.
     """
-    say = print_line or partial(print, flush=True)
+    say = print_line or partial(print, flush=True, file=sys.stdout)  # the work may redirect it
     done, started = threading.Event(), time.monotonic()
 
     def watch() -> None:

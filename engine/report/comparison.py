@@ -25,6 +25,7 @@ class TrainedResult:
     """A training to compare: its settings, its log, and the metrics of its best evaluation.
 
     params: 0 if the weights are gone.
+    damage: why rows are missing; empty if none are.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TrainedResult:
     rows: Rows
     params: int
     batch: int
+    damage: str = ""
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:
@@ -86,10 +88,13 @@ class Comparison:
         for name, remedy in (("task", "compare runs of one task"), ("split", "evaluate them on one split")):
             _check_same(results, name, remedy)
         self.runs = [run for run in results if run.metrics]
-        missing = [run.name for run in results if not run.metrics]
+        missing = [run.name for run in results if not run.metrics and not run.damage]
         self.notes = [f"not evaluated yet, so left out: {', '.join(missing)}"] if missing else []
+        damaged = [f"{run.name}: {run.damage}" for run in results if run.damage]
+        self.notes += [f"{line}, so later results are missing" for line in damaged]
         if len(self.runs) < 2:
             reason = f"; not evaluated yet: {some(missing)}" if missing else ""
+            reason += f"; {some(damaged, 2)}" if damaged else ""
             raise UserError(f"run: needs at least two runs with results{reason}")
         self.differing = varying([run.settings for run in self.runs])
         self.groups = _grouped(self.runs, [key for key in self.differing if key != SEED])

@@ -11,11 +11,13 @@ from engine.contracts import TaskInfo
 from engine.html.page import Page
 from engine.report.sections import add_curves, add_images, add_results, add_settings, add_speed
 from engine.report.settings import Difference
-from engine.report.suspicious import Suspicion, add_suspicious
+from engine.report.suspicious import EXCLUDE, SUSPICIOUS, Suspicion, add_suspicious
 from engine.run.run_folder import RunFolder
 from engine.train.run_log import read_rows
 
 REPORT = "report.html"
+PREDICTIONS = "predictions"
+"""Folder of the predictions that an evaluation saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,13 @@ def write_evaluation_report(
         f"python tools/predict.py run={folder} input=<image, folder or video>"
     )
     page.write(out / REPORT)
+
+
+def of_earlier_evaluations(out: Path, started_ns: int) -> list[str]:
+    """Results in the folder of an evaluation that were there before this time, and are not of this one."""
+    summary = f"{PREDICTIONS}/summary.json"
+    files = {PREDICTIONS: out / summary, SUSPICIOUS: out / SUSPICIOUS, EXCLUDE: out / EXCLUDE}
+    return [name for name, file in files.items() if file.exists() and file.stat().st_mtime_ns < started_ns]
 
 
 def _add_body(

@@ -6,6 +6,8 @@ least the mean probability that the network gives to labels of that class, so th
 classes are not drowned by easy ones.
 """
 
+import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contracts import Image
-from engine.data.exclude import write_excluded
+from engine.data.exclude import read_excluded, write_excluded
+from engine.errors import UserError
 from engine.html.page import Page
 from engine.io.files import write_json
 
@@ -85,10 +88,31 @@ def class_thresholds(
 def write_suspicious(out: Path, split: str, suspicions: Sequence[Suspicion]) -> None:
     """Write suspicious.json, the ranked list, and exclude.json, for `data.exclude`, into a folder.
 
+    An exclude.json that was edited is kept under another name.
+
     Raises: UserError if a file cannot be written.
     """
+    _keep_edited(out)
     write_json(out / SUSPICIOUS, {"split": split, "images": [each.to_json() for each in suspicions]})
     write_excluded(out / EXCLUDE, {split: {each.name: each.places[0].text for each in suspicions}})
+
+
+def _keep_edited(folder: Path) -> None:
+    """Rename exclude.json if its samples are not those of suspicious.json, with which it was written."""
+    path = folder / EXCLUDE
+    if not path.exists():
+        return
+    try:
+        listed = json.loads((folder / SUSPICIOUS).read_text(encoding="utf-8"))
+        whole = {listed["split"]: [image["name"] for image in listed["images"]]}
+        edited = {split: list(names) for split, names in read_excluded(path).items()}
+        if edited in (whole, {}):
+            return
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        pass  # damaged by an edit, or from elsewhere: kept as well
+    names = (path.with_name(f"{path.stem}_{number}.json") for number in itertools.count(1))
+    kept = path.replace(next(name for name in names if not name.exists()))
+    print(f"{path}: was edited, so it is kept as {kept.name}")
 
 
 def add_suspicious(page: Page, out: Path, split: str, suspicions: Sequence[Suspicion]) -> None:

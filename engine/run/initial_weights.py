@@ -6,6 +6,7 @@ loaded, skipped and newly initialized tensors.
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +99,7 @@ def load_initial(
     skip: Sequence[str] = (),
     published: Callable[[str], Remote],
     normalization: str | None = None,
+    task: str | None = None,
 ) -> str:
     """Load initial weights into `model`: the whole network (`init_from`), only its backbone (`weights`), or
     nothing. Returns a description for the console.
@@ -106,6 +108,7 @@ def load_initial(
         classes: the model's classes.
         published: name -> published weight file.
         normalization: the task's pixel normalization, to warn about weights that expect a different one.
+        task: the value of `task=`, for messages.
 
     Raises:
         UserError: if there is no such file or name, or the weights do not fit.
@@ -122,6 +125,12 @@ def load_initial(
         else:
             report = backbone_weights(path, model, name=checkpoint_name, skip=list(skip))
     except UserError as error:
+        if remote is None and key == "init_from" and _task_of(path) not in (None, task):
+            other = _task_of(path)
+            raise UserError(
+                f"init_from={text}: a run for task={other}, not for task={task}; weights={text} starts from "
+                "its backbone"
+            ) from None
         if remote is None:
             raise
         if key == "init_from":
@@ -130,6 +139,17 @@ def load_initial(
             needs = f"needs {' '.join(o for o in remote.network if o.startswith('backbone'))}"
         raise UserError(f"{error}; {text} {needs}") from None
     return report + _mismatches(path, remote, model.backbone, normalization)
+
+
+def _task_of(path: Path) -> str | None:
+    """The task of a run folder; None if it is unknown."""
+    try:
+        found = re.search(
+            r"^package: *(\w+)$", (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found and found[1]
 
 
 def _mismatches(path: Path, remote: Remote | None, backbone: Any, normalization: str | None) -> str:

@@ -219,9 +219,11 @@ def find(path: Path, *, key: str = "run") -> RunFolder:
     """
     run = RunFolder(path)
     if not run.config.is_file():
-        raise UserError(
-            f"{key}={path}: not a run folder (it has no config.yaml); pass the path that training printed"
+        outer = next((parent for parent in [*path.parents][:2] if RunFolder(parent).config.is_file()), None)
+        remedy = (
+            f"did you mean {key}={outer}?" if outer is not None else "pass the path that training printed"
         )
+        raise UserError(f"{key}={path}: not a run folder (it has no config.yaml); {remedy}")
     return run
 
 

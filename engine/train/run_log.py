@@ -107,10 +107,24 @@ class RunLog:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a `log.jsonl`, up to the first damaged or truncated line."""
+    return _read(path)[0]
+
+
+def damaged_line(path: Path) -> int | None:
+    """The number of the first damaged line of a `log.jsonl`; None if there is none.
+
+    A killed training can leave its last line incomplete, which is no damage.
+    """
+    rows, total = _read(path)
+    return len(rows) + 1 if len(rows) + 1 < total or (total == 1 and not rows) else None
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows up to the first damaged line, and the number of lines."""
     if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().splitlines():
+        return [], 0
+    rows, lines = [], path.read_bytes().splitlines()
+    for line in lines:
         try:
             row = json.loads(line)
             valid = type(row["step"]) is int and abs(row["step"]) < 2**63 and isinstance(row["kind"], str)
@@ -119,7 +133,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not valid:
             break
         rows.append({"step": row["step"], "kind": row["kind"], **row})
-    return rows
+    return rows, len(lines)
 
 
 def is_number(value: Any) -> bool:

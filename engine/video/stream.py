@@ -21,6 +21,10 @@ Image = NDArray[np.uint8]
 _ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt|mms)://.+", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _TIMEOUT_MS = 10_000
+_HEADERS_OF_FILES = ("Content-Length", "Last-Modified", "ETag")
+_PROBE_S = 1.0
+"""How long a server without these headers has to send everything."""
+
 _LAST_READ_S = 2.0
 """How long the end waits for a read of a silent source, which the thread otherwise finishes by itself."""
 
@@ -73,6 +77,7 @@ class Stream:
         silent: whether it was given up because it sent nothing.
         file: set if a web address points to a file, which is then read from the first to the last frame. The
             recordings of other servers arrive in real time, like live streams.
+        perhaps_file: whether a web address has a video's suffix, but could as well be a live stream.
 
     Raises:
         UserError: if it cannot be opened.
@@ -94,8 +99,10 @@ class Stream:
         self._changed = threading.Condition()
         if late and not self._capture.get(cv2.CAP_PROP_FRAME_WIDTH):
             raise self._without_frames()
-        if _WEB.match(text) and (frame_count(self._capture) or _is_file(text)):
+        named_as_file = bool(_WEB.match(text)) and is_video(Path(text.partition("?")[0]))
+        if _WEB.match(text) and (frame_count(self._capture) or (named_as_file and _is_file(text))):
             self.file = VideoFile(text, name=self.name, capture=self._capture)
+        self.perhaps_file = named_as_file and self.file is None
 
     def frames(self, stop: Callable[[], bool]) -> Iterator[Image]:
         """Frames until the stream ends or `stop()`. Raises: UserError if there is none."""
@@ -154,20 +161,23 @@ class RealTime:
 
 
 def _is_file(text: str) -> bool:
-    """Whether a web address with a video's suffix is a file: the server then sends its length, which a live
-    stream does not have.
+    """Whether a server sends a file, which has a length, a date or an end, and not a live stream.
 
     The number of frames does not tell: some containers (.ts, .mpg) do not store it.
     """
     from urllib import request
 
-    if not _WEB.match(text) or not is_video(Path(text.partition("?")[0])):
-        return False
     try:
         with request.urlopen(text, timeout=_TIMEOUT_MS / 1000) as answer:
-            return answer.headers["Content-Length"] is not None
+            if any(name in answer.headers for name in _HEADERS_OF_FILES):
+                return True
+            deadline = time.monotonic() + _PROBE_S
+            while time.monotonic() < deadline:
+                if not answer.read1(1 << 16):
+                    return True
     except (OSError, ValueError, HTTPException):
-        return False
+        pass
+    return False
 
 
 def _not_opened(text: str, late: bool) -> str:

@@ -4,6 +4,7 @@ Masks of label ids are read directly, without a preparation step. Whether a mask
 training ids is detected from its content, because files with the wrong name are common.
 """
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,9 @@ from cityscapesscripts.helpers.labels import labels as _LABELS
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
-from engine.errors import UserError
-from engine.io.files import evenly_spaced, pack_paths
+from engine.data.splits import check_leaks
+from engine.errors import UserError, raise_or_collect
+from engine.io.files import evenly_spaced, pack_paths, same_content
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -72,20 +74,23 @@ _TRAIN_IDS = frozenset((*range(len(_SCORED)), IGNORE))
 _LABEL_IDS = frozenset((*CITYSCAPES_CLASSES.ids, *CITYSCAPES_CLASSES.ignore))
 
 
-def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
+def cityscapes(*, root: str, on_error: str = "fail", allow_same_files: bool = False) -> SegmentationSource:
     """The official tree under `root`; any split can be missing, and the test split needs no masks.
 
-    on_error: with `skip`, damaged files are left to `engine.data.unreadable`, which reads every file.
+    on_error: with `skip`, damaged and missing files, and masks of the rarer kind of ids, are left to
+    `engine.data.unreadable`, which reads every file.
+    allow_same_files: whether splits may share images.
 
-    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image, or
-    some masks contain label ids and others training ids.
+    Raises: UserError, with the remedy, if the tree is missing, an image has no mask, a mask has no image,
+    some masks contain label ids and others training ids, or two splits share an image (unless it has a single
+    color).
     """
     base = Path(root).expanduser()
     splits: dict[str, SegmentationSplit] = {}
     present = [split for split in OFFICIAL_COUNTS if (base / "leftImg8bit" / split).is_dir()]
     kind_by_name = _kind_by_name(base, present)
     for split in present:
-        files = _find_split(base, split, kind_by_name)
+        files = _find_split(base, split, kind_by_name, skips=on_error == "skip")
         if files is not None:
             splits[split] = files
     if not splits:
@@ -98,6 +103,12 @@ def cityscapes(*, root: str, on_error: str = "fail") -> SegmentationSource:
         for split, files in splits.items()
         if len(files) != OFFICIAL_COUNTS[split]
     ]
+    warnings += _without_instances(base, splits)
+    images = {split: files.images for split, files in splits.items()}
+    pairs = itertools.combinations(images.values(), 2)
+    if not allow_same_files and any(any(same_content(first, second)) for first, second in pairs):
+        lines = check_leaks(images, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in lines]
     if kind != kind_by_name:
         warnings.append(f"{base}: the files *{_MASK_END[kind_by_name]} contain {kind} and are read as such")
     counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
@@ -165,25 +176,39 @@ def _kind_by_name(base: Path, splits: list[str]) -> str:
     return "labelIds" if any_ids else "labelTrainIds"
 
 
-def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
+def _find_split(base: Path, split: str, kind: str, *, skips: bool) -> SegmentationSplit | None:
+    """skips: whether missing files are an error only when they are read (if not all are missing)."""
     images = _files(base, "leftImg8bit", split, _IMAGE_END)
     masks = _files(base, "gtFine", split, _MASK_END[kind])
     if not images and not masks:
         return None
     unmasked = [name for name in images if name not in masks]
     orphans = [name for name in masks if name not in images]
+    if skips and images.keys() & masks.keys():
+        masks |= {name: _beside(images[name], _IMAGE_END, "gtFine", _MASK_END[kind]) for name in unmasked}
+        images |= {name: _beside(masks[name], _MASK_END[kind], "leftImg8bit", _IMAGE_END) for name in orphans}
+        images, unmasked, orphans = dict(sorted(images.items())), [], []
     if unmasked and (masks or split != "test"):
-        raise UserError(
-            f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
-            f"({len(unmasked)} of {len(images)} {split} images have none); "
-            f"unpack gtFine_trainvaltest.zip into {base}"
+        raise_or_collect(
+            UserError(
+                f"{images[unmasked[0]]}: no mask gtFine/{split}/*/{unmasked[0]}{_MASK_END['labelIds']} "
+                f"({len(unmasked)} of {len(images)} {split} images have none); "
+                f"unpack gtFine_trainvaltest.zip into {base}",
+                files=[images[name] for name in unmasked],
+            )
         )
+        masks = {}
     if orphans:
-        raise UserError(
-            f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
-            f"({len(orphans)} of {len(masks)} {split} masks have none); "
-            f"unpack leftImg8bit_trainvaltest.zip into {base}"
+        raise_or_collect(
+            UserError(
+                f"{masks[orphans[0]]}: no image leftImg8bit/{split}/*/{orphans[0]}{_IMAGE_END} "
+                f"({len(orphans)} of {len(masks)} {split} masks have none); "
+                f"unpack leftImg8bit_trainvaltest.zip into {base}",
+                files=[masks[name] for name in orphans],
+            )
         )
+        if not images:
+            return None
     instances = _files(base, "gtFine", split, _INSTANCE_END)
     return SegmentationSplit(
         images=pack_paths(list(images.values())),
@@ -195,8 +220,34 @@ def _find_split(base: Path, split: str, kind: str) -> SegmentationSplit | None:
     )
 
 
+def _without_instances(base: Path, splits: dict[str, SegmentationSplit]) -> list[str]:
+    """A line for each split of which only some images have instance ids."""
+    lines = []
+    for split, files in splits.items():
+        if split == "train" or files.labels is None or files.instances is not None:
+            continue
+        known = _files(base, "gtFine", split, _INSTANCE_END)
+        missing = [name for name in map(os.fsdecode, files.names.tolist()) if name not in known]
+        if len(missing) < len(files):
+            lines.append(
+                f"{base}: {len(missing)} of {len(files)} {split} images, such as {missing[0]}, have no "
+                f"*{_INSTANCE_END}, so iIoU is not computed; unpack gtFine_trainvaltest.zip again"
+            )
+    return lines
+
+
+def _beside(path: str, end: str, folder: str, other_end: str) -> str:
+    """The path of the mask of an image, or of the image of a mask."""
+    city = Path(path).parent
+    name = Path(path).name.removesuffix(end) + other_end
+    return str(city.parents[2] / folder / city.parent.name / city.name / name)
+
+
 def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str | None:
-    """The kind of ids in a sample of masks; None if all could be either. Raises: UserError if they differ."""
+    """The kind of ids in most of a sample of masks; None if all could be either.
+
+    Raises: UserError if they differ, unless damaged files are skipped.
+    """
     example: dict[str, str] = {}
     tally: Counter[str] = Counter()
     for files in splits.values():
@@ -213,9 +264,9 @@ def _kind_by_content(splits: dict[str, SegmentationSplit], on_error: str) -> str
             if kind is not None:
                 example.setdefault(kind, path)
                 tally[kind] += 1
-    if len(example) > 1:
+    if len(example) > 1 and on_error == "fail":
         raise UserError(
             f"{example['labelTrainIds']} contains training ids but {example['labelIds']} contains label ids "
             f"({dict(tally)} in a sample); use one kind: restore gtFine/ from gtFine_trainvaltest.zip"
         )
-    return next(iter(example), None)
+    return max(tally, key=tally.__getitem__, default=None)

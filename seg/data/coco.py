@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
-from engine.data.coco_layout import Given, find_layout
+from engine.data.coco_layout import Given, find_layout, unlisted
 from engine.data.images import Orientation, write_png
-from engine.data.splits import check_leaks
-from engine.errors import UserError
+from engine.data.splits import check_leaks, without_repeated
+from engine.errors import UserError, some
 from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
 from seg.data.coco_files import CocoImage, CocoSplit, read_split
@@ -66,11 +66,18 @@ def coco(
     name = next(iter(files.values())).file if root is None else Path(root).expanduser()
     warnings = [f"{name}: {line}" for line in layout.lines]
     warnings += [line for file in files.values() for line in file.warnings]
+    listed = [image.path for file in files.values() for image in file.images]
+    if left_out := unlisted({folder for folder, _ in layout.pairs.values()}, listed):
+        count = f"{len(left_out)} image{'s' if len(left_out) > 1 else ''}"
+        names = some([os.path.basename(path) for path in left_out], 2)
+        warnings.append(f"{name}: {count} that no annotation file lists: left out ({names})")
     if "train" in splits and "val" not in splits:
         what = "" if layout.whole else "train"
         parts, lines = divide_split(name, splits.pop("train"), what=what, remedy=_OWN_SPLITS)
         splits, warnings = {**parts, **splits}, [*warnings, *lines]
     if not allow_same_files:
+        splits, lines = without_repeated(name, splits, lambda part: part.images.tolist())
+        warnings += lines
         images = {split: part.images for split, part in splits.items()}
         lines = check_leaks(images, override="data.source.allow_same_files=true")
         warnings += [f"{name}: {line}" for line in lines]
@@ -163,6 +170,20 @@ def draw_mask(file: Path, image: CocoImage, indices: Mapping[int, int]) -> NDArr
     return mask
 
 
+def _polygons(segmentation: list[Any]) -> list[list[float]]:
+    """The polygons that have an area; pycocotools would take two points, which have none, for a box.
+
+    Raises: ValueError if a polygon is not a list of coordinates, or none has an area.
+    """
+    for polygon in segmentation:
+        if not (isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)):
+            raise ValueError("polygons must be lists [x1, y1, x2, y2, ...]")
+    found = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not found:
+        raise ValueError("no polygon has three points")
+    return found
+
+
 def _run_lengths(file: Path, image: CocoImage, row: Mapping[str, Any]) -> Any:
     from pycocotools import mask as coco_masks
 
@@ -173,6 +194,8 @@ def _run_lengths(file: Path, image: CocoImage, row: Mapping[str, Any]) -> Any:
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
             codes = [{"size": segmentation["size"], "counts": segmentation["counts"].encode()}]
         else:
+            if isinstance(segmentation, list):
+                segmentation = _polygons(segmentation)
             codes = coco_masks.frPyObjects(segmentation, image.height, image.width)
             codes = codes if isinstance(codes, list) else [codes]
         return coco_masks.merge(codes)

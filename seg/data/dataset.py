@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
-from engine.data.images import count_values, read_image, read_labels, read_palette
+from engine.data.images import count_values, gray_colors, read_image, read_labels, read_palette
 from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
@@ -129,6 +129,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         paths = [os.fsdecode(path) for path in self._split.labels]
         return MaskFiles(paths=paths, read=self._read_label, key=self._read_label.key)
 
+    def instance_files(self) -> NDArray[np.bytes_]:
+        """The files of instance ids, packed; empty if the split has none."""
+        return np.empty(0, "S1") if self._split.instances is None else self._split.instances
+
     def read(self, index: int) -> tuple[Image, Label | None, NDArray[np.int32] | None]:
         """Image [H, W, 3], label [H, W] and instances [H, W] before any transform; read-only from a cache."""
         image = self.read_pixels(self.image_path(index))
@@ -142,6 +146,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             instances = read_labels(path).astype(np.int32)
             _check_size(path, instances, image)
         return image, label, instances
+
+    def augment(self, image: Image, seed: int) -> Image:
+        """The transform, applied to an image without a mask."""
+        return self.transform(image, None, seed)[0]
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         image, label, instances = self.read(key.index)
@@ -190,8 +198,8 @@ class LabelReader:
     table: uint8 [65536], stored value -> contiguous index, 255 (ignore) or 254 (unknown); default
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
     palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
-    colors; `auto`, whichever of the two the class map lists for all pixels. The same holds for the pixels of
-    an RGB image with three equal channels. gray: what the latter mean if `auto` fits both.
+    colors; `auto`, whichever of the two the class map lists for all pixels. The same holds for gray images,
+    of one channel or of three equal ones. gray: what the latter mean if `auto` fits both.
     """
 
     def __init__(
@@ -207,11 +215,12 @@ class LabelReader:
         self._classes = classes
         self._remedy = remedy
         self._table = classes.lut() if table is None else table
+        self._has_grays = any(len(set(color)) == 1 for color in (*classes.colors, *classes.ignore_colors))
 
     @property
     def key(self) -> str:
         """A digest of the mapping: readers with the same key read every file in the same way."""
-        palette = () if self._palette == "ids" else (self._palette, self._gray)
+        palette = () if self._palette == "ids" else (self._palette, self._gray, "gray")
         colors = repr((self._classes.ignore_colors, self._classes.colors, *palette))
         return hashlib.blake2b(self._table.tobytes() + colors.encode(), digest_size=16).hexdigest()
 
@@ -230,28 +239,46 @@ class LabelReader:
             raise UnknownValuesError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
 
-    def _meaning(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The ids [H, W] or colors [H, W, 3] of a palette or gray RGB image; `stored` of other images."""
-        colors, choice = None, self._palette
+    def colors_of(self, path: str, stored: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, bool]:
+        """The colors [256, 3] of the values of a palette or gray image, and whether it is gray; None if the
+        class map has no gray colors, and for other images."""
+        if stored.dtype != np.uint8:
+            return None, False
         if stored.ndim == 3:
-            if is_gray(stored):
-                stored, colors = np.ascontiguousarray(stored[..., 0]), _GRAYS
-        elif choice != "ids":
-            colors = read_palette(path)
-        if colors is None or choice == "ids":
+            return (_GRAYS, True) if is_gray(stored) else (None, False)
+        if (colors := read_palette(path)) is not None:
+            return colors, False
+        return gray_colors(path) if self._has_grays else None, True
+
+    def fits(self, used: NDArray[np.integer], colors: NDArray[np.uint8]) -> tuple[Label, Label]:
+        """The labels of the values `used` as ids and as colors; `UNKNOWN` where the class map lists none."""
+        return self._table[used], self._from_colors(colors[used])
+
+    def _meaning(self, path: str, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The ids [H, W] or colors [H, W, 3] of a palette or gray image; `stored` of other images."""
+        choice = self._palette
+        if choice == "ids" and stored.ndim == 2:
+            return stored
+        colors, gray = self.colors_of(path, stored)
+        if colors is None:
+            return stored
+        three, stored = stored.ndim == 3, np.ascontiguousarray(stored[..., 0] if stored.ndim == 3 else stored)
+        if choice == "ids":
             return stored
         used = np.flatnonzero(count_values(stored))
-        by_id, by_color = self._table[used], self._from_colors(colors[used])
+        by_id, by_color = self.fits(used, colors)
         fits_ids, fits_colors = (bool((labels != UNKNOWN).all()) for labels in (by_id, by_color))
         if choice == "auto" and fits_ids and fits_colors and (by_id != by_color).any():
-            choice = self._gray if colors is _GRAYS else choice
+            choice = self._gray if gray else choice
             if choice == "auto":
-                kind = "gray RGB whose value" if colors is _GRAYS else "a palette image whose index"
+                kind = f"gray {'RGB ' if three else ''}whose value" if gray else "a palette image whose index"
                 value = used[by_id != by_color][0]
                 raise UserError(
                     f"{path}: {kind} {value} is a class id, but has another class's color "
                     f"({colors[value].tolist()}); set data.source.palette=ids or data.source.palette=colors"
                 )
+        if choice == "colors" and gray and not three and not fits_colors:
+            choice = "ids"  # masks of one channel may contain ids next to palette images with colors
         by_color_only = choice == "colors" or (fits_colors and not fits_ids)
         return colors[stored] if by_color_only else stored
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.class_map import IGNORE, ClassMap
+from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import count_values, read_labels
 from engine.data.images.messages import DamagedFileError
 from engine.data.labels.balance import RARE
 from engine.data.splits import divide
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import evenly_spaced
 from seg.data.dataset import LabelReader, Palette, SegmentationSplit, is_gray
 
@@ -74,7 +74,7 @@ def label_shares(
         what = f"{source}: {name}: {number} of {len(split)} masks read: {shares}"
         if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
             least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
-            raise UserError(f"{what}; {least_words}: {remedy}")
+            raise_or_collect(UserError(f"{what}; {least_words}: {remedy}"))
         lines += [what, *_rare(f"{source}: {name}: in the {number} masks read, ", counts, classes)]
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:
@@ -105,24 +105,35 @@ def _shares(counts: NDArray[np.int64], classes: ClassMap) -> str:
 
 
 def gray_meaning(classes: ClassMap, splits: Mapping[str, SegmentationSplit]) -> Palette:
-    """What RGB masks with three equal channels mean where both ids and colors fit, as for `LabelReader`.
+    """What gray masks mean where both ids and colors fit, as for `LabelReader`.
 
-    If other RGB masks of a sample contain colors, so does a gray one, such as a mask that is all black.
+    If other masks of a sample contain colors, so does a gray one, such as a mask that is all black; if other
+    masks of one channel contain ids that are no colors, so do all.
     """
-    table = classes.lut()
-    grays = [(index, color[0]) for index, color in enumerate(classes.colors) if len(set(color)) == 1]
-    if all(table[value] in (index, 254) for index, value in grays):
+    if not any(len(set(color)) == 1 for color in (*classes.colors, *classes.ignore_colors)):
         return "auto"
+    reader, some_are_ids = LabelReader(classes=classes, remedy=""), False
     for split in splits.values():
         labels = [] if split.labels is None else split.labels.tolist()
         for index in evenly_spaced(len(labels), _MASKS_SAMPLED):
+            path = os.fsdecode(labels[index])
             try:
-                stored = read_labels(os.fsdecode(labels[index]))
+                stored = read_labels(path)
+                colors, _ = reader.colors_of(path, stored)
             except UserError:
                 continue
-            if stored.ndim == 3 and not is_gray(stored):
+            if stored.ndim == 3:
+                if not is_gray(stored):
+                    return "colors"
+                continue
+            if colors is None:
+                continue
+            by_id, by_color = reader.fits(np.flatnonzero(count_values(stored)), colors)
+            fits_ids, fits_colors = (bool((found != UNKNOWN).all()) for found in (by_id, by_color))
+            if fits_colors and not fits_ids:
                 return "colors"
-    return "auto"
+            some_are_ids |= fits_ids and not fits_colors
+    return "ids" if some_are_ids else "auto"
 
 
 def divide_split(

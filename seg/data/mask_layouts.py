@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES
-from engine.data.splits import SPLIT_NAMES, read_names, split_folders, subfolders
-from engine.errors import UserError
+from engine.data.splits import SPLIT_NAMES, read_names, split_folders, split_of, subfolders
+from engine.errors import UserError, some
 from engine.io.files import walk_files
 
 UNDIVIDED = ""
@@ -152,6 +152,29 @@ def _lists(base: Path) -> dict[str, tuple[str, ...]]:
         if found:
             return found
     return {}
+
+
+def without_mask_folder(images: Path) -> tuple[str, str]:
+    """What is next to a folder of images that has no mask folder, and what to do about it; "" if unknown."""
+    for parent in (images.parent, images):
+        for name in subfolders(parent):
+            files = sorted(walk_files(parent / name)) if _split_and_kind(_plain(name))[1] == "masks" else []
+            if not files or _holds_images(parent / name):
+                continue
+            if files[0].lower().endswith((".xml", ".json", ".txt")):
+                return f"{name}/ has no masks, but {some(files, 2)}; ", f"run python tools/check.py {parent}"
+            return f"{name}/ has files that are not read: {some(files, 2)}; ", "convert them to PNG"
+    reason = f"{images.name}/ has no mask folder next to it; "
+    beside = [n for n in subfolders(images.parent) if n != images.name and _holds_images(images.parent / n)]
+    if beside and split_of(images.name) is None:
+        return reason, f"if the masks are in {' or '.join(beside[:3])}, set data.source.masks={beside[0]}"
+    inner = [name for name in subfolders(images) if _holds_images(images / name)]
+    if len(inner) < 2:
+        return reason, ""
+    return reason, (
+        f"if two of {some(inner)} are images and masks, set data.source.images=<folder> and "
+        "data.source.masks=<folder>, as paths below data.root"
+    )
 
 
 def _holds_images(folder: Path) -> bool:

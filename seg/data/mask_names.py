@@ -7,10 +7,10 @@ from pathlib import Path
 
 from engine.data.images import find_images, left_out
 from engine.data.splits import as_listed
-from engine.errors import UserError, some
+from engine.errors import UserError, raise_or_collect, some
 from engine.io.files import pack_paths
 from seg.data.dataset import SegmentationSplit
-from seg.data.mask_layouts import Folders
+from seg.data.mask_layouts import Folders, without_mask_folder
 
 _SUFFIXES = ("_mask", "_label", "_gt", "_masks", "_labels", "_seg", "-mask", "-label", "_segmentation")
 """Suffixes of masks that are next to their images."""
@@ -54,7 +54,9 @@ def pair(
     if skips and len(missing) < len(images):
         masks = masks | {masks_of[name]: folders.masks / f"{masks_of[name]}.png" for name in missing}
     elif missing:
-        raise UserError(_no_mask(split, folders, images, missing, masks, suffix, unread_masks))
+        message = _no_mask(split, folders, images, missing, masks, suffix, unread_masks)
+        raise_or_collect(UserError(message, files=[str(images[name]) for name in missing]))
+        return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
     if folders.names is None and folders.images != folders.masks and len(masks) > len(images):
         used = set(masks_of.values())
         orphans = [name for name in masks if name not in used]
@@ -154,6 +156,8 @@ def _no_mask(
     unread: list[str],
 ) -> str:
     first = missing[0]
+    if folders.images == folders.masks:
+        masks = [name for name in masks if name not in images]
     longer = sorted(name for name in masks if name.startswith(first) and name != first)
     lower = {name.lower(): name for name in masks}
     near = difflib.get_close_matches((first + suffix).lower(), lower, n=1, cutoff=0.6)
@@ -162,10 +166,14 @@ def _no_mask(
         remedy = f"there is {longer[0]}: set data.source.mask_suffix={longer[0].removeprefix(first)}?"
     elif near:
         remedy = f"the nearest name is {lower[near[0]]}: rename one of the two"
+    layers = sorted(name.rpartition("/")[0] for name in masks if name.endswith(f"/{first}{suffix}"))
+    if folders.images != folders.masks and len(layers) > 1:
+        remedy = f"one mask per class ({some(layers)}) is not read: merge those of each image into one mask"
     counts = f"{len(missing)} of {len(images)} images{f' of {split}' if split else ''} have none"
     reasons = "".join(f"{line}; " for line in unread)
     if folders.images == folders.masks:
-        reasons += f"{folders.images.name}/ has no mask folder next to it; "
+        found, instead = without_mask_folder(folders.images)
+        reasons, remedy = reasons + found, remedy if longer or near else instead or remedy
     return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.data.images import Orientation, image_size
 from engine.data.images.messages import DamagedFileError
-from engine.data.splits import check_leaks, files_beside, refuse_shared_names
+from engine.data.splits import check_leaks, files_beside, refuse_shared_names, without_repeated
 from engine.errors import UserError
 from engine.io.files import evenly_spaced, existing_root
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit
@@ -36,8 +36,8 @@ def masks(
     A mask contains class ids (8- or 16-bit, one channel, palette or gray RGB) or the RGB colors of
     classes.json, and has the same name (and folder) as its image, or that name plus a suffix. Only the split
     "test" can lack masks; it can then be predicted but not evaluated. Without val, a fifth of train is used
-    as val. For the layouts see `seg.data.mask_layouts`, for classes without classes.json
-    `seg.data.mask_classes`.
+    as val. A split whose images are all in an earlier one is left out. For the layouts see
+    `seg.data.mask_layouts`, for classes without classes.json `seg.data.mask_classes`.
 
     images, masks: names of the folders (None: the usual ones). mask_suffix: what a mask's name adds to its
     image's name (None: detected). allow_same_names: for splits that number their files independently (equal
@@ -52,6 +52,9 @@ def masks(
     """
     base, skips = existing_root(root), on_error == "skip"
     splits, warnings = _find_splits(base, images, masks, mask_suffix, skips=skips)
+    if not allow_same_files:
+        splits, lines = without_repeated(base, splits, lambda part: part.images.tolist())
+        warnings += lines
     for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
         refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
     if not allow_same_files:

@@ -38,7 +38,7 @@ def streets(
         seed=seed,
     )
     folder = with_progress(draw, num_train + num_val + num_test, unit="street scene")
-    source = cityscapes(root=str(folder))
+    source = cityscapes(root=str(folder), allow_same_files=True)  # every scene has a seed of its own
     source.description = source.description.replace("Cityscapes at", "built-in street scenes at")
     source.warnings = ()  # they are about the official numbers of images
     return source

@@ -127,6 +127,18 @@ def test_distillation_draws_scores_towards_the_teachers():
     assert student.model.sharpness.grad is not None
 
 
+def test_unlabeled_images_count_for_distillation_only():
+    student = task()
+    student.distillation = Distillation(teacher=nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)))
+    one = batch()
+    other = {**one, "image": 255 - one["image"]}
+    alone, of_other = student(one), student(other)
+    both = student({**one, "unlabeled": other["image"]})
+    assert both["cross_entropy"] == alone["cross_entropy"]
+    mean = (alone["distillation"] + of_other["distillation"]) / 2
+    assert both["distillation"].item() == pytest.approx(mean.item(), rel=1e-5)
+
+
 def test_scores_equal_to_the_teachers_have_no_distillation_loss():
     scores = torch.randn(4, 3, 5, 5)
     loss = Distillation(teacher=nn.Identity(), temperature=3.0).loss

@@ -8,7 +8,17 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from det.boxes import BoxCoder, areas, clip, pairwise_iou, to_fractions, to_pixels
+from det.boxes import (
+    BoxCoder,
+    DistanceCoder,
+    areas,
+    clip,
+    mean_distances,
+    pairwise_iou,
+    to_fractions,
+    to_pixels,
+)
+from tests.det.panlite.logits import distance_logits
 
 
 def random_boxes(count, seed, size=1.0):
@@ -132,3 +142,33 @@ def test_boxes_that_touch_or_are_apart_in_both_directions_do_not_overlap():
     )
     assert pairwise_iou(one, others).tolist() == [[0.0, 0.0, 0.0, 0.25]]
     assert pairwise_iou(others, one)[:, 0].tolist() == [0.0, 0.0, 0.0, 0.25]
+
+
+def test_distances_by_hand():
+    """A cell of 20 x 40 with the center (20, 40); the sides are 5, 10, 15 and 10 pixels away."""
+    cell = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
+    box = torch.tensor([[15.0, 30.0, 35.0, 50.0]])
+    expected = torch.tensor([[0.25, 0.25, 0.75, 0.25]])
+    torch.testing.assert_close(DistanceCoder().encode(box, cell), expected)
+    beside = torch.tensor([[22.0, 30.0, 35.0, 50.0]])
+    assert DistanceCoder().encode(beside, cell)[0, 0].item() == pytest.approx(-0.1)
+
+
+def test_the_mean_of_a_distribution_is_the_distance():
+    """Three bins; shares of 1/2, 1/4, 1/4 for left, all in the last for top, uniform for the others."""
+    logits = torch.zeros(1, 12)
+    logits[0, 0] = math.log(2)
+    logits[0, 5] = 99.0
+    torch.testing.assert_close(mean_distances(logits), torch.tensor([[0.75, 2.0, 1.0, 1.0]]))
+    cell = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # center (20, 40), 20 wide, 40 high
+    expected = torch.tensor([[20 - 15.0, 40 - 80.0, 20 + 20.0, 40 + 40.0]])
+    torch.testing.assert_close(DistanceCoder().decode(logits, cell), expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), bins=st.integers(2, 20))
+def test_decoding_undoes_encoding_of_distances(seed, bins):
+    distances = torch.rand(20, 4, generator=torch.Generator().manual_seed(seed)) * (bins - 1)
+    anchors, coder = random_boxes(20, seed + 1), DistanceCoder()
+    boxes = coder.decode(distance_logits(distances, bins), anchors)
+    torch.testing.assert_close(coder.encode(boxes, anchors), distances, atol=1e-3, rtol=1e-3)

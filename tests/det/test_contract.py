@@ -1,13 +1,22 @@
 """Detection fulfills the contract of a task."""
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
+from backbones.mobilenet_v3 import mobilenet_v3_small
 from det import TASK
+from det.anchors.generators import Cells
+from det.boxes import DistanceCoder
 from det.data.coco import coco
+from det.model import Detector
+from det.panlite.assignment import TaskAligned
+from det.panlite.head import PANLite
+from det.panlite.losses import QualityLoss
+from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform, TrainTransform
 from engine.data.images import write_png
@@ -62,3 +71,30 @@ class TestDetection(TaskContract):
 
     def task(self, classes):
         return Detection(model=Quarters(len(classes)), classes=classes, eval_transform=EvalTransform(size=64))
+
+
+class TestPANLite(TestDetection):
+    """The same with an anchor-free head, at a size that its strides do not divide."""
+
+    def train_transform(self):
+        return TrainTransform(size=(72, 100))
+
+    def task(self, classes):
+        model = Detector(
+            backbone=mobilenet_v3_small(width_mult=0.35),
+            num_classes=len(classes),
+            input_size=(72, 100),
+            anchors=Cells(),
+            head=partial(PANLite, width=8, bins=4, depth=1),
+            c3="block",
+            c4="block",
+            c5="block",
+        )
+        return Detection(
+            model=model,
+            classes=classes,
+            eval_transform=EvalTransform(size=(72, 100)),
+            loss=QualityLoss(),
+            matcher=TaskAligned(),
+            postprocess=Postprocess(score_threshold=0.001, coder=DistanceCoder(), background_column=False),
+        )

@@ -12,11 +12,25 @@ from backbones.mnasnet import mnasnet_a1
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.network import MobileNet
-from det.anchors.generators import DefaultBoxes, SSDAnchors
+from det.anchors.generators import Cells, DefaultBoxes, SSDAnchors
 from det.heads import SSDLite
 from det.model import Detector
+from det.panlite.head import PANLite
 from det.postprocess import Postprocess
 from engine.errors import UserError
+
+HEADS = {
+    "ssdlite": {},
+    "panlite": {
+        "head": partial(PANLite, width=16, bins=8),
+        "anchors": Cells(),
+        "c3": "block",
+        "c4": "block",
+        "c5": "block",
+    },
+}
+OUTPUTS = {"ssdlite": (4, 1), "panlite": (32, 0)}
+"""Values per box, and scores in addition to those of the classes."""
 
 
 def small(*, num_classes=5, input_size=64, padding="symmetric", anchors=None, **options):
@@ -29,15 +43,19 @@ def small(*, num_classes=5, input_size=64, padding="symmetric", anchors=None, **
     )
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("size", [320, 33, (64, 200), (97, 65), (320, 512), (1, 1)])
-def test_as_many_outputs_as_anchors_at_any_size(padding, size):
-    model = small(input_size=size, padding=padding).eval()
+def test_as_many_outputs_as_anchors_at_any_size(padding, size, head):
+    model = small(input_size=size, padding=padding, **HEADS[head]).eval()
     height, width = (size, size) if isinstance(size, int) else size
     with torch.inference_mode():
         deltas, scores = model(torch.rand(2, 3, height, width))
-    assert deltas.shape == (2, len(model.anchors), 4)
-    assert scores.shape == (2, len(model.anchors), 6)
+    values, more = OUTPUTS[head]
+    assert deltas.shape == (2, len(model.anchors), values)
+    assert scores.shape == (2, len(model.anchors), 5 + more)
+    assert model.background_column is bool(more)
+    assert model.num_classes_in(model.state_dict()) == 5
     assert model.anchors.dtype == torch.float32
 
 
@@ -68,9 +86,10 @@ def test_predictions_belong_to_the_place_of_their_anchor():
     assert not moved[centers[:, 1] < 200].any()
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("size", [64, 320])
-def test_batch_of_one_trains_and_every_parameter_gets_a_gradient(size):
-    model = small(input_size=size).train()
+def test_batch_of_one_trains_and_every_parameter_gets_a_gradient(size, head):
+    model = small(input_size=size, **HEADS[head]).train()
     deltas, scores = model(torch.rand(1, 3, size, size))
     (deltas.square().mean() + scores.square().mean()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -95,9 +114,12 @@ def test_the_head_reads_the_features_of_the_released_code(spec, channels):
     assert list(model.backbone.strides.values()) == [16, 32]
 
 
-def test_batch_norm_follows_the_backbones_settings():
+@pytest.mark.parametrize("head", HEADS)
+def test_batch_norm_follows_the_backbones_settings(head):
     spec = mobilenet_v3_small(bn_eps=0.002, bn_momentum=0.03)
-    model = Detector(backbone=spec, num_classes=2, input_size=64, anchors=SSDAnchors())
+    model = Detector(
+        **{"backbone": spec, "num_classes": 2, "input_size": 64, "anchors": SSDAnchors()} | HEADS[head]
+    )
     norms = {(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert norms == {(0.002, 0.03)}
 
@@ -119,9 +141,10 @@ def test_initial_weights_are_those_of_the_released_configuration():
     )
 
 
-def test_anchors_are_not_stored_with_the_weights():
-    assert not [key for key in small().state_dict() if "anchors" in key]
-    small(input_size=320).load_state_dict(small(input_size=96).state_dict())
+@pytest.mark.parametrize("head", HEADS)
+def test_anchors_are_not_stored_with_the_weights(head):
+    assert not [key for key in small(**HEADS[head]).state_dict() if "anchors" in key]
+    small(input_size=320, **HEADS[head]).load_state_dict(small(input_size=96, **HEADS[head]).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -153,9 +176,11 @@ def test_fewer_maps():
     assert model(torch.rand(1, 3, 64, 64))[0].shape[1] == len(model.anchors)
 
 
-def test_exports():
-    model = small().eval()
-    images = torch.rand(1, 3, 64, 64)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+def test_exports(head, size):
+    model = small(input_size=size, **HEADS[head]).eval()
+    images = torch.rand(1, 3, *size)
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images))
 
@@ -250,6 +275,17 @@ def test_the_backbone_of_a_detector_initializes_another(theirs):
     assert torch.equal(state["last.conv.weight"], theirs.state_dict()["backbone.features.1.3.0.weight"])
 
 
+def test_the_backbone_of_torchvisions_detector_initializes_panlite(theirs):
+    """Its split is inside the block of C4, whichever features the head reads."""
+    spec = mobilenet_v3_large(tail="dagger", bn_momentum=0.03)
+    model = Detector(backbone=spec, num_classes=2, input_size=64, **HEADS["panlite"])
+    state = model.adapt_backbone(theirs.state_dict())
+    model.backbone.load_state_dict(state)
+    expansion = theirs.state_dict()["backbone.features.0.13.0.weight"]
+    assert torch.equal(state["blocks.12.expand.conv.weight"], expansion)
+    assert not [key for key in state if key.startswith("last.")]  # PANLite reads blocks
+
+
 # Other classes
 
 
@@ -296,9 +332,26 @@ def test_another_number_of_anchors_is_rejected():
         )
 
 
-def test_class_layers_name_the_tensors_that_depend_on_the_classes():
-    first, second = small(num_classes=2).state_dict(), small(num_classes=3).state_dict()
+def test_class_rows_without_a_background():
+    """PANLite's rows are the classes alone; new ones keep their initial values."""
+    before, after = (small(num_classes=count, **HEADS["panlite"]) for count in (3, 4))
+    with torch.no_grad():
+        for predictor in before.head.scores:
+            predictor.bias.normal_()
+    loaded, initial = before.state_dict(), {key: value.clone() for key, value in after.state_dict().items()}
+    state = after.carry(loaded, ("cat", "dog", "cow"), ("horse", "cow", "cat", "sheep"))
+    after.load_state_dict(state)  # strict: all shapes fit the new classes
+    for key in (f"head.scores.{number}.{kind}" for number in range(3) for kind in ("weight", "bias")):
+        assert torch.equal(state[key][[1, 2]], loaded[key][[2, 0]])  # cow, cat
+        assert torch.equal(state[key][[0, 3]], initial[key][[0, 3]])  # horse, sheep
+    new = after.carry(loaded, ("cat", "dog", "cow"), ("a", "b", "c", "d"))
+    assert torch.equal(new["head.scores.0.bias"], after.state_dict()["head.scores.0.bias"])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_class_layers_name_the_tensors_that_depend_on_the_classes(head):
+    first, second = (small(num_classes=count, **HEADS[head]).state_dict() for count in (2, 3))
     dependent = {key for key in first if first[key].shape != second[key].shape}
-    layers = small().class_layers
+    layers = small(**HEADS[head]).class_layers
     named = {key for key in first if any(fnmatch(key, layer) for layer in layers)}
     assert named == dependent

@@ -111,6 +111,18 @@ def test_coco_files_have_the_data_sets_own_ids(tmp_path):
     assert truth["categories"][0] == {"id": 18, "name": "dog"}
 
 
+def test_a_line_says_that_no_more_boxes_can_be_predicted(tmp_path):
+    report = reporter(draw_threshold=0.6)
+    report.task.postprocess.max_detections, report.task.postprocess.per_class = 3, 2
+    box = [0, 0, 9, 9]
+    report.save_prediction(detections([box] * 3, [0.9, 0.8, 0.5], [0, 1, 1]), tmp_path, "a")
+    assert len(report.prediction_notes()) == 1
+    report.save_prediction(detections([box] * 3, [0.9, 0.8, 0.7], [0, 1, 1]), tmp_path, "b")
+    report.save_prediction(detections([box] * 2, [0.9, 0.8], [1, 1]), tmp_path, "c")
+    _, line = report.prediction_notes()
+    assert line.startswith("2 of 3 images show 3 boxes or 2 of a class, the most that can be predicted: set")
+
+
 def test_a_hint_says_from_which_score_boxes_are_shown(tmp_path):
     report = reporter(draw_threshold=0.6)
     report.save_prediction(detections([[0, 0, 9, 9]], [0.9], [0]), tmp_path, "a")
@@ -123,3 +135,10 @@ def test_a_hint_says_from_which_score_boxes_are_shown(tmp_path):
     report.save_prediction(detections([], [], []), tmp_path, "c")
     (line,) = report.prediction_notes()
     assert line.endswith("2 of 3 images have none (highest score 0.35): task.draw_threshold=0.34 shows more")
+
+
+def test_no_threshold_is_suggested_that_shows_no_box_either(tmp_path):
+    report = reporter(draw_threshold=0.4)
+    report.save_prediction(detections([[0, 0, 9, 9]], [0.004], [0]), tmp_path, "a")
+    (line,) = report.prediction_notes()
+    assert line.endswith("1 of 1 images have none, and no box has a score of 0.01: train longer")

@@ -7,9 +7,12 @@ from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from det.anchors.generators import SSDAnchors
+from det.boxes import DistanceCoder
 from det.data.dataset import DetectionDataset
 from det.losses import FocalLoss, MultiboxLoss
 from det.model import Detector
+from det.panlite.assignment import TaskAligned
+from det.panlite.losses import QualityLoss
 from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform
@@ -142,3 +145,24 @@ def test_boxes_are_drawn_from_the_runs_best_score_on_unless_a_threshold_is_set()
     chosen = task(draw_threshold=0.2)
     chosen.use_metrics({"best_f1_threshold": 0.75})
     assert (chosen.draw_threshold, chosen.threshold_source) == (0.2, "task.draw_threshold")
+
+
+def test_the_network_the_loss_the_matcher_and_the_postprocessing_must_agree():
+    plain = Postprocess(background_column=False)
+    distances = Postprocess(background_column=False, coder=DistanceCoder())
+    with pytest.raises(
+        ValueError, match=r"QualityLoss trains have none, those that task\.postprocess reads have a"
+    ):
+        task(loss=QualityLoss(), matcher=TaskAligned(), postprocess=Postprocess(coder=DistanceCoder()))
+    with pytest.raises(
+        ValueError, match=r"matcher encodes boxes with DistanceCoder, .* with BoxCoder; set the same"
+    ):
+        task(loss=QualityLoss(), matcher=TaskAligned(), postprocess=plain)
+    task(loss=QualityLoss(), matcher=TaskAligned(), postprocess=distances)
+    model = FourAnchors([[0.0, -9.0, -9.0]] * 4)
+    model.background_column = True
+    with pytest.raises(ValueError, match=r"network's scores have a column.*leave out loss="):
+        Detection(
+            model=model, classes=CLASSES, eval_transform=EvalTransform(size=64), loss=QualityLoss(),
+            matcher=TaskAligned(), postprocess=distances,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from det.augment import crop_geometry
 from det.transforms import EvalTransform, TrainTransform
+from tests.refusals import refuses
 
 RNG = np.random.default_rng(0)
 IMAGE = cv2.resize(RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8), (160, 120))
@@ -204,6 +205,17 @@ def test_labels_keep_their_boxes_when_others_are_dropped(build):
     assert len(numbers) > 6
     with pytest.raises(ValueError, match="4 boxes but 3 labels"):
         build(size=128)(image, corners, np.arange(3), 0)
+
+
+def test_extra_transforms_that_change_the_size_are_refused():
+    """Transposed to 96 x 64, a box that ends at x = 90 would be cut at 64."""
+    import albumentations
+
+    transform = TrainTransform(size=(64, 96), crop=None, flip=0, extra=[albumentations.Transpose(p=1)])
+    refuses(
+        lambda: transform(IMAGE, BOXES, LABELS, 0),
+        r"augment\.extra: its transforms change images from 64x96 to 96x64 .*use transforms that keep",
+    )
 
 
 def test_seeds_give_different_samples(build):

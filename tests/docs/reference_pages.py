@@ -27,6 +27,7 @@ ORDER = (
     "compare",
     "predict",
     "export",
+    "serve",
     "benchmark",
     "search",
     "models",

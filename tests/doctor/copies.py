@@ -9,6 +9,7 @@
 | coco | `images/<split>/*`, `<split>.json` |
 | yolo | `images/<split>/*`, `labels/<split>/*.txt`, `data.yaml` |
 | folders | `<split>/<class>/*` |
+| cityscapes | `leftImg8bit/<split>/<city>/*`, `gtFine/<split>/<city>/*`, of parts of the images |
 """
 
 import json
@@ -17,8 +18,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
+
+from engine.data.class_map import ClassMap
+from engine.data.images import read_image, read_labels, write_png
+from seg.data.cityscapes import CITYSCAPES_CLASSES
 
 SPLITS = ("train", "val")
 
@@ -39,9 +45,15 @@ class Box(NamedTuple):
 
 def copy_dataset(source, target, kind, *, most=40):
     """Copy up to `most` images of each split of `source`, evenly spaced; returns the `Copy`."""
-    {"masks": _masks, "voc": _voc, "coco": _coco, "yolo": _yolo, "folders": _folders}[kind](
-        Path(source), Path(target), most
-    )
+    makers = {
+        "masks": _masks,
+        "cityscapes": _cityscapes,
+        "voc": _voc,
+        "coco": _coco,
+        "yolo": _yolo,
+        "folders": _folders,
+    }
+    makers[kind](Path(source), Path(target), most)
     return Copy(target)
 
 
@@ -50,7 +62,8 @@ class Copy:
 
     def __init__(self, root):
         self.root = Path(root)
-        layouts = {"masks": "masks", "JPEGImages": "voc", "train.json": "coco", "data.yaml": "yolo"}
+        layouts = {"masks": "masks", "gtFine": "cityscapes", "JPEGImages": "voc"}
+        layouts |= {"train.json": "coco", "data.yaml": "yolo"}
         self.kind = next((kind for name, kind in layouts.items() if (self.root / name).exists()), "folders")
         self.samples = {split: self._samples(split) for split in SPLITS}
 
@@ -60,15 +73,22 @@ class Copy:
             names = (root / f"ImageSets/Main/{split}.txt").read_text().split()
             images = {path.stem: path for path in (root / "JPEGImages").iterdir()}
             return [Sample(images[name], root / f"Annotations/{name}.xml") for name in sorted(names)]
-        folder = root / split if self.kind == "folders" else root / "images" / split
+        folders = {"folders": root / split, "cityscapes": root / "leftImg8bit" / split}
+        folder = folders.get(self.kind, root / "images" / split)
         images = sorted(path for path in folder.rglob("*") if path.is_file())
         label_of = {
             "masks": lambda image: root / "masks" / split / f"{image.stem}.png",
+            "cityscapes": lambda image: gt_fine(image, "labelIds"),
             "yolo": lambda image: root / "labels" / split / f"{image.stem}.txt",
             "coco": lambda image: root / f"{split}.json",
             "folders": lambda image: None,
         }[self.kind]
         return [Sample(image, label_of(image)) for image in images]
+
+    @property
+    def classes(self):
+        """The class map of the masks."""
+        return CITYSCAPES_CLASSES if self.kind == "cityscapes" else ClassMap.read(self.root / "classes.json")
 
     def boxes(self, sample):
         """The boxes of an image."""
@@ -123,6 +143,12 @@ class Copy:
             for number, row in enumerate(kept, start=1):
                 row["id"] = number
             sample.label.write_text(json.dumps({**content, "annotations": kept}))
+
+
+def gt_fine(image, kind):
+    """The file of an image of Cityscapes in gtFine: `labelIds` or `instanceIds`."""
+    folder = image.parents[3] / "gtFine" / image.parent.relative_to(image.parents[2])
+    return folder / image.name.replace("_leftImg8bit.png", f"_gtFine_{kind}.png")
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -210,3 +236,65 @@ def _folders(source, target, most):
     for at, image in enumerate(_spaced(sorted(source.iterdir()), 3 * most)):
         split, name = ("val" if at % 3 == 0 else "train"), ("even", "odd")[at % 2]
         _put(image, target / split / name / image.name)
+
+
+VIEW = (64, 128)
+"""(height, width) of the parts of Cityscapes images, all of which are enlarged or reduced to this size."""
+
+_CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "lindau")}
+_BRIGHTNESS = (0.85, 1.0, 1.15)
+
+
+def _cityscapes(source, target, most):
+    """Parts of the few real images, mirrored and in different brightness, as if they were frames."""
+    views = _views([*_frames(source / "tree"), *_crops(source)])
+    for split, chosen in _thirds(list(enumerate(views)), most).items():
+        for place, (number, (pixels, labels, instances)) in enumerate(chosen):
+            city = _CITIES[split][place % 2]
+            name = f"{city}_{place:06}_000019_leftImg8bit.png"
+            image = target / "leftImg8bit" / split / city / name
+            bright = np.clip(pixels * _BRIGHTNESS[number // 2 % 3], 0, 255).astype(np.uint8)
+            for file, values in (
+                (image, bright),
+                (gt_fine(image, "labelIds"), labels),
+                (gt_fine(image, "instanceIds"), instances),
+            ):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_png(file, values)
+
+
+def _frames(tree):
+    """(image, label ids, instance ids) of the official tree."""
+    for image in sorted(tree.glob("leftImg8bit/*/*/*_leftImg8bit.png")):
+        yield (
+            read_image(image),
+            read_labels(gt_fine(image, "labelIds")),
+            read_labels(gt_fine(image, "instanceIds")),
+        )
+
+
+def _crops(folder):
+    """The same of an image with a mask of training ids; every object has the id of its class."""
+    for image in sorted(folder.glob("*_segmentation.bmp")):
+        kinds = read_labels(image.with_name(f"{image.stem}_mask.bmp"))
+        kinds = kinds if kinds.ndim == 2 else kinds[..., 0]
+        ids = np.zeros(256, np.uint8)
+        ids[: len(CITYSCAPES_CLASSES)] = CITYSCAPES_CLASSES.ids
+        yield read_image(image), ids[kinds], ids[kinds].astype(np.uint16)
+
+
+def _views(frames):
+    """Parts of each frame, three eighths as large, an eighth of a side apart, each of them also mirrored."""
+    for frame in frames:
+        height, width = frame[1].shape
+        tall, wide = height * 3 // 8, width * 3 // 8
+        for top in range(0, height - tall + 1, height // 8):
+            for left in range(0, width - wide + 1, width // 8):
+                part = [each[top : top + tall, left : left + wide] for each in frame]
+                kinds = (cv2.INTER_LINEAR, cv2.INTER_NEAREST, cv2.INTER_NEAREST)
+                part = [
+                    cv2.resize(each, VIEW[::-1], interpolation=kind)
+                    for each, kind in zip(part, kinds, strict=True)
+                ]
+                yield part
+                yield [np.ascontiguousarray(each[:, ::-1]) for each in part]

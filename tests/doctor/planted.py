@@ -1,23 +1,26 @@
 """Plants faults in copies of datasets (`tests.doctor.copies`), one kind at a time.
 
-Each function changes a copy and returns the count and the files that the doctor should report under the code
-that is the function's name. `KINDS` says in which kinds of datasets a fault can be planted.
+Each function changes a copy and returns the count and the files that the doctor should report. The code
+of the finding is the function's name, or what `REPORTED_AS` says. `KINDS` says in which kinds of datasets a
+fault can be planted.
 """
 
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from engine.data.class_map import ClassMap
 from engine.data.images import read_labels, write_png
-from tests.doctor.copies import Box, Copy, size_of
+from tests.doctor.copies import Box, Copy, gt_fine, size_of
 
-MASKS, BOXES, ALL = ("masks",), ("voc", "coco", "yolo"), ("masks", "voc", "coco", "yolo", "folders")
+MASKS, BOXES = ("masks", "cityscapes"), ("voc", "coco", "yolo")
+ALL = (*MASKS, *BOXES, "folders")
 
 
 class Planted(NamedTuple):
@@ -34,7 +37,7 @@ def plant(root, fault, *, seed=0):
     copy = Copy(root)
     assert copy.kind in KINDS[fault], f"{fault} cannot be planted in {copy.kind}"
     count, files = fault(copy, np.random.default_rng(seed))
-    return Planted(copy.root, fault.__name__, count, files)
+    return Planted(copy.root, REPORTED_AS.get(fault, fault.__name__), count, files)
 
 
 def _pick(samples, random):
@@ -48,6 +51,16 @@ def _pair(first, second, random):
         if one.image != other.image and size_of(one.image) == size_of(other.image):
             return one, other
     raise AssertionError("no two images of one size")
+
+
+def _save_again(image, target):
+    """As JPEG of quality 60, or as PNG after that."""
+    data = BytesIO()
+    Image.open(image).convert("RGB").save(data, format="JPEG", quality=60)
+    if target.suffix == ".png":
+        Image.open(data).save(target)
+    else:
+        target.write_bytes(data.getvalue())
 
 
 # ---- images
@@ -72,7 +85,8 @@ def exif_rotation(copy, random):
     with Image.open(image) as opened:
         exif = opened.getexif()
         exif[0x0112] = 3
-        opened.save(image.with_suffix(".new"), format="JPEG", exif=exif, quality="keep")
+        quality = {"quality": "keep"} if opened.format == "JPEG" else {}
+        opened.save(image.with_suffix(".new"), format=opened.format, exif=exif, **quality)
     image.with_suffix(".new").rename(image)
     return 1, [image]
 
@@ -91,7 +105,7 @@ def same_image_in_splits(copy, random):
 
 def near_duplicates_in_splits(copy, random):
     one, other = _pair(copy.samples["train"], copy.samples["val"], random)
-    Image.open(one.image).convert("RGB").save(other.image, quality=60)
+    _save_again(one.image, other.image)
     return 1, [other.image]
 
 
@@ -106,7 +120,7 @@ def copies(copy, random):
 
 def near_duplicates(copy, random):
     one, other = _pair(copy.samples["train"], copy.samples["train"], random)
-    Image.open(one.image).convert("RGB").save(other.image, quality=60)
+    _save_again(one.image, other.image)
     return 1, [other.image]
 
 
@@ -140,8 +154,18 @@ def _rewrite(sample, change):
     return sample.label
 
 
+def _rewrite_all(samples, change):
+    """Rewrite the masks that change; returns their files."""
+    changed = []
+    for sample in samples:
+        labels = read_labels(sample.label)
+        if (new := change(labels.copy())).tobytes() != labels.tobytes():
+            changed.append(_rewrite(sample, lambda _, new=new: new))
+    return changed
+
+
 def _ignored(copy):
-    return ClassMap.read(copy.root / "classes.json").ignore[0]
+    return copy.classes.ignore[0]
 
 
 def damaged_mask(copy, random):
@@ -158,9 +182,9 @@ def missing_mask(copy, random):
 
 
 def unknown_values(copy, random):
-    """A few pixels with a value that classes.json does not list."""
+    """A few pixels with a value that is neither a class nor ignored."""
     sample = _pick(copy.samples["train"], random)
-    classes = ClassMap.read(copy.root / "classes.json")
+    classes = copy.classes
     unknown = next(value for value in range(256) if value not in (*classes.ids, *classes.ignore))
 
     def change(labels):
@@ -184,7 +208,7 @@ def ignored_mask(copy, random):
 
 
 def single_class_mask(copy, random):
-    value = ClassMap.read(copy.root / "classes.json").ids[0]
+    value = copy.classes.ids[0]
     return 1, [_rewrite(_pick(copy.samples["train"], random), lambda labels: np.full_like(labels, value))]
 
 
@@ -199,7 +223,7 @@ def imbalance(copy, random):
         left -= min(left, len(places))
         return labels
 
-    return 1, [_rewrite(sample, change) for sample in copy.samples["train"]]
+    return 1, _rewrite_all(copy.samples["train"], change)
 
 
 def class_drift(copy, random):
@@ -211,12 +235,12 @@ def class_drift(copy, random):
         labels.flat[places[: len(places) * 7 // 8]] = _ignored(copy)
         return labels
 
-    return 1, [_rewrite(sample, change) for sample in copy.samples["val"]]
+    return 1, _rewrite_all(copy.samples["val"], change)
 
 
 def _frequent_class(copy):
     """The id of the class whose shares in train and val are the most alike, of those with a tenth or more."""
-    classes, shares = ClassMap.read(copy.root / "classes.json"), []
+    classes, shares = copy.classes, []
     for samples in copy.samples.values():
         counts = sum(np.bincount(read_labels(sample.label).ravel(), minlength=256) for sample in samples)
         shares.append(counts[list(classes.ids)] / counts.sum())
@@ -232,11 +256,9 @@ def class_absent(copy, random):
         names = sorted({sample.image.parent for sample in val})
         shutil.rmtree(names[0])
         return 1, [sample.image for sample in val if sample.image.parent == names[0]]
-    if copy.kind == "masks":
+    if copy.kind in MASKS:
         value, ignored = _frequent_class(copy), _ignored(copy)
-        return 1, [
-            _rewrite(sample, lambda labels: np.where(labels == value, ignored, labels)) for sample in val
-        ]
+        return 1, _rewrite_all(val, lambda labels: np.where(labels == value, ignored, labels))
     boxes = {sample: copy.boxes(sample) for sample in val}
     used = {box.label for found in boxes.values() for box in found}
     in_train = {box.label for sample in copy.samples["train"] for box in copy.boxes(sample)}
@@ -246,6 +268,34 @@ def class_absent(copy, random):
     for sample in changed:
         copy.set_boxes(sample, [box for box in boxes[sample] if box.label != gone])
     return 1, list(dict.fromkeys(sample.label for sample in changed))
+
+
+def instances(copy, random):
+    """Damaged or of another size; only those of val are read."""
+    one, other = random.choice(len(copy.samples["val"]), 2, replace=False)
+    damaged, small = (gt_fine(copy.samples["val"][int(at)].image, "instanceIds") for at in (one, other))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    write_png(small, np.ascontiguousarray(read_labels(small)[1:, :-1]))
+    return 2, [damaged, small]
+
+
+def missing_instances(copy, random):
+    file = gt_fine(_pick(copy.samples["val"], random).image, "instanceIds")
+    file.unlink()
+    return 1, [file]
+
+
+def training_ids(copy, random):
+    """A mask of training ids under the name of one of label ids; some of its pixels are ignored (255)."""
+    table = np.full(256, 255, np.uint8)
+    table[list(copy.classes.ids)] = range(len(copy.classes))
+
+    def change(labels):
+        converted = table[labels]
+        converted[0, 0] = 255
+        return converted
+
+    return 1, [_rewrite(_pick(copy.samples["train"], random), change)]
 
 
 # ---- boxes
@@ -376,9 +426,55 @@ def image_in_two_classes(copy, random):
     return 1, [image]
 
 
+# ---- what no reader can relax
+
+
+def no_labels(copy, random):
+    """No mask or label file of train is left."""
+    labels = [sample.label for sample in copy.samples["train"]]
+    for label in labels:
+        label.unlink()
+    return len(labels), labels
+
+
+def junk_rows(copy, random):
+    """An unknown class, words, and a row that ends early, beside other rows."""
+    chosen = random.choice(len(copy.samples["train"]), 3, replace=False)
+    files = [copy.samples["train"][int(at)].label for at in chosen]
+    for file, row in zip(files, ("999 .5 .5 .1 .1", "x y z", "0 .5 .5 .1"), strict=True):
+        file.write_text(f"{file.read_text().strip()}\n{row}\n")
+    return 3, files
+
+
+def broken_xml(copy, random):
+    label = _pick(copy.samples["train"], random).label
+    label.write_text(label.read_text()[:-20])
+    return 1, [label]
+
+
+def wrong_type(copy, random):
+    """The corners of a box, of an image and a class with others, are a text."""
+    file = copy.samples["train"][0].label
+    content = json.loads(file.read_text())
+    rows = content["annotations"]
+    counts = {key: Counter(row[key] for row in rows) for key in ("image_id", "category_id")}
+    several = [row for row in rows if all(counts[key][row[key]] > 1 for key in counts)]
+    _pick(several, random)["bbox"] = "1 2 3 4"
+    file.write_text(json.dumps(content))
+    return 1, [file]
+
+
+def unknown_class(copy, random):
+    """A folder of val that train does not have."""
+    image = copy.root / "val/unicorn/a.png"
+    image.parent.mkdir()
+    write_png(image, random.integers(0, 256, (64, 64, 3), np.uint8))
+    return 1, [image]
+
+
 KINDS = {
     damaged_image: ALL,
-    missing_image: ("voc", "coco"),
+    missing_image: ("cityscapes", "voc", "coco"),
     exif_rotation: ALL,
     uniform_image: ALL,
     same_image_in_splits: ALL,
@@ -386,7 +482,7 @@ KINDS = {
     copies: ALL,
     near_duplicates: ALL,
     unsupported_format: ALL,
-    unused_images: ("voc", "coco"),
+    unused_images: ("cityscapes", "voc", "coco"),
     brightness_drift: ALL,
     damaged_mask: MASKS,
     missing_mask: MASKS,
@@ -396,6 +492,9 @@ KINDS = {
     ignored_mask: MASKS,
     single_class_mask: MASKS,
     imbalance: MASKS,
+    instances: ("cityscapes",),
+    missing_instances: ("cityscapes",),
+    training_ids: ("cityscapes",),
     class_drift: MASKS,
     class_absent: ALL,
     box_degenerate: BOXES,
@@ -410,5 +509,20 @@ KINDS = {
     image_without_labels: ("voc", "yolo"),
     labels_without_image: ("voc", "yolo"),
     image_in_two_classes: ("folders",),
+    no_labels: ("masks", "cityscapes", "voc", "yolo"),
+    junk_rows: ("yolo",),
+    broken_xml: ("voc",),
+    wrong_type: ("coco",),
+    unknown_class: ("folders",),
 }
 """Fault -> the kinds of datasets in which it can be planted."""
+
+REFUSED = (no_labels, junk_rows, broken_xml, wrong_type, unknown_class)
+"""Faults with which training cannot start, whatever the overrides."""
+
+REPORTED_AS = {
+    missing_instances: "reader",
+    training_ids: "unknown_values",
+    **dict.fromkeys(REFUSED, "refused"),
+}
+"""Fault -> the code under which it is reported, if it is not the function's name."""

@@ -8,10 +8,10 @@ import pytest
 
 from engine.config.compose import compose_config
 from engine.config.training import build_source
-from engine.data.images import read_labels
+from engine.data.images import read_labels, write_png
 from engine.errors import UserError
 from tests.doctor import planted
-from tests.doctor.copies import Box, Copy, copy_dataset, size_of
+from tests.doctor.copies import Box, Copy, copy_dataset, gt_fine, size_of
 from tests.doctor.layouts import examples
 from tests.doctor.planted import KINDS, plant
 
@@ -36,6 +36,11 @@ def dataset(kind, root):
                 examples.mask(root / f"masks/{split}/{split}{number}.png")
         entries = [{"id": at, "name": name} for at, name in enumerate(("rest", "cat", "dog"))]
         examples.write(root / "classes.json", {"classes": entries, "ignore": [255]})
+    elif kind == "cityscapes":
+        image = root / "tree/leftImg8bit/val/bonn/bonn_000000_000019_leftImg8bit.png"
+        photo(image, 0)
+        examples.mask(gt_fine(image, "labelIds"), (7, 24, 26))
+        write_png(gt_fine(image, "instanceIds"), read_labels(gt_fine(image, "labelIds")).astype(np.uint16))
     elif kind == "voc":
         for at in range(2 * COUNT):
             photo(root / f"JPEGImages/{at}.jpg", at)
@@ -58,9 +63,7 @@ def dataset(kind, root):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return {
-        kind: dataset(kind, tmp_path_factory.mktemp(kind)) for kind in ("masks", *planted.BOXES, "folders")
-    }
+    return {kind: dataset(kind, tmp_path_factory.mktemp(kind)) for kind in planted.ALL}
 
 
 def content(root):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.errors import FileErrors, UserError, printable
+from engine.errors import FileErrors, UserError, collected_errors, printable, raise_or_collect
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,26 @@ def test_the_errors_of_several_files_are_counted_in_one_message():
     with pytest.raises(UserError, match=message) as caught:
         errors.check()
     assert caught.value.files == ("a.txt", "c.txt")
+
+
+def test_within_collected_errors_a_caller_goes_on():
+    def read():
+        errors = FileErrors()
+        for name in ("a", "b"):
+            errors.add(name, UserError(f"{name}: first"))
+            errors.add(name, UserError(f"{name}: second"))
+        errors.check()
+        raise_or_collect(UserError("c: third"))
+        return "rest"
+
+    with pytest.raises(UserError, match=r"^a: first; 2 files have errors, including b$"):
+        read()
+    with collected_errors() as errors:
+        assert read() == "rest"
+        with collected_errors() as inner:
+            raise_or_collect(UserError("d"))
+    assert [str(error) for error in errors] == ["a: first; 2 files have errors, including b", "c: third"]
+    assert errors[0].files == ("a", "b")
+    assert [str(error) for error in inner] == ["d"]
+    with pytest.raises(UserError, match="c: third"):
+        raise_or_collect(UserError("c: third"))

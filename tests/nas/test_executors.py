@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,24 @@ def test_the_options_name_the_executor():
     executor = make_executor(ExecutorOptions(executor="processes", workers=3))
     assert isinstance(executor, ProcessExecutor)
     assert executor.workers == 3
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch):
+    """Ray raises a plain Exception if a node needs too long."""
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.\nMore lines.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError, match=r"^executor=ray: Ray failed to start \(The current node timed .*\)$"):
+        RayExecutor()
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "room"), [(1, 0, 9), (2, 0, 4), (2, 0.5, 3), (2, 1, 1), (20, 0, 1)])
+def test_ray_runs_as_many_trials_as_the_cluster_has_room_for(cpus, gpus, room, monkeypatch):
+    cluster = SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 9.0, "GPU": 1.5})
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    assert RayExecutor(cpus=cpus, gpus=gpus).parallel == room
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch):

@@ -9,7 +9,7 @@ from backbones.mobilenet_v3 import mobilenet_v3_small, with_output_stride, with_
 from engine.data.images import write_png
 from seg import TASK
 from seg.data.masks import masks
-from seg.heads import LRASPP
+from seg.heads import LRASPP, MultiScale
 from seg.model import Segmenter
 from seg.task import Segmentation
 from seg.transforms import TrainTransform
@@ -38,8 +38,16 @@ class TestSegmentation(TaskContract):
         return TrainTransform(crop=(48, 64))
 
     def task(self, classes):
+        return Segmentation(model=self.model(len(classes)), classes=classes)
+
+    def model(self, num_classes):
         spec = with_output_stride(with_width(mobilenet_v3_small(), 0.35), 16)
         head = partial(LRASPP, pool="global", filters=16)
-        return Segmentation(
-            model=Segmenter(backbone=spec, head=head, num_classes=len(classes)), classes=classes
-        )
+        return Segmenter(backbone=spec, head=head, num_classes=num_classes)
+
+
+class TestMultiScale(TestSegmentation):
+    def model(self, num_classes):
+        spec = with_width(mobilenet_v3_small(), 0.35)
+        head = partial(MultiScale, filters=(8, 8, 16, 16))
+        return Segmenter(backbone=spec, head=head, num_classes=num_classes, features=(4, 8, 16, 32))

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from seg.losses import CrossEntropy, Dice
+from seg.losses import CrossEntropy, Dice, Lovasz
 
 
 def scores_for(probabilities):
@@ -126,7 +127,9 @@ def test_label_smoothing_moves_a_share_to_all_classes():
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropy(), CrossEntropy(ohem=0.1), Dice()], ids=["mean", "ohem", "dice"]
+    "loss",
+    [CrossEntropy(), CrossEntropy(ohem=0.1), Dice(), Lovasz()],
+    ids=["mean", "ohem", "dice", "lovasz"],
 )
 def test_losses_are_computed_in_float32(loss):
     logits = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -162,3 +165,34 @@ def test_class_weights_can_be_integers_or_below_1_and_are_not_saved():
 def test_bad_options_are_rejected(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CrossEntropy(**options)
+
+
+def test_lovasz_equals_a_computation_by_hand():
+    # Two classes, three counted pixels of classes 0, 0, 1 with p(0) = 0.9, 0.4, 0.3.
+    # Class 0: errors 0.1, 0.6, 0.3 of pixels of 0, 0, 1. Sorted: 0.6 (0), 0.3 (1), 0.1 (0).
+    #   Jaccard loss after each: 1 - 1/2 = 1/2;  1 - 1/3 = 2/3;  1 - 0/3 = 1.
+    #   Loss: 0.6 * 1/2 + 0.3 * (2/3 - 1/2) + 0.1 * (1 - 2/3) = 0.3 + 0.05 + 0.03333.
+    # Class 1: errors 0.1, 0.6, 0.3 of pixels of 0, 0, 1. Sorted: 0.6 (0), 0.3 (1), 0.1 (0).
+    #   Jaccard loss: 1 - 1/2 = 1/2;  1 - 0/2 = 1;  1 - 0/3 = 1.  Loss: 0.6 * 1/2 + 0.3 * 1/2 = 0.45.
+    first = torch.tensor([0.9, 0.4, 0.3, 0.01])
+    logits = torch.stack([first, 1 - first]).log()[None, :, None]
+    labels = torch.tensor([[[0, 0, 1, 255]]])
+    expected = (0.3 + 0.05 + 0.1 / 3 + 0.45) / 2
+    assert Lovasz()(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_lovasz_of_hard_predictions_is_one_minus_the_iou():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 9, 11), generator=generator)
+    guesses = torch.randint(0, 3, (2, 9, 11), generator=generator)
+    logits = 1000.0 * F.one_hot(guesses, 3).permute(0, 3, 1, 2)
+    ious = [((labels == k) & (guesses == k)).sum() / ((labels == k) | (guesses == k)).sum() for k in range(3)]
+    assert Lovasz()(logits, labels).item() == pytest.approx(1 - sum(ious).item() / 3, abs=1e-6)
+
+
+def test_lovasz_of_a_batch_without_counted_pixels_is_zero_and_differentiable():
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    loss = Lovasz()(logits, torch.full((1, 4, 4), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()

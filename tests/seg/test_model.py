@@ -11,7 +11,7 @@ from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
-from seg.heads import LRASPP, RASPP
+from seg.heads import LRASPP, RASPP, MultiScale
 from seg.model import Segmenter
 from seg.weights import segmenter_state
 
@@ -185,3 +185,93 @@ def test_classes_with_the_same_name_carry_their_rows_over():
     for layer in ("head.low.weight", "head.low.bias", "head.high.weight", "head.high.bias"):
         assert torch.equal(carried[layer], torch.stack([state[layer][3], own[layer][1], state[layer][0]]))
     assert torch.equal(carried["head.gate.weight"], state["head.gate.weight"])
+
+
+def multi_scale(spec=None, **options):
+    features, input_size = options.pop("features", (4, 8, 16, 32)), options.pop("input_size", None)
+    return Segmenter(
+        backbone=spec or mobilenet_v3_small(output_stride=32),
+        head=partial(MultiScale, **options),
+        num_classes=5,
+        features=features,
+        input_size=input_size,
+    )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 512), (361, 479)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_multi_scale_head_scores_at_the_finest_stride_for_any_size(size, align_corners):
+    model = multi_scale(align_corners=align_corners).eval()
+    scores = model(torch.rand(1, 3, *size))
+    assert scores.shape == (1, 5, -(-size[0] // 4), -(-size[1] // 4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "features", "expected"),
+    [
+        # Tables 1 and 2: the outputs of the last blocks of each stride, and the last 1x1 convolution.
+        (mobilenet_v3_large(), (4, 8, 16, 32), {"block3": 24, "block6": 40, "block12": 112, "last": 960}),
+        (mobilenet_v3_small(), (4, 8, 16, 32), {"block1": 16, "block3": 24, "block8": 48, "last": 576}),
+        (mobilenet_v3_small(output_stride=16), (8, 16), {"block3": 24, "last": 576}),
+        (mobilenet_v2(), (8, 32), {"block6": 32, "block17": 320}),
+        (mobilenet_v3_small(), ("block4.expansion", 32), {"block4.expansion": 96, "last": 576}),
+    ],
+)
+def test_the_multi_scale_head_reads_the_last_feature_of_each_stride(spec, features, expected):
+    model = multi_scale(spec, features=features, filters=(16,) * len(features))
+    assert model.backbone.channels == expected
+
+
+def test_a_stride_that_the_backbone_lacks_is_refused():
+    with pytest.raises(ValueError, match="ends at stride 16 and the head reads stride 32: set the"):
+        multi_scale(mobilenet_v3_small(output_stride=16))
+
+
+def test_the_multi_scale_head_adds_enlarged_coarse_features_to_finer_ones():
+    # One channel everywhere, weights of 1 and batch norms that do nothing: what remains is
+    # h-swish(h-swish(ReLU(fine + coarse * sigmoid(mean of coarse)))), at constant maps.
+    head = MultiScale(channels=(1, 1), num_classes=1, output_stride=32, filters=(1, 1), kernel=1)
+    with torch.no_grad():
+        for module in head.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.fill_(1)
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = 0.0
+    fine, coarse = torch.full((1, 1, 8, 8), 0.25), torch.full((1, 1, 1, 1), 0.5)
+    hard_swish = torch.nn.functional.hardswish
+    expected = hard_swish(hard_swish(0.25 + 0.5 * torch.tensor(0.5).sigmoid()))
+    scores = head.eval()(fine, coarse)
+    torch.testing.assert_close(scores, expected.expand(1, 1, 8, 8))
+
+
+def test_auxiliary_scores_are_for_training_only():
+    model = multi_scale().train()
+    scores, auxiliary = model.training_scores(torch.rand(2, 3, 64, 96))
+    assert scores.shape == (2, 5, 16, 24)
+    assert auxiliary.shape == (2, 5, 4, 6)
+    (scores.square().mean() + auxiliary.square().mean()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+    assert len(multi_scale(auxiliary=False).training_scores(torch.rand(2, 3, 64, 96))) == 1
+    assert len(small(LRASPP).training_scores(torch.rand(2, 3, 64, 96))) == 1
+
+
+def test_a_batch_of_one_small_image_trains():
+    model = multi_scale(input_size=(32, 64)).train()
+    assert all(scores.isfinite().all() for scores in model.training_scores(torch.rand(1, 3, 32, 64)))
+    with pytest.raises(ValueError, match="a single value: use inputs of at least 64 pixels"):
+        multi_scale(input_size=32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filters": (16, 16)}, "one number for each of the 4 feature maps"),
+        ({"filters": (16, 16, 16, 0)}, "filters must be at least 1, got 0"),
+        ({"features": (32,), "filters": (16,)}, "at least two feature maps, got 1"),
+        ({"kernel": 4}, "kernel must be odd, got 4"),
+    ],
+)
+def test_bad_options_of_the_multi_scale_head_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        multi_scale(**options)

@@ -80,7 +80,7 @@ class Fixed(nn.Module):
         self.scores = torch.stack([torch.zeros(len(light)), torch.tensor(light)])[None, :, None]
 
     def forward(self, images):
-        return self.scores
+        return self.scores.expand(len(images), -1, -1, -1)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,62 @@ def test_a_teacher_s_scores_are_resized_and_its_ignored_pixels_left_out():
         shares = [1 / (1 + math.exp(-score)) for score in light[1:]]
         divergence = sum(p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p) for p in shares) / 3
         assert loss == pytest.approx(2 * divergence, rel=1e-5)
+
+
+def test_all_pixels_of_unlabeled_images_count_for_distillation_and_for_nothing_else():
+    """The labeled image has one counted pixel of four, where the teacher has no opinion."""
+    segmenter = Segmentation(model=Fixed([0.0]), classes=CLASSES, align_corners=False, dice=1.0)
+    segmenter.distillation = Distillation(teacher=ByBrightness())
+    one = batch(np.zeros((1, 4, 3), np.uint8), np.array([[255, 1, 255, 255]], np.uint8))
+    alone = segmenter(one)
+    unlabeled = torch.full((1, 3, 1, 4), 255, dtype=torch.uint8)
+    both = segmenter({**one, "unlabeled": unlabeled})
+    assert both["cross_entropy"] == alone["cross_entropy"]
+    assert both["dice"] == alone["dice"]
+    divergence = [
+        sum(p * math.log(2 * p) for p in (1 / (1 + math.exp(-score)), 1 / (1 + math.exp(score))))
+        for score in (0.0, 2.0)
+    ]
+    assert alone["distillation"].item() == pytest.approx(divergence[0], abs=1e-6)
+    assert both["distillation"].item() == pytest.approx(divergence[1] * 4 / 5, rel=1e-5)
+
+
+class ByBrightness(nn.Module):
+    """Scores of black pixels: 0 and 0; of white ones: 0 and 2."""
+
+    def forward(self, pixels):
+        bright = 2 * pixels.mean(1, keepdim=True) / 255
+        return torch.cat([torch.zeros_like(bright), bright], dim=1)
+
+
+def test_the_factors_of_the_other_losses():
+    """The auxiliary scores get the same cross entropy, once for each classifier."""
+
+    class TwoScores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.others = Fixed([1.0]), (Fixed([2.0]), Fixed([-3.0]))
+
+        def training_scores(self, images):
+            return tuple(model(images) for model in (self.main, *self.others))
+
+    def losses(**factors):
+        segmenter = Segmentation(model=TwoScores(), classes=CLASSES, align_corners=False, **factors)
+        return segmenter(batch(np.zeros((1, 2, 3), np.uint8), np.ones((1, 2), np.uint8)))
+
+    named = losses(auxiliary=0.4, lovasz=0.25)
+    of_truth = [math.log(1 + math.exp(-score)) for score in (1.0, 2.0, -3.0)]
+    assert named["cross_entropy"].item() == pytest.approx(of_truth[0])
+    assert named["auxiliary"].item() == pytest.approx(0.4 * (of_truth[1] + of_truth[2]))
+    # All pixels are of one class with the probability p, so its Lovasz loss is 1 - p.
+    assert named["lovasz"].item() == pytest.approx(0.25 * (1 - 1 / (1 + math.exp(-1.0))))
+    assert losses(auxiliary=0.0).keys() == {"cross_entropy"}
+
+
+@pytest.mark.parametrize("name", ["dice", "lovasz", "auxiliary"])
+def test_factors_of_losses_are_not_negative(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+        task(**{name: -0.1})
 
 
 def test_a_wrong_number_of_class_weights_is_rejected():

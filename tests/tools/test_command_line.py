@@ -44,6 +44,7 @@ def test_any_path_can_be_typed(path):
         return  # quoted by the user, nothing at all, or a reference
     key, value = overrides.parse_override(overrides.quote_path(f"input={path}"))
     assert (key, value) == ("input", path)
+    assert overrides.unquote_path(overrides.quote_path(f"input={path}")) == f"input={path}"
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("'a b'", "a b"), ('"a,b"', "a,b"), ("null", None)])
@@ -108,7 +109,7 @@ def test_a_folder_with_an_unrelated_config_is_not_a_run(tmp_path, content):
     ("arguments", "message"),
     [
         (["-m", "seed=0,1", "foo=1"], "unknown key 'foo'; --help lists the keys"),
-        (["-m", "task=seg,foo"], "task=foo: no such option"),
+        (["-m", "task=seg,foo"], "task=foo: no such option; choose one of cls, det, seg"),
         (["--cfg", "job", "lr=1"], "unknown key 'lr'; did you mean 'optimizer.lr'?"),
     ],
 )

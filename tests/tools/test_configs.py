@@ -19,6 +19,10 @@ PROTOCOLS = ("seg/cityscapes_protocol", "det/coco_protocol", "cls/imagenet_proto
 TASKS = ("cls", "seg", "det")
 
 
+NEEDS = {"loss=det/quality": ["model=det/panlite"]}
+"""Options that do not work with the defaults of the other groups."""
+
+
 def options(group):
     return [option for option in groups()[group] if option not in PROTOCOLS]
 
@@ -56,8 +60,10 @@ def test_every_experiment(experiment):
             assert task.model.eval()(torch.rand(2, 3, *task.eval_transform.crop)).shape == (2, len(CLASSES))
         else:
             deltas, scores = task.model.eval()(torch.rand(1, 3, *task.eval_transform.size))
-            assert deltas.shape[1:] == task.model.anchors.shape
-            assert scores.shape[1:] == (len(task.model.anchors), len(CLASSES) + 1)
+            count, background = len(task.model.anchors), int(task.model.background_column)
+            assert deltas.shape[1] == count
+            assert task.matcher.coder.decode(deltas, task.model.anchors).shape == (1, count, 4)
+            assert scores.shape[1:] == (count, len(CLASSES) + background)
 
 
 GROUPS = [group for group in groups() if group not in ("experiment", "task", "loader")]
@@ -68,7 +74,8 @@ GROUPS = [group for group in groups() if group not in ("experiment", "task", "lo
     [(task, group, option) for group in GROUPS for task, option in tasks_of(group)],
 )
 def test_every_option(task, group, option):
-    build_all([f"task={task}", f"{group}={option}", ROOT])
+    full = next((name for name in groups()[group] if name in (option, f"{task}/{option}")), option)
+    build_all([f"task={task}", f"{group}={option}", *NEEDS.get(f"{group}={full}", []), ROOT])
 
 
 def test_every_option_is_in_the_help():

@@ -19,13 +19,24 @@ SMALL = [
 ]  # fmt: skip
 
 
+MODELS = {"ssdlite": (), "panlite": ("model=panlite", "model.head.width=16", "model.head.bins=8")}
+NOTES = {"ssdlite": "anchors at 96x192", "panlite": "cells at 96x192"}
+
+
+@pytest.fixture(scope="module", params=["ssdlite", pytest.param("panlite", marks=pytest.mark.slow)])
+def network(request):
+    """Overrides that choose the network of `trained`."""
+    return MODELS[request.param]
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, network):
     folder = tmp_path_factory.mktemp("work")
-    output = run("train", "task=det", *SMALL, "trainer.steps=4", "trainer.eval_every=2", cwd=folder)
+    steps = ("trainer.steps=4", "trainer.eval_every=2")
+    output = run("train", "task=det", *network, *SMALL, *steps, cwd=folder)
     last = output.strip().splitlines()[-1]
     assert last.startswith("run: runs/det/streets/")
-    assert "anchors at 96x192" in output
+    assert next(note for name, note in NOTES.items() if MODELS[name] == network) in output
     return folder, folder / last.removeprefix("run: ")
 
 
@@ -91,9 +102,16 @@ def test_predict_writes_boxes_in_pixels_of_the_original_image(trained):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(trained):
+def test_a_resumed_run_equals_an_uninterrupted_one(trained, network):
     folder, _ = trained
-    options = ["task=det", *SMALL, "schedule=constant", "trainer.eval_every=4", "trainer.save_every=2"]
+    options = [
+        "task=det",
+        *network,
+        *SMALL,
+        "schedule=constant",
+        "trainer.eval_every=4",
+        "trainer.save_every=2",
+    ]
     run("train", *options, "trainer.steps=2", "run=part", cwd=folder)
     run("train", "resume=part", "trainer.steps=4", cwd=folder)
     run("train", *options, "trainer.steps=4", "run=uninterrupted", cwd=folder)
@@ -123,13 +141,13 @@ def voc_tree(folder):
         )
 
 
-def test_fine_tuning_on_other_classes(trained):
+def test_fine_tuning_on_other_classes(trained, network):
     folder, path = trained
     voc_tree(folder / "own")
     output = run(
-        "train", "task=det", "data=voc", "data.root=own", "data.source.images=pictures", "data.size=[96,192]",
-        "data.workers=0", f"init_from={path}", "trainer.steps=1", "trainer.batch=2", "freeze=[backbone.*]",
-        "run=tuned", cwd=folder,
+        "train", "task=det", *network, "data=voc", "data.root=own", "data.source.images=pictures",
+        "data.size=[96,192]", "data.workers=0", f"init_from={path}", "trainer.steps=1", "trainer.batch=2",
+        "freeze=[backbone.*]", "run=tuned", cwd=folder,
     )  # fmt: skip
     assert "1 of 2 matched by name, the others are new" in output
     assert "parameters are frozen" in output
@@ -146,6 +164,11 @@ def test_eval_saves_the_detections_of_each_image(trained):
     images = json.loads((folder / "saved" / "predictions" / "summary.json").read_text())["images"]
     assert len(images) == json.loads((folder / "saved" / "metrics.json").read_text())["num_images"]
     assert sum(len(image["detections"]) for image in images) == len(every)
+    output = run("eval", f"run={path}", "out=saved", "suspicious=0", cwd=folder)
+    assert (
+        "saved: predictions, suspicious.json, exclude.json of an earlier evaluation, not of this one"
+        in output
+    )
 
 
 def test_a_split_without_the_classes_of_the_run_is_rejected(trained):

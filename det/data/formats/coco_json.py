@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from det.data.cleaning import around_rotated
 from det.data.formats.coco_dialects import box_around, normalize
-from engine.errors import UserError
+from engine.errors import UserError, raise_or_collect, some
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
 
@@ -51,6 +51,7 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: bool | float | None = None
     ignore: bool | float | None = None
     attributes: Any = None
+    rotation: Any = None
 
 
 class _File(msgspec.Struct):
@@ -96,7 +97,7 @@ class CocoFile:
         categories: id -> name.
         owners, category_ids: int64 [B]; an owner is an image id.
         boxes: float64 [B, 4], xyxy; around the box if it is rotated.
-        rotated: bool [B], whether it is (CVAT's `attributes.rotation`).
+        rotated: bool [B], whether it is (CVAT's `attributes.rotation`, or `rotation` next to bbox).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
         ignored: bool [B], mmdetection's `ignore`.
@@ -124,12 +125,13 @@ def read(path: str | Path) -> CocoFile:
     """Read and check a file. Raises: UserError naming the file and the key that is missing or wrong."""
     path = Path(path)
     data = _read_bytes(path)
-    file, notes = _decode(path, data, _File)
+    file, notes, left_out = _decode(path, data, _File)
     if not file.images:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
     if any(entry.bbox is None for entry in annotations):
         outlines = _decode(path, data, _Outlines)[0].annotations
+        outlines = [outline for row, outline in enumerate(outlines) if row not in left_out]
         for row, entry in enumerate(annotations):
             if entry.bbox is None:
                 entry.bbox = box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
@@ -150,19 +152,44 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _decode(path: Path, data: bytes, kind: type[T]) -> tuple[T, list[str]]:
-    """The content, and the notes of `normalize`."""
+def _decode(path: Path, data: bytes, kind: type[T]) -> tuple[T, list[str], set[int]]:
+    """The content, the notes of `normalize`, and the annotations that were left out (`collected_errors`)."""
     try:
-        return msgspec.json.decode(data, type=kind), []
+        return msgspec.json.decode(data, type=kind), [], set()
     except (msgspec.DecodeError, RecursionError):
         pass
     # Python's JSON also has NaN and Infinity, as exported for broken boxes, and a byte order mark.
     content = _parse(path, data)
     notes = normalize(content)
     try:
-        return msgspec.convert(content, type=kind), notes
+        return msgspec.convert(content, type=kind), notes, set()
     except msgspec.ValidationError as error:
-        _explain(path, content, str(error))
+        first = _explained(path, content, str(error))
+    rows, rest = _invalid_annotations(content)
+    if not rows or not _fits(rest, kind):
+        raise first
+    places = [f"annotations[{row}]" for row in rows]
+    more = f"; {len(rows)} annotations have errors, including {some(places[1:])}" if rows[1:] else ""
+    raise_or_collect(UserError(f"{first}{more}", files=[f"{path}: {place}" for place in places]))
+    return msgspec.convert(rest, type=kind), notes, set(rows)
+
+
+def _invalid_annotations(content: Any) -> tuple[list[int], Any]:
+    """The annotations with a value of a wrong type, and the content without them."""
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        return [], content
+    valid = [_fits(entry, _Annotation) for entry in entries]
+    kept = [entry for entry, fits in zip(entries, valid, strict=True) if fits]
+    return [row for row, fits in enumerate(valid) if not fits], {**content, "annotations": kept}
+
+
+def _fits(value: Any, kind: type[Any]) -> bool:
+    try:
+        msgspec.convert(value, type=kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _parse(path: Path, data: bytes) -> Any:
@@ -174,11 +201,11 @@ def _parse(path: Path, data: bytes) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); export or download it again") from None
 
 
-def _explain(path: Path, content: Any, reason: str) -> NoReturn:
-    """Raise msgspec's "Expected `int`, got `str` - at `$.annotations[17].image_id`" as a UserError that shows
-    the value."""
+def _explained(path: Path, content: Any, reason: str) -> UserError:
+    """msgspec's "Expected `int`, got `str` - at `$.annotations[17].image_id`" as a UserError that shows the
+    value."""
     if not isinstance(content, dict):
-        raise UserError(
+        return UserError(
             f"{path}: contains {content!r:.40}, not COCO's lists of images, annotations, categories"
         )
     place = re.search(r"at `\$\.?(.*)`$", reason)
@@ -192,7 +219,7 @@ def _explain(path: Path, content: Any, reason: str) -> NoReturn:
     for key in keys[:-1]:
         value = value[int(key) if key.isdigit() else key]
     shown = _shown(value, int(keys[-1]) if keys[-1].isdigit() else keys[-1])
-    raise _wrong(path, where, shown)
+    return _wrong(path, where, shown)
 
 
 def _wrong(path: Path, where: str, shown: str) -> UserError:
@@ -274,13 +301,15 @@ def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
     """[B]: the rotation of each box in degrees."""
     angles = np.zeros(len(entries))
     for row, entry in enumerate(entries):
-        if isinstance(entry.attributes, dict) and (angle := entry.attributes.get("rotation")):
+        attributes = entry.attributes if isinstance(entry.attributes, dict) else {}
+        if angle := attributes.get("rotation") or entry.rotation:
             try:
                 angles[row] = float(angle)
             except (TypeError, ValueError, OverflowError):
                 angles[row] = np.nan
             if not np.isfinite(angles[row]):
-                raise _wrong(path, f"annotations[{row}].attributes.rotation", f"{angle!r:.60}")
+                where = "attributes.rotation" if attributes.get("rotation") else "rotation"
+                raise _wrong(path, f"annotations[{row}].{where}", f"{angle!r:.60}")
     return angles
 
 

@@ -11,7 +11,7 @@ from det.data.cleaning import ROTATED, AnnotationIssues, RawSplit
 from det.data.formats.coco_json import CocoFile
 from det.data.reader_options import OnError
 from engine.data.class_map import ClassMap
-from engine.data.coco_layout import image_paths, spelled_differently
+from engine.data.coco_layout import image_paths, spelled_differently, unlisted
 from engine.data.images import list_images
 from engine.errors import UserError
 
@@ -79,9 +79,7 @@ def unannotated(folder: Path) -> RawSplit:
 
 def count_unlisted(folders: Iterable[Path], listed: Iterable[str], issues: AnnotationIssues) -> None:
     """Count the images in the folders of a dataset that no annotation file lists."""
-    used = set(map(os.path.abspath, listed))
-    found = {os.path.abspath(path) for folder in folders for path in list_images(folder)}
-    names = map(os.path.basename, sorted(found - used))
+    names = map(os.path.basename, unlisted(folders, listed))
     issues.add("image", "that no annotation file lists: left out", names)
 
 

@@ -64,11 +64,25 @@ def find_splits(
     unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
     unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
     unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
+    unread += _unused_lists(root) if whole else []
     if "val" in files or "train" not in files:
         return files, unread
     divided, lines = _divide(root, files["train"], what="" if whole else "train")
     others = {split: part for split, part in files.items() if split != "train"}
     return divided | others, [*unread, *lines]
+
+
+def _unused_lists(root: Path) -> list[str]:
+    """A line about lists of other names than those of splits, such as box_train.txt, and how to use them."""
+    places = (root / "ImageSets" / "Main", root / "ImageSets")
+    names = [path.stem for place in places for path in sorted(place.glob("*.txt"))]
+    if not names:
+        return []
+    train, val = (next((n for n in names if n.lower().endswith(end)), "<list>") for end in ("train", "val"))
+    return [
+        f"{root}: lists that are not used: {some(names)}; to use them, set "
+        f"'data.source.splits={{train: {train}, val: {val}}}'"
+    ]
 
 
 def find_undivided(
@@ -225,7 +239,8 @@ def _pair(root: Path, image_folder: Path, file_folder: Path, suffix: str) -> Spl
     if not images:
         nested = [*image_folder.glob("*/*/Annotations"), *image_folder.glob("*/Annotations")]
         hint = nested[0].parent if nested else None
-        remedy = f"did you mean data.root={hint}?" if hint else "set data.source.images=<their folder>"
+        elsewhere = "add them or, to train, set data.source.images=<their folder>"  # no key of convert
+        remedy = f"did you mean data.root={hint}?" if hint else elsewhere
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
     found, others = find_images(image_folder, known=(".xml", ".txt", ".json"))
     deeper = (path.relative_to(image_folder) for path in found if image_folder == root)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,19 @@ def images_of_split(
     repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
     issues.add("image", "listed again: used once", map(os.path.basename, repeated))
     return list(distinct)
+
+
+def add_unused(images: Iterable[str], issues: AnnotationIssues) -> None:
+    """Count the images with label files in the folders of `images` (or the folder called images around it)
+    that are not among them."""
+    used = set(images)
+    folders = set()
+    for image in used:
+        places = [match.end(1) for match in _IMAGES_FOLDER.finditer(image)]
+        folders.add(image[: places[-1]] if places else os.path.dirname(image))
+    others = {str(path) for folder in folders if os.path.isdir(folder) for path in find_images(folder)[0]}
+    unused = sorted(image for image in others - used if os.path.isfile(label_file(image)))
+    issues.add("image", "with a label file, but in no split: left out", map(os.path.basename, unused))
 
 
 def _resolve(home: Path, base: str, item: str) -> Path | None:

@@ -97,21 +97,39 @@ class LabelReader:
         """
         files, errors = list[LabelRows](), FileErrors()
         for path in paths:
-            with errors.of(path):
-                files.append(read_rows(path, self.num_classes, keypoints=self.keypoints))
+            files.append(read_rows(path, self.num_classes, keypoints=self.keypoints, errors=errors))
         errors.check()
-        files = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
+        issues.refuse(errors.files)
+        return self.decide(files, paths, issues)
+
+    def decide(
+        self, files: Sequence[LabelRows], paths: Sequence[str], issues: AnnotationIssues
+    ) -> list[LabelRows]:
+        """The rows of all label files of a split, decided; counts those of which only the box is used.
+
+        Raises:
+            UserError: if polygons cannot be told from boxes with keypoints.
+        """
+        decided = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),
             (TRACKED, "with a score or a track id after the box: only the box is used"),
         ):
-            for path, file in zip(paths, files, strict=True):
+            for path, file in zip(paths, decided, strict=True):
                 issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))
-        return files
+        return decided
 
 
-def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] | None = None) -> LabelRows:
+def read_rows(
+    path: str | Path,
+    num_classes: int,
+    *,
+    keypoints: tuple[int, int] | None = None,
+    errors: FileErrors | None = None,
+) -> LabelRows:
     """Read a label file.
+
+    errors: receives the errors, and the rows are those without one; if it is None, the first is raised.
 
     A row is `class cx cy w h`; a polygon `class x1 y1 x2 y2 x3 y3 ...`, which becomes its bounding box; a box
     with `keypoints`, of so many points and numbers per point; or a box with a score, a track id or both.
@@ -120,17 +138,17 @@ def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] 
         UserError: naming the file and the line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file; export the labels again") from None
     rows, lines = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_text(path, errors).splitlines(), start=1):
         if values := line.split():
-            rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
-            lines.append(number)
+            try:
+                rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
+            except UserError as error:
+                if errors is None:
+                    raise
+                errors.add(path, error)
+            else:
+                lines.append(number)
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
     labels, boxes, heads, kinds, lengths = columns
     return LabelRows(
@@ -141,6 +159,19 @@ def read_rows(path: str | Path, num_classes: int, *, keypoints: tuple[int, int] 
         np.array(lengths, np.int64),
         np.array(lines, np.int64),
     )
+
+
+def _text(path: Path, errors: FileErrors | None) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        problem = UserError(f"{path}: cannot be read ({error.strerror}); check the path")
+    except UnicodeDecodeError:
+        problem = UserError(f"{path}: not a text file; export the labels again")
+    if errors is None:
+        raise problem
+    errors.add(path, problem)
+    return ""
 
 
 def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polygons: bool) -> list[LabelRows]:
@@ -248,8 +279,8 @@ def _may_be_keypoints(numbers: list[float], size: int) -> bool:
     rest = numbers[4:]
     if len(rest) % size or not _is_inside(numbers[:4]):
         return False
-    if size == 3 and not all(number in (0, 1, 2) for number in rest[2::3]):
-        return False
+    if size == 3 and not all(0 <= number <= 1 or number == 2 for number in rest[2::3]):
+        return False  # visibility: 0, 1 or 2, or the probability that a network predicts
     points = [(a, b) for a, b in zip(rest[::size], rest[1::size], strict=True) if (a, b) != (0, 0)]
     reach = (width / 2 + _TOLERANCE, height / 2 + _TOLERANCE)
     if not points or any(abs(a - x) > reach[0] or abs(b - y) > reach[1] for a, b in points):

@@ -8,23 +8,27 @@ import numpy as np
 
 from doctor.convert.records import Geometry, Polygons, Report, RunLengths, Sample, Shape, Source
 from engine.data.coco_layout import find_layout
+from engine.data.images import Orientation
 from engine.errors import UserError
 from seg.data.coco_files import CocoSplit, read_split
 
 
-def read(root: Path) -> Source:
+def read(root: Path, *, orientation: Orientation = "upright") -> Source:
     """All images of the JSON files, which are found as by `seg.data.coco`.
 
     Raises: UserError if there is no file, or one is damaged.
     """
     layout = find_layout(str(root), dict.fromkeys(("train", "val", "test")))
-    splits = {
-        "" if layout.whole and split == "train" and len(layout.pairs) == 1 else split: read_split(
-            file, folder, skips=True
-        )
-        for split, (folder, file) in layout.pairs.items()
-        if file is not None
-    }
+    try:
+        splits = {
+            "" if layout.whole and split == "train" and len(layout.pairs) == 1 else split: read_split(
+                file, folder, skips=True, upright=orientation == "upright"
+            )
+            for split, (folder, file) in layout.pairs.items()
+            if file is not None
+        }
+    except UserError as error:  # the key of this tool
+        raise UserError(str(error).replace("data.orientation=", "orientation=")) from None
     categories = next(iter(splits.values())).categories
     for split in splits.values():
         if split.categories != categories:

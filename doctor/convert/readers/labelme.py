@@ -115,8 +115,8 @@ def _shape(shape: _Shape, kind: str, where: str) -> Shape:
 
 def _geometry(shape: _Shape, kind: str, points: list[tuple[float, float]], where: str) -> Geometry:
     if kind == "rectangle":
-        (x1, y1), (x2, y2) = points[0], points[1]
-        return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        xs, ys = zip(*points, strict=True)  # two corners or, in files of X-AnyLabeling, four
+        return Box(min(xs), min(ys), max(xs), max(ys))
     if kind == "circle":
         radius = math.dist(points[0], points[1])
         return ellipse(*points[0], radius, radius)

@@ -1,7 +1,8 @@
-"""YOLO: label files whose rows are polygons (Ultralytics) or boxes, in fractions of the image."""
+"""YOLO: label files whose rows are polygons (Ultralytics) or boxes, also with keypoints, in fractions of the
+image."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,22 @@ import numpy as np
 from det.data.cleaning import AnnotationIssues, read_size
 from det.data.formats.yolo_config import find_config, read_classes
 from det.data.formats.yolo_layout import images_of_split, label_file
-from doctor.convert.records import Box, Geometry, Polygons, Report, Sample, Shape, Source
-from engine.data.splits import SPLIT_NAMES, read_lines
+from det.data.formats.yolo_rows import POLYGON, LabelReader, LabelRows, read_rows
+from doctor.convert.records import Box, Polygons, Report, Sample, Shape, Source
+from engine.data.images import Orientation
+from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
 
 
-def read(root: Path) -> Source:
+def read(root: Path, *, orientation: Orientation = "upright") -> Source:
     """All images of data.yaml, or of the folders that `det.data.yolo` finds; those without a label file have
-    no objects.
+    no objects. Of rows with keypoints, a score or a track id, only the box is used.
 
-    Raises: UserError if a file is damaged, or no split exists.
+    Raises: UserError if a file is damaged, no split exists, or polygons cannot be told from keypoints.
     """
     file, content, divided = find_config(root.absolute())
     classes = read_classes(file, content).names
+    labels = LabelReader.from_yaml(file, content, len(classes))
     splits: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
@@ -33,48 +37,52 @@ def read(root: Path) -> Source:
     return Source(
         title="YOLO",
         count=sum(map(len, splits.values())),
-        samples=lambda report: _samples(splits, classes, report),
+        samples=lambda report: _samples(splits, classes, labels, report, orientation),
         labels=classes,
     )
 
 
-def _samples(splits: Mapping[str, list[str]], classes: tuple[str, ...], report: Report) -> Iterator[Sample]:
+def _samples(
+    splits: Mapping[str, list[str]],
+    classes: tuple[str, ...],
+    labels: LabelReader,
+    report: Report,
+    orientation: Orientation,
+) -> Iterator[Sample]:
     for split, images in splits.items():
+        files = list(map(label_file, images))
+        rows = _read(files, labels, report)
         shared = os.path.dirname(images[0]) if len(images) == 1 else os.path.commonpath(images)
-        for image in images:
-            path = Path(label_file(image))
-            try:
-                shapes = _shapes(path, classes, read_size(image)) if path.is_file() else []
-            except UserError as error:
-                report.unreadable.append(str(error))
+        for image, file in zip(images, files, strict=True):
+            if file not in rows and os.path.isfile(file):
                 continue
+            size = read_size(image, orientation)
+            shapes = _shapes(rows[file], Path(file), classes, size) if file in rows else []
             name = os.path.splitext(os.path.relpath(image, shared))[0]
-            yield Sample(
-                image=Path(image), name=name, split=split, size=None, shapes=shapes, origin=str(path)
-            )
+            yield Sample(image=Path(image), name=name, split=split, size=None, shapes=shapes, origin=file)
 
 
-def _shapes(path: Path, classes: tuple[str, ...], size: tuple[int, int] | None) -> list[Shape]:
-    height, width = size or (1, 1)  # an unreadable image is reported later
-    shapes = []
-    for line in read_lines(path, "labels"):
+def _read(files: Sequence[str], labels: LabelReader, report: Report) -> dict[str, LabelRows]:
+    """The rows of those label files that exist and can be read."""
+    found: dict[str, LabelRows] = {}
+    for file in filter(os.path.isfile, files):
         try:
-            label, *numbers = map(float, line.split())
-            name = classes[int(label)] if label >= 0 and label == int(label) else ""
-        except (ValueError, IndexError, OverflowError):
-            name, numbers = "", []
-        is_box = len(numbers) in (4, 5)
-        if not name or not (is_box or (len(numbers) >= 6 and len(numbers) % 2 == 0)):
-            raise UserError(
-                f"{path}: must be rows of a class number below {len(classes)} and a polygon or box, got "
-                f"{line:.60}; correct it"
-            )
-        shapes.append(Shape(name, _geometry(numbers, is_box, np.array([width, height]))))
+            found[file] = read_rows(file, labels.num_classes, keypoints=labels.keypoints)
+        except UserError as error:
+            report.unreadable.append(str(error))
+    return dict(zip(found, labels.decide(list(found.values()), list(found), report), strict=True))
+
+
+def _shapes(
+    rows: LabelRows, file: Path, classes: tuple[str, ...], size: tuple[int, int] | None
+) -> list[Shape]:
+    height, width = size or (1, 1)  # an unreadable image is reported later
+    scale, shapes = np.array([width, height]), []
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if (rows.kinds == POLYGON).any() else []
+    for label, box, kind, line in zip(rows.labels, rows.boxes, rows.kinds, rows.lines, strict=True):
+        if kind == POLYGON:
+            points = np.array(lines[line - 1].split()[1:], np.float64).reshape(-1, 2)
+            shapes.append(Shape(classes[label], Polygons((points * scale,))))
+        else:
+            shapes.append(Shape(classes[label], Box(*(box.reshape(2, 2) * scale).ravel().tolist())))
     return shapes
-
-
-def _geometry(numbers: list[float], is_box: bool, scale: np.ndarray) -> Geometry:
-    if not is_box:
-        return Polygons((np.array(numbers).reshape(-1, 2) * scale,))
-    center, sides = np.array(numbers[:2]) * scale, np.array(numbers[2:4]) * scale
-    return Box(*(center - sides / 2).tolist(), *(center + sides / 2).tolist())

@@ -17,6 +17,7 @@ from engine.data.images.messages import PathLike
 from engine.data.images.reading import (
     DEFAULT_MEGAPIXELS,
     Orientation,
+    gray_colors,
     image_size,
     read_image,
     read_labels,
@@ -33,6 +34,7 @@ __all__ = [
     "check_complete",
     "count_values",
     "find_images",
+    "gray_colors",
     "image_size",
     "left_out",
     "list_images",

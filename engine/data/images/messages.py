@@ -21,7 +21,15 @@ def unreadable(path: PathLike, error: OSError) -> UserError:
 def unsupported(path: PathLike, kind: object) -> UserError:
     """A file of a kind that is not read."""
     return UserError(
-        f"{path}: a {kind}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as TIFF or PNG"
+        f"{path}: a {kind}, which cannot be read; save 1, 3 or 4 bands of 8 or 16 bits, as PNG, or as TIFF "
+        "with LZW, Deflate or no compression"
+    )
+
+
+def lossy(path: PathLike, kind: str) -> UserError:
+    """A mask in a format that changes values."""
+    return UserError(
+        f"{path}: {kind} is unsuitable for masks (compression changes label ids); save masks as PNG"
     )
 
 

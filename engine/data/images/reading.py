@@ -17,7 +17,7 @@ from PIL import Image
 
 from engine.data.images import conversion, jpeg, tiff
 from engine.data.images.conversion import Range
-from engine.data.images.messages import MOST_MEGAPIXELS, PathLike, damaged, too_large, unreadable
+from engine.data.images.messages import MOST_MEGAPIXELS, PathLike, damaged, lossy, too_large, unreadable
 from engine.errors import UserError, out_of_memory
 
 DEFAULT_MEGAPIXELS = 89.0
@@ -31,6 +31,7 @@ MAX_PIXELS = int(os.environ.get(_LIMIT_VARIABLE) or DEFAULT_MEGAPIXELS * 1e6)
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GRAY_ALPHA = 4
 _EXIF_ORIENTATION = 0x0112
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -88,7 +89,7 @@ def read_image(
     pixel_range: for images of more than 8 bits per channel, the values that become 0 and 255, with clipping
     (NaN becomes 0); by default 0 and 65535 (for 12 bits, 4095).
 
-    Returns: uint8 [H, W, 3], contiguous.
+    Returns: uint8 [H, W, 3], contiguous and writable.
     Raises: UserError if the file is missing, damaged, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
     data = _read_bytes(path)
@@ -102,7 +103,7 @@ def read_image(
             pixels = _decode(path, header, data, pixel_range)
     if upright and orientation > 1:
         pixels = conversion.upright(pixels, orientation)
-    return np.ascontiguousarray(pixels, dtype=np.uint8)
+    return np.require(pixels, np.uint8, ["C", "W"])  # what Pillow decodes is read-only
 
 
 def read_deep(path: PathLike) -> NDArray[Any] | None:
@@ -135,11 +136,15 @@ def read_labels(path: PathLike) -> NDArray[Any]:
     dropped.
 
     Returns: uint8, uint16 or int32 [H, W] of ids, or uint8 [H, W, 3] for an RGB mask.
-    Raises: UserError like `read_image`, and for JPEG, whose compression changes ids.
+    Raises: UserError like `read_image`, and for JPEG, lossy WebP, AVIF and TIFF with JPEG compression, which
+    change ids.
     """
     data = _read_bytes(path)
     if data[:4] in TIFF_STARTS:
-        labels = _stored_tiff(path, conversion.tiff_header(path, BytesIO(data), limit=MAX_PIXELS), data)
+        tags = conversion.tiff_header(path, BytesIO(data), limit=MAX_PIXELS)
+        if tags.lossy:
+            raise lossy(path, tags.lossy)
+        labels = _stored_tiff(path, tags, data)
     else:
         with open_header(path, data) as header:
             labels = _stored_labels(path, header, data)
@@ -167,15 +172,39 @@ def read_palette(path: PathLike) -> NDArray[np.uint8] | None:
     return None if colors is None else conversion.palette(colors)
 
 
+def gray_colors(path: PathLike) -> NDArray[np.uint8] | None:
+    """The gray that each stored value of a one-channel image of at most 8 bits is displayed as, uint8
+    [256, 3]; black after the last one, None for other images.
+
+    Raises: UserError if the file is missing or not an image.
+    """
+    white_is_zero = False
+    if (tags := tiff_header(path)) is not None:
+        depth = tags.bits[0] if tags.palette is None and tags.bands == 1 and tags.kind == 1 else 0
+        white_is_zero = tags.white_is_zero
+    else:
+        with open_header(path) as header, open(path, "rb") as file:
+            depth = {"1": 1, "L": 8, "LA": 8}.get(header.mode, 0)
+            if depth and header.format == "PNG":
+                depth = file.read(25)[24]
+    if not 0 < depth <= 8:
+        return None
+    grays = np.zeros(256, np.uint8)
+    grays[: 2**depth] = np.linspace(0, 255, 2**depth)[:: -1 if white_is_zero else 1]
+    return np.repeat(grays[:, None], 3, axis=1)
+
+
 def _stored_labels(path: PathLike, header: Image.Image, data: bytes) -> NDArray[Any]:
-    if header.format == "JPEG":
-        raise UserError(
-            f"{path}: JPEG is unsuitable for masks (compression changes label ids); save masks as PNG"
-        )
+    if header.format in ("JPEG", "MPO", "AVIF"):  # lossless AVIF cannot be told apart
+        raise lossy(path, "AVIF" if header.format == "AVIF" else "JPEG")
+    if header.format == "WEBP" and _is_lossy_webp(data):
+        raise lossy(path, "lossy WebP")
     if header.format == "PNG" and (header.mode in ("L", "RGB", "I;16") or _is_sixteen_bit(header, data)):
         rgb = header.mode == "RGB" and data[24] == 8
         labels = _decode_fast(path, header, data, _RGB if rgb else cv2.IMREAD_UNCHANGED)
         depth = data[24]
+        if data[25] == _PNG_GRAY_ALPHA and labels.ndim == 3:  # four channels if they have 16 bits
+            labels = labels[..., 0]
         return labels // (255 // (2**depth - 1)) if depth < 8 else labels  # decoders scale to 0..255
     return conversion.stored_by_pillow(path, header)
 
@@ -252,6 +281,17 @@ def _png_exif(header: Image.Image) -> Image.Exif:
         stream.seek(length + 4, os.SEEK_CUR)
     stream.seek(position)
     return exif
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    """Whether the first frame is a chunk `VP8 `, not `VP8L`; it may be in the chunk of a frame."""
+    start = 12
+    while start + 8 <= len(data):
+        kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        start += 8 + (16 if kind == b"ANMF" else size + size % 2)
+    return False
 
 
 def _is_sixteen_bit(header: Image.Image, data: bytes) -> bool:

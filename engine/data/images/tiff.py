@@ -48,6 +48,36 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLORS = {8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "color filter array", 34892: "linear raw"}
 
 
+_BY_OPENCV = {1: "no", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
+
+
+_BY_PILLOW = {
+    **_BY_OPENCV,
+    2: "CCITT RLE",
+    3: "CCITT Group 3",
+    4: "CCITT Group 4",
+    32771: "CCITT RLEW",
+    32809: "ThunderScan",
+    6: "JPEG",
+    7: "JPEG",
+    34925: "LZMA",
+    50000: "Zstandard",
+}
+
+
+_COMPRESSIONS = {
+    **_BY_PILLOW,
+    34712: "JPEG 2000",
+    34887: "LERC",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+
+
+_PACK_BITS, _NO_PREDICTOR = 32773, 1
+
+
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point numbers", 4: "untyped data"}
 
 
@@ -61,7 +91,7 @@ class Tiff:
 
     Attributes: height, width (as stored), orientation (1..8), bits (per band), kind (`_KINDS`), bands,
     photometric, separate (whether each band is stored as a plane of its own),
-    palette (RGB colors [256, 3], or None).
+    palette (RGB colors [256, 3], or None), compression (the tag).
     """
 
     tags: Any
@@ -74,6 +104,12 @@ class Tiff:
     photometric: int
     separate: bool
     palette: NDArray[np.uint8] | None
+    compression: int
+
+    @property
+    def lossy(self) -> str:
+        """What messages call it if its compression, JPEG, changes values; else empty."""
+        return "TIFF with JPEG compression" if self.compression in (6, 7) else ""
 
     @property
     def white_is_zero(self) -> bool:
@@ -106,6 +142,7 @@ def read_header(file: IO[bytes]) -> Tiff:
             photometric=int(tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO)),
             separate=bands > 1 and int(tags.get(_PLANAR, 1)) == 2,
             palette=_palette(tags[_COLOR_MAP]) if tags.get(_PHOTOMETRIC) == _PALETTE else None,
+            compression=int(tags.get(_COMPRESSION, 1)),
         )
     except Exception as error:  # Pillow raises many exception classes for damaged files
         raise ValueError("the directory is damaged") from error
@@ -170,6 +207,16 @@ def check_kind(header: Tiff) -> None:
         or (header.separate and header.photometric == _CMYK)
     ):
         raise UnsupportedError(str(header))
+    if header.compression not in (_BY_OPENCV if _is_for_opencv(header) else _BY_PILLOW):
+        name = _COMPRESSIONS.get(header.compression, f"unknown ({header.compression})")
+        raise UnsupportedError(f"{header}, {name} compression")
+    if header.compression == _PACK_BITS and header.tags.get(_PREDICTOR, 1) != _NO_PREDICTOR:
+        raise UnsupportedError(f"{header}, PackBits compression with a predictor")
+
+
+def _is_for_opencv(header: Tiff) -> bool:
+    gray_or_rgb = header.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+    return gray_or_rgb and (header.bits[0] > 12 or header.kind != 1)
 
 
 def _has_alpha(header: Tiff) -> bool:
@@ -194,8 +241,7 @@ def check_places(header: Tiff, size: int) -> None:
 
 def _decode_one(header: Tiff, data: bytes) -> NDArray[Any]:
     """Decode a file in chunky layout."""
-    gray_or_rgb = header.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-    if gray_or_rgb and (header.bits[0] > 12 or header.kind != 1):
+    if _is_for_opencv(header):
         return _with_opencv(data)
     pixels = _with_pillow(data, rgb=header.photometric in (_CMYK, _YCBCR))
     if header.bits[0] in (2, 4) and header.photometric != _PALETTE:
@@ -261,6 +307,10 @@ def _with_tags(header: Tiff, data: bytes, changes: dict[int, Any]) -> bytes:
         changes = {_PHOTOMETRIC: _BLACK_IS_ZERO if header.bands < 3 else _RGB, **changes}
     if header.bands == 2 and not header.separate:
         changes = {_EXTRA: 2, **changes}
+    if header.bands > 2 and header.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+        # Some programs list bands 2 and 3 as extra, and Pillow would divide colors by an alpha that is
+        # multiplied into them, or by the infrared band that a program calls so.
+        changes = {_EXTRA: 0 if header.bands == 4 else None, **changes}
     placed = [tag for pair in _OFFSETS_AND_SIZES for tag in pair]
     entries = []
     for tag in sorted((*_COPIED, *placed)):

@@ -31,11 +31,12 @@ class Fact(NamedTuple):
 class ReadFacts(Protocol):
     """Calls `function` for each file, in parallel and from a cache; yields (position, fact), in any order.
 
+    paths: packed (`engine.io.files.pack_paths`); an array stays shared between processes, a list does not.
     key: changes with everything that the function's result depends on, except the bytes of the file.
     """
 
     def __call__(
-        self, paths: Sequence[bytes], function: Callable[[str], bytes], *, key: str, unit: str
+        self, paths: NDArray[np.bytes_], function: Callable[[str], bytes], *, key: str, unit: str
     ) -> Iterator[tuple[int, Fact]]: ...
 
 

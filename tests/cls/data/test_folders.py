@@ -213,3 +213,12 @@ def test_it_is_named_too_if_val_is_taken_from_train(tmp_path):
     lines = [line for line in folders(root=str(tmp_path)).warnings if "several classes" in line]
     named = "1 image is in the folders of several classes (cat/1.png and dog/1.png); keep one of each"
     assert lines == [f"{tmp_path}: {named}"]
+
+
+def test_a_val_that_is_a_link_to_train_is_left_out(tree):
+    shutil.rmtree(tree / "val")
+    (tree / "val").symlink_to("train")
+    data = folders(root=str(tree))
+    assert list(data.splits) == ["train"]
+    assert f"{tree}: val: all of its 3 images are also in train; the split is left out" in data.warnings
+    assert list(folders(root=str(tree), allow_same_files=True).splits) == ["train", "val"]

@@ -7,6 +7,7 @@ from scipy.io import savemat
 from cls.data.imagenet import DEVKIT, class_names, imagenet
 from engine.data.images import write_png
 from engine.errors import UserError
+from tests.refusals import refuses
 
 SYNSETS = ["n01440764", "n01443537", "n02099601"]
 
@@ -100,3 +101,16 @@ def test_a_file_that_is_not_a_validation_file_is_named(tmp_path):
     write_devkit(tmp_path)
     with pytest.raises(UserError, match=r"holiday\.png: not a validation file"):
         imagenet(root=str(tmp_path))
+
+
+def test_images_that_train_and_val_share_are_rejected(tmp_path):
+    rng = np.random.default_rng(0)
+    for synset in ("n01440764", "n01443537"):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        write_png(tmp_path / f"train/{synset}/a.png", pixels)
+        write_png(tmp_path / f"val/{synset}/b.png", pixels if synset == "n01440764" else 255 - pixels)
+    refuses(
+        lambda: imagenet(root=str(tmp_path)),
+        r"the same image as .*\(train and val share 1\); remove .* data\.source\.allow_same_files=true",
+    )
+    assert len(imagenet(root=str(tmp_path), allow_same_files=True).splits["val"]) == 2

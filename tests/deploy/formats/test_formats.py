@@ -44,6 +44,13 @@ def test_suffixes_are_unique():
     assert len(set(suffixes)) == len(suffixes)
 
 
+def test_a_format_that_is_not_run_says_why_and_has_its_metadata():
+    assert [name for name in BUILT_IN if formats.not_run(name)] == ["coreml"]
+    assert formats.not_run("coreml").startswith("CoreML runs on macOS and iOS alone")
+    assert callable(find("coreml").metadata_of)
+    assert find("coreml").missing()  # so benchmarks leave it out
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_file_belongs_to_the_format_of_its_longest_suffix(name):
     assert of_file(Path(f"some.model{find(name).SUFFIX}")) is find(name)
@@ -52,7 +59,7 @@ def test_a_file_belongs_to_the_format_of_its_longest_suffix(name):
 def test_an_unknown_format_is_rejected_with_the_nearest():
     refuses(lambda: find("onyx"), "format must be one of aot_inductor", "did you mean 'onnx'", "extend=")
     refuses(lambda: find("onyx", key="runtime"), "runtime must be one of")
-    refuses(lambda: of_file(Path("m.txt")), "m.txt", r"\.aoti\.pt2, \.onnx", "extend=")
+    refuses(lambda: of_file(Path("m.txt")), "m.txt", r"\.aoti\.pt2, .*\.onnx, \.pt2", "extend=")
 
 
 OF_YOUR_OWN = '''

@@ -19,7 +19,7 @@ from deploy.formats.onnx import onnxruntime
 from tests.refusals import refuses
 
 FAST = ("onnx", "openvino", "torch_export")
-SLOW = ("litert", "executorch")
+SLOW = ("litert", "executorch", "mnn")
 
 
 class Toy(nn.Module):
@@ -127,10 +127,12 @@ def test_openvino_computes_in_float32_where_its_default_is_bf16(tmp_path):
 
 def test_files_that_cannot_be_opened(tmp_path):
     refuses(lambda: open_session(tmp_path / "none.onnx"), "none.onnx", "no such file")
+    refuses(lambda: open_session(tmp_path), "is a folder; it contains no exported file")
     (tmp_path / "m.txt").write_text("x")
     refuses(lambda: open_session(tmp_path / "m.txt"), "suffix", ".onnx")
     refuses(lambda: open_session(tmp_path / "m.txt", threads=0), "threads")
     (tmp_path / "m.pt2").write_bytes(b"no archive")
+    refuses(lambda: open_session(tmp_path), r"is a folder; pass a file in it \(m.pt2\)")
     refuses(lambda: open_session(tmp_path / "m.pt2"), "m.pt2", "cannot be loaded")
     pytest.importorskip("onnxruntime")
     (tmp_path / "m.onnx").write_bytes(b"no network")
@@ -173,6 +175,19 @@ def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
     refuses(
         lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in a separate environment"
     )
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".ncnn.param", "ncnn"), (".mnn", "MNN")])
+def test_a_library_that_a_device_program_imports_is_named_with_its_extra(
+    tmp_path, monkeypatch, suffix, library
+):
+    extra = library.lower()
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"deploy.device.runtimes.{extra}", raising=False)
+    path = tmp_path / f"m{suffix}"
+    for name in (path, tmp_path / "m.ncnn.bin"):
+        name.write_bytes(b"x")
+    refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
 
 
 SIGNALLED = """

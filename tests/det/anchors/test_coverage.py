@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from det.anchors import coverage
-from det.anchors.coverage import Coverage, anchor_coverage, anchor_report
+from det.anchors.coverage import Coverage, anchor_coverage, anchor_report, cell_report
 from det.anchors.matcher import Matcher
 from tests.det.eval.scenes import annotate
 
@@ -133,3 +133,17 @@ def test_images_of_several_sizes_and_more_than_a_batch():
     assert found == Coverage(
         num_objects=20, overlapping=pytest.approx(0.95), reached=1, too_small=pytest.approx(0.05), tiny=0
     )
+
+
+def test_cells_and_objects():
+    """Four cells with centers at 160 and 480, 120 and 360; one object lies between them, one is tiny."""
+    boxes = [[[0, 0, 320, 240]], [[200, 0, 400, 480], [470, 350, 490, 370]]]
+    truth = annotate(boxes, [[0], [0, 0]], size=SIZE)
+    assert cell_report(truth, QUARTERS, (48, 64)) == [
+        "cells at 48x64: 66.7% of 3 objects contain the center of a cell, 33.3% are smaller than 8 pixels",
+        "many objects are hard to learn; consider a data.size above 48x64, or cutting the images into tiles",
+    ]
+    assert len(cell_report(truth, QUARTERS, (480, 640))) == 1
+    assert cell_report(annotate([[]], [[]]), QUARTERS, (48, 64)) == [
+        "cells: this split has no objects to train on"
+    ]

@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from det.anchors.generators import DefaultBoxes, SSDAnchors, even_scales
+from det.anchors.generators import Cells, DefaultBoxes, SSDAnchors, even_scales
 
 MAPS = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]  # of a 320x320 input
 
@@ -137,3 +137,17 @@ def test_ratios_are_above_zero(generator, ratio):
 def test_options_out_of_range_are_rejected(generator, options, message):
     with pytest.raises(ValueError, match=message):
         generator(**options)
+
+
+def test_cells_are_their_own_anchors():
+    """Maps of 2 x 3 and 1 x 1 cells; each cell is a third of the width and half of the height."""
+    cells = Cells(maps=2)([(2, 3), (1, 1)], (64, 96))
+    assert Cells(maps=2).per_cell == (1, 1)
+    expected = [[x / 3, y / 2, (x + 1) / 3, (y + 1) / 2] for y in range(2) for x in range(3)]
+    torch.testing.assert_close(cells, torch.tensor([*expected, [0, 0, 1, 1]]))
+    with pytest.raises(
+        ValueError, match="cover 2 feature maps, but the network has 3; set the anchors' maps to 3"
+    ):
+        Cells(maps=2)([(2, 3), (1, 1), (1, 1)], (64, 96))
+    with pytest.raises(ValueError, match="maps must be at least 1"):
+        Cells(maps=0)

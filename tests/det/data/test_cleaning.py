@@ -95,6 +95,14 @@ def test_a_box_is_kept_once_unless_class_image_or_flags_differ(tmp_path):
     assert "source: 2 boxes of the same class at the same place as another: left out (0.png)" in lines
 
 
+def test_boxes_that_differ_by_less_than_a_fiftieth_of_a_pixel_are_the_same(tmp_path):
+    """Wherever they lie: 1.0099 and 1.0101 are on either side of 50.5 fiftieths."""
+    boxes = [(1.0099, 1, 9, 9), (1.0, 3, 9, 9), (1.0101, 1, 9, 9), (1.04, 1, 9, 9), (1.0, 1, 9, 8.97)]
+    part, lines = make_split(tmp_path, [boxes])
+    assert part.boxes[:, 0].tolist() == pytest.approx([1.0099, 1.0, 1.04, 1.0])
+    assert "source: 1 box of the same class at the same place as another: left out (0.png)" in lines
+
+
 def test_sizes_are_compared_with_the_files(tmp_path):
     with pytest.raises(
         UserError, match=r"0\.png: the annotated size is 80 x 120 but .*0\.png is 40 x 60 .*scale.*sizes=file"

@@ -179,11 +179,21 @@ def test_the_box_around_a_rotated_one_is_used(tmp_path):
         box(99, 1, (15, 15, 30, 10), attributes={"rotation": 0.0}),
         box(99, 3, (15, 15, 30, 10), attributes={"rotation": 180}),
         box(99, 90, (15, 15, 30, 10), attributes=["rotation"]),
+        box(99, 3, (15, 10, 30, 10), rotation=-90),
     )
     half = 20 / 2**0.5
-    expected = [[25, 5, 35, 35], [30 - half, 20 - half, 30 + half, 20 + half], *[[15, 15, 45, 25]] * 3]
+    expected = [
+        [25, 5, 35, 35],
+        [30 - half, 20 - half, 30 + half, 20 + half],
+        *[[15, 15, 45, 25]] * 3,
+        [25, 0, 35, 30],
+    ]
     np.testing.assert_allclose(train.boxes, expected, atol=1e-5)
-    assert "2 boxes rotated: replaced by the upright box around it (0.png)" in data.warnings[0]
+    assert "3 boxes rotated: replaced by the upright box around it (0.png, 1.png)" in data.warnings[0]
+    refuses(
+        lambda: read(tmp_path, box(rotation="left")),
+        r"annotations\[0\]\.rotation: must be a number of degrees",
+    )
     refuses(
         lambda: read(tmp_path, box(attributes={"rotation": "left"})),
         r"annotations\[0\]\.attributes\.rotation: must be a number of degrees, got 'left'",

@@ -183,3 +183,13 @@ def test_a_wrong_size_and_a_byte_order_mark(tmp_path):
     (tmp_path / "a.json").write_text(text.replace('"imageHeight": 40', '"imageHeight": 80'))
     refuses(lambda: labelme(root=root), r"a\.json: the annotated size is 80 x 60", "data.source.sizes=file")
     assert labelme(root=root, sizes="file").classes.names == ("cat",)
+
+
+def test_without_any_box_what_was_left_out_is_said(tmp_path):
+    for name in "ab":
+        add(tmp_path, tmp_path, name, shape("dog", "point", (5, 5)), shape("dog", "line", (5, 5), (9, 9)))
+    refuses(
+        lambda: labelme(root=str(tmp_path)),
+        r"no objects in any JSON file \(2 shapes without an area \(point\): left out \([ab].json, ",
+        r"; 2 shapes without an area \(line\): left out \([ab].json, [ab].json\)\); annotate some",
+    )

@@ -15,6 +15,16 @@ def centered(numbers):
     return np.hstack([numbers[:, :2] - numbers[:, 2:] / 2, numbers[:, :2] + numbers[:, 2:] / 2])
 
 
+def centered_numbers(corners):
+    """Center x, center y, width, height of boxes."""
+    return np.hstack([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]])
+
+
+def from_corner(numbers):
+    """Boxes of (x, y, width, height)."""
+    return np.hstack([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]])
+
+
 @pytest.mark.parametrize(
     ("boxes", "format_name", "line"),
     [
@@ -44,6 +54,35 @@ def centered(numbers):
             "left, top, width, height; if they are these, add half of the width and height to left and top",
         ),
         (
+            # The numbers are center x, center y, width, height; the format's reading adds the last two.
+            np.hstack([centers := centered_numbers(CORNERS), centers[:, :2] + centers[:, 2:]])[
+                :, [0, 1, 4, 5]
+            ],
+            "coco",
+            "2 of 4 boxes do not fit their images as x, y, width, height, but all do as center x, center y, "
+            "width, height; if they are these, subtract half of the width and height from the first two "
+            "numbers of bbox",
+        ),
+        (
+            centered_numbers(CORNERS),
+            "voc",
+            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as center x, "
+            "center y, width, height; if they are these, write center minus and plus half of the width and "
+            "height",
+        ),
+        (
+            CORNERS[:, [1, 0, 3, 2]],
+            "voc",
+            "2 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as y1, x1, y2, x2; "
+            "if they are these, exchange x and y",
+        ),
+        (
+            from_corner(CORNERS[:, [1, 0, 3, 2]]),  # only the second ends inside: at (40, 25)
+            "coco",
+            "3 of 4 boxes do not fit their images as x, y, width, height, but all do as y1, x1, y2, x2; if "
+            "they are these, write x1, y1, x2 - x1, y2 - y1",
+        ),
+        (
             CORNERS / 60,
             "voc",
             "all boxes (4) lie within two pixels of the corner: they may be fractions; if "
@@ -63,3 +102,17 @@ def test_right_boxes_are_not_doubted(format_name):
     assert doubts(over, SIZES, format_name) == []
     assert doubts(np.full((4, 4), np.nan), SIZES, format_name) == []
     assert doubts(CORNERS, SIZES * 0, format_name) == []
+
+
+@pytest.mark.parametrize("format_name", ["coco", "voc"])
+def test_percentages_in_large_images_are_noticed(format_name):
+    boxes = np.array([[9.0 * i, 5.0 * i, 9.0 * i + 10, 5.0 * i + 30] for i in range(10)])  # up to 91 and 75
+    sizes = np.array([[600, 800]] * 10)
+    assert doubts(boxes, sizes, format_name) == [
+        "all boxes (10) lie within 100 pixels of the corner: they may be percentages; if that is so, "
+        "multiply them by a hundredth of the width and height of their image"
+    ]
+    assert doubts(boxes[:9], sizes[:9], format_name) == []
+    assert doubts(boxes, sizes // 4, format_name) == []  # 150 x 200 pixels
+    assert doubts(boxes * 2, sizes, format_name) == []
+    assert doubts(boxes / 2, sizes, format_name) == []  # near the corner

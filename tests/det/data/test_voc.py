@@ -214,6 +214,21 @@ def test_lists_may_lie_elsewhere_and_hold_paths(tmp_path, place):
     assert counts(voc(root=str(root))) == {"train": ["a", "b"], "val": ["c", "d"]}
 
 
+def test_lists_per_class_are_named_with_the_option_that_uses_them(tmp_path):
+    root = Path(tree(tmp_path, "abcdefgh"))
+    lists = root / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    for name, names in (("cat_train", "abc"), ("cat_val", "def"), ("dog_train", "abc")):
+        (lists / f"{name}.txt").write_text("".join(f"{each} -1\n" for each in names))
+    assert (
+        f"{root}: lists that are not used: cat_train, cat_val, dog_train; to use them, set "
+        "'data.source.splits={train: cat_train, val: cat_val}'"
+    ) in voc(root=str(root)).warnings
+    chosen = voc(root=str(root), splits={"train": "cat_train", "val": "cat_val"})
+    assert counts(chosen) == {"train": ["a", "b", "c"], "val": ["d", "e", "f"]}
+    assert not any("not used" in line for line in chosen.warnings)
+
+
 def test_lists_name_images_in_folders_by_their_path(tmp_path):
     for name in ("a/1.5", "a/2", "b/1.5"):
         folder, last = os.path.split(name)

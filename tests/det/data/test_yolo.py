@@ -262,6 +262,14 @@ def test_labeled_images_that_are_not_read_are_named(own):
     assert "2 label files without an image: left out (b.txt, d.txt)" in lines
 
 
+def test_labeled_images_in_no_split_are_named(own):
+    add(own, "extra/d")
+    (own / "list.txt").write_text("images/train/a.png\n")
+    describe(own, train="list.txt")
+    lines = [line.partition(": ")[2] for line in yolo(root=str(own)).warnings]
+    assert "2 images with a label file, but in no split: left out (d.png, b.png)" in lines
+
+
 def test_label_files_beside_images_need_one_too(tmp_path):
     for split, name in (("train", "a"), ("val", "b")):
         add(tmp_path, name)
@@ -312,6 +320,7 @@ def test_of_rows_with_keypoints_only_the_box_is_used(own):
     [
         ("0 .5 .5 .2 .2 .45 .45 .55 .55", [2, 2]),
         ("0 .5 .5 .2 .2 .45 .45 2 .55 .55 1", [2, 3]),
+        ("0 .5 .5 .2 .2 .45 .45 .98 .55 .55 .87", [2, 3]),  # predicted, with probabilities
         ("0 .3 .4 .1 .1 .28 .38 .3 .4 .33 .43 0 0", [4, 2]),
     ],
 )

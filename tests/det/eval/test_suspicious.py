@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from det.eval.suspicious import find, iou, suspicious_boxes
+from engine.config.compose import compose_config
+from engine.config.training import build_source
 from tests.det.eval.scenes import annotate, detections, evaluated
 
 GRID = np.array([[x, y, x + 40, y + 40] for y in (10, 110, 210) for x in (10, 110, 210)], np.float32)
@@ -91,3 +93,38 @@ def test_iou_by_hand():
 
 def test_no_images_no_contradictions():
     assert find({}, 3) == {}
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_planted_swaps_and_shifts_among_real_boxes_rank_first(data_folder):
+    """BCCD's val images, and a detector that misses some cells, finds some twice and some where none is."""
+    config = compose_config("train", ["task=det", "data=voc", f"data.root={data_folder / 'bccd'}"])
+    split = build_source(config).splits["val"]
+    rng = np.random.default_rng(5)
+    boxes, labels, outputs = [], [], []
+    for index in range(len(split)):
+        true, classes, _ = split.objects(index)
+        boxes.append(true.copy())
+        labels.append(classes.copy())
+        seen = rng.random(len(true)) > 0.1
+        near = true[seen] + rng.normal(0, 2, true[seen].shape)
+        twice, false = near[:2] + 15, np.array([[300, 200, 380, 290]]) + rng.integers(0, 50, (1, 4))
+        scores = [rng.uniform(0.6, 0.97, len(near)), rng.uniform(0.1, 0.4, len(twice)), [0.35]]
+        said = np.concatenate([classes[seen], classes[seen][:2], [0]])
+        outputs.append(detections(np.concatenate([near, twice, false]), np.concatenate(scores), said))
+    planted = {}
+    for at in (4, 40):
+        labels[at][0], planted[at] = (labels[at][0] + 1) % 3, "label "
+    for at in (20, 70):
+        sides = boxes[at][0][2:] - boxes[at][0][:2]
+        boxes[at][0] += 0.45 * np.concatenate([sides, sides])
+        planted[at] = "box of "
+    for at in planted:  # the detector sees these objects
+        true, classes, _ = split.objects(at)
+        outputs[at] = detections(true, np.full(len(true), 0.95), classes)
+    places = found(boxes, labels, outputs)
+    ranking = sorted(places, key=lambda at: -max(place.score for place in places[at]))
+    assert set(ranking[:4]) == set(planted)
+    for at, start in planted.items():
+        assert max(places[at], key=lambda place: place.score).text.startswith(start)

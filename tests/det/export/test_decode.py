@@ -22,7 +22,7 @@ from det.export.anchors import describe_anchors
 from det.export.network import ExportedDetection
 from det.model import Detector
 from det.postprocess import Postprocess
-from tests.det.export.test_export import images_of, task
+from tests.det.export.test_export import anchor_free, images_of, task
 
 
 def about(module):
@@ -71,6 +71,45 @@ def test_decoded_outputs_are_what_the_task_predicts(activation, limits, output):
         np.testing.assert_allclose(boxes, one.boxes, atol=1e-3)
 
 
+@pytest.mark.parametrize("output", ["raw", "detections"])
+def test_decoded_outputs_of_an_anchor_free_head_are_what_the_task_predicts(output):
+    plain = anchor_free()
+    module = ExportedDetection(task=plain, output=output)
+    images, sizes = images_of(2, size=(40, 56)), [(100, 200), (64, 48)]
+    with torch.inference_mode():
+        expected = plain.predict({"image": torch.from_numpy(images), "size": torch.tensor(sizes)})
+    outputs = dict(zip(module.names, eager_session(module)(images), strict=True))
+    if output == "raw":
+        assert outputs["deltas"].shape == (2, 5 * 7 + 3 * 4 + 2 * 2, 4 * 4)
+    for index, (size, one) in enumerate(zip(sizes, expected, strict=True)):
+        boxes, scores, labels = decode.decode(outputs, about(module), size, index)
+        assert len(one.labels) > 2
+        assert labels.tolist() == one.labels.tolist()
+        np.testing.assert_allclose(scores, one.scores, atol=1e-6)
+        np.testing.assert_allclose(boxes, one.boxes, atol=1e-3)
+
+
+def test_metadata_of_an_anchor_free_head():
+    decoding = about(ExportedDetection(task=anchor_free(), output="raw"))["decoding"]
+    assert decoding["background_column"] is None
+    assert decoding["coder"] == {"kind": "distances"}
+    assert [(each["rows"], each["columns"]) for each in decoding["anchors"]["maps"]] == [
+        (5, 7),
+        (3, 4),
+        (2, 2),
+    ]
+    np.testing.assert_allclose(decoding["anchors"]["maps"][0]["shapes"], [[1 / 7, 1 / 5]], atol=1e-7)
+
+
+def test_one_box_of_distances_is_decoded_by_hand():
+    """Cell of 20 x 40 at (50, 60); distances of 0.5, 1, 1 and 0 cells: three bins, of which two are equal."""
+    cell = np.array([[40, 40, 60, 80]], np.float32)
+    deltas = np.full((1, 12), -200, np.float32)
+    deltas[0, [0, 1, 4, 7, 9]] = 100
+    boxes = decode.decode_boxes(deltas, cell, {"kind": "distances"})
+    np.testing.assert_allclose(boxes, [[40, 20, 70, 60]], rtol=1e-6)
+
+
 def test_metadata_have_all_that_a_decoder_needs():
     coder = BoxCoder(scales=(10, 10, 5, 5), max_log_ratio=None)
     limits = {"score_threshold": 0.02, "iou_threshold": 0.55, "per_class": 7, "candidates": 300}
@@ -85,6 +124,7 @@ def test_metadata_have_all_that_a_decoder_needs():
         "background_column": 0,
         "coder": {"scales": [10, 10, 5, 5], "max_log_ratio": None},
         "max_detections": 9,
+        "draw_threshold": 0.4,  # the default
         **limits,
     }
 

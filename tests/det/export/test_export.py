@@ -1,22 +1,31 @@
 """Exported detection: fixed steps equal greedy suppression, and files predict like the task."""
 
 import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from backbones.mobilenet_v3 import mobilenet_v3_small
 from deploy.artifact import Artifact
 from deploy.eager import eager_session
 from deploy.export.module import export_module
 from deploy.formats import BUILT_IN, find, open_session
 from deploy.metadata import describe
-from det.boxes import pairwise_iou
+from det.anchors.generators import Cells
+from det.boxes import DistanceCoder, pairwise_iou
 from det.export.network import ExportedDetection
 from det.export.suppression import Suppression, batched_iou, unpadded
 from det.export.with_file import DetectionWithFile
 from det.losses import FocalLoss, MultiboxLoss
+from det.model import Detector
+from det.panlite.assignment import TaskAligned
+from det.panlite.head import PANLite
+from det.panlite.losses import QualityLoss
 from det.postprocess import Postprocess
 from det.task import Detection
 from det.transforms import EvalTransform
@@ -128,8 +137,40 @@ def task(activation="sigmoid", **limits):
     ).eval()
 
 
-def images_of(count=1, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 4, 6), np.uint8)
+def anchor_free(**limits):
+    """PANLite at a size that its strides do not divide, with confident scores."""
+    torch.manual_seed(0)
+    model = Detector(
+        backbone=mobilenet_v3_small(width_mult=0.35),
+        num_classes=3,
+        input_size=(40, 56),
+        anchors=Cells(),
+        head=partial(PANLite, width=8, bins=4, depth=1),
+        c3="block",
+        c4="block",
+        c5="block",
+    )
+    for predictor in (*model.head.boxes, *model.head.scores):
+        torch.nn.init.normal_(predictor.weight, std=0.1)
+        torch.nn.init.normal_(predictor.bias)
+    # With the statistics of a batch, the outputs depend on the image.
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, 40, 56) * 2 - 1)
+    return Detection(
+        model=model,
+        classes=CLASSES,
+        loss=QualityLoss(),
+        matcher=TaskAligned(),
+        eval_transform=EvalTransform(size=(40, 56)),
+        postprocess=Postprocess(coder=DistanceCoder(), background_column=False, **limits),
+    ).eval()
+
+
+def images_of(count=1, seed=0, size=(32, 48)):
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, size[0] // 8, size[1] // 8), np.uint8)
     return coarse.repeat(8, 2).repeat(8, 3)
 
 
@@ -181,6 +222,37 @@ def test_files_with_suppression_at_batch_1_and_n(tmp_path, name, library):
 
 
 @pytest.mark.parametrize("output", ["raw", "detections"])
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        pytest.param("m.onnx", "onnx", marks=pytest.mark.slow),
+        pytest.param("m.xml", "openvino", marks=pytest.mark.slow),
+    ],
+)
+def test_files_of_an_anchor_free_head_predict_like_the_task(tmp_path, name, library, output):
+    pytest.importorskip(library)
+    plain, images = anchor_free(), images_of(1, size=(40, 56))
+    module = ExportedDetection(task=plain, output=output)
+    texts = describe(module, task="det", facts={})
+    kind = {"onnx": "onnx", "openvino": "openvino"}[library]
+    export_module(
+        module, torch.from_numpy(images), tmp_path / name, format=kind, names=module.names, metadata=texts
+    )
+    artifact = Artifact(open_session(tmp_path / name), tmp_path / name)
+    expected, actual = eager_session(module)(images), artifact.session(images)
+    assert module.agreement(expected, actual) == 1
+    batch = {"image": torch.from_numpy(images), "size": torch.tensor([[100, 200]])}
+    with torch.inference_mode():
+        (one,), (other,) = (
+            plain.predict(batch),
+            DetectionWithFile(task=plain, artifact=artifact).predict(batch),
+        )
+    assert len(one.labels) > 2
+    assert torch.equal(one.labels, other.labels)
+    torch.testing.assert_close(one.boxes, other.boxes, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["raw", "detections"])
 def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     plain = task()
     batch = {"image": torch.from_numpy(images_of(3)), "size": torch.tensor([[100, 200], [64, 48], [30, 40]])}
@@ -196,6 +268,24 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, output):
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one.labels, other.labels)
         torch.testing.assert_close(one.boxes, other.boxes)
+
+
+@pytest.mark.parametrize("output", ["raw", "detections"])
+def test_a_file_is_scored_with_its_own_limits_and_those_of_the_task(output):
+    """A file that returns detections was made with limits that no option changes any more."""
+    made = task()
+    made.postprocess = Postprocess(max_detections=7, per_class=5, score_threshold=0.2, iou_threshold=0.5)
+    metadata = describe(ExportedDetection(task=made, output=output), task="det", facts={})
+    artifact = Artifact(SimpleNamespace(metadata=metadata, dtype="uint8"), Path("m.onnx"))
+    plain = task()
+    plain.postprocess = Postprocess(max_detections=300, per_class=None, score_threshold=0.01)
+    plain.scored_per_class = 250
+    with_file = DetectionWithFile(task=plain, artifact=artifact)
+    limits, chosen = with_file.object_limits, with_file.postprocess
+    assert limits.scored_per_class == 250
+    expected = (7, 5, 0.2, 0.5) if output == "detections" else (300, None, 0.01, 0.6)
+    assert (*limits[:2], chosen.score_threshold, chosen.iou_threshold) == expected
+    assert chosen.coder is plain.postprocess.coder
 
 
 def test_agreement_counts_each_detection_once():

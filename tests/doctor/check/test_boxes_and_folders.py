@@ -191,3 +191,13 @@ def test_boxes_that_fit_their_images_only_in_another_convention_are_an_error(tmp
     finding = finding_of(checked("det", root), "box_convention")
     assert (finding.severity, finding.count) == ("error", 14)  # two in each of 7 files
     assert "x, y, width, height" in finding.title
+
+
+def test_boxes_of_stored_images_lead_to_the_option(tmp_path):
+    root = voc_data(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in sorted(root.rglob("*.jpg")):
+        Image.open(path).save(path, exif=exif)
+    assert checked("det", root).needed == ["data.orientation=stored"]
+    assert "annotated_size" not in found(checked("det", root, "data.orientation=stored"))

@@ -162,10 +162,23 @@ def test_a_fault_of_most_of_a_split_is_not_remedied_by_leaving_it_out(root):
     assert result.excluded == {}
 
 
-def test_data_that_cannot_be_built_is_an_error_with_the_readers_remedy(root):
+def test_splits_without_masks_are_errors_and_their_images_are_checked(root):
+    damaged_image(root)
     shutil.rmtree(root / "masks")
     result = checked("seg", root)
+    assert [(each.code, each.count) for each in result.findings] == [
+        ("refused", 4), ("refused", 3), ("damaged_image", 1),
+    ]  # fmt: skip
+    assert result.findings[1].examples == tuple(str(root / f"images/val/val{n}.jpg") for n in range(3))
+    assert result.status(strict=False) == 1
+    assert not result.can_train
+
+
+def test_data_that_cannot_be_built_is_an_error_with_the_readers_remedy(root):
+    (root / "classes.json").write_text("{}")
+    result = checked("seg", root)
     assert found(result) == {"refused": 1}
+    assert result.scan is None
     assert result.status(strict=False) == 1
     assert not result.can_train
 

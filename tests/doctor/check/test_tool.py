@@ -66,6 +66,24 @@ def test_the_report_has_the_findings_and_the_printed_command_trains(root, tmp_pa
     assert "data.exclude: 1 of 4 train samples left out (train1)" in trained
 
 
+def test_what_training_refuses_is_reported_beside_everything_else(root, tmp_path):
+    damaged_image(root)
+    for mask in (root / "masks/val").iterdir():
+        mask.unlink()
+    printed = run("check", *arguments("seg", root), "out=report", cwd=tmp_path, status=1)
+    assert "next:" not in printed
+    entries = json.loads((tmp_path / "report/findings.json").read_text())["findings"]
+    findings = {entry["code"]: entry for entry in entries}
+    assert findings.keys() == {"refused", "damaged_image"}
+    refused = findings["refused"]
+    assert (refused["severity"], refused["count"]) == ("error", 3)
+    assert refused["examples"] == [str(root / f"images/val/val{number}.jpg") for number in range(3)]
+    assert "3 of 3 images of val have none" in refused["title"]
+    assert refused["remedy"] == "add the masks or remove the images"
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert "3 of 3 images of val have none" in page
+
+
 @pytest.mark.parametrize("task", MAKERS)
 def test_the_page_of_each_task_shows_charts_and_samples(task, tmp_path):
     root = MAKERS[task][0](tmp_path / "data")
@@ -165,3 +183,8 @@ def test_data_chooses_among_the_layouts_and_a_file_stands_for_its_folder(tmp_pat
         lambda: with_layout(folder, ["data=yolo"], tasks), "not in the layout of data=yolo, but of data=masks"
     )
     refuses(lambda: with_layout(folder, ["task=sag"], tasks), "task=sag: no such task; one of cls, det, seg")
+    refuses(
+        lambda: with_layout(folder, ["task=det"], tasks),
+        r"no layout of task=det \(data=coco, cvat, labelme, streets, voc, yolo\), but images with masks",
+        "set task=seg, or leave out task=det",
+    )

@@ -468,3 +468,95 @@ def test_shapes_far_outside_and_huge_codes_are_left_out(tmp_path):
     examples.write(tmp_path / "cvat/annotations.xml", text)
     result = to_masks(tmp_path / "cvat", tmp_path / "out2")
     assert any("1 shape with invalid numbers: left out (0.png)" in line for line in result.lines)
+
+
+def one_yolo(root, rows, described=""):
+    examples.yolo_ultralytics(root)
+    for file in root.rglob("labels/*/*.txt"):
+        file.write_text(rows)
+    with open(root / "data.yaml", "a") as file:
+        file.write(described)
+
+
+def boxes_in(out):
+    content = json.loads((out / "train.json").read_text())
+    return {tuple(row["bbox"]) for row in content["annotations"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "described", "line"),
+    [
+        ("0 .5 .5 .2 .2 .45 .45 .55 .55", "kpt_shape: [2, 2]\n", "with keypoints: only the box is used"),
+        ("0 .5 .5 .2 .2 .9 .9 2 0 0 0", "kpt_shape: [2, 3]\n", "with keypoints: only the box is used"),
+        ("0 .5 .5 .2 .2 .9 7", "", "with a score or a track id after the box: only the box is used"),
+        ("0 .5 .5 .2 .2 .9", "", "with a score or a track id after the box: only the box is used"),
+    ],
+)
+def test_of_yolo_rows_with_keypoints_only_the_box_is_converted(tmp_path, rows, described, line):
+    one_yolo(tmp_path / "in", rows, described)
+    result = convert(tmp_path / "in", tmp_path / "out", to="coco")
+    height, width = examples.HEIGHT, examples.WIDTH
+    expected = [0.4 * width, 0.4 * height, 0.2 * width, 0.2 * height]
+    assert boxes_in(tmp_path / "out") == {tuple(round(number, 2) for number in expected)}
+    assert any(line in each for each in result.lines)
+
+
+def test_yolo_rows_that_may_be_keypoints_or_polygons_are_not_guessed(tmp_path):
+    one_yolo(tmp_path / "in", "0 .5 .5 .2 .2 .45 .45 .55 .55")
+    refuses(
+        lambda: convert(tmp_path / "in", tmp_path / "out", to="coco"),
+        r"\.txt: line 1: may be a polygon, or a box with keypoints; add kpt_shape",
+    )
+
+
+@pytest.mark.parametrize("points", [[[2, 3], [9, 3], [9, 8], [2, 8]], [[9, 8], [2, 3]]])
+def test_a_rectangle_may_have_four_corners(tmp_path, points):
+    """As X-AnyLabeling writes it."""
+    shape = {"label": "cat", "points": points, "shape_type": "rectangle"}
+    one_labelme(tmp_path / "in", shape)
+    convert(tmp_path / "in", tmp_path / "out", to="coco")
+    content = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [row["bbox"] for row in content["annotations"]] == [[2, 3, 7, 5]]
+
+
+def stored_photo(path):
+    """Stored as 80 x 100 (height x width), shown as 100 x 80."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype(np.uint8)).save(
+        path, exif=exif
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "box"),
+    [
+        ("upright", [0.5 * 80 - 16, 0.25 * 100 - 5, 32, 10]),
+        ("stored", [0.5 * 100 - 20, 0.25 * 80 - 4, 40, 8]),
+    ],
+)
+def test_fractions_of_a_turned_photo_are_of_the_chosen_orientation(tmp_path, orientation, box):
+    stored_photo(tmp_path / "in/images/train/a.jpg")
+    examples.write(tmp_path / "in/labels/train/a.txt", "0 .5 .25 .4 .1\n")
+    examples.write(tmp_path / "in/data.yaml", "train: images/train\nnames: [a]\n")
+    convert(tmp_path / "in", tmp_path / "out", to="coco", orientation=orientation)
+    assert boxes_in(tmp_path / "out") == {tuple(box)}
+
+
+def test_coco_outlines_on_a_stored_photo_name_the_option_that_accepts_them(tmp_path):
+    stored_photo(tmp_path / "in/images/train/a.jpg")
+    outline = [30, 16, 70, 16, 70, 24, 30, 24]
+    row = {"id": 1, "image_id": 1, "category_id": 1, "area": 320, "iscrowd": 0, "segmentation": [outline]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 80, "width": 100}],
+        "annotations": [{**row, "bbox": [30, 16, 40, 8]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    examples.write(tmp_path / "in/annotations/train.json", content)
+    refuses(lambda: to_masks(tmp_path / "in", tmp_path / "out"), r"a\.jpg.*: set orientation=stored")
+    to_masks(tmp_path / "in", tmp_path / "out", orientation="stored")
+    (mask,) = (tmp_path / "out/masks").rglob("*.png")
+    expected = np.zeros((80, 100), np.uint8)
+    expected[16:24, 30:70] = 1
+    np.testing.assert_array_equal(read_labels(mask), expected)

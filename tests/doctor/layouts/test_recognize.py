@@ -177,6 +177,12 @@ def test_a_folder_that_is_nothing_is_described(tmp_path):
     )
 
 
+def test_packed_files_are_to_be_unpacked(tmp_path):
+    examples.images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "instances_train.json.gz").write_bytes(b"\x1f\x8b")
+    refuses(partial(recognize, tmp_path, TASKS), r"1 \.gz in 1 folder; unpack the \.gz files; expected")
+
+
 def test_an_empty_or_missing_folder_is_described(tmp_path):
     refuses(partial(recognize, tmp_path, TASKS), "unknown layout: no files")
     refuses(partial(recognize, tmp_path / "nowhere", TASKS), "no such folder")

@@ -80,6 +80,52 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("task", "override", "hint"),
+    [
+        ("seg", "task.draw_threshold=1", "it is for task=det"),
+        ("cls", "task.dice=1", "it is for task=seg"),
+        ("det", "inference.window=[64,64]", "it is for task=seg"),
+        ("seg", "data.resize=64", "it is for task=cls"),
+        ("seg", "backbone.name=resnet18", "it is for backbone=timm or backbone=torchvision"),
+        ("seg", "data.source.mask_suffix=_gt", "it is for data=masks"),
+        ("det", "task.draw_treshold=1", "did you mean 'task.draw_threshold'?"),
+        ("det", "data.min_scal=1", "did you mean 'data.min_scale'?"),
+        ("cls", "learning_rate=1", "did you mean 'optimizer.lr'?"),
+        ("seg", "batch_size=1", "did you mean 'trainer.batch'?"),
+        ("det", "imgsz=640", "did you mean 'data.size'?"),
+        ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
+        ("cls", "task.mixup=1", "did you mean 'task.mix.mixup'?"),
+    ],
+)
+def test_a_key_of_another_task_or_option_is_assigned_to_it(task, override, hint):
+    message = error_message(f"task={task}", override)
+    assert message == f"unknown key {override.partition('=')[0]!r}; {hint}"
+
+
+def test_an_unknown_option_lists_those_that_there_are():
+    assert error_message("schedule=step") == (
+        "schedule=step: no such option; choose one of constant, cosine, exponential, poly"
+    )
+    assert error_message("backbone=resnet50").endswith(
+        "timm, torchvision; for a network of torchvision, backbone=torchvision backbone.name=resnet50"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("limit=2", "data.limit"),
+        ("split=test", "data.split"),
+        ("conf=0.5", "task.draw_threshold"),
+        ("source=x", "input"),
+    ],
+)
+def test_a_tool_suggests_keys_of_its_runs(typed, meant):
+    with pytest.raises(UserError, match=f"unknown key '{typed.partition('=')[0]}'; did you mean '{meant}'"):
+        compose.compose_config("predict", [typed])
+
+
 def test_an_experiment_of_another_task_is_reported():
     message = error_message("task=seg", "experiment=det/finetune")
     assert message.startswith("experiment=det/finetune is for task=det; leave out task=seg")

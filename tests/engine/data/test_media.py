@@ -67,3 +67,12 @@ def test_the_error_for_an_unreadable_video_suggests_a_remedy(tmp_path):
     ):
         list(files.read_frames(tmp_path / "empty.mp4"))
     assert files.num_frames(tmp_path / "empty.mp4") == 0
+
+
+def test_an_address_that_is_not_read_is_named_without_its_password():
+    with pytest.raises(UserError) as caught:
+        media.find_media("ftp://me:secret@host/drive.mp4")
+    assert str(caught.value) == (
+        "input=ftp://...: not an address that is read (rtsp, rtmp, http, udp, tcp, srt or mms); download the "
+        "file and pass its path"
+    )

@@ -76,6 +76,42 @@ def test_a_line_says_that_images_use_little_of_their_range(tmp_path):
     assert unused_range([str(tmp_path / "black.png")]) == []
 
 
+def test_values_far_from_black_that_use_little_of_the_range_are_named(tmp_path):
+    """A thermal camera's hundredths of kelvin: 28500 to 31000 become (28500 + 128) // 257 = 111 to 121."""
+    values = np.linspace(28500, 31000, 400).astype(np.uint16).reshape(20, 20)
+    path = str(tmp_path / "thermal.png")
+    write_png(path, values)
+    assert (read_image(path).min(), read_image(path).max()) == (111, 121)
+    found = (
+        f"{path}: values lie between 28506 and 30999 of 0..65535 (images of more than 8 bits checked: 1), so "
+        "they are read with little contrast; to use all 256 levels of gray, set "
+        "data.pixel_range=[28506,30999]"
+    )
+    values[0, 0], values[-1, -1] = 28000, 32000  # half a percent at either end does not count
+    values[0, 1], values[-1, -2] = 28506, 30999
+    write_png(path, values)
+    assert unused_range([path]) == [found]
+    values[5:12] = 0  # no data
+    values[12:14] = 65535
+    write_png(path, values)
+    (line,) = unused_range([path])
+    assert "between 28506 and 30999" in line
+    values[15, :10] = 60000
+    write_png(path, values)
+    assert unused_range([path]) == []
+
+
+def test_saturated_pixels_do_not_hide_a_small_range(tmp_path):
+    values = np.linspace(200, 3000, 400).astype(np.uint16).reshape(20, 20)
+    values[:5] = 65535
+    write_png(tmp_path / "a.png", values)
+    (line,) = unused_range([str(tmp_path / "a.png")])
+    assert "the largest value is 3000 of 65535" in line
+    assert line.endswith("if 4095 is white, set data.pixel_range=[0,4095]")
+    write_png(tmp_path / "a.png", np.uint16([[0, 65535]]))
+    assert unused_range([str(tmp_path / "a.png")]) == []
+
+
 @pytest.mark.parametrize("value", ["[1]", "[1,2,3]", "12", "[4095,0]", "[a,b]", "[0,inf]"])
 def test_other_values_are_refused_with_the_key(value):
     config = compose_config("train", ["task=seg", f"data.pixel_range={value}"])

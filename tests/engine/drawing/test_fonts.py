@@ -62,6 +62,29 @@ def test_a_system_font_is_used_if_it_has_the_letters(monkeypatch):
     fonts._file_with.cache_clear()
 
 
+def test_a_letter_that_no_font_has_does_not_spoil_the_other_names(monkeypatch):
+    thai = ClassMap(names=("กล่อง", "รถ🚗", "🚗"))
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ("no_font.ttf", "thai.ttf"))
+    real = fonts._letters
+    monkeypatch.setattr(
+        fonts, "_letters", lambda file: frozenset("กล่องรถ") if file == "thai.ttf" else real(file)
+    )
+    fonts._file_with.cache_clear()
+    assert fonts.shown_names(thai) == ("กล่อง", "รถ", "class 2")
+    (note,) = fonts.font_notes(thai)
+    assert note.endswith("drawings show 'รถ' for 'รถ🚗'; install one that has them, such as Noto Emoji")
+    fonts._file_with.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "font"),
+    [("กล่อง", "Thai"), ("डिब्बा", "Devanagari"), ("상자", "CJK"), ("はこ", "CJK"), ("ሳጥን", "Ethiopic")],
+)
+def test_the_font_to_install_has_the_letters(no_system_fonts, name, font):
+    (note,) = fonts.font_notes(ClassMap(names=(name, "dog")))
+    assert note.endswith(f"such as Noto Sans {font}")
+
+
 def test_all_drawings_and_charts_take_such_names(tmp_path, no_system_fonts):
     image = np.zeros((90, 300, 3), np.uint8)
     for classes in (ACCENTED, CHINESE, ClassMap(names=("$5 bill", "a$b$c", "x\ny"))):

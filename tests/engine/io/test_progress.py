@@ -1,5 +1,7 @@
 """Progress of a long job."""
 
+import contextlib
+import io
 import sys
 
 import pytest
@@ -105,3 +107,12 @@ def test_slow_work_is_announced_until_it_ends_or_other_progress_begins(monkeypat
     with announced("quick", print_line=lines.append):
         pass
     assert len(lines) == 1
+
+
+def test_work_that_hides_what_others_print_is_announced(monkeypatch, capsys):
+    """As exporters do: a capture while they print must not take the announcement."""
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 0.02)
+    with announced("writing model.onnx"), contextlib.redirect_stdout(io.StringIO()):
+        print("other")
+        progress_module.time.sleep(0.2)
+    assert capsys.readouterr().out == "writing model.onnx ... 0 s\n"

@@ -70,6 +70,15 @@ def test_runs_without_results_are_named():
         Comparison([result("a", 0.4), result("new")])
 
 
+def test_a_damaged_log_is_not_a_missing_evaluation():
+    damaged = dataclasses.replace(result("c"), damage="log.jsonl is damaged from line 3")
+    comparison = Comparison([result("a", 0.4), damaged, result("b", 0.5, lr=1)])
+    assert comparison.titles == ["a", "b"]
+    assert comparison.notes == ["c: log.jsonl is damaged from line 3, so later results are missing"]
+    with pytest.raises(UserError, match=r"with results; c: log\.jsonl is damaged from line 3$"):
+        Comparison([result("a", 0.4), damaged])
+
+
 def test_other_classes_or_images_are_mentioned():
     comparison = Comparison([result("a", 0.4), result("b", 0.5, lr=1, classes=("road", "bus"))])
     assert "different classes" in comparison.notes[0]

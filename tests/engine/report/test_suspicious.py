@@ -49,6 +49,22 @@ def test_the_list_and_the_images_to_leave_out_are_written(tmp_path):
     }
 
 
+def test_an_edited_list_is_never_overwritten(tmp_path, capsys):
+    edited = tmp_path / "exclude.json"
+    write_suspicious(tmp_path, "val", [suspicion("b", 0.9), suspicion("a", 0.5)])
+    write_suspicious(tmp_path, "val", [suspicion("c", 0.9)])
+    assert [file.name for file in tmp_path.glob("exclude*")] == ["exclude.json"]  # the first was not edited
+    for number in (1, 2):
+        edited.write_text(f'{{"val": ["mine {number}"]}}')
+        write_suspicious(tmp_path, "val", [suspicion("a", 0.5)])
+        assert f"{edited}: was edited, so it is kept as exclude_{number}.json\n" == capsys.readouterr().out
+        assert read_excluded(tmp_path / f"exclude_{number}.json") == {"val": {f"mine {number}": ""}}
+        assert list(read_excluded(edited)["val"]) == ["a"]
+    edited.write_text("{damaged")
+    write_suspicious(tmp_path, "val", [])
+    assert (tmp_path / "exclude_3.json").read_text() == "{damaged"
+
+
 def test_the_report_shows_them_and_what_to_do(tmp_path):
     page = Page("t")
     add_suspicious(page, tmp_path, "train", [suspicion("b", 0.9)])

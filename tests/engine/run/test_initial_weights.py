@@ -7,7 +7,7 @@ from torch import nn
 
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
-from engine.run import checkpoint
+from engine.run import checkpoint, initial_weights
 from engine.run.initial_weights import backbone_weights, carry_rows, class_names, load_whole, read_state
 
 
@@ -99,3 +99,20 @@ def test_npz_files_can_be_loaded(tmp_path):
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
     with pytest.raises(UserError, match=r"objects\.npz: "):
         read_state(tmp_path / "objects.npz")
+
+
+def test_a_run_of_another_task_is_named_with_what_it_is_good_for(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise UserError("weights do not fit the model")
+
+    monkeypatch.setattr(initial_weights, "load_whole", load)
+    (tmp_path / "config.yaml").write_text("seed: 0\npackage: det\n")
+    options = {"init_from": str(tmp_path), "weights": None, "skip": [], "published": None}
+    with pytest.raises(UserError) as caught:
+        initial_weights.load_initial(Model(2), None, task="seg", checkpoint_name="best", **options)
+    assert str(caught.value) == (
+        f"init_from={tmp_path}: a run for task=det, not for task=seg; weights={tmp_path} starts from its "
+        "backbone"
+    )
+    with pytest.raises(UserError, match=r"^weights do not fit the model$"):
+        initial_weights.load_initial(Model(2), None, task="det", checkpoint_name="best", **options)

@@ -136,3 +136,12 @@ def test_metrics_are_printed_as_the_tables_print_them():
     assert [run_log.percent(value) for value in (0.4437, 1.0, 0.0, -0.5, 12.3)] == [
         "44.37%", "100.00%", "0.00%", "-0.5000", "12.3000",
     ]  # fmt: skip
+
+
+def test_the_first_damaged_line_is_known_but_an_incomplete_last_line_is_no_damage(tmp_path):
+    file, row = tmp_path / "log.jsonl", '{"step": 1, "kind": "train"}\n'
+    assert run_log.damaged_line(file) is None
+    for content, line in ((row * 2, None), (row * 2 + '{"st', None), (row + "\0\n" + row, 2), ("\0", 1)):
+        file.write_text(content)
+        assert run_log.damaged_line(file) == line
+        assert len(run_log.read_rows(file)) == content.partition("\0")[0].count(row)

@@ -158,6 +158,29 @@ def test_a_video_over_http_that_does_not_count_its_frames(tmp_path):
     assert counted.lines(0) == [f"{address}: 60 frames predicted"]
 
 
+@pytest.mark.parametrize("headers", [(), ("Last-Modified",), ("ETag",)])
+def test_a_file_without_a_length_is_not_a_live_stream(tmp_path, headers):
+    path = write_video(tmp_path / "drive.ts")
+    with http_server.cut(path, path.stat().st_size, headers=headers) as address:
+        result = predict(address, tmp_path / "out", SlowTask())
+    (record,) = result.records
+    assert (record["frames"], record["ended_by"]) == (60, "source")
+    assert "dropped_frames" not in record
+
+
+def test_what_may_be_a_live_stream_says_so(tmp_path, impatient, monkeypatch, capsys):
+    """It neither has a length nor ends while it is probed."""
+    monkeypatch.setattr(stream, "_PROBE_S", 0.2)
+    path = write_video(tmp_path / "drive.ts")
+    with http_server.cut(path, path.stat().st_size, then="silent", headers=()) as address:
+        (record,) = predict(address, tmp_path / "out").records
+    assert record["ended_by"] == "silence"
+    assert (
+        f"{address}: the server gives no length, so this is read as a live stream, and frames that arrive "
+        "during a prediction are dropped; if it is a file, download it to predict all frames\n"
+    ) in capsys.readouterr().out
+
+
 GSTREAMER = """
 import gi
 gi.require_version("Gst", "1.0")

@@ -16,9 +16,10 @@ from backbones.mobilenet_v3 import LARGE, mobilenet_v3_large, mobilenet_v3_small
 from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import SESpec
 from cls.model import Classifier
-from det.anchors.generators import SSDAnchors
+from det.anchors.generators import Cells, SSDAnchors
 from det.heads import SSDLite
 from det.model import Detector
+from det.panlite.head import PANLite
 from engine.errors import UserError
 from nas.netadapt.pruning import (
     PrunableUnit,
@@ -58,11 +59,26 @@ def detector(spec):
     )
 
 
+def panlite(spec):
+    head = partial(PANLite, width=16, bins=4)
+    return Detector(
+        backbone=spec,
+        num_classes=3,
+        input_size=SIZE,
+        anchors=Cells(),
+        head=head,
+        c3="block",
+        c4="block",
+        c5="block",
+    )
+
+
 MODELS = {
     "classifier": (classifier, mobilenet_v3_small(width_mult=0.5)),
     "segmenter": (segmenter, mobilenet_v3_large(width_mult=0.35, output_stride=16, tail="rf2")),
     "segmenter of V2": (raspp, mobilenet_v2(width_mult=0.35, output_stride=16)),
     "detector": (detector, mobilenet_v3_small(width_mult=0.5)),
+    "detector without anchors": (panlite, mobilenet_v3_small(width_mult=0.5)),
     "classifier of MnasNet": (classifier, mnasnet_a1(width_mult=0.35)),
     "classifier of V4": (classifier, mobilenet_v4_small(width_mult=0.35)),
     "segmenter of V4": (segmenter, mobilenet_v4_medium(width_mult=0.25, output_stride=16)),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 
@@ -172,6 +173,24 @@ def test_real_trainings_and_the_command_for_the_best(tmp_path, capsys):
     assert len(list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))) == 3
     other = [override.replace("0,0.01", "0,0.02") for override in sweep_of]
     refuses(lambda: search(*other), "belongs to a search with values=", "choose another out=")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["ray", "processes"])
+def test_executors_run_trials_and_the_printed_command_has_the_path_as_typed(executor, tmp_path, capsys):
+    ray = pytest.importorskip("ray") if executor == "ray" else None
+    root = tmp_path / "my data, 1"
+    typed = [*SMALL, f"data.root={root}", "optimizer.lr=0.01,0.02,0.03", f"out={tmp_path / 'out'}"]
+    try:
+        search(*typed, "method.trials=3", f"executor={executor}")
+    finally:
+        if ray is not None:
+            ray.shutdown()
+    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["miou"]) >= 0 and not row["error"] for row in rows)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("next: ")[2])
+    assert f"data.root={root}" in command
 
 
 def test_options_that_make_no_sweep(tmp_path):

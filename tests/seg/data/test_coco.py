@@ -80,6 +80,28 @@ def test_polygons_and_both_run_length_codes_are_drawn(tmp_path):
     assert coco(root=str(tmp_path)).classes.names == ("background", "cat", "dog")
 
 
+def test_two_points_are_no_box(tmp_path):
+    """pycocotools takes [1, 1, 8, 6] for x, y, width and height if it comes first."""
+    write_split(tmp_path, [{"category_id": 3, "segmentation": [[1, 1, 8, 6], *square(0, 0, 4, 5)]}])
+    write_split(tmp_path, [CAT], **VAL)
+    expected = np.zeros((10, 12), np.uint8)
+    expected[:5, :4] = 1
+    np.testing.assert_array_equal(label(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[[1, 1], [8, 1], [8, 6]]], r"polygons must be lists \[x1, y1, x2, y2, \.\.\.\]"),
+        ([[1, 1, 8, 6]], "no polygon has three points"),
+    ],
+)
+def test_outlines_of_another_form_are_refused_with_the_right_one(tmp_path, segmentation, reason):
+    write_split(tmp_path, [{"category_id": 3, "segmentation": segmentation}])
+    write_split(tmp_path, [CAT], **VAL)
+    refuses(lambda: label(tmp_path), rf"annotation 0 of 0.png: invalid segmentation \({reason}\)")
+
+
 def test_masks_are_drawn_again_only_if_the_annotations_change(tmp_path, capsys):
     for options in ({}, VAL):
         write_split(tmp_path, [CAT], **options)
@@ -125,6 +147,15 @@ def test_invalid_annotations_are_named(tmp_path, change, message):
     write_split(tmp_path, [{**CAT, **change}])
     write_split(tmp_path, [CAT], **VAL)
     refuses(lambda: coco(root=str(tmp_path)), message)
+
+
+def test_images_that_are_not_listed_are_counted_and_named(tmp_path):
+    write_split(tmp_path, [CAT], count=2)
+    write_split(tmp_path, [CAT], **VAL)
+    pixels = np.random.default_rng(9).integers(0, 256, (10, 12, 3), np.uint8)
+    write_png(tmp_path / "train/more/extra.png", pixels)
+    warnings = coco(root=str(tmp_path)).warnings
+    assert f"{tmp_path}: 1 image that no annotation file lists: left out (extra.png)" in warnings
 
 
 def test_an_image_listed_twice_is_refused(tmp_path):

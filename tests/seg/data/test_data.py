@@ -91,6 +91,16 @@ def test_cityscapes_tree_is_read(city):
     np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), image)
 
 
+def test_images_that_two_cityscapes_splits_share_are_rejected(city):
+    source = next((city / "leftImg8bit/train").rglob("*.png"))
+    shutil.copy(source, next((city / "leftImg8bit/val").rglob("*.png")))
+    refuses(
+        lambda: cityscapes(root=str(city)),
+        r"the same image as .*\(train and val share 1\); remove .* data\.source\.allow_same_files=true",
+    )
+    assert len(cityscapes(root=str(city), allow_same_files=True).splits["val"]) == 3
+
+
 def test_instances_are_read_for_evaluation_and_only_if_every_image_has_them(city):
     assert (
         "instances" not in cityscapes(root=str(city)).dataset("val", TrainTransform(crop=32))[SampleKey(0, 0)]
@@ -99,6 +109,8 @@ def test_instances_are_read_for_evaluation_and_only_if_every_image_has_them(city
     data = cityscapes(root=str(city))
     assert "instances" not in data.dataset("val", EvalTransform())[SampleKey(0, 0)]
     assert "instances" in data.dataset("train", EvalTransform())[SampleKey(0, 0)]
+    (line,) = [line for line in data.warnings if "instanceIds" in line]
+    assert "1 of 3 val images, such as ulm_000001_000019, have no *_gtFine_instanceIds.png" in line
 
 
 def replace_masks(root, convert, keep=()):
@@ -119,6 +131,28 @@ def test_the_kind_of_a_mask_follows_from_its_content(city):
     data = cityscapes(root=str(city))
     assert torch.equal(data.dataset("val", EvalTransform())[SampleKey(0, 0)]["label"], expected)
     assert not any("hold" in line for line in data.warnings)
+
+
+def test_with_on_error_skip_missing_files_and_the_rarer_kind_of_ids_are_errors_when_they_are_read(city):
+    replace_masks(city, lambda ids: LUT[ids], keep=("/train/", "ulm_000001"))
+    image = city / "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    mask = city / "gtFine/val/ulm/ulm_000002_000019_gtFine_labelIds.png"
+    image.unlink()
+    mask.unlink()
+    with pytest.raises(UserError, match="no image leftImg8bit"):
+        cityscapes(root=str(city))
+    data = cityscapes(root=str(city), on_error="skip")
+    assert "masks of labelIds" in data.description
+    train, val = data.dataset("train", None), data.dataset("val", None)
+    assert (train.image_path(0), val.sample_files(2)[1]) == (str(image), str(mask))
+    for dataset, index, message in (
+        (train, 0, "cannot be read"),
+        (val, 0, "255"),
+        (val, 2, "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataset.read(index)
+    assert val.read(1)[1].shape == (16, 32)
 
 
 def test_label_ids_are_preferred_to_training_ids(city):

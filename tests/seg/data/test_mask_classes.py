@@ -11,6 +11,7 @@ from engine.data.images import write_png
 from engine.data.loader import SampleKey
 from seg.data.masks import masks
 from seg.transforms import EvalTransform
+from tests.engine.data.images.tiff_files import write_tiff
 from tests.refusals import refuses
 
 RNG = np.random.default_rng(0)
@@ -173,6 +174,56 @@ def test_gray_rgb_masks_that_can_mean_two_things_need_a_choice(tmp_path):
         lambda: masks(root=str(root)), r"gray RGB whose value 0 is a class id.*set data\.source\.palette=ids"
     )
     assert labels(root, palette="ids") == {"0": [0, 0], "1": [0, 1]}
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_a_black_mask_that_a_program_stores_as_gray_is_read_by_color(tmp_path, mode):
+    """`optipng` stores the all-black one of some color masks as gray, of one or eight bits."""
+    black, mixed = np.zeros((2, 6, 3), np.uint8), np.uint8([[(255, 0, 0)] * 6, [(0, 0, 0)] * 6])
+    root = data_of(tmp_path, black, mixed)
+    (root / "classes.json").write_text(json.dumps({"classes": CONFLICT}))
+    Image.fromarray(black).convert(mode).save(root / "masks/0.png")
+    assert labels(root) == {"0": [1, 1], "1": [0, 1]}
+    assert labels(root, palette="ids") == {"0": [0, 0], "1": [0, 1]}
+
+
+SKY = [
+    {"id": 0, "name": "sky", "color": [255, 255, 255]},
+    {"id": 1, "name": "wall", "color": [0, 0, 0]},
+]
+
+
+def test_gray_masks_of_one_channel_that_can_mean_two_things(tmp_path):
+    """Sky above wall: white above black as colors, 0 above 1 as ids. One bit of 0 and 1 can be either."""
+    colors = np.uint8([[(255, 255, 255)] * 6, [(0, 0, 0)] * 6])
+    root = data_of(tmp_path, colors, colors, colors)
+    (root / "classes.json").write_text(json.dumps({"classes": SKY}))
+    for name in "012":
+        Image.fromarray(colors).convert("L").save(root / f"masks/{name}.png")
+    assert labels(root) == {key: [0, 1] for key in "012"}  # 255 is not an id
+    Image.fromarray(colors * np.uint8(0)).convert("L").save(root / "masks/1.png")
+    assert labels(root) == {"0": [0, 1], "1": [1, 1], "2": [0, 1]}
+    for name in "012":
+        Image.fromarray(colors).convert("1").save(root / f"masks/{name}.png")
+    refuses(lambda: masks(root=str(root)), r"\.png: gray whose value 0 is a class id.*palette=colors")
+    assert labels(root, palette="colors") == {key: [0, 1] for key in "012"}
+    assert labels(root, palette="ids") == {key: [1, 0] for key in "012"}
+
+
+def test_gray_masks_among_masks_of_ids_contain_ids(tmp_path):
+    """Black is the color of class 1, but 0 above 1 can only be ids: 1 is not a color."""
+    root = data_of(tmp_path, rows(0, 1), rows(0, 0), rows(0, 1))
+    (root / "classes.json").write_text(json.dumps({"classes": CONFLICT}))
+    assert labels(root) == {"0": [0, 1], "1": [0, 0], "2": [0, 1]}
+
+
+def test_the_gray_of_a_tiff_in_which_white_is_zero_is_as_displayed(tmp_path):
+    root = data_of(tmp_path, rows(0, 1), rows(0, 1))
+    (root / "classes.json").write_text(json.dumps({"classes": SKY}))
+    for name in ("0", "1"):
+        (root / f"masks/{name}.png").unlink()
+        write_tiff(root / f"masks/{name}.tif", rows(255, 0), photometric=0)
+    assert labels(root) == {"0": [1, 0], "1": [1, 0]}  # 255 is displayed as black
 
 
 def test_cvat_and_roboflow_lists_name_the_classes(tmp_path):

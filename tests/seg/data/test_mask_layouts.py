@@ -8,6 +8,7 @@ import pytest
 
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
+from engine.errors import UserError
 from seg.data.masks import masks
 from seg.transforms import EvalTransform
 from tests.refusals import refuses
@@ -252,4 +253,68 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
     pairs = [(f"images/{s}/{s}.png", f"masks/{s}/{s}.png") for s in ("train", "val", "valid")]
     refuses(
         lambda: build(tree(tmp_path, pairs)), "images: val/ and valid/ are both the split val; merge them"
+    )
+
+
+def unmasked(root):
+    with pytest.raises(UserError) as caught:
+        build(root)
+    return str(caught.value).partition("images have none); ")[2] or str(caught.value)
+
+
+def test_masks_of_kinds_that_are_not_read_are_named(tmp_path):
+    root = tree(tmp_path, [("images/a.png", None), ("images/b.png", None)])
+    for name in "ab":
+        (root / "masks").mkdir(exist_ok=True)
+        (root / "masks" / f"{name}_mask.gif").write_bytes(b"GIF89a")
+    assert unmasked(root) == "masks/ has files that are not read: a_mask.gif, b_mask.gif; convert them to PNG"
+
+
+def test_annotations_of_boxes_lead_to_the_check(tmp_path):
+    root = tree(tmp_path, [("JPEGImages/a.png", None), ("JPEGImages/b.png", None)])
+    (root / "Annotations").mkdir()
+    (root / "Annotations" / "a.xml").touch()
+    assert unmasked(root) == f"Annotations/ has no masks, but a.xml; run python tools/check.py {root}"
+
+
+def test_folders_of_a_split_with_other_names_are_named(tmp_path):
+    pairs = [(f"training/image_2/{name}.png", f"training/semantic/{name}.png") for name in "abcd"]
+    root = tree(tmp_path, pairs)
+    with pytest.raises(UserError) as caught:
+        build(root)
+    assert str(caught.value).endswith(
+        "training/ has no mask folder next to it; if two of image_2, semantic are images and masks, set "
+        "data.source.images=<folder> and data.source.masks=<folder>, as paths below data.root"
+    )
+    given = build(root, images="training/image_2", masks="training/semantic")
+    assert sum(len(files) for files in given.splits.values()) == 4
+
+
+def test_a_split_that_repeats_another_is_left_out(tmp_path):
+    root = tree(tmp_path, [(f"JPEGImages/{name}.png", f"SegmentationClass/{name}.png") for name in "abc"])
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").write_text("a\nb\n")
+    data = build(root)
+    assert {split: len(files) for split, files in data.splits.items()} == {"train": 2}
+    assert f"{root}: val: all of its 2 images are also in train; the split is left out" in data.warnings
+    both = build(root, allow_same_files=True, allow_same_names=True)
+    assert {split: len(files) for split, files in both.splits.items()} == {"train": 2, "val": 2}
+
+
+def test_a_mask_folder_with_another_name_is_named(tmp_path):
+    root = tree(tmp_path, [(f"imgs/{name}.png", f"lbls/{name}.png") for name in "abcd"])
+    assert unmasked(root) == (
+        "imgs/ has no mask folder next to it; if the masks are in lbls, set data.source.masks=lbls"
+    )
+    assert sum(len(files) for files in build(root, masks="lbls").splits.values()) == 4
+
+
+def test_one_mask_per_class_is_not_taken_for_a_wrong_name(tmp_path):
+    root = tree(
+        tmp_path, [(f"images/{name}.png", f"masks/{cls}/{name}.png") for name in "ab" for cls in ("x", "y")]
+    )
+    assert unmasked(root) == (
+        "one mask per class (x, y) is not read: merge those of each image into one mask"
     )

@@ -45,6 +45,17 @@ def test_lossless_formats_give_the_same_pixels(tmp_path, suffix):
     assert read.flags.c_contiguous
 
 
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(suffix, "RGB") for suffix in ("jpg", "png", "tif", "webp", "bmp", "avif")]
+    + [("jpg", "CMYK"), ("png", "P"), ("gif", "P"), ("tif", "L"), ("bmp", "1")],
+)
+def test_an_image_can_be_drawn_on_whatever_decodes_it(tmp_path, suffix, mode):
+    read = read_image(saved(tmp_path / f"a.{suffix}", Image.fromarray(IMAGE).convert(mode)))
+    assert read.flags.writeable  # `predict` draws on it
+    assert read.shape == (30, 40, 3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation_is_applied_as_in_pillow(tmp_path, suffix, orientation):
@@ -164,13 +175,13 @@ def test_files_that_are_not_images(tmp_path):
                 read(tmp_path / name)
 
 
-def png(width, height, body, *, depth=8):
-    """A gray PNG file; each row of `body` starts with a filter byte."""
+def png(width, height, body, *, depth=8, color=0):
+    """A gray PNG file (or another color type); each row of `body` starts with a filter byte."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
@@ -285,6 +296,48 @@ def test_masks_without_usable_ids_are_rejected(tmp_path):
     for read in (read_labels, read_image):
         with pytest.raises(UserError, match=r"c\.tif.*float32"):
             read(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("a.tif", {"compression": "jpeg", "quality": 95}, "TIFF with JPEG compression"),
+        ("a.webp", {"quality": 90}, "lossy WebP"),
+        ("alpha.webp", {"quality": 90}, "lossy WebP"),
+        ("frames.webp", {"quality": 90, "save_all": True}, "lossy WebP"),
+        ("a.avif", {"quality": 90}, "AVIF"),
+        ("a.jfif", {"format": "JPEG"}, "JPEG"),
+        ("a.mpo", {"save_all": True}, "JPEG"),
+    ],
+)
+def test_lossy_formats_are_refused_as_masks(tmp_path, name, options, kind):
+    """Blocks of the ids 0 to 20: after compression, most pixels are others of these ids."""
+    ids = np.kron(RNG.integers(0, 21, (5, 6)), np.ones((7, 7))).astype(np.uint8)
+    image = Image.fromarray(np.repeat(ids[..., None], 3, 2))
+    if name == "alpha.webp":
+        image.putalpha(Image.fromarray(ids * 12))
+    if "save_all" in options:
+        options = {**options, "append_images": [image.rotate(180)]}
+    image.save(tmp_path / name, **options)
+    assert (read_image(tmp_path / name)[..., 0] != ids).mean() > (0.1 if kind != "JPEG" else 0)
+    with pytest.raises(UserError, match=rf"{name}: {kind} is unsuitable for masks .*save masks as PNG"):
+        read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_lossless_webp_masks_are_read(tmp_path, frames):
+    ids = np.repeat(RNG.integers(0, 21, (30, 40, 1)), 3, 2).astype(np.uint8)
+    image = Image.fromarray(ids)
+    options = {"save_all": True, "append_images": [image.rotate(180)] * (frames - 1)} if frames > 1 else {}
+    image.save(tmp_path / "a.webp", lossless=True, **options)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.webp"), ids)
+
+
+def test_16_bit_ids_with_alpha_are_read(tmp_path):
+    ids, alpha = (7, 300), (0, 65535)
+    row = b"".join(value.to_bytes(2, "big") for pair in zip(ids, alpha, strict=True) for value in pair)
+    (tmp_path / "a.png").write_bytes(png(2, 1, b"\0" + row, depth=16, color=4))
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), [[7, 300]])
 
 
 def test_signed_16_bit_images_are_read_if_no_value_is_negative(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from engine.data.images import check_complete, image_size, read_image, read_labels
 from engine.errors import UserError
-from tests.engine.data.images.tiff_files import write_tiff
+from tests.engine.data.images.tiff_files import set_tag, write_tiff
 
 RNG = np.random.default_rng(0)
 
@@ -125,6 +125,53 @@ def test_unsupported_files_are_refused_by_the_name_of_their_kind(tmp_path, bands
         with pytest.raises(UserError, match=rf"a\.tif: a {kind}, which cannot be read; save 1, 3 or 4 bands"):
             read(path)
     assert image_size(path) == (30, 40)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("compression", "name"),
+    [(34925, "LZMA"), (50000, "Zstandard"), (34887, "LERC"), (50002, "JPEG XL"), (9, r"unknown \(9\)")],
+)
+def test_compressions_that_are_not_read_are_named(tmp_path, compression, name, order):
+    path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40, 3), np.uint16), order=order)
+    set_tag(path, 259, compression, order)
+    for read in (read_image, read_labels, check_complete):
+        with pytest.raises(UserError, match=rf"a\.tif: a TIFF with .*, {name} compression, which cannot be"):
+            read(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_predictor_that_decoders_ignore_is_refused(tmp_path, dtype):
+    """tifffile writes differences of neighbors also with PackBits, which libtiff reads as values."""
+    path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40), dtype))
+    set_tag(path, 259, 32773, "<")
+    set_tag(path, 339, 2, "<", new=317)
+    with pytest.raises(UserError, match=r"PackBits compression with a predictor, which cannot be read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_colors_are_as_stored_whatever_the_fourth_band_is(tmp_path, dtype, separate, extra):
+    """1: alpha that is multiplied into the colors, as some programs call an infrared band."""
+    values = RNG.integers(0, 256, (30, 40, 4)).astype(np.uint8)
+    pixels = values if dtype == np.uint8 else values.astype(np.uint16) * 257
+    path = write_tiff(tmp_path / "a.tif", pixels, separate=separate)
+    set_tag(path, 338, extra, "<")
+    np.testing.assert_array_equal(read_image(path), values[..., :3])
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(read_labels(path), values[..., :3])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_bands_that_are_all_called_gray_are_colors(tmp_path, dtype, bands):
+    """As GDAL writes several bands: black is 0, and all but the first are extra."""
+    values = RNG.integers(0, 256, (30, 40, bands)).astype(np.uint8)
+    pixels = values if dtype == np.uint8 else values.astype(np.uint16) * 257
+    path = write_tiff(tmp_path / "a.tif", pixels, photometric=1, extra=[0] * (bands - 1))
+    np.testing.assert_array_equal(read_image(path), values[..., :3])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -6,7 +6,16 @@ import numpy as np
 
 
 def write_tiff(
-    path, pixels, *, separate=False, tile=None, order="<", photometric=None, orientation=None, bits=None
+    path,
+    pixels,
+    *,
+    separate=False,
+    tile=None,
+    order="<",
+    photometric=None,
+    orientation=None,
+    bits=None,
+    extra=None,
 ):
     """Write [H, W] or [H, W, C] uncompressed; `bits` (2, 4 or 12) packs rows of one band."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -23,8 +32,8 @@ def write_tiff(
         284: [2 if separate else 1],
         339: [kinds[pixels.dtype.kind]] * bands,
     }
-    if bands > 3:
-        tags[338] = [0] * (bands - 3)
+    if extra or bands > 3:
+        tags[338] = extra or [0] * (bands - 3)
     if orientation:
         tags[274] = [orientation]
     if tile:
@@ -41,6 +50,17 @@ def write_tiff(
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8 + len(data))
     path.write_bytes(start + data + _directory(tags, 8 + len(data), order))
     return path
+
+
+def set_tag(path, tag, value, order, *, new=None):
+    """Change the single value of a tag that `write_tiff` has written, and the tag's number to `new`."""
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from(order + "L", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from(order + "H", data, place)[0] == tag:
+            struct.pack_into(order + "HHLL", data, place, new or tag, 4, 1, value)
+    path.write_bytes(data)
 
 
 def _tiles(plane, side):

@@ -10,8 +10,8 @@ from torchvision import models
 
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
-from engine.train import distillation as distillation_module
-from engine.train.distillation import Distillation, Teacher, load_teacher
+from engine.train.distillation import Distillation, teachers
+from engine.train.distillation.teachers import Teacher, load_teacher
 
 CLASSES = ClassMap(names=("a", "b"))
 
@@ -51,6 +51,45 @@ def test_the_mean_is_over_the_counted_pixels():
         ([False, False, False], 0),
     ):
         assert loss(student, teacher, torch.tensor([[counted]])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_channel_wise_distillation_by_hand():
+    """Class a: teacher (0.8, 0.2) over the two pixels, student (0.5, 0.5). Class b: equal."""
+    teacher = torch.tensor([[[[0.8, 0.2]], [[0.3, 0.7]]]]).log()
+    student = torch.tensor([[[[0.5, 0.5]], [[0.3, 0.7]]]]).log() + torch.tensor([5.0, -2.0])[:, None, None]
+    loss = distillation(method="channels").loss
+    expected = divergence((0.8, 0.2), (0.5, 0.5)) / 2
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    # At temperature 2 the teacher's shares of class a become (2, 1) / 3.
+    softer = distillation(method="channels", temperature=2, weight=3).loss(student, teacher).item()
+    assert softer == pytest.approx(3 * 2**2 * divergence((2 / 3, 1 / 3), (0.5, 0.5)) / 2, rel=1e-5)
+
+
+def test_channel_wise_distillation_leaves_out_pixels_that_do_not_count():
+    """A third pixel that does not count changes nothing, and neither does an image without counted pixels."""
+    two = torch.tensor([[[[0.8, 0.2]], [[0.3, 0.7]]]]).log()
+    three = torch.cat([two, torch.full((1, 2, 1, 1), 9.0)], dim=3)
+    loss = distillation(method="channels").loss
+    expected = loss(torch.zeros_like(two), two).item()
+    counted = torch.tensor([[[True, True, False]]])
+    assert loss(torch.zeros_like(three), three, counted).item() == pytest.approx(expected, rel=1e-5)
+    pair, counted = three.repeat(2, 1, 1, 1), torch.cat([counted, torch.zeros_like(counted)])
+    assert loss(torch.zeros_like(pair), pair, counted).item() == pytest.approx(expected, rel=1e-5)
+    scores = torch.zeros_like(three).requires_grad_()
+    nothing = loss(scores, three, torch.zeros(1, 1, 3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert not scores.grad.any()
+
+
+def test_scores_of_whole_images_have_no_channels_of_pixels():
+    student, teacher = torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log()
+    assert distillation(method="channels").loss(student, teacher) == distillation().loss(student, teacher)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(UserError, match=r"distill\.method must be pixels or channels, got 'features'"):
+        distillation(method="features")
 
 
 def test_losses_are_computed_in_float32():
@@ -139,9 +178,9 @@ def test_a_published_teacher_gets_its_weights(tmp_path, monkeypatch, name):
         fetched.append((url, folder))
         return tmp_path / "file"
 
-    monkeypatch.setattr(distillation_module, "fetch", fetch)
+    monkeypatch.setattr(teachers, "fetch", fetch)
     extra = {"aux_classifier.0.weight": torch.zeros(1)}
-    monkeypatch.setattr(distillation_module.checkpoint, "read_weights", lambda path: state | extra)
+    monkeypatch.setattr(teachers.checkpoint, "read_weights", lambda path: state | extra)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     teacher = load_teacher(name, ClassMap(names=tuple(published.meta["categories"])), lambda path: None)
     assert fetched == [(published.url, tmp_path / "checkpoints")]

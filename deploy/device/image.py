@@ -1,0 +1,196 @@
+"""Images -> the network's input, using only NumPy and Pillow: the same values as in training.
+
+    about = json.loads(Path("preprocess.json").read_text())
+    images = network_input(read("photo.jpg", about["preprocessing"]), about)      # [N, 3, height, width]
+
+Apache-2.0; from mobilenet-dense, deploy/device/image.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+_BITS = 11  # OpenCV's fixed-point weights
+_TIFF_BITS, _TIFF_ORIENTATION = 258, 274
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> what undoes the rotation that makes the image upright."""
+
+
+class UnsupportedImageError(Exception):
+    """An image of a kind that this program does not read."""
+
+
+def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixels:
+    """RGB uint8 [H, W, 3], without alpha; rotated by its EXIF orientation if the model was trained so.
+
+    Raises:
+        UnsupportedImageError: for other depths than 8 and 16 bits per channel, and for 16-bit colors if
+            OpenCV is not installed.
+        OSError: if the file is missing or damaged.
+    """
+    image: Any = Image.open(path)
+    deep = _bits(image, path) == 16
+    if image.format == "TIFF" and not preprocessing["upright"]:
+        image = _as_stored(image)
+    if deep and image.mode.startswith("I"):
+        pixels = np.repeat(_eight_bits(np.asarray(image), preprocessing)[..., None], 3, axis=2)
+        image = _turned_like(Image.fromarray(pixels), image)
+    elif deep:
+        image = _turned_like(Image.fromarray(_eight_bits(_colors(path), preprocessing)), image)
+    elif image.mode.startswith(("I", "F")):
+        raise UnsupportedImageError(f"{path}: not an image of 8 or 16 bits per channel")
+    if preprocessing["upright"]:
+        image = ImageOps.exif_transpose(image)
+    return np.asarray(image.convert("RGB"))
+
+
+def network_input(image: Pixels, about: Mapping[str, Any]) -> NDArray[Any]:
+    """An image, RGB [H, W, 3] -> the model's input [N, 3, height, width]: N times the same image."""
+    preprocessing, (count, _, *fixed) = about["preprocessing"], about["input"]["shape"]
+    pixels: NDArray[Any] = resized(image, preprocessing["resize"], tuple(fixed)).transpose(2, 0, 1)
+    if not preprocessing["in_graph"]:
+        mean, std = (np.array(preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
+        pixels = (pixels.astype(np.float32) - mean) / std
+    return np.repeat(pixels[None].astype(about["input"]["dtype"]), count or 1, axis=0)
+
+
+def resized(image: Pixels, how: Mapping[str, Any], fixed: tuple[int | None, ...]) -> Pixels:
+    """Resize (and crop) as `preprocessing.resize` says; `fixed`: the size that the model takes, or None."""
+    height, width = image.shape[:2]
+    if how["mode"] == "shorter_side":
+        shorter = min(height, width)
+        size = (how["side"] * height // shorter, how["side"] * width // shorter)
+    elif how["mode"] == "scale":
+        size = (max(1, round(height * how["factor"])), max(1, round(width * how["factor"])))
+    elif fixed[0] is not None and fixed[1] is not None:
+        size = (fixed[0], fixed[1])
+    else:
+        size = tuple(how.get("size", (height, width)))
+    if size != (height, width):
+        image = _resize(image, size, how)
+    if how.get("center_crop"):
+        rows, columns = how["center_crop"]
+        top, left = round((image.shape[0] - rows) / 2), round((image.shape[1] - columns) / 2)
+        image = image[top : top + rows, left : left + columns]
+    return image
+
+
+def _resize(image: Pixels, size: Size, how: Mapping[str, Any]) -> Pixels:
+    if how.get("antialias"):
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    smaller = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return (
+        resize_area(image, size)
+        if smaller and how.get("when_smaller") == "area"
+        else resize_linear(image, size)
+    )
+
+
+def resize_linear(image: Pixels, size: Size) -> Pixels:
+    """The values of OpenCV's `INTER_LINEAR`: integers, with weights of 11 bits, rounded in two steps."""
+    height, width = image.shape[:2]
+    top, down = _positions(height, size[0])
+    left, across = _positions(width, size[1])
+    across = np.where((left < 0) | (left >= width - 1), np.float32(0), across)
+    left = left.clip(0, width - 1)
+    first, second = _weights(across)
+    values = image.astype(np.int32)
+    rows = values[:, left] * first[:, None] + values[:, np.minimum(left + 1, width - 1)] * second[:, None]
+    rows >>= 4
+    first, second = (weights[:, None, None] for weights in _weights(down))
+    upper, lower = rows[top.clip(0, height - 1)], rows[(top + 1).clip(0, height - 1)]
+    result: Pixels = (((first * upper >> 16) + (second * lower >> 16) + 2) >> 2).astype(np.uint8)
+    return result
+
+
+def _positions(length: int, new_length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each new pixel: the pixel before its center (-1 at the border), and the distance from it."""
+    exact = ((np.arange(new_length) + 0.5) * (length / new_length) - 0.5).astype(np.float32)
+    before = np.floor(exact).astype(np.int64)
+    return before, (exact - before).astype(np.float32)
+
+
+def _weights(distance: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The weights of the pixels before and after."""
+    scale = np.float32(1 << _BITS)
+    return np.rint((1 - distance) * scale).astype(np.int32), np.rint(distance * scale).astype(np.int32)
+
+
+def resize_area(image: Pixels, size: Size) -> Pixels:
+    """The mean over the area that each new pixel covers; may differ by 1 from OpenCV's `INTER_AREA`."""
+    rows, columns = (_covered(*sides) for sides in zip(image.shape[:2], size, strict=True))
+    across = np.einsum("cw,hwk->hck", columns, image.astype(np.float32))
+    halves = tuple(2 * side for side in size) == image.shape[:2]  # OpenCV rounds these up, others to even
+    means = np.einsum("rh,hck->rck", rows, across)
+    result: Pixels = (np.floor(means + 0.5) if halves else np.rint(means)).astype(np.uint8)
+    return result
+
+
+def _covered(length: int, new_length: int) -> NDArray[np.float32]:
+    """[new_length, length]: the share of each new pixel that each old one covers."""
+    edges = np.arange(new_length + 1) * (length / new_length)
+    places = np.arange(length)
+    shares = np.minimum(places + 1, edges[1:, None]) - np.maximum(places, edges[:-1, None])
+    shares = shares.clip(0)
+    result: NDArray[np.float32] = (shares / shares.sum(1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def _as_stored(image: Any) -> Any:
+    """A TIFF image without the rotation that Pillow applies when it loads the pixels."""
+    orientation = image.tag_v2.get(_TIFF_ORIENTATION, 1)
+    image.load()
+    undo = _UNDO.get(orientation)
+    return image if undo is None else image.transpose(undo)
+
+
+def _bits(image: Any, path: str | os.PathLike[str]) -> int:
+    """Bits per channel as stored; Pillow reads 16-bit colors as 8 bits."""
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            return file.read(25)[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_TIFF_BITS, (8,))))
+    return 8
+
+
+def _colors(path: str | os.PathLike[str]) -> NDArray[np.uint16]:
+    """RGB of 16 bits per channel, by OpenCV if it is installed."""
+    try:
+        import cv2
+    except ImportError:
+        message = f"{path}: has 16 bits per channel; pip install opencv-python-headless, which reads them"
+        raise UnsupportedImageError(message) from None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    stored = cv2.imread(str(path), flags)
+    if stored is None or stored.dtype != np.uint16:
+        raise UnsupportedImageError(f"{path}: not an image of 8 or 16 bits per channel")
+    return np.asarray(stored[..., ::-1], np.uint16)
+
+
+def _eight_bits(values: NDArray[Any], preprocessing: Mapping[str, Any]) -> Pixels:
+    black, white = preprocessing["pixel_range"] or (0, 65535)
+    inside = values.astype(np.float64).clip(black, white) - black
+    return np.floor(inside * (255 / (white - black)) + 0.5).astype(np.uint8)
+
+
+def _turned_like(image: Any, source: Any) -> Any:
+    """`image` with the EXIF orientation of `source`."""
+    image.getexif().update(source.getexif())
+    return image

@@ -1,0 +1,48 @@
+"""The ONNX file of a layer, quickly: a browser measures hundreds of them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deploy.latency_table.layer_timing import onnx_graph
+from deploy.latency_table.layers import HeadOf
+
+_OPSET = 17
+
+
+def layer_graph(module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
+    """The ONNX file of a module in eval mode.
+
+    The graph exporter takes most of a second, however small the module is. PyTorch's older, tracing exporter
+    takes a hundredth of that for a layer, and writes the same convolutions and activations. Heads and whole
+    networks are exported as users export them.
+    """
+    module = module.eval()
+    if isinstance(module, HeadOf) or hasattr(module, "backbone"):
+        return onnx_graph(module, tuple(inputs))
+    try:
+        return _traced(module, inputs)
+    except Exception:  # a release of PyTorch without this exporter, or a module that it cannot trace
+        return onnx_graph(module, tuple(inputs))
+
+
+def _traced(module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
+    file: Any = io.BytesIO()  # its annotation knows only paths
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter says that it is the older one
+            torch.onnx.export(module, tuple(inputs), file, dynamo=False, opset_version=_OPSET)
+    finally:
+        logger.setLevel(level)
+    graph: bytes = file.getvalue()
+    return graph

@@ -1,0 +1,207 @@
+"""tools/serve.py: serves the page of an exported run, or the page that measures a latency table."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deploy.export.job import exported_task
+from deploy.export.samples import read_samples, split_files
+from deploy.formats import web
+from deploy.latency_table.build import build_table
+from deploy.latency_table.layers import layers_of
+from deploy.latency_table.table import LatencyTable
+from deploy.latency_table.timed_network import TimedNetwork, network_of_run, read_network
+from deploy.libraries import not_installed
+from deploy.serve import address
+from deploy.serve.browser_measurer import BrowserMeasurer
+from deploy.serve.http_server import Calls, SiteServer
+from deploy.serve.options import ServeOptions
+from deploy.web import assets
+from deploy.web.site_files import MEASURE, policy_of, write_page
+from engine.config.runs import TrainedRun
+from engine.data.preprocessing import Size
+from engine.errors import UserError
+from engine.io.progress import Progress
+from engine.run import run_folder
+
+Log = Callable[[str], None]
+
+_WITHOUT_HTTPS = (
+    "over http, browsers on other devices have no threads, no WebGPU and no camera; install the serve extra "
+    f"for https: {address.INSTALL}"
+)
+
+
+def serve_site(options: ServeOptions, *, log: Log) -> None:
+    """Serve the page of a run until Ctrl-C. Raises: UserError if it was not exported."""
+    folder = _site(options)
+    try:
+        with _serving(options, folder, log=log, calls={}, token=""):
+            log("Ctrl-C ends it")
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        log("stopped")
+
+
+def _site(options: ServeOptions) -> Path:
+    if options.site is not None:
+        folder, remedy = Path(options.site), "give the folder site of an export with format=web"
+    else:
+        assert options.run is not None
+        folder = run_folder.find(Path(options.run)).path / "export" / "web-fp32" / web.FOLDER
+        remedy = f"export it first: python tools/export.py run={options.run} format=web"
+    if not (folder / "index.html").is_file() or not (folder / "model.onnx").is_file():
+        raise UserError(f"{folder}: has no page; {remedy}")
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTable:
+    """A browser's table, and how well the sum of its layers predicts the time of the whole network, in ms."""
+
+    table: LatencyTable
+    sum_ms: float
+    network_ms: float
+
+    @property
+    def error(self) -> float:
+        """Of the sum, as a fraction of the network's time."""
+        return self.sum_ms / self.network_ms - 1
+
+
+def serve_table(options: ServeOptions, *, log: Log) -> MeasuredTable:
+    """Serve the page that measures layers, and write the table that the first browser sends.
+
+    Raises:
+        UserError: if the network cannot be read, or the browser cannot run a layer.
+    """
+    network, size = _network(options)
+    run_folder.make(options.table_file.parent)
+    package = assets.download(options.web.npm) if options.web.vendored else None
+    measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
+        write_page(Path(folder), MEASURE, package=package, cdn=options.web.cdn)
+        with _serving(options, Path(folder), log=log, calls=measure.calls, token=measure.token):
+            measure.wait_for_page()
+            log(f"measuring {measure.about['device']}, {measure.about['threads']} threads")
+            measured = _measured(options, network, size, measure)
+            measured.table.save(options.table_file)
+            measure.finish(
+                {
+                    "layers": len(measured.table.entries),
+                    "sum_ms": measured.sum_ms,
+                    "network_ms": measured.network_ms,
+                    "file": options.table_file.name,
+                }
+            )
+    return measured
+
+
+def _network(options: ServeOptions) -> tuple[TimedNetwork, Size]:
+    if options.spec is not None:
+        assert options.image_size is not None
+        return read_network(options.spec), options.image_size
+    assert options.run is not None
+    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
+    return network_of_run(run), options.image_size or _image_size(run)
+
+
+def _image_size(run: TrainedRun) -> Size:
+    """(height, width) of the first image of the run's data, as fed to the network.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    module = exported_task(run, {})
+    files = split_files(run.source, run.split, module, 1)
+    (sample,) = read_samples(files, module, dynamic_size=True, read=run.read_image)
+    height, width = sample.input.shape[1:]
+    return int(height), int(width)
+
+
+def _measured(
+    options: ServeOptions, network: TimedNetwork, size: Size, measure: BrowserMeasurer
+) -> MeasuredTable:
+    """Measure the layers and, before and after them, the whole network: a phone becomes slower when hot.
+
+    The browser compiles its WebAssembly better while it runs, so the first measurement does not count.
+    """
+    bar: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        measure.progress = (done, total)
+        if not bar:
+            bar.append(Progress(total, unit="layer"))
+        bar[0].update(done)
+
+    whole = None if network.model is None else network.model(network.spec)
+    image = torch.rand(1, 3, *size)
+    times = [] if whole is None else [measure(whole, (image,)) for _ in range(2)][1:]
+    shares = tuple(options.shares)
+    table = build_table(
+        network.spec, size=size, measure=measure, shares=shares, progress=progress, **network.model_options
+    )
+    bar[0].close()
+    times += [] if whole is None else [measure(whole, (image,))]
+    taps = None if network.taps is None else network.taps(network.spec)
+    total_ms = table.latency_ms(layers_of(network.spec, size=size, taps=taps, head=network.head))
+    network_ms = sum(times) / len(times) if times else total_ms
+    table.about |= {"sum_ms": round(total_ms, 6), "network_ms": [round(ms, 6) for ms in times]}
+    return MeasuredTable(table=table, sum_ms=total_ms, network_ms=network_ms)
+
+
+@contextlib.contextmanager
+def _serving(
+    options: ServeOptions, folder: Path, *, log: Log, calls: Calls, token: str
+) -> Iterator[SiteServer]:
+    """A running server; prints its address and the QR code."""
+    here = address.reachable(options.host)
+    context = _context(options, here)
+    server = SiteServer(
+        (options.host, options.port),
+        folder,
+        policy=policy_of(folder),
+        calls=calls,
+        context=context,
+        opened=lambda device: log(f"opened by {device}"),
+    )
+    url = f"http{'s' if context else ''}://{here}:{server.server_address[1]}/" + (
+        f"#{token}" if token else ""
+    )
+    for line in _lines(options, url, secure=context is not None):
+        log(line)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _context(options: ServeOptions, here: str) -> ssl.SSLContext | None:
+    if options.certificate is not None and options.key is not None:
+        return address.own_context(options.certificate, options.key)
+    if options.https is None and (address.is_local(options.host) or not_installed(["cryptography"])):
+        return None
+    return None if options.https is False else address.self_signed_context(here)
+
+
+def _lines(options: ServeOptions, url: str, *, secure: bool) -> Iterator[str]:
+    if code := "" if address.is_local(options.host) else address.qr_code(url):
+        yield code
+    yield f"open: {url}"
+    if secure and options.certificate is None:
+        yield "the browser warns about the certificate, which this server made for itself: accept it"
+    if not secure and not address.is_local(options.host):
+        yield _WITHOUT_HTTPS if not_installed(["cryptography"]) else _WITHOUT_HTTPS.partition(";")[0]

@@ -1,0 +1,97 @@
+"""Knowledge distillation: a trained network's class scores as soft targets."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.errors import UserError
+
+METHODS = ("pixels", "channels")
+
+
+class Distillation:
+    """A loss that pulls class scores toward those of a teacher.
+
+    This is not a module, so the teacher is not trained, averaged, or saved in checkpoints.
+
+    Args:
+        teacher: pixels [N, 3, H, W] in 0..255 -> class scores [N, K, ...] for the same classes.
+        weight: factor on the loss.
+        temperature: both scores are divided by T; the loss is multiplied by T^2, which makes the scale of the
+            gradient independent of T.
+        method: what the softmax runs over. `pixels`: the classes of each pixel (Hinton et al., arXiv
+            1503.02531). `channels`: the pixels of each class (channel-wise distillation, Shu et al., arXiv
+            2011.13256), which says where a class is and does not depend on how common it is.
+
+    Raises:
+        UserError: if the weight or the temperature is not a positive number, or there is no such method.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        method: str = "pixels",
+    ) -> None:
+        for name, value in (("weight", weight), ("temperature", temperature)):
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise UserError(f"distill.{name} must be a positive number, got {value!r}")
+        if method not in METHODS:
+            raise UserError(f"distill.method must be {' or '.join(METHODS)}, got {method!r}")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.weight, self.temperature, self.method = weight, temperature, method
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Distillation":
+        return self  # copies of the task (for averaged weights) share the teacher
+
+    @torch.no_grad()
+    def scores(self, pixels: Tensor) -> Tensor:
+        """The teacher's scores for pixels [N, 3, H, W] in 0..255."""
+        self.teacher.to(pixels.device)
+        scores: Tensor = self.teacher(pixels)
+        return scores
+
+    def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+        """weight * T^2 * KL(targets || scores), of softmaxes over scores [N, K, ...].
+
+        `pixels`: the mean over images or pixels, or over those where `counted` [N, ...] is true. `channels`:
+        the mean over images and classes; pixels that do not count get no probability. Without anything that
+        counts, 0.
+        """
+        scores, targets = scores.float() / self.temperature, targets.float() / self.temperature
+        if self.method == "channels" and scores.ndim > 2:
+            mean = _mean_over_channels(scores, targets, counted)
+        else:
+            mean = _mean_over_pixels(scores, targets, counted)
+        return self.weight * self.temperature**2 * mean
+
+
+def _mean_over_pixels(scores: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+    divergence = _divergence(scores, targets, dim=1)
+    if counted is None:
+        return divergence.mean()
+    return (divergence * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _mean_over_channels(scores: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+    scores, targets = scores.flatten(2), targets.flatten(2)
+    if counted is None:
+        return _divergence(scores, targets, dim=2).mean()
+    left_out = ~counted.flatten(1)[:, None]
+    lowest = torch.finfo(scores.dtype).min
+    divergence = _divergence(
+        scores.masked_fill(left_out, lowest), targets.masked_fill(left_out, lowest), dim=2
+    )
+    images = counted.flatten(1).any(1)
+    per_image = divergence.mean(1) * images
+    return per_image.sum() / images.sum().clamp(min=1)
+
+
+def _divergence(scores: Tensor, targets: Tensor, *, dim: int) -> Tensor:
+    log_student, log_teacher = F.log_softmax(scores, dim=dim), F.log_softmax(targets, dim=dim)
+    return F.kl_div(log_student, log_teacher, log_target=True, reduction="none").sum(dim)

@@ -1,0 +1,98 @@
+"""The kit's image.py, which has only NumPy and Pillow, gives the values of the libraries used in training."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from deploy.device.image import (
+    UnsupportedImageError,
+    network_input,
+    read,
+    resize_area,
+    resize_linear,
+    resized,
+)
+from deploy.metadata import network_input as product_input
+from engine.data.images import read_image
+
+side = st.integers(1, 90)
+PREPROCESSING = {"upright": True, "pixel_range": None}
+
+
+def pixels(height, width, *, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, 3), dtype)
+
+
+@given(side, side, side, side)
+def test_bilinear_resizing_equals_opencvs_in_every_bit(height, width, rows, columns):
+    image = pixels(height, width, seed=height + 100 * columns)
+    expected = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    assert (resize_linear(image, (rows, columns)) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((128, 256), (64, 128)), ((90, 96), (30, 32)), ((72, 96), (54, 70)), ((31, 40), (31, 7))]
+)
+def test_averages_over_areas_equal_opencvs(old, new):
+    image = pixels(*old)
+    expected = cv2.resize(image, new[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(resize_area(image, new).astype(int) - expected).max() <= 1
+    assert (resize_area(image, new) != expected).mean() < 0.001
+
+
+def test_the_shorter_side_is_resized_with_antialiasing_and_the_center_is_cropped():
+    image = pixels(50, 101)
+    how = {"mode": "shorter_side", "side": 30, "antialias": True, "center_crop": [24, 26]}
+    whole = np.asarray(Image.fromarray(image).resize((60, 30), Image.Resampling.BILINEAR))  # 101 * 30 // 50
+    assert (resized(image, how, (24, 26)) == whole[3:27, 17:43]).all()
+
+
+def test_an_image_of_the_models_size_is_not_changed():
+    image = pixels(8, 12)
+    assert (resized(image, {"mode": "none"}, (8, 12)) == image).all()
+
+
+def test_normalized_inputs_are_repeated_for_a_fixed_batch():
+    image = pixels(4, 6)
+    about = {
+        "preprocessing": {"resize": {"mode": "none"}, "in_graph": False, "mean": [1, 2, 3], "std": [4, 5, 6]},
+        "input": {"shape": [2, 3, 4, 6], "dtype": "float32"},
+    }
+    images = network_input(image, about)
+    assert (images.shape, images.dtype) == ((2, 3, 4, 6), np.float32)
+    assert images[1, 2, 3, 5] == pytest.approx((image[3, 5, 2] - 3) / 6)
+    texts = {"preprocessing": '{"in_graph": false, "mean": [1, 2, 3], "std": [4, 5, 6]}'}
+    assert (images[0] == product_input(image, texts)).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.tif", "gray.png", "gray16.png", "rgb16.png", "rgb16.tif"]
+)
+def test_images_are_read_as_in_training(tmp_path, name):
+    path, kind = tmp_path / name, np.uint16 if "16" in name else np.uint8
+    image = pixels(20, 30, dtype=kind)
+    cv2.imwrite(str(path), image[..., 0] if "gray" in name else image)
+    assert (read(path, PREPROCESSING) == read_image(path)).all()
+    deep = {"upright": True, "pixel_range": [1000, 30000]}
+    assert (read(path, deep) == read_image(path, pixel_range=(1000, 30000))).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(pixels(16, 24)).save(tmp_path / name, exif=exif)
+    for upright in (True, False):
+        image = read(tmp_path / name, {"upright": upright, "pixel_range": None})
+        assert image.shape == ((24, 16, 3) if upright and orientation >= 5 else (16, 24, 3))
+        assert (image == read_image(tmp_path / name, upright=upright)).all()
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4), np.float32))
+    with pytest.raises(UnsupportedImageError, match="not an image of 8 or 16 bits"):
+        read(tmp_path / "float.tif", PREPROCESSING)

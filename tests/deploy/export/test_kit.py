@@ -1,0 +1,35 @@
+"""The options of format=kit; its programs are tested in tests/docs/test_use_exported_files.py."""
+
+import pkgutil
+
+import pytest
+
+from deploy import formats
+from deploy.device import runtimes
+from deploy.export.kit import LIBRARIES, check_task
+from deploy.options import Budget, ExportOptions, Kit
+from tests.refusals import refuses
+
+
+def options(kit="onnx", **others):
+    return ExportOptions(run="r", format="kit", kit=Kit(format=kit), budget=Budget(), **others)
+
+
+def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
+    assert options().file_format == "onnx"
+    assert options("openvino", precision="fp16").file_format == "openvino"
+    assert ExportOptions(run="r", format="openvino", budget=Budget()).file_format == "openvino"
+    refuses(lambda: options("executorch"), "kit.format must be one of", "need no PyTorch", "'executorch'")
+    refuses(lambda: options("litert", precision="fp16"), "precision=fp16 is for format=")
+    with pytest.raises(ValueError, match="opset is for format=onnx, not openvino"):
+        options("openvino", opset=17)
+
+
+def test_every_runtime_is_a_format_with_a_package():
+    assert set(runtimes.RUNTIMES) == set(LIBRARIES) <= set(formats.BUILT_IN)
+    assert {module.name for module in pkgutil.iter_modules(runtimes.__path__)} == set(LIBRARIES)
+
+
+def test_a_task_whose_answers_the_program_does_not_know_is_refused():
+    check_task("seg")
+    refuses(lambda: check_task("depth"), "format=kit: runs tasks cls, det, seg, not depth")
