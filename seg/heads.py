@@ -1,5 +1,5 @@
 """Segmentation heads: the paper's LR-ASPP (section 6.4, Figure 10) and R-ASPP (MobileNetV2, section 6.3), and
-a multi-scale head that is more accurate at the same latency."""
+a top-down decoder over several levels of features."""
 
 import math
 from collections.abc import Sequence

@@ -93,9 +93,10 @@ def find(name: str, *, key: str = "format") -> Format:
     if name in BUILT_IN:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
-        hint = "; TensorRT reads format=onnx opset=17" if name in _TENSORRT else nearest(name, BUILT_IN)
+        known = (*BUILT_IN, "kit") if key == "format" else BUILT_IN
+        hint = "; TensorRT reads format=onnx opset=17" if name in _TENSORRT else nearest(name, known)
         raise UserError(
-            f"{key} must be one of {', '.join(BUILT_IN)} (or your own module, with extend=<its folder>), "
+            f"{key} must be one of {', '.join(known)} (or your own module, with extend=<its folder>), "
             f"got {name!r}{hint}"
         )
     module = extensions.load_module(name, key=key)

@@ -46,7 +46,7 @@ def serve_site(options: ServeOptions, *, log: Log) -> None:
     folder = _site(options)
     try:
         with _serving(options, folder, log=log, calls={}, token=""):
-            log("Ctrl-C ends it")
+            log("press Ctrl-C to stop")
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
@@ -55,13 +55,19 @@ def serve_site(options: ServeOptions, *, log: Log) -> None:
 
 def _site(options: ServeOptions) -> Path:
     if options.site is not None:
-        folder, remedy = Path(options.site), "give the folder site of an export with format=web"
+        folder, remedy = (
+            Path(options.site),
+            'it must be the folder "site" that an export with format=web wrote',
+        )
     else:
         assert options.run is not None
         folder = run_folder.find(Path(options.run)).path / "export" / "web-fp32" / web.FOLDER
-        remedy = f"export it first: python tools/export.py run={options.run} format=web"
+        remedy = (
+            f"run python tools/export.py run={options.run} format=web, or name the page of another export: "
+            "site=<folder>/site"
+        )
     if not (folder / "index.html").is_file() or not (folder / "model.onnx").is_file():
-        raise UserError(f"{folder}: has no page; {remedy}")
+        raise UserError(f"{folder}: no page here; {remedy}")
     return folder
 
 

@@ -237,7 +237,7 @@ def _build_training(
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
     if config.distill.images is not None:
         if task.distillation is None:
-            raise UserError("distill.images is for distillation; set distill.teacher too")
+            raise UserError("distill.images needs a teacher; set distill.teacher")
         from engine.train.distillation.unlabeled import with_unlabeled
 
         data = with_unlabeled(data, config.distill.images, here)

@@ -14,7 +14,8 @@ def session(folder, **options):
     return Session(device="cpu", folder=folder, **{"minutes": 8.0, "steps": 2, **options})
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
+@pytest.mark.timeout(900)
 def test_every_check_runs_on_the_cpu_and_passes(tmp_path, capsys):
     status = gpu_check.main(["--device", "cpu", "--out", str(tmp_path / "result"), "--minutes", "20"])
     result = json.loads((tmp_path / "result.json").read_text())

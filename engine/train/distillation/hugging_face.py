@@ -78,7 +78,7 @@ def load(folder: Path, classes: ClassMap) -> nn.Module:
     try:
         transformers: Any = import_module("transformers")
     except ModuleNotFoundError:
-        raise UserError(f'{key}: needs transformers: pip install "mobilenet-dense[transformers]"') from None
+        raise UserError(f'{key}: transformers is not installed; pip install -e ".[transformers]"') from None
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         model = _load_model(transformers, folder)
@@ -87,8 +87,8 @@ def load(folder: Path, classes: ClassMap) -> nn.Module:
     theirs = {name: int(number) for number, name in model.config.id2label.items()}
     if missing := [name for name in classes.names if name not in theirs]:
         raise UserError(
-            f"{key}: has no class {some(missing)}; its {len(theirs)} classes are {some(list(theirs))}. "
-            "The names must be those of the data"
+            f"{key}: the model has no class {some(missing)} (it has {len(theirs)}: {some(list(theirs))}); "
+            "class names in the data must match the model's"
         )
     return HuggingFaceTeacher(model, processor, [theirs[name] for name in classes.names])
 

@@ -82,7 +82,7 @@ def test_eomt_gives_the_logarithm_of_each_class_s_share_at_its_own_input_size(tm
 
 def test_a_teacher_without_one_of_the_classes_is_refused_by_name(tmp_path):
     saved(tmp_path)
-    with pytest.raises(UserError, match=r"has no class car; its 3 classes are sky, tree, road"):
+    with pytest.raises(UserError, match=r"has no class car \(it has 3: sky, tree, road\)"):
         load_teacher(str(tmp_path), ClassMap(names=("road", "car")), load_run=None)
 
 
