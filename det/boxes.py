@@ -127,8 +127,8 @@ class DistanceCoder:
 def mean_distances(logits: Tensor) -> Tensor:
     """Logits [..., 4 * bins] -> the four distances [..., 4] in 0..bins - 1; see `DistanceCoder`."""
     shares = logits.reshape(*logits.shape[:-1], 4, logits.shape[-1] // 4).softmax(dim=-1)
-    distances: Tensor = shares @ torch.arange(shares.shape[-1], dtype=shares.dtype, device=shares.device)
-    return distances
+    bins = torch.arange(shares.shape[-1], dtype=shares.dtype, device=shares.device)
+    return (shares * bins).sum(dim=-1)  # a matrix product would be computed in half precision by autocast
 
 
 def areas(boxes: Tensor) -> Tensor:

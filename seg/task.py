@@ -102,7 +102,7 @@ class Segmentation(nn.Module):
         )
         scores = all_scores[: len(labels)]
         losses = {"cross_entropy": self.loss(scores, labels)}
-        if self.auxiliary and auxiliary:
+        if auxiliary:  # also with factor 0: each parameter needs a gradient in data-parallel training
             others = torch.stack([self.loss(other[: len(labels)], labels) for other in auxiliary])
             losses["auxiliary"] = self.auxiliary * others.sum()
         if self.dice:

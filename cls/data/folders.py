@@ -54,11 +54,11 @@ def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSourc
         splits = {"train": read_tree(base, indices, unread)}
     check_not_empty(splits, base)
     unread += [line for split in splits.values() for line in _in_two_classes(split)]
-    repeated: list[str] = []
+    has_val = "val" in splits
     if not allow_same_files:
         splits, repeated = without_repeated(base, splits, image_paths)
         unread += repeated
-    if "train" in splits and "val" not in splits and not repeated:
+    if "train" in splits and not has_val:
         parts, lines = _divide(base, splits["train"], what="train" if names else "")
         splits, unread = {**parts, **splits, **parts}, [*unread, *lines]
     if "train" in splits and _is_constant(splits["train"].labels) and len(classes) > 1:

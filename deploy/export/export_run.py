@@ -11,7 +11,7 @@ from deploy.export.comparison import Comparison, compare_outputs
 from deploy.export.golden import write_description, write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
-from deploy.export.kit import check_task, write_kit
+from deploy.export.kit import check_single_pass, check_task, write_kit
 from deploy.export.samples import Sample
 from deploy.options import ExportOptions
 from deploy.quantize.quantizer import check_installed
@@ -47,6 +47,8 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     job, started = ExportJob(run, options, log), time.time_ns()
     format = formats.find(options.file_format)
     package = format.packager(options) if isinstance(format, formats.Packaged) else None
+    if package is not None or options.format == "kit":
+        check_single_pass(run.task())
     with run_folder.claim(job.folder, key="out"):
         path = _export(job)
         if package is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from deploy import libraries
 from deploy.artifact import with_exported_file
 from deploy.device import runtimes
 from deploy.export.golden import NUM_EXAMPLES
@@ -42,6 +42,20 @@ def check_task(task: str) -> None:
         raise UserError(f"format=kit: runs tasks {', '.join(TASKS)}, not {task}; export the file alone")
 
 
+def has_cpp(about: Mapping[str, Any], format: str) -> bool:
+    """Whether there is a C++ program for this file; it does not decode distances (raw outputs of PANLite)."""
+    return format in CPP and about["decoding"].get("coder", {}).get("kind") != "distances"
+
+
+def check_single_pass(task: Any) -> None:
+    """Raises: UserError if predictions are averaged over views, which the programs on a device do not do."""
+    inference = getattr(task, "inference", None)
+    if inference is not None and not inference.is_single_pass:
+        raise UserError(
+            f"the run predicts with {inference}, and a device predicts each image once: add inference=whole"
+        )
+
+
 def write_kit(job: ExportJob, path: Path) -> None:
     """Add what runs the exported file at `path`: programs, golden images with predict's answers, a README.
 
@@ -56,15 +70,22 @@ def write_kit(job: ExportJob, path: Path) -> None:
         for name in _COPIED:
             shutil.copyfile(_DEVICE / name, folder / name)
         shutil.copyfile(_DEVICE / "runtimes" / f"{format}.py", folder / "runtime.py")
-        if format in CPP:
+        if has_cpp(about, format):
             shutil.copytree(_DEVICE / "cpp", folder / "cpp", dirs_exist_ok=True)
         names = [entry["name"] for entry in about["classes"]["classes"]]
         (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        requirements = {name: version(name) for name in ("numpy", "pillow", LIBRARIES[format])}
-        lines = [f"{name}  # checked with {found}\n" for name, found in requirements.items()]
+        needed = ("numpy", "pillow", LIBRARIES[format])
+        requirements = dict.fromkeys(needed, "") | libraries.versions(
+            needed
+        )  # some have another name, as for GPUs
+        lines = [
+            f"{name}  # checked with {found}\n" if found else f"{name}\n"
+            for name, found in requirements.items()
+        ]
         (folder / "requirements.txt").write_text("".join(lines), encoding="utf-8")
         _write_golden_images(job, path)
-        shutil.rmtree(folder / "float32", ignore_errors=True)  # what an 8-bit file was made from
+        if job.options.precision == "int8":
+            shutil.rmtree(folder / "float32", ignore_errors=True)  # what the 8-bit file was made from
         (folder / "README.md").write_text(_readme(about, format, requirements), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another out=") from None
@@ -92,5 +113,5 @@ def _readme(about: Mapping[str, Any], format: str, requirements: Mapping[str, st
     )
     template = environment.get_template("README.md.jinja")
     return template.render(
-        about=about, requirements=requirements, cpp=format in CPP, license=about["license"]
+        about=about, requirements=requirements, cpp=has_cpp(about, format), license=about["license"]
     )

@@ -6,7 +6,6 @@ The page asks for jobs (`GET /api/job`), runs each graph in onnxruntime-web and 
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -213,7 +212,7 @@ def _text(content: Mapping[str, Any], key: str) -> str:
 
 def _number(content: Mapping[str, Any], key: str, *, least: float, most: float) -> float:
     value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise Refusal(400, f"{key} must be a number")
     if not least <= value <= most:
         raise Refusal(400, f"{key} must be {least:g} to {most:g}")

@@ -63,4 +63,6 @@ class DetectionWithFile(Detection):
 def _of_file(artifact: Any, own: Postprocess) -> Postprocess:
     """The post-processing in a file; `own` if the file does not describe it."""
     limits = {name: artifact.decoding[name] for name in _LIMITS if name in artifact.decoding}
-    return Postprocess(**limits, coder=own.coder) if len(limits) == len(_LIMITS) else own
+    if len(limits) < len(_LIMITS):
+        return own
+    return Postprocess(**limits, coder=own.coder, background_column=own.background_column)

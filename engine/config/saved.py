@@ -31,6 +31,7 @@ _FIXED_GROUPS = ("task", "experiment", "debug")
 """Groups that cannot be changed for an existing run, because they set keys of other groups."""
 _NEW_KEYS: dict[str, dict[str, Any]] = {
     "data": {"max_megapixels": DEFAULT_MEGAPIXELS, "exclude": None},
+    "distill": {"method": "pixels", "images": None},
     "trainer": {"minutes": None, "patience": None, "tracker": None},
 }
 """Group -> keys that runs of older versions lack, with their defaults."""

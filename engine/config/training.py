@@ -240,7 +240,7 @@ def _build_training(
             raise UserError("distill.images needs a teacher; set distill.teacher")
         from engine.train.distillation.unlabeled import with_unlabeled
 
-        data = with_unlabeled(data, config.distill.images, here)
+        data = with_unlabeled(data, config.distill.images, here, source=source)
     if "trainer.batch" in automatic or settings.minutes is not None:
         from engine.config.choices.automatic import choose_batch_and_steps
 

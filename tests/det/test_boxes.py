@@ -172,3 +172,10 @@ def test_decoding_undoes_encoding_of_distances(seed, bins):
     anchors, coder = random_boxes(20, seed + 1), DistanceCoder()
     boxes = coder.decode(distance_logits(distances, bins), anchors)
     torch.testing.assert_close(coder.encode(boxes, anchors), distances, atol=1e-3, rtol=1e-3)
+
+
+def test_distances_are_computed_in_float32_under_autocast():
+    logits = 3 * torch.randn(5, 4 * 16, generator=torch.Generator().manual_seed(0))
+    expected = mean_distances(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mean_distances(logits), expected)

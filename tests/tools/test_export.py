@@ -187,7 +187,7 @@ def test_the_tools_accept_a_file_with_detections(tmp_path):
         (["qat.lr=0"], "qat.lr must be above 0, got 0"),
         (["opset=13"], "opset must be 14 to 23 .*, got 13"),
         (["opset=24"], "opset must be 14 to 23 .*, got 24"),
-        (["format=openvino", "opset=17"], "opset is for format=onnx, not openvino"),
+        (["format=openvino", "opset=17"], "opset is for format=onnx and format=web, not openvino"),
         (["fromat=onnx"], "fromat"),
     ],
 )

@@ -71,7 +71,12 @@ async function openRuntime() {
     pending.delete(id);
     error === undefined ? resolve?.(result) : reject?.(new Error(error));
   };
-  worker.onerror = ({ message }) => complain(new Error(message || "the worker cannot be started"));
+  worker.onerror = ({ message }) => {
+    const error = new Error(message || "the worker cannot be started");
+    complain(error);
+    for (const { reject } of pending.values()) reject(error);
+    pending.clear();
+  };
   try {
     const { seconds, bytes } = await ask("start", { choice: option.choice, assets, folder: folder.href });
     say(`Ready: ${(bytes / 1e6).toFixed(1)} MB, loaded in ${seconds.toFixed(1)} s.`);

@@ -274,18 +274,34 @@ function decodedBoxes(outputs, how, [H, W]) {
   const corners = anchors(how.anchors), [, total, columns] = outputs.scores.dims;
   const scores = confidences(outputs.scores.data, columns, how.activation, total);
   const deltas = outputs.deltas.data, boxes = new Float32Array(4 * total);
-  const limit = how.coder.max_log_ratio ?? Infinity, scales = how.coder.scales;
+  const interval = how.coder.kind === "distances" ? byDistances : byDeltas;
   for (let i = 0; i < total; i++) {
     for (let axis = 0; axis < 2; axis++) {
       const low = corners[4 * i + axis], side = corners[4 * i + axis + 2] - low;
-      const center = (deltas[4 * i + axis] / scales[axis]) * side + low + side / 2;
-      const half = (Math.exp(Math.min(deltas[4 * i + axis + 2] / scales[axis + 2], limit)) * side) / 2;
+      const ends = interval(deltas, i, axis, low, side, how.coder, outputs.deltas.dims[2]);
       const pixels = axis ? H : W;
-      boxes[4 * i + axis] = Math.min(Math.max(center - half, 0), 1) * pixels;
-      boxes[4 * i + axis + 2] = Math.min(Math.max(center + half, 0), 1) * pixels;
+      boxes[4 * i + axis] = Math.min(Math.max(ends[0], 0), 1) * pixels;
+      boxes[4 * i + axis + 2] = Math.min(Math.max(ends[1], 0), 1) * pixels;
     }
   }
   return suppressed(boxes, scores, columns, how);
+}
+
+/** Both ends of box i along an axis, from its center and its size (SSDLite). */
+function byDeltas(deltas, i, axis, low, side, { scales, max_log_ratio }) {
+  const center = (deltas[4 * i + axis] / scales[axis]) * side + low + side / 2;
+  const half = (Math.exp(Math.min(deltas[4 * i + axis + 2] / scales[axis + 2], max_log_ratio ?? Infinity)) * side) / 2;
+  return [center - half, center + half];
+}
+
+/** Both ends of box i along an axis, from the distances of its sides, each the mean of a distribution (PANLite). */
+function byDistances(deltas, i, axis, low, side, coder, width) {
+  const bins = width / 4, middle = low + side / 2;
+  const distance = (which) => {
+    const start = i * width + which * bins;
+    return softmax(deltas.subarray(start, start + bins)).reduce((sum, share, bin) => sum + share * bin, 0);
+  };
+  return [middle - distance(axis) * side, middle + distance(axis + 2) * side];
 }
 
 /** [A * 4] corners as fractions of the input, in the order map, row, column, shape. */
@@ -331,7 +347,7 @@ function suppressed(boxes, scores, columns, how) {
     if (ofClass.count > considered || ofClass.boxes.length === most || empty) continue;
     if (ofClass.boxes.some((other) => overlap(boxes, box, other) > how.iou_threshold)) continue;
     ofClass.boxes.push(box);
-    kept.push({ box, score: scores[pair], label: column - (column > how.background_column ? 1 : 0) });
+    kept.push({ box, score: scores[pair], label: column - (how.background_column !== null && column > how.background_column ? 1 : 0) });
   }
   return {
     boxes: Float32Array.from(kept.flatMap(({ box }) => [...boxes.subarray(box, box + 4)])),

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from engine.data.class_map import ClassMap
 from engine.errors import UserError, some
 
+_FIXED_SIZE = ("eomt", "beit", "data2vec-vision")
+"""Models whose positions are learned for one size of image."""
+
 
 def is_model_folder(path: Path) -> bool:
     """Whether this is a folder written by `save_pretrained`, or downloaded from the Hugging Face Hub."""
@@ -47,8 +50,9 @@ class HuggingFaceTeacher(nn.Module):
         self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1) / scale, persistent=False)
         self.mean: Tensor
         self.deviation: Tensor
-        # EoMT's positions are learned for one size; the other models take any.
-        fixed = getattr(getattr(model, "config", None), "image_size", None)
+        config: Any = getattr(model, "config", None)
+        # Other models take any size, although the configurations of some state one.
+        fixed = config.image_size if config is not None and config.model_type in _FIXED_SIZE else None
         self.size = (fixed, fixed) if isinstance(fixed, int) else fixed
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Images without labels, for distillation: a teacher's scores can be learned on any image."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.contracts import Image
 from engine.data.images import check_complete, find_images, read_image
 from engine.data.loader import DataLoaders, SampleKey, as_tensor, sample_seed
 from engine.errors import UserError, some
@@ -25,10 +27,13 @@ class WithUnlabeled:
     Args:
         labeled: the training set; its `augment(image, seed)` returns the augmented image, uint8 [h, w, 3].
         images: files of the unlabeled images.
+        read: path -> image, as the labeled images are read.
     """
 
-    def __init__(self, labeled: Any, images: list[Path], *, seed: int) -> None:
-        self.labeled, self.images, self.seed = labeled, images, seed
+    def __init__(
+        self, labeled: Any, images: list[Path], *, seed: int, read: Callable[[Path], Image] = read_image
+    ) -> None:
+        self.labeled, self.images, self.seed, self.read_unlabeled = labeled, images, seed, read
 
     def __getattr__(self, name: str) -> Any:
         if name == "labeled":  # asked for while this object is unpickled
@@ -42,12 +47,14 @@ class WithUnlabeled:
         sample: dict[str, Any] = self.labeled[key]
         seed = sample_seed(self.seed, key)
         path = self.images[np.random.default_rng([seed, _STREAM]).integers(len(self.images))]
-        image = self.labeled.augment(read_image(path), seed)
+        image = self.labeled.augment(self.read_unlabeled(path), seed)
         return sample | {"unlabeled": as_tensor(image.transpose(2, 0, 1))}
 
 
-def with_unlabeled(data: DataLoaders, folder: str, runtime: Runtime) -> DataLoaders:
+def with_unlabeled(data: DataLoaders, folder: str, runtime: Runtime, *, source: Any = None) -> DataLoaders:
     """The data of a training, with an image from `folder` (or its sub-folders) beside each training image.
+
+    They are read with the pixel range and the orientation of `source`.
 
     Raises:
         UserError: if there is no image in the folder, or images are damaged.
@@ -71,4 +78,9 @@ def with_unlabeled(data: DataLoaders, folder: str, runtime: Runtime) -> DataLoad
             f"; {len(errors)} of {len(paths)} files are damaged, including {some(others)}" if others else ""
         )
         raise UserError(f"{key}: {errors[first]}{more}")
-    return replace(data, train_set=WithUnlabeled(data.train_set, images, seed=data.seed))
+    read = partial(
+        read_image,
+        pixel_range=getattr(source, "pixel_range", None),
+        upright=getattr(source, "upright", True),
+    )
+    return replace(data, train_set=WithUnlabeled(data.train_set, images, seed=data.seed, read=read))

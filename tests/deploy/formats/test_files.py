@@ -168,7 +168,7 @@ def test_options_that_a_format_lacks_are_rejected(tmp_path):
     )
     refuses(
         lambda: export_module(Scaled(), example, path, format="torch_export", precision="fp16", **common),
-        "precision=fp16 is for format=.*format=onnx and format=openvino, not torch_export",
+        "precision=fp16 is for format=.*format=onnx and format=openvino and format=web, not torch_export",
     )
     refuses(
         lambda: export_module(Scaled(), example, path, format="litert", dynamic_batch=True, **common),

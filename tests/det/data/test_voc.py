@@ -112,7 +112,7 @@ def test_folders_with_other_usual_names_are_recognized(tmp_path, images, xmls):
 def test_folders_can_be_named(tmp_path):
     root = tree(tmp_path, "abcd", "fotos", "kisten", train="abc", val="d")
     add(tmp_path / "old", tmp_path / "older", "z")  # a second folder of each kind
-    refuses(lambda: voc(root=root), "no images in this folder; set data.source.images=")
+    refuses(lambda: voc(root=root), "no images in this folder; .*set data.source.images=")
     assert len(voc(root=root, images="fotos", annotations="kisten").splits["train"]) == 3
     refuses(lambda: voc(root=root, images="photos"), "photos: no such folder; check data.source.images")
     refuses(

@@ -326,6 +326,7 @@ def test_a_turned_photo_is_treated_as_by_the_reader(tmp_path):
     assert "data.orientation=stored" in result.overrides
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named_and_counted(tmp_path):
     examples.labelme(tmp_path / "in")
     (tmp_path / "in/0.json").write_text("{")

@@ -39,6 +39,7 @@ def saved(folder, *, fixed_size=False):
             depths=[1, 1, 1, 1],
             num_attention_heads=[1, 1, 2, 2],
             decoder_hidden_size=8,
+            image_size=224,  # published configurations still have it; it has no effect
             **labels,
         )
         model = transformers.SegformerForSemanticSegmentation(config)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import cv2
 import torch
 
 from engine.data.images import write_png
@@ -63,6 +64,17 @@ def test_the_rest_is_the_labeled_set(tmp_path):
     sample = dataset[SampleKey(2, 0)]
     assert sample["index"] == 2
     assert not sample["image"].any()
+
+
+def test_values_are_read_as_those_of_the_labeled_images(tmp_path):
+    """4095 of 12 bits becomes 255 with data.pixel_range=[0,4095], and 16 without."""
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((4, 4, 3), 4095, np.uint16))
+    loaders = DataLoaders(train_set=Labeled(), eval_set=Labeled(), seed=0)
+    source = SimpleNamespace(pixel_range=(0, 4095), upright=True)
+    ranged = with_unlabeled(loaders, str(tmp_path), ALONE, source=source).train_set
+    assert {value // 16 for value in values(ranged, epochs=1)} <= {15, 0}
+    assert 255 in values(ranged, epochs=9)
+    assert max(values(with_unlabeled(loaders, str(tmp_path), ALONE).train_set, epochs=9)) <= 17
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
