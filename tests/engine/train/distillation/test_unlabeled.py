@@ -3,9 +3,9 @@
 import pickle
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
-import cv2
 import torch
 
 from engine.data.images import write_png
