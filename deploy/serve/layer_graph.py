@@ -21,11 +21,12 @@ def layer_graph(module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
     """The ONNX file of a module in eval mode.
 
     The graph exporter takes most of a second, however small the module is. PyTorch's older, tracing exporter
-    takes a hundredth of that for a layer, and writes the same convolutions and activations. Heads and whole
-    networks are exported as users export them.
+    takes a hundredth of that for a layer, and writes the same convolutions and activations. Heads, whole
+    networks and layers with TensorFlow's padding are exported as users export them.
     """
     module = module.eval()
-    if isinstance(module, HeadOf) or hasattr(module, "backbone"):
+    pads = any(getattr(part, "pad_at_run", False) for part in module.modules())  # traced, an operator more
+    if pads or isinstance(module, HeadOf) or hasattr(module, "backbone"):
         return onnx_graph(module, tuple(inputs))
     try:
         return _traced(module, inputs)

@@ -148,7 +148,7 @@ def compare(case, folder, result, summary):
 def test_a_page_that_was_not_exported_is_refused(folder):
     name = trained(folder, "cls")
     printed = run("serve", f"run={name}", cwd=folder, status=1)
-    assert f"export it first: python tools/export.py run={name} format=web" in printed
+    assert f"no page here; run python tools/export.py run={name} format=web" in printed
     assert "set run=" in run("serve", cwd=folder, status=1)
     assert "needs out=" in run("serve", "table=latency", f"run={name}", cwd=folder, status=1)
 

@@ -37,9 +37,16 @@ def module_and_input(layer):
     return module, torch.rand(1, *input_sizes(layer)[0])
 
 
-def operators(onnx, graph):
+def operators(onnx, graph, folder):
+    """What is left for a runtime once it has folded constants, such as the sizes of a padding."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     same = {"GlobalAveragePool": "ReduceMean"}
-    nodes = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    nodes = [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
     return Counter(same.get(name, name) for name in nodes if name not in ("Identity", "Constant"))
 
 
@@ -58,9 +65,11 @@ def test_the_graph_computes_the_layer(onnx, name):
 @pytest.mark.parametrize(
     "name", [name for name in LAYERS if name.startswith(("stem", "last")) or " se" in name][:4]
 )
-def test_the_operators_are_those_of_the_export(onnx, name):
+def test_the_operators_are_those_of_the_export(onnx, name, tmp_path):
     module, image = module_and_input(LAYERS[name])
-    assert operators(onnx, layer_graph(module, [image])) == operators(onnx, onnx_graph(module, (image,)))
+    assert operators(onnx, layer_graph(module, [image]), tmp_path) == operators(
+        onnx, onnx_graph(module, (image,)), tmp_path
+    )
 
 
 def test_what_cannot_be_traced_is_exported_as_usual(monkeypatch):
