@@ -1,4 +1,4 @@
-"""Runs of earlier versions, whose config.yaml lacks keys that came later; `old_runs/` has some as they were."""
+"""Runs of earlier versions, whose config.yaml lacks keys that came later; some lie in `old_runs/`."""
 
 from pathlib import Path
 
