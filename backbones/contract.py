@@ -49,13 +49,5 @@ class Architecture(Protocol):
 AnyBackbone = NetSpec | Architecture | Backbone
 """The types that a model accepts as its `backbone`."""
 
-FeatureRole = Literal[
-    "skip_feature",
-    "stride8_block",
-    "stride16_block",
-    "stride32_block",
-    "c4_feature",
-    "dense_output",
-    "last_feature",
-]
+FeatureRole = Literal["skip_feature", "c4_feature", "dense_output", "last_feature"]
 """The features that a head can ask for by their role; see `backbones.network.default_feature`."""

@@ -13,13 +13,7 @@ from backbones.contract import AnyBackbone, Architecture, Backbone, FeatureRole
 from backbones.spec import STEM_STRIDE, NetSpec
 
 PARTS: tuple[Part, ...] = ("expansion", "depthwise", "out")
-_ROLE_STRIDES = {
-    "skip_feature": 8,
-    "c4_feature": 16,
-    "stride8_block": 8,
-    "stride16_block": 16,
-    "stride32_block": 32,
-}
+_ROLE_STRIDES = {"skip_feature": 8, "c4_feature": 16}
 
 
 class MobileNet(nn.Module):
@@ -101,8 +95,7 @@ def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
     A backbone can set it with an attribute that has the role's name. Otherwise `skip_feature` (for LR-ASPP's
     skip connection) is the last feature of stride 8, `c4_feature` (SSDLite's first map) the last of stride
     16, and `dense_output` (for segmentation heads) and `last_feature` (SSDLite's second map, and the map that
-    classifiers pool) the last of all. `stride8_block`, `stride16_block` and `stride32_block` (for PANLite)
-    are the last features of these strides; in this project's networks, outputs of blocks.
+    classifiers pool) the last of all.
 
     Raises:
         ValueError: no feature has that stride.
@@ -116,7 +109,7 @@ def default_feature(backbone: AnyBackbone, role: FeatureRole) -> str:
 
 
 def feature_at_stride(backbone: AnyBackbone, stride: int) -> str:
-    """The last feature of this stride; of a `NetSpec`, the output of a block, or `last_feature`.
+    """The last feature of this stride; of a `NetSpec`, the output of the last block with it.
 
     Raises:
         ValueError: no feature has that stride.
@@ -127,8 +120,7 @@ def feature_at_stride(backbone: AnyBackbone, stride: int) -> str:
                 f"{backbone.name} ends at stride {backbone.strides[-1]} and the head reads stride {stride}: "
                 f"set the backbone's output_stride to {stride}, or the model's features"
             )
-        block = backbone.last_block_at_stride(stride)
-        return backbone.dense_output if block == len(backbone.blocks) else f"block{block}"
+        return f"block{backbone.last_block_at_stride(stride)}"
     names = [name for name, own in backbone.strides.items() if own == stride]
     if not names:
         raise ValueError(

@@ -220,24 +220,6 @@ class NetSpec:
         return f"block{self.skip_block or self.last_block_at_stride(8)}.depthwise"
 
     @property
-    def stride8_block(self) -> str:
-        """The output of the last block at stride 8; with 16 and 32, the narrow features that PANLite reads.
-
-        Raises: ValueError if there is no such block, as for the two below.
-        """
-        return f"block{self.last_block_at_stride(8)}"
-
-    @property
-    def stride16_block(self) -> str:
-        """The output of the last block at stride 16."""
-        return f"block{self.last_block_at_stride(16)}"
-
-    @property
-    def stride32_block(self) -> str:
-        """The output of the last block at stride 32."""
-        return f"block{self.last_block_at_stride(32)}"
-
-    @property
     def c4_feature(self) -> str:
         """SSDLite's C4: the expansion of the block that leads from stride 16 to 32 (section 6.3).
 

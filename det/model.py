@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backbones.contract import AnyBackbone, FeatureRole
-from backbones.network import MobileNet, build_backbone, default_feature
+from backbones.network import MobileNet, build_backbone, default_feature, feature_at_stride
 from backbones.weights.state_dict import StateDict
 from det.anchors.generators import Cells, DefaultBoxes, SSDAnchors
 from det.heads import SSDLite
@@ -60,14 +60,14 @@ class Detector(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.input_size = as_size("input_size", input_size)
-        roles: tuple[dict[str, FeatureRole], ...] = (
-            {"block": "stride8_block"},
-            {"block": "stride16_block", "auto": "c4_feature"},
-            {"block": "stride32_block", "auto": "last_feature"},
+        roles: tuple[tuple[int, FeatureRole | None], ...] = (
+            (8, None),
+            (16, "c4_feature"),
+            (32, "last_feature"),
         )
         self.features = tuple(
-            default_feature(backbone, known[name]) if name in known else name
-            for name, known in zip((c3, c4, c5), roles, strict=True)
+            _feature(backbone, name, *role)
+            for name, role in zip((c3, c4, c5), roles, strict=True)
             if name is not None
         )
         self.backbone = build_backbone(backbone, self.features)
@@ -126,3 +126,10 @@ class Detector(nn.Module):
         features = self.backbone(images)
         outputs: tuple[Tensor, Tensor] = self.head(*(features[name] for name in self.features))
         return outputs
+
+
+def _feature(backbone: AnyBackbone, name: str, stride: int, role: FeatureRole | None) -> str:
+    """The feature that c3, c4 or c5 means: `block`, `auto` if it has a role, or a name."""
+    if name == "block":
+        return feature_at_stride(backbone, stride)
+    return default_feature(backbone, role) if name == "auto" and role is not None else name

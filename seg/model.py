@@ -25,7 +25,7 @@ class Segmenter(nn.Module):
         low: feature for the skip connection: `auto` is the backbone's `skip_feature`; None: no skip.
         high: feature for the head: `auto` is the backbone's `dense_output`.
         features: the head's features from the finest to the coarsest instead of `low` and `high`: names, or
-            strides, which mean the last feature of that stride.
+            strides, which mean the last feature of that stride, or `auto` as for `high`.
         input_size: side or (height, width) of the training images, for the head to check.
 
     Raises:
@@ -47,9 +47,7 @@ class Segmenter(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if features is not None:
-            self.features = tuple(
-                feature_at_stride(backbone, own) if isinstance(own, int) else own for own in features
-            )
+            self.features = tuple(_feature(backbone, own) for own in features)
         else:
             skip = default_feature(backbone, "skip_feature") if low == "auto" else low
             dense = default_feature(backbone, "dense_output") if high == "auto" else high
@@ -109,3 +107,10 @@ class Segmenter(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         features = self.backbone(images)
         return [features[name] for name in self.features]
+
+
+def _feature(backbone: AnyBackbone, wanted: int | str) -> str:
+    """The feature that an entry of `features` means: the last of a stride, `auto`, or a name."""
+    if isinstance(wanted, int):
+        return feature_at_stride(backbone, wanted)
+    return default_feature(backbone, "dense_output") if wanted == "auto" else wanted

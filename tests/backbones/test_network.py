@@ -8,7 +8,7 @@ import torch
 from backbones.mnasnet import mnasnet_a1, mnasnet_small
 from backbones.mobilenet_v2 import mobilenet_v2
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
-from backbones.network import MobileNet
+from backbones.network import MobileNet, feature_at_stride
 
 BUILDERS = [mobilenet_v3_large, mobilenet_v3_small, mobilenet_v2, mnasnet_a1, mnasnet_small]
 
@@ -119,3 +119,21 @@ def test_initial_weights_are_those_of_the_reference_code():
     assert weight.std().item() == pytest.approx(0.09 * 0.880, rel=0.01)  # deviation of a normal cut at two
     assert net.blocks[3].se.reduce.bias.abs().max() == 0
     assert (net.stem.bn.eps, net.stem.bn.momentum) == (1e-3, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (mobilenet_v3_large(), {4: "block3", 8: "block6", 16: "block12", 32: "block15"}),
+        (mobilenet_v3_small(), {4: "block1", 8: "block3", 16: "block8", 32: "block11"}),
+        (mobilenet_v3_small(output_stride=16), {8: "block3", 16: "block11"}),
+    ],
+)
+def test_the_last_block_of_each_stride(spec, expected):
+    """Tables 1 and 2; with output stride 16 the blocks after the last stride are dilated."""
+    assert {stride: feature_at_stride(spec, stride) for stride in expected} == expected
+
+
+def test_a_stride_beyond_the_network_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="ends at stride 16 and the head reads stride 32: set the backbone"):
+        feature_at_stride(mobilenet_v3_large(output_stride=16), 32)

@@ -237,19 +237,3 @@ def test_invalid_builder_options_are_rejected():
         mobilenet_v2(tail="dagger")
     with pytest.raises(ValueError, match="last_stage must be"):
         mobilenet_v3_small(last_stage="new")
-
-
-def test_the_last_blocks_of_each_stride():
-    large, small = mobilenet_v3_large(), mobilenet_v3_small()
-    assert (large.stride8_block, large.stride16_block, large.stride32_block) == (
-        "block6",
-        "block12",
-        "block15",
-    )
-    assert (small.stride8_block, small.stride16_block, small.stride32_block) == (
-        "block3",
-        "block8",
-        "block11",
-    )
-    with pytest.raises(ValueError, match="no block with output stride 32; its strides are 2, 4, 8, 16"):
-        _ = mobilenet_v3_large(output_stride=16).stride32_block

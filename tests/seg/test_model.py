@@ -188,7 +188,7 @@ def test_classes_with_the_same_name_carry_their_rows_over():
 
 
 def multi_scale(spec=None, **options):
-    features, input_size = options.pop("features", (4, 8, 16, 32)), options.pop("input_size", None)
+    features, input_size = options.pop("features", (4, 8, 16, "auto")), options.pop("input_size", None)
     return Segmenter(
         backbone=spec or mobilenet_v3_small(output_stride=32),
         head=partial(MultiScale, **options),
@@ -210,11 +210,12 @@ def test_the_multi_scale_head_scores_at_the_finest_stride_for_any_size(size, ali
     ("spec", "features", "expected"),
     [
         # Tables 1 and 2: the outputs of the last blocks of each stride, and the last 1x1 convolution.
-        (mobilenet_v3_large(), (4, 8, 16, 32), {"block3": 24, "block6": 40, "block12": 112, "last": 960}),
-        (mobilenet_v3_small(), (4, 8, 16, 32), {"block1": 16, "block3": 24, "block8": 48, "last": 576}),
-        (mobilenet_v3_small(output_stride=16), (8, 16), {"block3": 24, "last": 576}),
+        (mobilenet_v3_large(), (4, 8, 16, "auto"), {"block3": 24, "block6": 40, "block12": 112, "last": 960}),
+        (mobilenet_v3_small(), (4, 8, 16, 32), {"block1": 16, "block3": 24, "block8": 48, "block11": 96}),
+        (mobilenet_v3_small(), (4, 8, 16, "auto"), {"block1": 16, "block3": 24, "block8": 48, "last": 576}),
+        (mobilenet_v3_small(output_stride=16), (8, "auto"), {"block3": 24, "last": 576}),
         (mobilenet_v2(), (8, 32), {"block6": 32, "block17": 320}),
-        (mobilenet_v3_small(), ("block4.expansion", 32), {"block4.expansion": 96, "last": 576}),
+        (mobilenet_v3_small(), ("block4.expansion", "auto"), {"block4.expansion": 96, "last": 576}),
     ],
 )
 def test_the_multi_scale_head_reads_the_last_feature_of_each_stride(spec, features, expected):
@@ -224,7 +225,7 @@ def test_the_multi_scale_head_reads_the_last_feature_of_each_stride(spec, featur
 
 def test_a_stride_that_the_backbone_lacks_is_refused():
     with pytest.raises(ValueError, match="ends at stride 16 and the head reads stride 32: set the"):
-        multi_scale(mobilenet_v3_small(output_stride=16))
+        multi_scale(mobilenet_v3_small(output_stride=16), features=(4, 8, 16, 32))
 
 
 def test_the_multi_scale_head_adds_enlarged_coarse_features_to_finer_ones():
