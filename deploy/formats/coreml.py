@@ -1,4 +1,4 @@
-"""CoreML's `.mlpackage`, for Apple devices: only converted, since CoreML runs on macOS and iOS alone."""
+"""CoreML's `.mlpackage`, for Apple devices: only converted, since its files run only on macOS and iOS."""
 
 import shutil
 import tempfile
@@ -16,7 +16,9 @@ INSTALL = "pip install -e '.[coreml]'"
 WEIGHT_PRECISIONS = ("fp32", "fp16")
 COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = False
-NOT_RUN = "CoreML runs on macOS and iOS alone; compare it there with golden.npz of an ONNX export"
+NOT_RUN = (
+    "CoreML files run only on macOS and iOS; on a Mac, compare this one with the golden.npz of an ONNX export"
+)
 
 
 def missing() -> str:
@@ -29,7 +31,7 @@ def write(
     ct = require("coremltools", INSTALL)
     images = program.example_inputs[0][0]
     if not images.is_floating_point():
-        raise UserError("format=coreml: CoreML has no images of bytes; set dtype=float32")
+        raise UserError("format=coreml: CoreML has no uint8 image input; set dtype=float32")
     try:
         model = ct.convert(
             program.run_decompositions({}),

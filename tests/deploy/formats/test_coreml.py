@@ -36,7 +36,7 @@ def test_a_package_has_the_names_and_the_metadata(tmp_path):
     assert [feature.name for feature in description.input] == ["images"]
     assert list(description.input[0].type.multiArrayType.shape) == [1, 3, 8, 12]
     assert [feature.name for feature in description.output] == ["scores"]
-    refuses(lambda: open_session(path), r"m\.mlpackage: CoreML runs on macOS and iOS alone")
+    refuses(lambda: open_session(path), r"m\.mlpackage: CoreML files run only on macOS and iOS")
 
 
 def test_images_of_bytes_are_refused(tmp_path):
@@ -49,5 +49,5 @@ def test_images_of_bytes_are_refused(tmp_path):
         lambda: export_module(
             Cast(), images, tmp_path / "m.mlpackage", format="coreml", names=["y"], metadata={}
         ),
-        "no images of bytes; set dtype=float32",
+        "no uint8 image input; set dtype=float32",
     )

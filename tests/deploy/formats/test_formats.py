@@ -46,7 +46,7 @@ def test_suffixes_are_unique():
 
 def test_a_format_that_is_not_run_says_why_and_has_its_metadata():
     assert [name for name in BUILT_IN if formats.not_run(name)] == ["coreml"]
-    assert formats.not_run("coreml").startswith("CoreML runs on macOS and iOS alone")
+    assert formats.not_run("coreml").startswith("CoreML files run only on macOS and iOS")
     assert callable(find("coreml").metadata_of)
     assert find("coreml").missing()  # so benchmarks leave it out
 
