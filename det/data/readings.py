@@ -115,7 +115,7 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
     if format_name != "yolo" and spread and ((boxes >= 0) & (boxes <= 100)).all() and (sizes > 200).all():
         return [
             f"all boxes ({len(boxes)}) lie within 100 pixels of the corner: they may be percentages; if "
-            "that is so, if so, divide them by 100 and multiply by the width and height of their image"
+            "that is so, multiply them by a hundredth of the width and height of their image"
         ]
     wrong = int((~_fits(boxes, sizes)).sum())
     if wrong < _SUSPICIOUS_SHARE * len(boxes):
