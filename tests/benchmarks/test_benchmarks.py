@@ -108,6 +108,7 @@ def test_tool_startup(run):
     assert "tensorboard" not in loaded["a training"][0].split()
 
 
+@pytest.mark.slow
 def test_tools_import_heavy_packages_only_when_they_use_them():
     """Curves, TensorBoard, augmentation and torchvision take seconds to import."""
     from benchmarks import tool_startup
@@ -152,6 +153,7 @@ def test_both_sides_of_training_speed_train_the_same_network():
     assert config.task.dice == 0.0
 
 
+@pytest.mark.slow
 def test_the_files_to_the_first_loss_are_those_that_run():
     backward = torch.Tensor.backward
     files = files_to_first_loss.files_to_first_loss([])

@@ -52,6 +52,7 @@ def test_figures_pass_if_they_are_near_each_other(tmp_path, ours, theirs, result
     assert [finding.result for finding in one.findings] == [result]
 
 
+@pytest.mark.weekly
 def test_weights_that_differ_after_resuming_fail(tmp_path, monkeypatch):
     """The two runs have different seeds, so no weights are the same."""
     seeds = iter("123")

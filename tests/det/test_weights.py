@@ -278,6 +278,7 @@ def test_average_precision_on_coco(data_folder, network, outputs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_every_detection_of_the_original_graph(data_folder, released, network, outputs):
     """OpenCV considers 100 candidates per class, and clips no box to the image."""

@@ -103,6 +103,7 @@ def typed(tool, arguments, folder):
     return words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", unique([c for c in OF_TOOLS if not EXTENSION.search(str(c))]))
 def test_every_command_of_a_tool_composes(command, folder):
     tool, arguments = tool_of(command)

@@ -103,6 +103,7 @@ def test_the_page_works_as_it_is_printed(name, tmp_path):
         assert "pass extend=" in output
 
 
+@pytest.mark.slow
 def test_every_printed_command_composes(tmp_path, monkeypatch):
     """Also those that need a download, and those of the overview and of other pages."""
     for name in PAGES:

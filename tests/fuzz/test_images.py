@@ -81,7 +81,7 @@ def read_all(folder, data, suffix="png"):
     path.unlink()
 
 
-@fuzzed(damaged(SEEDS), examples=600)
+@fuzzed(damaged(SEEDS), examples=200)
 def test_damaged_pictures(folder, data):
     read_all(folder, data)
 

@@ -43,6 +43,7 @@ def processes():
     return ProcessExecutor(workers=2)
 
 
+@pytest.mark.slow
 def test_processes_give_the_outcomes_of_serial_trials(processes):
     jobs = [3, "crash", 4, "refuse", 5]
     outcomes = dict(processes(trial, jobs))
@@ -52,12 +53,14 @@ def test_processes_give_the_outcomes_of_serial_trials(processes):
     assert outcomes[3] == {"status": "failed", "error": "lower lr_factor"}
 
 
+@pytest.mark.slow
 def test_processes_are_others_and_are_kept(processes):
     used = [{outcome["metric"] for _, outcome in processes(trial, ["process"] * 8)} for _ in range(2)]
     assert os.getpid() not in set.union(*used)
     assert len(set.union(*used)) <= 2
 
 
+@pytest.mark.slow
 def test_processes_use_as_many_threads_as_this_one():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -68,6 +71,7 @@ def test_processes_use_as_many_threads_as_this_one():
     assert outcome["metric"] == 3
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_search_in_one_line_and_the_next_call_works():
     executor = ProcessExecutor(workers=1)
     outcomes = executor(trial, [2, "kill", 3])
@@ -78,6 +82,7 @@ def test_a_killed_process_ends_the_search_in_one_line_and_the_next_call_works():
     assert dict(executor(trial, [3])) == {0: {"status": "done", "metric": 9}}
 
 
+@pytest.mark.slow
 def test_an_executor_without_jobs_does_nothing(processes):
     assert list(processes(trial, [])) == list(SerialExecutor()(trial, [])) == []
 

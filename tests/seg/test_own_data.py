@@ -34,6 +34,7 @@ def test_images_and_masks_as_they_are_lead_to_a_scored_run(folder):
     assert json.loads((folder / "a/metrics.json").read_text())["num_images"] in (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_evaluated_on_its_training_images_says_so_before_and_after(folder):
     output = run(
         "train", "data=masks", "data.root=photos", "data.split=train", "data.crop=64", *SHORT, cwd=folder
@@ -41,6 +42,7 @@ def test_a_run_that_is_evaluated_on_its_training_images_says_so_before_and_after
     assert output.count(LOUD) == 2
 
 
+@pytest.mark.slow
 def test_a_limit_evaluates_a_part_of_the_split_and_says_so(folder):
     """In a training, data.limit is about the training split; as an override, about the one evaluated."""
     if not (folder / "a").exists():

@@ -47,6 +47,7 @@ def test_eval_reproduces_the_metrics_of_the_training(trained):
     assert len(list((folder / "scores" / "worst").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_the_reports_load_in_a_browser(trained, tmp_path):
     folder, path = trained
     run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
@@ -72,6 +73,7 @@ def test_predict_writes_drawings_and_a_summary(trained):
     assert read_image(folder / "predicted" / "overlays" / "photo.png").shape[0] > 50
 
 
+@pytest.mark.slow
 def test_a_trained_backbone_initializes_another_task(trained):
     folder, path = trained
     output = run(
@@ -133,6 +135,7 @@ def test_user_errors_are_reported_in_one_line(trained, overrides, message):
     assert re.search(message, line), line
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_task_is_rejected(trained):
     folder, path = trained
     small = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0", "data.workers=0"]

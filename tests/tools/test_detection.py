@@ -71,6 +71,7 @@ def test_eval_reproduces_the_metrics_and_writes_coco_files(trained):
     assert scored.stats[1] == pytest.approx(metrics["map_50"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_reports_load_in_a_browser(trained, tmp_path):
     folder, path = trained
     run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
@@ -141,6 +142,7 @@ def voc_tree(folder):
         )
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_other_classes(trained, network):
     folder, path = trained
     voc_tree(folder / "own")
@@ -157,6 +159,7 @@ def test_fine_tuning_on_other_classes(trained, network):
     assert torch.equal(old["backbone.stem.bn.running_mean"], new["model/backbone.stem.bn.running_mean"])
 
 
+@pytest.mark.slow
 def test_eval_saves_the_detections_of_each_image(trained):
     folder, path = trained
     run("eval", f"run={path}", "save_predictions=true", "task.draw_threshold=0", "out=saved", cwd=folder)

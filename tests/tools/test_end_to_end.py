@@ -68,6 +68,7 @@ def test_eval_reproduces_the_metrics_and_saves_label_ids(trained):
     assert len(list((folder / "scores" / "worst").glob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_the_reports_load_in_a_browser(trained, tmp_path):
     folder, path = trained
     run("eval", f"run={path}", "out=seen_in_report", "worst=2", cwd=folder)
@@ -83,6 +84,7 @@ def test_the_reports_load_in_a_browser(trained, tmp_path):
     assert (folder / "seen_in_report" / "exclude.json").exists()
 
 
+@pytest.mark.slow
 def test_eval_with_another_split_and_inference_mode(trained):
     folder, path = trained
     options = ["data.split=test", "inference=multi_scale", "inference.scales=[1.0,0.5]"]
@@ -116,6 +118,7 @@ def test_predict_on_folders_and_videos_reports_damaged_files(trained):
     assert (folder / "seen" / "overlays" / "drive.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_compare_reads_the_runs_and_refuses_another_task(trained):
     folder, path = trained
     other = folder / "other_seed"
@@ -180,6 +183,7 @@ def test_a_sweep_trains_one_run_after_another(trained):
     assert set(folder.iterdir()) == here  # all that Hydra writes of its own is in runs/
 
 
+@pytest.mark.slow
 def test_the_error_for_weights_of_another_network_names_the_file(trained):
     folder, path = trained
     for key, source in (("init_from", path), ("weights", path / "checkpoints" / "best.safetensors")):
@@ -194,6 +198,7 @@ def test_fine_tuning_starts_from_a_run(trained):
     assert "0 skipped, 0 new" in output
 
 
+@pytest.mark.slow
 def test_class_layers_are_matched_by_class_name(trained):
     folder, path = trained
     renamed = folder / "renamed"

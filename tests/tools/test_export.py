@@ -65,6 +65,7 @@ def test_golden_examples_can_be_reproduced(trained):
     assert text["compared_with_pytorch"]["agreement"] == 1
 
 
+@pytest.mark.slow
 def test_eval_computes_the_same_metrics_with_the_file(trained):
     folder, path = trained
     run("eval", "run=seg", "out=torch", "worst=0", cwd=folder)
@@ -76,6 +77,7 @@ def test_eval_computes_the_same_metrics_with_the_file(trained):
     assert with_file["artifact"] == str(path)
 
 
+@pytest.mark.slow
 def test_predict_writes_the_same_masks_with_the_file(trained):
     folder, path = trained
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)

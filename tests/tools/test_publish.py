@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_eval_and_predict_accept_a_published_folder(folder):
     output = run("publish", "run=run", "out=model", 'description="Drawn streets."', cwd=folder)
     assert "out: model" in output
@@ -68,6 +69,7 @@ def test_user_errors(folder, monkeypatch, arguments, expected):
     assert not (folder / "y").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_prepared_without_data(tmp_path):
     """The second example of `prepare.py --help`: data.root is asked for where data are read."""
     torch.save(models.mobilenet_v2(weights=None).state_dict(), tmp_path / "w.pth")

@@ -69,6 +69,7 @@ def spec_of(path):
     return NetSpec.from_dict(yaml.safe_load(path.read_text()))
 
 
+@pytest.mark.slow
 def test_a_search_reaches_its_budget_and_writes_its_results(trained, adapted):
     output, out = adapted
     assert "network: adapted/network.yaml" in output
@@ -85,6 +86,7 @@ def test_a_search_reaches_its_budget_and_writes_its_results(trained, adapted):
     assert "all channels x" in report
 
 
+@pytest.mark.slow
 def test_the_width_multiplier_can_be_used_as_a_run_and_a_backbone(trained, adapted):
     _, out = adapted
     wide, narrow = (RunTrainerFactory(run=str(folder))() for folder in (trained / "run", out / "width"))
@@ -95,6 +97,7 @@ def test_the_width_multiplier_can_be_used_as_a_run_and_a_backbone(trained, adapt
     narrow.make_model(narrow.spec).load_state_dict(narrow.weights())
 
 
+@pytest.mark.slow
 def test_repeating_the_command_runs_no_further_trials(trained, adapted):
     _, out = adapted
     before = (out / "history.jsonl").read_bytes()
@@ -187,6 +190,7 @@ def test_if_the_table_lacks_the_head_only_the_backbone_is_timed(trained, monkeyp
     assert headless(trainer.spec) == pytest.approx(whole(trainer.spec) - whole.table.layer_ms(head))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "difference"),
     [

@@ -43,6 +43,7 @@ def write(module, path, *, example=None, names=("y",), metadata=None, **options)
     return export_module(module, example, path, format=kind, names=names, metadata=metadata or {}, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "library"), [("m.onnx", "onnx"), ("m.xml", "openvino"), ("m.pt2", "torch")])
 def test_a_dynamic_file_takes_any_number_and_size_of_images(tmp_path, name, library):
     pytest.importorskip(library)

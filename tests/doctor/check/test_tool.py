@@ -84,6 +84,7 @@ def test_what_training_refuses_is_reported_beside_everything_else(root, tmp_path
     assert "3 of 3 images of val have none" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", MAKERS)
 def test_the_page_of_each_task_shows_charts_and_samples(task, tmp_path):
     root = MAKERS[task][0](tmp_path / "data")
@@ -143,6 +144,7 @@ def test_the_report_is_named_after_the_folder_of_the_data():
     assert data_name({"source": source}) == "coco"
 
 
+@pytest.mark.slow
 def test_the_folder_may_have_any_name_and_place_among_the_arguments(tmp_path):
     name = "it's, a=b"
     masks_data(tmp_path / name)
@@ -153,6 +155,7 @@ def test_the_folder_may_have_any_name_and_place_among_the_arguments(tmp_path):
     assert command == ["task=seg", "data=masks", f"data.root={name}"]
 
 
+@pytest.mark.slow
 def test_no_command_is_printed_if_leaving_out_what_is_damaged_leaves_too_little(root, tmp_path):
     for number in range(3):
         (root / f"images/train/train{number}.jpg").write_bytes(b"no image")

@@ -102,6 +102,7 @@ def test_an_extension_that_fails_when_it_is_imported_is_reported_with_its_line(f
         list(extensions.modules())
 
 
+@pytest.mark.slow
 def test_an_installed_extension_works_without_extend(folder):
     """An entry point in the group mobilenet_dense.extensions names a package; its conf/ is added to ours."""
     (folder / "conf").rename(folder / "saw_ext" / "conf")

@@ -256,6 +256,7 @@ def test_a_steeper_w_finds_faster_networks(tmp_path: Path) -> None:
     assert latencies[-0.6] < 0.8 * latencies[-0.07]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_result(tmp_path: Path) -> None:
     def trials(folder: Path, executor: Executor) -> tuple[SampledTrial, ...]:
         history = SearchHistory(folder / "history.jsonl", identity={})

@@ -267,6 +267,7 @@ def test_another_limit_is_refused_in_a_resumed_run(tmp_path):
             builder.dataset(source, "train", transform, limit=limit)
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_what_was_left_out_or_corrected(tmp_path):
     root = kangaroos(tmp_path / "data")
     common = ["data=voc", f"data.root={root}", *SMALL, *SIZES["det"]]
