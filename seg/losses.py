@@ -106,15 +106,27 @@ class Dice(nn.Module):
 class Lovasz(nn.Module):
     """The Lovász-softmax loss, a surrogate of 1 - mIoU (Berman et al., arXiv 1705.08790).
 
-    For each class in the batch, the errors |truth - probability| of all counted pixels are sorted, largest
+    For each class in the batch, the errors |truth - probability| of the counted pixels are sorted, largest
     first, and weighted by how much each increases the Jaccard loss; the mean over these classes is returned.
+
+    Args:
+        max_pixels: of a larger batch, only every nth counted pixel is used; n is odd, so that these are not
+            always in the same columns. Sorting all pixels can take longer than the rest of a step.
     """
+
+    def __init__(self, *, max_pixels: int = 50_000) -> None:
+        super().__init__()
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+        self.max_pixels = max_pixels
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [N, K, H, W] and labels [N, H, W] -> scalar."""
-        counted = labels != IGNORE
-        truth = labels[counted]
-        probabilities = logits.float().softmax(1).permute(0, 2, 3, 1)[counted]
+        used = (labels.flatten() != IGNORE).nonzero().squeeze(1)
+        used = used[:: math.ceil(max(len(used), 1) / self.max_pixels) // 2 * 2 + 1]
+        truth = labels.flatten()[used]
+        scores = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])[used]
+        probabilities = scores.float().softmax(1)
         classes = torch.unique(truth).tolist()
         if not classes:
             return logits.sum() * 0.0

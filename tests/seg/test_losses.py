@@ -196,3 +196,20 @@ def test_lovasz_of_a_batch_without_counted_pixels_is_zero_and_differentiable():
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
+
+
+@pytest.mark.parametrize(("most", "every"), [(100, 1), (99, 3), (40, 3), (34, 3), (20, 5), (1, 101)])
+def test_lovasz_of_many_pixels_uses_every_nth_counted_one(most, every):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 10, 12, generator=generator)
+    labels = torch.randint(0, 3, (1, 10, 12), generator=generator)
+    labels[:, :, 10:] = 255  # 100 pixels are counted
+    counted = labels[0] != 255
+    kept = logits[0][:, counted][None, :, ::every, None]
+    expected = Lovasz(max_pixels=10**6)(kept, labels[0][counted][None, ::every, None])
+    assert Lovasz(max_pixels=most)(logits, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_lovasz_needs_a_pixel():
+    with pytest.raises(ValueError, match="max_pixels must be at least 1, got 0"):
+        Lovasz(max_pixels=0)
