@@ -76,7 +76,7 @@ def test_miou_evaluation(run):
     assert all(number(cells[1]) > 0 for cells in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_loop_overhead(run):
     (rows,) = run("loop_overhead", "--steps 6 --rounds 1")
     sizes = ["1 x 64x64", "8 x 128x256"]
@@ -87,7 +87,7 @@ def test_loop_overhead(run):
     assert all(cells[3].endswith("%") for cells in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/<pid>/smaps_rollup")
 def test_memory_growth(run):
     (rows,) = run("memory.growth", "--entries 500 --workers 2 --images 60 --steps 60")

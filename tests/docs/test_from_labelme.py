@@ -27,7 +27,7 @@ def test_the_page_goes_from_the_photos_to_a_prediction():
     assert [tool for tool in tools if tool != "check"] == ["convert", "train", "eval", "predict"]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_every_command_works_after_the_one_before(tmp_path):
     examples.labelme(tmp_path / "my_photos")
     for tool, arguments in commands():

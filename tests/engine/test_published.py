@@ -52,6 +52,7 @@ QUICK = ("lraspp_v3_small_cityscapes", "v3_small_imagenet")
 ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in AUTHORS]
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", ALL)
 def test_a_released_archive_becomes_a_run_folder(mirror, tmp_path, name):
     arrays, network = made_up_release(name, mirror), catalog.find(name)

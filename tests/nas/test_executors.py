@@ -71,7 +71,7 @@ def test_processes_use_as_many_threads_as_this_one():
     assert outcome["metric"] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_killed_process_ends_the_search_in_one_line_and_the_next_call_works():
     executor = ProcessExecutor(workers=1)
     outcomes = executor(trial, [2, "kill", 3])

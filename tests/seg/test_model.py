@@ -30,7 +30,7 @@ def test_any_input_size_works(pool, size):
     assert scores.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("pool", ["paper", "global", "large_kernel"])
 def test_the_full_resolution_of_cityscapes_works(pool):
     with torch.inference_mode():

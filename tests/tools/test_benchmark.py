@@ -51,7 +51,7 @@ def measured(folder, monkeypatch, *overrides):
     return results_in(folder / "report")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_rows_of_table_6_including_pre_and_postprocessing(tmp_path, monkeypatch, capsys):
     wanted = ("det/ssdlite_v2_035", "det/ssdlite_v2", "det/ssdlite_v3_small")
     monkeypatch.setattr(paper, "papers_of", lambda _: {name: paper.paper_block(name) for name in wanted})
@@ -99,7 +99,7 @@ def test_a_run_in_several_runtimes(tmp_path, monkeypatch, trained):
     assert set(eager["paper"].values()) == {None}
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
     (entry,) = measured(tmp_path, monkeypatch, f"run={trained}", "data.crop=[64,96]")
     assert (entry["name"], entry["size"]) == (f"{tmp_path.name}/trained", [64, 96])
@@ -170,7 +170,7 @@ def test_threads_and_runtimes_can_be_single_values_or_lists():
     assert (several.runtimes, several.thread_counts) == (["eager", "onnx"], [1, 1])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_sweep_over_suites(tmp_path):
     run("benchmark", "-m", "suite=table8", "latency=false", "out=a,b", cwd=tmp_path)
     assert len(results_in(tmp_path / "a")) == len(results_in(tmp_path / "b")) == 8

@@ -135,7 +135,7 @@ def test_user_errors_are_reported_in_one_line(trained, overrides, message):
     assert re.search(message, line), line
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_teacher_of_another_task_is_rejected(trained):
     folder, path = trained
     small = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=0", "data.workers=0"]

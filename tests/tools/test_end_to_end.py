@@ -172,7 +172,7 @@ def test_an_unreadable_file_in_a_worker_ends_the_run(trained, tmp_path):
     assert last.startswith(f"error: {damaged}: truncated")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_sweep_trains_one_run_after_another(trained):
     folder, _ = trained
     here = set(folder.iterdir())

@@ -132,7 +132,7 @@ def test_the_final_network_can_be_used_as_a_run_and_a_backbone(trained, adapted)
     assert NetSpec.from_dict(config["backbone"]["data"]) == spec_of(out / "network.yaml")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_search_from_random_weights_writes_its_best_network(trained):
     arguments = ["method=random", "method.steps=1", "method.batch=2", "target_ms=3", "samples=2"]
     run("search", *arguments, "runtime=torch", "size=[32,64]", "out=at random", *SMALL, cwd=trained)

@@ -153,6 +153,7 @@ def test_a_page_that_was_not_exported_is_refused(folder):
     assert "needs out=" in run("serve", "table=latency", f"run={name}", cwd=folder, status=1)
 
 
+@pytest.mark.weekly
 def test_a_search_runs_on_the_table_that_a_browser_sends(folder, npm, tmp_path):
     """A network of three blocks. The times of a busy machine prove nothing, so their error is not checked."""
     (folder / "tiny.yaml").write_text(TINY)

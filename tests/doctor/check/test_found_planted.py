@@ -82,6 +82,7 @@ CASES = [
 ]
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize(("kind", "fault"), CASES)
 def test_a_planted_fault_is_found_and_nothing_else(kind, fault, clean, data_folder, tmp_path):
     before = clean(kind)[1]

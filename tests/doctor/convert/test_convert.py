@@ -420,7 +420,7 @@ def one_label_studio(root, minimal):
     return file, content
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", ["labelme", "supervisely", "label_studio", "label_studio_min", "coco"])
 def test_any_wrong_value_is_left_out_or_an_error_of_the_user(name, tmp_path):
     """No value of a file leads to another exception."""

@@ -188,7 +188,7 @@ def test_weights_that_a_kill_has_lost_are_trained_again(tmp_path):
     assert first.final.weights.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_weights_of_a_search_whose_history_was_deleted_are_not_used(tmp_path):
     whole = search(tmp_path / "whole")
     search(tmp_path / "again", worth=(("block2", 0.001), ("block3", 0.3), ("block4", 0.3)))
@@ -261,7 +261,7 @@ def test_a_search_with_a_changed_table_does_not_resume(tmp_path):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_width_multipliers_have_as_many_steps_and_the_same_latency(tmp_path):
     log = tmp_path / "log"
     result = search(tmp_path, widths=2, trial_log=str(log))
@@ -272,7 +272,7 @@ def test_width_multipliers_have_as_many_steps_and_the_same_latency(tmp_path):
     assert steps == [3 * round(result.final.step / 2), 3 * result.final.step]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_width_multipliers_keep_their_weights(tmp_path):
     options = {
         "widths": 2,

@@ -175,7 +175,7 @@ def test_real_trainings_and_the_command_for_the_best(tmp_path, capsys):
     refuses(lambda: search(*other), "belongs to a search with values=", "choose another out=")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("executor", ["ray", "processes"])
 def test_executors_run_trials_and_the_printed_command_has_the_path_as_typed(executor, tmp_path, capsys):
     ray = pytest.importorskip("ray") if executor == "ray" else None

@@ -154,7 +154,7 @@ def test_a_run_resumes_after_a_file_has_been_removed(tmp_path, task):
     assert json.loads((folder / "metrics.json").read_text())["step"] == 6
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("task", ["seg", "cls"])
 def test_a_resumed_run_names_the_files_of_val_that_are_gone(tmp_path, task):
     make, options, _ = DATA[task]

@@ -84,7 +84,7 @@ def test_a_wrong_name_is_one_line(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_released_detector_by_name_reaches_its_ap(hosts, data_folder, tmp_path):
     """A frozen graph made of the released constants; the original graph, run by OpenCV: .357, .550, .361."""
     constants = data_folder / "weights" / "ssd_mobilenet_v3_large_coco" / "ssd_mnv3_large_coco_tf_weights.npz"

@@ -110,7 +110,7 @@ def test_minutes_become_steps_and_the_rehearsal_leaves_no_trace(tmp_path, monkey
     refuses(lambda: opened(f"resume={run.path}", "trainer.minutes=1"), "trainer.minutes: a resumed run keeps")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_too_few_minutes_name_the_key(tmp_path):
     refuses(
         lambda: opened(*SEG, "trainer.minutes=0.001", f"run={tmp_path}"), "trainer.minutes=0.001: too short"
@@ -125,7 +125,7 @@ def test_one_length_can_be_set():
     refuses(lambda: build(both, key="trainer"), "set exactly one of steps, epochs and minutes", "steps=5")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_on_a_cpu_the_batch_is_the_default(tmp_path, capsys):
     small = [override for override in SEG if not override.startswith("trainer.batch")]
     run = trained(*small, "trainer.batch=auto", "trainer.steps=1", f"run={tmp_path / 'run'}")
