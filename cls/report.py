@@ -53,6 +53,13 @@ class ClassificationReporter:
         """Scores [N, K] before the softmax -> the probabilities of each image."""
         return list(scores.float().softmax(1).cpu().numpy())
 
+    label_kinds = ("folders",)
+
+    def confident(self, image: Image, probabilities: Probabilities, min_score: float) -> int | None:
+        """The most probable class, if its probability is at least `min_score`."""
+        best = int(probabilities.argmax())
+        return best if probabilities[best] >= min_score else None
+
     def save_prediction(self, probabilities: Probabilities, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json: its most probable classes. Writes no file."""
         return {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from det.boxes import Detections
 from det.data.dataset import DetectionDataset
@@ -81,6 +82,17 @@ class DetectionReporter:
     def per_image(self, outputs: list[Detections]) -> list[Detections]:
         """The detections of each image, on the CPU."""
         return [Detections(*(part.cpu() for part in detections)) for detections in outputs]
+
+    label_kinds = ("coco", "yolo")
+
+    def confident(
+        self, image: Image, prediction: Detections, min_score: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+        """The boxes [n, 4] (xyxy in pixels) and class indices [n] that score at least `min_score`."""
+        chosen = prediction.scores >= min_score
+        if not bool(chosen.any()):
+            return None
+        return prediction.boxes[chosen].numpy(), prediction.labels[chosen].numpy()
 
     def save_prediction(self, prediction: Detections, out: Path, name: str) -> dict[str, Any]:
         """The image's entry in summary.json; writes no file."""

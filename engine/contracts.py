@@ -151,6 +151,10 @@ class Reporter(Protocol):
     sections to an `engine.html.page.Page`, such as results by class (without it: the metrics alone);
     `suspicious(evaluator, dataset, count)` lists the samples whose labels a confident prediction contradicts
     most, as `engine.report.suspicious.Suspicion` (without it, there is no such list).
+
+    Optional, for labels from predictions: `label_kinds`, keys of `engine.labels.writers.WRITERS`; and
+    `confident(image, prediction, min_score)`, what a prediction says with at least this certainty, as the
+    writers take it, or None if that is nothing.
     """
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:

@@ -14,6 +14,7 @@ from engine.errors import UserError, out_of_memory
 from engine.io.files import flat_name, write_json
 from engine.io.png import write_rows
 from engine.io.progress import PartProgress, Progress
+from engine.labels.writers import LabeledImages
 from engine.run import run_folder
 from engine.run.run_folder import Claim
 from engine.runtime import Runtime
@@ -23,7 +24,7 @@ from engine.video.stream import Stream, output_name, source_name
 
 _ENCODED_AT_ONCE = 1 << 24  # pixels; larger drawings are encoded row by row
 
-_RESULTS = ("summary.json", "overlays", "masks", "frames")
+_RESULTS = ("summary.json", "overlays", "masks", "frames", "labels")
 
 Read = Callable[[Path], Image]
 
@@ -81,6 +82,38 @@ def claim_results(place: Path, *, renames: bool) -> Claim:
     return claimed
 
 
+class Labeling:
+    """Writes confident predictions as labels.
+
+    Args:
+        kind: format, one of `engine.labels.writers.WRITERS`.
+        min_score: certainty of what is labeled.
+
+    Raises:
+        UserError: if the task's predictions cannot be written in this format, or a file is not an image.
+    """
+
+    def __init__(
+        self, reporter: Any, folder: Path, kind: str, *, min_score: float, title: str, files: Sequence[Path]
+    ) -> None:
+        available = reporter.label_kinds
+        if kind not in available:
+            raise UserError(f"save_labels={kind} is not for {title}; use {' or '.join(available)}")
+        video = next((file for file in files if media.is_video(file)), None)
+        if video is not None or not files:
+            raise UserError(f"save_labels= is for images, not for {video or 'a stream'}; save frames first")
+        self.images = LabeledImages(folder, kind, reporter.classes)
+        self.reporter, self.min_score = reporter, min_score
+
+    def add(self, file: Path, name: str, image: Image, prediction: Any) -> None:
+        label = self.reporter.confident(image, prediction, self.min_score)
+        self.images.add(file, name, image.shape[:2], label)
+
+    def finish(self, *, task: str, run: str) -> list[str]:
+        """Complete the data set; returns what to print."""
+        return self.images.finish(task=task, run=run, min_score=self.min_score)
+
+
 def predict_live(
     task: Any, reporter: Reporter, source: str, out: Path, *, legend: bool, frames: int | None
 ) -> Predictions:
@@ -122,12 +155,15 @@ def predict_files(
     legend: bool = True,
     frames: int | None = None,
     read: Read = read_image,
+    labels: Labeling | None = None,
 ) -> Predictions:
     """Predict on files, with a progress bar; a file that fails is reported and skipped.
 
     Args:
         frames: maximum number of frames of a video (None: all).
+        labels: also writes the predictions as labels; for images only.
     """
+    options: dict[str, Any] = {"legend": legend, "frames": frames, "read": read, "labels": labels}
     result = Predictions()
     progress = Progress(len(files), unit="file")
 
@@ -137,7 +173,7 @@ def predict_files(
 
     for done, (file, name) in enumerate(zip(files, media.output_names(files), strict=True), start=1):
         try:
-            record = predict_file(task, reporter, file, out, name, legend=legend, frames=frames, read=read)
+            record = predict_file(task, reporter, file, out, name, **options)
         except KeyboardInterrupt:
             result.interrupted = True
             break
@@ -174,10 +210,13 @@ def predict_file(
     legend: bool = True,
     frames: int | None = None,
     read: Read = read_image,
+    labels: Labeling | None = None,
 ) -> dict[str, Any]:
     """Predict for an image or a video; write `out/overlays/<name>.png` or `.mp4` and the reporter's files.
 
-    read: reads an image file, such as `TrainedRun.read_image`.
+    Args:
+        read: reads an image file, such as `TrainedRun.read_image`.
+        labels: also writes the prediction for an image as its label.
 
     Returns:
         The file's entry in summary.json.
@@ -191,16 +230,19 @@ def predict_file(
             "file": str(file),
             **predict_video(task, reporter, video, out, name, legend=legend, frames=frames),
         }
-    return {"file": str(file), **_predict_image(task, reporter, read(file), out, name, legend)}
-
-
-def _predict_image(
-    task: Any, reporter: Reporter, image: Image, out: Path, name: str, legend: bool
-) -> dict[str, Any]:
+    image = read(file)
     progress = PartProgress(unit="window")
     task.on_part = progress
     prediction = task.predict_image(image)
     progress.close()
+    if labels is not None:  # before the image is drawn on
+        labels.add(file, name, image, prediction)
+    return {"file": str(file), **_save_image(reporter, image, prediction, out, name, legend)}
+
+
+def _save_image(
+    reporter: Reporter, image: Image, prediction: Any, out: Path, name: str, legend: bool
+) -> dict[str, Any]:
     record = reporter.save_prediction(prediction, out, name)
     if hasattr(reporter, "draw_onto"):  # needs no copy of the image
         parts = reporter.draw_onto(image, prediction, legend=legend)

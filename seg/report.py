@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.contracts import Image
+from engine.data.class_map import IGNORE
 from engine.data.images import count_values
 from engine.data.loader import SampleKey
+from engine.errors import UserError
 from engine.html.charts import bar_chart, heat_map
 from engine.html.page import Page
 from engine.io.png import write_rows
@@ -64,6 +67,30 @@ class SegmentationReporter:
     def per_image(self, outputs: Tensor) -> list[Labels]:
         """Class indices of a batch [N, H, W] -> one array per image."""
         return list(outputs.cpu().numpy())
+
+    label_kinds = ("masks",)
+
+    def confident(self, image: Image, labels: Labels, min_score: float) -> Labels | None:
+        """`labels`, with 255 where the class has a probability below `min_score`; None if that is everywhere.
+
+        Scores the image a second time, since a prediction has no probabilities.
+
+        Raises:
+            UserError: if the task predicts with an exported file that returns label maps.
+        """
+        if min_score == 0:
+            return labels
+        if getattr(self.task.model, "output", None) == "argmax":
+            raise UserError(
+                "the exported file returns label maps without probabilities; set min_score=0, or export with "
+                "output=logits"
+            )
+        from seg.suspicious.confidence import confidence
+
+        unknown = torch.full((1, *image.shape[:2]), IGNORE, dtype=torch.uint8)
+        (sure,) = confidence(self.task, {**self.task.batch_of(image), "label": unknown})
+        certain = np.where(sure.of_prediction >= min_score, sure.predicted, np.uint8(IGNORE))
+        return certain if bool((certain != IGNORE).any()) else None
 
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the dataset's ids, as indices of a palette of the classes' colors

@@ -138,10 +138,13 @@ class Segmentation(nn.Module):
     @torch.inference_mode()
     def predict_image(self, image: Image) -> NDArray[np.uint8]:
         """RGB [H, W, 3] -> class indices [H, W], both at the image's own size."""
+        return self.predict(self.batch_of(image))[0].cpu().numpy()
+
+    def batch_of(self, image: Image) -> Batch:
+        """RGB [H, W, 3] -> the batch that `predict` takes."""
         pixels, _ = self.eval_transform(image, None, 0)
         images = torch.from_numpy(np.require(pixels, requirements=["W"])).permute(2, 0, 1)[None]
-        images = images.to(self.normalize.device)
-        return self.predict({"image": images, "size": image.shape[:2]})[0].cpu().numpy()
+        return {"image": images.to(self.normalize.device), "size": image.shape[:2]}
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
         """A line to show before training if a crop covers only a small part of this split's images."""

@@ -12,6 +12,7 @@ Examples:
   python tools/predict.py run=<run folder> input=rtsp://host/stream frames=500
   python tools/predict.py run=<run folder> input=photos inference.flip=true
   python tools/predict.py run=<run folder> input=photos artifact=<exported file>
+  python tools/predict.py run=<run folder> input=photos save_labels=coco min_score=0.7     also as labels
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -29,7 +30,7 @@ from engine.config.runs import TrainedRun
 from engine.data import media
 from engine.fonts import font_notes
 from engine.io.files import write_json
-from engine.prediction import claim_results, predict_files, predict_live
+from engine.prediction import Labeling, claim_results, predict_files, predict_live
 from engine.published import run_by_name
 from engine.video.stream import is_stream
 
@@ -52,15 +53,22 @@ def predict(options: PredictOptions) -> int:
         here.place(task)
         reporter = run.info.reporter(task)
         chosen: dict[str, Any] = {"legend": options.legend, "frames": options.frames}
+        labeling = None
+        if options.save_labels is not None:
+            labeling = Labeling(
+                reporter, out / "labels", options.save_labels, min_score=options.least_score,
+                title=run.info.title, files=files,
+            )  # fmt: skip
         if live:
             result = predict_live(task, reporter, options.input, out, **chosen)
         else:
             noun = "file" if len(files) == 1 else "files"
             print(f"predicting {len(files)} {noun} into {out}", flush=True)
-            result = predict_files(task, reporter, files, out, read=run.read_image, **chosen)
+            result = predict_files(task, reporter, files, out, read=run.read_image, labels=labeling, **chosen)
         write_json(out / "summary.json", {"run": str(run.folder.path), **result.summary()})
         notes = [*getattr(reporter, "prediction_notes", list)(), *font_notes(task.classes)]
-        print("\n".join([*notes, *result.lines(len(files)), f"out: {out}"]))
+        labels = labeling.finish(task=run.info.name, run=options.run) if labeling else []
+        print("\n".join([*notes, *result.lines(len(files)), *labels, f"out: {out}"]))
     return result.status
 
 

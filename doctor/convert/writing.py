@@ -9,7 +9,7 @@ from pathlib import Path
 from doctor.convert.records import Sample
 from engine.data.images import Orientation, image_size
 from engine.errors import UserError
-from engine.io.files import flat_name
+from engine.io.files import flat_name, link_or_copy
 
 
 @contextlib.contextmanager
@@ -57,15 +57,11 @@ class Images:
         self._names.add(f"{sample.split}/{name.lower()}")
         target = self.folder / "images" / sample.split / f"{name}{sample.image.suffix.lower()}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not self.copy:
-            try:
-                os.link(os.path.realpath(sample.image), target)
-                self.num_linked += 1
-                return name
-            except OSError:
-                self.copy = True
-        shutil.copyfile(sample.image, target)
-        self.num_copied += 1
+        if self.copy:
+            shutil.copyfile(sample.image, target)
+        linked = not self.copy and link_or_copy(sample.image, target)
+        self.num_linked += linked
+        self.num_copied += not linked
         return name
 
     def line(self) -> str:

@@ -94,6 +94,18 @@ class PredictOptions(InferenceOptions):
     input: str
     legend: bool = True
     frames: Positive | None = None
+    save_labels: Literal["coco", "yolo", "masks", "folders"] | None = None
+    min_score: Annotated[float, UnitInterval()] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_score is not None and self.save_labels is None:
+            raise ValueError("min_score is the certainty that save_labels= needs; set that too")
+
+    @property
+    def least_score(self) -> float:
+        """`min_score`, or its default."""
+        return 0.5 if self.min_score is None else self.min_score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,6 +173,23 @@ def _is_loop(link: str) -> bool:
 def flat_name(name: str) -> str:
     """Convert an image's name, which can contain folders, to a file name."""
     return name.replace("/", "_")
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Give a file a second name, which takes no space, or copy it where the file system cannot do that.
+
+    Returns:
+        Whether it was linked.
+
+    Raises:
+        OSError: if neither is possible.
+    """
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+        return False
+    return True
 
 
 def same_content(first: Iterable[bytes], second: Iterable[bytes]) -> Iterator[tuple[str, str]]:

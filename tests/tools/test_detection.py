@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.data.images import write_png
 from engine.run import checkpoint
 from tests.engine.html.browser import check_report
 from tests.tools.commands import run
@@ -100,6 +101,23 @@ def test_predict_writes_boxes_in_pixels_of_the_original_image(trained):
     assert boxes.min() >= 0
     assert (boxes.max(0) <= [70, 50, 70, 50]).all()
     assert cv2.imread(str(folder / "found" / "overlays" / "a.png")).shape == (50, 70, 3)
+
+
+@pytest.mark.slow
+def test_predictions_are_labels_for_another_training(trained, network):
+    folder, path = trained
+    for number in range(4):
+        picture = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
+        write_png(folder / "unlabeled" / f"{number}.png", picture)
+    every = ["task.postprocess.score_threshold=0.0", "min_score=0.0"]
+    saved = ["input=unlabeled", "out=auto", "save_labels=coco", *every]
+    lines = run("predict", f"run={path}", *saved, cwd=folder).splitlines()
+    assert "labels: 4 images" in lines
+    (command,) = [line for line in lines if line.startswith("next: python tools/train.py ")]
+    typed = command.split()[3:]
+    assert typed == ["task=det", "data=coco", "data.root=auto/labels", f"init_from={path}"]
+    small = [argument for argument in SMALL if not argument.startswith("data.source")]
+    run("train", *typed, *network, *small, "trainer.steps=1", "run=second", cwd=folder)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Predictions as labels: a data set in a new folder that `tools/train.py` reads."""

@@ -1,0 +1,196 @@
+"""Predictions saved as labels (`save_labels=` of tools/predict.py): what training reads from the files."""
+
+import numpy as np
+import pytest
+import torch
+
+from cls.data.folders import folders
+from cls.report import ClassificationReporter
+from det.boxes import Detections
+from det.data.coco import coco
+from det.data.yolo import yolo
+from det.report import DetectionReporter
+from engine.config.options import PredictOptions
+from engine.data.class_map import ClassMap
+from engine.data.images import read_labels, write_png
+from engine.labels.writers import LabeledImages
+from engine.prediction import Labeling
+from seg.data.masks import masks
+from seg.report import SegmentationReporter
+from tests.refusals import refuses
+
+CLASSES = ClassMap(names=("cat", "dog", "été"), ids=(3, 7, 90))
+
+
+def images(folder, count=6, size=(40, 60)):
+    files = [
+        folder / "photos" / ("a" if number % 2 else "b") / f"{number // 2}.png" for number in range(count)
+    ]
+    for number, file in enumerate(files):
+        write_png(file, np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8))
+    return files
+
+
+def labeled(folder, kind, labels, classes=CLASSES):
+    """A data set with these labels; names of images are made flat: a/0 and a_0 would be the same file."""
+    files = images(folder, len(labels))
+    result = LabeledImages(folder / "labels", kind, classes)
+    for number, (file, label) in enumerate(zip(files, labels, strict=True)):
+        result.add(file, ("a/0", "a_0")[number] if number < 2 else f"{number}", (40, 60), label)
+    return result, files
+
+
+BOXES = [
+    (np.array([[1.0, 2, 11, 22], [0, 0, 60, 40]], np.float32), np.array([1, 2])),
+    (np.array([[5.5, 6, 15.5, 26]], np.float32), np.array([0])),
+    None,
+    *[(np.array([[0.0, 0, n, n]], np.float32), np.array([0])) for n in (8, 9, 10)],
+]
+
+
+@pytest.mark.parametrize(("kind", "read"), [("coco", coco), ("yolo", yolo)])
+def test_boxes_are_read_as_they_were_predicted(tmp_path, kind, read):
+    result, files = labeled(tmp_path, kind, BOXES)
+    lines = result.finish(task="det", run="runs/x", min_score=0.5)
+    assert lines == [
+        "labels: 5 images; 1 image without a prediction of at least 0.5 left out (min_score= changes it)",
+        f"next: python tools/train.py task=det data={kind} data.root={tmp_path / 'labels'} init_from=runs/x",
+    ]
+    source = read(root=str(tmp_path / "labels"))
+    assert source.classes.names == CLASSES.names
+    if kind == "coco":
+        assert source.classes.ids == CLASSES.ids
+    found = {}
+    for split in source.splits.values():
+        for index, name in enumerate(split.names):
+            boxes, labels, _ = split.objects(index)
+            found[name.decode().rpartition("/")[2]] = (boxes.tolist(), labels.tolist())
+    assert set(found) == {"a_0", "a_0_2", "3", "4", "5"}
+    assert np.allclose(found["a_0"][0], BOXES[0][0], atol=1e-4)
+    assert found["a_0"][1] == [1, 2]
+    assert np.allclose(found["a_0_2"][0], BOXES[1][0], atol=1e-4)
+    assert found["a_0_2"][1] == [0]
+    copies = sorted((tmp_path / "labels" / "images" / "train").iterdir())
+    assert [path.name for path in copies] == ["3.png", "4.png", "5.png", "a_0.png", "a_0_2.png"]
+    assert copies[0].samefile(files[3])  # a hard link
+
+
+def test_masks_are_read_as_they_were_predicted(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (40, 60)) for _ in range(5)]
+    result, _ = labeled(tmp_path, "masks", labels)
+    result.finish(task="seg", run="runs/x", min_score=0.5)
+    mask = read_labels(tmp_path / "labels" / "masks" / "train" / "a_0_2.png")
+    assert set(np.unique(mask)) == {3, 7, 90, 255}
+    source = masks(root=str(tmp_path / "labels"))
+    assert source.classes.names == CLASSES.names
+    assert source.classes.ids == CLASSES.ids
+    read = {}
+    for split in ("train", "val"):
+        dataset = source.dataset(split, None)
+        for index in range(len(dataset)):
+            read[dataset.name(index)] = dataset.read(index)[1]
+    assert (read["a_0"] == labels[0]).all()
+    assert (read["a_0_2"] == labels[1]).all()
+    assert (read["4"] == labels[4]).all()
+
+
+def test_an_id_of_255_is_not_taken_for_unknown_pixels(tmp_path):
+    classes = ClassMap(names=("sky", "road"), ids=(255, 0))
+    result, _ = labeled(tmp_path, "masks", [np.array([[0, 1, 255]], np.uint8)], classes)
+    result.finish(task="seg", run="x", min_score=0.5)
+    written = ClassMap.read(tmp_path / "labels" / "classes.json")
+    assert written.ids == (255, 0)
+    assert written.ignore == (1,)
+    assert read_labels(tmp_path / "labels" / "masks" / "train" / "a_0.png").tolist() == [[255, 0, 1]]
+
+
+def test_classes_are_folders(tmp_path):
+    result, _ = labeled(tmp_path, "folders", [2, 2, None, 0, 0, 2])
+    result.finish(task="cls", run="x", min_score=0.5)
+    found = sorted(path.relative_to(tmp_path / "labels").as_posix() for path in tmp_path.rglob("train/*/*"))
+    assert found == ["train/cat/3.png", "train/cat/4.png"] + [
+        f"train/été/{name}.png" for name in ("5", "a_0", "a_0_2")
+    ]
+    assert folders(root=str(tmp_path / "labels")).classes.names == ("cat", "été")
+
+
+def test_without_a_certain_prediction_there_is_no_data_set(tmp_path):
+    result, _ = labeled(tmp_path, "coco", [None, None])
+    assert result.finish(task="det", run="x", min_score=0.9) == [
+        "labels: none; 2 images without a prediction of at least 0.9 left out (min_score= changes it)"
+    ]
+    assert not (tmp_path / "labels").exists()
+
+
+class Task:
+    """What the reporters need of a task."""
+
+    classes = CLASSES
+    model = None
+
+
+def test_boxes_below_the_score_are_left_out():
+    boxes = torch.tensor([[0.0, 0, 5, 5], [1, 1, 6, 6], [2, 2, 7, 7]])
+    prediction = Detections(boxes, torch.tensor([0.9, 0.7, 0.69]), torch.tensor([2, 0, 1]))
+    reporter = DetectionReporter(Task())
+    found, labels = reporter.confident(None, prediction, 0.7)
+    assert found.tolist() == boxes[:2].tolist()
+    assert labels.tolist() == [2, 0]
+    assert reporter.confident(None, prediction, 0.95) is None
+
+
+def test_an_uncertain_class_is_left_out():
+    reporter = ClassificationReporter(Task())
+    assert reporter.confident(None, np.array([0.2, 0.7, 0.1], np.float32), 0.7) == 1
+    assert reporter.confident(None, np.array([0.2, 0.69, 0.11], np.float32), 0.7) is None
+
+
+class Scores(torch.nn.Module):
+    """Class 1 with the probability 0.9 in the left half of an image and 0.6 in the right one."""
+
+    def forward(self, image):
+        second = torch.full((1, 1, *image.shape[-2:]), 0.9)
+        second[..., image.shape[-1] // 2 :] = 0.6
+        return torch.cat([1 - second, second], dim=1).log()
+
+
+def test_uncertain_pixels_are_unknown():
+    from seg.task import Segmentation
+    from seg.transforms import EvalTransform
+
+    task = Segmentation(
+        model=Scores(), classes=ClassMap(names=("a", "b")), eval_transform=EvalTransform(), loss=None
+    )
+    image = np.zeros((4, 8, 3), np.uint8)
+    prediction = task.predict_image(image)
+    assert (prediction == 1).all()
+    reporter = SegmentationReporter(task)
+    certain = reporter.confident(image, prediction, 0.8)
+    assert (certain[:, :4] == 1).all()
+    assert (certain[:, 4:] == 255).all()
+    assert reporter.confident(image, prediction, 0.95) is None
+    assert reporter.confident(image, prediction, 0) is prediction
+    task.model.output = "argmax"
+    refuses(lambda: reporter.confident(image, prediction, 0.8), "without probabilities", "min_score=0")
+
+
+def test_what_cannot_be_labeled_is_refused(tmp_path):
+    def start(kind, files):
+        options = {"min_score": 0.5, "title": "object detection", "files": files}
+        return Labeling(DetectionReporter(Task()), tmp_path, kind, **options)
+
+    photo, video = tmp_path / "a.png", tmp_path / "b.mp4"
+    refuses(lambda: start("masks", [photo]), "save_labels=masks", "object detection", "coco or yolo")
+    refuses(lambda: start("coco", [photo, video]), "b.mp4", "save frames first")
+    refuses(lambda: start("coco", []), "not for a stream")
+    with pytest.raises(ValueError, match="min_score is the certainty that save_labels= needs"):
+        PredictOptions(run="x", input="y", min_score=0.5)
+    assert PredictOptions(run="x", input="y", save_labels="coco").least_score == 0.5
+
+
+def test_the_reporters_offer_formats_that_exist():
+    from engine.labels.writers import WRITERS
+
+    offered = [*DetectionReporter.label_kinds, *SegmentationReporter.label_kinds]
+    assert sorted([*offered, *ClassificationReporter.label_kinds]) == sorted(WRITERS)
