@@ -109,12 +109,12 @@ class Postprocess:
             best, index = best[chosen], index[chosen]
             labels = index % scores.shape[1]
             candidates = boxes[index // scores.shape[1]]
-            kept = self._survivors(candidates, best, labels)[: self.max_detections]
+            kept = self.survivors(candidates, best, labels)[: self.max_detections]
             if len(kept) == self.max_detections or len(best) < look:  # enough, or there are no more
                 return Detections(candidates[kept], best[kept], labels[kept])
             look *= 4
 
-    def _survivors(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    def survivors(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         """Indices of the boxes to keep, ascending; the arguments are sorted, highest score first."""
         index = torch.arange(len(scores), device=scores.device)
         if self.candidates is not None:

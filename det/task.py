@@ -1,6 +1,6 @@
 """The object detection task, for the engine: batch -> losses, batch -> boxes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,15 +12,18 @@ from det.boxes import Detections
 from det.data.dataset import DetectionDataset
 from det.eval.evaluator import DetectionEvaluator
 from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits
+from det.inference.tiles import TiledTransform, Tiling
 from det.losses import FocalLoss, Loss
 from det.postprocess import Postprocess
 from det.transforms import EvalTransform
 from engine.contracts import Batch, Image
 from engine.data.class_map import ClassMap
-from engine.data.preprocessing import Normalize
+from engine.data.preprocessing import Normalize, Size
 from engine.errors import UserError, no_labels, some
 
 _DRAW_THRESHOLD = 0.4
+
+_TILES_AT_ONCE = 8
 
 _SET = "task.draw_threshold"
 
@@ -30,7 +33,7 @@ class Detection(nn.Module):
 
     A training batch contains `image` [N, 3, h, w] uint8, `boxes` (N tensors [M, 4], xyxy in pixels) and
     `labels` (N tensors [M]); an evaluation batch `image`, `size` [N, 2] (height, width of the file) and
-    `index` [N].
+    `index` [N]. Where images are divided, its `image` is N tensors [T, 3, h, w].
 
     Args:
         model: normalized images -> box deltas [N, A, B] and class scores [N, A, C]; its `anchors` are [A, 4],
@@ -44,6 +47,7 @@ class Detection(nn.Module):
         eval_transform: applied to an image before prediction.
         draw_threshold: minimum score of the boxes that are drawn and listed in summary.json; None: the one
             with the best F1 in the run's evaluation (`use_metrics`), and 0.4 before that.
+        inference: how images are divided; by default, they are not.
         scored_per_class: largest number of detections per image and class that count in the evaluation.
 
     Raises:
@@ -52,6 +56,7 @@ class Detection(nn.Module):
     """
 
     distillation = None  # not supported
+    on_part: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Detection(nn.Module):
         postprocess: Postprocess | None = None,
         pixels: str = "inception",
         draw_threshold: float | None = None,
+        inference: Tiling | None = None,
         scored_per_class: int = SCORED_PER_CLASS,
     ) -> None:
         super().__init__()
@@ -77,7 +83,11 @@ class Detection(nn.Module):
         self.threshold_source = "the default" if draw_threshold is None else _SET
         self.loss: Loss = loss or FocalLoss()
         self.matcher: Assigner = matcher or Matcher()
-        self.postprocess, self.eval_transform = postprocess or Postprocess(), eval_transform
+        self.postprocess, self.inference = postprocess or Postprocess(), inference or Tiling()
+        self.resize = eval_transform
+        self.eval_transform = (
+            eval_transform if self.inference.tiles is None else TiledTransform(eval_transform, self.inference)
+        )
         self.normalize = Normalize(pixels)
         self._check_encodings()
 
@@ -156,8 +166,27 @@ class Detection(nn.Module):
 
     def predict(self, batch: Batch) -> list[Detections]:
         """Detections per image, with boxes in pixels of `size`."""
-        deltas, scores = self.model(self.normalize(batch["image"]))
-        return self.postprocess(deltas, scores, self.anchors, batch["size"])
+        if isinstance(batch["image"], Tensor):
+            return self.predict_at_once(batch["image"], batch["size"])
+        return [
+            self._predict_parts(tiles, (height, width))
+            for tiles, (height, width) in zip(batch["image"], batch["size"].tolist(), strict=True)
+        ]
+
+    def predict_at_once(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Images [N, 3, h, w] of `sizes` [N, 2] before they were resized -> the detections in each."""
+        deltas, scores = self.model(self.normalize(images))
+        return self.postprocess(deltas, scores, self.anchors, sizes)
+
+    def _predict_parts(self, tiles: Tensor, size: Size) -> Detections:
+        """The parts [T, 3, h, w] of one image -> its detections."""
+        sizes = torch.tensor([part.size for part in self.inference.parts(size)], device=tiles.device)
+        found = []
+        for start in range(0, len(tiles), _TILES_AT_ONCE):
+            group = slice(start, start + _TILES_AT_ONCE)
+            found += self.predict_at_once(tiles[group], sizes[group])
+            self.on_part(min(group.stop, len(tiles)), len(tiles))
+        return self.inference.merge(found, size, self.postprocess)
 
     def notes(self, dataset: DetectionDataset) -> list[str]:
         """How well the anchors fit the objects of a split, and whether images have too many of them."""
@@ -201,11 +230,10 @@ class Detection(nn.Module):
     @torch.inference_mode()
     def predict_image(self, image: Image) -> Detections:
         """RGB [H, W, 3] -> detections, with boxes in its pixels, on the CPU."""
-        pixels = self.eval_transform(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        size = torch.tensor([image.shape[:2]])
-        device = self.normalize.device
-        (detections,) = self.predict({"image": tensor.to(device), "size": size.to(device)})
+        pixels = np.moveaxis(self.eval_transform(image), -1, -3)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.normalize.device)
+        size = torch.tensor([image.shape[:2]], device=tensor.device)
+        (detections,) = self.predict({"image": tensor[None] if tensor.ndim == 3 else [tensor], "size": size})
         return Detections(*(part.cpu() for part in detections))
 
 

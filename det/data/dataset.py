@@ -137,7 +137,8 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
     A training sample is {"image": uint8 [3, h, w] RGB, "boxes": VariableLength float32 [M, 4] in pixels of
     that image, "labels": VariableLength int64 [M], "index": int}, without `ignored` boxes. With an
-    `EvalTransform` it is {"image", "size": int64 [2], (height, width) of the file, "index"}.
+    `EvalTransform` it is {"image", "size": int64 [2], (height, width) of the file, "index"}; where that
+    divides images, "image" is VariableLength uint8 [T, 3, h, w].
 
     Args:
         cache: decoded images, read instead of the files.
@@ -179,10 +180,10 @@ class DetectionDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         if isinstance(self._transform, EvalTransform):
             image = self.read(key.index)[0]
-            size = torch.tensor(image.shape[:2])
+            pixels = as_tensor(np.moveaxis(self._transform(image), -1, -3))
             return {
-                "image": as_tensor(self._transform(image).transpose(2, 0, 1)),
-                "size": size,
+                "image": pixels if pixels.ndim == 3 else VariableLength(pixels),
+                "size": torch.tensor(image.shape[:2]),
                 "index": key.index,
             }
         image, boxes, labels = self._augmented(self._transform, key.index, sample_seed(self._seed, key))

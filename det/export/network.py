@@ -56,7 +56,7 @@ class ExportedDetection(nn.Module):
             raise ValueError(f"output must be detections or raw for detection, got {output!r}")
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
-        self.model, self.classes, self.eval_transform = task.model, task.classes, task.eval_transform
+        self.model, self.classes, self.eval_transform = task.model, task.classes, task.resize
         self.normalize, self.postprocess = task.normalize, task.postprocess
         self.draw_threshold = task.draw_threshold
         self.normalized, self.dtype = normalize, dtype if normalize else "float32"

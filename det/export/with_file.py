@@ -10,7 +10,6 @@ from det.boxes import Detections
 from det.export.suppression import unpadded
 from det.postprocess import Postprocess
 from det.task import Detection
-from engine.contracts import Batch
 
 _LIMITS = ("score_threshold", "iou_threshold", "per_class", "max_detections", "candidates", "activation")
 
@@ -36,7 +35,8 @@ class DetectionWithFile(Detection):
         super().__init__(
             model=artifact,
             classes=task.classes,
-            eval_transform=task.eval_transform,
+            eval_transform=task.resize,
+            inference=task.inference,
             loss=task.loss,
             matcher=task.matcher,
             postprocess=own if artifact.output == "raw" else _of_file(artifact, own),
@@ -52,12 +52,12 @@ class DetectionWithFile(Detection):
     def anchors(self) -> Tensor:
         return self.file_anchors
 
-    def predict(self, batch: Batch) -> list[Detections]:
-        """Detections per image, with boxes in pixels of `size`."""
+    def predict_at_once(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Images [N, 3, h, w] of `sizes` [N, 2] before they were resized -> the detections in each."""
         if self.model.output == "raw":
-            return super().predict(batch)
-        boxes, scores, labels, _ = self.model(self.normalize(batch["image"]))
-        return unpadded(boxes, scores, labels, batch["size"])
+            return super().predict_at_once(images, sizes)
+        boxes, scores, labels, _ = self.model(self.normalize(images))
+        return unpadded(boxes, scores, labels, sizes)
 
 
 def _of_file(artifact: Any, own: Postprocess) -> Postprocess:

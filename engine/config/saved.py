@@ -14,6 +14,7 @@ from engine.config import extensions, untrusted
 from engine.config.compose import FORMAT, compose_config, keys
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
+    CONF,
     add_task_prefix,
     cleared_alternatives,
     groups,
@@ -35,6 +36,8 @@ _NEW_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"minutes": None, "patience": None, "tracker": None},
 }
 """Group -> keys that runs of older versions lack, with their defaults."""
+_NEW_GROUPS = {"det": {"inference": "whole"}}
+"""Task -> groups that its older runs lack, with their default option; `task.<group>` refers to each."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""
 
@@ -86,6 +89,11 @@ def _add_new_keys(config: DictConfig) -> None:
         for key, value in new.items() if isinstance(node, DictConfig) else ():
             if key not in node:
                 node[key] = value
+    for group, option in _NEW_GROUPS.get(str(config.get("package")), {}).items():
+        if group not in config:
+            file = CONF / group / str(config.package) / f"{option}.yaml"
+            config[group] = OmegaConf.load(file)
+            config.task[group] = f"${{{group}}}"
 
 
 def _use_own_list(config: DictConfig, folder: Path) -> None:

@@ -15,7 +15,7 @@ SMALL = ("data.source.num_train=4", "data.source.num_val=2", "data.source.num_te
 
 
 @pytest.mark.parametrize("task", ["seg", "det", "cls"])
-@pytest.mark.parametrize("group", ["distill", "trainer", "data", "loader", None])
+@pytest.mark.parametrize("group", ["distill", "trainer", "data", "loader", "inference", None])
 def test_every_key_that_a_training_reads_has_a_value(task, group):
     old = load_config(CONFIGS / f"{task}.yaml", [])
     new = compose_config("train", [f"task={task}"])

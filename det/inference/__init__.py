@@ -1,0 +1,1 @@
+"""How images are predicted: whole, or in overlapping tiles."""

@@ -1,0 +1,141 @@
+"""Detection in overlapping tiles of large images, whose small objects would vanish at the input size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from det.boxes import Detections
+from det.postprocess import Postprocess
+from det.transforms import EvalTransform
+from engine.contracts import Image
+from engine.data.preprocessing import Size, as_size
+
+_EDGE = 0.01
+"""Share of a tile's side; a box that ends this close to an inner edge has been cut off by it."""
+
+
+class Part(NamedTuple):
+    """A part of an image, in its pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> Size:
+        return self.bottom - self.top, self.right - self.left
+
+
+class Tiling:
+    """How an image is divided.
+
+    Args:
+        tiles: side or (height, width) of a tile in pixels of the image, before it is resized to the network's
+            input; None: images are not divided.
+        overlap: least share of a tile that it has in common with its neighbor. An object up to this size is
+            complete in at least one tile.
+        whole: also predict the whole image, for larger objects. Boxes that an inner edge of a tile has cut
+            are then dropped.
+
+    Raises:
+        ValueError: if a tile is smaller than 32 pixels, or the overlap is outside [0, 1).
+    """
+
+    def __init__(
+        self, *, tiles: int | Sequence[int] | None = None, overlap: float = 0.25, whole: bool = True
+    ) -> None:
+        self.tiles = None if tiles is None else as_size("inference.tiles", tiles, least=32)
+        if not 0 <= overlap < 1:
+            raise ValueError(f"inference.overlap must be in [0, 1), got {overlap}")
+        self.overlap, self.whole = overlap, whole
+
+    def __str__(self) -> str:
+        if self.tiles is None:
+            return "whole image"
+        also = " and the whole image" if self.whole else ""
+        return f"tiles of {self.tiles[0]}x{self.tiles[1]} overlapping by {self.overlap:.0%}{also}"
+
+    def parts(self, size: Size) -> list[Part]:
+        """The parts of an image of (height, width): the whole image, if that is one, then rows of tiles."""
+        height, width = size
+        everything = Part(0, 0, width, height)
+        if self.tiles is None:
+            return [everything]
+        rows = _starts(height, self.tiles[0], self.overlap)
+        columns = _starts(width, self.tiles[1], self.overlap)
+        if len(rows) == len(columns) == 1:
+            return [everything]
+        tiles = [
+            Part(left, top, min(left + self.tiles[1], width), min(top + self.tiles[0], height))
+            for top in rows
+            for left in columns
+        ]
+        return [everything, *tiles] if self.whole else tiles
+
+    def merge(self, found: Sequence[Detections], size: Size, postprocess: Postprocess) -> Detections:
+        """The detections in each of `parts(size)`, in their own pixels -> those of the image."""
+        moved, uncut = [], []
+        for part, detections in zip(self.parts(size), found, strict=True):
+            offset = detections.boxes.new_tensor([part.left, part.top] * 2)
+            moved.append(detections._replace(boxes=detections.boxes + offset))
+            uncut.append(~_cut(detections.boxes, part, size) | (not self.whole))
+        together = Detections(*(torch.cat(values) for values in zip(*moved, strict=True)))
+        order = together.scores.argsort(descending=True, stable=True)
+        order = order[torch.cat(uncut)[order]]
+        kept = postprocess.survivors(*(values[order] for values in together))[: postprocess.max_detections]
+        return Detections(*(values[order[kept]] for values in together))
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Evenly spaced starts of as few tiles as cover the length and overlap by at least this share."""
+    if tile >= length:
+        return [0]
+    step = tile * (1 - overlap)
+    count = math.ceil((length - tile) / step) + 1
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
+    """Which boxes [n, 4], in pixels of a part, end at an edge that is not one of the image, bool [n]."""
+    height, width = part.size
+    near = (_EDGE * width, _EDGE * height)
+    left, top, right, bottom = boxes.unbind(1)
+    cut = torch.zeros_like(left, dtype=torch.bool)
+    if part.left > 0:
+        cut |= left <= near[0]
+    if part.top > 0:
+        cut |= top <= near[1]
+    if part.right < size[1]:
+        cut |= right >= width - near[0]
+    if part.bottom < size[0]:
+        cut |= bottom >= height - near[1]
+    return cut
+
+
+class TiledTransform(EvalTransform):
+    """The parts of an image, each resized to the network's input.
+
+    plain: for a single part, or for images that are not divided.
+    """
+
+    def __init__(self, plain: EvalTransform, tiling: Tiling) -> None:
+        self.plain, self.size, self.tiling = plain, plain.size, tiling
+
+    def __str__(self) -> str:
+        return f"{self.tiling}, each {self.plain}"
+
+    def __call__(self, image: Image) -> Image:
+        """uint8 [H, W, 3] -> [T, h, w, 3]."""
+        return np.stack(
+            [
+                self.plain(image[part.top : part.bottom, part.left : part.right])
+                for part in self.tiling.parts((image.shape[0], image.shape[1]))
+            ]
+        )
