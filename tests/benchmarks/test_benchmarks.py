@@ -202,6 +202,20 @@ def test_preparations_of_the_released_detector(run, data_folder, tmp_path):
     assert found == pytest.approx(expected, abs=0.15)
 
 
+@pytest.mark.weekly
+@pytest.mark.data
+def test_tiles_find_the_objects_of_large_images(run, data_folder, tmp_path):
+    """docs/guides/training.md has these numbers."""
+    weights = data_folder / "weights/ssd_mobilenet_v3_large_coco/ssd_mnv3_large_coco_tf_weights.npz"
+    run_tool("prepare", "experiment=det/released", f"init_from={weights}", "run=released", cwd=tmp_path)
+    folder = data_folder / "coco128"
+    options = f"{tmp_path}/released {folder}/images/val2017 {folder}/instances_val2017_128.json"
+    (rows,) = run("accuracy.detection_tiles", options)
+    found = {name: number(cells[0]) for name, cells in rows.items()}
+    expected = {"whole image": 1.9, "tiles of 640 and the whole image": 16.6, "tiles of 640": 19.2}
+    assert found == pytest.approx(expected, abs=0.15)
+
+
 def test_dataset_check(run, tmp_path):
     root = masks_data(tmp_path / "data")
     (rows,) = run("dataset_check", f"task=seg data=masks data.root={root} data.crop=32 data.workers=0")
