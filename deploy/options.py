@@ -252,9 +252,9 @@ class BenchmarkOptions:
             key = self.overrides[0].partition("=")[0]
             known = [field.name for field in fields(self) if field.name != "overrides"]
             raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
-        if (self.suite is None and self.run is None) == (self.table is None):
+        if self.table is None and self.suite is None and self.run is None:
             suites = ", ".join(self.suites)
-            raise ValueError(f"set suite=<{suites}> and/or run=<run folder>, or only table=latency")
+            raise ValueError(f"set suite=<{suites}> and/or run=<run folder>, or table=latency")
         if self.suite is not None and self.suite not in self.suites:
             known_suites = ", ".join(self.suites)
             raise ValueError(
@@ -275,10 +275,10 @@ class BenchmarkOptions:
             self._check_table()
 
     def _check_table(self) -> None:
-        if self.spec is None or self.size is None or self.out is None:
-            raise ValueError(
-                "table=latency needs spec=<experiment or YAML file>, size=[height,width] and out=<file>"
-            )
+        if (self.run is None) == (self.spec is None) or self.suite is not None:
+            raise ValueError("table=latency needs spec=<experiment or YAML file> or run=<run folder>")
+        if self.out is None or (self.spec is not None and self.size is None):
+            raise ValueError("table=latency needs out=<file> and, with spec=, size=[height,width]")
         if len(self.runtimes) != 1 or len(self.thread_counts) != 1:
             raise ValueError("table=latency needs exactly one runtime and one number of threads")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
@@ -305,12 +305,10 @@ class BenchmarkOptions:
         return None if self.size is None else (self.size[0], self.size[1])
 
     @property
-    def for_table(self) -> tuple[str, Size, Path]:
-        """(spec, size, out) of table=latency; they were checked to be set."""
-        assert self.spec is not None
-        assert self.image_size is not None
+    def table_file(self) -> Path:
+        """`out` of table=latency, which was checked to be set."""
         assert self.out is not None
-        return self.spec, self.image_size, Path(self.out)
+        return Path(self.out)
 
     @property
     def chosen_suite(self) -> Suite | None:

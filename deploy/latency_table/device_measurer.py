@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from deploy.latency_table.layer_graph import LayerGraphs
-from deploy.latency_table.layer_timing import QUICK, Measurer, settings
+from deploy.latency_table.layer_timing import QUICK, WHOLE, Measurer, settings
 from deploy.remote.connect import DeviceTimer
 from deploy.remote.kit import Kit
 from engine.io.progress import Progress, announced
 
 T = TypeVar("T")
 
-WHOLE = 5
-"""How many times longer a whole network is measured than a layer."""
 LEAST_AGREEMENT = 0.999
 """Least share of the numbers in a layer's output that a device must compute as PyTorch does."""
 

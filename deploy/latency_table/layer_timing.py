@@ -29,6 +29,8 @@ RUNTIMES = ("torch", "onnx")
 
 QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
 """Rounds for one layer: at most a second."""
+WHOLE = 5
+"""How many times longer other devices measure a whole network than a layer."""
 
 
 class Measurer(Protocol):

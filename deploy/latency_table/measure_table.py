@@ -12,9 +12,10 @@ from deploy.latency_table.device_measurer import measure_on_device
 from deploy.latency_table.layer_timing import Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
-from deploy.latency_table.timed_network import read_network
+from deploy.latency_table.timed_network import TimedNetwork, network_and_size
 from deploy.options import BenchmarkOptions
 from deploy.remote.connect import connect
+from engine.data.preprocessing import Size
 from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import run_folder
@@ -26,7 +27,7 @@ def measure_table(
     search_space: Callable[[NetSpec], Iterable[NetSpec]],
     log: Callable[[str], None] = print,
 ) -> LatencyTable:
-    """Measure the table of `options.spec` and write it to `options.out`.
+    """Measure the table of a network and write it to `options.out`.
 
     Args:
         search_space: networks whose layers are all those that a search around a network can need; used
@@ -35,12 +36,12 @@ def measure_table(
     Raises:
         UserError: if the network cannot be read, a runtime is not installed, or the file cannot be written.
     """
-    spec, size, out = options.for_table
     if options.on_device:
         return _measure_on_device(options, search_space, log)
+    out = options.table_file
     (runtime,), (threads,) = options.runtimes, options.thread_counts
     measure = measurer("torch" if runtime == "eager" else runtime, threads=threads)
-    network = read_network(spec)
+    network, size = _network(options)
     run_folder.make(out.parent)
     bar: list[Progress] = []
     table = build_table(
@@ -69,14 +70,13 @@ def _measure_on_device(
     search_space: Callable[[NetSpec], Iterable[NetSpec]],
     log: Callable[[str], None],
 ) -> LatencyTable:
-    spec, size, out = options.for_table
-    (threads,) = options.thread_counts
-    runtimes, counts = options.runtimes, options.thread_counts
-    _check_runtime(options)
-    timer = connect(options.device, options.remote, runtimes=runtimes, threads=counts, log=log)
-    network = read_network(spec)
+    if options.runtimes != ["onnx"]:
+        raise UserError(f"device={options.device}: a device's latency table needs runtime=onnx")
+    (threads,) = counts = options.thread_counts
+    timer = connect(options.device, options.remote, runtimes=options.runtimes, threads=counts, log=log)
+    network, size = _network(options)
     variants = list(search_space(network.spec)) if options.space else []
-    run_folder.make(out.parent)
+    run_folder.make(options.table_file.parent)
 
     def build(measure: Measurer) -> CheckedTable:
         checked = check_table(network, size=size, measure=measure, shares=tuple(options.shares))
@@ -87,13 +87,14 @@ def _measure_on_device(
 
     checked = measure_on_device(timer, threads=threads, build=build, log=log)
     log(checked.text("on the device"))
-    checked.table.save(out)
+    checked.table.save(options.table_file)
     return checked.table
 
 
-def _check_runtime(options: BenchmarkOptions) -> None:
-    if options.runtimes != ["onnx"]:
-        raise UserError(f"device={options.device}: a device's latency table needs runtime=onnx")
+def _network(options: BenchmarkOptions) -> tuple[TimedNetwork, Size]:
+    return network_and_size(
+        options.spec, options.run, options.image_size, options.overrides, options.checkpoint
+    )
 
 
 def _show(bar: list[Progress], unit: str, done: int, total: int) -> None:

@@ -100,7 +100,7 @@ class RunnerTimer:
         facts = {key: value or None for key, value in self.facts.items()}
         load = facts.get("load")
         android = f"Android {facts['android']}, " if facts.get("android") else ""
-        about = {
+        about: dict[str, Any] = {
             "board": facts.get("board"),
             "cpu": facts.get("cpu") or facts.get("name") or "unknown",
             "cores": self.cores,
@@ -108,7 +108,8 @@ class RunnerTimer:
             "load": float(load) if load else None,
             "platform": f"{android}{facts.get('platform')}",
             "python": None,
-            "versions": {"onnxruntime": self.version("onnx")},
+            "versions": {},
+            "runner": self.version("onnx"),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         return describe_device(self.device.address, about)

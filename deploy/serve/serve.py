@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploy.export.job import exported_task
-from deploy.export.samples import read_samples, split_files
 from deploy.formats import web
 from deploy.latency_table.checked_table import CheckedTable, check_table
-from deploy.latency_table.timed_network import TimedNetwork, network_of_run, read_network
+from deploy.latency_table.timed_network import TimedNetwork, network_and_size
 from deploy.libraries import not_installed
 from deploy.serve import address
 from deploy.serve.browser_measurer import BrowserMeasurer
@@ -22,7 +20,6 @@ from deploy.serve.http_server import Calls, SiteServer
 from deploy.serve.options import ServeOptions
 from deploy.web import assets
 from deploy.web.site_files import MEASURE, policy_of, write_page
-from engine.config.runs import TrainedRun
 from engine.data.preprocessing import Size
 from engine.errors import UserError
 from engine.io.progress import Progress
@@ -72,7 +69,9 @@ def serve_table(options: ServeOptions, *, log: Log) -> CheckedTable:
     Raises:
         UserError: if the network cannot be read, or the browser cannot run a layer.
     """
-    network, size = _network(options)
+    network, size = network_and_size(
+        options.spec, options.run, options.image_size, options.overrides, options.checkpoint
+    )
     run_folder.make(options.table_file.parent)
     package = assets.download(options.web.npm) if options.web.vendored else None
     measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
@@ -92,28 +91,6 @@ def serve_table(options: ServeOptions, *, log: Log) -> CheckedTable:
                 }
             )
     return measured
-
-
-def _network(options: ServeOptions) -> tuple[TimedNetwork, Size]:
-    if options.spec is not None:
-        assert options.image_size is not None
-        return read_network(options.spec), options.image_size
-    assert options.run is not None
-    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    return network_of_run(run), options.image_size or _image_size(run)
-
-
-def _image_size(run: TrainedRun) -> Size:
-    """(height, width) of the first image of the run's data, as fed to the network.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    module = exported_task(run, {})
-    files = split_files(run.source, run.split, module, 1)
-    (sample,) = read_samples(files, module, dynamic_size=True, read=run.read_image)
-    height, width = sample.input.shape[1:]
-    return int(height), int(width)
 
 
 def _measured(
