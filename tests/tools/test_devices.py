@@ -1,4 +1,4 @@
-"""tools/benchmark.py with device=ssh://..., on a real ssh server on the loopback, and a search on its table."""
+"""tools/benchmark.py with device=ssh://..., with a real server on the loopback; a search on its table."""
 
 import json
 import os

@@ -38,7 +38,14 @@ def _destination(address: str, rest: str) -> list[str]:
         host, port = url.hostname, url.port
     except ValueError as error:
         raise UserError(f"device={address}: not an address ({error}); write ssh://user@host:port") from None
-    if not host or host.startswith("-") or url.path not in ("", "/") or url.query or url.fragment:
+    if (
+        not host
+        or rest.startswith("-")
+        or host.startswith("-")
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+    ):
         raise UserError(f"device={address}: write ssh://user@host or ssh://user@host:port")
     if url.password is not None:
         raise UserError(f"device={url.username}@{host}: passwords are not used; log in with a key")

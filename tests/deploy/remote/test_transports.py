@@ -119,6 +119,7 @@ def test_an_address_is_what_ssh_gets(address, words):
         ("ssh://pi@board/home", "write ssh://user@host"),
         ("ssh://pi@board:port", "write ssh://user@host:port"),
         ("ssh://-oProxyCommand=x", "write ssh://user@host"),
+        ("ssh://-oProxyCommand=x@board", "write ssh://user@host"),
         ("ssh://pi@-oProxyCommand=x", "write ssh://user@host"),
     ],
 )
