@@ -93,7 +93,7 @@ def _checked(name: str, model: Mapping[str, Any], threads: int) -> tuple[Callabl
 
 def versions(manifest: Mapping[str, Any]) -> dict[str, str]:
     needed = sorted({models.LIBRARIES[model["runtime"]] for model in manifest["models"].values()})
-    return {name: str(__import__(name).__version__) for name in ["numpy", *needed]}
+    return {name: models.version(name) for name in ["numpy", *needed]}
 
 
 def peak_mb(model: Mapping[str, Any], threads: int) -> float | None:
@@ -112,7 +112,7 @@ def _memory(name: str) -> float | None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     if done.returncode:
         raise Failure(name, "memory", f"the process ended with status {done.returncode}")
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def _status_mb(field: str) -> float | None:

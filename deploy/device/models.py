@@ -21,6 +21,10 @@ LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Format -> the library that runs it."""
 
 
+def version(library: str) -> str:
+    return str(__import__(library).__version__).split("-")[0]  # OpenVINO adds its commit and branch
+
+
 def load(folder: Path, model: Mapping[str, Any], threads: int) -> Callable[[list[Any]], list[Any]]:
     """A function that runs the model: arrays -> arrays."""
     loaders = {"onnx": load_onnx, "openvino": load_openvino}

@@ -22,7 +22,7 @@ versions, missing = {}, {}
 if sys.version_info >= (3, 8):  # noqa: UP036
     for name in sys.argv[1:]:
         try:
-            versions[name] = str(__import__(name).__version__)
+            versions[name] = str(__import__(name).__version__).split("-")[0]
         except Exception as error:  # a library that does not fit the device can raise anything
             missing[name] = type(error).__name__ + ": " + str(error)
 print(json.dumps({

@@ -63,7 +63,8 @@ class PythonTimer:
         with copied(self.device, kit.folder) as folder:
             inside = f"cd {shlex.quote(folder)}"
             packages = f"PYTHONPATH={shlex.quote(self.packages)}"
-            script = f"{inside} && {packages} exec {_word(self.python)} measure.py --remove"
+            # The shell stays: it alone tells us about a program that is killed.
+            script = f"{inside} && {packages} {_word(self.python)} measure.py --remove; exit $?"
             try:
                 self.device.run(script, line=lambda text: _pass_on(text, show))
                 printed = self.device.run(f"{inside} && cat results.json")

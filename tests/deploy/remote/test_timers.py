@@ -102,6 +102,14 @@ def test_the_program_ends_and_removes_its_folder_if_the_connection_is_lost(tmp_p
     assert not left_behind(tmp_path)
 
 
+def test_a_program_that_is_killed_is_not_a_lost_connection(tmp_path):
+    kit = kit_of(tmp_path / "kit", network=nn.Conv2d(3, 4, 3))
+    text = f'#!/bin/sh\n[ "$1" = measure.py ] && kill -9 $$\nexec {sys.executable} "$@"\n'
+    options = Remote(python=str(program(tmp_path / "python", text)))
+    refuses(lambda: opened(tmp_path, options).time(kit, show=print), "was killed", "memory ran out there")
+    assert not left_behind(tmp_path)
+
+
 def test_a_python_that_is_missing_or_too_old_is_named(tmp_path):
     refuses(
         lambda: opened(tmp_path, Remote(python="/no/python")),
