@@ -30,11 +30,17 @@ LEAST_AGREEMENT = 0.999
 
 
 def measure_on_device(
-    timer: DeviceTimer, *, threads: int, build: Callable[[Measurer], T], log: Callable[[str], None]
+    timer: DeviceTimer,
+    *,
+    threads: int,
+    statistic: str = "median",
+    build: Callable[[Measurer], T],
+    log: Callable[[str], None],
 ) -> T:
     """Let a device time what `build` asks a measurer to time.
 
     Args:
+        statistic: of the times of a layer, `median` or `min`.
         build: called twice with a measurer, so it must always ask for the same.
 
     Returns:
@@ -43,7 +49,8 @@ def measure_on_device(
     Raises:
         UserError: if the device cannot be reached or cannot run a layer, or if its outputs are wrong.
     """
-    about = settings("onnx", timer.version("onnx"), threads, QUICK)
+    about = settings("onnx", timer.version("onnx"), threads, QUICK) | {"statistic": statistic}
+    typical: Callable[[Sequence[float]], float] = min if statistic == "min" else statistics.median
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         kit = Kit(Path(folder), threads=threads)
         with announced("writing the layers as ONNX files"):
@@ -52,8 +59,8 @@ def measure_on_device(
         bar = Progress(len(kit.groups), unit="layer")
         times = timer.time(kit, show=lambda content: bar.update(content["group"]))
         bar.close()
-    medians = (statistics.median(times.seconds[name]) * 1000 for name in kit.models)
-    return build(_Replay(medians, {**times.machine, **about}))
+    answers = (typical(times.seconds[name]) * 1000 for name in kit.models)
+    return build(_Replay(answers, {**times.machine, **about}))
 
 
 class _Recorder:
@@ -79,8 +86,8 @@ class _Recorder:
 class _Replay:
     """Answers with the times of the modules, in the order in which they were recorded."""
 
-    def __init__(self, medians: Iterator[float], about: Mapping[str, Any]) -> None:
-        self._medians, self.about = medians, dict(about)
+    def __init__(self, answers: Iterator[float], about: Mapping[str, Any]) -> None:
+        self._answers, self.about = answers, dict(about)
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
-        return next(self._medians)
+        return next(self._answers)

@@ -85,7 +85,8 @@ def _measure_on_device(
             more(variant)
         return checked
 
-    checked = measure_on_device(timer, threads=threads, build=build, log=log)
+    statistic = options.remote.statistic
+    checked = measure_on_device(timer, threads=threads, statistic=statistic, build=build, log=log)
     log(checked.text("on the device"))
     checked.table.save(options.table_file)
     return checked.table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class Remote:
     python: str = "python3"
     install: bool = False
     runner: str | None = None
+    statistic: Literal["median", "min"] = "median"
 
     def __post_init__(self) -> None:
         if not self.python.strip():
