@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from deploy import formats
 from deploy.device import runtimes
+from deploy.device.hardware import cores
 from deploy.formats import onnx
 from deploy.quantize.quantizer import check_quantizable
-from deploy.timing import machine
+from deploy.remote.options import Remote
+from deploy.remote.transports import is_remote
 from deploy.timing.latency import Rounds
 from deploy.web import assets
 from engine.config.options import Checkpoint, RunOptions, at_least
@@ -228,7 +230,7 @@ class BenchmarkOptions:
     spec: str | None = None
     shares: Sequence[float] = (1,)
     space: bool = False
-    runtime: str | Sequence[str] = "eager"
+    runtime: str | Sequence[str] | None = None
     threads: int | Sequence[int] = 1
     size: Sequence[int] | None = None
     include: Literal["network", "all"] = "network"
@@ -240,6 +242,7 @@ class BenchmarkOptions:
     checkpoint: Checkpoint = "best"
     out: str | None = None
     device: str = "auto"
+    remote: Remote = field(default_factory=Remote)
     measure: Rounds
     suites: Mapping[str, Suite]
     overrides: Sequence[str] = ()
@@ -249,9 +252,9 @@ class BenchmarkOptions:
             key = self.overrides[0].partition("=")[0]
             known = [field.name for field in fields(self) if field.name != "overrides"]
             raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
-        if (self.suite is None and self.run is None) == (self.table is None):
+        if self.table is None and self.suite is None and self.run is None:
             suites = ", ".join(self.suites)
-            raise ValueError(f"set suite=<{suites}> and/or run=<run folder>, or only table=latency")
+            raise ValueError(f"set suite=<{suites}> and/or run=<run folder>, or table=latency")
         if self.suite is not None and self.suite not in self.suites:
             known_suites = ", ".join(self.suites)
             raise ValueError(
@@ -262,27 +265,34 @@ class BenchmarkOptions:
                 "artifact is measured together with the run that it was exported from; set run=, not suite="
             )
         for count in self.thread_counts:
-            if not 1 <= count <= machine.cores():
-                raise ValueError(
-                    f"threads must be 1 to {machine.cores()} (the cores of this machine), got {count}"
-                )
+            if count < 1 or (count > cores() and not self.on_device):
+                raise ValueError(f"threads must be 1 to {cores()} (the cores of this machine), got {count}")
+        if self.include == "all" and self.on_device:
+            raise ValueError(f"include=all runs PyTorch; for device={self.device} set include=network")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 32):
             raise ValueError(f"size must be [height, width], each at least 32, got {list(self.size)}")
         if self.table is not None:
             self._check_table()
 
     def _check_table(self) -> None:
-        if self.spec is None or self.size is None or self.out is None:
-            raise ValueError(
-                "table=latency needs spec=<experiment or YAML file>, size=[height,width] and out=<file>"
-            )
+        if (self.run is None) == (self.spec is None) or self.suite is not None:
+            raise ValueError("table=latency needs spec=<experiment or YAML file> or run=<run folder>")
+        if self.out is None or (self.spec is not None and self.size is None):
+            raise ValueError("table=latency needs out=<file> and, with spec=, size=[height,width]")
         if len(self.runtimes) != 1 or len(self.thread_counts) != 1:
             raise ValueError("table=latency needs exactly one runtime and one number of threads")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
 
     @property
+    def on_device(self) -> bool:
+        """Whether another device measures."""
+        return is_remote(self.device)
+
+    @property
     def runtimes(self) -> list[str]:
+        if self.runtime is None:
+            return ["onnx" if self.on_device else "eager"]
         return [self.runtime] if isinstance(self.runtime, str) else list(self.runtime)
 
     @property
@@ -295,12 +305,10 @@ class BenchmarkOptions:
         return None if self.size is None else (self.size[0], self.size[1])
 
     @property
-    def for_table(self) -> tuple[str, Size, Path]:
-        """(spec, size, out) of table=latency; they were checked to be set."""
-        assert self.spec is not None
-        assert self.image_size is not None
+    def table_file(self) -> Path:
+        """`out` of table=latency, which was checked to be set."""
         assert self.out is not None
-        return self.spec, self.image_size, Path(self.out)
+        return Path(self.out)
 
     @property
     def chosen_suite(self) -> Suite | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.spec import NetSpec
+from deploy.device.hardware import cpu_model
 from deploy.latency_table.build import provenance
 from deploy.latency_table.layer_timing import RUNTIMES, Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
-from deploy.timing.machine import cpu_model
 from engine.data.preprocessing import Size, as_size
 from engine.errors import UserError
 from nas.candidates import LogLine

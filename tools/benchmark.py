@@ -12,6 +12,7 @@ Examples:
   python tools/benchmark.py table=latency spec=seg/lraspp_v3_large runtime=onnx size=[512,1024] out=phone.json
       shares=[1,0.75,0.5,0.25]      also narrower layers, for NetAdapt on another machine
       space=true                    all layers in the search space of method=mnas
+      device=ssh://pi@raspberrypi   on another device, as run= and suite= too (runtime=onnx or openvino)
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -29,15 +30,17 @@ from engine.config.launch import launch
 from engine.published import run_by_name
 from nas.mnas.space import MnasSpace
 
+log = partial(print, flush=True)
+
 
 def benchmark(options: BenchmarkOptions) -> None:
     """Benchmark rows, or measure a latency table."""
     if options.table is not None:
-        table = measure_table(options, search_space=lambda spec: MnasSpace(spec).covering())
+        table = measure_table(options, search_space=lambda spec: MnasSpace(spec).covering(), log=log)
         print(f"{len(table.entries)} layers\nout: {options.out}")
         return
     command = shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]])
-    out, _ = run_benchmark(options, command=command, log=partial(print, flush=True))
+    out, _ = run_benchmark(options, command=command, log=log)
     print(f"out: {out}")
 
 

@@ -31,10 +31,7 @@ def serve(options: ServeOptions) -> None:
         return
     measured = serve_table(options, log=log)
     log(f"{len(measured.table.entries)} layers")
-    log(
-        f"sum of the network's layers: {measured.sum_ms:.3g} ms; whole network in the same browser: "
-        f"{measured.network_ms:.3g} ms ({measured.error:+.1%})"
-    )
+    log(measured.text("in the same browser"))
     if options.run is not None:
         words = (f"run={options.run}", f"latency={options.table_file}")
         log(f"next: python tools/search.py {shlex.join(words)} budget=0.7")

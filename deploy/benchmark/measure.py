@@ -52,12 +52,12 @@ def measure_together(
         figures = timing(seconds[candidate.name], seconds[reference.name], rounds)
         with announced(f"measuring the memory of {candidate.name}"):
             figures["peak_memory_mb"] = peak_mb(candidate.open, device=reference.device) if memory else None
-        setup = _setup(candidate, reference)
+        setup = setup_of(candidate, reference)
         results.append(result(candidate.row, baseline=baseline, **setup, **figures, **about))
     return results
 
 
-def _setup(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
+def setup_of(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
     """How a candidate was run, for its result."""
     return {
         "runtime": candidate.runtime,

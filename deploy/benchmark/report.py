@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deploy.benchmark.pareto import draw_pareto
 from deploy.benchmark.results import Result
@@ -30,14 +31,52 @@ def document(results: Sequence[Result], *, command: str) -> str:
     lines = ["# Benchmark", "", f"```bash\n{command}\n```", ""]
     machine = next((result["machine"] for result in results if result["machine"]), None)
     if machine:
-        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        versions = machine.get("runner") or ", ".join(
+            f"{name} {number}" for name, number in machine["versions"].items()
+        )
+        python = f"Python {machine['python']}, " if machine["python"] else ""
         lines += [
-            f"{machine['device']}; {machine['cpu']}, {machine['cores']} cores, load {machine['load']} at the "
-            f"start; {machine['platform']}; Python {machine['python']}, {versions}; {machine['date']}.",
+            f"{machine['device']}; {_hardware(machine)}; {machine['platform']}; {python}{versions}; "
+            f"{machine['date']}.",
             "",
         ]
     lines += [tables(results), "", *_notes(results)]
     return "\n".join(lines) + "\n"
+
+
+def _device_notes(results: Sequence[Result]) -> list[str]:
+    """How another device was measured, if there was one."""
+    machine = results[0]["machine"] or {}
+    if "runner" in machine:
+        return [
+            f"Measured by {machine['runner']}, whose outputs were not compared. If several networks took "
+            "turns, it was started for each turn, and a round's time is the median of its calls in that turn."
+        ]
+    agreements = [result["agreement"] for result in results if result["agreement"] is not None]
+    if not agreements:
+        return []
+    return [
+        f"At least {min(agreements):.2%} of the numbers in each output on the device are those of PyTorch "
+        "(for an artifact: of the file) here, up to 1 % of the largest. MB: beyond Python and NumPy."
+    ]
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+    parts = [
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} at the start",
+        f"governor {machine['governor']}" if machine.get("governor") else None,
+        _state("before", machine),
+        _state("after", machine.get("at_the_end", {})),
+    ]
+    return ", ".join(part for part in [machine.get("board"), *parts] if part)
+
+
+def _state(when: str, state: Mapping[str, Any]) -> str | None:
+    """Frequencies and temperature: a device that slows down when it is hot shows it here."""
+    mhz, degrees = state.get("mhz"), state.get("temperature_c")
+    known = [f"{'/'.join(map(str, mhz))} MHz" if mhz else None, f"{degrees:.0f} °C" if degrees else None]
+    text = " and ".join(part for part in known if part)
+    return f"{text} {when}" if text else None
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
@@ -58,6 +97,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
             "memory that a new process needs to load and run the network, including the runtime's libraries. "
             "Weights are random unless a run is benchmarked."
         )
+    notes += _device_notes(results)
     devices = dict.fromkeys(
         result["paper"]["latency_device"] for result in results if result["paper"]["latency_ms"]
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 from deploy.benchmark.paper import madds_b, published_latency
 from deploy.benchmark.rows import BenchmarkRow
-from deploy.timing.latency import Latency, Ratio, Rounds, relative_interval
+from deploy.device.rounds import relative_interval
+from deploy.timing.latency import Latency, Ratio, Rounds
 
 Result = dict[str, Any]
 
@@ -30,6 +31,7 @@ MEASURED = (
     "gmadds_per_s",
     "gemm_gmadds_per_s",
     "peak_memory_mb",
+    "agreement",
     "machine",
 )
 """Keys that are null if only parameters and multiply-adds are counted."""

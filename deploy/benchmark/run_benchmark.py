@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy.benchmark import report
 from deploy.benchmark.candidate import Candidate, noise
 from deploy.benchmark.measure import groups, measure_together
+from deploy.benchmark.on_device import measure_on_device, runtime_of
 from deploy.benchmark.results import Result, result
 from deploy.benchmark.rows import BenchmarkRow, baseline_row, benchmark_rows
 from deploy.benchmark.runtimes import EAGER, ExportCache, choose_runtimes, files_by_name
 from deploy.benchmark.tables import tables
 from deploy.options import BenchmarkOptions
+from deploy.remote.connect import DeviceTimer, connect
 from engine import runtime
 from engine.data.images import read_image
 from engine.io.progress import Progress, announced
@@ -32,11 +35,19 @@ def run_benchmark(
     Raises:
         UserError: if an option is wrong, if a runtime is not installed, or if nothing can be written.
     """
-    device = str(runtime.start(device=options.device).device)
+    device = str(runtime.start(device="cpu" if options.on_device else options.device).device)
+    timer = _connect(options, log) if options.on_device and options.latency else None
     runtimes, remarks = choose_runtimes(options.runtimes, device=device)
     default = run_folder.default_path("benchmark", options.suite or "run")
     with run_folder.claim(Path(options.out or default), renames=options.out is None, key="out") as out:
-        return out, _benchmark_into(out, options, runtimes, remarks, device, command=command, log=log)
+        where = timer or device
+        return out, _benchmark_into(out, options, runtimes, remarks, where, command=command, log=log)
+
+
+def _connect(options: BenchmarkOptions, log: Callable[[str], None]) -> DeviceTimer:
+    files = [runtime_of(file) for file in files_by_name(options.artifact or "").values()]
+    runtimes = list(dict.fromkeys([*options.runtimes, *files]))
+    return connect(options.device, options.remote, runtimes=runtimes, threads=options.thread_counts, log=log)
 
 
 def _benchmark_into(
@@ -44,7 +55,7 @@ def _benchmark_into(
     options: BenchmarkOptions,
     runtimes: Sequence[str],
     remarks: Sequence[str],
-    device: str,
+    device: str | DeviceTimer,
     *,
     command: str,
     log: Callable[[str], None],
@@ -71,10 +82,15 @@ def _measure(
     rows: Sequence[BenchmarkRow],
     runtimes: Sequence[str],
     baseline: BenchmarkRow,
-    device: str,
+    device: str | DeviceTimer,
 ) -> Iterator[list[Result]]:
     """Yields the results of each group of candidates that are measured together."""
-    common: dict[str, Any] = {"device": device, "channels_last": options.channels_last}
+    common: dict[str, Any] = {"channels_last": options.channels_last}
+    measure: Callable[..., list[Result]] = measure_together
+    if isinstance(device, str):
+        common["device"] = device
+    else:
+        measure = partial(measure_on_device, timer=device)
     if options.include == "all":
         largest = max(row.size for row in rows)
         common["image"] = read_image(Path(options.input)) if options.input else noise(largest)
@@ -93,7 +109,7 @@ def _measure(
                 for row, name, file in pairs
             ]
             progress = Progress(options.measure.most, unit="round")
-            yield measure_together(
+            yield measure(
                 candidates,
                 options.measure,
                 baseline=baseline,

@@ -62,7 +62,10 @@ def build_table(
 def provenance(measure: Measurer, size: tuple[int, int]) -> dict[str, Any]:
     """The `about` entries of a table: machine, runtime and settings."""
     batch = {"dtype": "float32", "batch": 1, "size": list(size), "edges": "subtracted"}
-    return {**describe(), **measure.about, **batch}
+    here = describe()
+    if "cpu" in measure.about:  # another machine, which describes itself; the graphs were written by this one
+        here = {key: here[key] for key in ("versions", "date", "git")}
+    return {**here, **measure.about, **batch}
 
 
 def _grid(network: Sequence[Layer], spec: NetSpec, shares: Sequence[float]) -> Iterator[Layer]:

@@ -29,6 +29,8 @@ RUNTIMES = ("torch", "onnx")
 
 QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
 """Rounds for one layer: at most a second."""
+WHOLE = 5
+"""How many times longer other devices measure a whole network than a layer."""
 
 
 class Measurer(Protocol):
@@ -54,7 +56,7 @@ class TorchMeasurer:
 
     def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
         self.threads, self.rounds = _checked(threads), rounds
-        self.about = _about("torch", version("torch"), threads, rounds)
+        self.about = settings("torch", version("torch"), threads, rounds)
         # Otherwise the kernel allocates each large feature map again, which can cost more than the layer.
         keep_freed_memory()
 
@@ -79,7 +81,7 @@ class OnnxMeasurer:
         self.threads, self.rounds = _checked(threads), rounds
         library = onnxruntime()
         require("onnxscript", INSTALL)
-        self.about = _about("onnx", library.__version__, threads, rounds)
+        self.about = settings("onnx", library.__version__, threads, rounds)
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
         graph = onnx_graph(module.eval(), tuple(inputs))
@@ -188,9 +190,10 @@ def _median(run: Callable[[], Any], rounds: Rounds) -> float:
     return Latency.of(take_rounds({"": clocked(run)}, rounds)[""]).p50
 
 
-def _about(runtime: str, library_version: str, threads: int, rounds: Rounds) -> dict[str, Any]:
-    settings = {"warmup": rounds.warmup, "repeats": [rounds.least, rounds.most], "statistic": "median"}
-    return {"runtime": runtime, "runtime_version": library_version, "threads": threads, **settings}
+def settings(runtime: str, library_version: str, threads: int, rounds: Rounds) -> dict[str, Any]:
+    """What a measurer's `about` says about the runtime and the rounds."""
+    how = {"warmup": rounds.warmup, "repeats": [rounds.least, rounds.most], "statistic": "median"}
+    return {"runtime": runtime, "runtime_version": library_version, "threads": threads, **how}
 
 
 def _checked(threads: int) -> int:

@@ -7,19 +7,27 @@ from functools import partial
 
 from backbones.spec import NetSpec
 from deploy.latency_table.build import build_table
-from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.checked_table import CheckedTable, check_table
+from deploy.latency_table.device_measurer import measure_on_device
+from deploy.latency_table.layer_timing import Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
-from deploy.latency_table.timed_network import read_network
+from deploy.latency_table.timed_network import TimedNetwork, network_and_size
 from deploy.options import BenchmarkOptions
+from deploy.remote.connect import connect
+from engine.data.preprocessing import Size
+from engine.errors import UserError
 from engine.io.progress import Progress
 from engine.run import run_folder
 
 
 def measure_table(
-    options: BenchmarkOptions, *, search_space: Callable[[NetSpec], Iterable[NetSpec]]
+    options: BenchmarkOptions,
+    *,
+    search_space: Callable[[NetSpec], Iterable[NetSpec]],
+    log: Callable[[str], None] = print,
 ) -> LatencyTable:
-    """Measure the table of `options.spec` and write it to `options.out`.
+    """Measure the table of a network and write it to `options.out`.
 
     Args:
         search_space: networks whose layers are all those that a search around a network can need; used
@@ -28,10 +36,12 @@ def measure_table(
     Raises:
         UserError: if the network cannot be read, a runtime is not installed, or the file cannot be written.
     """
-    spec, size, out = options.for_table
+    if options.on_device:
+        return _measure_on_device(options, search_space, log)
+    out = options.table_file
     (runtime,), (threads,) = options.runtimes, options.thread_counts
     measure = measurer("torch" if runtime == "eager" else runtime, threads=threads)
-    network = read_network(spec)
+    network, size = _network(options)
     run_folder.make(out.parent)
     bar: list[Progress] = []
     table = build_table(
@@ -53,6 +63,39 @@ def measure_table(
             measure_missing(variant)
             _show(bar, "network", done, len(variants))
     return table
+
+
+def _measure_on_device(
+    options: BenchmarkOptions,
+    search_space: Callable[[NetSpec], Iterable[NetSpec]],
+    log: Callable[[str], None],
+) -> LatencyTable:
+    if options.runtimes != ["onnx"]:
+        raise UserError(f"device={options.device}: a device's latency table needs runtime=onnx")
+    (threads,) = counts = options.thread_counts
+    timer = connect(options.device, options.remote, runtimes=options.runtimes, threads=counts, log=log)
+    network, size = _network(options)
+    variants = list(search_space(network.spec)) if options.space else []
+    run_folder.make(options.table_file.parent)
+
+    def build(measure: Measurer) -> CheckedTable:
+        checked = check_table(network, size=size, measure=measure, shares=tuple(options.shares))
+        more = NetworkLatency(table=checked.table, size=size, measure=measure, **network.model_options)
+        for variant in variants:
+            more(variant)
+        return checked
+
+    statistic = options.remote.statistic
+    checked = measure_on_device(timer, threads=threads, statistic=statistic, build=build, log=log)
+    log(checked.text("on the device"))
+    checked.table.save(options.table_file)
+    return checked.table
+
+
+def _network(options: BenchmarkOptions) -> tuple[TimedNetwork, Size]:
+    return network_and_size(
+        options.spec, options.run, options.image_size, options.overrides, options.checkpoint
+    )
 
 
 def _show(bar: list[Progress], unit: str, done: int, total: int) -> None:

@@ -12,11 +12,15 @@ import torch
 from torch import nn
 
 from backbones.spec import NetSpec
+from deploy.export.job import exported_task
+from deploy.export.samples import read_samples, split_files
 from deploy.latency_table.layers import head_name
 from engine.config import network_file
 from engine.config.compose import compose_config
 from engine.config.instantiate import build, plain, task_info
+from engine.config.options import Checkpoint
 from engine.config.runs import TrainedRun
+from engine.data.preprocessing import Size
 from engine.errors import UserError
 
 
@@ -37,6 +41,35 @@ class TimedNetwork:
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments for `build_table` and `NetworkLatency`."""
         return {"taps": self.taps, "head": self.head, "model": self.model}
+
+
+def network_and_size(
+    spec: str | None, run: str | None, size: Size | None, overrides: Sequence[str], checkpoint: Checkpoint
+) -> tuple[TimedNetwork, Size]:
+    """The network of an experiment, a file or a run, and the size of its images: by default those of the run.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if spec is not None:
+        assert size is not None
+        return read_network(spec), size
+    assert run is not None
+    trained = TrainedRun.open(run, overrides=overrides, checkpoint=checkpoint)
+    return network_of_run(trained), size or _image_size(trained)
+
+
+def _image_size(run: TrainedRun) -> Size:
+    """(height, width) of the first image of the run's data, as fed to the network.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    module = exported_task(run, {})
+    files = split_files(run.source, run.split, module, 1)
+    (sample,) = read_samples(files, module, dynamic_size=True, read=run.read_image)
+    height, width = sample.input.shape[1:]
+    return int(height), int(width)
 
 
 def read_network(name: str) -> TimedNetwork:

@@ -11,18 +11,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from deploy.latency_table.layer_graph import LayerGraphs
+from deploy.latency_table.layer_timing import WHOLE
 from deploy.serve.http_server import Call, Calls, Refusal, Reply
-from deploy.serve.layer_graph import layer_graph
 from deploy.web import assets
 from engine.errors import UserError
 
 KINDS = ("wasm", "webgpu")
-WHOLE = 5
-"""How many times longer a whole network is measured than a layer."""
 POLL_S = 10.0
 """How long a page's question for a job waits for one."""
 _MAX_MS = 1e6
@@ -52,7 +50,7 @@ class BrowserMeasurer:
 
     def __init__(self, *, layer_s: float, statistic: str = "median") -> None:
         self.layer_s, self.statistic = layer_s, statistic
-        self._graphs: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
+        self._graphs = LayerGraphs()
         self.token = secrets.token_urlsafe(16)
         self.about: dict[str, Any] = {}
         self.progress = (0, 0)
@@ -78,9 +76,7 @@ class BrowserMeasurer:
         Raises:
             UserError: if the browser cannot run the graph.
         """
-        if module not in self._graphs:
-            self._graphs[module] = layer_graph(module, inputs)
-        graph = self._graphs[module]
+        graph = self._graphs(module, inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         seconds = self.layer_s * (WHOLE if hasattr(module, "backbone") else 1)
         self._hand_out(graph, shapes, seconds)

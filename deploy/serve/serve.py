@@ -8,18 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from deploy.export.job import exported_task
-from deploy.export.samples import read_samples, split_files
 from deploy.formats import web
-from deploy.latency_table.build import build_table
-from deploy.latency_table.layers import layers_of
-from deploy.latency_table.table import LatencyTable
-from deploy.latency_table.timed_network import TimedNetwork, network_of_run, read_network
+from deploy.latency_table.checked_table import CheckedTable, check_table
+from deploy.latency_table.timed_network import TimedNetwork, network_and_size
 from deploy.libraries import not_installed
 from deploy.serve import address
 from deploy.serve.browser_measurer import BrowserMeasurer
@@ -27,7 +20,6 @@ from deploy.serve.http_server import Calls, SiteServer
 from deploy.serve.options import ServeOptions
 from deploy.web import assets
 from deploy.web.site_files import MEASURE, policy_of, write_page
-from engine.config.runs import TrainedRun
 from engine.data.preprocessing import Size
 from engine.errors import UserError
 from engine.io.progress import Progress
@@ -71,27 +63,15 @@ def _site(options: ServeOptions) -> Path:
     return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredTable:
-    """A browser's table, and how well the sum of its layers predicts the time of the whole network, in ms."""
-
-    table: LatencyTable
-    sum_ms: float
-    network_ms: float
-
-    @property
-    def error(self) -> float:
-        """Of the sum, as a fraction of the network's time."""
-        return self.sum_ms / self.network_ms - 1
-
-
-def serve_table(options: ServeOptions, *, log: Log) -> MeasuredTable:
+def serve_table(options: ServeOptions, *, log: Log) -> CheckedTable:
     """Serve the page that measures layers, and write the table that the first browser sends.
 
     Raises:
         UserError: if the network cannot be read, or the browser cannot run a layer.
     """
-    network, size = _network(options)
+    network, size = network_and_size(
+        options.spec, options.run, options.image_size, options.overrides, options.checkpoint
+    )
     run_folder.make(options.table_file.parent)
     package = assets.download(options.web.npm) if options.web.vendored else None
     measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
@@ -106,42 +86,16 @@ def serve_table(options: ServeOptions, *, log: Log) -> MeasuredTable:
                 {
                     "layers": len(measured.table.entries),
                     "sum_ms": measured.sum_ms,
-                    "network_ms": measured.network_ms,
+                    "network_ms": measured.network_ms or measured.sum_ms,
                     "file": options.table_file.name,
                 }
             )
     return measured
 
 
-def _network(options: ServeOptions) -> tuple[TimedNetwork, Size]:
-    if options.spec is not None:
-        assert options.image_size is not None
-        return read_network(options.spec), options.image_size
-    assert options.run is not None
-    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
-    return network_of_run(run), options.image_size or _image_size(run)
-
-
-def _image_size(run: TrainedRun) -> Size:
-    """(height, width) of the first image of the run's data, as fed to the network.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    module = exported_task(run, {})
-    files = split_files(run.source, run.split, module, 1)
-    (sample,) = read_samples(files, module, dynamic_size=True, read=run.read_image)
-    height, width = sample.input.shape[1:]
-    return int(height), int(width)
-
-
 def _measured(
     options: ServeOptions, network: TimedNetwork, size: Size, measure: BrowserMeasurer
-) -> MeasuredTable:
-    """Measure the layers and, before and after them, the whole network: a phone becomes slower when hot.
-
-    The browser compiles its WebAssembly better while it runs, so the first measurement does not count.
-    """
+) -> CheckedTable:
     bar: list[Progress] = []
 
     def progress(done: int, total: int) -> None:
@@ -150,20 +104,11 @@ def _measured(
             bar.append(Progress(total, unit="layer"))
         bar[0].update(done)
 
-    whole = None if network.model is None else network.model(network.spec)
-    image = torch.rand(1, 3, *size)
-    times = [] if whole is None else [measure(whole, (image,)) for _ in range(2)][1:]
-    shares = tuple(options.shares)
-    table = build_table(
-        network.spec, size=size, measure=measure, shares=shares, progress=progress, **network.model_options
+    measured = check_table(
+        network, size=size, measure=measure, shares=tuple(options.shares), progress=progress
     )
     bar[0].close()
-    times += [] if whole is None else [measure(whole, (image,))]
-    taps = None if network.taps is None else network.taps(network.spec)
-    total_ms = table.latency_ms(layers_of(network.spec, size=size, taps=taps, head=network.head))
-    network_ms = sum(times) / len(times) if times else total_ms
-    table.about |= {"sum_ms": round(total_ms, 6), "network_ms": [round(ms, 6) for ms in times]}
-    return MeasuredTable(table=table, sum_ms=total_ms, network_ms=network_ms)
+    return measured
 
 
 @contextlib.contextmanager

@@ -7,15 +7,15 @@ is up.
 
 from __future__ import annotations
 
-import gc
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from deploy.device.rounds import in_turns, median_interval
 
 Timer = Callable[[], float]
 """Runs something once and returns the seconds that it took."""
@@ -63,61 +63,10 @@ def take_rounds(
 ) -> dict[str, list[float]]:
     """Time all candidates in turns: the n-th times of all of them are from the same round.
 
-    The order is reversed from round to round, so no candidate always follows the same other one.
-
     Args:
         progress: called after each counted round with its number and a short status.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    names, started = list(timers), clock()
-    collects = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a garbage collection during a call would be part of its time
-    try:
-        for number in range(rounds.warmup):
-            if number and clock() - started > rounds.budget_s / 2:
-                break
-            for name in names:
-                timers[name]()
-        for number in range(rounds.most):
-            for name in names if number % 2 == 0 else reversed(names):
-                seconds[name].append(timers[name]())
-            widest = max((relative_interval(values) for values in seconds.values()), default=0.0)
-            if progress is not None:
-                text = "" if math.isinf(widest) else f"medians known to {widest:.1%}"
-                progress(number + 1, text)
-            enough = number + 1 >= rounds.least and widest <= rounds.interval
-            if enough or (number >= 1 and clock() - started > rounds.budget_s):
-                break
-    finally:
-        if collects:
-            gc.enable()
-    return seconds
-
-
-def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest confidence interval of the median from order statistics, symmetric in rank.
-
-    It makes no assumption about the distribution, except that values are independent. None if there are too
-    few values: 95 % needs six.
-    """
-    count, ordered = len(values), sorted(values)
-    outside, best = 0.0, None
-    for rank in range(count // 2):
-        outside += 2 * math.comb(count, rank) / 2**count
-        if outside > 1 - confidence:
-            break
-        best = (ordered[rank], ordered[-1 - rank])
-    return best
-
-
-def relative_interval(values: Sequence[float]) -> float:
-    """Half-width of the median's 95 % interval, as a fraction of the median; infinite for too few values."""
-    interval = median_interval(values)
-    if interval is None:
-        return math.inf
-    middle = float(np.median(values))
-    return max(middle - interval[0], interval[1] - middle) / middle if middle else math.inf
+    return in_turns(timers, **asdict(rounds), clock=clock, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

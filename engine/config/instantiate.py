@@ -34,6 +34,7 @@ ALLOWED = (
     "seg.",
     "det.",
     "deploy.options.",
+    "deploy.remote.options.",
     "deploy.serve.options.",
     "deploy.timing.latency.",
     "nas.",

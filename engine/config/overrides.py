@@ -24,7 +24,7 @@ EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
     r"run|input|out|resume|replay|init_from|weights|labels|distill\.(teacher|images)|spec|artifact|data\.(root|cache|exclude)"
-    r"|data\.\w+\.(images|annotations)"
+    r"|data\.\w+\.(images|annotations)|remote\.(python|runner)"
 )
 """Keys whose values are paths, which can contain special characters of Hydra's syntax."""
 

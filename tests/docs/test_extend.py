@@ -16,7 +16,8 @@ from tests.docs.documented import ROOT, blocks, page_commands
 from tests.tools.commands import run
 
 PAGES = ("data-format", "segmentation-head", "detection-head", "backbone-from-table",
-         "backbone-from-elsewhere", "export-format", "task")  # fmt: skip
+         "backbone-from-elsewhere", "export-format", "task", "device")  # fmt: skip
+TRAINED = tuple(name for name in PAGES if name != "device")
 STREETS = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1"]
 SEG = [*STREETS, "data.source.size=[64,128]", "data.crop=[64,96]"]
 DET = [*STREETS, "data.source.size=[64,128]", "data.size=[96,192]"]
@@ -80,7 +81,7 @@ def commands_of(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_page_works_as_it_is_printed(name, tmp_path):
     files = write_tree(name, tmp_path)
     assert files, "the page has no file"
@@ -101,6 +102,32 @@ def test_the_page_works_as_it_is_printed(name, tmp_path):
         output = run("eval", "run=runs/fcn", cwd=tmp_path, status=1)
         assert "needs code from fcn_head" in output
         assert "pass extend=" in output
+
+
+@pytest.mark.slow
+def test_a_device_is_reached_as_it_is_printed(tmp_path, monkeypatch):
+    """With a program that plays docker: the container is this machine."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    assert write_tree("device", tmp_path) == ["my_ext/container.py"]
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\n[ "$1 $2 $3" = "exec -i board" ] || exit 1\nshift 3\nexec "$@"\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(docker.parent), prepend=":")
+    (train, train_arguments), (benchmark, arguments) = commands_of("device")
+    assert (train, benchmark) == ("train", "benchmark")
+    run("train", *train_arguments, *SEG, *TRAIN, cwd=tmp_path)
+    short = [
+        "size=[64,128]",
+        "measure.least=2",
+        "measure.most=2",
+        "out=report",
+        f"remote.python={sys.executable}",
+    ]
+    run("benchmark", *arguments, *short, cwd=tmp_path)
+    (result,) = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert (result["machine"]["device"], result["agreement"]) == ("container://board", 1.0)
 
 
 @pytest.mark.slow

@@ -128,6 +128,15 @@ def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
         (["run=nowhere"], "not a run folder"),
         (["suite=table7", "artifact=[x.onnx]"], "set run=, not suite="),
         (["table=latency"], "needs spec="),
+        (["table=latency", "run=x", "spec=y", "out=z"], "needs spec=<experiment or YAML file> or run="),
+        (["table=latency", "suite=table7", "run=x", "out=z"], "needs spec="),
+        (["table=latency", "run=x"], "needs out="),
+        (["table=latency", "spec=x", "out=z"], "needs out=<file> and, with spec=, size="),
+        (["suite=table7", "device=ssh://pi", "include=all"], "include=all runs PyTorch; for device=ssh://pi"),
+        (["suite=table7", "device=ssh://pi", "runtime=eager"], "runtime=eager needs PyTorch"),
+        (["suite=table7", "device=sh://pi"], "device=sh://pi: no such transport; did you mean 'ssh'?"),
+        (["suite=table7", "device=adb"], "Android has no Python; set remote.runner="),
+        (["suite=table7", "remote.install=true", "remote.runner=x"], "install is for Python on the device"),
         (
             ["table=latency", "spec=seg/lraspp_v3_larg", "size=[64,64]", "out=x.json"],
             "spec=seg/lraspp_v3_larg: no such option; did you mean 'seg/lraspp_v3_large'?",
@@ -168,6 +177,16 @@ def test_threads_and_runtimes_can_be_single_values_or_lists():
     assert (one.runtimes, one.thread_counts) == (["onnx"], [1])
     several = options("suite=table7", "runtime=eager,onnx", "threads=1,1")
     assert (several.runtimes, several.thread_counts) == (["eager", "onnx"], [1, 1])
+
+
+def test_what_is_typed_for_another_device_composes():
+    there = options(
+        "suite=table7", "device=ssh://Pi@board:22", "remote.python=~/my env/python", "threads=1,64"
+    )
+    assert (there.device, there.on_device, there.runtimes) == ("ssh://Pi@board:22", True, ["onnx"])
+    assert there.remote.python == "~/my env/python"
+    here = options("suite=table7")
+    assert (here.on_device, here.runtimes) == (False, ["eager"])
 
 
 @pytest.mark.weekly

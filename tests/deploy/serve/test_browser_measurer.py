@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from deploy.latency_table import layer_graph
 from deploy.latency_table.build import build_table
 from deploy.latency_table.table import LatencyTable
 from deploy.serve import browser_measurer
@@ -37,7 +38,7 @@ def measure(monkeypatch, tmp_path):
         modules.append((module, inputs))
         return str(len(modules) - 1).encode()
 
-    monkeypatch.setattr(browser_measurer, "layer_graph", graph)
+    monkeypatch.setattr(layer_graph, "layer_graph", graph)
     monkeypatch.setattr(browser_measurer, "POLL_S", 0.2)
     measure = BrowserMeasurer(layer_s=0.1)
     measure.modules = modules

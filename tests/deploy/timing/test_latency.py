@@ -6,15 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from deploy.timing.latency import (
-    Latency,
-    Ratio,
-    Rounds,
-    clocked,
-    median_interval,
-    relative_interval,
-    take_rounds,
-)
+from deploy.device.rounds import median_interval, relative_interval
+from deploy.timing.latency import Latency, Ratio, Rounds, clocked, take_rounds
 
 
 class Scripted:

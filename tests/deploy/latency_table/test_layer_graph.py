@@ -9,10 +9,10 @@ from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_large
 from backbones.mobilenet_v4 import mobilenet_v4_small
+from deploy.latency_table import layer_graph as quick
+from deploy.latency_table.layer_graph import layer_graph
 from deploy.latency_table.layer_timing import input_sizes, onnx_graph
 from deploy.latency_table.layers import layers_of, module_of
-from deploy.serve import layer_graph as quick
-from deploy.serve.layer_graph import layer_graph
 
 LAYERS = {
     layer.name: layer

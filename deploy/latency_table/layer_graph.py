@@ -1,4 +1,4 @@
-"""The ONNX file of a layer, quickly: a browser measures hundreds of them."""
+"""The ONNX file of a layer, quickly: other devices measure hundreds of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,18 @@ from deploy.latency_table.layer_timing import onnx_graph
 from deploy.latency_table.layers import HeadOf
 
 _OPSET = 17
+
+
+class LayerGraphs:
+    """The ONNX files of modules, each written once."""
+
+    def __init__(self) -> None:
+        self._graphs: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
+        if module not in self._graphs:
+            self._graphs[module] = layer_graph(module, inputs)
+        return self._graphs[module]
 
 
 def layer_graph(module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
