@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
 from engine.io.files import groups_of_same_content, same_content
+from engine.io.text import read_text
 
 T = TypeVar("T", bound=np.generic)
 S = TypeVar("S")
@@ -98,7 +99,7 @@ def files_beside(folder: Path) -> list[str]:
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a list of `what`, without empty ones. Raises: UserError if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of {what} ({error}); write one per line") from None
     return [line.strip() for line in lines if line.strip()]

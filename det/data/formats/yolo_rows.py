@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from det.data.cleaning import AnnotationIssues
 from engine.errors import FileErrors, UserError
+from engine.io.text import read_text
 
 _SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
 """Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
@@ -163,7 +164,7 @@ def read_rows(
 
 def _text(path: Path, errors: FileErrors | None) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except OSError as error:
         problem = UserError(f"{path}: cannot be read ({error.strerror}); check the path")
     except UnicodeDecodeError:
