@@ -114,7 +114,7 @@ class LabelReader:
         decided = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),
-            (TRACKED, "with a score or a track id after the box: only the box is used"),
+            (TRACKED, "with a score or a track id after the box: only the box is used (not an angle)"),
         ):
             for path, file in zip(paths, decided, strict=True):
                 issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))
@@ -258,7 +258,8 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
     if count < 6 or count % 2:
         raise UserError(
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
-            "values; if the others are keypoints, add kpt_shape to data.yaml"
+            "values; if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write the "
+            "four corners instead"
         )
     return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
 
