@@ -217,7 +217,9 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
     try:
         label, *numbers = map(float, values)
     except ValueError:
-        raise UserError(f"{where}: must be numbers, got {' '.join(values)!r:.60}") from None
+        raise UserError(
+            f"{where}: must be numbers separated by spaces, got {' '.join(values)!r:.60}"
+        ) from None
     if not (0 <= label < num_classes and label == int(label)):
         raise UserError(
             f"{where}: class {values[0]:.20} is not one of 0..{num_classes - 1}; correct it, or add its name "
