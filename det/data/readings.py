@@ -15,7 +15,7 @@ _SUSPICIOUS_SHARE = 0.25  # of boxes that do not fit their image; in a right fil
 _FITTING_SHARE = 0.99
 
 
-_OUTSIDE_SHARE = 0.1  # of boxes outside their image, on its right or below it
+_OUTSIDE_SHARE, _FEWEST_OUTSIDE = 0.1, 3  # boxes to the right of their image, or below it
 
 
 _SLACK = 1.0  # pixels; annotations are rounded
@@ -130,7 +130,7 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
                     f"{other.what}; if they are these, {other.remedy}"
                 ]
     outside = int((boxes[:, :2] >= sizes[:, ::-1]).any(axis=1).sum())
-    if outside < _OUTSIDE_SHARE * len(boxes):
+    if outside < max(_FEWEST_OUTSIDE, _OUTSIDE_SHARE * len(boxes)):
         return []
     return [
         f"{outside} of {len(boxes)} boxes are entirely outside their images: they may be of larger copies of "

@@ -399,7 +399,7 @@ def test_an_unreadable_image_is_reported(own):
         ("0.5 0.5 0.5 0.5 0.5", "line 1: class 0.5 is not one of"),
         ("nan 0.5 0.5 0.5 0.5", "line 1: class nan is not one of"),
         ("inf 0.5 0.5 0.5 0.5", "line 1: class inf is not one of"),
-        ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers, got 'cat 0.5"),
+        ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers separated by spaces, got 'cat 0.5"),
         ("0,0.5,0.5,0.5,0.5", "line 1: must be numbers"),
         ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
         ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),
