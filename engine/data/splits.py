@@ -179,7 +179,8 @@ def without_repeated(
     source: object, splits: Mapping[str, S], images_of: Callable[[S], Iterable[bytes]]
 ) -> tuple[dict[str, S], list[str]]:
     """The splits with images of their own, and a line, starting with `source`, for each of the others: those
-    whose images (packed paths) are all in an earlier one, also by symbolic links."""
+    whose images (packed paths) are all in an earlier one, also by symbolic links, or as copies with the same
+    names."""
     kept: dict[str, list[bytes]] = {}
     lines = []
     for split, part in splits.items():
@@ -201,7 +202,13 @@ def _all_in(images: list[bytes], others: list[bytes]) -> bool:
     if set(images) <= set(others):
         return True
     real = {os.path.realpath(path) for path in others}
-    return all(os.path.realpath(path) in real for path in images)
+    if all(os.path.realpath(path) in real for path in images):
+        return True
+    names = {os.path.basename(path) for path in others}
+    if not all(os.path.basename(path) in names for path in images):
+        return False
+    copies = {copy for copy, _ in same_content(others, images)}
+    return len(copies) == len(set(images)) and not all(map(_is_uniform, copies))
 
 
 def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, override: str) -> list[str]:
