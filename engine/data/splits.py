@@ -271,7 +271,8 @@ def divide(
     ranks = {name: _rank(name_of(first[leader.get(path, path)])) for name, path in images.items()}
     levels = sorted(set(ranks.values()))
     if len(levels) < 2:
-        raise UserError(f"{source}: only one image; train and val need at least one each")
+        only = "only one image" if len(images) == 1 else f"the {len(images)} images are copies of one"
+        raise UserError(f"{source}: {only}; train and val need at least one each")
     limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
     val = {name for name, rank in ranks.items() if rank < limit}
     of = f" of {what}" if what else ""
