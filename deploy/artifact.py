@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deploy.session import Session, run_in_batches
 from engine.contracts import TaskInfo
 from engine.data.preprocessing import Normalize
 from engine.errors import UserError
+from engine.run.run_folder import RunFolder
 
 
 def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, precision: str) -> Any:
@@ -26,6 +28,25 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
     """
     artifact = Artifact(open_session(path, threads=threads, precision=precision), path)
     return info.with_file(task=task, artifact=artifact)
+
+
+def origin_notes(path: Path, metadata: Mapping[str, str], run: RunFolder) -> list[str]:
+    """A line if a file's weights are neither the best nor the last of `run`, which it is used with.
+
+    Published folders, which have only the best, contain other files of the same weights.
+    """
+    stated = metadata.get("checkpoint_sha256")
+    if stated is None or not run.last.exists():
+        return []
+    if stated in {_sha256(file) for file in (run.best, run.last) if file.exists()}:
+        return []
+    name = metadata.get("run")
+    whose = "earlier weights of this run" if name == run.path.name else f"another run ({name})"
+    return [f"{path}: was exported from {whose}, so its results are not those of {run.path}"]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 class Artifact(nn.Module):

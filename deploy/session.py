@@ -77,7 +77,8 @@ class Session:
             wanted = "x".join("any" if side is None else str(side) for side in self.shape)
             raise UserError(
                 f"the network takes images of [N x height x width] {wanted}, got {'x'.join(map(str, size))}; "
-                "resize them (data.eval_size, data.size), or export at their size or with dynamic=size"
+                "resize them (data.eval_size, data.size), or export at their size (or, except for detectors, "
+                "with dynamic=size)"
             )
         if any(got < smallest for smallest, got in zip(self.min_size, size[1:], strict=True)):
             # Runtimes disagree on windows larger than their feature map, and none of them reports an error.

@@ -91,7 +91,12 @@ _KINDS: Mapping[str, _Kind] = {
 """Part of an issue's text -> how it is reported. The first match counts; others are `annotation` warnings."""
 
 _UNLABELED, _WITHOUT_OBJECTS = "treated as having no objects", "without objects"
-_CONVENTION = (" do not fit their images as ", "they may be fractions", "they may be percentages")
+_CONVENTION = (
+    " do not fit their images as ",
+    "they may be fractions",
+    "they may be percentages",
+    "they may be of larger",
+)
 _REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  # by the checks of images
 
 

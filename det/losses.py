@@ -58,7 +58,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-        if gamma < 0:
+        if not gamma >= 0:  # true for NaN
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _positive(delta), background
 
@@ -104,7 +104,7 @@ class MultiboxLoss(nn.Module):
 
     def __init__(self, *, negatives: float = 3.0, min_negatives: int = 0, delta: float = 1.0) -> None:
         super().__init__()
-        if negatives <= 0:
+        if not negatives > 0:
             raise ValueError(f"negatives must be above 0 (the SSD paper: 3), got {negatives}")
         if min_negatives < 0:
             raise ValueError(f"min_negatives must be at least 0, got {min_negatives}")
@@ -136,6 +136,6 @@ def _smooth_l1(deltas: Tensor, targets: Targets, delta: float) -> Tensor:
 
 
 def _positive(delta: float) -> float:
-    if delta <= 0:
+    if not delta > 0:
         raise ValueError(f"delta must be above 0, got {delta}")
     return delta

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engine.contracts import Batch, Image
 from engine.data.preprocessing import Size
 from engine.errors import UserError
+from seg.heads import GatePool
 from seg.task import Segmentation, output_size, resize
 
 
@@ -67,6 +68,15 @@ class ExportedSegmentation(nn.Module):
         self.compared = self.names if output == "logits" else ()
         self.raw_names: tuple[str, ...] = ()
         self.decoder = Path(__file__).with_name("decode.py")
+
+    @property
+    def fixed_size(self) -> str:
+        """Why the size cannot be dynamic, and what to do; empty if it may be possible."""
+        if not any(
+            isinstance(part, GatePool) and part.kind == "large_kernel" for part in self.model.modules()
+        ):
+            return ""
+        return f"the window of model.head.pool=large_kernel grows with the image; {self.size_remedy}"
 
     @property
     def decoding(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.weights import catalog
-from deploy.artifact import with_exported_file
+from deploy.artifact import origin_notes, with_exported_file
 from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
@@ -41,12 +41,12 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     """Evaluate a run and write the results into a folder; returns the metrics."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     started, here = time.time_ns(), runtime.start(device=options.device, precision=options.precision)
-    task, artifact_info, parent = run.task(), {}, run.folder.path
+    task, artifact_info, parent, notes = run.task(), {}, run.folder.path, list[str]()
     if options.artifact is not None:
         file = Path(options.artifact)
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
         artifact_info = {"artifact": str(file), "runtime": task.model.session.runtime}
-        parent = file.parent
+        parent, notes = file.parent, origin_notes(file, task.model.session.metadata, run.folder)
     reporter: Any = run.info.reporter(task)
     folder = Path(options.out or parent / f"eval-{run.split}")
     with run_folder.claim(folder, key="out") if here.is_main else nullcontext(folder) as out:
@@ -60,7 +60,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             write_json(out / "metrics.json", metrics)
             reporter.save_evaluation(result.evaluator, result.dataset, out, worst=options.worst)
             result.write_skipped(out)
-            print("\n".join([*result.notes, *font_notes(task.classes), result.evaluator.table()]))
+            print("\n".join([*notes, *result.notes, *font_notes(task.classes), result.evaluator.table()]))
             searched = 0 if options.artifact else options.suspicious
             run.write_report(result, reporter, out, metrics=metrics, worst=options.worst, suspicious=searched)
             if earlier := of_earlier_evaluations(out, started):

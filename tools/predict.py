@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.weights import catalog
-from deploy.artifact import with_exported_file
+from deploy.artifact import origin_notes, with_exported_file
 from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import PredictOptions
@@ -50,6 +50,10 @@ def predict(options: PredictOptions) -> int:
         if options.artifact is not None:
             file, threads = Path(options.artifact), options.threads
             task = with_exported_file(task, run.info, file, threads=threads, precision=options.precision)
+            print(
+                "".join(f"{line}\n" for line in origin_notes(file, task.model.session.metadata, run.folder)),
+                end="",
+            )
         here.place(task)
         reporter = run.info.reporter(task)
         chosen: dict[str, Any] = {"legend": options.legend, "frames": options.frames}

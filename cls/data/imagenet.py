@@ -17,6 +17,7 @@ from engine.data.images import list_images
 from engine.data.splits import check_leaks
 from engine.errors import UserError
 from engine.io.files import existing_root, pack_paths
+from engine.io.text import read_text
 
 DEVKIT = Path("ILSVRC2012_devkit_t12/data")
 
@@ -106,7 +107,7 @@ def _split(base: Path, name: str, synsets: list[str], unread: list[str]) -> Clas
 def _listed(folder: Path, listed: Path) -> ClassificationSplit:
     """Images of `folder`, from the lines "<file> <class index>" of `listed`."""
     try:
-        lines = listed.read_text(encoding="utf-8-sig").split("\n")  # -sig: editors add a byte-order mark
+        lines = read_text(listed).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listed}: cannot be read ({error})") from None
     files, labels = [], []

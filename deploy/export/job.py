@@ -46,6 +46,8 @@ class ExportJob:
                 f"qat.steps: output={self.module.output} has post-processing, which cannot be fine-tuned; "
                 "set output=raw (detection) or output=logits (segmentation)"
             )
+        if options.dynamic_size and (reason := getattr(self.module, "fixed_size", "")):
+            raise UserError(f"dynamic={options.dynamic}: {reason}")
         self.metadata = describe(
             self.module,
             task=run.info.name,

@@ -15,6 +15,9 @@ _SUSPICIOUS_SHARE = 0.25  # of boxes that do not fit their image; in a right fil
 _FITTING_SHARE = 0.99
 
 
+_OUTSIDE_SHARE, _FEWEST_OUTSIDE = 0.1, 3  # boxes to the right of their image, or below it
+
+
 _SLACK = 1.0  # pixels; annotations are rounded
 
 
@@ -94,18 +97,19 @@ READINGS: Mapping[str, tuple[str, Sequence[Reading]]] = {
 
 
 def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[str]:
-    """A line if many boxes do not fit their images, but all do when they are read in another way.
+    """A line if many boxes do not fit their images, but all do when they are read in another way, or if many
+    are entirely outside.
 
     Args:
         boxes: [B, 4], xyxy in pixels, as the format says.
         sizes: [B, 2], (height, width) of the image of each; 0 if unknown.
-        format_name: a key of `READINGS`; for others there is nothing to compare.
+        format_name: a key of `READINGS`; for others there is no other reading.
     """
     usable = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
     boxes, sizes = boxes[usable], sizes[usable]
-    if format_name not in READINGS or not len(boxes):
+    if not len(boxes):
         return []
-    own, others = READINGS[format_name]
+    own, others = READINGS.get(format_name, ("", ()))
     if format_name != "yolo" and ((boxes >= 0) & (boxes <= 2)).all() and (sizes > 4).all():
         return [
             f"all boxes ({len(boxes)}) lie within two pixels of the corner: they may be fractions; if "
@@ -118,14 +122,20 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
             "that is so, multiply them by a hundredth of the width and height of their image"
         ]
     wrong = int((~_fits(boxes, sizes)).sum())
-    if wrong < _SUSPICIOUS_SHARE * len(boxes):
+    if wrong >= _SUSPICIOUS_SHARE * len(boxes):
+        for other in others:
+            if _fits(other.convert(boxes), sizes).mean() >= _FITTING_SHARE:
+                return [
+                    f"{wrong} of {len(boxes)} boxes do not fit their images as {own}, but all do as "
+                    f"{other.what}; if they are these, {other.remedy}"
+                ]
+    outside = int((boxes[:, :2] >= sizes[:, ::-1]).any(axis=1).sum())
+    if outside < max(_FEWEST_OUTSIDE, _OUTSIDE_SHARE * len(boxes)):
         return []
     return [
-        f"{wrong} of {len(boxes)} boxes do not fit their images as {own}, but all do as {other.what}; if "
-        f"they are these, {other.remedy}"
-        for other in others
-        if _fits(other.convert(boxes), sizes).mean() >= _FITTING_SHARE
-    ][:1]
+        f"{outside} of {len(boxes)} boxes are entirely outside their images: they may be of larger copies of "
+        "the images; if that is so, scale them with the images"
+    ]
 
 
 def _fits(boxes: Boxes, sizes: NDArray[np.integer]) -> NDArray[np.bool_]:

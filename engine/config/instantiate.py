@@ -8,6 +8,7 @@ built.
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import types
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from engine.config import extensions
+from engine.config.overrides import is_set_by_experiment
 from engine.contracts import TaskInfo
 from engine.errors import UserError, nearest
 
@@ -46,6 +48,7 @@ is excluded, because it can write, download and load arbitrary files."""
 
 _THIRD_PARTY = ("torch.", "albumentations.")
 _SPECIAL_KEYS = ("_target_", "_partial_")
+_UNKNOWN = ": unknown option"
 
 
 class AtLeast(NamedTuple):
@@ -291,7 +294,7 @@ def _check_options(constructor: Any, node: dict[str, Any], key: str, passed: Col
         if name in _SPECIAL_KEYS:
             continue
         if name not in parameters:
-            raise ConfigError(_join_keys(key, name), f": unknown option{nearest(name, parameters)}")
+            raise ConfigError(_join_keys(key, name), f"{_UNKNOWN}{nearest(name, parameters)}")
         if name in hints and not _matches(value, hints[name]):
             raise ConfigError(_join_keys(key, name), f" must be {_describe_type(hints[name])}, got {value!r}")
     if passed is None or node.get("_partial_"):
@@ -318,7 +321,7 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool):
@@ -416,6 +419,10 @@ def _with_user_key(error: ConfigError, node: Any, key: str) -> ConfigError:
     root = node._get_root() if OmegaConf.is_config(node) else None
     if not isinstance(root, DictConfig):
         return error
+    experiment = root.get("experiment")
+    if error.text.startswith(_UNKNOWN) and experiment and is_set_by_experiment(experiment, error.key):
+        what = f"experiment={experiment} sets it for other options than the chosen ones"
+        return ConfigError(error.key, f"{_UNKNOWN}: {what}; leave out the experiment, or the options")
     typed = source_key(root, error.key)
     return error if typed == error.key else ConfigError(typed, error.text.replace(error.key, typed))
 

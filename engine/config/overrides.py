@@ -107,6 +107,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_set_by_experiment(experiment: str, key: str) -> bool:
+    """Whether the YAML file of one of this project's experiments sets a key."""
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    node: Any = _read(file) if file.is_file() else None
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node is not None
+
+
 def parse_override(override: str) -> tuple[str, Any]:
     """Parse one `key=value` override: (key, value).
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError, some
+from engine.io.text import read_text
 
 IGNORE = 255
 """Class index of pixels (or boxes) that are excluded from training and metrics."""
@@ -225,8 +226,7 @@ class ClassMap:
     def read(cls, path: str | Path) -> "ClassMap":
         """Read classes.json. Raises: UserError if the file is missing or invalid."""
         try:
-            # utf-8-sig: some editors on Windows write a byte order mark.
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+            return cls.from_dict(json.loads(read_text(path)))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; create it, with the classes of the masks") from error
         except OSError as error:

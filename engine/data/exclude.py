@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.contracts import Dataset
 from engine.errors import UserError, some
 from engine.io.files import write_json
+from engine.io.text import read_text
 
 
 def read_excluded(path: Path) -> dict[str, dict[str, str]]:
@@ -20,7 +21,7 @@ def read_excluded(path: Path) -> dict[str, dict[str, str]]:
     Raises: UserError if the file cannot be read or has another form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"data.exclude={path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

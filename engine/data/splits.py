@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.errors import UserError, some
 from engine.io.files import groups_of_same_content, same_content
+from engine.io.text import read_text
 
 T = TypeVar("T", bound=np.generic)
 S = TypeVar("S")
@@ -98,7 +99,7 @@ def files_beside(folder: Path) -> list[str]:
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a list of `what`, without empty ones. Raises: UserError if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of {what} ({error}); write one per line") from None
     return [line.strip() for line in lines if line.strip()]
@@ -178,7 +179,8 @@ def without_repeated(
     source: object, splits: Mapping[str, S], images_of: Callable[[S], Iterable[bytes]]
 ) -> tuple[dict[str, S], list[str]]:
     """The splits with images of their own, and a line, starting with `source`, for each of the others: those
-    whose images (packed paths) are all in an earlier one, also by symbolic links."""
+    whose images (packed paths) are all in an earlier one, also by symbolic links, or as copies with the same
+    names."""
     kept: dict[str, list[bytes]] = {}
     lines = []
     for split, part in splits.items():
@@ -200,7 +202,13 @@ def _all_in(images: list[bytes], others: list[bytes]) -> bool:
     if set(images) <= set(others):
         return True
     real = {os.path.realpath(path) for path in others}
-    return all(os.path.realpath(path) in real for path in images)
+    if all(os.path.realpath(path) in real for path in images):
+        return True
+    names = {os.path.basename(path) for path in others}
+    if not all(os.path.basename(path) in names for path in images):
+        return False
+    copies = {copy for copy, _ in same_content(others, images)}
+    return len(copies) == len(set(images)) and not all(map(_is_uniform, copies))
 
 
 def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, override: str) -> list[str]:
@@ -263,7 +271,8 @@ def divide(
     ranks = {name: _rank(name_of(first[leader.get(path, path)])) for name, path in images.items()}
     levels = sorted(set(ranks.values()))
     if len(levels) < 2:
-        raise UserError(f"{source}: only one image; train and val need at least one each")
+        only = "only one image" if len(images) == 1 else f"the {len(images)} images are copies of one"
+        raise UserError(f"{source}: {only}; train and val need at least one each")
     limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
     val = {name for name, rank in ranks.items() if rank < limit}
     of = f" of {what}" if what else ""

@@ -15,6 +15,7 @@ from engine.data.images import read_labels, read_palette
 from engine.errors import FileErrors, UserError, some
 from engine.io.files import write_json
 from engine.io.progress import Progress
+from engine.io.text import read_text
 from seg.data.dataset import SegmentationSplit
 
 _FILE = "classes.json"
@@ -90,7 +91,7 @@ _LISTS: Mapping[str, Callable[[Path], ClassMap]] = {
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").splitlines()
+    return read_text(path).splitlines()
 
 
 class _Values:

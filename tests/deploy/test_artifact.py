@@ -1,15 +1,17 @@
 """An exported file used as a network: any number of images, correct pixels, and errors."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from deploy.artifact import Artifact
+from deploy.artifact import Artifact, origin_notes
 from deploy.metadata import describe, network_input
 from deploy.session import Session, run_in_batches
 from engine.data.preprocessing import Normalize
+from engine.run.run_folder import RunFolder
 from tests.deploy.toys import ToyExport, toy_images, toy_session
 from tests.refusals import refuses
 
@@ -65,3 +67,23 @@ def test_the_metadata_are_enough_to_prepare_an_input():
     expected = Normalize("imagenet")(torch.from_numpy(toy_images(1)))[0].numpy()
     normalized = network_input(image, texts | {"preprocessing": outside_the_graph()})
     np.testing.assert_allclose(normalized, expected, atol=1e-5)
+
+
+def test_a_file_of_other_weights_than_the_runs_is_named(tmp_path):
+    run = RunFolder(tmp_path / "cats")
+    run.best.parent.mkdir(parents=True)
+    run.best.write_bytes(b"best")
+    run.last.write_bytes(b"last")
+    path = tmp_path / "m.onnx"
+
+    def notes(weights, name):
+        return origin_notes(
+            path, {"checkpoint_sha256": hashlib.sha256(weights).hexdigest(), "run": name}, run
+        )
+
+    assert notes(b"best", "cats") == notes(b"last", "renamed") == origin_notes(path, {}, run) == []
+    end = f", so its results are not those of {run.path}"
+    assert notes(b"before", "cats") == [f"{path}: was exported from earlier weights of this run{end}"]
+    assert notes(b"best of dogs", "dogs") == [f"{path}: was exported from another run (dogs){end}"]
+    run.last.unlink()  # as in a published folder
+    assert notes(b"best of dogs", "dogs") == []

@@ -181,6 +181,12 @@ def test_lovasz_equals_a_computation_by_hand():
     assert Lovasz()(logits, labels).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_lovasz_is_the_mean_of_the_classes_that_occur():
+    # Two pixels of class 0 with p(0) = 0.5: errors 0.5, 0.5; Jaccard loss after each: 1/2 and 1.
+    logits = scores_for([[0.5, 0.3, 0.2]] * 2)
+    assert Lovasz()(logits, torch.tensor([[[0, 0]]])).item() == pytest.approx(0.5 * 1 / 2 + 0.5 * 1 / 2)
+
+
 def test_lovasz_of_hard_predictions_is_one_minus_the_iou():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (2, 9, 11), generator=generator)

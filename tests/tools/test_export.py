@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 import det
+import seg
 import seg.decode
 from deploy.export import job
 from deploy.export.export_run import export_run
@@ -19,6 +20,8 @@ from deploy.formats import open_session
 from deploy.metadata import network_input
 from engine.config.compose import compose_config
 from engine.config.instantiate import tool_options
+from engine.config.training import build_task
+from engine.data.class_map import ClassMap
 from tests.refusals import refuses
 from tests.tools.commands import run
 from tools.export import export
@@ -214,4 +217,14 @@ def test_a_detector_with_a_dynamic_size_is_refused_before_anything_is_loaded(opt
     run_without_files = SimpleNamespace(info=det.TASK)
     chosen = tool_options(compose_config("export", ["run=det", *options]))
     expected = f"{options[0]}: a detector's anchors fit one input size; .* data.size=\\[h,w\\]"
+    refuses(lambda: export_run(run_without_files, chosen), expected)
+
+
+@pytest.mark.parametrize("options", [["dynamic=size"], ["dynamic=both", "output=argmax"]])
+def test_a_segmenter_whose_window_follows_the_size_is_refused_before_it_is_traced(options):
+    config = compose_config("train", ["task=seg", "data.crop=[64,96]"])
+    classes = ClassMap(names=("sky", "road"))
+    run_without_files = SimpleNamespace(info=seg.TASK, task=lambda: build_task(config, classes))
+    chosen = tool_options(compose_config("export", ["run=seg", *options]))
+    expected = f"{options[0]}: .*large_kernel.* set data.eval_size=\\[h,w\\] .*model.head.pool=global"
     refuses(lambda: export_run(run_without_files, chosen), expected)

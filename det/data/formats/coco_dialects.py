@@ -1,9 +1,12 @@
 """How other programs' files differ from COCO's own: numbers as text or decimals, missing boxes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import UserError
+
+_SLACK = 1  # pixels; annotations are rounded
+
 
 _TABLES = (("images", "image_id"), ("categories", "category_id"))
 
@@ -52,6 +55,19 @@ def box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
         raise UserError(f"{where}.bbox: is missing, and there are no polygons to compute it from; add bbox")
     left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
     return left, top, right - left, bottom - top
+
+
+def is_around_tilted(box: Sequence[float], polygons: Any) -> bool:
+    """Whether a box [x, y, width, height] is the one around polygons, of which one has a tilted side. Then it
+    is around the object as it is seen, even if its annotation also states a rotation."""
+    try:
+        around = box_around(polygons, "")
+        shapes = [[(x, y) for x, y in zip(part[::2], part[1::2], strict=True)] for part in polygons]
+    except UserError:
+        return False
+    sides = [(a, b) for shape in shapes for a, b in zip(shape, [*shape[1:], shape[0]], strict=True)]
+    tilted = any(min(abs(a[0] - b[0]), abs(a[1] - b[1])) > _SLACK for a, b in sides)
+    return tilted and all(abs(a - b) <= _SLACK for a, b in zip(around, box, strict=True))
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det.data.cleaning import around_rotated
-from det.data.formats.coco_dialects import box_around, normalize
+from det.data.formats.coco_dialects import box_around, is_around_tilted, normalize
 from engine.errors import UserError, raise_or_collect, some
 
 _LARGEST_IMAGE_ID = 2**53  # COCO's result arrays store image ids as floats, which are exact up to here
@@ -129,17 +129,22 @@ def read(path: str | Path) -> CocoFile:
     if not file.images:
         raise UserError(f"{path}: images: is empty; a split needs at least one")
     annotations = file.annotations or []
-    if any(entry.bbox is None for entry in annotations):
+    angles = _angles(path, annotations)
+    if any(entry.bbox is None for entry in annotations) or (angles % 180).any():
         outlines = _decode(path, data, _Outlines)[0].annotations
         outlines = [outline for row, outline in enumerate(outlines) if row not in left_out]
         for row, entry in enumerate(annotations):
+            outline = outlines[row].segmentation
             if entry.bbox is None:
-                entry.bbox = box_around(outlines[row].segmentation, f"{path}: annotations[{row}]")
+                entry.bbox = box_around(outline, f"{path}: annotations[{row}]")
+                angles[row] = 0  # the outline is that of the turned box
+            elif angles[row] and is_around_tilted(entry.bbox, outline):
+                angles[row] = 0
     return CocoFile(
         path=path,
         **_images(path, file.images),
         categories=_categories(path, file.categories),
-        **_annotations(path, annotations),
+        **_annotations(path, annotations, angles),
         annotated=file.annotations is not None,
         notes=notes,
     )
@@ -264,13 +269,12 @@ def _categories(path: Path, entries: list[_Category]) -> dict[int, str]:
     return names
 
 
-def _annotations(path: Path, entries: list[_Annotation]) -> dict[str, Any]:
+def _annotations(path: Path, entries: list[_Annotation], angles: NDArray[np.float64]) -> dict[str, Any]:
     count = len(entries)
     boxes = np.fromiter(chain.from_iterable(entry.bbox or () for entry in entries), np.float64, 4 * count)
     boxes = boxes.reshape(-1, 4)
     with np.errstate(over="ignore"):  # a box with an infinite side is left out later
         boxes[:, 2:] += boxes[:, :2]  # in the file: x, y, width, height
-    angles = _angles(path, entries)
     rotated = angles % 180 != 0
     boxes[rotated] = around_rotated(boxes[rotated], np.deg2rad(angles[rotated]))
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN

@@ -8,6 +8,7 @@ import yaml
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import existing_root
+from engine.io.text import decode_text
 
 _MAX_BYTES = 1_000_000
 
@@ -84,11 +85,11 @@ def _text(file: Path) -> str:
             raise UserError(
                 f"{file}: over {_MAX_BYTES // 10**6} MB, too large for a data.yaml; check data.root"
             )
-        return text.decode("utf-8-sig")
+        return decode_text(text)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not valid YAML ({error}); correct it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from None
 
 
 def _load(file: Path) -> dict[str, Any]:

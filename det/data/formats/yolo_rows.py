@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from det.data.cleaning import AnnotationIssues
 from engine.errors import FileErrors, UserError
+from engine.io.text import read_text
 
 _SMALLEST_FRACTION, _LARGEST_FRACTION = -1.0, 2.0
 """Numbers beyond these are not rounding errors at the border: they are pixels, not fractions."""
@@ -113,7 +114,7 @@ class LabelReader:
         decided = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),
-            (TRACKED, "with a score or a track id after the box: only the box is used"),
+            (TRACKED, "with a score or a track id after the box: only the box is used (not an angle)"),
         ):
             for path, file in zip(paths, decided, strict=True):
                 issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))
@@ -163,7 +164,7 @@ def read_rows(
 
 def _text(path: Path, errors: FileErrors | None) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except OSError as error:
         problem = UserError(f"{path}: cannot be read ({error.strerror}); check the path")
     except UnicodeDecodeError:
@@ -216,7 +217,9 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
     try:
         label, *numbers = map(float, values)
     except ValueError:
-        raise UserError(f"{where}: must be numbers, got {' '.join(values)!r:.60}") from None
+        raise UserError(
+            f"{where}: must be numbers separated by spaces, got {' '.join(values)!r:.60}"
+        ) from None
     if not (0 <= label < num_classes and label == int(label)):
         raise UserError(
             f"{where}: class {values[0]:.20} is not one of 0..{num_classes - 1}; correct it, or add its name "
@@ -257,7 +260,8 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
     if count < 6 or count % 2:
         raise UserError(
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
-            "values; if the others are keypoints, add kpt_shape to data.yaml"
+            "values; if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write "
+            "the four corners instead"
         )
     return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
 

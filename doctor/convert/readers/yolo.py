@@ -15,6 +15,7 @@ from doctor.convert.records import Box, Polygons, Report, Sample, Shape, Source
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
 from engine.errors import UserError
+from engine.io.text import read_text
 
 
 def read(root: Path, *, orientation: Orientation = "upright") -> Source:
@@ -78,7 +79,7 @@ def _shapes(
 ) -> list[Shape]:
     height, width = size or (1, 1)  # an unreadable image is reported later
     scale, shapes = np.array([width, height]), []
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if (rows.kinds == POLYGON).any() else []
+    lines = read_text(file).splitlines() if (rows.kinds == POLYGON).any() else []
     for label, box, kind, line in zip(rows.labels, rows.boxes, rows.kinds, rows.lines, strict=True):
         if kind == POLYGON:
             points = np.array(lines[line - 1].split()[1:], np.float64).reshape(-1, 2)

@@ -1,9 +1,12 @@
 """What a file of annotations is, from parts of it: COCO's JSON file of 450 MB is not read as a whole."""
 
+import codecs
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from engine.io.text import encoding
 
 _PART = 1 << 18  # bytes at the start, in the middle and at the end of a file
 _ROWS = 50  # of a text file
@@ -61,7 +64,7 @@ def kind_of_json(path: Path) -> Kind:
     """The kind of a JSON file; an unreadable or other file has no format."""
     text = _parts(path)
     for name, (signs, boxes, outlines) in _JSON.items():
-        is_list = text.lstrip("\ufeff \t\r\n").startswith("[")
+        is_list = text.lstrip().startswith("[")
         if is_list == (name == "label_studio") and all(sign.search(text) for sign in signs):
             return Kind(name, bool(boxes.search(text)), bool(outlines.search(text)))
     return Kind()
@@ -121,8 +124,11 @@ def _parts(path: Path) -> str:
             size = file.seek(0, 2)
             whole = size <= 3 * _PART
             for start in (0,) if whole else (0, size // 2, size - _PART):
-                file.seek(start)
+                file.seek(start // 2 * 2)  # of two bytes per letter, the first
                 parts.append(file.read(size if whole else _PART))
     except OSError:
         return ""
-    return "\n".join(part.decode("utf-8", errors="replace") for part in parts)
+    name = encoding(parts[0])
+    if name == "utf-16":  # only the first part has the mark that says which byte is first
+        name = "utf-16-le" if parts[0].startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    return "\n".join(part.decode(name, errors="replace") for part in parts).removeprefix("\ufeff")

@@ -10,6 +10,7 @@ from engine.data.coco_layout import find_layout
 from engine.data.survey.files import Survey, survey
 from engine.data.survey.kinds import Kind, combined, kind_of_json, kind_of_rows, kind_of_xml
 from engine.errors import UserError, some
+from engine.io.text import encoding
 
 _CLASS_LISTS = ("obj.names", "classes.txt", "data/obj.names", "labels/classes.txt")
 """Where Darknet, CVAT and Label Studio list the classes of YOLO's label files."""
@@ -103,10 +104,12 @@ def in_place(
 def has_key(path: Path, key: str) -> bool:
     """Whether a YAML file has this key at its top level."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return bool(re.search(rf"^{key}\s*:", file.read(100_000), re.MULTILINE))
+        with path.open("rb") as file:
+            start = file.read(100_000)
     except OSError:
         return False
+    text = start.decode(encoding(start), errors="replace")
+    return bool(re.search(rf"^{key}\s*:", text, re.MULTILINE))
 
 
 def find_layouts(root: Path, finders: Iterable[Callable[[Content], Iterable[Layout]]]) -> list[Layout]:

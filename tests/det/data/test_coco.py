@@ -200,6 +200,23 @@ def test_the_box_around_a_rotated_one_is_used(tmp_path):
     )
 
 
+def test_a_box_around_a_tilted_outline_is_not_turned_again(tmp_path):
+    # A square of side 20 about (30, 20), turned by 45 degrees: its corners are 10 * sqrt(2) from its center.
+    reach = 10 * 2**0.5
+    tilted = [[30 - reach, 20, 30, 20 - reach, 30 + reach, 20, 30, 20 + reach]]
+    around = (30 - reach, 20 - reach, 2 * reach, 2 * reach)
+    upright = [[20, 10, 40, 10, 40, 30, 20, 30]]
+    data, train = read(
+        tmp_path,
+        box(100, 1, around, attributes={"rotation": 45}, segmentation=tilted),
+        box(100, 3, (), attributes={"rotation": 45}, segmentation=tilted),
+        box(99, 1, (20, 10, 20, 20), attributes={"rotation": 45}, segmentation=upright),
+        box(99, 3, (20, 10, 20, 20), attributes={"rotation": 45}, segmentation=tilted),
+    )
+    np.testing.assert_allclose(train.boxes, [[30 - reach, 20 - reach, 30 + reach, 20 + reach]] * 4, atol=1e-4)
+    assert "2 boxes rotated: replaced by the upright box around it" in "".join(data.warnings)
+
+
 def test_corners_instead_of_sides_are_noticed(tmp_path):
     data, _ = read(tmp_path, box(100, 1, (30, 10, 50, 30)), box(99, 1, (20, 20, 45, 39)))
     assert data.warnings[0].startswith(

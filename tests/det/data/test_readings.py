@@ -104,6 +104,18 @@ def test_right_boxes_are_not_doubted(format_name):
     assert doubts(CORNERS, SIZES * 0, format_name) == []
 
 
+@pytest.mark.parametrize("format_name", ["coco", "voc", ""])
+def test_boxes_of_larger_copies_of_the_images_are_noticed(format_name):
+    # Three times as large, only (15, 15, 60, 105) begins in its image of 60 x 40 pixels.
+    assert doubts(3 * CORNERS, SIZES, format_name) == [
+        "3 of 4 boxes are entirely outside their images: they may be of larger copies of the images; if that "
+        "is so, scale them with the images"
+    ]
+    few = np.repeat(CORNERS, 5, axis=0)
+    few[0] = [60, 0, 70, 10]  # one of 20
+    assert doubts(few, np.repeat(SIZES, 5, axis=0), format_name) == []
+
+
 @pytest.mark.parametrize("format_name", ["coco", "voc"])
 def test_percentages_in_large_images_are_noticed(format_name):
     boxes = np.array([[9.0 * i, 5.0 * i, 9.0 * i + 10, 5.0 * i + 30] for i in range(10)])  # up to 91 and 75

@@ -34,7 +34,7 @@ def test_images_in_both_train_and_val_are_rejected(tmp_path):
         "home: 1 class without a box in train (dog)",
         "home: 1 class without a box in val (dog)",
     )
-    same, _ = make_split(tmp_path / "same", [[(1, 1, 9, 9)]])
+    same, _ = make_split(tmp_path / "same", [[(1, 1, 9, 9)]] * 2)
     with pytest.raises(UserError, match=r"same/0\.png: the same image as .*train/0\.png"):
         checked(train, same, allow_same_names=True)
 
@@ -117,4 +117,7 @@ def test_a_split_of_training_images_is_left_out_and_the_error_names_the_one_to_u
         data.dataset("val", None)
     (tmp_path / "val").symlink_to("train")
     linked = replace(train, images=np.char.replace(train.images, b"/train/", b"/val/"))
+    assert checked(train, linked).warnings[0].startswith("home: val: all of its 3 images are also in train")
+    (tmp_path / "val").unlink()
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
     assert checked(train, linked).warnings[0].startswith("home: val: all of its 3 images are also in train")

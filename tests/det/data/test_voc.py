@@ -289,7 +289,7 @@ def test_two_images_are_divided_unless_they_are_the_same(tmp_path):
     root = Path(tree(tmp_path, "ab"))
     assert {split: len(part) for split, part in voc(root=str(root)).splits.items()} == {"train": 1, "val": 1}
     shutil.copy(root / "JPEGImages/a.png", root / "JPEGImages/b.png")
-    refuses(lambda: voc(root=str(root)), "only one image; train and val need")
+    refuses(lambda: voc(root=str(root)), "the 2 images are copies of one; train and val need")
 
 
 def test_the_right_root_is_suggested(tmp_path):

@@ -349,9 +349,12 @@ def test_the_rows_of_a_tracker_are_boxes(own):
     # Two objects, with a score and a track id, then with one of them.
     boxes, lines = boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 2")
     assert boxes == [[40, 32, 60, 48], [10, 32, 30, 48]]
-    assert "2 rows with a score or a track id after the box: only the box is used (a.txt)" in lines
+    expected = "2 rows with a score or a track id after the box: only the box is used (not an angle) (a.txt)"
+    assert expected in lines
     assert boxes_of(own, "0 .5 .5 .2 .2 .93")[0] == [[40, 32, 60, 48]]
     assert boxes_of(own, "0 .5 .5 .2 .2 17")[0] == [[40, 32, 60, 48]]
+    for angle in ("1.57", "-0.3"):
+        refuses(lambda angle=angle: boxes_of(own, f"0 .5 .5 .2 .2 .3\n0 .5 .5 .2 .2 {angle}"), "four corners")
     # A triangle at the lower edge, among others.
     assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
 
@@ -396,7 +399,7 @@ def test_an_unreadable_image_is_reported(own):
         ("0.5 0.5 0.5 0.5 0.5", "line 1: class 0.5 is not one of"),
         ("nan 0.5 0.5 0.5 0.5", "line 1: class nan is not one of"),
         ("inf 0.5 0.5 0.5 0.5", "line 1: class inf is not one of"),
-        ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers, got 'cat 0.5"),
+        ("cat 0.5 0.5 0.5 0.5", "line 1: must be numbers separated by spaces, got 'cat 0.5"),
         ("0,0.5,0.5,0.5,0.5", "line 1: must be numbers"),
         ("0 0.5 0.5 0.5", "line 1: must be class cx cy w h.*got 4 values"),
         ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),

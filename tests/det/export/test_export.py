@@ -301,7 +301,9 @@ def test_agreement_counts_each_detection_once():
     assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.8, 2))) == 0.5  # another class
     assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.7, 1))) == 0.5  # another score
     assert module.agreement(ours, outputs((box, 0.9, 0), ([0.1, 0.1, 0.5, 0.4], 0.8, 1))) == 0.5  # IoU 0.75
-    assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.9, 0))) == 0.5  # one of ours twice
+    twice = outputs((box, 0.9, 0), (box, 0.9, 0))
+    assert module.agreement(ours, twice) == 0.5  # one of ours twice
+    assert module.agreement(twice, ours) == 0.5  # one of theirs matches only one of ours
     assert module.agreement(ours, outputs((box, 0.9, 0), (box, 0.0, -1))) == 0.5  # one missing
     nothing = outputs((box, 0.0, -1))
     assert module.agreement(nothing, nothing) == 1

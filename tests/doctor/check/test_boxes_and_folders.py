@@ -144,10 +144,22 @@ def test_a_class_without_an_image_in_val_is_reported(tmp_path):
     assert found(checked("cls", root)) == {"class_absent": 1}
 
 
+def test_a_val_that_repeats_train_is_no_val(tmp_path):
+    root = folders_data(tmp_path / "data")
+    shutil.rmtree(root / "val")
+    shutil.copytree(root / "train", root / "val")
+    result = checked("cls", root)
+    assert set(found(result)) == {"no_split", "reader"}
+    assert "val: all of its 6 images are also in train" in finding_of(result, "reader").title
+    assert finding_of(result, "no_split").remedy == "data.split=train"
+
+
 def test_the_same_images_in_train_and_val_cannot_be_left_out(tmp_path):
     root = folders_data(tmp_path / "data")
     shutil.rmtree(root / "val")
     shutil.copytree(root / "train", root / "val")
+    for path in sorted((root / "val").rglob("*.*")):
+        path.rename(path.with_stem(f"other_{path.stem}"))
     result = checked("cls", root)
     assert found(result) == {"same_image_in_splits": 6}
     assert result.excluded == {}

@@ -132,6 +132,42 @@ def test_every_layout_is_recognized_and_its_source_builds(builder, tmp_path):
             assert names == ["cat", "dog"]
 
 
+UTF_16 = [
+    examples.masks_flat,
+    examples.cvat_masks,
+    examples.voc_segmentation,
+    examples.coco_one_file,
+    examples.voc_official,
+    examples.yolo_ultralytics,
+    examples.cvat_yolo,
+    examples.label_studio_yolo,
+    examples.labelme_boxes,
+    examples.label_studio,
+]
+
+
+@pytest.mark.parametrize("builder", UTF_16, ids=lambda builder: builder.__name__)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_files_that_windows_programs_save_as_utf_16_are_read(builder, encoding, tmp_path):
+    root = built(builder, tmp_path)
+    for path in root.rglob("*"):
+        if path.suffix in (".json", ".xml", ".txt", ".yaml", ".names", ".data"):
+            path.write_bytes(f"\ufeff{path.read_text(encoding='utf-8')}".encode(encoding))
+    layouts = recognize(root, TASKS)
+    assert [(each.task, each.data) for each in layouts] == [each[:2] for each in EXPECTED[builder]]
+    layout = layouts[-1]
+    if layout.conversion:
+        options = dict(argument.split("=", 1) for argument in layout.conversion)
+        out = Path(options["out"])
+        assert convert(root, out, to=options["to"], format=options["format"]).unreadable == []
+    source = build_source(
+        compose_config("train", [f"task={layout.task}", f"data={layout.data}", *layout.overrides])
+    )
+    if layout.task == "det":
+        assert source.classes.names == ("cat", "dog")
+        assert all(len(split.boxes) for split in source.splits.values())
+
+
 def test_what_a_reader_needs_is_in_the_command(tmp_path):
     examples.voc_with_negatives(tmp_path / "some")
     assert recognize(tmp_path / "some", TASKS)[0].overrides == (

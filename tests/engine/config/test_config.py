@@ -66,6 +66,8 @@ def error_message(*typed, tool="train"):
         ("data.crop=abc", ["data.crop must be", "'abc'"]),
         ("data.on_error=ignore", ["data.on_error must be one of fail, skip, got 'ignore'"]),
         ("data.error_budget=2", ["data.error_budget must be a number in 0..1, got 2"]),
+        ("optimizer.lr=inf", ["optimizer.lr must be a number, got inf"]),
+        ("data.pixel_range=[0,nan]", ["data.pixel_range must be a list, such as [0.5, 2.0] or null"]),
         ("checkpoint=first", ["checkpoint must be one of best, last, got 'first'"]),
         ("package=os", ["package=os"]),
         ("package=${.x}", ["package: Interpolation key 'x' not found"]),
@@ -476,6 +478,16 @@ def test_an_error_in_a_group_that_another_refers_to_names_that_group(override, m
     with pytest.raises(UserError) as caught:
         instantiate.build(config.model, key="model", num_classes=2)
     assert str(caught.value) == message
+
+
+def test_a_key_of_an_experiment_that_another_choice_lacks_names_the_experiment():
+    message = error_message("experiment=det/finetune", "model=panlite", "data.root=own")
+    assert message == (
+        "task.matcher.matched: unknown option: experiment=det/finetune sets it for other options than the "
+        "chosen ones; leave out the experiment, or the options"
+    )
+    message = error_message("experiment=det/finetune", "+optimizer.lrr=1", "data.root=own")
+    assert message == "optimizer.lrr: unknown option; did you mean 'lr'?"
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,7 @@ def test_the_inner_channels_of_a_squeeze_and_excite_are_ranked_by_both_of_their_
     inner = state[f"{layer}.reduce.bias"].shape[0]
     reads, bias, written = uneven(inner, 3), uneven(inner, 4)[::-1], uneven(inner, 5, 6)
     written[3] = 0.001  # read strongly, but hardly used
+    reads[5], bias[5] = 0.001, 100.0  # only its bias counts
     for name in ("reduce.weight", "expand.weight"):
         state[f"{layer}.{name}"].zero_()
     state[f"{layer}.reduce.weight"][:, 0, 0, 0] = torch.tensor(reads)
@@ -321,6 +322,7 @@ def test_the_inner_channels_of_a_squeeze_and_excite_are_ranked_by_both_of_their_
     norms = [math.hypot(a, b) * c for a, b, c in zip(reads, bias, written, strict=True)]
     kept = sorted(sorted(range(inner), key=lambda channel: -norms[channel])[:16])
     assert 3 not in kept
+    assert 5 in kept
     assert pruned[f"{layer}.reduce.bias"].tolist() == pytest.approx([bias[channel] for channel in kept])
     assert pruned[f"{layer}.expand.weight"][1, :, 0, 0].tolist() == pytest.approx([written[c] for c in kept])
     assert pruned[f"{layer}.reduce.weight"][:, 0, 0, 0].tolist() == pytest.approx([reads[c] for c in kept])
