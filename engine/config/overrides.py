@@ -21,7 +21,7 @@ TRAINING_TOOLS = ("train", "prepare", "check")
 _FULL_NAME_GROUPS = ("experiment",)
 """Groups whose options include the task when typed: experiment=seg/camvid."""
 _INCLUDED_GROUPS = ("loader",)
-"""Groups whose files the files of other groups include (`data.workers` is in conf/loader): they are not typed."""
+"""Groups whose files other files include (`data.workers` is in conf/loader), so they are not typed."""
 EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
