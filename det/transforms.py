@@ -18,6 +18,7 @@ from det.augment.mosaic import NUM_IMAGES, Sample, mosaic
 from engine.contracts import Image
 from engine.data.preprocessing import (
     as_size,
+    check_augmented,
     flip_and_jitter,
     import_albumentations,
     resize_image,
@@ -125,6 +126,7 @@ class TrainTransform:
         pipeline.set_random_seed(seed)
         # The label is passed as a fifth column (exact in float32 up to 2^24).
         result = pipeline(image=image, bboxes=np.column_stack([boxes, labels]).astype(np.float32))
+        check_augmented(result["image"])
         rows = np.asarray(result["bboxes"], np.float32)
         rows = rows if rows.size else np.empty((0, 5), np.float32)
         boxes, labels = crop_geometry.clip_to_image(rows[:, :4], rows[:, 4].astype(np.int64), self.size)

@@ -94,11 +94,13 @@ class Labeling:
     """
 
     def __init__(
-        self, reporter: Any, folder: Path, kind: str, *, min_score: float, title: str, files: Sequence[Path]
+        self, reporter: Any, folder: Path, kind: str, files: Sequence[Path], *, min_score: float
     ) -> None:
-        available = reporter.label_kinds
+        available = getattr(reporter, "label_kinds", ())
         if kind not in available:
-            raise UserError(f"save_labels={kind} is not for {title}; use {' or '.join(available)}")
+            raise UserError(
+                f"save_labels={kind} is not for this task; use save_labels={' or '.join(available) or 'null'}"
+            )
         video = next((file for file in files if media.is_video(file)), None)
         if video is not None or not files:
             raise UserError(f"save_labels= is for images, not for {video or 'a stream'}; save frames first")

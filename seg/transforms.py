@@ -12,6 +12,7 @@ from engine.data.preprocessing import (
     Image,
     Size,
     as_size,
+    check_augmented,
     flip_and_jitter,
     import_albumentations,
     resize_image,
@@ -79,10 +80,9 @@ class TrainTransform:
         # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would
         # then draw the same augmentations, and repeat them in every epoch.
         self._pipeline.set_random_seed(seed)
-        if label is None:
-            return self._pipeline(image=image)["image"], None
-        result = self._pipeline(image=image, mask=label)
-        return result["image"], result["mask"]
+        result = self._pipeline(image=image, **({} if label is None else {"mask": label}))
+        check_augmented(result["image"])
+        return result["image"], result.get("mask")
 
 
 class EvalTransform:

@@ -177,11 +177,12 @@ def test_uncertain_pixels_are_unknown():
 
 def test_what_cannot_be_labeled_is_refused(tmp_path):
     def start(kind, files):
-        options = {"min_score": 0.5, "title": "object detection", "files": files}
-        return Labeling(DetectionReporter(Task()), tmp_path, kind, **options)
+        return Labeling(DetectionReporter(Task()), tmp_path, kind, files, min_score=0.5)
 
     photo, video = tmp_path / "a.png", tmp_path / "b.mp4"
-    refuses(lambda: start("masks", [photo]), "save_labels=masks", "object detection", "coco or yolo")
+    refuses(
+        lambda: start("masks", [photo]), "save_labels=masks is not for this task", "save_labels=coco or yolo"
+    )
     refuses(lambda: start("coco", [photo, video]), "b.mp4", "save frames first")
     refuses(lambda: start("coco", []), "not for a stream")
     with pytest.raises(ValueError, match="min_score is the certainty that save_labels= needs"):

@@ -57,12 +57,9 @@ def predict(options: PredictOptions) -> int:
         here.place(task)
         reporter = run.info.reporter(task)
         chosen: dict[str, Any] = {"legend": options.legend, "frames": options.frames}
-        labeling = None
-        if options.save_labels is not None:
-            labeling = Labeling(
-                reporter, out / "labels", options.save_labels, min_score=options.least_score,
-                title=run.info.title, files=files,
-            )  # fmt: skip
+        kind, labeling = options.save_labels, None
+        if kind is not None:
+            labeling = Labeling(reporter, out / "labels", kind, files, min_score=options.least_score)
         if live:
             result = predict_live(task, reporter, options.input, out, **chosen)
         else:

@@ -108,7 +108,7 @@ def _measure(
                 Candidate(row=row, runtime=name, file=file, threads=threads, **common)
                 for row, name, file in pairs
             ]
-            progress = Progress(options.measure.most, unit="round")
+            progress = Progress(options.measure.most, unit="round", at_most_s=options.measure.budget_s)
             yield measure(
                 candidates,
                 options.measure,

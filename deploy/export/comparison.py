@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,11 @@ class Comparison:
         if self.exact is not None:
             lines.append(f"exact: {self.exact:.4f} of the images (for the others, increase steps or look)")
         return "\n".join(lines)
+
+
+def rejected(path: Path, error: UserError) -> UserError:
+    """Rename a file that exceeds its budget to `<file>.rejected`; returns the error that names it."""
+    return UserError(f"{path.replace(path.with_name(f'{path.name}.rejected'))}: {error}")
 
 
 def compare_outputs(module: nn.Module, session: Session, images: Sequence[NDArray[Any]]) -> Comparison:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy import formats
-from deploy.export.comparison import Comparison, compare_outputs
+from deploy.export.comparison import Comparison, compare_outputs, rejected
 from deploy.export.golden import write_description, write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
@@ -85,8 +85,7 @@ def _export(job: ExportJob) -> Path:
         _check(comparison, options)
         scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
     except UserError as error:
-        rejected = path.replace(path.with_name(f"{path.name}.rejected"))
-        raise UserError(f"{rejected}: {error}") from None
+        raise rejected(path, error) from None
     write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     lines = [f"runtime: {session.runtime}", comparison.text()]
     lines = ["float32 file and PyTorch:", *lines] if options.precision == "int8" else lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deploy.export.comparison import Comparison, compare_outputs
+from deploy.export.comparison import Comparison, compare_outputs, rejected
 from deploy.export.golden import write_golden
 from deploy.export.job import ExportJob, raw_outputs
 from deploy.export.samples import Sample
 from deploy.formats import open_session
+from deploy.options import Budget
 from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.qat import fine_tune, write_openvino
 from deploy.quantize.report_card import ReportCard
@@ -42,7 +44,11 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
     scores = {f"{card.metric}_float32": card.before, f"{card.metric}_file": card.fallback.score}
     write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
-    job.log(f"{card.text()}\n{summary(card, comparison)}")
+    job.log(f"{card.text()}\n{summary(card, comparison, options.budget)}")
+    try:
+        check_limits(comparison, options.budget)
+    except UserError as error:
+        raise rejected(path, error) from None
     return path
 
 
@@ -92,15 +98,34 @@ def _with_raw_outputs(job: ExportJob, source: Path, folder: Path, image: NDArray
     return job.export(module, image, folder / source.name)
 
 
-def summary(card: ReportCard, comparison: Comparison) -> str:
+def check_limits(comparison: Comparison, budget: Budget) -> None:
+    """Check the limits that are set; by default, an 8-bit file has none but that of the metric.
+
+    Raises: UserError if the file exceeds one.
+    """
+    comparison.check(
+        max_difference=math.inf if budget.max_difference is None else budget.max_difference,
+        agreement=0.0 if budget.agreement is None else budget.agreement,
+    )
+
+
+def summary(card: ReportCard, comparison: Comparison, budget: Budget) -> str:
     """Lines about the loss of accuracy, and the comparison with PyTorch with a hint on reading it."""
     metric = card.metric
+    limits = [
+        f"budget.{name}={value:g}"
+        for name, value in (("max_difference", budget.max_difference), ("agreement", budget.agreement))
+        if value is not None
+    ]
+    no_limits = (
+        "no budget: 8 bits change every score a little, so many answers differ, but this does not "
+        f"necessarily cost {metric}"
+    )
     return "\n".join(
         [
             f"{metric} on {card.split}: {card.before:.2f} in float32, {card.fallback.score:.2f} in 8 bits "
             f"({0.0 - card.lost:+.2f} points; at most {card.budget:g} may be lost)",
-            "8-bit file and PyTorch (no budget: 8 bits change every score a little, so many answers differ, "
-            f"but this does not necessarily cost {metric}):",
+            f"8-bit file and PyTorch ({' '.join(limits) or no_limits}):",
             comparison.text(),
         ]
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deploy import formats
 from deploy.artifact import with_exported_file
 from deploy.export.module import export_module
 from deploy.export.samples import Sample, image_files, read_samples, split_files
@@ -96,8 +97,14 @@ class ExportJob:
         return split_files(self.run.source, split, self.module, count)
 
     def _samples(self, files: Sequence[Path]) -> list[Sample]:
-        dynamic = self.options.dynamic_size
-        return read_samples(files, self.module, dynamic_size=dynamic, read=self.run.read_image)
+        options = self.options
+        return read_samples(
+            files,
+            self.module,
+            dynamic_size=options.dynamic_size,
+            can_be_dynamic=formats.find(options.file_format).DYNAMIC,
+            read=self.run.read_image,
+        )
 
     def score(self, file: Path | None) -> float:
         """The task's metric on the run's split, in points of 100, of PyTorch (None) or of a file."""

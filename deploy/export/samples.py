@@ -43,14 +43,23 @@ def split_files(source: Any, split: str, module: ExportedTask, count: int) -> li
     return [Path(dataset.image_path(index)) for index in evenly_spaced(len(dataset), count)]
 
 
+_ANY_SIZE = ", or dynamic=size if the network takes any size (segmentation: with model.head.pool=global)"
+
+
 def read_samples(
     files: Sequence[Path],
     module: ExportedTask,
     *,
     dynamic_size: bool,
+    can_be_dynamic: bool = True,
     read: Callable[[Path], Image] = read_image,
 ) -> list[Sample]:
-    """Read images and transform them as the task does. read: reads a file, such as `TrainedRun.read_image`.
+    """Read images and transform them as the task does.
+
+    Args:
+        dynamic_size: whether the file takes images of any size.
+        can_be_dynamic: whether files of its format can, for the message.
+        read: reads a file, such as `TrainedRun.read_image`.
 
     Raises:
         UserError: if a file cannot be read, or if the inputs differ in size but the network's size is fixed.
@@ -65,7 +74,7 @@ def read_samples(
     if len(sizes) > 1 and not dynamic_size:
         some = " and ".join(f"{height}x{width}" for height, width in itertools.islice(sorted(sizes), 2))
         raise UserError(
-            f"the images have different sizes ({some}); set data.eval_size=[h,w], which resizes them, or "
-            "dynamic=size if the network takes any size (segmentation: with model.head.pool=global)"
+            f"the images have different sizes ({some}); set data.eval_size=[h,w], which resizes them"
+            f"{_ANY_SIZE if can_be_dynamic else ''}"
         )
     return samples

@@ -135,7 +135,7 @@ def _kinds(scan: Scan) -> list[Finding]:
             "no action needed if you will predict images of both kinds",
         )
     deep = [scan.path(int(file)) for file in np.flatnonzero(facts["deep"] & read)]
-    lines = unused_range(deep) if deep else []
+    lines = unused_range(deep) if deep and scan.pixel_range is None else []
     for line in lines:
         findings.append(
             Finding(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from doctor.check.cache import FactCache
 from doctor.check.image_facts import FACTS, THUMBNAIL, facts_key, image_facts, thumbnail_of
 from doctor.check.near_duplicates import LEAST_CONTRAST, near_duplicates
+from engine.data.images import Range
 from engine.data.labels.report import Fact
 from engine.io.files import pack_paths
 
@@ -28,6 +29,7 @@ class Scan:
         contents: uint8 [U, 16], a hash of each file's bytes.
         errors: file -> why it cannot be read.
         upright: whether images are rotated by their orientation.
+        pixel_range: what is black and white in images of more than 8 bits, if it is set.
     """
 
     datasets: Mapping[str, Any]
@@ -37,6 +39,7 @@ class Scan:
     contents: NDArray[np.uint8]
     errors: Mapping[int, Fact]
     upright: bool
+    pixel_range: Range | None
     cache: FactCache
     key: str
 
@@ -108,6 +111,7 @@ def scan_images(source: Any, datasets: Mapping[str, Any], cache: FactCache) -> S
         contents=contents,
         errors=dict(sorted(errors.items())),
         upright=upright,
+        pixel_range=pixel_range,
         cache=cache,
         key=key,
     )

@@ -61,7 +61,8 @@ def key_hint(key: str, known: Collection[str], task: str) -> str:
     known: the keys that there are. task: the task in use.
     """
     group = key.partition(".")[0]
-    owners = [path for path in sorted((CONF / group).rglob("*.yaml")) if key in _keys_in(path, group)]
+    files = sorted((CONF / group).rglob("*.yaml")) if group in groups() else ()
+    owners = [path for path in files if key in _keys_in(path, group)]
     by_task: dict[str, list[str]] = {}
     for path in owners:
         first, *rest = path.relative_to(CONF / group).with_suffix("").parts

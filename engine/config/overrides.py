@@ -20,6 +20,8 @@ TRAINING_TOOLS = ("train", "prepare", "check")
 """Tools that compose a whole training configuration; the others work on an existing run."""
 _FULL_NAME_GROUPS = ("experiment",)
 """Groups whose options include the task when typed: experiment=seg/camvid."""
+_INCLUDED_GROUPS = ("loader",)
+"""Groups whose files other files include (`data.workers` is in conf/loader), so they are not typed."""
 EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
@@ -56,7 +58,7 @@ def groups(tool: str = "train") -> dict[str, list[str]]:
             names = [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml"))]
             public = [as_typed(folder.name, name) for name in names if "/_" not in f"/{name}"]
             options[folder.name] = [*options.get(folder.name, []), *public]
-    return {group: names for group, names in options.items() if names}
+    return {group: names for group, names in options.items() if names and group not in _INCLUDED_GROUPS}
 
 
 def as_typed(group: str, option: str) -> str:

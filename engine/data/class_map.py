@@ -209,6 +209,13 @@ class ClassMap:
             if not isinstance(entry, Mapping) or not {"id", "name"} <= set(entry):
                 raise ValueError(f'every class needs "id" and "name", got {entry!r}')
             _check_keys(f"class {entry['name']!r}", entry, _CLASS_KEYS)
+        for key in ("color", "category", "instance_area"):
+            without = [entry["name"] for entry in data["classes"] if key not in entry]
+            if 0 < len(without) < len(data["classes"]):
+                raise ValueError(f'class {without[0]!r} has no "{key}", but others have one; give one to all')
+        for key, example in (("ignore", [255]), ("ignore_colors", [[255, 255, 255]])):
+            if not isinstance(data.get(key, []), list):
+                raise ValueError(f'"{key}" must be a list, such as {example}, got {data[key]!r}')
         try:
             return cls(
                 names=tuple(entry["name"] for entry in data["classes"]),

@@ -43,6 +43,8 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
     ) as error:  # e.g. a path that is too long, a NUL character, an unknown user
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"input={text}: not a valid path ({reason}); check it") from None
+    if not files and skip is not None and _inside(skip)(Path(text).expanduser()):
+        raise UserError(f"input={text}: is the folder of the results; choose another out=")
     kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     unread = f"{len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}"
     scheme, is_address, _ = text.partition("://")
@@ -70,14 +72,20 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
         videos = [path / name for name in others if is_video(Path(name))]
         files = [*found, *videos]
         if skip is not None:
-            inside = os.path.join(os.path.realpath(skip), "")
-            files = [file for file in files if not os.path.realpath(file).startswith(inside)]
-            others = [name for name in others if not os.path.realpath(path / name).startswith(inside)]
+            is_result = _inside(skip)
+            files = [file for file in files if not is_result(file)]
+            others = [name for name in others if not is_result(path / name)]
         return files, [name for name in others if not is_video(Path(name))]
     # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
     found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
     return found, []
+
+
+def _inside(folder: Path) -> Callable[[Path], bool]:
+    """Whether a path is the folder itself, or below it."""
+    parent = os.path.join(os.path.realpath(folder), "")
+    return lambda path: os.path.join(os.path.realpath(path), "").startswith(parent)
 
 
 def is_video(path: Path) -> bool:

@@ -303,6 +303,19 @@ def import_albumentations() -> Any:
     return albumentations
 
 
+def check_augmented(image: Any) -> None:
+    """Check that a pipeline with transforms of your own returns an image as the task normalizes it.
+
+    Raises: UserError.
+    """
+    kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+    if kind != np.uint8:
+        raise UserError(
+            f"augment.extra: its transforms turn images into {kind}; leave out those that normalize or "
+            "convert (Normalize, ToFloat, ToTensorV2): images stay uint8, and task.pixels normalizes them"
+        )
+
+
 def flip_and_jitter(flip: float, color: float) -> list[Any]:
     """Albumentations transforms: a horizontal flip with probability `flip`, and a jitter of brightness,
     contrast and saturation with strength `color` (a fifth of it for hue). 0 leaves a transform out.

@@ -1,5 +1,6 @@
 """Progress of long jobs: a bar on a terminal, lines otherwise."""
 
+import math
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ class Progress:
         first: number of steps already done.
         every_seconds: seconds between lines if the output is not a terminal.
         leave: whether the bar stays on the terminal when it is done.
+        at_most_s: seconds after which the job ends in any case.
         after: seconds until the first line or the bar; a job that ends sooner shows neither.
         print_line: prints a line (for tests).
     """
@@ -37,6 +39,7 @@ class Progress:
         unit: str = "step",
         every_seconds: float = 10.0,
         leave: bool = True,
+        at_most_s: float = math.inf,
         after: float = 0.0,
         print_line: Callable[[str], None] | None = None,
     ) -> None:
@@ -45,7 +48,7 @@ class Progress:
         self._started = time.monotonic()
         self._next = self._started + after
         self._bar: Any = None
-        self._leave = leave
+        self._leave, self._at_most = leave, at_most_s
         self._every, self._shown = every_seconds, not after
         if self._shown:
             self._open_bar()
@@ -88,7 +91,8 @@ class Progress:
 
     def _eta(self, done: int, now: float) -> str:
         steps = max(done - self.first, 1)
-        seconds = int((now - self._started) / steps * (self.total - done))
+        passed = now - self._started
+        seconds = int(min(passed / steps * (self.total - done), max(self._at_most - passed, 0)))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def print(self, text: str) -> None:

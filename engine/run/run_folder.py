@@ -123,12 +123,15 @@ class Claim:
         self.release()
 
 
-def claim(path: Path, *, renames: bool = False, key: str = "run", remedy: str = "") -> Claim:
+def claim(
+    path: Path, *, renames: bool = False, key: str = "run", remedy: str = "", unwritable: str = ""
+) -> Claim:
     """Claim a folder for this process, and create it if needed.
 
     Args:
         renames: the name is a default: if it exists, `_2`, `_3` ... is appended.
-        key: the key that names the folder, and remedy: what else can be done, for messages.
+        key: the key that names the folder, for messages.
+        remedy: what else can be done; unwritable: what can be done if the folder cannot be written.
 
     Raises:
         UserError: if another process has claimed the folder, or it cannot be created.
@@ -138,7 +141,9 @@ def claim(path: Path, *, renames: bool = False, key: str = "run", remedy: str = 
         path, created = _make_new(path, renames=renames)
         lock = hold(path / _LOCK)
     except OSError as error:
-        raise UserError(f"{path}: cannot be created or written ({error.strerror}); {remedy}") from None
+        raise UserError(
+            f"{path}: cannot be created or written ({error.strerror}); {unwritable or remedy}"
+        ) from None
     if lock is None:
         raise UserError(
             f"{path}: another process is writing into this folder; wait until it has ended, or {remedy}"
@@ -153,7 +158,12 @@ def claim_run(run: RunFolder, *, resumes: bool, renames: bool) -> Claim:
         UserError: if the run is in progress in another process, a new run's folder already contains one, or
             the folder cannot be created.
     """
-    claimed = claim(run.path, renames=renames, remedy="stop it first" if resumes else "")
+    claimed = claim(
+        run.path,
+        renames=renames,
+        remedy="stop it first" if resumes else "",
+        unwritable="get write access, or resume a copy of the folder" if resumes else "",
+    )
     if not resumes and run.config.exists():
         claimed.release()
         raise _contains_a_run(run)

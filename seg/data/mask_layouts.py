@@ -156,6 +156,8 @@ def _lists(base: Path) -> dict[str, tuple[str, ...]]:
 
 def without_mask_folder(images: Path) -> tuple[str, str]:
     """What is next to a folder of images that has no mask folder, and what to do about it; "" if unknown."""
+    if split_of(images.name) is not None and _kind(_plain(images.parent.name)) == "images":
+        images = images.parent  # images/train: the masks would be next to images/
     for parent in (images.parent, images):
         for name in subfolders(parent):
             files = sorted(walk_files(parent / name)) if _split_and_kind(_plain(name))[1] == "masks" else []

@@ -218,6 +218,13 @@ def test_extra_transforms_that_change_the_size_are_refused():
     )
 
 
+def test_extra_transforms_that_normalize_are_refused():
+    import albumentations
+
+    transform = TrainTransform(size=(64, 96), crop=None, extra=[albumentations.Normalize()])
+    refuses(lambda: transform(IMAGE, BOXES, LABELS, 0), r"augment\.extra: .* into float32; leave out")
+
+
 def test_seeds_give_different_samples(build):
     samples = {build(size=64)(IMAGE, BOXES, LABELS, seed)[0].tobytes() for seed in range(50)}
     assert len(samples) > 40  # some are the whole image, mirrored or not

@@ -255,6 +255,10 @@ def test_images_of_several_sizes_are_refused_with_what_can_be_done(tmp_path):
         lambda: read_samples(files, module, dynamic_size=False),
         r"different sizes \(64x96 and 64x104\); set data\.eval_size=\[h,w\], .*pool=global",
     )
+    refuses(
+        lambda: read_samples(files, module, dynamic_size=False, can_be_dynamic=False),
+        r"set data\.eval_size=\[h,w\], which resizes them$",
+    )
     resized = ExportedSegmentation(task=trained(eval_transform=EvalTransform(size=(64, 96))))
     assert {sample.input.shape for sample in read_samples(files, resized, dynamic_size=False)} == {
         (3, 64, 96)

@@ -12,6 +12,7 @@ from engine.io.files import pack_paths
 from seg.augment.scale_crop import resize_label
 from seg.data.dataset import LabelReader, SegmentationDataset, SegmentationSplit
 from seg.transforms import EvalTransform, TrainTransform
+from tests.refusals import refuses
 
 RNG = np.random.default_rng(0)
 LABEL = cv2.resize(RNG.integers(0, 5, (12, 24), dtype=np.uint8), (192, 96), interpolation=cv2.INTER_NEAREST)
@@ -239,6 +240,18 @@ def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, ne
     image, label = transform(IMAGE, np.full(IMAGE.shape[:2], 7, np.uint8), 3)
     assert set(np.unique(label).tolist()) == ({255} if name == "MaskDropout" else {7, 255})
     assert label.shape == image.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("Normalize", "float32"), ("ToFloat", "float32"), ("ToTensorV2", "Tensor")]
+)
+def test_extra_transforms_that_normalize_or_convert_are_refused(name, kind):
+    """The task normalizes images; it would take normalized ones for black."""
+    import albumentations
+
+    transform = TrainTransform(crop=64, extra=[getattr(albumentations, name)(p=1)])
+    for label in (LABEL, None):
+        refuses(lambda label=label: transform(IMAGE, label, 0), rf"augment\.extra: .* into {kind}; leave out")
 
 
 def rare_pixels():

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 from engine.errors import UserError
 
@@ -48,6 +49,23 @@ def damaged(path: PathLike, reason: str) -> DamagedFileError:
     return DamagedFileError(
         f"{path}: truncated, corrupt or not an image ({reason}); restore or remove the file{_IN_A_DATASET}"
     )
+
+
+_NOT_READ = {
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not read; convert it to JPEG",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not read; convert it to PNG or JPEG",
+    rb"version https://git-lfs": "a pointer of Git LFS, not an image; run git lfs pull",
+    rb"\s*<(!doctype|html)": "an HTML page, not an image; download it again",
+}
+"""How files of kinds that are not read start, and what messages say about them."""
+
+
+def unknown_format(path: PathLike, start: bytes) -> DamagedFileError:
+    """A file that no decoder recognizes. start: its first bytes."""
+    for pattern, kind in _NOT_READ.items():
+        if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
+            return DamagedFileError(f"{path}: {kind}{_IN_A_DATASET}")
+    return damaged(path, "unknown format")
 
 
 def too_large(path: PathLike, height: int, width: int, limit: int) -> UserError:

@@ -17,7 +17,15 @@ from PIL import Image
 
 from engine.data.images import conversion, jpeg, tiff
 from engine.data.images.conversion import Range
-from engine.data.images.messages import MOST_MEGAPIXELS, PathLike, damaged, lossy, too_large, unreadable
+from engine.data.images.messages import (
+    MOST_MEGAPIXELS,
+    PathLike,
+    damaged,
+    lossy,
+    too_large,
+    unknown_format,
+    unreadable,
+)
 from engine.errors import UserError, out_of_memory
 
 DEFAULT_MEGAPIXELS = 89.0
@@ -238,11 +246,19 @@ def open_header(path: PathLike, data: bytes | None = None) -> Image.Image:
     except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise unreadable(path, error) from error
-        raise damaged(path, "unknown format") from error
+        raise unknown_format(path, _start_of(path) if data is None else data[:64]) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise too_large(path, image.height, image.width, MAX_PIXELS)
     return image
+
+
+def _start_of(path: PathLike) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def tiff_header(path: PathLike) -> tiff.Tiff | None:

@@ -212,6 +212,9 @@ def check_kind(header: Tiff) -> None:
         raise UnsupportedError(f"{header}, {name} compression")
     if header.compression == _PACK_BITS and header.tags.get(_PREDICTOR, 1) != _NO_PREDICTOR:
         raise UnsupportedError(f"{header}, PackBits compression with a predictor")
+    if any(0 in header.tags.get(places, ()) for places, _ in _OFFSETS_AND_SIZES):
+        # Decoders would read the start of the file as pixels.
+        raise UnsupportedError(f"{header}, some parts of which are not stored (written with SPARSE_OK)")
 
 
 def _is_for_opencv(header: Tiff) -> bool:
@@ -348,9 +351,11 @@ def _directory(entries: list[tuple[int, int, int, bytes]], place: int, order: st
 
 def _read_tags(file: IO[bytes]) -> Any:
     start = file.read(8)
-    if start[2] == 43 or start[3] == 43:
+    if start[2] == 43:
         start += file.read(8)
     tags: Any = TiffImagePlugin.ImageFileDirectory_v2(start)
+    if start[3] == 43:  # a big-endian BigTIFF, which Pillow does not recognize
+        tags._bigtiff, tags.next = True, int.from_bytes(file.read(8), "big")
     file.seek(tags.next, os.SEEK_SET)
     tags.load(file)
     return tags

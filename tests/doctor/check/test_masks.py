@@ -127,6 +127,11 @@ def test_a_planted_fault_is_found_once_and_nothing_else(root, plant, expected):
     assert counts == expected
 
 
+def test_a_range_that_is_set_is_not_asked_for(root):
+    twelve_bits(root)
+    assert "unused_range" not in found(checked("seg", root, "data.pixel_range=[0,4095]"))
+
+
 def test_what_should_be_left_out_is_named_by_split(root):
     damaged_image(root)
     copy_in_val(root)

@@ -98,6 +98,7 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("det", "imgsz=640", "did you mean 'data.size'?"),
         ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
         ("cls", "task.mixup=1", "did you mean 'task.mix.mixup'?"),
+        ("seg", "loader.workers=0", "did you mean 'data.workers'?"),
     ],
 )
 def test_a_key_of_another_task_or_option_is_assigned_to_it(task, override, hint):

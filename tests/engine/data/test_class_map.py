@@ -107,10 +107,13 @@ def test_the_documented_layout_can_be_read(tmp_path):
         ('{"classes": [{"id": 0, "name": "a"}], "ignored": [1]}', "unknown keys .'ignored'"),
         ('{"classes": [{"id": "0", "name": "a"}]}', "integers"),
         ('{"classes": [{"id": 0, "name": "a", "color": 3}]}', "wrong type"),
-        ('{"classes": [{"id": 0, "name": "a"}], "ignore": 255}', "wrong type"),
+        (
+            '{"classes": [{"id": 0, "name": "a"}], "ignore": 255}',
+            r'"ignore" must be a list, such as \[255\], got 255',
+        ),
         (
             '{"classes": [{"id": 0, "name": "a", "color": [0,0,0]}, {"id": 1, "name": "b"}]}',
-            "colors must have",
+            "class 'b' has no \"color\", but others have",
         ),
         ("[" * 100_000, "nested|Expecting"),
         ("\x00", "Expecting"),

@@ -137,6 +137,15 @@ def test_test_images_without_annotations_are_read_from_all_folders(tmp_path):
     assert unannotated(tmp_path).names == ["sub/a"]
 
 
+def test_results_are_not_written_into_the_folder_of_the_input(tmp_path):
+    photo(tmp_path / "photos" / "a.png")
+    for results in (tmp_path / "photos", tmp_path):
+        refuses(
+            lambda results=results: media.find_media(str(tmp_path / "photos"), skip=results),
+            r"input=.*photos: is the folder of the results; choose another out=",
+        )
+
+
 def test_predict_reads_all_folders_but_its_own_results(tmp_path):
     for name in ("a.png", "sub/a.png", "results/overlays/a.png"):
         photo(tmp_path / name)

@@ -37,6 +37,16 @@ def test_the_eta_of_a_resumed_run_uses_only_its_own_steps(monkeypatch):
     assert lines == ["batch 3700/7300  ETA 1:00:00"]
 
 
+def test_a_job_with_a_time_limit_ends_by_then(monkeypatch):
+    clock, lines = Clock(monkeypatch), []
+    progress = Progress(300, unit="round", at_most_s=60, print_line=lines.append)
+    clock.now += 2.0
+    progress.update(1)
+    clock.now += 60.0
+    progress.update(31)
+    assert lines == ["round 1/300  ETA 0:00:58", "round 31/300  ETA 0:00:00"]
+
+
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = Progress(2)

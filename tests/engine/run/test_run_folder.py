@@ -73,6 +73,17 @@ def test_a_run_in_progress_cannot_be_resumed_and_its_folder_not_reused(tmp_path)
     run_folder.claim_run(run, resumes=True, renames=False).release()  # the refusal holds no lock
 
 
+def test_a_run_that_cannot_be_written_is_resumed_in_another_way(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(run_folder, "hold", denied)
+    with pytest.raises(UserError, match=r"\(Permission denied\); get write access, or resume a copy of the"):
+        run_folder.claim_run(RunFolder(tmp_path), resumes=True, renames=False)
+    with pytest.raises(UserError, match=r"\(Permission denied\); choose another run=$"):
+        run_folder.claim_run(RunFolder(tmp_path), resumes=False, renames=False)
+
+
 def test_a_claimed_folder_that_stays_empty_is_removed_with_its_parents(tmp_path):
     run_folder.claim(tmp_path / "runs" / "seg" / "now").release()
     assert list(tmp_path.iterdir()) == []

@@ -259,7 +259,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
 def unmasked(root):
     with pytest.raises(UserError) as caught:
         build(root)
-    return str(caught.value).partition("images have none); ")[2] or str(caught.value)
+    return str(caught.value).partition(" have none); ")[2] or str(caught.value)
 
 
 def test_masks_of_kinds_that_are_not_read_are_named(tmp_path):
@@ -268,6 +268,19 @@ def test_masks_of_kinds_that_are_not_read_are_named(tmp_path):
         (root / "masks").mkdir(exist_ok=True)
         (root / "masks" / f"{name}_mask.gif").write_bytes(b"GIF89a")
     assert unmasked(root) == "masks/ has files that are not read: a_mask.gif, b_mask.gif; convert them to PNG"
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_masks_next_to_images_in_splits_are_named(tmp_path, split):
+    root = tree(tmp_path, [(f"images/{split}/{name}.png", f"overlays/{split}/{name}.png") for name in "ab"])
+    assert unmasked(root) == (
+        "images/ has no mask folder next to it; if the masks are in overlays, set data.source.masks=overlays"
+    )
+    (root / "masks" / split).mkdir(parents=True)
+    for name in "ab":
+        (root / "masks" / split / f"{name}.npy").touch()
+    unread = f"{split}/a.npy, {split}/b.npy"
+    assert unmasked(root) == f"masks/ has files that are not read: {unread}; convert them to PNG"
 
 
 def test_annotations_of_boxes_lead_to_the_check(tmp_path):

@@ -7,7 +7,8 @@ from PIL import Image
 
 from engine.config.compose import compose_config
 from engine.config.runs import TrainedRun
-from engine.data.images import image_size, read_image
+from engine.data.images import check_complete, image_size, read_image
+from engine.data.images.messages import DamagedFileError
 from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import header_notes, turn_and_pages
 from engine.errors import UserError
@@ -147,3 +148,21 @@ def test_prediction_names_only_keys_and_remedies_that_it_has(tmp_path, predictin
             predicting.read_image(path)
         with pytest.raises(UserError, match=r"in a dataset, data\.on_error=skip leaves out such files\)$"):
             read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not read; convert it to JPEG"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC, which is not read; convert it to JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL, which is not read; convert it to PNG or JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS, .* run git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html>404", "an HTML page, not an image; download it again"),
+    ],
+)
+def test_what_is_often_found_instead_of_an_image_is_named(tmp_path, content, message):
+    path = tmp_path / "IMG_1.jpg"
+    path.write_bytes(content)
+    for read in (read_image, image_size, check_complete):
+        with pytest.raises(DamagedFileError, match=rf"IMG_1\.jpg: {message}"):
+            read(path)

@@ -1,5 +1,7 @@
 """TIFF files of every layout are read as other programs show them, or refused by the name of their kind."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -200,3 +202,26 @@ def test_missing_pixels_are_never_filled_up(tmp_path, dtype, separate):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a\.tif: truncated, corrupt or not an image \(pixels are missing"):
         read_image(path)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_file_with_parts_that_are_not_stored_is_refused(tmp_path, dtype, separate, tile):
+    """Their place is 0, so decoders take the header of the file for pixels."""
+    pixels = np.full((32, 32, 3), 9, dtype)
+    path = write_tiff(tmp_path / "a.tif", pixels, separate=separate, tile=tile, absent=[1])
+    for read in (read_image, read_labels, check_complete):
+        with pytest.raises(UserError, match=r"a\.tif: a TIFF with .*, some parts of which are not stored"):
+            read(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_of_bigtiff(tmp_path, order):
+    values = RNG.integers(0, 65536, (3, 4)).astype(np.uint16)
+    tags = {256: 4, 257: 3, 258: 16, 259: 1, 262: 1, 273: 16, 277: 1, 278: 3, 279: 24}
+    start = struct.pack(order + "2sHHHQ", b"II" if order == "<" else b"MM", 43, 8, 0, 40)
+    rows = b"".join(struct.pack(order + "HHQQ", tag, 16, 1, value) for tag, value in tags.items())
+    directory = struct.pack(order + "Q", len(tags)) + rows + bytes(8)
+    (tmp_path / "a.tif").write_bytes(start + values.astype(order + "u2").tobytes() + directory)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), values)

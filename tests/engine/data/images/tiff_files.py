@@ -16,8 +16,12 @@ def write_tiff(
     orientation=None,
     bits=None,
     extra=None,
+    absent=(),
 ):
-    """Write [H, W] or [H, W, C] uncompressed; `bits` (2, 4 or 12) packs rows of one band."""
+    """Write [H, W] or [H, W, C] uncompressed; `bits` (2, 4 or 12) packs rows of one band.
+
+    absent: numbers of strips or tiles that are not stored, as GDAL writes with SPARSE_OK.
+    """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, bands = pixels.shape
     planes = np.split(pixels, bands, axis=2) if separate else [pixels]
@@ -43,7 +47,9 @@ def write_tiff(
         tags[278] = [rows := height // 2 + 1]
         chunks = [plane[top : top + rows] for plane in planes for top in range(0, height, rows)]
     stored = [_packed(c, bits) if bits else c.astype(c.dtype.newbyteorder(order)).tobytes() for c in chunks]
+    stored = [b"" if number in absent else chunk for number, chunk in enumerate(stored)]
     places = np.cumsum([8, *map(len, stored)])[:-1].tolist()
+    places = [place if chunk else 0 for place, chunk in zip(places, stored, strict=True)]
     tags |= {324 if tile else 273: places, 325 if tile else 279: [len(chunk) for chunk in stored]}
     data = b"".join(stored)
     data += b"\0" * (len(data) % 2)
