@@ -396,9 +396,9 @@ def test_groups_are_applied_before_keys_whatever_the_order(tmp_path):
 
 def test_a_group_that_the_run_does_not_have_is_rejected(tmp_path):
     with pytest.raises(
-        UserError, match="inference=multi_scale is for task=seg; task=det has no inference= options"
+        UserError, match="inference=multi_scale is for task=seg; task=cls has no inference= options"
     ):
-        saved.load_config(saved_run(tmp_path, "task=det"), ["inference=multi_scale"])
+        saved.load_config(saved_run(tmp_path, "task=cls"), ["inference=multi_scale"])
 
 
 @pytest.mark.parametrize("override", ["freeze=backbone.*", "freeze=[5]", "skip=head.*"])
