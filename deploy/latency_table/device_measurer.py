@@ -59,6 +59,9 @@ def measure_on_device(
         bar = Progress(len(kit.groups), unit="layer")
         times = timer.time(kit, show=lambda content: bar.update(content["group"]))
         bar.close()
+    if "runner" in times.machine:  # it does not stop when the median is known
+        counts = [len(times.seconds[name]) for name in kit.models]
+        about["repeats"] = [min(counts), max(counts)]
     answers = (typical(times.seconds[name]) * 1000 for name in kit.models)
     return build(_Replay(answers, {**times.machine, **about}))
 

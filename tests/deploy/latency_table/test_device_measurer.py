@@ -30,8 +30,8 @@ class Pi:
 
     device = type("Device", (), {"address": "ssh://pi@board"})
 
-    def __init__(self, ms):
-        self.ms, self.kits = ms, []
+    def __init__(self, ms, **machine):
+        self.ms, self.kits, self.machine = ms, [], MACHINE | machine
 
     def version(self, runtime):
         return f"{runtime} 1"
@@ -45,7 +45,7 @@ class Pi:
             (kit.folder / "models").iterdir()
         )
         seconds = {name: [5.0, ms / 1000, 0.0] for name, ms in zip(kit.models, self.ms, strict=True)}
-        return Times(machine=MACHINE, seconds=seconds, agreement={}, peak_memory_mb={})
+        return Times(machine=self.machine, seconds=seconds, agreement={}, peak_memory_mb={})
 
 
 class Recorded(MAdds):
@@ -112,8 +112,19 @@ def test_the_table_says_which_device_it_is_of(tmp_path):
     about = LatencyTable.load(tmp_path / "pi.json").about
     assert {key: about[key] for key in MACHINE} == MACHINE
     assert (about["runtime"], about["runtime_version"], about["threads"]) == ("onnx", "onnx 1", 1)
+    assert about["repeats"] == [15, 400]
     here = describe()
     assert not {"board", "governor", "load", "mhz", "temperature_c", "platform"} & set(
         about
     )  # of this machine
     assert about["git"] == here["git"]
+
+
+def test_the_table_of_a_runner_says_how_often_it_called_each_layer():
+    recorded = Recorded()
+    build_table(TINY, size=SIZE, measure=recorded)
+    pi = Pi(recorded.ms, runner="onnxruntime_perf_test abc")
+    table = measure_on_device(
+        pi, threads=1, build=lambda measure: build_table(TINY, size=SIZE, measure=measure), log=print
+    )
+    assert table.about["repeats"] == [3, 3]
