@@ -1,4 +1,4 @@
-"""Detection in overlapping tiles of large images, whose small objects would vanish at the input size."""
+"""Detection in overlapping tiles: small objects in large images would vanish at the network's input size."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Tiling:
     Args:
         tiles: side or (height, width) of a tile in pixels of the image, before it is resized to the network's
             input; None: images are not divided.
-        overlap: least share of a tile that it has in common with its neighbor. An object up to this size is
+        overlap: least overlap of neighboring tiles, as a share of a tile. An object up to this size is
             complete in at least one tile.
-        whole: also predict the whole image, for larger objects. Boxes that an inner edge of a tile has cut
-            are then dropped.
+        whole: also predict the whole image, for larger objects. Boxes that are cut off by an inner edge of a
+            tile are then dropped.
 
     Raises:
         ValueError: if a tile is smaller than 32 pixels, or the overlap is outside [0, 1).
@@ -63,7 +63,7 @@ class Tiling:
         return f"tiles of {self.tiles[0]}x{self.tiles[1]} overlapping by {self.overlap:.0%}{also}"
 
     def parts(self, size: Size) -> list[Part]:
-        """The parts of an image of (height, width): the whole image, if that is one, then rows of tiles."""
+        """The parts of an image of (height, width): the whole image, if it is one, then rows of tiles."""
         height, width = size
         everything = Part(0, 0, width, height)
         if self.tiles is None:
@@ -94,7 +94,7 @@ class Tiling:
 
 
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spaced starts of as few tiles as cover the length and overlap by at least this share."""
+    """Evenly spaced starts of the fewest tiles that cover the length and overlap by at least this share."""
     if tile >= length:
         return [0]
     step = tile * (1 - overlap)
@@ -103,7 +103,7 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
-    """Which boxes [n, 4], in pixels of a part, end at an edge that is not one of the image, bool [n]."""
+    """bool [n]: which boxes [n, 4], in pixels of a part, end at an edge that is not an edge of the image."""
     height, width = part.size
     near = (_EDGE * width, _EDGE * height)
     left, top, right, bottom = boxes.unbind(1)
@@ -122,7 +122,7 @@ def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
 class TiledTransform(EvalTransform):
     """The parts of an image, each resized to the network's input.
 
-    plain: for a single part, or for images that are not divided.
+    plain: resizes one part.
     """
 
     def __init__(self, plain: EvalTransform, tiling: Tiling) -> None:
