@@ -166,7 +166,7 @@ def copied(device: Device, folder: Path) -> Iterator[str]:
     try:
         yield path
     finally:
-        # If the device cannot be reached any more, its program removes the folder.
+        # If the device cannot be reached any more, measure.py removes the folder itself.
         with contextlib.suppress(UserError, ScriptError):
             device.run(f"rm -rf {shlex.quote(path)}")
 
