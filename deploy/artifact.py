@@ -31,9 +31,9 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
 
 
 def origin_notes(path: Path, metadata: Mapping[str, str], run: RunFolder) -> list[str]:
-    """A line if a file's weights are neither the best nor the last of `run`, which it is used with.
+    """A line if a file's weights are neither the best nor the last weights of `run`, with which it is used.
 
-    Published folders, which have only the best, contain other files of the same weights.
+    Not for published folders, which have only the best weights, stored in another file.
     """
     stated = metadata.get("checkpoint_sha256")
     if stated is None or not run.last.exists():

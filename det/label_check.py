@@ -95,7 +95,7 @@ _CONVENTION = (
     " do not fit their images as ",
     "they may be fractions",
     "they may be percentages",
-    "they may be of larger",
+    "they may be for larger",
 )
 _REPORTED_ELSEWHERE = ("that cannot be read", "that no annotation file lists")  # by the checks of images
 

@@ -58,7 +58,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-        if not gamma >= 0:  # true for NaN
+        if not gamma >= 0:  # also rejects NaN
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         self.alpha, self.gamma, self.delta, self.background = alpha, gamma, _positive(delta), background
 

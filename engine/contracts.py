@@ -153,8 +153,8 @@ class Reporter(Protocol):
     most, as `engine.report.suspicious.Suspicion` (without it, there is no such list).
 
     Optional, for labels from predictions: `label_kinds`, keys of `engine.labels.writers.WRITERS`; and
-    `confident(image, prediction, min_score)`, what a prediction says with at least this certainty, as the
-    writers take it, or None if that is nothing.
+    `confident(image, prediction, min_score)`, the part of a prediction with at least this score, as the
+    writers expect it, or None if there is none.
     """
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:

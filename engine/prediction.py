@@ -83,11 +83,11 @@ def claim_results(place: Path, *, renames: bool) -> Claim:
 
 
 class Labeling:
-    """Writes confident predictions as labels.
+    """Writes confident predictions as a data set.
 
     Args:
         kind: format, one of `engine.labels.writers.WRITERS`.
-        min_score: certainty of what is labeled.
+        min_score: least score or probability of what is labeled.
 
     Raises:
         UserError: if the task's predictions cannot be written in this format, or a file is not an image.
@@ -103,7 +103,7 @@ class Labeling:
             )
         video = next((file for file in files if media.is_video(file)), None)
         if video is not None or not files:
-            raise UserError(f"save_labels= is for images, not for {video or 'a stream'}; save frames first")
+            raise UserError(f"save_labels= labels images, not {video or 'a stream'}; save frames first")
         self.images = LabeledImages(folder, kind, reporter.classes)
         self.reporter, self.min_score = reporter, min_score
 

@@ -110,8 +110,8 @@ class Lovasz(nn.Module):
     first, and weighted by how much each increases the Jaccard loss; the mean over these classes is returned.
 
     Args:
-        max_pixels: of a larger batch, only every nth counted pixel is used; n is odd, so that these are not
-            always in the same columns. Sorting all pixels can take longer than the rest of a step.
+        max_pixels: in a larger batch, only every nth counted pixel is used, since sorting all of them can
+            take longer than the rest of a step. n is odd, so that these are not always in the same columns.
     """
 
     def __init__(self, *, max_pixels: int = 50_000) -> None:

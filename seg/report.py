@@ -73,7 +73,7 @@ class SegmentationReporter:
     def confident(self, image: Image, labels: Labels, min_score: float) -> Labels | None:
         """`labels`, with 255 where the class has a probability below `min_score`; None if that is everywhere.
 
-        Scores the image a second time, since a prediction has no probabilities.
+        Runs the network on the image again, since a prediction has no probabilities.
 
         Raises:
             UserError: if the task predicts with an exported file that returns label maps.

@@ -53,7 +53,7 @@ def test_boxes_are_read_as_they_were_predicted(tmp_path, kind, read):
     result, files = labeled(tmp_path, kind, BOXES)
     lines = result.finish(task="det", run="runs/x", min_score=0.5)
     assert lines == [
-        "labels: 5 images; 1 image without a prediction of at least 0.5 left out (min_score= changes it)",
+        "labels: 5 images; 1 image left out, without a prediction of at least 0.5 (min_score=)",
         f"next: python tools/train.py task=det data={kind} data.root={tmp_path / 'labels'} init_from=runs/x",
     ]
     source = read(root=str(tmp_path / "labels"))
@@ -118,7 +118,7 @@ def test_classes_are_folders(tmp_path):
 def test_without_a_certain_prediction_there_is_no_data_set(tmp_path):
     result, _ = labeled(tmp_path, "coco", [None, None])
     assert result.finish(task="det", run="x", min_score=0.9) == [
-        "labels: none; 2 images without a prediction of at least 0.9 left out (min_score= changes it)"
+        "labels: none; 2 images left out, without a prediction of at least 0.9 (min_score=)"
     ]
     assert not (tmp_path / "labels").exists()
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_labeled_is_refused(tmp_path):
     )
     refuses(lambda: start("coco", [photo, video]), "b.mp4", "save frames first")
     refuses(lambda: start("coco", []), "not for a stream")
-    with pytest.raises(ValueError, match="min_score is the certainty that save_labels= needs"):
+    with pytest.raises(ValueError, match="min_score is only for save_labels="):
         PredictOptions(run="x", input="y", min_score=0.5)
     assert PredictOptions(run="x", input="y", save_labels="coco").least_score == 0.5
 

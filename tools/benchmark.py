@@ -12,7 +12,7 @@ Examples:
   python tools/benchmark.py table=latency spec=seg/lraspp_v3_large runtime=onnx size=[512,1024] out=phone.json
       shares=[1,0.75,0.5,0.25]      also narrower layers, for NetAdapt on another machine
       space=true                    all layers in the search space of method=mnas
-      device=ssh://pi@raspberrypi   on another device, as run= and suite= too (runtime=onnx or openvino)
+      device=ssh://pi@raspberrypi   on another device; run= and suite= work too (runtime=onnx or openvino)
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

@@ -12,7 +12,7 @@ Examples:
   python tools/predict.py run=<run folder> input=rtsp://host/stream frames=500
   python tools/predict.py run=<run folder> input=photos inference.flip=true
   python tools/predict.py run=<run folder> input=photos artifact=<exported file>
-  python tools/predict.py run=<run folder> input=photos save_labels=coco min_score=0.7     also as labels
+  python tools/predict.py run=<run folder> input=photos save_labels=coco min_score=0.7     also write labels
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/accuracy/detection_tiles.py <run folder> <image folder> <instances .json>
 
-The large images are 4 x 4 of the photographs each, every one in a square of 640 pixels.
+Each large image is a grid of 4 x 4 photographs, each in a square of 640 pixels.
 """
 
 import argparse

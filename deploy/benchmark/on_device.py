@@ -21,8 +21,8 @@ from engine.errors import UserError
 from engine.io.progress import announced
 
 LEAST_AGREEMENT, LEAST_OF_FILES = 0.999, 0.9
-"""Least share of the numbers in an output that a device must compute as PyTorch does here or, for the user's
-own files, which can have 8 bits and suppressed boxes, as the file does here."""
+"""Least share of the numbers in an output that must match those of PyTorch on this machine or, for a user's
+own file, which can have 8 bits and suppressed boxes, those of the file on this machine."""
 
 
 def measure_on_device(
@@ -72,7 +72,7 @@ def measure_on_device(
 
 
 def _add(kit: Kit, candidate: Candidate) -> None:
-    """Add the candidate's file, with what it must return."""
+    """Add the candidate's file and the outputs that it must return."""
     assert candidate.file is not None
     session = open_session(candidate.file, threads=candidate.threads)
     array = input_for(session, candidate.row.size)
@@ -96,4 +96,4 @@ def runtime_of(file: Path) -> str:
     for name in RUNTIMES:
         if formats.find(name) is format:
             return name
-    raise UserError(f"{file}: devices measure files of {' and '.join(RUNTIMES)}")
+    raise UserError(f"{file}: only {' and '.join(RUNTIMES)} files can be measured on a device")

@@ -49,15 +49,15 @@ def _device_notes(results: Sequence[Result]) -> list[str]:
     machine = results[0]["machine"] or {}
     if "runner" in machine:
         return [
-            f"Measured by {machine['runner']}, whose outputs were not compared. If several networks took "
-            "turns, it was started for each turn, and a round's time is the median of its calls in that turn."
+            f"Measured by {machine['runner']}; outputs were not compared. If several networks took turns, it "
+            "was started for each turn, and the time of a round is the median of the calls in that turn."
         ]
     agreements = [result["agreement"] for result in results if result["agreement"] is not None]
     if not agreements:
         return []
     return [
-        f"At least {min(agreements):.2%} of the numbers in each output on the device are those of PyTorch "
-        "(for an artifact: of the file) here, up to 1 % of the largest. MB: beyond Python and NumPy."
+        f"At least {min(agreements):.2%} of the numbers in each output on the device match PyTorch's (for an "
+        "artifact: the file's) here, to within 1 % of the largest. MB: in addition to Python and NumPy."
     ]
 
 
@@ -72,7 +72,7 @@ def _hardware(machine: Mapping[str, Any]) -> str:
 
 
 def _state(when: str, state: Mapping[str, Any]) -> str | None:
-    """Frequencies and temperature: a device that slows down when it is hot shows it here."""
+    """Frequencies and temperature, which show whether a device slowed down because it got hot."""
     mhz, degrees = state.get("mhz"), state.get("temperature_c")
     known = [f"{'/'.join(map(str, mhz))} MHz" if mhz else None, f"{degrees:.0f} °C" if degrees else None]
     text = " and ".join(part for part in known if part)

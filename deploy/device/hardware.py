@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What changes meanwhile: load, the frequencies of the cores in MHz, and a temperature in degrees C."""
+    """What changes over time: load, the frequencies of the cores in MHz, and a temperature in degrees C."""
     frequencies = _distinct(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
     temperature = _text(Path("/sys/class/thermal/thermal_zone0/temp"))
     return {
@@ -62,7 +62,7 @@ def _distinct(files: Iterable[Path]) -> list[str]:
 
 
 def _text(file: Path) -> str | None:
-    """The content of a file of the kernel; None if it has none."""
+    """The content of a kernel file; None if it is empty or does not exist."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip(" \n\0") or None
     except OSError:

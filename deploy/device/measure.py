@@ -1,7 +1,7 @@
 """Times the models that manifest.json lists, in turns, and writes results.json.
 
     python3 measure.py              in a folder that deploy.remote wrote
-    python3 measure.py --remove     end and remove the folder when standard input ends: nobody waits
+    python3 measure.py --remove     stop and remove the folder when standard input ends: nobody is waiting
 
 Needs Python 3.8, NumPy and the models' runtime. Apache-2.0; from mobilenet-dense, deploy/device/measure.py.
 """
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(peak_mb(manifest["models"][arguments[1]], manifest["threads"])))
         return 0
     if "--remove" in arguments:
-        threading.Thread(target=_remove_when_alone, daemon=True).start()
+        threading.Thread(target=_remove_when_abandoned, daemon=True).start()
     results: dict[str, Any] = {"machine": hardware.describe()}
     results["machine"]["versions"] = versions(manifest)
     results["machine"]["date"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 class Failure(Exception):
-    """What went wrong with which model; `content` is for results.json."""
+    """A model failed; `content` says which and how, for results.json."""
 
     def __init__(self, model: str, kind: str, text: str) -> None:
         super().__init__(text)
@@ -75,7 +75,7 @@ def measured(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(name: str, model: Mapping[str, Any], threads: int) -> tuple[Callable[[], Any], float]:
-    """A function that runs the model once, and the share of its output that is as expected."""
+    """A function that runs the model once, and the share of its outputs that matches."""
     try:
         run = models.load(FOLDER, model, threads)
     except Exception as error:  # each runtime has its own exceptions
@@ -97,7 +97,7 @@ def versions(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def peak_mb(model: Mapping[str, Any], threads: int) -> float | None:
-    """How much loading the model and running it twice adds to this process at most, its runtime included."""
+    """Peak memory that loading the model and running it twice adds to this process, including the runtime."""
     arrays, before = models.inputs(model), _status_mb("VmRSS")
     run = models.load(FOLDER, model, threads)
     for _ in range(2):
@@ -133,7 +133,7 @@ def _clocked(run: Callable[[], Any]) -> Callable[[], float]:
 
 
 class _Progress:
-    """Prints how far a group is, as JSON, but not too often."""
+    """Prints the progress of a group as JSON, but not too often."""
 
     def __init__(self, group: int, groups: int) -> None:
         self._about = {"group": group, "groups": groups}
@@ -152,7 +152,7 @@ class _Progress:
         print(json.dumps({**self._about, **more}), flush=True)
 
 
-def _remove_when_alone() -> None:
+def _remove_when_abandoned() -> None:
     while os.read(0, 4096):
         pass
     shutil.rmtree(str(FOLDER), ignore_errors=True)

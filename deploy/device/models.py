@@ -16,7 +16,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 SAME = 0.01
-"""Two numbers of an output are the same if they differ by at most this share of the output's largest."""
+"""Two numbers match if they differ by at most this share of the largest number in the output."""
 LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Format -> the library that runs it."""
 
@@ -26,13 +26,13 @@ def version(library: str) -> str:
 
 
 def load(folder: Path, model: Mapping[str, Any], threads: int) -> Callable[[list[Any]], list[Any]]:
-    """A function that runs the model: arrays -> arrays."""
+    """A function that runs the model: inputs -> outputs."""
     loaders = {"onnx": load_onnx, "openvino": load_openvino}
     return loaders[model["runtime"]](str(folder / model["file"]), threads)
 
 
 def inputs(model: Mapping[str, Any]) -> list[Any]:
-    """The model's inputs: noise that is the same on every machine."""
+    """Inputs for the model: noise that is the same on every machine."""
     random = np.random.RandomState(0)  # its streams never change
     return [
         random.randint(0, 256, shape).astype(np.uint8)
@@ -43,7 +43,7 @@ def inputs(model: Mapping[str, Any]) -> list[Any]:
 
 
 def agreement(folder: Path, model: Mapping[str, Any], outputs: list[Any]) -> float:
-    """The smallest share of an output's numbers that are the expected ones; 0 if a shape differs."""
+    """Share of matching numbers in the output where it is smallest; 0 if a shape differs."""
     if len(outputs) != len(model["outputs"]):
         return 0.0
     shares = []

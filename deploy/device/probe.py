@@ -1,4 +1,4 @@
-"""Prints, as JSON, which Python this is and which of the libraries named as arguments it has.
+"""Prints, as JSON, the version of this Python and which of the libraries named as arguments it can import.
 
 Runs on devices with any Python 3, even those that are too old for the rest.
 """
@@ -14,7 +14,7 @@ packages = os.path.join(
     "mobilenet-dense",
     "python" + ".".join(map(str, sys.version_info[:2])),
 )
-"""Where `remote.install=true` installs: not among the packages of the device's owner."""
+"""Where `remote.install=true` installs, apart from the owner's packages."""
 
 sys.path.insert(0, packages)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

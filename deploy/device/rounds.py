@@ -25,7 +25,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each candidate: the n-th times of all of them are from the same round.
 
-    The order is reversed from round to round, so no candidate always follows the same other one.
+    The order is reversed from round to round, so no candidate always follows the same one.
 
     Args:
         timers: each runs its candidate once and returns the seconds that it took.

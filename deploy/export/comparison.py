@@ -63,7 +63,7 @@ class Comparison:
 
 
 def rejected(path: Path, error: UserError) -> UserError:
-    """Rename a file that exceeds its budget to `<file>.rejected`; returns the error that names it."""
+    """Rename a file that exceeds its budget to `<file>.rejected`, and return `error` with that name."""
     return UserError(f"{path.replace(path.with_name(f'{path.name}.rejected'))}: {error}")
 
 

@@ -99,7 +99,7 @@ def _with_raw_outputs(job: ExportJob, source: Path, folder: Path, image: NDArray
 
 
 def check_limits(comparison: Comparison, budget: Budget) -> None:
-    """Check the limits that are set; by default, an 8-bit file has none but that of the metric.
+    """Check the limits that are set; by default, an 8-bit file has only that of the metric.
 
     Raises: UserError if the file exceeds one.
     """

@@ -1,4 +1,4 @@
-"""A latency table of another device, and how well it predicts the time of the whole network there."""
+"""A latency table of another device, checked against the time of the whole network there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CheckedTable:
     network_ms: float | None
 
     def text(self, where: str) -> str:
-        """The sum and the whole for people. where: `in the same browser`."""
+        """A line with both times and their difference. where: such as `in the same browser`."""
         text = f"sum of the network's layers: {self.sum_ms:.3g} ms"
         if self.network_ms is None:
             return text
@@ -45,7 +45,7 @@ def check_table(
 ) -> CheckedTable:
     """Measure the layers and, before and after them, the whole network: small devices slow down when hot.
 
-    Browsers compile WebAssembly better while it runs, so the first measurement does not count.
+    The first measurement is discarded: browsers optimize WebAssembly while it runs.
     """
     whole = None if network.model is None else network.model(network.spec)
     image = torch.rand(1, 3, *size)

@@ -1,7 +1,7 @@
-"""Measures layers on a device that gets all of them at once: a latency table over ssh or adb.
+"""Measures all layers of a latency table on another device in a single connection.
 
-A device is reached once, not once per layer. So the table is built twice: first with a measurer that only
-writes down what it is asked to time, then, when the device has timed all of it, with one that answers.
+For that, the table is built twice: first with a measurer that only records what it is asked to time and then,
+after the device has timed all of it, with one that returns these times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.io.progress import Progress, announced
 T = TypeVar("T")
 
 LEAST_AGREEMENT = 0.999
-"""Least share of the numbers in a layer's output that a device must compute as PyTorch does."""
+"""Least share of the numbers in a layer's output that must match PyTorch's."""
 
 
 def measure_on_device(
@@ -37,11 +37,11 @@ def measure_on_device(
     build: Callable[[Measurer], T],
     log: Callable[[str], None],
 ) -> T:
-    """Let a device time what `build` asks a measurer to time.
+    """Call `build` with a measurer whose times come from a device.
 
     Args:
         statistic: of the times of a layer, `median` or `min`.
-        build: called twice with a measurer, so it must always ask for the same.
+        build: called twice, so it must ask for the same modules each time.
 
     Returns:
         The result of the second call.
@@ -87,7 +87,7 @@ class _Recorder:
 
 
 class _Replay:
-    """Answers with the times of the modules, in the order in which they were recorded."""
+    """Returns the times of the modules, in the order in which they were recorded."""
 
     def __init__(self, answers: Iterator[float], about: Mapping[str, Any]) -> None:
         self._answers, self.about = answers, dict(about)

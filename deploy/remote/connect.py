@@ -16,11 +16,11 @@ from deploy.remote.transports import open_device
 from engine.errors import UserError
 
 RUNTIMES = tuple(LIBRARIES)
-"""The runtimes that devices can measure."""
+"""The runtimes that can be measured on devices."""
 
 
 class DeviceTimer(Protocol):
-    """A device that was found to have all that it needs."""
+    """A device that has everything it needs to measure."""
 
     @property
     def device(self) -> Device: ...
@@ -33,10 +33,10 @@ class DeviceTimer(Protocol):
         ...
 
     def time(self, kit: Kit, *, show: Show) -> Times:
-        """Copy the kit, let the device measure, and return what it measured.
+        """Copy the kit to the device, run it there, and return what it measured.
 
         Args:
-            show: called while it works.
+            show: called with its progress.
 
         Raises:
             UserError: if it cannot be reached or cannot run a model, or if its outputs are wrong.
@@ -52,10 +52,10 @@ def connect(
     threads: Sequence[int],
     log: Callable[[str], None],
 ) -> DeviceTimer:
-    """Reach a device and find out whether it can measure.
+    """Connect to a device and check that it can measure.
 
     Args:
-        log: gets a line before anything is installed there.
+        log: called before anything is installed on the device, with the command.
 
     Raises:
         UserError: if it cannot.
@@ -67,8 +67,8 @@ def connect(
         timer = RunnerTimer.open(device, Path(options.runner))
     elif address.partition("://")[0] == "adb":
         raise UserError(
-            f"device={address}: Android has no Python; set remote.runner=<onnxruntime_perf_test for it>, "
-            "or start sshd and Python in Termux and use device=ssh://"
+            f"device={address}: Android has no Python; set remote.runner=<onnxruntime_perf_test built for "
+            "it>, or install Python and sshd in Termux and use device=ssh://"
         )
     else:
         timer = PythonTimer.open(device, options, runtimes, log)

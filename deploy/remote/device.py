@@ -21,7 +21,7 @@ PREFIX = "mobilenet-dense."
 
 @runtime_checkable
 class Device(Protocol):
-    """What a transport opens."""
+    """What the `open` of a transport returns."""
 
     @property
     def address(self) -> str:
@@ -30,15 +30,15 @@ class Device(Protocol):
 
     @property
     def login(self) -> str:
-        """The words that start a command on it, such as `ssh pi@board`, for messages."""
+        """What to type before a command to run it there, such as `ssh pi@board`; for messages."""
         ...
 
     def run(self, script: str, *, data: bytes = b"", line: Callable[[str], None] | None = None) -> str:
         """Run a POSIX shell script on the device, and return what it printed.
 
         Args:
-            data: its standard input. Without data, standard input ends only when the script does, or when
-                nobody waits for the script any more.
+            data: its standard input. Without data, standard input stays open until the script ends or this
+                process does.
             line: called with each line of its output.
 
         Raises:
@@ -56,7 +56,7 @@ class Device(Protocol):
 
 
 class ScriptError(Exception):
-    """A script ended on the device with this status, and wrote this to its standard error."""
+    """A script failed on the device, with this exit status and standard error."""
 
     def __init__(self, status: int, errors: str) -> None:
         super().__init__(f"status {status}")
@@ -68,14 +68,14 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ShellDevice:
-    """A device behind a command of this machine, such as ssh.
+    """A device on which a command of this machine, such as ssh, runs scripts.
 
     Attributes:
         command: script -> the command that runs it in a POSIX shell on the device, with standard input,
             output and error connected to it.
         refusal: (status, standard error) of that command -> why the device cannot be reached, for the user;
             None if it was reached, and the script failed.
-        folder: where temporary folders are created; empty: where the device creates them.
+        folder: where to create temporary folders; empty: the device's own place for them.
     """
 
     address: str
@@ -107,7 +107,7 @@ class ShellDevice:
                 stdin.write(data)
                 stdin.seek(0)
             try:
-                # In a session of its own: Ctrl-C ends it through us, and the folder there is removed.
+                # In its own session, so Ctrl-C reaches only us, and we can still remove the folder there.
                 process = subprocess.Popen(
                     words, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
                 )
@@ -133,13 +133,13 @@ class ShellDevice:
         with tarfile.open(fileobj=archive, mode="w") as tar:  # random weights cannot be compressed
             for path in sorted(folder.iterdir()):
                 tar.add(path, path.name, filter=_anonymous)
-        return created(self, 'tar -xf - -C "$d"', folder=self.folder, data=archive.getvalue())
+        return new_folder(self, 'tar -xf - -C "$d"', folder=self.folder, data=archive.getvalue())
 
 
-def created(device: Device, fill: str, *, folder: str = "", data: bytes = b"") -> str:
-    """A new temporary folder on the device, below `folder` if that is not empty.
+def new_folder(device: Device, fill: str, *, folder: str = "", data: bytes = b"") -> str:
+    """Create a temporary folder on the device, in `folder` if that is not empty, and return its path.
 
-    fill: a script that copies something from its standard input to "$d".
+    fill: a script that writes its standard input to the folder "$d".
     """
     parent = shlex.quote(folder) if folder else '"${TMPDIR:-/tmp}"'
     script = (
@@ -150,9 +150,9 @@ def created(device: Device, fill: str, *, folder: str = "", data: bytes = b"") -
         lines = device.run(script, data=data).split("\n")
     except ScriptError as error:
         raise UserError(
-            f"device={device.address}: files cannot be copied to it ({error.reason}); is there space?"
+            f"device={device.address}: files cannot be copied to it ({error.reason}); is its storage full?"
         ) from None
-    # What a login shell prints comes first.
+    # A login shell may print something before it.
     path = next((line for line in reversed(lines) if PREFIX in line), "").strip()
     if not path.startswith("/"):
         raise UserError(f"device={device.address}: has no temporary folder (mktemp printed {lines[-1]!r})")
@@ -161,12 +161,12 @@ def created(device: Device, fill: str, *, folder: str = "", data: bytes = b"") -
 
 @contextlib.contextmanager
 def copied(device: Device, folder: Path) -> Iterator[str]:
-    """A copy of a folder on the device, which is removed at the end, also after Ctrl-C."""
+    """Copies a folder to the device, and removes the copy at the end, even after Ctrl-C."""
     path = device.push(folder)
     try:
         yield path
     finally:
-        # A device that cannot be reached any more removes it itself.
+        # If the device cannot be reached any more, measure.py removes the folder itself.
         with contextlib.suppress(UserError, ScriptError):
             device.run(f"rm -rf {shlex.quote(path)}")
 

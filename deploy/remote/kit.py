@@ -19,14 +19,14 @@ from engine.run.run_folder import git_revision
 
 PROGRAMS = ("measure.py", "models.py", "rounds.py", "hardware.py")
 MAX_STORED_NUMBERS = 4096
-"""Of each output that a device must reproduce."""
+"""How many numbers of each output are stored for the comparison, at most."""
 _SOURCE = Path(device.__file__).parent
 
 Input = tuple[tuple[int, ...], str]
 """Shape and type of a model's input."""
 Show = Callable[[Mapping[str, Any]], None]
-"""Called while a device works with `group` and `groups` (finished, all) and, within a group, with `round` and
-perhaps `text`."""
+"""Called with the progress of a device: `group` of `groups` are finished; within a group, also `round` and
+possibly `text`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Times:
     Attributes:
         machine: the device, as `deploy.timing.machine.describe` describes this one.
         seconds: of each round.
-        agreement: share of an output's numbers that are the expected ones; empty if nothing was compared.
+        agreement: share of matching numbers, in the output where it is smallest; empty if not compared.
         peak_memory_mb: None where it is unknown.
     """
 
@@ -52,7 +52,7 @@ def describe_device(address: str, machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Kit:
-    """Models to time on a device.
+    """A folder with models to time on a device, and the program that does it.
 
     Args:
         folder: an empty folder to write to.
@@ -73,7 +73,7 @@ class Kit:
         """Add a model: an exported file, or the content of an ONNX file.
 
         Args:
-            agreement: least share of each output's numbers that must be as expected (see `expect`).
+            agreement: least share of the numbers in each output that must match (see `expect`).
         """
         number = len(self.models)
         if isinstance(content, bytes):
@@ -92,12 +92,12 @@ class Kit:
         }
 
     def inputs(self, name: str) -> Arrays:
-        """The arrays that the device runs the model with."""
+        """The inputs that the device runs the model on."""
         arrays: Arrays = models.inputs(self.models[name])
         return arrays
 
     def expect(self, name: str, outputs: Arrays) -> None:
-        """Store what the model returns for `inputs`, so the device can be checked."""
+        """Store what the model must return for `inputs`."""
         steps = [max(1, -(-output.size // MAX_STORED_NUMBERS)) for output in outputs]
         file = f"expected/{len(list((self.folder / 'expected').iterdir()))}.npz"
         stored = {
@@ -111,7 +111,7 @@ class Kit:
         ]
 
     def time_in_turns(self, names: Sequence[str], rounds: Rounds, *, memory: bool = False) -> None:
-        """Let the device time these models in turns, and measure the memory of each if asked to."""
+        """Add a group of models for the device to time in turns. memory: also measure the memory of each."""
         self.groups.append({"models": list(names), "rounds": asdict(rounds)})
         self.memory += names if memory else []
 

@@ -1,4 +1,4 @@
-"""The options of devices that are reached by a transport; conf/benchmark.yaml explains each."""
+"""The options of measuring on another device; conf/benchmark.yaml explains each."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ class Remote:
         if not self.python.strip():
             raise ValueError("python must be the name or path of an interpreter, such as python3")
         if self.runner is not None and self.install:
-            raise ValueError("install is for Python on the device; leave it out together with runner")
+            raise ValueError("install is for Python on the device; leave it out if runner is set")

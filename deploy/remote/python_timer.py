@@ -24,7 +24,7 @@ _PROBE = Path(programs.__file__).parent / "probe.py"
 class PythonTimer:
     """A device whose Python has NumPy and the runtimes.
 
-    packages: where `remote.install=true` installs.
+    packages: the folder on it that `remote.install=true` installs into.
     """
 
     device: Device
@@ -37,7 +37,7 @@ class PythonTimer:
     def open(
         cls, device: Device, options: Remote, runtimes: Sequence[str], log: Callable[[str], None]
     ) -> PythonTimer:
-        """Find out what the device has, and install what it lacks if `options` say so.
+        """Check what the device has, and install what is missing if `options` say so.
 
         Raises:
             UserError: if it cannot be reached, or lacks something.
@@ -63,7 +63,7 @@ class PythonTimer:
         with copied(self.device, kit.folder) as folder:
             inside = f"cd {shlex.quote(folder)}"
             packages = f"PYTHONPATH={shlex.quote(self.packages)}"
-            # The shell stays: it alone tells us about a program that is killed.
+            # Without `exec`: if the program is killed, only its shell can tell us.
             script = f"{inside} && {packages} {_word(self.python)} measure.py --remove; exit $?"
             try:
                 self.device.run(script, line=lambda text: _pass_on(text, show))
@@ -82,10 +82,10 @@ class PythonTimer:
         library = f"{LIBRARIES[runtime]} {self.version(runtime)} there"
         if failure["kind"] == "differs":
             return (
-                f"{library} returns wrong outputs for {name}: only {float(text):.1%} of the numbers are as "
-                "expected; nothing was measured. Install another version there"
+                f"{library} returns wrong outputs for {name}: only {float(text):.1%} of the numbers "
+                "match; nothing was measured. Install another version there"
             )
-        kinds = {"load": "cannot load", "run": "cannot run", "memory": "cannot be measured for memory with"}
+        kinds = {"load": "cannot load", "run": "cannot run", "memory": "failed when measuring the memory of"}
         return f"{library} {kinds[failure['kind']]} {name} ({text})"
 
 
@@ -115,7 +115,7 @@ def _probe(device: Device, options: Remote, needed: Sequence[str]) -> dict[str, 
 
 def _install(device: Device, options: Remote, about: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """Install NumPy and the runtimes into a folder of their own, or say how to."""
-    # All of them, because their versions must fit. Not --user, which Debian's own Python refuses.
+    # All of them, so their versions fit together. Not --user, which Debian's own Python refuses.
     names = shlex.join(sorted([*about["versions"], *about["missing"]]))
     script = (
         f"{_word(options.python)} -m pip install --upgrade --target {shlex.quote(about['packages'])} {names}"
@@ -123,8 +123,8 @@ def _install(device: Device, options: Remote, about: Mapping[str, Any], log: Cal
     if not options.install:
         name, reason = next(iter(about["missing"].items()))
         raise UserError(
-            f"device={device.address}: {name} cannot be imported there ({_line(reason)}); pass "
-            f"remote.install=true, which runs this, or run it yourself: {device.login} {shlex.quote(script)}"
+            f"device={device.address}: {name} cannot be imported there ({_line(reason)}); run "
+            f"this, or let remote.install=true run it: {device.login} {shlex.quote(script)}"
         )
     log(f"{device.address}: {script}")
     try:
@@ -149,7 +149,7 @@ def _failed(error: ScriptError) -> str:
 
 
 def _word(path: str) -> str:
-    """The interpreter as a word of a shell script; a leading ~ is the home folder there."""
+    """Quotes the interpreter for a shell script; a leading ~ is the home folder on the device."""
     return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
 
 

@@ -1,7 +1,7 @@
 """Times a kit with ONNX Runtime's own `onnxruntime_perf_test` on the device, which needs no Python.
 
-It measures one model per start and does not return outputs, so models are started in turns, and outputs are
-not checked.
+Each start of it measures one model and returns no outputs. So it is started for each turn of each model, and
+outputs are not checked.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from deploy.remote.kit import Kit, Show, Times, describe_device
 from engine.errors import UserError
 
 CALLS = 20
-"""Counted calls of a model in each of its turns."""
+"""Calls per turn of a model, after warm-up."""
 CALLS_ALONE = 100
-"""Counted calls of a model that is measured alone."""
+"""Calls of a model that is measured alone, after warm-up."""
 _FACTS = r"""
 p() { getprop "$1" 2>/dev/null; }
 f() { cat $1 2>/dev/null | sort -u | tr '\n' ' '; }
@@ -55,11 +55,13 @@ class RunnerTimer:
     def open(cls, device: Device, runner: Path) -> RunnerTimer:
         """Raises: UserError if the device cannot be reached, or there is no such file."""
         if not runner.is_file():
-            raise UserError(f"remote.runner={runner}: no such file; build onnxruntime_perf_test for it")
+            raise UserError(
+                f"remote.runner={runner}: no such file; build onnxruntime_perf_test for the device"
+            )
         try:
             printed = device.run(_FACTS)
         except ScriptError as error:
-            raise UserError(f"device={device.address}: cannot be described ({error.reason})") from None
+            raise UserError(f"device={device.address}: cannot be examined ({error.reason})") from None
         lines = [line.partition("=") for line in printed.splitlines()]
         return cls(device=device, runner=runner, facts={key: value.strip() for key, _, value in lines})
 
@@ -69,7 +71,7 @@ class RunnerTimer:
         return int(text) if text.isdigit() else 1
 
     def version(self, runtime: str) -> str:
-        """The runner does not tell the version of its runtime."""
+        """Name and hash of the runner, which does not report the version of its runtime."""
         return f"{self.runner.name} {hashlib.sha256(self.runner.read_bytes()).hexdigest()[:12]}"
 
     def time(self, kit: Kit, *, show: Show) -> Times:
@@ -116,7 +118,7 @@ class RunnerTimer:
 
 
 def _turns(group: Mapping[str, Any]) -> tuple[int, int]:
-    """(turns, counted calls in each) of a group's models."""
+    """(turns, calls in each after warm-up) of a group's models."""
     return (group["rounds"]["least"], CALLS) if len(group["models"]) > 1 else (1, CALLS_ALONE)
 
 
@@ -138,9 +140,9 @@ def _script(kit: Kit) -> Iterator[str]:
 
 
 def _seconds(kit: Kit, text: str) -> Iterator[tuple[str, list[float]]]:
-    """(model, seconds): of every call, or the median of each of its turns if it took turns with others.
+    """(model, seconds) of each model: all calls if it was measured alone, otherwise the median of each turn.
 
-    Each line of the runner is `<name>,<seconds>,...`.
+    The runner writes lines of `<name>,<seconds>,...`.
     """
     starts: dict[str, list[list[float]]] = {model["file"]: [] for model in kit.models.values()}
     for line in text.splitlines():

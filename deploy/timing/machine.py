@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "torchvision", "numpy", "nncf", "torchao")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Device, CPU model, cores, load, versions, date and so on, as plain values for JSON."""
+    """Device, CPU model, cores, load, versions, date and more, as plain values for JSON."""
     return {
         "device": _device(device),
         **hardware.describe(),

@@ -15,7 +15,7 @@ _SUSPICIOUS_SHARE = 0.25  # of boxes that do not fit their image; in a right fil
 _FITTING_SHARE = 0.99
 
 
-_OUTSIDE_SHARE, _FEWEST_OUTSIDE = 0.1, 3  # boxes to the right of their image, or below it
+_OUTSIDE_SHARE, _FEWEST_OUTSIDE = 0.1, 3  # boxes entirely to the right of their image, or below it
 
 
 _SLACK = 1.0  # pixels; annotations are rounded
@@ -119,7 +119,7 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
     if format_name != "yolo" and spread and ((boxes >= 0) & (boxes <= 100)).all() and (sizes > 200).all():
         return [
             f"all boxes ({len(boxes)}) lie within 100 pixels of the corner: they may be percentages; if "
-            "that is so, multiply them by a hundredth of the width and height of their image"
+            "that is so, divide them by 100 and multiply them by the width and height of their image"
         ]
     wrong = int((~_fits(boxes, sizes)).sum())
     if wrong >= _SUSPICIOUS_SHARE * len(boxes):
@@ -133,8 +133,8 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
     if outside < max(_FEWEST_OUTSIDE, _OUTSIDE_SHARE * len(boxes)):
         return []
     return [
-        f"{outside} of {len(boxes)} boxes are entirely outside their images: they may be of larger copies of "
-        "the images; if that is so, scale them with the images"
+        f"{outside} of {len(boxes)} boxes are entirely outside their images: they may be for larger copies "
+        "of the images; if that is so, scale the boxes to these images"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Detection in overlapping tiles of large images, whose small objects would vanish at the input size."""
+"""Detection in overlapping tiles: small objects in large images would vanish at the network's input size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from det.boxes import Detections
+from det.boxes import Detections, areas
 from det.postprocess import Postprocess
 from det.transforms import EvalTransform
 from engine.contracts import Image
@@ -18,6 +18,9 @@ from engine.data.preprocessing import Size, as_size
 
 _EDGE = 0.01
 """Share of a tile's side; a box that ends this close to an inner edge has been cut off by it."""
+
+_COVERED = 0.7
+"""A box that has been cut off is dropped if a complete box of its class covers this share of it."""
 
 
 class Part(NamedTuple):
@@ -39,10 +42,10 @@ class Tiling:
     Args:
         tiles: side or (height, width) of a tile in pixels of the image, before it is resized to the network's
             input; None: images are not divided.
-        overlap: least share of a tile that it has in common with its neighbor. An object up to this size is
+        overlap: least overlap of neighboring tiles, as a share of a tile. An object up to this size is
             complete in at least one tile.
-        whole: also predict the whole image, for larger objects. Boxes that an inner edge of a tile has cut
-            are then dropped.
+        whole: also predict the whole image, for larger objects. A box that is cut off by an inner edge of a
+            tile is then dropped if a complete one covers it.
 
     Raises:
         ValueError: if a tile is smaller than 32 pixels, or the overlap is outside [0, 1).
@@ -63,7 +66,7 @@ class Tiling:
         return f"tiles of {self.tiles[0]}x{self.tiles[1]} overlapping by {self.overlap:.0%}{also}"
 
     def parts(self, size: Size) -> list[Part]:
-        """The parts of an image of (height, width): the whole image, if that is one, then rows of tiles."""
+        """The parts of an image of (height, width): the whole image, if it is one, then rows of tiles."""
         height, width = size
         everything = Part(0, 0, width, height)
         if self.tiles is None:
@@ -81,20 +84,24 @@ class Tiling:
 
     def merge(self, found: Sequence[Detections], size: Size, postprocess: Postprocess) -> Detections:
         """The detections in each of `parts(size)`, in their own pixels -> those of the image."""
-        moved, uncut = [], []
+        moved, cut = [], []
         for part, detections in zip(self.parts(size), found, strict=True):
             offset = detections.boxes.new_tensor([part.left, part.top] * 2)
             moved.append(detections._replace(boxes=detections.boxes + offset))
-            uncut.append(~_cut(detections.boxes, part, size) | (not self.whole))
-        together = Detections(*(torch.cat(values) for values in zip(*moved, strict=True)))
-        order = together.scores.argsort(descending=True, stable=True)
-        order = order[torch.cat(uncut)[order]]
-        kept = postprocess.survivors(*(values[order] for values in together))[: postprocess.max_detections]
-        return Detections(*(values[order[kept]] for values in together))
+            cut.append(_cut(detections.boxes, part, size) & self.whole)
+        boxes, scores, labels = (torch.cat(values) for values in zip(*moved, strict=True))
+        order = scores.argsort(descending=True, stable=True)
+        together, is_cut = Detections(boxes[order], scores[order], labels[order]), torch.cat(cut)[order]
+        whole_objects = _at(together, ~is_cut)
+        complete = _at(whole_objects, postprocess.survivors(*whole_objects))
+        repeated = torch.zeros_like(is_cut)
+        repeated[is_cut] = _covered(_at(together, is_cut), complete)
+        remaining = _at(together, ~repeated)
+        return _at(remaining, postprocess.survivors(*remaining)[: postprocess.max_detections])
 
 
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spaced starts of as few tiles as cover the length and overlap by at least this share."""
+    """Evenly spaced starts of the fewest tiles that cover the length and overlap by at least this share."""
     if tile >= length:
         return [0]
     step = tile * (1 - overlap)
@@ -103,7 +110,7 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
-    """Which boxes [n, 4], in pixels of a part, end at an edge that is not one of the image, bool [n]."""
+    """bool [n]: which boxes [n, 4], in pixels of a part, end at an edge that is not an edge of the image."""
     height, width = part.size
     near = (_EDGE * width, _EDGE * height)
     left, top, right, bottom = boxes.unbind(1)
@@ -119,10 +126,25 @@ def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
     return cut
 
 
+def _covered(boxes: Detections, by: Detections) -> Tensor:
+    """bool [n]: which boxes repeat a part of one of the others of the same class."""
+    if not len(by.boxes):
+        return torch.zeros(len(boxes.boxes), dtype=torch.bool, device=boxes.boxes.device)
+    first, second = boxes.boxes[:, None], by.boxes[None]
+    corners = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    common = areas(torch.cat(corners, dim=-1))
+    share = common / areas(boxes.boxes)[:, None].clamp(min=1e-9)
+    return ((share > _COVERED) & (boxes.labels[:, None] == by.labels[None])).any(1)
+
+
+def _at(detections: Detections, rows: Tensor) -> Detections:
+    return Detections(*(values[rows] for values in detections))
+
+
 class TiledTransform(EvalTransform):
     """The parts of an image, each resized to the network's input.
 
-    plain: for a single part, or for images that are not divided.
+    plain: resizes one part.
     """
 
     def __init__(self, plain: EvalTransform, tiling: Tiling) -> None:

@@ -55,7 +55,7 @@ class TaskAligned:
     ) -> None:
         if topk < 1:
             raise ValueError(f"topk must be at least 1, got {topk}")
-        if not (alpha >= 0 and beta >= 0):  # true for NaN
+        if not (alpha >= 0 and beta >= 0):  # also rejects NaN
             raise ValueError(f"alpha and beta must be at least 0, got {alpha} and {beta}")
         self.topk, self.alpha, self.beta = topk, alpha, beta
         self.coder = coder or DistanceCoder()

@@ -42,7 +42,7 @@ class QualityLoss(nn.Module):
         super().__init__()
         values = {"gamma": gamma, "box_weight": box_weight, "distribution_weight": distribution_weight}
         for name, value in values.items():
-            if not value >= 0:  # true for NaN
+            if not value >= 0:  # also rejects NaN
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
 

@@ -421,8 +421,8 @@ def _with_user_key(error: ConfigError, node: Any, key: str) -> ConfigError:
         return error
     experiment = root.get("experiment")
     if error.text.startswith(_UNKNOWN) and experiment and is_set_by_experiment(experiment, error.key):
-        what = f"experiment={experiment} sets it for other options than the chosen ones"
-        return ConfigError(error.key, f"{_UNKNOWN}: {what}; leave out the experiment, or the options")
+        what = f"experiment={experiment} sets it, but the options that you chose do not have it"
+        return ConfigError(error.key, f"{_UNKNOWN}: {what}; leave out the experiment or those options")
     typed = source_key(root, error.key)
     return error if typed == error.key else ConfigError(typed, error.text.replace(error.key, typed))
 

@@ -100,7 +100,7 @@ class PredictOptions(InferenceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_score is not None and self.save_labels is None:
-            raise ValueError("min_score is the certainty that save_labels= needs; set that too")
+            raise ValueError("min_score is only for save_labels=; set that too")
 
     @property
     def least_score(self) -> float:

@@ -212,7 +212,7 @@ class ClassMap:
         for key in ("color", "category", "instance_area"):
             without = [entry["name"] for entry in data["classes"] if key not in entry]
             if 0 < len(without) < len(data["classes"]):
-                raise ValueError(f'class {without[0]!r} has no "{key}", but others have one; give one to all')
+                raise ValueError(f'class {without[0]!r} has no "{key}", but others do; give all of them one')
         for key, example in (("ignore", [255]), ("ignore_colors", [[255, 255, 255]])):
             if not isinstance(data.get(key, []), list):
                 raise ValueError(f'"{key}" must be a list, such as {example}, got {data[key]!r}')

@@ -196,8 +196,8 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         if len(sizes) > 1:
             two = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
             raise UserError(
-                f"cannot batch images of different sizes ({two}); set data.eval_batch=1; in training, leave "
-                "transforms that change the size by chance out of augment.extra"
+                f"cannot batch images of different sizes ({two}); set data.eval_batch=1; in training, "
+                "remove transforms that randomly change the size from augment.extra"
             )
     variable = [name for name, value in samples[0].items() if isinstance(value, VariableLength)]
     lists = {name: [sample.pop(name).rows for sample in samples] for name in variable}

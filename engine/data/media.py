@@ -44,7 +44,7 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"input={text}: not a valid path ({reason}); check it") from None
     if not files and skip is not None and _inside(skip)(Path(text).expanduser()):
-        raise UserError(f"input={text}: is the folder of the results; choose another out=")
+        raise UserError(f"input={text}: is the folder for the results; choose another out=")
     kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     unread = f"{len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}"
     scheme, is_address, _ = text.partition("://")

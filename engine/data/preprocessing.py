@@ -304,7 +304,7 @@ def import_albumentations() -> Any:
 
 
 def check_augmented(image: Any) -> None:
-    """Check that a pipeline with transforms of your own returns an image as the task normalizes it.
+    """Check that a pipeline with the user's own transforms returns uint8 images, which the task normalizes.
 
     Raises: UserError.
     """
@@ -312,7 +312,7 @@ def check_augmented(image: Any) -> None:
     if kind != np.uint8:
         raise UserError(
             f"augment.extra: its transforms turn images into {kind}; leave out those that normalize or "
-            "convert (Normalize, ToFloat, ToTensorV2): images stay uint8, and task.pixels normalizes them"
+            "convert (Normalize, ToFloat, ToTensorV2): images must stay uint8; task.pixels normalizes them"
         )
 
 

@@ -176,7 +176,7 @@ def flat_name(name: str) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
-    """Give a file a second name, which takes no space, or copy it where the file system cannot do that.
+    """Create a hard link to a file, which takes no space, or copy it if the file system cannot do that.
 
     Returns:
         Whether it was linked.

@@ -1,6 +1,6 @@
-"""Writes predictions as a data set for training, one class for each format.
+"""Writes predictions as a data set for training, with one class per format.
 
-What a prediction says with enough confidence comes from `engine.contracts.Reporter.confident`.
+`confident` of `engine.contracts.Reporter` decides what in a prediction is confident enough.
 """
 
 from collections.abc import Mapping
@@ -22,27 +22,27 @@ SPLIT = "train"
 
 
 class LabelWriter(Protocol):
-    """Writes one format. `data` is the option of tools/train.py that reads it."""
+    """Writes one format. data: the value of `data=` in tools/train.py that reads it."""
 
     data: str
 
     def place(self, name: str, label: Any) -> Path:
-        """Where an image is put, without its suffix."""
+        """Path of the image in the data set, without its suffix."""
         ...
 
     def add(self, image: Path, size: Size, label: Any) -> None:
-        """Write the label of an image that has been put in its place. size: (height, width)."""
+        """Write the label of an image that is already in its place. size: (height, width)."""
         ...
 
     def finish(self) -> None:
-        """Write what describes the whole data set."""
+        """Write the files that describe the whole data set."""
         ...
 
 
 class LabeledImages:
     """The images of a data set, and the labels that a `LabelWriter` writes for them.
 
-    Images without a confident label are left out: an empty label would say that there is nothing.
+    Images without a confident label are left out: an empty label would say that nothing is in them.
 
     Args:
         folder: new, or empty.
@@ -56,7 +56,7 @@ class LabeledImages:
         self._names: set[str] = set()
 
     def add(self, file: Path, name: str, size: Size, label: Any | None) -> None:
-        """Add an image with its label; None: nothing in it is certain enough.
+        """Add an image with its label; None: no prediction is confident enough.
 
         name: unique, such as its path below the folder that all images share.
 
@@ -86,8 +86,8 @@ class LabeledImages:
     def finish(self, *, task: str, run: str, min_score: float) -> list[str]:
         """Complete the data set; returns what to print: the counts and the command that trains on it."""
         left_out = (
-            f"{_images(self.num_left_out)} without a prediction of at least {min_score:g} left out "
-            "(min_score= changes it)"
+            f"{_images(self.num_left_out)} left out, without a prediction of at least {min_score:g} "
+            "(min_score=)"
             if self.num_left_out
             else ""
         )

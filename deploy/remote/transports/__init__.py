@@ -1,8 +1,8 @@
-"""How devices are reached: one module per transport, with its name.
+"""How devices are reached: one module per transport, named like the part of the address before `://`.
 
-`device=ssh://pi@board` is opened by `deploy.remote.transports.ssh`, and `device=my_module://name` by your
-own module (allowed by `extend=<its folder>`, see docs/extend/device.md): `open(address, rest)` gets what was
-typed and what follows `://`, and returns a `deploy.remote.device.Device`.
+`deploy.remote.transports.ssh` opens `device=ssh://pi@board`, and your own module opens
+`device=my_module://name` (with `extend=<its folder>`, see docs/extend/device.md). Its `open(address, rest)`
+gets the address as typed and the part after `://`, and returns a `deploy.remote.device.Device`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BUILT_IN = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)
 
 
 def is_remote(device: str) -> bool:
-    """Whether `device=` names another device, not one of PyTorch's on this machine."""
+    """Whether `device=` names another machine, rather than a PyTorch device of this one."""
     return "://" in device or device in BUILT_IN
 
 
 def open_device(address: str) -> Device:
-    """The device at an address such as `ssh://pi@board`; nothing is sent to it yet.
+    """The device at an address such as `ssh://pi@board`, which is not contacted yet.
 
     Raises:
         UserError: if there is no such transport, or if it rejects the address.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.remote.device import Device, ShellDevice, created
+from deploy.remote.device import Device, ShellDevice, new_folder
 from engine.errors import UserError
 
 FOLDER = "/data/local/tmp"
@@ -32,7 +32,7 @@ def open(address: str, rest: str) -> Device:
 
 @dataclass(frozen=True, kw_only=True)
 class AdbDevice:
-    """Like `shell`, but files are copied by `adb push`. words: the adb command."""
+    """Runs scripts as `shell` does, but copies files with `adb push`. words: the adb command."""
 
     address: str
     login: str
@@ -43,7 +43,7 @@ class AdbDevice:
         return self.shell.run(script, data=data, line=line)
 
     def push(self, folder: Path) -> str:
-        path = created(self.shell, "true", folder=FOLDER)
+        path = new_folder(self.shell, "true", folder=FOLDER)
         done = subprocess.run(
             [*self.words, "push", f"{folder}/.", path],
             stdin=subprocess.DEVNULL,
@@ -60,7 +60,7 @@ class AdbDevice:
 
 
 def _reason(errors: str) -> str | None:
-    """Why adb does not reach a device; None if it did."""
+    """Why adb could not reach the device; None if it did."""
     own = [line for line in errors.splitlines() if line.startswith(("adb:", "error:"))]
     for line in own:
         for known, text in _KNOWN.items():
@@ -70,9 +70,9 @@ def _reason(errors: str) -> str | None:
 
 
 _KNOWN = {
-    "more than one device": "there are several; name one of adb devices: device=adb://SERIAL",
+    "more than one device": "there are several; choose one that `adb devices` lists: device=adb://SERIAL",
     "no devices": "there is no device; connect one, and allow USB debugging on it",
     "unauthorized": "it does not trust this computer yet; allow USB debugging on its screen",
-    "offline": "it is offline; connect it again",
-    "device '.*' not found": "there is no device with this serial number (adb devices lists them)",
+    "offline": "it is offline; reconnect it",
+    "device '.*' not found": "there is no device with this serial number (`adb devices` lists them)",
 }

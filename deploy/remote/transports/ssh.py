@@ -57,10 +57,10 @@ def _destination(address: str, rest: str) -> list[str]:
 
 
 def _reason(errors: str, login: str) -> str:
-    """What ssh complains about, in one line, with the remedy."""
+    """Why ssh failed, in one line, with the remedy."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     if "HOST IDENTIFICATION HAS CHANGED" in errors:
-        return f"its host key is not the known one; find out why, then run: {login}"
+        return f"its host key has changed; find out why, then remove the old one with ssh-keygen -R: {login}"
     if "Host key verification failed" in errors:
         return f"its host key is not known here; log in once and accept it: {login}"
     if "Permission denied" in errors:
@@ -73,9 +73,9 @@ def _reason(errors: str, login: str) -> str:
 
 _KNOWN = {
     "Could not resolve hostname": "there is no such host",
-    "timed out": "it does not answer; is it on, and in this network?",
-    "No route to host": "it does not answer; is it on, and in this network?",
-    "Network is unreachable": "there is no network",
+    "timed out": "it does not answer; is it on, and on this network?",
+    "No route to host": "it does not answer; is it on, and on this network?",
+    "Network is unreachable": "the network is unreachable",
     "Connection refused": "no ssh server answers there; is sshd running, on this port?",
     "closed by remote host": "the connection was lost",
     "Broken pipe": "the connection was lost",

@@ -58,8 +58,8 @@ def box_around(polygons: Any, where: str) -> tuple[float, float, float, float]:
 
 
 def is_around_tilted(box: Sequence[float], polygons: Any) -> bool:
-    """Whether a box [x, y, width, height] is the one around polygons, of which one has a tilted side. Then it
-    is around the object as it is seen, even if its annotation also states a rotation."""
+    """Whether a box [x, y, width, height] exactly encloses polygons, one of which has a tilted side. Such a
+    box already is around the rotated object, even if the annotation also states a rotation."""
     try:
         around = box_around(polygons, "")
         shapes = [[(x, y) for x, y in zip(part[::2], part[1::2], strict=True)] for part in polygons]

@@ -114,7 +114,10 @@ class LabelReader:
         decided = decide(files, paths, yaml=self.yaml, polygons=self.polygons)
         for kind, what in (
             (KEYPOINTS, "with keypoints: only the box is used"),
-            (TRACKED, "with a score or a track id after the box: only the box is used (not an angle)"),
+            (
+                TRACKED,
+                "with a score or a track id after the box: only the box is used (angles are not read)",
+            ),
         ):
             for path, file in zip(paths, decided, strict=True):
                 issues.add("row", what, [os.path.basename(path)] * int((file.kinds == kind).sum()))

@@ -52,12 +52,12 @@ def damaged(path: PathLike, reason: str) -> DamagedFileError:
 
 
 _NOT_READ = {
-    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not read; convert it to JPEG",
-    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not read; convert it to PNG or JPEG",
-    rb"version https://git-lfs": "a pointer of Git LFS, not an image; run git lfs pull",
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not supported; convert it to JPEG",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not supported; convert it to PNG or JPEG",
+    rb"version https://git-lfs": "a Git LFS pointer, not an image; run git lfs pull",
     rb"\s*<(!doctype|html)": "an HTML page, not an image; download it again",
 }
-"""How files of kinds that are not read start, and what messages say about them."""
+"""How files of unsupported kinds begin, and what messages say about them."""
 
 
 def unknown_format(path: PathLike, start: bytes) -> DamagedFileError:

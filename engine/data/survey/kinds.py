@@ -124,11 +124,11 @@ def _parts(path: Path) -> str:
             size = file.seek(0, 2)
             whole = size <= 3 * _PART
             for start in (0,) if whole else (0, size // 2, size - _PART):
-                file.seek(start // 2 * 2)  # of two bytes per letter, the first
+                file.seek(start // 2 * 2)  # UTF-16 has two bytes per character: start at the first
                 parts.append(file.read(size if whole else _PART))
     except OSError:
         return ""
     name = encoding(parts[0])
-    if name == "utf-16":  # only the first part has the mark that says which byte is first
+    if name == "utf-16":  # only the first part has the byte order mark
         name = "utf-16-le" if parts[0].startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
     return "\n".join(part.decode(name, errors="replace") for part in parts).removeprefix("\ufeff")

@@ -148,9 +148,9 @@ def test_nothing_is_installed_unless_the_user_says_so(tmp_path, pip):
     message = refuses(
         lambda: opened(tmp_path, Remote(python=str(pip)), log.append),
         "library_that_is_missing cannot be imported there",
-        "pass remote.install=true",
+        "run this, or let remote.install=true run it",
     )
-    command = message.partition("run it yourself: ")[2]
+    command = message.partition("remote.install=true run it: ")[2]
     assert not log
     assert not (tmp_path / "pip.log").exists()
     subprocess.run(command, shell=True, check=True)  # the command as it is printed

@@ -183,7 +183,7 @@ def test_a_program_that_is_missing_here_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("printed", "part"),
     [
-        ("adb: more than one device/emulator", "name one of adb devices: device=adb://SERIAL"),
+        ("adb: more than one device/emulator", "choose one that `adb devices` lists: device=adb://SERIAL"),
         ("* daemon started successfully\nadb: no devices/emulators found", "allow USB debugging"),
         ("adb: device 'X1' not found", "no device with this serial number"),
         (

@@ -108,8 +108,8 @@ def test_right_boxes_are_not_doubted(format_name):
 def test_boxes_of_larger_copies_of_the_images_are_noticed(format_name):
     # Three times as large, only (15, 15, 60, 105) begins in its image of 60 x 40 pixels.
     assert doubts(3 * CORNERS, SIZES, format_name) == [
-        "3 of 4 boxes are entirely outside their images: they may be of larger copies of the images; if that "
-        "is so, scale them with the images"
+        "3 of 4 boxes are entirely outside their images: they may be for larger copies of the images; if "
+        "that is so, scale the boxes to these images"
     ]
     few = np.repeat(CORNERS, 5, axis=0)
     few[0] = [60, 0, 70, 10]  # one of 20
@@ -122,7 +122,7 @@ def test_percentages_in_large_images_are_noticed(format_name):
     sizes = np.array([[600, 800]] * 10)
     assert doubts(boxes, sizes, format_name) == [
         "all boxes (10) lie within 100 pixels of the corner: they may be percentages; if that is so, "
-        "multiply them by a hundredth of the width and height of their image"
+        "divide them by 100 and multiply them by the width and height of their image"
     ]
     assert doubts(boxes[:9], sizes[:9], format_name) == []
     assert doubts(boxes, sizes // 4, format_name) == []  # 150 x 200 pixels

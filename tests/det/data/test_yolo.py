@@ -349,7 +349,9 @@ def test_the_rows_of_a_tracker_are_boxes(own):
     # Two objects, with a score and a track id, then with one of them.
     boxes, lines = boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 2")
     assert boxes == [[40, 32, 60, 48], [10, 32, 30, 48]]
-    expected = "2 rows with a score or a track id after the box: only the box is used (not an angle) (a.txt)"
+    expected = (
+        "2 rows with a score or a track id after the box: only the box is used (angles are not read) (a.txt)"
+    )
     assert expected in lines
     assert boxes_of(own, "0 .5 .5 .2 .2 .93")[0] == [[40, 32, 60, 48]]
     assert boxes_of(own, "0 .5 .5 .2 .2 17")[0] == [[40, 32, 60, 48]]

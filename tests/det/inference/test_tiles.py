@@ -56,6 +56,20 @@ def test_boxes_are_moved_and_those_that_a_tile_has_cut_are_dropped():
     assert merged.labels.tolist() == [0, 1, 1, 1]
 
 
+def test_a_cut_box_is_kept_if_no_complete_one_of_its_class_covers_it():
+    tiling = Tiling(tiles=[100, 100], overlap=0.5)
+    complete = [(20, 10, 120, 90, 0.8, 0)]
+    cut = [(60, 10, 100, 90, 0.7, 1), (0, 0, 9, 9, 0.6, 0), (92, 0, 100, 10, 0.5, 0)]
+    found = [detections(*complete), detections(*cut), detections((0, 80, 10, 100, 0.4, 0))]
+    # In the image: another class; not cut; covered by 0 of 80 pixels; by 100 of 200.
+    merged = tiling.merge(found, (100, 150), Postprocess())
+    assert merged.scores.tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4])
+    found[2] = detections((0, 74, 10, 97, 0.4, 0))  # by 160 of 230: less than 0.7
+    assert len(tiling.merge(found, (100, 150), Postprocess()).boxes) == 5
+    found[2] = detections((0, 73, 10, 97, 0.4, 0))  # by 170 of 240: more
+    assert len(tiling.merge(found, (100, 150), Postprocess()).boxes) == 4
+
+
 def test_without_the_whole_image_nothing_is_dropped_at_an_edge():
     tiling = Tiling(tiles=[100, 100], overlap=0.5, whole=False)
     found = [detections((20, 10, 100, 90, 0.9, 0)), detections((0, 10, 90, 90, 0.95, 0))]

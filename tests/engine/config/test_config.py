@@ -484,8 +484,8 @@ def test_an_error_in_a_group_that_another_refers_to_names_that_group(override, m
 def test_a_key_of_an_experiment_that_another_choice_lacks_names_the_experiment():
     message = error_message("experiment=det/finetune", "model=panlite", "data.root=own")
     assert message == (
-        "task.matcher.matched: unknown option: experiment=det/finetune sets it for other options than the "
-        "chosen ones; leave out the experiment, or the options"
+        "task.matcher.matched: unknown option: experiment=det/finetune sets it, but the options that you "
+        "chose do not have it; leave out the experiment or those options"
     )
     message = error_message("experiment=det/finetune", "+optimizer.lrr=1", "data.root=own")
     assert message == "optimizer.lrr: unknown option; did you mean 'lr'?"

@@ -142,7 +142,7 @@ def test_results_are_not_written_into_the_folder_of_the_input(tmp_path):
     for results in (tmp_path / "photos", tmp_path):
         refuses(
             lambda results=results: media.find_media(str(tmp_path / "photos"), skip=results),
-            r"input=.*photos: is the folder of the results; choose another out=",
+            r"input=.*photos: is the folder for the results; choose another out=",
         )
 
 
