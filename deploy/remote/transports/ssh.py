@@ -60,7 +60,10 @@ def _reason(errors: str, login: str) -> str:
     """Why ssh failed, in one line, with the remedy."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     if "HOST IDENTIFICATION HAS CHANGED" in errors:
-        return f"its host key has changed; find out why, then remove the old one with ssh-keygen -R: {login}"
+        return (
+            "its host key has changed; find out why, remove the old one with ssh-keygen -R <host>, and log in "
+            f"once: {login}"
+        )
     if "Host key verification failed" in errors:
         return f"its host key is not known here; log in once and accept it: {login}"
     if "Permission denied" in errors:
