@@ -61,8 +61,8 @@ def _reason(errors: str, login: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     if "HOST IDENTIFICATION HAS CHANGED" in errors:
         return (
-            "its host key has changed; find out why, remove the old one with ssh-keygen -R <host>, and log in "
-            f"once: {login}"
+            "its host key has changed; find out why, remove the old one with ssh-keygen -R <host>, then "
+            f"log in once: {login}"
         )
     if "Host key verification failed" in errors:
         return f"its host key is not known here; log in once and accept it: {login}"
