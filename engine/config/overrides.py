@@ -305,9 +305,12 @@ _OTHER_PROGRAMS = {
     **dict.fromkeys(
         ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
     ),
+    **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
+    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
+    **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
     "batch_size": ("trainer.batch", "data.eval_batch"),
     "pretrained": ("weights",),
-    "conf": ("task.draw_threshold",),
+    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
     **dict.fromkeys(("source", "image", "images"), ("input",)),
 }
 """Names of keys in other programs, and ours."""

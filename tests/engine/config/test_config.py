@@ -93,6 +93,9 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("det", "data.min_scal=1", "did you mean 'data.min_scale'?"),
         ("cls", "learning_rate=1", "did you mean 'optimizer.lr'?"),
         ("seg", "batch_size=1", "did you mean 'trainer.batch' or 'data.eval_batch'?"),
+        ("seg", "amp=true", "did you mean 'trainer.precision'?"),
+        ("cls", "num_epochs=3", "did you mean 'trainer.epochs'?"),
+        ("det", "save_dir=x", "did you mean 'run'?"),
         ("seg", "size=512", "did you mean 'data.crop' or 'data.eval_size'?"),
         ("det", "imgsz=640", "did you mean 'data.size'?"),
         ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
@@ -122,6 +125,7 @@ def test_an_unknown_option_lists_those_that_there_are():
         ("conf=0.5", "task.draw_threshold"),
         ("source=x", "input"),
         ("image=x", "input"),
+        ("half=true", "precision"),
         ("batch_size=4", "data.eval_batch"),
     ],
 )
