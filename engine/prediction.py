@@ -182,9 +182,8 @@ def predict_files(
         except Exception as error:
             if not isinstance(error, UserError) and not out_of_memory(error):
                 raise
-            failed(
-                file, str(error) if isinstance(error, UserError) else f"{file}: {no_memory(task)}", "skipped"
-            )
+            reason = str(error) if isinstance(error, UserError) else no_memory(task)
+            failed(file, reason if str(file) in reason else f"{file}: {reason}", "skipped")
         else:
             result.records.append(record)
             if "damage" in record:

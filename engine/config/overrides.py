@@ -205,6 +205,7 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
         own = [o for o in overrides if re.match(r"(resume|replay)=(?!null$|$)", o)]
         return (own, [o for o in overrides if o not in own]) if own else (list(overrides), [])
     own_keys = [*top_keys(tool), *own_groups(tool)]
+    _check_pairs(overrides, "run=<run folder>" if "run" in own_keys else f"{own_keys[0]}=<value>")
     tops = {override: override.partition("=")[0].partition(".")[0].lstrip("+~") for override in overrides}
     own = [override for override in overrides if tops[override] in own_keys]
     of_run = [*top_keys("train"), *groups()]
@@ -226,9 +227,7 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
     Raises:
         UserError: if the task is unknown, or an option belongs to another task.
     """
-    for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise UserError(f"{shortened(override)!r}: not an option; write key=value, such as task=seg")
+    _check_pairs(overrides, "task=seg")
     known = groups(tool)
     swept = "" if task else _swept_tasks(overrides)
     task = task or chosen_task(overrides)
@@ -240,6 +239,12 @@ def add_task_prefix(tool: str, overrides: Sequence[str], task: str | None = None
             "time"
         )
     return prefixed
+
+
+def _check_pairs(overrides: Sequence[str], example: str) -> None:
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UserError(f"{shortened(override)!r}: not an option; write key=value, such as {example}")
 
 
 def _swept_tasks(overrides: Sequence[str]) -> str:
@@ -306,10 +311,16 @@ def shortened(override: str) -> str:
 
 _OTHER_PROGRAMS = {
     **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
-    **dict.fromkeys(("imgsz", "image_size", "img_size"), ("data.size", "data.crop")),
+    **dict.fromkeys(
+        ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
+    ),
+    **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
+    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
+    **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
+    "batch_size": ("trainer.batch", "data.eval_batch"),
     "pretrained": ("weights",),
-    "conf": ("task.draw_threshold",),
-    "source": ("input",),
+    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
+    **dict.fromkeys(("source", "image", "images"), ("input",)),
 }
 """Names of keys in other programs, and ours."""
 

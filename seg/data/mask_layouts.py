@@ -166,6 +166,8 @@ def without_mask_folder(images: Path) -> tuple[str, str]:
             if files[0].lower().endswith((".xml", ".json", ".txt")):
                 return f"{name}/ has no masks, but {some(files, 2)}; ", f"run python tools/check.py {parent}"
             return f"{name}/ has files that are not read: {some(files, 2)}; ", "convert them to PNG"
+    if "masks" in {_kind(_plain(name)) for name in subfolders(images.parent)}:  # above data.root
+        return "", f"the images have masks next to {images.name}/: set data.root={images.parent}"
     reason = f"{images.name}/ has no mask folder next to it; "
     beside = [n for n in subfolders(images.parent) if n != images.name and _holds_images(images.parent / n)]
     if beside and split_of(images.name) is None:

@@ -60,6 +60,18 @@ def test_out_of_memory_at_the_second_of_three_files(tmp_path, capsys, error):
     assert f"skipped: {failure['error']}" in capsys.readouterr().out.splitlines()
 
 
+def test_a_file_is_named_whatever_its_error_says(tmp_path):
+    """An exported file refuses a size without knowing the file of the image."""
+
+    class Task:
+        def predict_image(self, image):
+            raise UserError("the network takes 3x8x8" if image.max() else f"{files[0]}: odd")
+
+    files = photos(tmp_path, 2)
+    errors = [entry["error"] for entry in predict_files(Task(), Reporter(), files, tmp_path / "out").failures]
+    assert errors == [f"{files[0]}: odd", f"{files[1]}: the network takes 3x8x8"]
+
+
 def test_other_errors_are_not_hidden(tmp_path):
     class Task:
         def predict_image(self, image):

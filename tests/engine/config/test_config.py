@@ -94,7 +94,11 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("det", "task.draw_treshold=1", "did you mean 'task.draw_threshold'?"),
         ("det", "data.min_scal=1", "did you mean 'data.min_scale'?"),
         ("cls", "learning_rate=1", "did you mean 'optimizer.lr'?"),
-        ("seg", "batch_size=1", "did you mean 'trainer.batch'?"),
+        ("seg", "batch_size=1", "did you mean 'trainer.batch' or 'data.eval_batch'?"),
+        ("seg", "amp=true", "did you mean 'trainer.precision'?"),
+        ("cls", "num_epochs=3", "did you mean 'trainer.epochs'?"),
+        ("det", "save_dir=x", "did you mean 'run'?"),
+        ("seg", "size=512", "did you mean 'data.crop' or 'data.eval_size'?"),
         ("det", "imgsz=640", "did you mean 'data.size'?"),
         ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
         ("cls", "task.mixup=1", "did you mean 'task.mix.mixup'?"),
@@ -122,11 +126,20 @@ def test_an_unknown_option_lists_those_that_there_are():
         ("split=test", "data.split"),
         ("conf=0.5", "task.draw_threshold"),
         ("source=x", "input"),
+        ("image=x", "input"),
+        ("half=true", "precision"),
+        ("batch_size=4", "data.eval_batch"),
     ],
 )
 def test_a_tool_suggests_keys_of_its_runs(typed, meant):
     with pytest.raises(UserError, match=f"unknown key '{typed.partition('=')[0]}'; did you mean '{meant}'"):
         compose.compose_config("predict", [typed])
+
+
+def test_a_word_without_a_key_is_reported():
+    for tool, example in (("eval", "run=<run folder>"), ("train", "task=seg")):
+        with pytest.raises(UserError, match=f"'r1': not an option; write key=value, such as {example}"):
+            compose.compose_config(tool, ["r1"])
 
 
 def test_an_experiment_of_another_task_is_reported():

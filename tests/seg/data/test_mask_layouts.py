@@ -283,6 +283,11 @@ def test_masks_next_to_images_in_splits_are_named(tmp_path, split):
     assert unmasked(root) == f"masks/ has files that are not read: {unread}; convert them to PNG"
 
 
+def test_the_folder_of_the_images_is_not_the_root(tmp_path):
+    root = tree(tmp_path, [(f"images/train/{name}.png", f"masks/train/{name}.png") for name in "ab"])
+    assert unmasked(root / "images") == f"the images have masks next to images/: set data.root={root}"
+
+
 def test_annotations_of_boxes_lead_to_the_check(tmp_path):
     root = tree(tmp_path, [("JPEGImages/a.png", None), ("JPEGImages/b.png", None)])
     (root / "Annotations").mkdir()
