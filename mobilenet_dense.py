@@ -97,7 +97,8 @@ class Predictor:
         if self._upright and hasattr(image, "getexif"):  # Pillow keeps pixels as stored
             from PIL import ImageOps
 
-            image = ImageOps.exif_transpose(image)
+            pillow_image: Any = image
+            image = np.asarray(ImageOps.exif_transpose(pillow_image))
         pixels = self._read(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
