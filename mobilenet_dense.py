@@ -77,16 +77,28 @@ class Predictor:
         task: the module that predicts, an `engine.contracts.Task`.
     """
 
-    def __init__(self, task: Any, reporter: Any, read: Callable[[str | os.PathLike[str]], Any]) -> None:
-        self.task, self._reporter, self._read = task, reporter, read
+    def __init__(
+        self,
+        task: Any,
+        reporter: Any,
+        read: Callable[[str | os.PathLike[str]], Any],
+        *,
+        upright: bool = True,
+    ) -> None:
+        self.task, self._reporter, self._read, self._upright = task, reporter, read, upright
         self.classes: tuple[str, ...] = tuple(task.classes.names)
 
     def __call__(self, image: AnyImage) -> Prediction:
-        """Predict for an image file, or for RGB pixels uint8 [H, W, 3].
+        """Predict for an image file, or for RGB pixels uint8 [H, W, 3] (an array or a Pillow image).
 
         Raises:
             UserError: if the file cannot be read, or the array is not an image.
         """
+        if self._upright and hasattr(image, "getexif"):  # Pillow keeps pixels as stored
+            from PIL import ImageOps
+
+            pillow_image: Any = image
+            image = np.asarray(ImageOps.exif_transpose(pillow_image))
         pixels = self._read(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
@@ -120,6 +132,7 @@ def load(
     from engine.config.instantiate import task_info
     from engine.config.overrides import apply_extend
     from engine.config.runs import TrainedRun
+    from engine.config.training import reads_as_stored
 
     arguments = apply_extend(overrides)
     path = Path(source).expanduser()
@@ -129,7 +142,7 @@ def load(
         folder = _published_run(run) if run else _enclosing_run(path)
         trained = TrainedRun.open(folder, overrides=arguments, checkpoint=checkpoint)
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
-        return Predictor(task, trained.info.reporter(task), trained.read_image)
+        return Predictor(task, trained.info.reporter(task), trained.read_image, upright=trained.upright)
     if run is not None:
         raise UserError(f"{path}: no such file; run= is only for exported files")
     from engine.hub import Pretrained
@@ -137,7 +150,8 @@ def load(
     source = _published_run(source)
     pretrained = Pretrained.from_pretrained(source, checkpoint_name=checkpoint, overrides=arguments)
     task = runtime.start(device=device, channels_last=False).place(pretrained.task)
-    return Predictor(task, task_info(pretrained.config).reporter(task), pretrained.read_image)
+    reporter, upright = task_info(pretrained.config).reporter(task), not reads_as_stored(pretrained.config)
+    return Predictor(task, reporter, pretrained.read_image, upright=upright)
 
 
 def train(*overrides: str) -> Path:

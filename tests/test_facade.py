@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mobilenet_dense
 from engine.data.images import read_image, write_png
@@ -45,6 +46,18 @@ def test_five_lines(run, image, tmp_path):
 def test_a_path_and_its_pixels_predict_the_same(run, image):
     predictor = mobilenet_dense.load(str(run))
     assert (predictor(str(image)).output == predictor(read_image(image)).output).all()
+
+
+def test_a_pillow_image_is_rotated_like_its_file(run, tmp_path):
+    rotation = Image.Exif()
+    rotation[0x0112] = 6
+    pixels = np.random.default_rng(1).integers(0, 255, (64, 128, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=rotation)
+    for override, shape in (("data.orientation=upright", (128, 64)), ("data.orientation=stored", (64, 128))):
+        predictor = mobilenet_dense.load(run, override)
+        expected = predictor(tmp_path / "photo.png").output
+        assert expected.shape == shape
+        assert (predictor(Image.open(tmp_path / "photo.png")).output == expected).all()
 
 
 def test_overrides_reach_the_task(run):

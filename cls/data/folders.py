@@ -154,10 +154,14 @@ def _divide(
     assert split.labels is not None
     images = {os.fsdecode(file): os.path.join(split.root, os.fsdecode(file)) for file in split.files}
     remedy = "sort the images into train/<class> and val/<class>"
-    val, lines = divide(base, images, remedy=remedy, what=what)
+    labels = dict(zip(images, split.labels.tolist(), strict=True))
+
+    def with_images_left(names: set[str]) -> set[str]:
+        left = {label for name, label in labels.items() if name not in names}
+        return {name for name in names if labels[name] in left}
+
+    val, lines = divide(base, images, remedy=remedy, what=what, narrow=with_images_left)
     chosen = np.array([name in val for name in images])
-    for label in np.setdiff1d(split.labels, split.labels[~chosen]):
-        chosen[split.labels == label] = False
     return {
         "train": split.without(np.flatnonzero(chosen)),
         "val": split.without(np.flatnonzero(~chosen)),

@@ -61,9 +61,15 @@ def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixe
 
 
 def network_input(image: Pixels, about: Mapping[str, Any]) -> NDArray[Any]:
-    """An image, RGB [H, W, 3] -> the model's input [N, 3, height, width]: N times the same image."""
+    """An image, RGB [H, W, 3] -> the model's input [N, 3, height, width]: N times the same image.
+
+    Raises: UnsupportedImageError if the model has another input size.
+    """
     preprocessing, (count, _, *fixed) = about["preprocessing"], about["input"]["shape"]
     pixels: NDArray[Any] = resized(image, preprocessing["resize"], tuple(fixed)).transpose(2, 0, 1)
+    if any(side is not None and side != own for side, own in zip(fixed, pixels.shape[1:], strict=True)):
+        size, taken = ("x".join(map(str, sides)) for sides in (pixels.shape[1:], fixed))
+        raise UnsupportedImageError(f"becomes an input of {size}, but the model takes {taken}")
     if not preprocessing["in_graph"]:
         mean, std = (np.array(preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
         pixels = (pixels.astype(np.float32) - mean) / std

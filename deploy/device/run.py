@@ -44,11 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     entries, several = [], len(options.images) > 1
     for path in options.images:
         try:
-            image = read(path, ABOUT["preprocessing"])
+            prediction = predict(model, read(path, ABOUT["preprocessing"]))
         except (OSError, UnsupportedImageError) as error:
             print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
             return 1
-        prediction = predict(model, image)
         entries.append({"file": str(path), **answer(prediction, options.threshold)})
         if ABOUT["task"] == "seg" and options.out:
             options.out.mkdir(parents=True, exist_ok=True)

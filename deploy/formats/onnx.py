@@ -100,10 +100,20 @@ def _converted(onnx: Any, model: Any, opset: int) -> Any:
     try:
         return onnx.version_converter.convert_version(model, opset)
     except RuntimeError as error:
+        newer = range(opset + 1, _EXPORTED_OPSET)
+        oldest = next((each for each in newer if _can_be_converted(onnx, model, each)), _EXPORTED_OPSET)
         raise UserError(
-            f"opset={opset}: this network cannot be converted ({first_line(error)}); set "
-            f"opset={_EXPORTED_OPSET} or newer"
+            f"opset={opset}: this network cannot be converted ({first_line(error)}); set opset={oldest} or "
+            "newer"
         ) from None
+
+
+def _can_be_converted(onnx: Any, model: Any, opset: int) -> bool:
+    try:
+        onnx.version_converter.convert_version(model, opset)
+    except RuntimeError:
+        return False
+    return True
 
 
 def name_dimensions(graph: Any) -> None:

@@ -210,7 +210,9 @@ def refuse_incomplete(datasets: Iterable[Dataset], *, runtime: Runtime, budget: 
     if len(damaged) > 1:
         message += f"; {len(damaged)} of {len(paths)} files are damaged, including {some(damaged[1:])}"
     shares = [sum(not errors.keys().isdisjoint(sample) for sample in each) / len(each) for each in files]
-    if max(shares) > budget:
+    if max(shares) == 1:
+        message += "; all files of a split are damaged, so data.on_error=skip would leave none"
+    elif max(shares) > budget:
         message += (
             f"; data.on_error=skip also needs data.error_budget={math.ceil(max(shares) * 1000) / 1000:g}"
         )

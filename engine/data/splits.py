@@ -249,6 +249,7 @@ def divide(
     remedy: str,
     name_of: Callable[[str], str] = str,
     what: str = "",
+    narrow: Callable[[set[str]], set[str]] = set,
 ) -> tuple[set[str], list[str]]:
     """The names of a fifth of the images, for val, and lines to show before training.
 
@@ -261,9 +262,10 @@ def divide(
         name_of: the part of a name to hash; it should not change when the data are moved.
         remedy: how the user can choose the images.
         what: the split that is divided; empty if there are no splits.
+        narrow: names chosen for val -> those of them that may be in val.
 
     Raises:
-        UserError: if there are not two different images.
+        UserError: if there are not two different images, or none may be in val.
     """
     groups = groups_of_same_content(images.values())
     leader = {path: group[0] for group in groups for path in group}
@@ -274,7 +276,11 @@ def divide(
         only = "only one image" if len(images) == 1 else f"the {len(images)} images are copies of one"
         raise UserError(f"{source}: {only}; train and val need at least one each")
     limit = min(max(_VAL_SHARE, levels[1]), levels[-1])  # at least one image on either side
-    val = {name for name, rank in ranks.items() if rank < limit}
+    val = narrow({name for name, rank in ranks.items() if rank < limit})
+    for level in () if val else levels:  # then the first image that may be
+        val = val or narrow({name for name, rank in ranks.items() if rank == level})
+    if not val:
+        raise UserError(f"{source}: too few images for a val split; add images, or {remedy}")
     of = f" of {what}" if what else ""
     lines = [
         f"{source}: no {'val' if what else 'splits'}; {len(val)} of {len(ranks)} images{of} are used as val, "

@@ -56,6 +56,11 @@ def check_error_budget(
     count = len(unreadable)
     if not count or (count <= budget * total and count < total):
         return
+    if count == total:
+        raise UserError(
+            f"all files of {split} ({total}) cannot be read; restore or replace them; the first: "
+            f"{unreadable[0].error}"
+        )
     raise UserError(
         f"{count} of {total} files of {split} cannot be read ({count / total:.2%}; data.error_budget allows "
         f"{budget:.2%}); repair or remove them, or raise data.error_budget; the first: {unreadable[0].error}"

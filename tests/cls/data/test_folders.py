@@ -155,6 +155,26 @@ def test_class_folders_without_splits_are_divided(tmp_path):
     assert f"{tmp_path}: no splits; {sizes['val']} of 20 images are used as val" in data.warnings[1]
 
 
+def test_one_image_per_class_leaves_none_for_val(tmp_path):
+    for number, name in enumerate(("cat", "dog", "cow")):
+        write(tmp_path / name / "only.png", number)
+    with pytest.raises(UserError, match="too few images for a val split; add images, or sort the images"):
+        folders(root=str(tmp_path))
+
+
+@pytest.mark.parametrize("only", [f"{letter}.png" for letter in "abcdefghij"])  # one has the lowest hash
+def test_val_has_an_image_if_a_class_can_spare_one(tmp_path, only):
+    write(tmp_path / "cat" / only, 0)
+    for number in range(2):
+        write(tmp_path / "dog" / f"{number}.png", 1 + number)
+    data = folders(root=str(tmp_path))
+    assert {split: data.splits[split].labels.tolist() for split in ("train", "val")} == {
+        "train": [0, 1],
+        "val": [1],
+    }
+    assert any("1 of 3 images are used as val" in line for line in data.warnings)
+
+
 def test_a_fifth_of_train_becomes_val_and_no_class_leaves_train(tmp_path):
     for number in range(20):
         write(tmp_path / "train" / ("cat" if number else "dog") / f"{number}.png", number)

@@ -55,6 +55,16 @@ def test_an_image_of_the_models_size_is_not_changed():
     assert (resized(image, {"mode": "none"}, (8, 12)) == image).all()
 
 
+def test_an_image_that_does_not_become_the_models_size_is_refused():
+    about = {
+        "preprocessing": {"resize": {"mode": "scale", "factor": 0.5}, "in_graph": True},
+        "input": {"shape": [1, 3, 40, 50], "dtype": "uint8"},
+    }
+    assert network_input(pixels(80, 100), about).shape == (1, 3, 40, 50)
+    with pytest.raises(UnsupportedImageError, match="becomes an input of 75x105, but the model takes 40x50"):
+        network_input(pixels(150, 210), about)
+
+
 def test_normalized_inputs_are_repeated_for_a_fixed_batch():
     image = pixels(4, 6)
     about = {

@@ -260,6 +260,23 @@ def test_an_onnx_file_has_the_opset_that_was_asked_for(tmp_path, opset, ir_versi
     assert session.metadata.get("opset") == (None if opset is None else str(opset))
 
 
+def test_an_opset_that_a_graph_cannot_have_names_the_oldest_that_it_can():
+    onnx = pytest.importorskip("onnx")
+    from deploy.formats.onnx import _converted
+
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node("Shape", ["x"], ["y"], start=0, end=1)  # `start` is new in 15
+    graph = helper.make_graph(
+        [node],
+        "part_of_a_shape",
+        [helper.make_tensor_value_info("x", floats, ["batch", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    refuses(lambda: _converted(onnx, model, 14), "opset=14: this network cannot .*; set opset=15 or newer")
+    assert _converted(onnx, model, 15).opset_import[0].version == 15
+
+
 def test_an_openvino_file_without_its_weights_is_named(tmp_path):
     pytest.importorskip("openvino")
     (tmp_path / "model.xml").write_text("<net/>")

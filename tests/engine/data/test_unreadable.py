@@ -101,6 +101,15 @@ def test_other_exceptions_are_not_treated_as_unreadable_files():
         list(parallel_map(broken, range(3), quiet=True))
 
 
+def test_no_budget_allows_a_split_of_which_nothing_is_left():
+    samples = [UnreadableSample(n, f"{n}.png", f"{n}.png: truncated") for n in range(2)]
+    with pytest.raises(UserError) as caught:
+        check_error_budget(samples, total=2, budget=1.0, split="val")
+    assert str(caught.value) == (
+        "all files of val (2) cannot be read; restore or replace them; the first: 0.png: truncated"
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "total", "budget", "allowed"),
     [
@@ -108,7 +117,6 @@ def test_other_exceptions_are_not_treated_as_unreadable_files():
         (1, 10, 0.0, False),
         (1, 100, 0.01, True),
         (2, 100, 0.01, False),
-        (10, 10, 1.0, False),  # nothing would be left
         (9, 10, 1.0, True),
     ],
 )
@@ -335,6 +343,24 @@ def test_eval_uses_the_cache_and_rejects_an_outdated_one(tmp_path):
     changed.write_bytes(changed.read_bytes()[:-2] + b"  \xff\xd9")
     output = run("eval", *evaluate, cwd=tmp_path, status=1)
     assert f"outdated, {changed} has changed" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "end"),
+    [
+        (1, "data.on_error=skip also needs data.error_budget=0.334"),
+        (3, "data.on_error=skip would leave none"),
+    ],
+)
+def test_skip_is_no_remedy_if_a_whole_split_is_damaged(tmp_path, damaged, end):
+    root = write_data(tmp_path / "data")
+    images = sorted((root / "images/val").iterdir())
+    assert len(images) == 3
+    for image in images[:damaged]:
+        image.write_bytes(b"no picture")
+    with pytest.raises(UserError) as caught:
+        refuse_incomplete([masks(root=str(root)).dataset("val", EvalTransform())], runtime=ALONE, budget=0.01)
+    assert str(caught.value).endswith(end)
 
 
 def test_samples_with_damaged_masks_are_left_out(tmp_path):
