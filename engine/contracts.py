@@ -154,7 +154,8 @@ class Reporter(Protocol):
 
     Optional, for labels from predictions: `label_kinds`, keys of `engine.labels.writers.WRITERS`; and
     `confident(image, prediction, min_score)`, what a prediction says with at least this certainty, as the
-    writers take it, or None if that is nothing.
+    writers take it, or None if that is nothing. `check_confident(min_score)` raises a UserError if the task's
+    predictions do not tell that.
     """
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:
