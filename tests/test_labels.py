@@ -145,6 +145,16 @@ def test_an_image_whose_label_was_not_written_is_taken_back(tmp_path, monkeypatc
     assert result.finish(task="det", run="x", min_score=0.5) == ["labels: none"]
 
 
+def test_names_that_json_cannot_hold_are_changed(tmp_path):
+    result, files = labeled(tmp_path, "coco", BOXES)
+    for number, name in enumerate(("bad\udcff", "tab\there", "sub dir/é")):
+        result.add(files[number], name, (40, 60), BOXES[0])
+    result.finish(task="det", run="x", min_score=0.5)
+    names = [str(name, "utf-8") for split in coco(root=str(tmp_path / "labels"), allow_same_files=True)
+             .splits.values() for name in split.names]  # fmt: skip
+    assert {"bad_", "tab_here", "sub dir_é"} <= {name.rpartition("/")[2] for name in names}
+
+
 def test_the_command_can_be_pasted_and_reads_the_images_as_they_were_predicted(tmp_path):
     result, _ = labeled(tmp_path / "my photos", "coco", BOXES)
     settings = ["data.pixel_range=[0,4095]", "data.orientation=stored"]

@@ -66,7 +66,9 @@ class LabeledImages:
         if label is None:
             self.num_left_out += 1
             return
-        target = self.writer.place(self._unique(flat_name(name)), label)
+        # COCO's JSON cannot name a file with control characters, or whose name is not UTF-8.
+        readable = "".join(letter if letter.isprintable() else "_" for letter in flat_name(name))
+        target = self.writer.place(self._unique(readable), label)
         target = target.with_name(target.name + file.suffix.lower())
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
