@@ -152,9 +152,10 @@ class Reporter(Protocol):
     `suspicious(evaluator, dataset, count)` lists the samples whose labels a confident prediction contradicts
     most, as `engine.report.suspicious.Suspicion` (without it, there is no such list).
 
-    Optional, for labels from predictions: `label_kinds`, keys of `engine.labels.writers.WRITERS`; and
+    Optional, for labels from predictions: `label_kinds`, keys of `engine.pseudo_labels.writers.WRITERS`; and
     `confident(image, prediction, min_score)`, the part of a prediction with at least this score, as the
-    writers expect it, or None if there is none.
+    writers expect it, or None if there is none. `check_confident(min_score)` raises a UserError if the task's
+    predictions have no scores.
     """
 
     def draw(self, image: Image, prediction: Any, *, legend: bool = True, all_classes: bool = False) -> Image:

@@ -9,12 +9,12 @@ import numpy as np
 
 from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
-from engine.data.images import read_image, write_png
-from engine.errors import UserError, out_of_memory
+from engine.data.images import IMAGE_SUFFIXES, read_image, write_png
+from engine.errors import UserError, out_of_memory, some
 from engine.io.files import flat_name, write_json
 from engine.io.png import write_rows
 from engine.io.progress import PartProgress, Progress
-from engine.labels.writers import LabeledImages
+from engine.pseudo_labels.writers import LabeledImages
 from engine.run import run_folder
 from engine.run.run_folder import Claim
 from engine.runtime import Runtime
@@ -86,11 +86,12 @@ class Labeling:
     """Writes confident predictions as a data set.
 
     Args:
-        kind: format, one of `engine.labels.writers.WRITERS`.
+        kind: format, one of `engine.pseudo_labels.writers.WRITERS`.
         min_score: least score or probability of what is labeled.
 
     Raises:
-        UserError: if the task's predictions cannot be written in this format, or a file is not an image.
+        UserError: if the task's predictions cannot be written in this format or do not tell their certainty,
+            or a file is not an image that training reads.
     """
 
     def __init__(
@@ -104,6 +105,15 @@ class Labeling:
         video = next((file for file in files if media.is_video(file)), None)
         if video is not None or not files:
             raise UserError(f"save_labels= labels images, not {video or 'a stream'}; save frames first")
+        unread = [file.name for file in files if not file.name.lower().endswith(IMAGE_SUFFIXES)]
+        if unread:
+            kinds = " ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+            raise UserError(
+                f"save_labels= labels images that training reads, not {some(unread)}; leave them out, or "
+                f"convert them ({kinds})"
+            )
+        if hasattr(reporter, "check_confident"):
+            reporter.check_confident(min_score)
         self.images = LabeledImages(folder, kind, reporter.classes)
         self.reporter, self.min_score = reporter, min_score
 
@@ -111,9 +121,9 @@ class Labeling:
         label = self.reporter.confident(image, prediction, self.min_score)
         self.images.add(file, name, image.shape[:2], label)
 
-    def finish(self, *, task: str, run: str) -> list[str]:
-        """Complete the data set; returns what to print."""
-        return self.images.finish(task=task, run=run, min_score=self.min_score)
+    def finish(self, *, task: str, run: str, settings: Sequence[str] = ()) -> list[str]:
+        """Complete the data set; returns what to print. settings: see `LabeledImages.finish`."""
+        return self.images.finish(task=task, run=run, min_score=self.min_score, settings=settings)
 
 
 def predict_live(

@@ -70,21 +70,21 @@ class SegmentationReporter:
 
     label_kinds = ("masks",)
 
-    def confident(self, image: Image, labels: Labels, min_score: float) -> Labels | None:
-        """`labels`, with 255 where the class has a probability below `min_score`; None if that is everywhere.
-
-        Runs the network on the image again, since a prediction has no probabilities.
-
-        Raises:
-            UserError: if the task predicts with an exported file that returns label maps.
-        """
-        if min_score == 0:
-            return labels
-        if getattr(self.task.model, "output", None) == "argmax":
+    def check_confident(self, min_score: float) -> None:
+        """Raises: UserError if the task predicts with an exported file that returns label maps."""
+        if min_score > 0 and getattr(self.task.model, "output", None) == "argmax":
             raise UserError(
                 "the exported file returns label maps without probabilities; set min_score=0, or export with "
                 "output=logits"
             )
+
+    def confident(self, image: Image, labels: Labels, min_score: float) -> Labels | None:
+        """`labels`, with 255 where the class has a probability below `min_score`; None if that is everywhere.
+
+        Scores the image a second time, since a prediction has no probabilities.
+        """
+        if min_score == 0:
+            return labels
         from seg.suspicious.confidence import confidence
 
         unknown = torch.full((1, *image.shape[:2]), IGNORE, dtype=torch.uint8)

@@ -1,8 +1,11 @@
 """Predictions saved as labels (`save_labels=` of tools/predict.py): what training reads from the files."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from cls.data.folders import folders
 from cls.report import ClassificationReporter
@@ -11,9 +14,10 @@ from det.data.coco import coco
 from det.data.yolo import yolo
 from det.report import DetectionReporter
 from engine.config.options import PredictOptions
+from engine.config.runs import TrainedRun
 from engine.data.class_map import ClassMap
 from engine.data.images import read_labels, write_png
-from engine.labels.writers import LabeledImages
+from engine.pseudo_labels.writers import LabeledImages
 from engine.prediction import Labeling
 from seg.data.masks import masks
 from seg.report import SegmentationReporter
@@ -115,6 +119,67 @@ def test_classes_are_folders(tmp_path):
     assert folders(root=str(tmp_path / "labels")).classes.names == ("cat", "été")
 
 
+def test_folders_of_classes_are_visible_and_each_has_its_own(tmp_path):
+    classes = ClassMap(names=("a/b", "a_b", ".c", "..", "_c", "d e"))
+    result, _ = labeled(tmp_path, "folders", [0, 1, 2, 3, 4, 5], classes)
+    result.finish(task="cls", run="x", min_score=0.5)
+    root = tmp_path / "labels" / "train"
+    found = sorted(path.relative_to(root).as_posix() for path in tmp_path.rglob("labels/**/*.png"))
+    assert found == ["_./3.png", "_c/4.png", "_c_2/2.png", "a_b/a_0_2.png", "a_b_2/a_0.png", "d e/5.png"]
+    assert len(folders(root=str(tmp_path / "labels")).classes) == 6
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "masks"])
+def test_an_image_whose_label_was_not_written_is_taken_back(tmp_path, monkeypatch, kind):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    result, _ = labeled(tmp_path, kind, [])
+    (file,) = images(tmp_path, 1)
+    label = np.zeros((40, 60), np.uint8) if kind == "masks" else BOXES[0]
+    monkeypatch.setattr(type(result.writer), "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        result.add(file, "x", (40, 60), label)
+    assert not list((tmp_path / "labels" / "images" / "train").iterdir())
+    assert file.exists()
+    assert result.finish(task="det", run="x", min_score=0.5) == ["labels: none"]
+
+
+def test_names_that_json_cannot_hold_are_changed(tmp_path):
+    result, files = labeled(tmp_path, "coco", BOXES)
+    for number, name in enumerate(("bad\udcff", "tab\there", "sub dir/é")):
+        result.add(files[number], name, (40, 60), BOXES[0])
+    result.finish(task="det", run="x", min_score=0.5)
+    names = [str(name, "utf-8") for split in coco(root=str(tmp_path / "labels"), allow_same_files=True)
+             .splits.values() for name in split.names]  # fmt: skip
+    assert {"bad_", "tab_here", "sub dir_é"} <= {name.rpartition("/")[2] for name in names}
+
+
+def test_the_command_can_be_pasted_and_reads_the_images_as_they_were_predicted(tmp_path):
+    result, _ = labeled(tmp_path / "my photos", "coco", BOXES)
+    settings = ["data.pixel_range=[0,4095]", "data.orientation=stored"]
+    line = result.finish(task="det", run="runs/a b", min_score=0.5, settings=settings)[-1]
+    assert shlex.split(line)[1:] == [
+        "python", "tools/train.py", "task=det", "data=coco",
+        f"data.root={tmp_path / 'my photos' / 'labels'}", *settings, "init_from=runs/a b",
+    ]  # fmt: skip
+
+
+def test_the_keys_that_decide_how_images_are_read_are_those_that_differ():
+    def settings(**data):
+        run = TrainedRun.__new__(TrainedRun)
+        run.config = OmegaConf.create({"data": data})
+        return run.image_settings
+
+    plain = {"pixel_range": None, "orientation": "upright", "max_megapixels": 89.0}
+    assert settings(**plain) == []
+    assert settings(size=[64, 64]) == []
+    changed = {"pixel_range": [0, 4095], "orientation": "stored", "max_megapixels": 200}
+    assert settings(**changed) == [
+        "data.pixel_range=[0,4095]", "data.orientation=stored", "data.max_megapixels=200",
+    ]  # fmt: skip
+
+
 def test_without_a_certain_prediction_there_is_no_data_set(tmp_path):
     result, _ = labeled(tmp_path, "coco", [None, None])
     assert result.finish(task="det", run="x", min_score=0.9) == [
@@ -155,7 +220,7 @@ class Scores(torch.nn.Module):
         return torch.cat([1 - second, second], dim=1).log()
 
 
-def test_uncertain_pixels_are_unknown():
+def test_uncertain_pixels_are_unknown(tmp_path):
     from seg.task import Segmentation
     from seg.transforms import EvalTransform
 
@@ -172,7 +237,12 @@ def test_uncertain_pixels_are_unknown():
     assert reporter.confident(image, prediction, 0.95) is None
     assert reporter.confident(image, prediction, 0) is prediction
     task.model.output = "argmax"
-    refuses(lambda: reporter.confident(image, prediction, 0.8), "without probabilities", "min_score=0")
+    photo = tmp_path / "a.png"
+    refuses(  # once, before any image is predicted
+        lambda: Labeling(reporter, tmp_path, "masks", [photo], min_score=0.8),
+        "without probabilities", "min_score=0",
+    )  # fmt: skip
+    Labeling(reporter, tmp_path, "masks", [photo], min_score=0)
 
 
 def test_what_cannot_be_labeled_is_refused(tmp_path):
@@ -184,14 +254,15 @@ def test_what_cannot_be_labeled_is_refused(tmp_path):
         lambda: start("masks", [photo]), "save_labels=masks is not for this task", "save_labels=coco or yolo"
     )
     refuses(lambda: start("coco", [photo, video]), "b.mp4", "save frames first")
-    refuses(lambda: start("coco", []), "not for a stream")
+    refuses(lambda: start("coco", []), "not a stream")
+    refuses(lambda: start("coco", [photo, tmp_path / "c.gif"]), "c.gif", "png", "convert")
     with pytest.raises(ValueError, match="min_score is only for save_labels="):
         PredictOptions(run="x", input="y", min_score=0.5)
     assert PredictOptions(run="x", input="y", save_labels="coco").least_score == 0.5
 
 
 def test_the_reporters_offer_formats_that_exist():
-    from engine.labels.writers import WRITERS
+    from engine.pseudo_labels.writers import WRITERS
 
     offered = [*DetectionReporter.label_kinds, *SegmentationReporter.label_kinds]
     assert sorted([*offered, *ClassificationReporter.label_kinds]) == sorted(WRITERS)

@@ -68,7 +68,8 @@ def predict(options: PredictOptions) -> int:
             result = predict_files(task, reporter, files, out, read=run.read_image, labels=labeling, **chosen)
         write_json(out / "summary.json", {"run": str(run.folder.path), **result.summary()})
         notes = [*getattr(reporter, "prediction_notes", list)(), *font_notes(task.classes)]
-        labels = labeling.finish(task=run.info.name, run=options.run) if labeling else []
+        names: dict[str, Any] = {"task": run.info.name, "run": options.run, "settings": run.image_settings}
+        labels = labeling.finish(**names) if labeling else []
         print("\n".join([*notes, *result.lines(len(files)), *labels, f"out: {out}"]))
     return result.status
 

@@ -88,7 +88,7 @@ class Tiling:
         for part, detections in zip(self.parts(size), found, strict=True):
             offset = detections.boxes.new_tensor([part.left, part.top] * 2)
             moved.append(detections._replace(boxes=detections.boxes + offset))
-            cut.append(_cut(detections.boxes, part, size) & self.whole)
+            cut.append(_cut(detections.boxes, part, size, min(_EDGE, self.overlap / 4)) & self.whole)
         boxes, scores, labels = (torch.cat(values) for values in zip(*moved, strict=True))
         order = scores.argsort(descending=True, stable=True)
         together, is_cut = Detections(boxes[order], scores[order], labels[order]), torch.cat(cut)[order]
@@ -109,10 +109,10 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(index * (length - tile) / (count - 1)) for index in range(count)]
 
 
-def _cut(boxes: Tensor, part: Part, size: Size) -> Tensor:
+def _cut(boxes: Tensor, part: Part, size: Size, edge: float) -> Tensor:
     """bool [n]: which boxes [n, 4], in pixels of a part, end at an edge that is not an edge of the image."""
     height, width = part.size
-    near = (_EDGE * width, _EDGE * height)
+    near = (edge * width, edge * height)
     left, top, right, bottom = boxes.unbind(1)
     cut = torch.zeros_like(left, dtype=torch.bool)
     if part.left > 0:

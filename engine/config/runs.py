@@ -130,6 +130,16 @@ class TrainedRun:
         return [*header_notes(paths, upright=self.upright, annotated=False), *unused]
 
     @property
+    def image_settings(self) -> list[str]:
+        """`key=value` for the keys by which `read_image` reads otherwise than a new run would."""
+        data = plain(self.config.data, "data")
+        return [
+            f"data.{key}={str(data[key]).replace(' ', '')}"
+            for key in ("pixel_range", "orientation", "max_megapixels")
+            if key in data and data[key] != getattr(DataOptions, key)
+        ]
+
+    @property
     def upright(self) -> bool:
         """Whether images are rotated by their EXIF or TIFF orientation (`data.orientation`)."""
         return not reads_as_stored(self.config)

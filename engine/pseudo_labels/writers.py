@@ -3,7 +3,8 @@
 `confident` of `engine.contracts.Reporter` decides what in a prediction is confident enough.
 """
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,13 +66,18 @@ class LabeledImages:
         if label is None:
             self.num_left_out += 1
             return
-        target = self.writer.place(self._unique(flat_name(name)), label)
+        # COCO's JSON cannot name a file with control characters, or whose name is not UTF-8.
+        readable = "".join(letter if letter.isprintable() else "_" for letter in flat_name(name))
+        target = self.writer.place(self._unique(readable), label)
         target = target.with_name(target.name + file.suffix.lower())
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(file, target)
             self.writer.add(target, size, label)
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C too: without a label, the image would be one without objects
+            target.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
             raise UserError(f"{target}: cannot be written ({error.strerror}); choose another out=") from None
         self.num_labeled += 1
 
@@ -83,8 +89,11 @@ class LabeledImages:
         self._names.add(unique.lower())
         return unique
 
-    def finish(self, *, task: str, run: str, min_score: float) -> list[str]:
-        """Complete the data set; returns what to print: the counts and the command that trains on it."""
+    def finish(self, *, task: str, run: str, min_score: float, settings: Sequence[str] = ()) -> list[str]:
+        """Complete the data set; returns what to print: the counts and the command that trains on it.
+
+        settings: `key=value` that training needs to read the images as they were predicted on.
+        """
         left_out = (
             f"{_images(self.num_left_out)} left out, without a prediction of at least {min_score:g} "
             "(min_score=)"
@@ -95,11 +104,9 @@ class LabeledImages:
             return [f"labels: none; {left_out}" if left_out else "labels: none"]
         self.writer.finish()
         counts = "; ".join(part for part in (_images(self.num_labeled), left_out) if part)
-        return [
-            f"labels: {counts}",
-            f"next: python tools/train.py task={task} data={self.writer.data} data.root={self.folder} "
-            f"init_from={run}",
-        ]
+        data = [f"data={self.writer.data}", f"data.root={self.folder}", *settings]
+        command = ["python", "tools/train.py", f"task={task}", *data, f"init_from={run}"]
+        return [f"labels: {counts}", f"next: {shlex.join(command)}"]
 
 
 class CocoLabels:
@@ -119,9 +126,8 @@ class CocoLabels:
         return self.folder / "images" / SPLIT / name
 
     def add(self, image: Path, size: Size, label: tuple[NDArray[Any], NDArray[Any]]) -> None:
-        self._images.append(
-            {"id": len(self._images) + 1, "file_name": image.name, "height": size[0], "width": size[1]}
-        )
+        entry = {"id": len(self._images) + 1, "file_name": image.name, "height": size[0], "width": size[1]}
+        self._images.append(entry)
         for (left, top, right, bottom), index in zip(label[0].tolist(), label[1].tolist(), strict=True):
             width, height = right - left, bottom - top
             self._annotations.append({
@@ -200,15 +206,20 @@ class MaskLabels:
 
 
 class FolderLabels:
-    """`train/<class>/<image>`. A label is a class index."""
+    """`train/<class>/<image>`. A label is a class index.
+
+    A folder has the name of its class if it can: names with a slash, or that begin with a dot, which hides a
+    folder, are changed.
+    """
 
     data = "folders"
 
     def __init__(self, folder: Path, classes: ClassMap) -> None:
-        self.folder, self.classes = folder, classes
+        self.folder = folder
+        self._folders = _folder_names(classes.names)
 
     def place(self, name: str, label: int) -> Path:
-        return self.folder / SPLIT / flat_name(self.classes.names[label]) / name
+        return self.folder / SPLIT / self._folders[label] / name
 
     def add(self, image: Path, size: Size, label: int) -> None:
         """Nothing: the folder is the label."""
@@ -223,6 +234,21 @@ WRITERS: Mapping[str, Any] = {
     "masks": MaskLabels,
     "folders": FolderLabels,
 }
+
+
+def _folder_names(classes: Sequence[str]) -> list[str]:
+    """A visible folder for each class; those that have to be renamed do not take the name of another."""
+    names = [f"_{name[1:]}" if name.startswith(".") else name for name in map(flat_name, classes)]
+    taken = {name for name, own in zip(names, classes, strict=True) if name == own}
+    for index, own in enumerate(classes):
+        if names[index] == own:
+            continue
+        name, number = names[index], 1
+        while names[index] in taken:
+            number += 1
+            names[index] = f"{name}_{number}"
+        taken.add(names[index])
+    return names
 
 
 def _images(number: int) -> str:
