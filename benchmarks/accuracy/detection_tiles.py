@@ -28,7 +28,7 @@ _ROW, _SIDE, _MOST = 4, 640, 300
 SETTINGS = {
     "whole image": [],
     "tiles of 640 and the whole image": ["inference.tiles=640"],
-    "tiles of 640": ["inference.tiles=640", "inference.whole=false"],
+    "tiles of 640": ["inference.tiles=640", "inference.with_whole=false"],
 }
 
 

@@ -44,25 +44,30 @@ class Tiling:
             input; None: images are not divided.
         overlap: least overlap of neighboring tiles, as a share of a tile. An object up to this size is
             complete in at least one tile.
-        whole: also predict the whole image, for larger objects. A box that is cut off by an inner edge of a
-            tile is then dropped if a complete one covers it.
+        with_whole: also predict the whole image, for larger objects. A box that is cut off by an inner edge
+            of a tile is then dropped if a complete one covers it.
 
     Raises:
         ValueError: if a tile is smaller than 32 pixels, or the overlap is outside [0, 1).
     """
 
     def __init__(
-        self, *, tiles: int | Sequence[int] | None = None, overlap: float = 0.25, whole: bool = True
+        self, *, tiles: int | Sequence[int] | None = None, overlap: float = 0.25, with_whole: bool = True
     ) -> None:
         self.tiles = None if tiles is None else as_size("inference.tiles", tiles, least=32)
         if not 0 <= overlap < 1:
             raise ValueError(f"inference.overlap must be in [0, 1), got {overlap}")
-        self.overlap, self.whole = overlap, whole
+        self.overlap, self.with_whole = overlap, with_whole
+
+    @property
+    def is_single_pass(self) -> bool:
+        """Whether the network sees each image once, as a whole."""
+        return self.tiles is None
 
     def __str__(self) -> str:
         if self.tiles is None:
             return "whole image"
-        also = " and the whole image" if self.whole else ""
+        also = " and the whole image" if self.with_whole else ""
         return f"tiles of {self.tiles[0]}x{self.tiles[1]} overlapping by {self.overlap:.0%}{also}"
 
     def parts(self, size: Size) -> list[Part]:
@@ -80,7 +85,7 @@ class Tiling:
             for top in rows
             for left in columns
         ]
-        return [everything, *tiles] if self.whole else tiles
+        return [everything, *tiles] if self.with_whole else tiles
 
     def merge(self, found: Sequence[Detections], size: Size, postprocess: Postprocess) -> Detections:
         """The detections in each of `parts(size)`, in their own pixels -> those of the image."""
@@ -88,7 +93,7 @@ class Tiling:
         for part, detections in zip(self.parts(size), found, strict=True):
             offset = detections.boxes.new_tensor([part.left, part.top] * 2)
             moved.append(detections._replace(boxes=detections.boxes + offset))
-            cut.append(_cut(detections.boxes, part, size, min(_EDGE, self.overlap / 4)) & self.whole)
+            cut.append(_cut(detections.boxes, part, size, min(_EDGE, self.overlap / 4)) & self.with_whole)
         boxes, scores, labels = (torch.cat(values) for values in zip(*moved, strict=True))
         order = scores.argsort(descending=True, stable=True)
         together, is_cut = Detections(boxes[order], scores[order], labels[order]), torch.cat(cut)[order]

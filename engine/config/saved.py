@@ -36,7 +36,7 @@ _NEW_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"minutes": None, "patience": None, "tracker": None},
 }
 """Group -> keys that runs of older versions lack, with their defaults."""
-_NEW_GROUPS = {"det": {"inference": "default"}}
+_NEW_GROUPS = {"det": {"inference": "whole"}}
 """Task -> groups that its older runs lack, with their default option; `task.<group>` refers to each."""
 _NETWORK_KEYS = "of_the_network"
 """The key of a data config that lists the keys a run keeps when it is evaluated on other data."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from deploy.export.kit import check_single_pass
 from det.boxes import Detections
 from det.inference.tiles import Part, Tiling
 from det.postprocess import Postprocess
@@ -13,6 +14,7 @@ from det.transforms import EvalTransform
 from engine.data.class_map import ClassMap
 from engine.data.loader import SampleKey, collate
 from tests.det.data.small_splits import make_dataset, make_split
+from tests.refusals import refuses
 
 
 def detections(*rows):
@@ -23,11 +25,16 @@ def detections(*rows):
 
 def test_tiles_are_evenly_spaced_and_overlap_by_at_least_the_share():
     # 100 wide, tiles of 40, at least 10 in common: steps of at most 30, so three tiles, 30 apart.
-    assert Tiling(tiles=[50, 40], whole=False).parts((50, 100)) == [
+    assert Tiling(tiles=[50, 40], with_whole=False).parts((50, 100)) == [
         Part(0, 0, 40, 50), Part(30, 0, 70, 50), Part(60, 0, 100, 50),
     ]  # fmt: skip
     # One pixel more needs a fourth: 61 / 3 apart.
-    assert [part.left for part in Tiling(tiles=[50, 40], whole=False).parts((50, 101))] == [0, 20, 41, 61]
+    assert [part.left for part in Tiling(tiles=[50, 40], with_whole=False).parts((50, 101))] == [
+        0,
+        20,
+        41,
+        61,
+    ]
     both = Tiling(tiles=60, overlap=0).parts((100, 130))
     assert both[0] == Part(0, 0, 130, 100)
     assert [(part.left, part.top) for part in both[1:]] == [
@@ -39,7 +46,7 @@ def test_tiles_are_evenly_spaced_and_overlap_by_at_least_the_share():
 @pytest.mark.parametrize("tiles", [None, 200, [100, 130]])
 def test_an_image_that_fits_into_a_tile_is_not_divided(tiles):
     for whole in (True, False):
-        assert Tiling(tiles=tiles, whole=whole).parts((100, 130)) == [Part(0, 0, 130, 100)]
+        assert Tiling(tiles=tiles, with_whole=whole).parts((100, 130)) == [Part(0, 0, 130, 100)]
 
 
 def test_boxes_are_moved_and_those_that_a_tile_has_cut_are_dropped():
@@ -71,14 +78,14 @@ def test_a_cut_box_is_kept_if_no_complete_one_of_its_class_covers_it():
 
 
 def test_without_the_whole_image_nothing_is_dropped_at_an_edge():
-    tiling = Tiling(tiles=[100, 100], overlap=0.5, whole=False)
+    tiling = Tiling(tiles=[100, 100], overlap=0.5, with_whole=False)
     found = [detections((20, 10, 100, 90, 0.9, 0)), detections((0, 10, 90, 90, 0.95, 0))]
     merged = tiling.merge(found, (100, 150), Postprocess())
     assert merged.boxes.tolist() == [[50, 10, 140, 90], [20, 10, 100, 90]]
 
 
 def test_an_object_in_two_tiles_is_found_once_and_the_best_are_kept():
-    tiling = Tiling(tiles=[100, 100], overlap=0.5, whole=False)
+    tiling = Tiling(tiles=[100, 100], overlap=0.5, with_whole=False)
     found = [
         detections((60, 10, 80, 30, 0.6, 0), (60, 10, 80, 30, 0.5, 1)),
         detections((10, 10, 30, 30, 0.9, 0), (70, 70, 80, 80, 0.2, 0)),
@@ -151,3 +158,8 @@ def test_an_evaluation_predicts_what_predict_image_does(tmp_path):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Tiling(**options)
+
+
+def test_a_kit_is_for_whole_images():
+    check_single_pass(task())
+    refuses(lambda: check_single_pass(task(inference=Tiling(tiles=64))), "tiles of 64x64", "inference=whole")
