@@ -48,7 +48,8 @@ def has_cpp(about: Mapping[str, Any], format: str) -> bool:
 
 
 def check_single_pass(task: Any) -> None:
-    """Raises: UserError if predictions are averaged over views or merged from tiles, which the programs on a device do not do."""
+    """Raises: UserError if predictions are averaged over views or merged from tiles: a device's programs do
+    neither."""
     inference = getattr(task, "inference", None)
     if inference is not None and not inference.is_single_pass:
         raise UserError(
