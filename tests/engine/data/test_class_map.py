@@ -113,7 +113,7 @@ def test_the_documented_layout_can_be_read(tmp_path):
         ),
         (
             '{"classes": [{"id": 0, "name": "a", "color": [0,0,0]}, {"id": 1, "name": "b"}]}',
-            "class 'b' has no \"color\", but others have",
+            "class 'b' has no \"color\", but others do",
         ),
         ("[" * 100_000, "nested|Expecting"),
         ("\x00", "Expecting"),
