@@ -68,7 +68,7 @@ def as_pixel_range(value: Any) -> Range | None:
 
 
 def unused_range(paths: Sequence[str]) -> list[str]:
-    """A line if images of more than 8 bits (a sample of `paths`) use at most a quarter of 0..65535.
+    """A line if images of more than 8 bits (a sample of `paths`) are negative or use a quarter of 0..65535.
 
     Scaled by that range, little would be left of them: 12-bit values in 16 bits become 17 levels of gray, and
     so do those of a thermal camera around 29000. Values of 0 and 65535 (no data, saturation) do not count,
@@ -87,6 +87,11 @@ def unused_range(paths: Sequence[str]) -> list[str]:
     low = min(used[0] for used in deep)
     largest, path = max(used[1:] for used in deep)
     checked = f"(images of more than 8 bits checked: {len(deep)})"
+    if low < 0:  # no suggestion: the smallest value may stand for no data
+        return [
+            f"{path}: values lie between {low:.0f} and {largest:.0f} {checked}; set data.pixel_range="
+            "[<value of black>,<value of white>], outside of which values become black or white"
+        ]
     if 1 <= largest <= _SMALL_RANGE:
         white = 2 ** int(largest).bit_length() - 1
         return [

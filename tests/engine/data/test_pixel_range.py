@@ -101,6 +101,15 @@ def test_values_far_from_black_that_use_little_of_the_range_are_named(tmp_path):
     assert unused_range([path]) == []
 
 
+def test_negative_values_are_named_without_a_range_that_would_make_them_black(tmp_path):
+    path = tmp_path / "ct.tif"  # Hounsfield units: air is -1000
+    write_tiff(path, np.array([[-1000, -200, 0, 1640]], np.int16))
+    (line,) = unused_range([str(path)])
+    assert line.startswith(f"{path}: values lie between -1000 and 1640 ")
+    assert "[0," not in line
+    assert "data.pixel_range=[<value of black>,<value of white>]" in line
+
+
 def test_saturated_pixels_do_not_hide_a_small_range(tmp_path):
     values = np.linspace(200, 3000, 400).astype(np.uint16).reshape(20, 20)
     values[:5] = 65535
