@@ -35,14 +35,20 @@ def origin_notes(path: Path, metadata: Mapping[str, str], run: RunFolder) -> lis
 
     Not for published folders, which have only the best weights, stored in another file.
     """
-    stated = metadata.get("checkpoint_sha256")
-    if stated is None or not run.last.exists():
-        return []
-    if stated in {_sha256(file) for file in (run.best, run.last) if file.exists()}:
+    if exported_checkpoint(metadata, run, "best") is not None:
         return []
     name = metadata.get("run")
     whose = "earlier weights of this run" if name == run.path.name else f"another run ({name})"
     return [f"{path}: was exported from {whose}, so its results are not those of {run.path}"]
+
+
+def exported_checkpoint(metadata: Mapping[str, str], run: RunFolder, otherwise: str) -> str | None:
+    """Whose weights of `run` a file has: best or last; None: neither; `otherwise`: the file does not say."""
+    stated = metadata.get("checkpoint_sha256")
+    if stated is None or not run.last.exists():
+        return otherwise
+    weights = {"best": run.best, "last": run.last}
+    return next((name for name, file in weights.items() if file.exists() and _sha256(file) == stated), None)
 
 
 def _sha256(file: Path) -> str:

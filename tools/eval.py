@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.weights import catalog
-from deploy.artifact import origin_notes, with_exported_file
+from deploy.artifact import exported_checkpoint, origin_notes, with_exported_file
 from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
@@ -45,8 +45,10 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     if options.artifact is not None:
         file = Path(options.artifact)
         task = with_exported_file(task, run.info, file, threads=options.threads, precision=options.precision)
-        artifact_info = {"artifact": str(file), "runtime": task.model.session.runtime}
-        parent, notes = file.parent, origin_notes(file, task.model.session.metadata, run.folder)
+        metadata = task.model.session.metadata
+        weights = exported_checkpoint(metadata, run.folder, options.checkpoint)
+        artifact_info = {"checkpoint": weights, "artifact": str(file), "runtime": task.model.session.runtime}
+        parent, notes = file.parent, origin_notes(file, metadata, run.folder)
     reporter: Any = run.info.reporter(task)
     folder = Path(options.out or parent / f"eval-{run.split}")
     with run_folder.claim(folder, key="out") if here.is_main else nullcontext(folder) as out:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.artifact import Artifact, origin_notes
+from deploy.artifact import Artifact, exported_checkpoint, origin_notes
 from deploy.metadata import describe, network_input
 from deploy.session import Session, run_in_batches
 from engine.data.preprocessing import Normalize
@@ -83,6 +83,10 @@ def test_a_file_of_other_weights_than_the_runs_is_named(tmp_path):
 
     assert notes(b"best", "cats") == notes(b"last", "renamed") == origin_notes(path, {}, run) == []
     end = f", so its results are not those of {run.path}"
+    for weights, checkpoint in [(b"best", "best"), (b"last", "last"), (b"before", None)]:
+        digest = hashlib.sha256(weights).hexdigest()
+        assert exported_checkpoint({"checkpoint_sha256": digest}, run, "best") == checkpoint
+    assert exported_checkpoint({}, run, "last") == "last"
     assert notes(b"before", "cats") == [f"{path}: was exported from earlier weights of this run{end}"]
     assert notes(b"best of dogs", "dogs") == [f"{path}: was exported from another run (dogs){end}"]
     run.last.unlink()  # as in a published folder

@@ -125,6 +125,11 @@ def _box(node: Element, named: str, where: str) -> tuple[tuple[float, float, flo
         return (x1, y1, x2, y2), math.radians(angle % 180)
     if (box := node.find("robndbox")) is not None:
         x, y, width, height, angle = (_number(box, tag, where) for tag in ("cx", "cy", "w", "h", "angle"))
+        if abs(angle) > 2 * math.pi:
+            raise UserError(
+                f"{where}: <angle> must be in radians, between -6.28 and 6.28, got {angle:g}; "
+                "multiply degrees by 0.0174533"
+            )
         return (x - width / 2, y - height / 2, x + width / 2, y + height / 2), angle
     raise UserError(f"{named}: has no <bndbox>; draw its box or remove the object")
 

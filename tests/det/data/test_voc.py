@@ -372,6 +372,13 @@ def test_the_rotated_boxes_of_rolabelimg(tmp_path):
     (tmp_path / "Annotations/a.xml").write_text(text)
     boxes = voc(root=str(tmp_path)).splits["train"].boxes
     np.testing.assert_allclose(boxes, [[25, 5, 35, 35]], atol=1e-5)
+    # 90 radians would be 116.6 degrees: 22.4 x 31.3 pixels instead of 10 x 30.
+    (tmp_path / "Annotations/a.xml").write_text(text.replace("1.5707963", "90"))
+    refuses(
+        lambda: voc(root=str(tmp_path)),
+        r"Annotations/a\.xml.*: <angle> must be in radians, between -6\.28 and 6\.28, got 90; "
+        r"multiply degrees by 0\.0174533",
+    )
 
 
 def test_sides_instead_of_corners_are_noticed(tmp_path):
