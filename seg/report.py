@@ -95,7 +95,7 @@ class SegmentationReporter:
     def save_prediction(self, labels: Labels, out: Path, name: str) -> dict[str, Any]:
         """Write `masks/<name>.png` with the dataset's ids, as indices of a palette of the classes' colors
         (ids above 255: as 16-bit gray); returns the image's entry in summary.json."""
-        write_rows(out / "masks" / f"{name}.png", [labels], lookup=self._ids, palette=self._palette)
+        write_rows(out / "masks" / f"{name}.png", [labels], lookup=self._ids, palette=self.classes.palette)
         counts = count_values(labels)[: len(self.classes)]
         order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
         shares = {self.classes.names[index]: round(float(counts[index]) / labels.size, 6) for index in order}
@@ -149,15 +149,6 @@ class SegmentationReporter:
     def _ids(self) -> NDArray[Any]:
         """The dataset's id of each class index (the label id for Cityscapes), uint8 or uint16."""
         return np.array(self.classes.ids, np.uint8 if max(self.classes.ids) < 256 else np.uint16)
-
-    @property
-    def _palette(self) -> NDArray[np.uint8] | None:
-        """The colors of ids 0..255, black for ids of no class; None if there are larger ids."""
-        if max(self.classes.ids) > 255:
-            return None
-        palette = np.zeros((256, 3), np.uint8)
-        palette[list(self.classes.ids)] = self.classes.colors
-        return palette
 
 
 def _shares(counts: NDArray[np.integer]) -> list[float]:

@@ -243,6 +243,15 @@ class ClassMap:
         except ValueError as error:  # json.JSONDecodeError and UnicodeDecodeError are ValueErrors
             raise UserError(f"{path}: not a valid class map: {error}") from error
 
+    @property
+    def palette(self) -> NDArray[np.uint8] | None:
+        """The colors [256, 3] of the ids 0..255, black for ids of no class; None if there are larger ids."""
+        if max(self.ids) > 255:
+            return None
+        palette = np.zeros((256, 3), np.uint8)
+        palette[list(self.ids)] = self.colors
+        return palette
+
     def write(self, path: str | Path) -> None:
         """Write classes.json."""
         lines = json.dumps(self.to_dict(), indent=1)

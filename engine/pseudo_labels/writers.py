@@ -190,9 +190,7 @@ class MaskLabels:
         wide = max(*classes.ids, ignored) > 255
         self._ids: NDArray[Any] = np.full(IGNORE + 1, ignored, np.uint16 if wide else np.uint8)
         self._ids[: len(classes)] = classes.ids
-        self._palette = None if wide else np.zeros((256, 3), np.uint8)
-        if self._palette is not None:
-            self._palette[list(classes.ids)] = classes.colors
+        self._palette = None if wide else classes.palette
 
     def place(self, name: str, label: Any) -> Path:
         return self.folder / "images" / SPLIT / name
