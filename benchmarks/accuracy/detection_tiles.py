@@ -5,7 +5,6 @@ Usage: python benchmarks/accuracy/detection_tiles.py <run folder> <image folder>
 Each large image is a grid of 4 x 4 photographs, each in a square of 640 pixels.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from benchmarks.accuracy.detector_preparation import average_precision, results
+from benchmarks.accuracy.detector_preparation import average_precision, parse, results
 from benchmarks.support.report import heading, table
 from engine.config.runs import TrainedRun
 from engine.contracts import Image
@@ -55,13 +54,7 @@ def large_images(folder: Path, content: dict[str, Any]) -> tuple[list[Image], di
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run")
-    parser.add_argument("images", type=Path)
-    parser.add_argument("annotations", type=Path)
-    options = parser.parse_args(arguments)
+    options = parse(arguments, __doc__)
 
     images, content = large_images(
         options.images, json.loads(options.annotations.read_text(encoding="utf-8"))

@@ -81,14 +81,19 @@ def average_precision(truth: COCO, detections: list[Any]) -> float:
     return 100 * float(evaluation.stats[0])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None, description: str | None) -> argparse.Namespace:
+    """The run, the folder of images and the file of annotations that were typed."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run")
     parser.add_argument("images", type=Path)
     parser.add_argument("annotations", type=Path)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments, __doc__)
 
     run = TrainedRun.open(options.run)
     task = run.task().eval()

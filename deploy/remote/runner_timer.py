@@ -53,7 +53,7 @@ class RunnerTimer:
 
     @classmethod
     def open(cls, device: Device, runner: Path) -> RunnerTimer:
-        """Raises: UserError if the device cannot be reached, or there is no such file."""
+        """Raises: UserError if the device cannot be reached or the runner does not exist."""
         if not runner.is_file():
             raise UserError(
                 f"remote.runner={runner}: no such file; build onnxruntime_perf_test for the device"

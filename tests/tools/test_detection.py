@@ -107,8 +107,8 @@ def test_predict_writes_boxes_in_pixels_of_the_original_image(trained):
 def test_predictions_are_labels_for_another_training(trained, network):
     folder, path = trained
     for number in range(4):
-        picture = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
-        write_png(folder / "unlabeled" / f"{number}.png", picture)
+        image = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
+        write_png(folder / "unlabeled" / f"{number}.png", image)
     every = ["task.postprocess.score_threshold=0.0", "min_score=0.0"]
     saved = ["input=unlabeled", "out=auto", "save_labels=coco", *every]
     lines = run("predict", f"run={path}", *saved, cwd=folder).splitlines()
