@@ -82,6 +82,8 @@ def carry_class_rows(
     Raises:
         UserError: if `loaded` is for a different number of anchors.
     """
+    if loaded.shape[1:] != own.shape[1:]:
+        return loaded  # of another network: loading it names all that differs
     first = int(background)
     rows = own.reshape(-1, first + len(ours), *own.shape[1:]).clone()
     if loaded.shape[0] % len(rows):

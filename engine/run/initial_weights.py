@@ -317,6 +317,8 @@ def backbone_weights(path: Path, model: Any, *, name: str = "best", skip: list[s
 
 def carry_rows(own: Tensor, loaded: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
     """Rows [K, ...] for the classes `ours`: from `loaded` for classes in `theirs`, otherwise from `own`."""
+    if loaded.shape[1:] != own.shape[1:]:
+        return loaded  # of another network: loading it names all that differs
     rows = own.clone()
     for index, name in enumerate(ours):
         if name in theirs:

@@ -19,7 +19,7 @@ from det.postprocess import Postprocess
 from det.weights import carry_class_rows
 from engine.errors import UserError
 from engine.run.checkpoint import read_weights
-from engine.run.initial_weights import class_names
+from engine.run.initial_weights import carry_rows, class_names
 
 STEM = "FeatureExtractor/MobilenetV3/Conv/weights"
 
@@ -139,6 +139,11 @@ def test_class_rows_are_carried_by_name():
     assert carry_class_rows("x", own.half(), loaded, ("a", "b", "c"), ("c", "d", "a")).dtype == torch.half
     with pytest.raises(UserError, match="x has 7 rows, which is not a multiple of 2 anchors"):
         carry_class_rows("x", own, loaded[:7], ("a", "b", "c"), ("c", "d", "a"))
+
+
+def test_class_rows_of_another_network_are_left_for_the_comparison_of_all_weights():
+    own, loaded = torch.zeros(9, 4, 1, 1), torch.ones(9, 5, 1, 1)
+    assert carry_class_rows("head", own, loaded, ("a", "b"), ("a", "b")) is loaded
 
 
 def test_the_weights_of_a_classifier_are_rejected():
@@ -317,3 +322,8 @@ def test_average_precision_to_the_last_digit_with_opencvs_settings(data_folder, 
     assert average_precisions(data_folder, as_coco(results)) == pytest.approx(
         [0.3567, 0.5504, 0.3613], abs=2e-4
     )
+
+
+def test_so_are_those_of_other_tasks():
+    own, loaded = torch.zeros(2, 128, 1, 1), torch.ones(2, 256, 1, 1)
+    assert carry_rows(own, loaded, ("a", "b"), ("a", "b")) is loaded
