@@ -36,12 +36,12 @@ def examine(
         masks.examine(name, split, read)
         if name != "train":
             masks.examine_instances(name, split, read)
-    sampled = " masks read"  # the lines about a sample of the masks; here all are read
+    sampled = (" masks read", "the mask read")  # the lines about a sample of the masks; here all are read
     return LabelReport(
         unit="pixels",
         amounts=masks.amounts,
         findings=masks.findings(splits, upright=source.upright),
-        lines=[line for line in source.warnings if sampled not in line],
+        lines=[line for line in source.warnings if not any(part in line for part in sampled)],
         samples=lambda index: [(split, row) for _, split, row in masks.largest[index]],
         draw=lambda name, index: _draw(splits[name].dataset, index, classes),
     )
@@ -71,6 +71,7 @@ class _Masks:
         self.largest: dict[int, list[tuple[float, str, int]]] = defaultdict(list)
         self.faults: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
         self.unknown_remedy = ""  # what the reader says about such a mask
+        self.unreadable_remedy = _EXCLUDE  # or what it says about a mask of a kind that is not read
 
     def examine(self, name: str, split: ExaminedSplit, read: ReadFacts) -> None:
         files = split.dataset.masks()
@@ -126,6 +127,8 @@ class _Masks:
             "MissingFile": "missing_mask",
         }.get(fact.kind, "unreadable_mask")
         self.faults[code].append((name, index, fact.error.partition("; ")[0]))
+        if code == "unreadable_mask":
+            self.unreadable_remedy = fact.error.partition("; ")[2] or self.unreadable_remedy
         if code == "unknown_values":
             self.unknown_remedy = fact.error.rpartition("; ")[2]
 
@@ -140,11 +143,11 @@ class _Masks:
     def findings(self, splits: Mapping[str, ExaminedSplit], *, upright: bool) -> list[Finding]:
         other = "stored" if upright else "upright"
         rotated_remedy = f"data.orientation={other}, if the masks match the {other} images"
-        unknown = self.unknown_remedy
+        unknown, unreadable = self.unknown_remedy, self.unreadable_remedy
         kinds: list[tuple[str, Any, str, str, str]] = [
             ("damaged_mask", "error", "damaged", "Training stops before the first step.", _EXCLUDE),
             ("missing_mask", "error", "missing", "Training stops before the first step.", _EXCLUDE),
-            ("unreadable_mask", "error", "in an unsupported format", "Training stops at them.", _EXCLUDE),
+            ("unreadable_mask", "error", "in an unsupported format", "Training stops at them.", unreadable),
             (
                 "unknown_values",
                 "error",

@@ -1,6 +1,7 @@
 """Findings about the images of a dataset, from a scan."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
 from doctor.check.scan import Scan
 from engine.contracts import Finding
+from engine.data.images.used_range import range_notes
 from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical
-from engine.data.preprocessing import unused_range
 
 _BRIGHTER = 0.5  # standard deviations: a medium effect (Cohen 1988)
 
@@ -43,11 +44,20 @@ def _unreadable(scan: Scan) -> list[Finding]:
                 count=len(files),
                 examples=tuple(scan.errors[file].error.partition("; ")[0] for file in files[:3]),
                 why="Training stops before the first step.",
-                remedy=EXCLUDE,
+                remedy=_remedy(code, [scan.errors[file].error for file in files], len(scan.facts)),
                 exclude=scan.by_split(files),
             )
         )
     return findings
+
+
+def _remedy(code: str, errors: Sequence[str], count: int) -> str:
+    """For files with these errors, of `count` images: that of the first one if they are only of a kind that
+    is not read, instead of leaving them out, and alone if nothing would be left."""
+    own = errors[0].partition("; ")[2]
+    if code != "unreadable_image" or not own:
+        return EXCLUDE
+    return own if len(errors) == count else f"{own}; or {EXCLUDE}"
 
 
 def _brightness(scan: Scan) -> list[Finding]:
@@ -135,13 +145,14 @@ def _kinds(scan: Scan) -> list[Finding]:
             "no action needed if you will predict images of both kinds",
         )
     deep = [scan.path(int(file)) for file in np.flatnonzero(facts["deep"] & read)]
-    lines = unused_range(deep) if deep and scan.pixel_range is None else []
+    lines = range_notes(deep, scan.pixel_range) if deep else []
     for line in lines:
         findings.append(
             Finding(
                 code="unused_range",
                 severity="warning",
-                title=f"{plural(len(deep), 'image')} with more than 8 bits use little of the range",
+                title=f"{plural(len(deep), 'image')} with more than 8 bits "
+                + ("use little of the range" if scan.pixel_range is None else "do not fit data.pixel_range"),
                 count=len(deep),
                 examples=(os.path.relpath(line.partition(": ")[0]),),
                 why=line.partition(": ")[2],

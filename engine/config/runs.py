@@ -26,10 +26,11 @@ from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
 from engine.data.images.messages import DamagedFileError
+from engine.data.images.used_range import range_notes
 from engine.data.loader import BatchLoader, EvaluationSampler
-from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete, unused_range
+from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete
 from engine.errors import UserError
-from engine.io.progress import PartProgress, Progress
+from engine.io.progress import PartProgress, Progress, announced
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
@@ -126,8 +127,9 @@ class TrainedRun:
         little of the range."""
         limit_images(self.config)
         paths = [str(file) for file in files]
-        unused = [] if self.pixel_range is not None else unused_range(paths)
-        return [*header_notes(paths, upright=self.upright, annotated=False), *unused]
+        with announced("looking at the images"):
+            unused = range_notes(paths, self.pixel_range)
+            return [*header_notes(paths, upright=self.upright, annotated=False), *unused]
 
     @property
     def image_settings(self) -> list[str]:

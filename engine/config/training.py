@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +22,17 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import set_max_megapixels
+from engine.data.images.used_range import range_notes
 from engine.data.loader import DataLoaders
 from engine.data.preprocessing import (
     as_pixel_range,
     files_of,
     header_notes,
     refuse_incomplete,
-    unused_range,
 )
 from engine.errors import UserError
 from engine.io.files import write_json
+from engine.io.progress import announced
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import Claim, RunFolder
 from engine.train.run_log import Tracker
@@ -321,12 +323,18 @@ def limit_images(config: DictConfig) -> None:
     set_max_megapixels(options(DataOptions, config.data, "data").max_megapixels)
 
 
+def _announced(what: str) -> contextlib.AbstractContextManager[Any]:
+    """`announced` in the first process of the run."""
+    return announced(what) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
+
+
 def build_source(config: DictConfig) -> Any:
     """The data source of a configuration, which reads images as set in `data`. Raises: UserError."""
     if config.data.get("root") == "<data.root>":
         raise UserError("data.root is not set in this run; pass data.root=<folder>")
     limit_images(config)
-    source = build(config.data.source, key="data.source")
+    with _announced("reading the annotations"):
+        source = build(config.data.source, key="data.source")
     pixel_range = as_pixel_range(plain(config.data, "data").get("pixel_range"))
     if pixel_range is not None and not hasattr(source, "pixel_range"):
         raise UserError("data.pixel_range: this data source reads images itself; leave it out")
@@ -384,7 +392,14 @@ def image_notes(source: Any, dataset: Any) -> list[str]:
     that use little of the range."""
     files = [sample for sample in files_of(dataset) if sample]
     paths = [sample[0] for sample in files]
-    unused = unused_range(paths) if getattr(source, "pixel_range", None) is None else []
+    with _announced("looking at the images"):
+        return _image_notes(source, dataset, files, paths)
+
+
+def _image_notes(
+    source: Any, dataset: Any, files: Sequence[tuple[str, ...]], paths: Sequence[str]
+) -> list[str]:
+    unused = range_notes(paths, getattr(source, "pixel_range", None))
     if not hasattr(dataset, "read_pixels"):
         return unused
     masks = [path for sample in files for path in sample[1:]]

@@ -28,19 +28,10 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-_SMALL_RANGE = 16383  # a quarter of 16 bits
-
-
 _HEADERS_CHECKED, _PNG_CHECKED = 5000, 100  # PNG metadata may be at the end of the file
 
 
 _DECODED_BYTES = 20 * 10**9  # COCO: 5 minutes on one core, and only once for each file
-
-
-_VALUES_CHECKED = 1_000_000  # of an image
-
-
-_RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
 
 
 def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
@@ -65,67 +56,6 @@ def as_pixel_range(value: Any) -> Range | None:
     if not numbers[0] < numbers[1]:
         raise UserError(f"data.pixel_range: black must be below white, got {list(numbers)}")
     return float(numbers[0]), float(numbers[1])
-
-
-def unused_range(paths: Sequence[str]) -> list[str]:
-    """A line if images of more than 8 bits (a sample of `paths`) are negative or use a quarter of 0..65535.
-
-    Scaled by that range, little would be left of them: 12-bit values in 16 bits become 17 levels of gray, and
-    so do those of a thermal camera around 29000. Values of 0 and 65535 (no data, saturation) do not count,
-    nor does the half percent of the values at either end.
-    """
-    deep = []
-    for index in evenly_spaced(len(paths), _RANGES_CHECKED):
-        try:
-            stored = reading.read_deep(paths[index])
-        except (UserError, OSError):  # reported when the image is read
-            continue
-        if stored is not None:
-            deep.append((*_used_range(stored), paths[index]))
-    if not deep:
-        return []
-    low = min(used[0] for used in deep)
-    largest, path = max(used[1:] for used in deep)
-    checked = f"(images of more than 8 bits checked: {len(deep)})"
-    if low < 0:  # no suggestion: the smallest value may stand for no data
-        return [
-            f"{path}: values lie between {low:.0f} and {largest:.0f} {checked}; set data.pixel_range="
-            "[<value of black>,<value of white>], outside of which values become black or white"
-        ]
-    if 1 <= largest <= _SMALL_RANGE:
-        white = 2 ** int(largest).bit_length() - 1
-        return [
-            f"{path}: the largest value is {largest:.0f} of 65535 {checked}, so "
-            f"they are read nearly black; if {white} is white, set data.pixel_range=[0,{white}]"
-        ]
-    if 0 < largest - low <= _SMALL_RANGE and largest <= 65535:
-        return [
-            f"{path}: values lie between {low:.0f} and {largest:.0f} of 0..65535 {checked}, so they are read "
-            "with little contrast; to use all 256 levels of gray, set "
-            f"data.pixel_range=[{low:.0f},{largest:.0f}]"
-        ]
-    return []
-
-
-def _used_range(stored: NDArray[Any]) -> Range:
-    """The smallest and largest of the values that count in `unused_range`."""
-    values = stored.reshape(-1)
-    values = values[:: 1 + len(values) // _VALUES_CHECKED]
-    inside = values[(values != 0) & (values != 65535)]
-    if not len(inside):
-        return float(values.min()), float(values.max())
-    low, high = np.nanquantile(inside, 0.005, method="lower"), np.nanquantile(inside, 0.995, method="higher")
-    largest = np.nanmax(inside)
-    return float(low), float(largest if largest <= _SMALL_RANGE else high)
-
-
-def stored_range(path: PathLike) -> Range | None:
-    """The smallest and largest value in an image of more than 8 bits per channel; None for 8 bits or less.
-
-    Raises: UserError like `engine.data.images.read_image`.
-    """
-    stored = reading.read_deep(path)
-    return None if stored is None else (float(stored.min()), float(stored.max()))
 
 
 def header_notes(

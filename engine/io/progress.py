@@ -18,6 +18,18 @@ PATIENCE_S = 1.5
 """How many seconds a job may take before progress is shown."""
 
 
+_BESIDE_S = 1.5
+"""For how many seconds after a shown progress advanced nothing else is announced."""
+
+
+_announced: set[str] = set()
+"""What is being announced; work that calls other work of the same name announces it once."""
+
+
+_active_at = [-math.inf]
+"""When a shown progress last advanced, so that `announced` is silent beside it."""
+
+
 class Progress:
     """Shows a bar on a terminal; otherwise prints lines: for the first and last step, and every few seconds.
 
@@ -73,8 +85,10 @@ class Progress:
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of `total` steps are done, with `text`, if an update is due."""
         if not self.due(done):
+            if self._shown:
+                _active_at[0] = time.monotonic()
             return
-        now = time.monotonic()
+        now = _active_at[0] = time.monotonic()
         if not self._shown:
             self._shown = True
             self._open_bar()
@@ -139,25 +153,35 @@ class PartProgress:
 
 @contextmanager
 def announced(what: str, *, print_line: Callable[[str], None] | None = None) -> Iterator[Callable[[], None]]:
-    """Print `what` if it takes longer than `PATIENCE_S`, and again every ten seconds.
+    """Print `what` if it takes longer than `PATIENCE_S`, and again every ten seconds, unless other progress
+    advances.
 
     For work of unknown length. Yields a function that stops it early, when there is other progress to show.
     """
+    if what in _announced:
+        yield lambda: None
+        return
     say = print_line or partial(print, flush=True, file=sys.stdout)  # the work may redirect it
     done, started = threading.Event(), time.monotonic()
 
     def watch() -> None:
         wait = PATIENCE_S
         while not done.wait(wait):
-            say(f"{what} ... {time.monotonic() - started:.0f} s")
+            now = time.monotonic()
+            if 0 <= now - _active_at[0] < _BESIDE_S:
+                wait = PATIENCE_S
+                continue
+            say(f"{what} ... {now - started:.0f} s")
             wait = 10.0
 
     thread = threading.Thread(target=watch, name="announced", daemon=True)
+    _announced.add(what)
     thread.start()
     try:
         yield done.set
     finally:
         done.set()
+        _announced.discard(what)
         thread.join()
 
 

@@ -215,3 +215,26 @@ def test_a_class_with_less_than_a_hundredth_of_the_most_frequent_one_is_rare(roo
     finding = finding_of(checked("seg", root), "imbalance")
     assert (finding.count, finding.severity) == (1, "note")
     assert "1/101" in finding.why
+
+
+def as_fractions(root):
+    for path in sorted(root.glob("images/*/*.jpg")):
+        gray = np.asarray(Image.open(path).convert("L"), np.float32) / 255
+        cv2.imwrite(str(path.with_suffix(".tif")), gray)
+        path.unlink()
+
+
+def test_images_of_a_kind_that_needs_a_key_are_not_to_be_left_out(root):
+    """All images of floating point numbers: without them, nothing would be left."""
+    as_fractions(root)
+    finding = finding_of(checked("seg", root), "unreadable_image")
+    assert finding.remedy.startswith("set data.pixel_range=[<value of black>,<value of white>]")
+    assert "exclude" not in finding.remedy
+    assert "unreadable_image" not in found(checked("seg", root, "data.pixel_range=[0,1]"))
+
+
+def test_masks_of_a_kind_that_is_not_read_are_to_be_saved_otherwise(root):
+    cv2.imwrite(str(root / "masks/train/train1.tif"), halves().astype(np.float32))
+    (root / "masks/train/train1.png").unlink()
+    finding = finding_of(checked("seg", root), "unreadable_mask")
+    assert finding.remedy == "save integer ids as an 8- or 16-bit PNG"

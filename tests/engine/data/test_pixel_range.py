@@ -12,7 +12,7 @@ from engine.config.compose import compose_config
 from engine.config.training import build_source, validate
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import read_image, write_png
-from engine.data.preprocessing import stored_range, unused_range
+from engine.data.images.used_range import range_notes, stored_range, unused_range
 from engine.errors import UserError
 from engine.runtime import Runtime
 from tests.engine.data.images.tiff_files import write_tiff
@@ -157,3 +157,35 @@ def test_a_source_that_reads_its_images_by_itself_refuses_the_range(tmp_path, mo
     config = deep_masks(tmp_path / "data")
     monkeypatch.setattr("engine.config.training.build", lambda *_, **__: object())
     refuses(lambda: build_source(config), "data.pixel_range", "reads images itself", "leave it out")
+
+
+def test_fractions_are_named_with_their_digits(tmp_path):
+    """Reflectances of a satellite; rounded to whole numbers, the remedy was data.pixel_range=[0,0]."""
+    path = tmp_path / "reflectance.tif"
+    write_tiff(path, np.array([[0.021, 0.1, 0.2, 0.416]], np.float32))
+    (line,) = unused_range([str(path)])
+    assert line == (
+        f"{path}: values lie between 0.021 and 0.416 (images of more than 8 bits checked: 1); set "
+        "data.pixel_range=[<value of black>,<value of white>], outside of which values become black or white"
+    )
+
+
+def test_a_range_that_does_not_fit_the_images_is_named(tmp_path):
+    """A network trained on 12 bits predicts on 16 bits: 3 of 4 values become white."""
+    wide, path = np.array([[1000, 30000, 40000, 60000]], np.uint16), str(tmp_path / "a.png")
+    write_png(path, wide)
+    checked = "(images of more than 8 bits checked: 1)"
+    assert range_notes([path], (0, 4095)) == [
+        f"{path}: 75% of the values are above 4095 {checked}, so they are read as white "
+        "(data.pixel_range=[0,4095])"
+    ]
+    write_png(path, wide // 240)  # at most 250, which is below 4095 / 16 = 255.9
+    assert range_notes([path], (0, 4095)) == [
+        f"{path}: the largest value is 250 {checked}, so they are read nearly black "
+        "(data.pixel_range=[0,4095])"
+    ]
+    write_png(path, wide // 230)  # at most 260
+    assert range_notes([path], (0, 4095)) == []
+    air = np.array([[-1000, -1000, -1000, 40]], np.int16)
+    write_tiff(tmp_path / "ct.tif", air)  # a window of soft tissue leaves air black
+    assert range_notes([str(tmp_path / "ct.tif")], (-160, 240)) == []

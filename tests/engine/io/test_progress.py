@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import sys
 
 import pytest
@@ -117,6 +118,29 @@ def test_slow_work_is_announced_until_it_ends_or_other_progress_begins(monkeypat
     with announced("quick", print_line=lines.append):
         pass
     assert len(lines) == 1
+
+
+def test_work_is_not_announced_beside_progress_that_advances(monkeypatch):
+    """Reading annotations may draw masks or scenes, with a bar of its own."""
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 0.02)
+    for advances in (True, False):
+        lines = []
+        monkeypatch.setattr(progress_module, "_BESIDE_S", 1000.0)
+        monkeypatch.setattr(progress_module, "_active_at", [-math.inf])
+        progress = Progress(9, print_line=[].append)
+        with announced("reading", print_line=lines.append):
+            if advances:
+                progress.update(1)
+            progress_module.time.sleep(0.2)
+        assert bool(lines) != advances
+
+
+def test_work_within_work_of_the_same_name_is_announced_once(monkeypatch):
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 0.02)
+    lines = []
+    with announced("reading", print_line=lines.append), announced("reading", print_line=lines.append):
+        progress_module.time.sleep(0.2)
+    assert lines == ["reading ... 0 s"]
 
 
 def test_work_that_hides_what_others_print_is_announced(monkeypatch, capsys):
