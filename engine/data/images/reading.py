@@ -167,6 +167,11 @@ def read_labels(path: PathLike) -> NDArray[Any]:
         labels = labels.astype(np.int32)
     if labels.dtype not in (np.uint8, np.uint16, np.int32):
         raise UserError(f"{path}: a mask with {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
+    if labels.dtype == np.int32 and labels.min(initial=0) < 0:
+        raise UserError(
+            f"{path}: a mask with negative values ({labels.min()}); save ids from 0 on, such as 255 for "
+            "pixels that do not count, as an 8- or 16-bit PNG"
+        )
     return np.ascontiguousarray(labels)
 
 

@@ -388,3 +388,13 @@ def test_a_png_whose_chunks_end_early_is_rejected_before_decoding(tmp_path, monk
     for read in (read_image, read_labels):
         with pytest.raises(UserError, match=r"short\.png: .*\(the end is missing\); restore or remove"):
             read(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_masks_with_negative_values_are_refused_with_a_remedy_that_works(tmp_path, dtype):
+    """GIS programs write -1 or -9999 where there are no data; -1 in classes.json was refused as well."""
+    cv2.imwrite(str(tmp_path / "a.tif"), np.array([[0, 1], [-9999, 2]], dtype))
+    with pytest.raises(
+        UserError, match=r"a\.tif: a mask with negative values \(-9999\); save .* 255 for pixels"
+    ):
+        read_labels(tmp_path / "a.tif")
