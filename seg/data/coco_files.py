@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
     warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
+    unturned = sum(map(_is_unturned, chain.from_iterable(by_image.values())))
+    if unturned:
+        warnings.append(
+            f"{file}: {unturned} annotations with a rotation, but the outline of an upright box: drawn "
+            "as it is; export rotated boxes as polygons"
+        )
     if not listed:
         raise UserError(f"{file}: images: is empty; a split needs at least one")
     names = [name for name, _, _ in listed]
@@ -95,6 +102,17 @@ def _reason_to_leave_out(
     if int(entry["category_id"]) not in categories:
         return "of an unknown category"
     return "" if entry.get("segmentation") else "without a segmentation (a box alone has no outline)"
+
+
+def _is_unturned(entry: Mapping[str, Any]) -> bool:
+    """Whether an annotation states a rotation (CVAT's `attributes.rotation`, in degrees), and its outline is
+    a single upright rectangle."""
+    attributes, outline = entry.get("attributes"), entry["segmentation"]
+    angle = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if not isinstance(angle, int | float) or not angle % 180 or not isinstance(outline, list):
+        return False
+    points = outline[0] if len(outline) == 1 else None
+    return isinstance(points, list) and len(points) == 8 and all(len({*points[at::2]}) == 2 for at in (0, 1))
 
 
 def _image(

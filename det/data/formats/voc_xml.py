@@ -1,12 +1,13 @@
 """Reads a Pascal VOC annotation file, without entities or document types, and checks every value."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from det.data.cleaning import ROTATED
 from engine.errors import UserError
 
 _MAX_BYTES = 8_000_000  # about 25,000 objects
@@ -16,6 +17,13 @@ _MAX_DEPTH = 50
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+_PLACES = ("left_top", "right_top", "right_bottom", "left_bottom")
+
+
+_CORNERS = tuple(f"{axis}_{place}" for place in _PLACES for axis in "xy")
+"""Elements of the <robndbox> of DIOR-R."""
 
 
 class VocObject(NamedTuple):
@@ -44,10 +52,17 @@ class VocFile(NamedTuple):
 def read(path: str | Path) -> VocFile:
     """Read and check a file. Raises: UserError naming the file and the element that is missing or wrong."""
     root = _parse(Path(path))
-    objects = [
-        _object(node, f"{path}: object {number}") for number, node in enumerate(root.findall("object"), 1)
-    ]
-    return VocFile(_size(root, str(path)), objects)
+    nodes = root.findall("object")
+    objects = [_object(node, f"{path}: object {number}") for number, node in enumerate(nodes, 1)]
+    return VocFile(_size(root, str(path)), objects, list(_findings(nodes)))
+
+
+def _findings(nodes: Iterable[Element]) -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        if node.find("bndbox") is None and node.find(f"robndbox/{_CORNERS[0]}") is not None:
+            yield "box", ROTATED
+        if _text(node, "bndbox/angle") not in ("", "0", "0.0"):
+            yield "box", "with an <angle> in <bndbox>, which is not read: used as it is"
 
 
 def _content(path: Path) -> bytes:
@@ -123,7 +138,11 @@ def _box(node: Element, named: str, where: str) -> tuple[tuple[float, float, flo
         attribute = next(turned, None)
         angle = 0.0 if attribute is None else _number(attribute, "value", f"{where}: attribute rotation")
         return (x1, y1, x2, y2), math.radians(angle % 180)
-    if (box := node.find("robndbox")) is not None:
+    if (box := node.find("robndbox")) is not None and box.find(_CORNERS[0]) is not None:
+        xs, ys = ([_number(box, f"{axis}_{corner}", where) for corner in _PLACES] for axis in "xy")
+        finite = all(map(math.isfinite, (*xs, *ys)))
+        return (min(xs), min(ys), max(xs), max(ys)) if finite else (math.nan,) * 4, 0.0
+    if box is not None:
         x, y, width, height, angle = (_number(box, tag, where) for tag in ("cx", "cy", "w", "h", "angle"))
         if abs(angle) > 2 * math.pi:
             raise UserError(

@@ -381,6 +381,34 @@ def test_the_rotated_boxes_of_rolabelimg(tmp_path):
     )
 
 
+def test_the_rotated_boxes_of_dior_are_four_corners(tmp_path):
+    tree(tmp_path, "ab", train="a", val="b")
+    corners = {"left_top": (35, 5), "right_top": (35, 35), "right_bottom": (25, 35), "left_bottom": (25, 5)}
+    box = "".join(f"<x_{name}>{x}</x_{name}><y_{name}>{y}</y_{name}>" for name, (x, y) in corners.items())
+    text = f"<annotation><object><name>cat</name><robndbox>{box}</robndbox></object></annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(text)
+    data = voc(root=str(tmp_path))
+    assert data.splits["train"].boxes.tolist() == [[25, 5, 35, 35]]
+    assert any("1 box rotated: replaced by the upright box around it (a.xml)" in w for w in data.warnings)
+    (tmp_path / "Annotations/a.xml").write_text(text.replace(">35<", ">nan<", 1))
+    refuses(lambda: voc(root=str(tmp_path)), "1 box with non-finite coordinates: left out")
+
+
+def test_an_angle_in_an_upright_box_is_counted(tmp_path):
+    tree(tmp_path, "ab", train="a", val="b")
+    box = "<xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>20</ymax>"
+    objects = "".join(
+        f"<object><name>cat</name><bndbox>{box.replace('5', str(side), 1)}<angle>{angle}</angle></bndbox>"
+        "</object>"
+        for side, angle in ((5, "0"), (6, "0.5"), (7, ""))
+    )
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
+    data = voc(root=str(tmp_path))
+    assert len(data.splits["train"].boxes) == 3
+    line = "1 box with an <angle> in <bndbox>, which is not read: used as it is (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
 def test_sides_instead_of_corners_are_noticed(tmp_path):
     data, _ = one(tmp_path, ("cat", (30, 20, 10, 15)), ("cat", (40, 20, 15, 15)))
     assert "2 of 2 boxes do not fit their images as xmin, ymin, xmax, ymax, but" in data.warnings[0]

@@ -80,6 +80,17 @@ def test_polygons_and_both_run_length_codes_are_drawn(tmp_path):
     assert coco(root=str(tmp_path)).classes.names == ("background", "cat", "dog")
 
 
+def test_an_upright_outline_with_a_rotation_is_counted(tmp_path):
+    """CVAT's rotation of a box is not in an outline that was made of its corners."""
+    tilted = [[2, 0, 4, 2, 2, 4, 0, 2]]
+    rotations = ((90.0, square(0, 0, 4, 5)), (180, square(0, 0, 4, 5)), (45, tilted), (0, square(0, 0, 4, 5)))
+    rows = [{"category_id": 3, "segmentation": o, "attributes": {"rotation": r}} for r, o in rotations]
+    write_split(tmp_path, rows)
+    write_split(tmp_path, [CAT], **VAL)
+    warnings = "\n".join(coco(root=str(tmp_path)).warnings)
+    assert "1 annotations with a rotation, but the outline of an upright box: drawn as it is" in warnings
+
+
 def test_two_points_are_no_box(tmp_path):
     """pycocotools takes [1, 1, 8, 6] for x, y, width and height if it comes first."""
     write_split(tmp_path, [{"category_id": 3, "segmentation": [[1, 1, 8, 6], *square(0, 0, 4, 5)]}])
