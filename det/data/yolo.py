@@ -98,6 +98,8 @@ def _raw_split(
     files = [yolo_layout.label_file(image) for image in images]
     exist = [os.path.isfile(file) for file in files]
     sizes = [read_size(image, orientation) for image in images]
+    if not all(exist):
+        yolo_layout.check_folders(files)
     if not any(exist):
         if split == "train":
             message = f"no label file {files[0]}, and none for the other images of train; add them"

@@ -1,5 +1,6 @@
 """The entry point of every tool: parses the command line, runs the job, prints user errors as one line."""
 
+import errno
 import io
 import os
 import sys
@@ -28,6 +29,15 @@ from engine.errors import UserError, out_of_memory
 from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 
 Job = Callable[[Any], Any]
+
+_OF_PATHS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and those of the folders around it"),
+    errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "check the path",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another folder"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk or the connection to it"),
+}
+"""What a user can do about errors of the operating system with a path."""
 _LESS_MEMORY = (
     "lower trainer.batch, data.eval_batch, data.workers, data.crop or data.size; segmentation predicts large "
     "images in windows with inference.window=[512,512]"
@@ -170,6 +180,12 @@ def run_job(job: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None:
+            path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+            print(
+                f"error: {UserError(f'{path}: {error.strerror}; {_OF_PATHS[error.errno]}')}", file=sys.stderr
+            )
+            return 1
         if not out_of_memory(error):
             raise
         print(f"error: out of memory ({first_line(error)}); {_LESS_MEMORY}", file=sys.stderr)

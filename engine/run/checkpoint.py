@@ -71,11 +71,15 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
         UserError: if the file is missing, damaged, or not a checkpoint.
     """
     try:
+        with open(path, "rb"):
+            pass  # the library says that a file without permission does not exist
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged, or not a safetensors file ({_reason(error)})") from None
     try:

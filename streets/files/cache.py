@@ -32,11 +32,11 @@ def cached_streets(
         raise ValueError(f"num_train and num_val must be at least 1, got {num_train} and {num_val}")
     counts, size = (num_train, num_val, num_test), (size[0], size[1])
     folder = Path(root).expanduser() if root is not None else cache_folder(counts, size, seed)
-    if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
-        raise ValueError(
-            f"{folder}: a Cityscapes folder that was not drawn here; read it with data=cityscapes"
-        )
     try:
+        if (folder / "leftImg8bit").is_dir() and not (folder / "streets.json").exists():
+            raise ValueError(
+                f"{folder}: a Cityscapes folder that was not drawn here; read it with data=cityscapes"
+            )
         return write_streets(
             folder,
             num_train=num_train,

@@ -41,11 +41,30 @@ def label_file(image: str) -> str:
     stem = os.path.splitext(image)[0]
     places = [match.span(1) for match in _IMAGES_FOLDER.finditer(stem)]
     if not places:
-        return f"{stem}.txt"
+        return _spelled(stem)
     start, end = places[-1]
     usual = _LABELS_FOLDER.get(stem[start:end], "labels")
     names = [name for name in (usual, "labels", "Labels") if os.path.isdir(stem[:start] + name)] or [usual]
-    return f"{stem[:start]}{names[0]}{stem[end:]}.txt"
+    return _spelled(f"{stem[:start]}{names[0]}{stem[end:]}")
+
+
+def _spelled(stem: str) -> str:
+    """A label file, whose suffix some programs write as .TXT."""
+    upper = f"{stem}.TXT"
+    return upper if not os.path.isfile(f"{stem}.txt") and os.path.isfile(upper) else f"{stem}.txt"
+
+
+def check_folders(files: Iterable[str]) -> None:
+    """Refuse label folders that cannot be entered; their images would count as without objects.
+
+    Raises: UserError.
+    """
+    for folder in sorted(set(map(os.path.dirname, files))):
+        place = folder
+        while not os.path.isdir(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        if not os.access(place, os.X_OK):
+            raise UserError(f"{place}: cannot be read (Permission denied); check its permissions")
 
 
 def images_of_split(
@@ -119,7 +138,7 @@ def _walk(folder: Path, issues: AnnotationIssues) -> list[str]:
         issues.note(line)
     label_folder = os.path.dirname(label_file(os.path.join(folder, "image"))) if images else folder
     files = (os.path.join(parent, name) for parent, _, names in os.walk(label_folder) for name in names)
-    labels = {path for path in files if path.endswith(".txt") and _is_label_file(path)}
+    labels = {path for path in files if path.lower().endswith(".txt") and _is_label_file(path)}
     lost = labels - set(map(label_file, images))
     issues.add("label file", "without an image: left out", map(os.path.basename, sorted(lost)))
     return images

@@ -251,6 +251,24 @@ def test_an_image_without_a_label_file_has_no_objects(own):
     )
 
 
+def test_the_suffix_of_label_files_may_be_in_capitals(own):
+    """Programs on Windows write .TXT; the images counted as without objects."""
+    for path in own.rglob("labels/train/*.txt"):
+        path.rename(path.with_suffix(".TXT"))
+    (own / "labels/train/lost.TXT").write_text("0 .5 .5 .2 .2")
+    data = yolo(root=str(own))
+    assert data.splits["train"].objects(0)[0].tolist() == [[15, 10, 45, 30]]
+    assert len(data.splits["train"].boxes) == 2
+    assert any("1 label file without an image: left out (lost.TXT)" in line for line in data.warnings)
+
+
+def test_a_label_folder_without_permission_is_refused(own, monkeypatch):
+    """Its images counted as without objects, or the label files as missing."""
+    (own / "labels/val").rename(own / "hidden")  # so it appears inside a folder that may not be entered
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("labels"))
+    refuses(lambda: yolo(root=str(own)), rf"{own}/labels: cannot be read \(Permission denied\)")
+
+
 def test_labeled_images_that_are_not_read_are_named(own):
     (own / "images/train/b.png").rename(own / "images/train/b.jp2")
     (own / "labels/train/d.txt").write_text("0 .5 .5 .2 .2")

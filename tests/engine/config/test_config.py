@@ -1,5 +1,6 @@
 """Configuration errors are reported in one line that names the key and suggests the nearest known one."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -360,6 +361,28 @@ def test_user_errors_are_printed_as_one_line(capsys, error, status, line):
 
     assert run_job(job) == status
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EACCES, "permissions"), (errno.ENAMETOOLONG, "path"), (errno.ENOSPC, "space")],
+)
+def test_errors_of_paths_are_one_line(number, remedy, capsys):
+    """`Path.is_dir` raises for a folder inside one that may not be entered: no tool checked for that."""
+
+    def job():
+        raise OSError(number, os.strerror(number), "data/line\nbreak")
+
+    assert run_job(job) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: data/line\\nbreak: {os.strerror(number)}; ")
+    assert remedy in line
+
+    def bug():
+        raise OSError(number, "no path")
+
+    with pytest.raises(OSError, match="no path"):
+        run_job(bug)
 
 
 def test_a_user_error_in_a_worker_is_printed_as_one_line(capsys):

@@ -92,6 +92,16 @@ def test_damage_is_detected_and_the_previous_checkpoint_is_read(tmp_path, damage
     assert message.endswith("continuing from last.previous.safetensors")
 
 
+def test_a_checkpoint_without_permission_is_not_called_missing(tmp_path, monkeypatch):
+    def denied(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    path = written_twice(tmp_path)
+    monkeypatch.setattr(checkpoint, "open", denied, raising=False)  # root may read every file
+    with pytest.raises(UserError, match=r"last\.safetensors: cannot be read \(Permission denied\)"):
+        checkpoint.read(path)
+
+
 def test_without_a_previous_checkpoint_damage_is_an_error(tmp_path):
     path = written_twice(tmp_path)
     checkpoint.previous(path).unlink()
