@@ -31,6 +31,7 @@ def run(options: ConvertOptions) -> int:
         format=options.format,
         fill_boxes=options.boxes == "fill",
         orientation=options.orientation,
+        max_megapixels=options.max_megapixels,
         copy=options.copy,
     )
     print("\n".join(result.lines))

@@ -10,7 +10,7 @@ from doctor.convert.coco import Coco
 from doctor.convert.masks import Masks
 from doctor.convert.records import Box, Report, Source
 from doctor.convert.writing import Images, checked_size, new_folder
-from engine.data.images import Orientation
+from engine.data.images import DEFAULT_MEGAPIXELS, Orientation, set_max_megapixels
 from engine.data.survey.matching import Content
 from engine.errors import UserError
 from engine.io.progress import PartProgress, announced
@@ -40,6 +40,7 @@ def convert(
     format: Format | None = None,
     fill_boxes: bool = False,
     orientation: Orientation = "upright",
+    max_megapixels: float = DEFAULT_MEGAPIXELS,
     copy: bool = False,
 ) -> Result:
     """Write the images and annotations below `root` into the new folder `out`; nothing else is changed.
@@ -49,11 +50,13 @@ def convert(
         format: of the annotations; None: recognized.
         fill_boxes: whether boxes are drawn into masks.
         orientation: whether shapes refer to upright or to stored images (EXIF), as in `data.orientation`.
+        max_megapixels: larger images are left out.
         copy: copy images instead of linking them.
 
     Raises: UserError if there is nothing to convert, a file that lists many images is damaged, or `out`
         exists or cannot be written.
     """
+    set_max_megapixels(max_megapixels)
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"out={out}: is inside {root}; choose a folder outside it")
     name = format or _recognized(root, to)
@@ -77,7 +80,7 @@ def convert(
     splits = ", ".join(f"{split} {number}" for split, number in counts.items() if split)
     lines = [f"{source.title} at {root}: {written}", *report.lines(source.title), images.line()]
     lines.append(f"out: {out} ({splits or f'{counts.total()} images, no splits'})")
-    return Result(lines, report.unreadable, _arguments(out, to, orientation))
+    return Result(lines, report.unreadable, _arguments(out, to, orientation, max_megapixels))
 
 
 def _write(
@@ -91,17 +94,19 @@ def _write(
             writer.add(sample, images.put(sample), size, report)
             counts[sample.split] += 1
         except UserError as error:
-            report.unreadable.append(str(error))
+            # the key of this tool
+            report.unreadable.append(str(error).replace("set data.max_megapixels=", "set max_megapixels="))
         progress(done, source.count)
     progress.close()
     return counts
 
 
-def _arguments(out: Path, to: Target, orientation: Orientation) -> list[str]:
+def _arguments(out: Path, to: Target, orientation: Orientation, max_megapixels: float) -> list[str]:
     """Arguments of tools/train.py for the result."""
     chosen = ["task=seg", "data=masks"] if to == "masks" else ["task=det", "data=coco"]
     turned = ["data.orientation=stored"] if orientation == "stored" else []
-    return [*chosen, f"data.root={out}", *turned]
+    larger = [f"data.max_megapixels={max_megapixels:g}"] if max_megapixels > DEFAULT_MEGAPIXELS else []
+    return [*chosen, f"data.root={out}", *turned, *larger]
 
 
 def _labels(source: Source, *, boxes: bool) -> list[str]:

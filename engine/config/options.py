@@ -156,6 +156,7 @@ class ConvertOptions:
     format: Literal["labelme", "cvat", "coco", "yolo", "label_studio", "supervisely"] | None = None
     boxes: Literal["skip", "fill"] = "skip"
     orientation: Orientation = "upright"
+    max_megapixels: float = DEFAULT_MEGAPIXELS
     copy: bool = False
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from doctor.convert.readers.label_studio_brush import decode_brush
 from doctor.convert.run import convert
-from engine.data.images import read_labels, write_png
+from engine.data.images import read_labels, reading, write_png
 from engine.errors import UserError
 from tests.doctor.layouts import examples
 from tests.refusals import refuses
@@ -561,3 +561,16 @@ def test_coco_outlines_on_a_stored_photo_name_the_option_that_accepts_them(tmp_p
     expected = np.zeros((80, 100), np.uint8)
     expected[16:24, 30:70] = 1
     np.testing.assert_array_equal(read_labels(mask), expected)
+
+
+def test_the_largest_size_of_images_is_an_option_of_this_tool(tmp_path, monkeypatch):
+    """The remedy was data.max_megapixels, which convert refused."""
+    monkeypatch.setattr(reading, "MAX_PIXELS", reading.MAX_PIXELS)
+    monkeypatch.setenv("MOBILENET_DENSE_MAX_PIXELS", str(reading.MAX_PIXELS))
+    examples.labelme(tmp_path / "in")  # images of less than 0.1 megapixels
+    refuses(
+        lambda: to_masks(tmp_path / "in", tmp_path / "out", max_megapixels=1e-5), "; set max_megapixels=0.1, "
+    )
+    result = to_masks(tmp_path / "in", tmp_path / "out", max_megapixels=100)
+    assert result.unreadable == []
+    assert result.overrides[-1] == "data.max_megapixels=100"
