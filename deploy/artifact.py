@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
     """
     artifact = Artifact(open_session(path, threads=threads, precision=precision), path)
     return info.with_file(task=task, artifact=artifact)
+
+
+def next_command(run: Path, artifact: str | None) -> str:
+    """What to do after an evaluation: export the run, or predict with the file that was evaluated."""
+    name = shlex.quote(str(run))
+    if artifact is None:
+        return f"python tools/export.py run={name} format=onnx"
+    return f"python tools/predict.py run={name} artifact={shlex.quote(artifact)} input=<image or folder>"
 
 
 def origin_notes(path: Path, metadata: Mapping[str, str], run: RunFolder) -> list[str]:

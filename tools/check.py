@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
 from doctor.check.results import data_name, make_folder, text, write_results
-from doctor.layouts.arguments import is_folder, with_layout
+from doctor.layouts.arguments import is_folder, with_layout, with_root_as_folder
 from engine.config.choices.automatic import with_defaults
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
@@ -37,6 +37,7 @@ ARGUMENTS: list[str] = []
 def complete(typed: Sequence[str]) -> list[str]:
     """The arguments, with a folder replaced by its layout. Exits if the folder must be converted first."""
     arguments = ["strict=true" if argument == "--strict" else argument for argument in typed]
+    arguments = with_root_as_folder(arguments)
     folder = next((each for each in arguments if is_folder(each)), None)
     if folder is not None:
         infos = [task_info(DictConfig({"package": name})) for name in tasks()]

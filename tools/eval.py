@@ -15,7 +15,6 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
-import shlex
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.weights import catalog
-from deploy.artifact import exported_checkpoint, origin_notes, with_exported_file
+from deploy.artifact import exported_checkpoint, next_command, origin_notes, with_exported_file
 from engine import runtime
 from engine.config.launch import launch
 from engine.config.options import EvalOptions
@@ -68,7 +67,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             if earlier := of_earlier_evaluations(out, started):
                 print(f"{out}: {some(earlier)} of an earlier evaluation, not of this one")
             print(f"report: {out / REPORT}")
-            print(f"next: python tools/export.py run={shlex.quote(str(run.folder.path))} format=onnx")
+            print(f"next: {next_command(run.folder.path, options.artifact)}")
             print(f"out: {out}")
     here.close()
     return metrics

@@ -41,6 +41,20 @@ def is_folder(argument: str) -> bool:
     return not argument.startswith("-") and ("=" not in argument or Path(argument).is_dir())
 
 
+def with_root_as_folder(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `data.root=<folder>` as the folder itself if no format was typed with it.
+
+    The default format, the built-in street scenes, would refuse a folder of the user's.
+    """
+    prefix = "data.root="
+    if any(each.startswith("data=") or is_folder(each) for each in arguments):
+        return list(arguments)
+    roots = [Path(each.removeprefix(prefix)) for each in arguments if each.startswith(prefix)]
+    if len(roots) != 1 or not roots[0].is_dir() or (roots[0] / "streets.json").is_file():
+        return list(arguments)
+    return [str(roots[0]), *(each for each in arguments if not each.startswith(prefix))]
+
+
 def with_layout(folder: str, others: Sequence[str], tasks: Sequence[TaskInfo]) -> list[str]:
     """The arguments for a folder and the `others` that were typed after it; prints what was recognized.
 

@@ -75,10 +75,12 @@ def label_shares(
         if np.count_nonzero(counts[:IGNORE]) < least and name in ("train", "val"):
             least_words = "at least two classes must occur" if least == 2 else "nothing can be scored"
             raise_or_collect(UserError(f"{what}; {least_words}: {remedy}"))
-        lines += [what, *_rare(f"{source}: {name}: in the {number} masks read, ", counts, classes)]
+        read = "the mask read" if number == 1 else f"the {number} masks read"
+        lines += [what, *_rare(f"{source}: {name}: in {read}, ", counts, classes)]
         absent = [classes.names[index] for index in range(len(classes)) if not counts[index]]
         if absent:
-            where = f"none of the {number} masks read contains {some(absent)}"
+            where = f"none of {read} contains" if number > 1 else f"{read} does not contain"
+            where = f"{where} {some(absent)}"
             lines.append(f"{source}: {name}: {where}; {remedy.partition(';')[0]}")
     return lines
 

@@ -78,7 +78,10 @@ def _is_complete(root: Path, manifest: dict[str, Any]) -> bool:
     remedy = "choose another folder, or delete this one to have it written again"
     if not path.is_file():
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise ValueError(f"{root} has no streets.json, so it was not written by this program: {remedy}")
+            raise ValueError(
+                f"{root}: not a folder of the built-in street scenes (it has no streets.json); if it "
+                "contains your own data, set data= to its format, otherwise choose another folder"
+            )
         return False
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))

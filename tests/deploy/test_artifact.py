@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.artifact import Artifact, exported_checkpoint, origin_notes
+from deploy.artifact import Artifact, exported_checkpoint, next_command, origin_notes
 from deploy.metadata import describe, network_input
 from deploy.session import Session, run_in_batches
 from engine.data.preprocessing import Normalize
@@ -91,3 +91,11 @@ def test_a_file_of_other_weights_than_the_runs_is_named(tmp_path):
     assert notes(b"best of dogs", "dogs") == [f"{path}: was exported from another run (dogs){end}"]
     run.last.unlink()  # as in a published folder
     assert notes(b"best of dogs", "dogs") == []
+
+
+def test_after_the_evaluation_of_an_exported_file_comes_prediction(tmp_path):
+    run = tmp_path / "a run"
+    assert next_command(run, None) == f"python tools/export.py run='{run}' format=onnx"
+    assert next_command(run, "model.onnx") == (
+        f"python tools/predict.py run='{run}' artifact=model.onnx input=<image or folder>"
+    )

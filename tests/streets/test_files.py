@@ -118,7 +118,7 @@ def test_other_arguments_for_the_same_folder_are_rejected(root, change):
 
 def test_a_folder_with_other_files_is_rejected_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("thesis")
-    with pytest.raises(ValueError, match=r"has no streets\.json"):
+    with pytest.raises(ValueError, match=r"it has no streets\.json\); .* set data= to its format"):
         write_streets(tmp_path, **FEW)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -47,7 +47,7 @@ def test_streets_are_drawn_once_and_rejected_where_something_else_is(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.png")}
     (tmp_path / "other").mkdir()
     (tmp_path / "other/mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="not written by this program") as caught:
+    with pytest.raises(UserError, match="not a folder of the built-in street scenes") as caught:
         streets(root=str(tmp_path / "other"), **options)
     assert not re.search(r"\n", str(caught.value))
     with pytest.raises(UserError, match="size must be"):

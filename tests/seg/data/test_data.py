@@ -436,7 +436,7 @@ def test_the_shares_of_classes_and_ignored_pixels_are_reported_before_training(t
         "train: 2 of 2 masks read: sky 60.0%, car 10.0%, ignored 30.0%",
         "train: none of the 2 masks read contains sign; check the ids and `ignore` in classes.json",
         "val: 1 of 1 masks read: sky 50.0%, sign 50.0%, ignored 0.0%",
-        "val: none of the 1 masks read contains car; check the ids and `ignore` in classes.json",
+        "val: the mask read does not contain car; check the ids and `ignore` in classes.json",
     ]
 
 
@@ -639,7 +639,11 @@ def test_streets_do_not_ask_to_delete_a_cityscapes_tree(tmp_path):
 
 def test_streets_never_overwrite_something_else(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    refuses(lambda: streets(root=str(tmp_path)), "not written by this program", "choose another folder")
+    refuses(
+        lambda: streets(root=str(tmp_path)),
+        "not a folder of the built-in street scenes",
+        "choose another folder",
+    )
     assert (tmp_path / "mine.txt").read_text() == "precious"
     with pytest.raises(ValueError, match="num_train"):
         streets(num_train=0)
