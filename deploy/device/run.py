@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     for path in options.images:
         try:
             prediction = predict(model, read(path, ABOUT["preprocessing"]))
+        except IsADirectoryError:
+            print(f"{path}: is a folder; pass its images, such as {path}/*.jpg", file=sys.stderr)
+            return 1
         except (OSError, UnsupportedImageError) as error:
             print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
             return 1

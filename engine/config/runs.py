@@ -112,7 +112,13 @@ class TrainedRun:
     @cached_property
     def source(self) -> Any:
         """The run's data source (`engine.contracts.DataSource`)."""
-        return build_source(self.config)
+        try:
+            return build_source(self.config)
+        except UserError as error:
+            if str(error).endswith(": no such folder; check the path"):
+                remedy = "or, if the data have moved, pass data.root=<folder>"
+                raise UserError(f"{error}, {remedy}", files=error.files) from None
+            raise
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
         """Read an image for prediction as in training (data.pixel_range, data.orientation)."""

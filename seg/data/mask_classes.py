@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from engine.io.text import read_text
 from seg.data.dataset import SegmentationSplit
 
 _FILE = "classes.json"
+
+
+_NAMES = ("classes.txt", "class_names.txt")
+"""Files with the name of a class per line."""
 
 
 _MOST_COLORS = 64
@@ -132,20 +137,51 @@ def _from_values(
 ) -> tuple[ClassMap, list[str]]:
     paths = [os.fsdecode(p) for s in splits.values() if s.labels is not None for p in s.labels.tolist()]
     values, number = _read_values(paths, skip_damaged=skip_damaged)
-    classes = _as_classes(base, values)
+    classes, lines = _with_names(base, _as_classes(base, values), by_id=bool(values.ids))
     file, found = base / _FILE, f"{some(classes.names, 8)}{'; 255 is ignored' if classes.ignore else ''}"
     if not write:
         line = f"{file}: does not exist; the classes are the values of {number} masks: {found}"
-        return classes, [f"{line}; training writes the file, to edit the names"]
+        return classes, [*lines, f"{line}; training writes the file, to edit the names"]
     try:
         write_json(file, classes.to_dict())
     except UserError as error:
         content = json.dumps(classes.to_dict())
-        return classes, [f"{error}; the classes are the values of {number} masks; to name them: {content}"]
+        return classes, [
+            *lines,
+            f"{error}; the classes are the values of {number} masks; to name them: {content}",
+        ]
     return classes, [
+        *lines,
         f"{file}: created, with the values of {number} masks as classes: {found}; to change the names or "
-        "what is ignored, edit it and start again"
+        "what is ignored, edit it and start again",
     ]
+
+
+def _with_names(base: Path, classes: ClassMap, *, by_id: bool) -> tuple[ClassMap, list[str]]:
+    """The classes with the names in classes.txt, one per line, if their number fits the values; and a line.
+
+    The first line is the name of value 0, unless there is one name too few: then 0 is the background.
+
+    Raises: UserError if the file cannot be read.
+    """
+    places = (place / name for place in (base, base / "masks") for name in _NAMES)
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        return classes, []
+    try:
+        names = [line.strip() for line in _lines(file) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); correct or remove it") from None
+    ids, count = classes.ids, len(names)
+    without_background = ids[0] == 0 and count < max(len(ids), max(ids) + 1)
+    names = ["background", *names] if without_background and count + 1 in (len(ids), max(ids) + 1) else names
+    if max(ids) < len(names):
+        ids = tuple(range(len(names)))
+    if not by_id or len(names) != len(ids) or len(set(names)) != len(names):
+        return classes, [f"{file}: not used, because its {count} names do not fit the values of the masks"]
+    colors = classes.colors if ids == classes.ids else ()
+    first = f"{file}: read: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}"
+    return replace(classes, names=tuple(names), ids=ids, colors=colors), [first]
 
 
 def _read_values(paths: Sequence[str], *, skip_damaged: bool) -> tuple[_Values, int]:

@@ -13,6 +13,7 @@ import yaml
 
 from engine.config import compose, help, instantiate, overrides, saved, training
 from engine.config.launch import run_job
+from engine.config.runs import TrainedRun
 from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import write_json
@@ -649,3 +650,13 @@ def test_few_images_and_random_weights_lead_to_a_hint(overrides, number, expecte
         expected
     )
     assert training._few_images(compose.compose_config("train", overrides), number, random=False) == []
+
+
+def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
+    def missing(config):
+        raise UserError("data.root=/old: no such folder; check the path")
+
+    monkeypatch.setattr("engine.config.runs.build_source", missing)
+    run = TrainedRun.__new__(TrainedRun)
+    run.config = None
+    refuses(lambda: run.source, r"check the path, or, if the data have moved, pass data\.root=<folder>")

@@ -252,3 +252,25 @@ def test_all_damaged_masks_are_counted_when_values_are_read(tmp_path):
     assert message.startswith(f"{root}/masks/3.png: ")
     assert message.endswith(f"; 2 files have errors, including {root}/masks/7.png")
     assert len(masks(root=str(root), on_error="skip").classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "names", "ids"),
+    [
+        ((0, 1, 2), "sky\ncar\n\ntree\n", ("sky", "car", "tree"), (0, 1, 2)),
+        ((0, 2), "sky\ncar\ntree", ("sky", "car", "tree"), (0, 1, 2)),  # no mask has a car
+        ((0, 1, 2), "car\ntree", ("background", "car", "tree"), (0, 1, 2)),
+        ((0, 255), "crack", ("background", "crack"), (0, 255)),
+        ((1, 2), "car\ntree", ("car", "tree"), (1, 2)),
+        ((0, 1, 2, 3), "car", ("class_0", "class_1", "class_2", "class_3"), (0, 1, 2, 3)),
+        ((0, 1), "car\ncar", ("class_0", "class_1"), (0, 1)),
+    ],
+)
+def test_classes_txt_names_the_values_if_it_fits_them(tmp_path, values, text, names, ids):
+    root = data_of(tmp_path, *[rows(*values)] * 3)
+    (root / "classes.txt").write_text(text)
+    data = masks(root=str(root), allow_same_files=True)
+    assert (data.classes.names, data.classes.ids) == (names, ids)
+    fits = names[0] != "class_0"
+    line = f"read: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}" if fits else "not used, because its "
+    assert any(each.startswith(f"{root}/classes.txt: {line}") for each in data.warnings)
