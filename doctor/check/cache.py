@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.images import reading
 from engine.data.labels.report import Fact
 from engine.errors import UserError
 from engine.io.files import user_cache
@@ -54,6 +55,7 @@ class FactCache:
         self, paths: NDArray[np.bytes_], function: Callable[[str], bytes], *, key: str, unit: str
     ) -> Iterator[tuple[int, Fact]]:
         """Implements `engine.data.labels.report.ReadFacts`: known files first, then the others in order."""
+        key = _with_limit(key)
         pending = []
         for index, packed in enumerate(paths):
             fact = self._known(os.fsdecode(packed), key)
@@ -67,23 +69,23 @@ class FactCache:
     def value(self, content: bytes, key: str) -> bytes:
         """The value of a file that has been read, by its content."""
         row = self._database.execute(
-            "SELECT value FROM facts WHERE content = ? AND key = ?", (content, key)
+            "SELECT value FROM facts WHERE content = ? AND key = ?", (content, _with_limit(key))
         ).fetchone()
         return bytes(row[0]) if row else b""
 
     def _read(
-        self, pending: NDArray[np.int64], paths: NDArray[np.bytes_], reading: "_Reading", unit: str
+        self, pending: NDArray[np.int64], paths: NDArray[np.bytes_], reader: "_Reading", unit: str
     ) -> Iterator[tuple[int, Fact]]:
         saved = time.monotonic()
         results = parallel_map(
-            lambda item: reading(int(pending[item])), range(len(pending)), workers=self.workers, unit=unit
+            lambda item: reader(int(pending[item])), range(len(pending)), workers=self.workers, unit=unit
         )
         try:
             for result in results:
                 index = int(pending[result.item])
                 fact, stamp = result.value
                 if stamp is not None:
-                    self._unsaved.append((os.fsdecode(paths[index]), stamp, reading.key, fact))
+                    self._unsaved.append((os.fsdecode(paths[index]), stamp, reader.key, fact))
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
@@ -157,6 +159,11 @@ class _Reading:
             self._process = os.getpid()
             self._database = sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)
         return self._database
+
+
+def _with_limit(key: str) -> str:
+    """A key that changes with data.max_megapixels too: larger images cannot be read."""
+    return f"{key} {reading.MAX_PIXELS}"
 
 
 def _open(file: Path) -> sqlite3.Connection:

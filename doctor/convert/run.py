@@ -56,7 +56,10 @@ def convert(
     Raises: UserError if there is nothing to convert, a file that lists many images is damaged, or `out`
         exists or cannot be written.
     """
-    set_max_megapixels(max_megapixels)
+    try:
+        set_max_megapixels(max_megapixels)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("data.")) from None  # the key of this tool
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"out={out}: is inside {root}; choose a folder outside it")
     name = format or _recognized(root, to)

@@ -75,6 +75,15 @@ def test_other_settings_read_again(folder, tmp_path):
     assert reader.read == ["a", "b", "c", "d"]
 
 
+def test_another_limit_of_the_size_reads_again(folder, tmp_path, monkeypatch):
+    """data.max_megapixels was set as the check had advised, and the check found the same error again."""
+    facts(folder, tmp_path / "db", Reader())
+    monkeypatch.setattr("engine.data.images.reading.MAX_PIXELS", 7)
+    reader = Reader()
+    facts(folder, tmp_path / "db", reader)
+    assert reader.read == ["a", "b", "c", "d"]
+
+
 def test_errors_are_remembered_and_name_the_file_that_is_read_now(folder, tmp_path):
     (folder / "b").write_text("bad")
     facts(folder, tmp_path / "db", Reader())

@@ -574,3 +574,5 @@ def test_the_largest_size_of_images_is_an_option_of_this_tool(tmp_path, monkeypa
     result = to_masks(tmp_path / "in", tmp_path / "out", max_megapixels=100)
     assert result.unreadable == []
     assert result.overrides[-1] == "data.max_megapixels=100"
+    message = refuses(lambda: to_masks(tmp_path / "in", tmp_path / "out2", max_megapixels=2000))
+    assert message.startswith("max_megapixels must be above 0")
