@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
 from doctor.check.scan import Scan
 from engine.contracts import Finding
-from engine.data.images.used_range import range_notes
 from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical
+from engine.data.preprocessing import range_notes
 
 _BRIGHTER = 0.5  # standard deviations: a medium effect (Cohen 1988)
 

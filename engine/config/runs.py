@@ -26,9 +26,8 @@ from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import Range, read_image
 from engine.data.images.messages import DamagedFileError
-from engine.data.images.used_range import range_notes
 from engine.data.loader import BatchLoader, EvaluationSampler
-from engine.data.preprocessing import as_pixel_range, header_notes, refuse_incomplete
+from engine.data.preprocessing import as_pixel_range, header_notes, range_notes, refuse_incomplete
 from engine.errors import UserError
 from engine.io.progress import PartProgress, Progress, announced
 from engine.run import checkpoint, run_folder

@@ -22,12 +22,12 @@ from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import set_max_megapixels
-from engine.data.images.used_range import range_notes
 from engine.data.loader import DataLoaders
 from engine.data.preprocessing import (
     as_pixel_range,
     files_of,
     header_notes,
+    range_notes,
     refuse_incomplete,
 )
 from engine.errors import UserError

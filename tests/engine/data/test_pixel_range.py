@@ -12,7 +12,7 @@ from engine.config.compose import compose_config
 from engine.config.training import build_source, validate
 from engine.data.dataset_builder import DatasetBuilder
 from engine.data.images import read_image, write_png
-from engine.data.images.used_range import range_notes, stored_range, unused_range
+from engine.data.preprocessing import range_notes, stored_range, unused_range
 from engine.errors import UserError
 from engine.runtime import Runtime
 from tests.engine.data.images.tiff_files import write_tiff
