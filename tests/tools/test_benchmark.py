@@ -154,7 +154,8 @@ def test_user_errors_are_reported_in_one_line(tmp_path, monkeypatch, overrides, 
 def test_an_error_prints_one_line_and_exits_with_status_1(tmp_path):
     output = run("benchmark", "suite=tabel7", cwd=tmp_path, status=1)
     assert output == (
-        "error: suite must be one of table6, table7, table8, imagenet, own, got 'tabel7'; did you mean 'table7'?\n"
+        "error: suite must be one of table6, table7, table8, imagenet, own, got 'tabel7'; "
+        "did you mean 'table7'?\n"
     )
 
 

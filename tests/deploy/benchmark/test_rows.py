@@ -66,11 +66,8 @@ def test_the_own_suite_compares_the_papers_heads_with_ours_for_each_task():
         rows = {row.name: row for row in part.rows}
         assert set(rows) == {f"{head}_v3_{width}" for head in (ours, theirs) for width in ("large", "small")}
         assert all(row.size == size and row.paper == {} for row in rows.values())
-        for width in (
-            "large",
-            "small",
-        ):  # the same backbone: at most a third more work, and no more than the paper
-            assert rows[f"{ours}_v3_{width}"].madds < 1.34 * rows[f"{theirs}_v3_{width}"].madds
+        for width in ("large", "small"):  # the same backbone, and about the same work
+            assert rows[f"{ours}_v3_{width}"].madds < 1.1 * rows[f"{theirs}_v3_{width}"].madds
 
 
 def test_a_baseline_is_looked_up_in_every_part_of_a_suite():
