@@ -143,9 +143,9 @@ def imitation(
     """How far a detector is from its teacher, summed over images and anchors.
 
     Scores: cross entropy with the teacher's confidences (binary for each column, or over the columns of a
-    softmax), times |teacher's - own| ** gamma as in Generalized Focal Loss (Li et al., 2020), so that the many
-    anchors on background that both agree on do not count. Boxes: 1 - GIoU of the two boxes of an anchor, times
-    the teacher's largest confidence in an object there.
+    softmax), times |teacher's - own| ** gamma as in Generalized Focal Loss (Li et al., 2020), so that the
+    many anchors on background, where both agree, do not count. Boxes: 1 - GIoU of the two boxes of an anchor,
+    times the teacher's largest confidence in an object there.
 
     Args:
         scores, teacher_scores: raw, [N, A, C].
