@@ -275,8 +275,8 @@ def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
         raise UserError("distill.teacher: a detector needs the folder of a detection run as its teacher")
     if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
         raise UserError(
-            f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, or "
-            "at others; a teacher must have the same model=, data.size and anchors"
+            f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, "
+            "or at others; a teacher must have the same model=, data.size and anchors"
         )
     if getattr(teacher, "background_column", loss.background_column) != loss.background_column:
         raise UserError("distill.teacher: the columns of its scores differ; train both with the same loss=")
