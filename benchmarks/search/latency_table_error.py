@@ -17,7 +17,7 @@ import torch
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import NetSpec
 from benchmarks.support.report import heading, table
-from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.measurers import measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from seg.heads import LRASPP
