@@ -164,7 +164,8 @@ def imitation(
     of_scores = ((wanted - own).abs() ** gamma * errors).sum()
     confidence = wanted[..., 1:] if background_column else wanted
     of_boxes = confidence.amax(-1) * generalized_box_iou_loss(boxes.float(), teacher_boxes.float())
-    return of_scores + of_boxes.sum()
+    total: Tensor = of_scores + of_boxes.sum()
+    return total
 
 
 def _smooth_l1(deltas: Tensor, targets: Targets, delta: float) -> Tensor:

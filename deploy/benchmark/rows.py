@@ -70,7 +70,9 @@ def comparisons(options: BenchmarkOptions) -> list[Comparison]:
     Raises:
         UserError: if `options.baseline` is no row of any part.
     """
-    parts = [(suite, suite_rows(suite, options)) for suite in options.chosen_suites]
+    parts: list[tuple[Suite | None, list[BenchmarkRow]]] = [
+        (suite, suite_rows(suite, options)) for suite in options.chosen_suites
+    ]
     if options.run is not None:
         run = _run_row(options.run, options)
         parts = [*parts[:-1], (parts[-1][0], [*parts[-1][1], run])] if parts else [(None, [run])]
