@@ -255,14 +255,8 @@ def _build_training(
         from engine.data.sample_list import changed_since
 
         skipped += changed_since(run.train_names, config.data.split, data.eval_set)
-    notes = [
-        *_recipe(config),
-        *source.warnings,
-        *image_notes(source, data.train_set),
-        source.description,
-        *chosen,
-        *skipped,
-    ]
+    notes = [*_recipe(config), *source.warnings, *image_notes(source, data.train_set)]
+    notes += [source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
     notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
