@@ -205,14 +205,36 @@ class ExportOptions(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Tables of the paper, by number.
+    """Networks of one task that are measured together: tables of the paper, or networks by name.
 
-    baseline: the experiment that ratios refer to; None: the first MobileNetV2 among the rows.
+    Attributes:
+        tables: of the paper, by number.
+        networks: name -> the overrides that describe it, as for tools/train.py; instead of tables.
+        size: [height, width] of the images that `networks` take.
+        accuracy: name of a network -> its score in percent, by the task's main metric; see `accuracy_on`.
+        accuracy_on: the data that `accuracy` was measured on.
+        baseline: the row that ratios refer to; None: the first MobileNetV2, else the first row.
+
+    Raises:
+        ValueError: if `networks` are given without `size`, or `accuracy` names another network.
     """
 
     task: str
-    tables: Sequence[int]
+    tables: Sequence[int] = ()
+    networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    size: Sequence[int] = ()
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    accuracy_on: str | None = None
     baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.tables) == bool(self.networks):
+            raise ValueError("a suite has either tables or networks")
+        if self.networks and len(self.size) != 2:
+            raise ValueError(f"size must be [height, width], got {list(self.size)}")
+        for name in self.accuracy:
+            if name not in self.networks:
+                raise ValueError(f"accuracy: no network {name!r}; there are {', '.join(self.networks)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +266,7 @@ class BenchmarkOptions:
     device: str = "auto"
     remote: Remote = field(default_factory=Remote)
     measure: Rounds
-    suites: Mapping[str, Suite]
+    suites: Mapping[str, Sequence[Suite]]
     overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -311,5 +333,6 @@ class BenchmarkOptions:
         return Path(self.out)
 
     @property
-    def chosen_suite(self) -> Suite | None:
-        return None if self.suite is None else self.suites[self.suite]
+    def chosen_suites(self) -> Sequence[Suite]:
+        """The parts of the suite, one for each task."""
+        return [] if self.suite is None else self.suites[self.suite]

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
 
 from det.anchors.matcher import IGNORED_ANCHOR, Targets
 
@@ -127,6 +128,44 @@ class MultiboxLoss(nn.Module):
             "classification": (torch.where(positive, losses, 0).sum() + hardest.sum()) / matches,
             "localization": _smooth_l1(deltas, targets, self.delta) / matches,
         }
+
+
+def imitation(
+    scores: Tensor,
+    boxes: Tensor,
+    teacher_scores: Tensor,
+    teacher_boxes: Tensor,
+    *,
+    activation: Literal["sigmoid", "softmax"],
+    background_column: bool,
+    gamma: float = 2.0,
+) -> Tensor:
+    """How far a detector is from its teacher, summed over images and anchors.
+
+    Scores: cross entropy with the teacher's confidences (binary for each column, or over the columns of a
+    softmax), times |teacher's - own| ** gamma as in Generalized Focal Loss (Li et al., 2020), so that the
+    many anchors on background, where both agree, do not count. Boxes: 1 - GIoU of the two boxes of an anchor,
+    times the teacher's largest confidence in an object there.
+
+    Args:
+        scores, teacher_scores: raw, [N, A, C].
+        boxes, teacher_boxes: decoded, [N, A, 4].
+
+    Returns:
+        A scalar, computed in float32.
+    """
+    scores, teacher_scores = scores.float(), teacher_scores.float()
+    if activation == "sigmoid":
+        own, wanted = scores.sigmoid(), teacher_scores.sigmoid()
+        errors = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+    else:
+        own, wanted = scores.softmax(-1), teacher_scores.softmax(-1)
+        errors = -wanted * scores.log_softmax(-1)
+    of_scores = ((wanted - own).abs() ** gamma * errors).sum()
+    confidence = wanted[..., 1:] if background_column else wanted
+    of_boxes = confidence.amax(-1) * generalized_box_iou_loss(boxes.float(), teacher_boxes.float())
+    total: Tensor = of_scores + of_boxes.sum()
+    return total
 
 
 def _smooth_l1(deltas: Tensor, targets: Targets, delta: float) -> Tensor:

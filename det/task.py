@@ -13,13 +13,14 @@ from det.data.dataset import DetectionDataset
 from det.eval.evaluator import DetectionEvaluator
 from det.eval.object_limits import SCORED_PER_CLASS, ObjectLimits, over_limits
 from det.inference.tiles import TiledTransform, Tiling
-from det.losses import FocalLoss, Loss
+from det.losses import FocalLoss, Loss, imitation
 from det.postprocess import Postprocess
 from det.transforms import EvalTransform
 from engine.contracts import Batch, Image
 from engine.data.class_map import ClassMap
 from engine.data.preprocessing import Normalize, Size
 from engine.errors import UserError, no_labels, some
+from engine.train.distillation import Distillation
 
 _DRAW_THRESHOLD = 0.4
 
@@ -55,7 +56,6 @@ class Detection(nn.Module):
             do not agree about the meaning of the outputs.
     """
 
-    distillation = None  # not supported
     on_part: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def __init__(
@@ -89,6 +89,7 @@ class Detection(nn.Module):
             eval_transform if self.inference.tiles is None else TiledTransform(eval_transform, self.inference)
         )
         self.normalize = Normalize(pixels)
+        self._distillation: Distillation | None = None
         self._check_encodings()
 
     def _check_encodings(self) -> None:
@@ -147,8 +148,39 @@ class Detection(nn.Module):
                 f"the augmentation produces images of {height} x {width}, but the anchors are for another "
                 "size; set only data.size, not augment.size or model.input_size"
             )
-        losses: dict[str, Tensor] = self.loss(deltas, scores, self._assignment(batch).given(deltas, scores))
+        assignment = self._assignment(batch)
+        losses: dict[str, Tensor] = self.loss(deltas, scores, assignment.given(deltas, scores))
+        if self._distillation is not None:
+            theirs = self._distillation.scores(batch["image"].float())
+            differences = self._imitation(deltas, scores, *theirs) / assignment.weight
+            losses["distillation"] = self._distillation.weight * differences
         return losses
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """The teacher to imitate, with a weight; its other options do not apply.
+
+        Raises:
+            UserError: when set, if the teacher's anchors or the meaning of its scores differ.
+        """
+        return self._distillation
+
+    @distillation.setter
+    def distillation(self, chosen: Distillation | None) -> None:
+        if chosen is not None:
+            _check_teacher(getattr(chosen.teacher, "model", chosen.teacher), self.model, self.loss)
+        self._distillation = chosen
+
+    def _imitation(self, deltas: Tensor, scores: Tensor, teacher_deltas: Tensor, theirs: Tensor) -> Tensor:
+        decode = self.postprocess.coder.decode
+        return imitation(
+            scores,
+            decode(deltas.float(), self.anchors),
+            theirs,
+            decode(teacher_deltas.float(), self.anchors),
+            activation=self.loss.activation,
+            background_column=self.loss.background_column,
+        )
 
     def weight(self, batch: Batch) -> Tensor:
         """Number of matched anchors or objects in the batch, over which its losses are a mean; at least 1."""
@@ -235,6 +267,19 @@ class Detection(nn.Module):
         size = torch.tensor([image.shape[:2]], device=tensor.device)
         (detections,) = self.predict({"image": tensor[None] if tensor.ndim == 3 else [tensor], "size": size})
         return Detections(*(part.cpu() for part in detections))
+
+
+def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
+    ours, theirs = cast(Tensor, model.anchors), getattr(teacher, "anchors", None)
+    if not isinstance(theirs, Tensor):
+        raise UserError("distill.teacher: a detector needs the folder of a detection run as its teacher")
+    if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
+        raise UserError(
+            f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, "
+            "or at others; a teacher must have the same model=, data.size and anchors"
+        )
+    if getattr(teacher, "background_column", loss.background_column) != loss.background_column:
+        raise UserError("distill.teacher: the columns of its scores differ; train both with the same loss=")
 
 
 def _column(present: bool) -> str:

@@ -298,7 +298,7 @@ class TaskInfo:
         default_names: number of classes -> their names, for weights without class names (ImageNet's 1000).
         known_classes: class names -> the class map (ids, colors) of a public dataset with these classes, or
             None, for published weights.
-        distills: whether `distill.teacher` is supported.
+        distills: the options of `distill.teacher` that apply, such as ("weight",); none: it is not supported.
         fixed_size: why an exported file has a fixed input size, and what to do; empty if it can be dynamic.
         reporter: task -> `Reporter`.
         export: `export(task=..., **options)` -> `ExportedTask`.
@@ -319,7 +319,7 @@ class TaskInfo:
     hub_pipeline: str = ""
     first_id: int = 0
     background: bool = False
-    distills: bool = False
+    distills: Sequence[str] = ()
     default_names: Callable[[int], tuple[str, ...] | None] | None = None
     known_classes: Callable[[tuple[str, ...]], ClassMap | None] | None = None
     fixed_size: str = ""

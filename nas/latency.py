@@ -8,7 +8,7 @@ from typing import Literal
 from backbones.spec import NetSpec
 from deploy.device.hardware import cpu_model
 from deploy.latency_table.build import provenance
-from deploy.latency_table.layer_timing import RUNTIMES, Measurer, measurer
+from deploy.latency_table.measurers import RUNTIMES, Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from engine.data.preprocessing import Size, as_size
@@ -33,7 +33,7 @@ class LatencyOptions:
 
     latency: str | None = None
     measure: Literal[True, False, "auto"] = "auto"
-    runtime: Literal["onnx", "torch"] = "onnx"
+    runtime: Literal["onnx", "torch", "openvino", "executorch", "ncnn"] = "onnx"
     threads: int = 1
     size: Sequence[int] | None = None
 

@@ -17,7 +17,7 @@ import torch
 from backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.spec import NetSpec
 from benchmarks.support.report import heading, table
-from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.measurers import RUNTIMES, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from seg.heads import LRASPP
@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runtime", nargs="+", default=["torch", "onnx"], choices=["torch", "onnx"])
+    parser.add_argument("--runtime", nargs="+", default=["torch", "onnx"], choices=RUNTIMES)
     options = parser.parse_args()
     build = partial(mobilenet_v3_large, output_stride=16, tail="rf2")
     networks = {

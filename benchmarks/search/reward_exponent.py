@@ -25,7 +25,7 @@ from pathlib import Path
 
 from backbones.spec import NetSpec
 from deploy.latency_table.build import provenance
-from deploy.latency_table.layer_timing import measurer
+from deploy.latency_table.measurers import measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from deploy.timing.latency import Rounds

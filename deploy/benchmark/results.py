@@ -76,6 +76,7 @@ def result(row: BenchmarkRow, *, baseline: BenchmarkRow, **measured: Any) -> Res
         **values,
         "baseline": baseline.name,
         "accuracy": dict(row.accuracy),
+        "accuracy_on": row.accuracy_on,
         "paper": _paper_figures(row, baseline),
     }
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from backbones.count import count
 from deploy.benchmark import paper as papers
-from deploy.options import BenchmarkOptions
+from deploy.options import BenchmarkOptions, Suite
 from engine.config.compose import compose_config
-from engine.config.instantiate import build, plain, task_info
+from engine.config.instantiate import build, find_task, plain, task_info
 from engine.config.runs import TrainedRun
 from engine.config.training import build_task
 from engine.contracts import TaskInfo
@@ -38,6 +38,7 @@ class BenchmarkRow:
         executed_madds: of convolutions and linear layers at that size; None if nothing is timed.
         paper: published figures; empty if there are none.
         accuracy: our measured values, by metric; empty if there are none.
+        accuracy_on: the data that they were measured on; None: those of the run.
         predictor: the task (`predictor.model` is the network); None if nothing is timed.
     """
 
@@ -51,19 +52,49 @@ class BenchmarkRow:
     executed_madds: int | None
     paper: Mapping[str, Any]
     accuracy: Mapping[str, float]
+    accuracy_on: str | None = None
     predictor: nn.Module | None = None
 
 
-def benchmark_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
-    """The rows of the suite, its baseline if that is in another table, and the run."""
-    run_rows = [] if options.run is None else [_run_row(options.run, options)]
-    return [*_suite_rows(options), *run_rows]
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows that are measured together, and the one of them that ratios refer to."""
+
+    rows: Sequence[BenchmarkRow]
+    baseline: BenchmarkRow
 
 
-def _suite_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
-    suite = options.chosen_suite
-    if suite is None:
-        return []
+def comparisons(options: BenchmarkOptions) -> list[Comparison]:
+    """The parts of the suite, each with its baseline; the run is a row of the last part, or alone.
+
+    Raises:
+        UserError: if `options.baseline` is no row of any part.
+    """
+    parts: list[tuple[Suite | None, list[BenchmarkRow]]] = [
+        (suite, suite_rows(suite, options)) for suite in options.chosen_suites
+    ]
+    if options.run is not None:
+        run = _run_row(options.run, options)
+        parts = [*parts[:-1], (parts[-1][0], [*parts[-1][1], run])] if parts else [(None, [run])]
+    named = [options.baseline in (row.name, row.source) for _, rows in parts for row in rows]
+    if options.baseline is not None and not any(named):
+        choose_baseline([row for _, rows in parts for row in rows], options.baseline)
+    return [Comparison(rows=rows, baseline=_baseline(suite, rows, options.baseline)) for suite, rows in parts]
+
+
+def _baseline(suite: Suite | None, rows: Sequence[BenchmarkRow], wanted: str | None) -> BenchmarkRow:
+    """The row that was asked for if it is among these, else the suite's, else the first MobileNetV2."""
+    for name in (wanted, suite and suite.baseline):
+        for row in rows:
+            if name in (row.name, row.source):
+                return row
+    return choose_baseline(rows, None)
+
+
+def suite_rows(suite: Suite, options: BenchmarkOptions) -> list[BenchmarkRow]:
+    """The rows of a suite, and its baseline if that is in another table."""
+    if suite.networks:
+        return [_network_row(name, suite, options) for name in suite.networks]
     published = papers.papers_of(suite)
     baseline = options.baseline or suite.baseline
     if options.latency and baseline and baseline not in published and papers.is_experiment(baseline):
@@ -75,28 +106,49 @@ def _suite_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
 
 
 def _experiment_row(experiment: str, paper: Mapping[str, Any], size: Size, *, timed: bool) -> BenchmarkRow:
-    as_published = compose_config("train", [f"experiment={experiment}"])
-    info = task_info(as_published)
-    classes = paper.get("num_classes", info.paper_classes)
-    task = None
-    if timed:
-        height, width = size
-        as_timed = compose_config(
-            "train", [f"experiment={experiment}", f"{info.size_key}=[{height},{width}]"]
-        )
-        task = build_task(as_timed, ClassMap(names=tuple(f"class {number}" for number in range(classes))))
-    return _row(
-        as_published.model,
-        info,
-        classes=classes,
+    return _untrained_row(
+        [f"experiment={experiment}"],
+        size,
+        timed=timed,
+        classes=paper.get("num_classes"),
         count_size=papers.count_size(paper, size),
-        size=size,
         name=experiment.partition("/")[2],
         source=experiment,
         paper=paper,
         accuracy={},
-        predictor=task,
     )
+
+
+def _network_row(name: str, suite: Suite, options: BenchmarkOptions) -> BenchmarkRow:
+    size = options.image_size or as_size("size", list(suite.size))
+    percent = suite.accuracy.get(name)
+    overrides = list(suite.networks[name])
+    return _untrained_row(
+        overrides,
+        size,
+        timed=options.latency,
+        count_size=size,
+        name=name,
+        source=" ".join(overrides),
+        paper={},
+        accuracy={} if percent is None else {find_task(suite.task).metric: percent / 100},
+        accuracy_on=suite.accuracy_on,
+    )
+
+
+def _untrained_row(
+    overrides: Sequence[str], size: Size, *, timed: bool, classes: int | None = None, **facts: Any
+) -> BenchmarkRow:
+    """The network of a training configuration, with random weights; without `classes`, for the paper's."""
+    as_published = compose_config("train", overrides)
+    info = task_info(as_published)
+    classes = classes or info.paper_classes
+    task = None
+    if timed:
+        height, width = size
+        as_timed = compose_config("train", [*overrides, f"{info.size_key}=[{height},{width}]"])
+        task = build_task(as_timed, ClassMap(names=tuple(f"class {number}" for number in range(classes))))
+    return _row(as_published.model, info, classes=classes, size=size, predictor=task, **facts)
 
 
 def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
@@ -157,16 +209,6 @@ def _row(
         executed_madds=executed,
         **facts,
     )
-
-
-def baseline_row(options: BenchmarkOptions, rows: Sequence[BenchmarkRow]) -> BenchmarkRow:
-    """The row that ratios refer to: `options.baseline`, else the suite's, else the first MobileNetV2."""
-    suite = options.chosen_suite
-    if options.baseline is None and suite is not None:
-        for row in rows:
-            if row.source == suite.baseline:
-                return row
-    return choose_baseline(rows, options.baseline)
 
 
 def choose_baseline(rows: Sequence[BenchmarkRow], wanted: str | None) -> BenchmarkRow:

@@ -13,7 +13,7 @@ from deploy.benchmark.candidate import Candidate, noise
 from deploy.benchmark.measure import groups, measure_together
 from deploy.benchmark.on_device import measure_on_device, runtime_of
 from deploy.benchmark.results import Result, result
-from deploy.benchmark.rows import BenchmarkRow, baseline_row, benchmark_rows
+from deploy.benchmark.rows import Comparison, comparisons
 from deploy.benchmark.runtimes import EAGER, ExportCache, choose_runtimes, files_by_name
 from deploy.benchmark.tables import tables
 from deploy.options import BenchmarkOptions
@@ -60,9 +60,8 @@ def _benchmark_into(
     command: str,
     log: Callable[[str], None],
 ) -> list[Result]:
-    rows = benchmark_rows(options)
-    baseline = baseline_row(options, rows)
-    results = [result(row, baseline=baseline) for row in rows]
+    parts = comparisons(options)
+    results = [result(row, baseline=part.baseline) for part in parts for row in part.rows]
     report.save(results, out, command=command)  # fails now, not after an hour, if `out` cannot be written
     if not options.latency:
         log(tables(results))
@@ -70,21 +69,19 @@ def _benchmark_into(
     if remarks:
         log("\n".join(remarks))
     measured: list[Result] = []
-    for entries in _measure(options, rows, runtimes, baseline, device):
-        log(f"\n{tables(entries)}")
-        measured += entries
-        report.save(measured, out, command=command)
+    for part in parts:
+        for entries in _measure(options, part, runtimes, device):
+            log(f"\n{tables(entries)}")
+            measured += entries
+            report.save(measured, out, command=command)
     return measured
 
 
 def _measure(
-    options: BenchmarkOptions,
-    rows: Sequence[BenchmarkRow],
-    runtimes: Sequence[str],
-    baseline: BenchmarkRow,
-    device: str | DeviceTimer,
+    options: BenchmarkOptions, part: Comparison, runtimes: Sequence[str], device: str | DeviceTimer
 ) -> Iterator[list[Result]]:
     """Yields the results of each group of candidates that are measured together."""
+    rows = part.rows
     common: dict[str, Any] = {"channels_last": options.channels_last}
     measure: Callable[..., list[Result]] = measure_together
     if isinstance(device, str):
@@ -112,7 +109,7 @@ def _measure(
             yield measure(
                 candidates,
                 options.measure,
-                baseline=baseline,
+                baseline=part.baseline,
                 memory=options.memory,
                 progress=progress.update,
             )

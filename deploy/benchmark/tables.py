@@ -48,7 +48,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _group_key(result: Result) -> tuple[Any, ...]:
     # Rows on one runtime, or one row on all.
-    return result["threads"], (result["machine"] or {}).get("date")
+    return result["task"], result["threads"], (result["machine"] or {}).get("date")
 
 
 def _caption(rows: Sequence[Result]) -> str:
@@ -88,6 +88,11 @@ def _interval(result: Result) -> str:
     return f"{half_width:.1%}" + ("" if result["interval_reached"] else " !")
 
 
+def _accuracy(result: Result) -> str:
+    value = result["accuracy"].get(result["metric"])
+    return "" if value is None else f"{100 * value:.1f} {result['metric']}"
+
+
 def _size(result: Result) -> str:
     return "x".join(map(str, result["size"]))
 
@@ -106,6 +111,7 @@ COUNTS: list[Column] = [
     ("paper's", lambda row: str(row["paper"].get("params_m") or "")),
     ("MAdds B", lambda row: _number(row["madds_b"], 3)),
     ("paper's", lambda row: str(row["paper"]["madds_b"] or "")),
+    ("measured %", _accuracy),
 ]
 TIMES: list[Column] = [
     ("p50 ms", lambda row: _milliseconds(row["latency_ms_p50"])),

@@ -1,9 +1,12 @@
 """ExecuTorch with XNNPACK, for phones; the number and size of images are fixed."""
 
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from deploy.binary_files import append_metadata, read_appended_metadata, write_bytes
@@ -29,10 +32,7 @@ def missing() -> str:
 def write(
     program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
 ) -> None:
-    exir = require("executorch.exir", INSTALL)
-    xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", INSTALL)
-    lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
-    write_bytes(path, lowered.to_executorch().buffer)
+    write_bytes(path, _lowered(program))
     append_metadata(path, metadata)
 
 
@@ -46,6 +46,21 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
         run=lambda images: [output.numpy().copy() for output in method.execute([torch.from_numpy(images)])],
         runtime=f"ExecuTorch {version('executorch')}",
     )
+
+
+def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequence[NDArray[Any]]], Any]:
+    """A program of any inputs, lowered and loaded in memory: arrays -> its outputs."""
+    runtime = require("executorch.runtime", INSTALL)
+    _set_threads(threads)
+    method = runtime.Runtime.get().load_program(_lowered(program)).load_method("forward")
+    return lambda arrays: method.execute([torch.from_numpy(array) for array in arrays])
+
+
+def _lowered(program: ExportedProgram) -> bytes:
+    exir = require("executorch.exir", INSTALL)
+    xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", INSTALL)
+    lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+    return bytes(lowered.to_executorch().buffer)
 
 
 def _set_threads(threads: int) -> None:

@@ -6,12 +6,13 @@ The graph is in `.ncnn.param`, the weights (and the metadata, in a zip archive a
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from deploy.binary_files import append_metadata, read_appended_metadata, write_bytes
@@ -30,6 +31,9 @@ DYNAMIC = False
 INPUT = "in0"
 """The name that pnnx gives the input."""
 
+_KINDS = {torch.uint8: "u8"}
+"""What pnnx calls the types of inputs that are not floats."""
+
 
 def missing() -> str:
     return not_installed(LIBRARIES)
@@ -38,29 +42,11 @@ def missing() -> str:
 def write(
     program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
 ) -> None:
-    converter = Path(require("pnnx", INSTALL).__file__).parent / "pnnx"
     images = program.example_inputs[0][0]
     if len(images) != 1:
         raise UserError("format=ncnn: it runs one image at a time; set batch=1")
-    trace: Any = torch.jit.trace  # without annotations
-    shape, kind = ",".join(map(str, images.shape)), {torch.uint8: "u8"}.get(images.dtype, "f32")
     with tempfile.TemporaryDirectory(prefix="ncnn-") as folder:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # tracing warns about constants
-            traced = trace(program.module(), images, check_trace=False)
-            torch.jit.save(traced, Path(folder, "model.pt"))
-        options = [f"inputshape=[{shape}]{kind}", f"fp16={int(precision == 'fp16')}"]
-        done = subprocess.run(
-            [str(converter), "model.pt", *options],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        graph, weights = Path(folder, "model.ncnn.param"), Path(folder, "model.ncnn.bin")
-        if done.returncode or not (graph.is_file() and weights.is_file()):
-            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise UserError(f"format=ncnn: pnnx cannot convert this network ({last[:200]})")
+        graph, weights = _converted(program, Path(folder), precision=precision)
         lines = without_cast(graph.read_text(encoding="utf-8").splitlines())
         if foreign := _not_of_ncnn(lines[2:]):
             raise UserError(
@@ -70,6 +56,48 @@ def write(
         write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         write_bytes(_weights(path), weights.read_bytes())
     append_metadata(_weights(path), metadata)
+
+
+def _converted(program: ExportedProgram, folder: Path, *, precision: str) -> tuple[Path, Path]:
+    """The graph and the weights that pnnx writes into `folder`."""
+    converter = Path(require("pnnx", INSTALL).__file__).parent / "pnnx"
+    inputs = program.example_inputs[0]
+    shapes = [f"[{','.join(map(str, one.shape))}]{_KINDS.get(one.dtype, 'f32')}" for one in inputs]
+    trace: Any = torch.jit.trace  # without annotations
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracing warns about constants
+        torch.jit.save(trace(program.module(), inputs, check_trace=False), folder / "model.pt")
+    options = [f"inputshape={','.join(shapes)}", f"fp16={int(precision == 'fp16')}"]
+    done = subprocess.run(
+        [str(converter), "model.pt", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    graph, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
+    if done.returncode or not (graph.is_file() and weights.is_file()):
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UserError(f"format=ncnn: pnnx cannot convert this network ({last[:200]})")
+    return graph, weights
+
+
+def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequence[NDArray[Any]]], Any]:
+    """A program of any inputs of batch size 1, converted and loaded: arrays -> its outputs."""
+    ncnn = require("ncnn", INSTALL)
+    with tempfile.TemporaryDirectory(prefix="ncnn-") as folder:
+        graph, _ = _converted(program, Path(folder), precision="fp32")
+        net = require("deploy.device.runtimes.ncnn", INSTALL).open_net(graph, threads=threads)
+    names = [f"in{number}" for number in range(len(program.example_inputs[0]))]
+    outputs = net.output_names()
+
+    def run(arrays: Sequence[NDArray[Any]]) -> list[Any]:
+        extractor = net.create_extractor()
+        for name, array in zip(names, arrays, strict=True):
+            extractor.input(name, ncnn.Mat(array[0]).clone())  # layers may work in place
+        return [extractor.extract(output) for output in outputs]
+
+    return run
 
 
 def open(path: Path, *, threads: int, precision: str) -> Session:

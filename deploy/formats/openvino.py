@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,7 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
     if not weights.is_file():
         raise UserError(f"{path}: its weights are missing ({weights.name}); copy them next to it")
     model = core().read_model(path)
-    options = {
-        # The default is bf16 on CPUs that support it, which changes results (argmax agreement 0.95, f32: 1).
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # several sessions in one process would all be pinned to the same core
-    }
-    compiled = core().compile_model(model, "CPU", options)
+    compiled = _compiled(model, threads=threads, precision=precision)
     request = compiled.create_infer_request()
     (images,) = compiled.inputs
     outputs = tuple(compiled.outputs)
@@ -77,6 +70,24 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
         ),
         metadata=metadata_of(model),
     )
+
+
+def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequence[NDArray[Any]]], Any]:
+    """A program of any inputs, converted in memory and compiled: arrays -> its outputs."""
+    model = require("openvino", INSTALL).convert_model(program)
+    request = _compiled(model, threads=threads, precision="fp32").create_infer_request()
+    return lambda arrays: request.infer(list(arrays), share_inputs=True, share_outputs=True)
+
+
+def _compiled(model: Any, *, threads: int, precision: str) -> Any:
+    options = {
+        # The default is bf16 on CPUs that support it, which changes results (argmax agreement 0.95, f32: 1).
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # several sessions in one process would all be pinned to the same core
+    }
+    return core().compile_model(model, "CPU", options)
 
 
 def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from backbones.spec import NetSpec, make_divisible
-from deploy.latency_table.layer_timing import LayerTimer, Measurer
+from deploy.latency_table.layer_timing import LayerTimer
 from deploy.latency_table.layers import Layer, layers_of
+from deploy.latency_table.measurers import Measurer
 from deploy.latency_table.table import LatencyTable
 from deploy.timing.machine import describe
 from engine.errors import UserError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from deploy.latency_table.build import build_table
-from deploy.latency_table.layer_timing import Measurer
 from deploy.latency_table.layers import layers_of
+from deploy.latency_table.measurers import Measurer
 from deploy.latency_table.table import LatencyTable
 from deploy.latency_table.timed_network import TimedNetwork
 from engine.data.preprocessing import Size

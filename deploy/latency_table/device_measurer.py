@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from deploy.latency_table.layer_graph import LayerGraphs
-from deploy.latency_table.layer_timing import QUICK, WHOLE, Measurer, settings
+from deploy.latency_table.measurers import QUICK, WHOLE, Measurer, settings
 from deploy.remote.connect import DeviceTimer
 from deploy.remote.kit import Kit
 from engine.io.progress import Progress, announced

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from deploy.latency_table.layer_timing import onnx_graph
 from deploy.latency_table.layers import HeadOf
+from deploy.latency_table.measurers import onnx_graph
 
 _OPSET = 17
 

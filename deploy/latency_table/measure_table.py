@@ -9,7 +9,7 @@ from backbones.spec import NetSpec
 from deploy.latency_table.build import build_table
 from deploy.latency_table.checked_table import CheckedTable, check_table
 from deploy.latency_table.device_measurer import measure_on_device
-from deploy.latency_table.layer_timing import Measurer, measurer
+from deploy.latency_table.measurers import Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from deploy.latency_table.timed_network import TimedNetwork, network_and_size

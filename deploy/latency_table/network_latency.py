@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from backbones.spec import NetSpec
-from deploy.latency_table.layer_timing import LayerTimer, Measurer
+from deploy.latency_table.layer_timing import LayerTimer
 from deploy.latency_table.layers import Layer, layers_of
+from deploy.latency_table.measurers import Measurer
 from deploy.latency_table.table import LatencyTable
 from engine.io.progress import PATIENCE_S, Progress
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deploy.latency_table.layer_graph import LayerGraphs
-from deploy.latency_table.layer_timing import WHOLE
+from deploy.latency_table.measurers import WHOLE
 from deploy.serve.http_server import Call, Calls, Refusal, Reply
 from deploy.web import assets
 from engine.errors import UserError

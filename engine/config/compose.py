@@ -18,6 +18,7 @@ from engine.config import extensions
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     CONF,
+    add_recipe,
     add_task_prefix,
     apply_extend,
     as_typed,
@@ -64,7 +65,7 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
             value cannot be parsed.
     """
     own, for_run = split_overrides(tool, [quote_path(override) for override in apply_extend(overrides)])
-    own, network = split_network(add_task_prefix(tool, own))
+    own, network = split_network(add_recipe(tool, add_task_prefix(tool, own)))
     for override in own:
         parse_override(override)
     outer = Singleton.get_state()  # within a sweep, Hydra already holds a configuration

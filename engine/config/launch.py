@@ -20,6 +20,7 @@ from engine.config.instantiate import first_line, tool_options
 from engine.config.overrides import (
     CONF,
     TRAINING_TOOLS,
+    add_recipe,
     add_task_prefix,
     apply_extend,
     cleared_alternatives,
@@ -136,7 +137,7 @@ def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str
     typed, flags = _split_flags(arguments)
     if _SWEEP.isdisjoint(flags):  # in a sweep, a comma separates values
         typed = [quote_path(override) for override in typed]
-    overrides, network = split_network(add_task_prefix(tool, apply_extend(typed)))
+    overrides, network = split_network(add_recipe(tool, add_task_prefix(tool, apply_extend(typed))))
     # Hydra needs all overrides in one contiguous group.
     return [*overrides, *cleared_alternatives(overrides), *_HYDRA_SETTINGS, *search_path(), *flags], network
 

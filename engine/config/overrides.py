@@ -304,6 +304,32 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
     raise UserError(f"{group}={name}: no such option; {takes}{nearest(name, own)}")
 
 
+def add_recipe(tool: str, overrides: Sequence[str]) -> list[str]:
+    """Add the experiment that a data format recommends (`recipe` in its YAML file), if the choice is open.
+
+    overrides: with the task's prefix. Nothing is added if one of them chooses an experiment, a model, a loss
+    or weights of a whole network, or for a sweep over several formats.
+    """
+    typed = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    if tool not in TRAINING_TOOLS or typed.keys() & _CHOOSE_NETWORK or "data" not in typed:
+        return list(overrides)
+    recipe = typed.get("data.recipe") or _recipe_of(typed["data"])
+    if recipe in (None, "", "null"):
+        return list(overrides)
+    return [*overrides, _add_task_prefix(f"experiment={recipe}", groups(tool), "")]
+
+
+_CHOOSE_NETWORK = {"experiment", "model", "loss", "init_from", "resume", "replay"}
+
+
+def _recipe_of(data: str) -> str | None:
+    for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
+        file = conf / "data" / f"{data}.yaml"
+        if file.is_file():
+            return _read(file).get("recipe")
+    return None
+
+
 def shortened(override: str) -> str:
     """An override, cut off after 200 characters so that a message can quote it."""
     return override if len(override) <= 200 else f"{override[:200]}..."

@@ -296,6 +296,9 @@ def load_teacher(
     info = task_info(config)
     if not info.distills:
         raise UserError(f"distill.teacher: task={info.name} does not support distillation; leave it out")
+    for key, default in (("temperature", 1.0), ("method", "pixels"), ("images", None)):
+        if key not in info.distills and config.distill[key] != default:
+            raise UserError(f"distill.{key} does not apply to task={info.name}; leave it out")
 
     def load_run(path: Path) -> Any:
         teacher = TrainedRun.open(path)

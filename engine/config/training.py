@@ -257,7 +257,8 @@ def _build_training(
         from engine.data.sample_list import changed_since
 
         skipped += changed_since(run.train_names, config.data.split, data.eval_set)
-    notes = [*source.warnings, *image_notes(source, data.train_set), source.description, *chosen, *skipped]
+    notes = [*_recipe(config), *source.warnings, *image_notes(source, data.train_set)]
+    notes += [source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
     notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
@@ -361,6 +362,14 @@ def build_changed_source(config: DictConfig, changes: Mapping[str, Any]) -> Any:
 def reads_as_stored(config: DictConfig) -> bool:
     """Whether images are read without rotating them by their orientation."""
     return bool(config.data.get("orientation") == "stored")
+
+
+def _recipe(config: DictConfig) -> list[str]:
+    """A line about the experiment, if the data format recommends it."""
+    recipe = config.data.get("recipe")
+    if recipe is None or config.experiment != recipe:
+        return []
+    return [f"recipe: experiment={recipe}, the default for this data format (data.recipe=null: none)"]
 
 
 def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:

@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import BoxCoder as TorchvisionCoder
 from torchvision.models.detection.ssd import SSD
 
 from det.anchors.matcher import Targets
-from det.losses import FocalLoss, MultiboxLoss
+from det.losses import FocalLoss, MultiboxLoss, imitation
 
 LOSSES = [FocalLoss(), FocalLoss(gamma=0.5, background=True), MultiboxLoss(), MultiboxLoss(min_negatives=2)]
 
@@ -185,3 +185,36 @@ def test_float32_under_autocast(loss):
 def test_arguments_out_of_range_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_imitation_by_hand(background):
+    """One anchor: the student is undecided, the teacher is sure to 3/4.
+
+    Scores: cross entropy log 2, times (1/4)^2. Boxes: two squares of side 2, half a side apart, have
+    IoU 2/6 within a hull of their union, so 1 - GIoU = 2/3, times 3/4.
+    """
+    certain = math.log(3)
+    own, theirs = ([[[0.0, 0.0]]], [[[0.0, certain]]]) if background else ([[[0.0]]], [[[certain]]])
+    box, moved = torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]), torch.tensor([[[1.0, 0.0, 3.0, 2.0]]])
+    options = {"activation": "softmax" if background else "sigmoid", "background_column": background}
+    scores, teacher = torch.tensor(own), torch.tensor(theirs)
+    of_scores = math.log(2) / 16
+    assert imitation(scores, box, teacher, box, **options).item() == pytest.approx(of_scores)
+    assert imitation(scores, box, teacher, moved, **options).item() == pytest.approx(of_scores + 0.5)
+
+
+def test_a_perfect_copy_has_no_imitation_loss_and_anchors_add_up():
+    scores = torch.tensor([[[0.3, -2.0], [1.0, 4.0]]])
+    boxes = torch.tensor([[[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 1.0, 1.0]]])
+    options = {"activation": "sigmoid", "background_column": False}
+    assert imitation(scores, boxes, scores, boxes, **options).item() == pytest.approx(0, abs=1e-6)
+    other = torch.zeros_like(scores)
+    whole = imitation(scores, boxes, other, boxes.flip(1), **options)
+    parts = [
+        imitation(
+            scores[:, i : i + 1], boxes[:, i : i + 1], other[:, :1], boxes.flip(1)[:, i : i + 1], **options
+        )
+        for i in (0, 1)
+    ]
+    torch.testing.assert_close(whole, sum(parts))

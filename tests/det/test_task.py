@@ -1,5 +1,7 @@
 """The detection task: losses over micro-batches, boxes in pixels, and errors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from det.task import Detection
 from det.transforms import EvalTransform
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from engine.train.distillation import Distillation
 from tests.det.eval.scenes import annotate
 
 CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
@@ -166,3 +169,40 @@ def test_the_network_the_loss_the_matcher_and_the_postprocessing_must_agree():
             model=model, classes=CLASSES, eval_transform=EvalTransform(size=64), loss=QualityLoss(),
             matcher=TaskAligned(), postprocess=distances,
         )  # fmt: skip
+
+
+def taught(teacher, *, weight=1.0):
+    student = task([[0.0, 0.0, -9.0]] * 4)
+    student.distillation = Distillation(teacher=teacher, weight=weight)
+    return student
+
+
+def test_the_distillation_loss_is_a_mean_over_matched_anchors():
+    teacher = FourAnchors([[0.0, 2.0, -9.0]] * 4)
+    images = batch([LEFT_TOP], [LEFT_TOP, RIGHT_TOP])  # three matches among eight anchors
+    expected = 8 * (sigmoid(2) - 0.5) ** 2 * math.log(2) / 3
+    for weight in (1.0, 0.5):
+        losses = taught(teacher, weight=weight)(dict(images))
+        assert losses["distillation"].item() == pytest.approx(weight * expected, rel=1e-5)
+    assert "distillation" not in task()(dict(images))
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_teachers_with_other_anchors_are_refused():
+    moved = FourAnchors([[0.0, 0.0, 0.0]] * 4)
+    moved.anchors = ANCHORS / 2
+    fewer = FourAnchors([[0.0, 0.0, 0.0]] * 4)
+    fewer.anchors = ANCHORS[:2]
+    columns = FourAnchors([[0.0, 0.0, 0.0]] * 4)
+    columns.background_column = False
+    for teacher, message in [
+        (moved, "at 4 anchors and this network at 4, or at others"),
+        (fewer, "at 2 anchors and this network at 4"),
+        (columns, "the columns of its scores differ"),
+        (nn.Linear(1, 1), "needs the folder of a detection run"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            taught(teacher)

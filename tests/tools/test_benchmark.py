@@ -111,9 +111,9 @@ def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
     [
         (
             ["suite=tabel7"],
-            "suite must be one of table6, table7, table8, imagenet, got 'tabel7'; did you mean",
+            "suite must be one of table6, table7, table8, imagenet, own, got 'tabel7'; did you mean",
         ),
-        ([], "set suite=<table6, table7, table8, imagenet> and/or run="),
+        ([], "set suite=<table6, table7, table8, imagenet, own> and/or run="),
         (["suite=table7", "runtime=onxx"], "did you mean 'onnx'"),
         (["suite=table7", "thread=1"], "did you mean 'threads'"),
         (["suite=table7", "threads=0"], "threads must be 1 to"),
@@ -154,7 +154,8 @@ def test_user_errors_are_reported_in_one_line(tmp_path, monkeypatch, overrides, 
 def test_an_error_prints_one_line_and_exits_with_status_1(tmp_path):
     output = run("benchmark", "suite=tabel7", cwd=tmp_path, status=1)
     assert output == (
-        "error: suite must be one of table6, table7, table8, imagenet, got 'tabel7'; did you mean 'table7'?\n"
+        "error: suite must be one of table6, table7, table8, imagenet, own, got 'tabel7'; "
+        "did you mean 'table7'?\n"
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+def open_net(path: Path, *, threads: int = 1) -> Any:
+    """The network in memory; its files are not read again."""
     net = ncnn.Net()
     net.opt.num_threads = threads
     net.opt.use_vulkan_compute = False
@@ -19,6 +20,11 @@ def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArr
     weights = str(path).removesuffix(".param") + ".bin"
     if net.load_param(str(path)) or net.load_model(weights):
         raise ValueError("ncnn cannot load it")
+    return net
+
+
+def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    net = open_net(path, threads=threads)
     (name,) = net.input_names()
     outputs = sorted(net.output_names(), key=lambda output: int(output.removeprefix("out")))
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from deploy.benchmark import paper
-from deploy.benchmark.rows import baseline_row, benchmark_rows
+from deploy.benchmark.rows import comparisons
 from deploy.benchmark.runtimes import files_by_name
+from deploy.options import Suite
 from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import tool_options
 from engine.data.class_map import ClassMap
+from engine.errors import UserError
 from engine.io.files import write_json
 
 
@@ -22,15 +24,16 @@ def test_a_baseline_of_another_table_is_measured_beside_the_rows(monkeypatch):
     halves = ("seg/table8_v3_small_os32", "seg/table8_v3_small_os32_half")
     monkeypatch.setattr(paper, "papers_of", lambda _: {name: paper.paper_block(name) for name in halves})
     table_8 = options("suite=table8", "size=[64,128]")
-    rows = benchmark_rows(table_8)
+    (part,) = comparisons(table_8)
+    rows = part.rows
     assert [(row.source, row.size) for row in rows] == [
         ("seg/raspp_v2", (64, 128)),
         (halves[0], (64, 128)),
         (halves[1], (32, 64)),
     ]
-    assert baseline_row(table_8, rows) is rows[0]
+    assert part.baseline is rows[0]
     assert rows[0].paper["table"] == 7
-    counts = benchmark_rows(options("suite=table8", "latency=false"))
+    counts = comparisons(options("suite=table8", "latency=false"))[0].rows
     assert [row.source for row in counts] == list(halves)
     assert all(row.predictor is row.executed_madds is None for row in counts)
 
@@ -50,4 +53,39 @@ def test_the_accuracy_of_a_run_is_that_of_the_checkpoint_that_is_measured(tmp_pa
     ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
     write_json(tmp_path / "metrics.json", {"miou": 0.7, "best_miou": 0.8, "best_step": 3})
     chosen = options(f"run={tmp_path}", f"checkpoint={checkpoint}", "latency=false", "size=[64,128]")
-    assert benchmark_rows(chosen)[0].accuracy == {"miou": expected}
+    assert comparisons(chosen)[0].rows[0].accuracy == {"miou": expected}
+
+
+def test_the_own_suite_compares_the_papers_heads_with_ours_for_each_task():
+    segmentation, detection = comparisons(options("suite=own", "latency=false"))
+    for part, ours, theirs, size in [
+        (segmentation, "multi_scale", "lraspp", (512, 1024)),
+        (detection, "panlite", "ssdlite", (320, 320)),
+    ]:
+        assert part.baseline.name == f"{theirs}_v3_large"
+        rows = {row.name: row for row in part.rows}
+        assert set(rows) == {f"{head}_v3_{width}" for head in (ours, theirs) for width in ("large", "small")}
+        assert all(row.size == size and row.paper == {} for row in rows.values())
+        for width in ("large", "small"):  # the same backbone, and about the same work
+            assert rows[f"{ours}_v3_{width}"].madds < 1.1 * rows[f"{theirs}_v3_{width}"].madds
+
+
+def test_a_baseline_is_looked_up_in_every_part_of_a_suite():
+    parts = comparisons(options("suite=own", "latency=false", "baseline=panlite_v3_small"))
+    assert [part.baseline.name for part in parts] == ["lraspp_v3_large", "panlite_v3_small"]
+    with pytest.raises(UserError, match="baseline=panlit: no such row; did you mean 'panlite_v3"):
+        comparisons(options("suite=own", "latency=false", "baseline=panlit"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either tables or networks"),
+        ({"tables": [7], "networks": {"a": []}, "size": [64, 64]}, "either tables or networks"),
+        ({"networks": {"a": []}}, r"size must be \[height, width\], got \[\]"),
+        ({"networks": {"a": []}, "size": [64, 64], "accuracy": {"b": 1.0}}, "no network 'b'; there are a"),
+    ],
+)
+def test_bad_suites_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Suite(task="seg", **arguments)

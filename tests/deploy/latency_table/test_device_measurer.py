@@ -9,7 +9,7 @@ from deploy.latency_table import layer_graph
 from deploy.latency_table.build import build_table
 from deploy.latency_table.checked_table import check_table
 from deploy.latency_table.device_measurer import measure_on_device
-from deploy.latency_table.layer_timing import QUICK, WHOLE
+from deploy.latency_table.measurers import QUICK, WHOLE
 from deploy.latency_table.table import LatencyTable
 from deploy.latency_table.timed_network import TimedNetwork
 from deploy.remote.kit import Times

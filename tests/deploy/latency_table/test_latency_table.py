@@ -14,8 +14,9 @@ from backbones.mobilenet_v4 import mobilenet_v4_medium, mobilenet_v4_small
 from backbones.spec import BlockSpec, NetSpec, SESpec
 from cls.model import Classifier
 from deploy.latency_table.build import build_table
-from deploy.latency_table.layer_timing import LayerTimer, TorchMeasurer, measurer
+from deploy.latency_table.layer_timing import LayerTimer
 from deploy.latency_table.layers import HeadOf, Layer, head_name, layers_of, module_of
+from deploy.latency_table.measurers import TorchMeasurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from deploy.timing.latency import Rounds

@@ -11,8 +11,9 @@ from backbones.mobilenet_v3 import mobilenet_v3_large
 from backbones.mobilenet_v4 import mobilenet_v4_small
 from deploy.latency_table import layer_graph as quick
 from deploy.latency_table.layer_graph import layer_graph
-from deploy.latency_table.layer_timing import input_sizes, onnx_graph
+from deploy.latency_table.layer_timing import input_sizes
 from deploy.latency_table.layers import layers_of, module_of
+from deploy.latency_table.measurers import onnx_graph
 
 LAYERS = {
     layer.name: layer

@@ -77,7 +77,10 @@ def test_a_table_is_written_with_what_it_was_measured_on(tmp_path, monkeypatch):
         (["runtime=[onnx,eager]"], ["one runtime"]),
         (["shares=[0.5,1.5]"], ["shares must be above 0"]),
         (["shares=[]"], ["shares must be above 0"]),
-        (["runtime=openvino"], ["runtime must be one of torch, onnx"]),
+        (
+            ["runtime=litert"],
+            ["runtime must be one of torch, onnx, openvino, executorch, ncnn, got 'litert'"],
+        ),
     ],
 )
 def test_options_that_a_table_cannot_have_are_rejected(tmp_path, overrides, parts):
