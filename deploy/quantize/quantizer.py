@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deploy.formats import openvino
 from deploy.libraries import not_installed
+from deploy.session import Session
 from engine.errors import UserError
 
-FORMATS = ("onnx", "openvino")
-"""Formats that can be quantized."""
-_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
+SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export"}
+"""Formats that can be quantized -> the format of the float file that their quantizer reads."""
+FORMATS = tuple(SOURCES)
+_LIBRARIES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+    "executorch": ("executorch", "torchao"),
+}
 
 
 class Quantizer(Protocol):
@@ -32,10 +38,20 @@ class Quantizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Simulated(Protocol):
+    """The additional member of a quantizer whose files take long to write."""
+
+    def simulate(self, *, float_layers: Collection[str], threads: int) -> Session:
+        """What the file with these float layers computes, with `raw_outputs`; valid until the next call."""
+        ...
+
+
 def check_quantizable(format: str) -> None:
     """Raises: UserError if files of this format cannot be quantized."""
     if format not in FORMATS:
-        raise UserError(f"precision=int8 is for format={' and format='.join(FORMATS)}, not {format}")
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UserError(f"precision=int8 is for format={known}, not {format}")
 
 
 def check_installed(format: str) -> None:
