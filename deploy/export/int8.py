@@ -91,8 +91,9 @@ def _quantize(
 
 
 def _to_quantize(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]) -> Path:
-    """The float file that the quantizer reads: `source`, or one in `folder` of another format, or also with the
-    outputs before post-processing.
+    """The float file that the quantizer reads: `source`, or one in `folder`.
+
+    That one has the format that the quantizer reads, and also the outputs before post-processing.
     """
     module, format = raw_outputs(job.module), SOURCES[job.options.file_format]
     if module.raw_names:

@@ -65,9 +65,7 @@ class ExportJob:
         """Path of the task's decoder, to be copied; None if it has none."""
         return getattr(self.module, "decoder", None)
 
-    def export(
-        self, module: Any, image: NDArray[Any], path: Path, *, format: str | None = None
-    ) -> Path:
+    def export(self, module: Any, image: NDArray[Any], path: Path, *, format: str | None = None) -> Path:
         """Write a module as a float file, by default of the chosen format.
 
         `image` [3, h, w] fixes the size if it is not dynamic.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.formats import open_session
 from deploy.quantize.executorch import ExecuTorchQuantizer
+from deploy.quantize.litert import LiteRtQuantizer
 from deploy.quantize.onnx import OnnxQuantizer
 from deploy.quantize.openvino import OpenVinoQuantizer
 from deploy.quantize.quantizer import Quantizer, check_quantizable
@@ -57,6 +58,10 @@ def open_quantizer(
     elif format == "executorch":
         quantizer = ExecuTorchQuantizer(
             source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
+        )
+    elif format == "litert":
+        quantizer = LiteRtQuantizer(
+            source, batches, per_channel=per_channel, weights=weights, raw_outputs=tuple(raw_outputs)
         )
     else:
         quantizer = OpenVinoQuantizer(

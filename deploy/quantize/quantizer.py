@@ -12,13 +12,14 @@ from deploy.libraries import not_installed
 from deploy.session import Session
 from engine.errors import UserError
 
-SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export"}
+SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export", "litert": "litert"}
 """Formats that can be quantized -> the format of the float file that their quantizer reads."""
 FORMATS = tuple(SOURCES)
 _LIBRARIES = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
     "executorch": ("executorch", "torchao"),
+    "litert": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
 }
 
 
