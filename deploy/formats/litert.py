@@ -1,6 +1,7 @@
 """LiteRT (TensorFlow Lite); the number and size of images are fixed."""
 
 import json
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from deploy.binary_files import append_metadata, read_appended_metadata
+from deploy.binary_files import append_metadata, read_appended_metadata, write_bytes
 from deploy.libraries import not_installed, require
 from deploy.session import Arrays, Session, without_channels
 
 SUFFIX = ".tflite"
 LIBRARIES = ("litert-torch", "ai-edge-litert")
-# Not an extra of this package: it pins versions that conflict with those of the other formats.
-INSTALL = "pip install litert-torch in a separate environment (docs/guides/export.md)"
-WEIGHT_PRECISIONS = ("fp32",)
+INSTALL = "pip install -e '.[litert]'"
+WEIGHT_PRECISIONS = ("fp32", "fp16")
 COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = False
 
@@ -31,8 +31,22 @@ def write(
 ) -> None:
     library = require("litert_torch", INSTALL)
     example = tuple(program.example_inputs[0]) if program.example_inputs else ()
-    library.convert(program.module(), example).export(str(path))
+    logging.disable(logging.WARNING)  # it warns that a graph, which has no modes, is not in evaluation mode
+    try:
+        library.convert(program.module(), example).export(str(path))
+    finally:
+        logging.disable(logging.NOTSET)
+    if precision == "fp16":
+        write_bytes(path, _with_half_weights(path.read_bytes()))
     append_metadata(path, metadata)
+
+
+def _with_half_weights(content: bytes) -> bytes:
+    """The file with weights in half precision, each followed by a cast."""
+    kind = require("ai_edge_quantizer.qtyping", INSTALL).TFLOperationName.ALL_SUPPORTED
+    quantizer = require("ai_edge_quantizer.quantizer", INSTALL).Quantizer(bytearray(content))
+    quantizer.add_weight_only_config(".*", kind, 16, algorithm_key="float_casting")
+    return bytes(quantizer.quantize().quantized_model)
 
 
 def open(path: Path, *, threads: int, precision: str) -> Session:

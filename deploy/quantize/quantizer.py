@@ -19,7 +19,7 @@ _LIBRARIES = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
     "executorch": ("executorch", "torchao"),
-    "litert": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+    "litert": ("litert-torch", "ai-edge-quantizer"),
 }
 
 

@@ -119,3 +119,15 @@ def test_the_post_processing_stays_float(tmp_path):
     session = open_session(quantizer.write(tmp_path / "all.tflite", float_layers=[]))
     assert session.output_names == ("best", "order")
     np.testing.assert_allclose(session(image)[0], expected[0], atol=1e-5)
+
+
+def test_half_precision_halves_the_weights_and_barely_changes_the_result(quantized, net, tmp_path):
+    source, path = quantized[0], tmp_path / "half.tflite"
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    metadata = {"precision": "fp16"}
+    export_module(net, example, path, format="litert", names=["logits"], metadata=metadata, precision="fp16")
+    assert path.stat().st_size < source.stat().st_size
+    image = colored(1, seed=3)[0]
+    difference = np.abs(answers(path, image) - answers(source, image)).max()
+    assert 0 < difference < 0.05
+    assert open_session(path).metadata["precision"] == "fp16"
