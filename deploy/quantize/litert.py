@@ -26,6 +26,7 @@ from deploy.quantize.openvino import layer_with, without_scales
 from deploy.quantize.quantizer import layer_name
 from engine.io.progress import announced
 
+SMALLEST_RANGE = 1e-6
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 BETWEEN = ("ADD", "MUL")
 """Also quantized if they are between layers with weights: a residual sum, a squeeze-and-excite."""
@@ -103,6 +104,10 @@ class LiteRtQuantizer:
             for side in ("min", "max"):
                 if side in ranges.get(tensor, {}):
                     ranges[tensor][side] = np.clip(ranges[tensor][side], lowest, highest)
+        for found in ranges.values():
+            # LiteRT refuses a scale of zero, which a ReLU that is 0 for all of the images would get.
+            if "max" in found and np.all(found["max"] - found["min"] < SMALLEST_RANGE):
+                found["max"] = found["min"] + 1
         return ranges
 
     def _with_outputs(self, content: bytes, indices: Sequence[int]) -> bytes:

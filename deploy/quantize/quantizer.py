@@ -15,6 +15,12 @@ from engine.errors import UserError
 SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export", "litert": "litert"}
 """Formats that can be quantized -> the format of the float file that their quantizer reads."""
 FORMATS = tuple(SOURCES)
+REASONS = {
+    "ncnn": "its Python packages contain no quantizer",
+    "mnn": "its quantizer ends with a C++ error on these networks",
+    "coreml": "its files cannot be run here, so their accuracy would be unknown",
+}
+"""Why files of some other formats cannot be quantized."""
 _LIBRARIES = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
@@ -52,7 +58,8 @@ def check_quantizable(format: str) -> None:
     """Raises: UserError if files of this format cannot be quantized."""
     if format not in FORMATS:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise UserError(f"precision=int8 is for format={known}, not {format}")
+        reason = f" ({REASONS[format]})" if format in REASONS else ""
+        raise UserError(f"precision=int8 is for format={known}, not {format}{reason}")
 
 
 def check_installed(format: str) -> None:

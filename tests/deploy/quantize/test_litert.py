@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_quantizer")
@@ -105,6 +106,27 @@ def test_the_fallback_chooses_the_layer_that_was_made_sensitive(net, tmp_path):
     assert "mid.1" in chosen.float_layers
     assert 0 < len(chosen.float_layers) < len(worst)
     assert score(path) == pytest.approx(chosen.score)
+
+
+class Dead(nn.Module):
+    """A ReLU that is always 0, as some of a network's are for a few images."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        nn.init.constant_(self.first.weight, -1)
+
+    def forward(self, images):
+        images = images.float() / 255
+        return self.last(self.second((self.first(images) - 1).relu()) + images).mean((2, 3))
+
+
+def test_a_layer_that_returns_only_zeros_can_be_in_8_bits(tmp_path):
+    module = Dead().eval()
+    source, quantizer = opened(module, tmp_path)
+    path = quantizer.write(tmp_path / "all.tflite", float_layers=[])
+    image = colored(1, seed=3)[0]
+    assert snr_db(answers(source, image), answers(path, image)) > 30
 
 
 def test_the_post_processing_stays_float(tmp_path):
