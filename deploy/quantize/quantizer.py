@@ -17,7 +17,7 @@ SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export",
 FORMATS = tuple(SOURCES)
 REASONS = {
     "ncnn": "its Python packages contain no quantizer",
-    "mnn": "its quantizer ends with a C++ error on these networks",
+    "mnn": "its quantizer crashes on networks with squeeze-and-excite",
     "coreml": "its files cannot be run here, so their accuracy would be unknown",
 }
 """Why files of some other formats cannot be quantized."""
