@@ -155,8 +155,9 @@ class ExecuTorchQuantizer:
                 continue
             lowest, highest = active.get(node.name, (-math.inf, math.inf))
             low, high = float(observer.min_val), float(observer.max_val)
-            ranges[node.name] = tuple(min(max(side, lowest), highest) for side in (low, high))
-            _set_range(rounding, *ranges[node.name])
+            low, high = (min(max(side, lowest), highest) for side in (low, high))
+            ranges[node.name] = (low, high)
+            _set_range(rounding, low, high)
         return ranges
 
 
