@@ -25,7 +25,7 @@ _LIBRARIES = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
     "executorch": ("executorch", "torchao"),
-    "litert": ("litert-torch", "ai-edge-quantizer"),
+    "litert": ("ai-edge-litert", "ai-edge-quantizer"),
 }
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_quantizer")
 
 from deploy.export.module import export_module
-from deploy.formats import open_session
+from deploy.formats import litert, open_session
 from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.fallback import fall_back
 from deploy.quantize.litert import Graph, active_ranges
@@ -153,3 +153,15 @@ def test_half_precision_halves_the_weights_and_barely_changes_the_result(quantiz
     difference = np.abs(answers(path, image) - answers(source, image)).max()
     assert 0 < difference < 0.05
     assert open_session(path).metadata["precision"] == "fp16"
+
+
+def test_a_file_by_onnx2tf_computes_the_same_also_in_8_bits(net, tmp_path, monkeypatch):
+    pytest.importorskip("onnx2tf")
+    monkeypatch.setattr(litert, "not_installed", lambda names: "" if names != ["litert-torch"] else "missing")
+    source, quantizer = opened(net, tmp_path)
+    images = colored(50, seed=2)[0]
+    expected = net(torch.from_numpy(images)).detach().numpy()
+    np.testing.assert_allclose(answers(source, images), expected, atol=1e-4)
+    assert set(quantizer.layers) >= {"stem.0", "mid.1", "mid.se", "mid.2"}
+    path = quantizer.write(tmp_path / "all.tflite", float_layers=[])
+    assert 20 < snr_db(expected, answers(path, images)) < 80
