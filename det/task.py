@@ -168,7 +168,7 @@ class Detection(nn.Module):
     @distillation.setter
     def distillation(self, chosen: Distillation | None) -> None:
         if chosen is not None:
-            _check_teacher(getattr(chosen.teacher, "model", chosen.teacher), self.model, self.loss)
+            _check_teacher(chosen.teacher, self)
         self._distillation = chosen
 
     def _imitation(self, deltas: Tensor, scores: Tensor, teacher_deltas: Tensor, theirs: Tensor) -> Tensor:
@@ -269,8 +269,8 @@ class Detection(nn.Module):
         return Detections(*(part.cpu() for part in detections))
 
 
-def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
-    ours, theirs = cast(Tensor, model.anchors), getattr(teacher, "anchors", None)
+def _check_teacher(teacher: nn.Module, student: Detection) -> None:
+    theirs, ours = getattr(getattr(teacher, "model", teacher), "anchors", None), student.anchors
     if not isinstance(theirs, Tensor):
         raise UserError("distill.teacher: a detector needs the folder of a detection run as its teacher")
     if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
@@ -278,8 +278,18 @@ def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
             f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, "
             "or at others; a teacher must have the same model=, data.size and anchors"
         )
-    if getattr(teacher, "background_column", loss.background_column) != loss.background_column:
-        raise UserError("distill.teacher: the columns of its scores differ; train both with the same loss=")
+    task = getattr(teacher, "task", None)
+    if isinstance(task, Detection) and _meaning(task) != _meaning(student):
+        raise UserError(
+            "distill.teacher: its outputs do not mean the same; train both with the same loss= and coder"
+        )
+
+
+def _meaning(task: Detection) -> tuple[Any, ...]:
+    """What a network's scores and deltas stand for: equal for a teacher and its student."""
+    loss, coder = task.loss, task.postprocess.coder
+    trains_background = getattr(loss, "background", None)
+    return loss.activation, loss.background_column, trains_background, type(coder), coder.describe()
 
 
 def _column(present: bool) -> str:

@@ -26,6 +26,7 @@ from engine.config.overrides import (
     cleared_alternatives,
     extensions_in_use,
     groups,
+    options_by_task,
     parse_override,
     quote_path,
     shortened,
@@ -65,7 +66,8 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
             value cannot be parsed.
     """
     own, for_run = split_overrides(tool, [quote_path(override) for override in apply_extend(overrides)])
-    own, network = split_network(add_recipe(tool, add_task_prefix(tool, own)))
+    typed = add_task_prefix(tool, own)
+    own, network = split_network(add_recipe(tool, typed))
     for override in own:
         parse_override(override)
     outer = Singleton.get_state()  # within a sweep, Hydra already holds a configuration
@@ -75,10 +77,12 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
             try:
                 searched = [*own, *cleared_alternatives(own), *search_path()]
                 config = compose(tool, searched, return_hydra_config=True)
-                config = finish_config(config, config.hydra.runtime.choices, for_run)
+                config = finish_config(config, config.hydra.runtime.choices, for_run, typed)
+            except UserError:
+                raise
             # For backbone=null, trainer=-1 or data=[[]], Hydra fails with built-in exceptions of all kinds.
             except Exception as error:
-                raise UserError(_explain(tool, own or for_run, error)) from None
+                raise UserError(_explain(tool, typed or for_run, error)) from None
     finally:
         Singleton.set_state(outer)
     return with_network_file(config, network)
@@ -92,8 +96,14 @@ def search_path() -> list[str]:
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
-def finish_config(config: DictConfig, choices: Any, for_run: Sequence[str]) -> DictConfig:
-    """Remove Hydra's own node; add the format, the extensions, the experiment's name and the overrides."""
+def finish_config(
+    config: DictConfig, choices: Any, for_run: Sequence[str], typed: Sequence[str] = ()
+) -> DictConfig:
+    """Remove Hydra's own node; add the format, the extensions, the experiment's name and the overrides.
+
+    Raises:
+        UserError: if a key was typed that only other networks use.
+    """
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
     if "package" in config:  # a training configuration, which is saved with the run
@@ -101,7 +111,23 @@ def finish_config(config: DictConfig, choices: Any, for_run: Sequence[str]) -> D
     config.experiment = choices.get("experiment") and as_typed("experiment", choices.experiment)
     config.overrides = list(for_run)
     OmegaConf.set_struct(config, True)
+    if "package" in config:
+        _refuse_unused(config, str(choices.get("model")), typed)
     return config
+
+
+def _refuse_unused(config: DictConfig, model: str, typed: Sequence[str]) -> None:
+    """Refuse typed keys of the data that describe the network, if nothing refers to them."""
+    names = {override.partition("=")[0].lstrip("+") for override in typed}
+    for key in config.data.get("of_the_network") or () if isinstance(config.data, DictConfig) else ():
+        reference = f"${{data.{key}}}"
+        if f"data.{key}" in names and reference not in to_yaml(config):
+            from engine.config.help import models_that_use
+
+            others = models_that_use(reference, str(config.package))
+            choice = f", or choose {' or '.join(others)}" if others else ""
+            name = model.rpartition("/")[2]
+            raise UserError(f"data.{key} has no effect on model={name}; leave it out{choice}")
 
 
 def _extensions_in(config: DictConfig) -> list[str]:
@@ -159,9 +185,10 @@ def keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 def composition_error(tool: str, overrides: Sequence[str], error: Exception) -> UserError:
     """What is wrong with a command line that Hydra composes itself, such as that of a sweep."""
+    typed = [o for o in overrides if "=" in o and not o.startswith(("-", "extend="))]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return UserError(_explain(tool, overrides, error))
+        return UserError(_explain(tool, add_task_prefix(tool, typed), error))
 
 
 def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
@@ -181,11 +208,29 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     if key:
         from engine.config.help import key_hint
 
-        known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, overrides)))
+        if models := _models_instead_of_recipe(tool, overrides, key[1]):
+            return f"unknown key {key[1]!r}; {models}"
+        chosen = split_network(add_recipe(tool, overrides))[0]
+        known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, chosen)))
         return f"unknown key {key[1]!r}{key_hint(key[1], known_keys - {key[1]}, chosen_task(overrides))}"
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))
     reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
     return f"{shortened(' '.join(overrides))}: {reason}"
+
+
+def _models_instead_of_recipe(tool: str, typed: Sequence[str], key: str) -> str:
+    """Which models have a key, if the recipe of the data format chose one that lacks it; "" if none has."""
+    added = [override for override in add_recipe(tool, typed) if override not in typed]
+    if not added:
+        return ""
+    task = chosen_task([*typed, *added])
+    models = options_by_task("model", groups(tool)["model"])[task]
+    choices = {name: _with_groups_alone(tool, [*typed, f"model={task}/{name}"]) for name in models}
+    having = [f"model={name}" for name, config in choices.items() if key in keys(config)]
+    if not having:
+        return ""
+    data = next(o.rpartition("=")[2].rpartition("/")[2] for o in typed if o.lstrip("+").startswith("data="))
+    return f"data={data} starts from {added[0]}, which lacks it; it is for {' or '.join(having)}"
 
 
 def _with_groups_alone(tool: str, overrides: Sequence[str]) -> DictConfig:

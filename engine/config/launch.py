@@ -118,8 +118,12 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
 
     def hydra_job(config: DictConfig) -> None:
         choices = HydraConfig.get().runtime.choices
-        whole = with_network_file(finish_config(config, choices, []), network)
-        statuses.append(run_job(lambda: job(_options(tool, whole))))
+
+        def run() -> Any:
+            whole = finish_config(config, choices, [], sys.argv[1:])
+            return job(_options(tool, with_network_file(whole, network)))
+
+        statuses.append(run_job(run))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed on several lines
     try:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -33,7 +33,7 @@ PATH_KEYS = re.compile(
 
 def top_keys(tool: str) -> list[str]:
     """The keys of `conf/<tool>.yaml` that are not groups."""
-    content = _read(CONF / f"{tool}.yaml")
+    content = read_yaml(CONF / f"{tool}.yaml")
     inherited = [root for root in content["defaults"] if root in TRAINING_TOOLS]
     own = [key for key in content if key not in ("defaults", "hydra", "_target_")]
     return [key for root in inherited for key in top_keys(root)] + own
@@ -44,7 +44,10 @@ def own_groups(tool: str) -> list[str]:
     if tool in TRAINING_TOOLS:
         return []
     keys = [
-        key for entry in _read(CONF / f"{tool}.yaml")["defaults"] if isinstance(entry, dict) for key in entry
+        key
+        for entry in read_yaml(CONF / f"{tool}.yaml")["defaults"]
+        if isinstance(entry, dict)
+        for key in entry
     ]
     return [key for key in keys if not key.startswith("override ")]
 
@@ -104,7 +107,7 @@ def options_by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
 
 
 @cache
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 
@@ -112,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
 def is_set_by_experiment(experiment: str, key: str) -> bool:
     """Whether the YAML file of one of this project's experiments sets a key."""
     file = CONF / "experiment" / f"{experiment}.yaml"
-    node: Any = _read(file) if file.is_file() else None
+    node: Any = read_yaml(file) if file.is_file() else None
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node is not None
@@ -211,9 +214,11 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     of_run = [*top_keys("train"), *groups()]
     for override, key in tops.items():
         if key.isidentifier() and key not in (*own_keys, *of_run):
+            from engine.config.help import keys_of_runs, nearest_key
+
             raise UserError(
                 f"unknown key {override.partition('=')[0]!r}"
-                f"{nearest_key(key, [*own_keys, *of_run, *_keys_of_runs()])}"
+                f"{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}"
             )
     return own, [override for override in overrides if override not in own]
 
@@ -275,7 +280,7 @@ def chosen_task(overrides: Sequence[str]) -> str:
 
 def _default_task() -> str:
     """`task: seg` of conf/train.yaml."""
-    (task,) = (entry["task"] for entry in _read(CONF / "train.yaml")["defaults"] if "task" in entry)
+    (task,) = (entry["task"] for entry in read_yaml(CONF / "train.yaml")["defaults"] if "task" in entry)
     return str(task)
 
 
@@ -308,70 +313,62 @@ def add_recipe(tool: str, overrides: Sequence[str]) -> list[str]:
     """Add the experiment that a data format recommends (`recipe` in its YAML file), if the choice is open.
 
     overrides: with the task's prefix. Nothing is added if one of them chooses an experiment, a model, a loss
-    or weights of a whole network, or for a sweep over several formats.
+    or weights of a whole network other than a run of that experiment.
+
+    Raises:
+        UserError: if there is no such experiment for the task, or a sweep has formats with different ones.
     """
-    typed = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    pairs = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    typed = {key: value for key, value in pairs.items() if value not in ("", "null") or key == "data.recipe"}
     if tool not in TRAINING_TOOLS or typed.keys() & _CHOOSE_NETWORK or "data" not in typed:
         return list(overrides)
-    recipe = typed.get("data.recipe") or _recipe_of(typed["data"])
-    if recipe in (None, "", "null"):
+    recipe = typed["data.recipe"].strip("'\"") if "data.recipe" in typed else _recipe_of(typed["data"])
+    if recipe in (None, "", "null") or not _is_of_recipe(typed.get("init_from"), str(recipe)):
         return list(overrides)
-    return [*overrides, _add_task_prefix(f"experiment={recipe}", groups(tool), "")]
+    known, task = experiment_options(), str(recipe).partition("/")[0]
+    if recipe not in known:
+        raise UserError(f"data.recipe={recipe}: no such experiment{nearest(str(recipe), list(known))}")
+    if typed.get("task", task) != task:
+        if "data.recipe" not in typed:
+            return list(overrides)  # the data are those of another task
+        raise UserError(f"data.recipe={recipe}: is for task={task}; choose another, or data.recipe=null")
+    return [*overrides, f"experiment={known[str(recipe)]}"]
 
 
-_CHOOSE_NETWORK = {"experiment", "model", "loss", "init_from", "resume", "replay"}
+_CHOOSE_NETWORK = {"experiment", "model", "loss", "resume", "replay"}
 
 
 def _recipe_of(data: str) -> str | None:
+    """The recipe of a format, or of all formats in a sweep. Raises: UserError if they differ."""
+    recipes = {name.strip(): _read_recipe(name.strip()) for name in data.split(",")}
+    if len(set(recipes.values())) > 1:
+        listed = ", ".join(
+            f"{name.rpartition('/')[2]}: {recipe or 'none'}" for name, recipe in recipes.items()
+        )
+        raise UserError(f"data=: the formats have different recipes ({listed}); set experiment= or model=")
+    return next(iter(recipes.values()))
+
+
+def _read_recipe(data: str) -> str | None:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         file = conf / "data" / f"{data}.yaml"
         if file.is_file():
-            return _read(file).get("recipe")
+            return read_yaml(file).get("recipe")
     return None
+
+
+def _is_of_recipe(init_from: str | None, recipe: str) -> bool:
+    """Whether `init_from` is not set, or a run of this experiment."""
+    if init_from is None:
+        return True
+    path = unquote_path(f"init_from={init_from}").partition("=")[2].strip("'\"")
+    try:
+        text = (Path(path).expanduser() / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return re.search(rf"^experiment: *{re.escape(recipe)} *$", text, re.MULTILINE) is not None
 
 
 def shortened(override: str) -> str:
     """An override, cut off after 200 characters so that a message can quote it."""
     return override if len(override) <= 200 else f"{override[:200]}..."
-
-
-_OTHER_PROGRAMS = {
-    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
-    **dict.fromkeys(
-        ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
-    ),
-    **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
-    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
-    **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
-    "batch_size": ("trainer.batch", "data.eval_batch"),
-    "pretrained": ("weights",),
-    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
-    **dict.fromkeys(("source", "image", "images"), ("input",)),
-}
-"""Names of keys in other programs, and ours."""
-
-
-def nearest_key(key: str, known: Collection[str]) -> str:
-    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
-    (`trainer.batch` for `batch_size`), or the nearest key.
-
-    If no key is similar, a pointer to `--help`.
-    """
-    last = key.rpartition(".")[2]
-    if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
-        return f"; did you mean {' or '.join(map(repr, meant))}?"
-    others = [other for other in known if not key.startswith(f"{other}.")]
-    for name in dict.fromkeys((last, last.partition("_")[0])):
-        ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
-        if ends and not (name != last and nearest(key, others, cutoff=0.8)):
-            return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
-    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
-
-
-def _keys_of_runs() -> list[str]:
-    """Dotted keys of a run that its tools are often used with, for suggestions."""
-    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
-    found = {f"data.{key}" for path in inputs for key in _read(path)}
-    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in _read(path)}
-    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in _read(path)["task"]}
-    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -143,10 +143,13 @@ def load_initial(
 
 def _task_of(path: Path) -> str | None:
     """The task of a run folder; None if it is unknown."""
+    return _in_config(path, r"^package: *(\w+)$")
+
+
+def _in_config(path: Path, pattern: str) -> str | None:
+    """What a pattern's group matches in the config.yaml of a run folder; None if nothing or no run."""
     try:
-        found = re.search(
-            r"^package: *(\w+)$", (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE
-        )
+        found = re.search(pattern, (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     except (OSError, UnicodeDecodeError):
         return None
     return found and found[1]
@@ -164,6 +167,9 @@ def _mismatches(path: Path, remote: Remote | None, backbone: Any, normalization:
         ]
         needs += [f"task.pixels={remote.pixels}"] if normalization not in (None, remote.pixels) else []
         return f"; these weights need {' '.join(needs)}" if needs else ""
+    of_run = _in_config(path, r"^task:\n(?: .*\n)*?  pixels: *(\w+)$")
+    if of_run is not None and normalization not in (None, of_run):
+        return f"; these weights were trained with task.pixels={of_run}, and this run uses {normalization}"
     if path.suffix in frozen_graph.SUFFIXES and normalization not in (None, "inception"):
         return "; the authors' weights need task.pixels=inception"
     if path.suffix == ".pth" and normalization not in (None, "imagenet"):

@@ -9,7 +9,7 @@ from torch import nn
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from det.anchors.generators import SSDAnchors
-from det.boxes import DistanceCoder
+from det.boxes import BoxCoder, DistanceCoder
 from det.data.dataset import DetectionDataset
 from det.losses import FocalLoss, MultiboxLoss
 from det.model import Detector
@@ -21,6 +21,7 @@ from det.transforms import EvalTransform
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.train.distillation import Distillation
+from engine.train.distillation.teachers import Teacher
 from tests.det.eval.scenes import annotate
 
 CLASSES = ClassMap(names=("cat", "dog"), ids=(17, 3))
@@ -196,13 +197,27 @@ def test_teachers_with_other_anchors_are_refused():
     moved.anchors = ANCHORS / 2
     fewer = FourAnchors([[0.0, 0.0, 0.0]] * 4)
     fewer.anchors = ANCHORS[:2]
-    columns = FourAnchors([[0.0, 0.0, 0.0]] * 4)
-    columns.background_column = False
     for teacher, message in [
         (moved, "at 4 anchors and this network at 4, or at others"),
         (fewer, "at 2 anchors and this network at 4"),
-        (columns, "the columns of its scores differ"),
         (nn.Linear(1, 1), "needs the folder of a detection run"),
     ]:
         with pytest.raises(UserError, match=message):
             taught(teacher)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": MultiboxLoss(), "postprocess": Postprocess(activation="softmax")},
+        {"loss": FocalLoss(background=True)},
+        {"postprocess": Postprocess(coder=BoxCoder(scales=(1, 1, 1, 1)))},
+    ],
+)
+def test_a_teacher_whose_outputs_mean_something_else_is_refused(options):
+    """Their shapes are the same, so that it would silently teach nonsense."""
+    theirs = task(**options)
+    with pytest.raises(UserError, match="outputs do not mean the same; train both with the same loss="):
+        taught(Teacher(theirs.model, theirs.normalize, theirs))
+    same = task()
+    taught(Teacher(same.model, same.normalize, same))

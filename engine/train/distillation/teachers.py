@@ -16,11 +16,14 @@ from engine.train.distillation import hugging_face
 
 
 class Teacher(nn.Module):
-    """A model together with its pixel normalization: pixels in 0..255 -> scores."""
+    """A model together with its pixel normalization: pixels in 0..255 -> scores.
 
-    def __init__(self, model: nn.Module, normalize: nn.Module) -> None:
+    task: of a run, which says what the outputs mean.
+    """
+
+    def __init__(self, model: nn.Module, normalize: nn.Module, task: nn.Module | None = None) -> None:
         super().__init__()
-        self.model, self.normalize = model, normalize
+        self.model, self.normalize, self.task = model, normalize, task
 
     def forward(self, pixels: Tensor) -> Tensor:
         outputs = self.model(self.normalize(pixels))
@@ -46,7 +49,7 @@ def load_teacher(name: str, classes: ClassMap, load_run: Callable[[Path], nn.Mod
         task: Any = load_run(Path(name))
         if task.classes.names != classes.names:
             raise UserError(f"distill.teacher={name}: trained on other classes ({some(task.classes.names)})")
-        return Teacher(task.model, task.normalize)
+        return Teacher(task.model, task.normalize, task)
     if "/" in name:
         raise UserError(f"distill.teacher={name}: no such run folder")
     return _torchvision(name, classes)

@@ -4,12 +4,20 @@ import pytest
 import yaml
 
 from engine.config.compose import compose_config
+from engine.config.instantiate import check_node
 from engine.config.launch import hydra_arguments
 from engine.config.overrides import CONF, experiment_options
+from engine.errors import UserError
 
 
 def composed(*overrides, tool="train"):
     return compose_config(tool, list(overrides))
+
+
+def refuses(call, message):
+    with pytest.raises(UserError) as error:
+        call()
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +33,9 @@ def composed(*overrides, tool="train"):
         (("task=det", "data=voc", "backbone=mobilenet_v3_large_dagger"), "det/panlite_small"),
         (("task=det", "data=voc", "data.recipe=det/finetune"), "det/finetune"),
         (("task=det", "data=voc", "data.recipe=null"), None),
+        (("task=det", "data=voc", "data.recipe="), None),
+        (("task=det", "data=voc", "init_from=null"), "det/panlite_small"),
+        (("task=det", "data=seg/masks"), None),
         (("task=det", "data=voc", "model=ssdlite"), None),
         (("task=det", "data=voc", "loss=multibox"), None),
         (("task=det", "data=voc", "init_from=ssdlite_v3_large_coco"), None),
@@ -53,7 +64,11 @@ def test_check_uses_the_recipe_too_and_sweeps_do():
     arguments, _ = hydra_arguments("train", ["-m", "task=det", "data=voc", "optimizer.lr=0.1,0.2"])
     assert "experiment=det/panlite_small" in arguments
     arguments, _ = hydra_arguments("train", ["-m", "task=det", "data=voc,coco"])
-    assert not any(argument.startswith("experiment=") for argument in arguments)
+    assert "experiment=det/panlite_small" in arguments
+    refuses(
+        lambda: hydra_arguments("train", ["-m", "task=det", "data=voc,streets"]),
+        "data=: the formats have different recipes (voc: det/panlite_small, streets: none); set experiment=",
+    )
 
 
 def test_every_recipe_exists_and_is_for_the_task_of_its_format():
@@ -61,3 +76,58 @@ def test_every_recipe_exists_and_is_for_the_task_of_its_format():
         for file in (CONF / "data" / task).glob("[!_]*.yaml"):
             recipe = yaml.safe_load(file.read_text(encoding="utf-8")).get("recipe")
             assert recipe is None or (recipe in experiment_options() and recipe.startswith(f"{task}/"))
+
+
+def test_a_run_of_the_recipe_is_continued_with_it(tmp_path):
+    """Otherwise its weights do not fit (det), or are used with other pixels (seg)."""
+    folder = tmp_path / "it's, a=run"
+    folder.mkdir()
+    config = folder / "config.yaml"
+    config.write_text("seed: 0\nexperiment: det/panlite_small\n", encoding="utf-8")
+    start = ("task=det", f"init_from={folder}")
+    assert composed(*start, "data=coco").experiment == "det/panlite_small"
+    assert composed(*start, "data=coco", "data.recipe=det/panlite").experiment is None
+    assert composed(*start, "data=streets").experiment is None
+    config.write_text("experiment: null\n", encoding="utf-8")
+    assert composed(*start, "data=coco").experiment is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.recipe=panlite", "data.recipe=panlite: no such experiment; did you mean 'det/panlite'?"),
+        ("data.recipe=false", "data.recipe=false: no such experiment"),
+        (
+            "data.recipe=seg/own_masks",
+            "data.recipe=seg/own_masks: is for task=seg; choose another, or data.re",
+        ),
+        (
+            "task.matcher.matched=0.5",
+            "unknown key 'task.matcher.matched'; data=voc starts from experiment=det/panlite_small, which "
+            "lacks it; it is for model=ssdlite or model=ssdlite_torchvision",
+        ),
+        ("model.head.extras=[256]", "which lacks it; it is for model=ssdlite or model=ssdlite_torchvision"),
+        ("model.head.extra=[256]", "unknown key 'model.head.extra'; did you mean"),
+        (
+            "data.min_scale=0.1",
+            "data.min_scale has no effect on model=panlite; leave it out, or choose model=ssdlite",
+        ),
+    ],
+)
+def test_messages_name_the_recipe(override, message):
+    refuses(lambda: composed("task=det", "data=voc", override), message)
+
+
+def test_keys_of_ssdlite_are_accepted_with_it():
+    config = composed(
+        "task=det", "data=voc", "model=ssdlite", "data.min_scale=0.1", "task.matcher.matched=0.5"
+    )
+    assert config.model.anchors.min_scale == 0.1
+
+
+@pytest.mark.parametrize("backbone", ["torchvision", "timm"])
+@pytest.mark.parametrize("task", ["seg data=masks", "det data=voc"])
+def test_backbones_from_elsewhere_fit_the_recipes(task, backbone):
+    name, data = task.split()
+    config = composed(f"task={name}", data, "data.root=unused", f"backbone={backbone}")
+    check_node(config.backbone, "backbone")

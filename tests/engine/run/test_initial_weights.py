@@ -116,3 +116,22 @@ def test_a_run_of_another_task_is_named_with_what_it_is_good_for(tmp_path, monke
     )
     with pytest.raises(UserError, match=r"^weights do not fit the model$"):
         initial_weights.load_initial(Model(2), None, task="det", checkpoint_name="best", **options)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "warning"),
+    [
+        ("inception", "these weights were trained with task.pixels=imagenet, and this run uses inception"),
+        ("imagenet", ""),
+        (None, ""),
+    ],
+)
+def test_other_pixels_than_those_of_a_run_are_reported(pixels, warning, tmp_path):
+    """They change no shape, so the weights load without an error."""
+    config = (
+        "package: det\ntask:\n  _target_: det.task.Detection\n  pixels: imagenet\n  inference:\n    a: 1\n"
+    )
+    (tmp_path / "config.yaml").write_text(f"augment:\n  pixels: unit\n{config}", encoding="utf-8")
+    model = Model(2)
+    report = initial_weights._mismatches(tmp_path, None, model.backbone, pixels)
+    assert report == (warning and f"; {warning}")
