@@ -15,7 +15,7 @@ from engine.config.overrides import (
     read_yaml,
     top_keys,
 )
-from engine.errors import nearest
+from engine.errors import UserError, nearest
 
 _RUN_GROUPS = ("data", "inference")
 """Groups that can be changed for an existing run."""
@@ -141,6 +141,16 @@ def nearest_key(key: str, known: Collection[str]) -> str:
         if ends and not (name != last and nearest(key, others, cutoff=0.8)):
             return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
     return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+
+
+def check_keys(tool: str, overrides: Sequence[str]) -> None:
+    """Raises: UserError if the first part of a key is neither of a tool that works on runs, nor of a run."""
+    own_keys, of_run = [*top_keys(tool), *own_groups(tool)], [*top_keys("train"), *groups()]
+    for override in overrides:
+        typed = override.partition("=")[0]
+        key = typed.partition(".")[0].lstrip("+~")
+        if key.isidentifier() and key not in (*own_keys, *of_run):
+            raise UserError(f"unknown key {typed!r}{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}")
 
 
 def keys_of_runs() -> list[str]:

@@ -211,15 +211,6 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     _check_pairs(overrides, "run=<run folder>" if "run" in own_keys else f"{own_keys[0]}=<value>")
     tops = {override: override.partition("=")[0].partition(".")[0].lstrip("+~") for override in overrides}
     own = [override for override in overrides if tops[override] in own_keys]
-    of_run = [*top_keys("train"), *groups()]
-    for override, key in tops.items():
-        if key.isidentifier() and key not in (*own_keys, *of_run):
-            from engine.config.help import keys_of_runs, nearest_key
-
-            raise UserError(
-                f"unknown key {override.partition('=')[0]!r}"
-                f"{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}"
-            )
     return own, [override for override in overrides if override not in own]
 
 
