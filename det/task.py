@@ -272,14 +272,16 @@ class Detection(nn.Module):
 def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
     ours, theirs = cast(Tensor, model.anchors), getattr(teacher, "anchors", None)
     if not isinstance(theirs, Tensor):
-        raise UserError("distill.teacher: a detector needs the folder of a detection run as its teacher")
+        raise UserError("distill.teacher: for task=det, the teacher must be the folder of a detection run")
     if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
         raise UserError(
-            f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, "
-            "or at others; a teacher must have the same model=, data.size and anchors"
+            f"distill.teacher: its anchors ({len(theirs)}) differ from this network's ({len(ours)}); train both "
+            "with the same model=, data.size and anchors"
         )
     if getattr(teacher, "background_column", loss.background_column) != loss.background_column:
-        raise UserError("distill.teacher: the columns of its scores differ; train both with the same loss=")
+        raise UserError(
+            "distill.teacher: only one of the two networks has a background class; train both with the same loss="
+        )
 
 
 def _column(present: bool) -> str:
