@@ -275,12 +275,13 @@ def _check_teacher(teacher: nn.Module, model: nn.Module, loss: Loss) -> None:
         raise UserError("distill.teacher: for task=det, the teacher must be the folder of a detection run")
     if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
         raise UserError(
-            f"distill.teacher: its anchors ({len(theirs)}) differ from this network's ({len(ours)}); train both "
-            "with the same model=, data.size and anchors"
+            f"distill.teacher: its anchors ({len(theirs)}) differ from this network's ({len(ours)}); train "
+            "both with the same model=, data.size and anchors"
         )
     if getattr(teacher, "background_column", loss.background_column) != loss.background_column:
         raise UserError(
-            "distill.teacher: only one of the two networks has a background class; train both with the same loss="
+            "distill.teacher: only one of the two networks has a background class; train both with "
+            "the same loss="
         )
 
 
