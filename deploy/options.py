@@ -234,7 +234,9 @@ class Suite:
             raise ValueError(f"size must be [height, width], got {list(self.size)}")
         for name in self.accuracy:
             if name not in self.networks:
-                raise ValueError(f"accuracy: no network {name!r}; there are {', '.join(self.networks)}")
+                raise ValueError(
+                    f"accuracy: unknown network {name!r}; must be one of {', '.join(self.networks)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

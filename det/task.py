@@ -272,11 +272,11 @@ class Detection(nn.Module):
 def _check_teacher(teacher: nn.Module, student: Detection) -> None:
     theirs, ours = getattr(getattr(teacher, "model", teacher), "anchors", None), student.anchors
     if not isinstance(theirs, Tensor):
-        raise UserError("distill.teacher: a detector needs the folder of a detection run as its teacher")
+        raise UserError("distill.teacher: for task=det, the teacher must be the folder of a detection run")
     if theirs.shape != ours.shape or not torch.allclose(theirs.cpu(), ours.cpu(), atol=1e-6):
         raise UserError(
-            f"distill.teacher: it predicts boxes at {len(theirs)} anchors and this network at {len(ours)}, "
-            "or at others; a teacher must have the same model=, data.size and anchors"
+            f"distill.teacher: its anchors ({len(theirs)}) differ from this network's ({len(ours)}); train "
+            "both with the same model=, data.size and anchors"
         )
     task = getattr(teacher, "task", None)
     if isinstance(task, Detection) and _meaning(task) != _meaning(student):

@@ -59,7 +59,7 @@ def check_quantizable(format: str) -> None:
     if format not in FORMATS:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         reason = f" ({REASONS[format]})" if format in REASONS else ""
-        raise UserError(f"precision=int8 is for format={known}, not {format}{reason}")
+        raise UserError(f"precision=int8 needs format={known}, got {format}{reason}")
 
 
 def check_installed(format: str) -> None:

@@ -32,7 +32,7 @@ from engine.runtime import EXIT_STOPPED, Stopped, exit_process
 Job = Callable[[Any], Any]
 
 _OF_PATHS = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and those of the folders around it"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and those of its parent folders"),
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "check the path",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another folder"),

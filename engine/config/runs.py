@@ -115,7 +115,7 @@ class TrainedRun:
             return build_source(self.config)
         except UserError as error:
             if str(error).endswith(": no such folder; check the path"):
-                remedy = "or, if the data have moved, pass data.root=<folder>"
+                remedy = "or pass data.root=<folder> if the data have moved"
                 raise UserError(f"{error}, {remedy}", files=error.files) from None
             raise
 

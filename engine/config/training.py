@@ -369,7 +369,7 @@ def _recipe(config: DictConfig) -> list[str]:
     recipe = config.data.get("recipe")
     if recipe is None or config.experiment != recipe:
         return []
-    return [f"recipe: experiment={recipe}, the default for this data format (data.recipe=null: none)"]
+    return [f"recipe: experiment={recipe}, the default for this data format; data.recipe=null turns it off"]
 
 
 def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:

@@ -92,12 +92,12 @@ def _misfit(paths: Sequence[str], pixel_range: Range) -> list[str]:
     if np.mean(above) > 0.5:
         return [
             f"{path}: {max(above):.0%} of the values are above {white:g} {checked}, so they are read as "
-            f"white ({key})"
+            f"white; check {key}"
         ]
     if largest < black + (white - black) / _FEW_LEVELS:
         return [
             f"{path}: the largest value is {_rounded(largest)} {checked}, so they are read nearly "
-            f"black ({key})"
+            f"black; check {key}"
         ]
     return []
 

@@ -64,8 +64,8 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     unturned = sum(map(_is_unturned, chain.from_iterable(by_image.values())))
     if unturned:
         warnings.append(
-            f"{file}: {unturned} annotations with a rotation, but the outline of an upright box: drawn "
-            "as it is; export rotated boxes as polygons"
+            f"{file}: {unturned} annotations with a rotation, but an upright rectangle as outline: drawn "
+            "without the rotation; export rotated boxes as polygons"
         )
     if not listed:
         raise UserError(f"{file}: images: is empty; a split needs at least one")

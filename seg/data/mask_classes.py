@@ -141,7 +141,7 @@ def _from_values(
     file, found = base / _FILE, f"{some(classes.names, 8)}{'; 255 is ignored' if classes.ignore else ''}"
     if not write:
         line = f"{file}: does not exist; the classes are the values of {number} masks: {found}"
-        return classes, [*lines, f"{line}; training writes the file, to edit the names"]
+        return classes, [*lines, f"{line}; training writes the file; edit it to change the names"]
     try:
         write_json(file, classes.to_dict())
     except UserError as error:
@@ -180,7 +180,7 @@ def _with_names(base: Path, classes: ClassMap, *, by_id: bool) -> tuple[ClassMap
     if not by_id or len(names) != len(ids) or len(set(names)) != len(names):
         return classes, [f"{file}: not used, because its {count} names do not fit the values of the masks"]
     colors = classes.colors if ids == classes.ids else ()
-    first = f"{file}: read: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}"
+    first = f"{file}: used as class names: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}"
     return replace(classes, names=tuple(names), ids=ids, colors=colors), [first]
 
 

@@ -198,9 +198,9 @@ def test_teachers_with_other_anchors_are_refused():
     fewer = FourAnchors([[0.0, 0.0, 0.0]] * 4)
     fewer.anchors = ANCHORS[:2]
     for teacher, message in [
-        (moved, "at 4 anchors and this network at 4, or at others"),
-        (fewer, "at 2 anchors and this network at 4"),
-        (nn.Linear(1, 1), "needs the folder of a detection run"),
+        (moved, r"its anchors \(4\) differ from this network's \(4\)"),
+        (fewer, r"its anchors \(2\) differ from this network's \(4\)"),
+        (nn.Linear(1, 1), "must be the folder of a detection run"),
     ]:
         with pytest.raises(UserError, match=message):
             taught(teacher)

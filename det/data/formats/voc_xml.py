@@ -62,7 +62,7 @@ def _findings(nodes: Iterable[Element]) -> Iterator[tuple[str, str]]:
         if node.find("bndbox") is None and node.find(f"robndbox/{_CORNERS[0]}") is not None:
             yield "box", ROTATED
         if _text(node, "bndbox/angle") not in ("", "0", "0.0"):
-            yield "box", "with an <angle> in <bndbox>, which is not read: used as it is"
+            yield "box", "with an <angle> in <bndbox>: the angle is ignored"
 
 
 def _content(path: Path) -> bytes:

@@ -264,7 +264,7 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
         raise UserError(
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
             "values; if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write "
-            "the four corners instead; if it is the score of a polygon, delete it"
+            "the four corners instead; if it is a polygon's confidence, delete it"
         )
     return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
 

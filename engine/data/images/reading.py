@@ -169,8 +169,8 @@ def read_labels(path: PathLike) -> NDArray[Any]:
         raise UserError(f"{path}: a mask with {labels.dtype} values; save integer ids as an 8- or 16-bit PNG")
     if labels.dtype == np.int32 and labels.min(initial=0) < 0:
         raise UserError(
-            f"{path}: a mask with negative values ({labels.min()}); save ids from 0 on, such as 255 for "
-            "pixels that do not count, as an 8- or 16-bit PNG"
+            f"{path}: a mask with negative values ({labels.min()}); save it as an 8- or 16-bit PNG with "
+            "ids from 0 up, such as 255 for pixels to ignore"
         )
     return np.ascontiguousarray(labels)
 

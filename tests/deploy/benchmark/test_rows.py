@@ -83,7 +83,10 @@ def test_a_baseline_is_looked_up_in_every_part_of_a_suite():
         ({}, "either tables or networks"),
         ({"tables": [7], "networks": {"a": []}, "size": [64, 64]}, "either tables or networks"),
         ({"networks": {"a": []}}, r"size must be \[height, width\], got \[\]"),
-        ({"networks": {"a": []}, "size": [64, 64], "accuracy": {"b": 1.0}}, "no network 'b'; there are a"),
+        (
+            {"networks": {"a": []}, "size": [64, 64], "accuracy": {"b": 1.0}},
+            "unknown network 'b'; must be one of a",
+        ),
     ],
 )
 def test_bad_suites_are_rejected(arguments, message):

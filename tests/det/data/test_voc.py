@@ -405,7 +405,7 @@ def test_an_angle_in_an_upright_box_is_counted(tmp_path):
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
     data = voc(root=str(tmp_path))
     assert len(data.splits["train"].boxes) == 3
-    line = "1 box with an <angle> in <bndbox>, which is not read: used as it is (a.xml)"
+    line = "1 box with an <angle> in <bndbox>: the angle is ignored (a.xml)"
     assert any(line in warning for warning in data.warnings)
 
 

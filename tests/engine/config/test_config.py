@@ -659,4 +659,4 @@ def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
     monkeypatch.setattr("engine.config.runs.build_source", missing)
     run = TrainedRun.__new__(TrainedRun)
     run.config = None
-    refuses(lambda: run.source, r"check the path, or, if the data have moved, pass data\.root=<folder>")
+    refuses(lambda: run.source, r"check the path, or pass data\.root=<folder> if the data have moved")

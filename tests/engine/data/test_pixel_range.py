@@ -176,13 +176,13 @@ def test_a_range_that_does_not_fit_the_images_is_named(tmp_path):
     write_png(path, wide)
     checked = "(images of more than 8 bits checked: 1)"
     assert range_notes([path], (0, 4095)) == [
-        f"{path}: 75% of the values are above 4095 {checked}, so they are read as white "
-        "(data.pixel_range=[0,4095])"
+        f"{path}: 75% of the values are above 4095 {checked}, so they are read as white; "
+        "check data.pixel_range=[0,4095]"
     ]
     write_png(path, wide // 240)  # at most 250, which is below 4095 / 16 = 255.9
     assert range_notes([path], (0, 4095)) == [
-        f"{path}: the largest value is 250 {checked}, so they are read nearly black "
-        "(data.pixel_range=[0,4095])"
+        f"{path}: the largest value is 250 {checked}, so they are read nearly black; "
+        "check data.pixel_range=[0,4095]"
     ]
     write_png(path, wide // 230)  # at most 260
     assert range_notes([path], (0, 4095)) == []

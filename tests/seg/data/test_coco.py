@@ -88,7 +88,10 @@ def test_an_upright_outline_with_a_rotation_is_counted(tmp_path):
     write_split(tmp_path, rows)
     write_split(tmp_path, [CAT], **VAL)
     warnings = "\n".join(coco(root=str(tmp_path)).warnings)
-    assert "1 annotations with a rotation, but the outline of an upright box: drawn as it is" in warnings
+    assert (
+        "1 annotations with a rotation, but an upright rectangle as outline: drawn without the rotation"
+        in warnings
+    )
 
 
 def test_two_points_are_no_box(tmp_path):

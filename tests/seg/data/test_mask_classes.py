@@ -272,5 +272,9 @@ def test_classes_txt_names_the_values_if_it_fits_them(tmp_path, values, text, na
     data = masks(root=str(root), allow_same_files=True)
     assert (data.classes.names, data.classes.ids) == (names, ids)
     fits = names[0] != "class_0"
-    line = f"read: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}" if fits else "not used, because its "
+    line = (
+        f"used as class names: value {ids[0]} is {names[0]}, {ids[1]} is {names[1]}"
+        if fits
+        else "not used, because its "
+    )
     assert any(each.startswith(f"{root}/classes.txt: {line}") for each in data.warnings)

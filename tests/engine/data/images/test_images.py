@@ -395,6 +395,6 @@ def test_masks_with_negative_values_are_refused_with_a_remedy_that_works(tmp_pat
     """GIS programs write -1 or -9999 where there are no data; -1 in classes.json was refused as well."""
     cv2.imwrite(str(tmp_path / "a.tif"), np.array([[0, 1], [-9999, 2]], dtype))
     with pytest.raises(
-        UserError, match=r"a\.tif: a mask with negative values \(-9999\); save .* 255 for pixels"
+        UserError, match=r"a\.tif: a mask with negative values \(-9999\); save .* 255 for pixels to ignore"
     ):
         read_labels(tmp_path / "a.tif")
