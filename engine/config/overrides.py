@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from engine.config import extensions
-from engine.errors import UserError, nearest
+from engine.errors import UserError, nearest, nearest_key
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAINING_TOOLS = ("train", "prepare", "check")
@@ -33,7 +33,7 @@ PATH_KEYS = re.compile(
 
 def top_keys(tool: str) -> list[str]:
     """The keys of `conf/<tool>.yaml` that are not groups."""
-    content = read_yaml(CONF / f"{tool}.yaml")
+    content = _read(CONF / f"{tool}.yaml")
     inherited = [root for root in content["defaults"] if root in TRAINING_TOOLS]
     own = [key for key in content if key not in ("defaults", "hydra", "_target_")]
     return [key for root in inherited for key in top_keys(root)] + own
@@ -44,10 +44,7 @@ def own_groups(tool: str) -> list[str]:
     if tool in TRAINING_TOOLS:
         return []
     keys = [
-        key
-        for entry in read_yaml(CONF / f"{tool}.yaml")["defaults"]
-        if isinstance(entry, dict)
-        for key in entry
+        key for entry in _read(CONF / f"{tool}.yaml")["defaults"] if isinstance(entry, dict) for key in entry
     ]
     return [key for key in keys if not key.startswith("override ")]
 
@@ -107,7 +104,7 @@ def options_by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
 
 
 @cache
-def read_yaml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 
@@ -115,7 +112,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def is_set_by_experiment(experiment: str, key: str) -> bool:
     """Whether the YAML file of one of this project's experiments sets a key."""
     file = CONF / "experiment" / f"{experiment}.yaml"
-    node: Any = read_yaml(file) if file.is_file() else None
+    node: Any = _read(file) if file.is_file() else None
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node is not None
@@ -214,11 +211,9 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     of_run = [*top_keys("train"), *groups()]
     for override, key in tops.items():
         if key.isidentifier() and key not in (*own_keys, *of_run):
-            from engine.config.help import keys_of_runs, nearest_key
-
             raise UserError(
                 f"unknown key {override.partition('=')[0]!r}"
-                f"{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}"
+                f"{nearest_key(key, [*own_keys, *of_run, *_keys_of_runs()])}"
             )
     return own, [override for override in overrides if override not in own]
 
@@ -280,7 +275,7 @@ def chosen_task(overrides: Sequence[str]) -> str:
 
 def _default_task() -> str:
     """`task: seg` of conf/train.yaml."""
-    (task,) = (entry["task"] for entry in read_yaml(CONF / "train.yaml")["defaults"] if "task" in entry)
+    (task,) = (entry["task"] for entry in _read(CONF / "train.yaml")["defaults"] if "task" in entry)
     return str(task)
 
 
@@ -353,22 +348,33 @@ def _read_recipe(data: str) -> str | None:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         file = conf / "data" / f"{data}.yaml"
         if file.is_file():
-            return read_yaml(file).get("recipe")
+            return _read(file).get("recipe")
     return None
 
 
 def _is_of_recipe(init_from: str | None, recipe: str) -> bool:
-    """Whether `init_from` is not set, or a run of this experiment."""
+    """Whether `init_from` is not set, or a run of this experiment (or a checkpoint in its folder)."""
     if init_from is None:
         return True
-    path = unquote_path(f"init_from={init_from}").partition("=")[2].strip("'\"")
-    try:
-        text = (Path(path).expanduser() / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError):
-        return False
-    return re.search(rf"^experiment: *{re.escape(recipe)} *$", text, re.MULTILINE) is not None
+    path = Path(os.path.expanduser(unquote_path(f"init_from={init_from}").partition("=")[2].strip("'\"")))
+    for folder in (path, path.parent.parent):
+        try:
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        return re.search(rf"^experiment: *{re.escape(recipe)} *$", text, re.MULTILINE) is not None
+    return False
 
 
 def shortened(override: str) -> str:
     """An override, cut off after 200 characters so that a message can quote it."""
     return override if len(override) <= 200 else f"{override[:200]}..."
+
+
+def _keys_of_runs() -> list[str]:
+    """Dotted keys of a run that its tools are often used with, for suggestions."""
+    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
+    found = {f"data.{key}" for path in inputs for key in _read(path)}
+    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in _read(path)}
+    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in _read(path)["task"]}
+    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -86,6 +86,8 @@ def test_a_run_of_the_recipe_is_continued_with_it(tmp_path):
     config.write_text("seed: 0\nexperiment: det/panlite_small\n", encoding="utf-8")
     start = ("task=det", f"init_from={folder}")
     assert composed(*start, "data=coco").experiment == "det/panlite_small"
+    file = folder / "checkpoints" / "best.safetensors"
+    assert composed("task=det", "data=voc", f"init_from={file}").experiment == "det/panlite_small"
     assert composed(*start, "data=coco", "data.recipe=det/panlite").experiment is None
     assert composed(*start, "data=streets").experiment is None
     config.write_text("experiment: null\n", encoding="utf-8")
