@@ -7,7 +7,7 @@ and a remedy. The tools print it and exit with status 1. Any other exception is 
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -142,36 +142,3 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     matches = matches or [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
     matches = matches or difflib.get_close_matches(name, list(plain), n=1, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
-
-
-_OTHER_PROGRAMS = {
-    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
-    **dict.fromkeys(
-        ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
-    ),
-    **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
-    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
-    **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
-    "batch_size": ("trainer.batch", "data.eval_batch"),
-    "pretrained": ("weights",),
-    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
-    **dict.fromkeys(("source", "image", "images"), ("input",)),
-}
-"""Names of keys in other programs, and ours."""
-
-
-def nearest_key(key: str, known: Collection[str]) -> str:
-    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
-    (`trainer.batch` for `batch_size`), or the nearest key.
-
-    If no key is similar, a pointer to `--help`.
-    """
-    last = key.rpartition(".")[2]
-    if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
-        return f"; did you mean {' or '.join(map(repr, meant))}?"
-    others = [other for other in known if not key.startswith(f"{other}.")]
-    for name in dict.fromkeys((last, last.partition("_")[0])):
-        ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
-        if ends and not (name != last and nearest(key, others, cutoff=0.8)):
-            return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
-    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"

@@ -15,6 +15,7 @@ from engine.config.launch import launch
 from engine.config.options import CompareOptions
 from engine.config.runs import TrainedRun
 from engine.config.saved import settings_of
+from engine.io.progress import announced
 from engine.report.comparison import Comparison, TrainedResult
 from engine.report.run import REPORT
 from engine.run import run_folder
@@ -24,10 +25,12 @@ from engine.train.run_log import damaged_line, read_rows
 def compare(options: CompareOptions) -> None:
     """Print a comparison of runs and write it as report.html."""
     paths = list(dict.fromkeys(options.run))
-    comparison = Comparison([read_result(path, paths) for path in paths])
+    with announced("reading the runs"):
+        comparison = Comparison([read_result(path, paths) for path in paths])
     out = run_folder.make(Path(options.out))
     print(comparison.text())
-    comparison.write(out / REPORT)
+    with announced("writing the report"):
+        comparison.write(out / REPORT)
     print(f"report: {out / REPORT}")
 
 

@@ -15,10 +15,11 @@ from deploy.export.comparison import Comparison, compare_outputs, rejected
 from deploy.export.golden import write_golden
 from deploy.export.job import ExportJob, raw_outputs
 from deploy.export.samples import Sample
-from deploy.formats import open_session
+from deploy.formats import find, open_session
 from deploy.options import Budget
 from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.qat import fine_tune, write_openvino
+from deploy.quantize.quantizer import SOURCES
 from deploy.quantize.report_card import ReportCard
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds
@@ -36,7 +37,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
     path = job.folder / source.name
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
-        card = _quantize(job, source, _with_raw_outputs(job, source, Path(folder), images[0]), path, images)
+        card = _quantize(job, source, _to_quantize(job, source, Path(folder), images[0]), path, images)
     if options.qat.steps:
         card = with_fine_tuned(job, card, images)
     card.write(job.folder)
@@ -55,7 +56,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
 def _quantize(
     job: ExportJob, source: Path, probed: Path, path: Path, images: Sequence[NDArray[Any]]
 ) -> ReportCard:
-    """Calibrate `probed` (`source`, or a copy with raw outputs too) and write the 8-bit file to `path`."""
+    """Calibrate `probed` (see `_to_quantize`) and write the 8-bit file to `path`."""
     options, calibration = job.options, job.options.calibration
     job.log(f"calibrating on {len(images)} images")
     quantizer = open_quantizer(
@@ -89,13 +90,18 @@ def _quantize(
     )
 
 
-def _with_raw_outputs(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]) -> Path:
-    """A float file in `folder` that also has raw outputs; `source` itself if it has no post-processing."""
-    module = raw_outputs(job.module)
-    if not module.raw_names:
+def _to_quantize(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]) -> Path:
+    """The float file that the quantizer reads: `source`, or one in `folder`.
+
+    That one has the format that the quantizer reads, and also the outputs before post-processing.
+    """
+    module, format = raw_outputs(job.module), SOURCES[job.options.file_format]
+    if module.raw_names:
+        job.log("writing a second float32 file that also has the outputs before post-processing")
+    elif format == job.options.file_format:
         return source
-    job.log("writing a second float32 file that also has the outputs before post-processing")
-    return job.export(module, image, folder / source.name)
+    path = folder / f"model{find(format).SUFFIX}"
+    return job.export(module if module.raw_names else job.module, image, path, format=format)
 
 
 def check_limits(comparison: Comparison, budget: Budget) -> None:

@@ -65,14 +65,17 @@ class ExportJob:
         """Path of the task's decoder, to be copied; None if it has none."""
         return getattr(self.module, "decoder", None)
 
-    def export(self, module: Any, image: NDArray[Any], path: Path) -> Path:
-        """Write a module as a float file; `image` [3, h, w] fixes the size if it is not dynamic."""
+    def export(self, module: Any, image: NDArray[Any], path: Path, *, format: str | None = None) -> Path:
+        """Write a module as a float file, by default of the chosen format.
+
+        `image` [3, h, w] fixes the size if it is not dynamic.
+        """
         options = self.options
         return export_module(
             module,
             torch.from_numpy(np.stack([image] * options.batch)),
             path,
-            format=options.file_format,
+            format=format or options.file_format,
             names=module.names,
             dynamic_batch=options.dynamic_batch,
             dynamic_size=options.dynamic_size,

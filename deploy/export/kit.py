@@ -42,11 +42,6 @@ def check_task(task: str) -> None:
         raise UserError(f"format=kit: runs tasks {', '.join(TASKS)}, not {task}; export the file alone")
 
 
-def has_cpp(about: Mapping[str, Any], format: str) -> bool:
-    """Whether there is a C++ program for this file; it does not decode distances (raw outputs of PANLite)."""
-    return format in CPP and about["decoding"].get("coder", {}).get("kind") != "distances"
-
-
 def check_single_pass(task: Any) -> None:
     """Raises: UserError if predictions are averaged over views or merged from tiles: a device's programs do
     neither."""
@@ -71,7 +66,7 @@ def write_kit(job: ExportJob, path: Path) -> None:
         for name in _COPIED:
             shutil.copyfile(_DEVICE / name, folder / name)
         shutil.copyfile(_DEVICE / "runtimes" / f"{format}.py", folder / "runtime.py")
-        if has_cpp(about, format):
+        if format in CPP:
             shutil.copytree(_DEVICE / "cpp", folder / "cpp", dirs_exist_ok=True)
         names = [entry["name"] for entry in about["classes"]["classes"]]
         (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
@@ -114,5 +109,5 @@ def _readme(about: Mapping[str, Any], format: str, requirements: Mapping[str, st
     )
     template = environment.get_template("README.md.jinja")
     return template.render(
-        about=about, requirements=requirements, cpp=has_cpp(about, format), license=about["license"]
+        about=about, requirements=requirements, cpp=format in CPP, license=about["license"]
     )

@@ -1,7 +1,7 @@
 """Post-training quantization of an exported float file.
 
-The file's own graph is quantized, not the network's Python code, by `deploy.quantize.onnx` or
-`deploy.quantize.openvino`.
+The file's own graph is quantized, not the network's Python code, by the module of `deploy.quantize` with the
+format's name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.formats import open_session
+from deploy.quantize.executorch import ExecuTorchQuantizer
+from deploy.quantize.litert import LiteRtQuantizer
 from deploy.quantize.onnx import OnnxQuantizer
 from deploy.quantize.openvino import OpenVinoQuantizer
 from deploy.quantize.quantizer import Quantizer, check_quantizable
@@ -32,7 +34,7 @@ def open_quantizer(
     """Calibrate an exported float file.
 
     Args:
-        source: `.onnx`, or `.xml` with its `.bin`.
+        source: a float file of the format `SOURCES[format]`.
         images: [3, h, w] each, as the file takes them; used to measure the ranges of activations.
         format: one of `FORMATS`.
         per_channel: one scale per output channel of a layer's weights; False: one for the whole layer, which
@@ -52,6 +54,14 @@ def open_quantizer(
     if format == "onnx":
         quantizer: Quantizer = OnnxQuantizer(
             source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
+        )
+    elif format == "executorch":
+        quantizer = ExecuTorchQuantizer(
+            source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
+        )
+    elif format == "litert":
+        quantizer = LiteRtQuantizer(
+            source, batches, per_channel=per_channel, weights=weights, raw_outputs=tuple(raw_outputs)
         )
     else:
         quantizer = OpenVinoQuantizer(

@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deploy.formats import openvino
 from deploy.libraries import not_installed
+from deploy.session import Session
 from engine.errors import UserError
 
-FORMATS = ("onnx", "openvino")
-"""Formats that can be quantized."""
-_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
+SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export", "litert": "litert"}
+"""Formats that can be quantized -> the format of the float file that their quantizer reads."""
+FORMATS = tuple(SOURCES)
+REASONS = {
+    "ncnn": "its Python packages contain no quantizer",
+    "mnn": "its quantizer crashes on networks with squeeze-and-excite",
+    "coreml": "its files cannot be run here, so their accuracy would be unknown",
+}
+"""Why files of some other formats cannot be quantized."""
+_LIBRARIES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+    "executorch": ("executorch", "torchao"),
+    "litert": ("ai-edge-litert", "ai-edge-quantizer"),
+}
 
 
 class Quantizer(Protocol):
@@ -32,10 +45,21 @@ class Quantizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Simulated(Protocol):
+    """The additional member of a quantizer whose files take long to write."""
+
+    def simulate(self, *, float_layers: Collection[str], threads: int) -> Session:
+        """What the file with these float layers computes, with `raw_outputs`; valid until the next call."""
+        ...
+
+
 def check_quantizable(format: str) -> None:
     """Raises: UserError if files of this format cannot be quantized."""
     if format not in FORMATS:
-        raise UserError(f"precision=int8 is for format={' and format='.join(FORMATS)}, not {format}")
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        reason = f" ({REASONS[format]})" if format in REASONS else ""
+        raise UserError(f"precision=int8 is for format={known}, not {format}{reason}")
 
 
 def check_installed(format: str) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.formats import open_session
-from deploy.quantize.quantizer import Quantizer
-from deploy.session import Arrays, run_in_batches
+from deploy.quantize.quantizer import Quantizer, Simulated
+from deploy.session import Arrays, Session, run_in_batches
 from engine.io.progress import Progress
 
 MAX_SNR_DB = 120.0
@@ -39,26 +39,27 @@ def sensitivities(
     source: the float file that `quantizer` was opened with. If it has raw outputs, only these count: after
     post-processing, a small error can change the order of all detections.
     """
-    reference = _outputs(source, images, threads, quantizer.raw_outputs)
+    reference = _outputs(open_session(source, threads=threads), images, quantizer.raw_outputs)
     measured = []
     progress = Progress(len(quantizer.layers), unit="layer")
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         path = Path(folder) / f"one{source.suffix}"
         for layer in quantizer.layers:
             others = [name for name in quantizer.layers if name != layer]
-            quantizer.write(path, float_layers=others, with_raw=True)
-            snr = min(map(snr_db, reference, _outputs(path, images, threads, quantizer.raw_outputs)))
+            if isinstance(quantizer, Simulated):
+                session = quantizer.simulate(float_layers=others, threads=threads)
+            else:
+                quantizer.write(path, float_layers=others, with_raw=True)
+                session = open_session(path, threads=threads)
+            snr = min(map(snr_db, reference, _outputs(session, images, quantizer.raw_outputs)))
             measured.append(Sensitivity(layer=layer, snr_db=snr))
             progress.update(len(measured), "sensitivity")
     progress.close()
     return sorted(measured, key=lambda entry: entry.snr_db)
 
 
-def _outputs(
-    path: Path, images: Sequence[NDArray[Any]], threads: int, chosen: Collection[str] = ()
-) -> Arrays:
+def _outputs(session: Session, images: Sequence[NDArray[Any]], chosen: Collection[str] = ()) -> Arrays:
     """The chosen outputs, by default all."""
-    session = open_session(path, threads=threads)
     runs = [run_in_batches(session, image[None]) for image in images]
     stacked = [np.stack(values) for values in zip(*runs, strict=True)]
     return [

@@ -18,6 +18,7 @@ from engine.config import extensions
 from engine.config.instantiate import first_line
 from engine.config.overrides import (
     CONF,
+    TRAINING_TOOLS,
     add_recipe,
     add_task_prefix,
     apply_extend,
@@ -66,6 +67,10 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
             value cannot be parsed.
     """
     own, for_run = split_overrides(tool, [quote_path(override) for override in apply_extend(overrides)])
+    if for_run and tool not in TRAINING_TOOLS:
+        from engine.config.help import check_keys
+
+        check_keys(tool, for_run)
     typed = add_task_prefix(tool, own)
     own, network = split_network(add_recipe(tool, typed))
     for override in own:

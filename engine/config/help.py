@@ -12,9 +12,10 @@ from engine.config.overrides import (
     groups,
     options_by_task,
     own_groups,
+    read_yaml,
     top_keys,
 )
-from engine.errors import nearest_key
+from engine.errors import UserError, nearest
 
 _RUN_GROUPS = ("data", "inference")
 """Groups that can be changed for an existing run."""
@@ -107,3 +108,55 @@ def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _dotted(value, f"{prefix}{key}.")
+
+
+_OTHER_PROGRAMS = {
+    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
+    **dict.fromkeys(
+        ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
+    ),
+    **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
+    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
+    **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
+    "batch_size": ("trainer.batch", "data.eval_batch"),
+    "pretrained": ("weights",),
+    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
+    **dict.fromkeys(("source", "image", "images"), ("input",)),
+}
+"""Names of keys in other programs, and ours."""
+
+
+def nearest_key(key: str, known: Collection[str]) -> str:
+    """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
+    (`trainer.batch` for `batch_size`), or the nearest key.
+
+    If no key is similar, a pointer to `--help`.
+    """
+    last = key.rpartition(".")[2]
+    if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
+        return f"; did you mean {' or '.join(map(repr, meant))}?"
+    others = [other for other in known if not key.startswith(f"{other}.")]
+    for name in dict.fromkeys((last, last.partition("_")[0])):
+        ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
+        if ends and not (name != last and nearest(key, others, cutoff=0.8)):
+            return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
+    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+
+
+def check_keys(tool: str, overrides: Sequence[str]) -> None:
+    """Raises: UserError if the first part of a key is neither of a tool that works on runs, nor of a run."""
+    own_keys, of_run = [*top_keys(tool), *own_groups(tool)], [*top_keys("train"), *groups()]
+    for override in overrides:
+        typed = override.partition("=")[0]
+        key = typed.partition(".")[0].lstrip("+~")
+        if key.isidentifier() and key not in (*own_keys, *of_run):
+            raise UserError(f"unknown key {typed!r}{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}")
+
+
+def keys_of_runs() -> list[str]:
+    """Dotted keys of a run that its tools are often used with, for suggestions."""
+    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
+    found = {f"data.{key}" for path in inputs for key in read_yaml(path)}
+    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in read_yaml(path)}
+    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in read_yaml(path)["task"]}
+    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from engine.config import extensions
-from engine.errors import UserError, nearest, nearest_key
+from engine.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAINING_TOOLS = ("train", "prepare", "check")
@@ -33,7 +33,7 @@ PATH_KEYS = re.compile(
 
 def top_keys(tool: str) -> list[str]:
     """The keys of `conf/<tool>.yaml` that are not groups."""
-    content = _read(CONF / f"{tool}.yaml")
+    content = read_yaml(CONF / f"{tool}.yaml")
     inherited = [root for root in content["defaults"] if root in TRAINING_TOOLS]
     own = [key for key in content if key not in ("defaults", "hydra", "_target_")]
     return [key for root in inherited for key in top_keys(root)] + own
@@ -44,7 +44,10 @@ def own_groups(tool: str) -> list[str]:
     if tool in TRAINING_TOOLS:
         return []
     keys = [
-        key for entry in _read(CONF / f"{tool}.yaml")["defaults"] if isinstance(entry, dict) for key in entry
+        key
+        for entry in read_yaml(CONF / f"{tool}.yaml")["defaults"]
+        if isinstance(entry, dict)
+        for key in entry
     ]
     return [key for key in keys if not key.startswith("override ")]
 
@@ -104,7 +107,7 @@ def options_by_task(group: str, options: Sequence[str]) -> dict[str, list[str]]:
 
 
 @cache
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 
@@ -112,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
 def is_set_by_experiment(experiment: str, key: str) -> bool:
     """Whether the YAML file of one of this project's experiments sets a key."""
     file = CONF / "experiment" / f"{experiment}.yaml"
-    node: Any = _read(file) if file.is_file() else None
+    node: Any = read_yaml(file) if file.is_file() else None
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node is not None
@@ -208,13 +211,6 @@ def split_overrides(tool: str, overrides: Sequence[str]) -> tuple[list[str], lis
     _check_pairs(overrides, "run=<run folder>" if "run" in own_keys else f"{own_keys[0]}=<value>")
     tops = {override: override.partition("=")[0].partition(".")[0].lstrip("+~") for override in overrides}
     own = [override for override in overrides if tops[override] in own_keys]
-    of_run = [*top_keys("train"), *groups()]
-    for override, key in tops.items():
-        if key.isidentifier() and key not in (*own_keys, *of_run):
-            raise UserError(
-                f"unknown key {override.partition('=')[0]!r}"
-                f"{nearest_key(key, [*own_keys, *of_run, *_keys_of_runs()])}"
-            )
     return own, [override for override in overrides if override not in own]
 
 
@@ -275,7 +271,7 @@ def chosen_task(overrides: Sequence[str]) -> str:
 
 def _default_task() -> str:
     """`task: seg` of conf/train.yaml."""
-    (task,) = (entry["task"] for entry in _read(CONF / "train.yaml")["defaults"] if "task" in entry)
+    (task,) = (entry["task"] for entry in read_yaml(CONF / "train.yaml")["defaults"] if "task" in entry)
     return str(task)
 
 
@@ -348,7 +344,7 @@ def _read_recipe(data: str) -> str | None:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         file = conf / "data" / f"{data}.yaml"
         if file.is_file():
-            return _read(file).get("recipe")
+            return read_yaml(file).get("recipe")
     return None
 
 
@@ -369,12 +365,3 @@ def _is_of_recipe(init_from: str | None, recipe: str) -> bool:
 def shortened(override: str) -> str:
     """An override, cut off after 200 characters so that a message can quote it."""
     return override if len(override) <= 200 else f"{override[:200]}..."
-
-
-def _keys_of_runs() -> list[str]:
-    """Dotted keys of a run that its tools are often used with, for suggestions."""
-    inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
-    found = {f"data.{key}" for path in inputs for key in _read(path)}
-    found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in _read(path)}
-    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in _read(path)["task"]}
-    return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -131,7 +131,10 @@ def test_a_mistake_beside_a_flag_is_one_line_too(tmp_path, arguments, message):
             ["trainer.epochs=3", "trainer.steps=null", "trainer.minutes=null", "--cfg", "job"],
         ),
         (["--cfg", "job"], ["--cfg", "job"]),
-        (["-m", "data=masks,streets"], ["data=seg/masks,seg/streets", "-m"]),
+        (
+            ["-m", "data=masks,streets", "model=lraspp"],
+            ["data=seg/masks,seg/streets", "model=seg/lraspp", "-m"],
+        ),
     ],
 )
 def test_arguments_that_are_passed_to_hydra(typed, passed):

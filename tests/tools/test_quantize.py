@@ -57,7 +57,7 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["format=torch_export"], "format=onnx and format=openvino"),
+        (["format=torch_export"], "format=onnx, openvino, executorch or litert"),
         (["calibration.images=0"], "calibration.images must be at least 1, got 0"),
         (["calibration.split=nowhere"], "nowhere"),
         (["calibration.per_channel=3"], "calibration.per_channel must be true or false, got 3"),

@@ -22,6 +22,30 @@ static std::vector<Box> anchors(const Json& how) {
     return result;
 }
 
+// The four distances from an anchor's center, each the mean of a distribution over the bins 0, 1, 2, ...
+static Box decode_distances(const float* logits, size_t bins, const Box& anchor, Size image) {
+    Box distances;
+    for (int side = 0; side < 4; side++) {
+        const float* own = logits + side * bins;
+        const float most = *std::max_element(own, own + bins);
+        float total = 0, sum = 0;
+        for (size_t bin = 0; bin < bins; bin++) {
+            const float power = std::exp(own[bin] - most);
+            total += power;
+            sum += power * float(bin);
+        }
+        distances[side] = sum / total;
+    }
+    Box box;
+    for (int axis : {0, 1}) {
+        const float side = anchor[axis + 2] - anchor[axis], center = (anchor[axis] + anchor[axis + 2]) / 2;
+        const float pixels = float(axis ? image.height : image.width);
+        box[axis] = std::clamp(center - distances[axis] * side, 0.f, 1.f) * pixels;
+        box[axis + 2] = std::clamp(center + distances[axis + 2] * side, 0.f, 1.f) * pixels;
+    }
+    return box;
+}
+
 static Box decode_box(const float* deltas, const Box& anchor, const Json& coder, Size image) {
     std::array<float, 4> t;
     for (int i = 0; i < 4; i++) t[i] = deltas[i] / float(coder["scales"][i]);
@@ -47,7 +71,7 @@ static double overlap(const Box& a, const Box& b) {
 
 // Scores of one anchor -> confidences of the classes, without the background.
 static void confidences(const float* scores, size_t columns, const Json& how, float* result) {
-    const size_t background = how["background_column"];
+    const size_t background = how["background_column"].is_null() ? SIZE_MAX : size_t(how["background_column"]);
     const float most = *std::max_element(scores, scores + columns);
     float total = 0;
     for (size_t k = 0; k < columns; k++) total += std::exp(scores[k] - most);
@@ -97,12 +121,16 @@ std::vector<Detection> detections(const std::vector<Output>& outputs, const Json
     }
     const Json& how = about["decoding"];
     const std::vector<Box> places = anchors(how["anchors"]);
-    const size_t columns = outputs[1].shape.back();
+    const size_t columns = outputs[1].shape.back(), numbers = outputs[0].shape.back();
+    const size_t classes = columns - (how["background_column"].is_null() ? 0 : 1);
+    const bool by_distances = how["coder"].value("kind", "") == "distances";
     std::vector<Box> boxes;
-    Floats confident(places.size() * (columns - 1));
+    Floats confident(places.size() * classes);
     for (size_t i = 0; i < places.size(); i++) {
-        boxes.push_back(decode_box(first.data() + 4 * i, places[i], how["coder"], image));
-        confidences(scores.data() + columns * i, columns, how, confident.data() + (columns - 1) * i);
+        const float* raw = first.data() + numbers * i;
+        boxes.push_back(by_distances ? decode_distances(raw, numbers / 4, places[i], image)
+                                     : decode_box(raw, places[i], how["coder"], image));
+        confidences(scores.data() + columns * i, columns, how, confident.data() + classes * i);
     }
     return suppressed(boxes, confident, how);
 }

@@ -30,9 +30,6 @@ def test_a_built_in_format_has_all_members(name):
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if find(name).LIBRARIES])
 def test_an_install_command_names_an_extra_with_all_libraries(name):
     module = find(name)
-    if name == "litert":  # its pins conflict with those of the other formats
-        assert "separate environment" in module.INSTALL
-        return
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     extra = module.INSTALL.partition("[")[2].partition("]")[0]
     required = {requirement.partition(">")[0] for requirement in extras[extra]}

@@ -168,13 +168,11 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
     refuses(lambda: open_session(path), library, rf"pip install -e '\.\[{extra}\]'")
 
 
-def test_litert_is_installed_without_an_extra(tmp_path, monkeypatch):
+def test_litert_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     path = tmp_path / "m.tflite"
     path.write_bytes(b"x")
-    refuses(
-        lambda: open_session(path), "ai_edge_litert", "pip install litert-torch in a separate environment"
-    )
+    refuses(lambda: open_session(path), "ai_edge_litert", r"pip install -e '\.\[litert\]'")
 
 
 @pytest.mark.parametrize(("suffix", "library"), [(".ncnn.param", "ncnn"), (".mnn", "MNN")])

@@ -365,7 +365,7 @@ def test_a_layer_is_named_without_the_wrappers_around_it():
 
 @pytest.mark.parametrize(
     ("format", "images", "part"),
-    [("litert", [1], "format=onnx and format=openvino"), ("onnx", [], "calibration.images")],
+    [("web", [1], "format=onnx, openvino, executorch or litert"), ("onnx", [], "calibration.images")],
 )
 def test_a_format_or_calibration_that_cannot_work_is_rejected(tmp_path, format, images, part):
     refuses(lambda: open_quantizer(tmp_path / "m.onnx", images, format=format), part)
