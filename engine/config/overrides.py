@@ -344,7 +344,10 @@ def _read_recipe(data: str) -> str | None:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         file = conf / "data" / f"{data}.yaml"
         if file.is_file():
-            return read_yaml(file).get("recipe")
+            content = read_yaml(file)
+            included = [entry for entry in content.get("defaults", ()) if str(entry).endswith("@_here_")]
+            inherited = [_read_recipe(str(entry)[len("/data/") : -len("@_here_")]) for entry in included]
+            return content.get("recipe", next((recipe for recipe in inherited if recipe), None))
     return None
 
 
