@@ -65,7 +65,7 @@ class Comparison:
 
 
 def comparisons(options: BenchmarkOptions) -> list[Comparison]:
-    """The parts of the suite, each with its baseline; the run is a row of the last part, or alone.
+    """The parts of the suite, each with its baseline; the run is a row of its task's part, or alone.
 
     Raises:
         UserError: if `options.baseline` is no row of any part.
@@ -75,7 +75,11 @@ def comparisons(options: BenchmarkOptions) -> list[Comparison]:
     ]
     if options.run is not None:
         run = _run_row(options.run, options)
-        parts = [*parts[:-1], (parts[-1][0], [*parts[-1][1], run])] if parts else [(None, [run])]
+        beside = next((rows for suite, rows in parts if suite and suite.task == run.task), None)
+        if beside is None:
+            parts.append((None, [run]))
+        else:
+            beside.append(run)
     named = [options.baseline in (row.name, row.source) for _, rows in parts for row in rows]
     if options.baseline is not None and not any(named):
         choose_baseline([row for _, rows in parts for row in rows], options.baseline)

@@ -48,11 +48,11 @@ def write(
     with tempfile.TemporaryDirectory(prefix="ncnn-") as folder:
         graph, weights = _converted(program, Path(folder), precision=precision)
         lines = without_cast(graph.read_text(encoding="utf-8").splitlines())
-        if foreign := _not_of_ncnn(lines[2:]):
-            raise UserError(
-                f"format=ncnn: ncnn has no {', '.join(foreign[:3])}; export what the network itself returns "
-                "(output=logits or output=raw), which decode.py turns into predictions"
-            )
+        _check_layers(
+            lines,
+            "export what the network itself returns (output=logits or output=raw), which decode.py turns "
+            "into predictions",
+        )
         write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         write_bytes(_weights(path), weights.read_bytes())
     append_metadata(_weights(path), metadata)
@@ -83,10 +83,15 @@ def _converted(program: ExportedProgram, folder: Path, *, precision: str) -> tup
 
 
 def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequence[NDArray[Any]]], Any]:
-    """A program of any inputs of batch size 1, converted and loaded: arrays -> its outputs."""
+    """A program of any inputs of batch size 1, converted and loaded: arrays -> its outputs.
+
+    Raises:
+        UserError: if ncnn lacks an operator, or when called, if it cannot compute an output.
+    """
     ncnn = require("ncnn", INSTALL)
     with tempfile.TemporaryDirectory(prefix="ncnn-") as folder:
         graph, _ = _converted(program, Path(folder), precision="fp32")
+        _check_layers(graph.read_text(encoding="utf-8").splitlines(), "choose another runtime")
         net = require("deploy.device.runtimes.ncnn", INSTALL).open_net(graph, threads=threads)
     names = [f"in{number}" for number in range(len(program.example_inputs[0]))]
     outputs = net.output_names()
@@ -95,7 +100,10 @@ def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequenc
         extractor = net.create_extractor()
         for name, array in zip(names, arrays, strict=True):
             extractor.input(name, ncnn.Mat(array[0]).clone())  # layers may work in place
-        return [extractor.extract(output) for output in outputs]
+        results = [extractor.extract(output) for output in outputs]
+        if failed := [name for name, (status, _) in zip(outputs, results, strict=True) if status]:
+            raise UserError(f"ncnn cannot compute {', '.join(failed)} of this network")
+        return [values for _, values in results]
 
     return run
 
@@ -133,6 +141,12 @@ def without_cast(lines: Sequence[str]) -> list[str]:
     ]  # fmt: skip
     fewer = [str(int(count) - 1) for count in counts]
     return [" ".join(words) for words in (magic, fewer, *layers)]
+
+
+def _check_layers(lines: Sequence[str], remedy: str) -> None:
+    """lines: of a graph, whose first two are a header. Raises: UserError if ncnn lacks one of its layers."""
+    if foreign := _not_of_ncnn(lines[2:]):
+        raise UserError(f"format=ncnn: ncnn has no {', '.join(foreign[:3])}; {remedy}")
 
 
 def _not_of_ncnn(layers: Sequence[str]) -> list[str]:

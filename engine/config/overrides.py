@@ -344,20 +344,25 @@ def _read_recipe(data: str) -> str | None:
     for conf in (CONF, *(extensions.conf_folders() if extensions_in_use() else ())):
         file = conf / "data" / f"{data}.yaml"
         if file.is_file():
-            return read_yaml(file).get("recipe")
+            content = read_yaml(file)
+            included = [entry for entry in content.get("defaults", ()) if str(entry).endswith("@_here_")]
+            inherited = [_read_recipe(str(entry)[len("/data/") : -len("@_here_")]) for entry in included]
+            return content.get("recipe", next((recipe for recipe in inherited if recipe), None))
     return None
 
 
 def _is_of_recipe(init_from: str | None, recipe: str) -> bool:
-    """Whether `init_from` is not set, or a run of this experiment."""
+    """Whether `init_from` is not set, or a run of this experiment (or a checkpoint in its folder)."""
     if init_from is None:
         return True
-    path = unquote_path(f"init_from={init_from}").partition("=")[2].strip("'\"")
-    try:
-        text = (Path(path).expanduser() / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError):
-        return False
-    return re.search(rf"^experiment: *{re.escape(recipe)} *$", text, re.MULTILINE) is not None
+    path = Path(os.path.expanduser(unquote_path(f"init_from={init_from}").partition("=")[2].strip("'\"")))
+    for folder in (path, path.parent.parent):
+        try:
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        return re.search(rf"^experiment: *{re.escape(recipe)} *$", text, re.MULTILINE) is not None
+    return False
 
 
 def shortened(override: str) -> str:

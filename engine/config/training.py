@@ -379,7 +379,8 @@ def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
         return []
     backbone = plain(config.backbone, "backbone")
     as_published = backbone.get("tail", "full") == "full" and backbone.get("width_mult", 1) == 1
-    how = f"weights={name} task.pixels=imagenet" if as_published else "starting from published weights"
+    pixels = "" if config.task.get("pixels") == "imagenet" else " task.pixels=imagenet"
+    how = f"weights={name}{pixels}" if as_published else "starting from published weights"
     return [
         f"{number} training images are few for random weights; {how} usually gives far better results "
         "(docs/guides/weights.md)"

@@ -167,7 +167,8 @@ def _mismatches(path: Path, remote: Remote | None, backbone: Any, normalization:
         ]
         needs += [f"task.pixels={remote.pixels}"] if normalization not in (None, remote.pixels) else []
         return f"; these weights need {' '.join(needs)}" if needs else ""
-    of_run = _in_config(path, r"^task:\n(?: .*\n)*?  pixels: *(\w+)$")
+    folder = path if path.is_dir() else path.parent.parent  # <run>/checkpoints/best.safetensors
+    of_run = _in_config(folder, r"^task:\n(?: .*\n)*?  pixels: *(\w+)$")
     if of_run is not None and normalization not in (None, of_run):
         return f"; these weights were trained with task.pixels={of_run}, and this run uses {normalization}"
     if path.suffix in frozen_graph.SUFFIXES and normalization not in (None, "inception"):

@@ -77,6 +77,20 @@ def test_a_baseline_is_looked_up_in_every_part_of_a_suite():
         comparisons(options("suite=own", "latency=false", "baseline=panlit"))
 
 
+def test_a_run_is_compared_with_the_networks_of_its_task(tmp_path):
+    config = compose_config("train", ["task=seg", "backbone.width_mult=0.25"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
+    beside = ("latency=false", f"run={tmp_path}", "size=[64,64]")
+    segmentation, detection = comparisons(options("suite=own", *beside))
+    assert [row.source for row in segmentation.rows[4:]] == [str(tmp_path)]
+    assert segmentation.baseline.name == "lraspp_v3_large"
+    assert len(detection.rows) == 4
+    table, alone = comparisons(options("suite=table6", *beside))
+    assert {row.task for row in table.rows} == {"det"}
+    assert alone.rows == [alone.baseline]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,7 @@
 """A program of several inputs in the runtimes that time layers: its outputs are PyTorch's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from deploy.formats import executorch, ncnn, openvino
 from deploy.latency_table.measurers import measurer
 from deploy.timing.latency import Rounds
+from engine.errors import UserError
 
 
 class Head(nn.Module):
@@ -46,7 +49,50 @@ def test_a_head_in_a_runtime_computes_what_it_computes_in_pytorch(module):
     assert measure.about["runtime_version"][0].isdigit()
 
 
+class Sorted(nn.Module):
+    def forward(self, features):
+        return torch.sort(features, dim=1)[0]
+
+
+@pytest.mark.slow
+def test_ncnn_names_operators_that_it_lacks():
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    features = (torch.rand(1, 4, 6, 6),)
+    with pytest.raises(UserError, match=r"ncnn has no aten::sort.*choose another runtime"):
+        ncnn.load_program(torch.export.export(Sorted().eval(), features), threads=1)
+
+
+class FailingNet:
+    """What ncnn's network does if a layer fails: it returns a status."""
+
+    def output_names(self):
+        return ["out0"]
+
+    def create_extractor(self):
+        return self
+
+    def input(self, name, array):
+        return 0
+
+    def extract(self, name):
+        return -100, None
+
+
+def test_outputs_that_ncnn_cannot_compute_are_an_error(tmp_path, monkeypatch):
+    """A layer that fails returns at once, which would look like a fast one."""
+    (tmp_path / "graph").write_text("", encoding="utf-8")
+    library = SimpleNamespace(
+        Mat=lambda array: SimpleNamespace(clone=lambda: array), open_net=lambda graph, threads: FailingNet()
+    )
+    monkeypatch.setattr(ncnn, "_converted", lambda *_, **__: (tmp_path / "graph", None))
+    monkeypatch.setattr(ncnn, "require", lambda *_: library)
+    inputs = (torch.zeros(1, 4, 6, 6),)
+    run = ncnn.load_program(SimpleNamespace(example_inputs=[inputs]), threads=1)
+    with pytest.raises(UserError, match="ncnn cannot compute out0"):
+        run([inputs[0].numpy()])
+
+
 def _outputs(results):
-    """The arrays that a runtime returns: its own tensors, or pairs of a status and an array."""
-    values = list(results.values()) if hasattr(results, "values") else list(results)
-    return [np.asarray(value[1] if isinstance(value, tuple) else value) for value in values]
+    """The arrays that a runtime returns."""
+    return [np.asarray(value) for value in (results.values() if hasattr(results, "values") else results)]

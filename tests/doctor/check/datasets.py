@@ -71,7 +71,7 @@ def folders_data(root, train=3, val=2):
 
 
 MAKERS = {"seg": (masks_data, "masks"), "det": (voc_data, "voc"), "cls": (folders_data, "folders")}
-SMALL = {"seg": ["data.crop=32"], "det": ["data.size=64", "data.min_scale=0.3"], "cls": ["data.size=32"]}
+SMALL = {"seg": ["data.crop=32"], "det": ["data.size=64"], "cls": ["data.size=32"]}
 
 
 def arguments(task, root, *more):

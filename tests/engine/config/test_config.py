@@ -635,6 +635,11 @@ def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
             ["15 training images are few for random weights; weights=mobilenet_v3_small task"],
         ),
         (
+            ["task=seg", "data=masks"],
+            15,
+            ["15 training images are few for random weights; weights=mobilenet_v3_small usually"],
+        ),
+        (
             ["task=det"],
             15,
             ["15 training images are few for random weights; starting from published weights"],

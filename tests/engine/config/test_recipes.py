@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from engine.config import overrides
 from engine.config.compose import compose_config
 from engine.config.instantiate import check_node
 from engine.config.launch import hydra_arguments
@@ -86,6 +87,8 @@ def test_a_run_of_the_recipe_is_continued_with_it(tmp_path):
     config.write_text("seed: 0\nexperiment: det/panlite_small\n", encoding="utf-8")
     start = ("task=det", f"init_from={folder}")
     assert composed(*start, "data=coco").experiment == "det/panlite_small"
+    file = folder / "checkpoints" / "best.safetensors"
+    assert composed("task=det", "data=voc", f"init_from={file}").experiment == "det/panlite_small"
     assert composed(*start, "data=coco", "data.recipe=det/panlite").experiment is None
     assert composed(*start, "data=streets").experiment is None
     config.write_text("experiment: null\n", encoding="utf-8")
@@ -131,3 +134,23 @@ def test_backbones_from_elsewhere_fit_the_recipes(task, backbone):
     name, data = task.split()
     config = composed(f"task={name}", data, "data.root=unused", f"backbone={backbone}")
     check_node(config.backbone, "backbone")
+
+
+def test_a_format_that_includes_another_has_its_recipe(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "det"
+    folder.mkdir(parents=True)
+    (folder / "voc.yaml").write_text("recipe: det/panlite_small\n", encoding="utf-8")
+    own = folder / "mine.yaml"
+    monkeypatch.setattr(overrides, "CONF", tmp_path)
+    for text, expected in [
+        (
+            "defaults: ['/loader@_here_: default', /data/det/voc@_here_, _self_]\nroot: ???\n",
+            "det/panlite_small",
+        ),
+        ("defaults: [/data/det/voc@_here_, _self_]\nrecipe: null\n", None),
+        ("defaults: [/data/det/_input@_here_, {/loader@_here_: default}]\n", None),
+    ]:
+        own.write_text(text, encoding="utf-8")
+        overrides.read_yaml.cache_clear()
+        assert overrides._read_recipe("det/mine") == expected
+    overrides.read_yaml.cache_clear()

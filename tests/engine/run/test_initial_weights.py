@@ -135,3 +135,5 @@ def test_other_pixels_than_those_of_a_run_are_reported(pixels, warning, tmp_path
     model = Model(2)
     report = initial_weights._mismatches(tmp_path, None, model.backbone, pixels)
     assert report == (warning and f"; {warning}")
+    file = tmp_path / "checkpoints" / "best.safetensors"
+    assert initial_weights._mismatches(file, None, model.backbone, pixels) == report
