@@ -309,7 +309,12 @@ def load_teacher(
         return teacher.task()
 
     name = config.distill.teacher
-    if not teachers.is_torchvision(name) and not hugging_face.is_model_folder(Path(name)):
+    foreign = teachers.is_torchvision(name) or hugging_face.is_model_folder(Path(name))
+    if foreign and "temperature" not in info.distills:  # what they return are scores of classes alone
+        raise UserError(
+            f"distill.teacher={name}: for task={info.name}, the teacher must be a run or a published name"
+        )
+    if not foreign:
         try:
             name = str(find_run(name))
         except UserError as error:

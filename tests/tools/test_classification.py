@@ -117,7 +117,7 @@ def test_a_run_can_be_the_teacher_of_another(trained, task):
         ),
         (["task=cls", "distill.teacher=resnet18"], "its 1000 classes .* are not those of the data"),
         (["task=cls", "distill=null", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
-        (["task=det", "distill.teacher=resnet18"], "task=det does not support distillation"),
+        (["task=det", "distill.teacher=resnet18"], "for task=det, the teacher must be a run"),
         (["task=cls", "data=folders", "data.root=nowhere"], "no such folder"),
         (["task=cls", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),
     ],

@@ -204,9 +204,9 @@ def test_the_size_of_a_file_includes_its_weights(tmp_path):
 
 def test_formats_and_libraries(monkeypatch):
     check_quantizable("onnx"), check_quantizable("openvino")
-    refuses(lambda: check_quantizable("web"), "format=onnx, openvino, executorch or litert, not web")
-    refuses(lambda: check_quantizable("ncnn"), "not ncnn .its Python packages contain no quantizer")
-    refuses(lambda: check_quantizable("mnn"), "not mnn .its quantizer crashes")
+    refuses(lambda: check_quantizable("web"), "format=onnx, openvino, executorch or litert, got web")
+    refuses(lambda: check_quantizable("ncnn"), "got ncnn .its Python packages contain no quantizer")
+    refuses(lambda: check_quantizable("mnn"), "got mnn .its quantizer crashes")
     asked = []
     monkeypatch.setattr(quantizer, "not_installed", lambda names: asked.append(names) or "")
     check_installed("onnx"), check_installed("openvino")

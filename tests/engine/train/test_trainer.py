@@ -304,6 +304,7 @@ def test_a_slow_evaluation_and_a_slow_first_step_show_that_they_run(tmp_path, ca
     trainer = make_trainer(tmp_path, steps=1, eval_size=7)
     monkeypatch.setattr(evaluation, "PATIENCE_S", 1e-9)
     monkeypatch.setattr(progress, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(progress, "_active_at", [-math.inf])  # as if no other test had just shown progress
     step = trainer.take_step
     monkeypatch.setattr(trainer, "take_step", lambda batches: (time.sleep(0.1), step(batches)))
     trainer.fit()
