@@ -71,7 +71,7 @@ def comparisons(options: BenchmarkOptions) -> list[Comparison]:
         UserError: if `options.baseline` is no row of any part.
     """
     parts: list[tuple[Suite | None, list[BenchmarkRow]]] = [
-        (suite, suite_rows(suite, options)) for suite in options.chosen_suites
+        (suite, _suite_rows(suite, options)) for suite in options.chosen_suites
     ]
     if options.run is not None:
         run = _run_row(options.run, options)
@@ -95,7 +95,7 @@ def _baseline(suite: Suite | None, rows: Sequence[BenchmarkRow], wanted: str | N
     return choose_baseline(rows, None)
 
 
-def suite_rows(suite: Suite, options: BenchmarkOptions) -> list[BenchmarkRow]:
+def _suite_rows(suite: Suite, options: BenchmarkOptions) -> list[BenchmarkRow]:
     """The rows of a suite, and its baseline if that is in another table."""
     if suite.networks:
         return [_network_row(name, suite, options) for name in suite.networks]

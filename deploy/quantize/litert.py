@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from deploy.binary_files import append_metadata, read_appended_metadata, write_bytes
 from deploy.formats.litert import INSTALL
 from deploy.libraries import require
-from deploy.quantize.openvino import layer_with, without_scales
-from deploy.quantize.quantizer import layer_name
+from deploy.quantize.layers_by_weights import known_layers, layer_with, without_scales
 from engine.io.progress import announced
 
 SMALLEST_RANGE = 1e-6
@@ -160,7 +159,7 @@ class Graph:
 
 def find_layers(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     """Name of each layer that can be quantized -> index of its operation, in the graph's order."""
-    known = {layer_name(name): without_scales(values) for name, values in weights.items() if values.ndim > 1}
+    known = known_layers(weights)
     after, before = set[int](), set[int]()  # tensors after and before layers with weights
     for index in graph.operations:
         if _has_weights(graph, index) or after & set(graph.reads(index)):
