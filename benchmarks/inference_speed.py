@@ -6,8 +6,9 @@ Usage: python benchmarks/inference_speed.py [--size 512 1024] [--threads 1] [--r
 The networks take turns, one call each per round, at batch 1 on noise, without pre- and post-processing.
 torchvision's network runs as in its documentation. Ours is the paper's (Table 7, row 8), with random
 weights, eager and exported to ONNX and OpenVINO. `--artifact` adds files of tools/export.py, such as 8-bit
-ones, assuming the same multiply-adds. The last columns compare the multiply-adds per second with those of a
-large float32 matrix product on the same threads.
+ones, assuming the same multiply-adds. The last columns compare the multiply-adds per second with the CPU's
+float32 peak, measured with a loop of fused multiply-adds (needs a C compiler), and with a large matrix
+product of torch on the same threads.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -25,6 +26,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from backbones.count import count
 from backbones.mobilenet_v3 import mobilenet_v3_large
+from benchmarks.support.peak import fma_gmadds
 from benchmarks.support.report import heading, table
 from deploy.benchmark.measure import gemm_gmadds
 from deploy.eager import eager_session
@@ -70,7 +72,8 @@ def calls_by_name(options: argparse.Namespace, folder: Path) -> dict[str, Callab
 
 
 def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
-    peak = gemm_gmadds()
+    product, loop = gemm_gmadds(), fma_gmadds()
+    peak = loop and loop * options.threads
     madds = {REFERENCE: madds_of(reference_twin(), options.size)}
     rows = []
     for name, times in seconds.items():
@@ -78,7 +81,8 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
         rate = madds.get(name, madds_of(ours(), options.size)) / np.median(times) / 1e9
         spread = f"{ratio.p50:.2f} ({ratio.p5:.2f}-{ratio.p95:.2f})"
         numbers = [f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{latency.minimum:.1f}"]
-        rows.append([name, *numbers, spread, f"{rate:.1f}", f"{100 * rate / peak:.0f}%"])
+        shares = ["-" if best is None else f"{100 * rate / best:.0f}%" for best in (peak, product)]
+        rows.append([name, *numbers, spread, f"{rate:.1f}", *shares])
     header = [
         "network",
         "ms, median",
@@ -86,9 +90,11 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
         "lowest",
         "times as fast",
         "G multiply-adds/s",
+        "of the peak",
         "of a matrix product",
     ]
-    return table(header, rows)
+    known = "not measured: no C compiler" if peak is None else f"{peak:.1f}"
+    return f"{table(header, rows)}\nG multiply-adds/s: peak {known}, matrix product {product:.1f}"
 
 
 def reference_twin() -> Segmenter:
@@ -106,7 +112,7 @@ def madds_of(network: torch.nn.Module, size: tuple[int, int]) -> int:
     return count(network, (height, width)).madds
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +120,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--artifact", nargs="+", default=[], help="exported files of the same input size")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     rounds = Rounds(least=options.rounds, most=options.rounds, budget_s=600)
     with TemporaryDirectory() as folder, torch.inference_mode():

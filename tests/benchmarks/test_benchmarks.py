@@ -1,5 +1,6 @@
 """Each benchmark, at its smallest setting, prints a table with all its rows, of positive numbers."""
 
+import ctypes
 import importlib
 import re
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import files_to_first_loss, same_losses
+from benchmarks.support import peak
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
 from tests.doctor.check.datasets import masks_data
@@ -221,3 +223,31 @@ def test_dataset_check(run, tmp_path):
     (rows,) = run("dataset_check", f"task=seg data=masks data.root={root} data.crop=32 data.workers=0")
     assert list(rows) == ["check", "check again", "one pass of the loader"]
     assert all(number(cell) >= 0 for cells in rows.values() for cell in cells)
+
+
+@pytest.mark.slow
+def test_inference_speed(run):
+    (rows,) = run("inference_speed", "--size 64 128 --rounds 2")
+    assert list(rows) == ["torchvision, eager", "ours, eager", "ours, onnx", "ours, openvino"]
+    for median, _, lowest, ratio, rate, *shares in rows.values():
+        assert number(median) >= number(lowest) > 0
+        assert number(ratio) > 0
+        assert number(rate) > 0
+        assert len(shares) == 2
+    assert number(rows["torchvision, eager"][3]) == 1
+
+
+def test_peak_counts_the_multiply_adds_it_makes():
+    library = peak.compiled()
+    if library is None:
+        pytest.skip("no C compiler")
+    result = ctypes.c_float(0.0)
+    done = library.run(3, ctypes.byref(result))
+    # A sum s becomes s / 2 + 1: 0, 1, 1.5, 1.75; there are twelve.
+    assert result.value == 12 * 1.75
+    assert done in {3 * 12 * lanes for lanes in (4, 8, 16)}
+
+
+def test_peak_without_a_compiler_is_unknown(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert peak.fma_gmadds() is None
