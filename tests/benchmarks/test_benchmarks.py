@@ -8,7 +8,10 @@ import sys
 import pytest
 import torch
 
+from backbones.mobilenet_v3 import mobilenet_v3_small
+from backbones.network import MobileNet
 from benchmarks import files_to_first_loss, same_losses
+from benchmarks.accuracy import halved_last_stage
 from benchmarks.support import peak
 from engine.config.compose import compose_config
 from engine.config.instantiate import build
@@ -251,3 +254,18 @@ def test_peak_counts_the_multiply_adds_it_makes():
 def test_peak_without_a_compiler_is_unknown(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert peak.fma_gmadds() is None
+
+
+def test_halved_last_stage(tmp_path):
+    spec = mobilenet_v3_small()
+    full, half = (MobileNet(s, taps=(s.last_feature,)) for s in (spec, mobilenet_v3_small(tail="rf2")))
+    source, out = tmp_path / "full.pth", tmp_path / "halved.pth"
+    torch.save(full.state_dict(), source)
+    halved_last_stage.main([str(source), str(out), "--backbone", "mobilenet_v3_small"])
+    half.load_state_dict(torch.load(out))
+    # The ninth block is the first to be halved: from 288 to 144 channels, all of them from the full network.
+    theirs, ours = (network.blocks[8].expand.conv.weight for network in (full, half))
+    assert (len(theirs), len(ours)) == (288, 144)
+    assert all((theirs == filters).flatten(1).all(dim=1).sum() == 1 for filters in ours)
+    # Earlier blocks stay as they are.
+    assert torch.equal(full.blocks[7].project.conv.weight, half.blocks[7].project.conv.weight)
