@@ -98,11 +98,6 @@ def _notes(results: Sequence[Result]) -> list[str]:
             "Weights are random unless a run is benchmarked."
         )
     notes += _device_notes(results)
-    notes += [
-        f"{metric} was measured on {data}."
-        for metric, data in dict.fromkeys((row["metric"], row.get("accuracy_on")) for row in results)
-        if data
-    ]
     devices = dict.fromkeys(
         result["paper"]["latency_device"] for result in results if result["paper"]["latency_ms"]
     )

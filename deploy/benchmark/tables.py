@@ -90,7 +90,10 @@ def _interval(result: Result) -> str:
 
 def _accuracy(result: Result) -> str:
     value = result["accuracy"].get(result["metric"])
-    return "" if value is None else f"{100 * value:.1f} {result['metric']}"
+    if value is None:
+        return ""
+    data = f" on {result['accuracy_on']}" if result.get("accuracy_on") else ""
+    return f"{100 * value:.1f} {result['metric']}{data}"
 
 
 def _size(result: Result) -> str:

@@ -149,3 +149,10 @@ def test_without_accuracies_or_latencies_there_is_no_chart(tmp_path):
 def test_a_folder_that_cannot_be_written_is_rejected(tmp_path):
     (tmp_path / "results.json").mkdir()
     refuses(lambda: save([measured("a")], tmp_path, command="x"), "results.json", "cannot be written")
+
+
+@pytest.mark.parametrize(("data", "text"), [("BCCD", "57.9 map on BCCD"), (None, "57.9 map")])
+def test_an_accuracy_from_a_suite_names_its_data(data, text):
+    figures = measured("panlite", task="det", metric="map", accuracy={"map": 0.5785}) | {"accuracy_on": data}
+    table = tables([figures])
+    assert dict(zip(cells(table, "name"), cells(table, "panlite"), strict=True))["measured %"] == text
