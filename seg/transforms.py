@@ -4,8 +4,12 @@ A transform is called as transform(image, label, seed): image uint8 [H, W, 3], l
 result depends only on the arguments, not on the worker process that runs it.
 """
 
+import copy
 from collections.abc import Sequence
+from random import Random
 from typing import Any
+
+import numpy as np
 
 from engine.data.class_map import IGNORE
 from engine.data.preprocessing import (
@@ -18,10 +22,17 @@ from engine.data.preprocessing import (
     resize_image,
     resizing,
 )
+from engine.errors import UserError, nearest, some
+from seg.augment.copy_paste import paste_classes
+from seg.augment.mosaic import NUM_IMAGES, Sample, mosaic
 
 
 class TrainTransform:
-    """DeepLab's training protocol (random scale, crop, flip) and color jitter, by albumentations.
+    """DeepLab's training protocol (random scale, crop, flip) and options beyond it, by albumentations.
+
+    A mosaic and copy-paste need more samples, which only the dataset can read. The dataset calls
+    `partners(seed)` to ask how many and, if that is not 0, `combine([this sample, *partners], seed)` instead
+    of `transform(*sample, seed)`.
 
     Args:
         crop: side or (height, width) of the result.
@@ -34,6 +45,12 @@ class TrainTransform:
         area: average over pixels when scaling down (slower, no aliasing).
         class_crops: probability that the crop is placed around a random pixel of a class drawn from those in
             the image, each equally likely, so that rare classes are seen more often; 0: anywhere.
+        mosaic: probability of a mosaic of four images, each scaled, cropped and flipped as usual.
+        copy_paste: probability of pasting pixels of another image: all that belong to a random half of its
+            classes, as in ClassMix. Ignored pixels are not pasted.
+        copy_paste_classes: names of the classes that can be pasted; None: all.
+        gray, blur, noise: probabilities of a conversion to grayscale, of a Gaussian blur (standard deviation
+            0.5 to 2 pixels) and of Gaussian noise (standard deviation 1% to 5% of 255).
         extra: more albumentations transforms that keep the size, applied last. Label pixels that they add or
             hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`.
 
@@ -54,6 +71,12 @@ class TrainTransform:
         fill: int = 127,
         area: bool = False,
         class_crops: float = 0.0,
+        mosaic: float = 0.0,
+        copy_paste: float = 0.0,
+        copy_paste_classes: Sequence[str] | None = None,
+        gray: float = 0.0,
+        blur: float = 0.0,
+        noise: float = 0.0,
         extra: Sequence[Any] = (),
     ) -> None:
         self.crop = as_size("crop", crop, least=32)  # smaller, the deepest feature map is a single value
@@ -64,23 +87,102 @@ class TrainTransform:
             raise ValueError(f"fill must be a gray value in 0..255, got {fill}")
         if scale_step < 0:
             raise ValueError(f"scale_step must be >= 0 (0: uniform), got {scale_step}")
-        if not 0 <= class_crops <= 1:
-            raise ValueError(f"class_crops is a probability and must be in 0..1, got {class_crops}")
+        probabilities = {
+            "class_crops": class_crops,
+            "mosaic": mosaic,
+            "copy_paste": copy_paste,
+            "gray": gray,
+            "blur": blur,
+            "noise": noise,
+        }
+        for name, value in probabilities.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is a probability and must be in 0..1, got {value}")
+        self._mosaic, self._copy_paste, self._flip = mosaic, copy_paste, flip
+        self._pasted_names = _as_names(copy_paste_classes)
+        self._pasted: list[int] | None = None
         albumentations = import_albumentations()
+        from seg.augment.photometric import photometric
         from seg.augment.scale_crop import ScaleCrop
 
         step = scale_step * factor
-        scale_crop = ScaleCrop(
+        self._scale_crop = ScaleCrop(
             crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area, class_crops=class_crops
         )
         _ignore_new_pixels(extra)
-        self._pipeline = albumentations.Compose([scale_crop, *flip_and_jitter(flip, color), *extra])
+        self._photometric = photometric(gray=gray, blur=blur, noise=noise)
+        last = [*self._photometric, *extra]
+        self._pipeline = albumentations.Compose([self._scale_crop, *flip_and_jitter(flip, color), *last])
+        self._pipeline_of_combined = albumentations.Compose([*flip_and_jitter(0, color), *last])
 
     def __call__(self, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
+        return self._run(self._pipeline, image, label, seed)
+
+    def for_classes(self, classes: Sequence[str]) -> "TrainTransform":
+        """The same transform for a dataset with these classes.
+
+        Raises: UserError if one of `copy_paste_classes` is not among them.
+        """
+        if self._pasted_names is None:
+            return self
+        unknown = [name for name in self._pasted_names if name not in classes]
+        if unknown:
+            raise UserError(
+                f"augment.copy_paste_classes: unknown class {unknown[0]!r}"
+                f"{nearest(unknown[0], classes)}; the classes are {some(list(classes), 20)}"
+            )
+        result = copy.copy(self)
+        result._pasted = [list(classes).index(name) for name in self._pasted_names]
+        return result
+
+    def partners(self, seed: int) -> int:
+        """How many more samples `combine` needs for this seed: three for a mosaic, one for copy-paste."""
+        has_mosaic, pastes = self._drawn(seed)
+        return (NUM_IMAGES - 1) * has_mosaic + pastes
+
+    def combine(self, samples: Sequence[Sample], seed: int) -> Sample:
+        """A sample and its partners, as read -> one, like the result of a call.
+
+        Raises: ValueError if there are not 1 + `partners(seed)` samples.
+        """
+        has_mosaic, pastes = self._drawn(seed)
+        if len(samples) != 1 + self.partners(seed):
+            raise ValueError(f"{1 + self.partners(seed)} samples are needed, got {len(samples)}")
+        if self._pasted_names is not None and self._pasted is None:
+            raise ValueError("copy_paste_classes needs the classes of the dataset: call for_classes")
+        random = Random(int(np.random.default_rng([seed, 2]).integers(2**63)))
+        if has_mosaic:
+            combined = mosaic(samples[:NUM_IMAGES], self.crop, self._cropped, random)
+        else:
+            combined = self._cropped(samples[0], self.crop, random)
+        if pastes:
+            pasted = self._cropped(samples[-1], self.crop, random)
+            combined = paste_classes(combined, pasted, random, classes=self._pasted)
+        image, label = self._run(self._pipeline_of_combined, *combined, seed)
+        assert label is not None
+        return image, label
+
+    def _drawn(self, seed: int) -> tuple[bool, bool]:
+        """Whether a sample becomes a mosaic, and whether something is pasted."""
+        if not self._mosaic and not self._copy_paste:
+            return False, False
+        first, second = np.random.default_rng([seed, 1]).random(2)
+        return bool(first < self._mosaic), bool(second < self._copy_paste)
+
+    def _cropped(self, sample: Sample, size: Size, random: Random) -> Sample:
+        image, label = self._scale_crop.random_crop(sample, size, random)
+        if random.random() < self._flip:
+            image, label = (np.ascontiguousarray(pixels[:, ::-1]) for pixels in (image, label))
+        return image, label
+
+    def _run(self, pipeline: Any, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
+        from seg.augment.photometric import seed_separately
+
         # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would
         # then draw the same augmentations, and repeat them in every epoch.
-        self._pipeline.set_random_seed(seed)
-        result = self._pipeline(image=image, **({} if label is None else {"mask": label}))
+        pipeline.set_random_seed(seed)
+        seed_separately(self._photometric, seed)
+        result = pipeline(image=image, **({} if label is None else {"mask": label}))
         check_augmented(result["image"])
         return result["image"], result.get("mask")
 
@@ -143,6 +245,14 @@ def _ignore_new_pixels(transforms: Sequence[Any]) -> None:
             if getattr(transform, name, None) is not None:
                 setattr(transform, name, IGNORE)
         _ignore_new_pixels(getattr(transform, "transforms", ()))
+
+
+def _as_names(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ValueError(f"copy_paste_classes must be null or a list of class names, got {value!r}")
+    return [str(name) for name in value]
 
 
 def _as_factor(value: float) -> float:

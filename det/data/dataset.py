@@ -14,7 +14,7 @@ from det.transforms import EvalTransform
 from engine.contracts import Image
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
-from engine.data.loader import SampleKey, SplitSource, VariableLength, as_tensor, sample_seed
+from engine.data.loader import SampleKey, SplitSource, VariableLength, as_tensor, partner_indices, sample_seed
 from engine.data.pixel_cache import PixelCache
 from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
@@ -196,9 +196,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
     def _augmented(self, augment: Augment | MixesSamples, index: int, seed: int) -> Sample:
         if isinstance(augment, MixesSamples) and (partners := augment.partners(seed)):
-            # A different random stream than the transform's, which starts from the same seed.
-            others = np.random.default_rng([seed, 3]).integers(len(self), size=partners).tolist()
-            others = [index if other in self.gaps else other for other in others]
+            others = partner_indices(self, index, seed, partners)
             return augment.combine([self.read(other) for other in (index, *others)], seed)
         return augment(*self.read(index), seed)
 

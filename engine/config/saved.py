@@ -36,6 +36,17 @@ _NEW_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"minutes": None, "patience": None, "tracker": None},
 }
 """Group -> keys that runs of older versions lack, with their defaults."""
+_NEW_AUGMENT_KEYS: dict[str, dict[str, Any]] = {
+    "seg": {
+        "mosaic": 0.0,
+        "copy_paste": 0.0,
+        "copy_paste_classes": None,
+        "gray": 0.0,
+        "blur": 0.0,
+        "noise": 0.0,
+    }
+}
+"""Task -> keys of its own augmentation that runs of older versions lack; others may not know them."""
 _NEW_GROUPS = {"det": {"inference": "whole"}}
 """Task -> groups that its older runs lack, with their default option; `task.<group>` refers to each."""
 _NETWORK_KEYS = "of_the_network"
@@ -84,16 +95,25 @@ def differences(config: DictConfig) -> list[Difference]:
 
 def _add_new_keys(config: DictConfig) -> None:
     """Add the keys that runs of older versions lack, so that they can be overridden."""
-    for group, new in _NEW_KEYS.items():
+    package = str(config.get("package"))
+    for group, new in {**_NEW_KEYS, **_new_augment_keys(config, package)}.items():
         node = config.get(group)
         for key, value in new.items() if isinstance(node, DictConfig) else ():
             if key not in node:
                 node[key] = value
-    for group, option in _NEW_GROUPS.get(str(config.get("package")), {}).items():
+    for group, option in _NEW_GROUPS.get(package, {}).items():
         if group not in config:
-            file = CONF / group / str(config.package) / f"{option}.yaml"
+            file = CONF / group / package / f"{option}.yaml"
             config[group] = OmegaConf.load(file)
             config.task[group] = f"${{{group}}}"
+
+
+def _new_augment_keys(config: DictConfig, package: str) -> dict[str, dict[str, Any]]:
+    if package not in _NEW_AUGMENT_KEYS:
+        return {}
+    own = OmegaConf.load(CONF / "augment" / package / "default.yaml")
+    same = OmegaConf.select(config, "augment._target_") == OmegaConf.select(own, "_target_")
+    return {"augment": _NEW_AUGMENT_KEYS[package]} if same else {}
 
 
 def _use_own_list(config: DictConfig, folder: Path) -> None:

@@ -108,6 +108,17 @@ def sample_seed(seed: int, key: SampleKey) -> int:
     return int(np.random.SeedSequence([seed, key.epoch, key.index]).generate_state(1)[0])
 
 
+def partner_indices(dataset: Dataset, index: int, seed: int, count: int) -> list[int]:
+    """Indices of `count` samples to combine with sample `index`, drawn from all samples of the dataset.
+
+    They depend only on `seed` (the sample's own), by a random stream that its augmentation does not use.
+    Sample `index` itself replaces samples that a resumed run has lost.
+    """
+    gaps: Set[int] = getattr(dataset, "gaps", frozenset())
+    drawn = np.random.default_rng([seed, 3]).integers(len(dataset), size=count).tolist()
+    return [index if other in gaps else other for other in drawn]
+
+
 class TrainingSampler(Sampler[list[SampleKey]]):
     """One process's batches of the infinite training stream, starting at `first_step`.
 

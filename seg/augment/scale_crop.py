@@ -5,7 +5,7 @@ but the latter processes only the pixels that remain: several times less work fo
 """
 
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import albumentations
 import cv2
@@ -15,6 +15,15 @@ from numpy.typing import NDArray
 from engine.data.class_map import IGNORE
 from engine.data.images import count_values
 from engine.data.preprocessing import Image, Size, resize_image
+from seg.augment.mosaic import Sample
+
+
+class Window(NamedTuple):
+    """A part of an image, from start to stop in each axis, and its (height, width) in the result."""
+
+    rows: Size
+    columns: Size
+    scaled: Size
 
 
 class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albumentations has no types
@@ -49,51 +58,72 @@ class ScaleCrop(albumentations.DualTransform):  # type: ignore[misc]  # albument
         self.area = area
         self.class_crops = class_crops
 
+    def random_crop(self, sample: Sample, size: Size, random: Random) -> Sample:
+        """A random window of a sample, at this size instead of `crop`; draws from `random`."""
+        image, label = sample
+        window = self._draw_window(random, image.shape[:2], size, label)
+        return self._cut_image(image, window, size), _cut_label(label, window, size)
+
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        scale = self._draw_scale()
-        center = self._draw_pixel(data.get("mask"))
+        window = self._draw_window(self.py_random, params["shape"][:2], self.crop, data.get("mask"))
+        return window._asdict()
+
+    def _draw_window(
+        self, random: Random, image_size: Size, size: Size, mask: NDArray[np.uint8] | None
+    ) -> Window:
+        scale = self._draw_scale(random)
+        center = self._draw_pixel(random, mask)
         spans = []
         sizes = []
-        for axis, (side, crop) in enumerate(zip(params["shape"][:2], self.crop, strict=True)):
+        for axis, (side, crop) in enumerate(zip(image_size, size, strict=True)):
             window = max(1, round(crop / scale))
             low, high = 0, max(0, side - window)
             if center is not None:  # all windows that contain the pixel
                 low, high = max(0, center[axis] - window + 1), min(high, center[axis])
-            start = self.py_random.randint(low, high)
+            start = random.randint(low, high)
             used = min(window, side)
             spans.append((start, start + used))
             sizes.append(crop if used == window else max(1, round(crop * used / window)))
-        return {"rows": spans[0], "columns": spans[1], "scaled": (sizes[0], sizes[1])}
+        return Window(rows=spans[0], columns=spans[1], scaled=(sizes[0], sizes[1]))
 
-    def _draw_scale(self) -> float:
+    def _draw_scale(self, random: Random) -> float:
         low, high = self.scale
-        random: Random = self.py_random
         if not self.scale_step:
             return random.uniform(low, high)
         return low + self.scale_step * random.randint(0, int((high - low) / self.scale_step + 1e-6))
 
-    def _draw_pixel(self, mask: NDArray[np.uint8] | None) -> tuple[int, int] | None:
+    def _draw_pixel(self, random: Random, mask: NDArray[np.uint8] | None) -> tuple[int, int] | None:
         """(row, column) of a random pixel of a random class in the mask, with probability `class_crops`."""
-        if not self.class_crops or mask is None or self.py_random.random() >= self.class_crops:
+        if not self.class_crops or mask is None or random.random() >= self.class_crops:
             return None
         present = np.flatnonzero(count_values(mask)[:IGNORE])
         if not len(present):
             return None
-        pixels = np.flatnonzero(mask == present[self.py_random.randrange(len(present))])
-        row, column = divmod(int(pixels[self.py_random.randrange(len(pixels))]), mask.shape[1])
+        pixels = np.flatnonzero(mask == present[random.randrange(len(present))])
+        row, column = divmod(int(pixels[random.randrange(len(pixels))]), mask.shape[1])
         return row, column
 
     def apply(
         self, img: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
-        window = img[rows[0] : rows[1], columns[0] : columns[1]]
-        return _writable(pad_bottom_right(resize_image(window, scaled, area=self.area), self.crop, self.fill))
+        return self._cut_image(img, Window(rows, columns, scaled), self.crop)
 
     def apply_to_mask(
         self, mask: NDArray[np.uint8], rows: Size, columns: Size, scaled: Size, **params: Any
     ) -> NDArray[np.uint8]:
-        window = mask[rows[0] : rows[1], columns[0] : columns[1]]
-        return _writable(pad_label(resize_label(window, scaled), self.crop))
+        return _cut_label(mask, Window(rows, columns, scaled), self.crop)
+
+    def _cut_image(self, image: Image, window: Window, size: Size) -> Image:
+        part = resize_image(_inside(image, window), window.scaled, area=self.area)
+        return _writable(pad_bottom_right(part, size, self.fill))
+
+
+def _cut_label(label: Image, window: Window, size: Size) -> Image:
+    return _writable(pad_label(resize_label(_inside(label, window), window.scaled), size))
+
+
+def _inside(pixels: Image, window: Window) -> Image:
+    return pixels[slice(*window.rows), slice(*window.columns)]
 
 
 def _writable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import count_values, gray_colors, read_image, read_labels, read_palette
-from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
+from engine.data.loader import SampleKey, SplitSource, as_tensor, partner_indices, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
 from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
+from seg.transforms import TrainTransform
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
@@ -33,7 +34,22 @@ Palette = Literal["auto", "ids", "colors"]
 _GRAYS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
-Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]]
+@runtime_checkable
+class MixesSamples(Protocol):
+    """An augmentation that may combine a sample with others of the split, as a mosaic does."""
+
+    def partners(self, seed: int) -> int:
+        """How many other samples `seed` needs; 0: it is called like any other augmentation."""
+        ...
+
+    def combine(self, samples: Sequence[tuple[Image, Label]], seed: int) -> tuple[Image, Label]:
+        """A sample and its partners -> one sample."""
+        ...
+
+    def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
+
+
+Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
@@ -156,11 +172,22 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"index": key.index}
         if instances is not None:
             sample["instances"] = torch.from_numpy(instances)
-        image, label = self.transform(image, label, sample_seed(self._seed, key))
+        image, label = self._augmented(image, label, key)
         sample["image"] = as_tensor(image.transpose(2, 0, 1))
         if label is not None:
             sample["label"] = as_tensor(label)
         return sample
+
+    def _augmented(self, image: Image, label: Label | None, key: SampleKey) -> tuple[Image, Label | None]:
+        transform, seed = self.transform, sample_seed(self._seed, key)
+        if isinstance(transform, MixesSamples) and label is not None and (count := transform.partners(seed)):
+            parts = [(image, label)]
+            for other in partner_indices(self, key.index, seed, count):
+                other_image, other_label, _ = self.read(other)
+                assert other_label is not None  # all samples of a split have labels, or none
+                parts.append((other_image, other_label))
+            return transform.combine(parts, seed)
+        return transform(image, label, seed)
 
 
 class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
@@ -183,6 +210,8 @@ class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
     def _dataset(
         self, split: SegmentationSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> SegmentationDataset:
+        if isinstance(transform, TrainTransform):
+            transform = transform.for_classes(self.classes.names)
         return SegmentationDataset(
             split=split, read_label=self._read_label, transform=transform, seed=seed, cache=cache
         )

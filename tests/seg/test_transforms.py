@@ -228,16 +228,20 @@ GEOMETRIC = [
 ]
 
 
+@pytest.mark.parametrize("combined", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(("name", "options"), GEOMETRIC)
-def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, nested):
+def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, nested, combined):
     """A label of class 7 throughout can only give 7 and 255; class 0 would be trained on black corners."""
     import albumentations
 
     step = getattr(albumentations, name)(**options, p=1)
     extra = [albumentations.OneOf([albumentations.Compose([step])], p=1)] if nested else [step]
-    transform = TrainTransform(crop=64, extra=extra)
-    image, label = transform(IMAGE, np.full(IMAGE.shape[:2], 7, np.uint8), 3)
+    sample = IMAGE, np.full(IMAGE.shape[:2], 7, np.uint8)
+    if combined:
+        image, label = TrainTransform(crop=64, mosaic=1, copy_paste=1, extra=extra).combine([sample] * 5, 3)
+    else:
+        image, label = TrainTransform(crop=64, extra=extra)(*sample, 3)
     assert set(np.unique(label).tolist()) == ({255} if name == "MaskDropout" else {7, 255})
     assert label.shape == image.shape[:2]
 

@@ -15,7 +15,7 @@ SMALL = ("data.source.num_train=4", "data.source.num_val=2", "data.source.num_te
 
 
 @pytest.mark.parametrize("task", ["seg", "det", "cls"])
-@pytest.mark.parametrize("group", ["distill", "trainer", "data", "loader", "inference", None])
+@pytest.mark.parametrize("group", ["distill", "trainer", "data", "loader", "inference", "augment", None])
 def test_every_key_that_a_training_reads_has_a_value(task, group):
     old = load_config(CONFIGS / f"{task}.yaml", [])
     new = compose_config("train", [f"task={task}"])
@@ -30,3 +30,14 @@ def test_its_data_task_and_trainer_can_be_built(task, tmp_path, monkeypatch):
     source = build_source(config)
     assert build_task(config, source.classes).model is not None
     assert build(config.trainer, key="trainer").batch == config.trainer.batch
+
+
+def test_options_of_the_own_augmentation_are_not_added_to_another_class(tmp_path):
+    """Its constructor may not know them."""
+    text = (CONFIGS / "seg.yaml").read_text()
+    assert "mosaic" not in text
+    own = load_config(CONFIGS / "seg.yaml", ["augment.mosaic=0.5"]).augment
+    assert (own.mosaic, own.copy_paste, own.copy_paste_classes, own.noise) == (0.5, 0.0, None, 0.0)
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("seg.transforms.TrainTransform", "my_code.Crops"))
+    assert "mosaic" not in load_config(path, []).augment
