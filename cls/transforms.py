@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from engine.data.preprocessing import Image, Size, as_size, flip_and_jitter, import_albumentations
+from engine.data.preprocessing import (
+    Image,
+    Size,
+    as_size,
+    flip_and_jitter,
+    import_albumentations,
+    seed_transforms,
+)
 
 
 class TrainTransform:
@@ -57,7 +64,7 @@ class TrainTransform:
 
     def __call__(self, image: Image, seed: int) -> Image:
         # Every sample seeds the pipeline: albumentations copies one generator into all workers.
-        self._pipeline.set_random_seed(seed)
+        seed_transforms(self._pipeline, seed)
         result: Image = self._pipeline(image=np.ascontiguousarray(image))["image"]
         return result if self._magnitude is None else self._augmented(result, seed)
 

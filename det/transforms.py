@@ -23,6 +23,7 @@ from engine.data.preprocessing import (
     import_albumentations,
     resize_image,
     resizing,
+    seed_transforms,
 )
 from engine.errors import UserError
 
@@ -123,7 +124,7 @@ class TrainTransform:
         boxes, labels = crop_geometry.clip_to_image(raw_boxes, raw_labels, image.shape[:2])
         # Seeded for every sample: albumentations copies one generator into all workers, which would then
         # draw the same augmentations, and again in every epoch.
-        pipeline.set_random_seed(seed)
+        seed_transforms(pipeline, seed)
         # The label is passed as a fifth column (exact in float32 up to 2^24).
         result = pipeline(image=image, bboxes=np.column_stack([boxes, labels]).astype(np.float32))
         check_augmented(result["image"])

@@ -21,6 +21,7 @@ from engine.data.preprocessing import (
     import_albumentations,
     resize_image,
     resizing,
+    seed_transforms,
 )
 from engine.errors import UserError, nearest, some
 from seg.augment.copy_paste import paste_classes
@@ -110,8 +111,7 @@ class TrainTransform:
             crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area, class_crops=class_crops
         )
         _ignore_new_pixels(extra)
-        self._photometric = photometric(gray=gray, blur=blur, noise=noise)
-        last = [*self._photometric, *extra]
+        last = [*photometric(gray=gray, blur=blur, noise=noise), *extra]
         self._pipeline = albumentations.Compose([self._scale_crop, *flip_and_jitter(flip, color), *last])
         self._pipeline_of_combined = albumentations.Compose([*flip_and_jitter(0, color), *last])
 
@@ -176,12 +176,9 @@ class TrainTransform:
         return image, label
 
     def _run(self, pipeline: Any, image: Image, label: Image | None, seed: int) -> tuple[Image, Image | None]:
-        from seg.augment.photometric import seed_separately
-
         # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would
         # then draw the same augmentations, and repeat them in every epoch.
-        pipeline.set_random_seed(seed)
-        seed_separately(self._photometric, seed)
+        seed_transforms(pipeline, seed)
         result = pipeline(image=image, **({} if label is None else {"mask": label}))
         check_augmented(result["image"])
         return result["image"], result.get("mask")

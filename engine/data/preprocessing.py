@@ -361,6 +361,21 @@ def import_albumentations() -> Any:
     return albumentations
 
 
+def seed_transforms(pipeline: Any, seed: int) -> None:
+    """Seed an albumentations pipeline, each of its transforms with a random stream of its own.
+
+    `pipeline.set_random_seed(seed)` would start all of them with the same numbers: images that are scaled up
+    would also be the bright ones, and transforms of the same probability would always be applied together.
+    """
+    pipeline.set_random_seed(seed)
+    steps = list(pipeline.transforms)
+    for step, stream in zip(steps, np.random.SeedSequence(seed).generate_state(len(steps)), strict=True):
+        if hasattr(step, "transforms"):  # a composition, such as OneOf
+            seed_transforms(step, int(stream))
+        elif hasattr(step, "set_random_seed"):  # not a plain function
+            step.set_random_seed(int(stream))
+
+
 def check_augmented(image: Any) -> None:
     """Check that a pipeline with the user's own transforms returns uint8 images, which the task normalizes.
 
