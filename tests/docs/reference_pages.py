@@ -247,7 +247,7 @@ def _comment(path: Path) -> str:
 
 
 def keys_of(path: Path) -> list[tuple[str, str, str]]:
-    """(key, value, comment) of each key that a YAML file sets; those in a list have their position: `a.0.key`."""
+    """(key, value, comment) of each key that a YAML file sets; in a list, keys have its index: `a.0.key`."""
     rows = []
     parents: list[tuple[int, str]] = []  # indentation and dotted key
     last: dict[str, int] = {}  # position of the last entry of each list
