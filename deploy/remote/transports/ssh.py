@@ -37,7 +37,10 @@ def _destination(address: str, rest: str) -> list[str]:
         url = urlsplit(f"ssh://{rest}")
         host, port = url.hostname, url.port
     except ValueError as error:
-        raise UserError(f"device={address}: not an address ({error}); write ssh://user@host:port") from None
+        raise UserError(
+            f"device={address}: not an address ({error}); write ssh://user@host:port, and IPv6 addresses in "
+            "brackets: ssh://user@[fe80::1%eth0]:port"
+        ) from None
     if (
         not host
         or rest.startswith("-")
@@ -51,7 +54,9 @@ def _destination(address: str, rest: str) -> list[str]:
         raise UserError(f"device={url.username}@{host}: passwords are not used; log in with a key")
     # urlsplit makes the host lowercase, but it can be a name in ~/.ssh/config.
     where = url.netloc.rpartition("@")[2]
-    host = where[where.lower().index(host) :][: len(host)]
+    host = where[where.lower().index(host.lower()) :][: len(host)]
+    if ":" in host:  # ssh takes IPv6 addresses without brackets, and zones as they are
+        host = host.replace("%25", "%")
     user = "" if url.username is None else f"{url.username}@"
     return [*([] if port is None else ["-p", str(port)]), user + host]
 
