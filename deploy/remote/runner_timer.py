@@ -40,7 +40,7 @@ echo "governor=$(f '/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor')
 """
 
 _WATCHED = """
-trap '' HUP
+trap '' HUP PIPE
 cd {folder} || exit 1
 exec 3<&0
 sh measure.sh 3<&- &
@@ -49,7 +49,7 @@ worker=$!
 watcher=$!
 wait $worker
 status=$?
-kill $watcher
+kill $watcher 2> /dev/null
 if [ -e abandoned ]; then cd / && rm -rf {folder}; fi
 exit $status
 """

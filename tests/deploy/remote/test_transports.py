@@ -133,7 +133,10 @@ def test_a_runner_stops_and_removes_its_folder_if_the_connection_is_lost(unplugg
     beat = tmp_path / "beat"
     text = f"#!/bin/sh\nwhile true; do echo >> {beat}; sleep 0.1; done\n"
     timer = RunnerTimer.open(device, program(tmp_path / "runner", text))
-    (kit := Kit(tmp_path_of(tmp_path, "kit"), threads=1)).models = {"a": {"file": "models/0.onnx"}}
+    folder = tmp_path / "kit"
+    folder.mkdir()
+    kit = Kit(folder, threads=1)
+    kit.models["a"] = {"file": "models/0.onnx"}
     kit.time_in_turns(["a"], Rounds())
     lost = Thread(target=lose_connection, args=(beat, down, tmp_path / "pids"))
     lost.start()
@@ -159,11 +162,6 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def tmp_path_of(folder, name):
-    (folder / name).mkdir()
-    return folder / name
 
 
 def test_nothing_is_left_of_a_copy_that_fails(tmp_path):
