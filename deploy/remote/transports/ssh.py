@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from deploy.remote.device import Device, ShellDevice
 from engine.errors import UserError
 
 CONNECT_S = 10
+_HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(:\d*)?")
+"""A host, IPv6 in brackets, and its port; urlsplit accepts anything after the brackets."""
 _UNREACHABLE = 255  # the status of ssh itself
 _OPTIONS = (
     *("-T", "-o", "BatchMode=yes"),  # an error instead of a question that nobody sees
@@ -48,6 +51,7 @@ def _destination(address: str, rest: str) -> list[str]:
         or url.path not in ("", "/")
         or url.query
         or url.fragment
+        or not _HOST.fullmatch(url.netloc.rpartition("@")[2])
     ):
         raise UserError(f"device={address}: write ssh://user@host or ssh://user@host:port")
     if url.password is not None:
