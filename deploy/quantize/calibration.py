@@ -51,7 +51,7 @@ def open_quantizer(
         raise UserError("calibration needs images; set calibration.images to at least 1")
     count = open_session(source).shape[0] or 1
     batches = [np.repeat(image[None], count, axis=0) for image in images]
-    if format in ("onnx", "web"):
+    if format == "onnx":
         quantizer: Quantizer = OnnxQuantizer(
             source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
         )
