@@ -10,6 +10,16 @@ from torch import Tensor, nn
 
 from deploy.session import Arrays, Session
 
+EAGER = "eager"
+"""PyTorch's name among the runtimes."""
+_FORMER = "torch"
+"""Its name in tools/search.py and in latency tables until 2026-11."""
+
+
+def current_name(runtime: str) -> str:
+    """The name of a runtime today."""
+    return EAGER if runtime == _FORMER else runtime
+
 
 def eager_session(module: nn.Module, *, threads: int = 1, names: Sequence[str] = ()) -> Session:
     """A session that runs a module in eager PyTorch on the CPU: images -> a tensor or a tuple of tensors.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from deploy import formats
 from deploy.device import runtimes
 from deploy.device.hardware import cores
+from deploy.eager import EAGER, current_name
 from deploy.formats import onnx
 from deploy.quantize.quantizer import check_quantizable
 from deploy.remote.options import Remote
@@ -316,8 +317,9 @@ class BenchmarkOptions:
     @property
     def runtimes(self) -> list[str]:
         if self.runtime is None:
-            return ["onnx" if self.on_device else "eager"]
-        return [self.runtime] if isinstance(self.runtime, str) else list(self.runtime)
+            return ["onnx" if self.on_device else EAGER]
+        names = [self.runtime] if isinstance(self.runtime, str) else self.runtime
+        return [current_name(name) for name in names]
 
     @property
     def thread_counts(self) -> list[int]:

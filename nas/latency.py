@@ -33,7 +33,7 @@ class LatencyOptions:
 
     latency: str | None = None
     measure: Literal[True, False, "auto"] = "auto"
-    runtime: Literal["onnx", "torch", "openvino", "executorch", "ncnn"] = "onnx"
+    runtime: Literal["onnx", "eager", "openvino", "executorch", "ncnn", "torch"] = "onnx"
     threads: int = 1
     size: Sequence[int] | None = None
 

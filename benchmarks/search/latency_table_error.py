@@ -1,6 +1,6 @@
 """The error of latency tables: the sum of a network's layers compared with the whole network, both measured.
 
-Usage: python benchmarks/search/latency_table_error.py [--size 256 512] [--threads 1] [--runtime torch onnx]
+Usage: python benchmarks/search/latency_table_error.py [--size 256 512] [--threads 1] [--runtime eager onnx]
 
 Searches rely on this sum. Networks: LR-ASPP on MobileNetV3 (Table 7, rows 8 and 11), and the Large one at
 three quarters of its width. Run it on an idle machine: other jobs interrupt long calls more often than short
@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runtime", nargs="+", default=["torch", "onnx"], choices=RUNTIMES)
+    parser.add_argument("--runtime", nargs="+", default=["eager", "onnx"], choices=RUNTIMES)
     options = parser.parse_args()
     build = partial(mobilenet_v3_large, output_stride=16, tail="rf2")
     networks = {

@@ -14,8 +14,9 @@ from deploy.benchmark.measure import groups, measure_together
 from deploy.benchmark.on_device import measure_on_device, runtime_of
 from deploy.benchmark.results import Result, result
 from deploy.benchmark.rows import Comparison, comparisons
-from deploy.benchmark.runtimes import EAGER, ExportCache, choose_runtimes, files_by_name
+from deploy.benchmark.runtimes import ExportCache, choose_runtimes, files_by_name
 from deploy.benchmark.tables import tables
+from deploy.eager import EAGER
 from deploy.options import BenchmarkOptions
 from deploy.remote.connect import DeviceTimer, connect
 from engine import runtime

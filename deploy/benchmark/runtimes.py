@@ -12,12 +12,12 @@ from backbones.count import weightless
 from deploy import formats
 from deploy.benchmark.candidate import example, set_threads
 from deploy.benchmark.rows import BenchmarkRow
+from deploy.eager import EAGER
 from deploy.export.module import export_module
 from engine.config import extensions
 from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
 
-EAGER = "eager"
 RUNTIMES = (EAGER, *formats.runtimes())
 
 

@@ -40,7 +40,7 @@ def measure_table(
         return _measure_on_device(options, search_space, log)
     out = options.table_file
     (runtime,), (threads,) = options.runtimes, options.thread_counts
-    measure = measurer("torch" if runtime == "eager" else runtime, threads=threads)
+    measure = measurer(runtime, threads=threads)
     network, size = _network(options)
     run_folder.make(out.parent)
     bar: list[Progress] = []

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from deploy.eager import EAGER, current_name
 from deploy.formats.onnx import INSTALL, OPSET, inference_session, onnxruntime
 from deploy.libraries import require
 from deploy.timing.latency import Latency, Rounds, clocked, take_rounds
 from engine.errors import UserError
 from engine.runtime import keep_freed_memory
 
-RUNTIMES = ("torch", "onnx", "openvino", "executorch", "ncnn")
+RUNTIMES = (EAGER, "onnx", "openvino", "executorch", "ncnn")
 
 
 QUICK = Rounds(warmup=5, least=15, most=400, interval=0.02, budget_s=1.0)
@@ -50,7 +51,7 @@ class TorchMeasurer:
 
     def __init__(self, *, threads: int = 1, rounds: Rounds = QUICK) -> None:
         self.threads, self.rounds = _checked(threads), rounds
-        self.about = settings("torch", version("torch"), threads, rounds)
+        self.about = settings(EAGER, version("torch"), threads, rounds)
         # Otherwise the kernel allocates each large feature map again, which can cost more than the layer.
         keep_freed_memory()
 
@@ -110,9 +111,10 @@ class FormatMeasurer:
 
 def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measurer:
     """The measurer for one of `RUNTIMES`. Raises: UserError if it is unknown, or not installed."""
+    runtime = current_name(runtime)
     if runtime not in RUNTIMES:
         raise UserError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
-    if runtime == "torch":
+    if runtime == EAGER:
         return TorchMeasurer(threads=threads, rounds=rounds)
     if runtime == "onnx":
         return OnnxMeasurer(threads=threads, rounds=rounds)

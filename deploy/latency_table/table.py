@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy.eager import current_name
 from deploy.latency_table.interpolation import interpolated_ms, num_alike
 from deploy.latency_table.layers import Layer
 from engine.errors import UserError
@@ -59,6 +60,8 @@ class LatencyTable:
         if not isinstance(rows, list):
             raise UserError(f"{path}: layers must be a list of entries")
         table = cls(about={key: value for key, value in content.items() if key != "format"})
+        if isinstance(runtime := table.about.get("runtime"), str):
+            table.about["runtime"] = current_name(runtime)
         for number, row in enumerate(rows):
             try:
                 entry = dict(row)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -157,18 +157,6 @@ def new_folder(device: Device, fill: str, *, folder: str = "", data: bytes = b""
     if not path.startswith("/"):
         raise UserError(f"device={device.address}: has no temporary folder (mktemp printed {lines[-1]!r})")
     return path
-
-
-@contextlib.contextmanager
-def copied(device: Device, folder: Path) -> Iterator[str]:
-    """Copies a folder to the device, and removes the copy at the end, even after Ctrl-C."""
-    path = device.push(folder)
-    try:
-        yield path
-    finally:
-        # If the device cannot be reached any more, measure.py removes the folder itself.
-        with contextlib.suppress(UserError, ScriptError):
-            device.run(f"rm -rf {shlex.quote(path)}")
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -11,7 +11,8 @@ from typing import Any
 
 from deploy import device as programs
 from deploy.device.models import LIBRARIES
-from deploy.remote.device import Device, ScriptError, copied
+from deploy.remote.copies import copied
+from deploy.remote.device import Device, ScriptError
 from deploy.remote.kit import Kit, Show, Times, describe_device
 from deploy.remote.options import Remote
 from engine.errors import UserError

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.remote.device import Device, ScriptError, copied
+from deploy.remote.copies import copied
+from deploy.remote.device import Device, ScriptError
 from deploy.remote.kit import Kit, Show, Times, describe_device
 from engine.errors import UserError
 
@@ -37,6 +38,22 @@ echo "cores=$(OMP_NUM_THREADS= nproc)"
 echo "load=$(cut -d' ' -f1 /proc/loadavg 2>/dev/null)"
 echo "governor=$(f '/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor')"
 """
+
+_WATCHED = """
+trap '' HUP PIPE
+cd {folder} || exit 1
+exec 3<&0
+sh measure.sh 3<&- &
+worker=$!
+{{ cat <&3; : > abandoned; kill $worker; }} > /dev/null 2>&1 &
+watcher=$!
+wait $worker
+status=$?
+kill $watcher 2> /dev/null
+if [ -e abandoned ]; then cd / && rm -rf {folder}; fi
+exit $status
+"""
+"""Runs measure.sh, but stops it and removes the folder when standard input ends: nobody is waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +98,8 @@ class RunnerTimer:
         machine = self._machine()
         with copied(self.device, kit.folder) as folder:
             try:
-                self.device.run(
-                    f"cd {shlex.quote(folder)} && sh measure.sh", line=lambda text: _pass_on(text, show)
-                )
+                script = _WATCHED.format(folder=shlex.quote(folder))
+                self.device.run(script, line=lambda text: _pass_on(text, show))
                 printed = self.device.run(f"cd {shlex.quote(folder)} && cat times")
             except ScriptError as error:
                 raise UserError(
@@ -124,7 +140,7 @@ def _turns(group: Mapping[str, Any]) -> tuple[int, int]:
 
 def _script(kit: Kit) -> Iterator[str]:
     """The lines of a shell script that appends the times of every call to the file `times`."""
-    yield from ("set -e", "chmod 700 runner", ": > times")
+    yield from ("set -e", "trap '' PIPE", "trap 'kill $!; exit 1' TERM", "chmod 700 runner", ": > times")
     for number, group in enumerate(kit.groups, start=1):
         turns, calls = _turns(group)
         options = f"-I -m times -r {calls + group['rounds']['warmup']} -e cpu -x {kit.threads} -y 1"
@@ -132,11 +148,12 @@ def _script(kit: Kit) -> Iterator[str]:
             for name in group["models"] if turn % 2 == 0 else reversed(group["models"]):
                 file = kit.models[name]["file"]
                 yield f"echo '# {file}' >> times"
-                yield f"./runner {options} {file} times > log 2>&1 || {{ tail -n 3 log >&2; exit 1; }}"
+                yield f"./runner {options} {file} times > log 2>&1 &"
+                yield "wait $! || { tail -n 3 log >&2; exit 1; }"
             progress = {"group": number - 1, "groups": len(kit.groups), "round": turn + 1}
             if turn + 1 == turns:
                 progress = {"group": number, "groups": len(kit.groups)}
-            yield f"echo {shlex.quote(json.dumps(progress))}"
+            yield f"echo {shlex.quote(json.dumps(progress))} || :"
 
 
 def _seconds(kit: Kit, text: str) -> Iterator[tuple[str, list[float]]]:

@@ -32,6 +32,7 @@ from engine.config.overrides import (
     quote_path,
     shortened,
     split_overrides,
+    without_empty_groups,
 )
 from engine.errors import UserError, nearest
 
@@ -72,7 +73,7 @@ def compose_config(tool: str, overrides: Sequence[str]) -> DictConfig:
 
         check_keys(tool, for_run)
     typed = add_task_prefix(tool, own)
-    own, network = split_network(add_recipe(tool, typed))
+    own, network = split_network(without_empty_groups(tool, add_recipe(tool, typed)))
     for override in own:
         parse_override(override)
     outer = Singleton.get_state()  # within a sweep, Hydra already holds a configuration
@@ -106,6 +107,8 @@ def finish_config(
 ) -> DictConfig:
     """Remove Hydra's own node; add the format, the extensions, the experiment's name and the overrides.
 
+    typed: the overrides that the user typed, without what was added to them.
+
     Raises:
         UserError: if a key was typed that only other networks use.
     """
@@ -117,8 +120,18 @@ def finish_config(
     config.overrides = list(for_run)
     OmegaConf.set_struct(config, True)
     if "package" in config:
+        _forget_unused_recipe(config, typed)
         _refuse_unused(config, str(choices.get("model")), typed)
     return config
+
+
+def _forget_unused_recipe(config: DictConfig, typed: Sequence[str]) -> None:
+    """Set data.recipe to null unless the experiment was chosen because of it."""
+    data, names = config.data, {override.partition("=")[0].lstrip("+") for override in typed}
+    if not isinstance(data, DictConfig) or data.get("recipe") is None:
+        return
+    if "experiment" in names or data.recipe != config.experiment:
+        data.recipe = None
 
 
 def _refuse_unused(config: DictConfig, model: str, typed: Sequence[str]) -> None:
@@ -201,8 +214,7 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     option = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
     if emptied := [o for o in overrides if o.partition("=")[0] in groups(tool) and o.endswith("=null")]:
-        group = emptied[0].partition("=")[0]
-        return f"{emptied[0]}: needs an option; choose one of {', '.join(groups(tool)[group])}"
+        return needs_an_option(tool, emptied[0])
     if option and "/" in option[1]:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
@@ -221,6 +233,12 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))
     reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
     return f"{shortened(' '.join(overrides))}: {reason}"
+
+
+def needs_an_option(tool: str, override: str) -> str:
+    """What is wrong with `group=null`."""
+    group = override.partition("=")[0]
+    return f"{override}: needs an option; choose one of {', '.join(groups(tool)[group])}"
 
 
 def _models_instead_of_recipe(tool: str, typed: Sequence[str], key: str) -> str:

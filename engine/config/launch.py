@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from engine.config.compose import (
     compose_config,
     finish_config,
+    needs_an_option,
     search_path,
     split_network,
     with_network_file,
@@ -24,7 +25,9 @@ from engine.config.overrides import (
     add_task_prefix,
     apply_extend,
     cleared_alternatives,
+    groups,
     quote_path,
+    without_empty_groups,
 )
 from engine.errors import UserError, out_of_memory
 from engine.runtime import EXIT_STOPPED, Stopped, exit_process
@@ -120,7 +123,7 @@ def _launch_hydra(job: Job, tool: str, arguments: Sequence[str]) -> int:
         choices = HydraConfig.get().runtime.choices
 
         def run() -> Any:
-            whole = finish_config(config, choices, [], sys.argv[1:])
+            whole = finish_config(config, choices, [], arguments)
             return job(_options(tool, with_network_file(whole, network)))
 
         statuses.append(run_job(run))
@@ -141,7 +144,12 @@ def hydra_arguments(tool: str, arguments: Sequence[str]) -> tuple[list[str], str
     typed, flags = _split_flags(arguments)
     if _SWEEP.isdisjoint(flags):  # in a sweep, a comma separates values
         typed = [quote_path(override) for override in typed]
-    overrides, network = split_network(add_recipe(tool, add_task_prefix(tool, apply_extend(typed))))
+    chosen = without_empty_groups(tool, add_recipe(tool, add_task_prefix(tool, apply_extend(typed))))
+    overrides, network = split_network(chosen)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in groups(tool) and "null" in value.split(","):
+            raise UserError(needs_an_option(tool, override))
     # Hydra needs all overrides in one contiguous group.
     return [*overrides, *cleared_alternatives(overrides), *_HYDRA_SETTINGS, *search_path(), *flags], network
 

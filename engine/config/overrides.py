@@ -169,6 +169,16 @@ def unquote_path(override: str) -> str:
     return f"{key}={plain}" if quote_path(f"{key}={plain}") == override else override
 
 
+def without_empty_groups(tool: str, overrides: Sequence[str]) -> list[str]:
+    """Leave out `experiment=null` and `debug=null`, which are the defaults, but which Hydra refuses."""
+    if tool not in TRAINING_TOOLS:
+        return list(overrides)
+    defaults = [entry for entry in read_yaml(CONF / "train.yaml")["defaults"] if isinstance(entry, dict)]
+    optional = [key for entry in defaults for key, value in entry.items() if value is None]
+    empty = [f"{group}={value}" for group in optional for value in ("", "null")]
+    return [override for override in overrides if override not in empty]
+
+
 def cleared_alternatives(overrides: Sequence[str]) -> list[str]:
     """`trainer.epochs=null` and `trainer.minutes=null` if `trainer.steps=...` is set, and so on."""
     named = {override.partition("=")[0].lstrip("+") for override in overrides}
@@ -303,14 +313,15 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
 def add_recipe(tool: str, overrides: Sequence[str]) -> list[str]:
     """Add the experiment that a data format recommends (`recipe` in its YAML file), if the choice is open.
 
-    overrides: with the task's prefix. Nothing is added if one of them chooses an experiment, a model, a loss
-    or weights of a whole network other than a run of that experiment.
+    overrides: with the task's prefix. Nothing is added if one of them chooses an experiment (or none, with
+    experiment=null), a model, a loss or weights of a whole network other than a run of that experiment.
 
     Raises:
         UserError: if there is no such experiment for the task, or a sweep has formats with different ones.
     """
     pairs = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
-    typed = {key: value for key, value in pairs.items() if value not in ("", "null") or key == "data.recipe"}
+    turned_off = ("data.recipe", "experiment")
+    typed = {key: value for key, value in pairs.items() if value not in ("", "null") or key in turned_off}
     if tool not in TRAINING_TOOLS or typed.keys() & _CHOOSE_NETWORK or "data" not in typed:
         return list(overrides)
     recipe = typed["data.recipe"].strip("'\"") if "data.recipe" in typed else _recipe_of(typed["data"])

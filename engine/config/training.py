@@ -257,7 +257,7 @@ def _build_training(
         from engine.data.sample_list import changed_since
 
         skipped += changed_since(run.train_names, config.data.split, data.eval_set)
-    notes = [*_recipe(config), *source.warnings, *image_notes(source, data.train_set)]
+    notes = [*([] if resumes else _recipe(config)), *source.warnings, *image_notes(source, data.train_set)]
     notes += [source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]

@@ -247,27 +247,33 @@ def _comment(path: Path) -> str:
 
 
 def keys_of(path: Path) -> list[tuple[str, str, str]]:
-    """(key, value, comment) of each key that a YAML file sets."""
+    """(key, value, comment) of each key that a YAML file sets; in a list, keys have its index: `a.0.key`."""
     rows = []
-    parents: list[tuple[int, str]] = []
-    for indent, key, value, comment in _lines(path):
+    parents: list[tuple[int, str]] = []  # indentation and dotted key
+    last: dict[str, int] = {}  # position of the last entry of each list
+    for indent, begins, key, value, comment in _lines(path):
         while parents and parents[-1][0] >= indent:
             parents.pop()
-        dotted = ".".join([*(name for _, name in parents), key])
+        outer = parents[-1][1] if parents else ""
+        if begins:
+            last[outer] = last.get(outer, -1) + 1
+        position = [str(last[outer])] if outer in last else []
+        dotted = ".".join([part for part in (outer, *position, key) if part])
         if dotted == "defaults" or dotted.startswith("defaults."):
-            parents.append((indent, key))
+            parents.append((indent, dotted))
             continue
         if value or comment:
             rows.append((dotted, value, comment))
         if not value:
-            parents.append((indent, key))
+            parents.append((indent, dotted))
     return [row for row in rows if not (path.parent == CONF and row[0].endswith("_target_"))]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
+def _lines(path: Path) -> Iterator[tuple[int, bool, str, str, str]]:
+    """(indentation, whether it begins an entry of a list, key, value, comment) of each line with a key."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"(\s*)([\w.]+):(?:\s+([^#\s].*?))?\s*(?:#\s*(.*))?$", line):
-            yield len(match[1]), match[2], match[3] or "", match[4] or ""
+        if match := re.match(r"(\s*(- )?)([\w.]+):(?:\s+([^#\s].*?))?\s*(?:#\s*(.*))?$", line):
+            yield len(match[1]), bool(match[2]), match[3], match[4] or "", match[5] or ""
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:

@@ -91,3 +91,30 @@ def test_the_reference_is_up_to_date():
     assert (
         reference_pages.CONFIGURATION_KEYS.read_text(encoding="utf-8") == reference_pages.configuration_keys()
     )
+
+
+def test_keys_in_a_list_are_told_apart(tmp_path):
+    """Once, the keys of both entries had the same name, and no name that could be typed."""
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "defaults:\n  - _self_\n  - task: seg\n"
+        "own:  # two\n  - _target_: X\n    task: seg\n    networks:\n      a: [1]\n"
+        "  - task: det\n    networks:\n      b: [2]\n    size: 3  # last\nend: 4\n"
+    )
+    assert reference_pages.keys_of(file) == [
+        ("own", "", "two"),
+        ("own.0._target_", "X", ""),
+        ("own.0.task", "seg", ""),
+        ("own.0.networks.a", "[1]", ""),
+        ("own.1.task", "det", ""),
+        ("own.1.networks.b", "[2]", ""),
+        ("own.1.size", "3", "last"),
+        ("end", "4", ""),
+    ]
+
+
+def test_no_table_of_the_reference_lists_a_key_twice():
+    for path in (reference_pages.COMMAND_LINE, reference_pages.CONFIGURATION_KEYS):
+        for section in re.split(r"^##.*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            keys = re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
+            assert len(keys) == len(set(keys)), section

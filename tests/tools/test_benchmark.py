@@ -188,6 +188,8 @@ def test_what_is_typed_for_another_device_composes():
     assert there.remote.python == "~/my env/python"
     here = options("suite=table7")
     assert (here.on_device, here.runtimes) == (False, ["eager"])
+    assert options("suite=table7", "runtime=torch").runtimes == ["eager"]  # as in tools/search.py once
+    assert options("suite=table7", "runtime=torch,onnx").runtimes == ["eager", "onnx"]
 
 
 @pytest.mark.weekly

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.remote.copies import remove
 from deploy.remote.device import Device, ShellDevice, new_folder
 from engine.errors import UserError
 
@@ -53,7 +54,7 @@ class AdbDevice:
             start_new_session=True,
         )
         if done.returncode:
-            self.run(f"rm -rf {shlex.quote(path)}")
+            remove(self, path)
             lines = (done.stderr or done.stdout).strip().splitlines() or ["adb push failed"]
             raise UserError(f"device={self.address}: files cannot be copied to it ({lines[-1]})")
         return path

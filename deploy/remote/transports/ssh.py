@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from deploy.remote.device import Device, ShellDevice
 from engine.errors import UserError
 
 CONNECT_S = 10
+_HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(:\d*)?")
+"""A host, IPv6 in brackets, and its port; urlsplit accepts anything after the brackets."""
 _UNREACHABLE = 255  # the status of ssh itself
 _OPTIONS = (
     *("-T", "-o", "BatchMode=yes"),  # an error instead of a question that nobody sees
@@ -37,7 +40,10 @@ def _destination(address: str, rest: str) -> list[str]:
         url = urlsplit(f"ssh://{rest}")
         host, port = url.hostname, url.port
     except ValueError as error:
-        raise UserError(f"device={address}: not an address ({error}); write ssh://user@host:port") from None
+        raise UserError(
+            f"device={address}: not an address ({error}); write ssh://user@host:port, and IPv6 addresses in "
+            "brackets: ssh://user@[fe80::1%eth0]:port"
+        ) from None
     if (
         not host
         or rest.startswith("-")
@@ -45,13 +51,16 @@ def _destination(address: str, rest: str) -> list[str]:
         or url.path not in ("", "/")
         or url.query
         or url.fragment
+        or not _HOST.fullmatch(url.netloc.rpartition("@")[2])
     ):
         raise UserError(f"device={address}: write ssh://user@host or ssh://user@host:port")
     if url.password is not None:
         raise UserError(f"device={url.username}@{host}: passwords are not used; log in with a key")
     # urlsplit makes the host lowercase, but it can be a name in ~/.ssh/config.
     where = url.netloc.rpartition("@")[2]
-    host = where[where.lower().index(host) :][: len(host)]
+    host = where[where.lower().index(host.lower()) :][: len(host)]
+    if ":" in host:  # ssh takes IPv6 addresses without brackets, and zones as they are
+        host = host.replace("%25", "%")
     user = "" if url.username is None else f"{url.username}@"
     return [*([] if port is None else ["-p", str(port)]), user + host]
 

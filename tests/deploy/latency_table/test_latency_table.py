@@ -370,7 +370,7 @@ QUICK = Rounds(warmup=1, least=6, most=10, interval=0.5, budget_s=0.5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_real_layers_can_be_timed(runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
@@ -408,7 +408,16 @@ def test_torchs_number_of_threads_is_restored():
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("runtime", "threads"), [("abacus", 1), ("torch", 0)])
+@pytest.mark.parametrize(("runtime", "threads"), [("abacus", 1), ("eager", 0)])
 def test_unknown_runtimes_and_thread_counts_are_rejected(runtime, threads):
     with pytest.raises(ValueError, match=r"runtime must be|threads must be"):
         measurer(runtime, threads=threads)
+
+
+def test_the_former_name_of_eager_pytorch_is_still_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"format": 1, "runtime": "torch", "threads": 2, "layers": []}')
+    assert LatencyTable.load(path).about == {"runtime": "eager", "threads": 2}
+    path.write_text('{"format": 1, "runtime": "my phone", "layers": []}')
+    assert LatencyTable.load(path).about["runtime"] == "my phone"
+    assert measurer("torch").about["runtime"] == measurer("eager").about["runtime"] == "eager"

@@ -79,7 +79,7 @@ def test_a_table_is_written_with_what_it_was_measured_on(tmp_path, monkeypatch):
         (["shares=[]"], ["shares must be above 0"]),
         (
             ["runtime=litert"],
-            ["runtime must be one of torch, onnx, openvino, executorch, ncnn, got 'litert'"],
+            ["runtime must be one of eager, onnx, openvino, executorch, ncnn, got 'litert'"],
         ),
     ],
 )
@@ -95,7 +95,7 @@ def test_options_that_a_table_cannot_have_are_rejected(tmp_path, overrides, part
 class Still:
     """A clock that does not advance."""
 
-    about: ClassVar[dict[str, object]] = {"runtime": "torch", "runtime_version": "0", "threads": 1}
+    about: ClassVar[dict[str, object]] = {"runtime": "eager", "runtime_version": "0", "threads": 1}
 
     def __call__(self, module, inputs):
         return 1.0

@@ -58,7 +58,7 @@ def program(path, text):
 
 
 ADB = f"""#!{sys.executable}
-import os, shutil, subprocess, sys
+import os, shutil, subprocess, sys, threading
 
 words, root = sys.argv[1:], os.environ["FAKE_ADB_ROOT"]
 with open(os.path.join(root, "adb.log"), "a") as log:
@@ -71,7 +71,22 @@ if words[0] == "push":
     print("1 file pushed")
 elif words[:2] == ["shell", "-T"] and len(words) == 3:
     script = words[2].replace("/data/local/tmp", root)
-    sys.exit(subprocess.run(["sh", "-c", script], stdin=sys.stdin.fileno()).returncode)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    child = subprocess.Popen(["sh", "-c", script], start_new_session=True, **pipes)
+
+    def pass_on(source, target):  # so the phone notices if this program is killed
+        while data := os.read(source, 65536):
+            os.write(target, data)
+        if target == child.stdin.fileno():
+            child.stdin.close()
+
+    pairs = [(child.stdout.fileno(), 1), (child.stderr.fileno(), 2), (0, child.stdin.fileno())]
+    threads = [threading.Thread(target=pass_on, args=pair, daemon=True) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads[:2]:
+        thread.join()
+    os._exit(child.wait())
 else:
     sys.exit("adb: unknown command")
 """

@@ -1,13 +1,23 @@
 """What every transport does, and how each explains that it cannot reach a device."""
 
 import os
+import re
 import shlex
+import shutil
+import signal
+import time
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from deploy.remote import transports
-from deploy.remote.device import PREFIX, Device, ScriptError, copied
+from deploy.remote.copies import copied
+from deploy.remote.device import PREFIX, Device, ScriptError
+from deploy.remote.kit import Kit
+from deploy.remote.runner_timer import RunnerTimer
 from deploy.remote.transports import is_remote, open_device
+from deploy.timing.latency import Rounds
 from tests.deploy.remote.devices import fake_adb, here, program
 from tests.deploy.remote.sshd import server
 from tests.refusals import refuses
@@ -68,6 +78,92 @@ def test_a_folder_is_copied_and_removed_even_after_ctrl_c(device, tmp_path):
     assert not os.path.exists(path)
 
 
+@pytest.fixture(params=["ssh", "adb"])
+def unplugged(request, tmp_path, monkeypatch):
+    """(a device of each transport, its folder, a file that makes it unreachable while it exists)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    down, wrappers = tmp_path / "down", tmp_path / "wrappers"
+    wrappers.mkdir()
+    if request.param == "adb":
+        folder, address, message = fake_adb(tmp_path, monkeypatch), "adb://X1", "error: device offline"
+    else:
+        address, programs = request.getfixturevalue("ssh")
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        folder, message = tmp_path, "ssh: connect to host x port 22: No route to host"
+    real = shutil.which(request.param)
+    program(
+        wrappers / request.param,
+        f"#!/bin/sh\n[ -e {down} ] && {{ echo '{message}' >&2; exit 255; }}\necho $$ >> {tmp_path}/pids\n"
+        f'exec {real} "$@"\n',
+    )
+    monkeypatch.setenv("PATH", str(wrappers), prepend=":")
+    return open_device(address), folder, down
+
+
+def test_a_folder_that_cannot_be_removed_is_named_and_removed_the_next_time(unplugged, tmp_path, capsys):
+    device, root, down = unplugged
+    (tmp_path / "kit").mkdir()
+
+    def measure(*, lose):
+        with copied(device, tmp_path / "kit") as path:
+            if lose:
+                down.touch()
+        return path
+
+    path = measure(lose=True)
+    there = root / os.path.basename(path) if "adb" in device.address else Path(path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"device={device.address}: {path} may have stayed there; the next measurement on it removes it, "
+        f"as does: {device.login} 'rm -rf {path}'"
+    )
+    assert there.is_dir()
+    refuses(lambda: measure(lose=False), "is offline|does not answer")  # and it is not forgotten
+    assert path in capsys.readouterr().err
+    down.unlink()
+    measure(lose=False)
+    assert not there.exists()
+    assert not list((tmp_path / "cache").rglob("*.json"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_runner_stops_and_removes_its_folder_if_the_connection_is_lost(unplugged, tmp_path, capsys):
+    """Once, it measured on, and its folder stayed."""
+    device, root, down = unplugged
+    beat = tmp_path / "beat"
+    text = f"#!/bin/sh\nwhile true; do echo >> {beat}; sleep 0.1; done\n"
+    timer = RunnerTimer.open(device, program(tmp_path / "runner", text))
+    folder = tmp_path / "kit"
+    folder.mkdir()
+    kit = Kit(folder, threads=1)
+    kit.models["a"] = {"file": "models/0.onnx"}
+    kit.time_in_turns(["a"], Rounds())
+    lost = Thread(target=lose_connection, args=(beat, down, tmp_path / "pids"))
+    lost.start()
+    refuses(lambda: timer.time(kit, show=print), "failed there|lost|does not answer|offline|ssh failed")
+    lost.join()
+    (path,) = re.findall(rf"\S*/{re.escape(PREFIX)}\w+(?= may have stayed)", capsys.readouterr().err)
+    there = root / os.path.basename(path) if "adb" in device.address else Path(path)
+    wait_until(lambda: not there.exists())
+    size = beat.stat().st_size
+    time.sleep(0.5)
+    assert beat.stat().st_size == size  # the program there has ended
+
+
+def lose_connection(beat, down, pids):
+    """Kill the command that runs the program on the device, as soon as that program runs."""
+    wait_until(beat.exists)
+    down.touch()
+    os.kill(int(pids.read_text().split()[-1]), signal.SIGKILL)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_nothing_is_left_of_a_copy_that_fails(tmp_path):
     full = here(tmp_path)
     (tmp_path / "kit").mkdir()
@@ -100,6 +196,10 @@ def test_which_devices_are_reached_by_a_transport():
         ("ssh://Pi@Board.local", ["Pi@Board.local"]),
         ("ssh://pi@board:2222", ["-p", "2222", "pi@board"]),
         ("ssh://pi@[::1]:22/", ["-p", "22", "pi@::1"]),
+        ("ssh://[::1]:2222", ["-p", "2222", "::1"]),
+        ("ssh://user@[fe80::1]", ["user@fe80::1"]),
+        ("ssh://pi@[fe80::1%eth0]:22", ["-p", "22", "pi@fe80::1%eth0"]),
+        ("ssh://pi@[FE80::1%25Eth0]", ["pi@FE80::1%Eth0"]),
     ],
 )
 def test_an_address_is_what_ssh_gets(address, words):
@@ -118,6 +218,11 @@ def test_an_address_is_what_ssh_gets(address, words):
         ("ssh://", "write ssh://user@host"),
         ("ssh://pi@board/home", "write ssh://user@host"),
         ("ssh://pi@board:port", "write ssh://user@host:port"),
+        ("ssh://pi@[::1", "IPv6 addresses in brackets: ssh://user@\\[fe80::1%eth0\\]:port"),
+        ("ssh://pi@fe80::1", "IPv6 addresses in brackets"),
+        ("ssh://::1", "IPv6 addresses in brackets"),
+        ("ssh://2001:db8::1:22", "IPv6 addresses in brackets"),
+        ("ssh://pi@[::1]board", "write ssh://"),
         ("ssh://-oProxyCommand=x", "write ssh://user@host"),
         ("ssh://-oProxyCommand=x@board", "write ssh://user@host"),
         ("ssh://pi@-oProxyCommand=x", "write ssh://user@host"),

@@ -8,6 +8,7 @@ from engine.config.compose import compose_config
 from engine.config.instantiate import check_node
 from engine.config.launch import hydra_arguments
 from engine.config.overrides import CONF, experiment_options
+from engine.config.training import _recipe
 from engine.errors import UserError
 
 
@@ -41,6 +42,9 @@ def refuses(call, message):
         (("task=det", "data=voc", "loss=multibox"), None),
         (("task=det", "data=voc", "init_from=ssdlite_v3_large_coco"), None),
         (("experiment=seg/camvid", "data=masks"), "seg/camvid"),
+        (("task=det", "data=voc", "experiment=null"), None),
+        (("task=det", "data=voc", "experiment="), None),
+        (("experiment=null", "debug=null"), None),
         (("experiment=seg/camvid",), "seg/camvid"),
         (("task=seg",), None),
         (("task=det", "data=streets"), None),
@@ -50,6 +54,37 @@ def refuses(call, message):
 )
 def test_a_data_format_brings_its_recipe(overrides, experiment):
     assert composed(*overrides).experiment == experiment
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recipe"),
+    [
+        (("task=det", "data=voc"), "det/panlite_small"),
+        (("task=det", "data=voc", "data.recipe=det/finetune"), "det/finetune"),
+        (("experiment=det/panlite_small", "data=voc"), None),
+        (("experiment=det/panlite_small",), None),
+        (("task=det", "data=voc", "model=ssdlite"), None),
+        (("task=det", "data=voc", "experiment=null"), None),
+    ],
+)
+def test_a_typed_experiment_is_not_called_the_default(overrides, recipe):
+    """Once, `recipe: ..., the default; data.recipe=null turns it off` was printed, which would not have."""
+    config = composed(*overrides)
+    assert config.data.recipe == recipe
+    assert [line.partition(",")[0] for line in _recipe(config)] == (
+        [f"recipe: experiment={recipe}"] if recipe else []
+    )
+
+
+def test_no_experiment_among_hydras_own_flags():
+    """Hydra refuses null for a group with a traceback."""
+    arguments, _ = hydra_arguments("train", ["--cfg", "job", "task=det", "data=voc", "experiment=null"])
+    assert not [argument for argument in arguments if argument.startswith("experiment=")]
+    for override in ("backbone=null", "experiment=null,det/finetune"):
+        refuses(
+            lambda override=override: hydra_arguments("train", ["-m", "task=det", override]),
+            f"{override}: needs an option; choose one of ",
+        )
 
 
 def test_typed_keys_win_over_the_recipe():

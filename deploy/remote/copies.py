@@ -1,0 +1,67 @@
+"""Temporary folders on devices, which are removed at the end or, if that fails, before the next copy."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy.remote.device import PREFIX, Device, ScriptError
+from engine.errors import UserError
+from engine.io.files import user_cache, write_json
+
+
+@contextlib.contextmanager
+def copied(device: Device, folder: Path) -> Iterator[str]:
+    """Copies a folder to the device, and removes the copy at the end, even after Ctrl-C.
+
+    Copies that an earlier measurement could not remove are removed first.
+    """
+    for earlier in _leftovers(device):
+        remove(device, earlier)
+    path = device.push(folder)
+    try:
+        yield path
+    finally:
+        remove(device, path)
+
+
+def remove(device: Device, path: str) -> None:
+    """Remove a folder from the device. If that fails, say so, and try again before the next copy."""
+    others = [other for other in _leftovers(device) if other != path]
+    try:
+        device.run(f"rm -rf {shlex.quote(path)}")
+    except (UserError, ScriptError):
+        others.append(path)
+        # The program there also removes it, if it notices that the connection was lost.
+        print(
+            f"device={device.address}: {path} may have stayed there; the next measurement on it removes it, "
+            f"as does: {device.login} {shlex.quote(f'rm -rf {shlex.quote(path)}')}",
+            file=sys.stderr,
+        )
+    with contextlib.suppress(OSError, UserError):  # then only the line above names the folder
+        record = _record(device)
+        if others:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record, others)
+        else:
+            record.unlink(missing_ok=True)
+
+
+def _record(device: Device) -> Path:
+    """The file on this machine that lists the folders left on a device."""
+    name = hashlib.sha256(device.address.encode()).hexdigest()[:16]
+    return user_cache() / "left_on_devices" / f"{name}.json"
+
+
+def _leftovers(device: Device) -> list[str]:
+    try:
+        paths = json.loads(_record(device).read_text(encoding="utf-8"))
+    except (OSError, ValueError, UserError):
+        return []
+    known = [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+    return [path for path in known if path.rpartition("/")[2].startswith(PREFIX) and path.startswith("/")]
