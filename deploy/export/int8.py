@@ -23,7 +23,7 @@ from deploy.quantize.quantizer import SOURCES
 from deploy.quantize.report_card import ReportCard
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.progress import Progress
 
 DEFAULT_POINTS = 1.0
@@ -33,7 +33,7 @@ DEFAULT_POINTS = 1.0
 def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     """Quantize the float file `source` to 8 bits in the job's folder; returns the new file."""
     options, calibration = job.options, job.options.calibration
-    job.log(f"reading {calibration.images} images of {calibration.split} for calibration")
+    job.log(f"reading {counted(calibration.images, 'image')} of {calibration.split} for calibration")
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
     path = job.folder / source.name
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
@@ -58,7 +58,7 @@ def _quantize(
 ) -> ReportCard:
     """Calibrate `probed` (see `_to_quantize`) and write the 8-bit file to `path`."""
     options, calibration = job.options, job.options.calibration
-    job.log(f"calibrating on {len(images)} images")
+    job.log(f"calibrating on {counted(len(images), 'image')}")
     quantizer = open_quantizer(
         probed,
         images,
