@@ -11,7 +11,7 @@ from det.anchors.coverage import TINY, anchor_coverage, tiny_share
 from det.anchors.input_size import choose_size, median_aspect, relative_sides
 from det.anchors.matcher import Matcher
 from det.boxes import Detections
-from det.data.cleaning import ROTATED, plural
+from det.data.cleaning import ROTATED
 from det.data.dataset import DetectionDataset, DetectionSource, DetectionSplit
 from det.data.source_checks import class_amounts
 from det.drawing import overlay
@@ -20,6 +20,7 @@ from det.task import Detection
 from engine.contracts import Finding, Image, Severity
 from engine.data.class_map import ClassMap
 from engine.data.labels.report import ExaminedSplit, LabelReport, ReadFacts
+from engine.errors import counted
 from engine.io.files import evenly_spaced
 from engine.sample_images import panel_size, resize_panel
 
@@ -138,7 +139,7 @@ def _issues(source: DetectionSource) -> list[Finding]:
         what, _, remedy = what.partition(": if this holds for all boxes, set ")
         if remedy:
             kind = kind._replace(remedy=f"{remedy}, if this holds for all boxes")
-        title = f"{count} {plural(noun, count)} {what}"
+        title = f"{counted(count, noun)} {what}"
         findings.append(_finding(kind, title, count, files))
     conventions = [line for line in source.issues.notes if any(part in line for part in _CONVENTION)]
     if conventions:

@@ -96,6 +96,12 @@ _MEMORY = re.compile(
 )
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `3 images`, `2 boxes`, `0 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith(("x", "ss")) else "s"
+    return f"{number} {noun}{ending}"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception means out of memory; every library (torch, OpenCV, runtimes) has its own."""
     return isinstance(error, MemoryError) or (

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from engine.errors import counted
+
 LIBRARY = "mobilenet-dense"
 _MAX_NAMES = 100
 
@@ -83,7 +85,12 @@ def _results(model: Any, config: Any) -> str:
     rows = [f"| {name} | {value:.4g} |" for name, value in whole.items() if _is_number(value)]
     if not rows:
         return "Not evaluated."
-    head = [f"Split `{config.data.split}`, after {model.step} steps:", "", "| metric | value |", "|---|---|"]
+    head = [
+        f"Split `{config.data.split}`, after {counted(model.step, 'step')}:",
+        "",
+        "| metric | value |",
+        "|---|---|",
+    ]
     return "\n".join([*head, *rows, "", "metrics.json also contains per-class metrics."])
 
 
@@ -99,7 +106,7 @@ def _training(model: Any, config: Any) -> str:
     if not model.step:
         return f"Not trained with {LIBRARY}: converted from other weights ({start})."
     trainer, optimizer = config.trainer, config.optimizer
-    length = f"{trainer.steps} steps" if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
+    length = counted(trainer.steps, "step") if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
     choice = f"experiment={config.experiment}" if config.get("experiment") else f"task={model.info.name}"
     rows = {
         "command": f"`python tools/train.py {choice}`, with the values in config.yaml",

@@ -10,10 +10,10 @@ import numpy as np
 from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import IMAGE_SUFFIXES, read_image, write_png
-from engine.errors import UserError, out_of_memory, some
+from engine.errors import UserError, counted, out_of_memory, some
 from engine.io.files import flat_name, write_json
 from engine.io.png import write_rows
-from engine.io.progress import PartProgress, Progress
+from engine.io.progress import PartProgress, Progress, announced
 from engine.pseudo_labels.writers import LabeledImages
 from engine.run import run_folder
 from engine.run.run_folder import Claim
@@ -56,7 +56,7 @@ class Predictions:
             dropped = record.get("dropped_frames", 0)
             more = f", {dropped} dropped" if dropped else ""
             more += ", until the source ended" if record.get("ended_by") == "source" else ""
-            return [f"{record['file']}: {record['frames']} frames predicted{more}"]
+            return [f"{record['file']}: {counted(record['frames'], 'frame')} predicted{more}"]
         complete = len(self.records) - sum("damage" in record for record in self.records)
         ended = "interrupted: " if self.interrupted else ""
         return [f"{ended}{complete} of {num_files} files predicted"]
@@ -138,7 +138,7 @@ def predict_live(
     stream, result = Stream(source), Predictions()
     name = output_name(source)
     options: dict[str, Any] = {"legend": legend, "frames": frames}
-    limit = f", at most {frames} frames" if frames else ""
+    limit = f", at most {counted(frames, 'frame')}" if frames else ""
     print(f"predicting {stream.name} until it ends or Ctrl-C{limit}", flush=True)
     if stream.perhaps_file:
         print(
@@ -241,14 +241,17 @@ def predict_file(
             "file": str(file),
             **predict_video(task, reporter, video, out, name, legend=legend, frames=frames),
         }
-    image = read(file)
+    with announced(f"reading {file.name}"):
+        image = read(file)
     progress = PartProgress(unit="window")
     task.on_part = progress
-    prediction = task.predict_image(image)
+    with announced(f"predicting {file.name}"):
+        prediction = task.predict_image(image)
     progress.close()
     if labels is not None:  # before the image is drawn on
         labels.add(file, name, image, prediction)
-    return {"file": str(file), **_save_image(reporter, image, prediction, out, name, legend)}
+    with announced(f"saving {name}"):
+        return {"file": str(file), **_save_image(reporter, image, prediction, out, name, legend)}
 
 
 def _save_image(

@@ -17,7 +17,7 @@ from engine.data.loader import SampleKey, SplitSource, as_tensor, sample_seed
 from engine.data.pixel_cache import PixelCache
 from engine.data.preprocessing import Image
 from engine.data.splits import keep_all_but, rows_of
-from engine.errors import UserError
+from engine.errors import UserError, counted
 
 Transform = Callable[[Image, int], Image]
 """(image [H, W, 3], seed) -> image [h, w, 3]."""
@@ -133,7 +133,7 @@ class ClassificationSource(SplitSource[ClassificationSplit, ClassificationDatase
 def describe(what: str, root: Path, classes: ClassMap, splits: Mapping[str, ClassificationSplit]) -> str:
     """One line for logs: what the data is, its folder, and the sizes of its splits."""
     sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
-    return f"{what} at {root}: {len(classes)} classes; images: {sizes}"
+    return f"{what} at {root}: {counted(len(classes), 'class')}; images: {sizes}"
 
 
 def check_not_empty(splits: Mapping[str, ClassificationSplit], root: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import ClassMap
+from engine.errors import counted
 from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
@@ -167,7 +168,8 @@ class ClassificationEvaluator:
         for title, key in (("top-1", "top1"), ("top-5", "top5"), ("mean of classes", "mean_class_accuracy")):
             lines.append(f"{title:<{width}}   {_percent(results[key])}")
         lines.append(
-            f"{results['num_classes_present']} of {len(self.classes)} classes, {results['num_images']} images"
+            f"{results['num_classes_present']} of {len(self.classes)} classes, "
+            f"{counted(results['num_images'], 'image')}"
         )
         return "\n".join(lines)
 

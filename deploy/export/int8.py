@@ -23,8 +23,8 @@ from deploy.quantize.quantizer import SOURCES
 from deploy.quantize.report_card import ReportCard
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds
-from engine.errors import UserError
-from engine.io.progress import Progress
+from engine.errors import UserError, counted
+from engine.io.progress import Progress, announced
 
 DEFAULT_POINTS = 1.0
 """Points (of 100) that an 8-bit file may lose."""
@@ -33,7 +33,7 @@ DEFAULT_POINTS = 1.0
 def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     """Quantize the float file `source` to 8 bits in the job's folder; returns the new file."""
     options, calibration = job.options, job.options.calibration
-    job.log(f"reading {calibration.images} images of {calibration.split} for calibration")
+    job.log(f"reading {counted(calibration.images, 'image')} of {calibration.split} for calibration")
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
     path = job.folder / source.name
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
@@ -58,15 +58,17 @@ def _quantize(
 ) -> ReportCard:
     """Calibrate `probed` (see `_to_quantize`) and write the 8-bit file to `path`."""
     options, calibration = job.options, job.options.calibration
-    job.log(f"calibrating on {len(images)} images")
-    quantizer = open_quantizer(
-        probed,
-        images,
-        format=options.file_format,
-        per_channel=calibration.per_channel,
-        weights={name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1},
-        raw_outputs=raw_outputs(job.module).raw_names,
-    )
+    job.log(f"calibrating on {counted(len(images), 'image')}")
+    weights = {name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1}
+    with announced("calibrating"):
+        quantizer = open_quantizer(
+            probed,
+            images,
+            format=options.file_format,
+            per_channel=calibration.per_channel,
+            weights=weights,
+            raw_outputs=raw_outputs(job.module).raw_names,
+        )
     return quantize_within_budget(
         quantizer,
         source,
@@ -101,7 +103,8 @@ def _to_quantize(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]
     elif format == job.options.file_format:
         return source
     path = folder / f"model{find(format).SUFFIX}"
-    return job.export(module if module.raw_names else job.module, image, path, format=format)
+    with announced("writing the second file" if module.raw_names else f"writing {path.name}"):
+        return job.export(module if module.raw_names else job.module, image, path, format=format)
 
 
 def check_limits(comparison: Comparison, budget: Budget) -> None:

@@ -11,7 +11,7 @@ from deploy.quantize.fallback import Fallback
 from deploy.quantize.sensitivity import Sensitivity
 from deploy.timing import machine
 from deploy.timing.latency import Latency, Ratio
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import write_json, write_text
 
 NUM_LISTED = 20
@@ -81,8 +81,8 @@ class ReportCard:
         scales = "a scale per output channel" if self.calibration["per_channel"] else "one scale per tensor"
         return [
             "# Int8 report card\n",
-            f"{self.runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}; calibrated on "
-            f"{self.calibration['images']} images of {self.calibration['split']}, {scales}\n",
+            f"{self.runtime}, {counted(self.threads, 'thread')}; calibrated on "
+            f"{counted(self.calibration['images'], 'image')} of {self.calibration['split']}, {scales}\n",
             f"| | float32 | int8 | |\n|---|---|---|---|\n| {self.metric}, {self.split} | {self.before:.2f} | "
             f"{self.fallback.score:.2f} | {0.0 - self.lost:+.2f} (allowed: -{self.budget:g}) |",
             f"| MB | {self.bytes_before / 1e6:.2f} | {self.bytes_after / 1e6:.2f} | "
@@ -102,7 +102,7 @@ class ReportCard:
             f"\n| layers in float | {self.metric} |\n|---|---|",
             *(f"| {count} | {score:.2f} |" for count, score in sorted(self.fallback.tried)),
             "\nEach layer alone in 8 bits: signal-to-noise ratio of the outputs "
-            f"({self.calibration['probes']} images)\n\n| layer | dB | |\n|---|---|---|",
+            f"({counted(self.calibration['probes'], 'image')})\n\n| layer | dB | |\n|---|---|---|",
             *(
                 f"| {entry.layer} | {entry.snr_db:.1f} | {'float' if entry.layer in float_layers else ''} |"
                 for entry in self.sensitivity[:listed]
@@ -114,7 +114,8 @@ class ReportCard:
         if self.tuned is None:
             return []
         file, steps, score = (self.tuned[key] for key in ("file", "steps", "score"))
-        return [f"| {file}: fine-tuned for {steps} steps | | {score:.2f} | {score - self.before:+.2f} |"]
+        change = f"{score - self.before:+.2f}"
+        return [f"| {file}: fine-tuned for {counted(steps, 'step')} | | {score:.2f} | {change} |"]
 
     def _times(self) -> list[str]:
         if self.latency is None or self.ratio is None:

@@ -17,6 +17,7 @@ from deploy.quantize.quantizer import Quantizer, file_bytes
 from deploy.quantize.report_card import ReportCard
 from deploy.quantize.sensitivity import sensitivities
 from deploy.timing.latency import Latency, Ratio, Rounds, clocked, take_rounds
+from engine.errors import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def quantize_within_budget(
     log(f"scoring the float32 file on {budget.split}")
     before = budget.score(source)
     log(f"float32: {budget.metric} {before:.2f}")
-    log(f"sensitivity of {len(quantizer.layers)} layers, on {len(images)} images")
+    log(f"sensitivity of {counted(len(quantizer.layers), 'layer')}, on {counted(len(images), 'image')}")
     ranking = sensitivities(quantizer, probed or source, images, threads=threads)
     order = [entry.layer for entry in ranking]
     min_score = before - budget.points

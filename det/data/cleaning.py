@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from det.data.dataset import DetectionSplit, to_offsets
 from det.data.readings import doubts
 from engine.data.images import Orientation, image_size
-from engine.errors import FileErrors, UserError
+from engine.errors import FileErrors, UserError, counted
 from engine.io.files import evenly_spaced, pack_paths
 
 MIN_BOX_SIDE = 0.99
@@ -84,16 +84,9 @@ class AnnotationIssues:
     def findings(self) -> list[str]:
         """The lines of the report without the name of the dataset."""
         return self._notes + [
-            f"{count} {plural(noun, count)} {what} ({', '.join(self._files[noun, what][:2])})"
+            f"{counted(count, noun)} {what} ({', '.join(self._files[noun, what][:2])})"
             for (noun, what), count in self._counts.items()
         ]
-
-
-def plural(noun: str, count: int) -> str:
-    """`noun`, in the plural unless `count` is 1."""
-    if count == 1:
-        return noun
-    return f"{noun}es" if noun.endswith(("x", "ss")) else f"{noun}s"
 
 
 @dataclass(kw_only=True, eq=False)

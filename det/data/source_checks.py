@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from det.data.cleaning import AnnotationIssues, plural
+from det.data.cleaning import AnnotationIssues
 from det.data.dataset import DetectionSource, DetectionSplit
 from det.data.reader_options import ReaderOptions
 from engine.data.class_map import ClassMap
 from engine.data.labels.balance import balance_lines
 from engine.data.labels.report import ClassAmounts
 from engine.data.splits import check_leaks, refuse_shared_names, without_repeated
-from engine.errors import UserError, raise_or_collect, some
+from engine.errors import UserError, counted, raise_or_collect, some
 
 
 def checked_source(
@@ -44,16 +44,16 @@ def checked_source(
         leaks = check_leaks(images, override="data.source.allow_same_files=true")
         warnings = [*warnings, *(f"{name}: {line}" for line in leaks)]
     counts = ", ".join(
-        f"{split} {len(part)} images {len(part.boxes)} boxes"
+        f"{split} {counted(len(part), 'image')} {counted(len(part.boxes), 'box')}"
         if part.has_labels
-        else f"{split} {len(part)} images"
+        else f"{split} {counted(len(part), 'image')}"
         for split, part in splits.items()
     )
     amounts = {split: class_amounts(part, len(classes)) for split, part in splits.items() if part.has_labels}
     source = DetectionSource(
         classes=classes,
         splits=splits,
-        description=f"{name} ({counts}; {len(classes)} {plural('class', len(classes))})",
+        description=f"{name} ({counts}; {counted(len(classes), 'class')})",
         warnings=[
             *warnings,
             *issues.lines(name),
@@ -68,7 +68,7 @@ def checked_source(
 def _nothing_to_train_on(name: str, train: DetectionSplit, issues: AnnotationIssues) -> UserError:
     findings = issues.findings()
     if ignored := len(train.boxes):
-        what = f"{ignored} {plural('box', ignored)} marked iscrowd or difficult"
+        what = f"{counted(ignored, 'box')} marked iscrowd or difficult"
         findings.insert(0, what)
     known = f" ({'; '.join(findings)})" if findings else ""
     return UserError(f"{name}: the training split has no boxes to train on{known}; correct its annotations")
@@ -99,6 +99,7 @@ def _absent_classes(name: str, classes: ClassMap, splits: Mapping[str, Detection
         counts = np.bincount(part.labels[~part.ignored], minlength=len(classes))
         absent = [classes.names[index] for index in np.flatnonzero(counts == 0)]
         if absent:
-            noun = plural("class", len(absent))
-            lines.append(f"{name}: {len(absent)} {noun} without a box in {split} ({some(absent, 3)})")
+            lines.append(
+                f"{name}: {counted(len(absent), 'class')} without a box in {split} ({some(absent, 3)})"
+            )
     return lines

@@ -10,6 +10,7 @@ from det.eval.average_precision import Curves, Objects
 from det.eval.true_positives import OperatingPoint
 from det.eval.zero_ap_diagnosis import diagnose_zero_ap
 from engine.data.class_map import ClassMap
+from engine.errors import counted
 
 _AREA_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
 
@@ -68,7 +69,7 @@ def _class_lines(evaluator: Scored, results: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"{'all classes':<{width}}  {means}  {len(categories):>8}  {len(detected):>10}",
-        f"{present}, {results['num_images']} images",
+        f"{present}, {counted(results['num_images'], 'image')}",
         "",
     ]
 

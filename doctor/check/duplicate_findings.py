@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from doctor.check.scan import Scan
 from engine.contracts import Finding
+from engine.errors import counted
 
 EXCLUDE = "data.exclude=<out>/exclude.json"
 """The remedy that leaves out samples; the tool fills in the folder of the file that it writes."""
@@ -57,7 +58,7 @@ def _across(scan: Scan, groups: Mapping[int, list[int]]) -> list[Finding]:
         Finding(
             code="same_image_in_splits",
             severity="error",
-            title=f"{plural(count, 'image')} {be(count)} also in an earlier split ({_counts(excluded)})",
+            title=f"{counted(count, 'image')} {be(count)} also in an earlier split ({_counts(excluded)})",
             count=count,
             examples=tuple(_pair_text(scan, group) for group in _distinct(groups.values())[:3]),
             why="The network is scored on images that it was trained on, so training refuses to start.",
@@ -79,7 +80,7 @@ def _within(scan: Scan, groups: Sequence[list[int]]) -> list[Finding]:
         Finding(
             code="copies",
             severity="note",
-            title=f"{plural(count, 'image')} {'is a copy' if count == 1 else 'are copies'} of another image "
+            title=f"{counted(count, 'image')} {'is a copy' if count == 1 else 'are copies'} of another image "
             "in the same split",
             count=count,
             examples=tuple(_pair_text(scan, group) for group in groups[:3]),
@@ -169,7 +170,7 @@ def _similar_within(scan: Scan, pairs: NDArray[np.int64]) -> list[Finding]:
 
 
 def _near_duplicates(count: int) -> str:
-    return f"{plural(count, 'image')} {'is a near-duplicate' if count == 1 else 'are near-duplicates'}"
+    return f"{counted(count, 'image')} {'is a near-duplicate' if count == 1 else 'are near-duplicates'}"
 
 
 def _one_per_file(pairs: NDArray[np.int64], files: NDArray[np.int64]) -> list[list[int]]:
@@ -185,11 +186,6 @@ def _pair_text(scan: Scan, files: Sequence[int]) -> str:
     ordered = sorted(files, key=lambda file: (-int(scan.first_split[file]), file))
     one, other = ordered[0], ordered[-1]
     return scan.path(one) if one == other else f"{scan.path(one)} and {scan.path(other)}"
-
-
-def plural(count: int, noun: str, plural_noun: str = "") -> str:
-    """ "1 image" or "3 images"."""
-    return f"{count} {noun if count == 1 else plural_noun or f'{noun}s'}"
 
 
 def be(count: int) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, plural, similar_images
+from doctor.check.duplicate_findings import EXCLUDE, UNIFORM, be, equal_images, similar_images
 from doctor.check.scan import Scan
 from engine.contracts import Finding
 from engine.data.labels.balance import LEAST_IMAGES, SIGNIFICANCE, critical
 from engine.data.preprocessing import range_notes
+from engine.errors import counted
 
 _BRIGHTER = 0.5  # standard deviations: a medium effect (Cohen 1988)
 
@@ -40,7 +41,7 @@ def _unreadable(scan: Scan) -> list[Finding]:
             Finding(
                 code=code,
                 severity="error",
-                title=f"{plural(len(files), 'image')} {what}",
+                title=f"{counted(len(files), 'image')} {what}",
                 count=len(files),
                 examples=tuple(scan.errors[file].error.partition("; ")[0] for file in files[:3]),
                 why="Training stops before the first step.",
@@ -104,7 +105,7 @@ def _kinds(scan: Scan) -> list[Finding]:
                 Finding(
                     code=code,
                     severity="note",
-                    title=f"{plural(len(files), 'image')} {what}",
+                    title=f"{counted(len(files), 'image')} {what}",
                     count=len(files),
                     examples=tuple(scan.path(int(file)) for file in files[:3]),
                     why=why,
@@ -151,7 +152,7 @@ def _kinds(scan: Scan) -> list[Finding]:
             Finding(
                 code="unused_range",
                 severity="warning",
-                title=f"{plural(len(deep), 'image')} with more than 8 bits "
+                title=f"{counted(len(deep), 'image')} with more than 8 bits "
                 + ("use little of the range" if scan.pixel_range is None else "do not fit data.pixel_range"),
                 count=len(deep),
                 examples=(os.path.relpath(line.partition(": ")[0]),),

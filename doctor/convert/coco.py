@@ -7,7 +7,7 @@ from typing import Any
 
 from doctor.convert.geometry import bounds, run_lengths
 from doctor.convert.records import Box, Polygons, Report, Sample, Shape
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import write_json
 
 
@@ -72,4 +72,4 @@ class Coco:
                 "categories": categories,
             }
             write_json(self.folder / f"{split or 'annotations'}.json", content)
-        return f"{count} objects of {len(categories)} classes"
+        return f"{counted(count, 'object')} of {counted(len(categories), 'class')}"

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from det.data.cleaning import plural
 from doctor.convert.geometry import run_lengths
 from doctor.convert.records import Box, Report, Sample, Shape
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.images import write_png
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import write_json
 
 BACKGROUND = "background"
@@ -64,7 +63,7 @@ class Masks:
     def finish(self, report: Report) -> str:
         """Write the classes; returns a line. Raises: UserError if nothing was drawn."""
         if self.num_boxes:
-            boxes = f"{self.num_boxes} {plural('box', self.num_boxes)}"
+            boxes = f"{counted(self.num_boxes, 'box')}"
             if not self.num_drawn:
                 raise UserError(f"no outlines, only {boxes}; set to=coco, or boxes=fill to draw them")
             report.note(f"{boxes} left out; set boxes=fill to draw them")

@@ -12,7 +12,7 @@ from doctor.convert.records import Box, Report, Source
 from doctor.convert.writing import Images, checked_size, new_folder
 from engine.data.images import DEFAULT_MEGAPIXELS, Orientation, set_max_megapixels
 from engine.data.survey.matching import Content
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.progress import PartProgress, announced
 
 Target = Literal["masks", "coco"]
@@ -82,7 +82,8 @@ def convert(
             raise UserError("; ".join([f"{root}: {error}", *report.findings()[:2]])) from None
     splits = ", ".join(f"{split} {number}" for split, number in counts.items() if split)
     lines = [f"{source.title} at {root}: {written}", *report.lines(source.title), images.line()]
-    lines.append(f"out: {out} ({splits or f'{counts.total()} images, no splits'})")
+    total = counted(counts.total(), "image")
+    lines.append(f"out: {out} ({splits or f'{total}, no splits'})")
     return Result(lines, report.unreadable, _arguments(out, to, orientation, max_megapixels))
 
 

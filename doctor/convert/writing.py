@@ -8,7 +8,7 @@ from pathlib import Path
 
 from doctor.convert.records import Sample
 from engine.data.images import Orientation, image_size
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import flat_name, link_or_copy
 
 
@@ -67,14 +67,12 @@ class Images:
     def line(self) -> str:
         """How many images there are, and whether they are links or copies."""
         parts = [
-            f"{_images(self.num_linked)} hard-linked, which takes no space" if self.num_linked else "",
-            f"{_images(self.num_copied)} copied" if self.num_copied else "",
+            f"{counted(self.num_linked, 'image')} hard-linked, which takes no space"
+            if self.num_linked
+            else "",
+            f"{counted(self.num_copied, 'image')} copied" if self.num_copied else "",
         ]
         return "; ".join(part for part in parts if part)
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number} images"
 
 
 def checked_size(sample: Sample, orientation: Orientation) -> tuple[int, int]:

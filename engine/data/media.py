@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.images import IMAGE_SUFFIXES, find_images
-from engine.errors import UserError, some
+from engine.errors import UserError, counted, some
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
@@ -46,7 +46,7 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
     if not files and skip is not None and _inside(skip)(Path(text).expanduser()):
         raise UserError(f"input={text}: is the folder for the results; choose another out=")
     kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-    unread = f"{len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}"
+    unread = f"{counted(len(others), 'file')} left out: {some(others)}"
     scheme, is_address, _ = text.partition("://")
     if not files and is_address:
         raise UserError(

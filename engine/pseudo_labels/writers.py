@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.preprocessing import Size
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import flat_name, link_or_copy, write_json, write_text
 from engine.io.png import write_rows
 
@@ -95,7 +95,7 @@ class LabeledImages:
         settings: `key=value` that training needs to read the images as they were predicted on.
         """
         left_out = (
-            f"{_images(self.num_left_out)} left out, without a prediction of at least {min_score:g} "
+            f"{counted(self.num_left_out, 'image')} left out, without a prediction of at least {min_score:g} "
             "(min_score=)"
             if self.num_left_out
             else ""
@@ -103,7 +103,7 @@ class LabeledImages:
         if not self.num_labeled:
             return [f"labels: none; {left_out}" if left_out else "labels: none"]
         self.writer.finish()
-        counts = "; ".join(part for part in (_images(self.num_labeled), left_out) if part)
+        counts = "; ".join(part for part in (counted(self.num_labeled, "image"), left_out) if part)
         data = [f"data={self.writer.data}", f"data.root={self.folder}", *settings]
         command = ["python", "tools/train.py", f"task={task}", *data, f"init_from={run}"]
         return [f"labels: {counts}", f"next: {shlex.join(command)}"]
@@ -247,7 +247,3 @@ def _folder_names(classes: Sequence[str]) -> list[str]:
             names[index] = f"{name}_{number}"
         taken.add(names[index])
     return names
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number} images"

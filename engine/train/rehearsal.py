@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.train.trainer import Trainer
 
 EVALUATIONS = 10
@@ -147,6 +147,6 @@ def steps_for(
         ) from None
     every = "" if eval_every else f" trainer.eval_every={chosen.eval_every}"
     measured = f"a step takes {timing.step:.3g} s, an evaluation {timing.evaluation:.2g} s"
-    evaluations = f"{chosen.evaluations} evaluation{'s' if chosen.evaluations > 1 else ''}"
+    evaluations = f"{counted(chosen.evaluations, 'evaluation')}"
     result = f"trainer.steps={chosen.steps}{every} with {evaluations}"
     return chosen, f"trainer.minutes={minutes:g}: {measured}, so {result}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backbones.spec import NetSpec
+from engine.errors import counted
 from nas.mnas.trials import MnasResult, SampledTrial
 from nas.report import latency_chart, markdown_table, write_report
 
@@ -28,7 +29,7 @@ def write_mnas_report(folder: Path, result: MnasResult, *, metric: str, commands
     best, failed = result.best, sum(not trial.scored for trial in result.trials)
     parts = [
         "# Platform-aware NAS",
-        f"{result.space}; {len(result.trials)} trials, {len({t.spec for t in result.trials})} "
+        f"{result.space}; {counted(len(result.trials), 'trial')}, {len({t.spec for t in result.trials})} "
         f"different networks, {failed} failed. Reward: {metric} x (latency / "
         f"{result.reward.target_ms:.4g} ms)^w, {label}.",
         f"The best network: reward {best.reward:.4f}, {metric} {best.accuracy:.4f} after the short training, "

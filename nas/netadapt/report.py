@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.spec import NetSpec
+from engine.errors import counted
 from nas.netadapt.search import NetAdaptResult
 from nas.netadapt.trials import ScoredNetwork
 from nas.report import latency_chart, markdown_table, write_report
@@ -55,7 +56,7 @@ def write_netadapt_report(
         "# NetAdapt",
         f"{final.latency_ms / seed.latency_ms:.1%} of the seed's predicted latency. {metric} on the "
         f"samples held out from train: {final.score:.4f}, compared with {seed.score:.4f} for the seed. "
-        f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}, {failed} failed.",
+        f"{counted(len(trials), 'trial')}, {failed} failed.",
         "![trajectory](trajectory.png)",
         "## Steps",
         networks_table(result.trajectory, seed, metric),

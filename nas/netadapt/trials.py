@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from backbones.spec import NetSpec
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.run import checkpoint
 from nas.candidates import LatencyModel, LogLine, TrainerFactory, shared_trainer
 from nas.executors import Executor
@@ -164,7 +164,7 @@ class PruningTrials:
             )
         elif row["status"] == "done" and not job.result.exists():
             run_trial(self.make_trainer, job)
-        self.log(f"{change}, {steps} steps, {row['latency_ms']:.3f} ms: {_result_text(row)}")
+        self.log(f"{change}, {counted(steps, 'step')}, {row['latency_ms']:.3f} ms: {_result_text(row)}")
         if row["status"] == "failed":
             return None
         return ScoredNetwork(

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import write_text
 from engine.train.run_log import percent
 from nas.report import markdown_table, write_report
@@ -47,7 +47,7 @@ def write_sweep_report(
     settings = " ".join(f"{key}={value}" for key, value in best.settings.items())
     parts = [
         "# Sweep",
-        f"{len(trials)} trials, {failed} failed. The best is trial {best.number}: {metric} "
+        f"{counted(len(trials), 'trial')}, {failed} failed. The best is trial {best.number}: {metric} "
         f"{percent(best.score or 0.0)} with `{settings}`.",
         markdown_table(["trial", metric, *keys], rows),
     ]

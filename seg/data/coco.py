@@ -16,7 +16,7 @@ from engine.data.class_map import IGNORE, ClassMap
 from engine.data.coco_layout import Given, find_layout, unlisted
 from engine.data.images import Orientation, write_png
 from engine.data.splits import check_leaks, without_repeated
-from engine.errors import UserError, some
+from engine.errors import UserError, counted, some
 from engine.io.files import locked, pack_paths, user_cache
 from engine.io.progress import Progress
 from seg.data.coco_files import CocoImage, CocoSplit, read_split
@@ -68,7 +68,7 @@ def coco(
     warnings += [line for file in files.values() for line in file.warnings]
     listed = [image.path for file in files.values() for image in file.images]
     if left_out := unlisted({folder for folder, _ in layout.pairs.values()}, listed):
-        count = f"{len(left_out)} image{'s' if len(left_out) > 1 else ''}"
+        count = f"{counted(len(left_out), 'image')}"
         names = some([os.path.basename(path) for path in left_out], 2)
         warnings.append(f"{name}: {count} that no annotation file lists: left out ({names})")
     if "train" in splits and "val" not in splits:
@@ -89,7 +89,7 @@ def coco(
         classes=classes,
         splits=splits,
         read_label=read_label,
-        description=f"COCO masks at {name} ({counts}; {len(classes)} classes)",
+        description=f"COCO masks at {name} ({counts}; {counted(len(classes), 'class')})",
         warnings=warnings,
     )
 

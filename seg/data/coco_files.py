@@ -11,7 +11,7 @@ from typing import Any
 from engine.data.coco_layout import image_paths, spelled_differently
 from engine.data.images import image_size
 from engine.data.images.messages import DamagedFileError
-from engine.errors import UserError, some
+from engine.errors import UserError, counted, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,14 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
         listed = [(str(entry["file_name"]), by_image[_id(entry["id"])], entry) for entry in content["images"]]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
-    warnings = [f"{file}: {number} annotations left out: {why}" for why, number in left_out.items()]
+    warnings = [
+        f"{file}: {counted(number, 'annotation')} left out: {why}" for why, number in left_out.items()
+    ]
     unturned = sum(map(_is_unturned, chain.from_iterable(by_image.values())))
     if unturned:
         warnings.append(
-            f"{file}: {unturned} annotations with a rotation, but an upright rectangle as outline: drawn "
-            "without the rotation; export rotated boxes as polygons"
+            f"{file}: {counted(unturned, 'annotation')} with a rotation, but an upright rectangle as outline"
+            ": drawn without the rotation; export rotated boxes as polygons"
         )
     if not listed:
         raise UserError(f"{file}: images: is empty; a split needs at least one")

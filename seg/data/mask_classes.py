@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap, Color
 from engine.data.images import read_labels, read_palette
-from engine.errors import FileErrors, UserError, some
+from engine.errors import FileErrors, UserError, counted, some
 from engine.io.files import write_json
 from engine.io.progress import Progress
 from engine.io.text import read_text
@@ -54,7 +54,7 @@ def find_classes(
         for path in (base / name, base / "train" / name):
             if path.is_file():
                 classes = _checked(path, read)
-                return classes, [f"{path}: {len(classes)} classes: {some(classes.names, 8)}"]
+                return classes, [f"{path}: {counted(len(classes), 'class')}: {some(classes.names, 8)}"]
     return _from_values(base, splits, skip_damaged=skip_damaged, write=write)
 
 
@@ -140,7 +140,7 @@ def _from_values(
     classes, lines = _with_names(base, _as_classes(base, values), by_id=bool(values.ids))
     file, found = base / _FILE, f"{some(classes.names, 8)}{'; 255 is ignored' if classes.ignore else ''}"
     if not write:
-        line = f"{file}: does not exist; the classes are the values of {number} masks: {found}"
+        line = f"{file}: does not exist; the classes are the values of {counted(number, 'mask')}: {found}"
         return classes, [*lines, f"{line}; training writes the file; edit it to change the names"]
     try:
         write_json(file, classes.to_dict())
@@ -148,12 +148,12 @@ def _from_values(
         content = json.dumps(classes.to_dict())
         return classes, [
             *lines,
-            f"{error}; the classes are the values of {number} masks; to name them: {content}",
+            f"{error}; the classes are the values of {counted(number, 'mask')}; to name them: {content}",
         ]
     return classes, [
         *lines,
-        f"{file}: created, with the values of {number} masks as classes: {found}; to change the names or "
-        "what is ignored, edit it and start again",
+        f"{file}: created, with the values of {counted(number, 'mask')} as classes: {found}; to change the "
+        "names or what is ignored, edit it and start again",
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.data.images import Orientation, image_size
 from engine.data.images.messages import DamagedFileError
 from engine.data.splits import check_leaks, files_beside, refuse_shared_names, without_repeated
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import evenly_spaced, existing_root
 from seg.data.dataset import LabelReader, Palette, SegmentationSource, SegmentationSplit
 from seg.data.mask_checks import divide_split, gray_meaning, label_shares
@@ -79,7 +79,7 @@ def masks(
         classes=classes,
         splits=splits,
         read_label=read_label,
-        description=f"masks at {base} ({counts}; {len(classes)} classes)",
+        description=f"masks at {base} ({counts}; {counted(len(classes), 'class')})",
         warnings=warnings,
     )
 

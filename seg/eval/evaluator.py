@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, MAX_ID, ClassMap
+from engine.errors import counted
 from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
@@ -159,7 +160,7 @@ class SegmentationEvaluator:
             line = f"{title:<{width}}  {_percent(results[key])}" + " " * 10
             lines.append((line + (f"  {_percent(results[instance_key])}" if has_instances else "")).rstrip())
         lines.append(f"{'pixel accuracy':<{width}}  {_percent(results['pixel_accuracy'])}")
-        lines.append(f"{self._present_text()}, {results['num_images']} images")
+        lines.append(f"{self._present_text()}, {counted(results['num_images'], 'image')}")
         if has_instances:
             lines.append("iIoU: IoU in which every object counts the same, whatever its size (Cityscapes)")
         return "\n".join(lines)
@@ -226,9 +227,9 @@ class SegmentationEvaluator:
 
     def _protocol(self) -> str:
         return (
-            f"one int64 confusion matrix over {len(self._scores)} images at label resolution; ignored pixels "
-            "not counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are NaN and not in "
-            "the mean; "
+            f"one int64 confusion matrix over {counted(len(self._scores), 'image')} at label resolution; "
+            "ignored pixels not counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are "
+            "NaN and not in the mean; "
             f"{self._present_text()}" + (f"; {self._predicted}" if self._predicted else "")
         )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.errors import FileErrors, UserError, collected_errors, printable, raise_or_collect
+from engine.errors import FileErrors, UserError, collected_errors, counted, printable, raise_or_collect
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,9 @@ def test_within_collected_errors_a_caller_goes_on():
     assert [str(error) for error in inner] == ["d"]
     with pytest.raises(UserError, match="c: third"):
         raise_or_collect(UserError("c: third"))
+
+
+def test_counted_nouns():
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(number, "box") for number in (1, 2)] == ["1 box", "2 boxes"]
+    assert [counted(number, "class") for number in (1, 2)] == ["1 class", "2 classes"]

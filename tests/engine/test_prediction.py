@@ -1,5 +1,7 @@
 """Files are predicted one by one; one that fails does not end the others."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from engine import prediction
 from engine.data.images import read_image, write_png
 from engine.errors import UserError, out_of_memory
+from engine.io import progress
 from engine.prediction import SavedPredictions, predict_files
 from tests.refusals import refuses
 
@@ -104,3 +107,30 @@ def test_predictions_of_two_evaluations_are_not_mixed(tmp_path):
     SavedPredictions(None, tmp_path / "predictions")
     (tmp_path / "predictions" / "summary.json").write_text("{}")
     refuses(lambda: SavedPredictions(None, tmp_path / "predictions"), "predictions: contains earlier", "out=")
+
+
+def test_a_file_that_takes_long_is_announced(tmp_path, capsys, monkeypatch):
+    """Reading, predicting and saving a large image take many seconds each."""
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(progress, "_BESIDE_S", 0.0)  # earlier tests showed progress
+
+    def slow(value):
+        time.sleep(0.3)
+        return value
+
+    class Task:
+        def predict_image(self, image):
+            return slow(0)
+
+    class SlowReporter(Reporter):
+        def save_prediction(self, value, out, name):
+            return slow({"value": value})
+
+    (file,) = photos(tmp_path, 1)
+    predict_files(Task(), SlowReporter(), [file], tmp_path / "out", read=lambda path: slow(read_image(path)))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ... ")[0] for line in lines if " ... " in line] == [
+        "reading 0.png",
+        "predicting 0.png",
+        "saving 0",
+    ]

@@ -4,6 +4,7 @@
 |---|---|
 | `reading` | headers and pixels of images and masks, and the limit of their size |
 | `conversion` | the kinds that Pillow decodes, TIFF's kinds, and more than 8 bits as 8 |
+| `tiff`, `tiff_parts` | TIFF files, large ones in parts |
 | `jpeg` | damage in JPEG files |
 | `completeness` | the check before training, without decoding |
 | `files` | the image files of a folder, and writing one |

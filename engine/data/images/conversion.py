@@ -1,13 +1,15 @@
 """Decodes the kinds of images that OpenCV is not used for, and scales more than 8 bits to 8."""
 
-from collections.abc import Sequence
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.data.images import tiff
+from engine.data.images import tiff, tiff_parts
 from engine.data.images.messages import PathLike, damaged, too_large, unsupported
 from engine.data.images.tiff import Tiff
 from engine.errors import UserError
@@ -15,7 +17,11 @@ from engine.errors import UserError
 Range = tuple[float, float]
 """The stored values that become 0 and 255."""
 
+Convert = Callable[[NDArray[Any]], NDArray[Any]]
+
 _COUNTED_AT_ONCE = 1 << 20
+
+_SCALED_AT_ONCE = 1 << 20
 
 
 def decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | None) -> NDArray[np.uint8]:
@@ -30,19 +36,27 @@ def decode_pillow(path: PathLike, header: Image.Image, pixel_range: Range | None
 
 
 def eight_bits(path: PathLike, pixels: NDArray[Any], pixel_range: Range | None) -> NDArray[np.uint8]:
-    """Scale to 0..255, rounded to nearest; by default from 0..65535, so white stays white."""
+    """Scale [H, W] or [H, W, C] to 0..255, rounded to nearest; by default from 0..65535."""
     if pixels.dtype == np.uint8:
         return pixels
-    if pixel_range is not None:
-        low, high = pixel_range
-        inside = np.clip(np.nan_to_num(pixels.astype(np.float64), nan=low), low, high)
-        return np.floor((inside - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
-    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+    if pixel_range is None and (pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535):
         raise UserError(
             f"{path}: {pixels.dtype} values that are not integers in 0..65535; set data.pixel_range="
             "[<value of black>,<value of white>], or save 8 or 16 bits per channel"
         )
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    result = np.empty(pixels.shape, np.uint8)
+    rows = max(1, _SCALED_AT_ONCE // max(1, pixels[:1].size))
+    for top in range(0, len(pixels), rows):
+        result[top : top + rows] = _scaled(pixels[top : top + rows], pixel_range)
+    return result
+
+
+def _scaled(pixels: NDArray[Any], pixel_range: Range | None) -> NDArray[Any]:
+    if pixel_range is None:
+        return (pixels.astype(np.uint32) + 128) // 257
+    low, high = pixel_range
+    inside = np.clip(np.nan_to_num(pixels.astype(np.float64), nan=low), low, high)
+    return np.floor((inside - low) * (255 / (high - low)) + 0.5)
 
 
 def to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -91,14 +105,38 @@ def tiff_header(path: PathLike, file: IO[bytes], *, limit: int) -> Tiff:
     return header
 
 
-def stored_tiff(path: PathLike, header: Tiff, data: bytes) -> NDArray[Any]:
-    """The stored values, as `engine.data.images.tiff.decode` returns them. Raises: UserError."""
+def stored_tiff(path: PathLike, header: Tiff, file: IO[bytes], convert: Convert = np.asarray) -> NDArray[Any]:
+    """The stored values, as `engine.data.images.tiff.decode` returns them, converted pixel by pixel.
+
+    A large file is decoded and converted in parts.
+
+    Raises: UserError.
+    """
+    result: NDArray[Any] | None = None
+    for top, left, values in _decoded_parts(path, header, file):
+        part = convert(values)
+        height, width = part.shape[:2]
+        if (height, width) == (header.height, header.width):
+            return part
+        if result is None:
+            result = np.empty((header.height, header.width, *part.shape[2:]), part.dtype)
+        result[top : top + height, left : left + width] = part
+    assert result is not None
+    return result
+
+
+def _decoded_parts(path: PathLike, header: Tiff, file: IO[bytes]) -> Iterator[tuple[int, int, NDArray[Any]]]:
     try:
-        return tiff.decode(header, data)
+        tiff.check_kind(header)
+        tiff.check_places(header, file.seek(0, os.SEEK_END))
+        for part in tiff_parts.cut(header, file):
+            yield part.top, part.left, tiff.decode(part.header, part.data)
     except tiff.UnsupportedError as error:
         raise unsupported(path, error) from None
     except ValueError as error:
         raise damaged(path, str(error)) from error
+    except (TypeError, struct.error) as error:
+        raise damaged(path, "the directory is damaged") from error
 
 
 def rgb_of_tiff(

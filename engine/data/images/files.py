@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.images.messages import PathLike
-from engine.errors import UserError, some
+from engine.errors import UserError, counted, some
 from engine.io.files import walk_files
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -47,10 +47,7 @@ def left_out(folder: PathLike, others: Sequence[str]) -> list[str]:
     if not others:
         return []
     kinds = " ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
-    return [
-        f"{folder}: {len(others)} file{'s' if len(others) > 1 else ''} left out: {some(others)}; "
-        f"images must be {kinds}"
-    ]
+    return [f"{folder}: {counted(len(others), 'file')} left out: {some(others)}; images must be {kinds}"]
 
 
 def write_png(path: PathLike, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:

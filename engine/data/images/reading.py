@@ -6,6 +6,7 @@ version 5 on, it rejects damaged PNG files). `engine.data.images.conversion` dec
 
 import os
 import threading
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ MAX_PIXELS = int(os.environ.get(_LIMIT_VARIABLE) or DEFAULT_MEGAPIXELS * 1e6)
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_GRAY_ALPHA = 4
+_PNG_BANDS = {0: 1, 2: 3, _PNG_GRAY_ALPHA: 4, 6: 4}
+"""How many bands OpenCV gives to an unchanged PNG, by its color type."""
+
+_LARGE_PIXELS = 1 << 24
 _EXIF_ORIENTATION = 0x0112
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -100,12 +105,13 @@ def read_image(
     Returns: uint8 [H, W, 3], contiguous and writable.
     Raises: UserError if the file is missing, damaged, of an unsupported kind, or larger than `MAX_PIXELS`.
     """
-    data = _read_bytes(path)
-    if data[:4] in TIFF_STARTS:
-        tags = conversion.tiff_header(path, BytesIO(data), limit=MAX_PIXELS)
+    if (tags := tiff_header(path)) is not None:
         orientation = tags.orientation
-        pixels = conversion.rgb_of_tiff(path, tags, _stored_tiff(path, tags, data), pixel_range)
+        pixels = _stored_tiff(
+            path, tags, partial(conversion.rgb_of_tiff, path, tags, pixel_range=pixel_range)
+        )
     else:
+        data = _read_bytes(path)
         with open_header(path, data) as header:
             orientation = orientation_of(header)
             pixels = _decode(path, header, data, pixel_range)
@@ -117,7 +123,7 @@ def read_image(
 def read_deep(path: PathLike) -> NDArray[Any] | None:
     """The stored values of an image of more than 8 bits per channel; None for 8 bits or less."""
     if (tags := tiff_header(path)) is not None:
-        return None if tags.bits[0] in (1, 2, 4, 8, 12) else _stored_tiff(path, tags, _read_bytes(path))
+        return None if tags.bits[0] in (1, 2, 4, 8, 12) else _stored_tiff(path, tags)
     with open_header(path) as header, open(path, "rb") as file:
         if not _is_sixteen_bit(header, file.read(25)):
             return None
@@ -147,13 +153,12 @@ def read_labels(path: PathLike) -> NDArray[Any]:
     Raises: UserError like `read_image`, and for JPEG, lossy WebP, AVIF and TIFF with JPEG compression, which
     change ids.
     """
-    data = _read_bytes(path)
-    if data[:4] in TIFF_STARTS:
-        tags = conversion.tiff_header(path, BytesIO(data), limit=MAX_PIXELS)
+    if (tags := tiff_header(path)) is not None:
         if tags.lossy:
             raise lossy(path, tags.lossy)
-        labels = _stored_tiff(path, tags, data)
+        labels = _stored_tiff(path, tags)
     else:
+        data = _read_bytes(path)
         with open_header(path, data) as header:
             labels = _stored_labels(path, header, data)
     if labels.ndim == 3:
@@ -323,7 +328,8 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     if header.format == "JPEG":
         if not jpeg.has_end(path, data):
             conversion.decode_pillow(path, header, None)  # raises an error if the file is incomplete
-            data += jpeg.END
+            with jpeg.decoding(path, data + jpeg.END):
+                return _decode_opencv(path, header, data + jpeg.END, flags, complete=False)
         with jpeg.decoding(path, data):
             return _decode_opencv(path, header, data, flags)
     if header.format == "PNG":
@@ -331,9 +337,14 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
     return _decode_opencv(path, header, data, flags)
 
 
-def _decode_opencv(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any]:
+def _decode_opencv(
+    path: PathLike, header: Image.Image, data: bytes, flags: int, *, complete: bool = True
+) -> NDArray[Any]:
+    """Decode `data`. complete: whether these are the bytes of the file."""
+    pixels = _decode_large(path, header, data, flags) if complete else None
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is None:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if out_of_memory(error):
             raise
@@ -345,9 +356,39 @@ def _decode_opencv(path: PathLike, header: Image.Image, data: bytes, flags: int)
     return pixels
 
 
-def _stored_tiff(path: PathLike, header: tiff.Tiff, data: bytes) -> NDArray[Any]:
-    with _no_pillow_limit:
-        return conversion.stored_tiff(path, header, data)
+def _decode_large(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any] | None:
+    """Decode a large file into an array; `cv2.imdecode` would need a second array.
+
+    Returns: None for a small file, or one that cannot be read like this.
+    """
+    name = os.fspath(path)
+    if header.width * header.height < _LARGE_PIXELS or not _is_unicode(name):
+        return None
+    deep = header.format == "PNG" and data[24] == 16 and flags == cv2.IMREAD_UNCHANGED
+    bands = 3 if flags == _RGB else _PNG_BANDS.get(data[25]) if header.format == "PNG" else None
+    if bands is None:
+        return None
+    size = (header.height, header.width, bands) if bands > 1 else (header.height, header.width)
+    try:
+        return cv2.imread(name, np.empty(size, np.uint16 if deep else np.uint8), flags)
+    except cv2.error:  # the file has other bands than its header says, such as a transparent color
+        return None
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a path has only characters; OpenCV cannot open others."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _stored_tiff(path: PathLike, header: tiff.Tiff, convert: conversion.Convert = np.asarray) -> NDArray[Any]:
+    try:
+        with _no_pillow_limit, open(path, "rb") as file:
+            return conversion.stored_tiff(path, header, file, convert)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _check_png_end(path: PathLike, data: bytes) -> None:

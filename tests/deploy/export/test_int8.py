@@ -1,8 +1,13 @@
 """What an 8-bit file is checked for beside its metric."""
 
+import time
+from types import SimpleNamespace
+
+from deploy.export import int8
 from deploy.export.comparison import Comparison
 from deploy.export.int8 import check_limits, summary
 from deploy.options import Budget
+from engine.io import progress
 from tests.deploy.quantize.test_report_card import card_of
 from tests.refusals import refuses
 
@@ -25,3 +30,18 @@ def test_the_summary_names_the_limits():
         *COMPARISON.text().splitlines(),
     ]
     assert "(no budget: 8 bits change" in summary(card_of(), COMPARISON, Budget())
+
+
+def test_writing_the_second_float_file_is_announced(tmp_path, capsys, monkeypatch):
+    """For a detector, it takes as long as the first: minutes on a slow machine."""
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(progress, "_BESIDE_S", 0.0)  # earlier tests showed progress
+    monkeypatch.setattr(int8, "raw_outputs", lambda module: SimpleNamespace(raw_names=("scores",)))
+
+    def export(module, image, path, *, format):
+        time.sleep(0.3)
+        return path
+
+    job = SimpleNamespace(module=None, options=SimpleNamespace(file_format="onnx"), log=print, export=export)
+    int8._to_quantize(job, tmp_path / "a.onnx", tmp_path, None)
+    assert capsys.readouterr().out.splitlines()[1].startswith("writing the second file ... ")

@@ -73,7 +73,7 @@ def test_the_official_tree(tmp_path):
     assert counts(data) == {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
     assert data.classes.names == ("cat",)
     assert data.description == (
-        f"VOC at {tmp_path} (train 2 images 2 boxes, val 1 images 1 boxes, test 2 images 2 boxes; 1 class)"
+        f"VOC at {tmp_path} (train 2 images 2 boxes, val 1 image 1 box, test 2 images 2 boxes; 1 class)"
     )
     assert data.warnings == ()
 
@@ -322,7 +322,7 @@ def test_a_test_split_may_have_no_annotations(tmp_path):
     os.remove(tmp_path / "Annotations/c.xml")
     data = voc(root=root)
     assert not data.splits["test"].has_labels
-    assert "test 1 images;" in data.description
+    assert "test 1 image;" in data.description
 
 
 def test_two_images_of_one_name_are_rejected(tmp_path):

@@ -89,7 +89,7 @@ def test_an_upright_outline_with_a_rotation_is_counted(tmp_path):
     write_split(tmp_path, [CAT], **VAL)
     warnings = "\n".join(coco(root=str(tmp_path)).warnings)
     assert (
-        "1 annotations with a rotation, but an upright rectangle as outline: drawn without the rotation"
+        "1 annotation with a rotation, but an upright rectangle as outline: drawn without the rotation"
         in warnings
     )
 
@@ -142,7 +142,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     refuses(lambda: coco(root=str(tmp_path)), r"train/1\.png: no such file \(1 of 2 images", "on_error=skip")
     warnings = "\n".join(coco(root=str(tmp_path), on_error="skip").warnings)
     for line in (
-        "1 annotations left out: without a segmentation",
+        "1 annotation left out: without a segmentation",
         "of an unknown image",
         "of an unknown category",
     ):
@@ -187,7 +187,7 @@ def test_ids_may_be_numbers_with_a_fraction_of_zero(tmp_path):
 def test_what_was_left_out_is_said_if_nothing_remains(tmp_path):
     write_split(tmp_path, [{"category_id": 3, "bbox": [1, 1, 2, 2]}])
     write_split(tmp_path, [CAT], **VAL)
-    message = r"train: .*two classes must occur: check the annotations; .*1 annotations left out: without"
+    message = r"train: .*two classes must occur: check the annotations; .*1 annotation left out: without"
     refuses(lambda: coco(root=str(tmp_path)), message)
 
 

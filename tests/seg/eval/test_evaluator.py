@@ -302,7 +302,7 @@ def test_the_table_without_categories():
     assert lines[6].startswith("pixel accuracy ")
     assert (
         lines[7]
-        == "1 of 3 classes present in the labels, 2 in the mean (predicted but absent: IoU 0), 1 images"
+        == "1 of 3 classes present in the labels, 2 in the mean (predicted but absent: IoU 0), 1 image"
     )
     assert len(lines) == 8
 

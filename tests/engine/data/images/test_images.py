@@ -398,3 +398,32 @@ def test_masks_with_negative_values_are_refused_with_a_remedy_that_works(tmp_pat
         UserError, match=r"a\.tif: a mask with negative values \(-9999\); save .* 255 for pixels to ignore"
     ):
         read_labels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "ä.png", os.fsdecode(b"\xff.png")])
+def test_large_files_are_decoded_like_small_ones(tmp_path, monkeypatch, name):
+    """Files of any kind and name; OpenCV cannot open the name that is not Unicode."""
+    path, images = tmp_path / name, [RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)]
+    if name.endswith("png"):
+        images += [RNG.integers(0, 256, (30, 40, *bands)).astype(np.uint8) for bands in ((), (4,))]
+        images += [RNG.integers(0, 65536, (30, 40, *bands)).astype(np.uint16) for bands in ((), (3,), (4,))]
+    for pixels in images:
+        path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+        small = read_image(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(reading, "_LARGE_PIXELS", 0)
+            if "\udcff" not in name:
+                patched.setattr(cv2, "imdecode", None)  # it needs twice the memory
+            np.testing.assert_array_equal(read_image(path), small)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_large_files_that_are_damaged_are_refused(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(reading, "_LARGE_PIXELS", 0)
+    data = bytearray(cv2.imencode(suffix, RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8))[1].tobytes())
+    path = tmp_path / f"a{suffix}"
+    half = len(data) // 2
+    for damaged in (data[:half], data[:half] + b"\xff\xc4\0\x03\0" + data[half + 5 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"a\{suffix}: truncated, corrupt"):
+            read_image(path)

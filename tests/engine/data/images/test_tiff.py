@@ -1,17 +1,30 @@
 """TIFF files of every layout are read as other programs show them, or refused by the name of their kind."""
 
+import multiprocessing
+import resource
 import struct
+import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from engine.data.images import check_complete, image_size, read_image, read_labels
+from engine.data.images import check_complete, conversion, image_size, read_image, read_labels, tiff_parts
 from engine.errors import UserError
 from tests.engine.data.images.tiff_files import set_tag, write_tiff
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True, params=["whole", "in parts"])
+def size_of_parts(request, monkeypatch):
+    """Each test also reads its files as large ones are read, in parts of a few rows and columns."""
+    if request.param == "in parts":
+        monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100)
+        monkeypatch.setattr(tiff_parts, "PART_BYTES", 100)
+    return request.param
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -225,3 +238,55 @@ def test_both_byte_orders_of_bigtiff(tmp_path, order):
     directory = struct.pack(order + "Q", len(tags)) + rows + bytes(8)
     (tmp_path / "a.tif").write_bytes(start + values.astype(order + "u2").tobytes() + directory)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), values)
+
+
+def parts_of(path):
+    with open(path, "rb") as file:
+        header = conversion.tiff_header(path, file, limit=1 << 30)
+        return [
+            (part.top, part.left, part.header.height, part.header.width)
+            for part in tiff_parts.cut(header, file)
+        ]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_how_a_large_file_is_cut(tmp_path, monkeypatch, separate):
+    """30 x 40 pixels of three bytes: 3600 bytes; a tile of 16 x 16 has 768 bytes, a row of 40 pixels 120."""
+    pixels = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    tiles = write_tiff(tmp_path / "tiles.tif", pixels, tile=16, separate=separate)
+    strips = write_tiff(tmp_path / "strips.tif", pixels, separate=separate)  # of 16 and 14 rows
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 3600)
+    assert parts_of(tiles) == parts_of(strips) == [(0, 0, 30, 40)]
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 3599)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 1600)  # two tiles
+    assert parts_of(tiles) == [(0, 0, 16, 32), (0, 32, 16, 8), (16, 0, 14, 32), (16, 32, 14, 8)]
+    assert parts_of(strips) == [(0, 0, 16, 40), (16, 0, 14, 40)]
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 600)  # a strip of a plane has 640 bytes
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 600)  # 5 rows, 15 of a plane, but a strip has 16
+    rows = [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 2)]
+    rows = [(0, 8), (8, 8), (16, 8), (24, 6)] if separate else rows
+    assert parts_of(strips) == [(top, 0, height, 40) for top, height in rows]
+
+
+def test_values_that_need_a_range_are_refused_in_parts_too(tmp_path):
+    write_tiff(tmp_path / "a.tif", np.full((30, 40), -5, np.int16))
+    with pytest.raises(UserError, match=r"a\.tif: int16 values that are not .*; set data\.pixel_range="):
+        read_image(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif", pixel_range=(-5, 0)) == 0).all()
+
+
+def growth_mb(path):
+    """By how many MB reading an image raises this process's peak, beyond the pixels."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = read_image(path)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - pixels.nbytes / 2**20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit")
+def test_a_large_16_bit_file_needs_little_memory_besides_its_pixels(tmp_path, size_of_parts):
+    """4000 x 5000 pixels: 57 MB as an image and 114 MB as stored."""
+    if size_of_parts == "in parts":
+        pytest.skip("does not depend on it")
+    path = write_tiff(tmp_path / "a.tif", np.full((4000, 5000, 3), 65535, np.uint16))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as new:  # with a peak of its own
+        assert new.submit(growth_mb, path).result() < 130
