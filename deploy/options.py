@@ -61,6 +61,9 @@ class Budget:
 class Calibration:
     """How an 8-bit file is calibrated and evaluated.
 
+    Args:
+        reduce_range: weights of 7 bits, for format=onnx and web; None: for web.
+
     Raises:
         ValueError: if a number is too small.
     """
@@ -69,11 +72,16 @@ class Calibration:
     images: int = 128
     probes: int = 16
     per_channel: bool = True
+    reduce_range: bool | None = None
     timing_s: float = 20
 
     def __post_init__(self) -> None:
         at_least(self, 1, "images", "probes")
         at_least(self, 0, "timing_s")
+
+    def reduces_range(self, format: str) -> bool:
+        """Whether a file of this format gets 7-bit weights."""
+        return format == "web" if self.reduce_range is None else self.reduce_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +169,10 @@ class ExportOptions(RunOptions):
         formats.check(self.file_format, precision=self.float_precision, dynamic=self.dynamic != "none")
         if self.precision == "int8":
             check_quantizable(self.file_format)
+        if self.calibration.reduce_range and self.file_format not in ("onnx", "web"):
+            raise UserError(
+                f"calibration.reduce_range is for format=onnx and web, not for format={self.file_format}"
+            )
         if self.opset is not None:
             self._check_opset(self.opset)
         tunable = (self.precision, self.file_format, self.dynamic, self.batch) == (

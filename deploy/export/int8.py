@@ -18,6 +18,7 @@ from deploy.export.samples import Sample
 from deploy.formats import find, open_session
 from deploy.options import Budget
 from deploy.quantize.calibration import open_quantizer
+from deploy.quantize.onnx import can_overflow
 from deploy.quantize.qat import fine_tune, write_openvino
 from deploy.quantize.quantizer import SOURCES
 from deploy.quantize.report_card import ReportCard
@@ -58,6 +59,12 @@ def _quantize(
 ) -> ReportCard:
     """Calibrate `probed` (see `_to_quantize`) and write the 8-bit file to `path`."""
     options, calibration = job.options, job.options.calibration
+    reduce_range = calibration.reduces_range(options.file_format)
+    if options.file_format == "onnx" and not reduce_range and can_overflow():
+        job.log(
+            "this CPU has no VNNI, so products of 8-bit weights can overflow, here and on such devices; "
+            "calibration.reduce_range=true uses 7-bit weights"
+        )
     job.log(f"calibrating on {counted(len(images), 'image')}")
     weights = {name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1}
     with announced("calibrating"):
@@ -66,6 +73,7 @@ def _quantize(
             images,
             format=options.file_format,
             per_channel=calibration.per_channel,
+            reduce_range=reduce_range,
             weights=weights,
             raw_outputs=raw_outputs(job.module).raw_names,
         )
@@ -83,6 +91,7 @@ def _quantize(
         calibration={
             "split": calibration.split,
             "per_channel": calibration.per_channel,
+            "reduce_range": reduce_range,
             "images": len(images),
         },
         threads=options.threads,

@@ -28,6 +28,7 @@ def open_quantizer(
     *,
     format: str,
     per_channel: bool = True,
+    reduce_range: bool = False,
     weights: Mapping[str, NDArray[Any]] | None = None,
     raw_outputs: Sequence[str] = (),
 ) -> Quantizer:
@@ -39,6 +40,7 @@ def open_quantizer(
         format: one of `FORMATS`.
         per_channel: one scale per output channel of a layer's weights; False: one for the whole layer, which
             makes MobileNetV3's accuracy collapse (the option exists to show that).
+        reduce_range: see `OnnxQuantizer`; for ONNX files.
         weights: PyTorch's weights by name, to name the layers of a file without names.
         raw_outputs: see `Quantizer`.
 
@@ -51,9 +53,13 @@ def open_quantizer(
         raise UserError("calibration needs images; set calibration.images to at least 1")
     count = open_session(source).shape[0] or 1
     batches = [np.repeat(image[None], count, axis=0) for image in images]
-    if format == "onnx":
+    if format in ("onnx", "web"):
         quantizer: Quantizer = OnnxQuantizer(
-            source, batches, per_channel=per_channel, raw_outputs=tuple(raw_outputs)
+            source,
+            batches,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            raw_outputs=tuple(raw_outputs),
         )
     elif format == "executorch":
         quantizer = ExecuTorchQuantizer(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,10 @@ class OnnxQuantizer:
     """See `deploy.quantize.quantizer.Quantizer`; `batches` are images [N, 3, h, w] as the file takes them.
 
     The last layers with weights stay float: with 256 steps many scores are equal, and the first class wins.
+
+    Args:
+        reduce_range: 7-bit weights. x86 CPUs without VNNI add two products of bytes in 16 bits, where those
+            of 8-bit weights can overflow. WebAssembly runs on such CPUs too.
     """
 
     def __init__(
@@ -51,12 +56,13 @@ class OnnxQuantizer:
         batches: Sequence[NDArray[Any]],
         *,
         per_channel: bool = True,
+        reduce_range: bool = False,
         raw_outputs: tuple[str, ...] = (),
     ) -> None:
         self._onnx = require("onnx", INSTALL)
         onnxruntime()
         self._tool = require("onnxruntime.quantization", INSTALL)
-        self.per_channel, self.raw_outputs = per_channel, raw_outputs
+        self.per_channel, self.reduce_range, self.raw_outputs = per_channel, reduce_range, raw_outputs
         properties = self._onnx.load(str(source)).metadata_props
         self._metadata = {entry.key: entry.value for entry in properties} | {"precision": "int8"}
         with tempfile.TemporaryDirectory(prefix="int8-") as folder, _quiet():
@@ -80,7 +86,7 @@ class OnnxQuantizer:
                 quantizer = self._tool.qdq_quantizer.QDQQuantizer(
                     model,
                     self.per_channel,
-                    False,  # 7-bit weights are for processors without byte dot products (VNNI)
+                    self.reduce_range,
                     self._tool.QuantType.QInt8,
                     self._tool.QuantType.QUInt8,
                     self._ranges,
@@ -118,6 +124,16 @@ class OnnxQuantizer:
                 low, high = (np.clip(side, *interval).astype(np.float32) for side in sides)
                 ranges[tensor] = kind(lowest=low, highest=high)
         return ranges
+
+
+def can_overflow() -> bool:
+    """Whether 8-bit weights can overflow on this machine: an x86 CPU without VNNI (known only on Linux)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and not {"avx512_vnni", "avx_vnni"} & set(flags[1].split())
 
 
 class _Reader:

@@ -7,12 +7,18 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from deploy.formats import openvino
+from deploy.formats import find, openvino
 from deploy.libraries import not_installed
 from deploy.session import Session
 from engine.errors import UserError
 
-SOURCES = {"onnx": "onnx", "openvino": "openvino", "executorch": "torch_export", "litert": "litert"}
+SOURCES = {
+    "onnx": "onnx",
+    "web": "web",
+    "openvino": "openvino",
+    "executorch": "torch_export",
+    "litert": "litert",
+}
 """Formats that can be quantized -> the format of the float file that their quantizer reads."""
 FORMATS = tuple(SOURCES)
 REASONS = {
@@ -23,6 +29,7 @@ REASONS = {
 """Why files of some other formats cannot be quantized."""
 _LIBRARIES = {
     "onnx": ("onnx", "onnxruntime"),
+    "web": ("onnx", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
     "executorch": ("executorch", "torchao"),
     "litert": ("ai-edge-litert", "ai-edge-quantizer"),
@@ -65,7 +72,7 @@ def check_quantizable(format: str) -> None:
 def check_installed(format: str) -> None:
     """Raises: UserError if a library is missing; quantizing would notice only after the float export."""
     if missing := not_installed(_LIBRARIES[format]):
-        raise UserError(f"precision=int8 format={format}: {missing}; pip install -e '.[{format}]'")
+        raise UserError(f"precision=int8 format={format}: {missing}; {find(format).INSTALL}")
 
 
 def layer_name(weight: str) -> str:

@@ -27,7 +27,8 @@ class ReportCard:
         metric, split: metric and split of the scores `before` (float file) and `fallback.score` (8-bit file),
             in points of 100. The float layers were chosen on the same split.
         budget: points that may be lost.
-        calibration: `images`, their `split`, `probes` (images for the sensitivities), `per_channel`.
+        calibration: `images`, their `split`, `probes` (images for the sensitivities), `per_channel`,
+            `reduce_range`.
         layers: number of layers that can be in 8 bits.
         sensitivity: the sensitivity of each of them, the worst first.
         bytes_before, bytes_after: sizes of the two files.
@@ -79,6 +80,7 @@ class ReportCard:
 
     def _summary(self) -> list[str]:
         scales = "a scale per output channel" if self.calibration["per_channel"] else "one scale per tensor"
+        scales += ", 7-bit weights" if self.calibration.get("reduce_range") else ""
         return [
             "# Int8 report card\n",
             f"{self.runtime}, {counted(self.threads, 'thread')}; calibrated on "

@@ -31,7 +31,13 @@ def test_a_run_can_be_exported_with_int8(folder):
     assert "layers in 8 bits" in text
     card = json.loads((out / "report_card.json").read_text())
     assert card["metric"] == "miou"
-    assert card["calibration"] == {"split": "train", "per_channel": True, "images": 6, "probes": 1}
+    assert card["calibration"] == {
+        "split": "train",
+        "per_channel": True,
+        "reduce_range": False,
+        "images": 6,
+        "probes": 1,
+    }
     assert card["lost"] <= 3
     assert (out / "report_card.md").is_file()
     stored = json.loads((out / "preprocess.json").read_text())
@@ -57,7 +63,11 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["format=torch_export"], "format=onnx, openvino, executorch or litert"),
+        (["format=torch_export"], "format=onnx, web, openvino, executorch or litert"),
+        (
+            ["format=openvino", "calibration.reduce_range=true"],
+            "for format=onnx and web, not for",
+        ),
         (["calibration.images=0"], "calibration.images must be at least 1, got 0"),
         (["calibration.split=nowhere"], "nowhere"),
         (["calibration.per_channel=3"], "calibration.per_channel must be true or false, got 3"),

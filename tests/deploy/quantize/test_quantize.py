@@ -13,6 +13,7 @@ from deploy.formats import find, open_session
 from deploy.quantize import within_budget
 from deploy.quantize.calibration import open_quantizer
 from deploy.quantize.fallback import fall_back
+from deploy.quantize.onnx import can_overflow
 from deploy.quantize.quantizer import layer_name
 from deploy.quantize.sensitivity import MAX_SNR_DB, Sensitivity, sensitivities, snr_db
 from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
@@ -363,9 +364,41 @@ def test_a_layer_is_named_without_the_wrappers_around_it():
     assert layer_name("head.weight") == "head"
 
 
+@pytest.mark.parametrize(("reduce_range", "largest"), [(False, 127), (True, 64)])
+def test_reduced_weights_have_seven_bits(net, tmp_path, reduce_range, largest):
+    onnx = pytest.importorskip("onnx")
+    source = export_module(
+        net,
+        torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
+        tmp_path / "m.onnx",
+        format="onnx",
+        names=["scores"],
+        metadata={},
+    )
+    quantizer = open_quantizer(source, list(colored(8)[0]), format="onnx", reduce_range=reduce_range)
+    model = onnx.load(quantizer.write(tmp_path / "int8.onnx", float_layers=()))
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    assert len(weights) == 4
+    assert {int(np.abs(values.astype(int)).max()) for values in weights} <= {largest - 1, largest}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2", True), ("avx2 avx_vnni", False), ("avx512f avx512_vnni", False), (None, False)],
+)
+def test_weights_can_overflow_on_x86_without_byte_dot_products(monkeypatch, flags, expected):
+    text = "Features\t: asimd\n" if flags is None else f"processor\t: 0\nflags\t\t: {flags}\n"
+    monkeypatch.setattr("deploy.quantize.onnx.Path.read_text", lambda *_, **__: text)
+    assert can_overflow() is expected
+
+
 @pytest.mark.parametrize(
     ("format", "images", "part"),
-    [("web", [1], "format=onnx, openvino, executorch or litert"), ("onnx", [], "calibration.images")],
+    [("coreml", [1], "format=onnx, web, openvino, executorch or litert"), ("onnx", [], "calibration.images")],
 )
 def test_a_format_or_calibration_that_cannot_work_is_rejected(tmp_path, format, images, part):
     refuses(lambda: open_quantizer(tmp_path / "m.onnx", images, format=format), part)

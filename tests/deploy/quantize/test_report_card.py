@@ -204,7 +204,10 @@ def test_the_size_of_a_file_includes_its_weights(tmp_path):
 
 def test_formats_and_libraries(monkeypatch):
     check_quantizable("onnx"), check_quantizable("openvino")
-    refuses(lambda: check_quantizable("web"), "format=onnx, openvino, executorch or litert, got web")
+    refuses(
+        lambda: check_quantizable("aot_inductor"),
+        "format=onnx, web, openvino, executorch or litert, got aot_inductor",
+    )
     refuses(lambda: check_quantizable("ncnn"), "got ncnn .its Python packages contain no quantizer")
     refuses(lambda: check_quantizable("mnn"), "got mnn .its quantizer crashes")
     asked = []
