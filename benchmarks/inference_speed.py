@@ -7,8 +7,8 @@ The networks take turns, one call each per round, at batch 1 on noise, without p
 torchvision's network runs as in its documentation. Ours is the paper's (Table 7, row 8), with random
 weights, eager and exported to ONNX and OpenVINO. `--artifact` adds files of tools/export.py, such as 8-bit
 ones, assuming the same multiply-adds. The last columns compare the multiply-adds per second with the CPU's
-float32 peak, measured with a loop of fused multiply-adds (needs a C compiler), and with a large matrix
-product of torch on the same threads.
+float32 peak, measured by a loop of fused multiply-adds (needs a C compiler), and with a large matrix product
+in torch on the same threads.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from deploy.session import Arrays, Session
 
 EAGER = "eager"
-"""PyTorch's name among the runtimes."""
+"""The name of eager PyTorch as a runtime."""
 _FORMER = "torch"
-"""Its name in tools/search.py and in latency tables until 2026-11."""
+"""Its name until 2026-11 in tools/search.py and in latency tables."""
 
 
 def current_name(runtime: str) -> str:
-    """The name of a runtime today."""
+    """The current name of a runtime, which may be a former one."""
     return EAGER if runtime == _FORMER else runtime
 
 

@@ -62,7 +62,7 @@ class Calibration:
     """How an 8-bit file is calibrated and evaluated.
 
     Args:
-        reduce_range: weights of 7 bits, for format=onnx and web; None: for web.
+        reduce_range: whether ONNX files (format=onnx and web) get 7-bit weights; None: only for web.
 
     Raises:
         ValueError: if a number is too small.
@@ -171,7 +171,8 @@ class ExportOptions(RunOptions):
             check_quantizable(self.file_format)
         if self.calibration.reduce_range and self.file_format not in ("onnx", "web"):
             raise UserError(
-                f"calibration.reduce_range is for format=onnx and web, not for format={self.file_format}"
+                f"calibration.reduce_range=true is only for format=onnx and web; leave it out for "
+                f"format={self.file_format}"
             )
         if self.opset is not None:
             self._check_opset(self.opset)

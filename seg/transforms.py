@@ -29,11 +29,11 @@ from seg.augment.mosaic import NUM_IMAGES, Sample, mosaic
 
 
 class TrainTransform:
-    """DeepLab's training protocol (random scale, crop, flip) and options beyond it, by albumentations.
+    """DeepLab's training protocol (random scale, crop, flip) and more, off by default, with albumentations.
 
-    A mosaic and copy-paste need more samples, which only the dataset can read. The dataset calls
-    `partners(seed)` to ask how many and, if that is not 0, `combine([this sample, *partners], seed)` instead
-    of `transform(*sample, seed)`.
+    Mosaic and copy-paste need other samples, which only the dataset can read. It calls `partners(seed)` to
+    ask how many and, if that is not 0, `combine([sample, *partners], seed)` instead of
+    `transform(*sample, seed)`.
 
     Args:
         crop: side or (height, width) of the result.
@@ -47,11 +47,11 @@ class TrainTransform:
         class_crops: probability that the crop is placed around a random pixel of a class drawn from those in
             the image, each equally likely, so that rare classes are seen more often; 0: anywhere.
         mosaic: probability of a mosaic of four images, each scaled, cropped and flipped as usual.
-        copy_paste: probability of pasting pixels of another image: all that belong to a random half of its
-            classes, as in ClassMix. Ignored pixels are not pasted.
+        copy_paste: probability of pasting half of another image's classes, chosen at random, as in ClassMix.
+            Ignored pixels are not pasted.
         copy_paste_classes: names of the classes that can be pasted; None: all.
-        gray, blur, noise: probabilities of a conversion to grayscale, of a Gaussian blur (standard deviation
-            0.5 to 2 pixels) and of Gaussian noise (standard deviation 1% to 5% of 255).
+        gray, blur, noise: probabilities of converting to grayscale, of Gaussian blur (standard deviation 0.5
+            to 2 pixels) and of Gaussian noise (standard deviation 1% to 5% of 255).
         extra: more albumentations transforms that keep the size, applied last. Label pixels that they add or
             hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`.
 
@@ -141,7 +141,7 @@ class TrainTransform:
         return (NUM_IMAGES - 1) * has_mosaic + pastes
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Sample:
-        """A sample and its partners, as read -> one, like the result of a call.
+        """Combine a sample and its partners, as read from the dataset, into one, like the result of a call.
 
         Raises: ValueError if there are not 1 + `partners(seed)` samples.
         """

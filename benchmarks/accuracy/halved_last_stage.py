@@ -1,9 +1,9 @@
-"""Makes weights for MobileNetV3 with the halved last stage (`backbone.tail=rf2`) from the full network's.
+"""Makes weights for MobileNetV3 with a halved last stage (`backbone.tail=rf2`) from the full network's.
 
 Usage: python benchmarks/accuracy/halved_last_stage.py WEIGHTS OUT.pth [--backbone mobilenet_v3_small]
 
-Published weights are those of the full last stage. Of each layer that the paper halves (section 6.4), the
-channels with the largest norms stay, as in a step of NetAdapt. Train with
+Published weights have the full last stage. In each layer that the paper halves (section 6.4), the channels
+with the largest norms are kept, as in a NetAdapt step. To train from the result, set
 `backbone.tail=rf2 weights=OUT.pth`.
 """
 
@@ -59,8 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("weights", type=Path, help="file with weights of the full network")
+    parser.add_argument("out", type=Path, help="file to write, such as halved.pth")
     parser.add_argument(
         "--backbone", choices=("mobilenet_v3_large", "mobilenet_v3_small"), default="mobilenet_v3_large"
     )
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = MobileNet(full, taps=(full.last_feature,))
     network.load_state_dict(backbone_state(read_weights(options.weights), network))
     torch.save(halved(dict(network.state_dict()), full, goal), options.out)
-    print(f"{options.out}: for backbone={options.backbone} backbone.tail=rf2")
+    print(f"to train from it: backbone={options.backbone} backbone.tail=rf2 weights={options.out}")
 
 
 if __name__ == "__main__":

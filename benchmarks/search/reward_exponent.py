@@ -116,7 +116,7 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--device", default="auto", help="of the trainings; latency is always the CPU's")
     parser.add_argument("--latency", help="latency table of a device; default: measured here")
     parser.add_argument(
-        "--runtime", default="eager", help="measures layers that the table lacks: eager or onnx"
+        "--runtime", default="eager", help="runtime for layers missing from the table: eager or onnx"
     )
     parser.add_argument("--target-ms", type=float, help="default: the skeleton's latency")
     parser.add_argument("--seconds", type=float, default=3600, help="after which no trial starts")

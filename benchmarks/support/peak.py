@@ -39,7 +39,7 @@ long run(long rounds, float *result) {
 def fma_gmadds(*, seconds: float = 1.0) -> float | None:
     """Billions of float32 multiply-adds per second in a loop of fused multiply-adds, on one thread.
 
-    The loop reads no memory, so no program does more on this core. None without a C compiler.
+    The loop reads no memory, so no real network can exceed this rate on one core. None without a C compiler.
     """
     library = compiled()
     if library is None:

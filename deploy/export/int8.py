@@ -62,8 +62,8 @@ def _quantize(
     reduce_range = calibration.reduces_range(options.file_format)
     if options.file_format == "onnx" and not reduce_range and can_overflow():
         job.log(
-            "this CPU has no VNNI, so products of 8-bit weights can overflow, here and on such devices; "
-            "calibration.reduce_range=true uses 7-bit weights"
+            "this CPU has no VNNI, so sums of 8-bit products can saturate and change the scores, here and on "
+            "devices like it; to prevent that, set calibration.reduce_range=true (7-bit weights)"
         )
     job.log(f"calibrating on {counted(len(images), 'image')}")
     weights = {name: value.numpy() for name, value in job.module.state_dict().items() if value.ndim > 1}
@@ -112,7 +112,7 @@ def _to_quantize(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]
     elif format == job.options.file_format:
         return source
     path = folder / f"model{find(format).SUFFIX}"
-    with announced("writing the second file" if module.raw_names else f"writing {path.name}"):
+    with announced("writing the second float32 file" if module.raw_names else f"writing {path.name}"):
         return job.export(module if module.raw_names else job.module, image, path, format=format)
 
 

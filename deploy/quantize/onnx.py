@@ -46,8 +46,8 @@ class OnnxQuantizer:
     The last layers with weights stay float: with 256 steps many scores are equal, and the first class wins.
 
     Args:
-        reduce_range: 7-bit weights. x86 CPUs without VNNI add two products of bytes in 16 bits, where those
-            of 8-bit weights can overflow. WebAssembly runs on such CPUs too.
+        reduce_range: 7-bit weights. x86 CPUs without VNNI add pairs of 8-bit products in 16 bits, which can
+            saturate with 8-bit weights. WebAssembly runs on such CPUs too.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class OnnxQuantizer:
 
 
 def can_overflow() -> bool:
-    """Whether 8-bit weights can overflow on this machine: an x86 CPU without VNNI (known only on Linux)."""
+    """Whether sums of 8-bit products can saturate here: an x86 CPU without VNNI (detected only on Linux)."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""Temporary folders on devices, which are removed at the end or, if that fails, before the next copy."""
+"""Temporary folders on devices, removed at the end or, if that fails, before the next copy."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def copied(device: Device, folder: Path) -> Iterator[str]:
 
 
 def remove(device: Device, path: str) -> None:
-    """Remove a folder from the device. If that fails, say so, and try again before the next copy."""
+    """Remove a folder from the device. If that fails, print a line and try again before the next copy."""
     others = [other for other in _leftovers(device) if other != path]
     try:
         device.run(f"rm -rf {shlex.quote(path)}")
     except (UserError, ScriptError):
         others.append(path)
-        # The program there also removes it, if it notices that the connection was lost.
+        # The program on the device also removes it if it notices that the connection was lost.
         print(
-            f"device={device.address}: {path} may have stayed there; the next measurement on it removes it, "
-            f"as does: {device.login} {shlex.quote(f'rm -rf {shlex.quote(path)}')}",
+            f"device={device.address}: could not remove {path}; the next measurement on this device tries "
+            f"again, or run: {device.login} {shlex.quote(f'rm -rf {shlex.quote(path)}')}",
             file=sys.stderr,
         )
-    with contextlib.suppress(OSError, UserError):  # then only the line above names the folder
+    with contextlib.suppress(OSError, UserError):  # then only the printed line names the folder
         record = _record(device)
         if others:
             record.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ kill $watcher 2> /dev/null
 if [ -e abandoned ]; then cd / && rm -rf {folder}; fi
 exit $status
 """
-"""Runs measure.sh, but stops it and removes the folder when standard input ends: nobody is waiting."""
+"""Runs measure.sh. If standard input closes first (a lost connection), stops it and removes the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def finish_config(
 ) -> DictConfig:
     """Remove Hydra's own node; add the format, the extensions, the experiment's name and the overrides.
 
-    typed: the overrides that the user typed, without what was added to them.
+    typed: the overrides as the user typed them, without those added automatically.
 
     Raises:
         UserError: if a key was typed that only other networks use.
@@ -236,7 +236,7 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
 
 
 def needs_an_option(tool: str, override: str) -> str:
-    """What is wrong with `group=null`."""
+    """The message for `group=null` where the group cannot be empty."""
     group = override.partition("=")[0]
     return f"{override}: needs an option; choose one of {', '.join(groups(tool)[group])}"
 

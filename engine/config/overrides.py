@@ -170,7 +170,7 @@ def unquote_path(override: str) -> str:
 
 
 def without_empty_groups(tool: str, overrides: Sequence[str]) -> list[str]:
-    """Leave out `experiment=null` and `debug=null`, which are the defaults, but which Hydra refuses."""
+    """Drop `experiment=null` and `debug=null`: they are the defaults, but Hydra refuses them when typed."""
     if tool not in TRAINING_TOOLS:
         return list(overrides)
     defaults = [entry for entry in read_yaml(CONF / "train.yaml")["defaults"] if isinstance(entry, dict)]

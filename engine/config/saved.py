@@ -46,7 +46,7 @@ _NEW_AUGMENT_KEYS: dict[str, dict[str, Any]] = {
         "noise": 0.0,
     }
 }
-"""Task -> keys of its own augmentation that runs of older versions lack; others may not know them."""
+"""Task -> keys of its default augmentation that older runs lack; other augmentations may reject them."""
 _NEW_GROUPS = {"det": {"inference": "whole"}}
 """Task -> groups that its older runs lack, with their default option; `task.<group>` refers to each."""
 _NETWORK_KEYS = "of_the_network"

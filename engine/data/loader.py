@@ -111,8 +111,8 @@ def sample_seed(seed: int, key: SampleKey) -> int:
 def partner_indices(dataset: Dataset, index: int, seed: int, count: int) -> list[int]:
     """Indices of `count` samples to combine with sample `index`, drawn from all samples of the dataset.
 
-    They depend only on `seed` (the sample's own), by a random stream that its augmentation does not use.
-    Sample `index` itself replaces samples that a resumed run has lost.
+    They depend only on `seed`, the sample's own; its augmentation uses other random streams. Sample `index`
+    itself stands in for samples that can no longer be read when a run resumes.
     """
     gaps: Set[int] = getattr(dataset, "gaps", frozenset())
     drawn = np.random.default_rng([seed, 3]).integers(len(dataset), size=count).tolist()

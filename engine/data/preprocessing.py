@@ -362,10 +362,10 @@ def import_albumentations() -> Any:
 
 
 def seed_transforms(pipeline: Any, seed: int) -> None:
-    """Seed an albumentations pipeline, each of its transforms with a random stream of its own.
+    """Seed an albumentations pipeline so that each transform has a random stream of its own.
 
-    `pipeline.set_random_seed(seed)` would start all of them with the same numbers: images that are scaled up
-    would also be the bright ones, and transforms of the same probability would always be applied together.
+    `pipeline.set_random_seed(seed)` gives all of them the same random numbers: images that are scaled up
+    would also be the bright ones, and transforms with the same probability would always be applied together.
     """
     pipeline.set_random_seed(seed)
     steps = list(pipeline.transforms)

@@ -1,7 +1,7 @@
-"""Copy-paste: some classes of one training image on another.
+"""Copy-paste augmentation: pastes some classes of one training image onto another.
 
-ClassMix (Olsson et al. 2021, section 3.1) pastes half of the classes of an image; it does so with predicted
-masks of unlabeled images, here the masks are labels.
+ClassMix (Olsson et al. 2021, section 3.1) pastes half of the classes of an image, using predicted masks of
+unlabeled images. Here the masks are labels.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from seg.augment.mosaic import Sample
 def paste_classes(
     target: Sample, source: Sample, random: Random, *, classes: Sequence[int] | None = None
 ) -> Sample:
-    """`target` with all pixels of half of the classes (rounded up) in `source`, drawn at random.
+    """Paste all pixels of half of the classes in `source` (rounded up, at random) onto a copy of `target`.
 
-    The samples have the same size. Ignored pixels of `source` are never pasted.
+    Both samples must have the same size. Ignored pixels of `source` are never pasted.
 
     Args:
         classes: indices of the classes that can be pasted; None: all.

@@ -1,7 +1,7 @@
-"""Mosaic: parts of four images in one, so a batch shows more scenes and classes next to unusual neighbors.
+"""Mosaic: combines parts of four images, so a batch shows more scenes, and classes next to unusual neighbors.
 
-The idea is from YOLOv4 (Bochkovskiy et al. 2020, section 3.4). Here every part is cropped, scaled and
-mirrored like a sample of its own, so objects have the same sizes as without a mosaic.
+The idea is from YOLOv4 (Bochkovskiy et al. 2020, section 3.4). Here each part is cropped, scaled and mirrored
+like a whole sample, so objects have the same sizes as without a mosaic.
 """
 
 from collections.abc import Callable, Sequence

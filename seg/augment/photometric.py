@@ -1,4 +1,4 @@
-"""Random grayscale, blur and noise, for cameras and lighting that the training images do not show."""
+"""Random grayscale, blur and noise, for cameras and lighting that are missing from the training images."""
 
 from typing import Any
 

@@ -66,7 +66,7 @@ def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypat
         (["format=torch_export"], "format=onnx, web, openvino, executorch or litert"),
         (
             ["format=openvino", "calibration.reduce_range=true"],
-            "for format=onnx and web, not for",
+            "reduce_range=true is only for format=onnx and web; leave it out for format=openvino",
         ),
         (["calibration.images=0"], "calibration.images must be at least 1, got 0"),
         (["calibration.split=nowhere"], "nowhere"),

@@ -11,7 +11,7 @@ from engine.errors import UserError
 
 CONNECT_S = 10
 _HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(:\d*)?")
-"""A host, IPv6 in brackets, and its port; urlsplit accepts anything after the brackets."""
+"""A host (IPv6 in brackets) and an optional port; urlsplit would accept anything after the brackets."""
 _UNREACHABLE = 255  # the status of ssh itself
 _OPTIONS = (
     *("-T", "-o", "BatchMode=yes"),  # an error instead of a question that nobody sees
@@ -41,8 +41,8 @@ def _destination(address: str, rest: str) -> list[str]:
         host, port = url.hostname, url.port
     except ValueError as error:
         raise UserError(
-            f"device={address}: not an address ({error}); write ssh://user@host:port, and IPv6 addresses in "
-            "brackets: ssh://user@[fe80::1%eth0]:port"
+            f"device={address}: not a valid ssh address ({error}); write ssh://user@host:port, with IPv6 "
+            "addresses in brackets: ssh://user@[fe80::1%eth0]:port"
         ) from None
     if (
         not host
@@ -53,13 +53,15 @@ def _destination(address: str, rest: str) -> list[str]:
         or url.fragment
         or not _HOST.fullmatch(url.netloc.rpartition("@")[2])
     ):
-        raise UserError(f"device={address}: write ssh://user@host or ssh://user@host:port")
+        raise UserError(
+            f"device={address}: not a valid ssh address; write ssh://user@host or ssh://user@host:port"
+        )
     if url.password is not None:
         raise UserError(f"device={url.username}@{host}: passwords are not used; log in with a key")
     # urlsplit makes the host lowercase, but it can be a name in ~/.ssh/config.
     where = url.netloc.rpartition("@")[2]
     host = where[where.lower().index(host.lower()) :][: len(host)]
-    if ":" in host:  # ssh takes IPv6 addresses without brackets, and zones as they are
+    if ":" in host:  # ssh expects IPv6 addresses without brackets, and zones unescaped
         host = host.replace("%25", "%")
     user = "" if url.username is None else f"{url.username}@"
     return [*([] if port is None else ["-p", str(port)]), user + host]

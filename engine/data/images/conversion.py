@@ -106,9 +106,9 @@ def tiff_header(path: PathLike, file: IO[bytes], *, limit: int) -> Tiff:
 
 
 def stored_tiff(path: PathLike, header: Tiff, file: IO[bytes], convert: Convert = np.asarray) -> NDArray[Any]:
-    """The stored values, as `engine.data.images.tiff.decode` returns them, converted pixel by pixel.
+    """The stored values, as `engine.data.images.tiff.decode` returns them, after `convert`.
 
-    A large file is decoded and converted in parts.
+    A large file is decoded and converted in parts, so `convert` must treat each pixel separately.
 
     Raises: UserError.
     """

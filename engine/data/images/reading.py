@@ -42,7 +42,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_GRAY_ALPHA = 4
 _PNG_BANDS = {0: 1, 2: 3, _PNG_GRAY_ALPHA: 4, 6: 4}
-"""How many bands OpenCV gives to an unchanged PNG, by its color type."""
+"""PNG color type -> number of bands that OpenCV returns with IMREAD_UNCHANGED."""
 
 _LARGE_PIXELS = 1 << 24
 _EXIF_ORIENTATION = 0x0112
@@ -340,7 +340,7 @@ def _decode_fast(path: PathLike, header: Image.Image, data: bytes, flags: int) -
 def _decode_opencv(
     path: PathLike, header: Image.Image, data: bytes, flags: int, *, complete: bool = True
 ) -> NDArray[Any]:
-    """Decode `data`. complete: whether these are the bytes of the file."""
+    """Decode `data`. complete: whether these are exactly the bytes of the file."""
     pixels = _decode_large(path, header, data, flags) if complete else None
     try:
         if pixels is None:
@@ -357,9 +357,9 @@ def _decode_opencv(
 
 
 def _decode_large(path: PathLike, header: Image.Image, data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decode a large file into an array; `cv2.imdecode` would need a second array.
+    """Decode a large file into a preallocated array; `cv2.imdecode` would need a second one.
 
-    Returns: None for a small file, or one that cannot be read like this.
+    Returns: None if the file is small or cannot be read this way.
     """
     name = os.fspath(path)
     if header.width * header.height < _LARGE_PIXELS or not _is_unicode(name):
@@ -371,12 +371,12 @@ def _decode_large(path: PathLike, header: Image.Image, data: bytes, flags: int) 
     size = (header.height, header.width, bands) if bands > 1 else (header.height, header.width)
     try:
         return cv2.imread(name, np.empty(size, np.uint16 if deep else np.uint8), flags)
-    except cv2.error:  # the file has other bands than its header says, such as a transparent color
+    except cv2.error:  # other bands than the header says, e.g. a PNG with a transparent color
         return None
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether a path has only characters; OpenCV cannot open others."""
+    """Whether a path is valid Unicode; OpenCV cannot open other paths."""
     try:
         return bool(name.encode())
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """Cuts a large TIFF into small ones, so decoding it needs little memory besides the result.
 
-A part has the strips or tiles of a few rows (of tiles, perhaps a few columns), copied as they are, so any
-library that decodes the whole file decodes it. A file that has one large compressed strip cannot be cut.
+A part holds the strips or tiles of a few rows (with tiles, sometimes of a few columns), copied unchanged, so
+any library that decodes the whole file also decodes the part. A single large compressed strip cannot be cut.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 from engine.data.images.tiff import Tiff
 
 WHOLE_BYTES = 1 << 25
-"""Files whose values take less memory are decoded at once."""
+"""Files whose values take no more memory than this are decoded in one piece."""
 
 PART_BYTES = 1 << 24
 
@@ -22,7 +22,7 @@ _NO_COMPRESSION, _OLD_JPEG, _YCBCR = 1, 6, 6
 
 
 class Part(NamedTuple):
-    """A file of its own with a part of the values, and where they belong."""
+    """A small file with a part of the values, and their position in the image."""
 
     top: int
     left: int
@@ -33,7 +33,11 @@ class Part(NamedTuple):
 class _Blocks(NamedTuple):
     """The strips or tiles of each plane, row by row.
 
-    Attributes: height and width (of one), columns (their number), places and counts (the tags' numbers).
+    Attributes:
+        height, width: size of one, in pixels.
+        columns: number of them in a row.
+        starts, sizes: their offsets in the file and their lengths, in bytes.
+        places, counts: the numbers of the tags that hold `starts` and `sizes`.
     """
 
     height: int
@@ -46,7 +50,7 @@ class _Blocks(NamedTuple):
 
 
 class _Tags:
-    """The tags of a directory, some of them changed."""
+    """The tags of a TIFF directory, with some values replaced."""
 
     def __init__(self, tags: Any, changes: dict[int, Any]) -> None:
         self._tags, self._changes, self.tagtype = tags, changes, tags.tagtype
@@ -62,7 +66,7 @@ class _Tags:
 
 
 def cut(header: Tiff, file: IO[bytes]) -> Iterator[Part]:
-    """The parts of a TIFF file, top to bottom; only one, the whole file, if it is small or cannot be cut."""
+    """The parts of a TIFF file, top to bottom; a small file, or one that cannot be cut, is a single part."""
     blocks = None
     if header.height * _row_bytes(header, header.width) * _planes(header) > WHOLE_BYTES:
         blocks = _blocks(header)
@@ -82,7 +86,7 @@ def cut(header: Tiff, file: IO[bytes]) -> Iterator[Part]:
 def _part(
     header: Tiff, file: IO[bytes], blocks: _Blocks, rows: tuple[int, int], columns: tuple[int, int]
 ) -> Part:
-    """The blocks in these rows and columns; the ends are exclusive and may be too large."""
+    """The blocks in these rows and columns; the ends are exclusive and may lie beyond the image."""
     top, left = rows[0] * blocks.height, columns[0] * blocks.width
     bottom = min(rows[1] * blocks.height, header.height)
     right = min(columns[1] * blocks.width, header.width)
@@ -144,7 +148,7 @@ def _blocks(header: Tiff) -> _Blocks | None:
 
 
 def _thinner(header: Tiff, blocks: _Blocks) -> _Blocks | None:
-    """Uncompressed strips, as more strips of fewer rows."""
+    """Uncompressed strips, divided into more strips of fewer rows; None if that is not possible."""
     row = _row_bytes(header, header.width)
     rows = max(1, PART_BYTES // row)
     if header.compression != _NO_COMPRESSION or header.photometric == _YCBCR or row > WHOLE_BYTES:

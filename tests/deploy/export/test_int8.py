@@ -44,4 +44,4 @@ def test_writing_the_second_float_file_is_announced(tmp_path, capsys, monkeypatc
 
     job = SimpleNamespace(module=None, options=SimpleNamespace(file_format="onnx"), log=print, export=export)
     int8._to_quantize(job, tmp_path / "a.onnx", tmp_path, None)
-    assert capsys.readouterr().out.splitlines()[1].startswith("writing the second file ... ")
+    assert capsys.readouterr().out.splitlines()[1].startswith("writing the second float32 file ... ")
