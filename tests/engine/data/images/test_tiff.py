@@ -268,6 +268,25 @@ def test_how_a_large_file_is_cut(tmp_path, monkeypatch, separate):
     assert parts_of(strips) == [(top, 0, height, 40) for top, height in rows]
 
 
+def test_a_strip_of_unstated_height_can_be_cut_into_more_rows_than_16_bits_count(tmp_path, monkeypatch):
+    """Once, the file was called damaged: the tag's default type has 16 bits."""
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 1 << 24)  # 209715 rows of 80 bytes
+    ids = RNG.integers(0, 60000, (2, 40)).astype(np.uint16)
+    path = write_tiff(tmp_path / "a.tif", ids)  # one strip
+    set_tag(path, 278, 0, "<", new=65000)
+    np.testing.assert_array_equal(read_labels(path), ids)
+
+
+def test_tiles_at_the_places_of_strips(tmp_path):
+    """libtiff reads them; once, in parts, the file was called damaged."""
+    ids = RNG.integers(0, 60000, (30, 40)).astype(np.uint16)
+    path = write_tiff(tmp_path / "a.tif", ids, tile=48)
+    set_tag(path, 324, 8, "<", new=273)
+    set_tag(path, 325, 48 * 48 * 2, "<", new=279)
+    np.testing.assert_array_equal(read_labels(path), ids)
+
+
 def test_values_that_need_a_range_are_refused_in_parts_too(tmp_path):
     write_tiff(tmp_path / "a.tif", np.full((30, 40), -5, np.int16))
     with pytest.raises(UserError, match=r"a\.tif: int16 values that are not .*; set data\.pixel_range="):
