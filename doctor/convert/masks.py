@@ -63,7 +63,7 @@ class Masks:
     def finish(self, report: Report) -> str:
         """Write the classes; returns a line. Raises: UserError if nothing was drawn."""
         if self.num_boxes:
-            boxes = f"{counted(self.num_boxes, 'box')}"
+            boxes = counted(self.num_boxes, "box")
             if not self.num_drawn:
                 raise UserError(f"no outlines, only {boxes}; set to=coco, or boxes=fill to draw them")
             report.note(f"{boxes} left out; set boxes=fill to draw them")

@@ -147,6 +147,6 @@ def steps_for(
         ) from None
     every = "" if eval_every else f" trainer.eval_every={chosen.eval_every}"
     measured = f"a step takes {timing.step:.3g} s, an evaluation {timing.evaluation:.2g} s"
-    evaluations = f"{counted(chosen.evaluations, 'evaluation')}"
+    evaluations = counted(chosen.evaluations, "evaluation")
     result = f"trainer.steps={chosen.steps}{every} with {evaluations}"
     return chosen, f"trainer.minutes={minutes:g}: {measured}, so {result}"

@@ -68,7 +68,7 @@ def coco(
     warnings += [line for file in files.values() for line in file.warnings]
     listed = [image.path for file in files.values() for image in file.images]
     if left_out := unlisted({folder for folder, _ in layout.pairs.values()}, listed):
-        count = f"{counted(len(left_out), 'image')}"
+        count = counted(len(left_out), "image")
         names = some([os.path.basename(path) for path in left_out], 2)
         warnings.append(f"{name}: {count} that no annotation file lists: left out ({names})")
     if "train" in splits and "val" not in splits:
