@@ -1,10 +1,10 @@
 """Makes weights for MobileNetV3 with the halved last stage (`backbone.tail=rf2`) from the full network's.
 
-Usage: python benchmarks/accuracy/halved_last_stage.py WEIGHTS OUT.pth [--backbone mobilenet_v3_small]
+Usage: python benchmarks/accuracy/halved_last_stage.py WEIGHTS OUT.safetensors [--backbone mobilenet_v3_small]
 
 Published weights are those of the full last stage. Of each layer that the paper halves (section 6.4), the
 channels with the largest norms stay, as in a step of NetAdapt. Train with
-`backbone.tail=rf2 weights=OUT.pth`.
+`backbone.tail=rf2 weights=OUT.safetensors`.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones import mobilenet_v3
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     full, goal = make(), make(tail="rf2")
     network = MobileNet(full, taps=(full.last_feature,))
     network.load_state_dict(backbone_state(read_weights(options.weights), network))
-    torch.save(halved(dict(network.state_dict()), full, goal), options.out)
+    save_file(halved(dict(network.state_dict()), full, goal), options.out)
     print(f"{options.out}: for backbone={options.backbone} backbone.tail=rf2")
 
 
