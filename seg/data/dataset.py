@@ -56,8 +56,10 @@ class UsesClasses(Protocol):
         """The same augmentation for a dataset with the classes of these names."""
         ...
 
+    def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
 
-Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples
+
+Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples | UsesClasses
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
