@@ -96,7 +96,7 @@ _MEMORY = re.compile(
 )
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
     """A number with its noun: `1 image`, `3 images`, `2 boxes`, `0 classes`."""
     ending = "" if number == 1 else "es" if noun.endswith(("x", "ss")) else "s"
     return f"{number} {noun}{ending}"

@@ -106,7 +106,8 @@ def _training(model: Any, config: Any) -> str:
     if not model.step:
         return f"Not trained with {LIBRARY}: converted from other weights ({start})."
     trainer, optimizer = config.trainer, config.optimizer
-    length = counted(trainer.steps, "step") if trainer.get("steps") else f"{trainer.get('epochs')} epochs"
+    unit = "step" if trainer.get("steps") else "epoch"
+    length = counted(trainer.get(f"{unit}s"), unit)
     choice = f"experiment={config.experiment}" if config.get("experiment") else f"task={model.info.name}"
     rows = {
         "command": f"`python tools/train.py {choice}`, with the values in config.yaml",

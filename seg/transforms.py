@@ -99,6 +99,8 @@ class TrainTransform:
         for name, value in probabilities.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a probability and must be in 0..1, got {value}")
+        if copy_paste_classes is not None and not copy_paste:
+            raise ValueError("copy_paste_classes needs copy_paste above 0")
         self._mosaic, self._copy_paste, self._flip = mosaic, copy_paste, flip
         self._pasted_names = _as_names(copy_paste_classes)
         self._pasted: list[int] | None = None

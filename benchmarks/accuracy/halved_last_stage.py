@@ -1,10 +1,10 @@
 """Makes weights for MobileNetV3 with a halved last stage (`backbone.tail=rf2`) from the full network's.
 
-Usage: python benchmarks/accuracy/halved_last_stage.py WEIGHTS OUT.pth [--backbone mobilenet_v3_small]
+Usage: python benchmarks/accuracy/halved_last_stage.py WEIGHTS OUT.safetensors [--backbone mobilenet_v3_small]
 
 Published weights have the full last stage. In each layer that the paper halves (section 6.4), the channels
 with the largest norms are kept, as in a NetAdapt step. To train from the result, set
-`backbone.tail=rf2 weights=OUT.pth`.
+`backbone.tail=rf2 weights=OUT.safetensors`.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones import mobilenet_v3
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("weights", type=Path, help="file with weights of the full network")
-    parser.add_argument("out", type=Path, help="file to write, such as halved.pth")
+    parser.add_argument("out", type=Path, help="file to write, such as halved.safetensors")
     parser.add_argument(
         "--backbone", choices=("mobilenet_v3_large", "mobilenet_v3_small"), default="mobilenet_v3_large"
     )
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     full, goal = make(), make(tail="rf2")
     network = MobileNet(full, taps=(full.last_feature,))
     network.load_state_dict(backbone_state(read_weights(options.weights), network))
-    torch.save(halved(dict(network.state_dict()), full, goal), options.out)
+    save_file(halved(dict(network.state_dict()), full, goal), options.out)
     print(f"to train from it: backbone={options.backbone} backbone.tail=rf2 weights={options.out}")
 
 

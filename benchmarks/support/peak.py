@@ -54,7 +54,10 @@ def fma_gmadds(*, seconds: float = 1.0) -> float | None:
 
 
 def compiled() -> ctypes.CDLL | None:
-    """The loop, compiled for this CPU by `cc` or the compiler that the environment variable CC names."""
+    """The loop, compiled for this CPU by `cc` or the compiler that the environment variable CC names.
+
+    None if there is no compiler, or it cannot compile for this CPU.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
@@ -62,7 +65,8 @@ def compiled() -> ctypes.CDLL | None:
         source, binary = Path(folder, "peak.c"), Path(folder, "peak.so")
         source.write_text(SOURCE)
         flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(binary)], check=True)
+        if subprocess.run([compiler, *flags, str(source), "-o", str(binary)]).returncode:
+            return None
         library = ctypes.CDLL(str(binary))
     library.run.restype, library.run.argtypes = ctypes.c_long, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
     return library

@@ -1,4 +1,4 @@
-"""The interface of a quantizer, and what both implementations share."""
+"""The interface of a quantizer, and what the implementations share."""
 
 from __future__ import annotations
 

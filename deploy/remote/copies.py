@@ -35,7 +35,7 @@ def remove(device: Device, path: str) -> None:
     others = [other for other in _leftovers(device) if other != path]
     try:
         device.run(f"rm -rf {shlex.quote(path)}")
-    except (UserError, ScriptError):
+    except BaseException as error:  # also Ctrl-C during the removal
         others.append(path)
         # The program on the device also removes it if it notices that the connection was lost.
         print(
@@ -43,11 +43,19 @@ def remove(device: Device, path: str) -> None:
             f"again, or run: {device.login} {shlex.quote(f'rm -rf {shlex.quote(path)}')}",
             file=sys.stderr,
         )
-    with contextlib.suppress(OSError, UserError):  # then only the printed line names the folder
+        if not isinstance(error, UserError | ScriptError):
+            raise
+    finally:
+        _remember(device, others)
+
+
+def _remember(device: Device, paths: list[str]) -> None:
+    """Record which folders were left on a device."""
+    with contextlib.suppress(OSError, UserError):  # then only the line printed by `remove` names them
         record = _record(device)
-        if others:
+        if paths:
             record.parent.mkdir(parents=True, exist_ok=True)
-            write_json(record, others)
+            write_json(record, paths)
         else:
             record.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contracts import Dataset, DataSource
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.files import evenly_spaced, write_json
 from engine.runtime import Runtime
 
@@ -202,7 +202,7 @@ class DatasetBuilder:
             lines
             + self._lost
             + [
-                f"{len(entries)} {split} file{'s' if len(entries) > 1 else ''} left out (skipped.json)"
+                f"{counted(len(entries), f'{split} file')} left out (skipped.json)"
                 f"{', the first' if len(entries) > 1 else ''}: {entries[0]['error']}"
                 for split, entries in self.skipped.items()
                 if entries

@@ -22,7 +22,6 @@ from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
 from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
-from seg.transforms import TrainTransform
 
 Label = NDArray[np.uint8]
 """Contiguous class indices [H, W]; 255: ignored."""
@@ -49,7 +48,18 @@ class MixesSamples(Protocol):
     def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
 
 
-Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples
+@runtime_checkable
+class UsesClasses(Protocol):
+    """An augmentation that depends on the classes of the data."""
+
+    def for_classes(self, classes: Sequence[str]) -> Transform:
+        """The same augmentation for a dataset with the classes of these names."""
+        ...
+
+    def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
+
+
+Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples | UsesClasses
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
@@ -210,7 +220,7 @@ class SegmentationSource(SplitSource[SegmentationSplit, SegmentationDataset]):
     def _dataset(
         self, split: SegmentationSplit, transform: Transform, seed: int, cache: PixelCache | None
     ) -> SegmentationDataset:
-        if isinstance(transform, TrainTransform):
+        if isinstance(transform, UsesClasses):
             transform = transform.for_classes(self.classes.names)
         return SegmentationDataset(
             split=split, read_label=self._read_label, transform=transform, seed=seed, cache=cache

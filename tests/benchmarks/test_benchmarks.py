@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from backbones.mobilenet_v3 import mobilenet_v3_small
 from backbones.network import MobileNet
@@ -259,10 +260,10 @@ def test_peak_without_a_compiler_is_unknown(monkeypatch):
 def test_halved_last_stage(tmp_path):
     spec = mobilenet_v3_small()
     full, half = (MobileNet(s, taps=(s.last_feature,)) for s in (spec, mobilenet_v3_small(tail="rf2")))
-    source, out = tmp_path / "full.pth", tmp_path / "halved.pth"
+    source, out = tmp_path / "full.pth", tmp_path / "halved.safetensors"
     torch.save(full.state_dict(), source)
     halved_last_stage.main([str(source), str(out), "--backbone", "mobilenet_v3_small"])
-    half.load_state_dict(torch.load(out))
+    half.load_state_dict(load_file(out))
     # The ninth block is the first to be halved: from 288 to 144 channels, all of them from the full network.
     theirs, ours = (network.blocks[8].expand.conv.weight for network in (full, half))
     assert (len(theirs), len(ours)) == (288, 144)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from engine.errors import out_of_memory
+from engine.errors import counted, out_of_memory
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 
@@ -119,8 +119,8 @@ class Tiff:
         bits = str(self.bits[0]) if len(set(self.bits)) == 1 else ", ".join(map(str, self.bits))
         color = f", {_COLORS[self.photometric]}" if self.photometric in _COLORS else ""
         planes = ", separate planes" if self.separate else ""
-        bands = f"{self.bands} band{'s' if self.bands > 1 else ''}"
-        return f"TIFF with {bands} of {bits}-bit {_KINDS.get(self.kind, 'complex numbers')}{color}{planes}"
+        values = f"{bits}-bit {_KINDS.get(self.kind, 'complex numbers')}"
+        return f"TIFF with {counted(self.bands, 'band')} of {values}{color}{planes}"
 
 
 def read_header(file: IO[bytes]) -> Tiff:

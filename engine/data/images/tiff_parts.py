@@ -19,6 +19,8 @@ PART_BYTES = 1 << 24
 _WIDTH, _HEIGHT, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 278, 322, 323
 _STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES = 273, 279, 324, 325
 _NO_COMPRESSION, _OLD_JPEG, _YCBCR = 1, 6, 6
+_LONG = 4
+"""The type of 32-bit numbers."""
 
 
 class Part(NamedTuple):
@@ -53,7 +55,8 @@ class _Tags:
     """The tags of a TIFF directory, with some values replaced."""
 
     def __init__(self, tags: Any, changes: dict[int, Any]) -> None:
-        self._tags, self._changes, self.tagtype = tags, changes, tags.tagtype
+        self._tags, self._changes = tags, changes
+        self.tagtype = {**tags.tagtype, **dict.fromkeys(changes, _LONG)}
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._changes or tag in self._tags
@@ -128,6 +131,8 @@ def _blocks(header: Tiff) -> _Blocks | None:
     """None for a file that cannot be cut, or that is damaged."""
     tags, planes = header.tags, _planes(header)
     if header.compression == _OLD_JPEG or (planes > 1 and header.photometric == _YCBCR):
+        return None
+    if (_TILE_WIDTH in tags) != (_TILE_OFFSETS in tags):  # libtiff also reads tiles at the places of strips
         return None
     if _TILE_OFFSETS in tags:
         places, counts = _TILE_OFFSETS, _TILE_SIZES

@@ -127,6 +127,27 @@ def test_a_folder_that_cannot_be_removed_is_named_and_removed_the_next_time(unpl
     assert capsys.readouterr().err == ""
 
 
+def test_a_folder_is_not_forgotten_if_ctrl_c_ends_its_removal(tmp_path, monkeypatch, capsys):
+    """As when the user does not want to wait for a device that does not answer."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "kit").mkdir()
+    device = here(tmp_path)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(KeyboardInterrupt),
+        copied(device, tmp_path / "kit") as path,
+    ):
+        patched.setattr(type(device), "run", interrupt)
+    assert f"{path} may have stayed there" in capsys.readouterr().err
+    assert os.path.isdir(path)
+    with copied(device, tmp_path / "kit"):
+        assert not os.path.exists(path)
+
+
 def test_a_runner_stops_and_removes_its_folder_if_the_connection_is_lost(unplugged, tmp_path, capsys):
     """Once, it measured on, and its folder stayed."""
     device, root, down = unplugged

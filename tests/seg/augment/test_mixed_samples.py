@@ -295,3 +295,8 @@ def test_every_option_changes_samples_and_is_off_by_default(source, name):
     assert equal(samples(**{name: 0.5}), samples(**{name: 0.5}))
     with pytest.raises(ValueError, match=rf"^{name} is a probability and must be in 0\.\.1, got 1\.5"):
         TrainTransform(crop=32, **{name: 1.5})
+
+
+def test_classes_to_paste_without_pasting_are_refused():
+    with pytest.raises(ValueError, match=r"copy_paste_classes needs copy_paste above 0"):
+        TrainTransform(crop=64, copy_paste_classes=["car"])

@@ -1,10 +1,11 @@
 """TIFF files of every layout are read as other programs show them, or refused by the name of their kind."""
 
 import multiprocessing
-import resource
+import re
 import struct
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -268,6 +269,25 @@ def test_how_a_large_file_is_cut(tmp_path, monkeypatch, separate):
     assert parts_of(strips) == [(top, 0, height, 40) for top, height in rows]
 
 
+def test_a_strip_of_unstated_height_can_be_cut_into_more_rows_than_16_bits_count(tmp_path, monkeypatch):
+    """Once, the file was called damaged: the tag's default type has 16 bits."""
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 1 << 24)  # 209715 rows of 80 bytes
+    ids = RNG.integers(0, 60000, (2, 40)).astype(np.uint16)
+    path = write_tiff(tmp_path / "a.tif", ids)  # one strip
+    set_tag(path, 278, 0, "<", new=65000)
+    np.testing.assert_array_equal(read_labels(path), ids)
+
+
+def test_tiles_at_the_places_of_strips(tmp_path):
+    """libtiff reads them; once, in parts, the file was called damaged."""
+    ids = RNG.integers(0, 60000, (30, 40)).astype(np.uint16)
+    path = write_tiff(tmp_path / "a.tif", ids, tile=48)
+    set_tag(path, 324, 8, "<", new=273)
+    set_tag(path, 325, 48 * 48 * 2, "<", new=279)
+    np.testing.assert_array_equal(read_labels(path), ids)
+
+
 def test_values_that_need_a_range_are_refused_in_parts_too(tmp_path):
     write_tiff(tmp_path / "a.tif", np.full((30, 40), -5, np.int16))
     with pytest.raises(UserError, match=r"a\.tif: int16 values that are not .*; set data\.pixel_range="):
@@ -277,12 +297,18 @@ def test_values_that_need_a_range_are_refused_in_parts_too(tmp_path):
 
 def growth_mb(path):
     """By how many MB reading an image raises this process's peak, beyond the pixels."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     pixels = read_image(path)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - pixels.nbytes / 2**20
+    return peak_mb() - before - pixels.nbytes / 2**20
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit")
+def peak_mb():
+    """Not ru_maxrss, which a new process inherits from the one that started it."""
+    (line,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(line) / 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_large_16_bit_file_needs_little_memory_besides_its_pixels(tmp_path, size_of_parts):
     """4000 x 5000 pixels: 57 MB as an image and 114 MB as stored."""
     if size_of_parts == "in parts":
