@@ -50,8 +50,8 @@ def write(
         lines = without_cast(graph.read_text(encoding="utf-8").splitlines())
         _check_layers(
             lines,
-            "export what the network itself returns (output=logits or output=raw), which decode.py turns "
-            "into predictions",
+            "if it belongs to the post-processing, export with output=logits or output=raw, which decode.py "
+            "turns into predictions; otherwise use another format",
         )
         write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         write_bytes(_weights(path), weights.read_bytes())

@@ -175,4 +175,4 @@ def _init_predictors(predictors: nn.ModuleList, biases: Sequence[float]) -> None
 
 def _by_cell(x: Tensor) -> Tensor:
     """[N, values, h, w] -> [N, h * w, values]"""
-    return x.flatten(2).mT
+    return x.flatten(2).transpose(1, 2)

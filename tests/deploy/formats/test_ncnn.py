@@ -8,6 +8,8 @@ from torch import nn
 from deploy.eager import eager_session
 from deploy.export.module import export_module
 from deploy.formats import ncnn, open_session
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
 from tests.deploy.formats.test_runtimes import Toy, pixels
 from tests.refusals import refuses
 
@@ -41,6 +43,24 @@ def test_a_file_gives_what_pytorch_gives(tmp_path):
     assert (session.output_names, session.dtype, session.shape) == (("means", "scores"), "uint8", (1, 12, 20))
     assert session.metadata["who"] == "Ä 1"
     assert session.runtime.startswith("ncnn 1.")
+
+
+@with_ncnn
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["ssdlite", "panlite"])
+def test_raw_outputs_of_detectors(tmp_path, head):
+    config = compose_config("train", ["task=det", f"model={head}", "data.size=[64,96]"])
+    detector = build(config.model, key="model", num_classes=3).eval()
+    module = type("Raw", (nn.Module,), {"forward": lambda self, images: self.body(images.float() / 255)})()
+    module.body = detector
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    path = export_module(
+        module, image, tmp_path / "m.ncnn.param", format="ncnn", names=("boxes", "scores"), metadata={}
+    )
+    with torch.no_grad():
+        expected = module(image)
+    for output, right in zip(open_session(path)(image.numpy()), expected, strict=True):
+        np.testing.assert_allclose(output, right.numpy(), atol=1e-3)
 
 
 @with_ncnn
