@@ -105,7 +105,6 @@ class TrainTransform:
         self._pasted_names = _as_names(copy_paste_classes)
         self._pasted: list[int] | None = None
         albumentations = import_albumentations()
-        from seg.augment.photometric import photometric
         from seg.augment.scale_crop import ScaleCrop
 
         step = scale_step * factor
@@ -113,7 +112,11 @@ class TrainTransform:
             crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area, class_crops=class_crops
         )
         _ignore_new_pixels(extra)
-        last = [*photometric(gray=gray, blur=blur, noise=noise), *extra]
+        last = list(extra)
+        if gray or blur or noise:
+            from seg.augment.photometric import photometric
+
+            last = [*photometric(gray=gray, blur=blur, noise=noise), *last]
         self._pipeline = albumentations.Compose([self._scale_crop, *flip_and_jitter(flip, color), *last])
         self._pipeline_of_combined = albumentations.Compose([*flip_and_jitter(0, color), *last])
 
