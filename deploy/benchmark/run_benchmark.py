@@ -61,7 +61,8 @@ def _benchmark_into(
     command: str,
     log: Callable[[str], None],
 ) -> list[Result]:
-    parts = comparisons(options)
+    with announced("building the networks"):
+        parts = comparisons(options)
     results = [result(row, baseline=part.baseline) for part in parts for row in part.rows]
     report.save(results, out, command=command)  # fails now, not after an hour, if `out` cannot be written
     if not options.latency:
