@@ -170,6 +170,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, suffix
 
 def test_litert_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # may have been imported
     path = tmp_path / "m.tflite"
     path.write_bytes(b"x")
     refuses(lambda: open_session(path), "ai_edge_litert", r"pip install -e '\.\[litert\]'")
