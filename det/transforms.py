@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from det.augment import crop_geometry
 from det.augment.crop_geometry import Floats
-from det.augment.mosaic import NUM_IMAGES, Sample, mosaic
+from det.augment.mosaic import Sample, mosaic
 from engine.contracts import Image
 from engine.data.preprocessing import (
+    NUM_MOSAIC_IMAGES,
     as_size,
     check_augmented,
     flip_and_jitter,
@@ -107,7 +108,7 @@ class TrainTransform:
     def partners(self, seed: int) -> int:
         """How many more samples `combine` needs for this seed: 3, or 0 if there is no mosaic."""
         drawn = self.mosaic > 0 and np.random.default_rng([seed, 1]).random() < self.mosaic
-        return NUM_IMAGES - 1 if drawn else 0
+        return NUM_MOSAIC_IMAGES - 1 if drawn else 0
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Augmented:
         """Four samples (image, boxes, labels) as read -> one, like the result of a call.

@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.data.class_map import IGNORE
 from engine.data.preprocessing import (
+    NUM_MOSAIC_IMAGES,
     Image,
     Size,
     as_size,
@@ -25,7 +26,7 @@ from engine.data.preprocessing import (
 )
 from engine.errors import UserError, nearest, some
 from seg.augment.copy_paste import paste_classes
-from seg.augment.mosaic import NUM_IMAGES, Sample, mosaic
+from seg.augment.mosaic import Sample, mosaic
 
 
 class TrainTransform:
@@ -143,7 +144,7 @@ class TrainTransform:
     def partners(self, seed: int) -> int:
         """How many more samples `combine` needs for this seed: three for a mosaic, one for copy-paste."""
         has_mosaic, pastes = self._drawn(seed)
-        return (NUM_IMAGES - 1) * has_mosaic + pastes
+        return (NUM_MOSAIC_IMAGES - 1) * has_mosaic + pastes
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Sample:
         """Combine a sample and its partners, as read from the dataset, into one, like the result of a call.
@@ -157,7 +158,7 @@ class TrainTransform:
             raise ValueError("copy_paste_classes needs the classes of the dataset: call for_classes")
         random = Random(int(np.random.default_rng([seed, 2]).integers(2**63)))
         if has_mosaic:
-            combined = mosaic(samples[:NUM_IMAGES], self.crop, self._cropped, random)
+            combined = mosaic(samples[:NUM_MOSAIC_IMAGES], self.crop, self._cropped, random)
         else:
             combined = self._cropped(samples[0], self.crop, random)
         if pastes:

@@ -12,17 +12,10 @@ from numpy.typing import NDArray
 from det.augment import crop_geometry
 from det.augment.crop_geometry import Placement, Rect
 from engine.contracts import Image
-from engine.data.preprocessing import Size
+from engine.data.preprocessing import MOSAIC_CENTER, NUM_MOSAIC_IMAGES, Size
 
 Sample = tuple[Image, NDArray[np.floating], NDArray[np.integer]]
 """(image uint8 [H, W, 3], boxes [M, 4] in its pixels, labels [M])"""
-
-
-NUM_IMAGES = 4
-
-
-CENTER_RANGE = (0.3, 0.7)
-"""Where the four images meet, as a fraction of each side."""
 
 
 def mosaic(
@@ -36,11 +29,11 @@ def mosaic(
     Raises:
         ValueError: if there are not four samples.
     """
-    if len(samples) != NUM_IMAGES:
-        raise ValueError(f"a mosaic is made of {NUM_IMAGES} samples, got {len(samples)}")
+    if len(samples) != NUM_MOSAIC_IMAGES:
+        raise ValueError(f"a mosaic is made of {NUM_MOSAIC_IMAGES} samples, got {len(samples)}")
     height, width = size
     canvas = np.empty((height, width, 3), np.uint8)
-    x, y = (round(side * rng.uniform(*CENTER_RANGE)) for side in (width, height))
+    x, y = (round(side * rng.uniform(*MOSAIC_CENTER)) for side in (width, height))
     quarters = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
     all_boxes, all_labels = [], []
     for (image, raw_boxes, raw_labels), quarter in zip(samples, quarters, strict=True):

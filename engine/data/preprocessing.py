@@ -361,6 +361,13 @@ def import_albumentations() -> Any:
     return albumentations
 
 
+NUM_MOSAIC_IMAGES = 4
+
+
+MOSAIC_CENTER = (0.3, 0.7)
+"""Where the four images of a mosaic meet, as a fraction of each side."""
+
+
 def seed_transforms(pipeline: Any, seed: int) -> None:
     """Seed an albumentations pipeline so that each transform has a random stream of its own.
 
