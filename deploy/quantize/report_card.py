@@ -123,4 +123,18 @@ class ReportCard:
         if self.latency is None or self.ratio is None:
             return []
         before, after = (self.latency[name].p50 for name in ("float32", "int8"))
-        return [f"| ms, median | {before:.2f} | {after:.2f} | {1 / self.ratio.p50:.2f}x faster |"]
+        return [f"| ms, median | {before:.2f} | {after:.2f} | {_speedup(before, after, self.ratio)} |"]
+
+
+def _speedup(before: float, after: float, ratio: Ratio) -> str:
+    """ "2.50x faster" or "1.20x slower", by the ratio within rounds.
+
+    There is no clear difference if the interval of the ratio contains 1 or is unknown, or if the medians
+    differ in the other direction, as they can if the load changes between rounds.
+    """
+    if ratio.interval is not None:
+        if ratio.interval[1] < 1 and after < before:
+            return f"{1 / ratio.p50:.2f}x faster"
+        if ratio.interval[0] > 1 and after > before:
+            return f"{ratio.p50:.2f}x slower"
+    return "no clear difference"

@@ -13,7 +13,7 @@ from deploy.quantize.report_card import ReportCard
 from deploy.quantize.sensitivity import MAX_SNR_DB, Sensitivity, sensitivities, snr_db
 from deploy.quantize.within_budget import time_both
 from deploy.session import Session
-from deploy.timing.latency import Rounds
+from deploy.timing.latency import Ratio, Rounds
 from engine.errors import UserError
 from tests.refusals import refuses
 
@@ -96,10 +96,35 @@ def test_only_the_worst_layers_are_listed(num_layers, num_float, listed):
     assert (more in text) == (num_layers > listed)
 
 
+def ratio_of(middle, interval):
+    return Ratio(p50=middle, p5=middle - 0.1, p95=middle + 0.1, interval=interval)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ratio", "text"),
+    [
+        (15.0, 12.0, ratio_of(0.8, (0.79, 0.81)), "1.25x faster"),
+        (12.0, 15.0, ratio_of(1.25, (1.24, 1.26)), "1.25x slower"),
+        (15.0, 14.0, ratio_of(0.98, (0.95, 1.01)), "no clear difference"),
+        (14.0, 15.0, ratio_of(1.02, (0.99, 1.05)), "no clear difference"),
+        (15.0, 12.0, ratio_of(0.8, (0.7, 1.0)), "no clear difference"),
+        (12.0, 15.0, ratio_of(1.25, (1.0, 1.3)), "no clear difference"),
+        (15.0, 12.0, ratio_of(0.8, None), "no clear difference"),  # fewer than six rounds
+        (14.65, 15.32, ratio_of(0.98, (0.97, 0.99)), "no clear difference"),  # once "1.02x faster"
+        (15.32, 14.65, ratio_of(1.02, (1.01, 1.03)), "no clear difference"),
+        (15.0, 15.0, ratio_of(0.98, (0.97, 0.99)), "no clear difference"),
+    ],
+)
+def test_a_file_is_faster_or_slower_only_if_the_medians_and_the_ratio_agree(before, after, ratio, text):
+    latency = {"float32": SimpleNamespace(p50=before), "int8": SimpleNamespace(p50=after)}
+    card = card_of(latency=latency, ratio=ratio).text()
+    assert f"| ms, median | {before:.2f} | {after:.2f} | {text} |" in card
+
+
 def test_times_and_a_tuned_file():
     latency = {"float32": SimpleNamespace(p50=12.0), "int8": SimpleNamespace(p50=5.0)}
     tuned = {"file": "model-qat.xml", "steps": 40, "score": 71.0}
-    text = card_of(latency=latency, ratio=SimpleNamespace(p50=0.4), tuned=tuned).text()
+    text = card_of(latency=latency, ratio=ratio_of(0.4, (0.38, 0.41)), tuned=tuned).text()
     assert "| ms, median | 12.00 | 5.00 | 2.50x faster |" in text
     assert "| model-qat.xml: fine-tuned for 40 steps | | 71.00 | -0.25 |" in text
 
