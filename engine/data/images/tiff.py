@@ -15,7 +15,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from engine.errors import counted, out_of_memory
 
@@ -273,6 +273,8 @@ def _with_pillow(data: bytes, *, rgb: bool) -> NDArray[Any]:
             return np.asarray(image.convert("RGB") if rgb else image)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # its text is that of a Python object in memory
+        raise ValueError("decoding failed") from error
     except Exception as error:
         raise ValueError(str(error)) from error
 
@@ -304,7 +306,8 @@ def _with_plane(header: Tiff, data: bytes, plane: int) -> bytes:
 
 def _with_tags(header: Tiff, data: bytes, changes: dict[int, Any]) -> bytes:
     """The file with a new directory at its end: the tags of pixels only, upright, and black at 0."""
-    order = "<" if data[:2] == b"II" else ">"
+    # Packed values of 12 bits are the same in both byte orders, but Pillow knows them in one.
+    order = "<" if data[:2] == b"II" or header.bits[0] == 12 else ">"
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", len(data) + len(data) % 2)
     if header.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         changes = {_PHOTOMETRIC: _BLACK_IS_ZERO if header.bands < 3 else _RGB, **changes}

@@ -117,10 +117,13 @@ def test_label_files_of_all_integers_and_byte_orders(tmp_path, dtype, order):
     assert read.dtype.isnative
 
 
-def test_white_of_12_bits_is_white(tmp_path):
-    values = np.array([[0, 4095], [2048, 16]], np.uint16)
-    read = read_image(write_tiff(tmp_path / "a.tif", values, bits=12))
-    np.testing.assert_array_equal(read[..., 0], [[0, 255], [128, 1]])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_white_of_12_bits_is_white(tmp_path, order):
+    """Once, files in Motorola's byte order were called corrupt."""
+    values = np.array([[0, 4095], [2048, 16], [1, 2]], np.uint16)
+    path = write_tiff(tmp_path / "a.tif", values, bits=12, order=order)
+    np.testing.assert_array_equal(read_image(path)[..., 0], [[0, 255], [128, 1], [0, 0]])
+    np.testing.assert_array_equal(read_labels(path), values)
 
 
 @pytest.mark.parametrize(
