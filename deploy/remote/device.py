@@ -142,9 +142,10 @@ def new_folder(device: Device, fill: str, *, folder: str = "", data: bytes = b""
     fill: a script that writes its standard input to the folder "$d".
     """
     parent = shlex.quote(folder) if folder else '"${TMPDIR:-/tmp}"'
+    # Also removed if its path cannot be printed: then nobody here knows it.
     script = (
-        f"umask 077; d=$(mktemp -d {parent}/{PREFIX}XXXXXX) && "
-        f'{{ {fill} || {{ rm -rf "$d"; exit 1; }}; }} && echo "$d"'
+        f"trap '' HUP PIPE; umask 077; d=$(mktemp -d {parent}/{PREFIX}XXXXXX) && "
+        f'{{ {{ {fill} && echo "$d"; }} || {{ rm -rf "$d"; exit 1; }}; }}'
     )
     try:
         lines = device.run(script, data=data).split("\n")

@@ -45,14 +45,18 @@ class AdbDevice:
 
     def push(self, folder: Path) -> str:
         path = new_folder(self.shell, "true", folder=FOLDER)
-        done = subprocess.run(
-            [*self.words, "push", f"{folder}/.", path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        try:
+            done = subprocess.run(
+                [*self.words, "push", f"{folder}/.", path],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except BaseException:  # Ctrl-C
+            remove(self, path)
+            raise
         if done.returncode:
             remove(self, path)
             lines = (done.stderr or done.stdout).strip().splitlines() or ["adb push failed"]

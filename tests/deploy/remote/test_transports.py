@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -198,6 +199,16 @@ def test_nothing_is_left_of_a_copy_that_fails(tmp_path):
     assert not list(tmp_path.glob(f"{PREFIX}*"))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("lost", ["({}) > /dev/full", "(sleep 0.3; {}) | true"])
+def test_a_copy_whose_path_does_not_arrive_is_removed(tmp_path, lost):
+    """As when the connection is lost at the end of a copy."""
+    unheard = replace(here(tmp_path), command=lambda script: ["sh", "-c", lost.format(script)])
+    (tmp_path / "kit").mkdir()
+    refuses(lambda: unheard.push(tmp_path / "kit"), "cannot be copied|has no temporary folder")
+    assert not list(tmp_path.glob(f"{PREFIX}*"))
+
+
 def test_which_devices_are_reached_by_a_transport():
     assert transports.BUILT_IN == ("adb", "ssh")
     assert [is_remote(name) for name in ("auto", "cpu", "cuda:0", "adb", "ssh://pi", "own://x")] == [
@@ -331,6 +342,20 @@ def test_a_command_that_the_phone_does_not_know_is_no_missing_phone(tmp_path, mo
     fake_adb(tmp_path, monkeypatch)
     with pytest.raises(ScriptError, match="127"):
         open_device("adb").run("no_such_command")
+
+
+def test_nothing_is_left_on_a_phone_if_ctrl_c_ends_a_copy(tmp_path, monkeypatch):
+    root = fake_adb(tmp_path, monkeypatch)
+    (tmp_path / "kit").mkdir()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.remote.transports.adb.subprocess.run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_device("adb").push(tmp_path / "kit")
+    assert len((root / "adb.log").read_text().splitlines()) == 2  # create, remove
+    assert not list(root.glob(f"{PREFIX}*"))
 
 
 def test_adb_gets_the_serial_number(tmp_path, monkeypatch):
