@@ -33,7 +33,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_pareto(results: Sequence[Result], path: Path) -> None:
-    """Latency against accuracy, with the Pareto front of each runtime and thread count.
+    """Latency against accuracy, with the Pareto front of each runtime and thread count, task and data.
 
     Nothing is drawn if no result has both.
     """
@@ -46,17 +46,17 @@ def draw_pareto(results: Sequence[Result], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     label = "name" if len({row["name"] for row in shown}) > 1 else "runtime"
-    panels = _panels(shown, label)
-    columns = min(len(panels), 3)
-    lines = -(-len(panels) // columns)
+    parts = panels(shown, label)
+    columns = min(len(parts), 3)
+    lines = -(-len(parts) // columns)
     width = 9 if columns == 1 else 6 * columns
     figure, axes = plt.subplots(
         lines, columns, figsize=(width, 5.5 * lines), layout="constrained", sharey=True, squeeze=False
     )
-    for axis, (title, members) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (title, members) in zip(axes.flat, parts.items(), strict=False):
         _draw_panel(axis, members, label)
         axis.set_title(title, fontsize=10)
-    for axis in list(axes.flat)[len(panels) :]:
+    for axis in list(axes.flat)[len(parts) :]:
         axis.set_visible(False)
     metrics = " / ".join(dict.fromkeys(row["metric"] for row in shown))
     sources = sorted({known[1] for row in shown if (known := accuracy(row))})  # measured, published
@@ -71,13 +71,24 @@ def draw_pareto(results: Sequence[Result], path: Path) -> None:
     plt.close(figure)
 
 
-def _panels(results: Sequence[Result], label: str) -> dict[str, list[Result]]:
-    """One panel per runtime: on the axis of a slow one, the points of a fast one would overlap."""
-    panels: dict[str, list[Result]] = {}
+def panels(results: Sequence[Result], label: str) -> dict[str, list[Result]]:
+    """The results in each panel of the chart, by title.
+
+    Each runtime has its own: on the axis of a slow one, the points of a fast one would overlap. So has each
+    task, and each dataset that accuracy was measured on, because their accuracies cannot be compared.
+
+    Args:
+        label: `runtime` if the points in a panel are runtimes, else `name`.
+    """
+    scores = {(row["task"], row.get("accuracy_on")) for row in results}
+    parts: dict[str, list[Result]] = {}
     for row in results:
         title = threads_text(row) if label == "runtime" else f"{row['runtime']}, {threads_text(row)}"
-        panels.setdefault(title, []).append(row)
-    return panels
+        if len(scores) > 1:
+            data = f" on {row['accuracy_on']}" if row.get("accuracy_on") else ""
+            title += f"; {row['task']}, {row['metric']}{data}"
+        parts.setdefault(title, []).append(row)
+    return parts
 
 
 def _draw_panel(axis: Any, members: Sequence[Result], label: str) -> None:

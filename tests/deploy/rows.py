@@ -3,7 +3,17 @@
 from deploy.benchmark.rows import BenchmarkRow
 
 
-def row(name, *, task="seg", metric="miou", size=(1024, 2048), predictor=None, accuracy=None, **paper):
+def row(
+    name,
+    *,
+    task="seg",
+    metric="miou",
+    size=(1024, 2048),
+    predictor=None,
+    accuracy=None,
+    accuracy_on=None,
+    **paper,
+):
     return BenchmarkRow(
         name=name,
         source=f"{task}/{name}",
@@ -15,5 +25,6 @@ def row(name, *, task="seg", metric="miou", size=(1024, 2048), predictor=None, a
         executed_madds=16_000_000_000,
         paper=paper,
         accuracy=accuracy or {},
+        accuracy_on=accuracy_on,
         predictor=predictor,
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from deploy.benchmark.pareto import accuracy, draw_pareto, pareto_front
+from deploy.benchmark.pareto import accuracy, draw_pareto, panels, pareto_front
 from deploy.benchmark.report import document, save
 from deploy.benchmark.results import result
 from deploy.benchmark.tables import tables
@@ -139,6 +139,22 @@ def test_results_are_a_list_of_rows_and_a_chart_is_drawn(tmp_path):
     assert stored[0]["paper"]["miou"] == 70.0
     assert (tmp_path / "results.md").read_text().startswith("# Benchmark")
     assert Image.open(tmp_path / "pareto.png").size[0] > 500
+
+
+def test_accuracies_of_other_tasks_and_data_are_not_on_one_pareto_front():
+    """As in suite=own, beside a run on other data."""
+    seg = {"accuracy": {"miou": 0.7}, "accuracy_on": "CamVid"}
+    det = {"task": "det", "metric": "map", "accuracy": {"map": 0.5}, "accuracy_on": "BCCD"}
+    rows = [measured("a", **seg), measured("b", **seg), measured("run", accuracy={"miou": 0.4})]
+    rows += [measured("c", **det), measured("d", runtime="onnx", **det)]
+    named = {title: [row["name"] for row in part] for title, part in panels(rows, "name").items()}
+    assert named == {
+        "eager, 1 thread; seg, miou on CamVid": ["a", "b"],
+        "eager, 1 thread; seg, miou": ["run"],
+        "eager, 1 thread; det, map on BCCD": ["c"],
+        "onnx, 1 thread; det, map on BCCD": ["d"],
+    }
+    assert list(panels(rows[:2], "name")) == ["eager, 1 thread"]
 
 
 def test_without_accuracies_or_latencies_there_is_no_chart(tmp_path):
