@@ -7,12 +7,13 @@ from typing import Literal
 
 from backbones.spec import NetSpec
 from deploy.device.hardware import cpu_model
+from deploy.eager import current_name
 from deploy.latency_table.build import provenance
 from deploy.latency_table.measurers import RUNTIMES, Measurer, measurer
 from deploy.latency_table.network_latency import NetworkLatency
 from deploy.latency_table.table import LatencyTable
 from engine.data.preprocessing import Size, as_size
-from engine.errors import UserError
+from engine.errors import UserError, nearest
 from nas.candidates import LogLine
 from nas.task_trainer import TaskTrainer
 
@@ -28,16 +29,21 @@ class LatencyOptions:
     """Which latency a search uses; conf/search.yaml explains each.
 
     Raises:
-        ValueError: if `threads` or `size` is out of range.
+        ValueError: if `runtime` is unknown, or if `threads` or `size` is out of range.
     """
 
     latency: str | None = None
     measure: Literal[True, False, "auto"] = "auto"
-    runtime: Literal["onnx", "eager", "openvino", "executorch", "ncnn", "torch"] = "onnx"
+    runtime: str = "onnx"
     threads: int = 1
     size: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        if current_name(self.runtime) not in RUNTIMES:
+            raise ValueError(
+                f"runtime must be one of {', '.join(RUNTIMES)}, got {self.runtime!r}"
+                f"{nearest(self.runtime, RUNTIMES)}"
+            )
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.size is not None:
