@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,15 @@ from det.transforms import EvalTransform
 from engine.contracts import Image
 from engine.data.class_map import ClassMap
 from engine.data.images import read_image
-from engine.data.loader import SampleKey, SplitSource, VariableLength, as_tensor, partner_indices, sample_seed
+from engine.data.loader import (
+    MixesSamples,
+    SampleKey,
+    SplitSource,
+    VariableLength,
+    as_tensor,
+    partner_indices,
+    sample_seed,
+)
 from engine.data.pixel_cache import PixelCache
 from engine.data.splits import keep_all_but, rows_of
 from engine.errors import UserError
@@ -33,22 +41,7 @@ Augment = Callable[[Image, Boxes, Labels, int], Sample]
 """(image, boxes, labels, seed) -> image, boxes and labels at the network's input size."""
 
 
-@runtime_checkable
-class MixesSamples(Protocol):
-    """An augmentation that may combine a sample with others of the split, as a mosaic does."""
-
-    def partners(self, seed: int) -> int:
-        """How many other samples `seed` needs; 0: it is called like any other augmentation."""
-        ...
-
-    def combine(self, samples: Sequence[Sample], seed: int) -> Sample:
-        """A sample and its partners -> one sample."""
-        ...
-
-    def __call__(self, image: Image, boxes: Boxes, labels: Labels, seed: int, /) -> Sample: ...
-
-
-Transform = Augment | MixesSamples | EvalTransform
+Transform = Augment | MixesSamples[Sample] | EvalTransform
 
 
 _PER_IMAGE = ("images", "names", "image_ids", "sizes")
@@ -194,7 +187,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
             "index": key.index,
         }
 
-    def _augmented(self, augment: Augment | MixesSamples, index: int, seed: int) -> Sample:
+    def _augmented(self, augment: Augment | MixesSamples[Sample], index: int, seed: int) -> Sample:
         if isinstance(augment, MixesSamples) and (partners := augment.partners(seed)):
             others = partner_indices(self, index, seed, partners)
             return augment.combine([self.read(other) for other in (index, *others)], seed)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from types import FrameType, MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 SplitT = TypeVar("SplitT")
 DatasetT = TypeVar("DatasetT")
+SampleT = TypeVar("SampleT")
 
 
 class SplitSource(ABC, Generic[SplitT, DatasetT]):
@@ -106,6 +107,24 @@ class SampleKey(NamedTuple):
 def sample_seed(seed: int, key: SampleKey) -> int:
     """A 32-bit seed that depends only on (seed, epoch, index)."""
     return int(np.random.SeedSequence([seed, key.epoch, key.index]).generate_state(1)[0])
+
+
+@runtime_checkable
+class MixesSamples(Protocol[SampleT]):
+    """An augmentation that may combine a sample with others of the split, as a mosaic does.
+
+    It is called like any other augmentation, with the parts of a sample and a seed, if it needs no others.
+    """
+
+    def partners(self, seed: int) -> int:
+        """How many other samples `seed` needs; 0: it is called."""
+        ...
+
+    def combine(self, samples: Sequence[SampleT], seed: int) -> SampleT:
+        """A sample and its partners -> one sample."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def partner_indices(dataset: Dataset, index: int, seed: int, count: int) -> list[int]:

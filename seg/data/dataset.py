@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import count_values, gray_colors, read_image, read_labels, read_palette
-from engine.data.loader import SampleKey, SplitSource, as_tensor, partner_indices, sample_seed
+from engine.data.loader import MixesSamples, SampleKey, SplitSource, as_tensor, partner_indices, sample_seed
 from engine.data.pixel_cache import MaskFiles, PixelCache
 from engine.data.preprocessing import Image
 from engine.data.splits import keep_all_but, rows_of
@@ -34,21 +34,6 @@ _GRAYS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 @runtime_checkable
-class MixesSamples(Protocol):
-    """An augmentation that may combine a sample with others of the split, as a mosaic does."""
-
-    def partners(self, seed: int) -> int:
-        """How many other samples `seed` needs; 0: it is called like any other augmentation."""
-        ...
-
-    def combine(self, samples: Sequence[tuple[Image, Label]], seed: int) -> tuple[Image, Label]:
-        """A sample and its partners -> one sample."""
-        ...
-
-    def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
-
-
-@runtime_checkable
 class UsesClasses(Protocol):
     """An augmentation that depends on the classes of the data."""
 
@@ -59,7 +44,11 @@ class UsesClasses(Protocol):
     def __call__(self, image: Image, label: Label | None, seed: int, /) -> tuple[Image, Label | None]: ...
 
 
-Transform = Callable[[Image, Label | None, int], tuple[Image, Label | None]] | MixesSamples | UsesClasses
+Transform = (
+    Callable[[Image, Label | None, int], tuple[Image, Label | None]]
+    | MixesSamples[tuple[Image, Label]]
+    | UsesClasses
+)
 """(image [H, W, 3], label [H, W] or None, seed) -> (image [h, w, 3], label)."""
 
 
