@@ -161,9 +161,9 @@ def without_mask_folder(folders: Folders) -> tuple[str, str]:
     """What is next to a folder of images that has no mask folder, and what to do about it; "" if unknown."""
     images, annotations = folders.images, _annotations_in(folders.images)
     if annotations:
-        root = images if folders.at_root else images.parent
+        base = images if folders.at_root else images.parent
         reason = f"{images.name}/ has no masks, but {some(annotations, 2)}; "
-        return reason, f"run python tools/check.py {shlex.quote(str(root))}"
+        return reason, f"run python tools/check.py {shlex.quote(str(base))}"
     if split_of(images.name) is not None and _kind(_plain(images.parent.name)) == "images":
         images = images.parent  # images/train: the masks would be next to images/
     for parent in (images.parent, images):
