@@ -1,8 +1,8 @@
 """Saves drawings of samples: some samples of a split, or the worst ones of an evaluation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from engine.contracts import Image
 from engine.data.images import write_png
 from engine.data.preprocessing import Size
 from engine.io.files import evenly_spaced, flat_name
+from engine.io.progress import counted_off
+
+T = TypeVar("T")
 
 DrawSample = Callable[[Any, int], Image]
 """(dataset, index) -> drawing [H, W, 3]."""
@@ -27,7 +30,7 @@ _BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (255, 0, 200)
 
 def save_samples(draw: DrawSample, dataset: Any, folder: Path, *, count: int) -> None:
     """Draw `count` evenly spaced samples of `dataset`, as `<name>.png`."""
-    for index in evenly_spaced(len(dataset), count) if count else []:
+    for index in drawn(evenly_spaced(len(dataset), count) if count else []):
         write_png(folder / f"{flat_name(dataset.name(index))}.png", draw(dataset, index))
 
 
@@ -38,8 +41,13 @@ def save_worst(draw: DrawSample, dataset: Any, folder: Path, worst: Iterable[tup
     """
     for old in folder.glob("[0-9][0-9]_[0-9].[0-9][0-9][0-9]_*.png"):
         old.unlink(missing_ok=True)
-    for rank, (name, index, score) in enumerate(worst, start=1):
+    for rank, (name, index, score) in enumerate(drawn(worst), start=1):
         write_png(folder / f"{rank:02d}_{score:.3f}_{flat_name(name)}.png", draw(dataset, index))
+
+
+def drawn(samples: Iterable[T]) -> Iterator[T]:
+    """The samples, with progress if drawing them takes long: each may need a prediction."""
+    return counted_off(list(samples), what="drawing samples", unit="sample drawn")
 
 
 def panel_size(image: Image) -> Size:

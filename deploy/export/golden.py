@@ -19,6 +19,7 @@ from deploy.session import Arrays, Session, run_in_batches
 from engine.contracts import Image
 from engine.errors import UserError
 from engine.io.files import write_json
+from engine.io.progress import announced
 
 DECODER = "decode.py"
 """Name of the copy of the task's decoder next to the exported file."""
@@ -27,6 +28,7 @@ MAX_STORED_NUMBERS = 50_000
 """Per output and example."""
 
 
+@announced("writing golden.npz")
 def write_golden(
     path: Path,
     session: Session,

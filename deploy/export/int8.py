@@ -43,7 +43,8 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
         card = with_fine_tuned(job, card, images)
     card.write(job.folder)
     session = open_session(path, threads=options.threads)
-    comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
+    with announced("comparing the file with PyTorch"):
+        comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
     scores = {f"{card.metric}_float32": card.before, f"{card.metric}_file": card.fallback.score}
     write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     job.log(f"{card.text()}\n{summary(card, comparison, options.budget)}")

@@ -18,6 +18,7 @@ from deploy.export.job import ExportJob
 from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import write_json
+from engine.io.progress import announced
 
 TASKS = ("cls", "det", "seg")
 """Tasks whose answers `run.py` prints."""
@@ -52,6 +53,7 @@ def check_single_pass(task: Any) -> None:
         )
 
 
+@announced("writing the kit")
 def write_kit(job: ExportJob, path: Path) -> None:
     """Add what runs the exported file at `path`: programs, golden images with predict's answers, a README.
 

@@ -16,6 +16,7 @@ from engine.data import media
 from engine.data.images import read_image
 from engine.errors import UserError
 from engine.io.files import evenly_spaced
+from engine.io.progress import counted_off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def read_samples(
     """
     metadata = describe(module, task="", facts={})
     samples = []
-    for file in files:
+    for file in counted_off(files, what="reading the images", unit="image read"):
         image = read(file)
         pixels = network_input(module.transform(image), metadata, dtype=module.dtype)
         samples.append(Sample(name=file.name, image=image, input=pixels))

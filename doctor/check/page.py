@@ -15,6 +15,7 @@ from engine.errors import UserError
 from engine.html.charts import bar_chart, heat_map, histogram, scatter_chart
 from engine.html.page import Page
 from engine.io.files import evenly_spaced
+from engine.io.progress import announced
 from engine.sample_images import panel_size, resize_panel, side_by_side
 
 _CLASSES_SHOWN, _SAMPLED_CLASSES, _PAIRS_SHOWN = 30, 24, 12
@@ -23,6 +24,7 @@ _CELLS = 20  # of the heat map, per side
 _LONGEST = 480  # pixels of a sample
 
 
+@announced("writing the report")
 def write_page(checked: CheckedDataset, path: Path, *, name: str, command: str) -> None:
     """Write the report. Raises: UserError if it cannot be written."""
     page = Page(f"Dataset check: {name}", checked.description)

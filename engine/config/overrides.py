@@ -297,6 +297,11 @@ def _add_task_prefix(override: str, known: dict[str, list[str]], task: str) -> s
     return f"{group}={','.join(names)}"
 
 
+_WITH_OUTLINES = ("cvat", "labelme", "yolo")
+
+_CONVERT = "outlines become masks with python tools/convert.py input=<data.root> out=<new folder> to=masks"
+
+
 def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> str:
     if "/" in name or name[:1] in "[{$'\"":
         return name
@@ -306,7 +311,8 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
     takes = f"task={task} takes {', '.join(own)}" if own else f"task={task} has no {group}= options"
     others = [other for other, names in grouped.items() if name in names]
     if others:
-        raise UserError(f"{group}={name} is for task={' and task='.join(others)}; {takes}")
+        convert = f"; {_CONVERT}" if (task, group) == ("seg", "data") and name in _WITH_OUTLINES else ""
+        raise UserError(f"{group}={name} is for task={' and task='.join(others)}; {takes}{convert}")
     raise UserError(f"{group}={name}: no such option; {takes}{nearest(name, own)}")
 
 

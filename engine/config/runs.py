@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -192,17 +193,20 @@ class TrainedRun:
         )
         evaluator = task.evaluator(dataset)
         progress = None if quiet else Progress(len(share), unit="batch")
+        first = announced("evaluation") if runtime.is_main and not quiet else nullcontext(lambda: None)
         if not quiet and runtime.is_main:
             task.on_part = PartProgress(unit="window")
 
         def after_batch(done: int, batch: dict[str, Any], outputs: Any) -> None:
+            end_first()
             if progress is not None:
                 progress.update(done)
             if on_batch is not None:
                 on_batch(dataset, batch, outputs)
 
         batches = BatchLoader(dataset, share, workers=data.workers)
-        metrics = evaluate(task, batches, evaluator, runtime, on_batch=after_batch)
+        with first as end_first:
+            metrics = evaluate(task, batches, evaluator, runtime, on_batch=after_batch)
         if progress is not None:
             progress.close()
         return Evaluation(

@@ -308,10 +308,12 @@ def _build_trainer(
     data: DataLoaders,
 ) -> Trainer:
     settings = settings.in_steps(len(data.train_set))
+    with _announced("preparing the optimizer"):  # it loads a large part of PyTorch
+        optimizer = build(config.optimizer, key="optimizer", model=task.model)
     return Trainer(
         options=settings,
         task=task,
-        optimizer=build(config.optimizer, key="optimizer", model=task.model),
+        optimizer=optimizer,
         schedule=build(config.schedule, key="schedule", steps=settings.steps),
         runtime=here,
         run=run,

@@ -4,7 +4,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -183,6 +183,18 @@ def announced(what: str, *, print_line: Callable[[str], None] | None = None) -> 
         done.set()
         _announced.discard(what)
         thread.join()
+
+
+def counted_off(items: Sequence[T], *, what: str, unit: str) -> Iterator[T]:
+    """The items of a job; if it takes long, `what` is announced until the first one is done, and then the
+    number of those that are done is shown."""
+    progress = Progress(len(items), unit=unit, after=PATIENCE_S)
+    with announced(what) as end:
+        for done, item in enumerate(items, start=1):
+            yield item
+            end()
+            progress.update(done)
+    progress.close()
 
 
 def with_progress(work: Callable[..., T], total: int, *, unit: str) -> T:

@@ -9,6 +9,7 @@ import numpy as np
 from engine.html.charts import Point, line_chart
 from engine.html.page import Page
 from engine.report.settings import Difference
+from engine.sample_images import drawn
 from engine.train.run_log import INPUT_BOUND, is_number, percent
 
 Rows = Sequence[Mapping[str, Any]]
@@ -90,12 +91,12 @@ def add_images(
         page.section("Worst images", "The images with the lowest scores, lowest first.")
         page.images(
             (reporter.draw_sample(dataset, index), f"{rank}.\N{NO-BREAK SPACE}{name}: {score:.3f}")
-            for rank, (name, index, score) in enumerate(worst, start=1)
+            for rank, (name, index, score) in enumerate(drawn(worst), start=1)
         )
     chosen = np.random.default_rng(0).permutation(len(dataset))[:random].tolist()
     if chosen:
         page.section("Random images")
-        page.images((reporter.draw_sample(dataset, index), dataset.name(index)) for index in chosen)
+        page.images((reporter.draw_sample(dataset, index), dataset.name(index)) for index in drawn(chosen))
 
 
 def add_settings(page: Page, differences: Sequence[Difference], task: str) -> None:

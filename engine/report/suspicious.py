@@ -21,6 +21,7 @@ from engine.data.exclude import read_excluded, write_excluded
 from engine.errors import UserError
 from engine.html.page import Page
 from engine.io.files import write_json
+from engine.sample_images import drawn
 
 SUSPICIOUS, EXCLUDE = "suspicious.json", "exclude.json"
 _PLACES_SHOWN = 4
@@ -121,7 +122,7 @@ def add_suspicious(page: Page, out: Path, split: str, suspicions: Sequence[Suspi
     if not suspicions:
         page.text("No label is contradicted by a confident prediction.")
         return
-    page.images((each.draw(), _caption(rank, each)) for rank, each in enumerate(suspicions, start=1))
+    page.images((each.draw(), _caption(rank, each)) for rank, each in enumerate(drawn(suspicions), start=1))
     page.text(f"{EXCLUDE} lists these images. Delete those with correct labels, then train without the rest:")
     page.code(f"python tools/train.py ... data.exclude={out / EXCLUDE}")
 

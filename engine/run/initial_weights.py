@@ -131,6 +131,8 @@ def load_initial(
                 f"init_from={text}: a run for task={other}, not for task={task}; weights={text} starts from "
                 "its backbone"
             ) from None
+        if remote is None and "these weights do not fit" in str(error):
+            raise UserError(f"{error}; choose the backbone of these weights with backbone=") from None
         if remote is None:
             raise
         if key == "init_from":

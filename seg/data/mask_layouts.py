@@ -1,6 +1,7 @@
 """Finds the folders of images and masks of each split, in common layouts."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -38,11 +39,13 @@ class Folders(NamedTuple):
     """Where the files of a split are; the same folder twice if the masks are next to their images.
 
     names: the images in the split, from a list (None: all).
+    at_root: whether the images are in data.root itself.
     """
 
     images: Path
     masks: Path
     names: tuple[str, ...] | None = None
+    at_root: bool = False
 
 
 def find_folders(base: Path, *, images: str | None = None, masks: str | None = None) -> dict[str, Folders]:
@@ -80,7 +83,7 @@ def _find(base: Path, images: str | None = None, masks: str | None = None) -> di
             found[split] = Folders(own, beside)
     if found:
         return found
-    return {UNDIVIDED: Folders(base, mask_folder or base)} if _images_in(base) else {}
+    return {UNDIVIDED: Folders(base, mask_folder or base, at_root=True)} if _images_in(base) else {}
 
 
 def _in_kinds(base: Path, images: Path, masks: Path) -> dict[str, Folders]:
@@ -154,8 +157,13 @@ def _lists(base: Path) -> dict[str, tuple[str, ...]]:
     return {}
 
 
-def without_mask_folder(images: Path) -> tuple[str, str]:
+def without_mask_folder(folders: Folders) -> tuple[str, str]:
     """What is next to a folder of images that has no mask folder, and what to do about it; "" if unknown."""
+    images, annotations = folders.images, _annotations_in(folders.images)
+    if annotations:
+        base = images if folders.at_root else images.parent
+        reason = f"{images.name}/ has no masks, but {some(annotations, 2)}; "
+        return reason, f"run python tools/check.py {shlex.quote(str(base))}"
     if split_of(images.name) is not None and _kind(_plain(images.parent.name)) == "images":
         images = images.parent  # images/train: the masks would be next to images/
     for parent in (images.parent, images):
@@ -171,7 +179,9 @@ def without_mask_folder(images: Path) -> tuple[str, str]:
     reason = f"{images.name}/ has no mask folder next to it; "
     beside = [n for n in subfolders(images.parent) if n != images.name and _holds_images(images.parent / n)]
     if beside and split_of(images.name) is None:
-        return reason, f"if the masks are in {' or '.join(beside[:3])}, set data.source.masks={beside[0]}"
+        root = f"data.root={images.parent} data.source.images={images.name} " if folders.at_root else ""
+        masks = f"{root}data.source.masks={beside[0]}"
+        return reason, f"if the masks are in {' or '.join(beside[:3])}, set {masks}"
     inner = [name for name in subfolders(images) if _holds_images(images / name)]
     if len(inner) < 2:
         return reason, ""
@@ -179,6 +189,15 @@ def without_mask_folder(images: Path) -> tuple[str, str]:
         f"if two of {some(inner)} are images and masks, set data.source.images=<folder> and "
         "data.source.masks=<folder>, as paths below data.root"
     )
+
+
+def _annotations_in(folder: Path) -> list[str]:
+    """Files of an annotation tool that have the names of the images next to them."""
+    names = sorted(walk_files(folder))
+    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+    return [
+        n for n in names if n.lower().endswith((".json", ".xml", ".txt")) and n.rpartition(".")[0] in stems
+    ]
 
 
 def _holds_images(folder: Path) -> bool:

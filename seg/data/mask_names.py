@@ -166,13 +166,15 @@ def _no_mask(
         remedy = f"there is {longer[0]}: set data.source.mask_suffix={longer[0].removeprefix(first)}?"
     elif near:
         remedy = f"the nearest name is {lower[near[0]]}: rename one of the two"
+    elif (alone := first.rpartition("/")[2] + suffix) in masks:
+        remedy = f"there is {alone}: put masks into the same subfolders as their images"
     layers = sorted(name.rpartition("/")[0] for name in masks if name.endswith(f"/{first}{suffix}"))
     if folders.images != folders.masks and len(layers) > 1:
         remedy = f"one mask per class ({some(layers)}) is not read: merge those of each image into one mask"
     counts = f"{len(missing)} of {len(images)} images{f' of {split}' if split else ''} have none"
     reasons = "".join(f"{line}; " for line in unread)
     if folders.images == folders.masks:
-        found, instead = without_mask_folder(folders.images)
+        found, instead = without_mask_folder(folders)
         reasons, remedy = reasons + found, remedy if longer or near else instead or remedy
     return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.contracts import Image
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.loader import SampleKey, collate
-from engine.io.progress import PATIENCE_S, Progress
+from engine.io.progress import counted_off
 from engine.report.suspicious import Place, Suspicion, class_thresholds, ranked
 from engine.sample_images import draw_frames, panel_size, resize_panel, side_by_side
 from seg.data.dataset import SegmentationDataset
@@ -110,14 +110,12 @@ def contradicted_regions(
 def _confidences(
     task: Segmentation, dataset: SegmentationDataset, indices: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.uint8], Any]]:
-    device, progress = task.normalize.device, Progress(len(indices), unit="examined image", after=PATIENCE_S)
-    for done, index in enumerate(indices, start=1):
+    device = task.normalize.device
+    for index in counted_off(indices, what="examining labels", unit="examined image"):
         batch = collate([dataset[SampleKey(index, 0)]])
         label = batch["label"][0].numpy()
         (found,) = confidence(task, {"image": batch["image"].to(device), "label": batch["label"]})
         yield index, label, found
-        progress.update(done)
-    progress.close()
 
 
 def _suspicion(

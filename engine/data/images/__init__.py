@@ -6,6 +6,7 @@
 | `conversion` | the kinds that Pillow decodes, TIFF's kinds, and more than 8 bits as 8 |
 | `tiff`, `tiff_parts` | TIFF files, large ones in parts |
 | `jpeg` | damage in JPEG files |
+| `png_parts` | large 16-bit PNG files, in parts |
 | `completeness` | the check before training, without decoding |
 | `files` | the image files of a folder, and writing one |
 | `messages` | the errors |

@@ -4,6 +4,7 @@ Pillow reads the header (size, mode, EXIF). OpenCV, which is faster, decodes ord
 version 5 on, it rejects damaged PNG files). `engine.data.images.conversion` decodes the others.
 """
 
+import contextlib
 import os
 import threading
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.data.images import conversion, jpeg, tiff
+from engine.data.images import conversion, jpeg, png_parts, tiff
 from engine.data.images.conversion import Range
 from engine.data.images.messages import (
     MOST_MEGAPIXELS,
@@ -132,14 +133,26 @@ def read_deep(path: PathLike) -> NDArray[Any] | None:
 
 def _decode(path: PathLike, header: Image.Image, data: bytes, pixel_range: Range | None) -> NDArray[np.uint8]:
     if _is_sixteen_bit(header, data):
-        stored = _decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)
-        return conversion.to_rgb(conversion.eight_bits(path, stored, pixel_range))
+        convert = partial(conversion.eight_bits, path, pixel_range=pixel_range)
+        if header.width * header.height >= _LARGE_PIXELS:
+            with contextlib.suppress(ValueError):  # otherwise, OpenCV decodes it or says what is wrong
+                return _decode_in_parts(header, data, convert)
+        return conversion.to_rgb(convert(_decode_fast(path, header, data, cv2.IMREAD_UNCHANGED)))
     if header.format in ("PNG", "JPEG") and header.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         return np.asarray(_decode_fast(path, header, data, _RGB), np.uint8)
     if data.startswith(jpeg.START):  # Pillow decodes it (CMYK, MPO), but does not say what is damaged
         with jpeg.decoding(path, data):
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     return conversion.decode_pillow(path, header, pixel_range)
+
+
+def _decode_in_parts(header: Image.Image, data: bytes, convert: conversion.Convert) -> NDArray[np.uint8]:
+    """A large 16-bit PNG file as RGB; its 16-bit pixels would take twice the memory of the result."""
+    result = np.empty((header.height, header.width, 3), np.uint8)
+    for part in png_parts.parts(data):
+        values = part.values if part.values.ndim == 2 else part.values[..., 2::-1]  # BGR(A) -> RGB
+        result[part.top : part.top + len(values)] = conversion.to_rgb(convert(values))
+    return result
 
 
 def read_labels(path: PathLike) -> NDArray[Any]:

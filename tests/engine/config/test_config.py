@@ -63,6 +63,7 @@ def error_message(*typed, tool="train"):
         ("task._target_=seg.task.Segmentatoin", ["seg.task.Segmentatoin", "no such class or function"]),
         ("data=masks", ["data.root is not set; pass data.root=<value>"]),
         ("data=voc", ["data=voc is for task=det; task=seg takes cityscapes, coco, masks, streets"]),
+        ("data=labelme", ["coco, masks, streets; outlines become masks with python tools/convert.py input="]),
         ("loss=focal", ["loss=focal is for task=det; task=seg has no loss= options"]),
         ("task=segmentation", ["task=segmentation: no such task; choose one of cls, det, seg"]),
         ("data.crop=abc", ["data.crop must be", "'abc'"]),

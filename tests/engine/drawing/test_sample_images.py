@@ -1,10 +1,18 @@
 """Drawn samples have captions and a bounded size."""
 
+import math
+import time
+from functools import partial
+
 import numpy as np
 import pytest
 
 from engine import sample_images
-from engine.sample_images import panel_size, resize_panel, save_worst, side_by_side
+from engine.html.page import Page
+from engine.io import progress
+from engine.report.sections import add_images
+from engine.report.suspicious import Suspicion, add_suspicious
+from engine.sample_images import panel_size, resize_panel, save_samples, save_worst, side_by_side
 
 
 @pytest.mark.parametrize(
@@ -51,3 +59,42 @@ def test_the_worst_images_of_an_earlier_evaluation_are_removed(tmp_path):
     save_worst(monkey, Dataset(), tmp_path, [("c", 2, 0.05)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["01_0.050_c.png", "my_notes.png"]
     assert sample_images._LONGEST == 800
+
+
+def test_slow_drawings_show_progress(tmp_path, monkeypatch, capsys):
+    """A prediction of a large photo takes seconds, and training draws up to 24 of them after its table."""
+
+    def slow(dataset, index):
+        time.sleep(0.2)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    class Dataset:
+        def name(self, index):
+            return f"x{index}"
+
+        def __len__(self):
+            return 2
+
+    class Reporter:
+        draw_sample = staticmethod(slow)
+
+    worst = [("a", 0, 0.1), ("b", 1, 0.2)]
+    page = Page("title", "")
+    suspicions = [
+        Suspicion(name="a", index=0, score=0.5, places=(), draw=partial(slow, None, 0)) for _ in "ab"
+    ]
+    page.section("images")
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(progress, "_BESIDE_S", 0.0)
+    monkeypatch.setattr(progress, "_active_at", [-math.inf])
+    for draw in (
+        partial(save_samples, slow, Dataset(), tmp_path, count=2),
+        partial(save_worst, slow, Dataset(), tmp_path, worst),
+        partial(add_images, page, Reporter(), Dataset(), worst, random=0),
+        partial(add_images, page, Reporter(), Dataset(), [], random=2),
+        partial(add_suspicious, page, tmp_path, "val", suspicions),
+    ):
+        draw()
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "drawing samples ... 0 s"
+        assert [line.partition("  ")[0] for line in lines[1:]] == ["sample drawn 1/2", "sample drawn 2/2"]

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.io import progress as progress_module
-from engine.io.progress import PartProgress, Progress, announced, with_progress
+from engine.io.progress import PartProgress, Progress, announced, counted_off, with_progress
 
 
 class Clock:
@@ -141,6 +141,24 @@ def test_work_within_work_of_the_same_name_is_announced_once(monkeypatch):
     with announced("reading", print_line=lines.append), announced("reading", print_line=lines.append):
         progress_module.time.sleep(0.2)
     assert lines == ["reading ... 0 s"]
+
+
+def test_slow_items_are_announced_until_the_first_is_done_and_then_counted(monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(progress_module, "_active_at", [-math.inf])
+    seen = []
+    for item in counted_off(["a", "b"], what="drawing", unit="drawn"):
+        seen.append(item)
+        progress_module.time.sleep(0.2)
+    assert seen == ["a", "b"]
+    assert capsys.readouterr().out.splitlines() == [
+        "drawing ... 0 s",
+        "drawn 1/2  ETA 0:00:00",
+        "drawn 2/2  ETA 0:00:00",
+    ]
+    monkeypatch.setattr(progress_module, "PATIENCE_S", 100.0)
+    assert list(counted_off("ab", what="drawing", unit="drawn")) == ["a", "b"]
+    assert capsys.readouterr().out == ""
 
 
 def test_work_that_hides_what_others_print_is_announced(monkeypatch, capsys):

@@ -137,3 +137,14 @@ def test_other_pixels_than_those_of_a_run_are_reported(pixels, warning, tmp_path
     assert report == (warning and f"; {warning}")
     file = tmp_path / "checkpoints" / "best.safetensors"
     assert initial_weights._mismatches(file, None, model.backbone, pixels) == report
+
+
+def test_a_file_of_another_backbone_names_the_key_to_choose_it(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise UserError("w.pth: these weights do not fit mobilenet_v3_large with these options: missing a")
+
+    monkeypatch.setattr(initial_weights, "backbone_weights", load)
+    monkeypatch.setattr(initial_weights, "find_published", lambda *_, **__: None)
+    options = {"init_from": None, "weights": str(tmp_path / "w.pth"), "skip": [], "published": None}
+    with pytest.raises(UserError, match=r": missing a; choose the backbone of these weights with backbone=$"):
+        initial_weights.load_initial(Model(2), None, task="seg", checkpoint_name="best", **options)

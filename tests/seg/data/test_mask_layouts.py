@@ -203,6 +203,14 @@ def test_a_missing_mask_names_the_nearest(tmp_path, mask, message):
     refuses(lambda: build(root), message)
 
 
+def test_masks_without_the_subfolders_of_the_images_are_named(tmp_path):
+    pairs = [(f"images/site_{n % 2}/{n:03d}.png", f"masks/{n:03d}.png") for n in range(4)]
+    refuses(
+        lambda: build(tree(tmp_path, pairs)),
+        r"site_0/000\.png: no mask .*; there is 000: put masks into the same subfolders as their images",
+    )
+
+
 def test_files_that_are_no_masks_are_named_where_a_mask_is_missing(tmp_path):
     root = tree(tmp_path, [("images/a.png", "masks/a.png"), ("images/b.png", None)])
     (root / "masks/b.gif").write_bytes(b"GIF89a")
@@ -293,6 +301,27 @@ def test_annotations_of_boxes_lead_to_the_check(tmp_path):
     (root / "Annotations").mkdir()
     (root / "Annotations" / "a.xml").touch()
     assert unmasked(root) == f"Annotations/ has no masks, but a.xml; run python tools/check.py {root}"
+
+
+@pytest.mark.parametrize("folder", ["", "train/", "images/"])
+def test_annotations_next_to_the_images_lead_to_the_check(tmp_path, folder):
+    """LabelMe's files; folders beside data.root are none of its masks."""
+    for number in range(3):
+        write_mask(tmp_path / f"other/{number}.png", 1)
+    root = tree(tmp_path / "photos", [(f"{folder}{name}.png", None) for name in "ab"])
+    for name in "ab":
+        (root / f"{folder}{name}.json").write_text("{}")
+    where = folder.rstrip("/") or "photos"
+    assert unmasked(root) == f"{where}/ has no masks, but a.json, b.json; run python tools/check.py {root}"
+
+
+def test_a_mask_folder_beside_the_root_is_named_with_a_root_that_works(tmp_path):
+    root = tree(tmp_path / "set", [(f"photos/{name}.png", f"truth/{name}.png") for name in "abcd"])
+    assert unmasked(root / "photos") == (
+        f"photos/ has no mask folder next to it; if the masks are in truth, set data.root={root} "
+        "data.source.images=photos data.source.masks=truth"
+    )
+    assert sum(len(part) for part in build(root, images="photos", masks="truth").splits.values()) == 4
 
 
 def test_folders_of_a_split_with_other_names_are_named(tmp_path):

@@ -412,7 +412,7 @@ def test_large_files_are_decoded_like_small_ones(tmp_path, monkeypatch, name):
         small = read_image(path)
         with monkeypatch.context() as patched:
             patched.setattr(reading, "_LARGE_PIXELS", 0)
-            if "\udcff" not in name:
+            if "\udcff" not in name and pixels.dtype == np.uint8:
                 patched.setattr(cv2, "imdecode", None)  # it needs twice the memory
             np.testing.assert_array_equal(read_image(path), small)
 
