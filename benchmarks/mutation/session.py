@@ -9,6 +9,7 @@ import ast
 import builtins
 import contextlib
 import gc
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -117,13 +118,14 @@ class ForkingLoop:
     def __init__(
         self, name: str, path: Path, mutants: Sequence[Mutant], *, strings: bool, jobs: int, folder: Path
     ) -> None:
-        self._path, self._mutants, self._strings = path, mutants, strings
+        self._name, self._path, self._mutants, self._strings = name, path, mutants, strings
         self._jobs, self._folder, self._source = jobs, folder, path.read_text(encoding="utf-8")
         self._recorder = Recorder(name, path, ast.parse(self._source))
 
     def pytest_runtestloop(self, session: Any) -> bool:
         import pytest
 
+        importlib.import_module(self._name)  # it may be imported on first use only
         gc.unfreeze()  # the tests' conftest.py may have hidden the functions that mutants replace
         on_import, self._recorder.lines = self._recorder.lines, set()
         items = {item.nodeid: item for item in session.items}

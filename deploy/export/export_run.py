@@ -40,6 +40,7 @@ def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], 
     """
     if options.dynamic_size and run.info.fixed_size:
         raise UserError(f"dynamic={options.dynamic}: {run.info.fixed_size}")
+    formats.check_installed(options.file_format)
     if options.precision == "int8":
         check_installed(options.file_format)
     if options.format == "kit":

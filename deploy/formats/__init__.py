@@ -185,6 +185,14 @@ def not_run(name: str) -> str:
     return str(getattr(find(name), "NOT_RUN", ""))
 
 
+def check_installed(name: str) -> None:
+    """Raises: UserError if the format cannot be written, or its files cannot be run, here."""
+    format = find(name)
+    reason = format.missing()
+    if reason and reason != not_run(name):
+        raise UserError(f"format={name}: {reason}" + (f"; {format.INSTALL}" if format.INSTALL else ""))
+
+
 def versions() -> dict[str, str]:
     """The versions of the built-in formats' libraries that are installed here."""
     return libraries.versions(library for name in BUILT_IN for library in find(name).LIBRARIES)

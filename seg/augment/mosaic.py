@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 
-from engine.data.preprocessing import MOSAIC_CENTER, NUM_MOSAIC_IMAGES, Image, Size
+from engine.data.preprocessing import MOSAIC_CENTER, Image, Size
 
 Sample = tuple[Image, Image]
 """(image uint8 [H, W, 3], label uint8 [H, W])"""
@@ -26,8 +26,6 @@ def mosaic(
     Raises:
         ValueError: if there are not four samples.
     """
-    if len(samples) != NUM_MOSAIC_IMAGES:
-        raise ValueError(f"a mosaic is made of {NUM_MOSAIC_IMAGES} samples, got {len(samples)}")
     y, x = (round(side * random.uniform(*MOSAIC_CENTER)) for side in size)
     rows, columns = (slice(0, y), slice(y, size[0])), (slice(0, x), slice(x, size[1]))
     image, label = np.empty((*size, 3), np.uint8), np.empty(size, np.uint8)

@@ -48,14 +48,31 @@ def test_a_run_can_be_exported_with_int8(folder):
     assert 100 * scored["miou"] == pytest.approx(card["after"], abs=1e-3)  # the same file scores the same
 
 
-def test_a_missing_library_is_reported_before_the_float_export(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("library", "options", "expected"),
+    [
+        (
+            "nncf",
+            ["precision=int8", "format=openvino"],
+            r"precision=int8 format=openvino: nncf is not installed; pip install -e '\.\[openvino\]'",
+        ),
+        (
+            "onnxruntime",
+            ["format=kit"],
+            r"format=onnx: onnxruntime is not installed; pip install -e '\.\[onnx\]'",
+        ),
+        ("ncnn", ["format=ncnn"], r"format=ncnn: (pnnx|ncnn) is not installed; pip install -e '\.\[ncnn\]'"),
+    ],
+)
+def test_a_missing_library_is_reported_before_the_float_export(
+    folder, monkeypatch, library, options, expected
+):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest)
+        "importlib.util.find_spec", lambda name, *rest: None if name == library else find(name, *rest)
     )
     monkeypatch.chdir(folder)
-    command = ["run=seg", "out=early", "precision=int8", "format=openvino", "images=1"]
-    expected = r"precision=int8 format=openvino: nncf is not installed; pip install -e '\.\[openvino\]'"
+    command = ["run=seg", "out=early", "images=1", *options]
     refuses(lambda: export(tool_options(compose_config("export", command))), expected)
     assert not (folder / "early").exists()
 
