@@ -340,6 +340,7 @@ def test_of_rows_with_keypoints_only_the_box_is_used(own):
         ("0 .5 .5 .2 .2 .45 .45 2 .55 .55 1", [2, 3]),
         ("0 .5 .5 .2 .2 .45 .45 .98 .55 .55 .87", [2, 3]),  # predicted, with probabilities
         ("0 .3 .4 .1 .1 .28 .38 .3 .4 .33 .43 0 0", [4, 2]),
+        ("0 .3 .4 .1 .1 -1 -1 .3 .4 .33 .43", [3, 2]),
     ],
 )
 def test_rows_that_may_be_polygons_or_keypoints_are_not_guessed(own, row, shape):
@@ -377,6 +378,26 @@ def test_the_rows_of_a_tracker_are_boxes(own):
         refuses(lambda angle=angle: boxes_of(own, f"0 .5 .5 .2 .2 .3\n0 .5 .5 .2 .2 {angle}"), "four corners")
     # A triangle at the lower edge, among others.
     assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "why"),
+    [
+        # Degrees: two boxes of an image may have the same, unlike track ids.
+        ("0 .5 .5 .2 .1 45\n0 .2 .5 .2 .1 90\n1 .3 .3 .2 .1 45", "3: .* 45,", "another row of the file has"),
+        ("0 .5 .5 .2 .1 .3\n0 .2 .5 .2 .1 2", "2: .* 2,", "other rows have fractions there"),
+    ],
+)
+def test_a_number_after_the_box_that_is_no_score_and_no_track_id_is_refused(own, rows, line, why):
+    message = rf"a\.txt: line {line} is neither a score \(0\.\.1\) nor a track id \({why}.*four corners"
+    refuses(lambda: boxes_of(own, rows), message)
+
+
+def test_scores_and_track_ids_may_repeat_in_other_files_and_scores_in_one(own):
+    add(own, "train/b", "1 .2 .2 .2 .2 17")
+    assert boxes_of(own, "0 .5 .5 .2 .2 17\n0 .2 .5 .2 .2 0")[0] == [[40, 32, 60, 48], [10, 32, 30, 48]]
+    add(own, "train/b", "1 .2 .2 .2 .2 .9")
+    assert len(boxes_of(own, "0 .5 .5 .2 .2 1\n0 .2 .5 .2 .2 1\n0 .3 .5 .2 .2 .9")[0]) == 3
 
 
 def test_a_row_given_twice_counts_once(own):
@@ -425,6 +446,10 @@ def test_an_unreadable_image_is_reported(own):
         ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),
         ("0", "line 1: must be class cx cy w h.*got 1 values"),
         ("0 30 20 10 10", r"line 1: must be fractions of the image in 0\.\.1, got '30 20 10 10'; divide"),
+        (
+            "0 .5 .5 .2 .2 7 .9",
+            r"line 1: must be fractions .* but 7 is after '\.5 \.5 \.2 \.2'; if the others",
+        ),
         ("\xff\xfe\x00", "not a text file"),
     ],
 )
