@@ -249,7 +249,7 @@ def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) 
     if absent and (not skips or len(absent) == len(names)):
         raise UserError(
             f"{os.path.join(folder, absent[0])}: no such file ({len(absent)} of {len(names)} images of "
-            f"{file} are missing); check the image folder, remove them from the JSON, or set "
+            f"{file} are missing); check the image folder, remove them from that file, or set "
             "data.on_error=skip"
         )
     path, count = Counter(path for path in paths if path is not None).most_common(1)[0]

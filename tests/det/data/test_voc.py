@@ -317,6 +317,18 @@ def test_missing_images_and_xml_files_are_rejected(tmp_path):
     refuses(lambda: voc(root=root), r"val\.txt: contains no names")
 
 
+def test_xml_files_with_other_names_than_the_images_are_named(tmp_path):
+    root = tree(tmp_path, "abc", train="ab", val="c")
+    for name in "ab":
+        os.rename(tmp_path / f"Annotations/{name}.xml", tmp_path / f"Annotations/{name}.png.xml")
+    refuses(
+        lambda: voc(root=root),
+        r"a\.png: no a\.xml \(2 of 2 images of train have none; 2 XML files without an image: left out "
+        r"\(a\.png\.xml, b\.png\.xml\)\); name the XML files like the images, or set "
+        r"data\.source\.annotations=",
+    )
+
+
 def test_a_test_split_may_have_no_annotations(tmp_path):
     root = tree(tmp_path, "abc", train="a", val="b", test="c")
     os.remove(tmp_path / "Annotations/c.xml")

@@ -304,6 +304,16 @@ def test_label_files_beside_images_need_one_too(tmp_path):
     assert not any(line.startswith("1 file") for line in lines)
 
 
+def test_label_files_with_other_names_than_the_images_are_named(own):
+    os.rename(own / "labels/train/a.txt", own / "labels/train/a.png.txt")
+    os.remove(own / "labels/train/b.txt")
+    refuses(
+        lambda: yolo(root=str(own)),
+        r"train/a\.png: no label file .*train/a\.txt, and none for the other images of train \(1 label file "
+        r"without an image: left out \(a\.png\.txt\)\); add them",
+    )
+
+
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
     labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
