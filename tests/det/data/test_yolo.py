@@ -187,6 +187,20 @@ def test_an_export_of_cvat(tmp_path):
     assert names(yolo(root=str(tmp_path))) == {"train": ["0"], "val": ["11"]}
 
 
+def test_the_splits_of_darknet_s_obj_data(tmp_path):
+    for name in "abc":
+        add(tmp_path, name)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/one.txt").write_text("images/a.png\nimages/b.png")
+    (tmp_path / "lists/two.txt").write_text("images/c.png")
+    (tmp_path / "obj.data").write_text("classes= 2\ntrain  = lists/one.txt\nvalid=lists/two.txt\n")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+    (tmp_path / "obj.data").write_text("train = lists/one.txt\nvalid = lists/none.txt\n")
+    (tmp_path / "val.txt").write_text("images/c.png")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+
+
 def test_an_export_of_label_studio(tmp_path):
     for number in range(12):
         add(tmp_path, str(number))

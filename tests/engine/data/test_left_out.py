@@ -137,16 +137,12 @@ def test_images_below_a_root_with_images_of_its_own_are_named(tmp_path):
     text = f"<annotation><object><name>x</name>{box}</object></annotation>"
     for number, name in enumerate(("a", "b", "c", "sub/d", "sub/e")):
         photo(tmp_path / f"{name}.png", number)
-        (tmp_path / f"{name}.xml").write_text(
-            f"<annotation><object><name>x</name>{box}</object></annotation>"
-        )
+        (tmp_path / f"{name}.xml").write_text(text)
     source = voc(root=str(tmp_path))
     assert sum(map(len, source.splits.values())) == 3
-    line = (
-        f"{tmp_path}: 2 images in subfolders left out: sub/d.png, sub/e.png; move all images and annotation"
-    )
-    assert [each for each in source.warnings if "left out" in each] == [
-        f"{line} files into one folder, such as images"
+    assert [line for line in source.warnings if "left out" in line] == [
+        f"{tmp_path}: 2 images in subfolders left out: sub/d.png, sub/e.png; move all images and annotation "
+        "files into one folder, such as images"
     ]
     (tmp_path / "images").mkdir()
     for path in ("a.png", "a.xml", "b.png", "b.xml", "c.png", "c.xml", "sub"):
