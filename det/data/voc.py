@@ -16,7 +16,7 @@ from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
 from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
-from engine.data.class_map import ClassMap
+from engine.data.class_map import ClassMap, alike_line
 from engine.data.images import Orientation
 from engine.errors import FileErrors, UserError, raise_or_collect
 
@@ -252,6 +252,8 @@ def _classes(
         raise UserError(
             f"{base}: no objects in any {kind.noun}{known}; annotate some, or check data.source.annotations"
         )
+    for line in alike_line(sorted(names)) if selected is None else ():
+        issues.note(line)
     try:
         return ClassMap(names=tuple(sorted(names) if selected is None else selected))
     except ValueError as error:

@@ -460,6 +460,17 @@ def test_classes_are_those_of_the_files_or_selected(tmp_path):
         one(tmp_path, CAT, missing="keep")
 
 
+def test_classes_of_almost_the_same_name_are_named(tmp_path):
+    box = (10, 5, 30, 25)
+    data, _ = one(tmp_path, ("red cell", box), ("Red_Cell", box), ("redcells", box))
+    assert data.classes.names == ("Red_Cell", "cat", "red cell", "redcells")
+    lines = [line.partition(": ")[2] for line in data.warnings]
+    assert [line for line in lines if line.startswith("classes")] == [
+        "classes of almost the same name: 'Red_Cell' and 'red cell'; if they are one class, correct the "
+        "labels"
+    ]
+
+
 def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):
     for size in (None, (0, 0)):
         assert one(tmp_path, CAT, size=size)[1].sizes.tolist() == [[40, 60]]

@@ -220,10 +220,12 @@ def test_what_is_not_used_of_label_studio_is_counted(tmp_path):
     tasks[0]["annotations"] = []  # predictions alone do not count
     tasks[1]["annotations"][0]["was_cancelled"] = True
     tasks[2]["annotations"].append({"id": 77, "result": tasks[2]["annotations"][0]["result"][:1]})
-    tasks[2]["annotations"][1]["result"][0]["value"]["rectanglelabels"].append("bird")
+    tasks[2]["annotations"][1]["result"][0]["value"]["rectanglelabels"] = ["CAT", "bird"]
     file.write_text(json.dumps(tasks))
     result = convert(tmp_path / "in", tmp_path / "out", to="coco")
-    assert result.lines[1:4] == [
+    assert result.lines[1:5] == [
+        "Label Studio: classes of almost the same name: 'CAT' and 'cat'; if they are one class, correct "
+        "the labels",
         f"Label Studio: 2 images not annotated, or skipped: left out ({names[0]}, {names[1]})",
         "Label Studio: 1 annotation of an image with a later one, or with a ground truth: left out "
         f"({names[2]})",
