@@ -16,7 +16,7 @@ from det.data.formats.voc_layout import SplitFiles, find_splits
 from det.data.formats.voc_xml import VocFile
 from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
-from engine.data.class_map import ClassMap
+from engine.data.class_map import ClassMap, alike_line
 from engine.data.images import Orientation
 from engine.errors import FileErrors, UserError, raise_or_collect
 
@@ -117,6 +117,9 @@ class Kind(NamedTuple):
     reading: str = ""
 
 
+_UNUSED = "without an image: left out"
+
+
 VOC = Kind("VOC", "XML file", ".xml", voc_xml.read, "voc")
 
 
@@ -140,7 +143,7 @@ def read_files(
     unused = {
         path for part in files.values() for name, path in part.annotations.items() if name not in with_image
     }
-    issues.add(kind.noun, "without an image: left out", map(os.path.basename, sorted(unused)))
+    issues.add(kind.noun, _UNUSED, map(os.path.basename, sorted(unused)))
     own = _without_parts(files)
     contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
@@ -205,10 +208,12 @@ def _read(
     if len(absent) == len(files.names) and split == "test":
         return {}
     if absent and (missing == "refuse" or len(absent) == len(files.names)):
-        remedy = "set data.source.annotations=<their folder>"
+        unused = [finding for finding in issues.findings() if _UNUSED in finding]
+        remedy = f"name the {kind.noun}s like the images, or " if unused else ""
+        remedy += "set data.source.annotations=<their folder>"
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
-        shares = f"{len(absent)} of {len(files.names)} images of {split} have none"
+        shares = "; ".join([f"{len(absent)} of {len(files.names)} images of {split} have none", *unused])
         raise_or_collect(
             UserError(
                 f"{files.images[absent[0]]}: no {absent[0]}{kind.suffix} ({shares}); {remedy}",
@@ -247,6 +252,8 @@ def _classes(
         raise UserError(
             f"{base}: no objects in any {kind.noun}{known}; annotate some, or check data.source.annotations"
         )
+    for line in alike_line(sorted(names)) if selected is None else ():
+        issues.note(line)
     try:
         return ClassMap(names=tuple(sorted(names) if selected is None else selected))
     except ValueError as error:

@@ -102,7 +102,9 @@ def _raw_split(
         yolo_layout.check_folders(files)
     if not any(exist):
         if split == "train":
-            message = f"no label file {files[0]}, and none for the other images of train; add them"
+            findings = issues.findings()
+            known = f" ({'; '.join(findings)})" if findings else ""
+            message = f"no label file {files[0]}, and none for the other images of train{known}; add them"
             raise_or_collect(UserError(f"{images[0]}: {message}", files=images))
         return RawSplit(images=images, names=names, files=files, sizes=sizes, has_labels=False)
     annotated = [owner for owner, exists in enumerate(exist) if exists]

@@ -138,6 +138,10 @@ def check_dataset(
 
 
 def _no_split(split: str, source: DataSource) -> Finding:
+    remedies = [f"data.split={next(iter(source.splits))}"]
+    lines = (line for line in source.warnings if f": {split}: " in line)
+    keys = (line.rpartition("; ")[2] for line in lines if "; remove this key" in line)
+    remedies += [remedy.replace("this key", f"the key {split}") for remedy in keys]
     return Finding(
         code="no_split",
         severity="error",
@@ -145,7 +149,7 @@ def _no_split(split: str, source: DataSource) -> Finding:
         count=1,
         examples=(),
         why="Training refuses to start.",
-        remedy="add training images" if split == "train" else f"data.split={next(iter(source.splits))}",
+        remedy="add training images" if split == "train" else " or ".join(reversed(remedies)),
     )
 
 

@@ -10,6 +10,7 @@ from doctor.convert.coco import Coco
 from doctor.convert.masks import Masks
 from doctor.convert.records import Box, Report, Source
 from doctor.convert.writing import Images, checked_size, new_folder
+from engine.data.class_map import alike_line
 from engine.data.images import DEFAULT_MEGAPIXELS, Orientation, set_max_megapixels
 from engine.data.survey.matching import Content
 from engine.errors import UserError, counted
@@ -72,6 +73,8 @@ def convert(
         images = Images(folder, copy=copy)
         with announced("reading the annotations"):
             labels = _labels(source, boxes=to == "coco" or fill_boxes)
+        for line in alike_line(labels):
+            report.note(line)
         writer = Coco(folder, labels) if to == "coco" else Masks(folder, labels, fill_boxes=fill_boxes)
         counts = _write(source, images, writer, report, orientation)
         if not counts:

@@ -7,7 +7,7 @@ indices always agree.
 import colorsys
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -281,3 +281,16 @@ def _check_keys(where: str, entry: Mapping[str, Any], allowed: set[str]) -> None
     unknown = sorted(str(key) for key in entry if key not in allowed)
     if unknown:
         raise ValueError(f"{where} has unknown keys {unknown}; the allowed keys are {sorted(allowed)}")
+
+
+def alike_line(names: Iterable[str]) -> list[str]:
+    """A line about class names that only differ in case, spaces or punctuation, as typed labels do; none if
+    there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        key = "".join(character for character in name.casefold() if character.isalnum())
+        groups.setdefault(key or name, []).append(name)
+    alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return []
+    return [f"classes of almost the same name: {some(alike)}; if they are one class, correct the labels"]

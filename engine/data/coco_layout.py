@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -249,7 +250,7 @@ def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) 
     if absent and (not skips or len(absent) == len(names)):
         raise UserError(
             f"{os.path.join(folder, absent[0])}: no such file ({len(absent)} of {len(names)} images of "
-            f"{file} are missing); check the image folder, remove them from the JSON, or set "
+            f"{file} are missing); check the image folder, remove them from that file, or set "
             "data.on_error=skip"
         )
     path, count = Counter(path for path in paths if path is not None).most_common(1)[0]
@@ -281,8 +282,8 @@ def folder_with(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 def find_paths(folder: Path, names: Sequence[str]) -> list[str | None]:
     """The path of each name below `folder`, else that of its last part; None for a missing file.
 
-    Names with another case or suffix than the file's, without one, with %20 for a space, and addresses are
-    accepted.
+    Names with another case or suffix than the file's, without one, with %20 for a space or accents in another
+    form, and addresses are accepted.
     """
     listed: dict[str, _Folder] = {}  # one listing per folder instead of a check per file
     paths = []
@@ -311,19 +312,25 @@ class _Folder:
         self._simplified: dict[str, list[str]] | None = None
 
     def similar(self, name: str) -> str | None:
-        """The image of this name, except for case, suffix and percent signs; None if not exactly one."""
+        """The image of this name, except for case, suffix, percent signs and the form of accents; None if not
+        exactly one."""
         if self._simplified is None:
             self._simplified = defaultdict(list)
             for other in self.names:
-                if other.lower().endswith(IMAGE_SUFFIXES):
-                    for key in {other.lower(), os.path.splitext(other.lower())[0]}:
+                if (plain := _plain(other)).endswith(IMAGE_SUFFIXES):
+                    for key in {plain, os.path.splitext(plain)[0]}:
                         self._simplified[key].append(other)
-        plain = unquote(name).lower()
+        plain = _plain(unquote(name))
         stem, suffix = os.path.splitext(plain)
         for key in (plain, stem if suffix in IMAGE_SUFFIXES else plain):
             if len(matches := self._simplified.get(key, [])) == 1:
                 return os.path.join(self.path, matches[0])
         return None
+
+
+def _plain(name: str) -> str:
+    """In lower case, with accents as parts of their letters; macOS writes them separately (NFD)."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _list(folder: str) -> set[str]:

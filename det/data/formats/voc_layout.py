@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
 from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names
-from engine.errors import UserError, some
+from engine.errors import UserError, counted, some
 from engine.io.files import existing_root, walk_files
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
@@ -35,7 +35,8 @@ class SplitFiles(NamedTuple):
     annotations: Stems
     names: list[str]
     unread: Sequence[str] = ()
-    """A line about the files in the folder of images that are neither images nor annotations."""
+    """Lines about the files in the folder of images that are neither images nor annotations, and about images
+    in subfolders that are not read."""
 
 
 def find_splits(
@@ -243,9 +244,14 @@ def _pair(root: Path, image_folder: Path, file_folder: Path, suffix: str) -> Spl
         remedy = f"did you mean data.root={hint}?" if hint else elsewhere
         raise UserError(f"{image_folder}: no images in this folder; {remedy}")
     found, others = find_images(image_folder, known=(".xml", ".txt", ".json"))
-    deeper = (path.relative_to(image_folder) for path in found if image_folder == root)
-    others += [str(path) for path in deeper if len(path.parts) > 1]
-    return SplitFiles(images, files, list(images), left_out(image_folder, others))
+    lines = left_out(image_folder, others)
+    paths = [path.relative_to(root) for path in found if image_folder == root]
+    if deeper := [str(path) for path in paths if len(path.parts) > 1]:
+        lines.append(
+            f"{root}: {counted(len(deeper), 'image')} in subfolders left out: {some(deeper)}; move all "
+            "images and annotation files into one folder, such as images"
+        )
+    return SplitFiles(images, files, list(images), lines)
 
 
 def _stems(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Stems:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from det.data.formats.yolo_layout import resolve
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.io.files import existing_root
@@ -58,7 +59,7 @@ def find_config(root: Path) -> Config:
 
 def _without_yaml(root: Path, file: Path) -> Config:
     classes = [line.strip() for line in _text(file).splitlines() if line.strip()]
-    content: dict[str, Any] = {"names": classes, "path": str(root)}
+    content: dict[str, Any] = {"names": classes, "path": str(root), **_darknet_splits(root)}
     for name, split in _SPLITS.items():
         places = (
             f"{name}.txt",
@@ -75,6 +76,16 @@ def _without_yaml(root: Path, file: Path) -> Config:
     if divided:
         content["train"] = next(place for place in _ALL_IMAGES if (root / place).is_dir())
     return Config(file, content, divided)
+
+
+def _darknet_splits(root: Path) -> dict[str, str]:
+    """The lists of train, val and test that Darknet's obj.data (`valid = data/test.txt`) names, if they exist
+    and there is one such file."""
+    files = [*root.glob("*.data"), *root.glob("data/*.data")]
+    lines = _text(files[0]).splitlines() if len(files) == 1 else []
+    pairs = ([part.strip() for part in line.split("=", 1)] for line in lines if "=" in line)
+    places = {_SPLITS[key]: place for key, place in pairs if key in _SPLITS}
+    return {split: place for split, place in places.items() if resolve(root, ".", place) is not None}
 
 
 def _text(file: Path) -> str:

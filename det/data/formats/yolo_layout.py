@@ -88,7 +88,7 @@ def images_of_split(
     base = content.get("path") or "."
     if not isinstance(base, str) or not base.isprintable():
         raise UserError(f"{file}: path: must be a folder, got {base!r:.60}")
-    resolved = {item: _resolve(file.parent, base, item) for item in places}
+    resolved = {item: resolve(file.parent, base, item) for item in places}
     existing = [path for path in resolved.values() if path is not None]
     if not existing:
         return None
@@ -121,7 +121,9 @@ def add_unused(images: Iterable[str], issues: AnnotationIssues) -> None:
     issues.add("image", "with a label file, but in no split: left out", map(os.path.basename, unused))
 
 
-def _resolve(home: Path, base: str, item: str) -> Path | None:
+def resolve(home: Path, base: str, item: str) -> Path | None:
+    """The folder or list of a split that a file in `home` names, below `base` or `home`; None if it does not
+    exist."""
     # `path` and the entries are often from another machine, and Roboflow writes ../train for ./train.
     for candidate in _candidates(item, (home / os.path.expanduser(base), home)):
         generic = os.path.basename(candidate).lower() == "images" and os.path.dirname(candidate) == str(home)

@@ -4,6 +4,7 @@ The length of a row does not say what it is: `0 .5 .5 .2 .2 .45 .45 .55 .55` is 
 a box with two keypoints. The rows of a split decide together.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,15 @@ _KEYPOINT_SHARE = 0.25
 those whose width and height happen to lie near their points do not."""
 
 
+_OTHER_NUMBERS = (
+    "if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write the four "
+    "corners instead; if it is a polygon's confidence, delete it"
+)
+
+
+_NO_POINT = ((0, 0), (-1, -1))  # a keypoint that is not in the image
+
+
 BOX, POLYGON, KEYPOINTS, TRACKED, LIKE_KEYPOINTS, LIKE_TRACKED = range(6)
 
 
@@ -41,6 +51,7 @@ class LabelRows(NamedTuple):
         heads: float64 [M, 4], the same if the first four numbers are a box and the others something else.
         kinds, lengths, lines: int64 [M], what the row is or may be, how many numbers it has after the class,
             and its number in the file.
+        fifths: float64 [M], the number after the box, NaN if there is none.
     """
 
     labels: NDArray[np.int64]
@@ -49,6 +60,7 @@ class LabelRows(NamedTuple):
     kinds: NDArray[np.int64]
     lengths: NDArray[np.int64]
     lines: NDArray[np.int64]
+    fifths: NDArray[np.float64]
 
 
 class _Row(NamedTuple):
@@ -57,6 +69,7 @@ class _Row(NamedTuple):
     head: Sequence[float]
     kind: int
     length: int
+    fifth: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +166,8 @@ def read_rows(
                 errors.add(path, error)
             else:
                 lines.append(number)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
-    labels, boxes, heads, kinds, lengths = columns
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
+    labels, boxes, heads, kinds, lengths, fifths = columns
     return LabelRows(
         np.array(labels, np.int64),
         np.array(boxes, np.float64).reshape(-1, 4),
@@ -162,6 +175,7 @@ def read_rows(
         np.array(kinds, np.int64),
         np.array(lengths, np.int64),
         np.array(lines, np.int64),
+        np.array(fifths, np.float64),
     )
 
 
@@ -187,8 +201,10 @@ def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polyg
         polygons: whether it says that there are no keypoints.
 
     Raises:
-        UserError: if polygons cannot be told from boxes with keypoints.
+        UserError: if polygons cannot be told from boxes with keypoints, or the number after a box is neither
+            a score nor a track id.
     """
+    _check_fifths(files, names)
     kinds = np.concatenate([file.kinds for file in files]) if files else np.empty(0, np.int64)
     lengths = np.concatenate([file.lengths for file in files]) if files else kinds
     sevens = kinds[lengths == 6]
@@ -207,6 +223,27 @@ def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polyg
             "[] if these are polygons"
         )
     return [_decided(file, tracked) for file in files]
+
+
+def _check_fifths(files: Sequence[LabelRows], names: Sequence[str]) -> None:
+    """Refuse rows of five numbers whose last is neither a score nor a track id, such as the angle of a box.
+
+    Either all are scores (0..1), or all are ids, each of which occurs once in its file.
+
+    Raises: UserError.
+    """
+    scored = any((file.fifths[file.lengths == 5] % 1 != 0).any() for file in files)
+    for file, name in zip(files, names, strict=True):
+        above = np.flatnonzero((file.lengths == 5) & (file.fifths > 1))
+        first = np.unique(file.fifths[above], return_index=True)[1]
+        wrong = above if scored else np.delete(above, first)
+        if len(wrong):
+            why = "other rows have fractions there" if scored else "another row of the file has the same"
+            raise UserError(
+                f"{name}: line {file.lines[wrong[0]]}: the number after the box, {file.fifths[wrong[0]]:g}, "
+                f"is neither a score (0..1) nor a track id ({why}); if it is an angle, write the four "
+                "corners instead of the box; otherwise delete it"
+            )
 
 
 def _decided(file: LabelRows, tracked: bool) -> LabelRows:
@@ -229,19 +266,24 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
             "to data.yaml"
         )
     kind = _kind(numbers, keypoints, where)
-    fractions = numbers if kind in (POLYGON, LIKE_KEYPOINTS) else numbers[:4]
     # Not finite numbers pass: such boxes are left out and counted with those of other formats.
-    if any(number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in fractions):
+    beyond = [number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in numbers]
+    if any(beyond[:4]):
         raise UserError(
             f"{where}: must be fractions of the image in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
             "by its width and height"
+        )
+    if kind in (POLYGON, LIKE_KEYPOINTS) and any(beyond):
+        raise UserError(
+            f"{where}: must be fractions of the image in 0..1, but {values[1 + beyond.index(True)]:.20} is "
+            f"after {' '.join(values[1:5])!r:.60}; {_OTHER_NUMBERS}"
         )
     x, y, width, height = numbers[:4]
     head = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     xs, ys = numbers[::2], numbers[1::2]
     around = kind in (POLYGON, LIKE_KEYPOINTS, LIKE_TRACKED)
     box = (min(xs), min(ys), max(xs), max(ys)) if around else head
-    return _Row(int(label), box, head, kind, len(numbers))
+    return _Row(int(label), box, head, kind, len(numbers), numbers[4] if numbers[4:] else math.nan)
 
 
 def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -> int:
@@ -263,8 +305,7 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
     if count < 6 or count % 2:
         raise UserError(
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
-            "values; if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write "
-            "the four corners instead; if it is a polygon's confidence, delete it"
+            f"values; {_OTHER_NUMBERS}"
         )
     return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
 
@@ -288,7 +329,8 @@ def _may_be_keypoints(numbers: list[float], size: int) -> bool:
         return False
     if size == 3 and not all(0 <= number <= 1 or number == 2 for number in rest[2::3]):
         return False  # visibility: 0, 1 or 2, or the probability that a network predicts
-    points = [(a, b) for a, b in zip(rest[::size], rest[1::size], strict=True) if (a, b) != (0, 0)]
+    pairs = zip(rest[::size], rest[1::size], strict=True)
+    points = [pair for pair in pairs if pair not in _NO_POINT]
     reach = (width / 2 + _TOLERANCE, height / 2 + _TOLERANCE)
     if not points or any(abs(a - x) > reach[0] or abs(b - y) > reach[1] for a, b in points):
         return False

@@ -25,6 +25,14 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """What an upload puts before the name of a file."""
 
 
+_UNANNOTATED, _REPLACED = "image", "annotation"
+_UNUSED = {
+    _UNANNOTATED: "not annotated, or skipped: left out",
+    _REPLACED: "of an image with a later one, or with a ground truth: left out",
+}
+"""Why a task or an annotation is not used."""
+
+
 class _Task(NamedTuple):
     """name: of the image; regions: what was drawn on it."""
 
@@ -33,14 +41,14 @@ class _Task(NamedTuple):
 
 
 def read(root: Path) -> Source:
-    """The images of all tasks that were annotated or submitted without objects; skipped ones are left out.
+    """The images of all tasks that were annotated or submitted without objects; others are left out.
 
     Raises: UserError if there is no export, several, or no image of it is in the folder.
     """
     files = [path for path in survey(root).files(".json") if kind_of_json(path).format == "label_studio"]
     if len(files) != 1:
         raise UserError(f"{root}: {len(files)} exports of Label Studio; keep one JSON file in the folder")
-    tasks = list(_tasks(_load(files[0]), files[0]))
+    tasks, unused = _tasks(_load(files[0]), files[0])
     names = [task.name for task in tasks]
     if not names:
         raise UserError(f"{files[0]}: no task was annotated")
@@ -59,7 +67,7 @@ def read(root: Path) -> Source:
     return Source(
         title="Label Studio",
         count=len(tasks),
-        samples=lambda report: _samples(tasks, paths, files[0], report),
+        samples=lambda report: _samples(tasks, paths, files[0], report, unused),
     )
 
 
@@ -75,23 +83,31 @@ def _load(file: Path) -> list[Any]:
     return content
 
 
-def _tasks(content: Sequence[Mapping[str, Any]], file: Path) -> Iterator[_Task]:
-    """The annotated tasks; the last annotation of each image counts, unless one is the ground truth."""
+def _tasks(content: Sequence[Mapping[str, Any]], file: Path) -> tuple[list[_Task], list[tuple[str, str]]]:
+    """The annotated tasks, and what is not used (its kind, and the image's name).
+
+    The last annotation of each image counts, unless one is the ground truth.
+    """
     by_image: dict[str, _Task] = {}
+    unused: list[tuple[str, str]] = []
     for number, entry in enumerate(content, start=1):
         data = entry.get("data", entry)
         name = _image(data if isinstance(data, dict) else entry)
         if not name:
             raise UserError(f"{file}: task {number} has no image; export a project of images")
         if "annotations" not in entry and "completions" not in entry:  # JSON-MIN
-            by_image[name] = _Task(name, [each for value in entry.values() for each in _dicts(value)])
+            drawn = [{"result": [each for value in entry.values() for each in _dicts(value)]}]
+        else:
+            drawn = _dicts(entry.get("annotations", entry.get("completions")))
+            drawn = [each for each in drawn if not each.get("was_cancelled") and not each.get("skipped")]
+        if not drawn:
+            unused.append((_UNANNOTATED, name))
             continue
-        drawn = _dicts(entry.get("annotations", entry.get("completions")))
-        drawn = [each for each in drawn if not each.get("was_cancelled") and not each.get("skipped")]
-        if drawn:
-            chosen = next((each for each in drawn if each.get("ground_truth")), drawn[-1])
-            by_image[name] = _Task(name, _dicts(chosen.get("result")))
-    return iter(by_image.values())
+        chosen = next((each for each in drawn if each.get("ground_truth")), drawn[-1])
+        unused += [(_REPLACED, name)] * (len(drawn) - 1 + (name in by_image))
+        by_image[name] = _Task(name, _dicts(chosen.get("result")))
+    annotated = [(what, name) for what, name in unused if what != _UNANNOTATED or name not in by_image]
+    return list(by_image.values()), annotated
 
 
 def _dicts(values: Any) -> list[dict[str, Any]]:
@@ -107,8 +123,14 @@ def _image(data: Mapping[str, Any]) -> str:
 
 
 def _samples(
-    tasks: Sequence[_Task], paths: Sequence[str | None], file: Path, report: Report
+    tasks: Sequence[_Task],
+    paths: Sequence[str | None],
+    file: Path,
+    report: Report,
+    unused: Sequence[tuple[str, str]],
 ) -> Iterator[Sample]:
+    for what, image in unused:
+        report.add(what, _UNUSED[what], [os.path.basename(image)])
     for task, path in zip(tasks, paths, strict=True):
         if path is None:
             report.unreadable.append(
@@ -119,8 +141,9 @@ def _samples(
         for region in task.regions:
             try:
                 if found := _shape(region):
-                    shape, size = found
+                    shape, size, others = found
                     shapes.append(shape)
+                    report.add("label", "after the first of a region: left out", [name] * others)
                 elif region.get("type") not in ("choices", "textarea", "relation"):
                     report.add("region", "without an area or a label: left out", [name])
             except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
@@ -135,15 +158,17 @@ def _samples(
         )
 
 
-def _shape(region: Mapping[str, Any]) -> tuple[Shape, tuple[int, int]] | None:
-    """The shape of a region, and (height, width) of its image; None if it has no area or no label."""
+def _shape(region: Mapping[str, Any]) -> tuple[Shape, tuple[int, int], int] | None:
+    """The shape of a region, (height, width) of its image, and the number of labels besides the first; None
+    if it has no area or no label."""
     value = region.get("value", region)
     kind = next((key for key in _LABELS if value.get(key)), None)
     if kind is None:
         return None
     height, width = int(region["original_height"]), int(region["original_width"])
     label = str(value[kind][0]).strip()
-    return Shape(label, _geometry(kind, value, height, width)), (height, width)
+    shape = Shape(label, _geometry(kind, value, height, width))
+    return shape, (height, width), len(value[kind]) - 1
 
 
 def _geometry(kind: str, value: Mapping[str, Any], height: int, width: int) -> Geometry:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from doctor.convert.geometry import with_holes
-from doctor.convert.records import Bitmap, Box, Geometry, Report, Sample, Shape, Source
+from doctor.convert.geometry import corners, turned, with_holes
+from doctor.convert.records import Bitmap, Box, Geometry, Polygons, Report, Sample, Shape, Source
 from engine.data.images import find_images
 from engine.data.splits import split_of
 from engine.errors import UserError
@@ -105,11 +106,15 @@ def _geometry(entry: Mapping[str, Any], size: tuple[int, int], file: Path) -> Ge
     kind = entry.get("geometryType") or ("bitmap" if entry.get("bitmap") else "polygon")
     if kind == "bitmap":
         return _bitmap(entry["bitmap"], file)
-    if kind not in ("polygon", "rectangle"):
+    if kind not in ("polygon", "rectangle", "oriented_bbox"):
         return None
-    outer = _points(entry["points"]["exterior"])
-    if kind == "rectangle":
-        return Box(*outer.min(axis=0).tolist(), *outer.max(axis=0).tolist())
+    points = entry["points"]
+    outer = _points(points["exterior"] if isinstance(points, dict) else points)
+    if kind != "polygon":
+        box = Box(*outer.min(axis=0).tolist(), *outer.max(axis=0).tolist())
+        angle = math.degrees(float(entry.get("angle") or 0)) if kind == "oriented_bbox" else 0.0
+        center = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+        return Polygons((turned(corners(box), angle, center),)) if angle % 180 else box
     return with_holes(outer, [_points(hole) for hole in entry["points"].get("interior") or ()], size)
 
 

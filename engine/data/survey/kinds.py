@@ -52,7 +52,7 @@ _JSON = {
     ),
     "supervisely": (
         _SUPERVISELY,
-        _has(_keys("geometryType") + r'\s*"rectangle"'),
+        _has(_keys("geometryType") + r'\s*"(?:rectangle|oriented_bbox)"'),
         _has(_keys("geometryType") + r'\s*"(?:polygon|bitmap)"'),
     ),
     "coco": (_COCO, _has(_keys("bbox")), _has(_keys("segmentation") + r"\s*(?:\[\s*\[|\{)")),

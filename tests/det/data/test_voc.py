@@ -317,6 +317,18 @@ def test_missing_images_and_xml_files_are_rejected(tmp_path):
     refuses(lambda: voc(root=root), r"val\.txt: contains no names")
 
 
+def test_xml_files_with_other_names_than_the_images_are_named(tmp_path):
+    root = tree(tmp_path, "abc", train="ab", val="c")
+    for name in "ab":
+        os.rename(tmp_path / f"Annotations/{name}.xml", tmp_path / f"Annotations/{name}.png.xml")
+    refuses(
+        lambda: voc(root=root),
+        r"a\.png: no a\.xml \(2 of 2 images of train have none; 2 XML files without an image: left out "
+        r"\(a\.png\.xml, b\.png\.xml\)\); name the XML files like the images, or set "
+        r"data\.source\.annotations=",
+    )
+
+
 def test_a_test_split_may_have_no_annotations(tmp_path):
     root = tree(tmp_path, "abc", train="a", val="b", test="c")
     os.remove(tmp_path / "Annotations/c.xml")
@@ -446,6 +458,17 @@ def test_classes_are_those_of_the_files_or_selected(tmp_path):
         one(tmp_path, CAT, others="keep")
     with pytest.raises(ValueError, match="missing must be refuse or negative"):
         one(tmp_path, CAT, missing="keep")
+
+
+def test_classes_of_almost_the_same_name_are_named(tmp_path):
+    box = (10, 5, 30, 25)
+    data, _ = one(tmp_path, ("red cell", box), ("Red_Cell", box), ("redcells", box))
+    assert data.classes.names == ("Red_Cell", "cat", "red cell", "redcells")
+    lines = [line.partition(": ")[2] for line in data.warnings]
+    assert [line for line in lines if line.startswith("classes")] == [
+        "classes of almost the same name: 'Red_Cell' and 'red cell'; if they are one class, correct the "
+        "labels"
+    ]
 
 
 def test_a_missing_or_zero_size_is_read_from_the_image(tmp_path):

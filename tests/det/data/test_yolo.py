@@ -187,6 +187,20 @@ def test_an_export_of_cvat(tmp_path):
     assert names(yolo(root=str(tmp_path))) == {"train": ["0"], "val": ["11"]}
 
 
+def test_the_splits_of_darknet_s_obj_data(tmp_path):
+    for name in "abc":
+        add(tmp_path, name)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/one.txt").write_text("images/a.png\nimages/b.png")
+    (tmp_path / "lists/two.txt").write_text("images/c.png")
+    (tmp_path / "obj.data").write_text("classes= 2\ntrain  = lists/one.txt\nvalid=lists/two.txt\n")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+    (tmp_path / "obj.data").write_text("train = lists/one.txt\nvalid = lists/none.txt\n")
+    (tmp_path / "val.txt").write_text("images/c.png")
+    assert names(yolo(root=str(tmp_path))) == {"train": ["a", "b"], "val": ["c"]}
+
+
 def test_an_export_of_label_studio(tmp_path):
     for number in range(12):
         add(tmp_path, str(number))
@@ -304,6 +318,16 @@ def test_label_files_beside_images_need_one_too(tmp_path):
     assert not any(line.startswith("1 file") for line in lines)
 
 
+def test_label_files_with_other_names_than_the_images_are_named(own):
+    os.rename(own / "labels/train/a.txt", own / "labels/train/a.png.txt")
+    os.remove(own / "labels/train/b.txt")
+    refuses(
+        lambda: yolo(root=str(own)),
+        r"train/a\.png: no label file .*train/a\.txt, and none for the other images of train \(1 label file "
+        r"without an image: left out \(a\.png\.txt\)\); add them",
+    )
+
+
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
     labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
@@ -340,6 +364,7 @@ def test_of_rows_with_keypoints_only_the_box_is_used(own):
         ("0 .5 .5 .2 .2 .45 .45 2 .55 .55 1", [2, 3]),
         ("0 .5 .5 .2 .2 .45 .45 .98 .55 .55 .87", [2, 3]),  # predicted, with probabilities
         ("0 .3 .4 .1 .1 .28 .38 .3 .4 .33 .43 0 0", [4, 2]),
+        ("0 .3 .4 .1 .1 -1 -1 .3 .4 .33 .43", [3, 2]),
     ],
 )
 def test_rows_that_may_be_polygons_or_keypoints_are_not_guessed(own, row, shape):
@@ -377,6 +402,26 @@ def test_the_rows_of_a_tracker_are_boxes(own):
         refuses(lambda angle=angle: boxes_of(own, f"0 .5 .5 .2 .2 .3\n0 .5 .5 .2 .2 {angle}"), "four corners")
     # A triangle at the lower edge, among others.
     assert boxes_of(own, "0 .5 .5 .2 .2 .9 1\n0 .2 .5 .2 .2 .8 .4")[0] == [[20, 16, 90, 80], [20, 16, 80, 40]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "why"),
+    [
+        # Degrees: two boxes of an image may have the same, unlike track ids.
+        ("0 .5 .5 .2 .1 45\n0 .2 .5 .2 .1 90\n1 .3 .3 .2 .1 45", "3: .* 45,", "another row of the file has"),
+        ("0 .5 .5 .2 .1 .3\n0 .2 .5 .2 .1 2", "2: .* 2,", "other rows have fractions there"),
+    ],
+)
+def test_a_number_after_the_box_that_is_no_score_and_no_track_id_is_refused(own, rows, line, why):
+    message = rf"a\.txt: line {line} is neither a score \(0\.\.1\) nor a track id \({why}.*four corners"
+    refuses(lambda: boxes_of(own, rows), message)
+
+
+def test_scores_and_track_ids_may_repeat_in_other_files_and_scores_in_one(own):
+    add(own, "train/b", "1 .2 .2 .2 .2 17")
+    assert boxes_of(own, "0 .5 .5 .2 .2 17\n0 .2 .5 .2 .2 0")[0] == [[40, 32, 60, 48], [10, 32, 30, 48]]
+    add(own, "train/b", "1 .2 .2 .2 .2 .9")
+    assert len(boxes_of(own, "0 .5 .5 .2 .2 1\n0 .2 .5 .2 .2 1\n0 .3 .5 .2 .2 .9")[0]) == 3
 
 
 def test_a_row_given_twice_counts_once(own):
@@ -425,6 +470,10 @@ def test_an_unreadable_image_is_reported(own):
         ("0 0.5 0.5 0.5 0.5 0.4 0.3 0.9", "line 1: must be class cx cy w h.*got 8 values; .*add kpt_shape"),
         ("0", "line 1: must be class cx cy w h.*got 1 values"),
         ("0 30 20 10 10", r"line 1: must be fractions of the image in 0\.\.1, got '30 20 10 10'; divide"),
+        (
+            "0 .5 .5 .2 .2 7 .9",
+            r"line 1: must be fractions .* but 7 is after '\.5 \.5 \.2 \.2'; if the others",
+        ),
         ("\xff\xfe\x00", "not a text file"),
     ],
 )

@@ -74,10 +74,10 @@ MAKERS = {"seg": (masks_data, "masks"), "det": (voc_data, "voc"), "cls": (folder
 SMALL = {"seg": ["data.crop=32"], "det": ["data.size=64"], "cls": ["data.size=32"]}
 
 
-def arguments(task, root, *more):
+def arguments(task, root, *more, data=None):
     return [
         f"task={task}",
-        f"data={MAKERS[task][1]}",
+        f"data={data or MAKERS[task][1]}",
         f"data.root={root}",
         "data.workers=0",
         *SMALL[task],
@@ -85,9 +85,9 @@ def arguments(task, root, *more):
     ]
 
 
-def checked(task, root, *more):
+def checked(task, root, *more, data=None):
     """The result of checking `root`; the cache is next to it."""
-    config = compose_config("check", arguments(task, root, *more))
+    config = compose_config("check", arguments(task, root, *more, data=data))
     automatic = automatic_keys(config)
     config = with_defaults(config, automatic)
     validate(config)

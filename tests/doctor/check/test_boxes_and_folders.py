@@ -154,6 +154,20 @@ def test_a_val_that_repeats_train_is_no_val(tmp_path):
     assert finding_of(result, "no_split").remedy == "data.split=train"
 
 
+def test_a_val_that_does_not_exist_can_be_taken_from_train(tmp_path):
+    root = tmp_path / "data"
+    for number in range(3):
+        photo(root / f"train/images/{number}.jpg", [number])
+        (root / "train/labels").mkdir(exist_ok=True)
+        (root / f"train/labels/{number}.txt").write_text("0 .5 .5 .5 .5\n")
+    yaml = "train: ../train/images\nval: ../valid/images\nnames: [cat]\n"  # as Roboflow writes without a val
+    (root / "data.yaml").write_text(yaml)
+    finding = finding_of(checked("det", root, data="yolo"), "no_split")
+    assert finding.remedy == "remove the key val to use a fifth of train or data.split=train"
+    (root / "data.yaml").write_text(yaml.replace("val: ../valid/images\n", ""))
+    assert "no_split" not in found(checked("det", root, data="yolo"))
+
+
 def test_the_same_images_in_train_and_val_cannot_be_left_out(tmp_path):
     root = folders_data(tmp_path / "data")
     shutil.rmtree(root / "val")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 from functools import partial
 
@@ -209,6 +210,47 @@ def test_label_studio_turns_a_box_around_its_corner(tmp_path):
     convert(tmp_path / "in", tmp_path / "out", to="coco")
     row = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"][0]
     assert row["bbox"] == pytest.approx([26, 10, 4, 10], abs=0.01)
+
+
+def test_what_is_not_used_of_label_studio_is_counted(tmp_path):
+    examples.label_studio_boxes(tmp_path / "in")
+    file = next((tmp_path / "in").glob("*.json"))
+    tasks = json.loads(file.read_text())
+    names = [task["file_upload"] for task in tasks]
+    tasks[0]["annotations"] = []  # predictions alone do not count
+    tasks[1]["annotations"][0]["was_cancelled"] = True
+    tasks[2]["annotations"].append({"id": 77, "result": tasks[2]["annotations"][0]["result"][:1]})
+    tasks[2]["annotations"][1]["result"][0]["value"]["rectanglelabels"] = ["CAT", "bird"]
+    file.write_text(json.dumps(tasks))
+    result = convert(tmp_path / "in", tmp_path / "out", to="coco")
+    assert result.lines[1:5] == [
+        "Label Studio: classes of almost the same name: 'CAT' and 'cat'; if they are one class, correct "
+        "the labels",
+        f"Label Studio: 2 images not annotated, or skipped: left out ({names[0]}, {names[1]})",
+        "Label Studio: 1 annotation of an image with a later one, or with a ground truth: left out "
+        f"({names[2]})",
+        f"Label Studio: 1 label after the first of a region: left out ({names[2].partition('-')[2]})",
+    ]
+    data = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert len(data["images"]) == len(tasks) - 2
+    assert len(data["annotations"]) == 2 * (len(tasks) - 3) + 1
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_oriented_box_of_supervisely_is_turned_around_its_center(tmp_path, nested):
+    """20 x 6 pixels at (10, 17), turned by 90 degrees: x 17..23, y 10..30."""
+    examples.supervisely(tmp_path / "in", kinds=("rectangle", "rectangle"))
+    corners = [[10, 17], [30, 23]]
+    for file in (tmp_path / "in").rglob("ann/*.json"):
+        content = json.loads(file.read_text())
+        content["objects"] = content["objects"][:1]
+        points = {"exterior": corners, "interior": []} if nested else corners
+        content["objects"][0] |= {"geometryType": "oriented_bbox", "points": points, "angle": math.pi / 2}
+        file.write_text(json.dumps(content))
+    result = convert(tmp_path / "in", tmp_path / "out", to="coco")
+    assert not any("left out" in line for line in result.lines)
+    rows = json.loads((tmp_path / "out/train.json").read_text())["annotations"]
+    assert [row["bbox"] for row in rows] == [pytest.approx([17, 10, 6, 20], abs=0.01)] * len(examples.TRAIN)
 
 
 def brush(values, *, bits=8):

@@ -78,6 +78,8 @@ def test_every_layout_is_found(tmp_path, reader, file, images, splits):
         ("photos%2Fa%20b.png", "a b.png"),
         ("https://host/photos/a%20b.png?token=1", "a b.png"),
         ("/data/local-files/?d=a b.png", "a b.png"),  # Label Studio
+        ("caf\u00e9.png", "cafe\u0301.png"),  # as macOS stores the accent
+        ("Cafe\u0301.png", "caf\u00c9.png"),
     ],
 )
 def test_file_names_may_be_spelled_differently(tmp_path, reader, listed, stored):

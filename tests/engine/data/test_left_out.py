@@ -132,6 +132,24 @@ def test_voc_reads_folders_and_names_what_it_leaves_out(tmp_path):
     assert f"{tmp_path / 'JPEGImages'}: 1 file left out: b.heic; {KINDS}" in source.warnings
 
 
+def test_images_below_a_root_with_images_of_its_own_are_named(tmp_path):
+    box = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    text = f"<annotation><object><name>x</name>{box}</object></annotation>"
+    for number, name in enumerate(("a", "b", "c", "sub/d", "sub/e")):
+        photo(tmp_path / f"{name}.png", number)
+        (tmp_path / f"{name}.xml").write_text(text)
+    source = voc(root=str(tmp_path))
+    assert sum(map(len, source.splits.values())) == 3
+    assert [line for line in source.warnings if "left out" in line] == [
+        f"{tmp_path}: 2 images in subfolders left out: sub/d.png, sub/e.png; move all images and annotation "
+        "files into one folder, such as images"
+    ]
+    (tmp_path / "images").mkdir()
+    for path in ("a.png", "a.xml", "b.png", "b.xml", "c.png", "c.xml", "sub"):
+        (tmp_path / path).rename(tmp_path / "images" / path)
+    assert sum(map(len, voc(root=str(tmp_path)).splits.values())) == 5
+
+
 def test_test_images_without_annotations_are_read_from_all_folders(tmp_path):
     photo(tmp_path / "sub" / "a.png")
     assert unannotated(tmp_path).names == ["sub/a"]
