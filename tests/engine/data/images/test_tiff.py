@@ -19,12 +19,15 @@ from tests.engine.data.images.tiff_files import set_tag, write_tiff
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True, params=["whole", "in parts"])
+@pytest.fixture(autouse=True, params=["whole", "by rows", "by tiles"])
 def size_of_parts(request, monkeypatch):
-    """Each test also reads its files as large ones are read, in parts of a few rows and columns."""
-    if request.param == "in parts":
-        monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100)
-        monkeypatch.setattr(tiff_parts, "PART_BYTES", 100)
+    """Each test also reads its files as large ones are read, in parts of a few rows, and of a tile or two.
+
+    A tile of more than WHOLE_BYTES is not cut; the tests' tiles have up to 16 x 16 x 4 x 2 bytes.
+    """
+    if request.param != "whole":
+        monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100 if request.param == "by rows" else 2048)
+        monkeypatch.setattr(tiff_parts, "PART_BYTES", 100 if request.param == "by rows" else 1600)
     return request.param
 
 
@@ -74,6 +77,15 @@ def test_compressed_files_are_turned_once(tmp_path, compression):
         Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression, tiffinfo={274: 6})
         np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), pixels)
         assert read_image(tmp_path / "a.tif").shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
+def test_compressed_strips_of_many_lengths(tmp_path, monkeypatch, compression):
+    monkeypatch.setattr("PIL.TiffImagePlugin.STRIP_SIZE", 240)  # two rows
+    pixels = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    pixels[:, :20] //= np.arange(1, 31, dtype=np.uint8)[:, None, None]  # the lower, the better compressed
+    Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels)
 
 
 @pytest.mark.parametrize("mode", ["P", "1", "CMYK", "LA", "RGBA", "YCbCr"])
@@ -265,11 +277,73 @@ def test_how_a_large_file_is_cut(tmp_path, monkeypatch, separate):
     monkeypatch.setattr(tiff_parts, "PART_BYTES", 1600)  # two tiles
     assert parts_of(tiles) == [(0, 0, 16, 32), (0, 32, 16, 8), (16, 0, 14, 32), (16, 32, 14, 8)]
     assert parts_of(strips) == [(0, 0, 16, 40), (16, 0, 14, 40)]
+    if not separate:
+        monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 768)
+        assert len(parts_of(tiles)) == 4
+        monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 767)
+        assert parts_of(tiles) == [(0, 0, 30, 40)]
     monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 600)  # a strip of a plane has 640 bytes
     monkeypatch.setattr(tiff_parts, "PART_BYTES", 600)  # 5 rows, 15 of a plane, but a strip has 16
     rows = [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 2)]
     rows = [(0, 8), (8, 8), (16, 8), (24, 6)] if separate else rows
     assert parts_of(strips) == [(top, 0, height, 40) for top, height in rows]
+
+
+def test_blocks_of_a_single_row_and_column_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 20)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 2)
+    path = write_tiff(tmp_path / "a.tif", np.zeros((4, 6), np.uint8), tile=1)
+    assert parts_of(path) == [(top, left, 1, 2) for top in range(4) for left in (0, 2, 4)]
+
+
+def test_a_part_has_the_tags_of_its_own_strips(tmp_path, monkeypatch):
+    """24 rows of 40 bytes in strips of 13 and 11 rows, cut into strips of one row and parts of two."""
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 500)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 80)
+    pixels = RNG.integers(0, 256, (24, 40)).astype(np.uint8)
+    path = write_tiff(tmp_path / "a.tif", pixels)
+    with open(path, "rb") as file:
+        parts = list(tiff_parts.cut(conversion.tiff_header(path, file, limit=1 << 30), file))
+    assert [part.top for part in parts] == list(range(0, 24, 2))
+    for part in parts:
+        tags = part.header.tags
+        assert [tags[tag] for tag in (256, 257, 273, 278, 279)] == [40, 2, (8, 48), 1, (40, 40)]
+        assert [tag in tags for tag in (256, 258, 278, 322)] == [True, True, True, False]
+        assert part.data[8:] == pixels[part.top : part.top + 2].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [(322, 0), (323, 0), (322, 8), (323, 24), (259, 6)], ids=lambda value: str(value)
+)
+def test_files_with_impossible_tiles_and_old_jpegs_are_not_cut(tmp_path, monkeypatch, tag, value):
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 1000)
+    pixels = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    path = write_tiff(tmp_path / "a.tif", pixels, tile=16)
+    set_tag(path, tag, value, "<")
+    assert parts_of(path) == [(0, 0, 30, 40)]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1200, 15), (1199, 1)])
+def test_a_strip_with_too_few_bytes_is_not_cut(tmp_path, monkeypatch, size, parts):
+    """One strip of 30 rows of 40 bytes; the rows after it would be those of something else."""
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 80)
+    path = write_tiff(tmp_path / "a.tif", np.zeros((30, 40), np.uint8), tile=64)
+    set_tag(path, 322, 0, "<", new=60322)
+    set_tag(path, 323, 30, "<", new=278)
+    set_tag(path, 324, 8, "<", new=273)
+    set_tag(path, 325, size, "<", new=279)
+    assert len(parts_of(path)) == parts
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_planes_of_luma_and_chroma_are_not_cut(tmp_path, monkeypatch, separate):
+    """Chroma may have fewer rows and columns than luma, which only a decoder of the whole file undoes."""
+    monkeypatch.setattr(tiff_parts, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(tiff_parts, "PART_BYTES", 1600)
+    pixels = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    path = write_tiff(tmp_path / "a.tif", pixels, tile=16, separate=separate, photometric=6)
+    assert len(parts_of(path)) == (1 if separate else 4)
 
 
 def test_a_strip_of_unstated_height_can_be_cut_into_more_rows_than_16_bits_count(tmp_path, monkeypatch):
@@ -314,7 +388,7 @@ def peak_mb():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_large_16_bit_file_needs_little_memory_besides_its_pixels(tmp_path, size_of_parts):
     """4000 x 5000 pixels: 57 MB as an image and 114 MB as stored."""
-    if size_of_parts == "in parts":
+    if size_of_parts != "whole":
         pytest.skip("does not depend on it")
     path = write_tiff(tmp_path / "a.tif", np.full((4000, 5000, 3), 65535, np.uint16))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as new:  # with a peak of its own
