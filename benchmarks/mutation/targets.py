@@ -21,7 +21,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "seg/augment/mosaic.py": ("tests/seg/augment", "tests/seg/test_transforms.py"),
     "seg/augment/photometric.py": ("tests/seg/augment", "tests/seg/test_transforms.py"),
     "seg/inference/tiles.py": ("tests/seg/test_inference.py",),
-    "engine/data/images/tiff_parts.py": ("tests/engine/data/images",),
+    "engine/data/images/png_parts.py": ("tests/engine/data/images/test_png_parts.py",),
+    "engine/data/images/tiff_parts.py": ("tests/engine/data/images/test_tiff.py",),
     "engine/data/preprocessing.py": (
         "tests/engine/data/test_seed_transforms.py",
         "tests/engine/data/test_pixel_range.py",
