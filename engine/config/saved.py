@@ -44,7 +44,9 @@ _NEW_AUGMENT_KEYS: dict[str, dict[str, Any]] = {
         "gray": 0.0,
         "blur": 0.0,
         "noise": 0.0,
-    }
+        "extra": [],
+    },
+    "det": {"extra": []},
 }
 """Task -> keys of its default augmentation that older runs lack; other augmentations may reject them."""
 _NEW_GROUPS = {"det": {"inference": "whole"}}

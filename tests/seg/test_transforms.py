@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from engine.config.compose import compose_config
+from engine.config.instantiate import build
 from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.data.loader import SampleKey
@@ -130,6 +132,17 @@ def test_color_changes_only_the_image_and_the_mask_is_optional():
     image, label = TrainTransform(crop=64)(IMAGE, None, 3)
     assert label is None
     np.testing.assert_array_equal(image, plain[0])
+
+
+def test_extra_transforms_are_set_on_the_command_line():
+    extra = "augment.extra=[{_target_: albumentations.InvertImg, p: 1}]"
+    plain, inverted = (
+        build(compose_config("train", ["task=seg", "augment.color=0", *options]).augment, key="augment")
+        for options in ([], [extra])
+    )
+    image = np.random.default_rng(0).integers(0, 256, (256, 512, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(inverted(image, None, 3)[0], 255 - plain(image, None, 3)[0])
+    assert compose_config("train", ["task=det", extra]).augment.extra[0].p == 1
 
 
 def test_extra_albumentations_are_applied():

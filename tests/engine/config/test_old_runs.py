@@ -38,6 +38,7 @@ def test_options_of_the_own_augmentation_are_not_added_to_another_class(tmp_path
     assert "mosaic" not in text
     own = load_config(CONFIGS / "seg.yaml", ["augment.mosaic=0.5"]).augment
     assert (own.mosaic, own.copy_paste, own.copy_paste_classes, own.noise) == (0.5, 0.0, None, 0.0)
+    assert own.extra == []
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("seg.transforms.TrainTransform", "my_code.Crops"))
     assert "mosaic" not in load_config(path, []).augment
