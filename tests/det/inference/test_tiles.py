@@ -63,6 +63,19 @@ def test_boxes_are_moved_and_those_that_a_tile_has_cut_are_dropped():
     assert merged.labels.tolist() == [0, 1, 1, 1]
 
 
+def test_tiles_above_and_below_cut_boxes_too():
+    """As above, with rows and columns swapped."""
+    tiling = Tiling(tiles=[100, 100], overlap=0.5)
+    assert tiling.parts((150, 100)) == [Part(0, 0, 100, 150), Part(0, 0, 100, 100), Part(0, 50, 100, 150)]
+    found = [
+        detections((10, 20, 90, 140, 0.8, 0)),
+        detections((10, 20, 90, 100, 0.9, 0), (0, 0, 10, 10, 0.7, 1)),
+        detections((10, 0, 90, 90, 0.95, 0), (40, 40, 60, 60, 0.6, 1), (0, 90, 9, 100, 0.5, 1)),
+    ]
+    merged = tiling.merge(found, (150, 100), Postprocess())
+    assert merged.boxes.tolist() == [[10, 20, 90, 140], [0, 0, 10, 10], [40, 90, 60, 110], [0, 140, 9, 150]]
+
+
 def test_a_cut_box_is_kept_if_no_complete_one_of_its_class_covers_it():
     tiling = Tiling(tiles=[100, 100], overlap=0.5)
     complete = [(20, 10, 120, 90, 0.8, 0)]

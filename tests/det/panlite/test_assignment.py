@@ -6,7 +6,7 @@ import torch
 
 from det.anchors.generators import place_in_cells
 from det.boxes import DistanceCoder, pairwise_iou
-from det.panlite.assignment import TaskAligned
+from det.panlite.assignment import TaskAligned, centers_inside
 from tests.det.panlite.logits import distance_logits
 
 ROW = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [2, 0, 3, 1], [3, 0, 4, 1.0]])
@@ -156,3 +156,9 @@ def test_equals_a_loop():
 def test_options_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         TaskAligned(**options)
+
+
+def test_a_center_on_an_edge_is_not_inside():
+    boxes = torch.tensor([[[0, 0, 1.5, 1], [1.5, 0, 4, 1], [0, 0.5, 4, 1], [0, 0, 4, 0.5], [0, 0, 1.6, 1]]])
+    inside = centers_inside(ROW, boxes)[0].int().tolist()
+    assert inside == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]

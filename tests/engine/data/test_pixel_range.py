@@ -186,6 +186,10 @@ def test_a_range_that_does_not_fit_the_images_is_named(tmp_path):
     ]
     write_png(path, wide // 230)  # at most 260
     assert range_notes([path], (0, 4095)) == []
+    write_png(path, np.array([[1000, 1062]], np.uint16))  # black is 1000: a sixteenth of the way is 1062.5
+    assert len(range_notes([path], (1000, 2000))) == 1
+    write_png(path, np.array([[1000, 1063]], np.uint16))
+    assert range_notes([path], (1000, 2000)) == []
     air = np.array([[-1000, -1000, -1000, 40]], np.int16)
     write_tiff(tmp_path / "ct.tif", air)  # a window of soft tissue leaves air black
     assert range_notes([str(tmp_path / "ct.tif")], (-160, 240)) == []
