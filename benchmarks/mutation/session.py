@@ -202,7 +202,9 @@ class MutantFinder(importlib.abc.MetaPathFinder):
             def get_code(self, fullname: str) -> types.CodeType:
                 return compile(tree, file, "exec")
 
-        return importlib.machinery.ModuleSpec(name, Loader(name, file), origin=file)
+        spec = importlib.machinery.ModuleSpec(name, Loader(name, file), origin=file)
+        spec.has_location = True  # defines __file__
+        return spec
 
 
 def run_with_source(name: str, path: Path, tree: ast.Module, tests: Sequence[str], result: Path) -> None:

@@ -69,6 +69,21 @@ def test_a_task_predicts_the_same_with_the_file(tmp_path, kind, library, normali
     assert not np.allclose(expected[0], expected[1])
 
 
+def test_the_file_replaces_the_model_alone(tmp_path):
+    plain = task()
+    plain.label_smoothing = 0.2
+    module = ExportedClassification(task=plain)
+    assert module.decoding == {"in_graph": False, "activation": "softmax"}
+    path = tmp_path / "m.pt2"
+    texts = describe(module, task="cls", facts={})
+    example = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    export_module(module, example, path, format="torch_export", names=module.names, metadata=texts)
+    with_file = ClassificationWithFile(task=plain, artifact=Artifact(open_session(path), path))
+    assert with_file.label_smoothing == 0.2
+    assert with_file.mix is plain.mix
+    assert not with_file.training
+
+
 def test_agreement_compares_the_most_probable_classes():
     module = ExportedClassification(task=task())
     first, second = np.array([[1.0, 2, 0], [3, 1, 0]]), np.array([[0.0, 2, 1], [0, 1, 0]])

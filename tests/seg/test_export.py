@@ -210,6 +210,8 @@ def test_label_maps_cannot_be_averaged(tmp_path):
         ({"output": "boxes"}, "output must be logits or argmax"),
         ({"upsample": "nearest"}, "upsample must be"),
         ({"upsample": "labels"}, "needs output=argmax and full_size=true"),
+        ({"upsample": "labels", "output": "argmax"}, "needs output=argmax and full_size=true"),
+        ({"upsample": "labels", "full_size": True}, "needs output=argmax and full_size=true"),
         ({"dtype": "int8"}, "dtype must be"),
     ],
 )
@@ -263,3 +265,9 @@ def test_images_of_several_sizes_are_refused_with_what_can_be_done(tmp_path):
     assert {sample.input.shape for sample in read_samples(files, resized, dynamic_size=False)} == {
         (3, 64, 96)
     }
+
+
+@pytest.mark.parametrize("pool", ["global", "large_kernel"])
+def test_a_window_that_grows_with_the_image_needs_a_fixed_size(pool):
+    reason = ExportedSegmentation(task=trained(pool=pool)).fixed_size
+    assert ("model.head.pool=large_kernel grows with the image" in reason) == (pool == "large_kernel")
