@@ -10,6 +10,7 @@ ones, so the sum would be too low.
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
 import argparse
+import sys
 from functools import partial
 
 import torch
@@ -59,6 +60,7 @@ def main() -> None:
             assert measured is not None
             error = f"{100 * (predicted / measured - 1):+.1f}%"
             rows.append([runtime, name, f"{predicted:.2f}", f"{measured:.2f}", error])
+            print(*rows[-1], file=sys.stderr)
     print(heading(__file__))
     print(table(["runtime", "network", "sum of layers, ms", "measured, ms", "error"], rows))
 
