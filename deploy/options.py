@@ -190,7 +190,7 @@ class ExportOptions(RunOptions):
             raise ValueError(f"opset is for format=onnx and format=web, not {self.file_format}; leave it out")
         if opset not in onnx.OPSETS:
             first, last = onnx.OPSETS[0], onnx.OPSETS[-1]
-            raise ValueError(f"opset must be {first} to {last} (older opsets have no h-swish), got {opset}")
+            raise ValueError(f"opset must be {first} to {last}, got {opset}")
 
     @property
     def file_format(self) -> str:

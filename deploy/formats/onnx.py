@@ -1,6 +1,7 @@
 """ONNX, run by ONNX Runtime."""
 
 import contextlib
+import copy
 import logging
 import os
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = True
 
 OPSET = 20
-OPSETS = range(14, 24)
-"""The first and last opset that can be written; h-swish is an operator since 14."""
+OPSETS = range(13, 24)
+"""The first and last opset that can be written."""
+_HARDSWISH_OPSET = 14
+"""The first opset with h-swish as an operator."""
 _EXPORTED_OPSET = 18  # the oldest that PyTorch writes; older ones need a conversion
 MIN_HALF_SIZE = 64
 """Tensors with fewer elements (biases, the coder's variances) stay float32 in a half-precision file."""
@@ -98,14 +101,42 @@ def _converted(onnx: Any, model: Any, opset: int) -> Any:
         node.ClearField("attribute")
         node.attribute.extend(kept)
     try:
+        if opset < _HARDSWISH_OPSET:
+            return _without_hardswish(onnx, onnx.version_converter.convert_version(model, _HARDSWISH_OPSET))
         return onnx.version_converter.convert_version(model, opset)
     except RuntimeError as error:
-        newer = range(opset + 1, _EXPORTED_OPSET)
+        newer = range(max(opset + 1, _HARDSWISH_OPSET), _EXPORTED_OPSET)
         oldest = next((each for each in newer if _can_be_converted(onnx, model, each)), _EXPORTED_OPSET)
         raise UserError(
             f"opset={opset}: this network cannot be converted ({first_line(error)}); set opset={oldest} or "
             "newer"
         ) from None
+
+
+def _without_hardswish(onnx: Any, model: Any) -> Any:
+    """The model of opset 14 as one of opset 13, which the converter cannot write.
+
+    New in opset 14: h-swish, `allowzero` of Reshape, which matters only for empty tensors, and more integer
+    types. The checker and the runtime would refuse anything else.
+    """
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "HardSwish":
+            (x,), (y,) = node.input, node.output
+            gate = f"{y}.gate"
+            nodes.append(onnx.helper.make_node("HardSigmoid", [x], [gate], alpha=1 / 6, beta=0.5))
+            nodes.append(onnx.helper.make_node("Mul", [x, gate], [y], name=node.name))
+            continue
+        kept = [entry for entry in node.attribute if entry.name != "allowzero"]
+        node.ClearField("attribute")
+        node.attribute.extend(kept)
+        nodes.append(node)
+    nodes = [copy.deepcopy(node) for node in nodes]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    (main,) = (entry for entry in model.opset_import if not entry.domain)
+    main.version = _HARDSWISH_OPSET - 1
+    return model
 
 
 def _can_be_converted(onnx: Any, model: Any, opset: int) -> bool:
