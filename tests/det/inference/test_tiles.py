@@ -76,6 +76,19 @@ def test_tiles_above_and_below_cut_boxes_too():
     assert merged.boxes.tolist() == [[10, 20, 90, 140], [0, 0, 10, 10], [40, 90, 60, 110], [0, 140, 9, 150]]
 
 
+def test_a_box_at_the_edge_of_the_image_is_not_cut():
+    """The best box of each corner remains, although a worse one from the whole image covers it."""
+    tiling = Tiling(tiles=[100, 100], overlap=0.5)
+    corners = [(0, 0), (130, 0), (0, 130), (130, 130)]
+    starts = [(part.left, part.top) for part in tiling.parts((150, 150))]
+    assert starts == [(0, 0), (0, 0), (50, 0), (0, 50), (50, 50)]
+    found = [detections(*((x, y, x + 20, y + 20, 0.5, 0) for x, y in corners))]
+    for (x, y), (left, top) in zip(corners, starts[1:], strict=True):
+        found.append(detections((x - left, y - top, x - left + 20, y - top + 20, 0.9, 0)))
+    merged = tiling.merge(found, (150, 150), Postprocess())
+    assert merged.scores.tolist() == pytest.approx([0.9] * 4)
+
+
 def test_a_cut_box_is_kept_if_no_complete_one_of_its_class_covers_it():
     tiling = Tiling(tiles=[100, 100], overlap=0.5)
     complete = [(20, 10, 120, 90, 0.8, 0)]

@@ -308,6 +308,7 @@ def test_a_part_has_the_tags_of_its_own_strips(tmp_path, monkeypatch):
     for part in parts:
         tags = part.header.tags
         assert [tags[tag] for tag in (256, 257, 273, 278, 279)] == [40, 2, (8, 48), 1, (40, 40)]
+        assert tags[258] == (8,)
         assert [tag in tags for tag in (256, 258, 278, 322)] == [True, True, True, False]
         assert part.data[8:] == pixels[part.top : part.top + 2].tobytes()
 
