@@ -49,7 +49,8 @@ def device(ssh, monkeypatch):
 
 
 def test_a_search_runs_on_the_table_that_a_device_sends(folder, device):
-    """The times of a busy machine prove nothing, so their error is not checked."""
+    """The times of a busy machine prove nothing, so their error is not checked, and one step must be enough: it
+    saves at least 5%."""
     table = ["table=latency", "run=tiny", "out=pi.json", "shares=[1,0.5]", *device]
     printed = run("benchmark", *table, cwd=folder)
     measured = LatencyTable.load(folder / "pi.json")
@@ -59,11 +60,11 @@ def test_a_search_runs_on_the_table_that_a_device_sends(folder, device):
     assert re.search(r"copying \d+ models \(\d+ MB\) to ssh://", printed)
     assert re.search(r"whole network on the device: \S+ ms \([+-][\d.]+%\)", printed)
     options = ["method.steps=1", "method.delta=0.05", "method.widths=0", "out=adapted", "device=cpu"]
-    run("search", "run=tiny", "latency=pi.json", "measure=false", "budget=0.9", *options, cwd=folder)
+    run("search", "run=tiny", "latency=pi.json", "measure=false", "budget=0.95", *options, cwd=folder)
     rows = [json.loads(line) for line in (folder / "adapted/history.jsonl").read_text().splitlines()]
     latencies = [row["latency_ms"] for row in rows if row["kind"] in ("seed", "step")]
     assert latencies[0] == pytest.approx(measured.about["sum_ms"], abs=1e-5)
-    assert latencies[-1] <= 0.9 * latencies[0]
+    assert latencies[-1] <= 0.95 * latencies[0]
 
 
 def test_a_run_is_measured_on_a_device_as_it_is_here(folder, device):
