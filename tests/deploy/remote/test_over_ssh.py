@@ -49,8 +49,8 @@ def device(ssh, monkeypatch):
 
 
 def test_a_search_runs_on_the_table_that_a_device_sends(folder, device):
-    """The times of a busy machine prove nothing: their error is not checked, and one step, which saves at least
-    5%, is enough for the budget."""
+    """The times of a busy machine prove nothing: their error is not checked, and one step, which saves at
+    least 5%, is enough for the budget."""
     table = ["table=latency", "run=tiny", "out=pi.json", "shares=[1,0.5]", *device]
     printed = run("benchmark", *table, cwd=folder)
     measured = LatencyTable.load(folder / "pi.json")

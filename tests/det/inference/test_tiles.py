@@ -77,16 +77,18 @@ def test_tiles_above_and_below_cut_boxes_too():
 
 
 def test_a_box_at_the_edge_of_the_image_is_not_cut():
-    """The best box of each corner remains, although a worse one from the whole image covers it."""
+    """The best box of each corner remains, although a worse one, from the whole image, covers most of it."""
     tiling = Tiling(tiles=[100, 100], overlap=0.5)
-    corners = [(0, 0), (130, 0), (0, 130), (130, 130)]
     starts = [(part.left, part.top) for part in tiling.parts((150, 150))]
     assert starts == [(0, 0), (0, 0), (50, 0), (0, 50), (50, 50)]
-    found = [detections(*((x, y, x + 20, y + 20, 0.5, 0) for x, y in corners))]
-    for (x, y), (left, top) in zip(corners, starts[1:], strict=True):
-        found.append(detections((x - left, y - top, x - left + 20, y - top + 20, 0.9, 0)))
+    corners = [(0, 0, 60, 60), (90, 0, 150, 60), (0, 90, 60, 150), (90, 90, 150, 150)]
+    inner = [(5, 5, 60, 60), (90, 5, 145, 60), (5, 90, 60, 145), (90, 90, 145, 145)]
+    found = [detections(*((*box, 0.5, 0) for box in inner))]
+    for (x1, y1, x2, y2), (left, top) in zip(corners, starts[1:], strict=True):
+        found.append(detections((x1 - left, y1 - top, x2 - left, y2 - top, 0.9, 0)))
     merged = tiling.merge(found, (150, 150), Postprocess())
     assert merged.scores.tolist() == pytest.approx([0.9] * 4)
+    assert sorted(map(tuple, merged.boxes.tolist())) == sorted(corners)
 
 
 def test_a_cut_box_is_kept_if_no_complete_one_of_its_class_covers_it():
