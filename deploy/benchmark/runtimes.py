@@ -52,9 +52,7 @@ def _check(name: str, *, device: str) -> None:
         )
     if device != "cpu":
         raise UserError(f"runtime={name} runs on the CPU, not on {device}; set device=cpu")
-    format = formats.find(name, key="runtime")
-    if reason := format.missing():
-        raise UserError(f"runtime={name}: {reason}" + (f"; {format.INSTALL}" if format.INSTALL else ""))
+    formats.check_installed(name, key="runtime", to_run=True)
 
 
 class ExportCache:

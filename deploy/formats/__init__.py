@@ -185,12 +185,20 @@ def not_run(name: str) -> str:
     return str(getattr(find(name), "NOT_RUN", ""))
 
 
-def check_installed(name: str) -> None:
-    """Raises: UserError if the format cannot be written, or its files cannot be run, here."""
-    format = find(name)
+def check_installed(name: str, *, key: str = "format", to_run: bool = False) -> None:
+    """Check that a format can be used on this machine.
+
+    Args:
+        key: the option that the user set, for the message.
+        to_run: also refuse a format whose files can be written here, but not run.
+
+    Raises:
+        UserError: if it cannot, with the command that installs what is missing.
+    """
+    format = find(name, key=key)
     reason = format.missing()
-    if reason and reason != not_run(name):
-        raise UserError(f"format={name}: {reason}" + (f"; {format.INSTALL}" if format.INSTALL else ""))
+    if reason and (to_run or reason != not_run(name)):
+        raise UserError(f"{key}={name}: {reason}" + (f"; {format.INSTALL}" if format.INSTALL else ""))
 
 
 def versions() -> dict[str, str]:

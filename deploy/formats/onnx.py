@@ -1,7 +1,6 @@
 """ONNX, run by ONNX Runtime."""
 
 import contextlib
-import copy
 import logging
 import os
 from collections.abc import Iterator
@@ -102,9 +101,11 @@ def _converted(onnx: Any, model: Any, opset: int) -> Any:
         node.attribute.extend(kept)
     try:
         if opset < _HARDSWISH_OPSET:
-            return _without_hardswish(onnx, onnx.version_converter.convert_version(model, _HARDSWISH_OPSET))
+            older = _without_hardswish(onnx, onnx.version_converter.convert_version(model, _HARDSWISH_OPSET))
+            onnx.checker.check_model(older)
+            return older
         return onnx.version_converter.convert_version(model, opset)
-    except RuntimeError as error:
+    except (RuntimeError, onnx.checker.ValidationError) as error:
         newer = range(max(opset + 1, _HARDSWISH_OPSET), _EXPORTED_OPSET)
         oldest = next((each for each in newer if _can_be_converted(onnx, model, each)), _EXPORTED_OPSET)
         raise UserError(
@@ -117,7 +118,7 @@ def _without_hardswish(onnx: Any, model: Any) -> Any:
     """The model of opset 14 as one of opset 13, which the converter cannot write.
 
     New in opset 14: h-swish, `allowzero` of Reshape, which matters only for empty tensors, and more integer
-    types. The checker and the runtime would refuse anything else.
+    types. The checker refuses anything else.
     """
     nodes = []
     for node in model.graph.node:
@@ -131,7 +132,6 @@ def _without_hardswish(onnx: Any, model: Any) -> Any:
         node.ClearField("attribute")
         node.attribute.extend(kept)
         nodes.append(node)
-    nodes = [copy.deepcopy(node) for node in nodes]
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
     (main,) = (entry for entry in model.opset_import if not entry.domain)

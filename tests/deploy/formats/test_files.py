@@ -275,7 +275,19 @@ def test_an_opset_that_a_graph_cannot_have_names_the_oldest_that_it_can():
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     refuses(lambda: _converted(onnx, model, 14), "opset=14: this network cannot .*; set opset=15 or newer")
+    refuses(lambda: _converted(onnx, model, 13), "opset=13: this network cannot .*; set opset=15 or newer")
     assert _converted(onnx, model, 15).opset_import[0].version == 15
+
+
+def test_an_operator_that_is_new_in_opset_14_is_refused_in_13():
+    onnx = pytest.importorskip("onnx")
+    from deploy.formats.onnx import _converted
+
+    helper = onnx.helper
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [3, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Trilu", ["x"], ["y"])], "triangle", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    refuses(lambda: _converted(onnx, model, 13), "opset=13: this network cannot .*; set opset=14 or newer")
 
 
 def test_an_openvino_file_without_its_weights_is_named(tmp_path):
