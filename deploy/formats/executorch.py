@@ -52,8 +52,13 @@ def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequenc
     """A program of any inputs, lowered and loaded in memory: arrays -> its outputs."""
     runtime = require("executorch.runtime", INSTALL)
     _set_threads(threads)
-    method = runtime.Runtime.get().load_program(_lowered(program)).load_method("forward")
-    return lambda arrays: method.execute([torch.from_numpy(array) for array in arrays])
+    loaded = runtime.Runtime.get().load_program(_lowered(program))
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Any:
+        # From the program each time: it holds the file's content, which its methods read but do not keep.
+        return loaded.load_method("forward").execute([torch.from_numpy(array) for array in arrays])
+
+    return run
 
 
 def _lowered(program: ExportedProgram) -> bytes:

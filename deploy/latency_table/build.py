@@ -55,14 +55,14 @@ def build_table(
         table.add(layer, timer(layer, None if model is None else partial(model, variant)))
         if progress is not None:
             progress(done, len(wanted))
-    for edge, ms in timer.edges.items():
-        table.add(edge, ms)
+    for neighbor, ms in timer.neighbors.items():
+        table.add(neighbor, ms)
     return table
 
 
 def provenance(measure: Measurer, size: tuple[int, int]) -> dict[str, Any]:
     """The `about` entries of a table: machine, runtime and settings."""
-    batch = {"dtype": "float32", "batch": 1, "size": list(size), "edges": "subtracted"}
+    batch = {"dtype": "float32", "batch": 1, "size": list(size), "neighbors": "subtracted"}
     here = describe()
     if "cpu" in measure.about:  # another machine, which describes itself; the graphs were written by this one
         here = {key: here[key] for key in ("versions", "date", "git")}

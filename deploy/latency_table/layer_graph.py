@@ -38,8 +38,9 @@ def layer_graph(module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
     networks and layers with TensorFlow's padding are exported as users export them.
     """
     module = module.eval()
-    pads = any(getattr(part, "pad_at_run", False) for part in module.modules())  # traced, an operator more
-    if pads or isinstance(module, HeadOf) or hasattr(module, "backbone"):
+    parts = list(module.modules())
+    pads = any(getattr(part, "pad_at_run", False) for part in parts)  # traced, an operator more
+    if pads or any(isinstance(part, HeadOf) or hasattr(part, "backbone") for part in parts):
         return onnx_graph(module, tuple(inputs))
     try:
         return _traced(module, inputs)

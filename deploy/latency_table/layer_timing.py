@@ -1,15 +1,17 @@
 """Measures the time of one layer as part of a network.
 
-A layer that runs alone has extra costs at the edges of its graph: the call, copying its input and output and,
-in runtimes with their own memory layout for feature maps (ONNX Runtime uses blocks of channels), converting
-them. Inside a network these costs do not occur, so they are subtracted. The cost of an edge is measured per
-feature map with the cheapest layer, a 1x1 depthwise convolution: one of them takes its own time and two
-edges, two in a row take twice their own time and two edges, so an edge costs once - twice / 2.
+A graph has costs at its edges: the call, copying its input and output and, in runtimes with their own
+memory layout for feature maps, converting them, once for each layer that reads an input. Inside a network
+these costs do not occur. So a layer is timed between two neighbors, 1x1 depthwise convolutions, the
+cheapest layers there are, and the neighbors' time is subtracted, with that of the graph's edges. A
+neighbor and an edge on one feature map together take half as long as two neighbors in a row, which have
+two edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +22,19 @@ from engine.errors import UserError
 
 
 class LayerTimer:
-    """Times layers with a measurer, and subtracts the edges of their graphs.
+    """Times layers between neighbors with a measurer, and subtracts the neighbors and the edges of the graph.
 
     Args:
         measure: times a module.
-        known: returns the time of an edge that was measured before, None for others.
+        known: returns the time of a neighbor that was measured before, None for others.
     """
 
     def __init__(self, measure: Measurer, *, known: Callable[[Layer], float | None] = lambda _: None) -> None:
         self.measure, self._known = measure, known
-        self.edges: dict[Layer, float] = {}
+        self.neighbors: dict[Layer, float] = {}
 
     def __call__(self, layer: Layer, model: Callable[[], nn.Module] | None = None) -> float:
-        """The layer's share of a network's time, in ms; 0 if it takes no longer than its edges.
+        """The layer's share of a network's time, in ms; 0 if it takes no longer than its neighbors.
 
         Args:
             model: builds the whole model that a head belongs to.
@@ -40,8 +42,8 @@ class LayerTimer:
         Raises:
             UserError: if the layer is a head and there is no `model`.
         """
-        if layer.kind == "edge":
-            return self._edge(layer)
+        if layer.kind == "neighbor":
+            return self._neighbor(layer)
         if layer.kind == "head":
             if model is None:
                 raise UserError(
@@ -50,24 +52,37 @@ class LayerTimer:
             module: nn.Module = HeadOf(model())
         else:
             module = module_of(layer)
+        before, after = neighbors_before(layer), neighbors_after(layer)
         with torch.no_grad():
             inputs = [_random(*size) for size in input_sizes(layer)]
-            return max(0.0, self.measure(module, inputs) - sum(map(self._edge, inner_edges(layer))))
+            ms = self.measure(Between(before, module, after), inputs)
+            return max(0.0, ms - sum(map(self._neighbor, [*before, *after])))
 
-    def _edge(self, edge: Layer) -> float:
-        if edge not in self.edges:
-            known = self._known(edge)
-            self.edges[edge] = self._measured_edge(edge) if known is None else known
-        return self.edges[edge]
+    def _neighbor(self, neighbor: Layer) -> float:
+        if neighbor not in self.neighbors:
+            ms = self._known(neighbor)
+            self.neighbors[neighbor] = self._half_of_two(neighbor) if ms is None else ms
+        return self.neighbors[neighbor]
 
-    def _measured_edge(self, edge: Layer) -> float:
-        channels = edge.channels_in
-        inputs = [_random(channels, edge.height, edge.width)]
-        once, twice = (
-            self.measure(nn.Sequential(*(_cheapest(channels) for _ in range(count))), inputs)
-            for count in (1, 2)
-        )
-        return max(0.0, once - twice / 2)
+    def _half_of_two(self, neighbor: Layer) -> float:
+        inputs = [_random(neighbor.channels_in, neighbor.height, neighbor.width)]
+        return self.measure(nn.Sequential(_cheapest(neighbor), _cheapest(neighbor)), inputs) / 2
+
+
+class Between(nn.Module):
+    """A layer between its neighbors: one for each input, or none, and one for its output, or none."""
+
+    def __init__(self, before: Sequence[Layer], layer: nn.Module, after: Sequence[Layer]) -> None:
+        super().__init__()
+        self.before = nn.ModuleList(map(_cheapest, before))
+        self.layer = layer
+        self.after = nn.Sequential(*map(_cheapest, after))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if self.before:
+            inputs = tuple(neighbor(x) for neighbor, x in zip(self.before, inputs, strict=True))
+        output = self.layer(*inputs)
+        return self.after(output) if self.after else output
 
 
 def input_sizes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
@@ -75,19 +90,25 @@ def input_sizes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
     return layer.inputs or ((layer.channels_in, layer.height, layer.width),)
 
 
-def inner_edges(layer: Layer) -> Iterable[Layer]:
-    """The edges that a layer has when it runs alone but not in its network.
-
-    The stem's input and the head's output are edges of the network too.
-    """
-    maps = list(input_sizes(layer)) if layer.kind != "stem" else []
-    if channels := layer.out or layer.exp:
-        maps.append((channels, -(-layer.height // layer.stride), -(-layer.width // layer.stride)))
-    return [Layer(kind="edge", channels_in=c, height=h, width=w) for c, h, w in maps]
+def neighbors_before(layer: Layer) -> list[Layer]:
+    """One per input, except for the stem, whose input is the network's."""
+    return [] if layer.kind == "stem" else [_on(*size) for size in input_sizes(layer)]
 
 
-def _cheapest(channels: int) -> nn.Module:
-    return nn.Conv2d(channels, channels, 1, groups=channels)
+def neighbors_after(layer: Layer) -> list[Layer]:
+    """One, except for a head, whose outputs are the network's."""
+    channels = layer.out or layer.exp
+    if not channels:
+        return []
+    return [_on(channels, -(-layer.height // layer.stride), -(-layer.width // layer.stride))]
+
+
+def _on(channels: int, height: int, width: int) -> Layer:
+    return Layer(kind="neighbor", channels_in=channels, height=height, width=width)
+
+
+def _cheapest(neighbor: Layer) -> nn.Module:
+    return nn.Conv2d(neighbor.channels_in, neighbor.channels_in, 1, groups=neighbor.channels_in)
 
 
 def _random(channels: int, height: int, width: int) -> Tensor:

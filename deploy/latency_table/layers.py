@@ -20,7 +20,7 @@ from backbones.blocks import ConvNormAct, InvertedResidual, Part, SqueezeExcite
 from backbones.network import MobileNet
 from backbones.spec import STEM_STRIDE, BlockSpec, NetSpec
 
-KINDS = ("stem", "block", "last", "head", "edge")
+KINDS = ("stem", "block", "last", "head", "neighbor", "edge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Layer:
     """One layer on one feature map: the key of a latency table.
 
     Attributes:
-        kind: `stem`, `block`, `last`, `head`, or `edge` (see `deploy.latency_table.layer_timing`).
+        kind: `stem`, `block`, `last`, `head`, or `neighbor` (see `deploy.latency_table.layer_timing`).
+            Tables of earlier versions also have `edge`, which is no longer used.
         channels_in, exp, out: channels of the input, between the convolutions of a block, and of the output.
         squeezed: channels between the two convolutions of the squeeze-and-excite; 0 if there is none.
         gate: activation that gates the squeeze-and-excite.

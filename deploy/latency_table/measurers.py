@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -38,7 +40,24 @@ class Measurer(Protocol):
         ...
 
 
-class TorchMeasurer:
+class LocalMeasurer(ABC):
+    """Times modules in a runtime of this machine."""
+
+    about: dict[str, Any]
+    rounds: Rounds
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+        return self.median_ms(self.program(module, inputs))
+
+    @abstractmethod
+    def program(self, module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
+        """The module in the runtime, ready to be called again and again on these inputs."""
+
+    def median_ms(self, program: Callable[[], Any]) -> float:
+        return Latency.of(take_rounds({"": clocked(program)}, self.rounds)[""]).p50
+
+
+class TorchMeasurer(LocalMeasurer):
     """Eager torch on the CPU, in eval mode.
 
     Args:
@@ -55,17 +74,20 @@ class TorchMeasurer:
         # Otherwise the kernel allocates each large feature map again, which can cost more than the layer.
         keep_freed_memory()
 
-    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
-        module, before = module.eval(), torch.get_num_threads()
+    def program(self, module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
+        return partial(module.eval(), *inputs)
+
+    def median_ms(self, program: Callable[[], Any]) -> float:
+        before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
-                return _median(lambda: module(*inputs), self.rounds)
+                return super().median_ms(program)
         finally:
             torch.set_num_threads(before)
 
 
-class OnnxMeasurer:
+class OnnxMeasurer(LocalMeasurer):
     """ONNX Runtime on the CPU, with the graph that the ONNX export writes.
 
     Raises:
@@ -78,15 +100,15 @@ class OnnxMeasurer:
         require("onnxscript", INSTALL)
         self.about = settings("onnx", library.__version__, threads, rounds)
 
-    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+    def program(self, module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
         graph = onnx_graph(module.eval(), tuple(inputs))
         session = inference_session(graph, threads=self.threads)
         names = [entry.name for entry in session.get_inputs()]
         feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return _median(lambda: session.run(None, feed), self.rounds)
+        return partial(session.run, None, feed)
 
 
-class FormatMeasurer:
+class FormatMeasurer(LocalMeasurer):
     """The runtime of an export format, on the CPU, with what its converter makes of a module.
 
     Args:
@@ -103,13 +125,13 @@ class FormatMeasurer:
             require(library, self.format.INSTALL)
         self.about = settings(runtime, version(self.format.LIBRARIES[-1]), threads, rounds)
 
-    def __call__(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+    def program(self, module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
         run = self.format.load_program(_program(module.eval(), tuple(inputs)), threads=self.threads)
         arrays = [tensor.numpy() for tensor in inputs]
-        return _median(lambda: run(arrays), self.rounds)
+        return partial(run, arrays)
 
 
-def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> Measurer:
+def measurer(runtime: str, *, threads: int = 1, rounds: Rounds = QUICK) -> LocalMeasurer:
     """The measurer for one of `RUNTIMES`. Raises: UserError if it is unknown, or not installed."""
     runtime = current_name(runtime)
     if runtime not in RUNTIMES:
@@ -137,10 +159,6 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.export.export(module, inputs)
-
-
-def _median(run: Callable[[], Any], rounds: Rounds) -> float:
-    return Latency.of(take_rounds({"": clocked(run)}, rounds)[""]).p50
 
 
 def settings(runtime: str, library_version: str, threads: int, rounds: Rounds) -> dict[str, Any]:

@@ -66,9 +66,9 @@ class NetworkLatency:
             self.table.add(layer, self._timer(layer, model))
             progress.update(done)
         progress.close()
-        for edge, ms in self._timer.edges.items():
-            if edge not in self.table.entries:
-                self.table.add(edge, ms)
+        for neighbor, ms in self._timer.neighbors.items():
+            if neighbor not in self.table.entries:
+                self.table.add(neighbor, ms)
         if missing and self.path is not None:
             self.table.save(self.path)
 

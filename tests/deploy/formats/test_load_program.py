@@ -1,5 +1,7 @@
 """A program of several inputs in the runtimes that time layers: its outputs are PyTorch's."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +49,28 @@ def test_a_head_in_a_runtime_computes_what_it_computes_in_pytorch(module):
     assert measure(head, inputs) > 0
     assert measure.about["runtime"] == name
     assert measure.about["runtime_version"][0].isdigit()
+
+
+@pytest.mark.slow
+def test_executorch_keeps_the_file_that_its_methods_read(monkeypatch):
+    """A program that was freed computed nonsense, or ended the process, in one call after another."""
+    runtime = pytest.importorskip("executorch.runtime")
+    loaded = []
+    load = runtime.Runtime.load_program
+
+    def remember(self, *args, **kwargs):
+        program = load(self, *args, **kwargs)
+        loaded.append(weakref.ref(program))
+        return program
+
+    monkeypatch.setattr(runtime.Runtime, "load_program", remember)
+    head, inputs = Head().eval(), features()
+    run = executorch.load_program(torch.export.export(head, inputs), threads=1)
+    gc.collect()
+    assert loaded[0]() is not None
+    (output,) = run([tensor.numpy() for tensor in inputs])
+    with torch.no_grad():
+        np.testing.assert_allclose(output.numpy(), head(*inputs).numpy(), atol=1e-5)
 
 
 class Sorted(nn.Module):
