@@ -1,4 +1,4 @@
-"""Measure the latency of the paper's networks, or of a run in PyTorch and in export runtimes.
+"""Measure the latency of the paper's networks or of a run, in PyTorch and in the runtimes of exported files.
 
 Usage: python tools/benchmark.py suite=<name> | run=<folder> | table=latency spec=<network> [key=value ...]
 

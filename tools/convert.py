@@ -1,4 +1,4 @@
-"""Convert annotations of other tools to masks for segmentation, or to COCO JSON for detection.
+"""Convert annotations from labeling tools to masks for segmentation, or to COCO JSON for detection.
 
 Usage: python tools/convert.py input=<folder> out=<new folder> to=<masks | coco> [key=value ...]
 

@@ -1,4 +1,4 @@
-"""List the networks that can be used by name, or describe one.
+"""List the published networks that can be used by name, or describe one.
 
 Usage: python tools/models.py [only=<task>] [name=<name>]
 

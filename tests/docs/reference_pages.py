@@ -84,9 +84,9 @@ mobilenet_dense.load("lraspp_v3_large_cityscapes")("street.jpg").save("street_la
 | `mobilenet_dense.load` | a predictor; its run folder is in the user's cache |
 
 An existing file or folder with the same name takes precedence. If `runs/` cannot be written, run folders
-are in the user's cache. `init_from=<name>` also chooses the
-network and its preprocessing, and prints them, unless you set `experiment=`, `backbone=` or `model=`.
-Options that you type, such as `backbone.output_stride=16`, take precedence.
+are in the user's cache. Unless you set `experiment=`, `backbone=` or `model=`, `init_from=<name>` also
+chooses the network and its preprocessing, and prints them. Single options that you type, such as
+`backbone.output_stride=16`, take precedence.
 """
 MODELS_NOTES = """
 ## Files
@@ -107,10 +107,10 @@ nothing is run, and damaged or hostile archives are refused.
 The hosts `download.tensorflow.org`, `storage.googleapis.com` and `huggingface.co` could not be reached
 when this was written (29 November 2026), so no released file was downloaded. Tests verify this instead:
 
-- With made-up weights in archives of the same format, the outputs of DeepLab (V3-Large and V3-Small,
+- With synthetic weights in archives of the same format, the outputs of DeepLab (V3-Large and V3-Small,
   output strides 16 and 32, odd and even sizes), R-ASPP and TF-Slim's classifiers differ by at most 5e-7
   from those of the authors' code (`tests/backbones/weights/test_tensorflow_weights.py`).
-- The released COCO detector, from a frozen graph made of its constants, scores 35.73 AP, 55.03 AP50 and
+- The released COCO detector, from a frozen graph made from its weights, scores 35.73 AP, 55.03 AP50 and
   36.29 AP75 on 128 images of val2017; the original graph scores 35.7, 55.0 and 36.1
   ([detection](../results/detection.md)).
 - Google's minimalistic classifier scores 81.4 top-1 on 1000 ImageNet images
