@@ -106,7 +106,7 @@ def _yolo(content: Content) -> Iterator[Layout]:
             )
             images |= {split: found} if found else {}
     if not images:
-        raise UserError(f"{config.file}: none of its train, val and test exists; correct the paths")
+        raise UserError(f"{config.file}: none of its train, val and test paths exists; correct them")
     paths = [path for found in images.values() for path in found]
     if not any(Path(yolo_layout.label_file(path)).is_file() for path in paths):
         raise UserError(f"{paths[0]}: no label file {yolo_layout.label_file(paths[0])}, nor for other images")

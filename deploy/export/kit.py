@@ -40,7 +40,7 @@ _COPIED = ("run.py", "image.py")
 def check_task(task: str) -> None:
     """Raises: UserError if `run.py` does not know the task."""
     if task not in TASKS:
-        raise UserError(f"format=kit: runs tasks {', '.join(TASKS)}, not {task}; export the file alone")
+        raise UserError(f"format=kit: supports tasks {', '.join(TASKS)}, not {task}; set another format=")
 
 
 def check_single_pass(task: Any) -> None:

@@ -202,7 +202,7 @@ def _same(secret: str, other: str) -> bool:
 def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
-        raise Refusal(400, f"{key} must be a text")
+        raise Refusal(400, f"{key} must be a string")
     return "".join(letter if letter.isprintable() else "?" for letter in value[:_MAX_TEXT])
 
 

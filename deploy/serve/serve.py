@@ -153,6 +153,6 @@ def _lines(options: ServeOptions, url: str, *, secure: bool) -> Iterator[str]:
         yield code
     yield f"open: {url}"
     if secure and options.certificate is None:
-        yield "the browser warns about the certificate, which this server made for itself: accept it"
+        yield "the browser will warn about the certificate, because it is self-signed; accept it"
     if not secure and not address.is_local(options.host):
         yield _WITHOUT_HTTPS if not_installed(["cryptography"]) else _WITHOUT_HTTPS.partition(";")[0]

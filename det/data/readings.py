@@ -126,8 +126,8 @@ def doubts(boxes: Boxes, sizes: NDArray[np.integer], format_name: str) -> list[s
         for other in others:
             if _fits(other.convert(boxes), sizes).mean() >= _FITTING_SHARE:
                 return [
-                    f"{wrong} of {len(boxes)} boxes do not fit their images as {own}, but all do as "
-                    f"{other.what}; if they are these, {other.remedy}"
+                    f"{wrong} of {len(boxes)} boxes do not fit their images as {own}, but all fit as "
+                    f"{other.what}; if that is what they are, {other.remedy}"
                 ]
     outside = int((boxes[:, :2] >= sizes[:, ::-1]).any(axis=1).sum())
     if outside < max(_FEWEST_OUTSIDE, _OUTSIDE_SHARE * len(boxes)):

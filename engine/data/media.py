@@ -50,8 +50,8 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
     scheme, is_address, _ = text.partition("://")
     if not files and is_address:
         raise UserError(
-            f"input={scheme}://...: not an address that is read (rtsp, rtmp, http, udp, tcp, srt or mms); "
-            "download the file and pass its path"
+            f"input={scheme}://...: not a supported kind of address (rtsp, rtmp, http, udp, tcp, srt or "
+            "mms); download the file and pass its path"
         )
     if not files:
         found = f" ({unread})" if others else ""

@@ -36,7 +36,7 @@ def normalize(content: Any) -> list[str]:
         if texts and all(type(id_) in (int, str) for id_ in ids) and len(set(ids)) == len(ids):
             _number(table, key, owners, annotations)
             notes.append(
-                f"the ids of {table} are texts: they are numbered 1..{len(ids)}, as in detections.json"
+                f"the ids of {table} are strings: they are numbered 1..{len(ids)}, as in detections.json"
             )
     return notes
 

@@ -47,7 +47,7 @@ def read(root: Path) -> Source:
     """
     files = [path for path in survey(root).files(".json") if kind_of_json(path).format == "label_studio"]
     if len(files) != 1:
-        raise UserError(f"{root}: {len(files)} exports of Label Studio; keep one JSON file in the folder")
+        raise UserError(f"{root}: {len(files)} Label Studio exports; keep only one JSON file in the folder")
     tasks, unused = _tasks(_load(files[0]), files[0])
     names = [task.name for task in tasks]
     if not names:

@@ -29,7 +29,7 @@ def read(root: Path) -> Source:
     """
     datasets = [ann.parent for ann in sorted(root.rglob("ann")) if (ann.parent / "img").is_dir()]
     if not datasets:
-        raise UserError(f"{root}: no dataset of Supervisely: it has folders img and ann")
+        raise UserError(f"{root}: not a Supervisely dataset, which has the folders img and ann")
     splits = {dataset: split_of(dataset.name) or "" for dataset in datasets}
     if not all(splits.values()):
         splits = dict.fromkeys(splits, "")
@@ -72,7 +72,7 @@ def _samples(root: Path, dataset: Path, images: list[Path], split: str, report: 
             report.unreadable.append(str(error))
             continue
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            report.unreadable.append(f"{file}: not an annotation of Supervisely ({error!r:.60})")
+            report.unreadable.append(f"{file}: not a Supervisely annotation ({error!r:.60})")
             continue
         name = (
             str(dataset.relative_to(root) / inner.with_suffix(""))

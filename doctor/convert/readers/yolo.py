@@ -34,7 +34,7 @@ def read(root: Path, *, orientation: Orientation = "upright") -> Source:
         if found:
             splits["" if divided else split] = found
     if not splits:
-        raise UserError(f"{file}: none of its train, val and test exists; correct the paths")
+        raise UserError(f"{file}: none of its train, val and test paths exists; correct them")
     return Source(
         title="YOLO",
         count=sum(map(len, splits.values())),

@@ -136,7 +136,7 @@ def _decoded_parts(path: PathLike, header: Tiff, file: IO[bytes]) -> Iterator[tu
     except ValueError as error:
         raise damaged(path, str(error)) from error
     except (TypeError, struct.error) as error:
-        raise damaged(path, "the directory is damaged") from error
+        raise damaged(path, "the TIFF directory is damaged") from error
 
 
 def rgb_of_tiff(

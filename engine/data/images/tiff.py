@@ -145,7 +145,7 @@ def read_header(file: IO[bytes]) -> Tiff:
             compression=int(tags.get(_COMPRESSION, 1)),
         )
     except Exception as error:  # Pillow raises many exception classes for damaged files
-        raise ValueError("the directory is damaged") from error
+        raise ValueError("the TIFF directory is damaged") from error
 
 
 def count_pages(file: IO[bytes]) -> int:
@@ -178,7 +178,7 @@ def decode(header: Tiff, data: bytes) -> NDArray[Any]:
         check_places(header, len(data))
         pixels = _decode_bands(header, data)
     except (TypeError, struct.error) as error:
-        raise ValueError("the directory is damaged") from error
+        raise ValueError("the TIFF directory is damaged") from error
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError("decoding failed")
     return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))

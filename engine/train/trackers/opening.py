@@ -82,6 +82,6 @@ class Guarded:
             self._tracker = None
             reason = printable(str(error).strip().partition("\n")[0][:200])
             kind = type(error).__name__
-            line = f"trainer.tracker={self._name}: {kind} ({reason}); the training goes on without it"
+            line = f"trainer.tracker={self._name}: {kind} ({reason}); training continues without it"
             print(line, flush=True)
             return None

@@ -32,4 +32,4 @@ def test_every_runtime_is_a_format_with_a_package():
 
 def test_a_task_whose_answers_the_program_does_not_know_is_refused():
     check_task("seg")
-    refuses(lambda: check_task("depth"), "format=kit: runs tasks cls, det, seg, not depth")
+    refuses(lambda: check_task("depth"), "format=kit: supports tasks cls, det, seg, not depth")

@@ -129,7 +129,7 @@ def test_the_token_admits_one_page(measure):
         ({"threads": 0}, "threads must be 1 to 4096"),
         ({"threads": True}, "threads must be a number"),
         ({"cores": "8"}, "cores must be a number"),
-        ({"browser": None}, "browser must be a text"),
+        ({"browser": None}, "browser must be a string"),
     ],
 )
 def test_a_device_must_be_described(measure, change, reason):

@@ -221,7 +221,7 @@ def test_corners_instead_of_sides_are_noticed(tmp_path):
     data, _ = read(tmp_path, box(100, 1, (30, 10, 50, 30)), box(99, 1, (20, 20, 45, 39)))
     assert data.warnings[0].startswith(
         f"COCO at {tmp_path / 'train'}: 2 of 2 boxes do not fit their images as x, y, width, height, but all "
-        "do as x1, y1, x2, y2; if"
+        "fit as x1, y1, x2, y2; if"
     )
 
 
@@ -265,8 +265,8 @@ def test_ids_that_are_texts_are_numbered(tmp_path):
     assert [source.classes.names[label] for label in train.labels] == ["cat", "dog", "bird"]
     lines = [line.partition(": ")[2] for line in source.warnings]
     assert lines[:2] == [
-        "train.json: the ids of images are texts: they are numbered 1..2, as in detections.json",
-        "train.json: the ids of categories are texts: they are numbered 1..3, as in detections.json",
+        "train.json: the ids of images are strings: they are numbered 1..2, as in detections.json",
+        "train.json: the ids of categories are strings: they are numbered 1..3, as in detections.json",
     ]
     assert "1 annotation of an unknown image: left out (train.json)" in lines
 

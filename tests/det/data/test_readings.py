@@ -32,26 +32,27 @@ def from_corner(numbers):
             # Read as x, y, width, height, the first three end at x = 80 and 99 or y = 40, 40 and 59.
             np.hstack([CORNERS[:, :2], CORNERS[:, :2] + CORNERS[:, 2:]]),
             "coco",
-            "3 of 4 boxes do not fit their images as x, y, width, height, but all do as x1, y1, x2, y2; if "
-            "they are these, write x2 - x1 and y2 - y1 as the last two numbers of bbox",
+            "3 of 4 boxes do not fit their images as x, y, width, height, but all fit as x1, y1, x2, y2; if "
+            "that is what they are, write x2 - x1 and y2 - y1 as the last two numbers of bbox",
         ),
         (
             SIDES,  # 30 > 20, 40 > 19, 20 > 10
             "voc",
-            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as x, y, "
-            "width, height; if they are these, write x + width and y + height into xmax and ymax",
+            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all fit as x, y, "
+            "width, height; if that is what they are, write x + width and y + height into xmax and ymax",
         ),
         (
             centered(CORNERS),
             "yolo",
-            "4 of 4 boxes do not fit their images as center x, center y, width, height, but all do as "
-            "x1, y1, x2, y2; if they are these, convert the rows to centers and sides",
+            "4 of 4 boxes do not fit their images as center x, center y, width, height, but all fit as "
+            "x1, y1, x2, y2; if that is what they are, convert the rows to centers and sides",
         ),
         (
             centered(np.array([[30, 2, 20, 36], [40, 1, 20, 30], [20, 0, 40, 40]], np.float64)),
             "yolo",
-            "3 of 3 boxes do not fit their images as center x, center y, width, height, but all do as "
-            "left, top, width, height; if they are these, add half of the width and height to left and top",
+            "3 of 3 boxes do not fit their images as center x, center y, width, height, but all fit as "
+            "left, top, width, height; if that is what they are, add half of the width and height to left "
+            "and top",
         ),
         (
             # The numbers are center x, center y, width, height; the format's reading adds the last two.
@@ -59,28 +60,28 @@ def from_corner(numbers):
                 :, [0, 1, 4, 5]
             ],
             "coco",
-            "2 of 4 boxes do not fit their images as x, y, width, height, but all do as center x, center y, "
-            "width, height; if they are these, subtract half of the width and height from the first two "
-            "numbers of bbox",
+            "2 of 4 boxes do not fit their images as x, y, width, height, but all fit as center x, center y, "
+            "width, height; if that is what they are, subtract half of the width and height from the first "
+            "two numbers of bbox",
         ),
         (
             centered_numbers(CORNERS),
             "voc",
-            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as center x, "
-            "center y, width, height; if they are these, write center minus and plus half of the width and "
-            "height",
+            "3 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all fit as center x, "
+            "center y, width, height; if that is what they are, write center minus and plus half of the "
+            "width and height",
         ),
         (
             CORNERS[:, [1, 0, 3, 2]],
             "voc",
-            "2 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all do as y1, x1, y2, x2; "
-            "if they are these, exchange x and y",
+            "2 of 4 boxes do not fit their images as xmin, ymin, xmax, ymax, but all fit as y1, x1, y2, x2; "
+            "if that is what they are, exchange x and y",
         ),
         (
             from_corner(CORNERS[:, [1, 0, 3, 2]]),  # only the second ends inside: at (40, 25)
             "coco",
-            "3 of 4 boxes do not fit their images as x, y, width, height, but all do as y1, x1, y2, x2; if "
-            "they are these, write x1, y1, x2 - x1, y2 - y1",
+            "3 of 4 boxes do not fit their images as x, y, width, height, but all fit as y1, x1, y2, x2; if "
+            "that is what they are, write x1, y1, x2 - x1, y2 - y1",
         ),
         (
             CORNERS / 60,

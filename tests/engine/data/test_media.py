@@ -73,6 +73,6 @@ def test_an_address_that_is_not_read_is_named_without_its_password():
     with pytest.raises(UserError) as caught:
         media.find_media("ftp://me:secret@host/drive.mp4")
     assert str(caught.value) == (
-        "input=ftp://...: not an address that is read (rtsp, rtmp, http, udp, tcp, srt or mms); download the "
-        "file and pass its path"
+        "input=ftp://...: not a supported kind of address (rtsp, rtmp, http, udp, tcp, srt or mms); download "
+        "the file and pass its path"
     )

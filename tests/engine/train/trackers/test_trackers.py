@@ -65,7 +65,7 @@ def test_mlflow_in_a_local_database(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
     track("mlflow", run)
-    assert "goes on without it" not in capsys.readouterr().out
+    assert "continues without it" not in capsys.readouterr().out
     from mlflow import MlflowClient
 
     client = MlflowClient()
@@ -97,7 +97,7 @@ def test_trackio_in_a_local_folder(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     track("trackio", run)
     track("trackio", TrackedRun(run.folder, CONFIG), rows=[(5, "train", {"loss": 1.5})])
-    assert "goes on without it" not in capsys.readouterr().out
+    assert "continues without it" not in capsys.readouterr().out
     from trackio import Api
 
     (record,) = Api().runs("mobilenet-dense")
@@ -118,7 +118,7 @@ def test_wandb_offline(run, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
     track("wandb", run)
     track("wandb", TrackedRun(run.folder, CONFIG), rows=[(5, "train", {"loss": 1.5})])
-    assert "goes on without it" not in capsys.readouterr().out
+    assert "continues without it" not in capsys.readouterr().out
     parts = sorted((run.folder.path / "wandb").glob(f"offline-run-*-{run.id}"))
     assert len(parts) == 2  # of one run: `wandb sync` joins them
     records = [record for part in parts for record in wandb_records(next(part.glob("*.wandb")))]
@@ -212,7 +212,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(run, capsys, at):
     tracker.images(2, [])
     tracker.close()
     assert broken.calls == ["open", "row", "row", "images", "close"][:at]
-    line = "trainer.tracker=wandb: ConnectionError (no route to host); the training goes on without it\n"
+    line = "trainer.tracker=wandb: ConnectionError (no route to host); training continues without it\n"
     assert capsys.readouterr().out == line
 
 
