@@ -1,14 +1,14 @@
 """How fast LR-ASPP on MobileNetV3-Large runs: exported files against torchvision's network in eager PyTorch.
 
 Usage: python benchmarks/inference_speed.py [--size 512 1024] [--threads 1] [--rounds 30]
-                                            [--artifact FILE ...]
+                                            [--format onnx openvino] [--artifact FILE ...]
 
 The networks take turns, one call each per round, at batch 1 on noise, without pre- and post-processing.
 torchvision's network runs as in its documentation. Ours is the paper's (Table 7, row 8), with random
-weights, eager and exported to ONNX and OpenVINO. `--artifact` adds files of tools/export.py, such as 8-bit
-ones, assuming the same multiply-adds. The last columns compare the multiply-adds per second with the CPU's
-float32 peak, measured by a loop of fused multiply-adds (needs a C compiler), and with a large matrix product
-in torch on the same threads.
+weights, eager and exported to the formats (`--format` alone: none). `--artifact` adds files of
+tools/export.py, such as 8-bit ones, assuming the same multiply-adds. The last columns compare the
+multiply-adds per second with the CPU's float32 peak, measured by a loop of fused multiply-adds (needs a C
+compiler), and with a large matrix product in torch on the same threads.
 """
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
@@ -38,6 +38,7 @@ from seg.model import Segmenter
 
 REFERENCE = "torchvision, eager"
 CLASSES = 19
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def ours() -> Segmenter:
@@ -56,7 +57,8 @@ def calls_by_name(options: argparse.Namespace, folder: Path) -> dict[str, Callab
     network, array = ours(), pixels.numpy()
     calls: dict[str, Callable[[], Any]] = {REFERENCE: lambda: theirs(pixels)}
     sessions = {"ours, eager": eager_session(network, threads=options.threads)}
-    for form, suffix in (("onnx", ".onnx"), ("openvino", ".xml")):
+    for form in options.format:
+        suffix = SUFFIXES[form]
         path = export_module(
             network, pixels, folder / f"network{suffix}", format=form, names=["scores"], metadata={}
         )
@@ -119,6 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--format", nargs="*", default=list(SUFFIXES), choices=SUFFIXES)
     parser.add_argument("--artifact", nargs="+", default=[], help="exported files of the same input size")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
