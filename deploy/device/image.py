@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
-_TIFF_BITS, _TIFF_ORIENTATION = 258, 274
+_TIFF_BITS, _TIFF_COLORS, _TIFF_ORIENTATION, _TIFF_PLANES = 258, 262, 274, 284
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
 _UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,17 +41,30 @@ def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixe
     """RGB uint8 [H, W, 3], without alpha; rotated by its EXIF orientation if the model was trained so.
 
     Raises:
-        UnsupportedImageError: for other depths than 8 and 16 bits per channel, and for 16-bit colors if
-            OpenCV is not installed.
+        UnsupportedImageError: for other depths than 8 and 16 bits per channel, for 16-bit colors if OpenCV is
+            not installed, and for images that Pillow cannot decode or considers too large.
         OSError: if the file is missing or damaged.
     """
+    try:
+        return _read(path, preprocessing)
+    except (OSError, UnsupportedImageError):
+        raise
+    except Exception as error:  # for damaged and huge files, Pillow raises many kinds
+        raise UnsupportedImageError(f"{path}: cannot be read ({error or type(error).__name__})") from None
+
+
+def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixels:
     image: Any = Image.open(path)
     deep = _bits(image, path) == 16
     if image.format == "TIFF" and not preprocessing["upright"]:
         image = _as_stored(image)
     if deep and image.mode.startswith("I"):
-        pixels = np.repeat(_eight_bits(np.asarray(image), preprocessing)[..., None], 3, axis=2)
-        image = _turned_like(Image.fromarray(pixels), image)
+        gray = _eight_bits(_not_negative(np.asarray(image), path, preprocessing), preprocessing)
+        if _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO:  # Pillow inverts only 8 bits
+            gray = 255 - gray
+        image = _turned_like(Image.fromarray(np.repeat(gray[..., None], 3, axis=2)), image)
+    elif deep and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:  # OpenCV would return what is in memory
+        raise UnsupportedImageError(f"{path}: 16 bits per channel in separate planes; save it as PNG")
     elif deep:
         image = _turned_like(Image.fromarray(_eight_bits(_colors(path), preprocessing)), image)
     elif image.mode.startswith(("I", "F")):
@@ -63,13 +77,17 @@ def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixe
 def network_input(image: Pixels, about: Mapping[str, Any]) -> NDArray[Any]:
     """An image, RGB [H, W, 3] -> the model's input [N, 3, height, width]: N times the same image.
 
-    Raises: UnsupportedImageError if the model has another input size.
+    Raises: UnsupportedImageError if the model has another input size, or its inputs must be larger.
     """
     preprocessing, (count, _, *fixed) = about["preprocessing"], about["input"]["shape"]
     pixels: NDArray[Any] = resized(image, preprocessing["resize"], tuple(fixed)).transpose(2, 0, 1)
     if any(side is not None and side != own for side, own in zip(fixed, pixels.shape[1:], strict=True)):
         size, taken = ("x".join(map(str, sides)) for sides in (pixels.shape[1:], fixed))
         raise UnsupportedImageError(f"becomes an input of {size}, but the model takes {taken}")
+    least = about.get("min_size", (1, 1))
+    if any(side < smallest for side, smallest in zip(pixels.shape[1:], least, strict=True)):
+        size, smallest = ("x".join(map(str, sides)) for sides in (pixels.shape[1:], least))
+        raise UnsupportedImageError(f"becomes an input of {size}, but the model takes at least {smallest}")
     if not preprocessing["in_graph"]:
         mean, std = (np.array(preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
         pixels = (pixels.astype(np.float32) - mean) / std
@@ -174,6 +192,17 @@ def _bits(image: Any, path: str | os.PathLike[str]) -> int:
     if image.format == "TIFF":
         return int(max(image.tag_v2.get(_TIFF_BITS, (8,))))
     return 8
+
+
+def _tag(image: Any, number: int, default: int) -> int:
+    """A TIFF tag; the default for other formats."""
+    return int(image.tag_v2.get(number, default)) if image.format == "TIFF" else default
+
+
+def _not_negative(values: NDArray[Any], path: object, preprocessing: Mapping[str, Any]) -> NDArray[Any]:
+    if preprocessing["pixel_range"] is None and values.min(initial=0) < 0:
+        raise UnsupportedImageError(f"{path}: has negative values, for which the model has no pixel_range")
+    return values
 
 
 def _colors(path: str | os.PathLike[str]) -> NDArray[np.uint16]:

@@ -5,7 +5,8 @@
     python run.py street.jpg --out masks       segmentation: also write label maps, as PNG files of class ids
     python run.py --check                      predict the golden images and compare with the expected answers
 
-Needs NumPy, Pillow and the model's runtime (requirements.txt), neither PyTorch nor the project that made it.
+Needs Python 3.10 or newer with NumPy, Pillow and the model's runtime (requirements.txt), neither PyTorch nor
+the project that made it.
 
 Apache-2.0; from mobilenet-dense, deploy/device/run.py.
 """
@@ -15,20 +16,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(f"run.py needs Python 3.10 or newer; this is {sys.version.split()[0]}")
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from decode import decode  # type: ignore[import-not-found]  # noqa: E402
-from image import UnsupportedImageError, network_input, read  # type: ignore[import-not-found]  # noqa: E402
-from runtime import load  # type: ignore[import-not-found]  # noqa: E402
+try:
+    import numpy as np
+    from decode import decode  # type: ignore[import-not-found]
+    from image import UnsupportedImageError, network_input, read  # type: ignore[import-not-found]
+    from PIL import Image
+    from runtime import load  # type: ignore[import-not-found]
+except ImportError as error:
+    sys.exit(f"{error}; run: pip install -r {FOLDER / 'requirements.txt'}")
 
-ABOUT = json.loads((FOLDER / "preprocess.json").read_text(encoding="utf-8"))
+try:
+    ABOUT = json.loads((FOLDER / "preprocess.json").read_text(encoding="utf-8"))
+except (OSError, ValueError) as error:
+    sys.exit(f"{FOLDER / 'preprocess.json'}: cannot be read ({error}); copy the whole kit")
 CLASSES = ABOUT["classes"]["classes"]
 MOST = 5
 """Number of classes that a classifier's answer lists."""
@@ -37,35 +47,50 @@ SAME_SHARE, SAME_SCORE, SAME_SIDE = 0.99, 0.02, 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # consoles can lack letters of the classes' names
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = _options(arguments)
-    model = load(FOLDER / ABOUT["file"], threads=options.threads)
-    if options.check:
-        return check(model)
-    entries, several = [], len(options.images) > 1
+    try:
+        model = load(FOLDER / ABOUT["file"], threads=options.threads)
+    except Exception as error:  # each runtime has its own
+        print(f"{FOLDER / ABOUT['file']}: cannot be loaded ({_line(error)})", file=sys.stderr)
+        return 1
+    try:
+        return check(model) if options.check else predict_files(model, options)
+    except OSError as error:  # a golden image is missing, or a label map cannot be written
+        print(_line(error), file=sys.stderr)
+        return 1
+
+
+def predict_files(model: Any, options: argparse.Namespace) -> int:
+    """Print the answers for the images; returns the exit status: 1 if one of them cannot be read."""
+    entries: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
     for path in options.images:
         try:
             prediction = predict(model, read(path, ABOUT["preprocessing"]))
-        except IsADirectoryError:
-            print(f"{path}: is a folder; pass its images, such as {path}/*.jpg", file=sys.stderr)
-            return 1
         except (OSError, UnsupportedImageError) as error:
-            print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
-            return 1
-        entries.append({"file": str(path), **answer(prediction, options.threshold)})
-        if ABOUT["task"] == "seg" and options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            id_mask(prediction).save(options.out / f"{Path(path).stem}.png")
+            reason = _line(error)
+            if isinstance(error, IsADirectoryError):
+                reason = f"is a folder; pass its images, such as {path}/*.jpg"
+            failed.append({"file": path, "error": reason if path in reason else f"{path}: {reason}"})
+            print(failed[-1]["error"], file=sys.stderr)
+            continue
+        entries.append({"file": path, **answer(prediction, options.threshold)})
+        if options.out:
+            id_mask(prediction).save(options.out / mask_name(path))
         if not options.json:
-            print(
-                "".join(
-                    f"{path}: {line}\n" if several else f"{line}\n"
-                    for line in lines(prediction, options.threshold)
-                ),
-                end="",
-            )
+            start = f"{path}: " if len(options.images) > 1 else ""
+            print("".join(f"{start}{line}\n" for line in lines(prediction, options.threshold)), end="")
     if options.json:
-        print(json.dumps({"files": entries}, indent=2))
-    return 0
+        print(json.dumps({"files": entries, "failed": failed}, indent=2))
+    return int(bool(failed))
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def predict(model: Any, image: Any) -> Any:
@@ -121,6 +146,10 @@ def lines(prediction: Any, threshold: float) -> list[str]:
         return [f"{entry['name']} {count}" for entry, count in zip(CLASSES, counts, strict=True)]
     best = np.argsort(-prediction, kind="stable")[:MOST]
     return [f"{CLASSES[k]['name']} {prediction[k]:.6f}" for k in best]
+
+
+def mask_name(path: str) -> str:
+    return f"{Path(path).stem}.png"
 
 
 def id_mask(labels: Any) -> Image.Image:
@@ -199,7 +228,26 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.images and not options.check:
         parser.error("name an image, or use --check")
+    if options.threads < 1:
+        parser.error(f"--threads must be at least 1, got {options.threads}")
+    if options.out:
+        if ABOUT["task"] != "seg":
+            parser.error("--out is for label maps, which only segmentation has")
+        _check_mask_names(parser, options.images)
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out {options.out}: cannot be created ({error.strerror})")
     return options
+
+
+def _check_mask_names(parser: argparse.ArgumentParser, paths: Sequence[str]) -> None:
+    """Refuse images whose label maps would have the same name."""
+    known: dict[str, str] = {}
+    for path in paths:
+        other = known.setdefault(mask_name(path), path)
+        if Path(other).resolve() != Path(path).resolve():
+            parser.error(f"--out: {other} and {path} would both become {mask_name(path)}; use two folders")
 
 
 if __name__ == "__main__":

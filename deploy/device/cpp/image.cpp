@@ -2,7 +2,9 @@
 #include "image.h"
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <numeric>
+#include <stdexcept>
 #include <opencv2/imgcodecs.hpp>
 
 struct Tap { int first; std::vector<double> weights; };
@@ -105,7 +107,12 @@ static Size new_size(Size image, const Json& how, const Json& shape) {
 cv::Mat read_image(const std::string& path, const Json& preprocessing) {
     const int turn = preprocessing["upright"] ? 0 : cv::IMREAD_IGNORE_ORIENTATION;
     cv::Mat bgr = cv::imread(path, cv::IMREAD_COLOR | cv::IMREAD_ANYDEPTH | turn);  // without alpha
-    if (bgr.depth() == CV_16U) {  // this also clips
+    if (bgr.depth() == CV_16U) {
+        char start[2] = {};
+        std::ifstream(path, std::ios::binary).read(start, 2);
+        if ((start[0] == 'I' || start[0] == 'M') && start[1] == start[0])  // OpenCV reads some kinds wrongly
+            throw std::runtime_error(path + ": a TIFF file of 16 bits per channel; save it as PNG");
+        // the conversion also clips
         const Json& range = preprocessing["pixel_range"];
         const double black = range.is_null() ? 0 : double(range[0]), white = range.is_null() ? 65535 : double(range[1]);
         bgr.convertTo(bgr, CV_8U, 255 / (white - black), -black * 255 / (white - black));
@@ -121,6 +128,8 @@ Floats network_input(const cv::Mat& bgr, const Json& about, Size& size) {
     const bool same = whole.height == image.height && whole.width == image.width;
     const bool crops = how.contains("center_crop") && !how["center_crop"].is_null();
     size = crops ? Size{how["center_crop"][0], how["center_crop"][1]} : whole;
+    if (about.contains("min_size") && (size.height < about["min_size"][0] || size.width < about["min_size"][1]))
+        throw std::runtime_error("the image becomes an input that is smaller than min_size in preprocess.json");
     const int top = int(std::nearbyint((whole.height - size.height) / 2.0));
     const int left = int(std::nearbyint((whole.width - size.width) / 2.0));
     const bool halves = 2 * whole.height == image.height && 2 * whole.width == image.width;

@@ -4,15 +4,19 @@
 // the likeliest classes. Apache-2.0; from mobilenet-dense, deploy/device/cpp.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <numeric>
 #include <opencv2/imgcodecs.hpp>
 #include "decode.h"
 
-int main(int count, char** arguments) {
+static int predict(int count, char** arguments) {
     if (count < 3) return std::fprintf(stderr, "usage: predict <kit> <image> [lowest score | label map.png]\n"), 2;
     const std::string folder = arguments[1], photo = arguments[2], extra = count > 3 ? arguments[3] : "";
-    const Json about = Json::parse(std::ifstream(folder + "/preprocess.json"));
+    std::ifstream description(folder + "/preprocess.json");
+    if (!description) return std::fprintf(stderr, "%s: not a kit (it has no preprocess.json)\n", folder.c_str()), 1;
+    const Json about = Json::parse(description);
     const cv::Mat bgr = read_image(photo, about["preprocessing"]);
     if (bgr.empty()) return std::fprintf(stderr, "%s: not an image of 8 or 16 bits per channel\n", photo.c_str()), 1;
     const Size image{bgr.rows, bgr.cols};
@@ -29,7 +33,10 @@ int main(int count, char** arguments) {
     std::vector<std::string> names;
     for (const auto& entry : about["classes"]["classes"]) names.push_back(entry["name"]);
     if (about["task"] == "det") {
-        const double lowest = extra.empty() ? about["decoding"].value("draw_threshold", 0.0) : std::stod(extra);
+        char* rest = nullptr;
+        const double given = std::strtod(extra.c_str(), &rest);
+        if (*rest) return std::fprintf(stderr, "%s: the lowest score must be a number\n", extra.c_str()), 2;
+        const double lowest = extra.empty() ? about["decoding"].value("draw_threshold", 0.0) : given;
         for (const auto& [box, score, label] : detections(outputs, about, image))
             if (score >= lowest)
                 std::printf("%s %.4f %.2f %.2f %.2f %.2f\n", names[label].c_str(), score, box[0], box[1], box[2], box[3]);
@@ -45,7 +52,7 @@ int main(int count, char** arguments) {
             double most;
             cv::minMaxLoc(ids, nullptr, &most);
             if (most < 256) ids.convertTo(ids, CV_8U);
-            cv::imwrite(extra, ids);
+            if (!cv::imwrite(extra, ids)) return std::fprintf(stderr, "%s: cannot be written\n", extra.c_str()), 1;
         }
     } else {
         const auto shares = probabilities(outputs[0], names.size());
@@ -54,5 +61,14 @@ int main(int count, char** arguments) {
         std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return shares[a] > shares[b]; });
         for (size_t i = 0; i < std::min<size_t>(5, order.size()); i++)
             std::printf("%s %.6f\n", names[order[i]].c_str(), shares[order[i]]);
+    }
+    return 0;
+}
+
+int main(int count, char** arguments) {
+    try {
+        return predict(count, arguments);
+    } catch (const std::exception& error) {  // of JSON, ONNX Runtime and OpenCV
+        return std::fprintf(stderr, "%s\n", error.what()), 1;
     }
 }

@@ -1,5 +1,7 @@
 """The kit's image.py, which has only NumPy and Pillow, gives the values of the libraries used in training."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -65,6 +67,19 @@ def test_an_image_that_does_not_become_the_models_size_is_refused():
         network_input(pixels(150, 210), about)
 
 
+def test_an_image_that_is_smaller_than_the_network_allows_is_refused():
+    about = {
+        "preprocessing": {"resize": {"mode": "none"}, "in_graph": True},
+        "input": {"shape": [1, 3, None, None], "dtype": "uint8"},
+        "min_size": [40, 60],
+    }
+    assert network_input(pixels(40, 60), about).shape == (1, 3, 40, 60)
+    for height, width in ((39, 60), (40, 59)):
+        message = f"becomes an input of {height}x{width}, but the model takes at least 40x60"
+        with pytest.raises(UnsupportedImageError, match=message):
+            network_input(pixels(height, width), about)
+
+
 def test_normalized_inputs_are_repeated_for_a_fixed_batch():
     image = pixels(4, 6)
     about = {
@@ -100,6 +115,54 @@ def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
         image = read(tmp_path / name, {"upright": upright, "pixel_range": None})
         assert image.shape == ((24, 16, 3) if upright and orientation >= 5 else (16, 24, 3))
         assert (image == read_image(tmp_path / name, upright=upright)).all()
+
+
+def tiff(path, values, *, photometric=1, planar=1, kind=1):
+    """A TIFF file of 16-bit values [H, W] or [H, W, 3], with one strip, or one for each plane."""
+    height, width = values.shape[:2]
+    bands = 1 if values.ndim == 2 else values.shape[2]
+    parts = [np.moveaxis(values, 2, 0)[band] for band in range(bands)] if planar == 2 else [values]
+    size = parts[0].size * 2
+    rows = {
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [16] * bands),
+        259: (3, [1]),
+        262: (3, [photometric]),
+        273: (4, [8 + number * size for number in range(len(parts))]),
+        277: (3, [bands]),
+        278: (4, [height]),
+        279: (4, [size] * len(parts)),
+        284: (3, [planar]),
+        339: (3, [kind] * bands),
+    }
+    start = 8 + size * len(parts)
+    directory, more = struct.pack("<H", len(rows)), b""
+    for number, (type, numbers) in rows.items():
+        content = struct.pack("<" + {3: "H", 4: "L"}[type] * len(numbers), *numbers)
+        if len(content) > 4:
+            place = start + 2 + 12 * len(rows) + 4 + len(more)
+            more, content = more + content, struct.pack("<L", place)
+        directory += struct.pack("<HHL", number, type, len(numbers)) + content.ljust(4, b"\0")
+    pixels = b"".join(part.astype(values.dtype.newbyteorder("<")).tobytes() for part in parts)
+    path.write_bytes(b"II*\0" + struct.pack("<L", start) + pixels + directory + bytes(4) + more)
+    return path
+
+
+def test_kinds_of_deep_tiff_files(tmp_path):
+    gray = pixels(20, 30, dtype=np.uint16)[..., 0]
+    white_is_zero = tiff(tmp_path / "white.tif", gray, photometric=0)
+    expected = 255 - (gray.astype(int) + 128) // 257
+    assert (read(white_is_zero, PREPROCESSING)[..., 1] == expected).all()
+    assert (read(white_is_zero, PREPROCESSING) == read_image(white_is_zero)).all()
+    planes = tiff(tmp_path / "planes.tif", pixels(20, 30, dtype=np.uint16), photometric=2, planar=2)
+    with pytest.raises(UnsupportedImageError, match="in separate planes; save it as PNG"):
+        read(planes, PREPROCESSING)
+    signed = tiff(tmp_path / "signed.tif", (gray // 2).astype(np.int16) - 100, kind=2)
+    with pytest.raises(UnsupportedImageError, match="has negative values"):
+        read(signed, PREPROCESSING)
+    deep = {"upright": True, "pixel_range": [-100, 3000]}
+    assert (read(signed, deep) == read_image(signed, pixel_range=(-100, 3000))).all()
 
 
 def test_floating_point_images_are_refused(tmp_path):
