@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy import formats
 from deploy.export.comparison import Comparison, compare_outputs, rejected
-from deploy.export.golden import write_description, write_golden
+from deploy.export.golden import DESCRIPTION, write_description, write_golden
 from deploy.export.int8 import write_int8
 from deploy.export.job import ExportJob
 from deploy.export.kit import check_single_pass, check_task, write_kit
@@ -101,7 +101,9 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     path = folder / f"model{formats.find(options.file_format).SUFFIX}"
     job.log(f"writing {path}")
     with announced(f"writing {path.name}"):
-        return job.export(job.module, sample.input, path)
+        job.export(job.module, sample.input, path)
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # it describes an earlier file
+    return path
 
 
 def _check(comparison: Comparison, options: ExportOptions) -> None:

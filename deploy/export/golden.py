@@ -23,6 +23,8 @@ from engine.io.progress import announced
 
 DECODER = "decode.py"
 """Name of the copy of the task's decoder next to the exported file."""
+DESCRIPTION = "preprocess.json"
+"""Name of the description of the exported file, which is written after the file was checked."""
 NUM_EXAMPLES = 3
 MAX_STORED_NUMBERS = 50_000
 """Per output and example."""
@@ -95,7 +97,7 @@ def write_description(
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another out=") from None
     write_json(
-        path.parent / "preprocess.json",
+        path.parent / DESCRIPTION,
         {
             "file": path.name,
             "sha256": digest,

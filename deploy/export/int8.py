@@ -11,8 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deploy.binary_files import write_bytes
 from deploy.export.comparison import Comparison, compare_outputs, rejected
-from deploy.export.golden import write_golden
+from deploy.export.golden import DESCRIPTION, write_golden
 from deploy.export.job import ExportJob, raw_outputs
 from deploy.export.samples import Sample
 from deploy.formats import find, open_session
@@ -26,6 +27,7 @@ from deploy.quantize.within_budget import AccuracyBudget, quantize_within_budget
 from deploy.timing.latency import Rounds
 from engine.errors import UserError, counted
 from engine.io.progress import Progress, announced
+from engine.run import run_folder
 
 DEFAULT_POINTS = 1.0
 """Points (of 100) that an 8-bit file may lose."""
@@ -38,7 +40,14 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     images = [sample.input for sample in job.split_samples(calibration.split, calibration.images)]
     path = job.folder / source.name
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
-        card = _quantize(job, source, _to_quantize(job, source, Path(folder), images[0]), path, images)
+        tried = run_folder.make(Path(folder, "tried")) / source.name  # most are not within the budget
+        try:
+            card = _quantize(job, source, _to_quantize(job, source, Path(folder), images[0]), tried, images)
+        except UserError:
+            if any(tried.parent.glob("*.rejected")):
+                _keep(tried.parent, job.folder)
+            raise
+        _keep(tried.parent, job.folder)
     if options.qat.steps:
         card = with_fine_tuned(job, card, images)
     card.write(job.folder)
@@ -53,6 +62,26 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     except UserError as error:
         raise rejected(path, error) from None
     return path
+
+
+def _keep(folder: Path, where: Path) -> None:
+    """Copy a finished file, or one that was rejected, to where the export belongs.
+
+    A file that was accepted there earlier is replaced, with its description, only by another accepted one.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    files = sorted(folder.iterdir())  # OpenVINO's .bin before its .xml
+    rejected = any(file.suffix == ".rejected" for file in files)
+    try:
+        for file in files:
+            name = f"{file.name}.rejected" if rejected and file.suffix != ".rejected" else file.name
+            write_bytes(where / name, file.read_bytes())
+        if not rejected:
+            (where / DESCRIPTION).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be written ({error.strerror}); choose another out=") from None
 
 
 def _quantize(
