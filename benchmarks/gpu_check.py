@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: no CUDA GPU is available; --device cpu tests the checks themselves", file=sys.stderr)
         return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # not after the minutes
     small = {"steps": 4, "size": (64, 128), "rounds": 2} if options.device == "cpu" else {}
     with TemporaryDirectory() as folder:
         session = Session(device=options.device, folder=Path(folder), minutes=options.minutes, **small)

@@ -42,7 +42,7 @@ def measure_table(
     (runtime,), (threads,) = options.runtimes, options.thread_counts
     measure = measurer(runtime, threads=threads)
     network, size = _network(options)
-    run_folder.make(out.parent)
+    run_folder.check_writable(out)
     bar: list[Progress] = []
     table = build_table(
         network.spec,
@@ -76,7 +76,7 @@ def _measure_on_device(
     timer = connect(options.device, options.remote, runtimes=options.runtimes, threads=counts, log=log)
     network, size = _network(options)
     variants = list(search_space(network.spec)) if options.space else []
-    run_folder.make(options.table_file.parent)
+    run_folder.check_writable(options.table_file)
 
     def build(measure: Measurer) -> CheckedTable:
         checked = check_table(network, size=size, measure=measure, shares=tuple(options.shares))

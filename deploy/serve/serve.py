@@ -72,7 +72,7 @@ def serve_table(options: ServeOptions, *, log: Log) -> CheckedTable:
     network, size = network_and_size(
         options.spec, options.run, options.image_size, options.overrides, options.checkpoint
     )
-    run_folder.make(options.table_file.parent)
+    run_folder.check_writable(options.table_file)
     package = assets.download(options.web.npm) if options.web.vendored else None
     measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:

@@ -20,6 +20,7 @@ tracker.json       the run's ids in experiment trackers
 
 import contextlib
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -248,6 +249,22 @@ def make(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another out=") from None
     return folder
+
+
+def check_writable(file: Path) -> None:
+    """Check that `out` can be written, before the long work whose result it gets; creates its folder.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    make(file.parent)
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; set out=<a file in it>")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}); choose another out=") from None
 
 
 def default_path(task: str, experiment: str) -> Path:

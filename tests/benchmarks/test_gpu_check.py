@@ -42,6 +42,14 @@ def test_without_a_gpu_it_says_so(capsys):
     assert "no CUDA GPU is available" in capsys.readouterr().err
 
 
+def test_the_folder_of_the_result_is_made_before_the_checks(tmp_path, monkeypatch):
+    out, seen = tmp_path / "new" / "result", []
+    monkeypatch.setattr(gpu_check, "CHECKS", {"one": lambda session: seen.append(out.parent.is_dir())})
+    assert gpu_check.main(["--device", "cpu", "--out", str(out)]) == 0
+    assert seen == [True]
+    assert json.loads((tmp_path / "new/result.json").read_text())["findings"] == []
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "result"),
     [(1.0009, 1.0, "passed"), (1.0011, 1.0, "failed"), (-1.0, 1.0, "failed"), (float("nan"), 1.0, "failed")],

@@ -3,6 +3,8 @@
 import json
 import random
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -90,6 +92,20 @@ def test_options_that_a_table_cannot_have_are_rejected(tmp_path, overrides, part
         ),
         *parts,
     )
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(module, "build_table", lambda *args, **options: measured.append(args))
+    (tmp_path / "file").write_text("")
+    for out, reason in (
+        (tmp_path, "is a folder; set out=<a file in it>"),
+        (tmp_path / "file/table.json", "cannot be created"),
+        (Path("/proc/table.json"), "cannot be written"),
+    ):
+        build = partial(measure_table, options(SMALL, f"out={out}"), search_space=search_space)
+        refuses(build, str(out.parent), reason)
+    assert not measured
 
 
 class Still:
