@@ -26,9 +26,11 @@ EXCLUSIVE_KEYS = (("trainer.steps", "trainer.epochs", "trainer.minutes"),)
 """Mutually exclusive keys: setting one on the command line sets the others to null."""
 PATH_KEYS = re.compile(
     r"run|input|out|resume|replay|init_from|weights|labels|distill\.(teacher|images)|spec|artifact|data\.(root|cache|exclude)"
-    r"|data\.\w+\.(images|annotations)|remote\.(python|runner)"
+    r"|data\.\w+\.(images|annotations)|remote\.(python|runner)|latency|site|certificate|key"
 )
 """Keys whose values are paths, which can contain special characters of Hydra's syntax."""
+_NO_PATHS = ("", "null", "???", "true", "false")
+"""Other values of these keys: in tools/benchmark.py, latency= is not a table, but says whether to measure."""
 
 
 def top_keys(tool: str) -> list[str]:
@@ -154,7 +156,7 @@ def quote_path(override: str) -> str:
         typed = [path.strip() for path in value[1:-1].split(",") if path.strip()]
         paths = [quote_path(f"run={path}").removeprefix("run=") for path in typed]
         return f"run=[{','.join(paths)}]"
-    if not PATH_KEYS.fullmatch(key) or value in ("", "null", "???") or value[0] in "'\"$":
+    if not PATH_KEYS.fullmatch(key) or value.lower() in _NO_PATHS or value[0] in "'\"$":
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), value)
     return f"{key}='{escaped}'"

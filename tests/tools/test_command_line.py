@@ -40,11 +40,22 @@ def test_several_runs_are_a_list_of_paths(tmp_path, monkeypatch):
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).map(str.strip))
 def test_any_path_can_be_typed(path):
-    if path in ("", "null", "???") or path[0] in "'\"$" or "${" in path:
+    if path.lower() in ("", "null", "???", "true", "false") or path[0] in "'\"$" or "${" in path:
         return  # quoted by the user, nothing at all, or a reference
     key, value = overrides.parse_override(overrides.quote_path(f"input={path}"))
     assert (key, value) == ("input", path)
     assert overrides.unquote_path(overrides.quote_path(f"input={path}")) == f"input={path}"
+
+
+@pytest.mark.parametrize("key", ["latency", "site", "certificate", "key", "out", "artifact"])
+def test_every_key_of_a_file_takes_any_path(key):
+    path = "/tmp/my röd, (files)/a=b [1].json"
+    assert overrides.parse_override(overrides.quote_path(f"{key}={path}")) == (key, path)
+
+
+def test_latency_of_a_benchmark_is_no_path():
+    for typed in ("latency=false", "latency=False"):
+        assert overrides.parse_override(overrides.quote_path(typed)) == ("latency", False)
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("'a b'", "a b"), ('"a,b"', "a,b"), ("null", None)])

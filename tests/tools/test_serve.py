@@ -149,6 +149,24 @@ def compare(case, folder, result, summary):
         assert got == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_page_says_what_it_cannot_show(folder, npm, tmp_path):
+    site, _ = exported(folder, "seg", npm)
+    (tmp_path / "text.png").write_text("not an image")
+    half = cv2.imread(str(folder / "photo.png"))
+    cv2.imwrite(str(tmp_path / "half.png"), np.dstack([half, np.full(half.shape[:2], 128, np.uint8)]))
+    status = "document.querySelector('#status')"
+    with served(folder, f"site={site}", "host=127.0.0.1") as (url, _), opened(tmp_path) as page:
+        prediction(page, url, folder / "photo.png")
+        page.choose_file("#file", tmp_path / "text.png")
+        page.wait_for(f"{status}.matches('.error')")
+        assert page.text("#status") == "text.png: not an image that this browser reads"
+        page.choose_file("#file", tmp_path / "half.png")
+        page.wait_for(f"{status}.textContent.startsWith('This image has transparent pixels')")
+        assert not page.run(f"{status}.matches('.error')")
+        page.choose_file("#file", folder / "photo.png")
+        page.wait_for(f"{status}.textContent === 'Ready.'")
+
+
 def test_a_page_that_was_not_exported_is_refused(folder):
     name = trained(folder, "cls")
     printed = run("serve", f"run={name}", cwd=folder, status=1)

@@ -8,6 +8,8 @@ const element = (id) => document.getElementById(id);
 const [canvas, status] = [element("canvas"), element("status")];
 const RECENT = 200; // times that the median and the percentile are taken of
 const REPEATS = 30;
+const TRANSPARENT =
+  "This image has transparent pixels, whose stored colors browsers do not give: tools/predict.py may predict something else.";
 
 let about, assets, classes, worker;
 let source = null; // {bitmap} or {video}, and what ends it
@@ -169,6 +171,7 @@ async function predict(image, width, height) {
   const context = frame.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   const { data } = context.getImageData(0, 0, width, height);
+  const remark = image instanceof ImageBitmap && transparent(data) ? TRANSPARENT : "Ready.";
   try {
     const result = await ask("run", { data: data.buffer, width, height }, [data.buffer]);
     shown = { frame, result };
@@ -176,10 +179,16 @@ async function predict(image, width, height) {
     times = times.slice(-RECENT);
     draw();
     showTimes();
+    if (remark !== "Ready." || !status.textContent.startsWith("Ready")) say(remark); // not an earlier error
   } catch (error) {
     stop();
     complain(error);
   }
+}
+
+function transparent(data) {
+  for (let i = 3; i < data.length; i += 4) if (data[i] < 255) return true;
+  return false;
 }
 
 function draw() {
