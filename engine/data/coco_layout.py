@@ -248,10 +248,12 @@ def image_paths(file: Path, folder: Path, names: Sequence[str], *, skips: bool) 
     paths = find_paths(folder, names)
     absent = [name for name, path in zip(names, paths, strict=True) if path is None]
     if absent and (not skips or len(absent) == len(names)):
+        remedy = "check the image folder"
+        if len(absent) < len(names):
+            remedy += ", remove them from that file, or set data.on_error=skip"
         raise UserError(
             f"{os.path.join(folder, absent[0])}: no such file ({len(absent)} of {len(names)} images of "
-            f"{file} are missing); check the image folder, remove them from that file, or set "
-            "data.on_error=skip"
+            f"{file} are missing); {remedy}"
         )
     path, count = Counter(path for path in paths if path is not None).most_common(1)[0]
     if count > 1:

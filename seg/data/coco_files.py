@@ -16,7 +16,8 @@ from engine.errors import UserError, counted, some
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
-    """An image with its annotations: (category, segmentation, area, whether it is a crowd)."""
+    """An image with its annotations as in the file; `iscrowd` is 1 also for those that mmdetection marks
+    with `ignore`."""
 
     path: Path
     name: str
@@ -56,7 +57,8 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
             if reason:
                 left_out[reason] += 1
             else:
-                by_image[_id(entry["image_id"])].append(entry)
+                ignored = [_flag(entry, key) for key in ("iscrowd", "ignore")]
+                by_image[_id(entry["image_id"])].append({**entry, "iscrowd": int(any(ignored))})
         listed = [(str(entry["file_name"]), by_image[_id(entry["id"])], entry) for entry in content["images"]]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
@@ -149,5 +151,15 @@ def _image(
 
 
 def _id(value: object) -> str:
-    """An id of an image, which may be text or, in some exports, a number such as 7.0."""
+    """An id of an image, which may be text or, in some exports, a number such as 7.0 or "007"."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
+        return str(int(value))
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _flag(entry: Mapping[str, Any], key: str) -> bool:
+    """Whether a flag is set, which may be text. Raises: ValueError for other numbers than 0 and 1."""
+    value = entry.get(key) or 0
+    if float(value) not in (0, 1):
+        raise ValueError(f"{key} must be 0 or 1, got {value!r:.40}")
+    return float(value) == 1

@@ -8,6 +8,9 @@ from engine.errors import UserError
 _SLACK = 1  # pixels; annotations are rounded
 
 
+_NUMBERS = ("area", "iscrowd", "ignore")
+
+
 _TABLES = (("images", "image_id"), ("categories", "category_id"))
 
 
@@ -24,6 +27,9 @@ def normalize(content: Any) -> list[str]:
             entry["bbox"] = None
         elif isinstance(entry.get("bbox"), list):
             entry["bbox"] = [_as_number(value) for value in entry["bbox"]]
+    for entries, keys in ((annotations, _NUMBERS), (_entries(content, "images"), ("width", "height"))):
+        for entry in entries:
+            entry |= {key: _as_number(entry[key]) for key in keys if key in entry}
     notes = []
     for table, key in _TABLES:
         owners = _entries(content, table)

@@ -51,6 +51,20 @@ def label(root, split="train"):
     return coco(root=str(root)).dataset(split, EvalTransform())[SampleKey(0, 0)]["label"].numpy()
 
 
+def test_flags_and_ids_may_be_text_and_ignored_objects_are_ignored(tmp_path):
+    """Columns 0 and 1 are a cat, 2 and 3 a crowd, 4 and 5 are ignored, the others background."""
+    flags = ({"iscrowd": "0"}, {"iscrowd": "1"}, {"ignore": 1})
+    columns = [
+        {"category_id": 3, "segmentation": square(2 * n, 0, 2 * n + 2, 10), "image_id": "00", **flag}
+        for n, flag in enumerate(flags)
+    ]
+    write_split(tmp_path, columns)
+    write_split(tmp_path, [CAT], **VAL)
+    assert label(tmp_path)[5].tolist() == [1, 1, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0]
+    write_split(tmp_path, [{**CAT, "iscrowd": "2"}])
+    refuses(lambda: coco(root=str(tmp_path)), "instances_train.json: .*iscrowd must be 0 or 1, got '2'")
+
+
 def test_polygons_and_both_run_length_codes_are_drawn(tmp_path):
     """Classes are background 0, cat (3) 1, dog (7) 2. The smaller dog lies on the cat; a crowd is 255."""
     crowd = np.zeros((10, 12), np.uint8, order="F")
