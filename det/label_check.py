@@ -83,7 +83,7 @@ _KINDS: Mapping[str, _Kind] = {
         "labeled_images_unused",
         "warning",
         "They are used for neither training nor evaluation.",
-        "name their folder or list in data.yaml, or ignore this",
+        "add them to a split, or ignore this",
     ),
     "of other classes": _Kind(
         "other_classes", "warning", _LOST, "add the classes to data.source.classes, or correct their names"

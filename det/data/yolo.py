@@ -67,7 +67,7 @@ def yolo(
         splits[split] = part_of(images, splits, files_of=_real_files) or clean_split(
             _raw_split(images, split, labels, issues, orientation), issues, orientation=orientation
         )
-    yolo_layout.add_unused(used, issues)
+    yolo_layout.add_unused(file.parent, used, issues)
     if not any(content.get(name) for name in SPLIT_NAMES["val"]):
         is_yaml = file.suffix in (".yaml", ".yml")
         remedy = f"add val to {file.name}" if is_yaml else "add train.txt and val.txt"

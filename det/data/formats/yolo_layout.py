@@ -108,14 +108,16 @@ def images_of_split(
     return list(distinct)
 
 
-def add_unused(images: Iterable[str], issues: AnnotationIssues) -> None:
-    """Count the images with label files in the folders of `images` (or the folder called images around it)
-    that are not among them."""
+def add_unused(root: Path, images: Iterable[str], issues: AnnotationIssues) -> None:
+    """Count the images with label files in the folders of `images` (or the folder called images around it),
+    and in the folders <other>/images in `root` if there is <split>/images, that are not among them."""
     used = set(images)
     folders = set()
     for image in used:
         places = [match.end(1) for match in _IMAGES_FOLDER.finditer(image)]
         folders.add(image[: places[-1]] if places else os.path.dirname(image))
+    beside = set(map(str, root.glob("*/images")))
+    folders |= beside if beside & folders else set()
     others = {str(path) for folder in folders if os.path.isdir(folder) for path in find_images(folder)[0]}
     unused = sorted(image for image in others - used if os.path.isfile(label_file(image)))
     issues.add("image", "with a label file, but in no split: left out", map(os.path.basename, unused))
@@ -161,9 +163,10 @@ def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str
         if image is None:
             missing.append(images[-1])
     if missing and (on_error == "fail" or len(missing) == len(images)):
+        other = ", or set data.on_error=skip" if len(missing) < len(images) else ""
         raise UserError(
             f"{missing[0]}: no such image ({len(missing)} of the {len(images)} listed); correct {file} "
-            "(paths are relative to it or to data.yaml), or set data.on_error=skip"
+            f"(paths are relative to it or to data.yaml){other}"
         )
     return images
 

@@ -30,10 +30,23 @@ _KEYPOINT_SHARE = 0.25
 those whose width and height happen to lie near their points do not."""
 
 
+_SHIFTED_SHARE = 0.25
+"""Rows of five numbers whose first four are no box in the image, although the last four are. In rows with a
+score or an id after the box, hardly any."""
+
+
+_FEWEST_POINTS = 3
+"""Keypoints with a score or an id after them are told from a polygon only if there are as many; of polygons
+with four corners, some would look like one or two."""
+
+
 _OTHER_NUMBERS = (
     "if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write the four "
     "corners instead; if it is a polygon's confidence, delete it"
 )
+
+
+_FIRST_ID = "; if the first is an id, delete it"
 
 
 _NO_POINT = ((0, 0), (-1, -1))  # a keypoint that is not in the image
@@ -201,9 +214,10 @@ def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polyg
         polygons: whether it says that there are no keypoints.
 
     Raises:
-        UserError: if polygons cannot be told from boxes with keypoints, or the number after a box is neither
-            a score nor a track id.
+        UserError: if polygons cannot be told from boxes with keypoints, or the number before or after a box
+            is no part of it and, after it, neither a score nor a track id.
     """
+    _check_firsts(files, names)
     _check_fifths(files, names)
     kinds = np.concatenate([file.kinds for file in files]) if files else np.empty(0, np.int64)
     lengths = np.concatenate([file.lengths for file in files]) if files else kinds
@@ -223,6 +237,30 @@ def decide(files: Sequence[LabelRows], names: Sequence[str], *, yaml: str, polyg
             "[] if these are polygons"
         )
     return [_decided(file, tracked) for file in files]
+
+
+def _check_firsts(files: Sequence[LabelRows], names: Sequence[str]) -> None:
+    """Refuse rows of five numbers whose first four often are no boxes, but whose last four are in all rows:
+    the first is a score or an id.
+
+    Raises: UserError.
+    """
+    if not files:
+        return
+    chosen = [file.lengths == 5 for file in files]
+    heads = np.concatenate([file.heads[rows] for file, rows in zip(files, chosen, strict=True)])
+    fifths = np.concatenate([file.fifths[rows] for file, rows in zip(files, chosen, strict=True)])
+    centers, sides = (heads[:, :2] + heads[:, 2:]) / 2, heads[:, 2:] - heads[:, :2]
+    last_four = np.column_stack([centers[:, 1], sides, fifths])
+    fit = [_is_inside(numbers) for numbers in np.hstack([centers, sides]).tolist()]
+    if np.mean(fit or [True]) > 1 - _SHIFTED_SHARE or not all(map(_is_inside, last_four.tolist())):
+        return
+    index = next(i for i, rows in enumerate(chosen) if rows.any())
+    row = int(np.flatnonzero(chosen[index])[0])
+    raise UserError(
+        f"{names[index]}: line {files[index].lines[row]}: the first four numbers after the class are a box "
+        f"in {sum(fit)} of {len(fit)} rows, the last four in all; if the first is a score or an id, delete it"
+    )
 
 
 def _check_fifths(files: Sequence[LabelRows], names: Sequence[str]) -> None:
@@ -271,7 +309,7 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
     if any(beyond[:4]):
         raise UserError(
             f"{where}: must be fractions of the image in 0..1, got {' '.join(values[1:5])!r:.60}; divide "
-            "by its width and height"
+            f"pixels by its width and height, percentages by 100{_FIRST_ID if len(numbers) == 5 else ''}"
         )
     if kind in (POLYGON, LIKE_KEYPOINTS) and any(beyond):
         raise UserError(
@@ -292,11 +330,12 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
         return BOX
     if keypoints is not None:
         points, size = keypoints
-        if count == 4 + points * size:
+        rest = numbers[4 + points * size :]
+        if count == 4 + points * size or _is_of_tracker(rest):
             return KEYPOINTS
         raise UserError(
             f"{where}: must be class cx cy w h and {points} keypoints of {size} numbers (kpt_shape), got "
-            f"{count + 1} values"
+            f"{count + 1} values; correct kpt_shape or the row"
         )
     if count == 5 and (0 <= numbers[4] <= 1 or _is_id(numbers[4])):
         return TRACKED
@@ -307,7 +346,23 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
             f"values; {_OTHER_NUMBERS}"
         )
-    return LIKE_KEYPOINTS if any(_may_be_keypoints(numbers, size) for size in (2, 3)) else POLYGON
+    tails = [end for end in (count - 1, count - 2) if _is_of_tracker(numbers[end:])]
+    alike = any(_may_be_keypoints(numbers, size) for size in (2, 3)) or any(
+        end >= 4 + _FEWEST_POINTS * size and _may_be_keypoints(numbers[:end], size)
+        for end in tails
+        for size in (2, 3)
+    )
+    return LIKE_KEYPOINTS if alike else POLYGON
+
+
+def _is_of_tracker(numbers: Sequence[float]) -> bool:
+    """Whether numbers after a box are a score, an id, or a score and an id."""
+    *score, last = numbers or [-1.0]
+    return (
+        len(score) < 2
+        and all(0 <= number <= 1 for number in score)
+        and (_is_id(last) or (not score and 0 <= last <= 1))
+    )
 
 
 def _is_id(number: float) -> bool:

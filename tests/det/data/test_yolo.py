@@ -116,7 +116,7 @@ def test_lists_of_images_and_nested_folders(own):
     (own / "train.txt").write_text("images/train/x.png")
     refuses(
         lambda: yolo(root=str(own)),
-        r"images/train/x\.png: no such image \(1 of the 1 listed\); correct .*train\.txt",
+        r"images/train/x\.png: no such image \(1 of the 1 listed\); correct .*train\.txt .*data\.yaml\)$",
     )
 
 
@@ -302,6 +302,14 @@ def test_labeled_images_in_no_split_are_named(own):
     assert "2 images with a label file, but in no split: left out (d.png, b.png)" in lines
 
 
+def test_labeled_images_beside_the_folders_of_splits_are_named(tmp_path):
+    for name in ("train", "valid", "holdout"):
+        add(tmp_path / name, name)
+    root = describe(tmp_path, train="../train/images", val="../valid/images")
+    lines = [line.partition(": ")[2] for line in yolo(root=root).warnings]
+    assert "1 image with a label file, but in no split: left out (holdout.png)" in lines
+
+
 def test_label_files_beside_images_need_one_too(tmp_path):
     for split, name in (("train", "a"), ("val", "b")):
         add(tmp_path, name)
@@ -374,6 +382,41 @@ def test_rows_that_may_be_polygons_or_keypoints_are_not_guessed(own, row, shape)
     boxes, _ = boxes_of(own, row, kpt_shape=shape)
     expected = [100 * (x - width / 2), 80 * (y - height / 2), 100 * (x + width / 2), 80 * (y + height / 2)]
     assert boxes == [pytest.approx(expected, abs=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "after", "shape"),
+    [
+        (".45 .45 .9 .55 .55 .8 .5 .42 .7", ".91", [3, 3]),  # 14 numbers after the class, like 7 points
+        (".45 .45 .9 .55 .55 .8 .5 .42 .7", "7", [3, 3]),
+        (".45 .45 .9 .55 .55 .8 .5 .42 .7 .5 .5 .6", ".91 1", [4, 3]),
+        (".45 .45 .55 .55 .5 .42", ".91 1", [3, 2]),
+        (".45 .45 .55 .55 .5 .42", ".91", [3, 2]),  # 11 numbers
+    ],
+)
+def test_of_keypoints_with_a_score_or_a_track_id_only_the_box_is_used(own, keypoints, after, shape):
+    row = f"0 .5 .5 .2 .2 {keypoints} {after}"
+    refuses(lambda: boxes_of(own, row), r"a\.txt: line 1: .*kpt_shape")
+    boxes, lines = boxes_of(own, row, kpt_shape=shape)
+    assert boxes == [[40, 32, 60, 48]]
+    assert "1 row with keypoints: only the box is used (a.txt)" in lines
+    refuses(lambda: boxes_of(own, f"{row} .5 .5", kpt_shape=shape), "correct kpt_shape or the row")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "0 -1 .5 .5 .2 .2",  # an unknown identity, as in sets for tracking
+        "0 0 .5 .5 .2 .2\n0 1 .3 .3 .2 .2\n1 2 .7 .5 .2 .2",
+        "0 .91 .5 .5 .2 .2\n1 .83 .3 .3 .2 .2\n0 .47 .6 .4 .3 .2",  # scores
+    ],
+)
+def test_a_score_or_an_id_before_the_box_is_refused(own, rows):
+    message = r"a\.txt: line 1: the first four numbers after the class are a box in \d of \d rows, the last"
+    refuses(lambda: boxes_of(own, rows), message, "if the first is a score or an id, delete it")
+    refuses(lambda: boxes_of(own, "0 17 .5 .5 .2 .2"), "; if the first is an id, delete it")
+    # Boxes near the right edge, with a score: as many fit with their first four numbers.
+    assert len(boxes_of(own, "0 .8 .5 .4 .2 .9\n0 .8 .3 .4 .2 .8\n1 .7 .3 .2 .2 .9")[0]) == 3
 
 
 def test_polygons_without_keypoints_may_look_like_them(own):
