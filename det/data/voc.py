@@ -144,6 +144,11 @@ def read_files(
         path for part in files.values() for name, path in part.annotations.items() if name not in with_image
     }
     issues.add(kind.noun, _UNUSED, map(os.path.basename, sorted(unused)))
+    listed = {part.images.get(name) for part in files.values() for name in part.names}
+    annotated = {part.images.get(name) for part in files.values() for name in part.annotations}
+    in_no_split = sorted(path for path in annotated - listed if path is not None)
+    what = f"with {_article(kind.noun)}, but in no split: left out"
+    issues.add("image", what, map(os.path.basename, in_no_split))
     own = _without_parts(files)
     contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
@@ -196,10 +201,12 @@ def _read(
     without_image = [name for name in files.names if name not in files.images]
     if without_image:
         folder = os.path.dirname(next(iter(files.images.values())))
+        some = len(without_image) < len(files.names)
+        remedy = "add the images, correct the list, or set data.on_error=skip"
         raise UserError(
             f"{os.path.join(folder, without_image[0])}: no such image ({len(without_image)} of the "
-            f"{len(files.names)} names of {split} have none); add the images, correct the list, or set "
-            "data.on_error=skip"
+            f"{len(files.names)} names of {split} have none); "
+            f"{remedy if some else 'add the images, or correct the list'}"
         )
     # A listed image that does not exist is an error when it is read; it needs no annotations.
     absent = [

@@ -1,6 +1,7 @@
 """Finds the images of a dataset like Pascal VOC, with an annotation file for each, under various names."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,10 @@ FILE_FOLDERS = (
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", ".")
 """Where lists of names are, below the root."""
+
+
+_LISTED = ("trainval", "training", "train", "validation", "valid", "val", "testing", "test")
+"""Parts of the names of lists in the root, which may hold other text files."""
 
 
 Stems = dict[str, str]
@@ -65,6 +70,7 @@ def find_splits(
     unread = list(dict.fromkeys(line for split in files.values() for line in split.unread))
     unread += _other_folders(root, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images", images)
     unread += _other_folders(root, FILE_FOLDERS, (suffix,), "annotations", annotations)
+    unread += _folders_in_no_split(root, files, suffix)
     unread += _unused_lists(root) if whole else []
     if "val" in files or "train" not in files:
         return files, unread
@@ -73,17 +79,41 @@ def find_splits(
     return divided | others, [*unread, *lines]
 
 
+def _folders_in_no_split(root: Path, files: Mapping[str, SplitFiles], suffix: str) -> list[str]:
+    """A line about the folders in `root` with images and annotation files, of which no split uses any."""
+    used = {Path(path).relative_to(root).parts[0] for part in files.values() for path in part.images.values()}
+    others = [
+        folder.name
+        for folder in _subfolders(root).values()
+        if folder.name not in used and _has_files(folder, IMAGE_SUFFIXES) and _has_files(folder, (suffix,))
+    ]
+    if not others or any((root / name).is_file() for name in used):
+        return []
+    return [f"{root}: folders with images and {suffix} files, but in no split, left out: {some(others)}"]
+
+
 def _unused_lists(root: Path) -> list[str]:
-    """A line about lists of other names than those of splits, such as box_train.txt, and how to use them."""
-    places = (root / "ImageSets" / "Main", root / "ImageSets")
-    names = [path.stem for place in places for path in sorted(place.glob("*.txt"))]
+    """A line about lists in other places or of other names than those of splits, such as box_train.txt, and
+    how to use them."""
+    places = [root / "ImageSets" / "Main", root / "ImageSets", root / "Main", *root.glob("ImageSets/[!M]*/")]
+    paths = [path for place in places for path in sorted(place.glob("*.txt"))]
+    names = [path.stem if path.parent == places[0] else str(path.relative_to(root)) for path in paths]
+    names += [
+        path.name for path in sorted(root.glob("*.txt")) if any(word in path.stem.lower() for word in _LISTED)
+    ]
     if not names:
         return []
-    train, val = (next((n for n in names if n.lower().endswith(end)), "<list>") for end in ("train", "val"))
+    train, val = (next((n for n in names if _is_for(n, split)), "<list>") for split in ("train", "val"))
     return [
         f"{root}: lists that are not used: {some(names)}; to use them, set "
         f"'data.source.splits={{train: {train}, val: {val}}}'"
     ]
+
+
+def _is_for(name: str, split: str) -> bool:
+    """Whether the last of the words `_LISTED` in a list's name is the split, as in trainval_train.txt."""
+    words = re.findall("|".join(_LISTED), Path(name).stem.lower())
+    return bool(words) and words[-1] in SPLIT_NAMES[split]
 
 
 def find_undivided(

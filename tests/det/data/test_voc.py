@@ -229,6 +229,45 @@ def test_lists_per_class_are_named_with_the_option_that_uses_them(tmp_path):
     assert not any("not used" in line for line in chosen.warnings)
 
 
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train_list.txt", "val_list.txt"),
+        ("Main/train.txt", "Main/val.txt"),
+        ("ImageSets/Layout/train.txt", "ImageSets/Layout/val.txt"),
+        ("my_training.txt", "my_valid.txt"),
+    ],
+)
+def test_lists_in_other_places_are_named_with_the_option_that_uses_them(tmp_path, train, val):
+    root = Path(tree(tmp_path, "abcdefgh"))
+    (root / "readme.txt").write_text("photos")
+    for place, names in ((train, "abc"), (val, "def")):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text("\n".join(names))
+    names = f"{train}, {val}" if train < val else f"{val}, {train}"
+    assert (
+        f"{root}: lists that are not used: {names}; to use them, set "
+        f"'data.source.splits={{train: {train}, val: {val}}}'"
+    ) in voc(root=str(root)).warnings
+    chosen = voc(root=str(root), splits={"train": train, "val": val})
+    assert counts(chosen) == {"train": ["a", "b", "c"], "val": ["d", "e", "f"]}
+    assert "2 images with an XML file, but in no split: left out (g.png, h.png)" in chosen.warnings[0]
+
+
+def test_annotated_images_in_no_split_are_named(tmp_path):
+    root = Path(tree(tmp_path, "abcd", train="a", val="b"))
+    os.remove(root / "Annotations/d.xml")
+    assert [line.partition(": ")[2] for line in voc(root=str(root)).warnings] == [
+        "1 image with an XML file, but in no split: left out (c.png)"
+    ]
+    folders = tmp_path / "folders"
+    for name in ("train", "val", "more"):
+        add(folders / name, folders / name, name)
+    assert voc(root=str(folders)).warnings == (
+        f"{folders}: folders with images and .xml files, but in no split, left out: more",
+    )
+
+
 def test_lists_name_images_in_folders_by_their_path(tmp_path):
     for name in ("a/1.5", "a/2", "b/1.5"):
         folder, last = os.path.split(name)
@@ -255,7 +294,7 @@ def test_a_missing_image_of_a_list_can_be_skipped(tmp_path):
     assert counts(data) == {"train": ["a", "b"], "val": ["c"]}
     refuses(lambda: data.dataset("train", None).read(1), r"JPEGImages/b: cannot be read \(No such file")
     os.remove(tmp_path / "JPEGImages/a.png")
-    refuses(lambda: voc(root=root, on_error="skip"), r"a: no such image \(2 of the 2 names of train")
+    refuses(lambda: voc(root=root, on_error="skip"), r"a: no such image \(2 of the 2 .*correct the list$")
 
 
 def test_skip_accepts_a_listed_name_with_neither_image_nor_annotations(tmp_path):
