@@ -38,11 +38,11 @@ def checked_source(
     if not options.allow_same_files:
         splits, left_out = without_repeated(name, splits, lambda part: part.images.tolist())
         warnings = [*warnings, *left_out]
-        if not options.allow_same_names and {"train", "val"} <= splits.keys():
-            refuse_shared_names(name, splits["train"].names, splits["val"].names)
         images = {split: part.images for split, part in splits.items()}
         leaks = check_leaks(images, override="data.source.allow_same_files=true")
         warnings = [*warnings, *(f"{name}: {line}" for line in leaks)]
+        if not options.allow_same_names and {"train", "val"} <= splits.keys():
+            refuse_shared_names(name, splits["train"].names, splits["val"].names)
     counts = ", ".join(
         f"{split} {counted(len(part), 'image')} {counted(len(part.boxes), 'box')}"
         if part.has_labels

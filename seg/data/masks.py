@@ -55,12 +55,11 @@ def masks(
     if not allow_same_files:
         splits, lines = without_repeated(base, splits, lambda part: part.images.tolist())
         warnings += lines
-    for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
-        refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
-    if not allow_same_files:
         files_of = {split: files.images for split, files in splits.items()}
-        lines = check_leaks(files_of, override="data.source.allow_same_files=true")
-        warnings += [f"{base}: {line}" for line in lines]
+        leaks = check_leaks(files_of, override="data.source.allow_same_files=true")
+        warnings += [f"{base}: {line}" for line in leaks]
+        for first, second in itertools.combinations(splits, 2) if not allow_same_names else ():
+            refuse_shared_names(base, splits[first].names, splits[second].names, names=(first, second))
     for files in splits.values() if not skips else ():
         _check_sizes(files, upright=orientation != "stored")
     # After the other checks: it may write classes.json, and a run that is refused does not say so.

@@ -39,6 +39,16 @@ def test_images_in_both_train_and_val_are_rejected(tmp_path):
         checked(train, same, allow_same_names=True)
 
 
+def test_images_that_train_and_val_share_by_path_lead_to_the_option_that_helps(tmp_path):
+    whole, _ = make_split(tmp_path, [[(1, 1, 9, 9)]] * 3)
+    train, val = whole.without([2]), whole.without([0])
+    with pytest.raises(
+        UserError, match=r"1\.png: in two splits \(train and val share 1\).*allow_same_files=true$"
+    ):
+        checked(train, val)
+    assert list(checked(train, val, allow_same_files=True).splits) == ["train", "val"]
+
+
 def with_test(train, val, test, **options):
     splits = {"train": train, "val": val, "test": test}
     return checked_source(
