@@ -77,7 +77,7 @@ def cvat(
         name=f"CVAT at {base}",
         whole=list(parts) == [""],
         remedy="assign subsets in CVAT, or write train.xml and val.xml",
-        reading="",
+        reading="cvat",
     )
 
 

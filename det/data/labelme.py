@@ -9,7 +9,7 @@ from det.data.reader_options import OnError
 from det.data.voc import Kind, Missing, Others, VocOptions, read_files
 from engine.data.images import Orientation
 
-LABELME = Kind("LabelMe", "JSON file", ".json", labelme_json.read)
+LABELME = Kind("LabelMe", "JSON file", ".json", labelme_json.read, "labelme")
 
 
 def labelme(

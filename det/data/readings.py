@@ -52,6 +52,21 @@ def _center(boxes: Boxes) -> Boxes:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
+_Y_FIRST = Reading("y1, x1, y2, x2", "exchange x and y", lambda boxes: boxes[:, _SWAPPED])
+
+
+def _of_corners(last_two: str) -> list[Reading]:
+    return [
+        Reading("x, y, width, height", f"write x + width and y + height into {last_two}", _from_corner),
+        Reading(
+            "center x, center y, width, height",
+            "write center minus and plus half of the width and height",
+            _around_center,
+        ),
+        _Y_FIRST,
+    ]
+
+
 READINGS: Mapping[str, tuple[str, Sequence[Reading]]] = {
     "coco": (
         "x, y, width, height",
@@ -69,18 +84,9 @@ READINGS: Mapping[str, tuple[str, Sequence[Reading]]] = {
             ),
         ],
     ),
-    "voc": (
-        "xmin, ymin, xmax, ymax",
-        [
-            Reading("x, y, width, height", "write x + width and y + height into xmax and ymax", _from_corner),
-            Reading(
-                "center x, center y, width, height",
-                "write center minus and plus half of the width and height",
-                _around_center,
-            ),
-            Reading("y1, x1, y2, x2", "exchange x and y", lambda boxes: boxes[:, _SWAPPED]),
-        ],
-    ),
+    "voc": ("xmin, ymin, xmax, ymax", _of_corners("xmax and ymax")),
+    "cvat": ("xtl, ytl, xbr, ybr", _of_corners("xbr and ybr")),
+    "labelme": ("points of x, y", [_Y_FIRST._replace(what="points of y, x")]),
     "yolo": (
         "center x, center y, width, height",
         [

@@ -52,6 +52,8 @@ class _Annotation(msgspec.Struct, gc=False):
     ignore: bool | float | None = None
     attributes: Any = None
     rotation: Any = None
+    angle: Any = None
+    theta: Any = None
 
 
 class _File(msgspec.Struct):
@@ -146,7 +148,7 @@ def read(path: str | Path) -> CocoFile:
         categories=_categories(path, file.categories),
         **_annotations(path, annotations, angles),
         annotated=file.annotations is not None,
-        notes=notes,
+        notes=[*notes, *_notes_on_angles(annotations)],
     )
 
 
@@ -315,6 +317,19 @@ def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:
                 where = "attributes.rotation" if attributes.get("rotation") else "rotation"
                 raise _wrong(path, f"annotations[{row}].{where}", f"{angle!r:.60}")
     return angles
+
+
+def _notes_on_angles(entries: list[_Annotation]) -> list[str]:
+    """A line about boxes with an angle under a key whose unit and meaning are not known."""
+    attributes = (entry.attributes if isinstance(entry.attributes, dict) else {} for entry in entries)
+    count = sum(
+        bool(entry.angle or entry.theta or more.get("angle") or more.get("theta"))
+        for entry, more in zip(entries, attributes, strict=True)
+    )
+    if not count:
+        return []
+    noun = "1 annotation" if count == 1 else f"{count} annotations"
+    return [f"{noun} with an angle, which is not read; write it in degrees as `rotation` next to bbox"]
 
 
 def _check_text(path: Path, where: str, text: str) -> None:

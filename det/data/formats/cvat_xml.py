@@ -172,7 +172,8 @@ class _Reader:
         image = self.content.images[-1]
         if tag not in _BOXES:
             if tag in _WITHOUT_BOX:
-                image.findings.append((tag, "without a box: left out"))
+                noun = "point shape" if tag == "points" else tag
+                image.findings.append((noun, "without a box: left out"))
             return
         label = values.get("label", "").strip()
         if not label or not label.isprintable():

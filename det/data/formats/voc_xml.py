@@ -61,8 +61,9 @@ def _findings(nodes: Iterable[Element]) -> Iterator[tuple[str, str]]:
     for node in nodes:
         if node.find("bndbox") is None and node.find(f"robndbox/{_CORNERS[0]}") is not None:
             yield "box", ROTATED
-        if _text(node, "bndbox/angle") not in ("", "0", "0.0"):
-            yield "box", "with an <angle> in <bndbox>: the angle is ignored"
+        for place, where in (("bndbox/angle", " in <bndbox>"), ("angle", ""), ("rotation", "")):
+            if _text(node, place) not in ("", "0", "0.0"):
+                yield "box", f"with <{place.rpartition('/')[2]}>{where}: the angle is ignored"
 
 
 def _content(path: Path) -> bytes:

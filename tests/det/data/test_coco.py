@@ -200,6 +200,14 @@ def test_the_box_around_a_rotated_one_is_used(tmp_path):
     )
 
 
+def test_angles_under_unknown_keys_are_counted(tmp_path):
+    rows = [box(angle=0), box(bbox=(2, 2, 9, 9), angle=1.5), box(category=3, attributes={"theta": 30})]
+    source = coco(train=write(tmp_path, content(annotations=rows)))
+    line = "train.json: 2 annotations with an angle, which is not read; write it in degrees as `rotation`"
+    assert any(line in warning for warning in source.warnings)
+    assert len(source.splits["train"].boxes) == 3
+
+
 def test_a_box_around_a_tilted_outline_is_not_turned_again(tmp_path):
     # A square of side 20 about (30, 20), turned by 45 degrees: its corners are 10 * sqrt(2) from its center.
     reach = 10 * 2**0.5

@@ -87,7 +87,7 @@ def test_what_has_no_box_is_counted(tmp_path):
     assert len(found) == 1
     for line in (
         "1 polyline without a box: left out (a.png)",
-        "1 points without a box: left out (a.png)",
+        "1 point shape without a box: left out (a.png)",
         "1 tag without a box: left out (a.png)",
         "1 skeleton without a box: left out (a.png)",
         "1 cuboid without a box: left out (a.png)",

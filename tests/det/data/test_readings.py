@@ -84,6 +84,20 @@ def from_corner(numbers):
             "that is what they are, write x1, y1, x2 - x1, y2 - y1",
         ),
         (
+            SIDES,
+            "cvat",
+            "3 of 4 boxes do not fit their images as xtl, ytl, xbr, ybr, but all do as x, y, width, height; "
+            "if they are these, write x + width and y + height into xbr and ybr",
+        ),
+        (
+            CORNERS[
+                :, [1, 0, 3, 2]
+            ],  # the first, third and fourth end at y = 50, 59 and 40 (beginning at 10)
+            "labelme",
+            "2 of 4 boxes do not fit their images as points of x, y, but all do as points of y, x; if they "
+            "are these, exchange x and y",
+        ),
+        (
             CORNERS / 60,
             "voc",
             "all boxes (4) lie within two pixels of the corner: they may be fractions; if "
@@ -95,7 +109,7 @@ def test_another_convention_is_noticed(boxes, format_name, line):
     assert doubts(boxes, SIZES[: len(boxes)], format_name) == [line]
 
 
-@pytest.mark.parametrize("format_name", ["coco", "voc", "yolo", ""])
+@pytest.mark.parametrize("format_name", ["coco", "voc", "cvat", "labelme", "yolo", ""])
 def test_right_boxes_are_not_doubted(format_name):
     assert doubts(CORNERS, SIZES, format_name) == []
     assert doubts(CORNERS[:0], SIZES[:0], format_name) == []

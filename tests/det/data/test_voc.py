@@ -453,11 +453,15 @@ def test_an_angle_in_an_upright_box_is_counted(tmp_path):
         "</object>"
         for side, angle in ((5, "0"), (6, "0.5"), (7, ""))
     )
+    for side, tag in ((8, "angle"), (9, "rotation")):
+        inner = box.replace("5", str(side), 1)
+        objects += f"<object><name>cat</name><{tag}>90</{tag}><bndbox>{inner}</bndbox></object>"
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
     data = voc(root=str(tmp_path))
-    assert len(data.splits["train"].boxes) == 3
-    line = "1 box with an <angle> in <bndbox>: the angle is ignored (a.xml)"
-    assert any(line in warning for warning in data.warnings)
+    assert len(data.splits["train"].boxes) == 5
+    for what in ("<angle> in <bndbox>", "<angle>", "<rotation>"):
+        line = f"1 box with {what}: the angle is ignored (a.xml)"
+        assert any(line in warning for warning in data.warnings)
 
 
 def test_sides_instead_of_corners_are_noticed(tmp_path):

@@ -188,7 +188,7 @@ def test_cvat_masks_ellipses_and_rotated_boxes(tmp_path):
     text = f'<annotations><image id="0" name="0.png" width="60" height="40">{shapes}</image></annotations>'
     examples.write(tmp_path / "in/annotations.xml", text)
     result = convert(tmp_path / "in", tmp_path / "out", to="coco")
-    assert any("1 points without a box: left out" in line for line in result.lines)
+    assert any("1 point shape without a box: left out" in line for line in result.lines)
     rows = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
     bird, cat, dog = (next(r for r in rows if r["category_id"] == number) for number in (1, 2, 3))
     assert (cat["bbox"], cat["area"]) == ([21, 11, 2, 1], 2)
