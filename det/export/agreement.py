@@ -15,20 +15,24 @@ SAME_IOU, SAME_SCORE = 0.9, 0.01
 """Two boxes of a class are the same detection if their IoU is at least the first number, and their scores
 differ by at most the second."""
 TIED_SCORE = 1e-4
+"""Scores that differ by less, from each other or from the threshold, are decided by rounding."""
 
 
 def shared(ours: Sequence[Detections], theirs: Sequence[Detections], limits: Postprocess) -> float:
     """Share of the detections of some images that both outputs have in common, in 0..1; 1 if neither has any.
 
-    A detection in only one of them does not count if the other is full and the score ties with its last one:
-    rounding then decides which detections are kept.
+    A detection in only one of them does not count if its score ties with the threshold, or if the other is
+    full and the score ties with its last one: rounding then decides which detections are kept. (All scores of
+    a network that has hardly been trained are near the threshold.)
     """
     common = total = 0
     for a, b in zip(ours, theirs, strict=True):
         found, taken = _common(a, b)
-        ties = min(_count_ties(a.scores[~found], b, limits), _count_ties(b.scores[~taken], a, limits))
+        threshold = limits.score_threshold + TIED_SCORE
+        lost, added = ~found & (a.scores > threshold), ~taken & (b.scores > threshold)
+        ties = min(_count_ties(a.scores[lost], b, limits), _count_ties(b.scores[added], a, limits))
         common += int(found.sum())
-        total += max(len(a.labels), len(b.labels)) - ties
+        total += int(found.sum()) + max(int(lost.sum()), int(added.sum())) - ties
     return common / total if total else 1.0
 
 

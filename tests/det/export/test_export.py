@@ -326,6 +326,21 @@ def test_agreement_does_not_count_ties_that_did_not_fit():
     assert module.agreement(ours, outputs([0, 1, 4], [0.9, 0.5, 0.3])) == 2 / 4  # there was room
 
 
+def test_agreement_does_not_count_scores_that_tie_with_the_threshold():
+    plain = task()
+    plain.postprocess = Postprocess(score_threshold=0.2)
+    module = ExportedDetection(task=plain)
+
+    def outputs(*scores):
+        boxes = [[left / 10, 0, left / 10 + 0.05, 0.5] for left in range(len(scores))]
+        return [np.array([part], np.float32) for part in (boxes, scores)] + [np.zeros((1, len(scores)), int)]
+
+    assert module.agreement(outputs(0.9, 0.20004), outputs(0.9)) == 1
+    assert module.agreement(outputs(0.9), outputs(0.9, 0.20004, 0.20001)) == 1
+    assert module.agreement(outputs(0.9, 0.2002), outputs(0.9)) == 1 / 2
+    assert module.agreement(outputs(0.20004), [part[:, :0] for part in outputs(0.9)]) == 1
+
+
 def test_agreement_at_the_limits():
     """An IoU of 0.9 and scores that differ by 0.01 are the same detection; a bit less or more is not."""
     module = ExportedDetection(task=task(), output="detections")
