@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES, find_images, left_out
-from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names
+from engine.data.splits import SPLIT_NAMES, as_listed, divide, read_names, split_of
 from engine.errors import UserError, counted, some
 from engine.io.files import existing_root, walk_files
 
@@ -95,8 +95,9 @@ def _folders_in_no_split(root: Path, files: Mapping[str, SplitFiles], suffix: st
 def _unused_lists(root: Path) -> list[str]:
     """A line about lists in other places or of other names than those of splits, such as box_train.txt, and
     how to use them."""
-    places = [root / "ImageSets" / "Main", root / "ImageSets", root / "Main", *root.glob("ImageSets/[!M]*/")]
+    places = [root / "ImageSets" / "Main", root / "ImageSets", *root.glob("ImageSets/[!M]*/")]
     paths = [path for place in places for path in sorted(place.glob("*.txt"))]
+    paths += [path for path in sorted(root.glob("*/*.txt")) if split_of(path.stem) and path not in paths]
     names = [path.stem if path.parent == places[0] else str(path.relative_to(root)) for path in paths]
     names += [
         path.name for path in sorted(root.glob("*.txt")) if any(word in path.stem.lower() for word in _LISTED)

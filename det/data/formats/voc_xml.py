@@ -62,7 +62,7 @@ def _findings(nodes: Iterable[Element]) -> Iterator[tuple[str, str]]:
         if node.find("bndbox") is None and node.find(f"robndbox/{_CORNERS[0]}") is not None:
             yield "box", ROTATED
         for place, where in (("bndbox/angle", " in <bndbox>"), ("angle", ""), ("rotation", "")):
-            if _text(node, place) not in ("", "0", "0.0"):
+            if _text(node, place).strip("0.,"):
                 yield "box", f"with <{place.rpartition('/')[2]}>{where}: the angle is ignored"
 
 

@@ -234,6 +234,7 @@ def test_lists_per_class_are_named_with_the_option_that_uses_them(tmp_path):
     [
         ("train_list.txt", "val_list.txt"),
         ("Main/train.txt", "Main/val.txt"),
+        ("lists/Train.txt", "lists/Val.txt"),
         ("ImageSets/Layout/train.txt", "ImageSets/Layout/val.txt"),
         ("my_training.txt", "my_valid.txt"),
     ],
@@ -453,12 +454,12 @@ def test_an_angle_in_an_upright_box_is_counted(tmp_path):
         "</object>"
         for side, angle in ((5, "0"), (6, "0.5"), (7, ""))
     )
-    for side, tag in ((8, "angle"), (9, "rotation")):
+    for side, tag, angle in ((8, "angle", 90), (9, "rotation", 90), (10, "rotation", "0.00")):
         inner = box.replace("5", str(side), 1)
-        objects += f"<object><name>cat</name><{tag}>90</{tag}><bndbox>{inner}</bndbox></object>"
+        objects += f"<object><name>cat</name><{tag}>{angle}</{tag}><bndbox>{inner}</bndbox></object>"
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
     data = voc(root=str(tmp_path))
-    assert len(data.splits["train"].boxes) == 5
+    assert len(data.splits["train"].boxes) == 6
     for what in ("<angle> in <bndbox>", "<angle>", "<rotation>"):
         line = f"1 box with {what}: the angle is ignored (a.xml)"
         assert any(line in warning for warning in data.warnings)
