@@ -86,16 +86,16 @@ def from_corner(numbers):
         (
             SIDES,
             "cvat",
-            "3 of 4 boxes do not fit their images as xtl, ytl, xbr, ybr, but all do as x, y, width, height; "
-            "if they are these, write x + width and y + height into xbr and ybr",
+            "3 of 4 boxes do not fit their images as xtl, ytl, xbr, ybr, but all fit as x, y, width, height; "
+            "if that is what they are, write x + width and y + height into xbr and ybr",
         ),
         (
             CORNERS[
                 :, [1, 0, 3, 2]
             ],  # the first, third and fourth end at y = 50, 59 and 40 (beginning at 10)
             "labelme",
-            "2 of 4 boxes do not fit their images as points of x, y, but all do as points of y, x; if they "
-            "are these, exchange x and y",
+            "2 of 4 boxes do not fit their images as points of x, y, but all fit as points of y, x; if that "
+            "is what they are, exchange x and y",
         ),
         (
             CORNERS / 60,
