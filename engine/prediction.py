@@ -11,7 +11,7 @@ from engine.contracts import Batch, Dataset, Image, Reporter
 from engine.data import media
 from engine.data.images import IMAGE_SUFFIXES, read_image, write_png
 from engine.errors import UserError, counted, out_of_memory, some
-from engine.io.files import flat_name, write_json
+from engine.io.files import flat_names, write_json
 from engine.io.png import write_rows
 from engine.io.progress import PartProgress, Progress, announced
 from engine.pseudo_labels.writers import LabeledImages
@@ -284,12 +284,14 @@ class SavedPredictions:
             )
         self._reporter, self._folder = reporter, folder
         self._entries: dict[str, dict[str, Any]] = {}
+        self._files: list[str] = []
 
     def add(self, dataset: Dataset, batch: Batch, outputs: Any) -> None:
         """Save a batch's predictions under the names of its images, with `/` replaced."""
+        self._files = self._files or flat_names(map(dataset.name, range(len(dataset))))
         for index, prediction in zip(batch["index"].tolist(), self._reporter.per_image(outputs), strict=True):
             name = dataset.name(index)
-            entry = self._reporter.save_prediction(prediction, self._folder, flat_name(name))
+            entry = self._reporter.save_prediction(prediction, self._folder, self._files[index])
             self._entries[name] = {"image": name, **entry}
 
     def write_summary(self, runtime: Runtime) -> None:

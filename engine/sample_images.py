@@ -14,7 +14,7 @@ from engine import fonts
 from engine.contracts import Image
 from engine.data.images import write_png
 from engine.data.preprocessing import Size
-from engine.io.files import evenly_spaced, flat_name
+from engine.io.files import evenly_spaced, flat_name, flat_names
 from engine.io.progress import counted_off
 
 T = TypeVar("T")
@@ -30,8 +30,10 @@ _BACKGROUND, _TEXT, _FRAME = (250, 250, 250), (25, 25, 25), (255, 0, 200)
 
 def save_samples(draw: DrawSample, dataset: Any, folder: Path, *, count: int) -> None:
     """Draw `count` evenly spaced samples of `dataset`, as `<name>.png`."""
-    for index in drawn(evenly_spaced(len(dataset), count) if count else []):
-        write_png(folder / f"{flat_name(dataset.name(index))}.png", draw(dataset, index))
+    chosen = evenly_spaced(len(dataset), count) if count else []
+    names = flat_names(map(dataset.name, chosen))
+    for index, name in zip(drawn(chosen), names, strict=True):
+        write_png(folder / f"{name}.png", draw(dataset, index))
 
 
 def save_worst(draw: DrawSample, dataset: Any, folder: Path, worst: Iterable[tuple[str, int, float]]) -> None:

@@ -175,6 +175,21 @@ def flat_name(name: str) -> str:
     return name.replace("/", "_")
 
 
+def flat_names(names: Iterable[str]) -> list[str]:
+    """`flat_name` of each; of names that become equal (`a/x`, `a_x`), later ones end in `_2`, `_3` ..."""
+    taken: set[str] = set()
+
+    def unique(name: str) -> str:
+        free, number = name, 1
+        while free.lower() in taken:  # some file systems ignore case
+            number += 1
+            free = f"{name}_{number}"
+        taken.add(free.lower())
+        return free
+
+    return [unique(flat_name(name)) for name in names]
+
+
 def link_or_copy(source: Path, target: Path) -> bool:
     """Create a hard link to a file, which takes no space, or copy it if the file system cannot do that.
 

@@ -1,5 +1,6 @@
 """Files are predicted one by one; one that fails does not end the others."""
 
+import json
 import time
 
 import cv2
@@ -12,6 +13,7 @@ from engine.data.images import read_image, write_png
 from engine.errors import UserError, out_of_memory
 from engine.io import progress
 from engine.prediction import SavedPredictions, predict_files
+from engine.runtime import Runtime
 from tests.refusals import refuses
 
 
@@ -107,6 +109,32 @@ def test_predictions_of_two_evaluations_are_not_mixed(tmp_path):
     SavedPredictions(None, tmp_path / "predictions")
     (tmp_path / "predictions" / "summary.json").write_text("{}")
     refuses(lambda: SavedPredictions(None, tmp_path / "predictions"), "predictions: contains earlier", "out=")
+
+
+def test_images_whose_names_differ_only_in_a_slash_do_not_overwrite_each_other(tmp_path):
+    class Dataset:
+        name = staticmethod(["a/x", "b", "a_x"].__getitem__)
+
+        def __len__(self):
+            return 3
+
+    class Saves(Reporter):
+        def per_image(self, outputs):
+            return outputs
+
+        def save_prediction(self, value, out, name):
+            write_png(out / f"{name}.png", np.full((2, 2), value, np.uint8))
+            return {"mask": f"{name}.png"}
+
+    saved = SavedPredictions(Saves(), tmp_path / "out")
+    saved.add(Dataset(), {"index": torch.tensor([2, 0])}, [12, 10])
+    saved.add(Dataset(), {"index": torch.tensor([1])}, [11])
+    saved.write_summary(Runtime(torch.device("cpu")))
+    found = json.loads((tmp_path / "out/summary.json").read_text())["images"]
+    files = {"a/x": "a_x.png", "a_x": "a_x_2.png", "b": "b.png"}
+    assert {entry["image"]: entry["mask"] for entry in found} == files
+    values = {name: int(read_image(tmp_path / "out" / file)[0, 0, 0]) for name, file in files.items()}
+    assert values == {"a/x": 10, "a_x": 12, "b": 11}
 
 
 def test_a_file_that_takes_long_is_announced(tmp_path, capsys, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine import sample_images
+from engine.data.images import read_image
 from engine.html.page import Page
 from engine.io import progress
 from engine.report.sections import add_images
@@ -98,3 +99,15 @@ def test_slow_drawings_show_progress(tmp_path, monkeypatch, capsys):
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "drawing samples ... 0 s"
         assert [line.partition("  ")[0] for line in lines[1:]] == ["sample drawn 1/2", "sample drawn 2/2"]
+
+
+def test_samples_whose_names_differ_only_in_a_slash_are_all_drawn(tmp_path):
+    class Dataset:
+        name = staticmethod(["a/x", "a_x", "A_X"].__getitem__)
+
+        def __len__(self):
+            return 3
+
+    save_samples(lambda dataset, index: np.full((2, 2, 3), index, np.uint8), Dataset(), tmp_path, count=3)
+    files = ["a_x.png", "a_x_2.png", "A_X_3.png"]
+    assert [int(read_image(tmp_path / file)[0, 0, 0]) for file in files] == [0, 1, 2]
