@@ -137,14 +137,16 @@ def some(names: Sequence[str], most: int = 4) -> str:
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """`; did you mean '...'?`, or an empty string if no known name is similar.
 
-    Suggests a near-exact match (a typo). If there is none, it suggests names that start with `name` when
-    punctuation is ignored (`mobilenet_v3_...` for `mobilenetv3`); otherwise, the most similar name.
+    Suggests a near-exact match (a typo) with the same digits. If there is none, it suggests names that start
+    with `name` when punctuation is ignored (`mobilenet_v3_...` for `mobilenetv3` and `mobilenet_v3`);
+    otherwise, the most similar name.
 
     cutoff: the least similarity, 0..1.
     """
     plain = {other: re.sub(r"\W|_", "", other.lower()) for other in known}
     start = re.sub(r"\W|_", "", name.lower())
     matches = difflib.get_close_matches(name, list(plain), n=1, cutoff=0.9)
+    matches = [other for other in matches if re.findall(r"\d", other) == re.findall(r"\d", name)]
     matches = matches or [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
     matches = matches or difflib.get_close_matches(name, list(plain), n=1, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

@@ -50,8 +50,11 @@ def find(name: str) -> Published:
         for member in enumeration:
             if member.name.lower() == (weights or enumeration.DEFAULT.name.lower()):
                 return _published(entry, member)
-    near = difflib.get_close_matches(name.lower(), [*ours, *known], n=1, cutoff=0.7)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    plain = {other: re.sub(r"\W|_", "", other) for other in (*ours, *known)}
+    start = re.sub(r"\W|_", "", name.lower())
+    near = [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]
+    near = near or difflib.get_close_matches(name.lower(), list(plain), n=1, cutoff=0.7)
+    meant = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     raise ValueError(f"no published weights have that name{meant}; `python tools/models.py` lists them")
 
 

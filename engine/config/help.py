@@ -113,10 +113,10 @@ def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
 _OTHER_PROGRAMS = {
     **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
     **dict.fromkeys(
-        ("imgsz", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
+        ("imgsz", "img", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
     ),
     **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
-    **dict.fromkeys(("out", "output_dir", "save_dir"), ("out", "run")),
+    **dict.fromkeys(("out", "output_dir", "save_dir", "log_dir", "project"), ("out", "run")),
     **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
     "batch_size": ("trainer.batch", "data.eval_batch"),
     "pretrained": ("weights",),
