@@ -19,7 +19,7 @@ from engine.contracts import Image
 from engine.data.preprocessing import (
     NUM_MOSAIC_IMAGES,
     as_size,
-    check_augmented,
+    augmented,
     flip_and_jitter,
     import_albumentations,
     resize_image,
@@ -95,7 +95,7 @@ class TrainTransform:
             min_visible=min_visible,
             area=area,
         )
-        steps = [*flip_and_jitter(flip, color), *extra]
+        steps, self._has_extra = [*flip_and_jitter(flip, color), *extra], bool(extra)
         min_side = crop_geometry.MIN_VISIBLE_SIDE
         params = albumentations.BboxParams(format="pascal_voc", min_width=min_side, min_height=min_side)
         self._pipeline = albumentations.Compose([random_crop, *steps], bbox_params=params)
@@ -127,8 +127,8 @@ class TrainTransform:
         # draw the same augmentations, and again in every epoch.
         seed_transforms(pipeline, seed)
         # The label is passed as a fifth column (exact in float32 up to 2^24).
-        result = pipeline(image=image, bboxes=np.column_stack([boxes, labels]).astype(np.float32))
-        check_augmented(result["image"])
+        rows = np.column_stack([boxes, labels]).astype(np.float32)
+        result = augmented(pipeline, has_extra=self._has_extra, image=image, bboxes=rows)
         rows = np.asarray(result["bboxes"], np.float32)
         rows = rows if rows.size else np.empty((0, 5), np.float32)
         boxes, labels = crop_geometry.clip_to_image(rows[:, :4], rows[:, 4].astype(np.int64), self.size)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import cv2
 import numpy as np
 
 from engine.data.class_map import IGNORE
@@ -17,7 +18,7 @@ from engine.data.preprocessing import (
     Image,
     Size,
     as_size,
-    check_augmented,
+    augmented,
     flip_and_jitter,
     import_albumentations,
     resize_image,
@@ -54,7 +55,8 @@ class TrainTransform:
         gray, blur, noise: probabilities of converting to grayscale, of Gaussian blur (standard deviation 0.5
             to 2 pixels) and of Gaussian noise (standard deviation 1% to 5% of 255).
         extra: more albumentations transforms that keep the size, applied last. Label pixels that they add or
-            hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`.
+            hide (corners of a rotation, padding, masked objects) become 255, whatever their `fill_mask`, and
+            labels are not interpolated, whatever their `mask_interpolation`: class 1 and 3 do not become 2.
 
     Raises: ValueError naming the argument.
     """
@@ -112,8 +114,8 @@ class TrainTransform:
         self._scale_crop = ScaleCrop(
             crop=self.crop, scale=self.scale, scale_step=step, fill=fill, area=area, class_crops=class_crops
         )
-        _ignore_new_pixels(extra)
-        last = list(extra)
+        _keep_classes(extra)
+        last, self._has_extra = list(extra), bool(extra)
         if gray or blur or noise:
             from seg.augment.photometric import photometric
 
@@ -185,8 +187,8 @@ class TrainTransform:
         # Every sample seeds the pipeline: albumentations copies one generator into all workers, which would
         # then draw the same augmentations, and repeat them in every epoch.
         seed_transforms(pipeline, seed)
-        result = pipeline(image=image, **({} if label is None else {"mask": label}))
-        check_augmented(result["image"])
+        mask = {} if label is None else {"mask": label}
+        result = augmented(pipeline, has_extra=self._has_extra, image=image, **mask)
         return result["image"], result.get("mask")
 
 
@@ -239,15 +241,18 @@ class EvalTransform:
         return resize_image(image, (height, width), area=self._area), label
 
 
-def _ignore_new_pixels(transforms: Sequence[Any]) -> None:
-    """Set what albumentations writes into new label pixels, by default class 0, to 255, in nested transforms
-    as well. None stays: such a transform leaves labels as they are.
+def _keep_classes(transforms: Sequence[Any]) -> None:
+    """Set what albumentations writes into new label pixels, by default class 0, to 255, and the interpolation
+    of labels to the nearest one, in nested transforms as well. A `fill_mask` of None stays: such a transform
+    leaves labels as they are.
     """
     for transform in transforms:
         for name in ("fill_mask", "mask_drop_value"):
             if getattr(transform, name, None) is not None:
                 setattr(transform, name, IGNORE)
-        _ignore_new_pixels(getattr(transform, "transforms", ()))
+        if hasattr(transform, "mask_interpolation"):
+            transform.mask_interpolation = cv2.INTER_NEAREST
+        _keep_classes(getattr(transform, "transforms", ()))
 
 
 def _as_names(value: Any) -> list[str] | None:

@@ -17,7 +17,7 @@ import engine.environment  # noqa: F401  (disables the update check of albumenta
 from engine.contracts import Dataset
 from engine.data.images import IMAGE_SUFFIXES, Range, check_complete, reading, tiff
 from engine.data.images.messages import PathLike
-from engine.errors import UserError, some
+from engine.errors import UserError, out_of_memory, some
 from engine.io.files import check_files, evenly_spaced
 from engine.runtime import Runtime
 
@@ -383,11 +383,25 @@ def seed_transforms(pipeline: Any, seed: int) -> None:
             step.set_random_seed(int(stream))
 
 
-def check_augmented(image: Any) -> None:
-    """Check that a pipeline with the user's own transforms returns uint8 images, which the task normalizes.
+def augmented(pipeline: Any, *, has_extra: bool, **sample: Any) -> dict[str, Any]:
+    """The sample after an albumentations pipeline, which can contain the user's own transforms (`has_extra`).
 
-    Raises: UserError.
+    Raises: UserError if they fail, or do not return uint8 images, which the task normalizes.
     """
+    try:
+        result: dict[str, Any] = pipeline(**sample)
+    except Exception as error:
+        if not has_extra or out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"augment.extra: a transform fails ({type(error).__name__}: {reason}); correct or remove it"
+        ) from error
+    _check_augmented(result["image"])
+    return result
+
+
+def _check_augmented(image: Any) -> None:
     kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
     if kind != np.uint8:
         raise UserError(

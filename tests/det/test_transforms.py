@@ -218,6 +218,14 @@ def test_extra_transforms_that_change_the_size_are_refused():
     )
 
 
+def test_an_extra_transform_that_fails_is_one_line():
+    import albumentations
+
+    transform = TrainTransform(size=64, extra=[albumentations.MaskDropout(p=1)])  # needs masks
+    message = r"augment\.extra: a transform fails \(ValueError: MaskDropout requires"
+    refuses(lambda: transform(IMAGE, BOXES, LABELS, 0), message, "correct or remove it")
+
+
 def test_extra_transforms_that_normalize_are_refused():
     import albumentations
 

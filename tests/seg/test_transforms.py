@@ -260,6 +260,34 @@ def test_label_pixels_that_an_extra_transform_adds_are_ignored(name, options, ne
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("Crop", {"x_max": 200, "y_max": 200}, "ValueError: Values for crop"),
+        ("CoarseDropout3D", {}, "KeyError: 'volume'"),
+    ],
+)
+def test_an_extra_transform_that_fails_is_one_line(name, options, reason):
+    import albumentations
+
+    extra = [albumentations.OneOf([getattr(albumentations, name)(**options, p=1)], p=1)]
+    transform = TrainTransform(crop=64, extra=extra)
+    refuses(lambda: transform(IMAGE, LABEL, 0), f"augment.extra: a transform fails \\({reason}", "remove it")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_extra_transforms_do_not_interpolate_labels(nested):
+    """Classes 1 and 5 side by side, rotated: linear interpolation would add 2, 3, 4 and 6 to 254."""
+    import albumentations
+
+    rotate = albumentations.Rotate(limit=(30, 30), mask_interpolation=cv2.INTER_LINEAR, p=1)
+    extra = [albumentations.OneOf([rotate], p=1)] if nested else [rotate]
+    image, label = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 1, np.uint8)
+    label[:, 32:] = 5
+    _, found = TrainTransform(crop=64, scale=(1, 1), flip=0, extra=extra)(image, label, 0)
+    assert np.unique(found).tolist() == [1, 5, 255]
+
+
+@pytest.mark.parametrize(
     ("name", "kind"), [("Normalize", "float32"), ("ToFloat", "float32"), ("ToTensorV2", "Tensor")]
 )
 def test_extra_transforms_that_normalize_or_convert_are_refused(name, kind):
