@@ -129,7 +129,13 @@ class Pretrained:
         Raises:
             UserError: if the folder contains other files, or cannot be written.
         """
-        out = run_folder.make(Path(folder))
+        with run_folder.claim(Path(folder), key="out") as out:
+            self._save_into(out, license=license, description=description, repo_id=repo_id)
+        return out
+
+    def _save_into(
+        self, out: Path, *, license: str | None, description: str | None, repo_id: str | None
+    ) -> None:
         files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
         other_files = sorted(
             str(path) for path in files if path.as_posix() not in FILES and path.parts[0][0] != "."
@@ -153,7 +159,6 @@ class Pretrained:
             write_text(out / "README.md", card)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror})") from None
-        return out
 
     def push_to_hub(
         self,

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
-from doctor.check.results import data_name, make_folder, text, write_results
+from doctor.check.results import data_name, text, write_results
 from doctor.layouts.arguments import is_folder, with_layout, with_root_as_folder
 from engine.config.choices.automatic import with_defaults
 from engine.config.instantiate import options, task_info
@@ -29,6 +29,7 @@ from engine.config.launch import launch
 from engine.config.options import CheckOptions
 from engine.config.overrides import tasks
 from engine.config.training import automatic_keys, build_changed_source, build_task_for, validate
+from engine.run import run_folder
 
 ARGUMENTS: list[str] = []
 """The arguments that choose the data, typed or recognized, for the printed training command."""
@@ -56,20 +57,20 @@ def check(config: DictConfig) -> int:
     chosen = options(CheckOptions, config)
     name = data_name(config.data)
     out = Path(chosen.out or Path("runs/check") / name)
-    make_folder(out)
-    cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
-    try:
-        checked = check_dataset(
-            build=partial(build_changed_source, config),
-            build_task=partial(build_task_for, config, automatic=automatic),
-            info=task_info(config),
-            cache=cache,
-            eval_split=config.data.split,
-        )
-    finally:
-        cache.close()
-    print(text(checked.at(str(out))))
-    print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
+    with run_folder.claim(out, key="out"):
+        cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
+        try:
+            checked = check_dataset(
+                build=partial(build_changed_source, config),
+                build_task=partial(build_task_for, config, automatic=automatic),
+                info=task_info(config),
+                cache=cache,
+                eval_split=config.data.split,
+            )
+        finally:
+            cache.close()
+        print(text(checked.at(str(out))))
+        print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
     return checked.status(strict=chosen.strict)
 
 

@@ -1,7 +1,6 @@
 """Prints and writes the result of a check."""
 
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from doctor.check.dataset_check import CheckedDataset
 from doctor.check.page import write_page
 from engine.contracts import Finding
 from engine.data.exclude import write_excluded
-from engine.errors import UserError
 from engine.io.files import write_json
 
 
@@ -34,16 +32,6 @@ def _block(finding: Finding) -> str:
     if finding.remedy:
         lines.append(f"        -> {finding.remedy}")
     return "\n".join(lines)
-
-
-def make_folder(out: Path) -> None:
-    """Create the folder of the results. Raises: UserError if nothing can be written into it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 
 from engine.errors import UserError
 from engine.hub import FILES, Pretrained
-from engine.run import checkpoint
+from engine.run import checkpoint, run_folder
 from tests.engine.run_folders import METRICS, STATE, make_run
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
@@ -163,6 +163,14 @@ def test_overrides_are_published(seg_run, tmp_path):
     assert Pretrained.from_pretrained(out).task.inference.flip
     with pytest.raises(UserError, match=r"did you mean 'inference\.flip'"):
         Pretrained.from_pretrained(seg_run, overrides=["inference.flp=true"])
+
+
+def test_two_runs_are_not_published_into_one_folder_at_once(seg_run, tmp_path):
+    with run_folder.claim(tmp_path / "out"):
+        message = "out: another process is writing into this folder; .*choose another out="
+        with pytest.raises(UserError, match=message):
+            Pretrained.from_pretrained(seg_run).save_pretrained(tmp_path / "out")
+    assert files_of(tmp_path / "out") == []
 
 
 def test_only_a_published_folder_is_overwritten(seg_run, tmp_path):

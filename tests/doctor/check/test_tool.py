@@ -13,6 +13,7 @@ from doctor.check.results import data_name
 from doctor.layouts.arguments import as_arguments, with_layout
 from engine.contracts import Layout
 from engine.errors import UserError
+from engine.run import run_folder
 from tests.doctor.check.datasets import MAKERS, arguments, masks_data, photo
 from tests.doctor.check.test_masks import copy_in_val, damaged_image, single_class
 from tests.refusals import refuses
@@ -167,7 +168,15 @@ def test_no_command_is_printed_if_leaving_out_what_is_damaged_leaves_too_little(
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(root, tmp_path):
     (tmp_path / "file").touch()
     printed = run("check", *arguments("seg", root), "out=file/report", cwd=tmp_path, status=1)
-    assert printed == "error: out=file/report: cannot be written (Not a directory); choose another folder\n"
+    message = "file/report: cannot be created or written (Not a directory); choose another out="
+    assert printed == f"error: {message}\n"
+
+
+def test_two_checks_at_once_do_not_write_into_one_folder(root, tmp_path):
+    with run_folder.claim(tmp_path / "report"):
+        printed = run("check", *arguments("seg", root), "out=report", cwd=tmp_path, status=1)
+    assert printed.startswith("error: report: another process is writing into this folder; wait")
+    assert not list((tmp_path / "report").glob("*.*"))
 
 
 def test_the_printed_command_keeps_what_training_chooses_itself(tmp_path):
