@@ -99,6 +99,9 @@ class PredictOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for override in self.overrides:
+            if override.partition("=")[0].lstrip("+~") in ("data.split", "data.limit", "data.exclude"):
+                raise UserError(f"{override}: the images are those of input=; leave it out")
         if self.min_score is not None and self.save_labels is None:
             raise ValueError("min_score is only for save_labels=; set that too")
 
@@ -160,11 +163,17 @@ class ConvertOptions:
     copy: bool = False
 
 
+_ONLY_IN_TRAINING = (
+    *("trainer", "optimizer", "schedule", "augment", "distill"),
+    *("init_from", "weights", "seed", "samples", "freeze", "skip"),
+)
+
+
 def check_effective(overrides: Sequence[str]) -> None:
     """Raise a UserError if an override of a run sets a key that only training reads."""
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
-        if key.partition(".")[0] in ("trainer", "optimizer", "schedule"):
+        if key.partition(".")[0] in _ONLY_IN_TRAINING:
             own = key.removeprefix("trainer.")
             remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
             raise UserError(f"{override}: only training reads this key; {remedy}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.contracts import Image
-from engine.data.images import check_complete, find_images, read_image
+from engine.data.images import check_complete, find_images, left_out, read_image
 from engine.data.loader import DataLoaders, SampleKey, as_tensor, sample_seed
 from engine.errors import UserError, some
 from engine.io.files import check_files
@@ -54,7 +54,8 @@ class WithUnlabeled:
 def with_unlabeled(data: DataLoaders, folder: str, runtime: Runtime, *, source: Any = None) -> DataLoaders:
     """The data of a training, with an image from `folder` (or its sub-folders) beside each training image.
 
-    They are read with the pixel range and the orientation of `source`.
+    They are read with the pixel range and the orientation of `source`. A line counts and names the files of
+    other kinds, which are left out.
 
     Raises:
         UserError: if there is no image in the folder, or images are damaged.
@@ -63,9 +64,13 @@ def with_unlabeled(data: DataLoaders, folder: str, runtime: Runtime, *, source: 
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{key}: no such folder")
-    images, _ = find_images(root)
+    images, others = find_images(root)
+    unread = left_out(root, others)
     if not images:
-        raise UserError(f"{key}: no image found; pass a folder of images")
+        reason = "; ".join(["no image found", *unread])
+        raise UserError(f"{key}: {reason}; pass a folder of images")
+    if runtime.rank == 0:
+        print("".join(f"{line}\n" for line in unread), end="")
     paths = [str(path) for path in images]
     check = partial(check_complete, decode_jpeg=False)
     found = check_files(

@@ -301,11 +301,19 @@ def test_what_cannot_be_composed_is_explained_in_our_words(typed, message):
     [
         ("trainer.device=cuda", "trainer.device=cuda: only training reads this key; write device="),
         ("optimizer.lr=1", "optimizer.lr=1: only training reads this key; leave it out"),
+        ("seed=3", "seed=3: only training reads this key; leave it out"),
+        ("augment.flip=0", "augment.flip=0: only training reads this key; leave it out"),
     ],
 )
 def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, message):
     config = compose.compose_config("eval", ["run=x", override])
     refuses(lambda: instantiate.tool_options(config), message)
+
+
+@pytest.mark.parametrize("override", ["data.limit=1", "data.split=test", "data.exclude=a.json"])
+def test_keys_that_choose_images_of_a_dataset_are_refused_for_a_prediction(override):
+    config = compose.compose_config("predict", ["run=x", "input=photos", override])
+    refuses(lambda: instantiate.tool_options(config), f"{override}: the images are those of input=")
 
 
 def test_no_two_experiments_are_typed_alike():

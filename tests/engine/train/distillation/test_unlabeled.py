@@ -84,6 +84,18 @@ def test_a_folder_without_images_is_refused(tmp_path):
         data(tmp_path / "nothing")
 
 
+def test_files_that_are_not_read_are_counted_and_named(tmp_path, capsys):
+    (tmp_path / "part0").mkdir()
+    (tmp_path / "part0/phone.heic").touch()
+    with pytest.raises(
+        UserError, match=r"no image found; .*: 1 file left out: part0/phone\.heic; images must"
+    ):
+        data(tmp_path)
+    images(tmp_path)
+    data(tmp_path)
+    assert f"{tmp_path}: 1 file left out: part0/phone.heic; images must be " in capsys.readouterr().out
+
+
 def test_damaged_images_are_named_before_training(tmp_path):
     images(tmp_path)
     for name in ("part0/0.png", "part1/1.png"):
