@@ -356,7 +356,8 @@ def _describe_type(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_describe_type(option) for option in arguments))
     if origin in (list, tuple, Sequence):
-        return f"a list, such as {_LISTS.get(arguments[0], '[..., ...]')}"
+        parts = "[{_target_: ...}]" if inspect.isclass(arguments[0]) else "[..., ...]"
+        return f"a list, such as {_LISTS.get(arguments[0], parts)}"
     if hint in _TYPE_NAMES:
         return _TYPE_NAMES[hint]
     return "a group of keys with _target_" if origin is Callable or inspect.isclass(hint) else str(hint)

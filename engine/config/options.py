@@ -100,8 +100,9 @@ class PredictOptions(InferenceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for override in self.overrides:
-            if override.partition("=")[0].lstrip("+~") in ("data.split", "data.limit", "data.exclude"):
-                raise UserError(f"{override}: the images are those of input=; leave it out")
+            key = override.partition("=")[0].lstrip("+~")
+            if key in ("data.split", "data.limit", "data.exclude"):
+                raise UserError(f"{key}: the images are those of input=; leave it out")
         if self.min_score is not None and self.save_labels is None:
             raise ValueError("min_score is only for save_labels=; set that too")
 
