@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config.options import Checkpoint
+from engine.errors import UserError
 from nas.executors import ExecutorOptions
 from nas.latency import LatencyOptions
 from nas.mnas.search import MnasSearch
@@ -59,3 +60,24 @@ class SearchOptions(LatencyOptions, ExecutorOptions):
             "seed": self.seed,
             "size": list(size),
         }
+
+
+_FROM_SCRATCH = ("mnas", "random", "evolution")
+_ONLY_FOR = {
+    **dict.fromkeys(("checkpoint", "budget", "compare"), ("netadapt",)),
+    "run": ("netadapt", "sweep"),  # a sweep has a message of its own
+    **dict.fromkeys(("target_ms", "samples"), _FROM_SCRATCH),
+    **dict.fromkeys(("latency", "measure", "runtime", "threads", "size"), ("netadapt", *_FROM_SCRATCH)),
+}
+"""Keys of tools/search.py that have an effect only with some methods."""
+
+
+def check_method_keys(arguments: Sequence[str]) -> None:
+    """Raise a UserError if a typed key has no effect with the method that is typed."""
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    method = values.get("method", "netadapt")
+    for key in values:
+        methods = _ONLY_FOR.get(key, (method,))
+        if method not in methods:
+            instead = "set budget=<fraction of its latency>" if key == "target_ms" else "leave it out"
+            raise UserError(f"{key}= is for method={' or '.join(methods)}, not {method}; {instead}")

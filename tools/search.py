@@ -18,17 +18,23 @@ Examples:
 
 import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 
-from functools import partial
+from collections.abc import Sequence
 
 from backbones.weights import catalog
 from engine.config.launch import launch
 from engine.published import run_by_name
 from nas.mnas.search import MnasSearch
-from nas.options import SearchOptions
+from nas.options import SearchOptions, check_method_keys
 from nas.search_from_run import search_from_run
 from nas.search_from_scratch import search_from_scratch
 from nas.search_settings import search_settings
 from nas.sweep.search import Sweep
+
+
+def complete(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments, with the name of a published network as its run folder."""
+    check_method_keys(arguments)
+    return run_by_name(arguments, published=catalog.find)
 
 
 def search(options: SearchOptions) -> None:
@@ -41,4 +47,4 @@ def search(options: SearchOptions) -> None:
 
 
 if __name__ == "__main__":
-    launch(search, "search", __doc__, complete=partial(run_by_name, published=catalog.find))
+    launch(search, "search", __doc__, complete=complete)
