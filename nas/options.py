@@ -76,6 +76,8 @@ def check_method_keys(arguments: Sequence[str]) -> None:
     """Raise a UserError if a typed key has no effect with the method that is typed."""
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     method = values.get("method", "netadapt")
+    if method not in ("netadapt", "sweep", *_FROM_SCRATCH):
+        return  # an extension's, or a mistake that is reported later
     for key in values:
         methods = _ONLY_FOR.get(key, (method,))
         if method not in methods:

@@ -495,6 +495,10 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
         run = run_folder.find(path, key="resume" if config.replay is None else "replay")
         from engine.config.saved import load_config
 
+        for override in config.overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            if key in ("run", "init_from", "weights") and value not in ("", "null"):
+                raise UserError(f"{key}= has no effect on an existing run, {path}; leave it out")
         config = load_config(run.config, list(config.overrides))
         validate(config)
         make_paths_absolute(config)

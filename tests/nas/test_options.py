@@ -28,6 +28,7 @@ def test_keys_of_other_methods_are_refused(typed, message):
         "run=x budget=0.7 latency=phone.json method.steps=3 data.root=a",
         "method=mnas task=seg latency=phone.json target_ms=30 samples=400",
         "method=sweep task=seg optimizer.lr=0.1,0.2 method.trials=3",
+        "method=netadept run=x",  # reported later, with what was meant
     ],
 )
 def test_keys_of_the_method_are_not(typed):

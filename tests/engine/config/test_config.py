@@ -633,8 +633,11 @@ def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
         UserError, match=r"^run: .*class 0 was 'cat' with id 0, now 'a' with id 0; .*init_from"
     ):
         open_it("resume=run", "data.root=letters")
+    for typed in ("run=other", "init_from=other", "weights=mobilenet_v3_small"):
+        with pytest.raises(UserError, match=rf"^{typed.partition('=')[0]}= has no effect on an existing run"):
+            open_it("resume=run", typed)
     (tmp_path / "pets").rename(tmp_path / "moved")
-    resumed = open_it("resume=run", "data.root=moved")
+    resumed = open_it("resume=run", "data.root=moved", "weights=null")
     assert resumed.config.data.root == str(tmp_path / "moved")  # not relative to this folder
     resumed.claim.release()
 
