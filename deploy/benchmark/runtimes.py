@@ -46,9 +46,10 @@ def choose_runtimes(wanted: Sequence[str], *, device: str) -> tuple[list[str], l
 def _check(name: str, *, device: str) -> None:
     if name not in RUNTIMES and extensions.owner(name) is None:
         known = [*RUNTIMES, "all"]
+        hint = "; TensorRT is not measured" if name in formats.TENSORRT else nearest(name, known)
         raise UserError(
             f"runtime must be one of {', '.join(known)} (or your own format, with extend=<its folder>), "
-            f"got {name!r}{nearest(name, known)}"
+            f"got {name!r}{hint}"
         )
     if device != "cpu":
         raise UserError(f"runtime={name} runs on the CPU, not on {device}; set device=cpu")

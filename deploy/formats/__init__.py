@@ -78,7 +78,7 @@ class Packaged(Protocol):
 BUILT_IN = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-_TENSORRT = ("tensorrt", "trt", "engine")
+TENSORRT = ("tensorrt", "trt", "engine")
 
 
 def find(name: str, *, key: str = "format") -> Format:
@@ -94,7 +94,7 @@ def find(name: str, *, key: str = "format") -> Format:
         return cast(Format, importlib.import_module(f"{__name__}.{name}"))
     if extensions.owner(name) is None:
         known = (*BUILT_IN, "kit") if key == "format" else BUILT_IN
-        hint = "; TensorRT reads format=onnx opset=17" if name in _TENSORRT else nearest(name, known)
+        hint = "; TensorRT reads format=onnx opset=17" if name in TENSORRT else nearest(name, known)
         raise UserError(
             f"{key} must be one of {', '.join(known)} (or your own module, with extend=<its folder>), "
             f"got {name!r}{hint}"

@@ -53,6 +53,8 @@ def test_eager_is_measured_first():
 def test_unknown_runtimes_are_rejected():
     refuses(lambda: choose_runtimes(["onxx"], device="cpu"), "got 'onxx'", "did you mean 'onnx'")
     refuses(lambda: choose_runtimes(["my.format"], device="cpu"), "runtime must be one of", "extend=")
+    unlike = "got 'tensorrt'; TensorRT is not measured$"  # not: did you mean 'litert'?
+    refuses(lambda: choose_runtimes(["tensorrt"], device="cpu"), unlike)
     refuses(lambda: choose_runtimes([], device="cpu"), "runtime is empty")
 
 
