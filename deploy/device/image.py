@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,8 @@ def read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixe
 
 def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pixels:
     image: Any = Image.open(path)
+    if image.format == "TIFF":  # Pillow maps some into memory, with the wrong width if they are rotated
+        image = Image.open(BytesIO(Path(path).read_bytes()))
     deep = _bits(image, path) == 16
     if image.format == "TIFF" and not preprocessing["upright"]:
         image = _as_stored(image)

@@ -165,6 +165,17 @@ def test_kinds_of_deep_tiff_files(tmp_path):
     assert (read(signed, deep) == read_image(signed, pixel_range=(-100, 3000))).all()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_gray_tiff_that_pillow_would_map_into_memory(tmp_path, orientation):
+    """With one uncompressed strip, Pillow 13 exchanges width and height before it reads the rows."""
+    image = pixels(16, 24)[..., 0]
+    Image.fromarray(image).save(tmp_path / "a.tif", tiffinfo={274: orientation})
+    for upright in (True, False):
+        expected = np.rot90(image, -1) if upright and orientation == 6 else image
+        found = read(tmp_path / "a.tif", {"upright": upright, "pixel_range": None})
+        assert (found == expected[..., None]).all()
+
+
 def test_floating_point_images_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4), np.float32))
     with pytest.raises(UnsupportedImageError, match="not an image of 8 or 16 bits"):
