@@ -35,10 +35,14 @@ _ANNOTATIONS = (".xml", ".json")
 
 
 _COLUMNS = re.compile(
-    rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s+\S|(.+?)\s+(?:-?1|0|\S+\.(?:xml|json))$",
+    rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s+\S|(.+?)\s+\S+\.(?:xml|json)$",
     re.IGNORECASE,
 )
-"""The first of two columns of a list: the name of an image, or what stands before a number or a file."""
+"""The first of two columns of a list: the name of an image, or what stands before a file."""
+
+
+_CLASS_COLUMN = re.compile(r"\s+(?:-?1|0)$")
+"""The second column of per-class lists; it may also be the end of a name."""
 
 
 def split_of(name: str) -> str | None:
@@ -100,15 +104,19 @@ def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a list of `what`, without empty ones. Raises: UserError if it cannot be read."""
     try:
         lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of {what} ({error}); write one per line") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: not UTF-8 text; write one of the {what} per line, and save it as UTF-8"
+        ) from None
     return [line.strip() for line in lines if line.strip()]
 
 
 def read_names(path: Path) -> list[str]:
     """The names in a list, one per line, with folders and without suffixes, each once.
 
-    A second column (of per-class lists, or with the annotation file or mask) is not used.
+    A second column with the annotation file or mask is not used; `as_listed` drops that of per-class lists.
 
     Raises: UserError if it cannot be read, or contains none.
     """
@@ -127,12 +135,14 @@ def _listed_name(line: str) -> str:
 
 def as_listed(names: Iterable[str], known: Collection[str]) -> list[str]:
     """The names of a list as they are `known`: without the folders that these do not have, or with those that
-    the list lacks. A name that is not known is reduced to its last part."""
+    the list lacks, and without the second column of a per-class list. A name that is not known is reduced to
+    its last part."""
     by_last: dict[str, list[str]] = defaultdict(list)
     for name in known:
         by_last[name.rpartition("/")[2]].append(name)
     found = []
-    for name in names:
+    for line in names:
+        name = line if line.rpartition("/")[2] in by_last else _CLASS_COLUMN.sub("", line)
         parts = [part for part in name.split("/") if part not in ("", ".", "..")] or [name]
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         same = by_last.get(parts[-1], [])

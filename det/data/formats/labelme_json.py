@@ -17,6 +17,9 @@ T = TypeVar("T")
 ROTATED_SHAPES = ("rotation", "oriented_rectangle")
 
 
+_ANGLES = ("direction", "rotation", "angle")
+
+
 FEWEST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, **dict.fromkeys(ROTATED_SHAPES, 4)}
 """The shapes that have an area, and how many points each needs."""
 
@@ -32,6 +35,9 @@ class _Shape(msgspec.Struct):
     group_id: Any = None
     flags: Any = None
     difficult: Any = None
+    direction: Any = None
+    rotation: Any = None
+    angle: Any = None
 
 
 class _File(msgspec.Struct):  # imageData, which may be megabytes, is skipped
@@ -63,6 +69,9 @@ def read(path: str | Path) -> VocFile:
         if kind in ROTATED_SHAPES:
             findings.append(("box", ROTATED))
         item = _object(shape, kind, where)
+        if kind == "rectangle" and len(shape.points) == 2:
+            turned = (key for key in _ANGLES if getattr(shape, key))
+            findings += [("rectangle", f"of two points with {key}: the angle is ignored") for key in turned]
         key = (item.name, shape.group_id)
         if isinstance(shape.group_id, int) and key in groups:
             objects[groups[key]] = _joined(objects[groups[key]], item)

@@ -66,6 +66,8 @@ def test_turned_rectangles_groups_points_and_lines_are_counted(tmp_path):
         shape("dog", "polygon", (1, 1), (5, 1), (5, 9), group_id=7),
         shape("dog", "polygon", (40, 3), (44, 8), (41, 12), group_id=7),
         shape("cat", "rectangle", (50, 1), (58, 9), group_id=7),  # another class: another object
+        shape("cat", "rectangle", (40, 20), (58, 30), direction=1.57),
+        shape("cat", "rectangle", (40, 20), (58, 31), angle=0.0),
         shape("dog", "point", (5, 5)),
         shape("dog", "linestrip", (5, 5), (9, 9)),
         shape("__ignore__", "polygon", (1, 1), (5, 1), (5, 9)),
@@ -74,17 +76,21 @@ def test_turned_rectangles_groups_points_and_lines_are_counted(tmp_path):
         (10, 10, 30, 30): ("dog", False),
         (1, 1, 44, 12): ("dog", False),
         (50, 1, 58, 9): ("cat", False),
+        (40, 20, 58, 30): ("cat", False),
+        (40, 20, 58, 31): ("cat", False),
         (10, 5, 30, 25): ("cat", False),
     }
     name = f"LabelMe at {tmp_path}: 1 "
     for line in (
         "box rotated: replaced by the upright box around it (a.json)",
+        "rectangle of two points with direction: the angle is ignored (a.json)",
         "shape in the same group as another: joined with it (a.json)",
         "shape without an area (point): left out (a.json)",
         "shape without an area (linestrip): left out (a.json)",
         "shape labeled __ignore__: left out (a.json)",
     ):
         assert name + line in data.warnings
+    assert not any("angle:" in line for line in data.warnings)
 
 
 def test_difficult_objects_are_ignored(tmp_path):

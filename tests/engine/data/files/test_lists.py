@@ -15,9 +15,7 @@ LINES = {
     "a": "a",
     "a.jpg": "a",
     "a.JPEG": "a",
-    "a 1": "a",
-    "a  -1": "a",
-    "a 0": "a",
+    "a 1": "a 1",
     "a 7": "a 7",
     "a.xml": "a",
     "a.jpg a.xml": "a",
@@ -41,7 +39,14 @@ def test_the_names_of_a_list(tmp_path):
     assert read_lines(path, "names") == []
     refuses(lambda: read_names(path), r"train\.txt: contains no names; add some, or remove the file")
     path.write_bytes(b"\xff\xfe\x00")
-    refuses(lambda: read_names(path), r"train\.txt: not a readable list of names \(.*\); write one per line")
+    refuses(
+        lambda: read_names(path),
+        r"train\.txt: not UTF-8 text; write one of the names per line, and save it as UTF-8",
+    )
+    refuses(
+        lambda: read_names(tmp_path),
+        r": cannot be read \(Is a directory\); check the path",
+    )
 
 
 def test_names_are_found_with_the_folders_that_the_files_have():
@@ -53,6 +58,12 @@ def test_names_are_found_with_the_folders_that_the_files_have():
         "c",  # there are two
         "e",  # there is none
     ]
+
+
+def test_a_number_after_a_space_is_part_of_a_name_or_the_column_of_a_class():
+    listed = ["dog 0", "dog 1", "x/dog  -1", "dog 2"]
+    assert as_listed(listed, ["dog", "dog 0", "dog 1", "dog 2"]) == ["dog 0", "dog 1", "dog", "dog 2"]
+    assert as_listed(["a 1", "b  -1", "d/c 0", "e 1"], ["a", "b", "c"]) == ["a", "b", "c", "e"]
 
 
 @pytest.mark.parametrize(
