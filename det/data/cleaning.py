@@ -145,9 +145,9 @@ def clean_split(
         ValueError: if `sizes` is unknown.
     """
     image_sizes = _image_sizes(raw, sizes, issues, orientation)
-    for line in doubts(raw.boxes, image_sizes[raw.owners], raw.format):
+    upright = ~_note_turned(raw, image_sizes, issues, orientation)
+    for line in doubts(raw.boxes[upright], image_sizes[raw.owners[upright]], raw.format):
         issues.note(line)
-    _note_turned(raw, image_sizes, issues, orientation)
     boxes, kept = _clean_boxes(raw, image_sizes, issues)
     kept = _without_duplicates(raw, boxes, kept, issues)
     rows = kept[np.argsort(raw.owners[kept], kind="stable")]
@@ -245,8 +245,9 @@ def _without_duplicates(
 
 def _note_turned(
     raw: RawSplit, sizes: NDArray[np.int32], issues: AnnotationIssues, orientation: Orientation
-) -> None:
-    """Count boxes that do not fit their image, but would fit it in the other orientation."""
+) -> NDArray[np.bool_]:
+    """Count boxes that do not fit their image, but would fit it in the other orientation. Returns: bool [B],
+    which these are."""
     limits = sizes[raw.owners][:, ::-1]  # width, height
     ends = raw.boxes.reshape(-1, 2, 2).max(axis=1)
     beyond = (ends > limits + 1).any(axis=1) & (ends <= limits[:, ::-1] + 1).all(axis=1)
@@ -256,12 +257,13 @@ def _note_turned(
         for owner in np.unique(raw.owners[beyond]).tolist()
         if read_size(raw.images[owner], other) == tuple(sizes[owner, ::-1])
     }
-    rows = [row for row in np.flatnonzero(beyond) if raw.owners[row] in turned]
+    rows = beyond & np.isin(raw.owners, list(turned))
     what = (
         f"fitting only the {other} image, not the {orientation} one (EXIF): if this holds for all boxes, set "
         f"data.orientation={other}"
     )
-    issues.add("box", what, (raw.files[raw.owners[row]] for row in rows))
+    issues.add("box", what, (raw.files[owner] for owner in raw.owners[rows]))
+    return np.asarray(rows)
 
 
 def _image_sizes(

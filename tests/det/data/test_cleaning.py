@@ -194,6 +194,17 @@ def test_boxes_that_fit_only_the_stored_image_are_counted(tmp_path):
     assert issues.findings()[0] == line.format("upright", "stored", "data.orientation=upright")
 
 
+def test_boxes_that_fit_the_stored_image_are_not_taken_for_another_convention(tmp_path):
+    """Upright, the images are 40 x 60. As center and sides, (20, 10, 22, 10) would be (9, 5, 31, 15), which
+    fits, but as stored the box itself does."""
+    images = [turned(tmp_path / f"{n}.jpg", 6) for n in range(3)]
+    raw, issues = raw_of(images, [(20, 10, 42, 20)] * 3), AnnotationIssues()
+    raw.format = "coco"
+    clean_split(raw, issues)
+    assert issues.notes == []
+    assert any("3 boxes fitting only the stored image" in line for line in issues.findings())
+
+
 def test_an_annotated_size_of_the_other_orientation_is_an_error_with_the_option(tmp_path):
     image = turned(tmp_path / "0.jpg", 8)
     for size, orientation, other in (((40, 60), "upright", "stored"), ((60, 40), "stored", "upright")):
