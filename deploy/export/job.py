@@ -19,7 +19,7 @@ from deploy.export.samples import Sample, image_files, read_samples, split_files
 from deploy.metadata import describe
 from deploy.options import ExportOptions
 from engine import runtime
-from engine.config.runs import TrainedRun
+from engine.config.runs import IF_MOVED, TrainedRun
 from engine.errors import UserError
 
 
@@ -86,10 +86,15 @@ class ExportJob:
     def comparison_samples(self) -> list[Sample]:
         """The images for comparing the file with PyTorch."""
         options = self.options
-        if options.input is None:
+        if options.input is not None:
+            return self._samples(image_files(options.input, options.images))
+        try:
             return self.split_samples(self.run.split, options.images)
-        files = image_files(options.input, options.images)
-        return self._samples(files)
+        except UserError as error:
+            if options.precision == "int8" or not str(error).endswith(IF_MOVED):
+                raise
+            remedy = "or, without the data, input=<images>"
+            raise UserError(f"{error}, {remedy}", files=error.files) from None
 
     def split_samples(self, split: str, count: int) -> list[Sample]:
         """At most `count` images, spread over a split of the run's data."""

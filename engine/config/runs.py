@@ -36,6 +36,9 @@ from engine.run.run_folder import RunFolder
 from engine.runtime import Runtime
 from engine.train.evaluation import evaluate
 
+IF_MOVED = "or pass data.root=<folder> if the data have moved"
+"""What `TrainedRun.source` adds to the error if the folder does not exist."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -116,8 +119,7 @@ class TrainedRun:
             return build_source(self.config)
         except UserError as error:
             if str(error).endswith(": no such folder; check the path"):
-                remedy = "or pass data.root=<folder> if the data have moved"
-                raise UserError(f"{error}, {remedy}", files=error.files) from None
+                raise UserError(f"{error}, {IF_MOVED}", files=error.files) from None
             raise
 
     def read_image(self, path: str | os.PathLike[str]) -> Image:
