@@ -21,16 +21,16 @@ TIED_SCORE = 1e-4
 def shared(ours: Sequence[Detections], theirs: Sequence[Detections], limits: Postprocess) -> float:
     """Share of the detections of some images that both outputs have in common, in 0..1; 1 if neither has any.
 
-    A detection in only one of them does not count if its score ties with the threshold, or if the other is
-    full and the score ties with its last one: rounding then decides which detections are kept. (All scores of
-    a network that has hardly been trained are near the threshold.)
+    A detection in only one of them does not count if its score ties with the threshold, or if the other, or
+    its class there, is full and the score ties with the last one: rounding then decides which detections are
+    kept. (All scores of a network that has hardly been trained are near the threshold.)
     """
     common = total = 0
     for a, b in zip(ours, theirs, strict=True):
         found, taken = _common(a, b)
         threshold = limits.score_threshold + TIED_SCORE
         lost, added = ~found & (a.scores > threshold), ~taken & (b.scores > threshold)
-        ties = min(_count_ties(a.scores[lost], b, limits), _count_ties(b.scores[added], a, limits))
+        ties = min(_count_ties(a, lost, b, limits), _count_ties(b, added, a, limits))
         common += int(found.sum())
         total += int(found.sum()) + max(int(lost.sum()), int(added.sum())) - ties
     return common / total if total else 1.0
@@ -53,8 +53,13 @@ def _common(ours: Detections, theirs: Detections) -> tuple[Tensor, Tensor]:
     return found, taken
 
 
-def _count_ties(missing: Tensor, others: Detections, limits: Postprocess) -> int:
-    """How many scores missing from `others` tie with their last one, if `others` are full."""
-    if len(others.labels) < limits.max_detections:
-        return 0
-    return int(((missing - others.scores[-1]).abs() <= TIED_SCORE).sum())
+def _count_ties(ours: Detections, missing: Tensor, others: Detections, limits: Postprocess) -> int:
+    """How many of our detections that are missing from `others` tie with their last one, if these are full,
+    or with the last one of the class, if that is full."""
+    count = 0
+    for score, label in zip(ours.scores[missing], ours.labels[missing], strict=True):
+        of_class = others.scores[others.labels == label]
+        parts = ((others.scores, limits.max_detections), (of_class, limits.per_class))
+        full = [scores[-1] for scores, most in parts if most is not None and len(scores) >= most]
+        count += any(abs(float(score - last)) <= TIED_SCORE for last in full)
+    return count

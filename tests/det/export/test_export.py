@@ -326,6 +326,24 @@ def test_agreement_does_not_count_ties_that_did_not_fit():
     assert module.agreement(ours, outputs([0, 1, 4], [0.9, 0.5, 0.3])) == 2 / 4  # there was room
 
 
+def test_agreement_does_not_count_ties_that_did_not_fit_into_their_class():
+    """Two places per class, which class 0 fills; there is room for more of class 1."""
+    plain = task()
+    plain.postprocess = Postprocess(max_detections=9, per_class=2)
+    module = ExportedDetection(task=plain)
+
+    def outputs(*rows):
+        boxes, scores, labels = zip(
+            *(((x / 10, 0, x / 10 + 0.05, 0.5), score, label) for x, score, label in rows), strict=True
+        )
+        return [np.array([boxes], np.float32), np.array([scores], np.float32), np.array([labels])]
+
+    ours = outputs((0, 0.9, 0), (1, 0.8, 1), (2, 0.3, 0))
+    assert module.agreement(ours, outputs((0, 0.9, 0), (1, 0.8, 1), (3, 0.3, 0))) == 1
+    assert module.agreement(ours, outputs((0, 0.9, 0), (1, 0.8, 1), (3, 0.29, 0))) == 2 / 3  # not a tie
+    assert module.agreement(ours, outputs((0, 0.9, 0), (3, 0.8, 1), (2, 0.3, 0))) == 2 / 3  # there was room
+
+
 def test_agreement_does_not_count_scores_that_tie_with_the_threshold():
     plain = task()
     plain.postprocess = Postprocess(score_threshold=0.2)
