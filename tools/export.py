@@ -30,7 +30,7 @@ def export(options: ExportOptions) -> Path:
     """Export a run; returns the file."""
     run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
     path = export_run(run, options, log=partial(print, flush=True))
-    words = (f"run={run.folder.path}", f"artifact={path}")
+    words = (f"run={run.folder.path}", f"artifact={path}", *options.overrides)
     print(f"next: python tools/eval.py {shlex.join(words)}")
     print(f"out: {path}")
     return path

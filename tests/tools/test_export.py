@@ -228,3 +228,16 @@ def test_a_segmenter_whose_window_follows_the_size_is_refused_before_it_is_trace
     chosen = tool_options(compose_config("export", ["run=seg", *options]))
     expected = f"{options[0]}: .*large_kernel.* set data.eval_size=\\[h,w\\] .*model.head.pool=global"
     refuses(lambda: export_run(run_without_files, chosen), expected)
+
+
+def test_the_next_command_keeps_the_overrides(monkeypatch, capsys):
+    """Without data.eval_size, eval would refuse the file, whose input has this size."""
+    place = SimpleNamespace(folder=SimpleNamespace(path="runs/a b"))
+    monkeypatch.setattr("tools.export.TrainedRun", SimpleNamespace(open=lambda *_, **__: place))
+    monkeypatch.setattr("tools.export.export_run", lambda *_, **__: "m.onnx")
+    options = SimpleNamespace(run="runs/a b", overrides=["data.eval_size=[64,96]"], checkpoint="best")
+    export(options)
+    assert capsys.readouterr().out.splitlines() == [
+        "next: python tools/eval.py 'run=runs/a b' artifact=m.onnx 'data.eval_size=[64,96]'",
+        "out: m.onnx",
+    ]
