@@ -184,6 +184,21 @@ class ExportOptions(RunOptions):
         )
         if self.qat.steps and not tunable:
             raise ValueError("qat.steps needs precision=int8 format=openvino dynamic=none batch=1")
+        self._check_effective()
+
+    def _check_effective(self) -> None:
+        for name, has_effect, needs in (
+            ("calibration", self.precision == "int8", "precision=int8"),
+            ("qat", self.qat.steps > 0, "qat.steps above 0"),
+            ("web", self.format == "web", "format=web"),
+            ("kit", self.format == "kit", "format=kit"),
+        ):
+            group = getattr(self, name)
+            default = type(group)()
+            for option in () if has_effect else fields(group):
+                value = getattr(group, option.name)
+                if value != getattr(default, option.name) and value != []:
+                    raise UserError(f"{name}.{option.name} is for {needs}; set that too, or leave it out")
 
     def _check_opset(self, opset: int) -> None:
         if self.file_format not in ("onnx", "web"):

@@ -34,34 +34,34 @@ def measure_table(
             with `space=true`.
 
     Raises:
-        UserError: if the network cannot be read, a runtime is not installed, or the file cannot be written.
+        UserError: if the network cannot be read, a runtime is not installed, or the file exists, is being
+            written by another process or cannot be written.
     """
     if options.on_device:
         return _measure_on_device(options, search_space, log)
-    out = options.table_file
     (runtime,), (threads,) = options.runtimes, options.thread_counts
     measure = measurer(runtime, threads=threads)
     network, size = _network(options)
-    run_folder.check_writable(out)
-    bar: list[Progress] = []
-    table = build_table(
-        network.spec,
-        size=size,
-        measure=measure,
-        shares=tuple(options.shares),
-        progress=partial(_show, bar, "layer"),
-        **network.model_options,
-    )
-    table.save(out)
-    if options.space:  # each network adds the layers that are missing in the table
-        variants = list(search_space(network.spec))
-        measure_missing = NetworkLatency(
-            table=table, size=size, measure=measure, path=out, **network.model_options
+    with run_folder.claim_file(options.table_file) as out:
+        bar: list[Progress] = []
+        table = build_table(
+            network.spec,
+            size=size,
+            measure=measure,
+            shares=tuple(options.shares),
+            progress=partial(_show, bar, "layer"),
+            **network.model_options,
         )
-        bar = []
-        for done, variant in enumerate(variants, start=1):
-            measure_missing(variant)
-            _show(bar, "network", done, len(variants))
+        table.save(out)
+        if options.space:  # each network adds the layers that are missing in the table
+            variants = list(search_space(network.spec))
+            measure_missing = NetworkLatency(
+                table=table, size=size, measure=measure, path=out, **network.model_options
+            )
+            bar = []
+            for done, variant in enumerate(variants, start=1):
+                measure_missing(variant)
+                _show(bar, "network", done, len(variants))
     return table
 
 
@@ -76,7 +76,6 @@ def _measure_on_device(
     timer = connect(options.device, options.remote, runtimes=options.runtimes, threads=counts, log=log)
     network, size = _network(options)
     variants = list(search_space(network.spec)) if options.space else []
-    run_folder.check_writable(options.table_file)
 
     def build(measure: Measurer) -> CheckedTable:
         checked = check_table(network, size=size, measure=measure, shares=tuple(options.shares))
@@ -86,9 +85,10 @@ def _measure_on_device(
         return checked
 
     statistic = options.remote.statistic
-    checked = measure_on_device(timer, threads=threads, statistic=statistic, build=build, log=log)
-    log(checked.text("on the device"))
-    checked.table.save(options.table_file)
+    with run_folder.claim_file(options.table_file) as out:
+        checked = measure_on_device(timer, threads=threads, statistic=statistic, build=build, log=log)
+        log(checked.text("on the device"))
+        checked.table.save(out)
     return checked.table
 
 

@@ -67,29 +67,30 @@ def serve_table(options: ServeOptions, *, log: Log) -> CheckedTable:
     """Serve the page that measures layers, and write the table that the first browser sends.
 
     Raises:
-        UserError: if the network cannot be read, or the browser cannot run a layer.
+        UserError: if the network cannot be read, the file exists or cannot be written, or the browser
+            cannot run a layer.
     """
     network, size = network_and_size(
         options.spec, options.run, options.image_size, options.overrides, options.checkpoint
     )
-    run_folder.check_writable(options.table_file)
-    package = assets.download(options.web.npm) if options.web.vendored else None
-    measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
-    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
-        write_page(Path(folder), MEASURE, package=package, cdn=options.web.cdn)
-        with _serving(options, Path(folder), log=log, calls=measure.calls, token=measure.token):
-            measure.wait_for_page()
-            log(f"measuring {measure.about['device']}, {measure.about['threads']} threads")
-            measured = _measured(options, network, size, measure)
-            measured.table.save(options.table_file)
-            measure.finish(
-                {
-                    "layers": len(measured.table.entries),
-                    "sum_ms": measured.sum_ms,
-                    "network_ms": measured.network_ms or measured.sum_ms,
-                    "file": options.table_file.name,
-                }
-            )
+    with run_folder.claim_file(options.table_file) as out:
+        package = assets.download(options.web.npm) if options.web.vendored else None
+        measure = BrowserMeasurer(layer_s=options.layer_s, statistic=options.statistic)
+        with tempfile.TemporaryDirectory(prefix="measure-") as folder:
+            write_page(Path(folder), MEASURE, package=package, cdn=options.web.cdn)
+            with _serving(options, Path(folder), log=log, calls=measure.calls, token=measure.token):
+                measure.wait_for_page()
+                log(f"measuring {measure.about['device']}, {measure.about['threads']} threads")
+                measured = _measured(options, network, size, measure)
+                measured.table.save(out)
+                measure.finish(
+                    {
+                        "layers": len(measured.table.entries),
+                        "sum_ms": measured.sum_ms,
+                        "network_ms": measured.network_ms or measured.sum_ms,
+                        "file": out.name,
+                    }
+                )
     return measured
 
 

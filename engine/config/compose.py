@@ -230,9 +230,31 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         chosen = split_network(add_recipe(tool, overrides))[0]
         known_keys = set(groups(tool)) | set(keys(_with_groups_alone(tool, chosen)))
         return f"unknown key {key[1]!r}{key_hint(key[1], known_keys - {key[1]}, chosen_task(overrides))}"
+    if other_kind := re.match(r"Error merging override ([\w.+]+)=(.*)", text):
+        return _other_kind(tool, overrides, other_kind[1].lstrip("+"), other_kind[2])
     known_error = isinstance(error, (HydraException, OmegaConfBaseException))
     reason = first_line(error) if known_error else "does not fit the configuration; --help lists the keys"
-    return f"{shortened(' '.join(overrides))}: {reason}"
+    return f"{shortened(' '.join(_at_fault(tool, overrides)))}: {reason}"
+
+
+def _other_kind(tool: str, overrides: Sequence[str], key: str, value: str) -> str:
+    """The message for a mapping where a list is needed, or a list where a group of keys is needed."""
+    if isinstance(OmegaConf.select(_with_groups_alone(tool, overrides), key), DictConfig):
+        return f"{key} must be a group of keys, got {value}; set its keys one by one: {key}.<key>=<value>"
+    remedy = f"; write {key}=[{value}]" if "_target_" in value else ""
+    return f"{key} must be a list, such as [..., ...], got {value}{remedy}"
+
+
+def _at_fault(tool: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that cannot be composed even if no other key is typed; if there are none, all."""
+    chosen = [override for override in overrides if override.partition("=")[0] in groups(tool)]
+    found = []
+    for override in overrides:
+        try:
+            compose(tool, [*search_path(), *dict.fromkeys([*chosen, override])])
+        except Exception:
+            found.append(override)
+    return found or list(overrides)
 
 
 def needs_an_option(tool: str, override: str) -> str:

@@ -22,7 +22,7 @@ import contextlib
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -251,20 +251,34 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def check_writable(file: Path) -> None:
-    """Check that `out` can be written, before the long work whose result it gets; creates its folder.
+@contextlib.contextmanager
+def claim_file(file: Path) -> Iterator[Path]:
+    """Claim the file `out` for this process, before the long work whose result it gets; creates its folder.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it exists, another process has claimed it, or it cannot be written.
     """
     make(file.parent)
     if file.is_dir():
         raise UserError(f"{file}: is a folder; set out=<a file in it>")
+    beside = file.with_name(f".{file.name}{_LOCK}")
     try:
         with tempfile.TemporaryFile(dir=file.parent):
-            pass
+            lock = hold(beside)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}); choose another out=") from None
+    if lock is None:
+        raise UserError(
+            f"{file}: another process is writing this file; wait until it has ended, or choose another out="
+        )
+    try:
+        if file.exists():
+            raise UserError(f"{file}: exists already; choose another out=, or delete it")
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        lock.release()
 
 
 def default_path(task: str, experiment: str) -> Path:

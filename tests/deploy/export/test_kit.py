@@ -8,6 +8,8 @@ from deploy import formats
 from deploy.device import runtimes
 from deploy.export.kit import LIBRARIES, check_task
 from deploy.options import Budget, ExportOptions, Kit
+from engine.config.compose import compose_config
+from engine.config.instantiate import tool_options
 from tests.refusals import refuses
 
 
@@ -23,6 +25,27 @@ def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
     assert options("litert", precision="fp16").file_format == "litert"
     with pytest.raises(ValueError, match="opset is for format=onnx and format=web, not openvino"):
         options("openvino", opset=17)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["calibration.images=3"], "calibration.images is for precision=int8; set that too, or leave it out"),
+        (["precision=fp16", "calibration.split=val"], "calibration.split is for precision=int8"),
+        (["qat.lr=0.1", "precision=int8", "format=openvino"], "qat.lr is for qat.steps above 0"),
+        (["qat.floating=[backbone.stem]"], "qat.floating is for qat.steps above 0"),
+        (["web.vendored=false"], "web.vendored is for format=web"),
+        (["format=openvino", "kit.format=openvino"], "kit.format is for format=kit"),
+    ],
+)
+def test_keys_without_effect_are_refused_by_their_name(typed, message):
+    config = compose_config("export", ["run=r", *typed])
+    assert refuses(lambda: tool_options(config)).startswith(message)
+
+
+def test_the_default_of_no_key_counts_as_typed():
+    for typed in ([], ["format=web"], ["precision=int8"], ["format=kit"]):
+        assert tool_options(compose_config("export", ["run=r", *typed])).run == "r"
 
 
 def test_every_runtime_is_a_format_with_a_package():

@@ -19,6 +19,9 @@ from deploy.latency_table.timed_network import read_network
 from engine.config import network_file
 from engine.config.compose import compose_config
 from engine.config.instantiate import tool_options
+from engine.errors import UserError
+from engine.io.files import hold
+from engine.run import run_folder
 from nas.mnas.space import MnasSpace
 from tests.refusals import refuses
 
@@ -98,7 +101,11 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tm
     measured = []
     monkeypatch.setattr(module, "build_table", lambda *args, **options: measured.append(args))
     (tmp_path / "file").write_text("")
+    (tmp_path / "earlier.json").write_text("{}")
+    busy = hold(tmp_path / ".busy.json.lock")
     for out, reason in (
+        (tmp_path / "earlier.json", r"earlier\.json: exists already; choose another out=, or delete it$"),
+        (tmp_path / "busy.json", r"busy\.json: another process is writing .*choose another out=$"),
         (tmp_path, "is a folder; set out=<a file in it>"),
         (tmp_path / "file/table.json", "cannot be created"),
         (Path("/proc/table.json"), "cannot be written"),
@@ -106,6 +113,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tm
         build = partial(measure_table, options(SMALL, f"out={out}"), search_space=search_space)
         refuses(build, str(out.parent), reason)
     assert not measured
+    busy.release()
+    claim = run_folder.claim_file(tmp_path / "new.json")
+    with (
+        claim,
+        pytest.raises(UserError, match="another process"),
+        run_folder.claim_file(tmp_path / "new.json"),
+    ):
+        pass
+    assert not [*tmp_path.glob(".new*")]  # nothing of ours is left
 
 
 class Still:

@@ -681,3 +681,23 @@ def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
     run = TrainedRun.__new__(TrainedRun)
     run.config = None
     refuses(lambda: run.source, r"check the path, or pass data\.root=<folder> if the data have moved")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "augment.extra={_target_: albumentations.Blur}",
+            "augment.extra must be a list, such as [..., ...], got {_target_: albumentations.Blur}; "
+            "write augment.extra=[{_target_: albumentations.Blur}]",
+        ),
+        ("freeze={a: 1}", "freeze must be a list, such as [..., ...], got {a: 1}"),
+        (
+            "model.head=[3]",
+            "model.head must be a group of keys, got [3]; set its keys one by one: model.head.<key>=<value>",
+        ),
+        ("augment.extra.p=1", "augment.extra.p=1: does not fit the configuration; --help lists the keys"),
+    ],
+)
+def test_a_mapping_for_a_list_and_a_list_for_a_group_are_named_by_their_key(override, message):
+    assert error_message("task=seg", "data.root=x", override) == message
