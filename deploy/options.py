@@ -18,7 +18,14 @@ from deploy.remote.options import Remote
 from deploy.remote.transports import is_remote
 from deploy.timing.latency import Rounds
 from deploy.web import assets
-from engine.config.options import Checkpoint, RunOptions, at_least
+from engine.config.options import (
+    Checkpoint,
+    RunOptions,
+    at_least,
+    check_effective,
+    not_default,
+    refuse_unused,
+)
 from engine.data.preprocessing import Size
 from engine.errors import UserError, nearest
 
@@ -187,18 +194,15 @@ class ExportOptions(RunOptions):
         self._check_effective()
 
     def _check_effective(self) -> None:
-        for name, has_effect, needs in (
-            ("calibration", self.precision == "int8", "precision=int8"),
-            ("qat", self.qat.steps > 0, "qat.steps above 0"),
-            ("web", self.format == "web", "format=web"),
-            ("kit", self.format == "kit", "format=kit"),
-        ):
-            group = getattr(self, name)
-            default = type(group)()
-            for option in () if has_effect else fields(group):
-                value = getattr(group, option.name)
-                if value != getattr(default, option.name) and value != []:
-                    raise UserError(f"{name}.{option.name} is for {needs}; set that too, or leave it out")
+        check_effective(self.overrides)
+        if self.precision != "int8":
+            refuse_unused(self.calibration, needs="precision=int8", key="calibration")
+        if not self.qat.steps:
+            refuse_unused(self.qat, needs="qat.steps above 0", key="qat")
+        if self.format != "web":
+            refuse_unused(self.web, needs="format=web", key="web")
+        if self.format != "kit":
+            refuse_unused(self.kit, needs="format=kit", key="kit")
 
     def _check_opset(self, opset: int) -> None:
         if self.file_format not in ("onnx", "web"):
@@ -326,6 +330,13 @@ class BenchmarkOptions:
             raise ValueError(f"size must be [height, width], each at least 32, got {list(self.size)}")
         if self.table is not None:
             self._check_table()
+        else:
+            refuse_unused(self, "spec", "shares", "space", needs="table=latency")
+        if not self.on_device:
+            refuse_unused(self.remote, needs="device=ssh://... or device=adb", key="remote")
+        if self.include != "all":
+            refuse_unused(self, "input", needs="include=all")
+        check_effective(self.overrides)
 
     def _check_table(self) -> None:
         if (self.run is None) == (self.spec is None) or self.suite is not None:
@@ -336,6 +347,8 @@ class BenchmarkOptions:
             raise ValueError("table=latency needs exactly one runtime and one number of threads")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
+        for name in not_default(self, "artifact", "include", "latency", "memory", "baseline"):
+            raise ValueError(f"{name} has no effect on table=latency; leave it out")
 
     @property
     def on_device(self) -> bool:

@@ -60,15 +60,19 @@ def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pix
     if image.format == "TIFF":  # Pillow maps some into memory, with the wrong width if they are rotated
         image = Image.open(BytesIO(Path(path).read_bytes()))
     deep = _bits(image, path) == 16
+    white_is_zero = _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO
+    separate = _tag(image, _TIFF_PLANES, 1) == _SEPARATE
+    rotated = _tag(image, _TIFF_ORIENTATION, 1) != 1
     if image.format == "TIFF" and not preprocessing["upright"]:
         image = _as_stored(image)
     if deep and image.mode.startswith("I"):
         gray = _eight_bits(_not_negative(np.asarray(image), path, preprocessing), preprocessing)
-        if _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO:  # Pillow inverts only 8 bits
+        if white_is_zero:  # Pillow inverts only 8 bits
             gray = 255 - gray
         image = _turned_like(Image.fromarray(np.repeat(gray[..., None], 3, axis=2)), image)
-    elif deep and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:  # OpenCV would return what is in memory
-        raise UnsupportedImageError(f"{path}: 16 bits per channel in separate planes; save it as PNG")
+    elif deep and (separate or rotated):  # OpenCV would return what is in memory, or rotate it as it likes
+        kind = "in separate planes" if separate else "and an orientation"
+        raise UnsupportedImageError(f"{path}: TIFF with 16 bits per channel {kind}; save it as PNG")
     elif deep:
         image = _turned_like(Image.fromarray(_eight_bits(_colors(path), preprocessing)), image)
     elif image.mode.startswith(("I", "F")):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.options import WebPage
-from engine.config.options import Checkpoint
+from engine.config.options import Checkpoint, refuse_unused
 from engine.data.preprocessing import Size, as_size
 
 
@@ -46,6 +46,8 @@ class ServeOptions:
                 )
             if self.spec is not None or self.out is not None:
                 raise ValueError("spec and out are for table=latency; set table=latency, or leave them out")
+            refuse_unused(self, "size", "shares", "layer_s", "statistic", needs="table=latency")
+            refuse_unused(self.web, needs="table=latency", key="web")
         else:
             self._check_table()
         if not 0 <= self.port <= 65535:

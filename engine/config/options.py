@@ -4,8 +4,8 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal
 
 from engine.config.instantiate import AtLeast, UnitInterval
 from engine.data.images import DEFAULT_MEGAPIXELS, Orientation
@@ -80,6 +80,8 @@ class InferenceOptions(RunOptions):
 
     def __post_init__(self) -> None:
         check_effective(self.overrides)
+        if self.artifact is None:
+            refuse_unused(self, "threads", needs="artifact=<exported file>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,8 @@ class PublishOptions(RunOptions):
     def __post_init__(self) -> None:
         if self.out is None and self.repo is None:
             raise ValueError("set out=<folder>, repo=<user>/<name>, or both")
+        if self.repo is None:
+            refuse_unused(self, "private", "revision", needs="repo=<user>/<name>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +167,10 @@ class ConvertOptions:
     max_megapixels: float = DEFAULT_MEGAPIXELS
     copy: bool = False
 
+    def __post_init__(self) -> None:
+        if self.to != "masks":
+            refuse_unused(self, "boxes", needs="to=masks")
+
 
 _ONLY_IN_TRAINING = (
     *("trainer", "optimizer", "schedule", "augment", "distill"),
@@ -178,6 +186,31 @@ def check_effective(overrides: Sequence[str]) -> None:
             own = key.removeprefix("trainer.")
             remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
             raise UserError(f"{override}: only training reads this key; {remedy}")
+
+
+def refuse_unused(options: Any, *names: str, needs: str, key: str = "") -> None:
+    """Raise a UserError if one of these options is set, because it has an effect only with others.
+
+    Args:
+        names: fields of the dataclass `options`; none: all of them.
+        needs: the options that are needed, for the message.
+        key: the key of `options` in the configuration.
+    """
+    for name in not_default(options, *names):
+        dotted = f"{key}.{name}" if key else name
+        raise UserError(f"{dotted} is for {needs}; set that too, or leave it out")
+
+
+def not_default(options: Any, *names: str) -> list[str]:
+    """The fields of a dataclass, or those of `names`, whose value is not the default."""
+    found = []
+    for field in fields(options):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = getattr(options, field.name)
+        value = tuple(value) if isinstance(value, list) else value
+        if (not names or field.name in names) and value != default:
+            found.append(field.name)
+    return found
 
 
 def at_least(options: object, least: int, *names: str) -> None:

@@ -117,7 +117,7 @@ def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
         assert (image == read_image(tmp_path / name, upright=upright)).all()
 
 
-def tiff(path, values, *, photometric=1, planar=1, kind=1):
+def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1):
     """A TIFF file of 16-bit values [H, W] or [H, W, 3], with one strip, or one for each plane."""
     height, width = values.shape[:2]
     bands = 1 if values.ndim == 2 else values.shape[2]
@@ -129,6 +129,7 @@ def tiff(path, values, *, photometric=1, planar=1, kind=1):
         258: (3, [16] * bands),
         259: (3, [1]),
         262: (3, [photometric]),
+        274: (3, [orientation]),
         273: (4, [8 + number * size for number in range(len(parts))]),
         277: (3, [bands]),
         278: (4, [height]),
@@ -138,7 +139,7 @@ def tiff(path, values, *, photometric=1, planar=1, kind=1):
     }
     start = 8 + size * len(parts)
     directory, more = struct.pack("<H", len(rows)), b""
-    for number, (type, numbers) in rows.items():
+    for number, (type, numbers) in sorted(rows.items()):
         content = struct.pack("<" + {3: "H", 4: "L"}[type] * len(numbers), *numbers)
         if len(content) > 4:
             place = start + 2 + 12 * len(rows) + 4 + len(more)
@@ -163,6 +164,21 @@ def test_kinds_of_deep_tiff_files(tmp_path):
         read(signed, PREPROCESSING)
     deep = {"upright": True, "pixel_range": [-100, 3000]}
     assert (read(signed, deep) == read_image(signed, pixel_range=(-100, 3000))).all()
+
+
+def test_deep_tiff_files_that_are_rotated(tmp_path):
+    """What their tags say also holds if they are read as stored; OpenCV rotates colors as it likes."""
+    gray = np.array([[0, 65535, 0], [257, 514, 771]], np.uint16)
+    white_is_zero = tiff(tmp_path / "white.tif", gray, photometric=0, orientation=3)
+    stored = read(white_is_zero, {"upright": False, "pixel_range": None})
+    assert stored[..., 0].tolist() == [[255, 0, 255], [254, 253, 252]]
+    assert read(white_is_zero, PREPROCESSING)[..., 0].tolist() == [[252, 253, 254], [255, 0, 255]]
+    colors = pixels(20, 30, dtype=np.uint16)
+    for planar, reason in ((1, "and an orientation"), (2, "in separate planes")):
+        path = tiff(tmp_path / f"{planar}.tif", colors, photometric=2, planar=planar, orientation=2)
+        for upright in (True, False):
+            with pytest.raises(UnsupportedImageError, match=f"16 bits per channel {reason}; save it as PNG"):
+                read(path, {"upright": upright, "pixel_range": None})
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

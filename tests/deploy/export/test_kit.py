@@ -34,6 +34,7 @@ def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
         (["precision=fp16", "calibration.split=val"], "calibration.split is for precision=int8"),
         (["qat.lr=0.1", "precision=int8", "format=openvino"], "qat.lr is for qat.steps above 0"),
         (["qat.floating=[backbone.stem]"], "qat.floating is for qat.steps above 0"),
+        (["seed=1"], "seed=1: only training reads this key; leave it out"),
         (["web.vendored=false"], "web.vendored is for format=web"),
         (["format=openvino", "kit.format=openvino"], "kit.format is for format=kit"),
     ],

@@ -701,3 +701,40 @@ def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
 )
 def test_a_mapping_for_a_list_and_a_list_for_a_group_are_named_by_their_key(override, message):
     assert error_message("task=seg", "data.root=x", override) == message
+
+
+@pytest.mark.parametrize(
+    ("tool", "typed", "message"),
+    [
+        ("eval", ["run=x", "threads=2"], "threads is for artifact=<exported file>; set that too"),
+        (
+            "predict",
+            ["run=x", "input=y", "threads=2"],
+            "threads is for artifact=<exported file>; set that too",
+        ),
+        ("convert", ["input=x", "out=y", "to=coco", "boxes=fill"], "boxes is for to=masks; set that too"),
+        ("publish", ["run=x", "out=y", "private=true"], "private is for repo=<user>/<name>; set that too"),
+        ("publish", ["run=x", "out=y", "revision=b"], "revision is for repo=<user>/<name>; set that too"),
+        ("serve", ["run=x", "layer_s=1"], "layer_s is for table=latency; set that too"),
+        ("serve", ["run=x", "shares=[1]"], "shares is for table=latency; set that too"),
+        ("serve", ["run=x", "web.vendored=false"], "web.vendored is for table=latency; set that too"),
+    ],
+)
+def test_keys_without_effect_on_a_tool_are_refused(tool, typed, message):
+    assert error_message(*typed, tool=tool) == f"{message}, or leave it out"
+
+
+@pytest.mark.parametrize(
+    ("tool", "typed"),
+    [
+        ("eval", ["run=x"]),
+        ("predict", ["run=x", "input=y", "artifact=z", "threads=2"]),
+        ("convert", ["input=x", "out=y", "to=coco"]),
+        ("publish", ["run=x", "out=y"]),
+        ("serve", ["run=x"]),
+        ("benchmark", ["run=x"]),
+        ("benchmark", ["table=latency", "run=x", "out=y"]),
+    ],
+)
+def test_defaults_do_not_count_as_typed(tool, typed):
+    instantiate.tool_options(compose.compose_config(tool, typed))
