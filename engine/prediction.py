@@ -174,7 +174,12 @@ def predict_files(
     Args:
         frames: maximum number of frames of a video (None: all).
         labels: also writes the predictions as labels; for images only.
+
+    Raises:
+        UserError: if `frames` is set, but no file is a video.
     """
+    if frames is not None and not any(map(media.is_video, files)):
+        raise UserError("frames: there is no video in input=; leave it out")
     options: dict[str, Any] = {"legend": legend, "frames": frames, "read": read, "labels": labels}
     result = Predictions()
     progress = Progress(len(files), unit="file")

@@ -38,7 +38,7 @@ class ExportedDetection(nn.Module):
         dtype: of images in 0..255, `uint8` or `float32`; normalized images are float32.
 
     Raises:
-        ValueError: if an option is unknown or out of range.
+        ValueError: if an option is unknown or out of range, or has no effect on the raw outputs.
     """
 
     def __init__(
@@ -54,6 +54,9 @@ class ExportedDetection(nn.Module):
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"output must be detections or raw for detection, got {output!r}")
+        for name, value, default in (("look", look, FIRST_LOOK), ("steps", steps, 16)):
+            if output == "raw" and value != default:
+                raise ValueError(f"{name} is for output=detections; leave it out, or leave out output=raw")
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be uint8 or float32 for detection, got {dtype!r}")
         self.model, self.classes, self.eval_transform = task.model, task.classes, task.resize

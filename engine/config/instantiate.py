@@ -381,6 +381,9 @@ def _get(node: DictConfig, name: str) -> Any:
 
 
 def _missing_or_invalid(error: OmegaConfBaseException, key: str) -> UserError:
+    if unknown := re.search(r"Interpolation key '(\w+\.[\w.]+)' not found", str(error)):
+        name = unknown[1]
+        return UserError(f"{name} is missing, and other keys refer to it; set {name}=<value>")
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing is None:
         where = getattr(error, "full_key", None) or key or "the configuration"

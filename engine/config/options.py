@@ -153,6 +153,10 @@ class ModelsOptions:
     name: str | None = None
     only: Literal["seg", "det", "cls"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.name is not None and self.only is not None:
+            raise ValueError("only is for the list of all networks; leave it out, or leave out name=")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:

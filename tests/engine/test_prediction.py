@@ -162,3 +162,8 @@ def test_a_file_that_takes_long_is_announced(tmp_path, capsys, monkeypatch):
         "predicting 0.png",
         "saving 0",
     ]
+
+
+def test_a_number_of_frames_without_a_video_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^frames: there is no video in input=; leave it out$"):
+        predict_files(None, None, photos(tmp_path, 1), tmp_path / "out", frames=3)

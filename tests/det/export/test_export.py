@@ -407,6 +407,8 @@ def test_agreement_of_raw_outputs_is_that_of_their_detections():
         ({"dtype": "float16"}, "dtype must be"),
         ({"look": 0}, "look must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"look": 100, "output": "raw"}, "look is for output=detections; leave it out"),
+        ({"steps": 2, "output": "raw"}, "steps is for output=detections; leave it out"),
     ],
 )
 def test_unknown_options_are_rejected(options, message):

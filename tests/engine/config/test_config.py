@@ -696,6 +696,7 @@ def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
             "model.head=[3]",
             "model.head must be a group of keys, got [3]; set its keys one by one: model.head.<key>=<value>",
         ),
+        ("~data.crop", "data.crop is missing, and other keys refer to it; set data.crop=<value>"),
         ("augment.extra.p=1", "augment.extra.p=1: does not fit the configuration; --help lists the keys"),
     ],
 )
@@ -738,3 +739,8 @@ def test_keys_without_effect_on_a_tool_are_refused(tool, typed, message):
 )
 def test_defaults_do_not_count_as_typed(tool, typed):
     instantiate.tool_options(compose.compose_config(tool, typed))
+
+
+def test_one_network_is_not_a_list_of_one_task():
+    message = error_message("name=v3_large_imagenet", "only=det", tool="models")
+    assert message == "only is for the list of all networks; leave it out, or leave out name="
