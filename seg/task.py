@@ -96,9 +96,10 @@ class Segmentation(nn.Module):
         labels, pixels = batch["label"].long(), batch["image"]
         if "unlabeled" in batch:
             pixels = torch.cat([pixels, batch["unlabeled"]])
+        with self._watched_features() as features:
+            outputs = self._training_scores(self.normalize(pixels))
         all_scores, *auxiliary = (
-            resize(scores, labels.shape[-2:], align_corners=self.align_corners)
-            for scores in self._training_scores(self.normalize(pixels))
+            resize(scores, labels.shape[-2:], align_corners=self.align_corners) for scores in outputs
         )
         scores = all_scores[: len(labels)]
         losses = {"cross_entropy": self.loss(scores, labels)}
@@ -109,12 +110,18 @@ class Segmentation(nn.Module):
             losses["dice"] = self.dice * self.dice_loss(scores, labels)
         if self.lovasz:
             losses["lovasz"] = self.lovasz * self.lovasz_loss(scores, labels)
-        if self.distillation is not None:
-            targets = self.distillation.scores(pixels.float())
+        if (teaching := self.distillation) is not None:
+            targets, theirs = teaching.scores_and_features(pixels.float())
             targets = resize(targets, labels.shape[-2:], align_corners=self.align_corners)
             counted = F.pad(labels != IGNORE, (0, 0, 0, 0, 0, len(pixels) - len(labels)), value=True)
-            losses["distillation"] = self.distillation.loss(all_scores, targets, counted)
+            losses["distillation"] = teaching.loss(all_scores, targets, counted)
+            if features:
+                losses["distillation"] = losses["distillation"] + teaching.feature_loss(features, theirs)
         return losses
+
+    def _watched_features(self) -> contextlib.AbstractContextManager[list[Tensor]]:
+        teaching = self.distillation
+        return contextlib.nullcontext([]) if teaching is None else teaching.features_of(self.model)
 
     def _training_scores(self, images: Tensor) -> tuple[Tensor, ...]:
         own: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.model, "training_scores", None)

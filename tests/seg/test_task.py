@@ -1,11 +1,13 @@
 """The segmentation task: losses at label resolution, predictions at any size, normalization."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from engine.config.compose import compose_config
 from engine.config.instantiate import build as build_config
@@ -14,6 +16,7 @@ from engine.data.images import read_labels, write_png
 from engine.errors import UserError
 from engine.io.files import pack_paths
 from engine.train.distillation import Distillation
+from engine.train.distillation.teachers import Teacher
 from seg.data.dataset import SegmentationDataset, SegmentationSplit
 from seg.losses import CrossEntropy
 from seg.report import SegmentationReporter
@@ -290,3 +293,43 @@ def test_a_smaller_image_scale_shows_more_of_the_image(tmp_path):
         spans.append(int(pixels.max()) - int(pixels.min()))
     assert spans[0] == 31
     assert 61 <= spans[1] <= 63
+
+
+@pytest.mark.parametrize("teacher_of", ["segmenter", "torchvision"])
+def test_features_are_learned_from_a_teacher_with_other_channels(teacher_of):
+    """The head gets no gradient, the backbone does; from a copy of itself, there is nothing to learn."""
+    torch.manual_seed(0)
+    config = compose_config("train", ["task=seg", "backbone.width_mult=0.35"])
+    student = build_config(config.model, key="model", num_classes=2)
+    if teacher_of == "segmenter":
+        teacher = build_config(
+            compose_config("train", ["task=seg", "backbone=mobilenet_v2", "backbone.width_mult=0.35"]).model,
+            key="model",
+            num_classes=2,
+        )
+    else:
+        teacher = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+    segmenter = Segmentation(model=student, classes=CLASSES, align_corners=False).train()
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 2, (2, 64, 96), dtype=torch.uint8)
+    sample = {"image": images, "label": labels, "unlabeled": images.flip(3)}
+    segmenter.distillation = Distillation(teacher=Teacher(teacher, segmenter.normalize), method="features")
+    loss = segmenter(sample)["distillation"]
+    loss.backward()
+    assert loss.item() > 0.01
+    assert all(p.grad is None or not p.grad.any() for p in student.head.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in student.backbone.parameters())
+    assert not any(module._forward_hooks for module in segmenter.modules())
+
+    segmenter.eval()
+    segmenter.distillation = Distillation(
+        teacher=Teacher(copy.deepcopy(student), segmenter.normalize), method="features"
+    )
+    assert segmenter(sample)["distillation"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_network_without_a_backbone_cannot_learn_features():
+    segmenter = task()
+    segmenter.distillation = Distillation(teacher=Brightness(), method="features")
+    with pytest.raises(UserError, match=r"^distill\.method=features: the network has no backbone"):
+        segmenter(batch(np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.uint8)))

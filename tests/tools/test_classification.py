@@ -95,6 +95,7 @@ def test_a_run_can_be_the_teacher_of_another(trained, task):
     if task == "seg":
         run("train", "task=seg", *small, "trainer.steps=1", "run=teacher", cwd=folder)
         path = folder / "teacher"
+        small = [*small, "distill.method=[pixels,features]"]
     run(
         "train", f"task={task}", *small, *SHORT, f"distill.teacher={path}", "distill.temperature=2",
         "trainer.log_every=1", f"run=student_{task}", cwd=folder,
@@ -114,6 +115,10 @@ def test_a_run_can_be_the_teacher_of_another(trained, task):
         (
             ["task=cls", "distill.teacher=resnet51"],
             "not a run folder .* torchvision model such as resnet50 can be a teacher too",
+        ),
+        (
+            ["task=cls", "distill.teacher=resnet18", "distill.method=channels"],
+            "distill.method does not apply to task=cls",
         ),
         (["task=cls", "distill.teacher=resnet18"], "its 1000 classes .* are not those of the data"),
         (["task=cls", "distill=null", "weights=mobilenet_v3_smal"], "mobilenet_v3_small"),

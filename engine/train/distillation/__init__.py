@@ -1,6 +1,8 @@
-"""Knowledge distillation: a trained network's class scores as soft targets."""
+"""Knowledge distillation: a trained network's class scores, or features, as soft targets."""
 
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -8,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.errors import UserError
+from engine.train.distillation.relations import deepest_features, relation_loss
 
-METHODS = ("pixels", "channels")
+METHODS = ("pixels", "channels", "features")
 
 
 class Distillation:
-    """A loss that pulls class scores toward those of a teacher.
+    """A loss that pulls a network toward a teacher.
 
     This is not a module, so the teacher is not trained, averaged, or saved in checkpoints.
 
@@ -22,12 +25,14 @@ class Distillation:
         weight: factor on the loss.
         temperature: both scores are divided by T; the loss is multiplied by T^2, which makes the scale of the
             gradient independent of T.
-        method: what the softmax runs over. `pixels`: the classes of each pixel (Hinton et al., arXiv
+        method: what is compared; several are added. `pixels`: the classes of each pixel (Hinton et al., arXiv
             1503.02531). `channels`: the pixels of each class (channel-wise distillation, Shu et al., arXiv
-            2011.13256), which says where a class is and does not depend on how common it is.
+            2011.13256), which says where a class is and does not depend on how common it is. `features`:
+            which places resemble each other in the last features of the backbone (`relation_loss`).
 
     Raises:
-        UserError: if the weight or the temperature is not a positive number, or there is no such method.
+        UserError: if the weight or the temperature is not a positive number, there is no such method, or a
+            temperature is given for features alone, which have none.
     """
 
     def __init__(
@@ -36,15 +41,25 @@ class Distillation:
         teacher: nn.Module,
         weight: float = 1.0,
         temperature: float = 1.0,
-        method: str = "pixels",
+        method: str | Sequence[str] = "pixels",
     ) -> None:
         for name, value in (("weight", weight), ("temperature", temperature)):
             if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise UserError(f"distill.{name} must be a positive number, got {value!r}")
-        if method not in METHODS:
-            raise UserError(f"distill.method must be {' or '.join(METHODS)}, got {method!r}")
+        several = isinstance(method, Sequence) and not isinstance(method, str)
+        methods = tuple(method) if several else (method,)
+        if not methods or any(name not in METHODS for name in methods) or len(set(methods)) < len(methods):
+            raise UserError(
+                f"distill.method must be {', '.join(METHODS)}, or a list of them such as [pixels,features], "
+                f"got {list(methods) if several else method!r}"
+            )
+        if methods == ("features",) and temperature != 1:
+            raise UserError(
+                "distill.temperature divides class scores, which distill.method=features does not compare; "
+                "leave it out, or set distill.method=[pixels,features]"
+            )
         self.teacher = teacher.eval().requires_grad_(False)
-        self.weight, self.temperature, self.method = weight, temperature, method
+        self.weight, self.temperature, self.methods = weight, temperature, methods
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Distillation":
         return self  # copies of the task (for averaged weights) share the teacher
@@ -56,19 +71,36 @@ class Distillation:
         scores: Tensor = self.teacher(pixels)
         return scores
 
+    def features_of(
+        self, network: nn.Module, role: str = "the network"
+    ) -> AbstractContextManager[list[Tensor]]:
+        """Within this context, each forward pass appends its last features, if the method compares them."""
+        return deepest_features(network, role) if "features" in self.methods else nullcontext([])
+
+    @torch.no_grad()
+    def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The teacher's scores as from `scores`, and its last features if the method compares them."""
+        with self.features_of(getattr(self.teacher, "model", self.teacher), "the teacher") as features:
+            return self.scores(pixels), features
+
     def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
-        """weight * T^2 * KL(targets || scores), of softmaxes over scores [N, K, ...].
+        """weight * T^2 * KL(targets || scores), of softmaxes over scores [N, K, ...]; 0 for features alone.
 
         `pixels`: the mean over images or pixels, or over those where `counted` [N, ...] is true. `channels`:
         the mean over images and classes; pixels that do not count get no probability. Without anything that
         counts, 0.
         """
         scores, targets = scores.float() / self.temperature, targets.float() / self.temperature
-        if self.method == "channels" and scores.ndim > 2:
-            mean = _mean_over_channels(scores, targets, counted)
-        else:
-            mean = _mean_over_pixels(scores, targets, counted)
-        return self.weight * self.temperature**2 * mean
+        total = scores.new_zeros(())
+        if "channels" in self.methods:
+            total = total + _mean_over_channels(scores, targets, counted)
+        if "pixels" in self.methods:
+            total = total + _mean_over_pixels(scores, targets, counted)
+        return self.weight * self.temperature**2 * total
+
+    def feature_loss(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """weight * `relation_loss` of what `features_of` the student and `scores_and_features` have kept."""
+        return self.weight * relation_loss(ours[-1], theirs[-1])
 
 
 def _mean_over_pixels(scores: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:

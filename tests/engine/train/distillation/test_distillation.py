@@ -82,16 +82,6 @@ def test_channel_wise_distillation_leaves_out_pixels_that_do_not_count():
     assert not scores.grad.any()
 
 
-def test_scores_of_whole_images_have_no_channels_of_pixels():
-    student, teacher = torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log()
-    assert distillation(method="channels").loss(student, teacher) == distillation().loss(student, teacher)
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(UserError, match=r"distill\.method must be pixels or channels, got 'features'"):
-        distillation(method="features")
-
-
 def test_losses_are_computed_in_float32():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 3, generator=generator).bfloat16().unbind()

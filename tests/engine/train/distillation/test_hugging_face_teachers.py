@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
+from engine.train.distillation import Distillation
 from engine.train.distillation.hugging_face import is_model_folder
 from engine.train.distillation.teachers import load_teacher
 
@@ -101,3 +102,23 @@ def test_only_folders_of_transformers_count_as_such(tmp_path):
     assert not is_model_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "segformer"}))
     assert is_model_folder(tmp_path)
+
+
+def test_segformer_gives_its_last_features_too(tmp_path):
+    model = saved(tmp_path)
+    images = pixels(64, 96)
+    teacher = load_teacher(str(tmp_path), CLASSES, load_run=None).eval()
+    distillation = Distillation(teacher=teacher, method=["pixels", "features"])
+    with torch.inference_mode():
+        outputs = model(pixel_values=normalized(images), output_hidden_states=True)
+        scores, features = distillation.scores_and_features(images)
+    torch.testing.assert_close(features[0], outputs.hidden_states[-1], rtol=1e-4, atol=1e-5)
+    assert features[0].shape == (2, 16, 2, 3)
+    torch.testing.assert_close(scores, outputs.logits[:, [2, 0]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_of_tokens_has_no_feature_map(tmp_path):
+    saved(tmp_path, fixed_size=True)
+    teacher = load_teacher(str(tmp_path), CLASSES, load_run=None)
+    with pytest.raises(UserError, match=r"^distill\.method=features: the (backbone of the )?teacher"):
+        Distillation(teacher=teacher, method="features").scores_and_features(pixels(32, 32))
