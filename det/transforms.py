@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from det.augment import crop_geometry
 from det.augment.crop_geometry import Floats
+from det.augment.mixup import mixup
 from det.augment.mosaic import Sample, mosaic
 from engine.contracts import Image
 from engine.data.preprocessing import (
@@ -31,14 +32,17 @@ from engine.errors import UserError
 MIN_SIDE = 32
 """Pixels: in smaller inputs, the backbone's deepest feature map would have less than one cell."""
 
+# Random streams of a sample's seed; the loader draws partners from stream 3.
+_MOSAIC, _MOSAIC_LAYOUT, _MIXUP, _MIXED_IN = 1, 2, 4, 5
+
 Augmented = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
 
 
 class TrainTransform:
     """SSD's random crop, resized to `size`, horizontal flip and color jitter, by albumentations.
 
-    A mosaic needs more samples, which only the dataset can read. The dataset calls `partners(seed)` to ask
-    how many and, if that is not 0, `combine([this sample, *partners], seed)` instead of
+    Mosaics and mixup need more samples, which only the dataset can read. The dataset calls `partners(seed)`
+    to ask how many and, if that is not 0, `combine([this sample, *partners], seed)` instead of
     `transform(*sample, seed)`.
 
     Args:
@@ -52,6 +56,7 @@ class TrainTransform:
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         mosaic: probability of a mosaic of four images instead of zoom-out and crop.
+        mixup: probability of showing the result and another augmented image through each other.
         area: average over pixels when scaling down (slower, without aliasing).
         extra: more albumentations transforms that keep the size, applied last.
 
@@ -70,16 +75,17 @@ class TrainTransform:
         flip: float = 0.5,
         color: float = 0.0,
         mosaic: float = 0.0,
+        mixup: float = 0.0,
         area: bool = False,
         extra: Sequence[Any] = (),
     ) -> None:
         self.size = as_size("size", size, least=MIN_SIDE)
-        self.mosaic, self._min_visible, self._area = mosaic, min_visible, area
+        self.mosaic, self.mixup, self._min_visible, self._area = mosaic, mixup, min_visible, area
         if crop not in ("ssd", "iou", None):
             raise ValueError(f"crop must be ssd, iou or null (the whole image), got {crop!r}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale must be (smallest, largest) area in 0..1, got {scale!r}")
-        for name, probability in (("zoom_out", zoom_out), ("mosaic", mosaic)):
+        for name, probability in (("zoom_out", zoom_out), ("mosaic", mosaic), ("mixup", mixup)):
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name} must be a probability in 0..1, got {probability}")
         if not 0 <= min_visible <= 1:
@@ -106,17 +112,32 @@ class TrainTransform:
         return self._run(self._pipeline, (image, boxes, labels), seed)
 
     def partners(self, seed: int) -> int:
-        """How many more samples `combine` needs for this seed: 3, or 0 if there is no mosaic."""
-        drawn = self.mosaic > 0 and np.random.default_rng([seed, 1]).random() < self.mosaic
-        return NUM_MOSAIC_IMAGES - 1 if drawn else 0
+        """How many more samples `combine` needs for this seed: 3 for a mosaic, 1 for mixup."""
+        others = NUM_MOSAIC_IMAGES - 1 if _drawn(self.mosaic, seed, _MOSAIC) else 0
+        return others + _drawn(self.mixup, seed, _MIXUP)
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Augmented:
-        """Four samples (image, boxes, labels) as read -> one, like the result of a call.
+        """A sample and its partners (image, boxes, labels), as read -> one, like the result of a call.
 
         Raises:
-            ValueError: if there are not four samples.
+            ValueError: if there are not 1 + `partners(seed)` samples.
         """
-        rng = np.random.default_rng([seed, 2])
+        needed = 1 + self.partners(seed)
+        if len(samples) != needed:
+            raise ValueError(f"{needed} samples are needed, got {len(samples)}")
+        if not _drawn(self.mixup, seed, _MIXUP):
+            return self._mosaic_or_one(samples, seed)
+        *others, last = samples
+        seed_of_last = int(np.random.default_rng([seed, _MIXED_IN]).integers(2**32))
+        image, boxes, labels = mixup(
+            self._mosaic_or_one(others, seed), self._run(self._pipeline, last, seed_of_last)
+        )
+        return image, boxes.astype(np.float32), labels.astype(np.int64)
+
+    def _mosaic_or_one(self, samples: Sequence[Sample], seed: int) -> Augmented:
+        if len(samples) == 1:
+            return self._run(self._pipeline, samples[0], seed)
+        rng = np.random.default_rng([seed, _MOSAIC_LAYOUT])
         combined = mosaic(samples, self.size, rng, min_visible=self._min_visible, area=self._area)
         return self._run(self._pipeline_of_mosaics, combined, seed)
 
@@ -139,6 +160,10 @@ class TrainTransform:
                 "width), which the anchors do not fit; use transforms that keep the size"
             )
         return result["image"], boxes, labels
+
+
+def _drawn(probability: float, seed: int, stream: int) -> bool:
+    return probability > 0 and np.random.default_rng([seed, stream]).random() < probability
 
 
 class EvalTransform:

@@ -46,7 +46,7 @@ _NEW_AUGMENT_KEYS: dict[str, dict[str, Any]] = {
         "noise": 0.0,
         "extra": [],
     },
-    "det": {"extra": []},
+    "det": {"extra": [], "mixup": 0.0},
 }
 """Task -> keys of its default augmentation that older runs lack; other augmentations may reject them."""
 _NEW_GROUPS = {"det": {"inference": "whole"}}

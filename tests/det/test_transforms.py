@@ -27,6 +27,8 @@ WAYS = {
     "averaged": {"crop": "ssd", "area": True},
 }
 
+MIXED = {"mixup": {"mixup": 1.0}, "mosaic and mixup": {"mosaic": 1.0, "mixup": 1.0}}
+
 
 @pytest.fixture(scope="module")
 def build():
@@ -127,13 +129,40 @@ def test_mosaics_show_four_images(build):
         assert (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).sum() == pytest.approx(64 * 96)
         centers.add(tuple(boxes[labels == 0][0, 2:]))
     assert len(centers) > 15
-    with pytest.raises(ValueError, match="4 samples, got 3"):
+    with pytest.raises(ValueError, match="4 samples are needed, got 3"):
         transform.combine(samples[:3], 0)
 
 
 def test_mosaics_are_as_frequent_as_their_probability(build):
     assert 0.25 < np.mean([build(size=64, mosaic=0.3).partners(seed) == 3 for seed in range(1000)]) < 0.35
     assert not any(build(size=64).partners(seed) for seed in range(100))
+
+
+def test_mixup_shows_two_images_each_augmented_by_itself(build):
+    """The left halves are 15 and 55, the right ones 255, so the mean tells which of the two was flipped."""
+    transform = build(size=64, crop=None, mixup=1.0)
+
+    def halves(value, label):
+        image = np.full((64, 64, 3), 255, np.uint8)
+        image[:, :32] = value
+        return image, np.array([[0, 0, 32, 64]], np.float32), np.array([label])
+
+    seen = set()
+    for seed in range(40):
+        assert transform.partners(seed) == 1
+        image, boxes, labels = transform.combine([halves(15, 0), halves(55, 1)], seed)
+        assert labels.tolist() == [0, 1]
+        sides = tuple(boxes[:, 0].tolist())  # 0: as stored, 32: flipped
+        left = [15 if sides[0] == 0 else 255, 55 if sides[1] == 0 else 255]
+        assert (image[:, :32] == sum(left) // 2).all()
+        seen.add(sides)
+    assert seen == {(0, 0), (0, 32), (32, 0), (32, 32)}
+
+
+def test_mosaics_and_mixup_are_drawn_independently(build):
+    counts = [build(size=64, mosaic=0.5, mixup=0.4).partners(seed) for seed in range(1000)]
+    for partners, probability in ((0, 0.3), (1, 0.2), (3, 0.3), (4, 0.2)):
+        assert counts.count(partners) / 1000 == pytest.approx(probability, abs=0.05)
 
 
 def test_color_changes_pixels_only_and_extra_transforms_move_boxes(build):
@@ -154,19 +183,20 @@ numbers = st.one_of(st.floats(width=64), st.floats(-50, 250), st.integers(0, 160
 @given(
     boxes=arrays(np.float64, st.tuples(st.integers(0, 8), st.just(4)), elements=numbers),
     shape=array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=200),
-    way=st.sampled_from(sorted(WAYS)),
+    way=st.sampled_from(sorted(WAYS | MIXED)),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_boxes_give_boxes_inside_the_image(build, boxes, shape, way, seed):
     """NaN, infinite, inverted, empty, outside; images of one pixel: no exception, labels stay aligned."""
-    transform = build(size=(64, 96), color=0.2, **WAYS[way])
+    transform = build(size=(64, 96), color=0.2, **(WAYS | MIXED)[way])
     image = np.full((*shape, 3), 50, np.uint8)
     labels = np.arange(len(boxes))
     before = image.copy(), boxes.copy(), labels.copy()
 
     def run():
-        if transform.partners(seed):
-            return transform.combine([(image, boxes, labels + 10 * number) for number in range(4)], seed)
+        if partners := transform.partners(seed):
+            samples = [(image, boxes, labels + 10 * number) for number in range(1 + partners)]
+            return transform.combine(samples, seed)
         return transform(image, boxes, labels, seed)
 
     pixels, moved, kept = run()
@@ -263,6 +293,7 @@ def test_eval_transform_resizes_without_keeping_the_aspect_ratio():
         ({"size": 64, "scale": (0.5, 1.5)}, "scale must be"),
         ({"size": 64, "flip": 1.5}, "flip must be a probability"),
         ({"size": 64, "mosaic": -0.5}, "mosaic must be a probability"),
+        ({"size": 64, "mixup": 1.5}, "mixup must be a probability"),
         ({"size": 64, "zoom_out": 2}, "zoom_out must be a probability"),
         ({"size": 64, "color": 2}, "color must be a strength in 0..1"),
         ({"size": 64, "min_visible": -1}, "min_visible must be a fraction in 0..1"),
