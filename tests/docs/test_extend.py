@@ -17,7 +17,12 @@ from tests.tools.commands import run
 
 PAGES = ("data-format", "segmentation-head", "detection-head", "backbone-from-table",
          "backbone-from-elsewhere", "export-format", "task", "device")  # fmt: skip
-TRAINED = tuple(name for name in PAGES if name != "device")
+TRAINED_ALWAYS = ("segmentation-head", "task")  # the others once a week
+TRAINED = [
+    pytest.param(name, marks=pytest.mark.slow if name in TRAINED_ALWAYS else pytest.mark.weekly)
+    for name in PAGES
+    if name != "device"
+]
 STREETS = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1"]
 SEG = [*STREETS, "data.source.size=[64,128]", "data.crop=[64,96]"]
 DET = [*STREETS, "data.source.size=[64,128]", "data.size=[96,192]"]
@@ -80,7 +85,6 @@ def commands_of(name):
     return result
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_page_works_as_it_is_printed(name, tmp_path):
     files = write_tree(name, tmp_path)

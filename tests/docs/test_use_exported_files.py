@@ -119,6 +119,7 @@ def test_the_python_program_names_an_image_that_it_cannot_read(folder):
     assert "16 bits per channel; pip install opencv" in done.stderr
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize(("format", "options"), [("ncnn", ["output=raw"]), ("mnn", []), ("openvino", [])])
 def test_a_kit_of_another_runtime_predicts_the_same(folder, format, options):
     if reason := find(format).missing():

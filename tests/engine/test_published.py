@@ -48,8 +48,9 @@ def test_all_of_the_authors_networks_are_listed():
     assert len(AUTHORS) == 10
 
 
+WEEKLY = pytest.mark.weekly
 QUICK = ("lraspp_v3_small_cityscapes", "v3_small_imagenet")
-ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in AUTHORS]
+ALL = [name if name in QUICK else pytest.param(name, marks=WEEKLY) for name in AUTHORS]
 
 
 @pytest.mark.weekly
@@ -179,7 +180,7 @@ def test_a_network_is_loaded_by_name_and_predicts_at_any_size(mirror, tmp_path):
 
 
 DIFFERENT = ("lraspp", "ssdlite", "v3_large_075", "mobilenetv3_large_100.ra4", "mnasnet0_5")
-CHOSEN = [n if n.startswith(DIFFERENT) else pytest.param(n, marks=pytest.mark.slow) for n in catalog.names()]
+CHOSEN = [n if n.startswith(DIFFERENT) else pytest.param(n, marks=WEEKLY) for n in catalog.names()]
 
 
 @pytest.mark.parametrize("name", CHOSEN)
@@ -301,8 +302,9 @@ GRAPHS = {  # file -> name, changes to the run
 
 
 @pytest.mark.data
-@pytest.mark.slow
-@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize(
+    "graph", [pytest.param(g, marks=pytest.mark.slow if "small" in g else WEEKLY) for g in GRAPHS]
+)
 def test_a_download_by_name_computes_what_the_authors_graph_does(mirror, data_folder, graph):
     (name, changes), reference = GRAPHS[graph], outputs_of(graph, data_folder)
     made_up_release(name, mirror)  # the rule gives the same weights
@@ -324,7 +326,7 @@ def test_a_teacher_by_name(mirror):
         load_teacher_by_name(config, CITYSCAPES_CLASSES)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("tag", ["miil_in21k_ft_in1k", "ra4_e3600_r224_in1k", "ra_in1k"])
 def test_timms_weights_by_name_give_timms_outputs(mirror, tag):
     """With timm's own normalization of pixels, which differs between these three."""

@@ -67,17 +67,12 @@ EXPECTED = {
     examples.imagenet: [("cls", "imagenet"), ("cls", "folders")],
 }
 DETECTORS = [name for name, found in EXPECTED.items() if any(task == "det" for task, *_ in found)]
-TRAINED_ALWAYS = {  # one builder per task read in place, and every conversion; the others once a week
+TRAINED_ALWAYS = {  # per task, one read in place, and a conversion to each format; the others once a week
     examples.masks_flat: "seg",
     examples.voc_with_negatives: "det",
     examples.class_folders: "cls",
     examples.labelme: "seg",
-    examples.cvat: "seg",
-    examples.yolo_outlines: "seg",
-    examples.label_studio: "seg",
     examples.label_studio_boxes: "det",
-    examples.supervisely: "seg",
-    examples.supervisely_boxes: "det",
 }
 COMMANDS = [
     pytest.param(

@@ -133,7 +133,7 @@ def outputs(model, images):
     [
         name
         if name in ("segmenter", "classifier", "classifier of V4")
-        else pytest.param(name, marks=pytest.mark.slow)
+        else pytest.param(name, marks=pytest.mark.weekly)
         for name in MODELS
     ],
 )
@@ -361,7 +361,7 @@ def test_a_model_that_mixes_its_features_is_rejected():
         prune(TINY, state, unit, 32, make_model=Doubled)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", MODELS)
 def test_pruned_networks_can_be_trained_and_counted(name):
     make, spec = MODELS[name]
