@@ -68,6 +68,13 @@ class AnnotationIssues:
             if len(examples) < 3 and file not in examples:
                 examples.append(file)
 
+    def include(self, other: "AnnotationIssues") -> None:
+        """Report what `other` reports, too."""
+        self._notes += other._notes
+        for (noun, what), count in other._counts.items():
+            examples = other._files[noun, what]
+            self.add(noun, what, [*examples, *[examples[0]] * (count - len(examples))])
+
     @property
     def notes(self) -> list[str]:
         """The lines of `note`."""

@@ -70,7 +70,8 @@ class Masks:
         if not self.num_drawn:
             raise UserError("there are no outlines to draw")
         write_json(self.folder / "classes.json", self.classes.to_dict())
-        return f"{self.num_drawn} outlines of {len(self.classes) - 1} classes, and the background"
+        outlines, classes = counted(self.num_drawn, "outline"), counted(len(self.classes) - 1, "class")
+        return f"{outlines} of {classes}, and the background"
 
 
 def _is_background(label: str) -> bool:

@@ -53,6 +53,8 @@ def read(root: Path) -> Source:
 
 
 def _samples(splits: Mapping[str, voc_layout.SplitFiles], report: Report) -> Iterator[Sample]:
+    for line in dict.fromkeys(line for part in splits.values() for line in part.unread):
+        report.note(line)
     for split, part in splits.items():
         unlabeled = [part.images.get(name, name) for name in part.names if name not in part.annotations]
         report.add("image", "without a JSON file: left out", (Path(path).name for path in unlabeled))

@@ -5,7 +5,7 @@ import binascii
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from doctor.convert.geometry import corners, turned, with_holes
 from doctor.convert.records import Bitmap, Box, Geometry, Polygons, Report, Sample, Shape, Source
-from engine.data.images import find_images
+from engine.data.images import find_images, left_out
 from engine.data.splits import split_of
 from engine.errors import UserError
 
@@ -33,15 +33,13 @@ def read(root: Path) -> Source:
     splits = {dataset: split_of(dataset.name) or "" for dataset in datasets}
     if not all(splits.values()):
         splits = dict.fromkeys(splits, "")
-    images = {dataset: find_images(dataset / "img")[0] for dataset in datasets}
+    files = {dataset: find_images(dataset / "img") for dataset in datasets}
+    images = {dataset: found for dataset, (found, _) in files.items()}
+    unread = [line for dataset, (_, others) in files.items() for line in left_out(dataset / "img", others)]
     return Source(
         title="Supervisely",
         count=sum(map(len, images.values())),
-        samples=lambda report: (
-            sample
-            for dataset, paths in images.items()
-            for sample in _samples(root, dataset, paths, splits[dataset], report)
-        ),
+        samples=lambda report: _all_samples(root, images, splits, unread, report),
         labels=_labels(root / "meta.json"),
     )
 
@@ -54,6 +52,19 @@ def _labels(meta: Path) -> list[str]:
         return [str(entry["title"]) for entry in _load(meta)["classes"]]
     except (KeyError, TypeError):
         raise UserError(f"{meta}: has no list of classes with titles; download the project again") from None
+
+
+def _all_samples(
+    root: Path,
+    images: Mapping[Path, list[Path]],
+    splits: Mapping[Path, str],
+    unread: Sequence[str],
+    report: Report,
+) -> Iterator[Sample]:
+    for line in unread:
+        report.note(line)
+    for dataset, paths in images.items():
+        yield from _samples(root, dataset, paths, splits[dataset], report)
 
 
 def _samples(root: Path, dataset: Path, images: list[Path], split: str, report: Report) -> Iterator[Sample]:

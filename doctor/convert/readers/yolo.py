@@ -9,7 +9,7 @@ import numpy as np
 
 from det.data.cleaning import AnnotationIssues, read_size
 from det.data.formats.yolo_config import find_config, read_classes
-from det.data.formats.yolo_layout import images_of_split, label_file
+from det.data.formats.yolo_layout import add_unused, images_of_split, label_file
 from det.data.formats.yolo_rows import POLYGON, LabelReader, LabelRows, read_rows
 from doctor.convert.records import Box, Polygons, Report, Sample, Shape, Source
 from engine.data.images import Orientation
@@ -27,18 +27,21 @@ def read(root: Path, *, orientation: Orientation = "upright") -> Source:
     file, content, divided = find_config(root.absolute())
     classes = read_classes(file, content).names
     labels = LabelReader.from_yaml(file, content, len(classes))
-    splits: dict[str, list[str]] = {}
+    splits, issues = dict[str, list[str]](), AnnotationIssues()
     for split, names in SPLIT_NAMES.items():
         place = next((content[name] for name in names if content.get(name)), None)
-        found = images_of_split(file, content, split, place, AnnotationIssues()) if place else None
+        found = images_of_split(file, content, split, place, issues) if place else None
         if found:
             splits["" if divided else split] = found
+        elif place:
+            issues.note(f"{file}: {split}: {place} does not exist; the split is left out")
+    add_unused(file.parent, [image for images in splits.values() for image in images], issues)
     if not splits:
         raise UserError(f"{file}: none of its train, val and test paths exists; correct them")
     return Source(
         title="YOLO",
         count=sum(map(len, splits.values())),
-        samples=lambda report: _samples(splits, classes, labels, report, orientation),
+        samples=lambda report: _samples(splits, classes, labels, issues, report, orientation),
         labels=classes,
     )
 
@@ -47,9 +50,11 @@ def _samples(
     splits: Mapping[str, list[str]],
     classes: tuple[str, ...],
     labels: LabelReader,
+    issues: AnnotationIssues,
     report: Report,
     orientation: Orientation,
 ) -> Iterator[Sample]:
+    report.include(issues)
     for split, images in splits.items():
         files = list(map(label_file, images))
         rows = _read(files, labels, report)

@@ -21,6 +21,7 @@ from engine.data.images import conversion, jpeg, png_parts, tiff
 from engine.data.images.conversion import Range
 from engine.data.images.messages import (
     MOST_MEGAPIXELS,
+    START_BYTES,
     PathLike,
     damaged,
     lossy,
@@ -269,7 +270,7 @@ def open_header(path: PathLike, data: bytes | None = None) -> Image.Image:
     except Exception as error:  # for damaged files, Pillow raises many classes, including TypeError
         if isinstance(error, OSError) and error.strerror:
             raise unreadable(path, error) from error
-        raise unknown_format(path, _start_of(path) if data is None else data[:64]) from error
+        raise unknown_format(path, _start_of(path) if data is None else data[:START_BYTES]) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise too_large(path, image.height, image.width, MAX_PIXELS)
@@ -279,7 +280,7 @@ def open_header(path: PathLike, data: bytes | None = None) -> Image.Image:
 def _start_of(path: PathLike) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(64)
+            return file.read(START_BYTES)
     except OSError as error:
         raise unreadable(path, error) from error
 

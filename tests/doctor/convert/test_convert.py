@@ -385,6 +385,36 @@ def test_what_cannot_be_read_is_named_and_counted(tmp_path):
     assert sorted(os.listdir(tmp_path / "out/masks")) == ["4.png", "5.png"]
 
 
+@pytest.mark.parametrize(
+    ("builder", "place", "label"),
+    [
+        (examples.yolo_outlines, "images/train", "labels/train/new.txt"),
+        (examples.labelme, ".", "new.json"),
+        (examples.supervisely, "train/img", "train/ann/new.heic.json"),
+    ],
+)
+def test_files_that_are_no_images_are_counted(builder, place, label, tmp_path):
+    builder(tmp_path / "in")
+    (tmp_path / "in" / place / "new.heic").write_bytes(b"....ftypheic")
+    (tmp_path / "in" / label).write_text("")
+    lines = to_masks(tmp_path / "in", tmp_path / "out").lines
+    expected = f"{place.strip('.')}: 1 file left out: new.heic; images must be"
+    assert any(expected in line for line in lines), lines
+
+
+def test_of_yolo_what_is_in_no_split_and_splits_that_do_not_exist_are_named(tmp_path):
+    examples.yolo_outlines(tmp_path / "in")
+    examples.image(tmp_path / "in/images/spare/c.png")
+    examples.write(tmp_path / "in/labels/spare/c.txt", "0 .1 .1 .5 .1 .5 .6\n")
+    examples.write(tmp_path / "in/labels/train/lost.txt", "0 .1 .1 .5 .1 .5 .6\n")
+    yaml = tmp_path / "in/data.yaml"
+    yaml.write_text(yaml.read_text() + "test: images/absent\n")
+    lines = to_masks(tmp_path / "in", tmp_path / "out").lines
+    assert f"YOLO: {yaml}: test: images/absent does not exist; the split is left out" in lines
+    assert "YOLO: 1 label file without an image: left out (lost.txt)" in lines
+    assert "YOLO: 1 image with a label file, but in no split: left out (c.png)" in lines
+
+
 def test_no_folder_is_overwritten_and_none_remains_after_an_error(tmp_path):
     examples.labelme(tmp_path / "in")
     (tmp_path / "out").mkdir()
