@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from engine.errors import UserError
 
@@ -36,6 +38,37 @@ SAME_REQUEST_S = 2.0
 """Signals within this many seconds count as one: a terminal and torchrun both forward Ctrl-C."""
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _DilatedInFloat32(TorchFunctionMode):
+    """Computes dilated depthwise convolutions in fp32 where autocast would use bf16, while training on a CPU.
+
+    oneDNN's bf16 gradient of their weights, in channels-last format and from a width of about 32, reads
+    memory that was never written: it is wrong or not finite (seen with torch 2.15). Other convolutions, and
+    the gradient of the input, are right.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.conv2d or not torch.is_grad_enabled() or not _is_dilated_depthwise(*args, **kwargs):
+            return func(*args, **kwargs)
+        args = map_tensors(args, Tensor.float)
+        kwargs = {name: map_tensors(value, Tensor.float) for name, value in kwargs.items()}
+        with torch.autocast("cpu", enabled=False):
+            return func(*args, **kwargs).to(torch.get_autocast_dtype("cpu"))
+
+
+def _is_dilated_depthwise(
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Whether a call of F.conv2d with these arguments is one."""
+    return groups > 1 and weight.shape[1] == 1 and dilation not in (1, (1, 1), [1, 1])
 
 
 @dataclass(frozen=True)
@@ -59,9 +92,15 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         dtype = _PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        if dtype is None:
+            yield
+            return
+        on_cpu = self.device.type == "cpu"
+        with torch.autocast(self.device.type, dtype), _DilatedInFloat32() if on_cpu else nullcontext():
+            yield
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, in this run's memory format."""
