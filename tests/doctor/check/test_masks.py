@@ -127,6 +127,12 @@ def test_a_planted_fault_is_found_once_and_nothing_else(root, plant, expected):
     assert counts == expected
 
 
+def test_of_masks_that_cannot_be_read_no_class_is_said_to_be_absent(root):
+    for path in root.glob("masks/*/*.png"):
+        mask(path, halves(right=7))
+    assert found(checked("seg", root)) == {"unknown_values": 7}
+
+
 def test_a_range_that_is_set_is_not_asked_for(root):
     twelve_bits(root)
     assert "unused_range" not in found(checked("seg", root, "data.pixel_range=[0,4095]"))
