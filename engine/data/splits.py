@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.images import IMAGE_SUFFIXES, read_image
+from engine.data.images.reading import read_deep
 from engine.errors import UserError, some
 from engine.io.files import groups_of_same_content, same_content
 from engine.io.text import read_text
@@ -245,11 +246,15 @@ def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, o
 
 
 def _is_uniform(path: str) -> bool:
+    """Whether all pixels have the same stored value, since data.pixel_range is unknown here; NaN is one."""
     try:
-        pixels = read_image(path)
+        pixels = read_deep(path)
+        if pixels is None:
+            pixels = read_image(path)
     except UserError:  # reported or skipped when it is read as a sample
         return False
-    return bool((pixels == pixels[0, 0]).all())
+    first = pixels[0, 0]
+    return bool(((pixels == first) | ((pixels != pixels) & (first != first))).all())
 
 
 def divide(
