@@ -21,12 +21,15 @@ VIDEO_SUFFIXES = (
 
 Image = NDArray[np.uint8]
 
+_RESULTS = f"{os.sep} (earlier predictions)"
+
 
 def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None] = print) -> list[Path]:
     """The files that `text` names: one file, all images and videos below a folder, or the matches of a glob.
 
     Args:
-        skip: a folder whose files are not wanted (earlier results).
+        skip: a folder whose files are not wanted (the results). Folders of earlier predictions are not wanted
+            either.
         say: called with a line that counts and names the files of a folder that are left out.
 
     Raises:
@@ -46,7 +49,8 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
     if not files and skip is not None and _inside(skip)(Path(text).expanduser()):
         raise UserError(f"input={text}: is the folder for the results; choose another out=")
     kinds = " ".join(suffix.lstrip(".") for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-    unread = f"{counted(len(others), 'file')} left out: {some(others)}"
+    noun = "path" if any(name.endswith(_RESULTS) for name in others) else "file"
+    unread = f"{counted(len(others), noun)} left out: {some(others)}"
     scheme, is_address, _ = text.partition("://")
     if not files and is_address:
         raise UserError(
@@ -71,15 +75,23 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
         found, others = find_images(path)
         videos = [path / name for name in others if is_video(Path(name))]
         files = [*found, *videos]
-        if skip is not None:
-            is_result = _inside(skip)
+        earlier = _earlier_results(path, others)
+        for results in [*earlier, *([] if skip is None else [skip])]:
+            is_result = _inside(results)
             files = [file for file in files if not is_result(file)]
             others = [name for name in others if not is_result(path / name)]
+        others += [f"{folder.relative_to(path)}{_RESULTS}" for folder in earlier]
         return files, [name for name in others if not is_video(Path(name))]
     # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
     found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
     return found, []
+
+
+def _earlier_results(path: Path, others: Sequence[str]) -> list[Path]:
+    """The folders below `path` that `predict` has written. others: names of files that are no images."""
+    folders = [(path / name).parent for name in others if os.path.basename(name) == "summary.json"]
+    return [folder for folder in folders if folder != path and (folder / "overlays").is_dir()]
 
 
 def _inside(folder: Path) -> Callable[[Path], bool]:

@@ -1,6 +1,7 @@
 """Reads the frames of a video file, and checks that none are missing."""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ _COUNTING = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
 
 _LEAST_SHARE = 0.9
 """Required share of the estimated frames, or of the duration."""
+
+
+_ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""How an ASF file and its file properties start; these have the size at byte 40, and flags at byte 88."""
+
+_ASF_START, _ASF_NOT_LIVE = 4096, (b"\0", b"\2")
+"""The size is valid unless the first flag, of live broadcasts, is set; the second is "seekable"."""
 
 
 class VideoFile:
@@ -66,6 +74,9 @@ class VideoFile:
 
     def damage(self) -> str | None:
         """After the last frame: what is missing, as the end of a message; None if nothing is missing."""
+        if not self.expected and (size := asf_size(self.source)):
+            found = f"{os.path.getsize(self.source)} of {size} bytes, {self.decoded} frames decoded"
+            return f"damaged: {found}; the readable part is kept; restore the file or convert it"
         if not self.expected or self.decoded >= self.expected - 1:
             return None
         share = _LEAST_SHARE if not self._counts else 1 - 1 / self.expected
@@ -79,6 +90,23 @@ class VideoFile:
         if self._remote:
             return f"damaged or cut off: {found}; try again, or download the file and restore or convert it"
         return f"damaged: {found}; restore the file or convert it"
+
+
+def asf_size(source: Path | str) -> int:
+    """The number of bytes that the header of an ASF file (.wmv) gives, if the file is shorter; otherwise 0.
+
+    ffmpeg does not estimate the number of frames of such a file.
+    """
+    try:
+        with open(source, "rb") as file:
+            start = file.read(_ASF_START)
+    except OSError:  # an address
+        return 0
+    place = start.find(_ASF_PROPERTIES)
+    if not start.startswith(_ASF) or place < 0 or start[place + 88 : place + 89] not in _ASF_NOT_LIVE:
+        return 0
+    size = int.from_bytes(start[place + 40 : place + 48], "little")
+    return size if size > os.path.getsize(source) else 0
 
 
 def check_size(capture: Any, name: str) -> None:

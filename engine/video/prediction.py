@@ -38,7 +38,7 @@ def predict_video(
     if run.stopped:
         entry["interrupted"] = True
     elif count != frames and (damage := video.damage()) is not None:
-        entry |= {"expected_frames": video.expected, "damage": damage}
+        entry |= {"expected_frames": video.expected or None, "damage": damage}
     return entry
 
 

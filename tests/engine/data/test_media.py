@@ -31,6 +31,18 @@ def test_find_media_accepts_files_folders_and_globs(tmp_path, monkeypatch):
             media.find_media(nothing)
 
 
+def test_earlier_predictions_in_a_folder_are_left_out(tmp_path):
+    for name in ("a.png", "seen/summary.json", "seen/overlays/a.png", "b/summary.json", "b/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    said = []
+    found = media.find_media(str(tmp_path), say=said.append)
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.png", "b/c.png"]
+    assert "2 paths left out: b/summary.json, seen/ (earlier predictions)" in said[0]
+    inside = media.find_media(str(tmp_path / "seen"), say=said.append)  # given itself, it is read
+    assert [path.name for path in inside] == ["a.png"]
+
+
 def test_output_names_are_unique():
     files = [Path(p) for p in ("x/a.png", "x/a.jpg", "x/b.png", "y/a.png", "y/c.png")]
     names = media.output_names(files)

@@ -96,6 +96,18 @@ def test_a_video_that_ends_early_is_reported_and_its_frames_are_kept(tmp_path, k
     assert frames_in(tmp_path / "out" / "overlays" / "a.mp4") == record["frames"]
 
 
+def test_a_wmv_file_that_ends_early_is_reported_by_its_size(tmp_path):
+    path = write_video(tmp_path / "a.wmv")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    result = predict_files(Task(), Reporter(), [path], tmp_path / "out")
+    (record,), (failure,) = result.records, result.failures
+    assert 15 < record["frames"] < 45
+    assert f"damaged: {len(data) // 2} of {len(data)} bytes, {record['frames']} frames" in failure["error"]
+    assert record["expected_frames"] is None
+    assert result.status == 1
+
+
 def test_damage_in_the_middle_of_an_mp4_is_reported(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     data = bytearray(path.read_bytes())
