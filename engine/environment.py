@@ -26,7 +26,7 @@ _cache = os.path.join(_home, ".cache")
 if (
     "XDG_CACHE_HOME" not in os.environ
     and hasattr(os, "getuid")  # on Windows, there is always a home folder
-    and not os.access(_cache if os.path.isdir(_cache) else _home, os.W_OK)
+    and not (os.path.isabs(_home) and os.access(_cache if os.path.isdir(_cache) else _home, os.W_OK))
 ):
     _cache = os.path.join(tempfile.gettempdir(), f"mobilenet-dense-{os.getuid()}")
     try:

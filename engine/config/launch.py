@@ -27,6 +27,7 @@ from engine.config.overrides import (
     cleared_alternatives,
     groups,
     quote_path,
+    with_home,
     without_empty_groups,
 )
 from engine.errors import UserError, out_of_memory
@@ -93,7 +94,7 @@ def launch(
         sys.exit(run_job(lambda: print(readable_help(tool, help_text))))
 
     def run() -> Any:
-        completed = complete(arguments)
+        completed = complete([with_home(argument) for argument in arguments])
         if any(argument.startswith("-") for argument in completed):
             return _launch_hydra(job, tool, completed)
         return job(_options(tool, compose_config(tool, completed)))

@@ -146,6 +146,21 @@ def parse_override(override: str) -> tuple[str, Any]:
         ) from None
 
 
+def with_home(override: str) -> str:
+    """Expand `~` at the start of a path, which some shells leave as it is after `=`.
+
+    Raises: UserError if the home folder is unknown: a folder called ~ would be created.
+    """
+    key, _, value = override.partition("=")
+    on_this_machine = PATH_KEYS.fullmatch(key) and not key.startswith("remote.")
+    if not on_this_machine or not re.match(r"~(?:/|$)", value):
+        return override
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise UserError(f"{override}: there is no home folder; write the path without ~")
+    return f"{key}={expanded}"
+
+
 def quote_path(override: str) -> str:
     """Quote the value if it is a path: commas, brackets and equals signs are special in Hydra's syntax.
 

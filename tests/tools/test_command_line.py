@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from engine.config import compose, launch, overrides, saved
 from engine.config.launch import run_job
 from engine.errors import UserError
+from tests.refusals import refuses
 from tests.tools.commands import run
 
 
@@ -27,6 +28,22 @@ from tests.tools.commands import run
 def test_paths_are_used_exactly_as_typed(path):
     composed = compose.compose_config("predict", ["run=r", f"input={path}"])
     assert composed.input == path
+
+
+def test_the_home_folder_is_expanded_in_paths_and_is_never_a_folder_called_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed, expected in (
+        ("out=~/x", "out=/home/me/x"),
+        ("run=~", "run=/home/me"),
+        ("data.root=~/a b", "data.root=/home/me/a b"),
+        ("input=x~/y", "input=x~/y"),
+        ("input=~x.png", "input=~x.png"),
+        ("remote.python=~/env/python", "remote.python=~/env/python"),  # of another machine
+        ("~data.crop", "~data.crop"),
+    ):
+        assert overrides.with_home(typed) == expected
+    monkeypatch.setattr("os.path.expanduser", str)  # no home, unknown user
+    refuses(lambda: overrides.with_home("out=~/x"), "^out=~/x: there is no home folder; write the path")
 
 
 def test_several_runs_are_a_list_of_paths(tmp_path, monkeypatch):

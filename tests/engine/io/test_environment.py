@@ -42,6 +42,18 @@ def test_a_home_that_cannot_be_written_is_replaced_and_said_in_one_line(tmp_path
     check(tmp_path, *show(tmp_path, HOME="/nonexistent"), os.getuid())
 
 
+def test_a_folder_called_tilde_is_no_home(tmp_path):
+    (tmp_path / "sub/~").mkdir(parents=True)
+    command = (
+        "import os; os.path.expanduser = str; import engine.environment; print(os.environ['XDG_CACHE_HOME'])"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=environment, cwd=tmp_path / "sub", capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(tmp_path / f"mobilenet-dense-{os.getuid()}"), done.stderr
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process of another user")
 @pytest.mark.parametrize("home", [{}, {"HOME": "/"}])
 def test_an_unknown_user_has_caches(home):
