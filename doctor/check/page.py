@@ -1,6 +1,7 @@
 """The report of a checked dataset as one HTML file."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,8 @@ def _drawn_pairs(scan: Scan, pairs: Sequence[Sequence[int]]) -> Iterator[tuple[I
     ordered = sorted(pairs, key=lambda pair: first[pair[0]] == first[pair[1]])
     for one, other in ordered[:_PAIRS_SHOWN]:
         try:
-            images = [read_image(scan.path(file), upright=scan.upright) for file in (one, other)]
+            read = partial(read_image, pixel_range=scan.pixel_range, upright=scan.upright)
+            images = [read(scan.path(file)) for file in (one, other)]
         except UserError:  # reported as a finding
             continue
         size = panel_size(images[0])

@@ -1,6 +1,7 @@
 """Near-duplicates: what is found among hashes, and among copies of images that were changed a little."""
 
 import itertools
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from doctor.check.image_facts import FACTS, image_facts, perceptual_hash, thumbnail_of
 from doctor.check.near_duplicates import HASH_BITS, near_duplicates
+from doctor.check.page import _drawn_pairs
 from tests.doctor.check.datasets import pixels
 
 
@@ -93,3 +95,18 @@ def test_facts_are_those_of_the_image(tmp_path):
     assert (row["mode"], row["deep"]) == (b"RGB", False)
     assert thumbnail[:, :7].min() == 200
     assert thumbnail[:, 9:].max() == 0
+
+
+def test_pairs_are_drawn_with_the_pixel_range_of_the_data(tmp_path):
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.tif"), np.full((48, 64), 0.5, np.float32))
+    scan = SimpleNamespace(
+        first_split=np.array([0, 1]),
+        rows={"train": None, "val": None},
+        path=lambda file: str(tmp_path / f"{'ab'[file]}.tif"),
+        pixel_range=(0.0, 1.0),
+        upright=True,
+    )
+    ((drawn, caption),) = _drawn_pairs(scan, [[0, 1]])
+    assert caption == "train: a.tif and val: b.tif"
+    assert (drawn[-1] == 128).all()
