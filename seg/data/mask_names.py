@@ -47,7 +47,8 @@ def pair(
         suffix = _common_suffix(folders, images, masks)
     masks_of = {name: name + suffix for name in images}
     if given is None and any(mask not in masks for mask in masks_of.values()):
-        masks_of = _with_other_words(folders, images, masks, warnings) or masks_of
+        found = _with_other_words(folders, images, masks, warnings)
+        masks_of = found or _with_word_replaced(folders, images, masks, warnings) or masks_of
     missing = [name for name in images if masks_of[name] not in masks]
     if split == "test" and len(missing) == len(images):
         return SegmentationSplit(images=pack_paths(list(images.values())), names=pack_paths(list(images)))
@@ -130,6 +131,32 @@ def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: l
     return found
 
 
+def _with_word_replaced(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
+    """Image -> mask, if the masks have another word inside all names, as in seq1_frame_7 and seq1_label_7;
+    empty if none or several would fit."""
+    first, fitting = next(iter(images)), []
+    for old, new in dict.fromkeys(_replaced(first, mask) for mask in masks if mask not in images):
+        if old and all(name.count(old) == 1 and name.replace(old, new) in masks for name in images):
+            fitting.append((old, new))
+    if len(images) < 2 or len(fitting) != 1:
+        return {}
+    found = {name: name.replace(*fitting[0]) for name in images}
+    warnings.append(
+        f"{folders.masks}: masks paired by their names with {fitting[0][1]} for {fitting[0][0]}, such as "
+        f"{first} and {found[first]}"
+    )
+    return found
+
+
+def _replaced(name: str, other: str) -> tuple[str, str]:
+    """The parts in which two names differ; empty if one is empty or has digits."""
+    start = _shared(name, other)
+    end = _shared(name[start:][::-1], other[start:][::-1])
+    old, new = name[start : len(name) - end], other[start : len(other) - end]
+    is_word = old and new and not any(letter.isdigit() for letter in old + new)
+    return (old, new) if is_word else ("", "")
+
+
 def _differing(names: list[str]) -> dict[str, str]:
     """The differing part of each name -> name; the shared start and end, except digits, are removed."""
     start, end = _common_start(names), _common_start([name[::-1] for name in names])
@@ -141,9 +168,13 @@ def _differing(names: list[str]) -> dict[str, str]:
 def _common_start(names: list[str]) -> int:
     """The number of characters at the start that all names share, without digits at its end."""
     lowest, highest = min(names, default=""), max(names, default="")
-    same = [one == other for one, other in zip(lowest, highest, strict=False)]
-    length = same.index(False) if False in same else len(same)
-    return len(lowest[:length].rstrip(string.digits))
+    return len(lowest[: _shared(lowest, highest)].rstrip(string.digits))
+
+
+def _shared(name: str, other: str) -> int:
+    """The number of characters at the start that two names share."""
+    same = [one == another for one, another in zip(name, other, strict=False)]
+    return same.index(False) if False in same else len(same)
 
 
 def _no_mask(

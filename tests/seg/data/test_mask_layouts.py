@@ -1,6 +1,7 @@
 """Layouts of images and masks: which files are paired, and messages that name what is missing."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -233,6 +234,28 @@ def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask)
     names = {int(re.sub(r"\D", "", name)): number for part in found.values() for name, number in part.items()}
     assert names == {number: number - 10 for number in range(10, 20)}
     assert any("masks paired by the differing part of their names" in line for line in build(root).warnings)
+
+
+def test_another_word_inside_the_names_is_recognized_and_said(tmp_path):
+    for kind, word in (("images", "frame"), ("masks", "label")):
+        for number, name in enumerate(("seq1", "seq1", "seq2", "seq2")):
+            pixels = np.full((4, 6) if kind == "masks" else (4, 6, 3), number % 2, np.uint8)
+            pixels[0, 0] = number
+            write_png(tmp_path / kind / f"{name}_{word}_{number}.png", pixels)
+    source = build(tmp_path)
+    pairs = {
+        os.path.basename(image): os.path.basename(label)
+        for split in source.splits.values()
+        for image, label in zip(split.images, split.labels, strict=True)
+    }
+    assert len(pairs) == 4
+    assert all(label == image.replace(b"frame", b"label") for image, label in pairs.items())
+    assert any("masks paired by their names with label for frame, such as" in w for w in source.warnings)
+    write_png(tmp_path / "masks/seq1_depth_0.png", np.zeros((4, 6), np.uint8))  # not of all images
+    assert len(build(tmp_path).splits["train"].labels) + len(build(tmp_path).splits["val"].labels) == 4
+    for name in ("seq1_depth_1", "seq2_depth_2", "seq2_depth_3"):
+        write_png(tmp_path / f"masks/{name}.png", np.zeros((4, 6), np.uint8))
+    refuses(lambda: build(tmp_path), "the nearest name is")
 
 
 def test_other_numbers_are_no_words(tmp_path):
