@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from engine.config.compose import compose_config
 from engine.config.instantiate import build, find_task, plain, task_info
 from engine.config.runs import TrainedRun
 from engine.config.training import build_task
-from engine.contracts import TaskInfo
+from engine.contracts import Image, TaskInfo
 from engine.data.class_map import ClassMap
+from engine.data.images import read_image
 from engine.data.preprocessing import Size, as_size
 from engine.errors import UserError, nearest
 
@@ -40,6 +41,7 @@ class BenchmarkRow:
         accuracy: our measured values, by metric; empty if there are none.
         accuracy_on: the data that they were measured on; None: those of the run.
         predictor: the task (`predictor.model` is the network); None if nothing is timed.
+        read: path -> image [H, W, 3], as the run reads it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BenchmarkRow:
     accuracy: Mapping[str, float]
     accuracy_on: str | None = None
     predictor: nn.Module | None = None
+    read: Callable[[str], Image] = read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,7 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
         paper=plain(run.config.get("paper"), "paper") or {},
         accuracy={} if accuracy is None else {metric: accuracy},
         predictor=run.task() if options.latency else None,
+        read=run.read_image,
     )
 
 

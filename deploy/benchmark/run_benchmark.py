@@ -20,7 +20,7 @@ from deploy.eager import EAGER
 from deploy.options import BenchmarkOptions
 from deploy.remote.connect import DeviceTimer, connect
 from engine import runtime
-from engine.data.images import read_image
+from engine.contracts import Image
 from engine.io.progress import Progress, announced
 from engine.run import run_folder
 
@@ -90,9 +90,10 @@ def _measure(
         common["device"] = device
     else:
         measure = partial(measure_on_device, timer=device)
+    images: dict[str, Image] = {}
     if options.include == "all":
-        largest = max(row.size for row in rows)
-        common["image"] = read_image(Path(options.input)) if options.input else noise(largest)
+        example = noise(max(row.size for row in rows))
+        images = {row.name: row.read(options.input) if options.input else example for row in rows}
     artifacts = files_by_name(options.artifact or "")
     with tempfile.TemporaryDirectory() as folder:
         cache = ExportCache(Path(folder))
@@ -104,7 +105,9 @@ def _measure(
                 pairs.append((row, name, file))
             pairs += [(rows[-1], name, file) for name, file in artifacts.items()]
             candidates = [
-                Candidate(row=row, runtime=name, file=file, threads=threads, **common)
+                Candidate(
+                    row=row, runtime=name, file=file, threads=threads, image=images.get(row.name), **common
+                )
                 for row, name, file in pairs
             ]
             progress = Progress(options.measure.most, unit="round", at_most_s=options.measure.budget_s)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.benchmark import paper
@@ -11,6 +12,7 @@ from deploy.options import Suite
 from engine.config.compose import compose_config, to_yaml
 from engine.config.instantiate import tool_options
 from engine.data.class_map import ClassMap
+from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import write_json
 
@@ -54,6 +56,16 @@ def test_the_accuracy_of_a_run_is_that_of_the_checkpoint_that_is_measured(tmp_pa
     write_json(tmp_path / "metrics.json", {"miou": 0.7, "best_miou": 0.8, "best_step": 3})
     chosen = options(f"run={tmp_path}", f"checkpoint={checkpoint}", "latency=false", "size=[64,128]")
     assert comparisons(chosen)[0].rows[0].accuracy == {"miou": expected}
+
+
+def test_a_run_reads_the_image_as_in_training(tmp_path):
+    # 12-bit values: with the run's range, 2048 of 4095 becomes 128; without it, 2048 of 65535 becomes 8.
+    config = compose_config("train", ["task=seg", "data.pixel_range=[0,4095]"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
+    write_png(tmp_path / "deep.png", np.full((4, 6), 2048, np.uint16))
+    row = comparisons(options(f"run={tmp_path}", "latency=false", "size=[64,128]"))[0].rows[0]
+    assert (row.read(str(tmp_path / "deep.png")) == 128).all()
 
 
 def test_the_own_suite_compares_the_papers_heads_with_ours_for_each_task():
