@@ -17,6 +17,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -311,9 +312,7 @@ class BatchLoader:
         pin_memory: bool = False,
     ) -> None:
         reader: Any = _BatchReader(dataset)
-        with warnings.catch_warnings():
-            # More workers than CPUs can be useful, because workers also wait for files.
-            warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+        with _any_number_of_workers():
             self._loader: DataLoader[Any] = DataLoader(
                 reader,
                 sampler=batches,
@@ -326,7 +325,16 @@ class BatchLoader:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        return _BatchIterator(iter(self._loader))
+        with _any_number_of_workers():
+            return _BatchIterator(iter(self._loader))
+
+
+@contextmanager
+def _any_number_of_workers() -> Iterator[None]:
+    """Silence torch's warning: more workers than CPUs can be useful, because workers also wait for files."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+        yield
 
 
 def without_gaps(dataset: Dataset, keys: list[SampleKey]) -> list[SampleKey]:
