@@ -140,7 +140,7 @@ def load(
         from deploy.artifact import with_exported_file
 
         folder = _published_run(run) if run else _enclosing_run(path)
-        trained = TrainedRun.open(folder, overrides=arguments, checkpoint=checkpoint)
+        trained = TrainedRun.open(folder, overrides=arguments, checkpoint=checkpoint, reads="images")
         task = with_exported_file(trained.task(), trained.info, path, threads=threads, precision="fp32")
         return Predictor(task, trained.info.reporter(task), trained.read_image, upright=trained.upright)
     if run is not None:

@@ -97,7 +97,7 @@ class Pretrained:
             raise UserError(
                 f"{source}: revision= is only for Hub repositories, and this is a local folder; leave it out"
             )
-        trained = TrainedRun.open(folder, overrides=overrides, checkpoint=checkpoint_name)
+        trained = TrainedRun.open(folder, overrides=overrides, checkpoint=checkpoint_name, reads="images")
         return cls(trained, overrides=overrides, device=device)
 
     def predict_image(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Any:

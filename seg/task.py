@@ -76,6 +76,12 @@ class Segmentation(nn.Module):
         for name, factor in (("dice", dice), ("lovasz", lovasz), ("auxiliary", auxiliary)):
             if factor < 0:
                 raise ValueError(f"{name} must be at least 0 (no such loss), got {factor}")
+        head = getattr(model, "head", None)
+        if auxiliary not in (0, 0.4) and getattr(head, "auxiliary", None) is None:
+            raise ValueError(
+                "auxiliary has no effect: the head has no auxiliary classifier; choose model=multi_scale, or "
+                "leave it out"
+            )
         weights = None if loss is None else loss.class_weights
         if weights is not None and len(weights) != len(classes):
             raise ValueError(

@@ -38,7 +38,8 @@ from engine.run import run_folder
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
     """Evaluate a run and write the results into a folder; returns the metrics."""
-    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
+    chosen: dict[str, Any] = {"overrides": options.overrides, "checkpoint": options.checkpoint}
+    run = TrainedRun.open(options.run, **chosen, reads="dataset")
     started, here = time.time_ns(), runtime.start(device=options.device, precision=options.precision)
     task, artifact_info, parent, notes = run.task(), {}, run.folder.path, list[str]()
     if options.artifact is not None:

@@ -28,7 +28,9 @@ from engine.published import run_by_name
 
 def export(options: ExportOptions) -> Path:
     """Export a run; returns the file."""
-    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
+    run = TrainedRun.open(
+        options.run, overrides=options.overrides, checkpoint=options.checkpoint, reads="dataset"
+    )
     path = export_run(run, options, log=partial(print, flush=True))
     words = (f"run={run.folder.path}", f"artifact={path}", *options.overrides)
     print(f"next: python tools/eval.py {shlex.join(words)}")

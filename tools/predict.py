@@ -37,7 +37,8 @@ from engine.video.stream import is_stream
 
 def predict(options: PredictOptions) -> int:
     """Predict on the input; returns the exit status: 1 if a file was skipped or is damaged."""
-    run = TrainedRun.open(options.run, overrides=options.overrides, checkpoint=options.checkpoint)
+    chosen: dict[str, Any] = {"overrides": options.overrides, "checkpoint": options.checkpoint}
+    run = TrainedRun.open(options.run, **chosen, reads="images")
     place = Path(options.out or run.folder.path / "predict")
     claimed = claim_results(place, renames=options.out is None)
     with claimed as out:
@@ -56,7 +57,7 @@ def predict(options: PredictOptions) -> int:
             )
         here.place(task)
         reporter = run.info.reporter(task)
-        chosen: dict[str, Any] = {"legend": options.legend, "frames": options.frames}
+        chosen = {"legend": options.legend, "frames": options.frames}
         kind, labeling = options.save_labels, None
         if kind is not None:
             labeling = Labeling(reporter, out / "labels", kind, files, min_score=options.least_score)

@@ -160,7 +160,7 @@ def _untrained_row(
 
 def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
     """The run at `path`, with the accuracy of its checkpoint's evaluation."""
-    open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint)
+    open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint, reads="network")
     run, size = open_run(overrides=options.overrides), options.image_size
     if size is not None:
         run = open_run(overrides=[*options.overrides, f"{run.info.size_key}=[{size[0]},{size[1]}]"])

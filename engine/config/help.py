@@ -118,9 +118,11 @@ _OTHER_PROGRAMS = {
     **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
     **dict.fromkeys(("out", "output_dir", "save_dir", "log_dir", "project"), ("out", "run")),
     **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
-    "batch_size": ("trainer.batch", "data.eval_batch"),
+    **dict.fromkeys(("batch_size", "batch"), ("trainer.batch", "data.eval_batch")),
     "pretrained": ("weights",),
-    **dict.fromkeys(("conf", "conf_thres", "threshold"), ("task.draw_threshold",)),
+    **dict.fromkeys(
+        ("conf", "conf_thres", "confidence", "threshold", "score_thr", "shown"), ("task.draw_threshold",)
+    ),
     **dict.fromkeys(("source", "image", "images"), ("input",)),
 }
 """Names of keys in other programs, and ours."""
@@ -135,12 +137,19 @@ def nearest_key(key: str, known: Collection[str]) -> str:
     last = key.rpartition(".")[2]
     if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
         return f"; did you mean {' or '.join(map(repr, meant))}?"
+    group = key.rpartition(".")[0]
     others = [other for other in known if not key.startswith(f"{other}.")]
+    others = [other for other in others if other.rpartition(".")[0] != group or _alike(last, other)]
     for name in dict.fromkeys((last, last.partition("_")[0])):
         ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
         if ends and not (name != last and nearest(key, others, cutoff=0.8)):
             return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
     return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+
+
+def _alike(last: str, other: str) -> bool:
+    """Whether the last parts of two keys of a group are similar: a long name of the group hides that."""
+    return bool(nearest(last, [other.rpartition(".")[2]]))
 
 
 def check_keys(tool: str, overrides: Sequence[str]) -> None:

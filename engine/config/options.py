@@ -101,10 +101,6 @@ class PredictOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for override in self.overrides:
-            key = override.partition("=")[0].lstrip("+~")
-            if key in ("data.split", "data.limit", "data.exclude"):
-                raise UserError(f"{key}: the images are those of input=; leave it out")
         if self.min_score is not None and self.save_labels is None:
             raise ValueError("min_score is only for save_labels=; set that too")
 
@@ -140,6 +136,7 @@ class PublishOptions(RunOptions):
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        check_effective(self.overrides)
         if self.out is None and self.repo is None:
             raise ValueError("set out=<folder>, repo=<user>/<name>, or both")
         if self.repo is None:
@@ -178,15 +175,18 @@ class ConvertOptions:
 
 _ONLY_IN_TRAINING = (
     *("trainer", "optimizer", "schedule", "augment", "distill"),
-    *("init_from", "weights", "seed", "samples", "freeze", "skip"),
+    *("init_from", "weights", "seed", "samples", "freeze", "skip", "resume", "replay", "paper"),
+    *("task.loss", "task.dice", "task.lovasz", "task.auxiliary", "task.label_smoothing", "task.mix"),
+    *("task.matcher", "data.scale", "data.recipe"),
 )
+"""Keys and groups of keys of a run that its tools do not use."""
 
 
 def check_effective(overrides: Sequence[str]) -> None:
     """Raise a UserError if an override of a run sets a key that only training reads."""
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
-        if key.partition(".")[0] in _ONLY_IN_TRAINING:
+        if f"{key}.".startswith(tuple(f"{name}." for name in _ONLY_IN_TRAINING)):
             own = key.removeprefix("trainer.")
             remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
             raise UserError(f"{override}: only training reads this key; {remedy}")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
-from engine.config.saved import differences, load_config
+from engine.config.saved import Reads, differences, load_config, refuse_unused_data
 from engine.config.training import (
     build_source,
     build_task,
@@ -81,9 +81,17 @@ class TrainedRun:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, overrides: Sequence[str] = (), checkpoint: str = "best"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str = "best",
+        reads: Reads | None = None,
     ) -> "TrainedRun":
         """Open the run at `path`, with `key=value` overrides for its configuration.
+
+        Args:
+            reads: what is read with this run; overrides of `data` that do not concern it are an error.
 
         Raises:
             UserError: if there is no run at `path`, its configuration is invalid, or an override has an
@@ -92,6 +100,8 @@ class TrainedRun:
         folder = run_folder.find(Path(path))
         config = load_config(folder.config, overrides)
         validate(config)
+        if reads is not None:
+            refuse_unused_data(config, overrides, reads=reads)
         # In the configuration, data.limit is for the training split; as an override, for the evaluation.
         limited = any(override.partition("=")[0].strip("+") == "data.limit" for override in overrides)
         limit = config.data.get("limit") if limited else None

@@ -3,16 +3,18 @@
 import copy
 import io
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine.config import extensions, untrusted
-from engine.config.compose import FORMAT, compose_config, keys
+from engine.config.compose import FORMAT, compose_config, keys, to_yaml
 from engine.config.instantiate import first_line
+from engine.config.options import DataOptions
 from engine.config.overrides import (
     CONF,
     add_task_prefix,
@@ -76,6 +78,44 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     untrusted.check(OmegaConf.to_container(config), path, format_number=FORMAT)
     OmegaConf.set_struct(config, True)
     return config
+
+
+Reads = Literal["dataset", "images", "network"]
+_OF_IMAGES = ("pixel_range", "orientation", "max_megapixels")
+"""The keys of `data` by which single images are read."""
+
+
+def refuse_unused_data(config: DictConfig, overrides: Sequence[str], *, reads: Reads) -> None:
+    """Raise a UserError if an override sets a key of `data` without effect.
+
+    Args:
+        reads: a `dataset`, single `images`, or only the `network`, whose input has the size of training crops
+            if it takes images of any size.
+    """
+    nodes = dict(config.items_ex(resolve=False))
+    used = [nodes[key] for key in nodes if key not in ("data", "augment")]
+    names = set(_OF_IMAGES)
+    if reads == "dataset":
+        used.append(config.data.get("source"))
+        names |= {"source", *(field.name for field in fields(DataOptions))}
+    text = "".join(to_yaml(node) for node in used if isinstance(node, DictConfig))
+    if reads != "network":  # it is only checked, in the constructor
+        text = text.replace("input_size: ${data.crop}", "")
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        group, _, name = key.partition(".")
+        name = name.partition(".")[0]
+        if (
+            group != "data"
+            or name in names
+            or f"${{data.{name}}}" in text
+            or (reads, name) == ("dataset", "")
+        ):
+            continue
+        why = (
+            "only training reads this key" if reads == "dataset" else "no effect, because no dataset is read"
+        )
+        raise UserError(f"{key}: {why}; leave it out")
 
 
 def settings_of(config: DictConfig) -> Settings:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from engine import runtime
 from engine.config.compose import make_paths_absolute, to_yaml
 from engine.config.instantiate import build, check_node, options, plain, task_info
-from engine.config.options import DataOptions, TrainOptions
+from engine.config.options import DataOptions, TrainOptions, refuse_unused
 from engine.contracts import DataSource, TaskInfo
 from engine.data.class_map import ClassMap
 from engine.data.dataset_builder import DatasetBuilder
@@ -238,8 +238,6 @@ def _build_training(
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)
     if config.distill.images is not None:
-        if task.distillation is None:
-            raise UserError("distill.images needs a teacher; set distill.teacher")
         from engine.train.distillation.unlabeled import with_unlabeled
 
         data = with_unlabeled(data, config.distill.images, here, source=source)
@@ -482,6 +480,16 @@ def validate(config: DictConfig) -> TrainOptions:
     return trained
 
 
+_OF_A_NEW_RUN = ("run", "init_from", "weights", "checkpoint", "skip", "data.recipe")
+_WITHOUT_TEACHER = {"method": "pixels", "images": None, "weight": 1.0, "temperature": 1.0}
+
+
+def _refuse_distillation(config: DictConfig) -> None:
+    for name, default in _WITHOUT_TEACHER.items():
+        if config.distill[name] != default:
+            raise UserError(f"distill.{name} is for distill.teacher=; set that too, or leave it out")
+
+
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     """Open the run folder of a training: a new one, or the one named by `resume=` or `replay=`.
 
@@ -497,13 +505,17 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
 
         for override in config.overrides:
             key, _, value = override.lstrip("+").partition("=")
-            if key in ("run", "init_from", "weights") and value not in ("", "null"):
+            if key in _OF_A_NEW_RUN and value not in ("", "null"):
                 raise UserError(f"{key}= has no effect on an existing run, {path}; leave it out")
         config = load_config(run.config, list(config.overrides))
         validate(config)
         make_paths_absolute(config)
         return config, run, True
-    validate(config)
+    chosen = validate(config)
+    if chosen.init_from is None and chosen.weights is None:
+        refuse_unused(chosen, "checkpoint", "skip", needs="init_from= or weights=")
+    if config.distill.teacher is None:
+        _refuse_distillation(config)
     name = config.experiment or config.data.source._target_.rpartition(".")[2]
     default = run_folder.default_path(config.package, name.removeprefix(f"{config.package}/"))
     make_paths_absolute(config)

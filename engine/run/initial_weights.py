@@ -118,6 +118,8 @@ def load_initial(
     key, text = ("weights", str(weights)) if init_from is None else ("init_from", init_from)
     remote = find_published(text, key=key, published=published)
     path = Path(os.path.expanduser(text)) if remote is None else download(remote, key=f"{key}={text}")
+    if checkpoint_name != "best" and not path.is_dir():
+        raise UserError(f"checkpoint={checkpoint_name}: {key}={text} is not a run folder; leave it out")
     names = class_names(path) if remote is None else remote.categories
     try:
         if init_from is not None:

@@ -49,19 +49,22 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     """
     content = _content(file)
     try:
-        categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+        numbers = _category_numbers(content["categories"])
+        categories = {numbers[_id(entry["id"])]: str(entry["name"]) for entry in content["categories"]}
         by_image: dict[str, list[dict[str, Any]]] = {_id(entry["id"]): [] for entry in content["images"]}
         left_out: Counter[str] = Counter()
         for entry in content["annotations"]:
-            reason = _reason_to_leave_out(entry, by_image, categories)
+            reason = _reason_to_leave_out(entry, by_image, numbers)
             if reason:
                 left_out[reason] += 1
             else:
                 ignored = [_flag(entry, key) for key in ("iscrowd", "ignore")]
-                by_image[_id(entry["image_id"])].append({**entry, "iscrowd": int(any(ignored))})
+                kept = {"iscrowd": int(any(ignored)), "category_id": numbers[_id(entry["category_id"])]}
+                by_image[_id(entry["image_id"])].append({**entry, **kept})
         listed = [(str(entry["file_name"]), by_image[_id(entry["id"])], entry) for entry in content["images"]]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not COCO's format ({error!r}); export it again as COCO instances") from None
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file}: not COCO's format ({what}); export it again as COCO instances") from None
     warnings = [
         f"{file}: {counted(number, 'annotation')} left out: {why}" for why, number in left_out.items()
     ]
@@ -99,13 +102,29 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _reason_to_leave_out(
-    entry: Mapping[str, Any], images: Mapping[str, Any], categories: Mapping[int, str]
+    entry: Mapping[str, Any], images: Mapping[str, Any], numbers: Mapping[str, int]
 ) -> str:
     if _id(entry["image_id"]) not in images:
         return "of an unknown image"
-    if int(entry["category_id"]) not in categories:
+    id_ = _id(entry["category_id"])
+    if id_ not in numbers:
+        if not _is_number(id_) and all(map(_is_number, numbers)):
+            raise ValueError(f"category_id must be a whole number, got {entry['category_id']!r:.40}")
         return "of an unknown category"
     return "" if entry.get("segmentation") else "without a segmentation (a box alone has no outline)"
+
+
+def _category_numbers(entries: list[dict[str, Any]]) -> dict[str, int]:
+    """Category id -> number. Other ids than numbers are numbered in the order of the names, as for boxes."""
+    ids = [_id(entry["id"]) for entry in entries]
+    if all(map(_is_number, ids)):
+        return {id_: int(id_) for id_ in ids}
+    ordered = sorted(entries, key=lambda entry: str(entry["name"]))
+    return {_id(entry["id"]): number for number, entry in enumerate(ordered, start=1)}
+
+
+def _is_number(id_: str) -> bool:
+    return id_.removeprefix("-").isdecimal()
 
 
 def _is_unturned(entry: Mapping[str, Any]) -> bool:

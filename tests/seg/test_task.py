@@ -170,6 +170,11 @@ def test_factors_of_losses_are_not_negative(name):
         task(**{name: -0.1})
 
 
+def test_the_factor_of_an_auxiliary_loss_needs_an_auxiliary_classifier():
+    with pytest.raises(ValueError, match=r"^auxiliary has no effect: .*choose model=multi_scale"):
+        task(auxiliary=0.2)
+
+
 def test_a_wrong_number_of_class_weights_is_rejected():
     with pytest.raises(ValueError, match=r"one weight per class \(dark, light: 2\), got 3"):
         task(loss=CrossEntropy(class_weights=[1.0, 2.0, 3.0]))

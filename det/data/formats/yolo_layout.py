@@ -100,7 +100,8 @@ def images_of_split(
         images += _walk(path, issues) if path.is_dir() else _read_list(path, homes, on_error)
     if not images:
         reasons = "".join(f"; {finding}" for finding in issues.findings())
-        remedy = f"check {split} in {file}" if file.suffix in (".yaml", ".yml") else "add some"
+        of_yaml = file.suffix in (".yaml", ".yml")
+        remedy = f"name the folder of the images as {split} in {file}" if of_yaml else "add some"
         raise UserError(f"{existing[0]}: no images{reasons}; {remedy}")
     distinct = dict.fromkeys(images)
     repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
@@ -156,7 +157,9 @@ def _is_label_file(path: str) -> bool:
 def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
     """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
     images, missing = [], []
-    for line in read_lines(file, "images"):
+    lines = read_lines(file, "images")
+    _check_no_labels(file, lines)
+    for line in lines:
         candidates = list(_candidates(line, (file.parent, *homes)))
         image = next((path for path in candidates if os.path.isfile(path)), None)
         images.append(os.path.normpath(image or candidates[0]))
@@ -169,6 +172,21 @@ def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str
             f"(paths are relative to it or to data.yaml){other}"
         )
     return images
+
+
+def _check_no_labels(file: Path, lines: Sequence[str]) -> None:
+    """Raise a UserError if a list of images is a label file, or a list of label files."""
+    for line in lines:
+        if line.lower().endswith(".txt"):
+            raise UserError(
+                f"{file}: lists label files ({line}), not images; list the images, or name their folder in "
+                "data.yaml, such as train: images/train"
+            )
+        if re.fullmatch(r"\d+(\s+-?[\d.e-]+){4,}", line):
+            raise UserError(
+                f"{file}: a label file, not a list of images; name the folder of the images in data.yaml, "
+                "such as train: images/train"
+            )
 
 
 def _candidates(line: str, homes: Sequence[Path]) -> Iterator[str]:

@@ -52,6 +52,22 @@ def names(data):
 # ---------------------------------------------------------------------- layouts
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "images/train/a.jpg\nlabels/train/a.txt\n",
+            r"train\.txt: lists label files \(labels/train/a\.txt\)",
+        ),
+        ("0 0.5 0.5 0.2 1e-05\n", r"train\.txt: a label file, not a list of images; name the folder"),
+    ],
+)
+def test_a_list_of_labels_instead_of_images_is_named(tmp_path, lines, message):
+    (tmp_path / "train.txt").write_text(lines)
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: train.txt\nnames: [cat]\n")
+    refuses(lambda: yolo(root=str(tmp_path)), message, "such as train: images/train")
+
+
 def test_the_usual_layout(own):
     data = yolo(root=str(own))
     assert names(data) == {"train": ["a", "b"], "val": ["c"]}

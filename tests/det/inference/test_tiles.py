@@ -43,9 +43,15 @@ def test_tiles_are_evenly_spaced_and_overlap_by_at_least_the_share():
     assert {part.size for part in both[1:]} == {(60, 60)}
 
 
+@pytest.mark.parametrize(("name", "value"), [("overlap", 0.5), ("with_whole", False)])
+def test_options_of_tiles_without_tiles_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} has no effect without tiles; set inference.tiles too"):
+        Tiling(**{name: value})
+
+
 @pytest.mark.parametrize("tiles", [None, 200, [100, 130]])
 def test_an_image_that_fits_into_a_tile_is_not_divided(tiles):
-    for whole in (True, False):
+    for whole in (True, tiles is None):
         assert Tiling(tiles=tiles, with_whole=whole).parts((100, 130)) == [Part(0, 0, 130, 100)]
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,9 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("seg", "amp=true", "did you mean 'trainer.precision'?"),
         ("cls", "num_epochs=3", "did you mean 'trainer.epochs'?"),
         ("det", "save_dir=x", "did you mean 'run'?"),
+        ("det", "task.shown=0.3", "did you mean 'task.draw_threshold'?"),
+        ("seg", "task.shown=0.3", "--help lists the keys"),  # not task.loss, which only has the same group
+        ("seg", "batch=4", "did you mean 'trainer.batch' or 'data.eval_batch'?"),
         ("seg", "size=512", "did you mean 'data.crop' or 'data.eval_size'?"),
         ("det", "imgsz=640", "did you mean 'data.size'?"),
         ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
@@ -304,18 +308,71 @@ def test_what_cannot_be_composed_is_explained_in_our_words(typed, message):
         ("optimizer.lr=1", "optimizer.lr=1: only training reads this key; leave it out"),
         ("seed=3", "seed=3: only training reads this key; leave it out"),
         ("augment.flip=0", "augment.flip=0: only training reads this key; leave it out"),
+        ("task.dice=1", "task.dice=1: only training reads this key; leave it out"),
+        ("task.loss.ohem=null", "task.loss.ohem=null: only training reads this key; leave it out"),
+        ("task.matcher.topk=3", "task.matcher.topk=3: only training reads this key; leave it out"),
+        ("data.scale=[1,1]", "data.scale=.*: only training reads this key; leave it out"),
     ],
 )
 def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, message):
-    config = compose.compose_config("eval", ["run=x", override])
-    refuses(lambda: instantiate.tool_options(config), message)
+    for tool, needed in (("eval", ()), ("predict", ["input=x"]), ("publish", ["out=x"])):
+        config = compose.compose_config(tool, ["run=x", *needed, override])
+        refuses(partial(instantiate.tool_options, config), message)
 
 
-@pytest.mark.parametrize("override", ["data.limit=1", "data.split=test", "data.exclude=a.json"])
-def test_keys_that_choose_images_of_a_dataset_are_refused_for_a_prediction(override):
-    config = compose.compose_config("predict", ["run=x", "input=photos", override])
-    key = override.partition("=")[0]
-    refuses(lambda: instantiate.tool_options(config), f"^{key}: the images are those of input=")
+OF_A_DATASET = {
+    "seg": [
+        "limit=1",
+        "split=test",
+        "exclude=a.json",
+        "root=x",
+        "source.write_classes=false",
+        "eval_batch=2",
+    ],
+    "det": ["root=x", "workers=1", "cache=x", "on_error=skip"],
+    "cls": ["root=x", "error_budget=0.5"],
+}
+OF_THE_INPUT = {
+    "seg": ["eval_size=64", "image_scale=2", "pixel_range=[0,99]"],
+    "det": ["size=64", "max_megapixels=200"],
+    "cls": ["size=64", "resize=80", "square=true", "orientation=stored"],
+}
+
+
+@pytest.mark.parametrize("task", ["seg", "det", "cls"])
+def test_keys_that_only_concern_a_dataset_are_refused_where_none_is_read(task):
+    config = compose.compose_config("train", [f"task={task}"])
+    for override in ["data=x", *(f"data.{key}" for key in OF_A_DATASET[task])]:
+        saved.refuse_unused_data(config, [override], reads="dataset")
+        message = f"^{override.partition('=')[0]}: no effect, because no dataset is read; leave it out"
+        for reads in ("images", "network"):
+            refuses(partial(saved.refuse_unused_data, config, [override], reads=reads), message)
+    for reads in ("dataset", "images", "network"):
+        saved.refuse_unused_data(config, [f"data.{key}" for key in OF_THE_INPUT[task]], reads=reads)
+
+
+def test_the_training_crop_is_refused_unless_it_is_the_size_of_the_timed_input():
+    config = compose.compose_config("train", ["task=seg"])
+    saved.refuse_unused_data(config, ["data.crop=64"], reads="network")
+    for reads, why in (("dataset", "only training reads this key"), ("images", "no effect, because no data")):
+        refuses(
+            partial(saved.refuse_unused_data, config, ["data.crop=64"], reads=reads), f"^data.crop: {why}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("checkpoint=last", "checkpoint is for init_from= or weights=; set that too, or leave it out"),
+        ("skip=[head.*]", "skip is for init_from= or weights=; set that too, or leave it out"),
+        ("distill.weight=2", "distill.weight is for distill.teacher=; set that too, or leave it out"),
+        ("distill.method=channels", "distill.method is for distill.teacher=; set that too, or leave it out"),
+        ("distill.images=photos", "distill.images is for distill.teacher=; set that too, or leave it out"),
+    ],
+)
+def test_keys_without_effect_on_a_new_run_are_refused(override, message):
+    config = compose.compose_config("train", ["task=cls", override])
+    refuses(lambda: training.open_run(config), f"^{message}")
 
 
 def test_no_two_experiments_are_typed_alike():
@@ -633,7 +690,13 @@ def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
         UserError, match=r"^run: .*class 0 was 'cat' with id 0, now 'a' with id 0; .*init_from"
     ):
         open_it("resume=run", "data.root=letters")
-    for typed in ("run=other", "init_from=other", "weights=mobilenet_v3_small"):
+    for typed in (
+        "run=other",
+        "init_from=other",
+        "weights=mobilenet_v3_small",
+        "checkpoint=last",
+        "skip=[x]",
+    ):
         with pytest.raises(UserError, match=rf"^{typed.partition('=')[0]}= has no effect on an existing run"):
             open_it("resume=run", typed)
     (tmp_path / "pets").rename(tmp_path / "moved")

@@ -8,7 +8,14 @@ from torch import nn
 from engine.data.class_map import ClassMap
 from engine.errors import UserError
 from engine.run import checkpoint, initial_weights
-from engine.run.initial_weights import backbone_weights, carry_rows, class_names, load_whole, read_state
+from engine.run.initial_weights import (
+    backbone_weights,
+    carry_rows,
+    class_names,
+    load_initial,
+    load_whole,
+    read_state,
+)
 
 
 class Model(nn.Module):
@@ -63,6 +70,14 @@ def test_class_layers_stay_new_if_unknown_classes_differ_in_number(tmp_path):
     fresh = model.scores.weight.detach().clone()
     assert "2 skipped, 2 new" in load_whole(path, model, ClassMap(names=("a", "b", "c")), skip=[])
     assert torch.equal(model.scores.weight, fresh)
+
+
+@pytest.mark.parametrize("key", ["init_from", "weights"])
+def test_a_file_has_no_last_checkpoint(tmp_path, key):
+    path, _ = saved(tmp_path, 2)
+    chosen = {"init_from": None, "weights": None, key: str(path)}
+    with pytest.raises(UserError, match=f"^checkpoint=last: {key}=.*model.pth is not a run folder; leave it"):
+        load_initial(Model(2), ClassMap(names=("a", "b")), **chosen, checkpoint_name="last", published=dict)
 
 
 def test_only_the_backbone_is_loaded(tmp_path):

@@ -41,6 +41,7 @@ def write_split(
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     content = {"images": listed, "annotations": rows, "categories": CATEGORIES}
     (root / file).write_text(json.dumps(content))
+    return root / file
 
 
 VAL = {"file": "annotations/instances_val.json", "images": "val"}
@@ -163,12 +164,26 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
         assert line in warnings
 
 
+def test_category_ids_may_be_text_as_for_boxes(tmp_path):
+    """Columns 0 and 1 are a cat, the others background; categories are in the order of their names."""
+    cat = {"category_id": "c-1", "segmentation": square(0, 0, 2, 10)}
+    for split in ({}, VAL):
+        file = write_split(tmp_path, [cat], **split)
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": "a-9", "name": "dog"}, {"id": "c-1", "name": "cat"}]
+        file.write_text(json.dumps(content))
+    assert coco(root=str(tmp_path)).classes.names == ("background", "cat", "dog")
+    assert label(tmp_path).tolist() == [[1, 1] + [0] * 10] * 10
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"segmentation": [[1, 2]]}, r"annotation 0 of 0\.png: invalid segmentation"),
         ({"segmentation": {"size": [5, 5], "counts": [25]}}, r"size \[5, 5\], but the image is 10 x 12"),
         ({"category_id": None}, "not COCO's format"),
+        ({"category_id": "cat"}, r"COCO's format \(category_id must be a whole number, got 'cat'\); export"),
+        ({"image_id": 0, "iscrowd": 3}, r"COCO's format \(iscrowd must be 0 or 1, got 3\); export"),
     ],
 )
 def test_invalid_annotations_are_named(tmp_path, change, message):
