@@ -336,6 +336,8 @@ class BenchmarkOptions:
             refuse_unused(self.remote, needs="device=ssh://... or device=adb", key="remote")
         if self.include != "all":
             refuse_unused(self, "input", needs="include=all")
+        if not self.latency:
+            refuse_unused(self, "runtime", "threads", "include", "channels_last", needs="latency=true")
         check_effective(self.overrides)
 
     def _check_table(self) -> None:

@@ -163,6 +163,9 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
     open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint, reads="network")
     run, size = open_run(overrides=options.overrides), options.image_size
     if size is not None:
+        for override in options.overrides:
+            if (key := override.partition("=")[0].lstrip("+")) in (run.info.size_key, "data.crop"):
+                raise UserError(f"{key} and size= both set the size of the images; leave one out")
         run = open_run(overrides=[*options.overrides, f"{run.info.size_key}=[{size[0]},{size[1]}]"])
     size = size or _run_size(run)
     metrics = run.folder.metrics

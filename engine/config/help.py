@@ -124,6 +124,7 @@ _OTHER_PROGRAMS = {
         ("conf", "conf_thres", "confidence", "threshold", "score_thr", "shown"), ("task.draw_threshold",)
     ),
     **dict.fromkeys(("source", "image", "images"), ("input",)),
+    **dict.fromkeys(("trials", "n_trials", "num_trials"), ("method.trials", "samples")),
 }
 """Names of keys in other programs, and ours."""
 
@@ -159,7 +160,13 @@ def check_keys(tool: str, overrides: Sequence[str]) -> None:
         typed = override.partition("=")[0]
         key = typed.partition(".")[0].lstrip("+~")
         if key.isidentifier() and key not in (*own_keys, *of_run):
-            raise UserError(f"unknown key {typed!r}{nearest_key(key, [*own_keys, *of_run, *keys_of_runs()])}")
+            own = [f"{group}.{name}" for group in own_groups(tool) for name in _keys_of_group(group)]
+            known = [*own_keys, *of_run, *keys_of_runs(), *own]
+            raise UserError(f"unknown key {typed!r}{nearest_key(key, known)}")
+
+
+def _keys_of_group(group: str) -> list[str]:
+    return sorted({key for path in CONF.glob(f"{group}/*.yaml") for key in read_yaml(path)} - {"_target_"})
 
 
 def keys_of_runs() -> list[str]:

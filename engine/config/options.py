@@ -3,6 +3,7 @@
 `overrides` contains the command-line overrides of the configuration of the run that a tool works on.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
@@ -125,6 +126,11 @@ class CompareOptions:
             )
         if len(set(self.run)) < 2:
             raise ValueError(f"run must name at least two runs, such as run=[a,b], got {list(self.run)}")
+        folders: dict[str, str] = {}
+        for path in dict.fromkeys(self.run):  # a run that counts twice has a standard deviation of 0
+            first = folders.setdefault(os.path.realpath(os.path.expanduser(path)), path)
+            if first != path:
+                raise ValueError(f"run names one folder twice, as {first} and {path}; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

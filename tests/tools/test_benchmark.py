@@ -139,6 +139,11 @@ def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
         (["suite=table7", "space=true"], "space is for table=latency; set that too, or leave it out"),
         (["suite=table7", "remote.python=python3.9"], "remote.python is for device=ssh://... or device=adb;"),
         (["suite=table7", "input=a.png"], "input is for include=all; set that too, or leave it out"),
+        (["suite=table7", "latency=false", "threads=2"], "threads is for latency=true; set that too, or"),
+        (
+            ["run=x", "latency=false", "runtime=onnx"],
+            "runtime is for latency=true; set that too, or leave it",
+        ),
         (["run=x", "augment.flip=0"], "augment.flip=0: only training reads this key; leave it out"),
         (["suite=table7", "device=ssh://pi", "include=all"], "include=all runs PyTorch; for device=ssh://pi"),
         (["suite=table7", "device=ssh://pi", "runtime=eager"], "runtime=eager needs PyTorch"),

@@ -15,6 +15,7 @@ from engine.data.class_map import ClassMap
 from engine.data.images import write_png
 from engine.errors import UserError
 from engine.io.files import write_json
+from tests.refusals import refuses
 
 
 def options(*overrides):
@@ -66,6 +67,15 @@ def test_a_run_reads_the_image_as_in_training(tmp_path):
     write_png(tmp_path / "deep.png", np.full((4, 6), 2048, np.uint16))
     row = comparisons(options(f"run={tmp_path}", "latency=false", "size=[64,128]"))[0].rows[0]
     assert (row.read(str(tmp_path / "deep.png")) == 128).all()
+
+
+@pytest.mark.parametrize("override", ["data.crop=64", "data.eval_size=64"])
+def test_the_size_of_a_run_cannot_be_set_twice(tmp_path, override):
+    config = compose_config("train", ["task=seg"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
+    chosen = options(f"run={tmp_path}", override, "latency=false", "size=[64,128]")
+    refuses(lambda: comparisons(chosen), f"^{override.partition('=')[0]} and size= both set the size")
 
 
 def test_the_own_suite_compares_the_papers_heads_with_ours_for_each_task():

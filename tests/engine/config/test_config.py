@@ -320,6 +320,21 @@ def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, m
         refuses(partial(instantiate.tool_options, config), message)
 
 
+@pytest.mark.parametrize("other", ["{run}/", "{run}/../run", "link"])
+def test_a_run_that_is_named_twice_is_no_second_seed(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    config = compose.compose_config("compare", [f"run=[run,{other.format(run='run')},third]"])
+    refuses(lambda: instantiate.tool_options(config), "run names one folder twice, as run and ")
+
+
+def test_options_of_a_search_method_are_suggested():
+    refuses(
+        lambda: compose.compose_config("search", ["run=x", "trials=2"]), "did you mean 'method.trials' or"
+    )
+
+
 OF_A_DATASET = {
     "seg": [
         "limit=1",
