@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -49,6 +49,8 @@ def read_split(file: Path, folder: Path, *, skips: bool = False, upright: bool =
     """
     content = _content(file)
     try:
+        for table in ("images", "categories"):
+            _check_ids(file, table, content[table])
         numbers = _category_numbers(content["categories"])
         categories = {numbers[_id(entry["id"])]: str(entry["name"]) for entry in content["categories"]}
         by_image: dict[str, list[dict[str, Any]]] = {_id(entry["id"]): [] for entry in content["images"]}
@@ -98,6 +100,9 @@ def _content(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not valid JSON ({error}); export or download it again") from None
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
         raise UserError(f"{file}: not COCO's format: it needs images, annotations and categories")
+    for table in ("images", "annotations", "categories"):
+        if not isinstance(content[table], list):
+            raise UserError(f"{file}: {table}: must be a list, got {content[table]!r:.40}; export it again")
     return content
 
 
@@ -112,6 +117,17 @@ def _reason_to_leave_out(
             raise ValueError(f"category_id must be a whole number, got {entry['category_id']!r:.40}")
         return "of an unknown category"
     return "" if entry.get("segmentation") else "without a segmentation (a box alone has no outline)"
+
+
+def _check_ids(file: Path, table: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: UserError if two entries share an id: annotations would go to the wrong one."""
+    owners: dict[str, int] = {}
+    for position, entry in enumerate(entries):
+        first = owners.setdefault(_id(entry["id"]), position)
+        if first != position:
+            name = entries[first].get("file_name" if table == "images" else "name")
+            place = f"{file}: {table}[{position}].id"
+            raise UserError(f"{place}: {entry['id']!r:.40} is also the id of {name!r}; give each its own")
 
 
 def _category_numbers(entries: list[dict[str, Any]]) -> dict[str, int]:

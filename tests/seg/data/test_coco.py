@@ -164,6 +164,23 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
         assert line in warnings
 
 
+@pytest.mark.parametrize(
+    ("table", "entries", "message"),
+    [
+        ("categories", [{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}], r"\[1\]\.id: 3 is .* of 'dog'"),
+        ("categories", [{"id": 3, "name": "dog"}, {"id": "3", "name": "cat"}], r"\[1\]\.id: '3' is .* 'dog'"),
+        ("images", [{"id": 0, "file_name": f"{n}.png"} for n in (0, 1)], r"\[1\]\.id: 0 is .* '0\.png'"),
+        ("categories", {"3": "cat"}, r": must be a list, got \{'3': 'cat'\}; export it again"),
+    ],
+)
+def test_an_id_belongs_to_one_image_or_category(tmp_path, table, entries, message):
+    """Otherwise, annotations of the one would become the other's."""
+    for split in ({}, VAL):
+        file = write_split(tmp_path, [CAT], count=2, **split)
+        file.write_text(json.dumps({**json.loads(file.read_text()), table: entries}))
+    refuses(lambda: coco(root=str(tmp_path)), f"instances_train.json: {table}{message}")
+
+
 def test_category_ids_may_be_text_as_for_boxes(tmp_path):
     """Columns 0 and 1 are a cat, the others background; categories are in the order of their names."""
     cat = {"category_id": "c-1", "segmentation": square(0, 0, 2, 10)}
