@@ -512,7 +512,8 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
         make_paths_absolute(config)
         return config, run, True
     chosen = validate(config)
-    if chosen.init_from is None and chosen.weights is None:
+    without_weights = chosen.init_from is None and chosen.weights is None
+    if without_weights and (chosen.checkpoint, *chosen.skip) != ("best",):
         refuse_unused(chosen, "checkpoint", "skip", needs="init_from= or weights=")
     if config.distill.teacher is None:
         _refuse_distillation(config)
