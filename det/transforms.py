@@ -32,7 +32,7 @@ from engine.errors import UserError
 MIN_SIDE = 32
 """Pixels: in smaller inputs, the backbone's deepest feature map would have less than one cell."""
 
-# Random streams of a sample's seed; the loader draws partners from stream 3.
+# Random streams of a sample's seed. The loader uses stream 3 to draw partners.
 _MOSAIC, _MOSAIC_LAYOUT, _MIXUP, _MIXED_IN = 1, 2, 4, 5
 
 Augmented = tuple[Image, NDArray[np.float32], NDArray[np.int64]]
@@ -56,7 +56,7 @@ class TrainTransform:
         flip: probability of a horizontal flip.
         color: strength of the jitter of brightness, contrast and saturation (a fifth of it for hue); 0: none.
         mosaic: probability of a mosaic of four images instead of zoom-out and crop.
-        mixup: probability of showing the result and another augmented image through each other.
+        mixup: probability of averaging the result with another augmented image.
         area: average over pixels when scaling down (slower, without aliasing).
         extra: more albumentations transforms that keep the size, applied last.
 
@@ -112,15 +112,15 @@ class TrainTransform:
         return self._run(self._pipeline, (image, boxes, labels), seed)
 
     def partners(self, seed: int) -> int:
-        """How many more samples `combine` needs for this seed: 3 for a mosaic, 1 for mixup."""
+        """How many more samples `combine` needs for this seed: 3 for a mosaic plus 1 for mixup."""
         others = NUM_MOSAIC_IMAGES - 1 if _drawn(self.mosaic, seed, _MOSAIC) else 0
         return others + _drawn(self.mixup, seed, _MIXUP)
 
     def combine(self, samples: Sequence[Sample], seed: int) -> Augmented:
-        """A sample and its partners (image, boxes, labels), as read -> one, like the result of a call.
+        """A sample and its partners, each (image, boxes, labels) as read -> one, like the result of a call.
 
         Raises:
-            ValueError: if there are not 1 + `partners(seed)` samples.
+            ValueError: if the number of samples is not 1 + `partners(seed)`.
         """
         needed = 1 + self.partners(seed)
         if len(samples) != needed:

@@ -43,9 +43,9 @@ _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class _DilatedInFloat32(TorchFunctionMode):
     """Computes dilated depthwise convolutions in fp32 where autocast would use bf16, while training on a CPU.
 
-    oneDNN's bf16 gradient of their weights, in channels-last format and from a width of about 32, reads
-    memory that was never written: it is wrong or not finite (seen with torch 2.15). Other convolutions, and
-    the gradient of the input, are right.
+    In bf16 and channels-last format, from a width of about 32, oneDNN's gradient of their weights reads
+    uninitialized memory, so it is wrong or not finite (seen with torch 2.15). Other convolutions, and the
+    gradient of the input, are not affected.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -67,7 +67,7 @@ def _is_dilated_depthwise(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
-    """Whether a call of F.conv2d with these arguments is one."""
+    """Whether F.conv2d with these arguments is a dilated depthwise convolution."""
     return groups > 1 and weight.shape[1] == 1 and dilation not in (1, (1, 1), [1, 1])
 
 

@@ -102,7 +102,7 @@ class Segmentation(nn.Module):
         labels, pixels = batch["label"].long(), batch["image"]
         if "unlabeled" in batch:
             pixels = torch.cat([pixels, batch["unlabeled"]])
-        with self._watched_features() as features:
+        with self._recorded_features() as features:
             outputs = self._training_scores(self.normalize(pixels))
         all_scores, *auxiliary = (
             resize(scores, labels.shape[-2:], align_corners=self.align_corners) for scores in outputs
@@ -125,7 +125,7 @@ class Segmentation(nn.Module):
                 losses["distillation"] = losses["distillation"] + teaching.feature_loss(features, theirs)
         return losses
 
-    def _watched_features(self) -> contextlib.AbstractContextManager[list[Tensor]]:
+    def _recorded_features(self) -> contextlib.AbstractContextManager[list[Tensor]]:
         teaching = self.distillation
         return contextlib.nullcontext([]) if teaching is None else teaching.features_of(self.model)
 

@@ -23,9 +23,11 @@ class Mix:
                 raise ValueError(f"{name} is the alpha of a Beta distribution and must be >= 0, got {value}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must be in 0..1, got {probability}")
-        # As floats: torch cannot draw from a Beta distribution of integers.
         if probability != 1 and not mixup and not cutmix:
-            raise ValueError("probability has no effect without mixup or cutmix; set one, or leave it out")
+            raise ValueError(
+                "probability has no effect without mixup or cutmix; set one of them, or leave it out"
+            )
+        # As floats: torch cannot draw from a Beta distribution of integers.
         self.mixup, self.cutmix, self.probability = float(mixup), float(cutmix), probability
 
     def __call__(self, pixels: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

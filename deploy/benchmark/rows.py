@@ -41,7 +41,7 @@ class BenchmarkRow:
         accuracy: our measured values, by metric; empty if there are none.
         accuracy_on: the data that they were measured on; None: those of the run.
         predictor: the task (`predictor.model` is the network); None if nothing is timed.
-        read: path -> image [H, W, 3], as the run reads it.
+        read: path -> image [H, W, 3], read with the run's settings.
     """
 
     name: str
@@ -165,7 +165,7 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
     if size is not None:
         for override in options.overrides:
             if (key := override.partition("=")[0].lstrip("+")) in (run.info.size_key, "data.crop"):
-                raise UserError(f"{key} and size= both set the size of the images; leave one out")
+                raise UserError(f"{key}= and size= both set the input size; leave one out")
         run = open_run(overrides=[*options.overrides, f"{run.info.size_key}=[{size[0]},{size[1]}]"])
     size = size or _run_size(run)
     metrics = run.folder.metrics

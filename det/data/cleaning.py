@@ -69,7 +69,7 @@ class AnnotationIssues:
                 examples.append(file)
 
     def include(self, other: "AnnotationIssues") -> None:
-        """Report what `other` reports, too."""
+        """Also report everything that `other` reports."""
         self._notes += other._notes
         for (noun, what), count in other._counts.items():
             examples = other._files[noun, what]

@@ -48,7 +48,8 @@ class Tiling:
             of a tile is then dropped if a complete one covers it.
 
     Raises:
-        ValueError: if a tile is smaller than 32 pixels, or the overlap is outside [0, 1).
+        ValueError: if a tile is smaller than 32 pixels, the overlap is outside [0, 1), or another option is
+            set without tiles.
     """
 
     def __init__(

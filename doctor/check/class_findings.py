@@ -21,7 +21,7 @@ def class_findings(classes: ClassMap, amounts: Mapping[str, ClassAmounts], unit:
 
 def _absent(classes: ClassMap, split: str, amounts: ClassAmounts) -> list[Finding]:
     names = [classes.names[index] for index in absent(amounts)]
-    if not names or not amounts.images:  # without images that could be read, nothing is known
+    if not names or not amounts.images:  # if no image could be read, nothing is known
         return []
     noun = "class does" if len(names) == 1 else "classes do"
     one, in_train = len(names) == 1, split == "train"

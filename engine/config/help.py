@@ -149,7 +149,10 @@ def nearest_key(key: str, known: Collection[str]) -> str:
 
 
 def _alike(last: str, other: str) -> bool:
-    """Whether the last parts of two keys of a group are similar: a long name of the group hides that."""
+    """Whether the last part of the key `other` is similar to `last`.
+
+    The whole keys of a group always look similar if the name of the group is long.
+    """
     return bool(nearest(last, [other.rpartition(".")[2]]))
 
 

@@ -127,10 +127,10 @@ class CompareOptions:
         if len(set(self.run)) < 2:
             raise ValueError(f"run must name at least two runs, such as run=[a,b], got {list(self.run)}")
         folders: dict[str, str] = {}
-        for path in dict.fromkeys(self.run):  # a run that counts twice has a standard deviation of 0
+        for path in dict.fromkeys(self.run):  # counted twice, a run would have a standard deviation of 0
             first = folders.setdefault(os.path.realpath(os.path.expanduser(path)), path)
             if first != path:
-                raise ValueError(f"run names one folder twice, as {first} and {path}; leave one out")
+                raise ValueError(f"run names the same folder twice, as {first} and {path}; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ _ONLY_IN_TRAINING = (
     *("task.loss", "task.dice", "task.lovasz", "task.auxiliary", "task.label_smoothing", "task.mix"),
     *("task.matcher", "data.scale", "data.recipe"),
 )
-"""Keys and groups of keys of a run that its tools do not use."""
+"""Keys and groups in a run's configuration that cannot be overridden after training."""
 
 
 def check_effective(overrides: Sequence[str]) -> None:

@@ -147,9 +147,9 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 
 def with_home(override: str) -> str:
-    """Expand `~` at the start of a path, which some shells leave as it is after `=`.
+    """Expand `~` at the start of a path, because some shells do not expand it after `=`.
 
-    Raises: UserError if the home folder is unknown: a folder called ~ would be created.
+    Raises: UserError if the home folder is unknown; otherwise, a folder called ~ would be created.
     """
     key, _, value = override.partition("=")
     on_this_machine = PATH_KEYS.fullmatch(key) and not key.startswith("remote.")
@@ -157,7 +157,7 @@ def with_home(override: str) -> str:
         return override
     expanded = os.path.expanduser(value)
     if expanded.startswith("~"):
-        raise UserError(f"{override}: there is no home folder; write the path without ~")
+        raise UserError(f"{override}: the home folder is unknown; write the path without ~")
     return f"{key}={expanded}"
 
 

@@ -91,7 +91,8 @@ class TrainedRun:
         """Open the run at `path`, with `key=value` overrides for its configuration.
 
         Args:
-            reads: what is read with this run; overrides of `data` that do not concern it are an error.
+            reads: what is read with this run's settings; an override of `data` without effect on it is an
+                error. None: such overrides are allowed.
 
         Raises:
             UserError: if there is no run at `path`, its configuration is invalid, or an override has an

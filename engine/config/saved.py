@@ -82,15 +82,15 @@ def load_config(path: Path, overrides: Sequence[str]) -> DictConfig:
 
 Reads = Literal["dataset", "images", "network"]
 _OF_IMAGES = ("pixel_range", "orientation", "max_megapixels")
-"""The keys of `data` by which single images are read."""
+"""The keys of `data` that affect how a single image is read."""
 
 
 def refuse_unused_data(config: DictConfig, overrides: Sequence[str], *, reads: Reads) -> None:
-    """Raise a UserError if an override sets a key of `data` without effect.
+    """Raise a UserError if an override sets a key of `data` that has no effect.
 
     Args:
-        reads: a `dataset`, single `images`, or only the `network`, whose input has the size of training crops
-            if it takes images of any size.
+        reads: what the tool reads: a `dataset`, single `images`, or only the `network`. A network for images
+            of any size is timed at the size of the training crops, so `data.crop` has an effect then.
     """
     nodes = dict(config.items_ex(resolve=False))
     used = [nodes[key] for key in nodes if key not in ("data", "augment")]
@@ -99,7 +99,7 @@ def refuse_unused_data(config: DictConfig, overrides: Sequence[str], *, reads: R
         used.append(config.data.get("source"))
         names |= {"source", *(field.name for field in fields(DataOptions))}
     text = "".join(to_yaml(node) for node in used if isinstance(node, DictConfig))
-    if reads != "network":  # it is only checked, in the constructor
+    if reads != "network":  # the constructor only checks input_size
         text = text.replace("input_size: ${data.crop}", "")
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
@@ -113,7 +113,9 @@ def refuse_unused_data(config: DictConfig, overrides: Sequence[str], *, reads: R
         ):
             continue
         why = (
-            "only training reads this key" if reads == "dataset" else "no effect, because no dataset is read"
+            "only training reads this key"
+            if reads == "dataset"
+            else "has no effect, because no dataset is read"
         )
         raise UserError(f"{key}: {why}; leave it out")
 

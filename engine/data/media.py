@@ -28,8 +28,8 @@ def find_media(text: str, *, skip: Path | None = None, say: Callable[[str], None
     """The files that `text` names: one file, all images and videos below a folder, or the matches of a glob.
 
     Args:
-        skip: a folder whose files are not wanted (the results). Folders of earlier predictions are not wanted
-            either.
+        skip: a folder to leave out (the one for the results). Folders of earlier predictions below the named
+            folder are left out too.
         say: called with a line that counts and names the files of a folder that are left out.
 
     Raises:
@@ -89,7 +89,7 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
 
 
 def _earlier_results(path: Path, others: Sequence[str]) -> list[Path]:
-    """The folders below `path` that `predict` has written. others: names of files that are no images."""
+    """The folders below `path` that `predict` wrote. others: names of files that are not images."""
     folders = [(path / name).parent for name in others if os.path.basename(name) == "summary.json"]
     return [folder for folder in folders if folder != path and (folder / "overlays").is_dir()]
 

@@ -246,7 +246,10 @@ def check_leaks(splits: Mapping[str, Sequence[bytes] | NDArray[np.bytes_]], *, o
 
 
 def _is_uniform(path: str) -> bool:
-    """Whether all pixels have the same stored value, since data.pixel_range is unknown here; NaN is one."""
+    """Whether all pixels have the same stored value, or are all NaN.
+
+    Stored values are compared because data.pixel_range is unknown here.
+    """
     try:
         pixels = read_deep(path)
         if pixels is None:

@@ -119,7 +119,9 @@ def load_initial(
     remote = find_published(text, key=key, published=published)
     path = Path(os.path.expanduser(text)) if remote is None else download(remote, key=f"{key}={text}")
     if checkpoint_name != "best" and not path.is_dir():
-        raise UserError(f"checkpoint={checkpoint_name}: {key}={text} is not a run folder; leave it out")
+        raise UserError(
+            f"checkpoint={checkpoint_name}: {key}={text} is not a run folder; leave out checkpoint="
+        )
     names = class_names(path) if remote is None else remote.categories
     try:
         if init_from is not None:

@@ -25,10 +25,11 @@ _LEAST_SHARE = 0.9
 
 
 _ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-"""How an ASF file and its file properties start; these have the size at byte 40, and flags at byte 88."""
+"""The first bytes of an ASF file, and of its file properties: size at byte 40, flags at byte 88."""
 
 _ASF_START, _ASF_NOT_LIVE = 4096, (b"\0", b"\2")
-"""The size is valid unless the first flag, of live broadcasts, is set; the second is "seekable"."""
+"""How many bytes contain the properties, and the flags of files whose size is valid: none, or only the second
+("seekable"); the first flag marks a live broadcast."""
 
 
 class VideoFile:
@@ -75,7 +76,7 @@ class VideoFile:
     def damage(self) -> str | None:
         """After the last frame: what is missing, as the end of a message; None if nothing is missing."""
         if not self.expected and (size := asf_size(self.source)):
-            found = f"{os.path.getsize(self.source)} of {size} bytes, {self.decoded} frames decoded"
+            found = f"only {os.path.getsize(self.source)} of {size} bytes, {self.decoded} frames decoded"
             return f"damaged: {found}; the readable part is kept; restore the file or convert it"
         if not self.expected or self.decoded >= self.expected - 1:
             return None
@@ -93,9 +94,9 @@ class VideoFile:
 
 
 def asf_size(source: Path | str) -> int:
-    """The number of bytes that the header of an ASF file (.wmv) gives, if the file is shorter; otherwise 0.
+    """The size in bytes according to the header of an ASF file (.wmv), if the file is shorter; otherwise 0.
 
-    ffmpeg does not estimate the number of frames of such a file.
+    FFmpeg does not estimate the number of frames of such a file.
     """
     try:
         with open(source, "rb") as file:

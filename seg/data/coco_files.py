@@ -127,11 +127,11 @@ def _check_ids(file: Path, table: str, entries: Sequence[Mapping[str, Any]]) -> 
         if first != position:
             name = entries[first].get("file_name" if table == "images" else "name")
             place = f"{file}: {table}[{position}].id"
-            raise UserError(f"{place}: {entry['id']!r:.40} is also the id of {name!r}; give each its own")
+            raise UserError(f"{place}: {entry['id']!r:.40} is also the id of {name!r}; give each its own id")
 
 
 def _category_numbers(entries: list[dict[str, Any]]) -> dict[str, int]:
-    """Category id -> number. Other ids than numbers are numbered in the order of the names, as for boxes."""
+    """Category id -> number. If an id is not a whole number, they are numbered by name, as for boxes."""
     ids = [_id(entry["id"]) for entry in entries]
     if all(map(_is_number, ids)):
         return {id_: int(id_) for id_ in ids}

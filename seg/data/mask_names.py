@@ -132,8 +132,8 @@ def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: l
 
 
 def _with_word_replaced(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
-    """Image -> mask, if the masks have another word inside all names, as in seq1_frame_7 and seq1_label_7;
-    empty if none or several would fit."""
+    """Image -> mask, if replacing one word turns every image's name into its mask's, as in seq1_frame_7 and
+    seq1_label_7; empty if no pair of words fits, or several do."""
     first, fitting = next(iter(images)), []
     for old, new in dict.fromkeys(_replaced(first, mask) for mask in masks if mask not in images):
         if old and all(name.count(old) == 1 and name.replace(old, new) in masks for name in images):
@@ -142,14 +142,14 @@ def _with_word_replaced(folders: Folders, images: Names, masks: Names, warnings:
         return {}
     found = {name: name.replace(*fitting[0]) for name in images}
     warnings.append(
-        f"{folders.masks}: masks paired by their names with {fitting[0][1]} for {fitting[0][0]}, such as "
-        f"{first} and {found[first]}"
+        f"{folders.masks}: masks paired by replacing {fitting[0][0]} with {fitting[0][1]} in the images' "
+        f"names, such as {first} and {found[first]}"
     )
     return found
 
 
 def _replaced(name: str, other: str) -> tuple[str, str]:
-    """The parts in which two names differ; empty if one is empty or has digits."""
+    """The parts in which two names differ; both empty if either is empty or contains digits."""
     start = _shared(name, other)
     end = _shared(name[start:][::-1], other[start:][::-1])
     old, new = name[start : len(name) - end], other[start : len(other) - end]

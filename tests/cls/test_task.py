@@ -198,7 +198,7 @@ def test_a_split_without_labels_or_with_other_classes_cannot_be_evaluated():
         (lambda: task(pixels="caffe"), "pixels must be"),
         (lambda: Mix(mixup=-1), "mixup is the alpha"),
         (lambda: Mix(probability=2), "probability must be"),
-        (lambda: Mix(probability=0.5), "probability has no effect without mixup or cutmix; set one"),
+        (lambda: Mix(probability=0.5), "probability has no effect without mixup or cutmix; set one of them"),
         (lambda: Distillation(teacher=nn.Identity(), temperature=0), "distill.temperature must be a"),
         (lambda: Distillation(teacher=nn.Identity(), weight="abc"), "distill.weight must be .* got 'abc'"),
     ],

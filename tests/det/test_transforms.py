@@ -138,8 +138,8 @@ def test_mosaics_are_as_frequent_as_their_probability(build):
     assert not any(build(size=64).partners(seed) for seed in range(100))
 
 
-def test_mixup_shows_two_images_each_augmented_by_itself(build):
-    """The left halves are 15 and 55, the right ones 255, so the mean tells which of the two was flipped."""
+def test_mixup_averages_two_images_that_are_augmented_independently(build):
+    """The left halves are 15 and 55, the right ones 255, so the mean shows which of the two was flipped."""
     transform = build(size=64, crop=None, mixup=1.0)
 
     def halves(value, label):

@@ -7,8 +7,8 @@ from engine.runtime import Runtime
 
 
 def test_the_weights_of_a_dilated_depthwise_convolution_get_the_right_gradient():
-    # Of ones, the gradient of a tap is the number of places where it is inside the image. oneDNN's bf16
-    # kernel gives other numbers in most of the 16 channels, or NaN.
+    # For an input of ones, the gradient of a kernel element is the number of positions at which it is inside
+    # the image. In bf16, oneDNN gives other numbers in most of the 16 channels, or NaN.
     height, width, dilation = 24, 40, 2
     runtime = Runtime(torch.device("cpu"), precision="bf16")
     layer = runtime.place(

@@ -30,7 +30,7 @@ def test_paths_are_used_exactly_as_typed(path):
     assert composed.input == path
 
 
-def test_the_home_folder_is_expanded_in_paths_and_is_never_a_folder_called_tilde(monkeypatch):
+def test_tilde_is_expanded_in_paths_and_is_never_a_folder_of_that_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     for typed, expected in (
         ("out=~/x", "out=/home/me/x"),
@@ -43,7 +43,7 @@ def test_the_home_folder_is_expanded_in_paths_and_is_never_a_folder_called_tilde
     ):
         assert overrides.with_home(typed) == expected
     monkeypatch.setattr("os.path.expanduser", str)  # no home, unknown user
-    refuses(lambda: overrides.with_home("out=~/x"), "^out=~/x: there is no home folder; write the path")
+    refuses(lambda: overrides.with_home("out=~/x"), "^out=~/x: the home folder is unknown; write the path")
 
 
 def test_several_runs_are_a_list_of_paths(tmp_path, monkeypatch):

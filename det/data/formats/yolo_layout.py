@@ -101,7 +101,7 @@ def images_of_split(
     if not images:
         reasons = "".join(f"; {finding}" for finding in issues.findings())
         of_yaml = file.suffix in (".yaml", ".yml")
-        remedy = f"name the folder of the images as {split} in {file}" if of_yaml else "add some"
+        remedy = f"set {split} in {file} to the folder with the images" if of_yaml else "add some"
         raise UserError(f"{existing[0]}: no images{reasons}; {remedy}")
     distinct = dict.fromkeys(images)
     repeated = [image for image, count in Counter(images).items() for _ in range(count - 1)]
@@ -158,7 +158,7 @@ def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str
     """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
     images, missing = [], []
     lines = read_lines(file, "images")
-    _check_no_labels(file, lines)
+    _refuse_label_files(file, lines)
     for line in lines:
         candidates = list(_candidates(line, (file.parent, *homes)))
         image = next((path for path in candidates if os.path.isfile(path)), None)
@@ -174,18 +174,18 @@ def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str
     return images
 
 
-def _check_no_labels(file: Path, lines: Sequence[str]) -> None:
+def _refuse_label_files(file: Path, lines: Sequence[str]) -> None:
     """Raise a UserError if a list of images is a label file, or a list of label files."""
     for line in lines:
         if line.lower().endswith(".txt"):
             raise UserError(
-                f"{file}: lists label files ({line}), not images; list the images, or name their folder in "
-                "data.yaml, such as train: images/train"
+                f"{file}: lists label files ({line}), not images; list the images, or name the folder with "
+                "the images in data.yaml, for example train: images/train"
             )
         if re.fullmatch(r"\d+(\s+-?[\d.e-]+){4,}", line):
             raise UserError(
-                f"{file}: a label file, not a list of images; name the folder of the images in data.yaml, "
-                "such as train: images/train"
+                f"{file}: a label file, not a list of images; name the folder with the images in data.yaml, "
+                "for example train: images/train"
             )
 
 

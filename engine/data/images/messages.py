@@ -55,14 +55,14 @@ _NOT_READ = {
     rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not supported; convert it to JPEG",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not supported; convert it to PNG or JPEG",
     rb"\xff\xd8.*?\xff[\xc0-\xc3]\0[\x0b\x11]\x0c": "a JPEG with 12 bits per channel, which is not "
-    "supported; save 16 bits as PNG or TIFF",
+    "supported; save it as a 16-bit PNG or TIFF",
     rb"version https://git-lfs": "a Git LFS pointer, not an image; run git lfs pull",
     rb"\s*<(!doctype|html)": "an HTML page, not an image; download it again",
 }
 """How files of unsupported kinds begin, and what messages say about them."""
 
 START_BYTES = 1 << 16
-"""How much of the start of a file `unknown_format` needs."""
+"""The number of bytes from the start of a file that `unknown_format` needs."""
 
 
 def unknown_format(path: PathLike, start: bytes) -> DamagedFileError:

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a trained network's class scores, or features, as soft targets."""
+"""Knowledge distillation: a network learns to imitate a trained network's class scores or features."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ METHODS = ("pixels", "channels", "features")
 
 
 class Distillation:
-    """A loss that pulls a network toward a teacher.
+    """A loss that makes a network imitate a teacher.
 
     This is not a module, so the teacher is not trained, averaged, or saved in checkpoints.
 
@@ -25,14 +25,15 @@ class Distillation:
         weight: factor on the loss.
         temperature: both scores are divided by T; the loss is multiplied by T^2, which makes the scale of the
             gradient independent of T.
-        method: what is compared; several are added. `pixels`: the classes of each pixel (Hinton et al., arXiv
-            1503.02531). `channels`: the pixels of each class (channel-wise distillation, Shu et al., arXiv
-            2011.13256), which says where a class is and does not depend on how common it is. `features`:
-            which places resemble each other in the last features of the backbone (`relation_loss`).
+        method: what is compared; the losses of several methods are added up. `pixels`: the classes of each
+            pixel (Hinton et al., arXiv 1503.02531). `channels`: the pixels of each class (channel-wise
+            distillation, Shu et al., arXiv 2011.13256), which says where a class is and does not depend on
+            how common it is. `features`: which locations resemble each other in the last feature map of the
+            backbone (`relation_loss`).
 
     Raises:
-        UserError: if the weight or the temperature is not a positive number, there is no such method, or a
-            temperature is given for features alone, which have none.
+        UserError: if the weight or the temperature is not a positive number, a method is unknown or listed
+            twice, or a temperature is set and `features` is the only method.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class Distillation:
         methods = tuple(method) if several else (method,)
         if not methods or any(name not in METHODS for name in methods) or len(set(methods)) < len(methods):
             raise UserError(
-                f"distill.method must be {', '.join(METHODS)}, or a list of them such as [pixels,features], "
-                f"got {list(methods) if several else method!r}"
+                f"distill.method must be {', '.join(METHODS)}, or a list of different ones such as "
+                f"[pixels,features], got {list(methods) if several else method!r}"
             )
         if methods == ("features",) and temperature != 1:
             raise UserError(
-                "distill.temperature divides class scores, which distill.method=features does not compare; "
-                "leave it out, or set distill.method=[pixels,features]"
+                "distill.temperature has no effect with distill.method=features, which compares no class "
+                "scores; leave it out, or set distill.method=[pixels,features]"
             )
         self.teacher = teacher.eval().requires_grad_(False)
         self.weight, self.temperature, self.methods = weight, temperature, methods
@@ -74,17 +75,20 @@ class Distillation:
     def features_of(
         self, network: nn.Module, role: str = "the network"
     ) -> AbstractContextManager[list[Tensor]]:
-        """Within this context, each forward pass appends its last features, if the method compares them."""
+        """Within this context, each forward pass of `network` appends its last feature map to the list.
+
+        The list stays empty if the method does not compare features. role: as for `deepest_features`.
+        """
         return deepest_features(network, role) if "features" in self.methods else nullcontext([])
 
     @torch.no_grad()
     def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The teacher's scores as from `scores`, and its last features if the method compares them."""
+        """The teacher's `scores`, and a list with its last feature map (empty if it is not compared)."""
         with self.features_of(getattr(self.teacher, "model", self.teacher), "the teacher") as features:
             return self.scores(pixels), features
 
     def loss(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
-        """weight * T^2 * KL(targets || scores), of softmaxes over scores [N, K, ...]; 0 for features alone.
+        """weight * T^2 * KL(targets || scores), of softmaxes over scores [N, K, ...]; 0 for `features` alone.
 
         `pixels`: the mean over images or pixels, or over those where `counted` [N, ...] is true. `channels`:
         the mean over images and classes; pixels that do not count get no probability. Without anything that
@@ -99,7 +103,8 @@ class Distillation:
         return self.weight * self.temperature**2 * total
 
     def feature_loss(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
-        """weight * `relation_loss` of what `features_of` the student and `scores_and_features` have kept."""
+        """weight * `relation_loss` of the student's features (from `features_of`) and the teacher's (from
+        `scores_and_features`)."""
         return self.weight * relation_loss(ours[-1], theirs[-1])
 
 

@@ -1,4 +1,4 @@
-"""Feature distillation: which places of the images resemble each other, according to teacher and student."""
+"""Feature distillation: teacher and student should agree on which locations of the images are similar."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,17 +9,19 @@ from torch.nn import functional as F
 
 from engine.errors import UserError
 
+_REMEDY = "choose distill.method=pixels or channels"
 _GRID = 16
 _TEMPERATURE = 0.1
 
 
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean divergence between the two networks' similarities of places, a scalar.
+    """How much the two networks differ in which locations they see as similar, a scalar.
 
-    Both features are averaged to the same grid of at most 16x16 places. For each place, a softmax over its
-    cosine similarities, divided by 0.1, to the places of one image shows what it resembles; the loss is
-    KL(teacher || student), for the place's own image and for the next one in the batch. Channels are never
-    compared, so their numbers can differ. After CIRKD (Yang et al., 2022, arXiv 2204.06986, section 3.2),
+    Both feature maps are averaged to the same grid of at most 16x16 locations. For each location, a softmax
+    over its cosine similarities to all locations of an image, divided by 0.1, describes what it resembles.
+    The loss is KL(teacher || student), averaged over the locations, and over two cases: similarities within
+    an image and to the next image in the batch. Channels are never compared, so the two networks can have
+    different numbers of them. A simpler form of CIRKD (Yang et al., 2022, arXiv 2204.06986, section 3.2),
     which compares all pairs of images.
 
     Args:
@@ -44,13 +46,13 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _directions(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Unit vectors [N, places, C]."""
+    """Unit vectors [N, locations, C]."""
     averaged = F.adaptive_avg_pool2d(features.float(), grid)
     return F.normalize(averaged.flatten(2).transpose(1, 2), dim=-1)
 
 
 def _similarities(directions: Tensor, shift: int) -> Tensor:
-    """[N, places, places]: to the places of the image `shift` further in the batch, over the temperature."""
+    """Cosine similarities [N, locations, locations] to the image `shift` later in the batch / temperature."""
     return directions @ directions.roll(-shift, dims=0).transpose(1, 2) / _TEMPERATURE
 
 
@@ -66,7 +68,7 @@ def deepest_features(network: nn.Module, role: str) -> Iterator[list[Tensor]]:
     """
     backbone = getattr(network, "backbone", None) or getattr(network, "base_model", None)
     if not isinstance(backbone, nn.Module) or backbone is network:
-        raise UserError(f"distill.method=features: {role} has no backbone to read features from")
+        raise UserError(f"distill.method=features: {role} has no backbone to read features from; {_REMEDY}")
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, outputs: Any) -> None:
@@ -74,7 +76,9 @@ def deepest_features(network: nn.Module, role: str) -> Iterator[list[Tensor]]:
         last = getattr(outputs, "last_hidden_state", last)
         last = last[-1] if isinstance(last, tuple) else last
         if not isinstance(last, Tensor) or last.ndim != 4:
-            raise UserError(f"distill.method=features: the backbone of {role} returns no feature map")
+            raise UserError(
+                f"distill.method=features: the backbone of {role} returns no feature map; {_REMEDY}"
+            )
         kept.append(last)
 
     handle = backbone.register_forward_hook(keep)

@@ -75,7 +75,7 @@ def test_the_size_of_a_run_cannot_be_set_twice(tmp_path, override):
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     ClassMap(names=("a", "b")).write(tmp_path / "classes.json")
     chosen = options(f"run={tmp_path}", override, "latency=false", "size=[64,128]")
-    refuses(lambda: comparisons(chosen), f"^{override.partition('=')[0]} and size= both set the size")
+    refuses(lambda: comparisons(chosen), f"^{override.partition('=')[0]}= and size= both set the input size")
 
 
 def test_the_own_suite_compares_the_papers_heads_with_ours_for_each_task():

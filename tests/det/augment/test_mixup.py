@@ -20,5 +20,5 @@ def test_pixels_are_averaged_and_all_boxes_kept():
 
 def test_images_of_different_sizes_are_refused():
     image, boxes, labels = sample(0, (0, 0, 1, 1), 0)
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="the same size"):
         mixup((image, boxes, labels), (image[:2], boxes, labels))

@@ -65,7 +65,7 @@ def names(data):
 def test_a_list_of_labels_instead_of_images_is_named(tmp_path, lines, message):
     (tmp_path / "train.txt").write_text(lines)
     (tmp_path / "data.yaml").write_text("train: train.txt\nval: train.txt\nnames: [cat]\n")
-    refuses(lambda: yolo(root=str(tmp_path)), message, "such as train: images/train")
+    refuses(lambda: yolo(root=str(tmp_path)), message, "for example train: images/train")
 
 
 def test_the_usual_layout(own):

@@ -127,7 +127,7 @@ def test_a_planted_fault_is_found_once_and_nothing_else(root, plant, expected):
     assert counts == expected
 
 
-def test_of_masks_that_cannot_be_read_no_class_is_said_to_be_absent(root):
+def test_no_class_is_called_absent_if_no_mask_can_be_read(root):
     for path in root.glob("masks/*/*.png"):
         mask(path, halves(right=7))
     assert found(checked("seg", root)) == {"unknown_values": 7}

@@ -393,7 +393,7 @@ def test_what_cannot_be_read_is_named_and_counted(tmp_path):
         (examples.supervisely, "train/img", "train/ann/new.heic.json"),
     ],
 )
-def test_files_that_are_no_images_are_counted(builder, place, label, tmp_path):
+def test_files_that_are_not_images_are_counted(builder, place, label, tmp_path):
     builder(tmp_path / "in")
     (tmp_path / "in" / place / "new.heic").write_bytes(b"....ftypheic")
     (tmp_path / "in" / label).write_text("")
@@ -402,7 +402,7 @@ def test_files_that_are_no_images_are_counted(builder, place, label, tmp_path):
     assert any(expected in line for line in lines), lines
 
 
-def test_of_yolo_what_is_in_no_split_and_splits_that_do_not_exist_are_named(tmp_path):
+def test_yolo_files_in_no_split_and_missing_splits_are_named(tmp_path):
     examples.yolo_outlines(tmp_path / "in")
     examples.image(tmp_path / "in/images/spare/c.png")
     examples.write(tmp_path / "in/labels/spare/c.txt", "0 .1 .1 .5 .1 .5 .6\n")

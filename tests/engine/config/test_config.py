@@ -321,12 +321,12 @@ def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, m
 
 
 @pytest.mark.parametrize("other", ["{run}/", "{run}/../run", "link"])
-def test_a_run_that_is_named_twice_is_no_second_seed(tmp_path, monkeypatch, other):
+def test_one_run_under_two_names_is_refused(tmp_path, monkeypatch, other):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     config = compose.compose_config("compare", [f"run=[run,{other.format(run='run')},third]"])
-    refuses(lambda: instantiate.tool_options(config), "run names one folder twice, as run and ")
+    refuses(lambda: instantiate.tool_options(config), "run names the same folder twice, as run and ")
 
 
 def test_options_of_a_search_method_are_suggested():
@@ -355,11 +355,11 @@ OF_THE_INPUT = {
 
 
 @pytest.mark.parametrize("task", ["seg", "det", "cls"])
-def test_keys_that_only_concern_a_dataset_are_refused_where_none_is_read(task):
+def test_keys_of_a_dataset_are_refused_if_none_is_read(task):
     config = compose.compose_config("train", [f"task={task}"])
     for override in ["data=x", *(f"data.{key}" for key in OF_A_DATASET[task])]:
         saved.refuse_unused_data(config, [override], reads="dataset")
-        message = f"^{override.partition('=')[0]}: no effect, because no dataset is read; leave it out"
+        message = f"^{override.partition('=')[0]}: has no effect, because no dataset is read; leave it out"
         for reads in ("images", "network"):
             refuses(partial(saved.refuse_unused_data, config, [override], reads=reads), message)
     for reads in ("dataset", "images", "network"):
@@ -369,7 +369,10 @@ def test_keys_that_only_concern_a_dataset_are_refused_where_none_is_read(task):
 def test_the_training_crop_is_refused_unless_it_is_the_size_of_the_timed_input():
     config = compose.compose_config("train", ["task=seg"])
     saved.refuse_unused_data(config, ["data.crop=64"], reads="network")
-    for reads, why in (("dataset", "only training reads this key"), ("images", "no effect, because no data")):
+    for reads, why in (
+        ("dataset", "only training reads this key"),
+        ("images", "has no effect, because no data"),
+    ):
         refuses(
             partial(saved.refuse_unused_data, config, ["data.crop=64"], reads=reads), f"^data.crop: {why}"
         )

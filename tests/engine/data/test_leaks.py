@@ -28,7 +28,7 @@ def in_two_splits(folder, pixels, suffix):
         (np.full((8, 8, 3), 90, np.uint8), ".png"),
     ],
 )
-def test_of_any_depth(pixels, suffix, tmp_path):
+def test_single_values_are_allowed_at_any_depth(pixels, suffix, tmp_path):
     splits = in_two_splits(tmp_path, pixels, suffix)
     line = "1 of the images of val have a single color and are also in train"
     assert check_leaks(splits, override="x=true") == [line]

@@ -130,7 +130,7 @@ def test_signals_to_the_process_group_do_not_reach_workers():
     assert worker["ignores"].item()
 
 
-def test_more_workers_than_cpus_are_no_warning(recwarn):
+def test_more_workers_than_cpus_cause_no_warning(recwarn):
     workers = len(os.sched_getaffinity(0)) + 1
     next(iter(BatchLoader(NoiseImages(5), EvaluationSampler(num_samples=1), workers=workers)))
     assert not recwarn.list

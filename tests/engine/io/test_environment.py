@@ -42,7 +42,7 @@ def test_a_home_that_cannot_be_written_is_replaced_and_said_in_one_line(tmp_path
     check(tmp_path, *show(tmp_path, HOME="/nonexistent"), os.getuid())
 
 
-def test_a_folder_called_tilde_is_no_home(tmp_path):
+def test_a_folder_called_tilde_is_not_the_home_folder(tmp_path):
     (tmp_path / "sub/~").mkdir(parents=True)
     command = (
         "import os; os.path.expanduser = str; import engine.environment; print(os.environ['XDG_CACHE_HOME'])"

@@ -76,7 +76,9 @@ def test_class_layers_stay_new_if_unknown_classes_differ_in_number(tmp_path):
 def test_a_file_has_no_last_checkpoint(tmp_path, key):
     path, _ = saved(tmp_path, 2)
     chosen = {"init_from": None, "weights": None, key: str(path)}
-    with pytest.raises(UserError, match=f"^checkpoint=last: {key}=.*model.pth is not a run folder; leave it"):
+    with pytest.raises(
+        UserError, match=f"^checkpoint=last: {key}=.*model.pth is not a run folder; leave out"
+    ):
         load_initial(Model(2), ClassMap(names=("a", "b")), **chosen, checkpoint_name="last", published=dict)
 
 

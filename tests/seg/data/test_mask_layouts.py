@@ -236,7 +236,7 @@ def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask)
     assert any("masks paired by the differing part of their names" in line for line in build(root).warnings)
 
 
-def test_another_word_inside_the_names_is_recognized_and_said(tmp_path):
+def test_masks_named_with_one_word_replaced_are_paired_and_reported(tmp_path):
     for kind, word in (("images", "frame"), ("masks", "label")):
         for number, name in enumerate(("seq1", "seq1", "seq2", "seq2")):
             pixels = np.full((4, 6) if kind == "masks" else (4, 6, 3), number % 2, np.uint8)
@@ -250,7 +250,10 @@ def test_another_word_inside_the_names_is_recognized_and_said(tmp_path):
     }
     assert len(pairs) == 4
     assert all(label == image.replace(b"frame", b"label") for image, label in pairs.items())
-    assert any("masks paired by their names with label for frame, such as" in w for w in source.warnings)
+    assert any(
+        "masks paired by replacing frame with label in the images' names, such as" in w
+        for w in source.warnings
+    )
     write_png(tmp_path / "masks/seq1_depth_0.png", np.zeros((4, 6), np.uint8))  # not of all images
     assert len(build(tmp_path).splits["train"].labels) + len(build(tmp_path).splits["val"].labels) == 4
     for name in ("seq1_depth_1", "seq2_depth_2", "seq2_depth_3"):

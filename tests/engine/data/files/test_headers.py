@@ -157,7 +157,7 @@ def test_prediction_names_only_keys_and_remedies_that_it_has(tmp_path, predictin
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC, which is not supported; convert it to JPEG"),
         (
             b"\xff\xd8\xff\xdb\0\x06ABCD\xff\xc1\0\x11\x0c\0\x08\0\x08\x03",
-            "a JPEG with 12 bits per channel, which is not supported; save 16 bits as PNG or TIFF",
+            "a JPEG with 12 bits per channel, which is not supported; save it as a 16-bit PNG or TIFF",
         ),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL, which is not supported; convert it to PNG or JPEG"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, .* run git lfs pull"),

@@ -117,7 +117,7 @@ def test_segformer_gives_its_last_features_too(tmp_path):
     torch.testing.assert_close(scores, outputs.logits[:, [2, 0]], rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_of_tokens_has_no_feature_map(tmp_path):
+def test_a_teacher_without_feature_maps_is_refused(tmp_path):
     saved(tmp_path, fixed_size=True)
     teacher = load_teacher(str(tmp_path), CLASSES, load_run=None)
     with pytest.raises(UserError, match=r"^distill\.method=features: the (backbone of the )?teacher"):

@@ -13,7 +13,7 @@ from engine.train.distillation.relations import deepest_features, relation_loss
 
 
 def features(*images):
-    """Images given as lists of places, each a vector -> [N, C, 1, places]."""
+    """Images given as lists of locations, each a vector -> [N, C, 1, locations]."""
     return torch.tensor(images, dtype=torch.float32).transpose(1, 2)[:, :, None]
 
 
@@ -27,7 +27,7 @@ def softmax(*cosines):
 
 
 def test_one_image_by_hand():
-    """Two places: orthogonal for the student; cosine 0.8 for the teacher, which has three channels."""
+    """Two locations: orthogonal for the student; cosine 0.8 for the teacher, which has three channels."""
     student = features([[1, 0], [0, 2]])
     teacher = features([[1, 0, 0], [4, 3, 0]])
     expected = divergence(softmax(1, 0.8), softmax(1, 0))
@@ -38,7 +38,7 @@ def test_one_image_by_hand():
 
 
 def test_images_are_compared_with_the_next_one_too():
-    """Each image alone is alike for both; across images, the student sees equals, the teacher opposites."""
+    """Within an image, both agree; across images, the student sees equal vectors, the teacher opposites."""
     student = features([[1, 0], [0, 1]], [[1, 0], [0, 1]])
     teacher = features([[1, 0], [0, 1]], [[-1, 0], [0, -1]])
     across = divergence(softmax(-1, 0), softmax(1, 0))
@@ -84,7 +84,7 @@ class Network(nn.Module):
     ],
     ids=["features by name", "hidden state", "tuple of maps"],
 )
-def test_the_last_features_are_kept_while_asked_for(outputs):
+def test_the_last_features_are_kept_only_within_the_context(outputs):
     network, images = Network(outputs), torch.rand(1, 3, 4, 4)
     with deepest_features(network, "the teacher") as kept:
         network(images)
@@ -135,5 +135,5 @@ def test_unknown_methods_are_refused(method):
 
 
 def test_a_temperature_without_scores_is_refused():
-    with pytest.raises(UserError, match=r"^distill\.temperature divides class scores, which"):
+    with pytest.raises(UserError, match=r"^distill\.temperature has no effect with distill\.method=features"):
         Distillation(teacher=nn.Identity(), method="features", temperature=2)
