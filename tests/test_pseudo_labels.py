@@ -257,7 +257,7 @@ def test_what_cannot_be_labeled_is_refused(tmp_path):
     refuses(lambda: start("coco", [photo, video]), "b.mp4", "save frames first")
     refuses(lambda: start("coco", []), "not a stream")
     refuses(lambda: start("coco", [photo, tmp_path / "c.gif"]), "c.gif", "png", "convert")
-    with pytest.raises(ValueError, match="min_score is only for save_labels="):
+    with pytest.raises(ValueError, match="min_score needs save_labels="):
         PredictOptions(run="x", input="y", min_score=0.5)
     assert PredictOptions(run="x", input="y", save_labels="coco").least_score == 0.5
 

@@ -55,9 +55,9 @@ class Tiling:
     def __init__(
         self, *, tiles: int | Sequence[int] | None = None, overlap: float = 0.25, with_whole: bool = True
     ) -> None:
-        self.tiles = None if tiles is None else as_size("inference.tiles", tiles, least=32)
+        self.tiles = None if tiles is None else as_size("tiles", tiles, least=32)
         if not 0 <= overlap < 1:
-            raise ValueError(f"inference.overlap must be in [0, 1), got {overlap}")
+            raise ValueError(f"overlap must be in [0, 1), got {overlap}")
         if self.tiles is None and (overlap, with_whole) != (0.25, True):
             name = "overlap" if overlap != 0.25 else "with_whole"
             raise ValueError(f"{name} has no effect without tiles; set inference.tiles too, or leave it out")

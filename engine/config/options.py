@@ -103,7 +103,7 @@ class PredictOptions(InferenceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_score is not None and self.save_labels is None:
-            raise ValueError("min_score is only for save_labels=; set that too")
+            raise ValueError("min_score needs save_labels=; set that too")
 
     @property
     def least_score(self) -> float:
@@ -208,7 +208,7 @@ def refuse_unused(options: Any, *names: str, needs: str, key: str = "") -> None:
     """
     for name in not_default(options, *names):
         dotted = f"{key}.{name}" if key else name
-        raise UserError(f"{dotted} is for {needs}; set that too, or leave it out")
+        raise UserError(f"{dotted} needs {needs}; set that too, or leave it out")
 
 
 def not_default(options: Any, *names: str) -> list[str]:

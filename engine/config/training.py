@@ -487,7 +487,7 @@ _WITHOUT_TEACHER = {"method": "pixels", "images": None, "weight": 1.0, "temperat
 def _refuse_distillation(config: DictConfig) -> None:
     for name, default in _WITHOUT_TEACHER.items():
         if config.distill[name] != default:
-            raise UserError(f"distill.{name} is for distill.teacher=; set that too, or leave it out")
+            raise UserError(f"distill.{name} needs distill.teacher=; set that too, or leave it out")
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:

@@ -30,7 +30,7 @@ def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["calibration.images=3"], "calibration.images is for precision=int8; set that too, or leave it out"),
+        (["calibration.images=3"], "calibration.images needs precision=int8; set that too, or leave it out"),
         (["precision=fp16", "calibration.split=val"], "calibration.split is for precision=int8"),
         (["qat.lr=0.1", "precision=int8", "format=openvino"], "qat.lr is for qat.steps above 0"),
         (["qat.floating=[backbone.stem]"], "qat.floating is for qat.steps above 0"),

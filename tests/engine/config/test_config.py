@@ -381,11 +381,11 @@ def test_the_training_crop_is_refused_unless_it_is_the_size_of_the_timed_input()
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("checkpoint=last", "checkpoint is for init_from= or weights=; set that too, or leave it out"),
-        ("skip=[head.*]", "skip is for init_from= or weights=; set that too, or leave it out"),
-        ("distill.weight=2", "distill.weight is for distill.teacher=; set that too, or leave it out"),
-        ("distill.method=channels", "distill.method is for distill.teacher=; set that too, or leave it out"),
-        ("distill.images=photos", "distill.images is for distill.teacher=; set that too, or leave it out"),
+        ("checkpoint=last", "checkpoint needs init_from= or weights=; set that too, or leave it out"),
+        ("skip=[head.*]", "skip needs init_from= or weights=; set that too, or leave it out"),
+        ("distill.weight=2", "distill.weight needs distill.teacher=; set that too, or leave it out"),
+        ("distill.method=channels", "distill.method needs distill.teacher=; set that too, or leave it out"),
+        ("distill.images=photos", "distill.images needs distill.teacher=; set that too, or leave it out"),
     ],
 )
 def test_keys_without_effect_on_a_new_run_are_refused(override, message):
@@ -788,18 +788,18 @@ def test_a_mapping_for_a_list_and_a_list_for_a_group_are_named_by_their_key(over
 @pytest.mark.parametrize(
     ("tool", "typed", "message"),
     [
-        ("eval", ["run=x", "threads=2"], "threads is for artifact=<exported file>; set that too"),
+        ("eval", ["run=x", "threads=2"], "threads needs artifact=<exported file>; set that too"),
         (
             "predict",
             ["run=x", "input=y", "threads=2"],
-            "threads is for artifact=<exported file>; set that too",
+            "threads needs artifact=<exported file>; set that too",
         ),
-        ("convert", ["input=x", "out=y", "to=coco", "boxes=fill"], "boxes is for to=masks; set that too"),
-        ("publish", ["run=x", "out=y", "private=true"], "private is for repo=<user>/<name>; set that too"),
-        ("publish", ["run=x", "out=y", "revision=b"], "revision is for repo=<user>/<name>; set that too"),
-        ("serve", ["run=x", "layer_s=1"], "layer_s is for table=latency; set that too"),
-        ("serve", ["run=x", "shares=[1]"], "shares is for table=latency; set that too"),
-        ("serve", ["run=x", "web.vendored=false"], "web.vendored is for table=latency; set that too"),
+        ("convert", ["input=x", "out=y", "to=coco", "boxes=fill"], "boxes needs to=masks; set that too"),
+        ("publish", ["run=x", "out=y", "private=true"], "private needs repo=<user>/<name>; set that too"),
+        ("publish", ["run=x", "out=y", "revision=b"], "revision needs repo=<user>/<name>; set that too"),
+        ("serve", ["run=x", "layer_s=1"], "layer_s needs table=latency; set that too"),
+        ("serve", ["run=x", "shares=[1]"], "shares needs table=latency; set that too"),
+        ("serve", ["run=x", "web.vendored=false"], "web.vendored needs table=latency; set that too"),
     ],
 )
 def test_keys_without_effect_on_a_tool_are_refused(tool, typed, message):
