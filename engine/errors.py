@@ -7,6 +7,7 @@ and a remedy. The tools print it and exit with status 1. Any other exception is 
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,11 @@ class UserError(ValueError):
     def __init__(self, message: str, *, files: Sequence[str] = ()) -> None:
         super().__init__(printable(message))
         self.files = tuple(files)
+
+
+def check_command(folder: str | os.PathLike[str]) -> str:
+    """The command that says which labels a folder has, for messages."""
+    return f"python tools/check.py {shlex.quote(os.fspath(folder))}"
 
 
 _collected: ContextVar[list[UserError] | None] = ContextVar("collected", default=None)

@@ -17,7 +17,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from engine.data.coco_layout import folder_with
 from engine.data.images import Orientation
 from engine.data.splits import SPLIT_NAMES
-from engine.errors import UserError
+from engine.errors import UserError, check_command
 from engine.io.files import existing_root
 
 _FILES = ("{}/annotations.xml", "{}.xml", "annotations/{}.xml", "{}/annotations/annotations.xml")
@@ -128,9 +128,10 @@ def find_files(base: Path) -> dict[str, Path]:
     single = usual or single
     if len(single) != 1:
         reason = f"{len(single)} XML files" if single else "no XML files"
+        other = "" if single else f"; for labels of another format: {check_command(base)}"
         raise UserError(
             f"{base}: {reason}; data=cvat needs annotations.xml, or train.xml and val.xml (for one XML file "
-            "per image, use data=voc)"
+            f"per image, use data=voc){other}"
         )
     return {"": single[0]}
 

@@ -18,7 +18,7 @@ from det.data.reader_options import OnError, ReaderOptions
 from det.data.source_checks import checked_source
 from engine.data.class_map import ClassMap, alike_line
 from engine.data.images import Orientation
-from engine.errors import FileErrors, UserError, raise_or_collect
+from engine.errors import FileErrors, UserError, check_command, raise_or_collect
 
 Others = Literal["refuse", "ignore"]
 
@@ -150,7 +150,7 @@ def read_files(
     what = f"with {_article(kind.noun)}, but in no split: left out"
     issues.add("image", what, map(os.path.basename, in_no_split))
     own = _without_parts(files)
-    contents = {split: _read(kind, split, part, options.missing, issues) for split, part in own.items()}
+    contents = {split: _read(base, kind, split, part, options.missing, issues) for split, part in own.items()}
     names = {item.name for part in contents.values() for file in part.values() for item in file.objects}
     class_map = _classes(kind, base, options.classes, names, issues)
     cleaned: dict[str, DetectionSplit] = {}
@@ -195,7 +195,7 @@ def _with_absent_images(files: SplitFiles) -> SplitFiles:
 
 
 def _read(
-    kind: Kind, split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues
+    root: Path, kind: Kind, split: str, files: SplitFiles, missing: Missing, issues: AnnotationIssues
 ) -> dict[str, VocFile]:
     """The content of a split's annotation files, by name; a test split needs none."""
     without_image = [name for name in files.names if name not in files.images]
@@ -220,6 +220,8 @@ def _read(
         remedy += "set data.source.annotations=<their folder>"
         if missing == "refuse" and len(absent) < len(files.names):
             remedy += ", or, if these images have no objects, data.source.missing=negative"
+        elif not unused:
+            remedy += f"; for labels of another format: {check_command(root)}"
         shares = "; ".join([f"{len(absent)} of {len(files.names)} images of {split} have none", *unused])
         raise_or_collect(
             UserError(

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.data.images import IMAGE_SUFFIXES, list_images
 from engine.data.splits import SPLIT_NAMES, subfolders
-from engine.errors import UserError, some
+from engine.errors import UserError, check_command, some
 from engine.io.files import existing_root
 
 _LAYOUT = (
@@ -82,7 +82,8 @@ def find_layout(root: str | None, given: Mapping[str, Given], *, unannotated: Se
         }
         layout = Layout(own, whole=len(own) < len(pairs), lines=lines)
     if not layout.pairs:
-        raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}")
+        other = f"; for labels of another format: {check_command(base)}" if base else ""
+        raise UserError(f"{base or 'data'}: no COCO annotations; {_LAYOUT}{other}")
     return layout
 
 

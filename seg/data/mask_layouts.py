@@ -1,14 +1,13 @@
 """Finds the folders of images and masks of each split, in common layouts."""
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.images import IMAGE_SUFFIXES
 from engine.data.splits import SPLIT_NAMES, read_names, split_folders, split_of, subfolders
-from engine.errors import UserError, some
+from engine.errors import UserError, check_command, some
 from engine.io.files import walk_files
 
 UNDIVIDED = ""
@@ -163,7 +162,7 @@ def without_mask_folder(folders: Folders) -> tuple[str, str]:
     if annotations:
         base = images if folders.at_root else images.parent
         reason = f"{images.name}/ has no masks, but {some(annotations, 2)}; "
-        return reason, f"run python tools/check.py {shlex.quote(str(base))}"
+        return reason, f"run {check_command(base)}"
     if split_of(images.name) is not None and _kind(_plain(images.parent.name)) == "images":
         images = images.parent  # images/train: the masks would be next to images/
     for parent in (images.parent, images):
@@ -172,7 +171,7 @@ def without_mask_folder(folders: Folders) -> tuple[str, str]:
             if not files or _holds_images(parent / name):
                 continue
             if files[0].lower().endswith((".xml", ".json", ".txt")):
-                return f"{name}/ has no masks, but {some(files, 2)}; ", f"run python tools/check.py {parent}"
+                return f"{name}/ has no masks, but {some(files, 2)}; ", f"run {check_command(parent)}"
             return f"{name}/ has files that are not read: {some(files, 2)}; ", "convert them to PNG"
     if "masks" in {_kind(_plain(name)) for name in subfolders(images.parent)}:  # above data.root
         return "", f"the images have masks next to {images.name}/: set data.root={images.parent}"

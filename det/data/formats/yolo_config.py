@@ -7,7 +7,7 @@ import yaml
 
 from det.data.formats.yolo_layout import resolve
 from engine.data.class_map import ClassMap
-from engine.errors import UserError
+from engine.errors import UserError, check_command
 from engine.io.files import existing_root
 from engine.io.text import decode_text
 
@@ -52,7 +52,7 @@ def find_config(root: Path) -> Config:
     if names is None:
         raise UserError(
             f"{root}: no .yaml files, and no {' or '.join(_NAMES[:2])} with the classes; set data.root to "
-            "the file itself, or add data.yaml"
+            f"the file itself, or add data.yaml; for labels of another format: {check_command(root)}"
         )
     return _without_yaml(root, names)
 

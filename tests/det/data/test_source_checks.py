@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 from det.data.cleaning import AnnotationIssues
+from det.data.coco import coco
+from det.data.cvat import cvat
+from det.data.labelme import labelme
 from det.data.reader_options import ReaderOptions
 from det.data.source_checks import checked_source
+from det.data.voc import voc
+from det.data.yolo import yolo
 from engine.data.images import write_png
 from engine.errors import UserError
 from tests.det.data.small_splits import CLASSES, make_split
+from tests.refusals import refuses
 
 
 def checked(train, val, issues=None, **options):
@@ -131,3 +137,14 @@ def test_a_split_of_training_images_is_left_out_and_the_error_names_the_one_to_u
     (tmp_path / "val").unlink()
     shutil.copytree(tmp_path / "train", tmp_path / "val")
     assert checked(train, linked).warnings[0].startswith("home: val: all of its 3 images are also in train")
+
+
+def test_labels_of_another_format_lead_to_the_check(tmp_path):
+    """A folder as for YOLO, read as the other formats; the name of the folder has to be quoted in a shell."""
+    root = tmp_path / "my data"
+    (root / "images" / "train").mkdir(parents=True)
+    for value in (1, 2):
+        write_png(root / "images" / "train" / f"{value}.png", np.full((8, 8, 3), value, np.uint8))
+    command = f"for labels of another format: python tools/check.py '{root}'"
+    for source in (voc, labelme, coco, cvat, yolo):
+        refuses(lambda source=source: source(root=str(root)), command)
