@@ -21,8 +21,9 @@ from PIL import Image, ImageOps
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
-_TIFF_BITS, _TIFF_COLORS, _TIFF_ORIENTATION, _TIFF_PLANES = 258, 262, 274, 284
-_WHITE_IS_ZERO, _SEPARATE = 0, 2
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_COLORS, _TIFF_ORIENTATION = 258, 259, 262, 274
+_TIFF_BANDS, _TIFF_PLANES, _TIFF_KINDS = 277, 284, 339
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _SEPARATE, _SIGNED, _UNCOMPRESSED = 0, 1, 2, 2, 1
 _UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,6 +60,7 @@ def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pix
     image: Any = Image.open(path)
     if image.format == "TIFF":  # Pillow maps some into memory, with the wrong width if they are rotated
         image = Image.open(BytesIO(Path(path).read_bytes()))
+        _check_tiff(image, path)
     deep = _bits(image, path) == 16
     white_is_zero = _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO
     separate = _tag(image, _TIFF_PLANES, 1) == _SEPARATE
@@ -182,6 +184,17 @@ def _covered(length: int, new_length: int) -> NDArray[np.float32]:
     shares = shares.clip(0)
     result: NDArray[np.float32] = (shares / shares.sum(1, keepdims=True)).astype(np.float32)
     return result
+
+
+def _check_tiff(image: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse what Pillow would misread: gray planes after the first, some signed values."""
+    gray = _tag(image, _TIFF_COLORS, _BLACK_IS_ZERO) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    bands = _tag(image, _TIFF_BANDS, 1)
+    if gray and bands > 1 and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:
+        raise UnsupportedImageError(f"{path}: TIFF with {bands} bands of gray; save it as PNG")
+    swapped = image.tag_v2.prefix == b"MM" and _tag(image, _TIFF_COMPRESSION, 1) != _UNCOMPRESSED
+    if _SIGNED in image.tag_v2.get(_TIFF_KINDS, ()) and (swapped or _bits(image, path) == 8):
+        raise UnsupportedImageError(f"{path}: TIFF with signed values; save it as PNG")
 
 
 def _as_stored(image: Any) -> Any:

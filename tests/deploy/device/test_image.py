@@ -1,6 +1,7 @@
 """The kit's image.py, which has only NumPy and Pillow, gives the values of the libraries used in training."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -117,36 +118,41 @@ def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
         assert (image == read_image(tmp_path / name, upright=upright)).all()
 
 
-def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1):
-    """A TIFF file of 16-bit values [H, W] or [H, W, 3], with one strip, or one for each plane."""
+def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1, order="<", deflate=False):
+    """A TIFF file of 8 or 16-bit values [H, W] or [H, W, 3], with one strip, or one for each plane."""
     height, width = values.shape[:2]
     bands = 1 if values.ndim == 2 else values.shape[2]
     parts = [np.moveaxis(values, 2, 0)[band] for band in range(bands)] if planar == 2 else [values]
-    size = parts[0].size * 2
+    strips = [part.astype(values.dtype.newbyteorder(order)).tobytes() for part in parts]
+    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
+    starts = np.cumsum([8, *map(len, strips)]).tolist()
+    start = starts[-1] + starts[-1] % 2
     rows = {
         256: (4, [width]),
         257: (4, [height]),
-        258: (3, [16] * bands),
-        259: (3, [1]),
+        258: (3, [8 * values.itemsize] * bands),
+        259: (3, [8 if deflate else 1]),
         262: (3, [photometric]),
         274: (3, [orientation]),
-        273: (4, [8 + number * size for number in range(len(parts))]),
+        273: (4, starts[:-1]),
         277: (3, [bands]),
         278: (4, [height]),
-        279: (4, [size] * len(parts)),
+        279: (4, [len(strip) for strip in strips]),
         284: (3, [planar]),
         339: (3, [kind] * bands),
     }
-    start = 8 + size * len(parts)
-    directory, more = struct.pack("<H", len(rows)), b""
+    if photometric < 2 and bands > 1:
+        rows[338] = (3, [0] * (bands - 1))
+    directory, more = struct.pack(order + "H", len(rows)), b""
     for number, (type, numbers) in sorted(rows.items()):
-        content = struct.pack("<" + {3: "H", 4: "L"}[type] * len(numbers), *numbers)
+        content = struct.pack(order + {3: "H", 4: "L"}[type] * len(numbers), *numbers)
         if len(content) > 4:
             place = start + 2 + 12 * len(rows) + 4 + len(more)
-            more, content = more + content, struct.pack("<L", place)
-        directory += struct.pack("<HHL", number, type, len(numbers)) + content.ljust(4, b"\0")
-    pixels = b"".join(part.astype(values.dtype.newbyteorder("<")).tobytes() for part in parts)
-    path.write_bytes(b"II*\0" + struct.pack("<L", start) + pixels + directory + bytes(4) + more)
+            more, content = more + content, struct.pack(order + "L", place)
+        directory += struct.pack(order + "HHL", number, type, len(numbers)) + content.ljust(4, b"\0")
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    pixels = b"".join(strips).ljust(start - 8, b"\0")
+    path.write_bytes(magic + struct.pack(order + "L", start) + pixels + directory + bytes(4) + more)
     return path
 
 
@@ -164,6 +170,36 @@ def test_kinds_of_deep_tiff_files(tmp_path):
         read(signed, PREPROCESSING)
     deep = {"upright": True, "pixel_range": [-100, 3000]}
     assert (read(signed, deep) == read_image(signed, pixel_range=(-100, 3000))).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_gray_planes_of_which_pillow_reads_only_the_first_are_refused(tmp_path, photometric, kind):
+    """Bands that a program did not call RGB, one after the other; training reads all three."""
+    colors = np.zeros((4, 6, 3), kind)
+    colors[..., 1] = 200
+    path = tiff(tmp_path / "planes.tif", colors, photometric=photometric, planar=2, deflate=True)
+    expected = [0, 200 if kind == np.uint8 else 1, 0]  # 200 / 257, rounded
+    expected = [255 - value for value in expected] if photometric == 0 else expected
+    assert read_image(path)[3, 5].tolist() == expected
+    with pytest.raises(UnsupportedImageError, match=r"planes.tif: TIFF with 3 bands of gray; save it as PNG"):
+        read(path, PREPROCESSING)
+
+
+def test_signed_tiff_files_that_pillow_misreads_are_refused(tmp_path):
+    """Pillow exchanges the bytes of compressed signed values of 16 bits, and takes 8 bits for unsigned."""
+    deep = {"upright": True, "pixel_range": [0, 512]}
+    gray = np.full((4, 6), 256, np.int16)
+    little = tiff(tmp_path / "little.tif", gray, kind=2, deflate=True)
+    plain = tiff(tmp_path / "plain.tif", gray, kind=2, order=">")
+    assert read(little, deep)[0, 0, 0] == read(plain, deep)[0, 0, 0] == 128
+    big = tiff(tmp_path / "big.tif", gray, kind=2, order=">", deflate=True)
+    assert read_image(big, pixel_range=(0, 512))[0, 0, 0] == 128
+    with pytest.raises(UnsupportedImageError, match=r"big.tif: TIFF with signed values; save it as PNG"):
+        read(big, deep)
+    small = tiff(tmp_path / "small.tif", np.full((4, 6), -1, np.int8), kind=2)
+    with pytest.raises(UnsupportedImageError, match=r"small.tif: TIFF with signed values; save it as PNG"):
+        read(small, deep)
 
 
 def test_deep_tiff_files_that_are_rotated(tmp_path):
