@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_COLORS, _TIFF_ORIENTATION = 258, 259, 262, 274
-_TIFF_BANDS, _TIFF_PLANES, _TIFF_KINDS = 277, 284, 339
+_TIFF_BANDS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_KINDS = 277, 284, 338, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _SEPARATE, _SIGNED, _UNCOMPRESSED = 0, 1, 2, 2, 1
 _UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -187,11 +187,12 @@ def _covered(length: int, new_length: int) -> NDArray[np.float32]:
 
 
 def _check_tiff(image: Any, path: str | os.PathLike[str]) -> None:
-    """Refuse what Pillow would misread: gray planes after the first, some signed values."""
+    """Refuse what Pillow would misread: some bands in separate planes, some signed values."""
     gray = _tag(image, _TIFF_COLORS, _BLACK_IS_ZERO) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     bands = _tag(image, _TIFF_BANDS, 1)
-    if gray and bands > 1 and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:
-        raise UnsupportedImageError(f"{path}: TIFF with {bands} bands of gray; save it as PNG")
+    first_only, white = gray and bands > 1, bands > 3 and _TIFF_EXTRA not in image.tag_v2  # what it returns
+    if (first_only or white) and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:
+        raise UnsupportedImageError(f"{path}: TIFF with {bands} bands in separate planes; save it as PNG")
     swapped = image.tag_v2.prefix == b"MM" and _tag(image, _TIFF_COMPRESSION, 1) != _UNCOMPRESSED
     if _SIGNED in image.tag_v2.get(_TIFF_KINDS, ()) and (swapped or _bits(image, path) == 8):
         raise UnsupportedImageError(f"{path}: TIFF with signed values; save it as PNG")

@@ -182,7 +182,15 @@ def test_gray_planes_of_which_pillow_reads_only_the_first_are_refused(tmp_path, 
     expected = [0, 200 if kind == np.uint8 else 1, 0]  # 200 / 257, rounded
     expected = [255 - value for value in expected] if photometric == 0 else expected
     assert read_image(path)[3, 5].tolist() == expected
-    with pytest.raises(UnsupportedImageError, match=r"planes.tif: TIFF with 3 bands of gray; save it as PNG"):
+    with pytest.raises(UnsupportedImageError, match=r"TIFF with 3 bands in separate planes; save it as PNG"):
+        read(path, PREPROCESSING)
+
+
+def test_four_planes_without_a_tag_that_pillow_reads_as_white_are_refused(tmp_path):
+    colors = np.full((4, 6, 4), 100, np.uint8)
+    path = tiff(tmp_path / "infrared.tif", colors, photometric=2, planar=2, deflate=True)
+    assert (read_image(path) == 100).all()
+    with pytest.raises(UnsupportedImageError, match=r"TIFF with 4 bands in separate planes; save it as PNG"):
         read(path, PREPROCESSING)
 
 
