@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -118,6 +119,21 @@ def out_of_memory(error: BaseException) -> bool:
 def printable(text: str) -> str:
     r"""`text` on one line that any terminal can show: a line break becomes `\n`, as in Python's literals."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def text_width(text: str) -> int:
+    """The number of columns in a terminal: two for Chinese, Japanese and Korean letters and for emoji, none
+    for accents that are characters of their own."""
+    marks = ("Mn", "Me", "Cf")
+    return sum(
+        0 if unicodedata.category(letter) in marks else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def padded(text: str, width: int) -> str:
+    """A text, followed by spaces up to this width in a terminal."""
+    return text + " " * (width - text_width(text))
 
 
 def no_split(split: str, known: Iterable[str], *, source: str, reasons: Sequence[str] = ()) -> UserError:

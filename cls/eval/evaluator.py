@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import ClassMap
-from engine.errors import counted
+from engine.errors import counted, padded, text_width
 from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
@@ -159,9 +159,9 @@ class ClassificationEvaluator:
         scores = [(results[f"accuracy/{name}"], name, totals[i]) for i, name in enumerate(self.classes.names)]
         if len(scores) > MAX_LISTED:
             scores = sorted((row for row in scores if not np.isnan(row[0])), key=lambda row: row[0])[:20]
-        width = max(len("mean of classes"), *(len(name) for _, name, _ in scores), 0)
+        width = max(len("mean of classes"), *(text_width(name) for _, name, _ in scores), 0)
         lines = [f"{'class':<{width}}  top-1 %  images"]
-        lines += [f"{name:<{width}}   {_percent(score)}  {total:6d}" for score, name, total in scores]
+        lines += [f"{padded(name, width)}   {_percent(score)}  {total:6d}" for score, name, total in scores]
         if len(scores) < len(self.classes):
             lines.append(f"(the {len(scores)} lowest of {len(self.classes)} classes)")
         lines.append("-" * len(lines[0]))

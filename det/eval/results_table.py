@@ -10,7 +10,7 @@ from det.eval.average_precision import Curves, Objects
 from det.eval.true_positives import OperatingPoint
 from det.eval.zero_ap_diagnosis import diagnose_zero_ap
 from engine.data.class_map import ClassMap
-from engine.errors import counted
+from engine.errors import counted, padded, text_width
 
 _AREA_RANGES = {"small": "< 32 x 32 pixels", "medium": "32 x 32 to 96 x 96", "large": "> 96 x 96"}
 
@@ -55,14 +55,14 @@ def results_table(evaluator: Scored) -> str:
 
 def _class_lines(evaluator: Scored, results: dict[str, Any]) -> list[str]:
     names, ids = evaluator.classes.names, evaluator.classes.ids
-    width = max(len("all classes"), *(len(name) for name in names))
+    width = max(len("all classes"), *map(text_width, names))
     categories = evaluator.truth.category_ids[~evaluator.truth.ignored]
     detected = evaluator.detections[:, 6]
     lines = [f"{'class':<{width}}    AP %  AP50 %   objects  detections"]
     for index, (name, id_) in enumerate(zip(names, ids, strict=True)):
         numbers = f"{_percent(results[f'ap/{name}'])}  {_percent(evaluator.curves.ap(iou=0, category=index))}"
         counts = f"{int((categories == id_).sum()):>8}  {int((detected == id_).sum()):>10}"
-        lines.append(f"{name:<{width}}  {numbers}  {counts}")
+        lines.append(f"{padded(name, width)}  {numbers}  {counts}")
     lines.append("-" * len(lines[0]))
     means = f"{_percent(results['map'])}  {_percent(results['map_50'])}"
     present = f"{results['num_classes_present']} of {len(names)} classes present"

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from engine.errors import UserError, some
+from engine.errors import UserError, padded, some, text_width
 from engine.html.charts import bar_chart, line_chart
 from engine.html.page import Page
 from engine.report.sections import Rows, duration, points, training_seconds
@@ -218,10 +218,14 @@ def _joined(values: Any) -> str:
 
 
 def _text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(columns, *rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        "  ".join([padded(row[0], widths[0]), *map(_right, row[1:], widths[1:])]).rstrip()
         for row in (columns, *rows)
     ]
-    lines.insert(1, "-" * len(max(lines, key=len)))
+    lines.insert(1, "-" * max(map(text_width, lines)))
     return "\n".join(lines)
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - text_width(text)) + text

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.class_map import IGNORE, MAX_ID, ClassMap
-from engine.errors import counted
+from engine.errors import counted, padded, text_width
 from engine.image_records import ImageRecords
 
 State = dict[str, NDArray[Any]]
@@ -142,15 +142,14 @@ class SegmentationEvaluator:
     def table(self) -> str:
         """The results as text: one line per class, then the means."""
         results = self.compute()
-        width = max(len("mean of categories"), *(len(name) for name in self.classes.names))
+        width = max(len("mean of categories"), *map(text_width, self.classes.names))
         has_instances = "iiou" in results
         pixels = self._confusion.sum(1)
         total = max(1, int(pixels.sum()))
         lines = [f"{'class':<{width}}   IoU %  pixels %" + ("  iIoU %" if has_instances else "")]
         for index, name in enumerate(self.classes.names):
-            line = (
-                f"{name:<{width}}  {_percent(results[f'iou/{name}'])}    {100 * pixels[index] / total:6.2f}"
-            )
+            iou, share = _percent(results[f"iou/{name}"]), 100 * pixels[index] / total
+            line = f"{padded(name, width)}  {iou}    {share:6.2f}"
             if has_instances and self.classes.instances[index]:
                 line += f"  {_percent(results[f'iiou/{name}'])}"
             lines.append(line)

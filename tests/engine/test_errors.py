@@ -2,7 +2,16 @@
 
 import pytest
 
-from engine.errors import FileErrors, UserError, collected_errors, counted, printable, raise_or_collect
+from engine.errors import (
+    FileErrors,
+    UserError,
+    collected_errors,
+    counted,
+    padded,
+    printable,
+    raise_or_collect,
+    text_width,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +73,19 @@ def test_counted_nouns():
     assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [counted(number, "box") for number in (1, 2)] == ["1 box", "2 boxes"]
     assert [counted(number, "class") for number in (1, 2)] == ["1 class", "2 classes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("\u03a3\u03af\u03b3\u03bc\u03b1", 5),
+        ("\u9053\u8def", 4),
+        ("\U0001f697 a", 4),
+        ("cafe\u0301", 4),
+        ("\u05e9\u05dc", 2),
+        ("", 0),
+    ],
+)
+def test_the_width_of_a_text_in_a_terminal(text, width):
+    assert text_width(text) == width
+    assert padded(text, 6) == text + " " * (6 - width)

@@ -106,6 +106,17 @@ def test_bad_batches_are_rejected(scores, labels, message):
         )
 
 
+def test_the_numbers_of_the_table_are_below_each_other_for_any_letters():
+    """In a terminal, each Chinese letter takes two columns; the title `mean of classes` 15."""
+    evaluator = ClassificationEvaluator(classes=ClassMap(names=("road", "\u9053\u8def")))
+    evaluator.update(torch.eye(2), {"label": torch.arange(2), "index": torch.arange(2)})
+    gap = " " * 11
+    assert evaluator.table().splitlines()[1:3] == [
+        f"road{gap}   100.00       1",
+        f"\u9053\u8def{gap}   100.00       1",
+    ]
+
+
 def test_the_table_names_every_class_or_the_lowest_of_many():
     assert "accuracy" not in filled().table()
     assert [line for line in filled().table().splitlines() if line.startswith("a ")]

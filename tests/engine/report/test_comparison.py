@@ -43,6 +43,19 @@ def test_runs_that_differ_only_in_the_seed_are_one_column():
     assert "44.00 ± 4.00%" in comparison.text()
 
 
+def test_columns_are_below_each_other_for_any_letters():
+    """In a terminal, each Chinese letter takes two columns."""
+    both = [
+        result(name, 0.4, lr=lr, classes=("\u8eca", "road")) for name, lr in (("\u9053\u8def", 1), ("b", 2))
+    ]
+    assert Comparison(both).text().split("\n\n")[1].splitlines() == [
+        "class    \u9053\u8def       b",
+        "---------------------",
+        "\u8eca     40.00%  40.00%",
+        "road   40.00%  40.00%",
+    ]
+
+
 def test_the_parameters_of_a_run_whose_weights_are_gone_are_unknown():
     gone = dataclasses.replace(result("b", 0.5, lr=0.2), params=0)
     rows = rows_of(Comparison([result("a", 0.4), gone]).metric_rows)

@@ -307,6 +307,19 @@ def test_the_table_without_categories():
     assert len(lines) == 8
 
 
+def test_the_numbers_of_the_table_are_below_each_other_for_any_letters():
+    """In a terminal, the second name takes 4 columns and the third 4; the title `mean of categories` 18."""
+    names = ("road", "\u9053\u8def", "cafe\u0301")
+    evaluator = SegmentationEvaluator(classes=ClassMap(names=names))
+    evaluator.update(np.array([[[0, 1, 2, 2]]]), batch([[0, 1, 2, 2]]))
+    gap = " " * 14
+    assert evaluator.table().splitlines()[1:4] == [
+        f"road{gap}  100.00     25.00",
+        f"\u9053\u8def{gap}  100.00     25.00",
+        f"cafe\u0301{gap}  100.00     50.00",
+    ]
+
+
 def test_the_share_of_the_pixels_of_a_single_one():
     evaluator = SegmentationEvaluator(classes=THREE)
     evaluator.update(np.array([[[1]]]), batch([[1]]))
