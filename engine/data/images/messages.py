@@ -52,7 +52,9 @@ def damaged(path: PathLike, reason: str) -> DamagedFileError:
 
 
 _NOT_READ = {
-    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not supported; convert it to JPEG",
+    rb"....ftyp(hei|hev|mi[fh]|miaf|msf)": "HEIC, which is not supported; convert it to JPEG",
+    rb"....ftypcrx": "a CR3 raw image, which is not supported; convert it to JPEG",
+    rb"....ftyp(?!avi[fs])": "an MP4 or QuickTime video, not an image; remove it",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not supported; convert it to PNG or JPEG",
     rb"\xff\xd8.*?\xff[\xc0-\xc3]\0[\x0b\x11]\x0c": "a JPEG with 12 bits per channel, which is not "
     "supported; save it as a 16-bit PNG or TIFF",

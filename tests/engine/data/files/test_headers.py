@@ -155,6 +155,13 @@ def test_prediction_names_only_keys_and_remedies_that_it_has(tmp_path, predictin
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not supported; convert it to JPEG"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC, which is not supported; convert it to JPEG"),
+        (b"\0\0\0\x18ftypMiHE\0\0\0\0mif1heic", "HEIC, which is not supported; convert it to JPEG"),
+        (
+            b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+            "a CR3 raw image, which is not supported; convert it to JPEG",
+        ),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "an MP4 or QuickTime video, not an image; remove it"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "an MP4 or QuickTime video, not an image; remove it"),
         (
             b"\xff\xd8\xff\xdb\0\x06ABCD\xff\xc1\0\x11\x0c\0\x08\0\x08\x03",
             "a JPEG with 12 bits per channel, which is not supported; save it as a 16-bit PNG or TIFF",
