@@ -111,7 +111,7 @@ def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 _OTHER_PROGRAMS = {
-    **dict.fromkeys(("learning_rate", "lr0"), ("optimizer.lr",)),
+    **dict.fromkeys(("learning_rate", "rate", "lr0"), ("optimizer.lr",)),
     **dict.fromkeys(
         ("imgsz", "img", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
     ),

@@ -515,6 +515,8 @@ def open_run(config: DictConfig) -> tuple[DictConfig, RunFolder, bool]:
     without_weights = chosen.init_from is None and chosen.weights is None
     if without_weights and (chosen.checkpoint, *chosen.skip) != ("best",):
         refuse_unused(chosen, "checkpoint", "skip", needs="init_from= or weights=")
+    if config.distill is None:
+        raise UserError("distill=null: distill is a group of keys; for no distillation, leave it out")
     if config.distill.teacher is None:
         _refuse_distillation(config)
     name = config.experiment or config.data.source._target_.rpartition(".")[2]

@@ -75,17 +75,28 @@ def _matches(path: Path, skip: Path | None) -> tuple[list[Path], list[str]]:
         found, others = find_images(path)
         videos = [path / name for name in others if is_video(Path(name))]
         files = [*found, *videos]
+        if skip is not None:
+            files, others = _outside(skip, path, files, others)
         earlier = _earlier_results(path, others)
-        for results in [*earlier, *([] if skip is None else [skip])]:
-            is_result = _inside(results)
-            files = [file for file in files if not is_result(file)]
-            others = [name for name in others if not is_result(path / name)]
+        for results in earlier:
+            files, others = _outside(results, path, files, others)
         others += [f"{folder.relative_to(path)}{_RESULTS}" for folder in earlier]
         return files, [name for name in others if not is_video(Path(name))]
     # Every repeated **/ would walk all folders again.
     pattern = re.sub(r"(\*\*/)+", "**/", str(path))
     found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
     return found, []
+
+
+def _outside(
+    folder: Path, path: Path, files: Sequence[Path], others: Sequence[str]
+) -> tuple[list[Path], list[str]]:
+    """The files, and the names of others relative to `path`, that are not in `folder`."""
+    is_inside = _inside(folder)
+    return (
+        [file for file in files if not is_inside(file)],
+        [name for name in others if not is_inside(path / name)],
+    )
 
 
 def _earlier_results(path: Path, others: Sequence[str]) -> list[Path]:

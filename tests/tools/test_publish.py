@@ -59,7 +59,7 @@ def test_a_user_error_is_printed_as_one_line(folder):
         (["out=model"], "run is not set"),
         (["run=nowhere", "out=x"], "nowhere: neither a run folder nor a Hub repository"),
         (["run=run", "out=y", "checkpoint=worst"], "checkpoint must be one of best, last"),
-        (["run=run", "out=y", "trainer.stesp=3"], r"did you mean 'trainer\.steps'"),
+        (["run=run", "out=y", "trainer.steps=3"], r"only training reads this key; leave it out"),
     ],
 )
 def test_user_errors(folder, monkeypatch, arguments, expected):
