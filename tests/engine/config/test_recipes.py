@@ -91,7 +91,7 @@ def test_typed_keys_win_over_the_recipe():
     config = composed("task=det", "data=voc", "backbone=mobilenet_v3_large_dagger", "optimizer.lr=0.1")
     assert config.backbone._target_.endswith("mobilenet_v3_large")
     assert (config.optimizer.lr, config.trainer.epochs) == (0.1, 60)
-    assert composed("task=seg", "data=masks").task.lovasz == 0.5
+    assert composed("task=seg", "data=masks").task.lovasz == 1.0
     assert composed("task=seg", "data=masks", "task.lovasz=0").task.lovasz == 0
 
 
