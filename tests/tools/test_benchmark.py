@@ -137,7 +137,7 @@ def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
         (["run=x", "spec=y"], "spec needs table=latency; set that too, or leave it out"),
         (["run=x", "shares=[1,0.5]"], "shares needs table=latency; set that too, or leave it out"),
         (["suite=table7", "space=true"], "space needs table=latency; set that too, or leave it out"),
-        (["suite=table7", "remote.python=python3.9"], "remote.python is for device=ssh://... or device=adb;"),
+        (["suite=table7", "remote.python=python3.9"], "remote.python needs device=ssh://... or device=adb;"),
         (["suite=table7", "input=a.png"], "input needs include=all; set that too, or leave it out"),
         (["suite=table7", "latency=false", "threads=2"], "threads needs latency=true; set that too, or"),
         (

@@ -31,12 +31,12 @@ def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
     ("typed", "message"),
     [
         (["calibration.images=3"], "calibration.images needs precision=int8; set that too, or leave it out"),
-        (["precision=fp16", "calibration.split=val"], "calibration.split is for precision=int8"),
-        (["qat.lr=0.1", "precision=int8", "format=openvino"], "qat.lr is for qat.steps above 0"),
-        (["qat.floating=[backbone.stem]"], "qat.floating is for qat.steps above 0"),
+        (["precision=fp16", "calibration.split=val"], "calibration.split needs precision=int8"),
+        (["qat.lr=0.1", "precision=int8", "format=openvino"], "qat.lr needs qat.steps above 0"),
+        (["qat.floating=[backbone.stem]"], "qat.floating needs qat.steps above 0"),
         (["seed=1"], "seed=1: only training reads this key; leave it out"),
-        (["web.vendored=false"], "web.vendored is for format=web"),
-        (["format=openvino", "kit.format=openvino"], "kit.format is for format=kit"),
+        (["web.vendored=false"], "web.vendored needs format=web"),
+        (["format=openvino", "kit.format=openvino"], "kit.format needs format=kit"),
     ],
 )
 def test_keys_without_effect_are_refused_by_their_name(typed, message):
