@@ -14,6 +14,7 @@ from engine.config.instantiate import options, plain, task_info
 from engine.config.options import DataOptions
 from engine.config.saved import Reads, differences, load_config, refuse_unused_data
 from engine.config.training import (
+    WITHOUT_TEACHER,
     build_source,
     build_task,
     image_notes,
@@ -313,7 +314,7 @@ def load_teacher(
     info = task_info(config)
     if not info.distills:
         raise UserError(f"distill.teacher: task={info.name} does not support distillation; leave it out")
-    for key, default in (("temperature", 1.0), ("method", "pixels"), ("images", None)):
+    for key, default in WITHOUT_TEACHER.items():
         if key not in info.distills and config.distill[key] != default:
             raise UserError(f"distill.{key} does not apply to task={info.name}; leave it out")
 

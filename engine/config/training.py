@@ -481,11 +481,12 @@ def validate(config: DictConfig) -> TrainOptions:
 
 
 _OF_A_NEW_RUN = ("run", "init_from", "weights", "checkpoint", "skip", "data.recipe")
-_WITHOUT_TEACHER = {"method": "pixels", "images": None, "weight": 1.0, "temperature": 1.0}
+WITHOUT_TEACHER = {"method": "pixels", "images": None, "weight": 1.0, "temperature": 1.0}
+"""The keys of `distill` that a teacher needs, with their defaults."""
 
 
 def _refuse_distillation(config: DictConfig) -> None:
-    for name, default in _WITHOUT_TEACHER.items():
+    for name, default in WITHOUT_TEACHER.items():
         if config.distill[name] != default:
             raise UserError(f"distill.{name} needs distill.teacher=; set that too, or leave it out")
 
