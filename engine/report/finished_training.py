@@ -37,8 +37,6 @@ def draw(
     plots.save_curves(read_rows(trainer.run.log), info.metric, trainer.run.curves)
     trainer.load_best()
     task: Any = trainer.inference_task
-    if hasattr(task, "use_metrics"):
-        task.use_metrics(trainer.state.metrics)
     for note in font_notes(classes):
         print(note)
     reporter = info.reporter(task)

@@ -385,10 +385,15 @@ class Trainer:
         return f"{self.evaluator.table()}\nweights: {best} (checkpoint=best, the default of all tools)"
 
     def load_best(self) -> None:
-        """Load the best weights into `inference_task` after training."""
+        """Load the best weights, and what their evaluation chose, into `inference_task` after training."""
+        task: Any = self.inference_task
+        metrics = self.state.metrics
         if self.run.best.exists():
-            tensors, _ = checkpoint.inference_weights(self.run.best)
-            checkpoint.load_strict(cast(Task, self.inference_task).model, tensors)
+            tensors, metadata = checkpoint.inference_weights(self.run.best)
+            checkpoint.load_strict(cast(Task, task).model, tensors)
+            metrics = metadata["state"]["metrics"]
+        if hasattr(task, "use_metrics"):
+            task.use_metrics(metrics)
 
     def _save_due(self) -> bool:
         step = self.state.step

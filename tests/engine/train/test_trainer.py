@@ -331,7 +331,10 @@ def test_the_results_and_samples_of_a_training_are_of_the_best_weights(tmp_path,
     assert len(merged) == 1
     best, _ = checkpoint.inference_weights(trainer.run.best)
     last = {name: tensor.clone() for name, tensor in trainer.inference_task.model.state_dict().items()}
+    used: list[dict] = []
+    monkeypatch.setattr(trainer.inference_task, "use_metrics", used.append, raising=False)
     trainer.load_best()
+    assert [metrics[metric] for metrics in used] == [0.8]  # such as the threshold of the drawn boxes
     loaded = trainer.inference_task.model.state_dict()
     assert all(torch.equal(loaded[name], best[name]) for name in best)
     assert any(not torch.equal(loaded[name], last[name]) for name in best)
