@@ -183,6 +183,7 @@ def open_training(
     if here.is_main and not replays:
         claim = run_folder.claim_run(run, resumes=resumes, renames=not resumes and config.run is None)
     run = here.broadcast(run if claim is None else RunFolder(claim.path))
+    read: list[str] = []
     try:
         return _build_training(
             config,
@@ -196,10 +197,13 @@ def open_training(
             started=started,
             published=published,
             load_teacher=load_teacher,
+            read=read,
         )
     except BaseException:
         if claim is not None:
             claim.release()
+        if here.is_main and read:  # such as that it created classes.json
+            print("\n".join(read))
         raise
 
 
@@ -216,10 +220,13 @@ def _build_training(
     started: float,
     published: Callable[[str], Any],
     load_teacher: Callable[[DictConfig, ClassMap], Any],
+    read: list[str],
 ) -> Training:
+    """The training; `read` receives the lines of the reader, to be printed even if a later part fails."""
     builder = _builder(config, here, run if resumes else None)
     augment = build(config.augment, key="augment")
     source = build_source(config)
+    read += source.warnings
     if resumes and run.classes.exists():
         ClassMap.read(run.classes).check_unchanged(source.classes, run=run.path)
     chosen: list[str] = []

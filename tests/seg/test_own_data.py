@@ -1,6 +1,7 @@
 """Own images without any preparation: no classes.json, no splits, masks with a suffix."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -32,6 +33,15 @@ def test_images_and_masks_as_they_are_lead_to_a_scored_run(folder):
     assert LOUD not in output
     assert json.loads((folder / "photos/classes.json").read_text())["classes"][1]["id"] == 255
     assert json.loads((folder / "a/metrics.json").read_text())["num_images"] in (1, 2, 3)
+
+
+def test_the_classes_that_were_written_are_named_even_if_the_weights_are_missing(folder, tmp_path):
+    """Otherwise the next run finds a classes.json that nobody was told about."""
+    shutil.copytree(folder / "photos/images", tmp_path / "p/images")
+    shutil.copytree(folder / "photos/masks", tmp_path / "p/masks")
+    output = run("train", "data=masks", "data.root=p", "weights=none.pth", *SHORT, cwd=tmp_path, status=1)
+    assert "none.pth" in output
+    assert "p/classes.json: created, with the values of 8 masks" in output
 
 
 @pytest.mark.slow
