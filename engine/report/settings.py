@@ -29,12 +29,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Settings:
 
 
 def differences(settings: Settings, defaults: Settings) -> list[Difference]:
-    """The keys whose values differ from the defaults, in their order; keys in `NOT_SETTINGS` are left out."""
+    """The keys whose values differ from the defaults, in their order; keys in `NOT_SETTINGS` are left out.
+
+    So are keys without a default that refer to another key: that key is listed itself.
+    """
     keys = [*settings, *(key for key in defaults if key not in settings)]
     return [
         Difference(key, defaults.get(key), settings.get(key))
         for key in keys
         if key not in NOT_SETTINGS and settings.get(key) != defaults.get(key)
+        if defaults.get(key) is not None or not str(settings.get(key)).startswith("${")
     ]
 
 

@@ -12,7 +12,7 @@ def test_nested_keys_are_dotted_and_lists_stay_values():
 
 
 def test_only_what_differs_is_listed_and_not_where_the_run_is():
-    settings = {"a": 1, "b": 2, "new": 3, "run": "x"}
+    settings = {"a": 1, "b": 2, "new": 3, "refers": "${b}", "run": "x"}
     assert differences(settings, {"a": 1, "b": 5, "gone": 6, "run": None}) == [
         Difference("b", 5, 2), Difference("new", None, 3), Difference("gone", 6, None),
     ]  # fmt: skip
