@@ -35,6 +35,7 @@ class ClassificationEvaluator:
     """
 
     main_metric = "top1"
+    worst_by = "lowest probability of the true class (0 to 1)"
 
     def __init__(
         self, *, classes: ClassMap, name_of: Callable[[int], str] = str, predicted: str = ""

@@ -52,6 +52,7 @@ class DetectionEvaluator:
     """
 
     main_metric = "map"
+    worst_by = "lowest F1 (0 to 1, at IoU .5)"
 
     def __init__(
         self,

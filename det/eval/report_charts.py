@@ -96,7 +96,7 @@ def _by_threshold(evaluator: DetectionEvaluator) -> str:
     best = evaluator.operating_point
     return line_chart(
         curves,
-        title="F1, precision and recall by score threshold, at IoU .5",
+        title="F1, precision and recall at IoU .5",
         x_label="score threshold",
         y_label="all classes together",
         x_range=(0, 1),

@@ -16,6 +16,7 @@ COLORS = 8
 """Number of series colors in template.html."""
 
 _LETTER = 6.1  # average width of a letter at font size 11
+_TITLE = 1.25  # width of a title, which is bold and of size 12.5, relative to that
 
 
 def letters_width(text: str) -> float:
@@ -169,5 +170,5 @@ def chart(body: str, *, title: str, height: float, points: int, width: float = W
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" data-points="{points}" role="img" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" style="--width: {width:.0f}" aria-label="{escape(title)}">'
-        f"{text_at(4, 15, shorten(title, width), style='title')}{body}{empty}</svg>"
+        f"{text_at(4, 15, shorten(title, (width - 8) / _TITLE), style='title')}{body}{empty}</svg>"
     )

@@ -118,7 +118,8 @@ def _add_body(
     if hasattr(reporter, "draw_sample"):
         find_worst = getattr(evaluator, "worst", None)
         lowest = find_worst(worst) if find_worst else []
-        add_images(page, reporter, dataset, lowest, random=random)
+        worst_by = getattr(evaluator, "worst_by", "lowest scores")
+        add_images(page, reporter, dataset, lowest, worst_by=worst_by, random=random)
     add_speed(page, rows, facts.batch)
     add_settings(page, facts.differences, facts.info.name)
 

@@ -46,10 +46,13 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
     page.chart(line_chart(losses if parts else {"": losses["total"]}, title="Training loss",
                           x_label="step", y_label="loss"))  # fmt: skip
     if scores := points(rows, "eval", metric):
+        shares = all(0 <= score <= 1 for _, score in scores)
+        scores = points(rows, "eval", metric, 100) if shares else scores
         best = max(scores, key=lambda score: score[1])
-        marks = [(*best, f"best {percent(best[1])}")]
-        page.chart(line_chart({"": scores}, title=f"Evaluated {metric}", x_label="step", y_label=metric,
-                              marks=marks))  # fmt: skip
+        text = f"best {best[1]:.2f}%" if shares else f"best {best[1]:.4f}"
+        label = f"{metric}, %" if shares else metric
+        page.chart(line_chart({"": scores}, title=f"Evaluated {metric}", x_label="step", y_label=label,
+                              marks=[(*best, text)]))  # fmt: skip
     page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
                           y_label="learning rate"))  # fmt: skip
 
@@ -84,11 +87,20 @@ def training_seconds(rows: Rows, batch: int) -> float:
 
 
 def add_images(
-    page: Page, reporter: Any, dataset: Any, worst: Sequence[tuple[str, int, float]], *, random: int
+    page: Page,
+    reporter: Any,
+    dataset: Any,
+    worst: Sequence[tuple[str, int, float]],
+    *,
+    worst_by: str,
+    random: int,
 ) -> None:
-    """The worst images of an evaluation, and others chosen at random, with labels and predictions."""
+    """The worst images of an evaluation, and others chosen at random, with labels and predictions.
+
+    worst_by: what the scores of `worst` are, such as "lowest F1".
+    """
     if worst:
-        page.section("Worst images", "The images with the lowest scores, lowest first.")
+        page.section("Worst images", f"The images with the {worst_by}, the worst first.")
         page.images(
             (reporter.draw_sample(dataset, index), f"{rank}.\N{NO-BREAK SPACE}{name}: {score:.3f}")
             for rank, (name, index, score) in enumerate(drawn(worst), start=1)

@@ -34,6 +34,7 @@ class SegmentationEvaluator:
     """
 
     main_metric = "miou"
+    worst_by = "lowest mIoU (0 to 1, over the classes in the image)"
 
     def __init__(
         self, *, classes: ClassMap, name_of: Callable[[int], str] = str, predicted: str = ""

@@ -59,6 +59,12 @@ def test_texts_are_cut_to_a_width():
     assert len(shorten("道" * 30, 61)) < len(shorten("x" * 30, 61))
 
 
+def test_a_title_that_is_too_long_is_cut_before_the_edge():
+    """Titles are bold and larger than other texts: 57 letters do not fit, as a browser showed; 39 do."""
+    for title, shown in (("x" * 57, "…"), ("x" * 39, "x")):
+        assert _parse(bar_chart(["a"], {"": [1]}, title=title))[0].find(f"{SVG}text").text.endswith(shown)
+
+
 def test_a_line_goes_through_its_points():
     frame = Frame(Scale(0, 10), Scale(0, 100), left=30, top=20, width=200, height=100)
     assert frame.point(5, 25) == (130, 95)
