@@ -16,6 +16,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "det/panlite/assignment.py": ("tests/det/panlite",),
     "det/panlite/losses.py": ("tests/det/panlite",),
     "det/augment/mosaic.py": ("tests/det/augment", "tests/det/test_transforms.py"),
+    "det/augment/mixup.py": ("tests/det/augment", "tests/det/test_transforms.py"),
     "det/inference/tiles.py": ("tests/det/inference",),
     "seg/augment/copy_paste.py": ("tests/seg/augment", "tests/seg/test_transforms.py"),
     "seg/augment/mosaic.py": ("tests/seg/augment", "tests/seg/test_transforms.py"),
@@ -47,6 +48,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "det/export/suppression.py": ("tests/det/export/test_export.py",),
     "det/export/decode.py": ("tests/det/export/test_decode.py",),
     "cls/export.py": ("tests/cls/test_export.py",),
+    "engine/train/distillation/relations.py": ("tests/engine/train/distillation", "tests/seg/test_task.py"),
     "engine/train/distillation/unlabeled.py": ("tests/engine/train/distillation",),
     "engine/train/optimization.py": (
         "tests/engine/train/test_schedules.py",

@@ -344,6 +344,19 @@ def test_agreement_does_not_count_ties_that_did_not_fit_into_their_class():
     assert module.agreement(ours, outputs((0, 0.9, 0), (3, 0.8, 1), (2, 0.3, 0))) == 2 / 3  # there was room
 
 
+def test_agreement_without_a_limit_per_class_still_allows_ties_at_the_total():
+    plain = task()
+    plain.postprocess = Postprocess(max_detections=2, per_class=None)
+    module = ExportedDetection(task=plain)
+
+    def outputs(*left):
+        boxes = [[x / 10, 0, x / 10 + 0.05, 0.5] for x in left]
+        return [np.array([part], np.float32) for part in (boxes, [0.9, 0.3])] + [np.array([[0, 0]])]
+
+    assert module.agreement(outputs(0, 1), outputs(0, 2)) == 1
+    assert module.agreement(outputs(0, 1), outputs(2, 1)) == 0.5  # 0.9 is not a tie
+
+
 def test_agreement_does_not_count_scores_that_tie_with_the_threshold():
     plain = task()
     plain.postprocess = Postprocess(score_threshold=0.2)

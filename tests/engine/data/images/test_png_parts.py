@@ -54,6 +54,8 @@ def test_parts_are_decoded_like_the_whole(tmp_path, monkeypatch, color, bands, k
     path.write_bytes(filtered(values, color, kinds))
     parts = list(png_parts.parts(path.read_bytes(), pixels=50))  # four rows
     assert [part.top for part in parts] == [0, 4, 8, 12, 16, 20]
+    whole = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole)
     expected = (values.astype(int) + 128) // 257
     expected = (
         expected.reshape(23, 11, bands)[..., :3] if bands > 2 else expected.reshape(23, 11, bands)[..., :1]
