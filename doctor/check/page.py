@@ -54,7 +54,7 @@ def _statistics(page: Page, scan: Scan, labels: LabelReport | None, classes: Cla
         present = int((amounts.present > 0).sum()) if amounts is not None else 0
         brightness = round(float(read["brightness"].mean()), 1) if len(read) else None
         rows.append([split, len(files), labeled, present, len(sizes), brightness])
-    page.table(["split", "images", "labeled", "classes present", "image sizes", "mean brightness"], rows)
+    page.table(["split", "images", "labeled", "classes present", "different sizes", "mean brightness"], rows)
     if labels is not None and labels.amounts:
         order = np.argsort(-sum(amounts.shares for amounts in labels.amounts.values()), kind="stable")
         shown = order[:_CLASSES_SHOWN]

@@ -227,7 +227,7 @@ class SegmentationEvaluator:
 
     def _protocol(self) -> str:
         return (
-            f"one int64 confusion matrix over {counted(len(self._scores), 'image')} at label resolution; "
+            f"pixels of {counted(len(self._scores), 'image')} counted together, at the labels' resolution; "
             "ignored pixels not counted; IoU = tp/(tp+fp+fn); classes in neither labels nor predictions are "
             "NaN and not in the mean; "
             f"{self._present_text()}" + (f"; {self._predicted}" if self._predicted else "")
