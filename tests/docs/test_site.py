@@ -62,6 +62,14 @@ def test_links_to_files_and_images_exist(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_says_a_line_twice(page):
+    """A paragraph pasted over another one: use-exported-files.md once lost what run.py prints that way."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if len(line) > 60 and not line.startswith("|")]
+    assert not [line for line in set(lines) if lines.count(line) > 1]
+
+
 def test_pages_named_in_code_and_configuration_exist():
     named = set()
     packages = ("engine", "backbones", "seg", "det", "cls", "deploy", "nas", "doctor", "streets")
