@@ -50,6 +50,11 @@ def find(name: str) -> Published:
         for member in enumeration:
             if member.name.lower() == (weights or enumeration.DEFAULT.name.lower()):
                 return _published(entry, member)
+    if name.lower() in ("default", *(other.partition(".")[2] for other in known)):
+        raise ValueError(
+            "no published weights have that name (name the network: mobilenet_v3_small, or "
+            "mobilenet_v3_large.imagenet1k_v2); `python tools/models.py` lists them"
+        )
     plain = {other: re.sub(r"\W|_", "", other) for other in (*ours, *known)}
     start = re.sub(r"\W|_", "", name.lower())
     near = [other for other in plain if len(start) > 2 and plain[other].startswith(start)][:3]

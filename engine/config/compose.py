@@ -27,6 +27,7 @@ from engine.config.overrides import (
     cleared_alternatives,
     extensions_in_use,
     groups,
+    of_another_group,
     options_by_task,
     parse_override,
     quote_path,
@@ -120,6 +121,7 @@ def finish_config(
     config.overrides = list(for_run)
     OmegaConf.set_struct(config, True)
     if "package" in config:
+        _refuse_other_than_paths(config)
         _forget_unused_recipe(config, typed)
         _refuse_unused(config, str(choices.get("model")), typed)
     return config
@@ -132,6 +134,18 @@ def _forget_unused_recipe(config: DictConfig, typed: Sequence[str]) -> None:
         return
     if "experiment" in names or data.recipe != config.experiment:
         data.recipe = None
+
+
+def _refuse_other_than_paths(config: DictConfig) -> None:
+    """Refuse values such as `resume=true`: these keys are used before the types of all keys are checked."""
+    for key, what in {
+        "resume": "the path of a run folder",
+        "replay": "the path of a replay.safetensors",
+        "distill.teacher": "a run folder or a name",
+    }.items():
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, str | None):
+            raise UserError(f"{key} must be {what}, got {value!r}")
 
 
 def _refuse_unused(config: DictConfig, model: str, typed: Sequence[str]) -> None:
@@ -219,9 +233,10 @@ def _explain(tool: str, overrides: Sequence[str], error: Exception) -> str:
         group, _, name = option[1].partition("/")
         known = groups(tool).get(group, [])
         listed = f"; choose one of {', '.join(known)}" if known else ""
-        if group == "backbone":
+        elsewhere = of_another_group(group, name, groups(tool), chosen_task(overrides))
+        if group == "backbone" and not elsewhere:
             listed += f"; for a network of torchvision, backbone=torchvision backbone.name={name}"
-        return f"{group}={name}: no such option{nearest(name, known, cutoff=0.6) or listed}"
+        return f"{group}={name}: no such option{elsewhere or nearest(name, known, cutoff=0.6) or listed}"
     if key:
         from engine.config.help import key_hint
 

@@ -75,7 +75,21 @@ def key_hint(key: str, known: Collection[str], task: str) -> str:
         return f"; it is for {_either(f'{group}={name}' for name in options)}"
     if by_task:
         return f"; it is for {_either(f'task={name}' for name in by_task)}"
-    return nearest_key(key, known)
+    hint = nearest_key(key, known)
+    return (_in_another_option(key) if hint == _NO_HINT else "") or hint
+
+
+def _in_another_option(key: str) -> str:
+    """`; optimizer.momentum is for optimizer=...` for `momentum`: options that are not chosen have it."""
+    for group, options in groups().items():
+        full = f"{group}.{key}"
+        files = [CONF / group / f"{name}.yaml" for name in options if name.partition("/")[0] == name]
+        having = [
+            f"{group}={path.stem}" for path in files if path.is_file() and full in _keys_in(path, group)
+        ]
+        if having and len(having) < len(files):
+            return f"; {full} is for {_either(iter(having))}"
+    return ""
 
 
 def models_that_use(reference: str, task: str) -> list[str]:
@@ -110,19 +124,30 @@ def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{key}.")
 
 
+_NO_HINT = "; --help lists the keys"
 _OTHER_PROGRAMS = {
     **dict.fromkeys(("learning_rate", "rate", "lr0"), ("optimizer.lr",)),
     **dict.fromkeys(
         ("imgsz", "img", "image_size", "img_size", "size"), ("data.size", "data.crop", "data.eval_size")
     ),
     **dict.fromkeys(("num_epochs", "max_epochs"), ("trainer.epochs",)),
-    **dict.fromkeys(("out", "output_dir", "save_dir", "log_dir", "project"), ("out", "run")),
+    **dict.fromkeys(("max_steps", "max_iters", "max_iter", "iterations", "num_steps"), ("trainer.steps",)),
+    **dict.fromkeys(("warmup_epochs", "warmup_iters", "warmup"), ("schedule.warmup_steps",)),
+    **dict.fromkeys(("cos_lr", "lr_scheduler", "scheduler", "lr_schedule"), ("schedule",)),
+    **dict.fromkeys(("out", "output_dir", "save_dir", "log_dir", "project", "name"), ("out", "run")),
     **dict.fromkeys(("amp", "half", "fp16", "int8"), ("precision", "trainer.precision")),
     **dict.fromkeys(("batch_size", "batch"), ("trainer.batch", "data.eval_batch")),
     "pretrained": ("weights",),
     **dict.fromkeys(
         ("conf", "conf_thres", "confidence", "threshold", "score_thr", "shown"), ("task.draw_threshold",)
     ),
+    **dict.fromkeys(
+        ("iou", "iou_thres", "iou_thr", "nms", "nms_thresh"), ("task.postprocess.iou_threshold",)
+    ),
+    **dict.fromkeys(("max_det", "detections_per_img", "max_per_img"), ("task.postprocess.max_detections",)),
+    **dict.fromkeys(("fliplr", "hflip", "flip_prob"), ("augment.flip",)),
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "color_jitter"), ("augment.color",)),
+    **dict.fromkeys(("aux_loss", "aux", "auxiliary_loss"), ("task.auxiliary",)),
     **dict.fromkeys(("source", "image", "images"), ("input",)),
     **dict.fromkeys(("trials", "n_trials", "num_trials"), ("method.trials", "samples")),
 }
@@ -145,7 +170,7 @@ def nearest_key(key: str, known: Collection[str]) -> str:
         ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
         if ends and not (name != last and nearest(key, others, cutoff=0.8)):
             return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
-    return nearest(key, others, cutoff=0.6) or "; --help lists the keys"
+    return nearest(key, others, cutoff=0.6) or _NO_HINT
 
 
 def _alike(last: str, other: str) -> bool:
@@ -177,5 +202,6 @@ def keys_of_runs() -> list[str]:
     inputs = [*CONF.glob("data/*/_input.yaml"), *CONF.glob("loader/*.yaml")]
     found = {f"data.{key}" for path in inputs for key in read_yaml(path)}
     found |= {f"inference.{key}" for path in CONF.glob("inference/*/*.yaml") for key in read_yaml(path)}
-    found |= {f"task.{key}" for path in CONF.glob("task/*.yaml") for key in read_yaml(path)["task"]}
+    for path in CONF.glob("task/*.yaml"):
+        found |= {*_dotted(read_yaml(path)["task"], "task.")}
     return sorted(key for key in found if not key.endswith((".defaults", "._target_")))

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -305,13 +305,28 @@ def _default_task() -> str:
 def _add_task_prefix(override: str, known: dict[str, list[str]], task: str) -> str:
     group, equals, value = override.partition("=")
     if group == "experiment" and value not in ("", "null"):
-        options = experiment_options()
-        return f"{group}={','.join(options.get(name.strip(), name) for name in value.split(','))}"
+        full = experiment_options()
+        return f"{group}={','.join(full.get(name.strip(), name) for name in value.split(','))}"
     grouped = options_by_task(group, known.get(group, ()))
     if not grouped or not equals or value in ("", "null"):
         return override
-    names = [_option(group, name.strip(), grouped, task) for name in value.split(",")]
+    options = {*known[group], *(name for names in grouped.values() for name in names)}
+    if group == "data" and value not in options and _is_dataset(value):
+        yolo = _is_yaml(value) and task == "det"
+        remedy = f"data={'yolo' if yolo else '<format>'} data.root={value}"
+        check = "" if yolo else f" (python tools/check.py {value} finds the format)"
+        takes = ", ".join(grouped.get(task, ()))
+        raise UserError(f"data={value}: not a format of task={task} ({takes}); write {remedy}{check}")
+    names = [_option(group, name.strip(), grouped, task, known) for name in value.split(",")]
     return f"{group}={','.join(names)}"
+
+
+def _is_dataset(value: str) -> bool:
+    return _is_yaml(value) or os.path.exists(os.path.expanduser(value))
+
+
+def _is_yaml(value: str) -> bool:
+    return value.endswith((".yaml", ".yml"))
 
 
 _WITH_OUTLINES = ("cvat", "labelme", "yolo")
@@ -319,7 +334,9 @@ _WITH_OUTLINES = ("cvat", "labelme", "yolo")
 _CONVERT = "outlines become masks with python tools/convert.py input=<data.root> out=<new folder> to=masks"
 
 
-def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> str:
+def _option(
+    group: str, name: str, grouped: dict[str, list[str]], task: str, known: dict[str, list[str]]
+) -> str:
     if "/" in name or name[:1] in "[{$'\"":
         return name
     own = grouped.get(task, [])
@@ -330,7 +347,17 @@ def _option(group: str, name: str, grouped: dict[str, list[str]], task: str) -> 
     if others:
         convert = f"; {_CONVERT}" if (task, group) == ("seg", "data") and name in _WITH_OUTLINES else ""
         raise UserError(f"{group}={name} is for task={' and task='.join(others)}; {takes}{convert}")
-    raise UserError(f"{group}={name}: no such option; {takes}{nearest(name, own)}")
+    hint = of_another_group(group, name, known, task) or nearest(name, own)
+    raise UserError(f"{group}={name}: no such option; {takes}{hint}")
+
+
+def of_another_group(group: str, name: str, known: Mapping[str, Sequence[str]], task: str) -> str:
+    """`; did you mean backbone=...?` for `model=mobilenet_v3_small`: another group has this option."""
+    for other, options in known.items():
+        if other != group and (name in options or f"{task}/{name}" in options):
+            full = f"{task}/{name}" if other in _FULL_NAME_GROUPS else name
+            return f"; did you mean {other}={full}?"
+    return ""
 
 
 def add_recipe(tool: str, overrides: Sequence[str]) -> list[str]:

@@ -123,6 +123,9 @@ def test_an_unknown_name_gets_the_nearest():
         find("resnet9")
     with pytest.raises(ValueError, match="no published weights have that name; `python"):
         find("imagenet")  # not mnasnet1_3
+    for name in ("IMAGENET1K_V1", "DEFAULT"):  # torchvision's weights=; the first is not mnasnet1_3 either
+        with pytest.raises(ValueError, match=r"\(name the network: mobilenet_v3_small, or "):
+            find(name)
     for name in ("mobilenetv3", "mobilenet_v3"):  # not mobilenet_v2
         with pytest.raises(ValueError, match=r"did you mean 'mobilenet_v3_(large|small)' or 'mobilenet_v3_"):
             find(name)

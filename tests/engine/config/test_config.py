@@ -47,6 +47,17 @@ def error_message(*typed, tool="train"):
         ("trainer.lr=0.1", ["unknown key 'trainer.lr'; did you mean 'optimizer.lr'?"]),
         ("task.loss=dice", ["task.loss must be a group of keys with _target_ or null, got 'dice'"]),
         ("augment.extra=[Blur]", ["augment.extra must be a list, such as [{_target_: ...}], got"]),
+        ("max_iters=9", ["unknown key 'max_iters'; did you mean 'trainer.steps'?"]),
+        ("aux_loss=true", ["unknown key 'aux_loss'; did you mean 'task.auxiliary'?"]),
+        ("momentum=0.9", ["'momentum'; optimizer.momentum is for optimizer=rmsprop_tf or optimizer=sgd"]),
+        ("resume=true", ["resume must be the path of a run folder, got True"]),
+        ("replay=false", ["replay must be the path of a replay.safetensors, got False"]),
+        ("distill.teacher=true", ["distill.teacher must be a run folder or a name, got True"]),
+        ("model=mobilenet_v3_small", ["no such option", "did you mean backbone=mobilenet_v3_small?"]),
+        ("backbone=lraspp", ["backbone=lraspp: no such option; did you mean model=lraspp?"]),
+        ("data=camvid", ["cityscapes, coco, masks, streets; did you mean experiment=seg/camvid?"]),
+        ("data=/", ["masks, streets); write data=<format> data.root=/ (python tools/check.py / finds"]),
+        ("data=coco8.yaml", ["data=coco8.yaml: not a format of task=seg", "data.root=coco8.yaml"]),
         ("qqqq=0.1", ["unknown key 'qqqq'; --help lists the keys"]),
         ("backbone=mobilenetv3", ["did you mean 'mobilenet_v3_large' or", "'mobilenet_v3_small'?"]),
         ("backbone=mobilenet_v3", ["did you mean 'mobilenet_v3_large' or", "'mobilenet_v3_small'?"]),
@@ -105,6 +116,7 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("seg", "amp=true", "did you mean 'trainer.precision'?"),
         ("cls", "num_epochs=3", "did you mean 'trainer.epochs'?"),
         ("det", "save_dir=x", "did you mean 'run'?"),
+        ("det", "max_det=300", "did you mean 'task.postprocess.max_detections'?"),
         ("det", "task.shown=0.3", "did you mean 'task.draw_threshold'?"),
         ("seg", "task.shown=0.3", "--help lists the keys"),  # not task.loss, which only has the same group
         ("seg", "batch=4", "did you mean 'trainer.batch' or 'data.eval_batch'?"),
@@ -135,6 +147,7 @@ def test_an_unknown_option_lists_those_that_there_are():
         ("limit=2", "data.limit"),
         ("split=test", "data.split"),
         ("conf=0.5", "task.draw_threshold"),
+        ("iou=0.7", "task.postprocess.iou_threshold"),
         ("source=x", "input"),
         ("image=x", "input"),
         ("half=true", "precision"),
@@ -153,6 +166,8 @@ def test_a_word_without_a_key_is_reported():
 
 
 def test_an_experiment_of_another_task_is_reported():
+    message = error_message("task=det", "data=coco8.yaml")
+    assert message.endswith("(coco, cvat, labelme, streets, voc, yolo); write data=yolo data.root=coco8.yaml")
     message = error_message("task=seg", "experiment=det/finetune")
     assert message.startswith("experiment=det/finetune is for task=det; leave out task=seg")
 
