@@ -332,6 +332,10 @@ class BenchmarkOptions:
             self._check_table()
         else:
             refuse_unused(self, "spec", "shares", "space", needs="table=latency")
+        if not {EAGER, "all"}.intersection(self.runtimes):
+            refuse_unused(self, "channels_last", needs="runtime=eager")
+        if self.run is None:
+            refuse_unused(self, "checkpoint", needs="run=<run folder>")
         if not self.on_device:
             refuse_unused(self.remote, needs="device=ssh://... or device=adb", key="remote")
         if self.include != "all":
@@ -349,7 +353,8 @@ class BenchmarkOptions:
             raise ValueError("table=latency needs exactly one runtime and one number of threads")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
-        for name in not_default(self, "artifact", "include", "latency", "memory", "baseline"):
+        names = ("artifact", "include", "latency", "memory", "baseline", "channels_last")
+        for name in not_default(self, *names):
             raise ValueError(f"{name} has no effect on table=latency; leave it out")
 
     @property

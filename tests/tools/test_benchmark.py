@@ -144,6 +144,13 @@ def test_peak_memory_of_a_run(tmp_path, monkeypatch, trained):
             ["run=x", "latency=false", "runtime=onnx"],
             "runtime needs latency=true; set that too, or leave it",
         ),
+        (["run=x", "runtime=onnx", "channels_last=false"], "channels_last needs runtime=eager; set that too"),
+        (["run=x", "device=ssh://pi", "channels_last=false"], "channels_last needs runtime=eager; set that"),
+        (
+            ["table=latency", "run=x", "out=z", "channels_last=false"],
+            "channels_last has no effect on table=latency; leave it out",
+        ),
+        (["suite=table7", "checkpoint=last"], "checkpoint needs run=<run folder>; set that too, or leave it"),
         (["run=x", "augment.flip=0"], "augment.flip=0: only training reads this key; leave it out"),
         (["suite=table7", "device=ssh://pi", "include=all"], "include=all runs PyTorch; for device=ssh://pi"),
         (["suite=table7", "device=ssh://pi", "runtime=eager"], "runtime=eager needs PyTorch"),
@@ -199,6 +206,8 @@ def test_what_is_typed_for_another_device_composes():
     )
     assert (there.device, there.on_device, there.runtimes) == ("ssh://Pi@board:22", True, ["onnx"])
     assert there.remote.python == "~/my env/python"
+    for effective in ("runtime=eager", "runtime=onnx,eager", "runtime=all"):
+        assert not options("suite=table7", effective, "channels_last=false").channels_last
     here = options("suite=table7")
     assert (here.on_device, here.runtimes) == (False, ["eager"])
     assert options("suite=table7", "runtime=torch").runtimes == ["eager"]  # as in tools/search.py once
