@@ -56,7 +56,11 @@ SMALL = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_te
     ("task", "options", "output"),
     [
         ("seg", ["data.crop=[64,96]"], ["output=argmax", "full_size=true", "data.eval_size=[64,128]"]),
-        ("det", ["data.size=[64,128]"], ["output=detections", "budget.agreement=0"]),
+        (
+            "det",
+            ["data.size=[64,128]", "task.postprocess.score_threshold=0.001", "task.draw_threshold=0.002"],
+            ["output=detections", "budget.agreement=0"],
+        ),
     ],
 )
 def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):
@@ -88,6 +92,12 @@ def test_the_script_for_the_raspberry_pi(task, options, output, tmp_path):
     if task == "seg":  # the file's label map is resized to the image by the tool only
         for name, share in summary["classes"].items():
             assert float(printed.get(name, 0)) == pytest.approx(100 * share, abs=3)
+    else:  # the same threshold: once, the script printed boxes from 0.4 on, whatever the run's threshold
+        boxes = re.findall(r"^(.+) (\d\.\d\d): (-?\d+) (-?\d+) (-?\d+) (-?\d+)$", done.stdout, re.MULTILINE)
+        assert boxes
+        for (name, score, *sides), expected in zip(boxes, summary["detections"], strict=True):
+            assert (name, float(score)) == (expected["class"], pytest.approx(expected["score"], abs=0.006))
+            assert list(map(int, sides)) == pytest.approx(expected["box_xyxy"], abs=1)
 
 
 def test_the_error_messages_of_the_guide():
