@@ -116,7 +116,12 @@ def test_a_file_beyond_the_budget_is_rejected():
     refuses(
         lambda: comparison.check(max_difference=0.4, agreement=0.9), "differ by 0.5", "budget.max_difference"
     )
-    refuses(lambda: comparison.check(max_difference=1, agreement=0.95), "0.900000", "budget.agreement")
+    refuses(
+        lambda: comparison.check(max_difference=1, agreement=0.95),
+        "0.900000",
+        "budget.agreement",
+        "set a lower budget",
+    )
     nan = replace(comparison, max_difference=float("nan"), agreement=1.0)
     refuses(lambda: nan.check(max_difference=1e9, agreement=0), "budget")
 
