@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from deploy.formats import open_session
 from deploy.session import Session, run_in_batches
+from engine.config.overrides import unquote_path
+from engine.config.saved import Reads, effective
 from engine.contracts import TaskInfo
 from engine.data.preprocessing import Normalize
 from engine.errors import UserError
 from engine.run.run_folder import RunFolder
+
+_OF_THE_SCORED_IMAGES = ("data.split=", "data.limit=")
 
 
 def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, precision: str) -> Any:
@@ -31,12 +35,31 @@ def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, p
     return info.with_file(task=task, artifact=artifact)
 
 
-def next_command(run: Path, artifact: str | None) -> str:
-    """What to do after an evaluation: export the run, or predict with the file that was evaluated."""
+def next_command(
+    run: Path,
+    artifact: str | None,
+    *,
+    config: Any,
+    overrides: Sequence[str] = (),
+    checkpoint: str = "best",
+) -> str:
+    """What to do after an evaluation: export the run, or predict with the file that was evaluated.
+
+    With the overrides of the evaluation that the next tool takes (such as data.root= if the data were moved),
+    but not the choice of the images that were scored.
+
+    Args:
+        config: of the run, with the overrides.
+    """
     name = shlex.quote(str(run))
+    reads: Reads = "dataset" if artifact is None else "images"
+    kept = [o for o in overrides if not o.lstrip("+").startswith(_OF_THE_SCORED_IMAGES)]
+    kept = [unquote_path(override) for override in effective(config, kept, reads=reads)]
     if artifact is None:
-        return f"python tools/export.py run={name} format=onnx"
-    return f"python tools/predict.py run={name} artifact={shlex.quote(artifact)} input=<image or folder>"
+        weights = [] if checkpoint == "best" else [f"checkpoint={checkpoint}"]
+        return " ".join([f"python tools/export.py run={name} format=onnx", *map(shlex.quote, weights + kept)])
+    command = f"python tools/predict.py run={name} artifact={shlex.quote(artifact)}"
+    return " ".join([command, *map(shlex.quote, kept), "input=<image or folder>"])
 
 
 def origin_notes(path: Path, metadata: Mapping[str, str], run: RunFolder) -> list[str]:

@@ -68,7 +68,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             if earlier := of_earlier_evaluations(out, started):
                 print(f"{out}: {some(earlier)} of an earlier evaluation, not of this one")
             print(f"report: {out / REPORT}")
-            print(f"next: {next_command(run.folder.path, options.artifact)}")
+            print(f"next: {next_command(run.folder.path, options.artifact, config=run.config, **chosen)}")
             print(f"out: {out}")
     here.close()
     return metrics

@@ -22,6 +22,7 @@ from backbones.weights import catalog
 from deploy.export.export_run import export_run
 from deploy.options import ExportOptions
 from engine.config.launch import launch
+from engine.config.overrides import unquote_path
 from engine.config.runs import TrainedRun
 from engine.published import run_by_name
 
@@ -32,7 +33,7 @@ def export(options: ExportOptions) -> Path:
         options.run, overrides=options.overrides, checkpoint=options.checkpoint, reads="dataset"
     )
     path = export_run(run, options, log=partial(print, flush=True))
-    words = (f"run={run.folder.path}", f"artifact={path}", *options.overrides)
+    words = (f"run={run.folder.path}", f"artifact={path}", *map(unquote_path, options.overrides))
     print(f"next: python tools/eval.py {shlex.join(words)}")
     print(f"out: {path}")
     return path

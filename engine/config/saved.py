@@ -3,6 +3,7 @@
 import copy
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,16 @@ def refuse_unused_data(config: DictConfig, overrides: Sequence[str], *, reads: R
             else "has no effect, because no dataset is read"
         )
         raise UserError(f"{key}: {why}; leave it out")
+
+
+def effective(config: DictConfig, overrides: Sequence[str], *, reads: Reads) -> list[str]:
+    """The overrides that `refuse_unused_data` accepts."""
+    accepted = []
+    for override in overrides:
+        with suppress(UserError):
+            refuse_unused_data(config, [override], reads=reads)
+            accepted.append(override)
+    return accepted
 
 
 def settings_of(config: DictConfig) -> Settings:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from deploy.artifact import Artifact, exported_checkpoint, next_command, origin_notes
 from deploy.metadata import describe, network_input
 from deploy.session import Session, run_in_batches
+from engine.config.compose import compose_config
+from engine.config.overrides import quote_path
 from engine.data.preprocessing import Normalize
 from engine.run.run_folder import RunFolder
 from tests.deploy.toys import ToyExport, toy_images, toy_session
@@ -95,7 +98,14 @@ def test_a_file_of_other_weights_than_the_runs_is_named(tmp_path):
 
 def test_after_the_evaluation_of_an_exported_file_comes_prediction(tmp_path):
     run = tmp_path / "a run"
-    assert next_command(run, None) == f"python tools/export.py run='{run}' format=onnx"
-    assert next_command(run, "model.onnx") == (
-        f"python tools/predict.py run='{run}' artifact=model.onnx input=<image or folder>"
+    chosen = partial(next_command, run, config=compose_config("train", ["task=seg"]))
+    assert chosen(None) == f"python tools/export.py run='{run}' format=onnx"
+    predict = f"python tools/predict.py run='{run}' artifact=model.onnx"
+    assert chosen("model.onnx") == f"{predict} input=<image or folder>"
+    overrides = [quote_path("data.root=/a b"), "data.split=test", "data.limit=9", "data.eval_size=[64,96]"]
+    chosen = partial(chosen, overrides=overrides, checkpoint="last")  # the data were moved, for example
+    size = "'data.eval_size=[64,96]'"
+    assert chosen(None) == (
+        f"python tools/export.py run='{run}' format=onnx checkpoint=last 'data.root=/a b' {size}"
     )
+    assert chosen("model.onnx") == f"{predict} {size} input=<image or folder>"

@@ -20,6 +20,7 @@ from deploy.formats import open_session
 from deploy.metadata import network_input
 from engine.config.compose import compose_config
 from engine.config.instantiate import tool_options
+from engine.config.overrides import quote_path
 from engine.config.training import build_task
 from engine.data.class_map import ClassMap
 from tests.refusals import refuses
@@ -235,9 +236,10 @@ def test_the_next_command_keeps_the_overrides(monkeypatch, capsys):
     place = SimpleNamespace(folder=SimpleNamespace(path="runs/a b"))
     monkeypatch.setattr("tools.export.TrainedRun", SimpleNamespace(open=lambda *_, **__: place))
     monkeypatch.setattr("tools.export.export_run", lambda *_, **__: "m.onnx")
-    options = SimpleNamespace(run="runs/a b", overrides=["data.eval_size=[64,96]"], checkpoint="best")
+    overrides = ["data.eval_size=[64,96]", quote_path("data.root=/x y")]
+    options = SimpleNamespace(run="runs/a b", overrides=overrides, checkpoint="best")
     export(options)
     assert capsys.readouterr().out.splitlines() == [
-        "next: python tools/eval.py 'run=runs/a b' artifact=m.onnx 'data.eval_size=[64,96]'",
+        "next: python tools/eval.py 'run=runs/a b' artifact=m.onnx 'data.eval_size=[64,96]' 'data.root=/x y'",
         "out: m.onnx",
     ]
