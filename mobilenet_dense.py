@@ -97,8 +97,14 @@ class Predictor:
         if self._upright and hasattr(image, "getexif"):  # Pillow keeps pixels as stored
             from PIL import ImageOps
 
-            pillow_image: Any = image
-            image = np.asarray(ImageOps.exif_transpose(pillow_image))
+            own: Any = image.copy()
+            for name in (
+                "xmp",
+                "XML:com.adobe.xmp",
+                "Raw profile type exif",
+            ):  # only EXIF counts, as in files
+                own.info.pop(name, None)
+            image = np.asarray(ImageOps.exif_transpose(own))
         pixels = self._read(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"an image must be RGB uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")

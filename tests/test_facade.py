@@ -58,6 +58,12 @@ def test_a_pillow_image_is_rotated_like_its_file(run, tmp_path):
         expected = predictor(tmp_path / "photo.png").output
         assert expected.shape == shape
         assert (predictor(Image.open(tmp_path / "photo.png")).output == expected).all()
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'  # which only Pillow applies
+    Image.fromarray(pixels).save(tmp_path / "xmp.webp", xmp=xmp, lossless=True)
+    predictor = mobilenet_dense.load(run)
+    expected = predictor(tmp_path / "xmp.webp").output
+    assert expected.shape == (64, 128)
+    assert (predictor(Image.open(tmp_path / "xmp.webp")).output == expected).all()
 
 
 def test_overrides_reach_the_task(run):

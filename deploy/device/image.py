@@ -16,24 +16,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_COLORS, _TIFF_ORIENTATION = 258, 259, 262, 274
-_TIFF_BANDS, _TIFF_PLANES, _TIFF_EXTRA, _TIFF_KINDS = 277, 284, 338, 339
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _SEPARATE, _SIGNED, _UNCOMPRESSED = 0, 1, 2, 2, 1
-_UNDO = {
+_TIFF_BANDS, _TIFF_PLANES, _TIFF_PALETTE, _TIFF_EXTRA, _TIFF_KINDS = 277, 284, 320, 338, 339
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # colors
+_SEPARATE, _SIGNED, _UNCOMPRESSED, _MULTIPLIED, _ALPHA = 2, 2, 1, 1, 2
+_EXIF_ORIENTATION = 274
+_TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what undoes the rotation that makes the image upright."""
+"""EXIF orientation -> what makes the image upright."""
+_UNDO = {**_TURN, 6: _TURN[8], 8: _TURN[6]}
+"""The inverse of `_TURN`."""
 
 
 class UnsupportedImageError(Exception):
@@ -60,28 +64,28 @@ def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pix
     image: Any = Image.open(path)
     if image.format == "TIFF":  # Pillow maps some into memory, with the wrong width if they are rotated
         image = Image.open(BytesIO(Path(path).read_bytes()))
+        image.info.pop("xmp", None)  # its orientation does not count
         _check_tiff(image, path)
     deep = _bits(image, path) == 16
     white_is_zero = _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO
     separate = _tag(image, _TIFF_PLANES, 1) == _SEPARATE
     rotated = _tag(image, _TIFF_ORIENTATION, 1) != 1
+    turn = _TURN.get(_exif_orientation(image)) if preprocessing["upright"] else None
     if image.format == "TIFF" and not preprocessing["upright"]:
         image = _as_stored(image)
     if deep and image.mode.startswith("I"):
         gray = _eight_bits(_not_negative(np.asarray(image), path, preprocessing), preprocessing)
         if white_is_zero:  # Pillow inverts only 8 bits
             gray = 255 - gray
-        image = _turned_like(Image.fromarray(np.repeat(gray[..., None], 3, axis=2)), image)
+        image = Image.fromarray(np.repeat(gray[..., None], 3, axis=2))
     elif deep and (separate or rotated):  # OpenCV would return what is in memory, or rotate it as it likes
         kind = "in separate planes" if separate else "and an orientation"
         raise UnsupportedImageError(f"{path}: TIFF with 16 bits per channel {kind}; save it as PNG")
     elif deep:
-        image = _turned_like(Image.fromarray(_eight_bits(_colors(path), preprocessing)), image)
+        image = Image.fromarray(_eight_bits(_colors(path), preprocessing))
     elif image.mode.startswith(("I", "F")):
         raise UnsupportedImageError(f"{path}: not an image of 8 or 16 bits per channel")
-    if preprocessing["upright"]:
-        image = ImageOps.exif_transpose(image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
 def network_input(image: Pixels, about: Mapping[str, Any]) -> NDArray[Any]:
@@ -187,15 +191,44 @@ def _covered(length: int, new_length: int) -> NDArray[np.float32]:
 
 
 def _check_tiff(image: Any, path: str | os.PathLike[str]) -> None:
-    """Refuse what Pillow would misread: some bands in separate planes, some signed values."""
-    gray = _tag(image, _TIFF_COLORS, _BLACK_IS_ZERO) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
-    bands = _tag(image, _TIFF_BANDS, 1)
-    first_only, white = gray and bands > 1, bands > 3 and _TIFF_EXTRA not in image.tag_v2  # what it returns
+    """Refuse what training does not read, and what Pillow would misread."""
+    if kind := _unread_tiff(image, _bits(image, path)):
+        raise UnsupportedImageError(f"{path}: TIFF with {kind}; save it as PNG")
+
+
+def _unread_tiff(image: Any, bits: int) -> str:
+    """What a TIFF has that is not read; empty if it can be read."""
+    tags, colors = image.tag_v2, _tag(image, _TIFF_COLORS, _BLACK_IS_ZERO)
+    bands, extra = _tag(image, _TIFF_BANDS, 1), tags.get(_TIFF_EXTRA, ())
+    gray = colors in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    first_only, white = gray and bands > 1, bands > 3 and _TIFF_EXTRA not in tags  # what Pillow returns
     if (first_only or white) and _tag(image, _TIFF_PLANES, 1) == _SEPARATE:
-        raise UnsupportedImageError(f"{path}: TIFF with {bands} bands in separate planes; save it as PNG")
-    swapped = image.tag_v2.prefix == b"MM" and _tag(image, _TIFF_COMPRESSION, 1) != _UNCOMPRESSED
-    if _SIGNED in image.tag_v2.get(_TIFF_KINDS, ()) and (swapped or _bits(image, path) == 8):
-        raise UnsupportedImageError(f"{path}: TIFF with signed values; save it as PNG")
+        return f"{bands} bands in separate planes"
+    if bands > 4 or (bands == 2 and extra[:1] not in ((_MULTIPLIED,), (_ALPHA,))):
+        return f"{bands} bands"
+    if colors > _YCBCR:
+        return "colors that are neither gray, RGB, CMYK nor YCbCr"
+    if colors == _RGB and bits == 8 and _MULTIPLIED in extra:  # Pillow divides them
+        return "colors that are multiplied by its alpha"
+    if 0 < max(tags.get(_TIFF_PALETTE, (0,))) < 256:  # Pillow drops their lower 8 bits
+        return "a palette of 8 bits"
+    swapped = tags.prefix == b"MM" and _tag(image, _TIFF_COMPRESSION, 1) != _UNCOMPRESSED
+    if _SIGNED in tags.get(_TIFF_KINDS, ()) and (swapped or bits == 8):
+        return "signed values"
+    return ""
+
+
+def _exif_orientation(image: Any) -> int:
+    """1..8; 1 for TIFF, which Pillow turns when it loads the pixels. Unlike Pillow's, without that of XMP."""
+    if image.format == "TIFF":
+        return 1
+    image.load()  # PNG files can have EXIF data after the pixels
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_EXIF_ORIENTATION, 1))
+    except Exception:  # of damaged metadata; the pixels can be read
+        return 1
 
 
 def _as_stored(image: Any) -> Any:
@@ -245,9 +278,3 @@ def _eight_bits(values: NDArray[Any], preprocessing: Mapping[str, Any]) -> Pixel
     black, white = preprocessing["pixel_range"] or (0, 65535)
     inside = values.astype(np.float64).clip(black, white) - black
     return np.floor(inside * (255 / (white - black)) + 0.5).astype(np.uint8)
-
-
-def _turned_like(image: Any, source: Any) -> Any:
-    """`image` with the EXIF orientation of `source`."""
-    image.getexif().update(source.getexif())
-    return image

@@ -144,7 +144,8 @@ def rgb_of_tiff(
 ) -> NDArray[np.uint8]:
     """RGB pixels from the stored values."""
     if header.palette is not None:
-        return np.asarray(header.palette[stored], np.uint8)
+        indices = stored if stored.ndim == 2 else stored[..., 0]  # the second band is alpha
+        return np.asarray(header.palette[indices], np.uint8)
     if header.bits[0] < 8:
         stored = stored * np.uint8(255 // (2 ** header.bits[0] - 1))
     if header.bits[0] == 12:

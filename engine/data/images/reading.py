@@ -199,6 +199,8 @@ def read_palette(path: PathLike) -> NDArray[np.uint8] | None:
 
     Raises: UserError if the file is missing or not an image.
     """
+    if (tags := tiff_header(path)) is not None:
+        return tags.palette
     with open_header(path) as header:
         colors = header.getpalette() if header.mode == "P" else None
     return None if colors is None else conversion.palette(colors)
@@ -298,8 +300,11 @@ def tiff_header(path: PathLike) -> tiff.Tiff | None:
 
 
 def orientation_of(header: Image.Image) -> int:
+    """The EXIF orientation, as browsers and OpenCV apply it; Pillow also reads orientations in XMP."""
     try:
-        exif = _png_exif(header) if header.format == "PNG" else header.getexif()
+        exif = _png_exif(header) if header.format == "PNG" else Image.Exif()
+        if header.format != "PNG":
+            exif.load(header.info.get("exif", b""))
         value = exif.get(_EXIF_ORIENTATION, 1)
     except Exception:
         return 1  # the pixels can be read even if the metadata is damaged

@@ -371,8 +371,10 @@ def _orientation(tags: Any) -> int:
 
 def _palette(values: tuple[int, ...]) -> NDArray[np.uint8]:
     """The map's reds, greens and blues in 16 bits (some programs write 8) -> RGB colors [256, 3]."""
-    colors = np.resize(np.array(values, np.uint32).reshape(3, -1).T, (256, 3))
-    return (colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
+    stored = np.array(values, np.uint32).reshape(3, -1).T[:256]
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(stored)] = stored if stored.max() < 256 else stored >> 8
+    return colors
 
 
 def _positive(value: Any) -> int:

@@ -118,8 +118,11 @@ def test_images_are_rotated_as_in_training(tmp_path, name, orientation):
         assert (image == read_image(tmp_path / name, upright=upright)).all()
 
 
-def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1, order="<", deflate=False):
-    """A TIFF file of 8 or 16-bit values [H, W] or [H, W, 3], with one strip, or one for each plane."""
+def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1, order="<", deflate=False, **other):
+    """A TIFF file of 8 or 16-bit values [H, W] or [H, W, C], with one strip, or one for each plane.
+
+    other: `extra` and `palette`, lists of numbers.
+    """
     height, width = values.shape[:2]
     bands = 1 if values.ndim == 2 else values.shape[2]
     parts = [np.moveaxis(values, 2, 0)[band] for band in range(bands)] if planar == 2 else [values]
@@ -143,6 +146,7 @@ def tiff(path, values, *, photometric=1, planar=1, kind=1, orientation=1, order=
     }
     if photometric < 2 and bands > 1:
         rows[338] = (3, [0] * (bands - 1))
+    rows |= {{"extra": 338, "palette": 320}[name]: (3, numbers) for name, numbers in other.items()}
     directory, more = struct.pack(order + "H", len(rows)), b""
     for number, (type, numbers) in sorted(rows.items()):
         content = struct.pack(order + {3: "H", 4: "L"}[type] * len(numbers), *numbers)
@@ -192,6 +196,37 @@ def test_four_planes_without_a_tag_that_pillow_reads_as_white_are_refused(tmp_pa
     assert (read_image(path) == 100).all()
     with pytest.raises(UnsupportedImageError, match=r"TIFF with 4 bands in separate planes; save it as PNG"):
         read(path, PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    ("bands", "tags", "kind"),
+    [
+        (2, {"photometric": 1}, "2 bands"),
+        (5, {"photometric": 2, "extra": [0, 0]}, "5 bands"),
+        (3, {"photometric": 8}, "colors that are neither gray, RGB, CMYK nor YCbCr"),
+        (4, {"photometric": 2, "extra": [1]}, "colors that are multiplied by its alpha"),
+        (1, {"photometric": 3, "palette": [*range(200, 256)] * 3 + [0] * 600}, "a palette of 8 bits"),
+    ],
+)
+def test_tiff_files_of_kinds_that_pillow_reads_otherwise_are_refused(tmp_path, bands, tags, kind):
+    """Training refuses the first three, and reads other colors from the last two than Pillow."""
+    path = tiff(tmp_path / "a.tif", np.full((4, 6, bands), 50, np.uint8), **tags)
+    assert np.asarray(Image.open(path)).shape[:2] == (4, 6)
+    with pytest.raises(UnsupportedImageError, match=f"a.tif: TIFF with {kind}; save it as PNG"):
+        read(path, PREPROCESSING)
+
+
+def test_tiff_files_with_alpha(tmp_path):
+    colors = pixels(4, 6)
+    with_alpha = np.concatenate([colors, colors[..., :1]], axis=2)
+    path = tiff(tmp_path / "a.tif", with_alpha, photometric=2, extra=[2])
+    assert (read(path, PREPROCESSING) == colors).all()
+    gray = tiff(tmp_path / "gray.tif", with_alpha[..., :2], extra=[2])
+    assert (read(gray, PREPROCESSING) == colors[..., :1]).all()
+    indexed = Image.fromarray(np.array([[0, 1]], np.uint8))
+    indexed.putpalette([10, 20, 30, 200, 0, 5])
+    indexed.convert("PA").save(tmp_path / "palette.tif")
+    assert read(tmp_path / "palette.tif", PREPROCESSING).tolist() == [[[10, 20, 30], [200, 0, 5]]]
 
 
 def test_signed_tiff_files_that_pillow_misreads_are_refused(tmp_path):

@@ -10,8 +10,9 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
+from deploy.device import image as image_of_kit
 from engine.data.images import (
     conversion,
     count_values,
@@ -69,6 +70,25 @@ def test_exif_orientation_is_applied_as_in_pillow(tmp_path, suffix, orientation)
     assert np.abs(read.astype(int) - expected).max() <= 3  # two JPEG decoders may round differently
     assert image_size(path) == read.shape[:2]
     assert image_size(path, upright=False) == (30, 40)
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_an_orientation_in_xmp_does_not_count(tmp_path, suffix):
+    """Pillow applies it, but browsers and OpenCV do not; all of this project's readers follow these."""
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", XMP)
+    xmp = {"png": {"pnginfo": texts}, "tif": {"tiffinfo": {700: XMP.encode()}}}.get(suffix)
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(IMAGE), **(xmp or {"xmp": XMP.encode()}))
+    with Image.open(path) as image:
+        assert ImageOps.exif_transpose(image).size == (30, 40)
+    assert read_image(path).shape == (30, 40, 3)
+    assert image_size(path) == (30, 40)
+    for upright in (True, False):
+        from_kit = image_of_kit.read(path, {"upright": upright, "pixel_range": None})
+        np.testing.assert_array_equal(from_kit, read_image(path, upright=upright))
 
 
 def test_exif_after_the_pixels_of_a_png_is_read_without_decoding_them(tmp_path, monkeypatch):

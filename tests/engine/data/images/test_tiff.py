@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from engine.data.images import check_complete, conversion, image_size, read_image, read_labels, tiff_parts
+from engine.data.images import (
+    check_complete,
+    conversion,
+    image_size,
+    read_image,
+    read_labels,
+    read_palette,
+    tiff_parts,
+)
 from engine.errors import UserError
 from tests.engine.data.images.tiff_files import set_tag, write_tiff
 
@@ -98,6 +106,33 @@ def test_other_color_spaces_are_converted(tmp_path, mode):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
     if mode in ("P", "1"):
         np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), np.asarray(image))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_palette_files_with_alpha_have_their_colors_and_indices(tmp_path, compression):
+    indices = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    colors = [[10, 20, 30], [200, 0, 0], [0, 0, 250]]
+    image = Image.fromarray(indices)
+    image.putpalette(np.ravel(colors).tolist())
+    image.convert("PA").save(tmp_path / "a.tif", compression=compression)
+    assert read_image(tmp_path / "a.tif").tolist() == [colors, colors[::-1]]
+    assert read_labels(tmp_path / "a.tif").tolist() == indices.tolist()
+    assert read_palette(tmp_path / "a.tif")[:4].tolist() == [*colors, [0, 0, 0]]
+
+
+def test_a_palette_of_8_bits_has_the_same_colors_for_images_and_masks(tmp_path):
+    """The colors of a TIFF palette have 16 bits; some programs store them as 8."""
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 200, 0, 5])
+    image.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        stored = saved.tag_v2[320]
+    data, of_16_bits = (tmp_path / "a.tif").read_bytes(), struct.pack(f"<{len(stored)}H", *stored)
+    assert of_16_bits in data
+    of_8_bits = struct.pack(f"<{len(stored)}H", *(value >> 8 for value in stored))
+    (tmp_path / "a.tif").write_bytes(data.replace(of_16_bits, of_8_bits))
+    assert read_image(tmp_path / "a.tif").tolist() == [[[10, 20, 30], [200, 0, 5]]]
+    assert read_palette(tmp_path / "a.tif")[:2].tolist() == [[10, 20, 30], [200, 0, 5]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
