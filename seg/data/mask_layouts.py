@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.data.images import IMAGE_SUFFIXES
+from engine.data.images import IMAGE_SUFFIXES, list_images
 from engine.data.splits import SPLIT_NAMES, read_names, split_folders, split_of, subfolders
 from engine.errors import UserError, check_command, some
 from engine.io.files import walk_files
@@ -56,8 +57,16 @@ def find_folders(base: Path, *, images: str | None = None, masks: str | None = N
     """
     if found := _find(base, images, masks):
         return found
-    hint = next((f"; did you mean data.root={inner}?" for inner in _inner(base) if _has_both(inner)), "")
-    raise UserError(f"{base}: no folder of images with masks{hint or f'; {_LAYOUT}'}")
+    inner = list(islice((each for each in _inner(base) if _has_both(each)), 2))
+    if len(inner) == 2 and all(map(_is_of_one_image, inner)):
+        first = inner[0].name
+        raise UserError(
+            f"{inner[0].parent}: a folder for each image ({first}/images, {first}/masks) is not read; put "
+            "the images into one folder images and, for each, one mask of class ids with its name into a "
+            "folder masks (docs/guides/data.md has a script)"
+        )
+    hint = f"; did you mean data.root={inner[0]}?" if inner else f"; {_LAYOUT}"
+    raise UserError(f"{base}: no folder of images with masks{hint}")
 
 
 def _has_both(base: Path) -> bool:
@@ -65,6 +74,10 @@ def _has_both(base: Path) -> bool:
         return any(folders.images != folders.masks for folders in _find(base).values())
     except UserError:
         return False
+
+
+def _is_of_one_image(base: Path) -> bool:
+    return all(len(list_images(folders.images)) == 1 for folders in _find(base).values())
 
 
 def _find(base: Path, images: str | None = None, masks: str | None = None) -> dict[str, Folders]:

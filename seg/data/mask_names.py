@@ -1,6 +1,7 @@
 """Finds the mask of each image by its name."""
 
 import difflib
+import re
 import string
 from collections.abc import Collection
 from pathlib import Path
@@ -118,8 +119,13 @@ def _common_suffix(folders: Folders, images: Names, masks: Names) -> str:
 
 def _with_other_words(folders: Folders, images: Names, masks: Names, warnings: list[str]) -> dict[str, str]:
     """Image -> mask, if all images share a word around the differing part and all masks share another one, as
-    in image_7 and mask_7; otherwise empty."""
-    ours, theirs = _differing(list(images)), _differing([name for name in masks if name not in images])
+    in image_7 and mask_7, or image_7 and mask_007; otherwise empty."""
+    others = [name for name in masks if name not in images]
+    ours, theirs = _differing(list(images)), _differing(others)
+    if not ours.keys() <= theirs.keys():
+        ours, theirs = _without_zeros(ours), _without_zeros(theirs)
+        if len(theirs) < len(others):  # two masks have the same number
+            return {}
     if len(images) < 2 or len(ours) < len(images) or not ours.keys() <= theirs.keys():
         return {}
     found = {name: theirs[middle] for middle, name in ours.items()}
@@ -163,6 +169,11 @@ def _differing(names: list[str]) -> dict[str, str]:
     if any(len(name) <= start + end for name in names):
         return {}
     return {name[start : len(name) - end]: name for name in names}
+
+
+def _without_zeros(names: dict[str, str]) -> dict[str, str]:
+    """Differing part -> name, without zeros at the start of the numbers in that part."""
+    return {re.sub(r"(?<!\d)0+(?=\d)", "", part): name for part, name in names.items()}
 
 
 def _common_start(names: list[str]) -> int:

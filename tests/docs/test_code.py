@@ -13,7 +13,9 @@ import pytest
 
 from engine.config.compose import compose_config
 from engine.config.overrides import groups, options_by_task, top_keys
+from engine.data.images import read_labels, write_png
 from engine.errors import UserError
+from seg.data.masks import masks as masks_source
 from tests.docs import reference_pages
 from tests.docs.documented import PAGES, ROOT, TOOLS, blocks
 from tests.tools.commands import run
@@ -44,6 +46,31 @@ def test_the_network_of_the_guide(capsys):
     (block,) = (block for block in PYTHON if block.page.name == "networks.md")
     exec(block.text, {})
     assert re.search(r"^total +1,507,198 ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_script_for_a_folder_per_image(tmp_path, monkeypatch):
+    """The mask is 1 where one of the masks is, and the result can be read."""
+    (block,) = (block for block in PYTHON if "stage1_train" in block.text)
+    for number in range(4):
+        masks = np.zeros((2, 4, 6), np.uint8)
+        masks[0, :2, :2], masks[1, 3, number] = 255, 255
+        write_png(
+            tmp_path / f"stage1_train/{number}/images/{number}.png", np.full((4, 6, 3), number, np.uint8)
+        )
+        for index, mask in enumerate(masks):
+            write_png(tmp_path / f"stage1_train/{number}/masks/{index}.png", mask)
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, tmp_path / "stage1_train"):
+        with pytest.raises(
+            UserError, match=r"stage1_train: a folder for each image \(0/images, 0/masks\) is not"
+        ):
+            masks_source(root=str(root))
+    exec(block.text, {})
+    merged = read_labels("my_data/masks/2.png")
+    assert merged.tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0] * 6, [0, 0, 1, 0, 0, 0]]
+    source = masks_source(root="my_data")
+    assert source.classes.names == ("class_0", "class_1")
+    assert sum(len(split) for split in source.splits.values()) == 4
 
 
 SMALL = ["data.source.num_train=4", "data.source.num_val=2", "data.source.num_test=1", "trainer.steps=2",

@@ -236,6 +236,21 @@ def test_other_words_in_the_names_are_recognized_and_said(tmp_path, image, mask)
     assert any("masks paired by the differing part of their names" in line for line in build(root).warnings)
 
 
+def test_numbers_with_zeros_in_front_are_the_same_numbers(tmp_path):
+    numbers = (1, 2, 10, 11, 100)
+    root = tree(tmp_path / "a", [(f"images/image_{n}.png", f"masks/mask_{n:02d}.png") for n in numbers])
+    found = paired(root)
+    assert found["train"] | found["val"] == {f"image_{n}": index for index, n in enumerate(numbers)}
+    assert any("such as image_1 and mask_01" in line for line in build(root).warnings)
+    root = tree(
+        tmp_path / "b", [(f"images/s{n % 2}_{n:03d}.png", f"masks/s{n % 2}_{n}.png") for n in range(6)]
+    )
+    found = paired(root)
+    assert found["train"] | found["val"] == {f"s{n % 2}_{n:03d}": n for n in range(6)}
+    write_mask(root / "masks/s1_01.png", 7)  # s1_1 or s1_01?
+    refuses(lambda: build(root), r"s0_000\.png: no mask")
+
+
 def test_masks_named_with_one_word_replaced_are_paired_and_reported(tmp_path):
     for kind, word in (("images", "frame"), ("masks", "label")):
         for number, name in enumerate(("seq1", "seq1", "seq2", "seq2")):
