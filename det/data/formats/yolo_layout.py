@@ -97,7 +97,7 @@ def images_of_split(
     homes = (file.parent / os.path.expanduser(base), file.parent)
     images: list[str] = []
     for path in existing:
-        images += _walk(path, issues) if path.is_dir() else _read_list(path, homes, on_error)
+        images += _walk(path, issues) if path.is_dir() else _read_list(path, file, homes, on_error)
     if not images:
         reasons = "".join(f"; {finding}" for finding in issues.findings())
         of_yaml = file.suffix in (".yaml", ".yml")
@@ -154,11 +154,14 @@ def _is_label_file(path: str) -> bool:
     return not name.startswith(".") and name.lower() not in _LISTS
 
 
-def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
-    """The images in a list; an entry is relative to it or to one of `homes`, or from another machine."""
+def _read_list(file: Path, config: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:
+    """The images in a list; an entry is relative to it or to one of `homes`, or from another machine.
+
+    config: the file that names the list, for messages.
+    """
     images, missing = [], []
     lines = read_lines(file, "images")
-    _refuse_label_files(file, lines)
+    _refuse_label_files(file, lines, config.name)
     for line in lines:
         candidates = list(_candidates(line, (file.parent, *homes)))
         image = next((path for path in candidates if os.path.isfile(path)), None)
@@ -169,22 +172,22 @@ def _read_list(file: Path, homes: Sequence[Path], on_error: OnError) -> list[str
         other = ", or set data.on_error=skip" if len(missing) < len(images) else ""
         raise UserError(
             f"{missing[0]}: no such image ({len(missing)} of the {len(images)} listed); correct {file} "
-            f"(paths are relative to it or to data.yaml){other}"
+            f"(paths are relative to it or to {config.name}){other}"
         )
     return images
 
 
-def _refuse_label_files(file: Path, lines: Sequence[str]) -> None:
+def _refuse_label_files(file: Path, lines: Sequence[str], config: str) -> None:
     """Raise a UserError if a list of images is a label file, or a list of label files."""
     for line in lines:
         if line.lower().endswith(".txt"):
             raise UserError(
                 f"{file}: lists label files ({line}), not images; list the images, or name the folder with "
-                "the images in data.yaml, for example train: images/train"
+                f"the images in {config}, for example train: images/train"
             )
         if re.fullmatch(r"\d+(\s+-?[\d.e-]+){4,}", line):
             raise UserError(
-                f"{file}: a label file, not a list of images; name the folder with the images in data.yaml, "
+                f"{file}: a label file, not a list of images; name the folder with the images in {config}, "
                 "for example train: images/train"
             )
 

@@ -41,7 +41,7 @@ with four corners, some would look like one or two."""
 
 
 _OTHER_NUMBERS = (
-    "if the others are keypoints, add kpt_shape to data.yaml; if the last is an angle, write the four "
+    "if the others are keypoints, add kpt_shape to {yaml}; if the last is an angle, write the four "
     "corners instead; if it is a polygon's confidence, delete it"
 )
 
@@ -93,19 +93,24 @@ class LabelReader:
         num_classes: of the dataset.
         keypoints: (number of keypoints, numbers per keypoint) in each row; None if there are none.
         polygons: whether the yaml file says that there are none.
-        yaml: the file where kpt_shape belongs, for messages.
+        file: the file with the names of the classes, for messages.
     """
 
     num_classes: int
     keypoints: tuple[int, int] | None = None
     polygons: bool = False
-    yaml: str = "data.yaml"
+    file: Path = Path("data.yaml")
+
+    @property
+    def yaml(self) -> str:
+        """The file where kpt_shape belongs, for messages."""
+        return str(self.file) if self.file.suffix in (".yaml", ".yml") else "a data.yaml"
 
     @classmethod
     def from_yaml(cls, file: Path, content: Mapping[str, Any], num_classes: int) -> "LabelReader":
         """From the content of `file`. Raises: UserError if its kpt_shape is wrong."""
         shape = content.get("kpt_shape")
-        reader = cls(num_classes=num_classes, polygons="kpt_shape" in content, yaml=str(file))
+        reader = cls(num_classes=num_classes, polygons="kpt_shape" in content, file=file)
         if shape is None or shape == []:
             return reader
         whole = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape)
@@ -124,7 +129,7 @@ class LabelReader:
         """
         files, errors = list[LabelRows](), FileErrors()
         for path in paths:
-            files.append(read_rows(path, self.num_classes, keypoints=self.keypoints, errors=errors))
+            files.append(read_rows(path, self, errors=errors))
         errors.check()
         issues.refuse(errors.files)
         return self.decide(files, paths, issues)
@@ -150,13 +155,7 @@ class LabelReader:
         return decided
 
 
-def read_rows(
-    path: str | Path,
-    num_classes: int,
-    *,
-    keypoints: tuple[int, int] | None = None,
-    errors: FileErrors | None = None,
-) -> LabelRows:
+def read_rows(path: str | Path, reader: LabelReader, *, errors: FileErrors | None = None) -> LabelRows:
     """Read a label file.
 
     errors: receives the errors, and the rows are those without one; if it is None, the first is raised.
@@ -172,7 +171,7 @@ def read_rows(
     for number, line in enumerate(_text(path, errors).splitlines(), start=1):
         if values := line.split():
             try:
-                rows.append(_row(values, num_classes, keypoints, f"{path}: line {number}"))
+                rows.append(_row(values, reader, f"{path}: line {number}"))
             except UserError as error:
                 if errors is None:
                     raise
@@ -291,19 +290,19 @@ def _decided(file: LabelRows, tracked: bool) -> LabelRows:
     return file._replace(boxes=boxes, kinds=kinds)
 
 
-def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None, where: str) -> _Row:
+def _row(values: list[str], reader: LabelReader, where: str) -> _Row:
     try:
         label, *numbers = map(float, values)
     except ValueError:
         raise UserError(
             f"{where}: must be numbers separated by spaces, got {' '.join(values)!r:.60}"
         ) from None
-    if not (0 <= label < num_classes and label == int(label)):
+    if not (0 <= label < reader.num_classes and label == int(label)):
         raise UserError(
-            f"{where}: class {values[0]:.20} is not one of 0..{num_classes - 1}; correct it, or add its name "
-            "to data.yaml"
+            f"{where}: class {values[0]:.20} is not one of 0..{reader.num_classes - 1}; correct it, or add "
+            f"its name to {reader.file}"
         )
-    kind = _kind(numbers, keypoints, where)
+    kind = _kind(numbers, reader, where)
     # Not finite numbers pass: such boxes are left out and counted with those of other formats.
     beyond = [number < _SMALLEST_FRACTION or number > _LARGEST_FRACTION for number in numbers]
     if any(beyond[:4]):
@@ -314,7 +313,7 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
     if kind in (POLYGON, LIKE_KEYPOINTS) and any(beyond):
         raise UserError(
             f"{where}: must be fractions of the image in 0..1, but {values[1 + beyond.index(True)]:.20} is "
-            f"after {' '.join(values[1:5])!r:.60}; {_OTHER_NUMBERS}"
+            f"after {' '.join(values[1:5])!r:.60}; {_OTHER_NUMBERS.format(yaml=reader.yaml)}"
         )
     x, y, width, height = numbers[:4]
     head = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
@@ -324,12 +323,12 @@ def _row(values: list[str], num_classes: int, keypoints: tuple[int, int] | None,
     return _Row(int(label), box, head, kind, len(numbers), numbers[4] if numbers[4:] else math.nan)
 
 
-def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -> int:
+def _kind(numbers: list[float], reader: LabelReader, where: str) -> int:
     count = len(numbers)
     if count == 4:
         return BOX
-    if keypoints is not None:
-        points, size = keypoints
+    if reader.keypoints is not None:
+        points, size = reader.keypoints
         rest = numbers[4 + points * size :]
         if count == 4 + points * size or _is_of_tracker(rest):
             return KEYPOINTS
@@ -344,7 +343,7 @@ def _kind(numbers: list[float], keypoints: tuple[int, int] | None, where: str) -
     if count < 6 or count % 2:
         raise UserError(
             f"{where}: must be class cx cy w h, or a class and the points of a polygon, got {count + 1} "
-            f"values; {_OTHER_NUMBERS}"
+            f"values; {_OTHER_NUMBERS.format(yaml=reader.yaml)}"
         )
     tails = [end for end in (count - 1, count - 2) if _is_of_tracker(numbers[end:])]
     alike = any(_may_be_keypoints(numbers, size) for size in (2, 3)) or any(

@@ -73,7 +73,7 @@ def _read(files: Sequence[str], labels: LabelReader, report: Report) -> dict[str
     found: dict[str, LabelRows] = {}
     for file in filter(os.path.isfile, files):
         try:
-            found[file] = read_rows(file, labels.num_classes, keypoints=labels.keypoints)
+            found[file] = read_rows(file, labels)
         except UserError as error:
             report.unreadable.append(str(error))
     return dict(zip(found, labels.decide(list(found.values()), list(found), report), strict=True))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from det.data.coco import coco
-from det.data.formats.yolo_rows import read_rows
+from det.data.formats.yolo_rows import LabelReader, read_rows
 from det.data.yolo import yolo
 from engine.data.images import write_png
 from engine.errors import UserError
@@ -352,9 +352,40 @@ def test_label_files_with_other_names_than_the_images_are_named(own):
     )
 
 
+@pytest.mark.parametrize(
+    ("train", "rows", "message"),
+    [
+        ("images/train", "2 .5 .5 .5 .5", r"correct it, or add its name to \S+birds\.yaml$"),
+        (
+            "images/train",
+            "0 .5 .5 .5 .5 .1 .1 .1",
+            r"if the others are keypoints, add kpt_shape to \S+birds\.",
+        ),
+        ("images/train", "0 .5 .5 .5 .5 .9 2.7", r"add kpt_shape to \S+birds\.yaml"),
+        ("list.txt", "gone.png", r"\(paths are relative to it or to birds\.yaml\)"),
+        ("list.txt", "a.txt", r"the folder with the images in birds\.yaml, for example"),
+        ("list.txt", "0 .5 .5 .5 .5", r"the folder with the images in birds\.yaml, for example"),
+    ],
+)
+def test_messages_name_the_yaml_file_of_the_user(own, train, rows, message):
+    describe(own, train=train)
+    (own / "data.yaml").rename(own / "birds.yaml")
+    (own / ("list.txt" if train == "list.txt" else "labels/train/a.txt")).write_text(rows)
+    refuses(lambda: yolo(root=str(own)), message)
+
+
+def test_without_a_yaml_file_the_file_with_the_names_is_named(own):
+    (own / "data.yaml").unlink()
+    (own / "classes.txt").write_text("cat\ndog\n")
+    (own / "labels/train/a.txt").write_text("2 .5 .5 .5 .5")
+    refuses(lambda: yolo(root=str(own)), r"correct it, or add its name to \S+classes\.txt$")
+    (own / "labels/train/a.txt").write_text("0 .5 .5 .5 .5 .1 .1 .1")
+    refuses(lambda: yolo(root=str(own)), r"if the others are keypoints, add kpt_shape to a data\.yaml;")
+
+
 def test_polygons_become_the_boxes_around_them(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.2 0.5 0.6 0.1 0.4 0.9\n0 .1 .2 .3 .2 .3 .4 .1 .5")
-    labels, boxes, *_ = read_rows(tmp_path / "a.txt", 2)
+    labels, boxes, *_ = read_rows(tmp_path / "a.txt", LabelReader(num_classes=2))
     assert labels.tolist() == [1, 0]
     np.testing.assert_allclose(boxes, [[0.2, 0.1, 0.6, 0.9], [0.1, 0.2, 0.3, 0.5]])
 
