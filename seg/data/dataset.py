@@ -227,7 +227,8 @@ class LabelReader:
     `classes.lut()`. remedy: what the user should do about an unknown value; it ends the error message.
     palette: what the pixels of a palette image mean: `ids`, the stored indices; `colors`, the palette's
     colors; `auto`, whichever of the two the class map lists for all pixels. The same holds for gray images,
-    of one channel or of three equal ones. gray: what the latter mean if `auto` fits both.
+    of one channel or of three equal ones. gray: what the latter mean if `auto` fits both. With `auto`, a gray
+    mask of fewer than 8 bits whose values are no ids contains the values that it is displayed as.
     """
 
     def __init__(
@@ -263,6 +264,11 @@ class LabelReader:
             stored = self._meaning(path, stored)
         labels = self._from_colors(stored) if stored.ndim == 3 else self._from_ids(stored)
         unknown = labels == UNKNOWN
+        if unknown.any() and stored.ndim == 2 and self._palette == "auto":
+            shown = as_displayed(path)
+            displayed = labels if shown is None else self._from_ids(shown[stored])
+            if (displayed < UNKNOWN).all():  # all are classes
+                return displayed
         if unknown.any():
             raise UnknownValuesError(f"{path}: {_list_values(stored[unknown])}; {self._remedy}")
         return labels
@@ -318,6 +324,18 @@ class LabelReader:
 
     def _from_colors(self, stored: NDArray[np.uint8]) -> Label:
         return _color_table(self._classes)[_color_codes(stored)]
+
+
+def as_displayed(path: str) -> NDArray[np.uint8] | None:
+    """The gray [256] of 8 bits that each value of a gray mask of 1, 2 or 4 bits is displayed as; None for
+    other masks.
+
+    Programs that shrink PNG files store black and white in 1 bit: 255 becomes 1.
+    """
+    colors = gray_colors(path)
+    if colors is None or colors[0, 0] or colors[IGNORE, 0]:  # white at 0, or 8 bits
+        return None
+    return np.ascontiguousarray(colors[:, 0])
 
 
 def _check_size(path: str, mask: NDArray[np.integer], image: Image) -> None:

@@ -17,7 +17,7 @@ from engine.errors import FileErrors, UserError, counted, some
 from engine.io.files import write_json
 from engine.io.progress import Progress
 from engine.io.text import read_text
-from seg.data.dataset import SegmentationSplit
+from seg.data.dataset import SegmentationSplit, as_displayed
 
 _FILE = "classes.json"
 
@@ -106,6 +106,7 @@ class _Values:
         self.ids: Counter[int] = Counter()
         self.colors: Counter[Color] = Counter()
         self.palette: dict[int, Color] = {}
+        self.displayed: dict[int, tuple[int, str]] = {}  # gray of 8 bits -> value of fewer bits, and the file
         self.files: dict[str, str] = {}
 
     def add(self, path: str) -> None:
@@ -121,6 +122,9 @@ class _Values:
             return
         values, counts = np.unique(stored, return_counts=True)
         self.ids.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        if (shown := as_displayed(path)) is not None:
+            grays = {int(shown[value]): (value, path) for value in values.tolist() if shown[value] != value}
+            self.displayed = grays | self.displayed
         if (palette := read_palette(path)) is None:
             return
         for value in values.tolist():
@@ -212,6 +216,12 @@ def _as_classes(base: Path, values: _Values) -> ClassMap:
     example = next(iter(values.files.values()), base)
     if len(found) < 2:
         raise UserError(f"{example}: all masks contain only the value {next(iter(found))}; {remedy}")
+    if values.displayed and values.displayed.keys() <= values.ids.keys():
+        gray, (value, path) = max(values.displayed.items())
+        raise UserError(
+            f"{path}: has fewer than 8 bits per pixel, so its value {value} is displayed like {gray} of "
+            f"other masks; create {base / _FILE} with {gray} (if they are one class) or {value} as a class"
+        )
     if len(found) > (UNKNOWN if values.ids else _MOST_COLORS) or _has_soft_edges(values.ids):
         what = "values" if values.ids else "colors"
         raise UserError(

@@ -208,6 +208,8 @@ def _no_mask(
         remedy = f"there is {longer[0]}: set data.source.mask_suffix={longer[0].removeprefix(first)}?"
     elif near:
         remedy = f"the nearest name is {lower[near[0]]}: rename one of the two"
+    elif same := _of_same_number(first, masks):
+        remedy = f"there is {same}, with the same number: rename one of the two"
     elif (alone := first.rpartition("/")[2] + suffix) in masks:
         remedy = f"there is {alone}: put masks into the same subfolders as their images"
     layers = sorted(name.rpartition("/")[0] for name in masks if name.endswith(f"/{first}{suffix}"))
@@ -219,6 +221,13 @@ def _no_mask(
         found, instead = without_mask_folder(folders)
         reasons, remedy = reasons + found, remedy if longer or near else instead or remedy
     return f"{images[first]}: no mask {folders.masks / first}{suffix}.png ({counts}); {reasons}{remedy}"
+
+
+def _of_same_number(name: str, masks: Collection[str]) -> str:
+    """The only mask with the number in `name`, apart from zeros in front; empty if there is none."""
+    number = re.fullmatch(r"\D*?0*([1-9]\d*|0)\D*", name)
+    same = [other for other in masks if number and re.fullmatch(rf"\D*0*{number[1]}\D*", other)]
+    return same[0] if len(same) == 1 else ""
 
 
 def _by_name(folder: Path) -> tuple[Names, list[str]]:

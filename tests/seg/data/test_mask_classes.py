@@ -278,3 +278,21 @@ def test_classes_txt_names_the_values_if_it_fits_them(tmp_path, values, text, na
         else "not used, because its "
     )
     assert any(each.startswith(f"{root}/classes.txt: {line}") for each in data.warnings)
+
+
+def test_black_and_white_stored_in_one_bit_is_not_another_class(tmp_path):
+    """Programs that shrink PNG files store 255 as 1, in 1 bit: it became class 1, and 255 was ignored."""
+    data_of(tmp_path, *(rows(0, 255, 255, 0) for _ in range(6)))
+    for number in (1, 3):
+        Image.fromarray(rows(0, 255, 255, 0)).convert("1").save(tmp_path / f"masks/{number}.png")
+    message = r"[13]\.png: has fewer than 8 bits .*its value 1 is displayed like 255 of other masks;"
+    refuses(lambda: masks(root=str(tmp_path)), message)
+    content = {"classes": [{"id": 0, "name": "back"}, {"id": 255, "name": "front"}]}
+    (tmp_path / "classes.json").write_text(json.dumps(content))
+    assert labels(tmp_path) == {str(number): [0, 1, 1, 0] for number in range(6)}
+    content["classes"][1]["id"] = 1
+    (tmp_path / "classes.json").write_text(json.dumps({**content, "ignore": [255]}))
+    assert labels(tmp_path) == {str(n): [0, 1, 1, 0] if n in (1, 3) else [0, 255, 255, 0] for n in range(6)}
+    content["classes"][1]["id"] = 2  # a class is never guessed to be ignored
+    (tmp_path / "classes.json").write_text(json.dumps({**content, "ignore": [255]}))
+    refuses(lambda: labels(tmp_path), r"[13]\.png: unknown value 1 ")

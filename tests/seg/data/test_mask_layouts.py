@@ -204,6 +204,12 @@ def test_a_missing_mask_names_the_nearest(tmp_path, mask, message):
     refuses(lambda: build(root), message)
 
 
+def test_a_missing_mask_names_the_one_of_the_same_number(tmp_path):
+    pairs = [(f"images/photo_{n}.png", f"masks/m{n:03d}.png") for n in (1, 2, 10)]
+    root = tree(tmp_path, [*pairs, ("images/photo_3.png", None)])
+    refuses(lambda: build(root), r"photo_1\.png: no mask .*; there is m001, with the same number: rename one")
+
+
 def test_masks_without_the_subfolders_of_the_images_are_named(tmp_path):
     pairs = [(f"images/site_{n % 2}/{n:03d}.png", f"masks/{n:03d}.png") for n in range(4)]
     refuses(
