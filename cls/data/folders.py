@@ -27,7 +27,7 @@ from engine.data.splits import (
     without_repeated,
 )
 from engine.errors import UserError, raise_or_collect, some
-from engine.io.files import existing_root, groups_of_same_content, pack_paths
+from engine.io.files import existing_root, groups_of_same_content, is_hidden, pack_paths
 
 
 def folders(*, root: str, allow_same_files: bool = False) -> ClassificationSource:
@@ -120,9 +120,7 @@ def class_folders(folder: Path) -> list[str]:
     Raises: UserError if the folder cannot be read.
     """
     try:
-        return sorted(
-            entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-        )
+        return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.data.images import IMAGE_SUFFIXES, read_image
 from engine.data.images.reading import read_deep
 from engine.errors import UserError, some
-from engine.io.files import groups_of_same_content, same_content
+from engine.io.files import groups_of_same_content, is_hidden, same_content
 from engine.io.text import read_text
 
 T = TypeVar("T", bound=np.generic)
@@ -84,7 +84,7 @@ def subfolders(folder: Path) -> list[str]:
     """Names of the subfolders, sorted; hidden ones are left out. Raises: UserError if it cannot be read."""
     try:
         # For a symlink to itself, os.path.isdir returns False, and DirEntry.is_dir would raise.
-        return sorted(n for n in os.listdir(folder) if os.path.isdir(folder / n) and not n.startswith("."))
+        return sorted(n for n in os.listdir(folder) if os.path.isdir(folder / n) and not is_hidden(n))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 

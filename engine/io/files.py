@@ -125,6 +125,15 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, count - 1, min(count, limit))})
 
 
+_OF_SYSTEMS = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information")
+"""Folders that operating systems and network storage add, in lower case: thumbnails, deleted files."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether files and folders of this name are never read."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
 def walk_files(folder: str | os.PathLike[str], *, broken: list[str] | None = None) -> list[str]:
     """Paths of all files below a folder, relative to it, sorted; hidden files and folders are left out.
 
@@ -147,7 +156,7 @@ def walk_files(folder: str | os.PathLike[str], *, broken: list[str] | None = Non
             continue
         visited.add(real)
         try:
-            entries = [entry for entry in os.scandir(place) if not entry.name.startswith(".")]
+            entries = [entry for entry in os.scandir(place) if not is_hidden(entry.name)]
         except OSError as error:
             raise UserError(f"{place}: cannot be read ({error.strerror}); check the path") from None
         for entry in entries:

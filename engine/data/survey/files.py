@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.data.images import IMAGE_SUFFIXES
 from engine.errors import UserError
+from engine.io.files import is_hidden
 
 _MOST_ENTRIES = 300_000
 _MOST_FOLDERS = 5_000
@@ -88,7 +89,7 @@ def _entries(folder: Path, most: int) -> tuple[list[str], list[str]]:
         for entry in entries:
             if len(files) + len(folders) >= most:
                 break
-            if not entry.name.startswith("."):
+            if not is_hidden(entry.name):
                 (folders if _is_folder(entry) else files).append(entry.name)
     return files, folders
 

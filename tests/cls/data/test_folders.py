@@ -25,6 +25,7 @@ def tree(tmp_path):
         write(tmp_path / f"{name}.png", number)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".hidden").mkdir()
+    write(tmp_path / "train/@eaDir/cat/a.jpg.png", 9)
     return tmp_path
 
 

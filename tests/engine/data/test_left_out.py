@@ -30,6 +30,9 @@ def test_images_are_found_below_and_the_others_are_named(tmp_path):
         "sub/d.heic",
         "e.gif",
         ".hidden/f.png",
+        "@eaDir/b.JPG/SYNOPHOTO_THUMB_M.jpg",  # Synology's thumbnails
+        "sub/#recycle/deleted.png",
+        "lost+found/g.png",
         "Thumbs.db",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
