@@ -43,7 +43,10 @@ _FEW_LEVELS = 16  # of 256
 _VALUES_CHECKED = 1_000_000  # of an image
 
 
-_RANGES_CHECKED = 8  # images; those of 8 bits cost the reading of a header
+_RANGES_CHECKED = 8  # images of more than 8 bits
+
+
+_DEPTHS_CHECKED = 100  # images; those of 8 bits cost the reading of a header
 
 
 def as_size(name: str, value: int | Sequence[int], *, least: int = 1) -> Size:
@@ -76,14 +79,15 @@ def range_notes(paths: Sequence[str], pixel_range: Range | None) -> list[str]:
 
 
 def _misfit(paths: Sequence[str], pixel_range: Range) -> list[str]:
-    """A line if most values are above white, or none is a sixteenth of the way from black to white.
+    """A line if most values are above white, none is a sixteenth of the way from black to white, or there are
+    only images of 8 bits, which are not scaled.
 
     Values below black do not count: a window of CT values is above those of air.
     """
     black, white = pixel_range
     deep = list(_deep(paths))
     if not deep:
-        return []
+        return _without_effect(paths, black, white)
     above = [float((_sample(stored) > white).mean()) for _, stored in deep]
     largest = max(_used_range(stored)[1] for _, stored in deep)
     path = deep[int(np.argmax(above))][0]
@@ -102,14 +106,34 @@ def _misfit(paths: Sequence[str], pixel_range: Range) -> list[str]:
     return []
 
 
+def _without_effect(paths: Sequence[str], black: float, white: float) -> list[str]:
+    """A line if all of a sample of images have 8 bits."""
+    checked = [paths[index] for index in evenly_spaced(len(paths), _DEPTHS_CHECKED)]
+    try:
+        if not checked or any(reading.has_more_than_8_bits(path) for path in checked):
+            return []
+    except UserError:  # reported when the image is read
+        return []
+    return [
+        f"{checked[0]}: data.pixel_range=[{black:g},{white:g}] has no effect, because it is for images of "
+        f"more than 8 bits (images checked: {len(checked)})"
+    ]
+
+
 def _deep(paths: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
     """The images of more than 8 bits in a sample of `paths`, with their stored values."""
-    for index in evenly_spaced(len(paths), _RANGES_CHECKED):
+    first = evenly_spaced(len(paths), _RANGES_CHECKED)
+    others = sorted({*evenly_spaced(len(paths), _DEPTHS_CHECKED)} - {*first})  # if the first have 8 bits
+    number = 0
+    for index in [*first, *others]:
+        if number == _RANGES_CHECKED:
+            return
         try:
             stored = reading.read_deep(paths[index])
         except (UserError, OSError):  # reported when the image is read
             continue
         if stored is not None:
+            number += 1
             yield paths[index], stored
 
 

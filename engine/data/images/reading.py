@@ -132,6 +132,14 @@ def read_deep(path: PathLike) -> NDArray[Any] | None:
         return _decode_fast(path, header, _read_bytes(path), cv2.IMREAD_UNCHANGED)
 
 
+def has_more_than_8_bits(path: PathLike) -> bool:
+    """Whether an image has more than 8 bits per channel, from its header. Raises: UserError."""
+    if (tags := tiff_header(path)) is not None:
+        return tags.bits[0] > 8
+    with open_header(path) as header:
+        return header.format == "PNG" and _start_of(path)[24] == 16
+
+
 def _decode(path: PathLike, header: Image.Image, data: bytes, pixel_range: Range | None) -> NDArray[np.uint8]:
     if _is_sixteen_bit(header, data):
         convert = partial(conversion.eight_bits, path, pixel_range=pixel_range)

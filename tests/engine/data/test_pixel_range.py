@@ -193,3 +193,28 @@ def test_a_range_that_does_not_fit_the_images_is_named(tmp_path):
     air = np.array([[-1000, -1000, -1000, 40]], np.int16)
     write_tiff(tmp_path / "ct.tif", air)  # a window of soft tissue leaves air black
     assert range_notes([str(tmp_path / "ct.tif")], (-160, 240)) == []
+
+
+def test_a_range_for_images_of_8_bits_has_no_effect_and_says_so(tmp_path):
+    write_png(tmp_path / "a.png", np.array([[0, 200]], np.uint8))
+    write_tiff(tmp_path / "b.tif", np.array([[0, 200]], np.uint8))
+    paths = [str(tmp_path / "a.png"), str(tmp_path / "b.tif")]
+    assert range_notes(paths, (0, 4095)) == [
+        f"{paths[0]}: data.pixel_range=[0,4095] has no effect, because it is for images of more than 8 bits "
+        "(images checked: 2)"
+    ]
+    assert range_notes(paths, None) == range_notes([], (0, 4095)) == []
+    write_tiff(tmp_path / "b.tif", np.array([[0, 4000]], np.uint16), bits=12)
+    assert range_notes(paths, (0, 2000)) == []
+    (tmp_path / "b.tif").write_bytes(b"damaged")
+    assert range_notes(paths, (0, 4095)) == []
+
+
+def test_a_few_deep_images_among_many_of_8_bits_are_found(tmp_path):
+    paths = [str(tmp_path / f"{number:02d}.png") for number in range(60)]
+    for number, path in enumerate(paths):
+        write_png(path, np.array([[0, 200]], np.uint16 if number == 29 else np.uint8))
+    (line,) = range_notes(paths, None)
+    assert line.startswith(
+        f"{paths[29]}: the largest value is 200 of 65535 (images of more than 8 bits checked: 1)"
+    )
