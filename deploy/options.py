@@ -19,11 +19,13 @@ from deploy.remote.transports import is_remote
 from deploy.timing.latency import Rounds
 from deploy.web import assets
 from engine.config.options import (
+    ONLY_SCORED,
     Checkpoint,
     RunOptions,
     at_least,
     check_effective,
     not_default,
+    overrides_of,
     refuse_unused,
 )
 from engine.data.preprocessing import Size
@@ -197,6 +199,11 @@ class ExportOptions(RunOptions):
         check_effective(self.overrides)
         if self.precision != "int8":
             refuse_unused(self.calibration, needs="precision=int8", key="calibration")
+            for override in [] if self.budget.metrics else overrides_of(ONLY_SCORED, self.overrides):
+                raise UserError(
+                    f"{override}: has no effect, because nothing is scored; set budget.<metric>= or "
+                    "precision=int8, or leave it out"
+                )
         if not self.qat.steps:
             refuse_unused(self.qat, needs="qat.steps above 0", key="qat")
         if self.format != "web":

@@ -158,7 +158,7 @@ def nearest_key(key: str, known: Collection[str]) -> str:
     """`; did you mean '...'?`: keys with the same last part (`optimizer.lr` for `lr`) or with its first word
     (`trainer.batch` for `batch_size`), or the nearest key.
 
-    If no key is similar, a pointer to `--help`.
+    A key of other tools leads to them. If no key is similar, a pointer to `--help`.
     """
     last = key.rpartition(".")[2]
     if meant := [other for other in _OTHER_PROGRAMS.get(last, ()) if other in known]:
@@ -170,7 +170,9 @@ def nearest_key(key: str, known: Collection[str]) -> str:
         ends = sorted(other for other in others if "." in other and other.rpartition(".")[2] == name)
         if ends and not (name != last and nearest(key, others, cutoff=0.8)):
             return f"; did you mean {' or '.join(map(repr, ends[:3]))}?"
-    return nearest(key, others, cutoff=0.6) or _NO_HINT
+    if tools := sorted(path.stem for path in CONF.glob("*.yaml") if key in top_keys(path.stem)):
+        return f"; it is for {' or '.join(f'tools/{tool}.py' for tool in tools)}"
+    return nearest(key, others, cutoff=0.65) or _NO_HINT
 
 
 def _alike(last: str, other: str) -> bool:

@@ -102,6 +102,8 @@ class PredictOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for override in overrides_of(["task.scored_per_class"], self.overrides):
+            raise UserError(f"{override}: only evaluation reads this key; leave it out")
         if self.min_score is not None and self.save_labels is None:
             raise ValueError("min_score needs save_labels=; set that too")
 
@@ -186,16 +188,26 @@ _ONLY_IN_TRAINING = (
     *("task.matcher", "data.scale", "data.recipe"),
 )
 """Keys and groups in a run's configuration that cannot be overridden after training."""
+ONLY_SCORED = ("task.scored_per_class", *(f"data.{key}" for key in ("limit", "exclude", "error_budget")))
+"""Keys that only affect how a split is scored, not what is predicted."""
 
 
 def check_effective(overrides: Sequence[str]) -> None:
     """Raise a UserError if an override of a run sets a key that only training reads."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if f"{key}.".startswith(tuple(f"{name}." for name in _ONLY_IN_TRAINING)):
-            own = key.removeprefix("trainer.")
-            remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
-            raise UserError(f"{override}: only training reads this key; {remedy}")
+    for override in overrides_of(_ONLY_IN_TRAINING, overrides):
+        own = _key(override).removeprefix("trainer.")
+        remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
+        raise UserError(f"{override}: only training reads this key; {remedy}")
+
+
+def overrides_of(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The overrides of these keys, or of keys in these groups."""
+    starts = tuple(f"{name}." for name in names)
+    return [override for override in overrides if f"{_key(override)}.".startswith(starts)]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def refuse_unused(options: Any, *names: str, needs: str, key: str = "") -> None:

@@ -165,6 +165,8 @@ def open_training(
 
         config = with_defaults(config, automatic)
     config, run, resumes = open_run(config)
+    if not resumes:
+        _check_weights(config, published=published)
     settings = build(config.trainer, key="trainer")
     if resumes and settings.minutes is not None:
         raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
@@ -578,6 +580,15 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         normalization=config.task.get("pixels"),
         task=str(config.package),
     )
+
+
+def _check_weights(config: DictConfig, *, published: Callable[[str], Any]) -> None:
+    """Raise a UserError if `init_from` or `weights` is neither a file nor a known name."""
+    key = "weights" if config.init_from is None else "init_from"
+    if config[key] is not None:
+        from engine.run.initial_weights import find_published
+
+        find_published(str(config[key]), key=key, published=published)
 
 
 def freeze(config: DictConfig, task: Any) -> list[str]:

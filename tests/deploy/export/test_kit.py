@@ -37,6 +37,11 @@ def test_a_kit_has_a_file_of_a_format_whose_runtime_needs_no_pytorch():
         (["seed=1"], "seed=1: only training reads this key; leave it out"),
         (["web.vendored=false"], "web.vendored needs format=web"),
         (["format=openvino", "kit.format=openvino"], "kit.format needs format=kit"),
+        (["data.limit=5"], "data.limit=5: has no effect, because nothing is scored; set budget.<metric>= or"),
+        (
+            ["task.scored_per_class=9", "budget.agreement=1"],
+            "task.scored_per_class=9: has no effect, because",
+        ),
     ],
 )
 def test_keys_without_effect_are_refused_by_their_name(typed, message):
@@ -45,7 +50,8 @@ def test_keys_without_effect_are_refused_by_their_name(typed, message):
 
 
 def test_the_default_of_no_key_counts_as_typed():
-    for typed in ([], ["format=web"], ["precision=int8"], ["format=kit"]):
+    scored = (["data.limit=5", "budget.miou=1"], ["data.limit=5", "precision=int8"])
+    for typed in ([], ["format=web"], ["precision=int8"], ["format=kit"], *scored):
         assert tool_options(compose_config("export", ["run=r", *typed])).run == "r"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from backbones.weights import catalog
 from engine.config import compose, help, instantiate, overrides, saved, training
 from engine.config.launch import run_job
 from engine.config.runs import TrainedRun
@@ -333,6 +334,13 @@ def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, m
     for tool, needed in (("eval", ()), ("predict", ["input=x"]), ("publish", ["out=x"])):
         config = compose.compose_config(tool, ["run=x", *needed, override])
         refuses(partial(instantiate.tool_options, config), message)
+
+
+def test_keys_that_only_evaluation_reads_are_refused_for_predictions():
+    config = compose.compose_config("predict", ["run=x", "input=x", "task.scored_per_class=200"])
+    message = "task.scored_per_class=200: only evaluation reads this key; leave it out"
+    refuses(partial(instantiate.tool_options, config), message)
+    assert instantiate.tool_options(compose.compose_config("eval", ["run=x", "task.scored_per_class=200"]))
 
 
 @pytest.mark.parametrize("other", ["{run}/", "{run}/../run", "link"])
@@ -657,6 +665,28 @@ def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path)
         training.open_training(config, published=None, load_teacher=None)
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "weights=mobilenet_v3_smal",
+            "no such weight file or run folder, and .*did you mean 'mobilenet_v3_small",
+        ),
+        ("weights=gone/best.safetensors", "no such weight file or run folder"),
+        ("init_from=gone/run", "no such weight file or run folder"),
+    ],
+)
+def test_a_typo_in_initial_weights_is_reported_before_data_are_read(tmp_path, monkeypatch, typed, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "build_source", lambda config: pytest.fail("data were read"))
+    config = compose.compose_config("train", ["task=seg", typed])
+    refuses(
+        lambda: training.open_training(config, published=catalog.find, load_teacher=None),
+        f"^{typed.split('=')[0]}=\\S+: {message}",
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("unset", ["resume=null", "replay=null", "resume="])
 def test_an_unset_resume_keeps_the_other_overrides(unset):
     """For scripts that pass resume=${RESUME:-null}."""
@@ -675,6 +705,20 @@ def test_an_unset_resume_keeps_the_other_overrides(unset):
 def test_a_typo_in_an_option_of_a_tool_suggests_that_tools_own(tool, typed, meant):
     with pytest.raises(UserError, match=f"unknown key .*did you mean {meant}"):
         compose.compose_config(tool, ["run=x", typed])
+
+
+@pytest.mark.parametrize(
+    ("tool", "typed", "hint"),
+    [
+        ("eval", "legend=false", "it is for tools/predict.py"),
+        ("train", "legend=false", "it is for tools/predict.py"),
+        ("predict", "worst=3", "it is for tools/eval.py"),
+        ("eval", "lagend=false", "--help lists the keys"),  # not seed, which has three of its letters
+    ],
+)
+def test_a_key_of_another_tool_is_assigned_to_it(tool, typed, hint):
+    with pytest.raises(UserError, match=f"^unknown key '{typed.partition('=')[0]}'; {hint}$"):
+        compose.compose_config(tool, [typed] if tool == "train" else ["run=x", typed])
 
 
 def test_config_errors_can_be_sent_between_processes():
