@@ -16,7 +16,7 @@ from engine.contracts import Batch, Image
 from engine.data.class_map import IGNORE, ClassMap
 from engine.data.images import image_size
 from engine.data.preprocessing import Normalize, Size
-from engine.errors import UserError, no_labels
+from engine.errors import UserError, no_labels, some
 from engine.io.files import evenly_spaced
 from engine.train.distillation import Distillation
 from seg.data.dataset import SegmentationDataset
@@ -160,8 +160,29 @@ class Segmentation(nn.Module):
         return {"image": images.to(self.normalize.device), "size": image.shape[:2]}
 
     def notes(self, dataset: SegmentationDataset) -> list[str]:
-        """A line to show before training if a crop covers only a small part of this split's images."""
-        return small_crop(dataset)
+        """Lines to show before training about classes without weight, and if a crop covers only a small part
+        of this split's images.
+
+        Raises: UserError if the losses count the pixels of a single class.
+        """
+        return [*self._without_weight(), *small_crop(dataset)]
+
+    def _without_weight(self) -> list[str]:
+        weights = self.loss.class_weights
+        if weights is None or (weights > 0).all():
+            return []
+        names = [
+            name for name, weight in zip(self.classes.names, weights.tolist(), strict=True) if not weight
+        ]
+        line = f"task.loss.class_weights: {some(names)} {'has' if len(names) == 1 else 'have'} weight 0"
+        if self.dice or self.lovasz:
+            return [f"{line}: only the Dice and Lovász losses count these pixels"]
+        if len(names) == len(self.classes) - 1 and self.distillation is None:
+            raise UserError(f"{line}, so only one class would be learned; at least two need a weight above 0")
+        return [
+            f"{line}: never predicted; if their pixels should not count, list their ids under ignore in "
+            "classes.json"
+        ]
 
     def check_classes(self, classes: ClassMap) -> None:
         """Raises: UserError if a dataset has other classes than this task, or another order."""

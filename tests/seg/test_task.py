@@ -175,6 +175,29 @@ def test_the_factor_of_an_auxiliary_loss_needs_an_auxiliary_classifier():
         task(auxiliary=0.2)
 
 
+def test_classes_without_weight_are_named_before_training(tmp_path):
+    classes = ClassMap(names=("road", "car", "sky"))
+    write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    files = pack_paths([tmp_path / "a.png"])
+    split = SegmentationSplit(images=files, names=files)
+    dataset = SegmentationDataset(split=split, read_label=None, transform=EvalTransform(), seed=0)
+
+    def notes(weights, **options):
+        loss = CrossEntropy(class_weights=weights)
+        return Segmentation(model=Brightness(), classes=classes, loss=loss, **options).notes(dataset)
+
+    assert notes([0.5, 1, 1]) == []
+    assert notes([0, 1, 1]) == [
+        "task.loss.class_weights: road has weight 0: never predicted; if their pixels should not count, "
+        "list their ids under ignore in classes.json"
+    ]
+    with pytest.raises(UserError, match=r"road, sky have weight 0, so only one class would be learned; at"):
+        notes([0, 1, 0])
+    for loss in ("dice", "lovasz"):
+        (line,) = notes([0, 1, 0], **{loss: 0.5})
+        assert line.endswith("road, sky have weight 0: only the Dice and Lovász losses count these pixels")
+
+
 def test_a_wrong_number_of_class_weights_is_rejected():
     with pytest.raises(ValueError, match=r"one weight per class \(dark, light: 2\), got 3"):
         task(loss=CrossEntropy(class_weights=[1.0, 2.0, 3.0]))
