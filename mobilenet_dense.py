@@ -97,7 +97,8 @@ class Predictor:
         if self._upright and hasattr(image, "getexif"):  # Pillow keeps pixels as stored
             from PIL import ImageOps
 
-            own: Any = image.copy()
+            pillow_image: Any = image
+            own = pillow_image.copy()
             for name in (
                 "xmp",
                 "XML:com.adobe.xmp",

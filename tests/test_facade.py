@@ -1,5 +1,7 @@
 """From Python, as the README shows it: train, load, predict, save, evaluate, export."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +78,17 @@ def test_evaluate_takes_the_overrides_of_the_tool(run):
     assert metrics["num_images"] == 6
     assert 0 <= metrics["miou"] <= 1
     assert (run / "eval-train" / "metrics.json").is_file()
+
+
+def test_a_split_in_which_nothing_counts_is_refused(run, tmp_path):
+    """Cityscapes' test split is published so: all pixels of its masks are ignored."""
+    shutil.copytree(run.parent / "streets", tmp_path / "streets")
+    for mask in tmp_path.glob("streets/gtFine/val/*/*_labelIds.png"):
+        write_png(mask, np.zeros((64, 128), np.uint8))
+    message = r"^data\.split=val: nothing can be scored, because the labels of its 3 images are all ignored"
+    with pytest.raises(mobilenet_dense.UserError, match=message):
+        mobilenet_dense.evaluate(run, "data=cityscapes", f"data.root={tmp_path}/streets", "device=cpu")
+    assert mobilenet_dense.evaluate(run, "device=cpu", "worst=0", f"out={tmp_path}/eval")["miou"] >= 0
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Opens a trained run, for evaluation, prediction, export and search."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,7 +31,7 @@ from engine.data.images import Range, read_image
 from engine.data.images.messages import DamagedFileError
 from engine.data.loader import BatchLoader, EvaluationSampler
 from engine.data.preprocessing import as_pixel_range, header_notes, range_notes, refuse_incomplete
-from engine.errors import UserError
+from engine.errors import UserError, counted
 from engine.io.progress import PartProgress, Progress, announced
 from engine.run import checkpoint, run_folder
 from engine.run.run_folder import RunFolder
@@ -223,6 +224,12 @@ class TrainedRun:
             metrics = evaluate(task, batches, evaluator, runtime, on_batch=after_batch)
         if progress is not None:
             progress.close()
+        if math.isnan(metrics[evaluator.main_metric]):
+            raise UserError(
+                f"data.split={data.split}: nothing can be scored, because the labels of its "
+                f"{counted(len(dataset), 'image')} are all ignored or empty; correct them (for masks, check "
+                "the ids and `ignore` in classes.json), or choose another data.split"
+            )
         return Evaluation(
             metrics={**metrics, "split": data.split, **builder.skipped_counts},
             evaluator=evaluator,
