@@ -35,12 +35,13 @@ def test_images_and_masks_as_they_are_lead_to_a_scored_run(folder):
     assert json.loads((folder / "a/metrics.json").read_text())["num_images"] in (1, 2, 3)
 
 
-def test_the_classes_that_were_written_are_named_even_if_the_weights_are_missing(folder, tmp_path):
+def test_the_classes_that_were_written_are_named_even_if_the_weights_are_damaged(folder, tmp_path):
     """Otherwise the next run finds a classes.json that nobody was told about."""
     shutil.copytree(folder / "photos/images", tmp_path / "p/images")
     shutil.copytree(folder / "photos/masks", tmp_path / "p/masks")
-    output = run("train", "data=masks", "data.root=p", "weights=none.pth", *SHORT, cwd=tmp_path, status=1)
-    assert "none.pth" in output
+    (tmp_path / "damaged.pth").write_text("damaged")  # a missing file is reported before the data are read
+    output = run("train", "data=masks", "data.root=p", "weights=damaged.pth", *SHORT, cwd=tmp_path, status=1)
+    assert "damaged.pth" in output
     assert "p/classes.json: created, with the values of 8 masks" in output
 
 
