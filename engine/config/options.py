@@ -188,7 +188,7 @@ _ONLY_IN_TRAINING = (
     *("task.matcher", "data.scale", "data.recipe"),
 )
 """Keys and groups in a run's configuration that cannot be overridden after training."""
-ONLY_SCORED = ("task.scored_per_class", *(f"data.{key}" for key in ("limit", "exclude", "error_budget")))
+ONLY_SCORED = ("task.scored_per_class", "data.limit", "data.exclude", "data.error_budget")
 """Keys that only affect how a split is scored, not what is predicted."""
 
 
