@@ -1,5 +1,6 @@
 """Sections that the reports of trainings and evaluations share."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -26,11 +27,12 @@ def points(rows: Rows, kind: str, name: str, factor: float = 1.0) -> list[Point]
 
 
 def add_results(page: Page, metrics: Mapping[str, Any]) -> None:
-    """The metrics of the whole split; those of single classes belong to the task's section."""
+    """The metrics of the whole split that are known; those of single classes belong to the task's section."""
     rows = [
         (name, percent(value) if isinstance(value, float) and "threshold" not in name else value)
         for name, value in metrics.items()
         if "/" not in name and isinstance(value, int | float) and not isinstance(value, bool)
+        if not math.isnan(value)  # such as miou_category without categories
     ]
     page.section("Results").table(["metric", "value"], rows, str(metrics.get("protocol", "")))
 
@@ -45,7 +47,8 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
     page.section("Curves")
     page.chart(line_chart(losses if parts else {"": losses["total"]}, title="Training loss",
                           x_label="step", y_label="loss"))  # fmt: skip
-    if scores := points(rows, "eval", metric):
+    scores = points(rows, "eval", metric)
+    if len(scores) > 1:  # one is no curve
         shares = all(0 <= score <= 1 for _, score in scores)
         scores = points(rows, "eval", metric, 100) if shares else scores
         best = max(scores, key=lambda score: score[1])

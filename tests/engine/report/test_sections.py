@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from engine.html.page import Page
-from engine.report.sections import add_curves, add_images
+from engine.report.sections import add_curves, add_images, add_results
 
 
 def _rows(*scores):
@@ -29,6 +29,20 @@ def test_other_metrics_keep_their_values():
     html = page.html()
     assert ">miou<" in html
     assert "%" not in re.sub("<style>.*</style>", "", html, flags=re.DOTALL)
+
+
+def test_a_single_evaluation_is_no_curve():
+    page = Page("t")
+    add_curves(page, _rows(0.5), "miou")
+    assert "Training loss" in page.html()
+    assert "Evaluated miou" not in page.html()
+
+
+def test_a_metric_that_the_data_do_not_have_is_not_listed():
+    page = Page("t")
+    add_results(page, {"miou": 0.5, "miou_category": float("nan"), "num_images": 3})
+    assert "miou_category" not in page.html()
+    assert ">50.00%<" in page.html()
 
 
 def test_the_worst_images_say_what_they_are_ranked_by():
