@@ -104,8 +104,10 @@ def _text(file: Path) -> str:
 
 
 def _load(file: Path) -> dict[str, Any]:
+    text = _text(file)
     try:
-        content = yaml.safe_load(_text(file))
+        content = yaml.safe_load(text)
+        as_written = yaml.load(text, Loader=_AsWritten)
     except RecursionError:
         raise UserError(f"{file}: nested too deeply to be a data.yaml") from None
     except UserError:
@@ -115,14 +117,27 @@ def _load(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split()):.100}); correct it") from None
     if not isinstance(content, dict) or "names" not in content:
         raise UserError(f"{file}: names: is missing; list the classes, and train, val and test")
-    return content
+    return content | {"names": as_written.get("names", content["names"])}
+
+
+class _AsWritten(yaml.BaseLoader):
+    """Reads all values as text: a class may be called no, 010 or 2024-01-01, which YAML reads as False, 8 and a
+    date. A key that occurs twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            again = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{again} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_classes(file: Path, content: dict[str, Any]) -> ClassMap:
     """The classes in the content of `file`. Raises: UserError if they are not valid."""
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        numbers = [str(number).lstrip("0") or "0" for number in names]
+        if sorted(numbers) != sorted(map(str, range(len(names)))):
             raise UserError(f"{file}: names: must be numbered 0..{len(names) - 1} without gaps")
         by_number = {int(number): name for number, name in names.items()}
         names = [by_number[number] for number in range(len(by_number))]
@@ -134,7 +149,6 @@ def read_classes(file: Path, content: dict[str, Any]) -> ClassMap:
     if count != len(names):
         raise UserError(f"{file}: nc: is {count!r:.20} but there are {len(names)} names; correct one")
     try:
-        # A class can be named 1 or yes, which yaml does not read as text.
         return ClassMap(names=tuple(name if isinstance(name, str) else repr(name) for name in names))
     except ValueError as error:
         raise UserError(f"{file}: names: {error}") from None

@@ -106,6 +106,13 @@ def test_equivalent_yaml_files(own, content):
     assert data.classes.names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("names", ["[no, 010]", "{0: no, 1: 010}", "{00: no, 01: 010}", "\n- 'no'\n- 010"])
+def test_names_of_classes_are_read_as_they_are_written(own, names):
+    """YAML reads no as False and 010 as 8."""
+    text = f"names: {names}\ntrain: images/train\nval: images/val\n"
+    assert yolo(root=describe(own, text)).classes.names == ("no", "010")
+
+
 def test_path_is_the_folder_of_the_images(own):
     (own / "deep").mkdir()
     for folder in ("images", "labels"):
@@ -589,6 +596,8 @@ def test_a_wrong_row_is_named_by_file_and_line(own, rows, message):
         ("names: !!int x", "not valid YAML"),
         ("a: !!timestamp x", "not valid YAML"),
         ("\tnames: [a]", "not valid YAML"),
+        ("names: {0: cat, 0: dog, 1: bird}", r"not valid YAML \(0 occurs twice"),
+        ("names: [cat, dog]\nnames: [dog, cat]", r"not valid YAML \(names occurs twice"),
         ("names: " + "[" * 5000, "not valid YAML|nested too deeply"),
         ("x: " + "y" * 1_000_001, "over 1 MB, too large"),
     ],
