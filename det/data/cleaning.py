@@ -192,6 +192,12 @@ ROTATED = "rotated: replaced by the upright box around it"
 """What readers report of the boxes that went through `around_rotated`."""
 
 
+def says_ignored(attribute: str, value: object) -> bool:
+    """Whether an attribute of an object, as annotation tools let users define, says that it does not count:
+    `difficult` or `ignore`."""
+    return attribute.lower() in ("difficult", "ignore") and str(value).lower() in ("true", "1", "yes")
+
+
 def around_rotated(boxes: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
     """The upright boxes around `boxes` [B, 4] xyxy that are turned about their centers by `angles` [B], in
     radians, in either direction."""

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from det.data.cleaning import around_rotated
+from det.data.cleaning import around_rotated, says_ignored
 from det.data.formats.coco_dialects import box_around, is_around_tilted, normalize
 from engine.errors import UserError, raise_or_collect, some
 
@@ -102,7 +102,7 @@ class CocoFile:
         rotated: bool [B], whether it is (CVAT's `attributes.rotation`, or `rotation` next to bbox).
         areas: float64 [B], NaN if missing.
         crowd: bool [B].
-        ignored: bool [B], mmdetection's `ignore`.
+        ignored: bool [B], mmdetection's `ignore`, or CVAT's attributes `difficult` and `ignore`.
         annotated: whether the file has a list of annotations, even an empty one.
         notes: lines about what had to be decided while reading.
     """
@@ -289,7 +289,7 @@ def _annotations(path: Path, entries: list[_Annotation], angles: NDArray[np.floa
         "rotated": rotated,
         "areas": areas,
         "crowd": _flags(path, entries, "iscrowd"),
-        "ignored": _flags(path, entries, "ignore"),
+        "ignored": _flags(path, entries, "ignore") | np.fromiter(map(_is_ignored, entries), bool, count),
     }
 
 
@@ -301,6 +301,13 @@ def _flags(path: Path, entries: list[_Annotation], key: str) -> NDArray[np.bool_
                 raise _wrong(path, f"annotations[{row}].{key}", repr(value))
             flags[row] = True
     return flags
+
+
+def _is_ignored(entry: _Annotation) -> bool:
+    """Whether an attribute in CVAT or Label Studio says so."""
+    return isinstance(entry.attributes, dict) and any(
+        says_ignored(name, value) for name, value in entry.attributes.items()
+    )
 
 
 def _angles(path: Path, entries: list[_Annotation]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from det.data.cleaning import ROTATED, around_rotated
+from det.data.cleaning import ROTATED, around_rotated, says_ignored
 from engine.errors import UserError
 
 _BOXES = ("box", "polygon", "ellipse", "mask")
@@ -143,8 +143,8 @@ class _Reader:
             self._add_label()
         elif tag == "attribute" and self._path[:2] == ["annotations", "image"] and len(self._path) == 3:
             shapes = self.content.images[-1].shapes
-            if self._path[-1] in _BOXES and self._attribute.lower() in ("difficult", "ignore") and shapes:
-                shapes[-1].ignored |= text.lower() in ("true", "1", "yes")
+            if self._path[-1] in _BOXES and shapes:
+                shapes[-1].ignored |= says_ignored(self._attribute, text)
 
     def _add_label(self) -> None:
         """Add a label of the task, unless it is part of a skeleton or a tag for whole images."""

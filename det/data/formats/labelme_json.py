@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from det.data.cleaning import ROTATED
+from det.data.cleaning import ROTATED, says_ignored
 from det.data.formats.voc_xml import VocFile, VocObject
 from engine.errors import UserError
 
@@ -115,8 +115,13 @@ def _object(shape: _Shape, kind: str, where: str) -> VocObject:
         (x, y), edge = points[0], points[1]
         radius = math.dist((x, y), edge)
         points = [(x - radius, y - radius), (x + radius, y + radius)]
-    flags = shape.flags if isinstance(shape.flags, dict) else {}
-    return VocObject(name.strip(), _around(points), shape.difficult is True or flags.get("difficult") is True)
+    return VocObject(name.strip(), _around(points), is_ignored(shape.difficult, shape.flags))
+
+
+def is_ignored(difficult: Any, flags: Any) -> bool:
+    """Whether a shape is marked difficult, or one of its flags says so."""
+    pairs = [("difficult", difficult), *(flags.items() if isinstance(flags, dict) else ())]
+    return any(says_ignored(name, value) for name, value in pairs)
 
 
 def read_points(value: Any, where: str) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from det.data.cleaning import ROTATED
+from det.data.cleaning import ROTATED, says_ignored
 from engine.errors import UserError
 
 _MAX_BYTES = 8_000_000  # about 25,000 objects
@@ -17,6 +17,10 @@ _MAX_DEPTH = 50
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+_ATTRIBUTES = "attributes/attribute"
+"""CVAT's, in an <object>."""
 
 
 _PLACES = ("left_top", "right_top", "right_bottom", "left_bottom")
@@ -59,6 +63,7 @@ def read(path: str | Path) -> VocFile:
 
 def _findings(nodes: Iterable[Element]) -> Iterator[tuple[str, str]]:
     for node in nodes:
+        yield from [("box", "after the first of its <object>: left out")] * (len(node.findall("bndbox")) - 1)
         if node.find("bndbox") is None and node.find(f"robndbox/{_CORNERS[0]}") is not None:
             yield "box", ROTATED
         for place, where in (("bndbox/angle", " in <bndbox>"), ("angle", ""), ("rotation", "")):
@@ -128,14 +133,16 @@ def _object(node: Element, where: str) -> VocObject:
     difficult = _text(node, "difficult").lower()
     if difficult not in ("", "0", "1", "false", "true"):
         raise UserError(f"{where}: <difficult> must be 0 or 1, got {difficult!r:.40}")
-    return VocObject(name, box, difficult in ("1", "true"), angle)
+    attributes = ((_text(item, "name"), _text(item, "value")) for item in node.iterfind(_ATTRIBUTES))
+    ignored = any(says_ignored(*attribute) for attribute in attributes)
+    return VocObject(name, box, difficult in ("1", "true") or ignored, angle)
 
 
 def _box(node: Element, named: str, where: str) -> tuple[tuple[float, float, float, float], float]:
     """The box, and its angle in radians: CVAT's attribute `rotation` (degrees) or roLabelImg's <robndbox>."""
     if (box := node.find("bndbox")) is not None:
         x1, y1, x2, y2 = (_number(box, side, where) for side in _SIDES)
-        turned = (item for item in node.iterfind("attributes/attribute") if _text(item, "name") == "rotation")
+        turned = (item for item in node.iterfind(_ATTRIBUTES) if _text(item, "name") == "rotation")
         attribute = next(turned, None)
         angle = 0.0 if attribute is None else _number(attribute, "value", f"{where}: attribute rotation")
         return (x1, y1, x2, y2), math.radians(angle % 180)

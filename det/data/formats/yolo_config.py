@@ -120,16 +120,17 @@ def _load(file: Path) -> dict[str, Any]:
     return content | {"names": as_written.get("names", content["names"])}
 
 
-class _AsWritten(yaml.BaseLoader):
-    """Reads all values as text: a class may be called no, 010 or 2024-01-01, which YAML reads as False, 8 and a
-    date. A key that occurs twice is an error."""
+class _AsWritten(yaml.BaseLoader):  # type: ignore[misc]
+    """Reads all values as text: a class may be called no, 010 or 2024-01-01, which YAML reads as False, 8 and
+    a date. A key that occurs twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
             again = next(key for key in keys if keys.count(key) > 1)
             raise yaml.constructor.ConstructorError(None, None, f"{again} occurs twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        return content
 
 
 def read_classes(file: Path, content: dict[str, Any]) -> ClassMap:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from det.data.formats import voc_layout
-from det.data.formats.labelme_json import FEWEST_POINTS, IGNORED, decode, read_points, stated_size
+from det.data.formats.labelme_json import FEWEST_POINTS, IGNORED, decode, is_ignored, read_points, stated_size
 from doctor.convert.geometry import ellipse
 from doctor.convert.records import Bitmap, Box, Geometry, Polygons, Report, Sample, Shape, Source
 from engine.errors import UserError
@@ -110,8 +110,7 @@ def _shape(shape: _Shape, kind: str, where: str) -> Shape:
         raise UserError(
             f"{where} ({label!r:.40}): a {kind} needs {FEWEST_POINTS[kind]} points; draw it again"
         )
-    flags = shape.flags if isinstance(shape.flags, dict) else {}
-    ignored = label == IGNORED or shape.difficult is True or flags.get("difficult") is True
+    ignored = label == IGNORED or is_ignored(shape.difficult, shape.flags)
     return Shape(label, _geometry(shape, kind, points, where), ignored)
 
 

@@ -317,6 +317,17 @@ def test_objects_marked_ignore_are_difficult(tmp_path):
     refuses(lambda: read(tmp_path, box(ignore=2)), r"annotations\[0\]\.ignore: must be 0 or 1, got 2")
 
 
+def test_objects_with_cvat_s_attribute_difficult_or_ignore_are_difficult(tmp_path):
+    _, train = read(
+        tmp_path,
+        box(100, 1, (1, 2, 10, 20), attributes={"occluded": False, "difficult": True}),
+        box(100, 1, (2, 2, 10, 20), attributes={"Ignore": "true"}),
+        box(100, 1, (3, 2, 10, 20), attributes={"difficult": False, "ignore": "no", "occluded": True}),
+    )
+    assert train.ignored.tolist() == [True, True, False]
+    assert not train.crowd.any()
+
+
 def test_file_names_may_be_spelled_differently(tmp_path):
     data = content(images=5, annotations=[box()])
     stored = ["a.png", "B.PNG", "c d.png", "e.png", "f.v1.png"]

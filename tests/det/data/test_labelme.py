@@ -99,8 +99,10 @@ def test_difficult_objects_are_ignored(tmp_path):
         shape("dog", "rectangle", (1, 1), (9, 9), difficult=True),
         shape("dog", "rectangle", (2, 1), (9, 9), flags={"difficult": True}),
         shape("dog", "rectangle", (3, 1), (9, 9), flags={"difficult": False}),
+        shape("dog", "rectangle", (4, 1), (9, 9), flags={"ignore": True}),
+        shape("dog", "rectangle", (5, 1), (9, 9), difficult=1),
     )
-    assert [found[x, 1, 9, 9][1] for x in (1, 2, 3)] == [True, True, False]
+    assert [found[x, 1, 9, 9][1] for x in (1, 2, 3, 4, 5)] == [True, True, False, True, True]
 
 
 def test_the_common_rules_apply(tmp_path):

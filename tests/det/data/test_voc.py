@@ -477,6 +477,28 @@ def test_difficult_objects_are_ignored(tmp_path):
     assert not train.crowd.any()
 
 
+def test_objects_with_cvat_s_attribute_difficult_or_ignore_are_difficult(tmp_path):
+    def marked(name, value):
+        attribute = f"<attribute><name>{name}</name><value>{value}</value></attribute>"
+        return f"<attributes>{attribute}</attributes><difficult>0</difficult>"
+
+    objects = [
+        ("cat", (10, 5, 30, 25), marked("ignore", "True")),
+        ("cat", (11, 5, 30, 25), marked("Difficult", "1")),
+        ("cat", (12, 5, 30, 25), marked("difficult", "False")),
+        ("cat", (13, 5, 30, 25), marked("occluded", "True")),
+    ]
+    assert one(tmp_path, *objects)[1].ignored.tolist() == [True, True, False, False]
+
+
+def test_a_second_box_of_an_object_is_counted(tmp_path):
+    first = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    data, train = one(tmp_path, (*CAT, first))
+    assert train.boxes.tolist() == [[1, 1, 9, 9]]
+    line = "1 box after the first of its <object>: left out (a.xml)"
+    assert any(line in warning for warning in data.warnings)
+
+
 def test_parts_of_objects_are_not_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     data, train = one(tmp_path, (*CAT, part))
