@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from deploy.formats import open_session
 from deploy.session import Session, run_in_batches
+from engine.config.options import ONLY_SCORED, overrides_of
 from engine.config.overrides import unquote_path
 from engine.config.saved import Reads, effective
 from engine.contracts import TaskInfo
 from engine.data.preprocessing import Normalize
 from engine.errors import UserError
 from engine.run.run_folder import RunFolder
-
-_OF_THE_SCORED_IMAGES = ("data.split=", "data.limit=")
 
 
 def with_exported_file(task: Any, info: TaskInfo, path: Path, *, threads: int, precision: str) -> Any:
@@ -45,16 +44,17 @@ def next_command(
 ) -> str:
     """What to do after an evaluation: export the run, or predict with the file that was evaluated.
 
-    With the overrides of the evaluation that the next tool takes (such as data.root= if the data were moved),
-    but not the choice of the images that were scored.
+    With the overrides of the evaluation that the next tool reads (such as data.root= if the data were moved),
+    but not those that only affect scoring.
 
     Args:
         config: of the run, with the overrides.
     """
     name = shlex.quote(str(run))
     reads: Reads = "dataset" if artifact is None else "images"
-    kept = [o for o in overrides if not o.lstrip("+").startswith(_OF_THE_SCORED_IMAGES)]
-    kept = [unquote_path(override) for override in effective(config, kept, reads=reads)]
+    scoring = overrides_of([*ONLY_SCORED, "data.split"], overrides)
+    kept = effective(config, [o for o in overrides if o not in scoring], reads=reads)
+    kept = [unquote_path(override) for override in kept]
     if artifact is None:
         weights = [] if checkpoint == "best" else [f"checkpoint={checkpoint}"]
         return " ".join([f"python tools/export.py run={name} format=onnx", *map(shlex.quote, weights + kept)])

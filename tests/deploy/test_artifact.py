@@ -102,7 +102,8 @@ def test_after_the_evaluation_of_an_exported_file_comes_prediction(tmp_path):
     assert chosen(None) == f"python tools/export.py run='{run}' format=onnx"
     predict = f"python tools/predict.py run='{run}' artifact=model.onnx"
     assert chosen("model.onnx") == f"{predict} input=<image or folder>"
-    overrides = [quote_path("data.root=/a b"), "data.split=test", "data.limit=9", "data.eval_size=[64,96]"]
+    scoring = ["data.split=test", "data.limit=9", "+data.exclude=e.txt", "data.error_budget=0.1"]
+    overrides = [quote_path("data.root=/a b"), *scoring, "task.scored_per_class=9", "data.eval_size=[64,96]"]
     chosen = partial(chosen, overrides=overrides, checkpoint="last")  # the data were moved, for example
     size = "'data.eval_size=[64,96]'"
     assert chosen(None) == (
