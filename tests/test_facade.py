@@ -85,9 +85,15 @@ def test_a_split_in_which_nothing_counts_is_refused(run, tmp_path):
     shutil.copytree(run.parent / "streets", tmp_path / "streets")
     for mask in tmp_path.glob("streets/gtFine/val/*/*_labelIds.png"):
         write_png(mask, np.zeros((64, 128), np.uint8))
+    chosen = ["data=cityscapes", f"data.root={tmp_path}/streets", "device=cpu"]
     message = r"^data\.split=val: nothing can be scored, because the labels of its 3 images are all ignored"
     with pytest.raises(mobilenet_dense.UserError, match=message):
-        mobilenet_dense.evaluate(run, "data=cityscapes", f"data.root={tmp_path}/streets", "device=cpu")
+        mobilenet_dense.evaluate(run, *chosen)
+    with pytest.raises(mobilenet_dense.UserError, match=r"of its 2 images \(data\.limit=2\) are all ignored"):
+        mobilenet_dense.evaluate(run, *chosen, "data.limit=2")
+    saved = tmp_path / "saved"  # for Cityscapes' server, which has the labels
+    assert mobilenet_dense.evaluate(run, *chosen, "save_predictions=true", f"out={saved}")["num_images"] == 3
+    assert len(list(saved.glob("predictions/masks/*.png"))) == 3
     assert mobilenet_dense.evaluate(run, "device=cpu", "worst=0", f"out={tmp_path}/eval")["miou"] >= 0
 
 

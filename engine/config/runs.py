@@ -194,7 +194,8 @@ class TrainedRun:
             quiet: show no progress bar.
 
         Raises:
-            UserError: if the split is missing, unlabeled or unreadable, or its classes differ from the run's.
+            UserError: if the split is missing, unlabeled or unreadable, its classes differ from the run's, or
+                (without `on_batch`) no label in it counts.
         """
         task = runtime.place(self.task() if task is None else task)
         task.check_classes(self.source.classes)
@@ -224,11 +225,14 @@ class TrainedRun:
             metrics = evaluate(task, batches, evaluator, runtime, on_batch=after_batch)
         if progress is not None:
             progress.close()
-        if math.isnan(metrics[evaluator.main_metric]):
+        # Saved predictions are useful without scores: Cityscapes' server scores those of its test split.
+        if on_batch is None and math.isnan(metrics[evaluator.main_metric]):
+            limit = "" if self.limit is None else f" (data.limit={self.limit})"
             raise UserError(
                 f"data.split={data.split}: nothing can be scored, because the labels of its "
-                f"{counted(len(dataset), 'image')} are all ignored or empty; correct them (for masks, check "
-                "the ids and `ignore` in classes.json), or choose another data.split"
+                f"{counted(len(dataset), 'image')}{limit} are all ignored or empty; correct them (for masks, "
+                "check the ids and `ignore` in classes.json), choose another data.split, or use "
+                "tools/predict.py"
             )
         return Evaluation(
             metrics={**metrics, "split": data.split, **builder.skipped_counts},
