@@ -208,10 +208,10 @@ def _no_mask(
         remedy = f"there is {longer[0]}: set data.source.mask_suffix={longer[0].removeprefix(first)}?"
     elif near:
         remedy = f"the nearest name is {lower[near[0]]}: rename one of the two"
-    elif same := _of_same_number(first, masks):
-        remedy = f"there is {same}, with the same number: rename one of the two"
     elif (alone := first.rpartition("/")[2] + suffix) in masks:
         remedy = f"there is {alone}: put masks into the same subfolders as their images"
+    elif same := _of_same_number(first, masks):
+        remedy = f"there is {same}, with the same number: rename one of the two"
     layers = sorted(name.rpartition("/")[0] for name in masks if name.endswith(f"/{first}{suffix}"))
     if folders.images != folders.masks and len(layers) > 1:
         remedy = f"one mask per class ({some(layers)}) is not read: merge those of each image into one mask"

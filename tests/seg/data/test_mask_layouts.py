@@ -210,11 +210,12 @@ def test_a_missing_mask_names_the_one_of_the_same_number(tmp_path):
     refuses(lambda: build(root), r"photo_1\.png: no mask .*; there is m001, with the same number: rename one")
 
 
-def test_masks_without_the_subfolders_of_the_images_are_named(tmp_path):
-    pairs = [(f"images/site_{n % 2}/{n:03d}.png", f"masks/{n:03d}.png") for n in range(4)]
+@pytest.mark.parametrize("folders", [("site_0", "site_1"), ("east", "west")])
+def test_masks_without_the_subfolders_of_the_images_are_named(tmp_path, folders):
+    pairs = [(f"images/{folders[n % 2]}/{n:03d}.png", f"masks/{n:03d}.png") for n in range(4)]
     refuses(
         lambda: build(tree(tmp_path, pairs)),
-        r"site_0/000\.png: no mask .*; there is 000: put masks into the same subfolders as their images",
+        rf"{folders[0]}/000\.png: no mask .*; there is 000: put masks into the same subfolders",
     )
 
 
