@@ -16,7 +16,7 @@ from engine.data.class_map import IGNORE, UNKNOWN, ClassMap
 from engine.data.images import read_labels
 from engine.data.splits import check_leaks
 from engine.errors import UserError, raise_or_collect
-from engine.io.files import evenly_spaced, pack_paths, same_content
+from engine.io.files import evenly_spaced, is_hidden, pack_paths, same_content
 from seg.data.dataset import LabelReader, SegmentationSource, SegmentationSplit
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -162,10 +162,10 @@ def _files(base: Path, folder: str, split: str, end: str) -> dict[str, str]:
     if not parent.is_dir():
         return paths
     for city in sorted(os.listdir(parent)):
-        if city.startswith(".") or not (parent / city).is_dir():
+        if is_hidden(city) or not (parent / city).is_dir():
             continue
         for name in sorted(os.listdir(parent / city)):
-            if name.endswith(end) and not name.startswith("."):
+            if name.endswith(end) and not is_hidden(name):
                 paths[name.removesuffix(end)] = str(parent / city / name)
     return paths
 

@@ -12,6 +12,7 @@ from det.data.reader_options import OnError
 from engine.data.images import find_images, left_out
 from engine.data.splits import read_lines
 from engine.errors import UserError
+from engine.io.files import is_hidden, walk_files
 
 _NOT_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".names", ".npy", ".xml", ".yaml", ".yml")
 """Suffixes of files that programs write next to images, in lower case."""
@@ -117,7 +118,7 @@ def add_unused(root: Path, images: Iterable[str], issues: AnnotationIssues) -> N
     for image in used:
         places = [match.end(1) for match in _IMAGES_FOLDER.finditer(image)]
         folders.add(image[: places[-1]] if places else os.path.dirname(image))
-    beside = set(map(str, root.glob("*/images")))
+    beside = {str(path) for path in root.glob("*/images") if not is_hidden(path.parent.name)}
     folders |= beside if beside & folders else set()
     others = {str(path) for folder in folders if os.path.isdir(folder) for path in find_images(folder)[0]}
     unused = sorted(image for image in others - used if os.path.isfile(label_file(image)))
@@ -142,16 +143,16 @@ def _walk(folder: Path, issues: AnnotationIssues) -> list[str]:
     for line in left_out(folder, others):
         issues.note(line)
     label_folder = os.path.dirname(label_file(os.path.join(folder, "image"))) if images else folder
-    files = (os.path.join(parent, name) for parent, _, names in os.walk(label_folder) for name in names)
-    labels = {path for path in files if path.lower().endswith(".txt") and _is_label_file(path)}
+    files = walk_files(label_folder) if os.path.isdir(label_folder) else []
+    labels = {os.path.join(label_folder, name) for name in files if _is_label_file(name)}
     lost = labels - set(map(label_file, images))
     issues.add("label file", "without an image: left out", map(os.path.basename, sorted(lost)))
     return images
 
 
 def _is_label_file(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower() not in _LISTS
+    name = os.path.basename(path).lower()
+    return name.endswith(".txt") and name not in _LISTS
 
 
 def _read_list(file: Path, config: Path, homes: Sequence[Path], on_error: OnError) -> list[str]:

@@ -18,6 +18,7 @@ from doctor.convert.records import Bitmap, Box, Geometry, Polygons, Report, Samp
 from engine.data.images import find_images, left_out
 from engine.data.splits import split_of
 from engine.errors import UserError
+from engine.io.files import is_hidden
 
 _MOST_BYTES = 1 << 28  # of a decompressed mask
 
@@ -28,6 +29,7 @@ def read(root: Path) -> Source:
     Raises: UserError if there is no dataset.
     """
     datasets = [ann.parent for ann in sorted(root.rglob("ann")) if (ann.parent / "img").is_dir()]
+    datasets = [path for path in datasets if not any(map(is_hidden, path.relative_to(root).parts))]
     if not datasets:
         raise UserError(f"{root}: not a Supervisely dataset, which has the folders img and ann")
     splits = {dataset: split_of(dataset.name) or "" for dataset in datasets}

@@ -293,6 +293,8 @@ def test_the_suffix_of_label_files_may_be_in_capitals(own):
     for path in own.rglob("labels/train/*.txt"):
         path.rename(path.with_suffix(".TXT"))
     (own / "labels/train/lost.TXT").write_text("0 .5 .5 .2 .2")
+    (own / "labels/train/#recycle").mkdir()
+    (own / "labels/train/#recycle/deleted.txt").write_text("0 .5 .5 .2 .2")
     data = yolo(root=str(own))
     assert data.splits["train"].objects(0)[0].tolist() == [[15, 10, 45, 30]]
     assert len(data.splits["train"].boxes) == 2

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import os
+import shutil
 from functools import partial
 
 import cv2
@@ -324,6 +325,13 @@ def test_where_links_are_impossible_images_are_copied(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     result = to_masks(tmp_path / "in", tmp_path / "out")
     assert any("6 images copied" in line for line in result.lines)
+
+
+def test_deleted_datasets_are_not_read(tmp_path):
+    examples.supervisely(tmp_path / "in")
+    shutil.copytree(tmp_path / "in/train", tmp_path / "in/#recycle/old")
+    to_masks(tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("masks/**/*.png"))) == 6
 
 
 def test_names_stay_different(tmp_path):

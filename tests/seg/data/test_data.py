@@ -91,6 +91,13 @@ def test_cityscapes_tree_is_read(city):
     np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), image)
 
 
+def test_deleted_cityscapes_images_are_not_read(city):
+    shutil.copytree(city / "leftImg8bit/train/aachen", city / "leftImg8bit/train/#recycle")
+    for path in (city / "leftImg8bit/train/#recycle").iterdir():
+        path.rename(path.with_name(path.name.replace("aachen", "deleted")))
+    assert "train 3, val 3, test 3" in cityscapes(root=str(city)).description
+
+
 def test_images_that_two_cityscapes_splits_share_are_rejected(city):
     source = next((city / "leftImg8bit/train").rglob("*.png"))
     shutil.copy(source, next((city / "leftImg8bit/val").rglob("*.png")))
