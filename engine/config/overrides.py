@@ -353,7 +353,7 @@ def _option(
 
 def of_another_group(group: str, name: str, known: Mapping[str, Sequence[str]], task: str) -> str:
     """`; did you mean backbone=...?` for `model=mobilenet_v3_small`: another group has this option."""
-    for other, options in known.items():
+    for other, options in known.items() if name != "default" else ():
         if other != group and (name in options or f"{task}/{name}" in options):
             full = f"{task}/{name}" if other in _FULL_NAME_GROUPS else name
             return f"; did you mean {other}={full}?"

@@ -56,6 +56,7 @@ def error_message(*typed, tool="train"):
         ("distill.teacher=true", ["distill.teacher must be a run folder or a name, got True"]),
         ("model=mobilenet_v3_small", ["no such option", "did you mean backbone=mobilenet_v3_small?"]),
         ("backbone=lraspp", ["backbone=lraspp: no such option; did you mean model=lraspp?"]),
+        ("optimizer=default", ["optimizer=default: no such option; choose one of adamw"]),  # not augment=
         ("data=camvid", ["cityscapes, coco, masks, streets; did you mean experiment=seg/camvid?"]),
         ("data=/", ["masks, streets); write data=<format> data.root=/ (python tools/check.py / finds"]),
         ("data=coco8.yaml", ["data=coco8.yaml: not a format of task=seg", "data.root=coco8.yaml"]),
