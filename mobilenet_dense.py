@@ -31,6 +31,8 @@ from engine.errors import UserError
 __all__ = ["Prediction", "Predictor", "UserError", "evaluate", "export", "load", "train"]
 
 AnyImage = str | os.PathLike[str] | NDArray[np.uint8]
+_OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow also looks for an orientation; in files, only that in EXIF counts."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,7 @@ class Predictor:
 
             pillow_image: Any = image
             own = pillow_image.copy()
-            for name in (
-                "xmp",
-                "XML:com.adobe.xmp",
-                "Raw profile type exif",
-            ):  # only EXIF counts, as in files
+            for name in _OTHER_ORIENTATIONS:
                 own.info.pop(name, None)
             image = np.asarray(ImageOps.exif_transpose(own))
         pixels = self._read(image) if isinstance(image, str | os.PathLike) else np.asarray(image)

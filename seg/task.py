@@ -180,7 +180,7 @@ class Segmentation(nn.Module):
         if len(names) == len(self.classes) - 1 and self.distillation is None:
             raise UserError(f"{line}, so only one class would be learned; at least two need a weight above 0")
         return [
-            f"{line}: never predicted; if their pixels should not count, list their ids under ignore in "
+            f"{line} and will never be predicted; to ignore these pixels, list the class ids under ignore in "
             "classes.json"
         ]
 

@@ -209,9 +209,9 @@ def _unread_tiff(image: Any, bits: int) -> str:
     if colors > _YCBCR:
         return "colors that are neither gray, RGB, CMYK nor YCbCr"
     if colors == _RGB and bits == 8 and _MULTIPLIED in extra:  # Pillow divides them
-        return "colors that are multiplied by its alpha"
+        return "colors multiplied by alpha"
     if 0 < max(tags.get(_TIFF_PALETTE, (0,))) < 256:  # Pillow drops their lower 8 bits
-        return "a palette of 8 bits"
+        return "a palette of 8-bit colors"
     swapped = tags.prefix == b"MM" and _tag(image, _TIFF_COMPRESSION, 1) != _UNCOMPRESSED
     if _SIGNED in tags.get(_TIFF_KINDS, ()) and (swapped or bits == 8):
         return "signed values"

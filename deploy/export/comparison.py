@@ -48,8 +48,8 @@ class Comparison:
         if not self.agreement >= agreement:
             raise UserError(
                 f"{self.agreement:.6f} of the results agree with PyTorch's; the budget is "
-                f"budget.agreement={agreement:g} (scores of a network that has hardly been trained tie, so "
-                "that rounding decides: train it longer, or set a lower budget)"
+                f"budget.agreement={agreement:g} (if the network has hardly been trained, many of its scores "
+                "tie, and rounding decides: train it longer, or set a lower budget)"
             )
 
     def text(self) -> str:

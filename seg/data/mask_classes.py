@@ -220,7 +220,8 @@ def _as_classes(base: Path, values: _Values) -> ClassMap:
         gray, (value, path) = max(values.displayed.items())
         raise UserError(
             f"{path}: has fewer than 8 bits per pixel, so its value {value} is displayed like {gray} of "
-            f"other masks; create {base / _FILE} with {gray} (if they are one class) or {value} as a class"
+            f"other masks; create {base / _FILE}: if the two mean the same, list only {gray} as a class, "
+            f"otherwise list {value}"
         )
     if len(found) > (UNKNOWN if values.ids else _MOST_COLORS) or _has_soft_edges(values.ids):
         what = "values" if values.ids else "colors"

@@ -62,8 +62,8 @@ def find_folders(base: Path, *, images: str | None = None, masks: str | None = N
         first = inner[0].name
         raise UserError(
             f"{inner[0].parent}: a folder for each image ({first}/images, {first}/masks) is not read; put "
-            "the images into one folder images and, for each, one mask of class ids with its name into a "
-            "folder masks (docs/guides/data.md has a script)"
+            "all images into one folder, images, and one mask of class ids per image, with the same name, "
+            "into another, masks (docs/guides/data.md has a script)"
         )
     hint = f"; did you mean data.root={inner[0]}?" if inner else f"; {_LAYOUT}"
     raise UserError(f"{base}: no folder of images with masks{hint}")

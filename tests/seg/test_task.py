@@ -188,8 +188,8 @@ def test_classes_without_weight_are_named_before_training(tmp_path):
 
     assert notes([0.5, 1, 1]) == []
     assert notes([0, 1, 1]) == [
-        "task.loss.class_weights: road has weight 0: never predicted; if their pixels should not count, "
-        "list their ids under ignore in classes.json"
+        "task.loss.class_weights: road has weight 0 and will never be predicted; to ignore these pixels, "
+        "list the class ids under ignore in classes.json"
     ]
     with pytest.raises(UserError, match=r"road, sky have weight 0, so only one class would be learned; at"):
         notes([0, 1, 0])

@@ -204,12 +204,12 @@ def test_four_planes_without_a_tag_that_pillow_reads_as_white_are_refused(tmp_pa
         (2, {"photometric": 1}, "2 bands"),
         (5, {"photometric": 2, "extra": [0, 0]}, "5 bands"),
         (3, {"photometric": 8}, "colors that are neither gray, RGB, CMYK nor YCbCr"),
-        (4, {"photometric": 2, "extra": [1]}, "colors that are multiplied by its alpha"),
-        (1, {"photometric": 3, "palette": [*range(200, 256)] * 3 + [0] * 600}, "a palette of 8 bits"),
+        (4, {"photometric": 2, "extra": [1]}, "colors multiplied by alpha"),
+        (1, {"photometric": 3, "palette": [*range(200, 256)] * 3 + [0] * 600}, "a palette of 8-bit colors"),
     ],
 )
-def test_tiff_files_of_kinds_that_pillow_reads_otherwise_are_refused(tmp_path, bands, tags, kind):
-    """Training refuses the first three, and reads other colors from the last two than Pillow."""
+def test_tiff_files_that_pillow_reads_differently_are_refused(tmp_path, bands, tags, kind):
+    """Training refuses the first three, and Pillow reads other colors from the last two than training."""
     path = tiff(tmp_path / "a.tif", np.full((4, 6, bands), 50, np.uint8), **tags)
     assert np.asarray(Image.open(path)).shape[:2] == (4, 6)
     with pytest.raises(UnsupportedImageError, match=f"a.tif: TIFF with {kind}; save it as PNG"):
