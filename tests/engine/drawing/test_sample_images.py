@@ -91,8 +91,8 @@ def test_slow_drawings_show_progress(tmp_path, monkeypatch, capsys):
     for draw in (
         partial(save_samples, slow, Dataset(), tmp_path, count=2),
         partial(save_worst, slow, Dataset(), tmp_path, worst),
-        partial(add_images, page, Reporter(), Dataset(), worst, random=0),
-        partial(add_images, page, Reporter(), Dataset(), [], random=2),
+        partial(add_images, page, Reporter(), Dataset(), worst, worst_by="lowest F1", random=0),
+        partial(add_images, page, Reporter(), Dataset(), [], worst_by="lowest F1", random=2),
         partial(add_suspicious, page, tmp_path, "val", suspicions),
     ):
         draw()
