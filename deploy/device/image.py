@@ -21,11 +21,10 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 _BITS = 11  # OpenCV's fixed-point weights
-_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_COLORS, _TIFF_ORIENTATION = 258, 259, 262, 274
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_COLORS, _ORIENTATION = 258, 259, 262, 274  # EXIF uses the last, too
 _TIFF_BANDS, _TIFF_PLANES, _TIFF_PALETTE, _TIFF_EXTRA, _TIFF_KINDS = 277, 284, 320, 338, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # colors
 _SEPARATE, _SIGNED, _UNCOMPRESSED, _MULTIPLIED, _ALPHA = 2, 2, 1, 1, 2
-_EXIF_ORIENTATION = 274
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +68,7 @@ def _read(path: str | os.PathLike[str], preprocessing: Mapping[str, Any]) -> Pix
     deep = _bits(image, path) == 16
     white_is_zero = _tag(image, _TIFF_COLORS, 1) == _WHITE_IS_ZERO
     separate = _tag(image, _TIFF_PLANES, 1) == _SEPARATE
-    rotated = _tag(image, _TIFF_ORIENTATION, 1) != 1
+    rotated = _tag(image, _ORIENTATION, 1) != 1
     turn = _TURN.get(_exif_orientation(image)) if preprocessing["upright"] else None
     if image.format == "TIFF" and not preprocessing["upright"]:
         image = _as_stored(image)
@@ -226,14 +225,14 @@ def _exif_orientation(image: Any) -> int:
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
-        return int(exif.get(_EXIF_ORIENTATION, 1))
+        return int(exif.get(_ORIENTATION, 1))
     except Exception:  # of damaged metadata; the pixels can be read
         return 1
 
 
 def _as_stored(image: Any) -> Any:
     """A TIFF image without the rotation that Pillow applies when it loads the pixels."""
-    orientation = image.tag_v2.get(_TIFF_ORIENTATION, 1)
+    orientation = image.tag_v2.get(_ORIENTATION, 1)
     image.load()
     undo = _UNDO.get(orientation)
     return image if undo is None else image.transpose(undo)
