@@ -23,12 +23,12 @@ from omegaconf import DictConfig
 
 from backbones.weights import catalog
 from engine.config.launch import launch
-from engine.config.runs import load_teacher
+from engine.config.runs import find_teacher
 from engine.config.training import open_training
 from engine.published import find_run, with_network
 
-find_teacher = partial(find_run, published=catalog.find, parent=None, key="distill.teacher=")
-load_teacher_by_name = partial(load_teacher, find_run=find_teacher)
+find_run_of_teacher = partial(find_run, published=catalog.find, parent=None, key="distill.teacher=")
+find_teacher_by_name = partial(find_teacher, find_run=find_run_of_teacher)
 
 
 def complete(overrides: Sequence[str]) -> Sequence[str]:
@@ -42,7 +42,7 @@ def train(config: DictConfig) -> Path:
     """Train a model; returns the run folder."""
     if config.replay is not None:
         return replay(config)
-    training = open_training(config, published=catalog.find, load_teacher=load_teacher_by_name)
+    training = open_training(config, published=catalog.find, find_teacher=find_teacher_by_name)
     training.fit()
     return training.run.path
 
@@ -52,7 +52,7 @@ def replay(config: DictConfig) -> Path:
     from engine.train import failed_step
 
     failed = failed_step.read(Path(config.replay))
-    training = open_training(config, published=catalog.find, load_teacher=load_teacher_by_name)
+    training = open_training(config, published=catalog.find, find_teacher=find_teacher_by_name)
     trainer = training.trainer
     print(
         failed.repeat(

@@ -307,18 +307,21 @@ def _write_skipped(builder: DatasetBuilder, folder: Path) -> None:
     builder.write(folder)
 
 
-def load_teacher(
-    config: DictConfig, classes: ClassMap, *, find_run: Callable[[str], str | Path] = Path
-) -> Any:
-    """Build the distillation loss for `distill.teacher`: a run folder, a published network, a folder with a
-    `transformers` model, or a torchvision model.
+def find_teacher(
+    config: DictConfig, *, find_run: Callable[[str], str | Path] = Path
+) -> Callable[[ClassMap], Any]:
+    """Find `distill.teacher`: a run folder, a published network, a folder with a `transformers` model, or a
+    torchvision model.
 
     Args:
         find_run: path or name of a published network -> its run folder.
 
+    Returns:
+        classes -> distillation loss, with the teacher's weights. Raises a UserError if the teacher has other
+        classes.
+
     Raises:
-        UserError: if the teacher does not exist or has other classes, or the task does not support
-            distillation.
+        UserError: if there is no such teacher, or the task does not support distillation.
     """
     from engine.train.distillation import Distillation, hugging_face, teachers
 
@@ -348,6 +351,5 @@ def load_teacher(
             name = str(find_run(name))
         except UserError as error:
             raise UserError(f"{error}; a torchvision model such as resnet50 can be a teacher too") from None
-    teacher = teachers.load_teacher(name, classes, load_run)
     loss = {name: config.distill[name] for name in ("weight", "temperature", "method")}
-    return Distillation(teacher=teacher, **loss)
+    return lambda classes: Distillation(teacher=teachers.load_teacher(name, classes, load_run), **loss)

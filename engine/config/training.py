@@ -146,13 +146,13 @@ def open_training(
     config: DictConfig,
     *,
     published: Callable[[str], Any],
-    load_teacher: Callable[[DictConfig, ClassMap], Any],
+    find_teacher: Callable[[DictConfig], Callable[[ClassMap], Any]],
 ) -> Training:
     """Build a training from its configuration: a new run, or the run named by `resume=` or `replay=`.
 
     Args:
         published: name -> published weight file, for `init_from` and `weights`.
-        load_teacher: (configuration, classes) -> distillation loss (`engine.config.runs.load_teacher`).
+        find_teacher: configuration -> (classes -> distillation loss); see `engine.config.runs.find_teacher`.
 
     Raises:
         UserError: if the configuration, the data or the weights are invalid.
@@ -167,6 +167,7 @@ def open_training(
     config, run, resumes = open_run(config)
     if not resumes:
         _check_weights(config, published=published)
+    load_teacher = None if config.distill.teacher is None else find_teacher(config)
     settings = build(config.trainer, key="trainer")
     if resumes and settings.minutes is not None:
         raise UserError("trainer.minutes: a resumed run keeps its length; leave it out, or set trainer.steps")
@@ -221,7 +222,7 @@ def _build_training(
     automatic: list[str],
     started: float,
     published: Callable[[str], Any],
-    load_teacher: Callable[[DictConfig, ClassMap], Any],
+    load_teacher: Callable[[ClassMap], Any] | None,
     read: list[str],
 ) -> Training:
     """The training; `read` receives the lines of the reader, to be printed even if a later part fails."""
@@ -241,8 +242,8 @@ def _build_training(
     task = build_task(config, source.classes)
     restores = resumes and checkpoint.exists(run.last) and not replays
     started_from = "" if restores or replays else load_initial_weights(config, task, published=published)
-    if config.distill.teacher is not None:
-        task.distillation = load_teacher(config, source.classes)
+    if load_teacher is not None:
+        task.distillation = load_teacher(source.classes)
     frozen = freeze(config, task)
     here.place(task)
     data = _data_loaders(config, here, source, builder, augment, task.eval_transform)

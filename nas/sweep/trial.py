@@ -12,12 +12,12 @@ from typing import Any
 
 from backbones.weights import catalog
 from engine.config.compose import compose_config
-from engine.config.runs import load_teacher
+from engine.config.runs import find_teacher
 from engine.config.training import open_training
 from engine.errors import UserError
 from engine.published import find_run, with_network
 
-_find_teacher = partial(find_run, published=catalog.find, parent=None, key="distill.teacher=")
+_find_run_of_teacher = partial(find_run, published=catalog.find, parent=None, key="distill.teacher=")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def train(job: Job) -> dict[str, Any]:
         training = open_training(
             compose_config("train", arguments),
             published=catalog.find,
-            load_teacher=partial(load_teacher, find_run=_find_teacher),
+            find_teacher=partial(find_teacher, find_run=_find_run_of_teacher),
         )
         training.fit()
     metrics = json.loads(training.run.metrics.read_text(encoding="utf-8"))

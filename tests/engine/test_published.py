@@ -24,7 +24,7 @@ from engine.run.initial_weights import load_initial, locate
 from seg.data.cityscapes import CITYSCAPES_CLASSES
 from tests.backbones.weights.tensorflow_graphs import made_up_image, outputs_of
 from tests.engine.published_files import made_up_release, no_proxy, serving
-from tools.train import complete, load_teacher_by_name
+from tools.train import complete, find_teacher_by_name
 
 AUTHORS = [name for name in catalog.names() if catalog.find(name).source.startswith("the paper's authors")]
 SMALL = "lraspp_v3_small_cityscapes"
@@ -319,11 +319,11 @@ def test_a_download_by_name_computes_what_the_authors_graph_does(mirror, data_fo
 def test_a_teacher_by_name(mirror):
     made_up_release(SMALL, mirror)
     config = compose_config("train", ["task=seg", "data=cityscapes", f"distill.teacher={SMALL}"])
-    loss = load_teacher_by_name(config, CITYSCAPES_CLASSES)
+    loss = find_teacher_by_name(config)(CITYSCAPES_CLASSES)
     assert loss.scores(torch.zeros(1, 3, 64, 64)).shape == (1, 19, 8, 8)
     config.distill.teacher = "lraspp_v3_smll_cityscapes"
     with pytest.raises(UserError, match=r"^distill\.teacher=lraspp_v3_smll.*did you mean"):
-        load_teacher_by_name(config, CITYSCAPES_CLASSES)
+        find_teacher_by_name(config)
 
 
 @pytest.mark.weekly

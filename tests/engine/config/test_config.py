@@ -21,6 +21,7 @@ from engine.errors import UserError
 from engine.io.files import write_json
 from engine.run import run_folder
 from tests.refusals import refuses
+from tools.train import find_teacher_by_name
 
 
 def error_message(*typed, tool="train"):
@@ -663,7 +664,7 @@ def test_an_error_in_a_part_that_the_model_builds_names_its_own_key(overrides, m
 def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path):
     config = compose.compose_config("train", ["task=seg", "trainer.device=gpu", f"run={tmp_path / 'a'}"])
     with pytest.raises(UserError, match=r"^trainer\.device=gpu: no such device"):
-        training.open_training(config, published=None, load_teacher=None)
+        training.open_training(config, published=None, find_teacher=None)
 
 
 @pytest.mark.parametrize(
@@ -675,14 +676,17 @@ def test_a_device_that_is_not_there_is_reported_under_the_trainers_key(tmp_path)
         ),
         ("weights=gone/best.safetensors", "no such weight file or run folder"),
         ("init_from=gone/run", "no such weight file or run folder"),
+        ("distill.teacher=resnet5", "not a run folder .*resnet50 can be a teacher"),
     ],
 )
-def test_a_typo_in_initial_weights_is_reported_before_data_are_read(tmp_path, monkeypatch, typed, message):
+def test_a_typo_in_weights_or_the_teacher_is_reported_before_data_are_read(
+    tmp_path, monkeypatch, typed, message
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "build_source", lambda config: pytest.fail("data were read"))
     config = compose.compose_config("train", ["task=seg", typed])
     refuses(
-        lambda: training.open_training(config, published=catalog.find, load_teacher=None),
+        lambda: training.open_training(config, published=catalog.find, find_teacher=find_teacher_by_name),
         f"^{typed.split('=')[0]}=\\S+: {message}",
     )
     assert not list(tmp_path.iterdir())
@@ -731,16 +735,16 @@ def test_a_training_claims_its_folder_before_it_reads_data(tmp_path):
     overrides = ["task=seg", "data=masks", f"data.root={tmp_path / 'nowhere'}", f"run={tmp_path / 'run'}"]
     config = compose.compose_config("train", overrides)
     with pytest.raises(UserError, match="nowhere"):
-        training.open_training(config, published=None, load_teacher=None)
+        training.open_training(config, published=None, find_teacher=None)
     assert list(tmp_path.iterdir()) == []  # a training that cannot start leaves no folder
     busy = pytest.raises(UserError, match="run: another process is writing into this folder")
     with run_folder.claim(tmp_path / "run"), busy:
-        training.open_training(config, published=None, load_teacher=None)
+        training.open_training(config, published=None, find_teacher=None)
 
 
 def open_it(*typed):
     config = compose.compose_config("train", list(typed))
-    return training.open_training(config, published=None, load_teacher=None)
+    return training.open_training(config, published=None, find_teacher=None)
 
 
 SMALL = [

@@ -25,7 +25,7 @@ SEG, DET = ["task=seg", "data.crop=64", *SMALL], ["task=det", *SMALL]
 
 def opened(*overrides):
     return open_training(
-        compose_config("train", list(overrides)), published=lambda name: None, load_teacher=lambda *_: None
+        compose_config("train", list(overrides)), published=lambda name: None, find_teacher=lambda *_: None
     )
 
 
