@@ -114,6 +114,20 @@ def test_onnx_runtime_is_loaded_without_telemetry():
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
+@pytest.mark.slow
+def test_a_cuda_compiler_without_a_gpu_gives_no_warning():
+    """These files run on the CPU, so PyTorch's warning would only worry users."""
+    program = "import deploy.formats.aot_inductor, torch._inductor, torch.utils.cpp_extension"
+    quiet = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "CUDA_HOME": "/usr/local", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert quiet.stderr == ""
+
+
 def test_openvino_computes_in_float32_where_its_default_is_bf16(tmp_path):
     """1 + 2^-10 has no bfloat16: there the difference from 1 is lost."""
     pytest.importorskip("openvino")
