@@ -44,7 +44,8 @@ def voc(
 ) -> DetectionSource:
     """Images and XML files with the same names below `root`; `det.data.formats.voc_layout` lists the layouts.
 
-    Objects marked difficult are not trained on, and are neither hits nor misses, as in VOC's own evaluation.
+    Objects marked difficult or ignore are not trained on, and are neither hits nor misses, as in VOC's own
+    evaluation.
     `det.data.cleaning` has the rules for boxes, `det.data.source_checks` those for splits.
 
     Args:

@@ -56,7 +56,7 @@ class VocFile(NamedTuple):
 def read(path: str | Path) -> VocFile:
     """Read and check a file. Raises: UserError naming the file and the element that is missing or wrong."""
     root = _parse(Path(path))
-    nodes = root.findall("object")
+    nodes = root.findall("object") or root.findall("objects/object")
     objects = [_object(node, f"{path}: object {number}") for number, node in enumerate(nodes, 1)]
     return VocFile(_size(root, str(path)), objects, list(_findings(nodes)))
 
@@ -134,8 +134,9 @@ def _object(node: Element, where: str) -> VocObject:
     if difficult not in ("", "0", "1", "false", "true"):
         raise UserError(f"{where}: <difficult> must be 0 or 1, got {difficult!r:.40}")
     attributes = ((_text(item, "name"), _text(item, "value")) for item in node.iterfind(_ATTRIBUTES))
-    ignored = any(says_ignored(*attribute) for attribute in attributes)
-    return VocObject(name, box, difficult in ("1", "true") or ignored, angle)
+    tags = ((tag, _text(node, tag)) for tag in ("difficult", "ignore"))
+    ignored = any(says_ignored(*said) for said in (*tags, *attributes))
+    return VocObject(name, box, ignored, angle)
 
 
 def _box(node: Element, named: str, where: str) -> tuple[tuple[float, float, float, float], float]:

@@ -477,6 +477,18 @@ def test_difficult_objects_are_ignored(tmp_path):
     assert not train.crowd.any()
 
 
+def test_objects_with_an_element_ignore_are_difficult(tmp_path):
+    """As in the VOC files that mmdetection's converters write."""
+    other = ("cat", (10, 5, 31, 25), "<ignore>0</ignore>")
+    assert one(tmp_path, (*CAT, "<ignore>1</ignore>"), other)[1].ignored.tolist() == [True, False]
+
+
+def test_objects_inside_an_element_objects_are_read(tmp_path):
+    text = xml(CAT).replace("<object>", "<objects><object>").replace("</object>", "</object></objects>")
+    (tmp_path / "a.xml").write_text(text)
+    assert [item.box for item in voc_xml.read(tmp_path / "a.xml").objects] == [CAT[1]]
+
+
 def test_objects_with_cvat_s_attribute_difficult_or_ignore_are_difficult(tmp_path):
     def marked(name, value):
         attribute = f"<attribute><name>{name}</name><value>{value}</value></attribute>"
