@@ -288,7 +288,7 @@ class BenchmarkOptions:
     """
 
     suite: str | None = None
-    run: str | None = None
+    run: str | Sequence[str] | None = None
     artifact: str | None = None
     table: Literal["latency"] | None = None
     spec: str | None = None
@@ -324,6 +324,13 @@ class BenchmarkOptions:
             raise ValueError(
                 f"suite must be one of {known_suites}, got {self.suite!r}{nearest(self.suite, self.suites)}"
             )
+        if self.run is not None and not self.runs:
+            raise ValueError("run= has no run folder; name at least one")
+        if self.artifact is not None and len(self.runs) > 1:
+            raise ValueError(
+                f"artifact is measured together with the run that it was exported from; set one run=, not "
+                f"{len(self.runs)}"
+            )
         if self.artifact is not None and (self.run is None or self.suite is not None):
             raise ValueError(
                 "artifact is measured together with the run that it was exported from; set run=, not suite="
@@ -354,6 +361,8 @@ class BenchmarkOptions:
     def _check_table(self) -> None:
         if (self.run is None) == (self.spec is None) or self.suite is not None:
             raise ValueError("table=latency needs spec=<experiment or YAML file> or run=<run folder>")
+        if len(self.runs) > 1:
+            raise ValueError(f"table=latency needs one run=, got {len(self.runs)}")
         if self.out is None or (self.spec is not None and self.size is None):
             raise ValueError("table=latency needs out=<file> and, with spec=, size=[height,width]")
         if len(self.runtimes) != 1 or len(self.thread_counts) != 1:
@@ -363,6 +372,11 @@ class BenchmarkOptions:
         names = ("artifact", "include", "latency", "memory", "baseline", "channels_last")
         for name in not_default(self, *names):
             raise ValueError(f"{name} has no effect on table=latency; leave it out")
+
+    @property
+    def runs(self) -> list[str]:
+        """Run folders."""
+        return [self.run] if isinstance(self.run, str) else list(self.run or ())
 
     @property
     def on_device(self) -> bool:

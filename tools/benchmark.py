@@ -1,6 +1,6 @@
-"""Measure the latency of the paper's networks or of a run, in PyTorch and in the runtimes of exported files.
+"""Measure the latency of the paper's networks or of runs, in PyTorch and in the runtimes of exported files.
 
-Usage: python tools/benchmark.py suite=<name> | run=<folder> | table=latency spec=<network> [key=value ...]
+Usage: python tools/benchmark.py suite=<name> | run=<folders> | table=latency spec=<network> [key=value ...]
 
 Examples:
   python tools/benchmark.py suite=table7                          V3 with LR-ASPP and V2 with R-ASPP
@@ -9,6 +9,7 @@ Examples:
   python tools/benchmark.py suite=table6 include=all              including pre- and postprocessing
   python tools/benchmark.py run=<run folder> runtime=all threads=1,2
   python tools/benchmark.py run=<run folder> runtime=onnx artifact=[model_int8.onnx]
+  python tools/benchmark.py run=[<run folder>,<another>] runtime=onnx
   python tools/benchmark.py table=latency spec=seg/lraspp_v3_large runtime=onnx size=[512,1024] out=phone.json
       shares=[1,0.75,0.5,0.25]      also narrower layers, for NetAdapt on another machine
       space=true                    all layers in the search space of method=mnas

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,17 +70,16 @@ class Comparison:
 
 
 def comparisons(options: BenchmarkOptions) -> list[Comparison]:
-    """The parts of the suite, each with its baseline; the run is a row of its task's part, or alone.
+    """The parts of the suite, each with its baseline; a run is a row of its task's part, or of a new one.
 
     Raises:
-        UserError: if `options.baseline` is no row of any part.
+        UserError: if `options.baseline` is no row of any part, or if two runs are the same.
     """
     parts: list[tuple[Suite | None, list[BenchmarkRow]]] = [
         (suite, _suite_rows(suite, options)) for suite in options.chosen_suites
     ]
-    if options.run is not None:
-        run = _run_row(options.run, options)
-        beside = next((rows for suite, rows in parts if suite and suite.task == run.task), None)
+    for run in _run_rows(options):
+        beside = next((rows for _, rows in parts if rows[0].task == run.task), None)
         if beside is None:
             parts.append((None, [run]))
         else:
@@ -158,7 +159,19 @@ def _untrained_row(
     return _row(as_published.model, info, classes=classes, size=size, predictor=task, **facts)
 
 
-def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
+def _run_rows(options: BenchmarkOptions) -> list[BenchmarkRow]:
+    """The runs, named by the last two parts of their paths, or by as many as distinguish them."""
+    paths = [Path(path).resolve() for path in options.runs]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"run=[{','.join(options.runs)}]: contains a run twice; name each of them once")
+    length = next(
+        length for length in itertools.count(2) if len({path.parts[-length:] for path in paths}) == len(paths)
+    )
+    names = ["/".join(path.parts[-length:]) for path in paths]
+    return [_run_row(path, name, options) for path, name in zip(options.runs, names, strict=True)]
+
+
+def _run_row(path: str, name: str, options: BenchmarkOptions) -> BenchmarkRow:
     """The run at `path`, with the accuracy of its checkpoint's evaluation."""
     open_run = partial(TrainedRun.open, path, checkpoint=options.checkpoint, reads="network")
     run, size = open_run(overrides=options.overrides), options.image_size
@@ -178,7 +191,7 @@ def _run_row(path: str, options: BenchmarkOptions) -> BenchmarkRow:
         classes=len(run.classes),
         count_size=size,
         size=size,
-        name="/".join(run.folder.path.resolve().parts[-2:]),
+        name=name,
         source=str(run.folder.path),
         paper=plain(run.config.get("paper"), "paper") or {},
         accuracy={} if accuracy is None else {metric: accuracy},

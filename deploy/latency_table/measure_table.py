@@ -93,9 +93,8 @@ def _measure_on_device(
 
 
 def _network(options: BenchmarkOptions) -> tuple[TimedNetwork, Size]:
-    return network_and_size(
-        options.spec, options.run, options.image_size, options.overrides, options.checkpoint
-    )
+    run = options.runs[0] if options.runs else None
+    return network_and_size(options.spec, run, options.image_size, options.overrides, options.checkpoint)
 
 
 def _show(bar: list[Progress], unit: str, done: int, total: int) -> None:

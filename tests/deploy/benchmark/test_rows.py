@@ -113,6 +113,24 @@ def test_a_run_is_compared_with_the_networks_of_its_task(tmp_path):
     assert alone.rows == [alone.baseline]
 
 
+def test_several_runs_are_compared_with_each_other(tmp_path):
+    runs = [tmp_path / "a" / "seg" / "run", tmp_path / "b" / "seg" / "run"]
+    for run, width in zip(runs, (0.25, 0.5), strict=True):
+        run.mkdir(parents=True)
+        config = compose_config("train", ["task=seg", f"backbone.width_mult={width}"])
+        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        ClassMap(names=("a", "b")).write(run / "classes.json")
+    several = f"run=[{runs[0]},{runs[1]}]"
+    (part,) = comparisons(options(several, "latency=false", "size=[64,64]"))
+    assert [row.name for row in part.rows] == ["a/seg/run", "b/seg/run"]  # seg/run would be both
+    assert part.baseline is part.rows[0]
+    assert part.rows[0].params < part.rows[1].params
+    other = options(several, "latency=false", "size=[64,64]", "baseline=b/seg/run")
+    assert comparisons(other)[0].baseline.source == str(runs[1])
+    twice = options(f"run=[{runs[0]},{runs[0]}]", "latency=false", "size=[64,64]")
+    refuses(lambda: comparisons(twice), "contains a run twice; name each of them once$")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
