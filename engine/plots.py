@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
-    """Plot the training loss (left axis) and a metric (right axis) against the step, from rows of the log."""
+    """Plot the training loss (left axis) and a metric between 0 and 1, in percent (right axis), against the
+    step, from rows of the log."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,7 +24,9 @@ def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
 
     train = [row for row in rows if row["kind"] == "train" and is_number(row.get("loss"))]
     scores = [
-        (row["step"], row[metric]) for row in rows if row["kind"] == "eval" and is_number(row.get(metric))
+        (row["step"], 100 * row[metric])
+        for row in rows
+        if row["kind"] == "eval" and is_number(row.get(metric))
     ]
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axis.plot(
@@ -38,9 +41,9 @@ def save_curves(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
         right.plot(*zip(*scores, strict=True), color="tab:blue", marker="o", label=metric)
         best = max(scores, key=lambda score: score[1])
         for score, place in ((best, (0, 8)), *([] if best[0] == scores[-1][0] else [(scores[-1], (0, -14))])):
-            text = f"{'best ' if score is best else 'last '}{score[1]:.3f}"
+            text = f"{'best ' if score is best else 'last '}{score[1]:.1f}%"
             right.annotate(text, score, textcoords="offset points", xytext=place, ha="right")
-    right.set(ylabel=metric, ylim=(0, 1))
+    right.set(ylabel=f"{metric}, %", ylim=(0, 100))
     figure.legend(loc="upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

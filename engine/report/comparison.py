@@ -10,7 +10,7 @@ from typing import Any
 from engine.errors import UserError, padded, some, text_width
 from engine.html.charts import bar_chart, line_chart
 from engine.html.page import Page
-from engine.report.sections import Rows, duration, points, training_seconds
+from engine.report.sections import Rows, duration, points, score_curves, training_seconds
 from engine.report.settings import Settings, varying
 from engine.train.run_log import is_number, percent
 
@@ -162,9 +162,11 @@ class Comparison:
             page.text(f"Note: {note}.")
         page.table(["", *self.titles], self.metric_rows)
         page.section("Curves")
-        for kind, name, title in (("eval", first.metric, first.metric), ("train", "loss", "Training loss")):
-            series = {run.name: points(run.rows, kind, name) for run in self.runs}
-            page.chart(line_chart(series, title=title, x_label="step", y_label=title.lower()))
+        scores, factor = score_curves({run.name: run.rows for run in self.runs}, first.metric)
+        label = first.metric if factor == 1 else f"{first.metric}, %"
+        page.chart(line_chart(scores, title=first.metric, x_label="step", y_label=label))
+        losses = {run.name: points(run.rows, "train", "loss") for run in self.runs}
+        page.chart(line_chart(losses, title="Training loss", x_label="step", y_label="training loss"))
         self._add_classes(page)
         page.section("Settings that differ")
         if self.setting_rows:

@@ -47,17 +47,25 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
     page.section("Curves")
     page.chart(line_chart(losses if parts else {"": losses["total"]}, title="Training loss",
                           x_label="step", y_label="loss"))  # fmt: skip
-    scores = points(rows, "eval", metric)
-    if len(scores) > 1:  # one is no curve
-        shares = all(0 <= score <= 1 for _, score in scores)
-        scores = points(rows, "eval", metric, 100) if shares else scores
-        best = max(scores, key=lambda score: score[1])
-        text = f"best {best[1]:.2f}%" if shares else f"best {best[1]:.4f}"
-        label = f"{metric}, %" if shares else metric
-        page.chart(line_chart({"": scores}, title=f"Evaluated {metric}", x_label="step", y_label=label,
+    curves, factor = score_curves({"": rows}, metric)
+    if len(curves[""]) > 1:  # one is no curve
+        best = max(curves[""], key=lambda score: score[1])
+        text, label = (
+            (f"best {best[1]:.4f}", metric) if factor == 1 else (f"best {best[1]:.2f}%", f"{metric}, %")
+        )
+        page.chart(line_chart(curves, title=f"Evaluated {metric}", x_label="step", y_label=label,
                               marks=[(*best, text)]))  # fmt: skip
     page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
                           y_label="learning rate"))  # fmt: skip
+
+
+def score_curves(rows: Mapping[str, Rows], metric: str) -> tuple[dict[str, list[Point]], int]:
+    """The evaluated metric of each run as (step, value), and the factor of the values: 100, for percent, if
+    all of them are between 0 and 1."""
+    curves = {name: points(run, "eval", metric) for name, run in rows.items()}
+    if not all(0 <= value <= 1 for curve in curves.values() for _, value in curve):
+        return curves, 1
+    return {name: points(run, "eval", metric, 100) for name, run in rows.items()}, 100
 
 
 def add_speed(page: Page, rows: Rows, batch: int) -> None:

@@ -31,3 +31,13 @@ def test_curves_are_drawn(tmp_path):
         tmp_path / "c.png",
     )
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_are_in_percent_as_in_the_report(tmp_path, monkeypatch):
+    texts = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.annotate", lambda axis, text, point, **_: texts.append((text, point))
+    )
+    scores = [{"step": s, "kind": "eval", "miou": score} for s, score in ((1, 0.5), (2, 0.7), (3, 0.625))]
+    save_curves(scores, "miou", tmp_path / "c.png")
+    assert texts == [("best 70.0%", (2, 70.0)), ("last 62.5%", (3, 62.5))]

@@ -103,6 +103,7 @@ def test_the_page_has_curves_and_tables(tmp_path):
     loaded = load(tmp_path / "report.html", tmp_path)
     assert loaded.console == []
     assert loaded.charts == [3, 2, 4]
+    assert "miou, %" in loaded.text
     assert "a&lt;b&gt;" in loaded.text
 
 
