@@ -54,6 +54,7 @@ class _Annotation(msgspec.Struct, gc=False):
     rotation: Any = None
     angle: Any = None
     theta: Any = None
+    bbox_mode: Any = None
 
 
 class _File(msgspec.Struct):
@@ -86,6 +87,7 @@ _EXPECTED = {
     "iscrowd": "0 or 1",
     "ignore": "0 or 1",
     "rotation": "a number of degrees",
+    "bbox_mode": "0 (corners, in pixels) or 1 (x, y, width, height)",
 }
 """The expected value of each key, for messages."""
 
@@ -276,7 +278,8 @@ def _annotations(path: Path, entries: list[_Annotation], angles: NDArray[np.floa
     boxes = np.fromiter(chain.from_iterable(entry.bbox or () for entry in entries), np.float64, 4 * count)
     boxes = boxes.reshape(-1, 4)
     with np.errstate(over="ignore"):  # a box with an infinite side is left out later
-        boxes[:, 2:] += boxes[:, :2]  # in the file: x, y, width, height
+        # in the file: x, y, width, height, except with detectron2's bbox_mode 0
+        boxes[:, 2:] += np.where(_are_corners(path, entries)[:, None], 0, boxes[:, :2])
     rotated = angles % 180 != 0
     boxes[rotated] = around_rotated(boxes[rotated], np.deg2rad(angles[rotated]))
     areas = np.array([entry.area for entry in entries], np.float64)  # None becomes NaN
@@ -301,6 +304,14 @@ def _flags(path: Path, entries: list[_Annotation], key: str) -> NDArray[np.bool_
                 raise _wrong(path, f"annotations[{row}].{key}", repr(value))
             flags[row] = True
     return flags
+
+
+def _are_corners(path: Path, entries: list[_Annotation]) -> NDArray[np.bool_]:
+    """[B]: whether the bbox of an annotation holds its corners."""
+    for row, entry in enumerate(entries):
+        if entry.bbox_mode not in (None, 0, 1):
+            raise _wrong(path, f"annotations[{row}].bbox_mode", f"{entry.bbox_mode!r:.60}")
+    return np.fromiter((entry.bbox_mode == 0 for entry in entries), bool, len(entries))
 
 
 def _is_ignored(entry: _Annotation) -> bool:

@@ -310,6 +310,17 @@ def test_an_empty_box_is_computed_from_the_polygon(tmp_path):
     )
 
 
+def test_the_boxes_of_detectron2_are_read_by_their_mode(tmp_path):
+    """With `bbox_mode: 0` (BoxMode.XYXY_ABS), bbox holds the corners."""
+    corners, sides = box(bbox=(15, 10, 40, 30), bbox_mode=0), box(99, bbox=(15, 10, 25, 20), bbox_mode=1)
+    _, train = read(tmp_path, corners, sides)
+    assert train.boxes.tolist() == [[15, 10, 40, 30]] * 2
+    refuses(
+        lambda: read(tmp_path, box(bbox_mode=3)),
+        r"annotations\[0\]\.bbox_mode: must be 0 \(corners, in pixels\) or 1 \(x, y, width, height\), got 3",
+    )
+
+
 def test_objects_marked_ignore_are_difficult(tmp_path):
     _, train = read(tmp_path, box(100, 1, ignore=1), box(99, 1, ignore=0))
     assert train.ignored.tolist() == [True, False]
