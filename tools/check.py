@@ -23,12 +23,12 @@ from doctor.check.cache import FactCache, facts_file
 from doctor.check.dataset_check import check_dataset
 from doctor.check.results import data_name, text, write_results
 from doctor.layouts.arguments import is_folder, with_layout, with_root_as_folder
+from engine.config import training
 from engine.config.choices.automatic import with_defaults
 from engine.config.instantiate import options, task_info
 from engine.config.launch import launch
 from engine.config.options import CheckOptions
 from engine.config.overrides import tasks
-from engine.config.training import automatic_keys, build_changed_source, build_task_for, validate
 from engine.run import run_folder
 
 ARGUMENTS: list[str] = []
@@ -51,9 +51,9 @@ def complete(typed: Sequence[str]) -> list[str]:
 
 def check(config: DictConfig) -> int:
     """Check the data of a training configuration; returns the exit status."""
-    automatic = automatic_keys(config)
+    automatic = training.automatic_keys(config)
     config = with_defaults(config, automatic)
-    validate(config)
+    training.validate(config)
     chosen = options(CheckOptions, config)
     name = data_name(config.data)
     out = Path(chosen.out or Path("runs/check") / name)
@@ -61,8 +61,8 @@ def check(config: DictConfig) -> int:
         cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
         try:
             checked = check_dataset(
-                build=partial(build_changed_source, config),
-                build_task=partial(build_task_for, config, automatic=automatic),
+                build=partial(training.build_changed_source, config),
+                build_task=partial(training.build_task_for, config, automatic=automatic),
                 info=task_info(config),
                 cache=cache,
                 eval_split=config.data.split,
@@ -70,7 +70,8 @@ def check(config: DictConfig) -> int:
         finally:
             cache.close()
         print(text(checked.at(str(out))))
-        print("\n".join(write_results(checked, out, name=name, arguments=ARGUMENTS)))
+        hints = training.few_images(config, checked.train_images) if checked.can_train else []
+        print("\n".join([*hints, *write_results(checked, out, name=name, arguments=ARGUMENTS)]))
     return checked.status(strict=chosen.strict)
 
 

@@ -47,6 +47,11 @@ class CheckedDataset:
         return sum(finding.severity == severity for finding in self.findings)
 
     @property
+    def train_images(self) -> int:
+        """The number of images in train; 0 if the data cannot be built."""
+        return 0 if self.scan is None else len(self.scan.rows.get("train", ()))
+
+    @property
     def can_train(self) -> bool:
         """Whether training starts with the overrides in `needed` and without the excluded samples."""
         fatal = {"no_split"} | ({"refused"} if not self.needed else set())

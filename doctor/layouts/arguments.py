@@ -33,7 +33,7 @@ def as_arguments(folder: Path, layouts: Sequence[Layout]) -> Recognized:
     if best.conversion:
         convert = shlex.join(["python", "tools/convert.py", *best.conversion])
         return Recognized([*lines, f"convert it first: {convert}", f"then train: {command}"], [])
-    return Recognized([*lines, f"train: {command}"], arguments)
+    return Recognized([*lines, f"reading it with: {shlex.join(arguments)}"], arguments)
 
 
 def is_folder(argument: str) -> bool:

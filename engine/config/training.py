@@ -38,8 +38,7 @@ from engine.run.run_folder import Claim, RunFolder
 from engine.train.run_log import Tracker
 from engine.train.trainer import Trainer, TrainerOptions
 
-RANDOM = "random weights"
-_FEW_IMAGES = 200
+_FEW_IMAGES, _FEW_SCENES = 1000, 200  # of own data, and of the built-in scenes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,8 @@ def _build_training(
     notes += [source.description, *chosen, *skipped]
     notes += [*task.notes(data.train_set), *frozen, *trained_on(config.data.split)]
     notes += [f"starting from {started_from}"]
-    notes += _few_images(config, len(data.train_set), random=started_from == RANDOM)
+    if not resumes:
+        notes += few_images(config, len(data.train_set))
     return Training(
         config=config,
         run=run,
@@ -382,10 +382,12 @@ def _recipe(config: DictConfig) -> list[str]:
     return [f"recipe: experiment={recipe}, the default for this data format; data.recipe=null turns it off"]
 
 
-def _few_images(config: DictConfig, number: int, *, random: bool) -> list[str]:
+def few_images(config: DictConfig, number: int) -> list[str]:
     """A line if a network with published weights is trained on few images from random weights."""
     name = str(config.get("backbone", {}).get("_target_", "")).rpartition(".")[2]
-    if not random or number >= _FEW_IMAGES or not name.startswith("mobilenet_v"):
+    few = _FEW_SCENES if ".streets." in config.data.source._target_ else _FEW_IMAGES
+    random = config.weights is None and config.init_from is None
+    if not random or number >= few or not name.startswith("mobilenet_v"):
         return []
     backbone = plain(config.backbone, "backbone")
     as_published = backbone.get("tail", "full") == "full" and backbone.get("width_mult", 1) == 1
@@ -567,7 +569,7 @@ def load_initial_weights(config: DictConfig, task: Any, *, published: Callable[[
         UserError: if there is no such file or name, or the weights do not match the model.
     """
     if config.init_from is None and config.weights is None:
-        return RANDOM
+        return "random weights"
     from engine.run.initial_weights import load_initial
 
     return load_initial(

@@ -119,7 +119,7 @@ def test_the_first_layout_gives_the_arguments(tmp_path):
     assert found.lines == [
         f"{tmp_path}: Pascal VOC (task=det)",
         "also possible: class folders, task=cls data=folders",
-        "train: python tools/train.py task=det data=voc 'data.root=my data'",
+        "reading it with: task=det data=voc 'data.root=my data'",
     ]
 
 
@@ -152,6 +152,7 @@ def test_the_folder_may_have_any_name_and_place_among_the_arguments(tmp_path):
     for typed in (["--strict", name], ["task=seg", name]):
         printed = run("check", *typed, cwd=tmp_path)
         assert "no problems found" in printed
+        assert "are few for random weights; weights=mobilenet_v3_small usually gives" in printed
     command = shlex.split(re.search(r"next: python tools/train.py (.*)", printed)[1])
     assert command == ["task=seg", "data=masks", f"data.root={name}"]
 

@@ -805,17 +805,25 @@ def test_a_resumed_run_never_changes_its_classes(tmp_path, monkeypatch):
             15,
             ["15 training images are few for random weights; starting from published weights"],
         ),
-        (["task=seg"], 200, []),
+        (
+            ["task=det", "data=voc"],
+            999,
+            ["999 training images are few for random weights; weights=mobilenet_v3_small usually"],
+        ),
+        (["task=det", "data=voc"], 1000, []),
+        (["task=seg"], 200, []),  # the built-in scenes
         (["task=seg", "backbone=torchvision"], 15, []),
     ],
 )
 def test_few_images_and_random_weights_lead_to_a_hint(overrides, number, expected):
     """The names of published weights are given where these fit the network: not for the dagger variant."""
-    lines = training._few_images(compose.compose_config("train", overrides), number, random=True)
+    config = compose.compose_config("train", overrides)
+    lines = training.few_images(config, number)
     assert [line.startswith(text) for line, text in zip(lines, expected, strict=True)] == [True] * len(
         expected
     )
-    assert training._few_images(compose.compose_config("train", overrides), number, random=False) == []
+    config.weights = "mobilenet_v3_small"
+    assert training.few_images(config, number) == []
 
 
 def test_a_run_whose_data_have_moved_names_the_key(monkeypatch):
