@@ -59,7 +59,8 @@ class Comparison:
             lines.append(f"max difference: {self.max_difference:.3g} (of {self.largest:.3g})")
         lines.append(f"agreement: {self.agreement:.6f}")
         if self.exact is not None:
-            lines.append(f"exact: {self.exact:.4f} of the images (for the others, increase steps or look)")
+            more = "" if self.exact == 1 else "; for more, increase steps= or look="
+            lines.append(f"suppression exact for {100 * self.exact:.2f}% of the images{more}")
         return "\n".join(lines)
 
 

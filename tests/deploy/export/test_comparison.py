@@ -141,5 +141,6 @@ def test_the_text_has_a_line_for_each_figure():
         "images: 3, in batches of 1, 4",
         "max difference: 0.5 (of 9)",
         "agreement: 0.900000",
-        "exact: 0.7500 of the images (for the others, increase steps or look)",
+        "suppression exact for 75.00% of the images; for more, increase steps= or look=",
     ]
+    assert replace(comparison, exact=1.0).text().endswith("suppression exact for 100.00% of the images")
