@@ -166,7 +166,7 @@ def test_the_tools_accept_a_file_with_detections(tmp_path):
     options = ["format=torch_export", "output=detections", "dynamic=batch", "budget.map=0.1"]
     text = run("export", "run=det", *options, cwd=tmp_path)
     assert "in batches of 1, 3" in text
-    assert "exact: 1.0000" in text
+    assert "suppression exact for 100.00%" in text
     path = tmp_path / "det" / "export" / "torch_export-fp32" / "model.pt2"
     run("eval", "run=det", "out=torch", "worst=0", cwd=tmp_path)
     run("eval", "run=det", f"artifact={path}", "worst=0", "data.eval_batch=2", cwd=tmp_path)
