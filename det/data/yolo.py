@@ -49,7 +49,7 @@ def yolo(
     Raises:
         UserError: if a file is wrong; names the file and the line or key, before training.
     """
-    file, content, divided = find_config(Path(root).expanduser().absolute())
+    file, content, divided = find_config(Path(os.path.abspath(Path(root).expanduser())))
     classes = read_classes(file, content)
     labels = LabelReader.from_yaml(file, content, len(classes))
     issues, warnings, splits = AnnotationIssues(), list[str](), dict[str, DetectionSplit]()
