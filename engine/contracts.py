@@ -189,7 +189,8 @@ class ExportedTask(Protocol):
 
     Optional attributes: decoding (what a program needs to know to interpret the outputs; stored as JSON in
     the file), decoder (path of a Python file that does so using only NumPy; copied next to the file as
-    `decode.py`); and fixed_size (why the size cannot be dynamic, and what to do; empty if it can).
+    `decode.py`); fixed_size (why the size cannot be dynamic, and what to do; empty if it can); and
+    half_agreement (the lowest `agreement` that is accepted of a file with precision=fp16, by default 0.98).
     `eval_transform.resizing` is also stored, if it exists. Modules with post-processing can have a method
     `with_raw_outputs()`, which returns a module that also outputs the inputs of the post-processing, named in
     `raw_names` (in 8-bit files, post-processing stays float and sensitivities are measured before it).

@@ -38,8 +38,11 @@ class Comparison:
     exact: float | None
     batches: tuple[int, ...]
 
-    def check(self, *, max_difference: float, agreement: float) -> None:
-        """Raises: UserError if the file exceeds this budget; NaN exceeds every budget."""
+    def check(self, *, max_difference: float, agreement: float, metric: str) -> None:
+        """`metric` is the task's, for the remedy.
+
+        Raises: UserError if the file exceeds this budget; NaN exceeds every budget.
+        """
         if not self.max_difference <= max_difference:
             raise UserError(
                 f"outputs differ by {self.max_difference:.4g} from PyTorch's (whose largest is "
@@ -48,8 +51,9 @@ class Comparison:
         if not self.agreement >= agreement:
             raise UserError(
                 f"{self.agreement:.6f} of the results agree with PyTorch's; the budget is "
-                f"budget.agreement={agreement:g} (if the network has hardly been trained, many of its scores "
-                "tie, and rounding decides: train it longer, or set a lower budget)"
+                f"budget.agreement={agreement:g} (rounding decides between scores that nearly tie, and a "
+                "network that has hardly been trained has many: train it longer, set a lower budget, or "
+                f"compare the accuracy with budget.agreement=0 budget.{metric}=1)"
             )
 
     def text(self) -> str:

@@ -24,7 +24,8 @@ _WRITTEN = ("model.*", "tuned.*", "report_card.*")
 
 
 DEFAULT_BUDGETS = {"fp32": (0.01, 0.995), "fp16": (1.0, 0.98)}
-"""Largest difference in an output and lowest agreement, by precision."""
+"""Largest difference in an output and lowest agreement, by precision; a task can have its own agreement
+for fp16 (`half_agreement`)."""
 
 
 def export_run(run: TrainedRun, options: ExportOptions, *, log: Callable[[str], None] = print) -> Path:
@@ -83,7 +84,7 @@ def _export(job: ExportJob) -> Path:
         with announced("comparing the file with PyTorch"):
             session = formats.open_session(path, threads=options.threads)
             comparison = compare_outputs(job.module, session, [sample.input for sample in samples])
-        _check(comparison, options)
+        _check(job, comparison)
         scores = {} if options.precision == "int8" else _scores_within_budget(job, path)
     except UserError as error:
         raise rejected(path, error) from None
@@ -106,12 +107,15 @@ def _write(job: ExportJob, sample: Sample) -> Path:
     return path
 
 
-def _check(comparison: Comparison, options: ExportOptions) -> None:
-    max_difference, agreement = DEFAULT_BUDGETS[options.float_precision]
-    budget = options.budget
+def _check(job: ExportJob, comparison: Comparison) -> None:
+    precision, budget = job.options.float_precision, job.options.budget
+    max_difference, agreement = DEFAULT_BUDGETS[precision]
+    if precision == "fp16":
+        agreement = getattr(job.module, "half_agreement", agreement)
     comparison.check(
         max_difference=max_difference if budget.max_difference is None else budget.max_difference,
         agreement=agreement if budget.agreement is None else budget.agreement,
+        metric=job.run.info.metric,
     )
 
 

@@ -58,7 +58,7 @@ def write_int8(job: ExportJob, source: Path, samples: Sequence[Sample]) -> Path:
     write_golden(path, session, samples, comparison, scores, decoder=job.decoder)
     job.log(f"{card.text()}\n{summary(card, comparison, options.budget)}")
     try:
-        check_limits(comparison, options.budget)
+        check_limits(comparison, options.budget, metric=card.metric)
     except UserError as error:
         raise rejected(path, error) from None
     return path
@@ -146,7 +146,7 @@ def _to_quantize(job: ExportJob, source: Path, folder: Path, image: NDArray[Any]
         return job.export(module if module.raw_names else job.module, image, path, format=format)
 
 
-def check_limits(comparison: Comparison, budget: Budget) -> None:
+def check_limits(comparison: Comparison, budget: Budget, *, metric: str) -> None:
     """Check the limits that are set; by default, an 8-bit file has only that of the metric.
 
     Raises: UserError if the file exceeds one.
@@ -154,6 +154,7 @@ def check_limits(comparison: Comparison, budget: Budget) -> None:
     comparison.check(
         max_difference=math.inf if budget.max_difference is None else budget.max_difference,
         agreement=0.0 if budget.agreement is None else budget.agreement,
+        metric=metric,
     )
 
 

@@ -1,6 +1,7 @@
 """A comparison with PyTorch shows differences, and is checked against a budget."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from deploy.eager import eager_session
 from deploy.export.comparison import Comparison, compare_outputs
+from deploy.export.export_run import _check
+from deploy.options import Budget
 from deploy.session import Session
 from tests.deploy.toys import ToyExport, toy_images, toy_session
 from tests.refusals import refuses
@@ -112,18 +115,21 @@ def test_a_file_beyond_the_budget_is_rejected():
     comparison = Comparison(
         num_images=1, max_difference=0.5, largest=9, agreement=0.9, exact=None, batches=(1,)
     )
-    comparison.check(max_difference=0.5, agreement=0.9)
+    comparison.check(max_difference=0.5, agreement=0.9, metric="map")
     refuses(
-        lambda: comparison.check(max_difference=0.4, agreement=0.9), "differ by 0.5", "budget.max_difference"
+        lambda: comparison.check(max_difference=0.4, agreement=0.9, metric="map"),
+        "differ by 0.5",
+        "budget.max_difference",
     )
     refuses(
-        lambda: comparison.check(max_difference=1, agreement=0.95),
+        lambda: comparison.check(max_difference=1, agreement=0.95, metric="map"),
         "0.900000",
         "budget.agreement",
         "set a lower budget",
+        r"compare the accuracy with budget\.agreement=0 budget\.map=1\)$",
     )
     nan = replace(comparison, max_difference=float("nan"), agreement=1.0)
-    refuses(lambda: nan.check(max_difference=1e9, agreement=0), "budget")
+    refuses(lambda: nan.check(max_difference=1e9, agreement=0, metric="map"), "budget")
 
 
 def test_outputs_of_another_shape_are_rejected():
@@ -144,3 +150,28 @@ def test_the_text_has_a_line_for_each_figure():
         "suppression exact for 75.00% of the images; for more, increase steps= or look=",
     ]
     assert replace(comparison, exact=1.0).text().endswith("suppression exact for 100.00% of the images")
+
+
+@pytest.mark.parametrize(
+    ("precision", "own", "accepted"),
+    [
+        ("fp16", None, False),
+        ("fp16", 0.95, True),
+        ("fp16", 0.97, False),
+        ("fp32", 0.95, False),
+    ],
+)
+def test_a_task_can_accept_a_lower_agreement_in_half_precision(precision, own, accepted):
+    """Default budgets: 0.995 for fp32, 0.98 for fp16, or the task's own."""
+    comparison = Comparison(
+        num_images=1, max_difference=0, largest=1, agreement=0.964, exact=None, batches=(1,)
+    )
+    job = SimpleNamespace(
+        module=SimpleNamespace() if own is None else SimpleNamespace(half_agreement=own),
+        options=SimpleNamespace(float_precision=precision, budget=Budget()),
+        run=SimpleNamespace(info=SimpleNamespace(metric="map")),
+    )
+    if accepted:
+        _check(job, comparison)
+    else:
+        refuses(lambda: _check(job, comparison), "0.964000", "budget.map=1")
