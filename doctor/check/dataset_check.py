@@ -19,7 +19,6 @@ from engine.data.labels.report import ExaminedSplit, LabelReport
 from engine.io.progress import announced
 
 _ORDER = ("error", "warning", "note")
-_MOST_EXCLUDED = 0.5  # share of a split
 _PLACEHOLDER = "<out>"
 
 
@@ -57,12 +56,14 @@ class CheckedDataset:
         fatal = {"no_split"} | ({"refused"} if not self.needed else set())
         if self.scan is None or not fatal.isdisjoint(finding.code for finding in self.findings):
             return False
+        if any(finding.code == "same_image_in_splits" and not finding.exclude for finding in self.findings):
+            return False  # to allow them would only hide that the score is wrong
         unreadable = (finding for finding in self.findings if finding.code in UNREADABLE)
         return not any(self._affects_most(f, split) for f in unreadable for split in f.exclude)
 
     def _affects_most(self, finding: Finding, split: str) -> bool:
         assert self.scan is not None
-        return len(finding.exclude[split]) > _MOST_EXCLUDED * len(self.scan.rows[split])
+        return self.scan.is_most(split, len(finding.exclude[split]))
 
     @property
     def excluded(self) -> dict[str, dict[str, str]]:

@@ -109,10 +109,10 @@ def _later(scan: Scan, files: Iterable[int]) -> dict[str, tuple[str, ...]]:
 def _leave_out(
     scan: Scan, excluded: Mapping[str, tuple[str, ...]], remedy: str
 ) -> tuple[str, Mapping[str, tuple[str, ...]]]:
-    """Remedy and samples to leave out, unless that would leave a split without samples."""
-    emptied = [split for split, names in excluded.items() if len(names) >= len(scan.rows[split])]
-    if emptied:
-        return f"choose other images for {' and '.join(emptied)}", {}
+    """Remedy and samples to leave out, unless they are most of a split."""
+    repeated = [split for split, names in excluded.items() if scan.is_most(split, len(names))]
+    if repeated:
+        return f"choose other images for {' and '.join(repeated)}", {}
     return remedy, excluded
 
 

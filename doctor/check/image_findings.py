@@ -37,6 +37,8 @@ def _unreadable(scan: Scan) -> list[Finding]:
             "DamagedFileError": ("damaged_image", f"{be(len(files))} damaged"),
             "MissingFile": ("missing_image", f"{'does' if len(files) == 1 else 'do'} not exist"),
         }.get(kind, ("unreadable_image", "cannot be read"))
+        exclude = scan.by_split(files)
+        most = [split for split, names in exclude.items() if scan.is_most(split, len(names))]
         findings.append(
             Finding(
                 code=code,
@@ -45,20 +47,20 @@ def _unreadable(scan: Scan) -> list[Finding]:
                 count=len(files),
                 examples=tuple(scan.errors[file].error.partition("; ")[0] for file in files[:3]),
                 why="Training stops before the first step.",
-                remedy=_remedy(code, [scan.errors[file].error for file in files], len(scan.facts)),
-                exclude=scan.by_split(files),
+                remedy=_remedy(code, [scan.errors[file].error for file in files], len(scan.facts), most),
+                exclude=exclude,
             )
         )
     return findings
 
 
-def _remedy(code: str, errors: Sequence[str], count: int) -> str:
+def _remedy(code: str, errors: Sequence[str], count: int, most: Sequence[str]) -> str:
     """For files with these errors, of `count` images: that of the first one if they are only of a kind that
-    is not read, instead of leaving them out, and alone if nothing would be left."""
+    is not read, instead of leaving them out, and alone if they are most of a split."""
     own = errors[0].partition("; ")[2]
     if code != "unreadable_image" or not own:
-        return EXCLUDE
-    return own if len(errors) == count else f"{own}; or {EXCLUDE}"
+        return f"replace them: they are most of {' and '.join(most)}" if most else EXCLUDE
+    return own if most or len(errors) == count else f"{own}; or {EXCLUDE}"
 
 
 def _brightness(scan: Scan) -> list[Finding]:

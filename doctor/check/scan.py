@@ -16,6 +16,8 @@ from engine.data.images import Range
 from engine.data.labels.report import Fact
 from engine.io.files import pack_paths
 
+_MOST = 0.5  # share of a split
+
 
 @dataclass(kw_only=True, eq=False)
 class Scan:
@@ -68,6 +70,10 @@ class Scan:
         """Split -> the names of its samples that are in these files."""
         files = list(files)
         return {split: names for split in self.rows if (names := self.samples_of(split, files))}
+
+    def is_most(self, split: str, count: int) -> bool:
+        """Whether `count` samples are so many of a split's that leaving them out is no remedy."""
+        return count > _MOST * len(self.rows[split])
 
     def near_duplicates(self) -> NDArray[np.int64]:
         """Pairs [P, 2] of files that are near-duplicates but not identical."""

@@ -178,6 +178,41 @@ def test_the_same_images_in_train_and_val_cannot_be_left_out(tmp_path):
     assert found(result) == {"same_image_in_splits": 6}
     assert result.excluded == {}
     assert finding_of(result, "same_image_in_splits").remedy == "choose other images for val"
+    assert not result.can_train
+
+
+@pytest.mark.parametrize("resaved", [False, True])
+@pytest.mark.parametrize(("repeated", "left_out"), [(1, True), (2, False)])
+def test_a_remedy_never_names_a_file_that_is_not_written(tmp_path, resaved, repeated, left_out):
+    """Of the three images of val, one or two are those of train: more than half is not left out."""
+    root = folders_data(tmp_path / "data")
+    shutil.rmtree(root / "val")
+    for number in range(3):
+        photo(root / f"val/{'dog' if number == 2 else 'cat'}/val{number}.jpg", [1, number])
+    for number, path in enumerate(sorted((root / "train/cat").iterdir())[:repeated]):
+        copy = root / f"val/cat/val{number}.{'png' if resaved else 'jpg'}"
+        copy.with_suffix(".jpg").unlink()
+        Image.open(path).save(copy) if resaved else shutil.copy(path, copy)
+    result = checked("cls", root)
+    code = "near_duplicates_in_splits" if resaved else "same_image_in_splits"
+    assert found(result) == {code: repeated}
+    assert bool(result.excluded) == ("exclude.json" in finding_of(result, code).remedy) == left_out
+    assert (finding_of(result, code).remedy == "choose other images for val") != left_out
+    assert result.can_train == (left_out or resaved)
+
+
+@pytest.mark.parametrize(("damaged", "left_out"), [(1, True), (2, False)])
+def test_damaged_images_are_most_of_a_split(tmp_path, damaged, left_out):
+    root = folders_data(tmp_path / "data")
+    shutil.rmtree(root / "val")
+    for number in range(3):
+        photo(root / f"val/{'dog' if number == 2 else 'cat'}/val{number}.jpg", [1, number])
+    for path in sorted((root / "val/cat").iterdir())[:damaged]:
+        path.write_bytes(path.read_bytes()[:60])
+    result = checked("cls", root)
+    finding = finding_of(result, "damaged_image")
+    assert bool(result.excluded) == ("exclude.json" in finding.remedy) == result.can_train == left_out
+    assert (finding.remedy == "replace them: they are most of val") != left_out
 
 
 def test_a_png_saved_from_a_jpeg_of_train_is_a_near_duplicate(tmp_path):
