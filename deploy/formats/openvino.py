@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ def missing() -> str:
 def write(
     program: ExportedProgram, path: Path, *, names: tuple[str, ...], metadata: dict[str, str], precision: str
 ) -> None:
-    ov = require("openvino", INSTALL)
+    ov = load_library()
     model = ov.convert_model(program)
     shape = json.loads(metadata["input"])["shape"]
     model.reshape([-1 if side is None else side for side in shape])
@@ -46,7 +47,7 @@ def write(
 
 
 def open(path: Path, *, threads: int, precision: str) -> Session:
-    ov = require("openvino", INSTALL)
+    ov = load_library()
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise UserError(f"{path}: its weights are missing ({weights.name}); copy them next to it")
@@ -74,7 +75,7 @@ def open(path: Path, *, threads: int, precision: str) -> Session:
 
 def load_program(program: ExportedProgram, *, threads: int) -> Callable[[Sequence[NDArray[Any]]], Any]:
     """A program of any inputs, converted in memory and compiled: arrays -> its outputs."""
-    model = require("openvino", INSTALL).convert_model(program)
+    model = load_library().convert_model(program)
     request = _compiled(model, threads=threads, precision="fp32").create_infer_request()
     return lambda arrays: request.infer(list(arrays), share_inputs=True, share_outputs=True)
 
@@ -101,6 +102,13 @@ def metadata_of(model: Any) -> dict[str, str]:
     return dict(json.loads(model.get_rt_info(_METADATA).astype(str)))
 
 
+def load_library() -> Any:
+    """OpenVINO without its telemetry, which reports every conversion unless the user has declined, and fails
+    on import if there is no home folder."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if not installed
+    return require("openvino", INSTALL)
+
+
 @functools.cache
 def core() -> Any:
     """OpenVINO's core, one for the whole process.
@@ -109,4 +117,4 @@ def core() -> Any:
     previous one, which may have been freed with another core by then: the next signal (when a DataLoader
     worker ends) would kill the process.
     """
-    return require("openvino", INSTALL).Core()
+    return load_library().Core()

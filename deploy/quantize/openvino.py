@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.formats.openvino import INSTALL, core, metadata_of, set_metadata
+from deploy.formats.openvino import INSTALL, core, load_library, metadata_of, set_metadata
 from deploy.libraries import require
 from deploy.quantize.layers_by_weights import known_layers, layer_with, without_scales
 from engine.io.progress import Progress
@@ -46,7 +46,7 @@ class OpenVinoQuantizer:
     ) -> None:
         # NNCF decides on import whether to send usage data to its authors; this is its only switch.
         os.environ.setdefault("NNCF_CI", "1")
-        self._ov = require("openvino", INSTALL)
+        self._ov = load_library()
         nncf = require("nncf", INSTALL)
         self._float, self.raw_outputs = core().read_model(source), raw_outputs
         advanced = nncf.AdvancedQuantizationParameters()

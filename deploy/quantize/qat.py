@@ -132,7 +132,7 @@ def write_openvino(
 
     Goes through ONNX, because OpenVINO's own converter only takes float graphs.
     """
-    ov = require("openvino", openvino.INSTALL)
+    ov = openvino.load_library()
     example = torch.from_numpy(image[None])
     graph = describe_graph(shape=example.shape, dtype=str(image.dtype), names=names)
     with tempfile.TemporaryDirectory(prefix="int8-") as folder, quiet():

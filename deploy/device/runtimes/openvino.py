@@ -1,12 +1,16 @@
 """Runs a model with OpenVINO: `load(path)(images)` -> its outputs, in their order."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
+
+# OpenVINO's telemetry fails without a home folder; as if it were not installed:
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino  # noqa: E402
 
 
 def load(path: Path, *, threads: int = 1) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:

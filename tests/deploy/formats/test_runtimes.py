@@ -230,3 +230,25 @@ def test_a_signal_after_openvino_sessions_are_gone_is_handled(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "from deploy.formats.openvino import load_library; load_library().Core()",
+        "import deploy.device.runtimes.openvino",
+        "from deploy.device import models; models.version('openvino')",
+    ],
+)
+@pytest.mark.parametrize("home", [True, False])
+def test_openvino_is_loaded_without_telemetry(tmp_path, load, home):
+    """It reports every conversion, and fails on import if there is no home folder."""
+    pytest.importorskip("openvino")
+    no_home = "import pathlib; pathlib.Path.home = classmethod(lambda cls: 1 / 0)"
+    lines = ["import sys", *([] if home else [no_home]), load]
+    lines += ["print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    code = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
