@@ -1,8 +1,9 @@
-"""Environment variables that must be set before torch and albumentations are imported.
+"""Environment variables that must be set before torch and albumentations are imported, and a logger's level.
 
 The tools import this first. Variables that are already set keep their values.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -17,6 +18,9 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 # By default, albumentations checks the package index for a newer version on import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# By default, PyTorch's compilers warn if there is a CUDA toolkit but no GPU.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 # If the user has no writable home folder, as in a container that runs under a foreign user id, keep the

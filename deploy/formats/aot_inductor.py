@@ -1,7 +1,6 @@
 """Machine code, compiled ahead of time by TorchInductor. As with any program, open only files you trust."""
 
 import json
-import logging
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +19,6 @@ INSTALL = ""
 WEIGHT_PRECISIONS = ("fp32",)
 COMPUTE_PRECISIONS = ("fp32",)
 DYNAMIC = True
-
-# By default, PyTorch warns where a CUDA compiler is installed but no GPU; these files run on the CPU.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def missing() -> str:
