@@ -49,7 +49,7 @@ def refuses(call, message):
         (("task=seg",), None),
         (("task=det", "data=streets"), None),
         (("task=seg", "data=cityscapes"), None),
-        (("task=cls", "data=folders"), None),
+        (("task=cls", "data=folders"), "cls/finetune"),
     ],
 )
 def test_a_data_format_brings_its_recipe(overrides, experiment):
