@@ -27,6 +27,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "engine/data/preprocessing.py": (
         "tests/engine/data/test_seed_transforms.py",
         "tests/engine/data/test_pixel_range.py",
+        "tests/engine/data/files/test_headers.py",
         "tests/engine/data/files/test_unreadable.py",
         "tests/seg/test_transforms.py",
         "tests/det/test_transforms.py",

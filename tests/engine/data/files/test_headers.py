@@ -48,6 +48,10 @@ def test_turned_images_are_counted_and_named(tmp_path):
     assert header_notes(paths[1:2], upright=False) == [
         f"1 of 1 images (1.jpg) with an EXIF or TIFF rotation: {STORED}"
     ]
+    assert header_notes(paths[1:2], annotated=False) == [
+        "1 of 1 images (1.jpg) with an EXIF or TIFF rotation: rotated upright; data.orientation=stored keeps "
+        "them as stored"
+    ]
 
 
 def test_of_many_png_files_a_sample_is_checked(tmp_path):
