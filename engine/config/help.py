@@ -56,10 +56,10 @@ def _wrapped(options: Sequence[str], width: int = 85) -> str:
     return ("\n" + " " * 13).join([*lines, line.rstrip(", ")])
 
 
-def key_hint(key: str, known: Collection[str], task: str) -> str:
+def key_hint(key: str, known: Collection[str], task: str, *, fixed: Collection[str] = ()) -> str:
     """The end of a message about an unknown key: the task or option that has it, or the nearest known key.
 
-    known: the keys that there are. task: the task in use.
+    known: the keys that there are. task: the task in use. fixed: groups whose option cannot be chosen.
     """
     group = key.partition(".")[0]
     files = sorted((CONF / group).rglob("*.yaml")) if group in groups() else ()
@@ -75,8 +75,19 @@ def key_hint(key: str, known: Collection[str], task: str) -> str:
         return f"; it is for {_either(f'{group}={name}' for name in options)}"
     if by_task:
         return f"; it is for {_either(f'task={name}' for name in by_task)}"
+    if key == f"{group}.name" and group in groups():
+        return _NO_HINT if group in fixed else _name_of_option(group, task)
     hint = nearest_key(key, known)
     return (_in_another_option(key) if hint == _NO_HINT else "") or hint
+
+
+def _name_of_option(group: str, task: str) -> str:
+    """`; write model=<name>, with one of ...` for `model.name`."""
+    options = groups()[group]
+    if by_task := options_by_task(group, options):
+        options = by_task.get(task, [])
+    few = 1 < len(options) <= _MOST_LISTED
+    return f"; write {group}=<name>, with one of {', '.join(options)}" if few else _NO_HINT
 
 
 def _in_another_option(key: str) -> str:
@@ -125,6 +136,7 @@ def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 _NO_HINT = "; --help lists the keys"
+_MOST_LISTED = 12  # options
 _OTHER_PROGRAMS = {
     **dict.fromkeys(("learning_rate", "rate", "lr0"), ("optimizer.lr",)),
     **dict.fromkeys(

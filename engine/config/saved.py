@@ -207,7 +207,7 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
 
             raise UserError(
                 f"{override!r}: the run's config.yaml has no key {key!r}"
-                f"{key_hint(key, known, str(config.package))}"
+                f"{key_hint(key, known, str(config.package), fixed=_FIXED_GROUPS)}"
             )
         try:
             OmegaConf.update(config, key, value, force_add=True)

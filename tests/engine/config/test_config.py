@@ -128,6 +128,13 @@ def test_invalid_overrides_are_reported_with_a_hint(override, parts):
         ("seg", "num_classes=2", "--help lists the keys"),  # nothing that only looks alike
         ("cls", "task.mixup=1", "did you mean 'task.mix.mixup'?"),
         ("seg", "loader.workers=0", "did you mean 'data.workers'?"),
+        ("det", "model.name=x", "write model=<name>, with one of panlite, ssdlite, ssdlite_torchvision"),
+        ("seg", "data.name=x", "write data=<name>, with one of cityscapes, coco, masks, streets"),
+        ("cls", "optimizer.name=sgd", "write optimizer=<name>, with one of adamw, rmsprop_tf, sgd"),
+        ("seg", "task.name=x", "write task=<name>, with one of cls, det, seg"),
+        ("seg", "loss.name=x", "--help lists the keys"),
+        ("cls", "experiment.name=x", "--help lists the keys"),
+        ("seg", "trainer.name=x", "--help lists the keys"),
     ],
 )
 def test_a_key_of_another_task_or_option_is_assigned_to_it(task, override, hint):
