@@ -24,6 +24,7 @@ from engine.config.options import (
     RunOptions,
     at_least,
     check_effective,
+    check_unscored,
     not_default,
     overrides_of,
     refuse_unused,
@@ -357,6 +358,7 @@ class BenchmarkOptions:
         if not self.latency:
             refuse_unused(self, "runtime", "threads", "include", "channels_last", needs="latency=true")
         check_effective(self.overrides)
+        check_unscored(self.overrides)
 
     def _check_table(self) -> None:
         if (self.run is None) == (self.spec is None) or self.suite is not None:

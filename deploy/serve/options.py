@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.options import WebPage
-from engine.config.options import Checkpoint, refuse_unused
+from engine.config.options import Checkpoint, check_effective, check_unscored, refuse_unused
 from engine.data.preprocessing import Size, as_size
 
 
@@ -50,6 +50,8 @@ class ServeOptions:
             refuse_unused(self.web, needs="table=latency", key="web")
         else:
             self._check_table()
+        check_effective(self.overrides)
+        check_unscored(self.overrides)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, got {self.port}")
         if (self.certificate is None) != (self.key is None):

@@ -102,8 +102,7 @@ class PredictOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for override in overrides_of(["task.scored_per_class"], self.overrides):
-            raise UserError(f"{override}: only evaluation reads this key; leave it out")
+        check_unscored(self.overrides)
         if self.min_score is not None and self.save_labels is None:
             raise ValueError("min_score needs save_labels=; set that too")
 
@@ -198,6 +197,12 @@ def check_effective(overrides: Sequence[str]) -> None:
         own = _key(override).removeprefix("trainer.")
         remedy = f"write {own}=" if own in ("device", "precision") else "leave it out"
         raise UserError(f"{override}: only training reads this key; {remedy}")
+
+
+def check_unscored(overrides: Sequence[str]) -> None:
+    """Raise a UserError if an override sets a key of evaluation; for tools that score nothing."""
+    for override in overrides_of(["task.scored_per_class"], overrides):
+        raise UserError(f"{override}: only evaluation reads this key; leave it out")
 
 
 def overrides_of(names: Sequence[str], overrides: Sequence[str]) -> list[str]:

@@ -340,15 +340,16 @@ def test_what_cannot_be_composed_is_explained_in_our_words(typed, message):
     ],
 )
 def test_keys_that_only_training_reads_are_refused_for_a_trained_run(override, message):
-    for tool, needed in (("eval", ()), ("predict", ["input=x"]), ("publish", ["out=x"])):
+    for tool, needed in (("eval", ()), ("predict", ["input=x"]), ("publish", ["out=x"]), ("serve", ())):
         config = compose.compose_config(tool, ["run=x", *needed, override])
         refuses(partial(instantiate.tool_options, config), message)
 
 
-def test_keys_that_only_evaluation_reads_are_refused_for_predictions():
-    config = compose.compose_config("predict", ["run=x", "input=x", "task.scored_per_class=200"])
+def test_keys_that_only_evaluation_reads_are_refused_where_nothing_is_scored():
     message = "task.scored_per_class=200: only evaluation reads this key; leave it out"
-    refuses(partial(instantiate.tool_options, config), message)
+    for tool, needed in (("predict", ["input=x"]), ("benchmark", []), ("serve", ["table=latency", "out=x"])):
+        config = compose.compose_config(tool, ["run=x", *needed, "task.scored_per_class=200"])
+        refuses(partial(instantiate.tool_options, config), message)
     assert instantiate.tool_options(compose.compose_config("eval", ["run=x", "task.scored_per_class=200"]))
 
 
