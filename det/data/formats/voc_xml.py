@@ -56,7 +56,7 @@ class VocFile(NamedTuple):
 def read(path: str | Path) -> VocFile:
     """Read and check a file. Raises: UserError naming the file and the element that is missing or wrong."""
     root = _parse(Path(path))
-    nodes = root.findall("object") or root.findall("objects/object")
+    nodes = [*root.findall("object"), *root.findall("objects/object")]
     objects = [_object(node, f"{path}: object {number}") for number, node in enumerate(nodes, 1)]
     return VocFile(_size(root, str(path)), objects, list(_findings(nodes)))
 

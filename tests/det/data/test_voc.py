@@ -487,6 +487,10 @@ def test_objects_inside_an_element_objects_are_read(tmp_path):
     text = xml(CAT).replace("<object>", "<objects><object>").replace("</object>", "</object></objects>")
     (tmp_path / "a.xml").write_text(text)
     assert [item.box for item in voc_xml.read(tmp_path / "a.xml").objects] == [CAT[1]]
+    other = ("dog", (10, 5, 31, 25))
+    outside = xml(other).partition("<object>")[2].partition("</object>")[0]
+    (tmp_path / "a.xml").write_text(text.replace("<objects>", f"<object>{outside}</object><objects>"))
+    assert [item.box for item in voc_xml.read(tmp_path / "a.xml").objects] == [other[1], CAT[1]]
 
 
 def test_objects_with_cvat_s_attribute_difficult_or_ignore_are_difficult(tmp_path):
