@@ -14,6 +14,7 @@ import engine.environment  # noqa: F401  # isort: skip  (before torch is loaded)
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -54,21 +55,19 @@ def check(config: DictConfig) -> int:
     automatic = training.automatic_keys(config)
     config = with_defaults(config, automatic)
     training.validate(config)
+    training.check_excluded(config)
     chosen = options(CheckOptions, config)
     name = data_name(config.data)
     out = Path(chosen.out or Path("runs/check") / name)
-    with run_folder.claim(out, key="out"):
-        cache = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
-        try:
-            checked = check_dataset(
-                build=partial(training.build_changed_source, config),
-                build_task=partial(training.build_task_for, config, automatic=automatic),
-                info=task_info(config),
-                cache=cache,
-                eval_split=config.data.split,
-            )
-        finally:
-            cache.close()
+    facts = FactCache(facts_file(), workers=min(config.data.workers, os.cpu_count() or 1))
+    with run_folder.claim(out, key="out"), closing(facts):
+        checked = check_dataset(
+            build=partial(training.build_changed_source, config),
+            build_task=partial(training.build_task_for, config, automatic=automatic),
+            info=task_info(config),
+            cache=facts,
+            eval_split=config.data.split,
+        )
         print(text(checked.at(str(out))))
         hints = training.few_images(config, checked.train_images) if checked.can_train else []
         print("\n".join([*hints, *write_results(checked, out, name=name, arguments=ARGUMENTS)]))

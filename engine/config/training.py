@@ -463,6 +463,14 @@ def automatic_keys(config: DictConfig) -> list[str]:
     return [key for key in in_groups if OmegaConf.select(config, key) == "auto"]
 
 
+def check_excluded(config: DictConfig) -> None:
+    """Raises: UserError if the file in `data.exclude` cannot be read."""
+    if config.data.exclude is not None:
+        from engine.data.exclude import read_excluded
+
+        read_excluded(Path(config.data.exclude).expanduser())
+
+
 def validate(config: DictConfig) -> TrainOptions:
     """Check a training configuration as far as possible without reading data: missing values, targets,
     options and types. Returns the options that belong to no group.

@@ -105,6 +105,12 @@ def test_a_later_check_removes_the_list_of_an_earlier_one(root, tmp_path):
     assert not (tmp_path / "report/exclude.json").exists()
 
 
+def test_a_list_of_samples_that_cannot_be_read_is_refused_as_in_training(root, tmp_path):
+    printed = run("check", *arguments("seg", root), "data.exclude=no.json", cwd=tmp_path, status=1)
+    assert "error: data.exclude=no.json: cannot be read (No such file or directory)" in printed
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_without_a_known_layout_is_refused_by_name(tmp_path):
     assert f"{tmp_path}/x: no such folder" in run("check", f"{tmp_path}/x", cwd=tmp_path, status=1)
     (tmp_path / "empty").mkdir()
