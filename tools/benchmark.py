@@ -22,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from backbones.weights import catalog
 from deploy.benchmark.run_benchmark import run_benchmark
@@ -50,7 +51,8 @@ def bracket_lists(arguments: Sequence[str]) -> list[str]:
     bracketed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        several = key in ("threads", "runtime") and "," in value and value[0] not in "[\"'"
+        several = key in ("threads", "runtime", "run") and "," in value and value[0] not in "[\"'"
+        several = several and not (key == "run" and Path(value).exists())
         bracketed.append(f"{key}=[{value}]" if several else argument)
     return bracketed
 

@@ -8,8 +8,10 @@ from typing import Any
 from doctor.check.dataset_check import CheckedDataset
 from doctor.check.page import write_page
 from engine.contracts import Finding
-from engine.data.exclude import write_excluded
+from engine.data.exclude import read_excluded, write_excluded
 from engine.io.files import write_json
+
+_EXCLUDE = "data.exclude="
 
 
 def text(checked: CheckedDataset) -> str:
@@ -35,8 +37,8 @@ def _block(finding: Finding) -> str:
 
 
 def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: Sequence[str]) -> list[str]:
-    """Write report.html and findings.json, and exclude.json if samples should be left out; if not, remove the
-    exclude.json of an earlier check.
+    """Write report.html and findings.json, and exclude.json if samples should be left out, together with
+    those that `data.exclude=` left out already; if not, remove the exclude.json of an earlier check.
 
     Args:
         name: of the data, for the title.
@@ -48,14 +50,24 @@ def write_results(checked: CheckedDataset, out: Path, *, name: str, arguments: S
     checked = checked.at(str(out))
     entries = [_entry(finding) for finding in checked.findings]
     write_json(out / "findings.json", {"data": checked.description, "findings": entries})
-    exclude = out / "exclude.json"
+    exclude, typed = out / "exclude.json", _typed_exclude(arguments)
     if checked.excluded:
-        write_excluded(exclude, checked.excluded)
-    else:
+        known = {} if typed is None else read_excluded(typed)
+        splits = {**known, **checked.excluded}
+        write_excluded(
+            exclude, {split: {**known.get(split, {}), **checked.excluded.get(split, {})} for split in splits}
+        )
+    elif typed is None or typed.absolute() != exclude.absolute():
         exclude.unlink(missing_ok=True)
     command = train_command(arguments, checked, out)
     write_page(checked, out / "report.html", name=name, command=command)
     return [f"report: {out / 'report.html'}", *([f"next: {command}"] if command else [])]
+
+
+def _typed_exclude(arguments: Sequence[str]) -> Path | None:
+    """The file of `data.exclude=` among the arguments."""
+    files = [each.partition("=")[2] for each in arguments if each.startswith(_EXCLUDE)]
+    return Path(files[-1]).expanduser() if files and files[-1] not in ("", "null") else None
 
 
 def _entry(finding: Finding) -> dict[str, Any]:
@@ -83,5 +95,6 @@ def train_command(arguments: Sequence[str], checked: CheckedDataset, out: Path) 
         return ""
     extra = list(checked.needed)
     if checked.excluded:
+        arguments = [each for each in arguments if not each.startswith(_EXCLUDE)]
         extra.append(f"data.exclude={out / 'exclude.json'}")
     return shlex.join(["python", "tools/train.py", *arguments, *extra])

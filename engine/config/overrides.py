@@ -169,7 +169,7 @@ def quote_path(override: str) -> str:
     key, _, value = override.partition("=")
     if key == "run" and re.fullmatch(r"\[.*\]", value) and not os.path.exists(value):
         typed = [path.strip() for path in value[1:-1].split(",") if path.strip()]
-        paths = [quote_path(f"run={path}").removeprefix("run=") for path in typed]
+        paths = [quote_path(with_home(f"run={path}")).removeprefix("run=") for path in typed]
         return f"run=[{','.join(paths)}]"
     if not PATH_KEYS.fullmatch(key) or value.lower() in _NO_PATHS or value[0] in "'\"$":
         return override

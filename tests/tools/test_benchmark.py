@@ -188,11 +188,13 @@ def test_an_error_prints_one_line_and_exits_with_status_1(tmp_path):
         ("threads=1,2", "threads=[1,2]"),
         ("runtime=eager,onnx", "runtime=[eager,onnx]"),
         ("threads=[1,2]", "threads=[1,2]"),
+        ("run=runs/a,runs/b", "run=[runs/a,runs/b]"),
+        ("run=runs/a", "run=runs/a"),
         ("threads=1", "threads=1"),
         ("data.split=a,b", "data.split=a,b"),
     ],
 )
-def test_comma_separated_threads_and_runtimes_become_lists(typed, composed):
+def test_comma_separated_values_become_lists(typed, composed):
     assert bracket_lists([typed]) == [composed]
 
 

@@ -42,6 +42,7 @@ def test_tilde_is_expanded_in_paths_and_is_never_a_folder_of_that_name(monkeypat
         ("~data.crop", "~data.crop"),
     ):
         assert overrides.with_home(typed) == expected
+    assert overrides.quote_path("run=[~/x,b]") == "run=['/home/me/x','b']"
     monkeypatch.setattr("os.path.expanduser", str)  # no home, unknown user
     refuses(lambda: overrides.with_home("out=~/x"), "^out=~/x: the home folder is unknown; write the path")
 

@@ -9,12 +9,12 @@ import pytest
 import cls
 import det
 import seg
-from doctor.check.results import data_name
+from doctor.check.results import data_name, write_results
 from doctor.layouts.arguments import as_arguments, with_layout
 from engine.contracts import Layout
 from engine.errors import UserError
 from engine.run import run_folder
-from tests.doctor.check.datasets import MAKERS, arguments, masks_data, photo
+from tests.doctor.check.datasets import MAKERS, arguments, checked, masks_data, photo
 from tests.doctor.check.test_masks import copy_in_val, damaged_image, single_class
 from tests.refusals import refuses
 from tests.tools.commands import run
@@ -83,6 +83,36 @@ def test_what_training_refuses_is_reported_beside_everything_else(root, tmp_path
     assert refused["remedy"] == "add the masks or remove the images"
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert "3 of 3 images of val have none" in page
+
+
+def test_samples_that_were_left_out_before_stay_left_out(root, tmp_path):
+    damaged_image(root)  # train1
+    copy_in_val(root)  # val1
+    own = tmp_path / "own.json"
+    own.write_text('{"train": ["train2"], "test": ["x"]}')
+    result, out = checked("seg", root), tmp_path / "report"
+    out.mkdir()
+    typed = ["task=seg", f"data.exclude={own}"]
+    *_, command = write_results(result, out, name="data", arguments=typed)
+    words = shlex.split(command)
+    assert [word for word in words if word.startswith("data.exclude=")] == [
+        f"data.exclude={out}/exclude.json"
+    ]
+    expected = {
+        "train": {"train2": "", "train1": "damaged image"},
+        "test": {"x": ""},
+        "val": {"val1": "same image in splits"},
+    }
+    assert json.loads((out / "exclude.json").read_text()) == expected
+    typed = ["task=seg", f"data.exclude={out}/exclude.json"]
+    write_results(result, out, name="data", arguments=typed)
+    assert json.loads((out / "exclude.json").read_text()) == expected
+    clean = checked("seg", masks_data(tmp_path / "clean"))
+    *_, command = write_results(clean, out, name="data", arguments=typed)
+    assert command == f"next: python tools/train.py {' '.join(typed)}"
+    assert json.loads((out / "exclude.json").read_text()) == expected  # the user's file is not deleted
+    write_results(clean, out, name="data", arguments=["task=seg"])
+    assert not (out / "exclude.json").exists()
 
 
 @pytest.mark.slow
