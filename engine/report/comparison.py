@@ -162,8 +162,7 @@ class Comparison:
             page.text(f"Note: {note}.")
         page.table(["", *self.titles], self.metric_rows)
         page.section("Curves")
-        scores, factor = score_curves({run.name: run.rows for run in self.runs}, first.metric)
-        label = first.metric if factor == 1 else f"{first.metric}, %"
+        scores, label = score_curves({run.name: run.rows for run in self.runs}, first.metric)
         page.chart(line_chart(scores, title=first.metric, x_label="step", y_label=label))
         losses = {run.name: points(run.rows, "train", "loss") for run in self.runs}
         page.chart(line_chart(losses, title="Training loss", x_label="step", y_label="training loss"))

@@ -47,25 +47,23 @@ def add_curves(page: Page, rows: Rows, metric: str) -> None:
     page.section("Curves")
     page.chart(line_chart(losses if parts else {"": losses["total"]}, title="Training loss",
                           x_label="step", y_label="loss"))  # fmt: skip
-    curves, factor = score_curves({"": rows}, metric)
+    curves, label = score_curves({"": rows}, metric)
     if len(curves[""]) > 1:  # one is no curve
         best = max(curves[""], key=lambda score: score[1])
-        text, label = (
-            (f"best {best[1]:.4f}", metric) if factor == 1 else (f"best {best[1]:.2f}%", f"{metric}, %")
-        )
+        text = f"best {best[1]:.4f}" if label == metric else f"best {best[1]:.2f}%"
         page.chart(line_chart(curves, title=f"Evaluated {metric}", x_label="step", y_label=label,
                               marks=[(*best, text)]))  # fmt: skip
     page.chart(line_chart({"": points(rows, "train", "lr")}, title="Learning rate", x_label="step",
                           y_label="learning rate"))  # fmt: skip
 
 
-def score_curves(rows: Mapping[str, Rows], metric: str) -> tuple[dict[str, list[Point]], int]:
-    """The evaluated metric of each run as (step, value), and the factor of the values: 100, for percent, if
-    all of them are between 0 and 1."""
+def score_curves(rows: Mapping[str, Rows], metric: str) -> tuple[dict[str, list[Point]], str]:
+    """The evaluated metric of each run as (step, value), and the label of its axis; in percent if all values
+    are between 0 and 1."""
     curves = {name: points(run, "eval", metric) for name, run in rows.items()}
     if not all(0 <= value <= 1 for curve in curves.values() for _, value in curve):
-        return curves, 1
-    return {name: points(run, "eval", metric, 100) for name, run in rows.items()}, 100
+        return curves, metric
+    return {name: points(run, "eval", metric, 100) for name, run in rows.items()}, f"{metric}, %"
 
 
 def add_speed(page: Page, rows: Rows, batch: int) -> None:
