@@ -103,8 +103,8 @@ def metadata_of(model: Any) -> dict[str, str]:
 
 
 def load_library() -> Any:
-    """OpenVINO without its telemetry, which reports every conversion unless the user has declined, and fails
-    on import if there is no home folder."""
+    """OpenVINO without its telemetry, which reports each conversion unless the user has opted out, and cannot
+    be imported without a home folder."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if not installed
     return require("openvino", INSTALL)
 
